@@ -1,0 +1,54 @@
+"""A file that a stage made, named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file between two stages.
+
+    Attributes:
+        kind: what it is: ``checkpoint`` (.pt), ``plan`` (.json), ``onnx`` or ``engine``.
+        path: where it lies.
+        sha256: digest of its bytes, in hexadecimal.
+    """
+
+    kind: str
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, kind: str, path: Path | str) -> Artifact:
+        """Describe a file that exists; reads it once for the digest."""
+        path = Path(path)
+        return cls(kind, path, sha256_of(path))
+
+
+def sha256_of(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in pieces so that a large model does not fill the memory."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path | str, content: bytes | str) -> None:
+    """Write a whole file or nothing: a reader sees the old bytes or the new ones, never a half (``os.replace``)."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Demo data that needs no network."""

@@ -1,0 +1,1 @@
+"""Where a runtime runs: this machine, a board over SSH."""

@@ -1,0 +1,67 @@
+"""Every error that edgeprune raises on purpose, and the exit code each one ends the command line with.
+
+```
+EdgepruneError
+├─ TargetError   bad profile or arguments                             exit 2
+├─ DataError     weights or dataset unreadable, unsafe, inconsistent  exit 2
+├─ StageError    a stage broke its promise                            exit 3
+├─ ToolError     an external program failed                           exit 3
+└─ DeviceError   unreachable, wrong board, wrong versions             exit 4
+```
+
+A gate is not an error: FAIL exits 1, INCONCLUSIVE and PENDING exit 5. Any other exception is a bug and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class EdgepruneError(Exception):
+    """Base of the tree. The message is one line: what was seen, what is allowed, and the next command."""
+
+    exit_code = 3
+
+
+class TargetError(EdgepruneError):
+    """A target profile or an argument is wrong; the message names file, key and what is allowed."""
+
+    exit_code = 2
+
+
+class DataError(EdgepruneError):
+    """Weights or a dataset cannot be read, are unsafe to read, or contradict each other."""
+
+    exit_code = 2
+
+
+class StageError(EdgepruneError):
+    """A stage could not keep its promise (a reset model, outputs that differ, an infeasible budget found late)."""
+
+    exit_code = 3
+
+
+class ToolError(EdgepruneError):
+    """An external program failed.
+
+    Args:
+        argv: the command as it was run, one item an argument.
+        returncode: its exit status.
+        tail: the last lines of what it printed.
+    """
+
+    exit_code = 3
+
+    def __init__(self, argv: Sequence[str], returncode: int, tail: str) -> None:
+        self.argv = list(argv)
+        self.returncode = returncode
+        self.tail = tail.strip()
+        last = self.tail.splitlines()[-1] if self.tail else "it printed nothing"
+        super().__init__(f"{self.argv[0]} exited with {returncode}: {last}")
+
+
+class DeviceError(EdgepruneError):
+    """The device is unreachable, is another board than the target names, or has the wrong versions."""
+
+    exit_code = 4

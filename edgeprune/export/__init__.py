@@ -1,0 +1,1 @@
+"""ONNX export, simplification, precision transforms and the checks behind each."""

@@ -1,0 +1,1 @@
+"""Latency statistics, accuracy and the conditions of a measurement."""

@@ -1,0 +1,49 @@
+"""The raw material of every gate: values as they were measured, with the conditions they were measured under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw samples; every statistic derives from them (pyperf keeps its data the same way).
+
+    Attributes:
+        name: what was measured, for example ``latency``.
+        unit: unit of every value: ``ms``, ``ratio``, ``mAP50-95``, ``px``, ``bytes``.
+        values: the samples, in the order they were taken.
+        warmups: samples taken before the first value and not part of any statistic.
+        conditions: what must be equal before two measurements may be compared (device identity, runtime, threads,
+            batch, imgsz), and what explains them (versions, governor, load, clocks).
+        simulated: True when no device was measured; such a measurement never passes a gate.
+    """
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    warmups: tuple[float, ...] = ()
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    simulated: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``build.json``; :meth:`from_json` gives it back."""
+        return asdict(self) | {
+            "values": list(self.values),
+            "warmups": list(self.warmups),
+            "conditions": dict(self.conditions),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """Read what :meth:`to_json` wrote."""
+        return cls(
+            name=data["name"],
+            unit=data["unit"],
+            values=tuple(data["values"]),
+            warmups=tuple(data.get("warmups", ())),
+            conditions=dict(data.get("conditions", {})),
+            simulated=bool(data.get("simulated", False)),
+        )

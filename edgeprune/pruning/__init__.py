@@ -1,0 +1,1 @@
+"""Structured pruning of Ultralytics models that leaves only stock classes behind."""

@@ -1,0 +1,1 @@
+"""One file a runtime, behind the seam in base."""

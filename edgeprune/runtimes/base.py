@@ -1,0 +1,106 @@
+"""The one seam to whatever runs a model: build an engine, run it, time it, take it apart."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgeprune.measure.measurement import Measurement
+from edgeprune.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime can be used here.
+
+    Attributes:
+        ok: usable now.
+        detail: version and providers when usable, else what is missing.
+        remedy: the command that gets the missing part; empty when ``ok``.
+    """
+
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How latency is sampled.
+
+    Attributes:
+        threads: intra-op threads of the runtime; 0 leaves the choice to it.
+        warmup_s: least time spent on warm-up per model, in seconds.
+        rounds: interleaved rounds; every round takes ``per_round`` samples of each model in a rotating order.
+        per_round: samples per model and round.
+        time_limit_s: stop after this many seconds even when rounds are left; 0 for no limit.
+        seed: seed of the input values.
+    """
+
+    threads: int = 1
+    warmup_s: float = 1.0
+    rounds: int = 40
+    per_round: int = 5
+    time_limit_s: float = 60.0
+    seed: int = 0
+
+
+class Session(Protocol):
+    """A loaded engine."""
+
+    input_names: list[str]
+    output_names: list[str]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name for inputs by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Time of one layer of an engine: mean over runs, in milliseconds, with what the runtime tells of it."""
+
+    name: str
+    op: str
+    mean_ms: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Runtime(ABC):
+    """Runs artifacts of one kind on one device. Errors: ``DataError`` for a model it cannot read, ``DeviceError`` for a
+    runtime that is missing, ``StageError`` when an engine cannot be built."""
+
+    name: str
+
+    @abstractmethod
+    def availability(self) -> Availability:
+        """Whether it can be used here; imports nothing heavy before it is asked."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """Device identity: what must be equal before two measurements of this runtime may be compared."""
+
+    @abstractmethod
+    def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
+        """Compile ``onnx`` into ``engine``; written whole or not at all."""
+
+    @abstractmethod
+    def session(self, model: Path, *, threads: int = 0) -> AbstractContextManager[Session]:
+        """Load an ONNX file or an engine for running."""
+
+    @abstractmethod
+    def latency(
+        self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
+    ) -> list[Measurement]:
+        """Time the models in one fresh process, interleaved; one measurement a model, values in ms, sample i of every
+        model taken next to sample i of the others."""
+
+    @abstractmethod
+    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
+        """Per-layer times by the runtime's own profiler."""

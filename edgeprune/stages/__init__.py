@@ -1,0 +1,1 @@
+"""One file a stage: thin, calls the rooms."""

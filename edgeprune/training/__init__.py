@@ -1,0 +1,1 @@
+"""Pretraining, sparsity training and fine-tuning through Ultralytics trainer subclasses."""

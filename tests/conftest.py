@@ -1,0 +1,21 @@
+"""Fixtures shared by the whole suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # a test never installs packages
+os.environ.setdefault("YOLO_OFFLINE", "true")  # nor asks the network
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights that lies beside a developer's checkout; skipped, visibly, elsewhere."""
+    if not (SHARED / "weights").is_dir():
+        pytest.skip(f"real data and weights are not here ({SHARED.name}/ beside the checkout)")
+    return SHARED
