@@ -13,7 +13,7 @@ class Verdict(str, Enum):
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
     PENDING = "PENDING"
-    PASS = "PASS"  # noqa: S105  a verdict, not a password
+    PASS = "PASS"
 
     @property
     def exit_code(self) -> int:
