@@ -343,7 +343,9 @@ def ratio(
     low, high = np.quantile(medians, (tail, 1 - tail))
     centre = float(np.median(logs))
     moving = (
-        stability(np.exp(logs)) if count >= FEWEST_TO_JUDGE else Stability(True, f"{count} blocks, too few to judge")
+        stability(np.exp(logs).tolist())
+        if count >= FEWEST_TO_JUDGE
+        else Stability(True, f"{count} blocks, too few to judge")
     )
     return RatioInterval(
         math.exp(centre), math.exp(min(low, centre)), math.exp(max(high, centre)), confidence, count, moving
