@@ -158,7 +158,12 @@ class Workspace:
         return folder
 
     def publish(
-        self, key: Key, folder: Path, artifacts: Mapping[str, tuple[str, Path]], facts: Mapping[str, Any], seconds: float
+        self,
+        key: Key,
+        folder: Path,
+        artifacts: Mapping[str, tuple[str, Path]],
+        facts: Mapping[str, Any],
+        seconds: float,
     ) -> Record:
         """Turn a partial folder into a finished stage; afterwards its scratch folder is dropped.
 

@@ -15,6 +15,8 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 
 TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")  # where JetPack puts it, off the PATH
+UNDRIVEN = "this version of edgeprune does not drive it yet"
+INSTEAD = "set the target's runtime to onnxruntime-tensorrt"
 OLDEST = (10, 3)  # JetPack 6.1; older builders cannot take a strongly typed network
 
 
@@ -23,12 +25,7 @@ class _Undriven(Runtime):
 
     def _refuse(self) -> NoReturn:
         found = self.availability()
-        if not found.ok:
-            raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
-        raise DeviceError(
-            f"{self.name} is here ({found.detail}), but this version of edgeprune does not drive it yet; "
-            "next: set the target's runtime to onnxruntime-tensorrt"
-        )
+        raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
 
     def identity(self) -> dict[str, str]:
         self._refuse()
@@ -68,7 +65,7 @@ class TensorRt(_Undriven):
         version = str(getattr(module, "__version__", "0"))
         if _numbers(version) < OLDEST:
             return Availability(False, f"TensorRT {version} is older than 10.3", "install JetPack 6.1 or newer")
-        return Availability(True, f"TensorRT {version}")
+        return Availability(False, f"TensorRT {version} is here, but {UNDRIVEN}", INSTEAD)
 
 
 class TrtExec(_Undriven):
@@ -80,7 +77,7 @@ class TrtExec(_Undriven):
         """Whether trtexec is on the PATH or where JetPack puts it."""
         found = shutil.which("trtexec") or (str(TRTEXEC) if TRTEXEC.is_file() else "")
         if found:
-            return Availability(True, found)
+            return Availability(False, f"{found} is here, but {UNDRIVEN}", INSTEAD)
         return Availability(
             False, f"trtexec is neither on the PATH nor at {TRTEXEC}", "on a Jetson: sudo apt install nvidia-jetpack"
         )

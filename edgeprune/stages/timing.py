@@ -1,0 +1,60 @@
+"""Latency against the budget, baseline and candidate side by side: what prune's probes and two gates share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgeprune.gate import Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.measure.measurement import Measurement
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.stages.base import Context, Judged
+
+
+def settings(context: Context, effort: float = 1.0) -> BenchSettings:
+    """The profile's measurement settings; ``effort`` scales the number of rounds."""
+    measure = context.target.measure
+    return BenchSettings(
+        threads=measure.threads,
+        warmup_s=measure.warmup_s,
+        rounds=max(4, round(measure.rounds * effort)),
+        per_round=measure.per_round,
+        time_limit_s=measure.time_limit_s * max(effort, 1.0),
+        seed=context.seed,
+        batch=context.target.batch,
+        imgsz=(context.target.imgsz, context.target.imgsz),
+    )
+
+
+def raced(context: Context, baseline: Path, candidate: Path, effort: float = 1.0) -> tuple[Measurement, Measurement]:
+    """Latency of both engines, interleaved in one fresh process on the target."""
+    first, second = context.runtime.latency(
+        [baseline, candidate], settings(context, effort), progress=context.reporter.progress
+    )
+    return first, second
+
+
+def budget_gate(context: Context, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
+    """The gate of a latency budget or of a measured speed-up."""
+    budget = context.target.budget
+    if budget.kind == "latency_ms":
+        return latency_gate(stage, candidate, budget.value, budget.statistic)
+    return speed_up_gate(stage, baseline, candidate, budget.value)
+
+
+def judged(context: Context, stage: str, baseline: Path, candidate: Path) -> Judged:
+    """Measure afresh and judge; an INCONCLUSIVE verdict is measured again with twice the samples, as often as allowed."""
+    effort = 1.0
+    for attempt in range(context.target.measure.retries + 1):
+        before, after = raced(context, baseline, candidate, effort)
+        gate = budget_gate(context, stage, before, after)
+        if gate.verdict is not Verdict.INCONCLUSIVE:
+            break
+        effort *= 2
+        if attempt < context.target.measure.retries:
+            context.reporter.note(
+                f"{stage}: inconclusive ({gate.reason}); measuring again with {effort:g}× the samples"
+            )
+    else:
+        gate = replace(gate, reason=f"{gate.reason}; measured {context.target.measure.retries + 1} times")
+    return Judged([gate], [("baseline", before), ("candidate", after)])
