@@ -41,6 +41,10 @@ class BenchSettings:
         per_round: samples per model and round.
         time_limit_s: stop after this many seconds even when rounds are left; 0 for no limit.
         seed: seed of the input values.
+        batch: size of a free batch axis; 0 takes what the model fixes, else 1.
+        imgsz: height and width of free spatial axes, in pixels; None takes the model's metadata.
+        cpus: CPUs that the process is pinned to; empty for no pinning.
+        copies: on a GPU, whether copies between host and device are in the time.
     """
 
     threads: int = 1
@@ -49,6 +53,10 @@ class BenchSettings:
     per_round: int = 5
     time_limit_s: float = 60.0
     seed: int = 0
+    batch: int = 0
+    imgsz: tuple[int, int] | None = None
+    cpus: tuple[int, ...] = ()
+    copies: bool = True
 
 
 class Session(Protocol):
