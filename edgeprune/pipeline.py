@@ -254,7 +254,7 @@ def _bundled(
         gates=[gate.to_json() for gate in gates],  # pyright: ignore[reportArgumentType]  pydantic validates them
         target=context.target.model_dump(mode="json"),
         weights={"path": str(context.weights.path), "sha256": context.weights.sha256},  # pyright: ignore[reportArgumentType]
-        dataset={"path": str(context.dataset.yaml), "sha256": context.dataset.digest},  # pyright: ignore[reportArgumentType]
+        dataset={"path": str(context.dataset.source), "sha256": context.dataset.digest},  # pyright: ignore[reportArgumentType]
         task=context.weights.task,
         names=dict(context.dataset.names),
         seed=context.seed,
@@ -320,9 +320,7 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
             f"imgsz: {profile.imgsz} is not a multiple of the model's stride {stride}; "
             f"allowed: {profile.imgsz // stride * stride} or {(profile.imgsz // stride + 1) * stride}"
         )
-    dataset = Dataset.load(data, task=source.task)
-    for split in {"train", "val", profile.accuracy.split}:
-        dataset.require(split)
+    dataset = Dataset.load(data, task=source.task, need=sorted({"train", "val", profile.accuracy.split}))
     if names is not None:
         dataset.check_matches(names)
     return source, dataset

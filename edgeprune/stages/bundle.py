@@ -1,4 +1,4 @@
-"""bundle: what ships, in one folder, with the record of how it came to be. Written anew by every build, whole or not."""
+"""bundle: what ships, in one folder, with the record of how it came to be. Every build writes it anew."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def _readme(record: dict) -> str:
 | `model.onnx` | the same as a graph, with names, stride and task in its metadata |
 """
     if engine:
-        text += (
-            "| `engine.onnx` | the graph as ONNX Runtime optimised it for the machine that built it; load it there |\n"
-        )
+        text += "| `engine.onnx` | the graph as ONNX Runtime optimised it for the machine that built it |\n"
     text += """| `labels.txt` | class names, one a line |
 | `plan.json` | the width that every layer kept |
 | `build.json` | target, gates, raw measurements, versions, digests |

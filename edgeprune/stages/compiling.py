@@ -85,9 +85,9 @@ def compiled(context: Context, checkpoint: Path, folder: Path) -> dict[str, tupl
 
 
 def measured_accuracy(context: Context, files: dict[str, tuple[str, Path]]) -> dict[str, Any]:
-    """Accuracy of the artifact itself: the engine by the target's runtime, or the ONNX on this CPU where that is missing.
+    """Accuracy of the artifact itself: the engine by the target's runtime, or the ONNX on this CPU without it.
 
-    Returns plain facts: ``map50_95`` (the task's own fitness metric), ``metric`` (its name), ``per_class``, ``images``,
+    Returns what :class:`~edgeprune.measure.accuracy.Accuracy` has, and ``value`` with its ``metric`` for the gates and
     ``measured_on``.
     """
     from edgeprune.measure.accuracy import accuracy
@@ -95,13 +95,16 @@ def measured_accuracy(context: Context, files: dict[str, tuple[str, Path]]) -> d
     role = "engine" if "engine" in files else "onnx"
     result = accuracy(
         files[role][1],
-        data=context.dataset.yaml,
+        data=context.dataset,
         imgsz=context.target.imgsz,
         split=context.target.accuracy.split,
         batch=context.target.batch,
         runtime=context.runtime if role == "engine" else None,
         progress=context.reporter.progress,
     )
-    facts = dict(result.to_json())
-    facts["measured_on"] = context.runtime.name if role == "engine" else "onnxruntime, this CPU"
-    return facts
+    return {
+        **result.to_json(),
+        "value": result.map50_95,
+        "metric": "top-1 accuracy" if result.task == "classify" else "mAP50-95",
+        "measured_on": context.runtime.name if role == "engine" else "onnxruntime on this CPU",
+    }

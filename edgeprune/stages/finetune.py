@@ -24,14 +24,13 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     from edgeprune.training.finetune import finetune
 
     settings = context.target.finetune
+    teacher = context.records["baseline"].path("model") if settings.distill else None
     pruned = checkpoint.load(context.records["prune"].path("model"))
     result = finetune(
         context.records["prune"].path("model"),
-        data=context.dataset.yaml,
+        data=context.dataset.source,
         out=folder / "model.pt",
-        settings=train_settings(
-            context, settings, context.records["baseline"].path("model") if settings.distill else None
-        ),
+        settings=train_settings(context, settings, teacher),
         work=context.workspace.scratch(key),
         metadata=pruned.edgeprune,
     )

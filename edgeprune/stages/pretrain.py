@@ -13,7 +13,7 @@ from edgeprune.workspace import Key, Record
 
 
 def train_inputs(context: Context, training: Training) -> dict[str, Any]:
-    """Key entries of a training stage; where it trains and with how many loaders does not change what is asked of it."""
+    """Key entries of a training stage; the number of loaders does not change what is asked of it."""
     return {
         **training.model_dump(exclude={"workers"}),
         "imgsz": context.target.imgsz,
@@ -54,7 +54,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
 
     result = pretrain(
         context.weights.path,
-        data=context.dataset.yaml,
+        data=context.dataset.source,
         out=folder / "model.pt",
         settings=train_settings(context, context.target.pretrain),
         work=context.workspace.scratch(key),

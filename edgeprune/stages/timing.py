@@ -43,18 +43,15 @@ def budget_gate(context: Context, stage: str, baseline: Measurement, candidate: 
 
 
 def judged(context: Context, stage: str, baseline: Path, candidate: Path) -> Judged:
-    """Measure afresh and judge; an INCONCLUSIVE verdict is measured again with twice the samples, as often as allowed."""
-    effort = 1.0
-    for attempt in range(context.target.measure.retries + 1):
-        before, after = raced(context, baseline, candidate, effort)
+    """Measure afresh and judge; what is INCONCLUSIVE is measured again with twice the samples, as often as allowed."""
+    attempt = 0
+    while True:
+        before, after = raced(context, baseline, candidate, 2.0**attempt)
         gate = budget_gate(context, stage, before, after)
-        if gate.verdict is not Verdict.INCONCLUSIVE:
+        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == context.target.measure.retries:
             break
-        effort *= 2
-        if attempt < context.target.measure.retries:
-            context.reporter.note(
-                f"{stage}: inconclusive ({gate.reason}); measuring again with {effort:g}× the samples"
-            )
-    else:
-        gate = replace(gate, reason=f"{gate.reason}; measured {context.target.measure.retries + 1} times")
+        attempt += 1
+        context.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")
+    if attempt:
+        gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
     return Judged([gate], [("baseline", before), ("candidate", after)])
