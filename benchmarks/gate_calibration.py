@@ -185,9 +185,9 @@ def table(found: list[Row], runs: int) -> str:
     lines = [
         "# Calibration of the gates by simulation",
         "",
-        f"`python benchmarks/gate_calibration.py --runs {runs}`: {runs} runs a row, {SAMPLES} samples a run. PASS at 99 %,",
-        f"FAIL at 95 % confidence. Wrong verdicts are counted with the truth {EDGE:.1%} on the other side of the limit, where",
-        f'they are likeliest; "decided" is the share of right verdicts with the limit {AWAY:.0%} away.',
+        f"`python benchmarks/gate_calibration.py --runs {runs}`: {runs} runs a row, {SAMPLES} samples a run. PASS at",
+        f"99 %, FAIL at 95 % confidence. Wrong verdicts are counted with the truth {EDGE:.1%} on the other side of the",
+        f'limit, where they are likeliest; "decided" is the share of right verdicts with the limit {AWAY:.0%} away.',
         "",
         "| gate | distribution | wrong PASS | wrong FAIL | decided | INCONCLUSIVE |",
         "| --- | --- | --- | --- | --- | --- |",

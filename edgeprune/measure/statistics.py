@@ -313,7 +313,7 @@ def ratio(
     """Ratio of the medians of two interleaved series, with a paired block bootstrap.
 
     The series are cut into blocks of neighbours; each block gives one ratio, so whatever slows both models at one time
-    (clocks, other work) cancels. Pairs of neighbouring blocks are resampled (circular, Politis and Romano 1992), and the
+    (clocks, other work) cancels. Pairs of neighbouring blocks are resampled (circular, Politis and Romano 1992); the
     interval is never narrower than the distribution-free one of the blocks' median.
 
     Args:
