@@ -198,14 +198,24 @@ def speed_up_gate(
     )
 
 
-def at_most(stage: str, metric: str, value: float | None, limit: float, unit: str) -> Gate:
-    """PASS when ``value <= limit``; a value that is missing is PENDING, one that is not a number INCONCLUSIVE."""
-    return _held(stage, metric, value, limit, unit, lambda seen: seen <= limit + ROUNDING, "more than")
+def at_most(
+    stage: str, metric: str, value: float | None, limit: float, unit: str, reason: str = "within the limit"
+) -> Gate:
+    """PASS when ``value <= limit``; a value that is missing is PENDING, one that is not a number INCONCLUSIVE.
+
+    ``reason`` goes with a PASS; every other verdict says why by itself.
+    """
+    return _held(stage, metric, value, limit, unit, lambda seen: seen <= limit + ROUNDING, "more than", reason)
 
 
-def at_least(stage: str, metric: str, value: float | None, limit: float, unit: str) -> Gate:
-    """PASS when ``value >= limit``; a value that is missing is PENDING, one that is not a number INCONCLUSIVE."""
-    return _held(stage, metric, value, limit, unit, lambda seen: seen >= limit - ROUNDING, "less than")
+def at_least(
+    stage: str, metric: str, value: float | None, limit: float, unit: str, reason: str = "within the limit"
+) -> Gate:
+    """PASS when ``value >= limit``; a value that is missing is PENDING, one that is not a number INCONCLUSIVE.
+
+    ``reason`` goes with a PASS; every other verdict says why by itself.
+    """
+    return _held(stage, metric, value, limit, unit, lambda seen: seen >= limit - ROUNDING, "less than", reason)
 
 
 def accuracy_gate(
@@ -262,6 +272,7 @@ def _held(
     unit: str,
     holds: Callable[[float], bool],
     otherwise: str,
+    reason: str,
 ) -> Gate:
     row = _Row(stage, metric, _limit(limit), unit)
     if value is None:
@@ -269,7 +280,7 @@ def _held(
     if not math.isfinite(value):
         return row(None, Verdict.INCONCLUSIVE, f"not a finite number: {value}")
     if holds(value):
-        return row(value, Verdict.PASS, "within the limit")
+        return row(value, Verdict.PASS, reason)
     return row(value, Verdict.FAIL, f"{value:.6g} is {otherwise} {limit:.6g} {unit}".rstrip())
 
 
