@@ -180,22 +180,21 @@ def speed_up_gate(
             Verdict.INCONCLUSIVE,
             f"{count} pairs are too few; {_advice(FEWEST_BLOCKS * block, count)}",
         )
-    below = ratio(baseline.values, candidate.values, 2 * confidence - 1, block=block)
-    above = ratio(baseline.values, candidate.values, 2 * FAIL_CONFIDENCE - 1, block=block)
-    if reason := _unsteady(below.stability, baseline, candidate):
-        return row(below.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
-    if below.low >= limit:
-        return row(below.ratio, Verdict.PASS, f"at least {below.low:.3f}× with {confidence:.0%} confidence")
-    if above.high < limit:
-        return row(below.ratio, Verdict.FAIL, f"at most {above.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
-    away = abs(math.log(below.ratio / limit))
-    width = math.log(below.ratio / below.low) if below.ratio >= limit else math.log(above.high / below.ratio)
+    found = ratio(baseline.values, candidate.values, tails=(1 - confidence, 1 - FAIL_CONFIDENCE), block=block)
+    if reason := _unsteady(found.stability, baseline, candidate):
+        return row(found.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
+    if found.low >= limit:
+        return row(found.ratio, Verdict.PASS, f"at least {found.low:.3f}× with {confidence:.0%} confidence")
+    if found.high < limit:
+        return row(found.ratio, Verdict.FAIL, f"at most {found.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
+    away = abs(math.log(found.ratio / limit))
+    width = math.log(found.ratio / found.low) if found.ratio >= limit else math.log(found.high / found.ratio)
     factor = (width / away) ** 2 if away > 0 else math.inf
     more = math.ceil(count * max(factor, 1.1)) if factor < MOST_SAMPLES / count else None
     return row(
-        below.ratio,
+        found.ratio,
         Verdict.INCONCLUSIVE,
-        f"between {below.low:.3f} and {above.high:.3f} after {count} pairs; {_advice(more, count)}",
+        f"between {found.low:.3f} and {found.high:.3f} after {count} pairs; {_advice(more, count)}",
     )
 
 

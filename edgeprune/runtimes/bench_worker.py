@@ -120,7 +120,7 @@ def input_shapes(session, batch=0, imgsz=None):
                 if wanted and wanted != size:
                     raise JobError(
                         "data",
-                        f"input {value.name} has axis {axis} fixed at {size}, asked was {wanted}; export it at that size",
+                        f"input {value.name} has axis {axis} fixed at {size}, asked was {wanted}; export it so",
                     )
                 shape.append(size)
             elif axis == 0:

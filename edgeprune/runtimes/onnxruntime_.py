@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.devices.local import gpus
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.measure.conditions import cpu_identity, host_conditions
 from edgeprune.measure.measurement import Measurement
@@ -34,6 +33,7 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
+IDENTIFYING = ("name", "compute_cap", "driver_version")
 LEAST_CPU_SHARE = 0.9
 REPLACE_BY_GPU = 'pip uninstall -y onnxruntime && pip install "edgeprune[cuda]"'
 
@@ -76,7 +76,7 @@ class OnnxRuntime(Runtime):
         here = ort.get_available_providers()
         if self.provider not in here:
             return Availability(False, f"onnxruntime {ort.__version__} has no {self.provider}", REPLACE_BY_GPU)
-        if not cpu_only and not _gpus():
+        if not cpu_only and not gpus():
             return Availability(
                 False, "nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi"
             )
@@ -89,7 +89,7 @@ class OnnxRuntime(Runtime):
 
         found = {**cpu_identity(), "runtime": f"onnxruntime {ort.__version__}", "provider": self.provider}
         if self.provider != PROVIDERS["cpu"]:
-            found["gpu"] = "; ".join(_gpus())
+            found["gpu"] = "; ".join(" ".join(gpu[key] for key in IDENTIFYING) for gpu in gpus())
         return found
 
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
@@ -278,18 +278,6 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _gpus() -> list[str]:
-    """Name, compute capability and driver of every GPU that nvidia-smi lists."""
-    if not (tool := shutil.which("nvidia-smi")):
-        return []
-    argv = [tool, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
 def _read_model(path: Path) -> Any:
