@@ -269,9 +269,12 @@ def profile_schema() -> dict[str, Any]:
         "extends": {"type": "string", "description": "Name or path of the profile that this one starts from."},
         **schema["properties"],
     }
-    # A profile that extends another needs none of the keys; one that stands alone needs these.
+    # A profile that extends another may leave anything out, also within a part; one that stands alone needs these. The
+    # name is the file's own.
     schema["if"] = {"not": {"required": ["extends"]}}
-    schema["then"] = {"required": schema.pop("required")}
+    schema["then"] = {"required": [key for key in schema.pop("required") if key != "name"]}
+    for part in schema["$defs"].values():
+        part.pop("required", None)
     return schema
 
 
