@@ -160,20 +160,35 @@ def build(
         )
         if not available.ok:
             reporter.note(f"{profile.runtime} is not usable here ({available.detail}): its gates stay PENDING")
-        return _run(context, argv)
+        return _bundled(context, argv, run_stages(context, argv))
 
 
-def _run(context: Context, argv: Sequence[str]) -> BuildResult:
-    wanted = [stage for stage in STAGES if stage.needed(context)]
+@dataclass(frozen=True)
+class Ran:
+    """What running a list of stages gave.
+
+    Attributes:
+        gates: rows of the verdict table, in the order of the stages.
+        measurements: (stage, role, measurement) behind them.
+        reused: stage to whether it was taken from the run directory.
+    """
+
+    gates: tuple[Gate, ...]
+    measurements: tuple[tuple[str, str, Measurement], ...]
+    reused: dict[str, bool]
+
+
+def run_stages(context: Context, argv: Sequence[str], stages: Sequence[Stage] = STAGES) -> Ran:
+    """Run, or reuse, each stage that this build needs, and judge it; ``context.records`` has them afterwards."""
+    wanted = [stage for stage in stages if stage.needed(context)]
     gates: list[Gate] = []
     measured: list[tuple[str, str, Measurement]] = []
     history: list[dict[str, Any]] = []
     for number, stage in enumerate(wanted, 1):
         key = _key(context, stage)
         record = context.workspace.find(key)
-        reused = record is not None
-        context.reporter.stage(stage.name, number, len(wanted) + 1, reused)
-        history.append(_why(context.workspace, key, reused))
+        context.reporter.stage(stage.name, number, len(wanted) + 1, record is not None)
+        history.append(_why(context.workspace, key, record is not None))
         context.workspace.write_state({"command": list(argv), "stages": history})
         if record is None:
             record = _finished(context, stage, key)
@@ -184,7 +199,7 @@ def _run(context: Context, argv: Sequence[str]) -> BuildResult:
         gates += judged.gates
         measured += [(stage.name, role, measurement) for role, measurement in judged.measurements]
     context.reporter.stage("bundle", len(wanted) + 1, len(wanted) + 1, False)
-    return _bundled(context, argv, gates, measured, {row["stage"]: row["reused"] for row in history})
+    return Ran(tuple(gates), tuple(measured), {row["stage"]: row["reused"] for row in history})
 
 
 def _key(context: Context, stage: Stage) -> Key:
@@ -228,13 +243,7 @@ def _why(workspace: Workspace, key: Key, reused: bool) -> dict[str, Any]:
     }
 
 
-def _bundled(
-    context: Context,
-    argv: Sequence[str],
-    gates: list[Gate],
-    measured: list[tuple[str, str, Measurement]],
-    reused: dict[str, bool],
-) -> BuildResult:
+def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     from edgeprune.artifact import write_atomically
     from edgeprune.devices.local import facts
     from edgeprune.report.record import BuildRecord
@@ -242,7 +251,7 @@ def _bundled(
 
     stock = bundle.stock_gate(context)
     context.reporter.gates([stock])
-    gates = [*gates, stock]
+    gates = [*ran.gates, stock]
     verdict = overall(gates)
     chosen = bundle.files(context)
     root = context.workspace.root
@@ -263,7 +272,7 @@ def _bundled(
             {
                 "name": name,
                 "key": item.key.digest,
-                "reused": reused[name],
+                "reused": ran.reused[name],
                 "seconds": item.seconds,
                 "facts": dict(item.facts),
             }  # pyright: ignore[reportArgumentType]
@@ -283,7 +292,7 @@ def _bundled(
         bundle=bundle.digests(chosen),
         measurements=[
             {"stage": stage, "role": role, **measurement.to_json()}  # pyright: ignore[reportArgumentType]
-            for stage, role, measurement in measured
+            for stage, role, measurement in ran.measurements
         ],
         versions={package: installed(package) for package in REPORTED_PACKAGES if installed(package) != "absent"},
         host=facts(),

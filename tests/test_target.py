@@ -75,7 +75,9 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_childs_budget_replaces_the_parents(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("extends: cpu\nbudget: {latency_ms: 7.5, statistic: p99}\nfinetune: {epochs: 3}")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: cpu\nbudget: {latency_ms: 7.5, statistic: p99}\nfinetune: {epochs: 3}"
+    )
     target = load_target(tmp_path / "mine.yaml")
     assert (target.budget.kind, target.budget.value, target.budget.statistic) == ("latency_ms", 7.5, "p99")
     assert target.finetune.epochs == 3
