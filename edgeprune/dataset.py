@@ -56,7 +56,9 @@ class Dataset:
         return len(self.names)
 
     @classmethod
-    def load(cls, data: Path | str, *, task: str | None = None, need: Sequence[str] = ("train", "val")) -> Dataset:
+    def load(
+        cls, data: Path | str, *, task: str | None = None, need: Sequence[str] = ("train", "val")
+    ) -> Dataset:
         """Find a dataset and check it.
 
         Args:
