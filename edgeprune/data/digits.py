@@ -182,7 +182,7 @@ def _scene(
     canvas = _background(rng, side, photographs[rng.integers(len(photographs))])
     boxes: list[tuple[int, int, int, int]] = []
     rows: list[str] = []
-    wanted = int(rng.integers(1, 9))
+    wanted = int(rng.integers(1, 6))
     for _ in range(4 * wanted):
         if len(rows) == wanted:
             break
@@ -217,7 +217,7 @@ def _background(rng: np.random.Generator, side: int, photograph: Image.Image) ->
 
 def _stamp(rng: np.random.Generator, digit: Array, side: int) -> Array:
     """Opacity of one digit (h, w) in 0..1, scaled, stretched, rotated and cut to its ink."""
-    height = side * float(np.exp(rng.uniform(np.log(0.11), np.log(0.38))))
+    height = side * float(np.exp(rng.uniform(np.log(0.18), np.log(0.45))))
     width = height * rng.uniform(0.75, 1.1)
     image = Image.fromarray(digit).resize((max(round(width), 8), max(round(height), 8)), Image.Resampling.BICUBIC)
     image = image.rotate(rng.uniform(-25.0, 25.0), Image.Resampling.BICUBIC, expand=True)
@@ -228,9 +228,9 @@ def _stamp(rng: np.random.Generator, digit: Array, side: int) -> Array:
 
 
 def _ink(rng: np.random.Generator, region: Array) -> Array:
-    """A colour (3,) in 0..255 that differs from the region's mean by a contrast of 70 to 170 grey levels."""
+    """A colour (3,) in 0..255 that differs from the region's mean by a contrast of 80 to 170 grey levels."""
     ground = float(region.mean())
-    contrast = rng.uniform(70.0, 170.0)
+    contrast = rng.uniform(80.0, 170.0)
     up = ground + contrast <= 255.0
     down = ground - contrast >= 0.0
     brighter = up if up != down else bool(rng.random() < 0.5)

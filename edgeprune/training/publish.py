@@ -1,0 +1,50 @@
+"""From a finished run's scratch folder to the checkpoint that a stage hands on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.training import standin as checkpoint
+from edgeprune.training.run import FinishedRun, TrainResult, validated
+from edgeprune.training.settings import TrainSettings
+
+
+def publish(
+    run: FinishedRun,
+    *,
+    data: Path | str,
+    out: Path | str,
+    settings: TrainSettings,
+    work: Path | str,
+    metadata: dict[str, Any] | None,
+) -> TrainResult:
+    """Write ``out/best.pt`` (float32) and ``out/results.csv``, and measure the file itself on the validation split.
+
+    A second call with the file still there and unchanged does not validate again.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    best = out / "best.pt"
+    record = Path(work) / "result.json"
+    source = sha256_of(run.best)
+    known = _read(record)
+    if known.get("source") != source or not best.is_file() or sha256_of(best) != known.get("best"):
+        checkpoint.save(checkpoint.load(run.best).model, best, like=run.best, metadata=metadata)
+        results = run.best.parent.parent / "results.csv"
+        if results.is_file():
+            shutil.copyfile(results, out / "results.csv")
+        figure = validated(best, data=data, settings=settings, work=work)
+        known = {"source": source, "best": sha256_of(best), "map50_95": figure}
+        write_atomically(record, json.dumps(known))
+    return TrainResult(best, run.epochs_run, run.best_epoch, run.curves, float(known["map50_95"]), run.seconds)
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return json.loads(record.read_text())
+    except (OSError, ValueError):
+        return {}
