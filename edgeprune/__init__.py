@@ -10,7 +10,12 @@ print(result.verdict, result.bundle)
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Ultralytics reads this once, when it is first imported: from then on none of its own loads (resume, teacher, final
+# validation) rebuilds a class it does not know. `--trust` concerns only the file that a user names.
+os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
 
 __version__ = "0.1.0"
 

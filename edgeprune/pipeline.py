@@ -312,7 +312,7 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
 
     path = Path(weights)
     if path.suffix.lower() in (".yaml", ".yml"):
-        from edgeprune.training.pretrain import described_model
+        from edgeprune.training.description import described_model
 
         model = described_model(weights)
         source = Weights(model.path, model.digest, model.task)

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeprune.gate import informs
 from edgeprune.stages.base import Context, Judged, Output, Stage, keep_signature
-from edgeprune.stages.pretrain import train_inputs, train_settings
+from edgeprune.stages.pretrain import train_inputs, train_settings, trained
 from edgeprune.workspace import Key, Record
 
 
@@ -29,18 +29,16 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     result = finetune(
         context.records["prune"].path("model"),
         data=context.dataset.source,
-        out=folder / "model.pt",
+        out=folder,
         settings=train_settings(context, settings, teacher),
         work=context.workspace.scratch(key),
         metadata=pruned.edgeprune,
     )
-    tuned = checkpoint.load(folder / "model.pt")
+    tuned = checkpoint.load(result.best)
     signature = checkpoint.shape_signature(tuned.model)
     keep_signature("finetune", context.records["prune"].facts["signature"], signature)
-    return Output(
-        {"model": ("checkpoint", folder / "model.pt")},
-        {**result.to_json(), "signature": signature, "parameters": checkpoint.parameter_count(tuned.model)},
-    )
+    artifacts, facts = trained(result)
+    return Output(artifacts, {**facts, "signature": signature, "parameters": checkpoint.parameter_count(tuned.model)})
 
 
 def _judge(context: Context, record: Record) -> Judged:

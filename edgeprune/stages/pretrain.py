@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.gate import informs
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.target import Training
 from edgeprune.workspace import Key, Record
+
+if TYPE_CHECKING:
+    from edgeprune.training.run import TrainResult
+    from edgeprune.training.settings import TrainSettings
 
 
 def train_inputs(context: Context, training: Training) -> dict[str, Any]:
@@ -22,9 +27,11 @@ def train_inputs(context: Context, training: Training) -> dict[str, Any]:
     }
 
 
-def train_settings(context: Context, training: Training, teacher: Path | None = None):
+def train_settings(context: Context, training: Training, teacher: Path | None = None) -> TrainSettings:
     """The training room's settings for a part of the profile."""
-    from edgeprune.training.finetune import TrainSettings
+    from edgeprune.training.settings import TrainSettings
+
+    import torch
 
     return TrainSettings(
         epochs=training.epochs,
@@ -34,12 +41,18 @@ def train_settings(context: Context, training: Training, teacher: Path | None = 
         optimizer=training.optimizer,
         patience=training.patience,
         imgsz=context.target.imgsz,
-        device=training.device,
+        device=training.device or ("0" if torch.cuda.is_available() else "cpu"),
         workers=training.workers,
         seed=context.seed,
         distill=teacher,
         extra=dict(training.train),
     )
+
+
+def trained(result: TrainResult) -> tuple[dict[str, tuple[str, Path]], dict[str, Any]]:
+    """Artifacts and facts of a training stage."""
+    facts = {key: value for key, value in asdict(result).items() if key != "best"}
+    return {"model": ("checkpoint", result.best)}, facts
 
 
 def _inputs(context: Context) -> Mapping[str, Any]:
@@ -55,11 +68,11 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     result = pretrain(
         context.weights.path,
         data=context.dataset.source,
-        out=folder / "model.pt",
+        out=folder,
         settings=train_settings(context, context.target.pretrain),
         work=context.workspace.scratch(key),
     )
-    return Output({"model": ("checkpoint", folder / "model.pt")}, result.to_json())
+    return Output(*trained(result))
 
 
 def _judge(context: Context, record: Record) -> Judged:

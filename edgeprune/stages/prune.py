@@ -75,10 +75,10 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
         {**files, "plan": ("plan", folder / "plan.json")},
         {
             "probes": probes,
-            "macs": {"before": plan.macs_before, "after": plan.macs_after},
-            "parameters": {"before": plan.params_before, "after": plan.params_after},
-            "signature": plan.signature,
-            "importance": plan.importance,
+            "macs": dict(zip(("before", "after"), plan.macs, strict=True)),
+            "parameters": dict(zip(("before", "after"), plan.params, strict=True)),
+            "signature": plan.result_shapes,
+            "importance": plan.settings["importance"],
         },
     )
 
@@ -91,21 +91,26 @@ class _Workshop:
         self.source = source
         self.pruner = pruner
         self.folder = folder
-        self.limit = pruner.max_macs_speed_up()
-        self.settings: dict[str, Any] = {"seed": context.seed}
-        if context.target.prune.importance:
-            self.settings["importance"] = context.target.prune.importance
+        narrowest = {dimension.name: min(dimension.allowed) for dimension in pruner.dimensions if dimension.allowed}
+        self.limit = pruner.macs() / pruner.macs(narrowest)
+        self.importance = context.target.prune.importance or DEFAULT_IMPORTANCE
+        self.scores = pruner.scores(self.importance, seed=context.seed)
 
     def candidate(self, ratio: float, name: str = "chosen") -> tuple[dict[str, tuple[str, Path]], Plan]:
         """Plan, prune, save and compile for a MACs ratio, in a folder of that name."""
         from edgeprune import checkpoint
 
-        plan = self.pruner.plan(macs_speed_up=max(ratio, 1.0), **self.settings)
+        plan = self.pruner.plan(
+            macs_speed_up=min(max(ratio, 1.0), self.limit),
+            importance=self.importance,
+            scores=self.scores,
+            seed=self.context.seed,
+        )
         model = self.pruner.apply(plan)
         folder = self.folder / name
         folder.mkdir()
         path = folder / "model.pt"
-        checkpoint.save(model, path, like=self.source, metadata={"plan": plan.digest, "signature": plan.signature})
+        checkpoint.save(model, path, like=self.source, metadata={"plan": plan.digest, "signature": plan.result_shapes})
         return {"model": ("checkpoint", path), **compiling.compiled(self.context, path, folder)}, plan
 
     def searched(self) -> tuple[dict[str, tuple[str, Path]], Plan, list[dict[str, Any]]]:
@@ -129,13 +134,13 @@ class _Workshop:
             files, plan = self.candidate(ratio, f"probe-{number}")
             baseline, candidate = timing.raced(context, engine, files["engine"][1], PROBE_EFFORT)
             reached, low = margin(budget, baseline, candidate)
-            real = plan.macs_before / plan.macs_after
+            real = plan.macs[0] / plan.macs[1]
             made.append((real, files, plan))
             detail = {
                 "baseline_ms": value_of(baseline.values, budget.statistic),
                 "candidate_ms": value_of(candidate.values, budget.statistic),
                 "statistic": budget.statistic,
-                "parameters": plan.params_after,
+                "parameters": plan.params[1],
             }
             context.reporter.note(
                 f"probe {number}: MACs ×{real:.2f}, {budget.statistic} {detail['baseline_ms']:.2f} → "
