@@ -10,11 +10,12 @@ COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 
 def gate_cells(gate: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of one gate as people read them, in the order of :data:`COLUMNS`."""
+    unit = "" if gate["unit"] in gate["metric"] else gate["unit"]  # "mAP50-95 drop" says it already
     return (
         gate["stage"],
         gate["metric"],
-        figure(gate["value"], gate["unit"]),
-        figure(gate["limit"], gate["unit"]),
+        figure(gate["value"], unit),
+        figure(gate["limit"], unit),
         gate["verdict"] if gate["limit"] is not None or gate["verdict"] != "PASS" else "info",
         gate["reason"],
     )

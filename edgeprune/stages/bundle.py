@@ -21,8 +21,10 @@ def stock_gate(context: Context) -> Gate:
     from edgeprune.checkpoint import foreign_globals
 
     foreign = foreign_globals(context.records["finetune"].path("model"))
-    gate = at_most("bundle", "classes outside Ultralytics and torch", float(len(foreign)), 0.0, "classes")
-    return replace(gate, reason="model.pt loads without edgeprune" if not foreign else f"found {', '.join(foreign)}")
+    gate = at_most("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes")
+    return replace(
+        gate, reason="it loads where edgeprune is not installed" if not foreign else f"found {', '.join(foreign)}"
+    )
 
 
 def files(context: Context) -> dict[str, Path]:

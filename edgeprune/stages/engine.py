@@ -55,7 +55,7 @@ def _judge(context: Context, record: Record) -> Judged:
         record.facts["bytes"] / 2**20,
         baseline.facts["bytes"]["engine" if context.usable else "onnx"] / 2**20,
         "MiB",
-        "not larger than the unpruned one",
+        "the unpruned one's",
     )
     budget = context.target.budget
     if not context.usable:

@@ -23,4 +23,4 @@ def parity_facts(context: Context, reference: Path, candidate: Path) -> dict[str
 def parity_gate(stage: str, facts: dict[str, Any], limit: float, against: str) -> list[Gate]:
     """One row: the largest difference of a decoded output."""
     reason = f"{against}, {facts['images']} images"
-    return [at_most(stage, "largest output difference", facts["max_abs"], limit, "px or score", reason)]
+    return [at_most(stage, "output difference", facts["max_abs"], limit, "px/score", reason)]

@@ -21,7 +21,8 @@ from edgeprune.workspace import Key, Record
 
 if TYPE_CHECKING:
     from edgeprune.checkpoint import Checkpoint
-    from edgeprune.pruning import Plan, Pruner
+    from edgeprune.pruning.plan import Plan
+    from edgeprune.pruning.pruner import Pruner
 
 PROBE_EFFORT = 0.5  # a probe only has to place a point; the gate behind the stage measures in full
 
@@ -44,7 +45,7 @@ def _inputs(context: Context) -> Mapping[str, Any]:
 
 def _run(context: Context, folder: Path, key: Key) -> Output:
     from edgeprune import checkpoint
-    from edgeprune.pruning import Pruner
+    from edgeprune.pruning.pruner import Pruner
 
     source = checkpoint.load(context.records["baseline"].path("model"))
     target = context.target
@@ -87,6 +88,8 @@ class _Workshop:
     """Makes candidates of one model; keeps what is the same for all of them."""
 
     def __init__(self, context: Context, source: Checkpoint, pruner: Pruner, folder: Path) -> None:
+        from edgeprune.pruning.pruner import DEFAULT_IMPORTANCE
+
         self.context = context
         self.source = source
         self.pruner = pruner
