@@ -43,9 +43,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
 
 def _judge(context: Context, record: Record) -> Judged:
     facts = record.facts
-    reason = (
-        f"best epoch {facts['best_epoch']} of {facts['epochs_run']}; the artifact itself is judged at the engine stage"
-    )
+    reason = f"best epoch {facts['best_epoch']} of {facts['epochs_run']}; the artifact is judged below"
     return Judged([informs("finetune", "mAP50-95 (PyTorch)", facts["map50_95"], "", reason)])
 
 

@@ -29,9 +29,9 @@ def train_inputs(context: Context, training: Training) -> dict[str, Any]:
 
 def train_settings(context: Context, training: Training, teacher: Path | None = None) -> TrainSettings:
     """The training room's settings for a part of the profile."""
-    from edgeprune.training.settings import TrainSettings
-
     import torch
+
+    from edgeprune.training.settings import TrainSettings
 
     return TrainSettings(
         epochs=training.epochs,
