@@ -2,7 +2,7 @@
 
     python benchmarks/bench_resolution.py MODEL.onnx --runs 20 --seconds 45 --out benchmarks/bench_resolution.md
 
-Every run times the model, the same model again and a copy made about 5 % slower (some of its own convolutions once more,
+Every run times the model, the same model again and a copy made about 5 % slower (some of its convolutions once more,
 with other weights) in one fresh process. The bare loop is a script of fifteen lines in a process of its own, in turns
 with the harness.
 """
@@ -124,6 +124,7 @@ def main() -> None:
         made = slower(asked.model, Path(folder) / "slower.onnx", 0.05, runtime)
         bare = against_a_bare_loop(asked.model, asked.turns, runtime)
         rows = told_apart([asked.model, asked.model, made], asked.runs, asked.seconds, runtime)
+    width = np.median([row["same"][2] - row["same"][0] for row in rows])
     same = sum(low <= 1 <= high for low, _, high in (row["same"] for row in rows))
     apart = sum(row["slower"][0] > 1 for row in rows)
     loads, shares = [row["load"] for row in rows], [row["cpu_share"] for row in rows]
@@ -140,10 +141,10 @@ def main() -> None:
             f"| A/A: the 95 % interval of the ratio contains 1.0 | {same} of {len(rows)} |",
             f"| ×{np.median([row['slower'][1] for row in rows]):.3f} slower: told apart within {asked.seconds:g} s | "
             f"{apart} of {len(rows)} |",
-            f"| width of the A/A interval, median | ±{50 * np.median([r['same'][2] - r['same'][0] for r in rows]):.2f} % |",
+            f"| width of the A/A interval, median | ±{50 * width:.2f} % |",
             f"| A/A ratio, least and greatest | {min(r['same'][1] for r in rows):.4f} to "
             f"{max(r['same'][1] for r in rows):.4f} |",
-            f"| p50 / p50 of a bare loop over InferenceSession.run, median of {len(bare)} turns | {np.median(bare):.4f} |",
+            f"| p50 / p50 of a bare InferenceSession.run loop, median of {len(bare)} turns | {np.median(bare):.4f} |",
             "",
         ]
     )
