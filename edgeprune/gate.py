@@ -17,7 +17,7 @@ from edgeprune.measure.measurement import Measurement, differing_conditions
 from edgeprune.measure.statistics import Stability, bounds, quantile_of, ratio, samples_to_settle, stability
 
 FAIL_CONFIDENCE = 0.95  # a wrong FAIL costs a second look, a wrong PASS ships: it is held to 0.99
-FEWEST_BLOCKS = 20  # pairs of blocks below which neither the ratio's interval nor its movement can be told
+FEWEST_PAIRS = 20  # pairs of blocks below which neither the ratio's interval nor its movement can be told
 MOST_SAMPLES = 100_000
 ROUNDING = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
 
@@ -174,11 +174,11 @@ def speed_up_gate(
         return row(None, Verdict.INCONCLUSIVE, "a sample is not a positive number")
     block = int(candidate.conditions.get("per_round", 5))
     count = len(candidate.values)
-    if count < FEWEST_BLOCKS * block:
+    if count < FEWEST_PAIRS * block:
         return row(
             None,
             Verdict.INCONCLUSIVE,
-            f"{count} pairs are too few; {_advice(FEWEST_BLOCKS * block, count)}",
+            f"{count} pairs are too few; {_advice(FEWEST_PAIRS * block, count)}",
         )
     found = ratio(baseline.values, candidate.values, tails=(1 - confidence, 1 - FAIL_CONFIDENCE), block=block)
     if reason := _unsteady(found.stability, baseline, candidate):

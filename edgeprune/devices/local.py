@@ -19,7 +19,7 @@ GPU_FIELDS = ("name", "compute_cap", "driver_version", "memory.total")
 def facts(device_tree: Path = DEVICE_TREE, release: Path = L4T_RELEASE) -> dict[str, Any]:
     """CPU, memory, GPUs and, on a board, its name; JSON-ready. What is not there is left out, never guessed.
 
-    Keys: ``machine``, ``system``, ``kernel``, ``cpu``, ``isa``, ``cpus`` (those this process may use), ``memory_bytes``;
+    Keys: ``machine``, ``system``, ``kernel``, ``cpu``, ``isa``, ``cpus`` (usable by this process), ``memory_bytes``;
     where they exist ``board`` (device tree), ``l4t`` (first line of the L4T release file) and ``gpus``.
     """
     cpu = cpu_identity()

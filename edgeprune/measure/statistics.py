@@ -21,6 +21,7 @@ DRIFT_TOLERANCE = 0.05  # levels that differ by less are the noise of a quiet ma
 NOISE_TOLERANCE = 0.5  # quartiles further apart than half of the median: nothing was held still
 FALSE_ALARM = 0.001  # share of steady runs that the test for moving levels may call unsteady
 FEWEST_TO_JUDGE = 20  # below this neither a level nor its movement can be told
+FEWEST_BLOCKS = 8  # pairs of blocks that a ratio needs
 SEGMENTS = 10  # consecutive pieces of a run whose levels are compared
 
 
@@ -334,8 +335,8 @@ def ratio(
     if not (np.isfinite(first).all() and np.isfinite(second).all() and (first > 0).all() and (second > 0).all()):
         raise ValueError("a sample is not a positive number")
     count = len(first) // block
-    if count < 8:
-        raise ValueError(f"{len(first)} pairs give {count} blocks of {block}, at least 8 are needed")
+    if count < FEWEST_BLOCKS:
+        raise ValueError(f"{len(first)} pairs give {count} blocks of {block}, at least {FEWEST_BLOCKS} are needed")
     logs = np.log(_block_medians(first, count, block)) - np.log(_block_medians(second, count, block))
     generator = np.random.default_rng(seed)
     span = 2

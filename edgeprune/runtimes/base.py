@@ -112,3 +112,8 @@ class Runtime(ABC):
     @abstractmethod
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by the runtime's own profiler."""
+
+    def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float] | None:
+        """Peak memory of a fresh process with this model alone: ``peak_rss_bytes`` of all of it, ``model_rss_bytes`` of
+        the model. None where the runtime cannot tell."""
+        return None

@@ -311,13 +311,15 @@ def _require_precision(proto: Any, precision: str, path: Path) -> None:
     """Refuse a precision that the graph does not hold: a flag that is silently ignored builds an FP32 engine."""
     from onnx import TensorProto
 
-    if precision == "fp32":
-        return
+    needs = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
+    if precision not in needs:
+        raise TargetError(f"precision {precision!r} is not one of {', '.join(needs)}")
     held = {
         "fp16": any(weight.data_type == TensorProto.FLOAT16 for weight in proto.graph.initializer),
         "int8": any(node.op_type == "DequantizeLinear" for node in proto.graph.node),
     }
-    if precision not in held:
-        raise TargetError(f"precision {precision!r} is not one of fp32, {', '.join(held)}")
-    if not held[precision]:
-        raise StageError(f"{path}: asked for {precision}, but its graph holds none; run the quantize stage on it first")
+    for part in needs[precision]:
+        if not held[part]:
+            raise StageError(
+                f"{path}: asked for {precision}, but its graph holds no {part}; run the quantize stage on it first"
+            )
