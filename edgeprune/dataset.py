@@ -22,7 +22,7 @@ from edgeprune.errors import DataError
 
 # the same formats as ultralytics.data.utils.IMG_FORMATS, kept here so that reading a dataset imports no torch
 IMAGE_SUFFIXES = frozenset(
-    f".{name}" for name in "avif bmp dng heic heif jp2 jpeg jpeg2000 jpg mpo png tif tiff webp".split()
+    {".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
 )
 SPLITS = ("train", "val", "test")
 
@@ -56,9 +56,7 @@ class Dataset:
         return len(self.names)
 
     @classmethod
-    def load(
-        cls, data: Path | str, *, task: str | None = None, need: Sequence[str] = ("train", "val")
-    ) -> Dataset:
+    def load(cls, data: Path | str, *, task: str | None = None, need: Sequence[str] = ("train", "val")) -> Dataset:
         """Find a dataset and check it.
 
         Args:
@@ -187,12 +185,11 @@ def _from_yaml(path: Path, task: str | None) -> Dataset:
 
 def _from_folder(path: Path, task: str | None) -> Dataset:
     train = path / "train"
-    if task not in {None, "classify"} or not train.is_dir():
-        wanted = "a YAML file" if task not in {None, "classify"} else f"a folder {train} with one folder a class"
-        raise DataError(f"{path} is a folder; {wanted} was expected")
-    classes = sorted(folder.name for folder in train.iterdir() if folder.is_dir())
+    if task not in {None, "classify"}:
+        raise DataError(f"{path} is a folder; a YAML file was expected for task {task}")
+    classes = sorted(folder.name for folder in train.iterdir() if folder.is_dir()) if train.is_dir() else []
     if not classes:
-        raise DataError(f"{train} has no class folders; put the images of a class under {train}/CLASS")
+        raise DataError(f"{path} has no class folders; put the images of a class under {train}/CLASS")
     val = next((path / name for name in ("val", "validation", "valid") if (path / name).is_dir()), path / "val")
     folders = {"train": train, "val": val, "test": path / "test"}
     return Dataset(

@@ -41,7 +41,7 @@ class Layout:
         return np.array(["box"] * 4 + ["score"] * self.nc + self._extra(width - 4 - self.nc))
 
     def row_columns(self, width: int) -> np.ndarray:
-        """Kind of each column of a sorted row [x1, y1, x2, y2, score, class, extra...]; the class is exact by pairing."""
+        """Kind of each column of a sorted row [box, score, class, extra...]; pairing makes the class exact."""
         return np.array(["box"] * 4 + ["score"] + ["class"] + self._extra(width - 6))
 
     def _extra(self, count: int) -> list[str]:

@@ -37,7 +37,9 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     if not path.is_file():
         raise DataError(f"ONNX file {path} does not exist")
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path} is over 2 GB ({path.stat().st_size / 2**30:.2f} GiB), more than ONNX can hold in a file")
+        raise DataError(
+            f"{path} is over 2 GB ({path.stat().st_size / 2**30:.2f} GiB), more than ONNX can hold in a file"
+        )
     try:
         model = onnx.load(str(path))
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
@@ -113,7 +115,10 @@ def tensors(values: Any, skip: frozenset[str] = frozenset()) -> tuple[TensorInfo
     return tuple(
         TensorInfo(
             value.name,
-            tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in value.type.tensor_type.shape.dim),
+            tuple(
+                d.dim_value if d.HasField("dim_value") else (d.dim_param or "?")
+                for d in value.type.tensor_type.shape.dim
+            ),
             onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(),
         )
         for value in values

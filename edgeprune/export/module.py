@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.cfg import DEFAULT_CFG_DICT
 from ultralytics.nn.tasks import guess_model_task, torch_safe_load
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 from edgeprune.errors import DataError
 

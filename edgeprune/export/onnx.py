@@ -8,6 +8,7 @@ writes beside the checkpoint; here it works in a temporary folder, so that the c
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,12 @@ from edgeprune.export.quiet import quiet
 DEFAULT_OPSET = 17
 OPSETS = range(12, 21)
 HEADS = ("auto", "end-to-end", "raw", "nms")
+# torch's tracer says of every shape in Ultralytics' heads that it becomes a constant: that is what an export is for
+TRACER_NOISE = (
+    "Converting a tensor to a Python",
+    "The feature will be removed",
+    "You are using the legacy TorchScript",
+)
 HEAD_KEY = "edgeprune_head"  # entry of metadata_props
 
 
@@ -129,7 +136,9 @@ def onnx_from_checkpoint(
         raise DataError(f"{pt} has {size / 2**30:.2f} GiB of weights; an ONNX file holds less than 2 GB")
     head = _head(head, nms=nms, task=task, dual=has_end_to_end_head(module), pt=pt)
 
-    with tempfile.TemporaryDirectory(prefix="edgeprune-export-") as folder, quiet():
+    with tempfile.TemporaryDirectory(prefix="edgeprune-export-") as folder, quiet(), warnings.catch_warnings():
+        for text in TRACER_NOISE:
+            warnings.filterwarnings("ignore", message=text)
         module.pt_path = str(Path(folder) / "model.pt")  # the exporter writes beside this path; nothing lies there
         overrides = {
             "format": "onnx",

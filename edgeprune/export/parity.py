@@ -178,7 +178,9 @@ def _reference_outputs(reference: nn.Module | Path | str, pixels: np.ndarray, *,
         graph = load_graph(reference)
         if describe(graph).head == head:
             return outputs_of_onnx(graph, pixels)
-        raise StageError(f"{reference} has head {describe(graph).head} and the candidate {head}; they cannot be compared")
+        raise StageError(
+            f"{reference} has head {describe(graph).head} and the candidate {head}; they cannot be compared"
+        )
     outputs = outputs_of_module(module, pixels, end_to_end=head == "end-to-end")
     if head == "nms":
         nc = len(getattr(module, "names", ()))

@@ -30,11 +30,13 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
     what = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     (first, *others) = inputs_of(graph) or (None,)
     if first is None or others:
-        raise DataError(f"{what} has {1 + len(others) if first else 0} inputs; a model with one image input was expected")
+        raise DataError(
+            f"{what} has {1 + len(others) if first else 0} inputs; a model with one image input was expected"
+        )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session: Any = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         batch = first.shape[0] if first.shape and isinstance(first.shape[0], int) else len(images)
         dtype = np.float16 if first.dtype == "float16" else np.float32
         return in_batches(

@@ -68,6 +68,7 @@ def simplified_onnx(
     if simplified is None:
         save_graph(model, target)
         return SimplifyInfo(before, before, False, difference, f"the unsimplified file goes on: {reason}")
+    del simplified.metadata_props[:]  # onnxsim 0.8 adds a report of its own, with this machine's timings
     set_metadata(simplified, metadata_of(model))
     simplified.ir_version = min(simplified.ir_version, model.ir_version)  # an older runtime must still read it
     save_graph(simplified, target)

@@ -1,8 +1,8 @@
 """Accuracy of an artifact by its own runtime, computed by Ultralytics' validators.
 
 Takes a checkpoint, an ONNX file or an engine, and a dataset. Gives mAP (or top-1 and top-5), per class too. The
-validator is Ultralytics' own, and so are matching and averaging; only the forward pass is the runtime's. Every form of a
-model is measured on the same square input that it ships with, so that figures of two stages may be subtracted.
+validator is Ultralytics' own, and so are matching and averaging; only the forward pass is the runtime's. Every form of
+a model is measured on the same square input that it ships with, so that figures of two stages may be subtracted.
 Nothing is written but Ultralytics' label cache beside the labels, where that is writable.
 """
 
@@ -90,7 +90,7 @@ def accuracy(
         data: a dataset, or what :meth:`Dataset.load` takes.
         imgsz: height and width in pixels; an exported model's own when None.
         split: train, val or test.
-        batch: images a forward pass, for a checkpoint and for a model of free batch; an export's fixed batch rules else.
+        batch: images a forward pass, for a checkpoint and for a model of free batch; a fixed batch is kept.
         runtime: runs ONNX files and engines; ONNX Runtime on the CPU when None.
         workers: processes that read images; 0 reads in this one.
         progress: told after every batch.
@@ -151,7 +151,7 @@ def _subject(
     if data["task"] not in FITNESS_KEYS:
         raise DataError(f"{model} has task '{data['task']}'; {', '.join(FITNESS_KEYS)} are allowed")
     shape = inputs_of(graph)[0].shape if graph else ()
-    dynamic = bool(shape) and isinstance(shape[0], str) or bool((data.get("args") or {}).get("dynamic"))
+    dynamic = (bool(shape) and isinstance(shape[0], str)) or bool((data.get("args") or {}).get("dynamic"))
     height, width = data["imgsz"]
     size = imgsz or int(height)
     if not dynamic and (height, width) != (size, size):
