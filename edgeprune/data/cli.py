@@ -18,10 +18,10 @@ def _data() -> None:
 @app.command()
 def digits(
     out: Annotated[Path, typer.Option(help="Folder to make; new, empty, or the same data set already.")],
-    train: Annotated[int, typer.Option(help="Training images.")] = 640,
+    train: Annotated[int, typer.Option(help="Training images.")] = 800,
     val: Annotated[int, typer.Option(help="Validation images.")] = 160,
     test: Annotated[int, typer.Option(help="Test images.")] = 160,
-    imgsz: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 160,
+    imgsz: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same pixels.")] = 0,
 ) -> None:
     """Compose scenes of handwritten digits over photographs, in Ultralytics' layout with train, val and test."""

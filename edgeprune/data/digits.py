@@ -64,10 +64,10 @@ class DigitsRecipe:
 def write_digits(
     out: Path | str,
     *,
-    train: int = 640,
+    train: int = 800,
     val: int = 160,
     test: int = 160,
-    imgsz: int = 160,
+    imgsz: int = 128,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Path:

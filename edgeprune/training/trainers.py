@@ -38,7 +38,7 @@ from edgeprune.errors import DataError, StageError
 from edgeprune.training.classes import fit_classes
 
 STATE = "edgeprune"
-"""Key of what Ultralytics does not save in a last.pt: live weights, best epoch, seconds spent, whether it ended."""
+"""Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
 TEACHER = "teacher_model."
 
 
@@ -95,6 +95,9 @@ class KeepsGivenModel(BaseTrainer):
             "version": ultralytics.__version__,
             STATE: {
                 "weights": {key: value for key, value in live.items() if not key.startswith(TEACHER)},
+                "mosaic": list(
+                    getattr(self.train_loader.dataset, "buffer", [])
+                ),  # mosaic draws from the images seen last
                 "seconds": time.time() - self.train_time_start,  # the trainer's own clock, moved back on resume
                 "ended": bool(self.stop),
             },
@@ -131,6 +134,8 @@ class KeepsGivenModel(BaseTrainer):
             raise StageError(f"{self.args.resume} holds weights of another model; delete its folder and start again")
         self.seconds_before = float(state["seconds"])
         self.best_epoch = int(state["best_epoch"])
+        for index in state["mosaic"]:
+            self.train_loader.dataset.load_image(index)
 
     def final_eval(self) -> None:
         """Nothing: stock would halve the checkpoints here, and the caller validates best.pt as its users will."""
@@ -230,9 +235,8 @@ def _start_epoch(trainer: BaseTrainer) -> None:
     torch.manual_seed(seed)
     sampler = trainer.train_loader.sampler
     if LOCAL_RANK == -1 and isinstance(sampler, torch.utils.data.RandomSampler):
-        if sampler.generator is trainer.train_loader.generator:
-            sampler.generator = torch.Generator()
-        cast(torch.Generator, sampler.generator).manual_seed(seed)
+        # a new one, not a new seed: the iterator of the epoch before still draws once more, from the one it holds
+        sampler.generator = torch.Generator().manual_seed(seed)
     if isinstance(trainer, KeepsGivenModel) and trainer.seconds_before:
         # time limits and estimates count what was spent before; with the clock moved back, epochs count from 0 too
         trainer.train_time_start -= trainer.seconds_before
