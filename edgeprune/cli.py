@@ -14,6 +14,7 @@ import typer
 from edgeprune import __version__
 from edgeprune.data.cli import app as data_app
 from edgeprune.errors import EdgepruneError
+from edgeprune.measure.cli import bench
 
 if TYPE_CHECKING:
     pass
@@ -27,6 +28,7 @@ app = typer.Typer(
 targets_app = typer.Typer(no_args_is_help=False, help="List, show and describe target profiles.")
 app.add_typer(targets_app, name="targets")
 app.add_typer(data_app, name="data")
+app.command()(bench)
 
 
 def main() -> None:
@@ -77,22 +79,26 @@ def build(
     from edgeprune.console import ConsoleReporter, print_verdict
     from edgeprune.pipeline import build as run
 
-    with ConsoleReporter() as reporter:
-        result = run(
-            target,
-            weights,
-            data,
-            latency_ms=latency_ms,
-            speed_up=speed_up,
-            macs_speed_up=macs_speed_up,
-            max_map_drop=max_map_drop,
-            imgsz=imgsz,
-            epochs=epochs,
-            out=out,
-            seed=seed,
-            trust=trust,
-            reporter=reporter,
-        )
+    try:
+        with ConsoleReporter() as reporter:
+            result = run(
+                target,
+                weights,
+                data,
+                latency_ms=latency_ms,
+                speed_up=speed_up,
+                macs_speed_up=macs_speed_up,
+                max_map_drop=max_map_drop,
+                imgsz=imgsz,
+                epochs=epochs,
+                out=out,
+                seed=seed,
+                trust=trust,
+                reporter=reporter,
+            )
+    except KeyboardInterrupt:
+        print("edgeprune: stopped; the same command goes on from the last finished stage or epoch", file=sys.stderr)
+        raise typer.Exit(130) from None
     print_verdict(result.record)
     print(f"bundle: {result.bundle}\nreport: {result.report}")
     raise typer.Exit(result.verdict.exit_code)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeprune.errors import DataError
 
@@ -39,7 +40,8 @@ def described_model(source: str | Path) -> ModelDescription:
     try:
         content = yaml_model_load(str(source))
         model = YOLO(str(source), verbose=False)
-        stride = int(model.model.stride.max())  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        network: Any = model.model
+        stride = int(network.stride.max())
     except Exception as error:  # Ultralytics raises whatever its parser met
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
