@@ -71,7 +71,14 @@ class OnnxRuntime(Runtime):
                 "onnxruntime is not installed",
                 "pip install " + ("onnxruntime" if cpu_only else "onnxruntime-gpu"),
             )
-        import onnxruntime as ort
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            return Availability(
+                False,
+                f"onnxruntime does not import ({error})",
+                "pip install --force-reinstall " + (wheels[0] if wheels else "onnxruntime"),
+            )
 
         here = ort.get_available_providers()
         if self.provider not in here:
