@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeprune import checkpoint
 from edgeprune.errors import DataError, StageError
 from edgeprune.progress import Progress, silent
-from edgeprune.training import standin as checkpoint
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.publish import publish
 from edgeprune.training.run import TrainResult, Watcher, class_names, train_in
@@ -41,7 +41,7 @@ def finetune(
         out: folder that receives ``best.pt`` and ``results.csv``.
         settings: how to train.
         work: scratch folder of this run alone; keep it until the call has returned.
-        metadata: plain data to keep inside the checkpoint.
+        metadata: plain data to keep inside the checkpoint; None keeps what ``weights`` holds.
         watchers: Ultralytics callbacks to add.
         label: what ``progress`` calls the work.
         progress: told of every epoch.
@@ -51,37 +51,39 @@ def finetune(
         DataError: weights, teacher or data set are unusable or disagree.
         StageError: training failed, or the structure changed.
     """
-    before = checkpoint.load(weights).model
-    trainer_for(before.task)
-    names = class_names(data, before.task)
+    given = checkpoint.load(weights)
+    before = given.model
+    trainer_for(given.task)
+    names = class_names(data, given.task, quiet=settings.quiet)
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.distill:
-        _check_teacher(settings.distill, before, names)
-    run = train_in(work, weights, data=data, settings=settings, watchers=watchers, label=label, progress=progress)
+        _check_teacher(settings.distill, given.task, names)
+    run = train_in(work, given.path, data=data, settings=settings, watchers=watchers, label=label, progress=progress)
     after = checkpoint.load(run.best).model
     if checkpoint.shape_signature(after) != checkpoint.shape_signature(before):
         raise StageError(
             f"training changed the model from {checkpoint.parameter_count(before)} to "
             f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
         )
-    return publish(run, data=data, out=out, settings=settings, work=work, metadata=metadata)
+    kept = given.edgeprune if metadata is None else metadata
+    return publish(run, data=data, out=out, settings=settings, work=work, metadata=kept)
 
 
-def _check_teacher(path: Path, learner: Any, names: dict[int, str]) -> None:
-    teacher = checkpoint.load(path).model
-    if teacher.task != learner.task or learner.task == "classify":
+def _check_teacher(path: Path, task: str, names: dict[int, str]) -> None:
+    teacher = checkpoint.load(path)
+    if teacher.task != task or task == "classify":
         raise DataError(
-            f"teacher {path} is a {teacher.task} model and the student a {learner.task} model; "
+            f"teacher {path} is a {teacher.task} model and the student a {task} model; "
             "distillation needs two models of one task with a detection head"
         )
-    if dict(teacher.names) != names:
+    if teacher.names != names:
         raise DataError(
             f"teacher {path} knows {_some(teacher.names)}, the data set {_some(names)}; "
             "name a teacher that was trained on these classes, or train without one"
         )
 
 
-def _some(names: Any) -> str:
-    listed = [str(name) for name in dict(names).values()]
+def _some(names: dict[int, str]) -> str:
+    listed = list(names.values())
     return f"{len(listed)} classes ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''})"

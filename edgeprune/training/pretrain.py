@@ -45,6 +45,6 @@ def pretrain(
     except Exception as error:
         raise DataError(f"model {source} cannot be built: {first_line(error)}") from error
     trainer_for(task)
-    class_names(data, task)
+    class_names(data, task, quiet=settings.quiet)
     run = train_in(work, source, data=data, settings=settings, label="pretrain", progress=progress)
     return publish(run, data=data, out=out, settings=settings, work=work, metadata=metadata)

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of, write_atomically
-from edgeprune.training import standin as checkpoint
 from edgeprune.training.run import FinishedRun, TrainResult, validated
 from edgeprune.training.settings import TrainSettings
 
@@ -33,7 +33,8 @@ def publish(
     source = sha256_of(run.best)
     known = _read(record)
     if known.get("source") != source or not best.is_file() or sha256_of(best) != known.get("best"):
-        checkpoint.save(checkpoint.load(run.best).model, best, like=run.best, metadata=metadata)
+        trained = checkpoint.load(run.best)
+        checkpoint.save(trained.model, best, like=trained, metadata=metadata)
         results = run.best.parent.parent / "results.csv"
         if results.is_file():
             shutil.copyfile(results, out / "results.csv")

@@ -22,12 +22,12 @@ from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
 from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.errors import DataError, EdgepruneError, StageError, ToolError
 from edgeprune.progress import Progress, silent
-from edgeprune.training import standin as checkpoint
 from edgeprune.training.settings import TrainSettings, first_line, ultralytics_arguments
 from edgeprune.training.trainers import STATE, trainer_for
 
@@ -69,14 +69,15 @@ class FinishedRun:
     seconds: float
 
 
-def class_names(data: Path | str, task: str) -> dict[int, str]:
+def class_names(data: Path | str, task: str, *, quiet: bool = False) -> dict[int, str]:
     """Class index to name of a data set, which is found (or fetched) and checked the way Ultralytics does.
 
     Raises:
         DataError: the data set is missing, incomplete or contradicts itself.
     """
     try:
-        described = (check_cls_dataset if task == "classify" else check_det_dataset)(str(data))
+        with _quiet(quiet):
+            described = (check_cls_dataset if task == "classify" else check_det_dataset)(str(data))
     except Exception as error:  # Ultralytics raises six kinds here, all of them about the data set
         raise DataError(f"data set {data}: {first_line(error)}") from error
     return dict(described["names"])
@@ -172,12 +173,12 @@ def _state_of(last: Path) -> _State | None:
     if not last.is_file():
         return None
     try:
-        raw = checkpoint.load(last).ckpt
+        raw, _ = torch_safe_load(str(last), safe_only=True)  # not checkpoint.load: under distillation it is no model
         own = raw[STATE]
         return _State(
             raw["train_args"]["task"], raw["epoch"] + 1, own["best_epoch"], float(own["seconds"]), bool(own["ended"])
         )
-    except (DataError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever is wrong with it, the run can begin anew
         LOGGER.warning(f"{last} cannot be continued ({first_line(error)}); training starts anew")
         return None
 
@@ -240,7 +241,6 @@ def _quiet(quiet: bool) -> Iterator[None]:
 @contextmanager
 def _clear_errors(settings: TrainSettings, last: Path) -> Iterator[None]:
     """Known failures of a training run as one line each; anything else keeps its traceback."""
-    kept = f"; the last good epoch is kept in {last.parent}" if last.is_file() else ""
     try:
         yield
     except EdgepruneError:
@@ -250,6 +250,7 @@ def _clear_errors(settings: TrainSettings, last: Path) -> Iterator[None]:
     except (RuntimeError, MemoryError, FileNotFoundError, ValueError, AssertionError) as error:
         text = first_line(error)
         small = text.lower()
+        kept = f"; the last good epoch is kept in {last.parent}" if last.is_file() else ""
         if isinstance(error, MemoryError) or "out of memory" in small or "can't allocate memory" in small:
             raise StageError(
                 f"out of memory with batch {settings.batch} at {settings.imgsz} px; lower batch or imgsz{kept}"
