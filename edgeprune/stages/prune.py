@@ -168,7 +168,7 @@ def margin(budget: Budget, baseline: Measurement, candidate: Measurement) -> tup
     if budget.kind == "latency_ms":
         seen = bounds(candidate.values, budget.statistic)
         return budget.value / seen.value, budget.value / (seen.high or seen.value * 1.05)
-    interval = ratio(baseline.values, candidate.values)
+    interval = ratio(baseline.values, candidate.values, block=int(candidate.conditions.get("per_round", 5)))
     return interval.ratio / budget.value, interval.low / budget.value
 
 
