@@ -154,10 +154,14 @@ def shape_signature(model: nn.Module) -> str:
     Equal for float, half and copies of a model, different after any change of a width, a class count or a block, and
     after ``fuse()``, which merges layers. A model rebuilt from its YAML therefore never passes for a pruned one.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda item: item[0]):
-        digest.update(f"{name}:{','.join(map(str, tensor.shape))}\n".encode())
-    return digest.hexdigest()
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return signature_of({name: tuple(tensor.shape) for name, tensor in tensors})
+
+
+def signature_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The signature of a model whose parameters and buffers have these shapes."""
+    lines = (f"{name}:{','.join(map(str, shape))}\n" for name, shape in sorted(shapes.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def parameter_count(model: nn.Module) -> int:

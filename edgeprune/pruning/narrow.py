@@ -68,9 +68,33 @@ def _cut(module: nn.Module, key: str, tensor: torch.Tensor, at: Mapping[str, np.
     if "in" not in at:
         return data[outputs].clone()
     first, second = (at["in"], outputs) if isinstance(module, nn.ConvTranspose2d) else (outputs, at["in"])
-    if getattr(module, "groups", 1) > 1:  # grouped convolutions are pinned on both sides
+    if module_groups(module) > 1:  # grouped convolutions are pinned on both sides
         return data.clone()
     return data[torch.from_numpy(first)][:, torch.from_numpy(second)].contiguous()
+
+
+def shapes_after(model: nn.Module, structure: Structure, widths: np.ndarray) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter and buffer once every dimension has its width; no weights are touched."""
+    shapes = {name: list(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    modules = dict(model.named_modules())
+    for (name, kind), slot in structure.trace.slots.items():
+        module, width = modules[name], round(float(structure.expression(slot.labels) @ widths))
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        if kind.startswith("param:"):
+            shapes[f"{name}.{kind.partition(':')[2]}"] = [width]
+        elif kind == "in":
+            shapes[f"{name}.weight"][0 if transposed else 1] = width // (1 if transposed else module_groups(module))
+        else:
+            for key in ("weight", "bias", "running_mean", "running_var"):
+                if f"{name}.{key}" in shapes:
+                    shape = shapes[f"{name}.{key}"]
+                    shape[1 if transposed and len(shape) > 1 else 0] = width
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def module_groups(module: Any) -> int:
+    """Groups of a convolution, 1 for anything else."""
+    return getattr(module, "groups", 1)
 
 
 def _rewrite_layer(module: Any) -> None:
@@ -104,14 +128,22 @@ def single_thread() -> Iterator[None]:
 @torch.no_grad()
 def masked_outputs(model: nn.Module, structure: Structure, keep: np.ndarray, image: torch.Tensor) -> list[torch.Tensor]:
     """Raw head maps of the original model with every removed unit held at zero: what pruning must reproduce."""
-    state: dict[str, torch.Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    state = dict(model.named_parameters()) | dict(model.named_buffers()) | masked_state(model, structure, keep)
+    return tensors_of(torch.func.functional_call(raw_head(shell_of(model)), state, (image,)))
+
+
+def masked_state(model: nn.Module, structure: Structure, keep: np.ndarray) -> dict[str, torch.Tensor]:
+    """The parameters that put removed units out, with zeros in their place; by name, only those that change."""
+    own: dict[str, torch.Tensor] = dict(model.named_parameters())
+    state: dict[str, torch.Tensor] = {}
     for slot in structure.trace.slots.values():
-        if slot.kind != "in":
+        mask = keep[structure.unit[slot.labels]]
+        if slot.kind != "in" and not mask.all():
             for key in ("weight", "bias") if ":" not in slot.kind else (slot.kind.partition(":")[2],):
                 name = f"{slot.module}.{key}"
-                if name in state:
-                    state[name] = _masked(model, slot, state[name], keep[structure.unit[slot.labels]])
-    return tensors_of(torch.func.functional_call(raw_head(shell_of(model)), state, (image,)))
+                if name in own:
+                    state[name] = _masked(model, slot, state.get(name, own[name]), mask)
+    return state
 
 
 def _masked(model: nn.Module, slot: Slot, tensor: torch.Tensor, mask: np.ndarray) -> torch.Tensor:

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.checkpoint import Checkpoint, load, parameter_count, shape_signature
+from edgeprune.checkpoint import Checkpoint, load, parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
 from edgeprune.pruning import narrow
 from edgeprune.pruning.choose import Chooser, kept_indices
 from edgeprune.pruning.cost import CostModel
 from edgeprune.pruning.criteria import group_of, importance_named
+from edgeprune.pruning.depth import least_needed, without_blocks
 from edgeprune.pruning.gates import Batch, gate_gradients
 from edgeprune.pruning.plan import Plan, PlannedDimension
 from edgeprune.pruning.structure import Constraints, Dimension, Structure, matches
-from edgeprune.pruning.trace import shell_of, trace
+from edgeprune.pruning.trace import trace
 
-DEFAULT_IMPORTANCE = "lamp"
+AUTO = "auto"  # taylor where there are labelled batches, else lamp; measured in benchmarks/pruning_criteria.md
 LARGEST_ERROR = 1e-4  # float32 sums in another order give about 1e-6; wrong channels 1e-3 and more
 
 Scores = dict[str, torch.Tensor]
@@ -42,6 +43,7 @@ class Pruner:
         max_ratio: glob to the largest share of channels that may go there.
         align: widths are multiples of this.
         min_width: and not less than this.
+        removed: blocks to drop before any width changes, see :func:`~edgeprune.pruning.depth.removable_blocks`.
 
     Attributes:
         dimensions: every width of the model, with its parts, its members, and why it is fixed, if it is.
@@ -60,12 +62,18 @@ class Pruner:
         max_ratio: Mapping[str, float] | None = None,
         align: int = 8,
         min_width: int = 8,
+        removed: Sequence[str] = (),
     ) -> None:
         self.constraints = _checked(Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width), imgsz)
-        self.model, self.imgsz = model, imgsz
-        self.structure = Structure(trace(model, imgsz), self.constraints)
+        self.original, self.imgsz, self.removed = model, imgsz, tuple(removed)
+        self.model = without_blocks(model, removed) if removed else model
+        self.structure = Structure(trace(self.model, imgsz), self.constraints)
         self.dimensions: list[Dimension] = self.structure.dimensions
-        self.cost = CostModel(model, self.structure)
+        self.cost = CostModel(self.model, self.structure)
+        self.whole_macs, self.whole_params = self.cost.macs(self.structure.widths), parameter_count(model)
+        if removed:  # requests are relative to the model that was given
+            whole = Structure(trace(model, imgsz), self.constraints)
+            self.whole_macs = CostModel(model, whole).macs(whole.widths)
         makers = [maker for dimension in self.dimensions for part in dimension.parts for maker in part.makers]
         for glob in (*self.constraints.ignore, *self.constraints.max_ratio):
             if not matches(glob, makers):
@@ -73,8 +81,8 @@ class Pruner:
 
     @cached_property
     def source(self) -> dict[str, str]:
-        """Digests of the model: ``weights`` over all values, ``shapes`` as in :func:`shape_signature`."""
-        return {"weights": _weights_digest(self.model), "shapes": shape_signature(self.model)}
+        """Digests of the given model: ``weights`` over all values, ``shapes`` as in :func:`shape_signature`."""
+        return {"weights": _weights_digest(self.original), "shapes": shape_signature(self.original)}
 
     def macs(self, widths: Widths | None = None) -> int:
         """Multiply-accumulates of the deployed model, batch 1, for widths by dimension name (missing: unchanged)."""
@@ -84,20 +92,18 @@ class Pruner:
         """Parameters of the checkpoint for widths by dimension name (missing: unchanged)."""
         return self.cost.params(self._vector(widths))
 
-    def scores(
-        self, importance: str = DEFAULT_IMPORTANCE, batches: Iterable[Batch] | None = None, seed: int = 0
-    ) -> Scores:
+    def scores(self, importance: str = AUTO, batches: Iterable[Batch] | None = None, seed: int = 0) -> Scores:
         """Importance of every channel that may go: per free dimension, float64 of shape (parts, width).
 
         Args:
-            importance: a registered name.
+            importance: a registered name, or ``auto``: ``taylor`` with batches, ``lamp`` without.
             batches: labelled Ultralytics batches, for criteria that need them (one backward pass each).
             seed: of the random criterion.
 
         Raises:
             TargetError: unknown name, or batches missing.
         """
-        criterion = importance_named(importance)
+        criterion = importance_named(resolved(importance, batches))
         gates = None
         if criterion.needs_batches:
             if batches is None:
@@ -107,7 +113,7 @@ class Pruner:
             gates = torch.from_numpy(gate_gradients(self.model, self.structure, batches))
         modules = dict(self.model.named_modules())
         result: Scores = {}
-        with torch.no_grad():
+        with torch.no_grad(), narrow.single_thread():
             for dimension in self.dimensions:
                 if dimension.fixed is None:
                     rows = []
@@ -126,7 +132,7 @@ class Pruner:
         params_ratio: float | None = None,
         ratio: float | None = None,
         widths: Widths | None = None,
-        importance: str = DEFAULT_IMPORTANCE,
+        importance: str = AUTO,
         scope: Literal["global", "local"] = "global",
         batches: Iterable[Batch] | None = None,
         seed: int = 0,
@@ -155,6 +161,7 @@ class Pruner:
         if scope not in ("global", "local"):
             raise TargetError(f"unknown scope '{scope}'; choose global or local")
         if scores is None:
+            importance = resolved(importance, batches)
             scores = self.scores(importance, batches, seed)
         if widths is not None:
             chosen = self._explicit(widths)
@@ -221,12 +228,11 @@ class Pruner:
     def _chosen(self, chooser: Chooser, kind: str, value: Any) -> np.ndarray:
         free = np.zeros(len(self.dimensions))
         free[chooser.free] = 1
-        cost = {
-            "macs_speed_up": self.cost.macs,
-            "params_ratio": self.cost.params,
-            "ratio": lambda vector: float(free @ vector),
+        cost, whole = {
+            "macs_speed_up": (self.cost.macs, self.whole_macs),
+            "params_ratio": (self.cost.params, self.whole_params),
+            "ratio": (lambda vector: float(free @ vector), float(free @ self.structure.widths)),
         }[kind]
-        whole = cost(self.structure.widths)
         if kind == "macs_speed_up":
             if not value >= 1:
                 raise TargetError(f"macs_speed_up must be at least 1 (seen: {value})")
@@ -255,19 +261,23 @@ class Pruner:
                 rows = zip(dimension.parts, scores[dimension.name], strict=True)
                 kept = {part.name: kept_indices(part, row, after) for part, row in rows}
             dimensions.append(PlannedDimension(dimension.name, dimension.width, after, kept, dimension.fixed))
-        keep = self._mask(dimensions)
         return Plan(
             dimensions=tuple(dimensions),
             source=self.source,
-            result_shapes=_signature_after(self.model, self.structure, keep),
-            macs=(self.macs(), round(self.cost.macs(chosen))),
-            params=(self.params(), self.cost.params(chosen)),
+            result_shapes=signature_of(narrow.shapes_after(self.model, self.structure, chosen)),
+            macs=(round(self.whole_macs), round(self.cost.macs(chosen))),
+            params=(self.whole_params, self.cost.params(chosen)),
             settings=settings,
             versions=_versions(),
+            removed=self.removed,
         )
 
+    def everything(self) -> np.ndarray:
+        """A mask that keeps every unit: booleans of shape (units,)."""
+        return np.ones(int(self.structure.unit.max()) + 1, dtype=bool)
+
     def _mask(self, planned: Iterable[PlannedDimension]) -> np.ndarray:
-        keep = np.ones(int(self.structure.unit.max()) + 1, dtype=bool)
+        keep = self.everything()
         for dimension, line in zip(self.dimensions, planned, strict=True):
             for part in dimension.parts:
                 if part.name in line.kept:
@@ -277,6 +287,11 @@ class Pruner:
 
     def _keep(self, plan: Plan) -> np.ndarray:
         """The mask of a plan, once it is known to fit; StageError with the first mismatch otherwise."""
+        if set(plan.removed) != set(self.removed):
+            raise StageError(
+                f"the plan drops {', '.join(plan.removed) or 'no blocks'}, this Pruner was built with "
+                f"removed={list(self.removed)}; pass the plan's"
+            )
         own = {dimension.name: dimension for dimension in self.dimensions}
         for line in plan.dimensions:
             if line.name not in own:
@@ -316,7 +331,7 @@ def prune(
     macs_speed_up: float | None = None,
     params_ratio: float | None = None,
     ratio: float | None = None,
-    importance: str = DEFAULT_IMPORTANCE,
+    importance: str = AUTO,
     scope: Literal["global", "local"] = "global",
     batches: Iterable[Batch] | None = None,
     seed: int = 0,
@@ -324,6 +339,7 @@ def prune(
     max_ratio: Mapping[str, float] | None = None,
     align: int = 8,
     min_width: int = 8,
+    drop_blocks: int = 0,
     trust: bool = False,
 ) -> PruneResult:
     """Prune a model or a checkpoint in one call; arguments as in :class:`Pruner` and :meth:`Pruner.plan`.
@@ -331,6 +347,7 @@ def prune(
     Args:
         imgsz: pixels; by default the plan's, else what the checkpoint was trained at, else 640.
         plan: a plan or its file, instead of one of the three requests.
+        drop_blocks: drop this many whole blocks first, those whose loss on ``batches`` matters least.
         trust: load a checkpoint with classes outside Ultralytics and torch (it can run any code).
     """
     checkpoint = None if isinstance(model, nn.Module) else load(model, trust=trust)
@@ -343,7 +360,15 @@ def prune(
     if imgsz is None:
         trained = (checkpoint.train_args if checkpoint else {}).get("imgsz")
         imgsz = int(plan.settings["imgsz"]) if plan is not None else int(trained) if isinstance(trained, int) else 640
-    pruner = Pruner(network, imgsz, ignore=ignore, max_ratio=max_ratio, align=align, min_width=min_width)
+    batches = None if batches is None else list(batches)
+    removed = plan.removed if plan is not None else ()
+    if drop_blocks and plan is None:
+        if batches is None:
+            raise TargetError("drop_blocks ranks blocks by the loss: pass batches=, or --data DATA.yaml")
+        removed = tuple(least_needed(network, drop_blocks, batches))
+    pruner = Pruner(
+        network, imgsz, ignore=ignore, max_ratio=max_ratio, align=align, min_width=min_width, removed=removed
+    )
     if plan is None:
         plan = pruner.plan(
             macs_speed_up=macs_speed_up,
@@ -358,6 +383,13 @@ def prune(
     if parameter_count(result) != plan.params[1]:
         raise StageError(f"the pruned model has {parameter_count(result)} parameters, the plan says {plan.params[1]}")
     return PruneResult(result, plan, *plan.macs, *plan.params, plan.result_shapes, checkpoint)
+
+
+def resolved(importance: str, batches: Iterable[Batch] | None) -> str:
+    """The criterion that ``auto`` stands for: the one that keeps most accuracy with what is there."""
+    if importance != AUTO:
+        return importance
+    return "lamp" if batches is None else "taylor"
 
 
 def _checked(constraints: Constraints, imgsz: int) -> Constraints:
@@ -393,11 +425,6 @@ def _refuse_misfit(line: PlannedDimension, dimension: Dimension) -> None:
             refuse(f"keeps unequally many channels of the {part.rows} heads of {part.name}")
     if dimension.pinned:
         refuse(f"cannot change: {dimension.fixed}")
-
-
-def _signature_after(model: nn.Module, structure: Structure, keep: np.ndarray) -> str:
-    """Shape signature of the pruned model, computed on a model without storage."""
-    return shape_signature(narrow.narrowed(shell_of(model), structure, keep))
 
 
 def _weights_digest(model: nn.Module) -> str:
