@@ -6,9 +6,9 @@ refuses to end with another structure than it began with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeprune import checkpoint
 from edgeprune.errors import DataError, StageError
@@ -17,7 +17,7 @@ from edgeprune.training.classes import fit_classes
 from edgeprune.training.publish import publish
 from edgeprune.training.run import TrainResult, Watcher, class_names, train_in
 from edgeprune.training.settings import TrainSettings
-from edgeprune.training.trainers import trainer_for
+from edgeprune.training.trainers import averaged_model, trainer_for
 
 
 def finetune(
@@ -29,6 +29,8 @@ def finetune(
     work: Path | str,
     metadata: dict[str, Any] | None = None,
     watchers: Sequence[Watcher] = (),
+    identity: Mapping[str, Any] | None = None,
+    keep: Literal["best", "last"] = "best",
     label: str = "fine-tune",
     progress: Progress = silent,
 ) -> TrainResult:
@@ -43,6 +45,8 @@ def finetune(
         work: scratch folder of this run alone; keep it until the call has returned.
         metadata: plain data to keep inside the checkpoint; None keeps what ``weights`` holds.
         watchers: Ultralytics callbacks to add.
+        identity: plain data that says what they do; with other values a run in ``work`` begins anew.
+        keep: which epoch's averaged weights to give.
         label: what ``progress`` calls the work.
         progress: told of every epoch.
 
@@ -59,15 +63,24 @@ def finetune(
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.distill:
         _check_teacher(settings.distill, given.task, names)
-    run = train_in(work, given.path, data=data, settings=settings, watchers=watchers, label=label, progress=progress)
-    after = checkpoint.load(run.best).model
+    run = train_in(
+        work,
+        given.path,
+        data=data,
+        settings=settings,
+        watchers=watchers,
+        identity=identity,
+        label=label,
+        progress=progress,
+    )
+    after = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)
     if checkpoint.shape_signature(after) != checkpoint.shape_signature(before):
         raise StageError(
             f"training changed the model from {checkpoint.parameter_count(before)} to "
             f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
         )
     kept = given.edgeprune if metadata is None else metadata
-    return publish(run, data=data, out=out, settings=settings, work=work, metadata=kept)
+    return publish(run, after, data=data, out=out, settings=settings, work=work, metadata=kept)
 
 
 def _check_teacher(path: Path, task: str, names: dict[int, str]) -> None:

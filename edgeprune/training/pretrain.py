@@ -7,6 +7,7 @@ from typing import Any
 
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
+from edgeprune.checkpoint import load
 from edgeprune.errors import DataError
 from edgeprune.progress import Progress, silent
 from edgeprune.training.finetune import finetune
@@ -47,4 +48,4 @@ def pretrain(
     trainer_for(task)
     class_names(data, task, quiet=settings.quiet)
     run = train_in(work, source, data=data, settings=settings, label="pretrain", progress=progress)
-    return publish(run, data=data, out=out, settings=settings, work=work, metadata=metadata)
+    return publish(run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of, write_atomically
@@ -15,6 +18,7 @@ from edgeprune.training.settings import TrainSettings
 
 def publish(
     run: FinishedRun,
+    model: nn.Module,
     *,
     data: Path | str,
     out: Path | str,
@@ -22,19 +26,18 @@ def publish(
     work: Path | str,
     metadata: dict[str, Any] | None,
 ) -> TrainResult:
-    """Write ``out/best.pt`` (float32) and ``out/results.csv``, and measure the file itself on the validation split.
+    """Write ``model`` as ``out/best.pt`` (float32), its curves as ``out/results.csv``, and validate the file itself.
 
     A second call with the file still there and unchanged does not validate again.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     best = out / "best.pt"
     record = Path(work) / "result.json"
-    source = sha256_of(run.best)
+    source = weights_digest(model)
     known = _read(record)
     if known.get("source") != source or not best.is_file() or sha256_of(best) != known.get("best"):
-        trained = checkpoint.load(run.best)
-        checkpoint.save(trained.model, best, like=trained, metadata=metadata)
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(model, best, like=checkpoint.load(run.best), metadata=metadata)
         results = run.best.parent.parent / "results.csv"
         if results.is_file():
             shutil.copyfile(results, out / "results.csv")
@@ -42,6 +45,15 @@ def publish(
         known = {"source": source, "best": sha256_of(best), "map50_95": figure}
         write_atomically(record, json.dumps(known))
     return TrainResult(best, run.epochs_run, run.best_epoch, run.curves, float(known["map50_95"]), run.seconds)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over every value of a model, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(record: Path) -> dict[str, Any]:

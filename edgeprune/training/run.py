@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,9 +59,10 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that ended; ``best`` is its full-precision checkpoint inside the scratch folder."""
+    """A run that ended: ``best`` is its full-precision checkpoint in the scratch folder, ``last`` its full state."""
 
     best: Path
+    last: Path
     task: str
     epochs_run: int
     best_epoch: int
@@ -90,10 +91,13 @@ def train_in(
     data: Path | str,
     settings: TrainSettings,
     watchers: Sequence[Watcher] = (),
+    identity: Mapping[str, Any] | None = None,
     label: str = "training",
     progress: Progress = silent,
 ) -> FinishedRun:
     """Train ``source`` (weights or a model YAML) on ``data`` inside ``work``, continuing what is there.
+
+    ``identity`` is plain data that says what the watchers do: with other values a run begins anew.
 
     Raises:
         TargetError: an unknown or wrong training argument.
@@ -106,12 +110,13 @@ def train_in(
     folder = work / "run"
     last = folder / "weights" / "last.pt"
     work.mkdir(parents=True, exist_ok=True)
-    resumable = _state_of(last) if _same_run(work, source, data, settings) else None
+    resumable = _state_of(last) if _same_run(work, source, data, settings, identity or {}) else None
     if resumable is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         _drop_rows_after(folder / "results.csv", resumable.epochs)
-    if resumable is None or not resumable.ended:
+    ended = folder / "ended"  # a watcher may end a run after its last epoch was saved
+    if resumable is None or not (resumable.ended or ended.exists()):
         with _quiet(settings.quiet), _clear_errors(settings, last):
             model = YOLO(str(last if resumable else source))
             for event, watcher in [*watchers, ("on_fit_epoch_end", _Reporter(label, progress))]:
@@ -125,13 +130,13 @@ def train_in(
             else:
                 arguments |= {"project": str(work), "name": folder.name, "exist_ok": True}
             model.train(trainer=trainer_for(str(model.task)), data=str(data), **arguments)
+        ended.touch()
     state = _state_of(last)
     best = folder / "weights" / "best.pt"
     if state is None or not best.is_file():
         raise StageError(f"{label} ended without a checkpoint in {folder}; the log above says why")
-    return FinishedRun(
-        best, state.task, state.epochs, state.best_epoch, read_curves(folder / "results.csv"), state.seconds
-    )
+    curves = read_curves(folder / "results.csv")
+    return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, curves, state.seconds)
 
 
 def validated(weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str) -> float:
@@ -183,9 +188,11 @@ def _state_of(last: Path) -> _State | None:
         return None
 
 
-def _same_run(work: Path, source: Path | str, data: Path | str, settings: TrainSettings) -> bool:
+def _same_run(
+    work: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
+) -> bool:
     """Whether ``work`` was started with the same things; records them if not."""
-    asked = asdict(settings)
+    asked = asdict(settings) | dict(identity)
     for key in ("device", "workers", "quiet"):  # may change between continuations
         asked.pop(key)
     path = Path(source)

@@ -17,6 +17,7 @@ import random
 import time
 from copy import deepcopy
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -30,6 +31,7 @@ from ultralytics.models.yolo.obb import OBBTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
@@ -208,6 +210,11 @@ def student(model: nn.Module) -> nn.Module:
     copy = deepcopy(model)  # unhooking the original would end its distillation
     copy._remove_feature_hooks()
     return copy.student_model
+
+
+def averaged_model(last: Path) -> nn.Module:
+    """The averaged weights of a last.pt, float32, without what distillation adds; read by the restricted loader."""
+    return student(torch_safe_load(str(last), safe_only=True)[0]["ema"]).float()
 
 
 def _serialized(checkpoint: dict[str, Any]) -> bytes:
