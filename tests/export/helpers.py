@@ -31,7 +31,9 @@ def linked_copy(source: Path, target: Path) -> Path:
     return target
 
 
-def stock_model(family: str, task: str, *, nc: int = 3, seed: int = 0, kpt_shape: tuple[int, ...] | None = None) -> Any:
+def stock_model(
+    family: str, task: str, *, nc: int = 3, seed: int = 0, kpt_shape: tuple[int, ...] | None = None, bias: float = -1.0
+) -> Any:
     """An Ultralytics model with seeded random weights whose scores are spread over [0, 1], not all near zero."""
     torch.manual_seed(seed)
     kind, suffix = TASKS[task]

@@ -110,7 +110,7 @@ def test_other_tasks_are_measured_alike_as_checkpoint_and_as_export(task, data, 
     assert ours[0].images == 4
     # random weights score near zero with many ties, which rounding breaks either way
     assert ours[0].metrics == pytest.approx(ours[1].metrics, rel=0.2, abs=1e-6)
-    if task != "obb":
+    if task == "pose":
         assert max(ours[0].metrics.values()) > 0
 
 
