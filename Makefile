@@ -55,7 +55,7 @@ ifeq ($(WEIGHTS),)
 $(TARGETS): install demo/run/bundle/build.json
 	@echo "no WEIGHTS given: using the model and the data of make demo"
 	$(EDGEPRUNE) build --target $@ --weights "$$(ls -t demo/run/pretrain-*/model.pt | head -n 1)" \
-		--data demo/digits/data.yaml --imgsz $(or $(IMGSZ),160) --epochs $(or $(EPOCHS),8) \
+		--data demo/digits/data.yaml --imgsz $(or $(IMGSZ),128) --epochs $(or $(EPOCHS),5) \
 		$(filter-out --imgsz $(IMGSZ) --epochs $(EPOCHS),$(OPTIONS))
 else
 $(TARGETS): install

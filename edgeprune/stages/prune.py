@@ -37,6 +37,7 @@ def _inputs(context: Context) -> Mapping[str, Any]:
             "budget": target.budget.model_dump(),
             "channel_alignment": target.channel_alignment,
             "prune": target.prune.model_dump(),
+            "data": context.dataset.digest,
             "threads": target.measure.threads,
             "seed": context.seed,
         },
@@ -88,7 +89,9 @@ class _Workshop:
     """Makes candidates of one model; keeps what is the same for all of them."""
 
     def __init__(self, context: Context, source: Checkpoint, pruner: Pruner, folder: Path) -> None:
-        from edgeprune.pruning.pruner import DEFAULT_IMPORTANCE
+        from edgeprune.pruning.batches import calibration_batches
+        from edgeprune.pruning.criteria import importance_named
+        from edgeprune.pruning.pruner import AUTO, resolved
 
         self.context = context
         self.source = source
@@ -96,8 +99,16 @@ class _Workshop:
         self.folder = folder
         narrowest = {dimension.name: min(dimension.allowed) for dimension in pruner.dimensions if dimension.allowed}
         self.limit = pruner.macs() / pruner.macs(narrowest)
-        self.importance = context.target.prune.importance or DEFAULT_IMPORTANCE
-        self.scores = pruner.scores(self.importance, seed=context.seed)
+        asked = context.target.prune.importance
+        batches = None
+        if asked == AUTO or importance_named(asked).needs_batches:
+            context.reporter.progress("reading images for the importance of channels")
+            batches = calibration_batches(
+                context.dataset.source, source.task, context.target.imgsz, seed=context.seed, stride=source.stride
+            )
+        self.importance = resolved(asked, batches)
+        context.reporter.progress(f"ranking channels by {self.importance}")
+        self.scores = pruner.scores(self.importance, batches=batches, seed=context.seed)
 
     def candidate(self, ratio: float, name: str = "chosen") -> tuple[dict[str, tuple[str, Path]], Plan]:
         """Plan, prune, save and compile for a MACs ratio, in a folder of that name."""
