@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ UNTIL_STABLE = 4  # attempts beyond the first when --until-stable comes without 
 
 
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files or engines; ratios are of the first.")],
+    models: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files or engines; ratios are of the first.")],
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, batch, statistic, sampling.")
     ] = None,
@@ -67,9 +68,10 @@ def bench(
     }
     settings = _replaced(settings, {key: value for key, value in given.items() if value is not None})
     quiet = "-" in (str(json), str(csv))
-    with _Live(enabled=not quiet) as live:
+    named = [*([vs] if vs else []), *models]
+    with _Live(enabled=not quiet) as live, TemporaryDirectory(prefix="edgeprune-bench-") as folder:
         result = run(
-            [*([vs] if vs else []), *models],
+            _as_graphs(named, Path(folder), imgsz or profile.get("imgsz"), batch or profile.get("batch", 1), live),
             runtime_of(runtime or name),
             settings,
             max_ms=max_ms,
@@ -104,7 +106,29 @@ def _settings(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
         per_round=measure.per_round,
         time_limit_s=measure.time_limit_s,
     )
-    return profile.runtime, settings, {"statistic": profile.budget.statistic, "retries": measure.retries}
+    asked = {"statistic": profile.budget.statistic, "retries": measure.retries}
+    return profile.runtime, settings, {**asked, "imgsz": profile.imgsz, "batch": profile.batch}
+
+
+def _as_graphs(models: list[Path], folder: Path, imgsz: int | None, batch: int, live: _Live) -> list[Path]:
+    """The models as files that a runtime can time: a checkpoint is exported and simplified first, as a build does."""
+    graphs = []
+    for number, model in enumerate(models, 1):
+        if model.suffix == ".pt" and model.is_file():
+            from edgeprune import checkpoint
+            from edgeprune.export.onnx import onnx_from_checkpoint
+            from edgeprune.export.quiet import quiet
+            from edgeprune.export.simplify import simplified_onnx
+
+            live.progress(f"exporting {model.name}")
+            size = imgsz or checkpoint.load(model).train_args.get("imgsz") or 640
+            raw, graph = folder / f"{number}-raw.onnx", folder / f"{number}-{model.stem}.pt.onnx"
+            with quiet():
+                onnx_from_checkpoint(model, raw, imgsz=int(size), batch=batch)
+                simplified_onnx(raw, graph)
+            model = graph
+        graphs.append(model)
+    return graphs
 
 
 def _replaced(settings: BenchSettings, given: dict[str, Any]) -> BenchSettings:
@@ -163,11 +187,15 @@ def _print(result: BenchResult) -> None:
     from edgeprune.measure.bench import COLUMNS
 
     console = Console(highlight=False)
+    # One column a model: statistics read downwards, and a terminal of 80 columns holds four models.
     table = Table(show_edge=False, title=f"latency in ms by {result.runtime}, bounds at 99 %", title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("model", "state") else "right")
-    for row in result.rows():
-        table.add_row(*(escape(cell) for cell in row))
+    rows = result.rows()
+    table.add_column("", style="dim")
+    for row in rows:
+        table.add_column(escape(row[COLUMNS.index("model")]), justify="right", overflow="fold")
+    for number, column in enumerate(COLUMNS):
+        if column != "model":
+            table.add_row(column, *(escape(row[number]) for row in rows))
     console.print(table)
     for model in result.models:
         if model.layers:
