@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from edgeprune.measure.statistics import (
     ratio,
     samples_needed,
     summary,
+    value_of,
 )
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, LayerTime, Runtime
@@ -46,6 +48,7 @@ class ModelBench:
         speed_up: first model's latency / this one's, with a 95 % interval; None for the first, or too few samples.
         memory: peak memory in bytes of a process with this model alone; None where the runtime does not tell.
         layers: slowest layers first.
+        end_to_end: milliseconds of pre-processing, model and post-processing for one frame, when it was asked for.
         gate: the verdict on the limit, if one was given.
     """
 
@@ -56,6 +59,7 @@ class ModelBench:
     speed_up: RatioInterval | None
     memory: dict[str, float] | None
     layers: tuple[LayerTime, ...]
+    end_to_end: dict[str, Any] | None
     gate: Gate | None
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +72,7 @@ class ModelBench:
             "speed_up": None if self.speed_up is None else asdict(self.speed_up),
             "memory": self.memory,
             "layers": [asdict(layer) for layer in self.layers],
+            "end_to_end": self.end_to_end,
             "gate": None if self.gate is None else self.gate.to_json(),
         }
 
@@ -110,6 +115,12 @@ class BenchResult:
         """A row of text a model, under :data:`COLUMNS`; bounds stand behind their percentile as ``≤``."""
         return [_row(model) for model in self.models]
 
+    def _repr_html_(self) -> str:
+        """The table, in a notebook."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
     def to_csv(self) -> str:
         """Raw samples, one a line: model, sample, milliseconds."""
         text = io.StringIO()
@@ -130,6 +141,8 @@ def bench(
     retries: int = 0,
     until_stable: bool = False,
     details: bool = True,
+    image: Path | None = None,
+    end_to_end: bool = False,
     progress: Progress = silent,
 ) -> BenchResult:
     """Time models side by side in one fresh process.
@@ -144,6 +157,8 @@ def bench(
             its share of the error, so that trying again does not make a wrong PASS likelier.
         until_stable: measure again, within ``retries``, also while a run was unsteady.
         details: memory and layers as well.
+        image: frame for the end-to-end time; noise of 1280 x 720 when not given.
+        end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
         progress: who watches.
 
     Raises:
@@ -187,6 +202,7 @@ def bench(
                 speed_up=_speed_up(measured[0], measured[number], settings) if number else None,
                 memory=memory,
                 layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
+                end_to_end=runtime.end_to_end(path, image=image, threads=settings.threads) if end_to_end else None,
                 gate=gates[number],
             )
         )
@@ -243,3 +259,12 @@ def _row(model: ModelBench) -> tuple[str, ...]:
         f"×{faster.ratio:.3f} ({faster.low:.3f} to {faster.high:.3f})" if faster else "–",
         "steady" if found.stability.stable else found.stability.reason,
     )
+
+
+def end_to_end_text(found: dict[str, Any]) -> str:
+    """Medians of the parts on one line."""
+    parts = {name: value_of(values, "p50") for name, values in found["ms"].items()}
+    total = value_of([sum(run) for run in zip(*found["ms"].values(), strict=True)], "p50")
+    height, width = found["frame"]
+    listed = " + ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    return f"end to end p50 {total:.2f} ms = {listed} (frame {width} x {height}, {found['boxes']} boxes)"

@@ -42,6 +42,10 @@ def bench(
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
     per_round: Annotated[int | None, typer.Option(help="Samples of each model in a round.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Longest run; whole rounds until then.")] = None,
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end", help="Also time a detector from frame to boxes, its parts apart.")
+    ] = False,
+    image: Annotated[Path | None, typer.Option(help="Frame for --end-to-end; noise of 1280 x 720 without.")] = None,
     no_details: Annotated[bool, typer.Option("--no-details", help="Skip memory and layers.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints.")
@@ -79,6 +83,8 @@ def bench(
             retries=retries if retries is not None else profile.get("retries", UNTIL_STABLE if until_stable else 0),
             until_stable=until_stable,
             details=not no_details,
+            image=image,
+            end_to_end=end_to_end or image is not None,
             progress=live.progress,
         )
     _write(json, _json_text(result))
@@ -184,23 +190,23 @@ def _print(result: BenchResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from edgeprune.measure.bench import COLUMNS
+    from edgeprune.measure.bench import COLUMNS, end_to_end_text
 
     console = Console(highlight=False)
-    # One column a model: statistics read downwards, and a terminal of 80 columns holds four models.
-    table = Table(show_edge=False, title=f"latency in ms by {result.runtime}, bounds at 99 %", title_justify="left")
     rows = result.rows()
-    table.add_column("", style="dim")
+    table = Table(show_edge=False, title=f"latency in ms by {result.runtime}, bounds at 99 %", title_justify="left")
+    table.add_column("")
     for row in rows:
-        table.add_column(escape(row[COLUMNS.index("model")]), justify="right", overflow="fold")
-    for number, column in enumerate(COLUMNS):
-        if column != "model":
-            table.add_row(column, *(escape(row[number]) for row in rows))
+        table.add_column(escape(row[0]), justify="right", overflow="fold")
+    for number, name in enumerate(COLUMNS[1:], 1):  # models side by side: that also fits a narrow terminal
+        table.add_row(name, *(escape(row[number]) for row in rows))
     console.print(table)
     for model in result.models:
         if model.layers:
             top = ", ".join(f"{layer.name} {layer.mean_ms:.2f} ms" for layer in model.layers[:3])
             console.print(f"{escape(model.model.name)}: slowest layers {escape(top)}")
+        if model.end_to_end:
+            console.print(f"{escape(model.model.name)}: {end_to_end_text(model.end_to_end)}")
     host = result.models[0].latency.conditions.get("host", {})
     if host:
         load = ", ".join(f"{value:g}" for value in host["load_average"])

@@ -113,6 +113,13 @@ class Runtime(ABC):
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by the runtime's own profiler."""
 
+    def end_to_end(
+        self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50
+    ) -> dict[str, Any] | None:
+        """From a frame in memory to boxes: ``ms`` by part (``pre``, ``model``, ``post``), a value a run; ``boxes``, how
+        many the frame gave; ``frame`` (height, width). None where the runtime cannot tell."""
+        return None
+
     def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float] | None:
         """Peak memory of a fresh process with this model alone: ``peak_rss_bytes`` of all of it, ``model_rss_bytes`` of
         the model. None where the runtime cannot tell."""

@@ -346,16 +346,13 @@ def say(line):
     sys.stdout.flush()
 
 
-TASKS = {"latency": latency, "memory": memory, "profile": profile}
-
-
-def main():
-    """Do the job on stdin; 0 unless it crashed."""
+def serve(tasks):
+    """Do the job on stdin with the task that it names; 0 unless it crashed."""
     job = json.load(sys.stdin)
     if job.get("cpus"):
         os.sched_setaffinity(0, job["cpus"])
     try:
-        say({"result": TASKS[job["task"]](job)})
+        say({"result": tasks[job["task"]](job)})
     except JobError as error:
         say({"error": {"kind": error.kind, "message": str(error)}})
     except ImportError as error:
@@ -366,4 +363,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve({"latency": latency, "memory": memory, "profile": profile}))

@@ -25,7 +25,7 @@ from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
-from edgeprune.runtimes.worker import run_worker
+from edgeprune.runtimes.worker import END_TO_END_WORKER, run_worker
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -223,6 +223,17 @@ class OnnxRuntime(Runtime):
             )
             for row in result["layers"]
         ]
+
+    def end_to_end(
+        self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50
+    ) -> dict[str, Any] | None:
+        """Time a detector from frame to boxes; see :mod:`edgeprune.runtimes.end_to_end_worker`."""
+        if image is not None and not image.is_file():
+            raise DataError(f"{image}: no such file")
+        job = self._job("end_to_end", [model], threads)
+        return run_worker(
+            job | {"runs": runs, "image": None if image is None else str(image.resolve())}, module=END_TO_END_WORKER
+        )
 
     def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float]:
         """Peak resident memory of a fresh process that runs only this model, and the model's part of it, in bytes."""

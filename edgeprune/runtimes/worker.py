@@ -16,6 +16,7 @@ from edgeprune.errors import DataError, DeviceError, ToolError
 
 TAIL_BYTES = 4000
 BENCH_WORKER = "edgeprune.runtimes.bench_worker"
+END_TO_END_WORKER = "edgeprune.runtimes.end_to_end_worker"
 
 
 def run_worker(

@@ -114,7 +114,7 @@ def test_the_worker_loads_no_torch(tmp_path: Path) -> None:
         "import io, json, sys\n"
         f"sys.stdin = io.StringIO({json.dumps(json.dumps(job))})\n"
         "from edgeprune.runtimes import bench_worker\n"
-        "bench_worker.main()\n"
+        "bench_worker.serve({'memory': bench_worker.memory})\n"
         "print(sorted({'torch', 'onnx', 'ultralytics', 'scipy'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
