@@ -7,6 +7,7 @@ refuses to end with another structure than it began with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from edgeprune.training.publish import publish
 from edgeprune.training.run import TrainResult, Watcher, class_names, train_in
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.trainers import averaged_model, trainer_for
+from edgeprune.training.until import UntilDrop
 
 
 def finetune(
@@ -28,6 +30,7 @@ def finetune(
     settings: TrainSettings,
     work: Path | str,
     metadata: dict[str, Any] | None = None,
+    until: UntilDrop | None = None,
     watchers: Sequence[Watcher] = (),
     identity: Mapping[str, Any] | None = None,
     keep: Literal["best", "last"] = "best",
@@ -44,6 +47,7 @@ def finetune(
         settings: how to train.
         work: scratch folder of this run alone; keep it until the call has returned.
         metadata: plain data to keep inside the checkpoint; None keeps what ``weights`` holds.
+        until: end as soon as the drop against a baseline is small enough.
         watchers: Ultralytics callbacks to add.
         identity: plain data that says what they do; with other values a run in ``work`` begins anew.
         keep: which epoch's averaged weights to give.
@@ -63,6 +67,9 @@ def finetune(
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.distill:
         _check_teacher(settings.distill, given.task, names)
+    if until is not None:
+        watchers = [*watchers, ("on_fit_epoch_end", until)]
+        identity = {**(identity or {}), "until": asdict(until)}
     run = train_in(
         work,
         given.path,
