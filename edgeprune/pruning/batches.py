@@ -1,0 +1,75 @@
+"""Labelled batches for criteria that ask the loss, read by Ultralytics' own data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeprune.errors import DataError
+
+
+def calibration_batches(
+    data: Path | str,
+    task: str,
+    imgsz: int,
+    *,
+    images: int = 64,
+    batch: int = 4,
+    split: str = "train",
+    seed: int = 0,
+    stride: int = 32,
+) -> list[dict[str, Any]]:
+    """Read labelled images as a model's loss wants them, without augmentation.
+
+    Args:
+        data: a data set's YAML, or the folder of a classification data set.
+        task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
+        imgsz: side of the letterboxed images in pixels.
+        images: how many images, drawn without replacement; fewer when the split has fewer.
+        batch: images per batch; each batch is one sample of the gradient.
+        split: use the training split for pruning decisions, so that validation stays unseen.
+        seed: of the draw.
+        stride: of the model.
+
+    Returns:
+        Dictionaries with ``img`` as float32 in 0..1 of shape (batch, 3, imgsz, imgsz), and the task's labels.
+
+    Raises:
+        DataError: the data set or the split cannot be read, or is empty.
+    """
+    from torch.utils.data import DataLoader, Subset
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data.build import build_yolo_dataset
+    from ultralytics.data.dataset import ClassificationDataset
+    from ultralytics.data.utils import check_cls_dataset, check_det_dataset
+
+    overrides = {"imgsz": imgsz, "task": task, "rect": False, "cache": False, "single_cls": False, "fraction": 1.0}
+    cfg: Any = get_cfg(overrides=overrides)
+    try:
+        if task == "classify":
+            folder = check_cls_dataset(str(data))[split]
+            dataset: Any = ClassificationDataset(root=str(folder), args=cfg, augment=False)
+        else:
+            described = check_det_dataset(str(data), autodownload=False)
+            dataset = build_yolo_dataset(cfg, described[split], batch, described, mode="val", stride=stride)
+    except Exception as error:
+        text = str(error).strip().splitlines() or [""]
+        raise DataError(f"cannot read split '{split}' of {data}: {type(error).__name__}: {text[0][:160]}") from error
+    count = min(images, len(dataset))
+    if count == 0:
+        raise DataError(f"split '{split}' of {data} has no images")
+    chosen = sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
+    loader = DataLoader(
+        Subset(dataset, chosen), batch_size=batch, shuffle=False, collate_fn=getattr(dataset, "collate_fn", None)
+    )
+    return [_scaled(one) for one in loader]
+
+
+def _scaled(batch: dict[str, Any]) -> dict[str, Any]:
+    image = batch["img"]
+    if image.dtype == torch.uint8:
+        batch["img"] = image.float() / 255
+    return batch

@@ -1,0 +1,132 @@
+"""Pruner: widths asked for are widths given, outputs are those of the masked original, and plans can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.checkpoint import parameter_count, shape_signature
+from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.pruning import narrow
+from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.pruner import LARGEST_ERROR, Pruner, prune
+
+FAMILIES = ["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"]
+
+
+@pytest.fixture(scope="module")
+def pruner(stock):
+    return Pruner(stock("yolo11n.yaml"), 320)
+
+
+@pytest.fixture(scope="module")
+def plan(pruner):
+    return pruner.plan(macs_speed_up=2)
+
+
+@pytest.mark.parametrize("yaml", FAMILIES)
+def test_apply_reproduces_the_masked_original(stock, yaml):
+    model = stock(yaml)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pruner = Pruner(model, 320)
+    plan = pruner.plan(macs_speed_up=2)
+    pruned = pruner.apply(plan)
+    image = torch.rand(1, 3, 96, 96)
+    expected = narrow.masked_outputs(model, pruner.structure, pruner._keep(plan), image)
+    got = narrow.raw_outputs(pruned, image)
+    assert max(float((a - b).abs().max()) for a, b in zip(expected, got, strict=True)) <= 1e-5
+    assert narrow.largest_difference(expected, got) <= 1e-4
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_wrong_channel_is_noticed(stock, pruner, plan):
+    pruned = pruner.apply(plan)
+    with torch.no_grad():
+        pruned.model[4].cv2.conv.weight[:] = pruned.model[4].cv2.conv.weight.flip(1)
+    image = narrow.check_image(pruned)
+    expected = narrow.masked_outputs(pruner.model, pruner.structure, pruner._keep(plan), image)
+    assert narrow.largest_difference(expected, narrow.raw_outputs(pruned, image)) > 10 * LARGEST_ERROR
+
+
+def test_shapes_follow_the_plan(pruner, plan):
+    pruned = pruner.apply(plan)
+    widths = pruner._vector(plan.widths)
+    modules = dict(pruned.named_modules())
+    for (name, kind), slot in pruner.structure.trace.slots.items():
+        weight = modules[name].weight
+        axis = 1 if kind == "in" else 0
+        assert weight.shape[axis] == pruner.structure.expression(slot.labels) @ widths, (name, kind)
+    assert any(line.after < line.before for line in plan.dimensions)
+    assert parameter_count(pruned) == plan.params[1]
+    assert shape_signature(pruned) == plan.result_shapes
+
+
+def test_the_plan_survives_json_and_gives_the_same_bits(pruner, plan):
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.digest == plan.digest
+    first, second = pruner.apply(plan).state_dict(), pruner.apply(again).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_plan_for_another_model_is_refused(stock, plan):
+    with pytest.raises(StageError, match="does not fit"):
+        Pruner(stock("yolov8n.yaml"), 320).apply(plan)
+
+
+def test_a_plan_with_unequal_heads_is_refused(pruner, plan):
+    line = next(line for line in plan.dimensions if line.name.endswith("attn.qkv"))
+    wrong = dataclasses.replace(line, after=8, kept={line.name: tuple(range(8))})
+    lines = tuple(wrong if one is line else one for one in plan.dimensions)
+    with pytest.raises(StageError, match="unequally many"):
+        pruner.apply(dataclasses.replace(plan, dimensions=lines))
+
+
+def test_a_foreign_block_is_refused_by_name(stock):
+    class Homemade(nn.Module):
+        def forward(self, x):
+            return x
+
+    model = __import__("copy").deepcopy(stock("yolov8n.yaml"))
+    model.model[0].act = Homemade()
+    with pytest.raises(StageError, match="Homemade"):
+        Pruner(model, 320)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({}, "exactly one"),
+        ({"macs_speed_up": 2, "ratio": 0.5}, "exactly one"),
+        ({"macs_speed_up": 0.5}, "at least 1"),
+        ({"macs_speed_up": 1000}, "out of reach"),
+        ({"ratio": 1.5}, "between 0 and 1"),
+        ({"macs_speed_up": 2, "importance": "magic"}, "choose one of"),
+        ({"macs_speed_up": 2, "importance": "taylor"}, "batches"),
+    ],
+)
+def test_impossible_requests_are_refused(pruner, request_, error):
+    with pytest.raises(TargetError, match=error):
+        pruner.plan(**request_)
+
+
+def test_a_glob_that_matches_nothing_is_refused(stock):
+    with pytest.raises(TargetError, match="matches no module"):
+        Pruner(stock("yolov8n.yaml"), 320, ignore=["modle.*"])
+
+
+def test_a_damaged_plan_is_refused():
+    with pytest.raises(DataError, match="not a plan"):
+        Plan.from_json('{"schema": 99}')
+    with pytest.raises(DataError, match="damaged"):
+        Plan.from_json('{"schema": 1}')
+
+
+def test_prune_takes_a_model(stock):
+    result = prune(stock("yolov8n.yaml"), imgsz=320, params_ratio=0.5)
+    assert result.params_after <= 0.5 * result.params_before
+    assert result.params_after >= 0.5 * 0.97 * result.params_before
+    assert parameter_count(result.model) == result.params_after
