@@ -141,6 +141,17 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
 
 
+def shapes_of_weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of a graph's constants by tensor name, initializers and Constant nodes alike."""
+    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    shapes[node.output[0]] = tuple(attribute.t.dims)
+    return shapes
+
+
 def count_ops(model: onnx.ModelProto) -> dict[str, int]:
     """Nodes by operator type, sorted by name."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
