@@ -100,7 +100,7 @@ def build(
         print("edgeprune: stopped; the same command goes on from the last finished stage or epoch", file=sys.stderr)
         raise typer.Exit(130) from None
     print_verdict(result.record)
-    print(f"bundle: {result.bundle}\nreport: {result.report}")
+    print(f"bundle: {result.bundle}\nreport: {result.report.with_suffix('.html')}")
     raise typer.Exit(result.verdict.exit_code)
 
 

@@ -69,7 +69,7 @@ class BuildResult:
         gates: every row of the verdict table.
         out: the run directory.
         bundle: what ships.
-        report: the report for people.
+        report: the report for people; ``report.html`` beside it has the figures.
         record: the content of ``bundle/build.json``.
     """
 
@@ -246,6 +246,7 @@ def _why(workspace: Workspace, key: Key, reused: bool) -> dict[str, Any]:
 def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     from edgeprune.artifact import write_atomically
     from edgeprune.devices.local import facts
+    from edgeprune.report.html import report_html
     from edgeprune.report.record import BuildRecord
     from edgeprune.report.text import report_markdown
 
@@ -302,6 +303,7 @@ def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     folder = bundle.write_bundle(context, chosen, record.model_dump_json(indent=1), record.names)
     report = root / "report.md"
     write_atomically(report, report_markdown(content))
+    write_atomically(root / "report.html", report_html(content))
     return BuildResult(verdict, tuple(gates), root, folder, report, content)
 
 

@@ -136,6 +136,17 @@ class Export(_Part):
     """Embed non-maximum suppression in the graph."""
 
 
+class Calibration(_Part):
+    """How INT8 ranges are found; used only by an int8 precision."""
+
+    images: Annotated[int, Field(ge=16, le=100_000)] = 256
+    """Images of the training split; fewer than 64 is a warning."""
+    method: Literal["entropy", "percentile", "minmax"] = "entropy"
+    """How a range is chosen from the values seen."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    """Share of the values that a range covers, in percent, for ``percentile``."""
+
+
 class Measuring(_Part):
     """How latency is sampled; the gate asks for more where the samples do not settle it."""
 
@@ -197,12 +208,15 @@ class Target(_Part):
     """Used only when the weights are a model YAML."""
     finetune: Finetuning = Field(default_factory=Finetuning)
     export: Export = Field(default_factory=Export)
+    calibration: Calibration = Field(default_factory=Calibration)
     measure: Measuring = Field(default_factory=Measuring)
 
     @model_validator(mode="after")
     def _possible(self) -> Target:
         if self.device.kind == "cpu" and self.runtime != "onnxruntime":
             raise ValueError(f"runtime: {self.runtime} needs an NVIDIA GPU; a cpu device allows onnxruntime")
+        if self.device.kind == "cpu" and self.precision == "int8-fp16":
+            raise ValueError("precision: int8-fp16 is for TensorRT; a cpu device allows fp32, fp16, int8")
         if self.device.kind != "jetson" and (self.device.power_mode or self.device.jetpack):
             raise ValueError(f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}")
         if self.budget.kind == "macs_speed_up" and self.budget.scope != "model":

@@ -113,7 +113,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     def full(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(StageError, match="stage one: the disk of .* is full"):
+    with pytest.raises(StageError, match=r"stage one: the disk of .* is full"):
         run(tmp_path, stage("one", Log(), work=full))
     assert not list(tmp_path.glob("one-*"))
 

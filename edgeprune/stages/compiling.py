@@ -17,12 +17,13 @@ PACKAGES = ("torch", "ultralytics", "onnx", "onnxsim", "onnxruntime", "onnxrunti
 def export_inputs(context: Context) -> dict[str, Any]:
     """Key entries for everything that shapes the ONNX graph."""
     target = context.target
+    int8 = target.precision.startswith("int8")
     return {
         "imgsz": target.imgsz,
         "batch": target.batch,
         "export": target.export.model_dump(),
         "precision": target.precision,
-        "data": context.dataset.digest if target.precision.startswith("int8") else None,
+        **({"data": context.dataset.digest, "calibration": target.calibration.model_dump()} if int8 else {}),
     }
 
 
@@ -61,11 +62,18 @@ def in_precision(context: Context, onnx: Path, low: Path) -> dict[str, Any]:
     from edgeprune.export.precision import fp16_onnx, int8_onnx
 
     if precision == "fp16":
-        fp16_onnx(onnx, low)
-        return {"precision": precision}
-    images = context.dataset.sample_images("train", 256, context.seed)
-    int8_onnx(onnx, low, images, imgsz=context.target.imgsz, fp16=precision == "int8-fp16")
-    return {"precision": precision, "calibration_images": len(images)}
+        return fp16_onnx(onnx, low).to_json()
+    asked = context.target.calibration
+    return int8_onnx(
+        onnx,
+        low,
+        context.dataset.sample_images("train", asked.images, context.seed),
+        # Without a TensorRT parser to please, ONNX Runtime's own recipe quantises more of the graph.
+        recipe="cpu" if context.target.device.kind == "cpu" else "tensorrt",
+        method=asked.method,
+        percentile=asked.percentile,
+        half=precision == "int8-fp16",
+    ).to_json()
 
 
 def compiled(context: Context, checkpoint: Path, folder: Path) -> dict[str, tuple[str, Path]]:
