@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.report.doctor import Finding
     from edgeprune.target import Target
 
+WIDE = 120  # columns from which the reasons stand beside their gates
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "PENDING": "cyan", "info": "dim"}
 
 
@@ -80,15 +81,20 @@ def print_verdict(record: Mapping[str, Any]) -> None:
     """The verdict table of a build."""
     console = Console(highlight=False)
     target = record["target"]
-    table = Table(title=f"{target['name']}: {budget_text(target['budget'])}", title_justify="left", show_edge=False)
-    for column in COLUMNS:
+    title = f"{target['name']}: {budget_text(target['budget'])}"
+    wide = console.width >= WIDE
+    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
+    for column in COLUMNS if wide else COLUMNS[:-1]:
         numeric = column in ("value", "limit")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column in ("stage", "verdict"))
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=wide or column != "metric")
     for gate in record["gates"]:
-        cells = gate_cells(gate)
-        colour = COLOURS[cells[4]]
-        table.add_row(*(escape(cell) for cell in cells[:4]), f"[{colour}]{cells[4]}[/]", escape(cells[5]))
+        *cells, verdict, reason = gate_cells(gate)
+        row = [*(escape(cell) for cell in cells), f"[{COLOURS[verdict]}]{verdict}[/]"]
+        table.add_row(*row, escape(reason)) if wide else table.add_row(*row)
     console.print(table)
+    if not wide:  # a column of reasons would be a word wide
+        for gate in record["gates"]:
+            console.print(f"  [dim]{gate['stage']}, {escape(gate['metric'])}:[/] {escape(gate['reason'])}")
     verdict = record["verdict"]
     console.print(f"verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
     if record.get("next_command"):

@@ -55,7 +55,7 @@ def _judge(context: Context, record: Record) -> Judged:
         record.facts["bytes"] / 2**20,
         baseline.facts["bytes"]["engine" if context.usable else "onnx"] / 2**20,
         "MiB",
-        "the unpruned one's",
+        "not larger than the unpruned one",
     )
     budget = context.target.budget
     if not context.usable:
