@@ -212,10 +212,13 @@ def _restricted(path: Path) -> Any:
         return torch_safe_load(str(path), safe_only=True)[0]
     except Exception as error:
         text = " ".join(str(one) for one in _chain(error))
-        foreign = re.search(r"(?:GLOBAL|global:?)\s+['\"]?([A-Za-z_][\w.]*\.[\w.]+)", text)
+        foreign = re.search(r"GLOBAL (\S+)", text)
+        alien = re.search(r"'(\w+)' object has no attribute 'model'", text)
         if "TorchScript" in text:
             message = f"{path} is a TorchScript archive; pass the .pt checkpoint it was exported from"
-        elif foreign is not None and "storage" not in foreign[1]:
+        elif alien is not None:
+            message = f"{path} holds a {alien[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
+        elif foreign is not None:
             message = (
                 f"{path} needs {foreign[1]}, a class outside Ultralytics and torch, and loading it could run any code; "
                 "pass --trust if the file is your own"

@@ -137,6 +137,7 @@ class Pruner:
         batches: Iterable[Batch] | None = None,
         seed: int = 0,
         scores: Scores | None = None,
+        iterative_steps: int = 1,
     ) -> Plan:
         """Choose what to keep; exactly one of the first four says how much.
 
@@ -150,6 +151,7 @@ class Pruner:
             batches: labelled batches for criteria that need them.
             seed: of the random criterion.
             scores: what :meth:`scores` gave, to plan again without computing them.
+            iterative_steps: reach the request in this many equal steps, each with scores of the model so far.
 
         Raises:
             TargetError: not exactly one request, out of range, or out of reach; says how far one can go.
@@ -160,6 +162,13 @@ class Pruner:
             raise TargetError(f"ask for exactly one of {', '.join(request)} (seen: {', '.join(asked) or 'none'})")
         if scope not in ("global", "local"):
             raise TargetError(f"unknown scope '{scope}'; choose global or local")
+        if iterative_steps < 1 or (iterative_steps > 1 and (scores is not None or widths is not None)):
+            raise TargetError("iterative_steps starts at 1, and more than one makes its own scores and widths")
+        if iterative_steps > 1:
+            batches = None if batches is None else list(batches)
+            importance = resolved(importance, batches)
+            amount: Any = request[asked[0]]
+            scores = self._stepwise(asked[0], amount, iterative_steps, importance, scope, batches, seed)
         if scores is None:
             importance = resolved(importance, batches)
             scores = self.scores(importance, batches, seed)
@@ -176,6 +185,7 @@ class Pruner:
             "min_width": self.constraints.min_width,
             "ignore": list(self.constraints.ignore),
             "max_ratio": dict(self.constraints.max_ratio),
+            "iterative_steps": iterative_steps,
             "request": {asked[0]: request[asked[0]] if widths is None else "explicit"},
         }
         return self._finished(chosen, scores, settings)
@@ -253,6 +263,38 @@ class Pruner:
             )
         return widths
 
+    def _stepwise(
+        self, kind: str, value: float, steps: int, importance: str, scope: Any, batches: Any, seed: int
+    ) -> Scores:
+        """Scores whose order is the order in which channels go when they are ranked anew after every step.
+
+        What an earlier step removes ranks below everything that a later one still sees.
+        """
+        scores: Scores = {}
+        gone = {one.name: np.zeros((len(one.parts), one.width), dtype=bool) for one in self.dimensions}
+        pruner = self
+        for step in range(1, steps + 1):
+            fresh = pruner.scores(importance, batches, seed)
+            for dimension in self.dimensions:
+                if dimension.fixed is None:
+                    alive = ~gone[dimension.name]
+                    whole = torch.full(alive.shape, -1.0, dtype=torch.float64)  # gone before: below any criterion
+                    known = fresh.get(dimension.name)
+                    whole[torch.from_numpy(alive)] = 1.0 if known is None else known.ravel()
+                    scores[dimension.name] = whole
+            if step == steps:
+                break
+            share = step / steps
+            partial: Any = {kind: value**share if kind != "ratio" else value * share}
+            plan = self.plan(**partial, importance=importance, scope=scope, seed=seed, scores=scores)
+            for dimension, line in zip(self.dimensions, plan.dimensions, strict=True):
+                for i, part in enumerate(dimension.parts):
+                    if part.name in line.kept:
+                        gone[dimension.name][i] = True
+                        gone[dimension.name][i, list(line.kept[part.name])] = False
+            pruner = Pruner(self.apply(plan, check=False), self.imgsz, align=1, min_width=1)
+        return scores
+
     def _finished(self, chosen: np.ndarray, scores: Scores, settings: dict[str, Any]) -> Plan:
         dimensions = []
         for dimension, after in zip(self.dimensions, chosen.astype(int).tolist(), strict=True):
@@ -322,9 +364,13 @@ class PruneResult:
     signature: str
     checkpoint: Checkpoint | None
 
+    def metadata(self) -> dict[str, Any]:
+        """Plain data for the checkpoint: the plan, its digest, and the shape signature that later stages check."""
+        return {"plan": self.plan.to_data(), "plan_digest": self.plan.digest, "shape_signature": self.signature}
+
 
 def prune(
-    model: nn.Module | Path | str,
+    model: nn.Module | Checkpoint | Path | str,
     *,
     imgsz: int | None = None,
     plan: Plan | Path | str | None = None,
@@ -335,6 +381,7 @@ def prune(
     scope: Literal["global", "local"] = "global",
     batches: Iterable[Batch] | None = None,
     seed: int = 0,
+    iterative_steps: int = 1,
     ignore: Sequence[str] = (),
     max_ratio: Mapping[str, float] | None = None,
     align: int = 8,
@@ -350,9 +397,10 @@ def prune(
         drop_blocks: drop this many whole blocks first, those whose loss on ``batches`` matters least.
         trust: load a checkpoint with classes outside Ultralytics and torch (it can run any code).
     """
-    checkpoint = None if isinstance(model, nn.Module) else load(model, trust=trust)
-    network = checkpoint.model if checkpoint is not None else model
-    assert isinstance(network, nn.Module)
+    checkpoint = model if isinstance(model, Checkpoint) else None
+    if isinstance(model, (str, Path)):
+        checkpoint = load(model, trust=trust)
+    network: Any = checkpoint.model if checkpoint is not None else model
     if plan is not None and not isinstance(plan, Plan):
         plan = Plan.load(plan)
     if plan is not None and any(value is not None for value in (macs_speed_up, params_ratio, ratio)):
@@ -378,6 +426,7 @@ def prune(
             scope=scope,
             batches=batches,
             seed=seed,
+            iterative_steps=iterative_steps,
         )
     result = pruner.apply(plan)
     if parameter_count(result) != plan.params[1]:
