@@ -15,6 +15,7 @@ from edgeprune import __version__
 from edgeprune.data.cli import app as data_app
 from edgeprune.errors import EdgepruneError
 from edgeprune.measure.cli import bench
+from edgeprune.pruning.cli import register as register_pruning
 
 if TYPE_CHECKING:
     pass
@@ -26,9 +27,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 stage or tool failed, 4 device, 5 INCONCLUSIVE or PENDING.",
 )
 targets_app = typer.Typer(no_args_is_help=False, help="List, show and describe target profiles.")
-app.add_typer(targets_app, name="targets")
-app.add_typer(data_app, name="data")
-app.command()(bench)
 
 
 def main() -> None:
@@ -169,6 +167,13 @@ def targets_schema() -> None:
     from edgeprune.target import profile_schema
 
     print(json.dumps(profile_schema(), indent=1, ensure_ascii=False))
+
+
+# After this module's own commands, so that `--help` begins with build; each room keeps its commands beside its code.
+app.command()(bench)
+register_pruning(app)
+app.add_typer(targets_app, name="targets")
+app.add_typer(data_app, name="data")
 
 
 if __name__ == "__main__":
