@@ -11,6 +11,7 @@ CONFIDENCE = 0.25  # what Ultralytics' predictor shows a user, and what its embe
 NMS_IOU = 0.7  # the exporter's and the predictor's default
 AGREEMENT_IOU = 0.7  # two detections of a class are the same object when their boxes overlap this much
 MAX_ROWS = 300
+MAX_CANDIDATES = 3000  # before NMS: an untrained rotated head would else compare every anchor with every other
 # Rows of a sorted list are taken for the same candidate when no side of the box moved by more than this part of its
 # size (plus a pixel): far beyond rounding, far below the distance of two objects.
 SAME_BOX = 0.25
@@ -165,7 +166,7 @@ def _after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.ndarray]:
     from ultralytics.utils.nms import non_max_suppression
 
     found = non_max_suppression(
-        torch.from_numpy(np.array(raw, dtype=np.float32)), CONFIDENCE, NMS_IOU, nc=nc, rotated=task == "obb"
+        torch.from_numpy(np.array(raw, dtype=np.float32)), CONFIDENCE, NMS_IOU, nc=nc, rotated=task == "obb", max_nms=MAX_CANDIDATES
     )
     return [detections.numpy() for detections in found]
 

@@ -1,43 +1,26 @@
-"""A checkpoint as a torch module, read with restriction: the one place of this room that opens a .pt file."""
+"""A checkpoint as the module that Ultralytics' exporter and validator take."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from ultralytics.nn.tasks import guess_model_task, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from edgeprune.errors import DataError
+from edgeprune import checkpoint
 
 
 def module_from_checkpoint(pt: Path) -> nn.Module:
-    """The model of a checkpoint, in FP32 and eval mode, on the CPU.
-
-    Only Ultralytics' and torch's own classes are reconstructed (``torch_safe_load(safe_only=True)``).
+    """The model of a checkpoint, in FP32 and eval mode, on the CPU, read without running code from the file.
 
     Raises:
-        DataError: the file is missing, damaged, or holds anything else.
+        DataError: the file is missing, damaged, unsafe, or no Ultralytics checkpoint.
     """
-    pt = Path(pt)
-    if not pt.is_file():  # Ultralytics would look for it on the network
-        raise DataError(f"weights {pt} do not exist")
-    try:
-        checkpoint, _ = torch_safe_load(pt, safe_only=True)
-        module = checkpoint.get("ema") or checkpoint["model"]
-    except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{pt} is not a checkpoint that can be read safely: {line}") from error
-    if not isinstance(module, nn.Module):
-        raise DataError(f"{pt} holds no model ({type(module).__name__} in its place)")
-    module = module.float().eval()
-    described: Any = module
-    described.args = {**DEFAULT_CFG_DICT, **(checkpoint.get("train_args") or {})}
-    described.task = getattr(module, "task", None) or guess_model_task(module)
-    if not hasattr(module, "stride"):
-        described.stride = torch.tensor([32.0])
+    read = checkpoint.load(Path(pt))
+    module: Any = read.model
+    module.args = {**DEFAULT_CFG_DICT, **read.train_args}  # as Ultralytics' own loader leaves it
+    module.task = read.task
     return module
 
 
