@@ -275,7 +275,7 @@ def layers(record: Mapping[str, Any]) -> Plot | None:
         (
             name,
             str(before[name].get("op", "")),
-            f"{before[name]['mean_ms']:.4f}",
+            f"{before[name]['ms']:.4f}",
             f"{after[name]:.4f}" if name in after else "gone or fused",
         )
         for name in order
