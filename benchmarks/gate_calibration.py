@@ -188,6 +188,7 @@ def table(found: list[Row], runs: int) -> str:
         f"`python benchmarks/gate_calibration.py --runs {runs}`: {runs} runs a row, {SAMPLES} samples a run. PASS at",
         f"99 %, FAIL at 95 % confidence. Wrong verdicts are counted with the truth {EDGE:.1%} on the other side of the",
         f'limit, where they are likeliest; "decided" is the share of right verdicts with the limit {AWAY:.0%} away.',
+        f"A share of 1 % has a standard error of {(0.01 * 0.99 / runs) ** 0.5:.2%} over these runs.",
         "",
         "| gate | distribution | wrong PASS | wrong FAIL | decided | INCONCLUSIVE |",
         "| --- | --- | --- | --- | --- | --- |",

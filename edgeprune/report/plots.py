@@ -251,30 +251,31 @@ def curves(record: Mapping[str, Any]) -> Plot | None:
 
 
 def layers(record: Mapping[str, Any]) -> Plot | None:
-    """Where the milliseconds went: the slowest layers of the unpruned model, before and after."""
+    """The slowest layers of the unpruned model, before and after: ``layers`` in the engine stage's facts, as
+    :func:`edgeprune.measure.layers.layers_side_by_side` gives them."""
     timed = facts(record, "engine").get("layers") or {}
     before = {row["name"]: row for row in timed.get("baseline", [])}
-    after = {row["name"]: row["mean_ms"] for row in timed.get("candidate", [])}
+    after = {row["name"]: row["ms"] for row in timed.get("candidate", [])}
     if not before or not after:
         return None
-    order = sorted(before, key=lambda name: -before[name]["mean_ms"])
+    order = sorted(before, key=lambda name: -before[name]["ms"])
     shown = order[:MOST_LAYERS][::-1]
 
     def draw(axes: Axes) -> None:
         place = np.arange(len(shown))
-        axes.barh(place + 0.2, [before[n]["mean_ms"] for n in shown], 0.38, color=COLOURS["before"], label="unpruned")
+        axes.barh(place + 0.2, [before[n]["ms"] for n in shown], 0.38, color=COLOURS["before"], label="unpruned")
         axes.barh(place - 0.2, [after.get(n, 0.0) for n in shown], 0.38, color=COLOURS["after"], label="what ships")
         axes.set_yticks(place, [_short(name) for name in shown], fontsize=8)
-        axes.set_xlabel("ms a run, mean")
+        axes.set_xlabel("ms a run")
         axes.legend(loc="lower right", fontsize=10)
 
-    total = sum(row["mean_ms"] for row in before.values()), sum(after.values())
+    total = sum(row["ms"] for row in before.values()), sum(after.values())
     alt = f"All layers together {total[0]:.2f} ms unpruned, {total[1]:.2f} ms shipped; slowest {order[0]}."
     rows = [
         (
             name,
             str(before[name].get("op", "")),
-            f"{before[name]['mean_ms']:.4f}",
+            f"{before[name]['ms']:.4f}",
             f"{after[name]:.4f}" if name in after else "gone or fused",
         )
         for name in order

@@ -41,7 +41,7 @@ def build_record(verdict: str = "PASS") -> dict[str, Any]:
     def accuracy(value: float) -> dict[str, Any]:
         return {"value": value, "metric": "mAP50-95", "per_class": {"cell": value, "<b>bold</b>": value / 2}}
 
-    layers = [{"name": f"/model.{i}/conv/Conv", "op": "Conv", "mean_ms": 1 / (i + 1)} for i in range(20)]
+    layers = [{"name": f"/model.{i}/conv/Conv", "op": "Conv", "ms": 1 / (i + 1)} for i in range(20)]
     facts = {
         "baseline": {"accuracy": accuracy(0.55), "bytes": {"onnx": 12e6, "engine": 12.5e6}},
         "prune": {
@@ -77,7 +77,7 @@ def build_record(verdict: str = "PASS") -> dict[str, Any]:
         "engine": {
             "accuracy": accuracy(0.54),
             "bytes": 5e6,
-            "layers": {"baseline": layers, "candidate": [row | {"mean_ms": row["mean_ms"] / 2} for row in layers[:18]]},
+            "layers": {"baseline": layers, "candidate": [row | {"ms": row["ms"] / 2} for row in layers[:18]]},
         },
     }
     return {

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
+from edgeprune.measure.layers import layers_side_by_side
 from edgeprune.measure.measurement import Measurement, differing_conditions
 from edgeprune.runtimes import NAMES, all_runtimes, bench_worker, onnxruntime_, runtime
 from edgeprune.runtimes.base import BenchSettings
@@ -152,6 +153,14 @@ def test_layer_times_follow_the_graph(cpu: OnnxRuntime, tmp_path: Path) -> None:
     assert all(layer.mean_ms >= 0 for layer in layers)
     assert convs[-1].detail["outputs"] == [["float", [1, 32, 32, 32]]]
     assert convs[-1].detail["inputs"][1] == ["float", [32, 32, 3, 3]]
+
+
+def test_layers_side_by_side(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    wide, narrow = convolutions(tmp_path / "w.onnx", width=32), convolutions(tmp_path / "n.onnx")
+    found = layers_side_by_side(cpu, wide, narrow, runs=5)
+    assert json.loads(json.dumps(found)) == found
+    assert {row["name"] for row in found["baseline"]} & {row["name"] for row in found["candidate"]}
+    assert all(set(row) == {"name", "op", "ms"} for rows in found.values() for row in rows)
 
 
 def test_memory_grows_with_the_model(cpu: OnnxRuntime, tmp_path: Path) -> None:
