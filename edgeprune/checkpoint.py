@@ -305,7 +305,7 @@ def _key(key: Any, where: str) -> Any:
 
 
 def foreign_globals(path: Path) -> list[str]:
-    """Names of the globals in a checkpoint's pickle that are neither Ultralytics', torch's nor plain data; loads nothing."""
+    """Globals named in a checkpoint's pickle that are neither Ultralytics', torch's nor plain data; loads nothing."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     return [name for name in names if name.partition(".")[0] not in (*_STOCK, *_PLAIN_GLOBALS)]
 

@@ -16,6 +16,7 @@ from edgeprune.data.cli import app as data_app
 from edgeprune.errors import EdgepruneError
 from edgeprune.measure.cli import bench
 from edgeprune.pruning.cli import register as register_pruning
+from edgeprune.training.cli import finetune, sparsify
 
 if TYPE_CHECKING:
     pass
@@ -172,6 +173,8 @@ def targets_schema() -> None:
 # After this module's own commands, so that `--help` begins with build; each room keeps its commands beside its code.
 app.command()(bench)
 register_pruning(app)
+app.command()(finetune)
+app.command()(sparsify)
 app.add_typer(targets_app, name="targets")
 app.add_typer(data_app, name="data")
 

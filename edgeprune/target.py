@@ -121,8 +121,9 @@ class Training(_Part):
 class Finetuning(Training):
     """Settings of the fine-tune stage."""
 
-    distill: bool = True
-    """Use the unpruned model as teacher (Ultralytics' own distillation) where it serves."""
+    distill: bool = False
+    """Use the unpruned model as teacher (Ultralytics' own distillation). Off: over ten epochs on BCCD (v8n, latency ratio
+    1.6, one seed) it ended at mAP50-95 .539 where plain fine-tuning reached .567, and an epoch takes half as long again."""
 
 
 class Export(_Part):

@@ -20,10 +20,11 @@ def final_onnx(context: Context) -> Path:
 def _inputs(context: Context) -> Mapping[str, Any]:
     stage = "quantize" if "quantize" in context.records else "simplify"
     return {
-        **context.source((stage, "onnx")),
+        **context.source((stage, "onnx"), ("baseline", "onnx")),
         "params": {
             **compiling.engine_inputs(context),
             "precision": context.target.precision,
+            "threads": context.target.measure.threads,
             "imgsz": context.target.imgsz,
             "batch": context.target.batch,
             "split": context.target.accuracy.split,
@@ -42,8 +43,18 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
         files["engine"] = ("engine", engine)
     context.reporter.progress("measuring the accuracy of the artifact")
     accuracy = compiling.measured_accuracy(context, files or {"onnx": ("onnx", onnx)})
-    size = (files["engine"][1] if files else onnx).stat().st_size
-    return Output(files, {"accuracy": accuracy, "bytes": size})
+    facts: dict[str, Any] = {"accuracy": accuracy, "bytes": (files["engine"][1] if files else onnx).stat().st_size}
+    if files:
+        from edgeprune.measure.layers import layers_side_by_side
+
+        context.reporter.progress("timing layers")
+        facts["layers"] = layers_side_by_side(
+            context.runtime,
+            context.records["baseline"].path("engine"),
+            files["engine"][1],
+            threads=context.target.measure.threads,
+        )
+    return Output(files, facts)
 
 
 def _judge(context: Context, record: Record) -> Judged:
