@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import re
 import uuid
@@ -128,7 +129,7 @@ def save(
         "updates": None,
         "optimizer": None,
         "train_args": _plain(train_args if train_args is not None else (like.train_args if like else {}), "train_args"),
-        "edgeprune": _plain(metadata if metadata is not None else (like.edgeprune if like else {}), "metadata"),
+        "edgeprune": _canonical(metadata if metadata is not None else (like.edgeprune if like else {})),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -283,6 +284,11 @@ def _bare(model: nn.Module) -> nn.Module:
     if args is not None and not isinstance(args, dict):
         result.args = dict(vars(args))
     return result
+
+
+def _canonical(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data without shared objects, which pickle would write differently for equal content."""
+    return json.loads(json.dumps(_plain(metadata, "metadata")))
 
 
 def _plain(value: Any, where: str) -> Any:

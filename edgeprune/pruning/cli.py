@@ -179,7 +179,8 @@ def sensitivity_table(result: Any, ratios: list[float]) -> Any:
 def _summary(plan: Plan) -> str:
     macs, params = plan.macs, plan.params
     return (
-        f"MACs {macs[0] / 1e9:.3f} G -> {macs[1] / 1e9:.3f} G (x{plan.macs_speed_up:.2f}) at {plan.settings['imgsz']} px, "
+        f"MACs {macs[0] / 1e9:.3f} G -> {macs[1] / 1e9:.3f} G (x{plan.macs_speed_up:.2f}) at "
+        f"{plan.settings['imgsz']} px, "
         f"parameters {params[0] / 1e6:.3f} M -> {params[1] / 1e6:.3f} M"
     )
 

@@ -180,7 +180,7 @@ class _Follower(TorchFunctionMode):
         for tensor in _tensors(values):
             labels = self.of(tensor)
             if labels is not None:
-                self.trace.pin(labels, f"'{operation}' in {self.where()}")
+                self.trace.pin(labels, f"{self.where()} fixes it ({operation})")
 
     def _input(self, tensor: torch.Tensor, channels: int) -> Labels:
         """Labels of a layer's input; an input that was lost gets fresh pinned ones."""
