@@ -37,12 +37,14 @@ value = session.get_inputs()[0]
 inputs = {value.name: np.random.default_rng(0).random(value.shape, dtype=np.float32)}
 for _ in range(30):
     session.run(None, inputs)
-times = []
+clock, cpu = [], []
 for _ in range(int(sys.argv[2])):
+    begun = time.process_time()
     started = time.perf_counter()
     session.run(None, inputs)
-    times.append((time.perf_counter() - started) * 1e3)
-print(json.dumps(times))
+    clock.append((time.perf_counter() - started) * 1e3)
+    cpu.append((time.process_time() - begun) * 1e3)
+print(json.dumps([clock, cpu]))
 """
 
 
@@ -79,11 +81,16 @@ def told_apart(models: list[Path], runs: int, seconds: float, runtime: OnnxRunti
     for number in range(runs):
         settings = BenchSettings(rounds=100_000, per_round=5, time_limit_s=seconds, seed=number)
         a, again, b = runtime.latency(models, settings)
-        same, other = ratio(again.values, a.values), ratio(b.values, a.values)
+        block = 5 if len(a.values) >= 40 else 1  # a machine under siege gives few samples
+        same, other = ratio(again.values, a.values, block=block), ratio(b.values, a.values, block=block)
+        cpu = [one.conditions["cpu_ms"] for one in (a, again, b)]
+        same_cpu, other_cpu = ratio(cpu[1], cpu[0], block=block), ratio(cpu[2], cpu[0], block=block)
         rows.append(
             {
                 "same": (same.low, same.ratio, same.high),
                 "slower": (other.low, other.ratio, other.high),
+                "same_cpu": (same_cpu.low, same_cpu.ratio, same_cpu.high),
+                "slower_cpu": (other_cpu.low, other_cpu.ratio, other_cpu.high),
                 "samples": len(a.values),
                 "cpu_share": a.conditions["cpu_share"],
                 "load": os.getloadavg()[0],
@@ -93,59 +100,79 @@ def told_apart(models: list[Path], runs: int, seconds: float, runtime: OnnxRunti
     return rows
 
 
-def against_a_bare_loop(model: Path, turns: int, runtime: OnnxRuntime) -> list[float]:
-    """p50 of the harness / p50 of the bare loop, one figure a turn; the order alternates."""
+def against_a_bare_loop(model: Path, turns: int, runtime: OnnxRuntime) -> list[tuple[float, float]]:
+    """p50 of the harness / p50 of the bare loop, by the clock and by processor time, a turn; the order alternates."""
     found = []
     for turn in range(turns):
         p50 = {}
         for who in ("harness", "bare") if turn % 2 else ("bare", "harness"):
             if who == "harness":
                 [taken] = runtime.latency([model], BenchSettings(rounds=30, per_round=5, warmup_s=0.7))
-                p50[who] = float(np.median(taken.values))
+                p50[who] = [float(np.median(values)) for values in (taken.values, taken.conditions["cpu_ms"])]
             else:
                 argv = [sys.executable, "-c", BARE_LOOP, str(model), "150"]
                 done = subprocess.run(argv, capture_output=True, text=True, check=True)
-                p50[who] = float(np.median(json.loads(done.stdout)))
-        found.append(p50["harness"] / p50["bare"])
+                p50[who] = [float(np.median(values)) for values in json.loads(done.stdout)]
+        found.append((p50["harness"][0] / p50["bare"][0], p50["harness"][1] / p50["bare"][1]))
         print(json.dumps(p50), flush=True)
     return found
+
+
+def comparison_rows(rows: list[dict[str, Any]], seconds: float) -> list[str]:
+    """Lines of the table for A/A and for the slower copy."""
+    same, same_cpu = (sum(row[key][0] <= 1 <= row[key][2] for row in rows) for key in ("same", "same_cpu"))
+    apart, apart_cpu = (sum(row[key][0] > 1 for row in rows) for key in ("slower", "slower_cpu"))
+    slower_by, slower_cpu = (np.median([row[key][1] for row in rows]) for key in ("slower", "slower_cpu"))
+    width, width_cpu = (np.median([row[key][2] - row[key][0] for row in rows]) for key in ("same", "same_cpu"))
+    shares, loads = [row["cpu_share"] for row in rows], [row["load"] for row in rows]
+    return [
+        f"| machine during the comparisons | load {min(loads):.1f} to {max(loads):.1f}, the model had "
+        f"{min(shares):.0%} to {max(shares):.0%} of its core |",
+        f"| A/A: the 95 % interval of the ratio contains 1.0, {seconds:g} s a run | {same} of {len(rows)} "
+        f"(±{50 * width:.2f} % wide, median) |",
+        f"| ×{slower_by:.3f} slower: told apart, same runs | {apart} of {len(rows)} |",
+        f"| A/A by processor time | {same_cpu} of {len(rows)} (±{50 * width_cpu:.2f} %) |",
+        f"| ×{slower_cpu:.3f} slower by processor time: told apart | {apart_cpu} of {len(rows)} |",
+    ]
+
+
+def bare_rows(found: list[tuple[float, float]]) -> list[str]:
+    """Lines of the table for the bare loop."""
+    clock, cpu = (np.median([turn[i] for turn in found]) for i in range(2))
+    return [
+        f"| p50 / p50 of a bare InferenceSession.run loop, median of {len(found)} turns | {clock:.4f} |",
+        f"| the same by processor time | {cpu:.4f} |",
+    ]
 
 
 def main() -> None:
     """Measure, print every run as it ends, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="comparisons; 0 leaves them out")
     parser.add_argument("--seconds", type=float, default=57)
-    parser.add_argument("--turns", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=16, help="turns against the bare loop; 0 leaves them out")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     runtime = OnnxRuntime()
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
-        made = slower(asked.model, Path(folder) / "slower.onnx", 0.05, runtime)
-        rows = told_apart([asked.model, asked.model, made], asked.runs, asked.seconds, runtime)
-        bare = against_a_bare_loop(asked.model, asked.turns, runtime)
-    width = np.median([row["same"][2] - row["same"][0] for row in rows])
-    same = sum(low <= 1 <= high for low, _, high in (row["same"] for row in rows))
-    apart = sum(row["slower"][0] > 1 for row in rows)
-    loads, shares = [row["load"] for row in rows], [row["cpu_share"] for row in rows]
+        if asked.runs:
+            made = slower(asked.model, Path(folder) / "slower.onnx", 0.05, runtime)
+            rows = told_apart([asked.model, asked.model, made], asked.runs, asked.seconds, runtime)
+            lines += comparison_rows(rows, asked.seconds)
+        if asked.turns:
+            lines += bare_rows(against_a_bare_loop(asked.model, asked.turns, runtime))
+    host = f"{cpu_identity()['cpu']}, {os.cpu_count()} cores shared with other work, {runtime.identity()['runtime']}"
     text = "\n".join(
         [
             "# What the latency harness can tell apart",
             "",
-            f"`benchmarks/bench_resolution.py`, {asked.model.name}, one thread, {runtime.identity()['runtime']}, "
-            f"{cpu_identity()['cpu']}, {os.cpu_count()} cores shared with other work: load {min(loads):.1f} to "
-            f"{max(loads):.1f}, the model had {min(shares):.0%} to {max(shares):.0%} of its core.",
+            f"`benchmarks/bench_resolution.py`, {asked.model.name}, one thread; {host}.",
             "",
             "| check | result |",
             "| --- | --- |",
-            f"| A/A: the 95 % interval of the ratio contains 1.0 | {same} of {len(rows)} |",
-            f"| ×{np.median([row['slower'][1] for row in rows]):.3f} slower: told apart within {asked.seconds:g} s | "
-            f"{apart} of {len(rows)} |",
-            f"| width of the A/A interval, median | ±{50 * width:.2f} % |",
-            f"| A/A ratio, least and greatest | {min(r['same'][1] for r in rows):.4f} to "
-            f"{max(r['same'][1] for r in rows):.4f} |",
-            f"| p50 / p50 of a bare InferenceSession.run loop, median of {len(bare)} turns | {np.median(bare):.4f} |",
+            *lines,
             "",
         ]
     )

@@ -32,7 +32,20 @@ from edgeprune.runtimes.base import BenchSettings, LayerTime, Runtime
 
 TOP_LAYERS = 10
 CONFIDENCE = 0.99
-COLUMNS = ("model", "p50", "p90", "p95", "p99", "mean", "images/s", "size", "memory", "speed-up", "state")
+COLUMNS = (
+    "model",
+    "p50",
+    "p90",
+    "p95",
+    "p99",
+    "mean",
+    "images/s",
+    "size",
+    "memory",
+    "speed-up",
+    "by CPU time",
+    "state",
+)
 MIB = 2**20
 
 
@@ -46,6 +59,8 @@ class ModelBench:
         latency: raw samples in ms.
         summary: percentiles with upper bounds at 99 %, mean, throughput, stability.
         speed_up: first model's latency / this one's, with a 95 % interval; None for the first, or too few samples.
+        cpu_speed_up: the same ratio of processor time, which other work on the machine hardly moves; None where a run
+            is not one core's work. For people on shared machines; gates are on the clock.
         memory: peak memory in bytes of a process with this model alone; None where the runtime does not tell.
         layers: slowest layers first.
         end_to_end: milliseconds of pre-processing, model and post-processing for one frame, when it was asked for.
@@ -57,6 +72,7 @@ class ModelBench:
     latency: Measurement
     summary: Summary
     speed_up: RatioInterval | None
+    cpu_speed_up: RatioInterval | None
     memory: dict[str, float] | None
     layers: tuple[LayerTime, ...]
     end_to_end: dict[str, Any] | None
@@ -70,6 +86,7 @@ class ModelBench:
             "latency": self.latency.to_json(),
             "summary": self.summary.to_json(),
             "speed_up": None if self.speed_up is None else asdict(self.speed_up),
+            "cpu_speed_up": None if self.cpu_speed_up is None else asdict(self.cpu_speed_up),
             "memory": self.memory,
             "layers": [asdict(layer) for layer in self.layers],
             "end_to_end": self.end_to_end,
@@ -199,7 +216,8 @@ def bench(
                 size_bytes=path.stat().st_size,
                 latency=measured[number],
                 summary=summaries[number],
-                speed_up=_speed_up(measured[0], measured[number], settings) if number else None,
+                speed_up=_speed_up(measured[0].values, measured[number].values, settings) if number else None,
+                cpu_speed_up=_speed_up(_cpu_ms(measured[0]), _cpu_ms(measured[number]), settings) if number else None,
                 memory=memory,
                 layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
                 end_to_end=runtime.end_to_end(path, image=image, threads=settings.threads) if end_to_end else None,
@@ -234,14 +252,18 @@ def _least_rounds(statistic: str, confidence: float, settings: BenchSettings) ->
     return -(-samples_needed(quantile_of(statistic), confidence) * 3 // 2 // settings.per_round)
 
 
-def _speed_up(first: Measurement, other: Measurement, settings: BenchSettings) -> RatioInterval | None:
-    if len(other.values) < FEWEST_BLOCKS * settings.per_round:
+def _speed_up(first: Sequence[float], other: Sequence[float], settings: BenchSettings) -> RatioInterval | None:
+    if len(other) < FEWEST_BLOCKS * settings.per_round:
         return None
-    return ratio(first.values, other.values, block=settings.per_round)
+    return ratio(first, other, block=settings.per_round)
+
+
+def _cpu_ms(measurement: Measurement) -> Sequence[float]:
+    return measurement.conditions.get("cpu_ms", ())
 
 
 def _row(model: ModelBench) -> tuple[str, ...]:
-    found, faster = model.summary, model.speed_up
+    found = model.summary
 
     def with_bound(value: float, bound: float | None) -> str:
         return f"{value:.2f}" + (f" (≤ {bound:.2f})" if bound is not None else "")
@@ -256,9 +278,14 @@ def _row(model: ModelBench) -> tuple[str, ...]:
         f"{found.throughput:.1f}",
         f"{model.size_bytes / MIB:.1f} MiB",
         f"{model.memory['model_rss_bytes'] / MIB:.0f} MiB" if model.memory else "–",
-        f"×{faster.ratio:.3f} ({faster.low:.3f} to {faster.high:.3f})" if faster else "–",
+        _interval(model.speed_up),
+        _interval(model.cpu_speed_up),
         "steady" if found.stability.stable else found.stability.reason,
     )
+
+
+def _interval(found: RatioInterval | None) -> str:
+    return f"×{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})" if found else "–"
 
 
 def end_to_end_text(found: dict[str, Any]) -> str:

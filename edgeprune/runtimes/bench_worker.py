@@ -181,7 +181,7 @@ class Timed:
         self.memory_rise = resident("VmHWM") - before
         self.values, self.warmups = [], []
         self.interrupted = 0
-        self.cpu_s = 0.0
+        self.cpu_ms = []
         self.settled = False
 
     def sample(self):
@@ -214,7 +214,7 @@ class Timed:
             switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
             cpu = process_time()
             self.values.append(self.sample())
-            self.cpu_s += process_time() - cpu
+            self.cpu_ms.append((process_time() - cpu) * 1e3)
             self.interrupted += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
 
 
@@ -255,7 +255,8 @@ def describe(model):
         "shapes": model.shapes,
         "load_ms": model.load_ms,
         "interrupted_share": model.interrupted / taken,
-        "cpu_share": model.cpu_s / max(sum(model.values) / 1e3, 1e-9),
+        "cpu_ms": model.cpu_ms,
+        "cpu_share": sum(model.cpu_ms) / max(sum(model.values), 1e-9),
     }
 
 

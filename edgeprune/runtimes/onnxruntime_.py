@@ -198,6 +198,7 @@ class OnnxRuntime(Runtime):
                     "interrupted_share": row["interrupted_share"],
                     "cpu_share": row["cpu_share"],
                     "contended": self._contended(row["cpu_share"], settings.threads),
+                    **({"cpu_ms": row["cpu_ms"]} if self._one_core(settings.threads) else {}),
                     "worker": result["host"],
                     "host": before,
                     "load_average_after": after["load_average"],
@@ -207,9 +208,13 @@ class OnnxRuntime(Runtime):
             for path, row in zip(models, result["models"], strict=True)
         ]
 
+    def _one_core(self, threads: int) -> bool:
+        """Whether a run keeps one core busy and nothing else, so that processor time means something."""
+        return self.provider == PROVIDERS["cpu"] and threads == 1
+
     def _contended(self, cpu_share: float, threads: int) -> bool:
-        """Whether a single-threaded CPU run had to share its core: it was given less of it than the clock went on."""
-        return self.provider == PROVIDERS["cpu"] and threads == 1 and cpu_share < LEAST_CPU_SHARE
+        """Whether a run had to share its core: it was given less of it than the clock went on."""
+        return self._one_core(threads) and cpu_share < LEAST_CPU_SHARE
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-node times in order of execution, in a fresh process; ``detail`` has shapes, provider and median."""

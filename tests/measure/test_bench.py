@@ -56,6 +56,7 @@ def test_two_models_side_by_side(model: Path, tmp_path: Path) -> None:
     first, second = result.models
     assert first.speed_up is None
     assert second.speed_up is not None and second.speed_up.low > 2
+    assert second.cpu_speed_up is not None and second.cpu_speed_up.low > 2 and first.cpu_speed_up is None
     assert first.layers[0].mean_ms == max(layer.mean_ms for layer in first.layers)
     assert first.memory is not None and first.size_bytes == large.stat().st_size
     assert result.exit_code == 0 and result.gates == []
