@@ -398,13 +398,28 @@ class _Both:
         return getattr(self.screen, name)
 
 
+class _Epochs(logging.Filter):
+    """Lets the lines of the epoch table onto the screen; the layer list and a page of settings stay in the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        self.training = (self.training or "Starting training for" in text) and "epochs completed in" not in text
+        return self.training or record.levelno >= logging.WARNING
+
+
 @contextlib.contextmanager
 def _logged(path: Path, *, show: bool) -> Iterator[None]:
     """Keep what libraries print and log in ``path``; on the screen only where ``show`` says so."""
     logger = logging.getLogger("ultralytics")
     with path.open("a", encoding="utf-8") as log:
         handler = logging.StreamHandler(log)
-        kept = logger.handlers[:]
+        kept, epochs = logger.handlers[:], _Epochs()
+        for screen in kept:
+            screen.addFilter(epochs)
         logger.handlers = [handler, *kept] if show else [handler]
         try:
             out, err = (_Both(sys.stdout, log), _Both(sys.stderr, log)) if show else (log, log)
@@ -412,3 +427,5 @@ def _logged(path: Path, *, show: bool) -> Iterator[None]:
                 yield
         finally:
             logger.handlers = kept
+            for screen in kept:
+                screen.removeFilter(epochs)
