@@ -30,14 +30,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4)
     given = parser.parse_args()
     images = sorted(given.images.glob("*.jpg"))[: given.count]
-    print("| model | task | head | parameters kept | box px | score | extra | unpaired | nodes | simplify max |", flush=True)
+    print(
+        "| model | task | head | parameters kept | box px | score | extra | unpaired | nodes | simplify max |",
+        flush=True,
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
         for family in ("yolov8", "yolo11", "yolo26"):
             for task in TASKS:
                 imgsz = 224 if task == "classify" else given.imgsz
-                model = stock_model(family, task, bias=-7.0 if task == "obb" else -1.0)  # rotated NMS of all anchors is slow
+                model = stock_model(
+                    family, task, bias=-7.0 if task == "obb" else -1.0
+                )  # rotated NMS of all anchors is slow
                 pruned = prune(model, ratio=given.ratio, imgsz=imgsz, importance="lamp").model
                 pruned.names, pruned.task = model.names, task
                 pt, onnx, simple = (Path(folder) / f"m{suffix}" for suffix in (".pt", ".onnx", "-s.onnx"))

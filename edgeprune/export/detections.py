@@ -166,7 +166,12 @@ def _after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.ndarray]:
     from ultralytics.utils.nms import non_max_suppression
 
     found = non_max_suppression(
-        torch.from_numpy(np.array(raw, dtype=np.float32)), CONFIDENCE, NMS_IOU, nc=nc, rotated=task == "obb", max_nms=MAX_CANDIDATES
+        torch.from_numpy(np.array(raw, dtype=np.float32)),
+        CONFIDENCE,
+        NMS_IOU,
+        nc=nc,
+        rotated=task == "obb",
+        max_nms=MAX_CANDIDATES,
     )
     return [detections.numpy() for detections in found]
 
