@@ -143,6 +143,15 @@ def test_json_alone_on_stdout_and_vs_goes_first(model: Path, tmp_path: Path) -> 
     assert [row["model"] for row in json.loads(done.stdout)["models"]] == [str(other), str(model)]
 
 
+def test_a_target_sets_what_is_not_given(model: Path) -> None:
+    options = ["--target", "demo", "--max-ms", "500", "--json", "-", "--no-details", "--rounds", "4", "--threads", "2"]
+    done = CliRunner().invoke(app, [str(model), *options])
+    assert done.exit_code in (0, 5), done.output
+    [row] = json.loads(done.stdout)["models"]
+    assert row["gate"]["metric"] == "latency p50"  # the profile's statistic
+    assert row["latency"]["conditions"]["threads"] == 2
+
+
 def test_sparkline() -> None:
     assert sparkline([]) == ""
     assert sparkline([1, 1]) == "▁▁"
