@@ -14,6 +14,14 @@ import typer
 from edgeprune import __version__
 from edgeprune.data.cli import app as data_app
 from edgeprune.errors import EdgepruneError
+from edgeprune.export.cli import (
+    export_command,
+    lint_command,
+    parity_command,
+    quantize_command,
+    simplify_command,
+    val_command,
+)
 from edgeprune.measure.cli import bench
 from edgeprune.pruning.cli import register as register_pruning
 from edgeprune.training.cli import finetune, sparsify
@@ -171,10 +179,19 @@ def targets_schema() -> None:
 
 
 # After this module's own commands, so that `--help` begins with build; each room keeps its commands beside its code.
-app.command()(bench)
 register_pruning(app)
-app.command()(finetune)
-app.command()(sparsify)
+for name, command in {
+    "finetune": finetune,
+    "sparsify": sparsify,
+    "export": export_command,
+    "simplify": simplify_command,
+    "quantize": quantize_command,
+    "parity": parity_command,
+    "lint": lint_command,
+    "val": val_command,
+    "bench": bench,
+}.items():
+    app.command(name)(command)
 app.add_typer(targets_app, name="targets")
 app.add_typer(data_app, name="data")
 
