@@ -56,6 +56,7 @@ class ConsoleReporter:
                 transient=True,
                 redirect_stdout=False,
                 redirect_stderr=False,
+                disable=not self._console.is_terminal,  # a log file wants lines, not frames
             )
             self._task = self._live.add_task("", total=None)
             self._live.start()
@@ -86,20 +87,27 @@ def print_verdict(record: Mapping[str, Any]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
     for column in COLUMNS if wide else COLUMNS[:-1]:
         numeric = column in ("value", "limit")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=wide or column != "metric")
-    for gate in record["gates"]:
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column not in ("metric", "reason"))
+    gates = [gate | {"reason": _shortened(gate["reason"], record)} for gate in record["gates"]]
+    for gate in gates:
         *cells, verdict, reason = gate_cells(gate)
         row = [*(escape(cell) for cell in cells), f"[{COLOURS[verdict]}]{verdict}[/]"]
         table.add_row(*row, escape(reason)) if wide else table.add_row(*row)
     console.print(table)
     if not wide:  # a column of reasons would be a word wide
-        for gate in record["gates"]:
+        for gate in gates:
             console.print(f"  [dim]{gate['stage']}, {escape(gate['metric'])}:[/] {escape(gate['reason'])}")
     verdict = record["verdict"]
     console.print(f"verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
     if record.get("next_command"):
         console.print("next, where the target's runtime is:")
         console.print(f"  {record['next_command']}", markup=False, soft_wrap=True)
+
+
+def _shortened(reason: str, record: Mapping[str, Any]) -> str:
+    """The next command stands once below the table, not in every row that waits for it."""
+    command = record.get("next_command")
+    return reason.replace(command, "the command below") if command else reason
 
 
 def print_targets(targets: Sequence[Target]) -> None:
