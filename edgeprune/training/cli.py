@@ -121,6 +121,10 @@ def sparsify(
     result = run(weights, data=data, out=out, settings=settings, work=out / ".training", sparsity=sparsity)
     _print(result.trained)
     typer.echo(result.verdict)
+    typer.echo("prunable channels by size of scale, before and after:")
+    before, after = result.before.to_json(), result.after.to_json()
+    for low, *counts in zip(before["edges"], before["overall"]["scales"], after["overall"]["scales"], strict=True):
+        typer.echo("  from {:<6g} {:>6} {:>6}".format(low, *counts))
 
 
 def training_arguments(pairs: list[str]) -> dict[str, Any]:

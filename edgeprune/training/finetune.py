@@ -87,7 +87,8 @@ def finetune(
             f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
         )
     kept = given.edgeprune if metadata is None else metadata
-    return publish(run, after, data=data, out=out, settings=settings, work=work, metadata=kept)
+    epoch = run.best_epoch if keep == "best" else run.epochs_run
+    return publish(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=kept)
 
 
 def _check_teacher(path: Path, task: str, names: dict[int, str]) -> None:

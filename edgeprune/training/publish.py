@@ -20,6 +20,7 @@ def publish(
     run: FinishedRun,
     model: nn.Module,
     *,
+    epoch: int | None = None,
     data: Path | str,
     out: Path | str,
     settings: TrainSettings,
@@ -28,6 +29,7 @@ def publish(
 ) -> TrainResult:
     """Write ``model`` as ``out/best.pt`` (float32), its curves as ``out/results.csv``, and validate the file itself.
 
+    ``epoch`` is the model's, counted from 1; without one it is the run's best.
     A second call with the file still there and unchanged does not validate again.
     """
     out = Path(out)
@@ -44,7 +46,14 @@ def publish(
         figure = validated(best, data=data, settings=settings, work=work)
         known = {"source": source, "best": sha256_of(best), "map50_95": figure}
         write_atomically(record, json.dumps(known))
-    return TrainResult(best, run.epochs_run, run.best_epoch, run.curves, float(known["map50_95"]), run.seconds)
+    return TrainResult(
+        best=best,
+        epochs_run=run.epochs_run,
+        best_epoch=run.best_epoch if epoch is None else epoch,
+        curves=run.curves,
+        map50_95=float(known["map50_95"]),
+        seconds=run.seconds,
+    )
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -34,6 +34,12 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine")
 class SparsitySettings:
     """How hard to push.
 
+    A scale starts near 1. With AdamW it moves by up to the learning rate a step wherever ``strength`` is above its
+    gradient, so the learning rates of all steps must add up to more than 1 for channels to switch off; a ``strength``
+    far above the gradients only costs accuracy. With SGD it moves by learning rate x strength / (1 - momentum).
+    Measured on the digits demo, three quarters of the scales' gradients (root mean square) were below 3e-4 and 5 % were
+    above 0.03, hence the default. Reference implementations, which train with SGD, use 1e-2.
+
     Attributes:
         strength: lambda, the weight of the penalty on scales at the start.
         bias_strength: the same for the biases of the same channels; 0 leaves them alone.
@@ -45,7 +51,7 @@ class SparsitySettings:
         TargetError: on construction, if a value is impossible.
     """
 
-    strength: float = 1e-2
+    strength: float = 1e-3
     bias_strength: float = 0.0
     schedule: Schedule = "linear"
     final: float = 0.1
@@ -53,7 +59,7 @@ class SparsitySettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.strength < math.inf:
-            raise TargetError(f"lambda={self.strength!r}: allowed is a number above 0, for example 0.01")
+            raise TargetError(f"lambda={self.strength!r}: allowed is a number above 0, for example 0.001")
         if not 0 <= self.bias_strength < math.inf:
             raise TargetError(f"bias lambda={self.bias_strength!r}: allowed is 0 or a number above it")
         if self.schedule not in SCHEDULES:

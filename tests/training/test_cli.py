@@ -38,6 +38,7 @@ def test_sparsify_prints_its_verdict(tmp_path: Path, narrow: Path, digits: Path)
     result = CliRunner().invoke(app, ["sparsify", *quick(narrow, digits, tmp_path / "out", "--lambda", "0.01")])
     assert result.exit_code == 0, result.output
     assert "scales below 0.01" in result.output
+    assert "from 0.01 " in result.output
     assert (tmp_path / "out" / "scales.json").is_file()
 
 

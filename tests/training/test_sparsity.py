@@ -20,7 +20,14 @@ from edgeprune.errors import TargetError
 from edgeprune.training.scales import scales_of, verdict
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.sparsify import sparsify
-from edgeprune.training.sparsity import SCHEDULES, ScaleGroup, SparsitySettings, SparsityTerm, scale_groups
+from edgeprune.training.sparsity import (
+    SCHEDULES,
+    AttachSparsity,
+    ScaleGroup,
+    SparsitySettings,
+    SparsityTerm,
+    scale_groups,
+)
 
 GROUPS = [ScaleGroup("first", (("1", (0, 1, 2, 3)),)), ScaleGroup("tied", (("3", (0, 2)), ("5", (0, 2))))]
 
@@ -202,6 +209,7 @@ def test_training_shrinks_scales_and_reports_it(
     assert result.after.channels.mean() < plain.after.channels.mean() - 0.05
     report = json.loads((tmp_path / "o" / "scales.json").read_text())
     assert report["verdict"] == result.verdict
+    assert result.trained.best_epoch == result.trained.epochs_run
     assert (
         sum(report["after"]["overall"]["scales"])
         == report["after"]["overall"]["channels"]
@@ -235,6 +243,20 @@ def test_a_channel_is_off_only_if_all_its_tied_scales_are() -> None:
 def test_nothing_off_is_said_plainly() -> None:
     scales = scales_of(Small(), GROUPS[:1])
     assert "nothing is ready" in verdict(scales, scales)
+
+
+def test_distributed_training_can_pickle_what_it_is_given(narrow: Path) -> None:
+    """Ultralytics hands trainer class, model and callbacks to its processes through cloudpickle, by name."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    from edgeprune.training.run import _Reporter
+    from edgeprune.training.trainers import TRAINERS
+    from edgeprune.training.until import UntilDrop
+
+    callbacks = [AttachSparsity(GROUPS, SparsitySettings()), UntilDrop(0.5, 0.01), _Reporter("x", lambda *a, **k: None)]
+    again = cloudpickle.loads(cloudpickle.dumps({"trainers": TRAINERS, "callbacks": callbacks}))
+    assert all(again["trainers"][task] is trainer for task, trainer in TRAINERS.items())
+    assert again["callbacks"][0].groups == GROUPS
+    assert again["callbacks"][1] == callbacks[1]
 
 
 def test_an_optimizer_that_rescales_gradients_is_refused(
