@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -145,7 +146,8 @@ def build(
 
     runs_on = runtime(profile.runtime)
     available = runs_on.availability()
-    with Workspace.opened(root) as workspace:
+    fresh = not root.exists()
+    with _nothing_left(root, fresh and source.trained), Workspace.opened(root) as workspace:
         context = Context(
             target=profile,
             weights=source,
@@ -161,6 +163,18 @@ def build(
         if not available.ok:
             reporter.note(f"{profile.runtime} is not usable here ({available.detail}): its gates stay PENDING")
         return _bundled(context, argv, run_stages(context, argv))
+
+
+@contextlib.contextmanager
+def _nothing_left(root: Path, fresh: bool) -> Iterator[None]:
+    """A run directory that was made for a wrong request goes with it; one that was there before, or that holds a
+    training, stays."""
+    try:
+        yield
+    except (TargetError, DataError):
+        if fresh:
+            shutil.rmtree(root, ignore_errors=True)
+        raise
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def bench(
     _check(paths, statistic, max_ms, retries)
     confidence = 1 - (1 - CONFIDENCE) / (retries + 1)
     if max_ms is not None:
-        settings = replace(settings, rounds=max(settings.rounds, _least_rounds(statistic, confidence, settings)))
+        settings = replace(settings, rounds=max(settings.rounds, least_rounds(statistic, confidence, settings)))
     attempt = 0
     while True:
         attempt += 1
@@ -247,7 +247,7 @@ def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries:
         raise TargetError(f"--retries {retries}: 0 or more")
 
 
-def _least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> int:
+def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> int:
     """Rounds that can settle the statistic at all, with half as many again for samples that depend on each other."""
     return -(-samples_needed(quantile_of(statistic), confidence) * 3 // 2 // settings.per_round)
 
