@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeprune.errors import StageError, TargetError
 from edgeprune.measure.measurement import Measurement, differing_conditions
-from edgeprune.measure.statistics import Stability, bounds, quantile_of, ratio, samples_to_settle, stability
+from edgeprune.measure.statistics import PLACEMENT, Stability, bounds, quantile_of, ratio, samples_to_settle, stability
 
 FAIL_CONFIDENCE = 0.95  # a wrong FAIL costs a second look, a wrong PASS ships: it is held to 0.99
 FEWEST_PAIRS = 20  # pairs of blocks below which neither the ratio's interval nor its movement can be told
@@ -189,7 +189,8 @@ def speed_up_gate(
         return row(found.ratio, Verdict.FAIL, f"at most {found.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
     away = abs(math.log(found.ratio / limit))
     width = math.log(found.ratio / found.low) if found.ratio >= limit else math.log(found.high / found.ratio)
-    factor = (width / away) ** 2 if away > 0 else math.inf
+    fixed = math.log1p(PLACEMENT)  # the part of the width that more samples do not take away
+    factor = ((width - fixed) / (away - fixed)) ** 2 if away > fixed else math.inf
     more = math.ceil(count * max(factor, 1.1)) if factor < MOST_SAMPLES / count else None
     return row(
         found.ratio,

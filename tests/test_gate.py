@@ -99,6 +99,11 @@ def test_speed_up_gate(limit: float, verdict: Verdict) -> None:
     assert gate.value == pytest.approx(2, abs=0.01)
 
 
+def test_a_ratio_within_the_allowance_of_the_limit_is_not_settled_by_samples() -> None:
+    gate = speed_up_gate("engine", latency(noise(10, 3000)), latency(noise(5, 3000, seed=1)), 1.99)
+    assert gate.verdict is Verdict.INCONCLUSIVE and "too near to the limit" in gate.reason
+
+
 def test_speed_up_holds_under_a_common_drift_but_not_under_its_own() -> None:
     drift = np.linspace(1, 1.3, 300)
     before, after = noise(10), noise(5, seed=1)

@@ -21,6 +21,7 @@ DRIFT_TOLERANCE = 0.05  # levels that differ by less are the noise of a quiet ma
 NOISE_TOLERANCE = 0.5  # quartiles further apart than half of the median: nothing was held still
 FALSE_ALARM = 0.001  # share of steady runs that the test for moving levels may call unsteady
 FEWEST_TO_JUDGE = 20  # below this neither a level nor its movement can be told
+PLACEMENT = 0.01  # the same model loaded twice differs by this much: where its memory lies (bench_resolution.py)
 FEWEST_BLOCKS = 8  # pairs of blocks that a ratio needs
 SEGMENTS = 10  # consecutive pieces of a run whose levels are compared
 
@@ -286,8 +287,8 @@ class RatioInterval:
 
     Attributes:
         ratio: median over blocks of (median of a in the block) / (median of b in the block).
-        low: lower end of the interval.
-        high: upper end.
+        low: lower end of the interval, with the allowance for placement.
+        high: upper end, likewise.
         confidence: of the interval.
         blocks: how many pairs of blocks it rests on.
         stability: of the blocks' ratios in time; what moves both models alike does not move it.
@@ -307,6 +308,7 @@ def ratio(
     confidence: float = 0.95,
     *,
     tails: tuple[float, float] | None = None,
+    allowance: float = PLACEMENT,
     block: int = 5,
     resamples: int = 4000,
     seed: int = 0,
@@ -322,6 +324,8 @@ def ratio(
         b: samples of the second, ``b[i]`` taken next to ``a[i]``; same unit, same length.
         confidence: of the two-sided interval.
         tails: probability left out below and above, when the ends are to differ; ``confidence`` is then ignored.
+        allowance: relative difference that says nothing about two models: loading one model twice gives as much, and
+            no number of samples in one process averages it away.
         block: samples in a block: ``BenchSettings.per_round``, or a multiple.
         resamples: bootstrap repetitions.
         seed: of the resampling, so that the same samples give the same interval.
@@ -346,6 +350,7 @@ def ratio(
     below, above = tails or ((1 - confidence) / 2, (1 - confidence) / 2)
     low, high = np.quantile(medians, (below, 1 - above))
     centre = float(np.median(logs))
+    margin = math.log1p(allowance)
     # the bootstrap of a median is too sure of itself in the tails of few blocks: 1.5 % to 2.5 % where 1 % is asked
     exact = bounds(logs.tolist(), "p50", 1 - above, 1 - below)
     low = min(low, centre, exact.low if exact.low is not None else logs.min())
@@ -355,7 +360,9 @@ def ratio(
         if count >= FEWEST_TO_JUDGE
         else Stability(True, f"{count} blocks, too few to judge")
     )
-    return RatioInterval(math.exp(centre), math.exp(low), math.exp(high), 1 - below - above, count, moving)
+    return RatioInterval(
+        math.exp(centre), math.exp(low - margin), math.exp(high + margin), 1 - below - above, count, moving
+    )
 
 
 def _block_medians(data: np.ndarray, count: int, block: int) -> np.ndarray:

@@ -166,7 +166,7 @@ def test_ratio_survives_a_common_drift() -> None:
     generator = np.random.default_rng(0)
     drift = np.linspace(1, 3, 400)
     a, b = generator.normal(12, 0.3, 400) * drift, generator.normal(10, 0.3, 400) * drift
-    found = ratio(a.tolist(), b.tolist())
+    found = ratio(a.tolist(), b.tolist(), allowance=0)
     assert found.low < 1.2 < found.high
     assert found.high / found.low < 1.03
     assert found.stability.stable
@@ -178,9 +178,14 @@ def test_ratio_interval_covers(block: int, n: int) -> None:
     hits = 0
     for _ in range(200):
         a, b = generator.lognormal(0, 0.2, n), generator.lognormal(0, 0.2, n)
-        found = ratio(a.tolist(), b.tolist(), block=block, resamples=400)
+        found = ratio(a.tolist(), b.tolist(), block=block, resamples=400, allowance=0)
         hits += found.low <= 1 <= found.high
     assert hits >= 184  # 95 % of 200 are 190, two standard errors are 6
+
+
+def test_no_number_of_samples_narrows_the_interval_below_the_allowance() -> None:
+    found = ratio([10.0] * 1000, [10.0] * 1000)
+    assert (found.low, found.ratio, found.high) == pytest.approx((1 / 1.01, 1, 1.01))
 
 
 @pytest.mark.parametrize(
