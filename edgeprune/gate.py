@@ -113,7 +113,7 @@ def latency_gate(
     if reason := _unsteady(steady, measurement):
         return row(found.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if found.high is not None and found.high <= limit_ms:
-        return row(found.value, Verdict.PASS, f"at most {found.high:.4g} ms with {confidence:.0%} confidence")
+        return row(found.value, Verdict.PASS, f"at most {found.high:.4g} ms with {confidence:.1%} confidence")
     share = _core_share(measurement)
     if found.low is not None and found.low > limit_ms >= found.low * share:
         reason = (
@@ -184,7 +184,7 @@ def speed_up_gate(
     if reason := _unsteady(found.stability, baseline, candidate):
         return row(found.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if found.low >= limit:
-        return row(found.ratio, Verdict.PASS, f"at least {found.low:.3f}× with {confidence:.0%} confidence")
+        return row(found.ratio, Verdict.PASS, f"at least {found.low:.3f}× with {confidence:.1%} confidence")
     if found.high < limit:
         return row(found.ratio, Verdict.FAIL, f"at most {found.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
     away = abs(math.log(found.ratio / limit))
