@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeprune.pruning.plan import Plan
     from edgeprune.pruning.pruner import Pruner
 
+UNBOUNDED = 1.05  # a probe has too few samples for a bound on a high percentile; the gate behind the stage has enough
 PROBE_EFFORT = 0.5  # a probe only has to place a point; the gate behind the stage measures in full
 
 
@@ -135,7 +136,7 @@ class _Workshop:
         context, budget = self.context, self.context.target.budget
         engine = context.records["baseline"].path("engine")
         before, again = timing.raced(context, engine, engine, PROBE_EFFORT)
-        start, _ = margin(budget, before, again)
+        start, _ = margin(context, before, again)
         if start >= 1:  # fast enough as it is: an identity plan keeps every channel
             return *self.candidate(1.0), []
         made: list[tuple[float, dict[str, tuple[str, Path]], Plan]] = []
@@ -147,7 +148,7 @@ class _Workshop:
             )
             files, plan = self.candidate(ratio, f"probe-{number}")
             baseline, candidate = timing.raced(context, engine, files["engine"][1], PROBE_EFFORT)
-            reached, low = margin(budget, baseline, candidate)
+            reached, low = margin(context, baseline, candidate)
             real = plan.macs[0] / plan.macs[1]
             made.append((real, files, plan))
             detail = {
@@ -172,14 +173,16 @@ class _Workshop:
         return files, plan, [asdict(probe) for probe in result.probes]
 
 
-def margin(budget: Budget, baseline: Measurement, candidate: Measurement) -> tuple[float, float]:
-    """Budget divided by measurement, and its lower confidence bound; 1 and more meets the budget."""
+def margin(context: Context, baseline: Measurement, candidate: Measurement) -> tuple[float, float]:
+    """Budget divided by measurement, and its lower bound with the gate's confidence; 1 and more meets the budget."""
     from edgeprune.measure.statistics import bounds, ratio
 
+    budget, sure = context.target.budget, timing.confidence(context)
     if budget.kind == "latency_ms":
-        seen = bounds(candidate.values, budget.statistic)
-        return budget.value / seen.value, budget.value / (seen.high or seen.value * 1.05)
-    interval = ratio(baseline.values, candidate.values, block=int(candidate.conditions.get("per_round", 5)))
+        seen = bounds(candidate.values, budget.statistic, sure)
+        return budget.value / seen.value, budget.value / (seen.high or seen.value * UNBOUNDED)
+    block = int(candidate.conditions.get("per_round", 5))
+    interval = ratio(baseline.values, candidate.values, tails=(1 - sure, 1 - sure), block=block)
     return interval.ratio / budget.value, interval.low / budget.value
 
 
