@@ -1,4 +1,4 @@
-"""Depth: a dropped block leaves a stock model whose forward pass holds, and what it leaves is what the rest computed."""
+"""Depth: dropping a block leaves a stock model whose forward pass holds and whose other blocks compute the same."""
 
 from __future__ import annotations
 
