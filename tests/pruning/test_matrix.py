@@ -61,7 +61,7 @@ _USE = """
 import sys, json
 sys.modules["edgeprune"] = None
 from ultralytics import YOLO
-path, image, data, task = sys.argv[1:]
+path, image, data = sys.argv[1:]
 boxes = YOLO(path).predict(image, imgsz=64, verbose=False)
 done = {"predicted": len(boxes)}
 if data:
@@ -76,19 +76,20 @@ for name in (path, path.replace("pruned", "stock")):
 print("RESULT" + json.dumps(done))
 """
 
-USED = [
-    ("yolov8n", "coco8"), ("yolo11n", "coco8"), ("yolo26n", "coco8"), ("yolov10n", "coco8"), ("yolo12n", "coco8"),
-    ("yolov9t", "coco8"), ("yolov5n", "coco8"),
-    ("yolov8n-seg", "coco8-seg"), ("yolo11n-seg", "coco8-seg"), ("yolo26n-seg", "coco8-seg"),
-    ("yolov8n-pose", "coco8-pose"), ("yolo11n-pose", "coco8-pose"), ("yolo26n-pose", "coco8-pose"),
-    ("yolov8n-obb", "dota8"), ("yolo11n-obb", "dota8"), ("yolo26n-obb", "dota8"),
-    ("yolov8n-cls", ""), ("yolo11n-cls", ""), ("yolo26n-cls", ""),
-]  # fmt: skip
+DATA = {"": "coco8", "-seg": "coco8-seg", "-pose": "coco8-pose", "-obb": "dota8", "-cls": ""}
+USED = [(name, DATA[name[name.find("-") :] if "-" in name else ""]) for name in [*MATRIX, *MORE]]
+ALWAYS = ["yolov8n", "yolo11n-seg", "yolo26n", "yolo26n-pose"]  # the others take minutes: see ``make test-matrix``
+FULL = bool(os.environ.get("EDGEPRUNE_MATRIX"))
+
+
+def _used(name: str, data: str) -> object:
+    skip = pytest.mark.skipif(not (FULL or name in ALWAYS), reason="only in the full matrix (make test-matrix)")
+    return pytest.param(name, data, marks=skip, id=name)
 
 
 @pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.parametrize(("name", "data"), USED)
+@pytest.mark.parametrize(("name", "data"), [_used(*one) for one in USED])
 def test_plain_ultralytics_predicts_validates_and_exports_the_file(stock, shared, tmp_path, name, data):
     import shutil
 
@@ -107,7 +108,7 @@ def test_plain_ultralytics_predicts_validates_and_exports_the_file(stock, shared
     if description:
         _root_at(Path(description), folder)
     done = subprocess.run(
-        [sys.executable, "-c", _USE, str(tmp_path / "pruned.pt"), str(image), description, name.partition("-")[2]],
+        [sys.executable, "-c", _USE, str(tmp_path / "pruned.pt"), str(image), description,],
         cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Random widths on three families: a plan applies and the forward pass holds, or it is refused; nothing else happens."""
+"""Random widths on three families: a plan applies and the forward pass holds, or it is refused; there is no third."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""The commands: files in, files out, and what a dry run tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgeprune.checkpoint import load, save, shape_signature
+from edgeprune.errors import TargetError
+from edgeprune.pruning.cli import register
+
+
+@pytest.fixture(scope="module")
+def run():
+    app = typer.Typer()
+    register(app)
+
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "160"})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def weights(stock, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    save(stock("yolov8n.yaml"), path, train_args={"imgsz": 320})
+    return path
+
+
+def test_prune_writes_a_checkpoint_that_its_plan_makes_again(run, weights, tmp_path):
+    one, two, plan = tmp_path / "one.pt", tmp_path / "two.pt", tmp_path / "plan.json"
+    result = run("prune", weights, "--macs-speed-up", "2", "-o", one, "--save-plan", plan)
+    assert result.exit_code == 0
+    assert "at 320 px" in result.output
+    assert run("prune", weights, "--plan", plan, "-o", two).exit_code == 0
+    assert one.read_bytes() == two.read_bytes()
+    checkpoint = load(one)
+    assert checkpoint.edgeprune["shape_signature"] == shape_signature(checkpoint.model)
+    assert checkpoint.edgeprune["plan"] == json.loads(plan.read_text())
+
+
+def test_a_dry_run_shows_every_dimension_and_writes_nothing(run, weights, tmp_path):
+    result = run("prune", weights, "--ratio", "0.5", "--dry-run", "--ignore", "model.22.*", "-o", tmp_path / "no.pt")
+    assert result.exit_code == 0
+    assert "model.12.m.0.cv1" in result.output
+    assert "ignored by 'model.22.*'" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--ratio", "0.5"], "-o FILE"),
+        (["--dry-run"], "exactly one"),
+        (["--dry-run", "--max-ratio", "x"], "GLOB=SHARE"),
+    ],
+)
+def test_missing_arguments_are_named(run, weights, arguments, error):
+    with pytest.raises(TargetError, match=error):
+        run("prune", weights, *arguments)
+
+
+@pytest.mark.shared
+def test_sensitivity_gives_table_plot_and_json(run, weights, shared, tmp_path):
+    folder = tmp_path / "coco8"
+    shutil.copytree(shared / "data" / "coco8", folder)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755)
+    description = folder / "coco8.yaml"
+    lines = description.read_text().splitlines()
+    description.write_text("\n".join(f"path: {folder}" if line.startswith("path:") else line for line in lines))
+    arguments = ["--imgsz", "64", "--images", "2", "--ratios", "0.5", "--ignore", "model.[2-9]*", "--importance", "l2"]
+    arguments += ["--plot", tmp_path / "plot.png", "-o", tmp_path / "table.json"]
+    result = run("sensitivity", weights, "--data", description, *arguments)
+    assert result.exit_code == 0
+    assert "model.12.cv1" in result.output
+    points = json.loads((tmp_path / "table.json").read_text())["points"]
+    assert {point["dimension"] for point in points} >= {"model.0", "model.12.cv1"}
+    assert all(point["macs_saved"] > 0 for point in points)
+    assert len({point["loss"] for point in points}) > 1
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

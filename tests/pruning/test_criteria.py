@@ -1,0 +1,117 @@
+"""Criteria: their formulas on a model small enough to check by hand, and the loss's derivatives against differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgeprune.errors import TargetError
+from edgeprune.pruning.criteria import REGISTRY, group_of, importance, importance_named
+from edgeprune.pruning.gates import gate_gradients, loss_model, loss_of
+from edgeprune.pruning.pruner import Pruner
+
+
+@pytest.fixture(scope="module")
+def pruner(stock):
+    return Pruner(stock("yolov8n.yaml"), 64)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "img": torch.rand(2, 3, 64, 64, generator=generator),
+        "cls": torch.tensor([[1.0], [2.0], [0.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.3, 0.6, 0.2, 0.2], [0.6, 0.4, 0.5, 0.6]]),
+        "batch_idx": torch.tensor([0.0, 0.0, 1.0]),
+    }
+
+
+def _group(pruner, name):
+    dimension = pruner.dimensions[pruner.structure.index[name]]
+    modules = dict(pruner.model.named_modules())
+    return group_of(pruner.structure, modules, dimension.parts[0], gates=None, generator=torch.Generator())
+
+
+def test_l2_is_the_mean_over_layers_of_squared_weights(pruner):
+    first, second = pruner.model.model[0].conv.weight, pruner.model.model[1].conv.weight
+    expected = (first.square().sum((1, 2, 3)) + second.square().sum((0, 2, 3))) / 2
+    expected = (expected / expected.mean()).detach()
+    assert torch.allclose(REGISTRY["l2"].score(_group(pruner, "model.0")), expected, rtol=1e-5)
+
+
+def test_lamp_divides_by_everything_that_is_not_smaller(pruner):
+    first, second = pruner.model.model[0].conv.weight, pruner.model.model[1].conv.weight
+    norms = ((first.square().sum((1, 2, 3)) + second.square().sum((0, 2, 3))) / 2).detach()
+    expected = torch.stack([norm / norms[norms >= norm].sum() for norm in norms])
+    assert torch.allclose(REGISTRY["lamp"].score(_group(pruner, "model.0")), expected, rtol=1e-5)
+
+
+def test_a_channel_that_is_concatenated_four_times_counts_every_column(pruner):
+    group = _group(pruner, "model.9.cv1")  # SPPF
+    consumer = next(slot for slot in group.slots if slot.kind == "in")
+    weight = pruner.model.model[9].cv2.conv.weight[:, :, 0, 0]
+    assert consumer.weight.shape == (128, 4 * 256)
+    assert torch.equal(consumer.weight[5].sort().values, weight[:, 5::128].flatten().sort().values)
+
+
+@pytest.mark.parametrize("name", ["model.0", "model.4.cv1", "model.12.m.0.cv1", "model.22.cv3.0.0"])
+def test_gates_are_the_derivative_by_a_factor_on_the_channel(pruner, batch, name):
+    gates = gate_gradients(pruner.model, pruner.structure, [batch])
+    part = pruner.dimensions[pruner.structure.index[name]].parts[0]
+    unit = int(part.units[3])
+    ready = loss_model(pruner.model).double()
+    batch = {key: value.double() if key == "img" else value for key, value in batch.items()}
+
+    def loss(factor: float) -> float:
+        changed = []
+        for (module, kind), slot in pruner.structure.trace.slots.items():
+            if kind == "norm":
+                at = np.flatnonzero(pruner.structure.unit[slot.labels] == unit)
+                layer = ready.get_submodule(module)
+                with torch.no_grad():
+                    layer.weight[at] *= factor
+                    layer.bias[at] *= factor
+                changed.append((layer, at))
+        with torch.no_grad():
+            value = float(loss_of(ready, batch))
+            for layer, at in changed:
+                layer.weight[at] /= factor
+                layer.bias[at] /= factor
+        return value
+
+    step = 1e-5
+    numeric = (loss(1 + step) - loss(1 - step)) / (2 * step)
+    assert gates[0, unit] == pytest.approx(numeric, rel=0.05, abs=1e-4)
+
+
+def test_ten_lines_add_a_criterion(pruner):
+    @importance("largest_weight")
+    def largest_weight(group):
+        return torch.stack([slot.weight.abs().amax(1) for slot in group.layers]).mean(0)
+
+    try:
+        plan = pruner.plan(ratio=0.3, importance="largest_weight")
+        assert plan.settings["importance"] == "largest_weight"
+        pruner.apply(plan)
+    finally:
+        del REGISTRY["largest_weight"]
+
+
+def test_an_unknown_criterion_lists_the_known_ones():
+    with pytest.raises(TargetError, match="lamp"):
+        importance_named("magic")
+
+
+def test_auto_is_taylor_with_batches_and_lamp_without(pruner, batch):
+    assert pruner.plan(ratio=0.2).settings["importance"] == "lamp"
+    assert pruner.plan(ratio=0.2, batches=[batch]).settings["importance"] == "taylor"
+
+
+def test_random_is_the_seed(pruner):
+    def kept(seed):
+        return pruner.plan(ratio=0.3, importance="random", seed=seed).digest
+
+    assert kept(1) == kept(1)
+    assert kept(1) != kept(2)
