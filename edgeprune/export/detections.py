@@ -15,6 +15,8 @@ MAX_CANDIDATES = 3000  # before NMS: an untrained rotated head would else compar
 # Rows of a sorted list are taken for the same candidate when no side of the box moved by more than this part of its
 # size (plus a pixel): far beyond rounding, far below the distance of two objects.
 SAME_BOX = 0.25
+PIXELS_PER_SCORE = 100.0  # a change of 0.01 of a score weighs as much as one of a pixel
+SAME_ROW_PX = 0.01  # rows this close are the same, however near to the cut they are
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def paired_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) 
     full = len(rows)
     kept = [np.flatnonzero(np.any(list_ != 0, axis=1)) for list_ in (rows, others)]
     a, b = rows[kept[0]], others[kept[1]]
+    # a list that is not full cut nothing off
+    floors = [float(list_[:, 4].min()) if len(list_) == full else 0.0 for list_ in (a, b)]
     pairs: list[tuple[int, int]] = []
     for label in np.union1d(a[:, 5], b[:, 5]):
         in_a, in_b = np.flatnonzero(a[:, 5] == label), np.flatnonzero(b[:, 5] == label)
@@ -114,15 +118,18 @@ def paired_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) 
         size = np.abs(sides).max(axis=1)
         allowed = moved <= 1.0 + SAME_BOX * size[:, None]
         score = np.abs(a[in_a, None, 4] - b[None, in_b, 4])
-        cost = np.where(allowed, moved + 100.0 * score, 1e9)  # 0.01 of score weighs as much as a pixel
+        cost = moved + PIXELS_PER_SCORE * score
+        # both rows may instead have lost their partners at the cut; the lesser change is the explanation
+        alone = np.maximum(a[in_a, None, 4] - floors[1], b[None, in_b, 4] - floors[0])
+        allowed &= cost <= PIXELS_PER_SCORE * np.maximum(alone, 0.0) + SAME_ROW_PX
+        cost = np.where(allowed, cost, 1e9)
         for i, j in zip(*linear_sum_assignment(cost), strict=True):
             if allowed[i, j]:
                 pairs.append((int(in_a[i]), int(in_b[j])))
     left, right = np.array([p[0] for p in pairs], int), np.array([p[1] for p in pairs], int)
     missing = 0.0
-    for list_, paired, other in ((a, left, b), (b, right, a)):
+    for list_, paired, floor in ((a, left, floors[1]), (b, right, floors[0])):
         alone = np.setdiff1d(np.arange(len(list_)), paired)
-        floor = float(other[:, 4].min()) if len(other) == full else 0.0  # a list that is not full cut nothing off
         if len(alone):
             missing = max(missing, float(list_[alone, 4].max()) - floor)
     return Pairing(

@@ -9,7 +9,7 @@ exporter for the JetPack 6 rule, and trials against a parser for Q/DQ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Graph:
         found = {item.name: item for item in self.model.graph.initializer}
         for node in self.model.graph.node:
             if node.op_type == "Constant":
-                found.update({node.output[0]: a.t for a in node.attribute if a.name == "value"})
+                found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
         return found
 
     @cached_property
@@ -169,7 +169,7 @@ def lint(model: onnx.ModelProto | Path | str, limits: Limits | None = None) -> l
         for finding in rule(graph):
             key = finding.rule, finding.message
             seen = merged.get(key)
-            merged[key] = finding if seen is None else Finding(**(asdict(seen) | {"count": seen.count + 1}))
+            merged[key] = finding if seen is None else replace(seen, count=seen.count + 1)
     return sorted(merged.values(), key=lambda finding: finding.severity != "error")
 
 

@@ -2,8 +2,8 @@
 
 Takes the FP32 graph, its INT8 form that failed the accuracy gate, and a function that measures accuracy. Gives an INT8
 graph with as few layers in float as reach the floor. Layers are ranked by what each one alone wins back, seen where the
-head ends (before decoding, so that a raw and a sorted head are ranked alike); then the number of layers is doubled until
-the measured accuracy reaches the floor, and bisected back. Nothing is calibrated again.
+head ends (before decoding, so that a raw and a sorted head are ranked alike); then the number of layers is doubled
+until the measured accuracy reaches the floor, and bisected back. Nothing is calibrated again.
 """
 
 from __future__ import annotations

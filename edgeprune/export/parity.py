@@ -9,7 +9,8 @@ NMS) are a list sorted by score and cut off at its k-th entry: where two scores 
 change places, and where the k-th and the next score do, one row replaces another. Neither is an error, yet a number by
 number comparison reports hundreds of pixels. So rows are paired first, within a class, by the assignment of least
 total difference. A row that finds no partner is charged with the least change of its score that explains its absence
-from the other list: its score minus the other list's last score.
+from the other list: its score minus the other list's last score. Two rows near the cut are paired only where that is
+the lesser change.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Precision as a transform of the graph: half precision by casting, INT8 by explicit Q/DQ pairs.
 
 Takes an FP32 ONNX file (best simplified). Gives a file that holds its precision itself, so that a strongly typed engine
-cannot silently be another one. The decoder (anchors, DFL, pixels, top-k) stays in FP32, and so do the last layers of the
-head in INT8: a pixel coordinate of 600 has a step of 0.5 in half precision, and one 8-bit scale for coordinates and
-scores would round every score to zero.
+cannot silently be another one. The decoder (anchors, DFL, pixels, top-k) stays in FP32, and so do the last layers of
+the head in INT8: a pixel coordinate of 600 has a step of 0.5 in half precision, and one 8-bit scale for coordinates
+and scores would round every score to zero.
 
 INT8 has two recipes, because two kinds of runtime fuse different graphs:
 
 ``tensorrt``
-    symmetric int8 activations and weights, per channel, float bias, a Q/DQ pair of its own for every consumer, none on a
-    convolution's output (NVIDIA's advice on placing Q/DQ: quantise the inputs of weighted layers, not their outputs, so
-    that convolution and activation stay one kernel). What TensorRT's parser accepts; ONNX Runtime's CPU kernels do not
-    fuse it, there it is slower than FP32.
+    symmetric int8 activations and weights, per channel, float bias, a Q/DQ pair of its own for every consumer, none on
+    a convolution's output (NVIDIA's advice on placing Q/DQ: quantise the inputs of weighted layers, not their outputs,
+    so that convolution and activation stay one kernel). What TensorRT's parser accepts; ONNX Runtime's CPU kernels do
+    not fuse it, there it is slower than FP32.
 ``cpu``
     asymmetric uint8 activations, symmetric int8 weights per channel, int32 bias, activations quantised too: what ONNX
     Runtime's CPU provider fuses into integer kernels (U8S8, fast with AVX-512 VNNI or AVX2). TensorRT rejects it.

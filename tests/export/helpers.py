@@ -42,16 +42,24 @@ def stock_model(
     model.names = {index: f"class{index}" for index in range(nc)}
     model.task = task
     with torch.no_grad():
-        for _ in range(4):  # statistics of the normalisation layers; untouched ones make activations vanish
-            model.train()
+        model.train()
+        for _ in range(8):  # statistics of the normalisation layers; untouched ones make activations vanish
             model(torch.rand(2, 3, 64, 64))
+        model.eval()
         head = model.model[-1]
-        for name in ("cv3", "one2one_cv3"):
-            for branch in getattr(head, name, None) or ():
-                branch[-1].bias.fill_(bias)
-                branch[-1].weight.mul_(8.0)
-    model.eval()
+        branches = [*(getattr(head, "cv3", None) or ()), *(getattr(head, "one2one_cv3", None) or ())]
+        layers = [branch[-1] for branch in branches] or [head.linear]
+        for layer in layers:  # scores spread out: a standard deviation of 2 before the sigmoid
+            layer.bias.fill_(bias)
+            layer.register_forward_hook(_spread)
+        model(torch.rand(1, 3, 64, 64))
+        for layer in layers:
+            layer._forward_hooks.clear()
     return model
+
+
+def _spread(layer, inputs, output):
+    layer.weight.mul_(2.0 / max(float((output - layer.bias.mean()).std()), 1e-3))
 
 
 def saved(model: Any, path: Path) -> Path:

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import StageError
+from edgeprune.export.graph import load_graph
+from edgeprune.export.mixed import mixed_precision_onnx, quantized_layers, returned_to_float
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.precision import int8_onnx
+from edgeprune.export.regions import with_names
+from edgeprune.export.run import outputs_of_onnx
+from tests.export.helpers import saved, stock_model
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "cpu"])
+def pair(request, tmp_path_factory, shared):
+    """A small FP32 graph, its deliberately bad INT8 form (per tensor, minmax, 16 images), and images."""
+    folder = tmp_path_factory.mktemp("mixed")
+    images = sorted((shared / "data" / "bccd" / "images" / "train").glob("*.jpg"))[:16]
+    source, quantized = folder / "fp32.onnx", folder / "int8.onnx"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), folder / "m.pt"), source, imgsz=64)
+    bad = {"method": "minmax", "per_channel": False, "head_in_float": False, "recipe": request.param}
+    int8_onnx(source, quantized, images, **bad)
+    return source, quantized, images[:2]
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+
+
+def closeness(source: Path):
+    """An accuracy without a dataset: 1 minus the relative difference of the outputs to the FP32 graph's."""
+    expected = outputs_of_onnx(source, pixels())[0]
+
+    def of(path: Path) -> float:
+        found = outputs_of_onnx(path, pixels())[0]
+        return 1.0 - float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+    return of
+
+
+def test_every_layer_back_in_float_is_the_source_again(pair):
+    source, quantized, _ = pair
+    plain, int8 = with_names(load_graph(source)), load_graph(quantized)
+    back = returned_to_float(plain, int8, quantized_layers(int8))
+    assert not quantized_layers(back)
+    of_source, of_back = (outputs_of_onnx(model, pixels())[0] for model in (plain, back))
+    assert np.abs(of_source - of_back)[:, 4:].max() < 0.2  # joins between layers stay quantised in the CPU's recipe
+    assert np.abs(of_source - of_back).mean() < np.abs(of_source - outputs_of_onnx(int8, pixels())[0]).mean()
+
+
+def test_no_layer_back_is_the_int8_graph(pair):
+    source, quantized, _ = pair
+    int8 = load_graph(quantized)
+    same = returned_to_float(with_names(load_graph(source)), int8, [])
+    np.testing.assert_array_equal(outputs_of_onnx(same, pixels())[0], outputs_of_onnx(int8, pixels())[0])
+
+
+def test_one_layer_back_leaves_the_others(pair):
+    source, quantized, _ = pair
+    int8 = load_graph(quantized)
+    layers = quantized_layers(int8)
+    mixed = returned_to_float(with_names(load_graph(source)), int8, layers[3:4])
+    assert quantized_layers(mixed) == [name for name in layers if name != layers[3]]
+
+
+def test_the_floor_is_reached_with_few_named_layers_and_the_cost_is_told(pair, tmp_path):
+    source, quantized, images = pair
+    accuracy_of = closeness(source)
+    before = accuracy_of(quantized)
+    floor = before + 0.3 * (1.0 - before)
+    found = mixed_precision_onnx(
+        source,
+        quantized,
+        tmp_path / "mixed.onnx",
+        images,
+        floor=floor,
+        accuracy_of=accuracy_of,
+        latency_of=lambda paths: [1.0, 1.25],
+    )
+    assert found.reached
+    assert accuracy_of(tmp_path / "mixed.onnx") == pytest.approx(found.accuracy_after)
+    assert found.accuracy_after >= floor > found.accuracy_before
+    assert 0 < len(found.layers) < found.layers_quantized
+    assert set(quantized_layers(load_graph(tmp_path / "mixed.onnx"))).isdisjoint(found.layers)
+    ranks = list(found.sensitivity.values())
+    assert ranks == sorted(ranks, reverse=True)
+    assert found.layers == tuple(found.sensitivity)[: len(found.layers)]
+    assert "+25.0%" in found.reason
+    fewer = [value for count, value in found.trials if count < len(found.layers)]
+    assert all(value < floor for value in fewer)
+
+
+def test_a_graph_that_is_accurate_enough_is_left_alone(pair, tmp_path):
+    source, quantized, images = pair
+    found = mixed_precision_onnx(source, quantized, tmp_path / "m.onnx", images, floor=0.0, accuracy_of=lambda _: 0.5)
+    assert (found.layers, found.reached, found.trials) == ((), True, ((0, 0.5),))
+
+
+def test_a_floor_out_of_reach_is_said_and_the_best_is_kept(pair, tmp_path):
+    source, quantized, images = pair
+    found = mixed_precision_onnx(
+        source, quantized, tmp_path / "m.onnx", images, floor=2.0, accuracy_of=closeness(source)
+    )
+    assert not found.reached
+    assert "does not reach" in found.reason
+    assert found.accuracy_after == max(value for _, value in found.trials)
+    assert (tmp_path / "m.onnx").is_file()
+
+
+def test_files_of_two_models_are_refused(pair, tmp_path):
+    source, _, images = pair
+    with pytest.raises(StageError, match="no INT8 form"):
+        mixed_precision_onnx(source, source, tmp_path / "m.onnx", images, floor=0.1, accuracy_of=lambda _: 0.0)
+    assert not (tmp_path / "m.onnx").exists()

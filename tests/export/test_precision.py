@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.export.graph import count_ops, inputs_of, load_graph, metadata_of, opset_of, outputs_of
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.parity import parity
+from edgeprune.export.precision import PRECISION_KEY, calibration_warnings, fp16_onnx, int8_onnx, precision_of
+from edgeprune.export.regions import regions_of, with_names
+from edgeprune.export.run import outputs_of_onnx
+from tests.export.helpers import saved, stock_model
+
+
+@pytest.fixture(scope="module")
+def train_images(shared: Path) -> list[Path]:
+    return sorted((shared / "data" / "bccd" / "images" / "train").glob("*.jpg"))[:16]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Small FP32 exports of every kind of head."""
+    folder = tmp_path_factory.mktemp("small")
+    done: dict[tuple[str, str], Path] = {}
+
+    def get(family: str = "yolov8", task: str = "detect") -> Path:
+        if (family, task) not in done:
+            path = folder / f"{family}-{task}.onnx"
+            onnx_from_checkpoint(saved(stock_model(family, task), folder / "m.pt"), path, imgsz=64)
+            done[family, task] = path
+        return done[family, task]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "layers"),
+    [
+        ("yolov8", "detect", 6),
+        ("yolov8", "segment", 10),  # three branches of three scales, and the prototypes
+        ("yolo11", "obb", 9),
+        ("yolo26", "detect", 6),
+        ("yolov8", "classify", 1),
+    ],
+)
+def test_the_heads_last_layers_are_found_in_the_graph(family, task, layers, small):
+    found = regions_of(with_names(load_graph(small(family, task))))
+    assert len(found.output_layers) == layers
+    ops = {node.name: node.op_type for node in load_graph(small(family, task)).graph.node}
+    assert {ops[name] for name in found.output_layers} <= {"Conv", "Gemm"}
+    assert not found.output_layers & found.decoder
+
+
+@pytest.mark.parametrize(("family", "task"), [("yolov8", "detect"), ("yolo26", "detect"), ("yolo11", "segment")])
+def test_half_precision_is_in_the_graph_and_pixels_stay_exact(family, task, small, train_images, tmp_path):
+    source = small(family, task)
+    fp16_onnx(source, tmp_path / "half.onnx")
+    model = load_graph(tmp_path / "half.onnx")
+    assert precision_of(model) == "fp16"
+    assert {tensor.dtype for tensor in (*inputs_of(model), *outputs_of(model))} == {"float"}
+    assert metadata_of(model) == {**metadata_of(source), PRECISION_KEY: "fp16"}
+    sizes = {item.name: item.data_type for item in model.graph.initializer if len(item.dims) == 4 and item.dims[0] > 1}
+    assert set(sizes.values()) == {TensorProto.FLOAT16}
+    found = parity(source, tmp_path / "half.onnx", train_images[:2])
+    assert 0 < found.max_abs_score < 0.05
+
+
+def test_nothing_is_cast_to_half_and_back_between_float_nodes(small, tmp_path):
+    fp16_onnx(small("yolo26"), tmp_path / "half.onnx")
+    graph = load_graph(tmp_path / "half.onnx").graph
+    to = {n.output[0]: next(a.i for a in n.attribute if a.name == "to") for n in graph.node if n.op_type == "Cast"}
+    for node in graph.node:
+        if node.op_type == "Cast" and to[node.output[0]] == TensorProto.FLOAT:
+            assert to.get(node.input[0]) != TensorProto.FLOAT16
+
+
+def test_inputs_and_outputs_become_half_when_asked(small, tmp_path):
+    fp16_onnx(small(), tmp_path / "half.onnx", half_inputs=True)
+    assert inputs_of(load_graph(tmp_path / "half.onnx"))[0].dtype == "float16"
+
+
+def test_a_node_can_be_kept_in_float(small, tmp_path):
+    name = next(node.name for node in load_graph(small()).graph.node if node.op_type == "Conv")
+    fp16_onnx(small(), tmp_path / "half.onnx", keep_float=[name])
+    model = load_graph(tmp_path / "half.onnx")
+    weights = {item.name: item.data_type for item in model.graph.initializer}
+    kept = next(node for node in model.graph.node if node.name == name)
+    assert weights[kept.input[1]] == TensorProto.FLOAT
+
+
+def test_int8_for_tensorrt_has_what_the_parser_takes(small, train_images, tmp_path):
+    info = int8_onnx(small(), tmp_path / "q.onnx", train_images, method="minmax")
+    model = load_graph(tmp_path / "q.onnx")
+    assert precision_of(model) == "int8"
+    assert (info.quantized_layers, len(info.float_layers)) == (57, 6)
+    assert info.warnings == ("INT8 was calibrated on 16 images; 64 or more are advised",)
+    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            zero = weights[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    per_channel = [
+        weights[made_by[n.input[1]].input[1]].size
+        for n in model.graph.node
+        if n.op_type == "Conv" and n.name not in info.float_layers and n.input[1] in made_by
+    ]
+    assert len(per_channel) == 57
+    assert min(per_channel) > 1
+    consumers = [n.op_type for n in model.graph.node if any(i in _outputs_of_convs(model) for i in n.input)]
+    assert "QuantizeLinear" not in consumers  # a convolution's output goes to its activation as it is
+
+
+def _outputs_of_convs(model):
+    return {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
+
+
+def test_the_recipe_for_the_cpu_is_fused_into_integer_kernels(small, train_images, tmp_path):
+    from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+
+    for recipe in ("cpu", "tensorrt"):
+        int8_onnx(small(), tmp_path / f"{recipe}.onnx", train_images, method="minmax", recipe=recipe)
+        OnnxRuntime().engine_from_onnx(
+            tmp_path / f"{recipe}.onnx", tmp_path / f"{recipe}-engine.onnx", precision="int8"
+        )
+    assert count_ops(load_graph(tmp_path / "cpu-engine.onnx"))["QLinearConv"] == 57
+    assert "QLinearConv" not in count_ops(load_graph(tmp_path / "tensorrt-engine.onnx"))
+
+
+def test_int8_with_half_holds_both(small, train_images, tmp_path):
+    int8_onnx(small("yolo26"), tmp_path / "q.onnx", train_images, method="minmax", half=True)
+    model = load_graph(tmp_path / "q.onnx")
+    assert precision_of(model) == "int8-fp16"
+    assert opset_of(model) >= 19
+    assert metadata_of(model)[PRECISION_KEY] == "int8-fp16"
+    outputs_of_onnx(model, np.zeros((1, 3, 64, 64), np.float32))
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile", "minmax"])
+def test_calibration_is_reproducible(method, small, train_images, tmp_path):
+    source = small("yolov8", "classify")
+    for name in ("a", "b"):
+        int8_onnx(source, tmp_path / f"{name}.onnx", train_images, method=method)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_the_methods_differ(small, train_images, tmp_path):
+    source = small("yolov8", "classify")
+    for method in ("entropy", "minmax"):
+        int8_onnx(source, tmp_path / f"{method}.onnx", train_images, method=method)
+    assert (tmp_path / "entropy.onnx").read_bytes() != (tmp_path / "minmax.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("count", [0, 4, 15])
+def test_too_few_images_are_refused(count, small, train_images, tmp_path):
+    with pytest.raises(DataError, match=f"got {count} images; at least 16"):
+        int8_onnx(small(), tmp_path / "q.onnx", train_images[:count])
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_few_images_are_a_warning():
+    assert len(calibration_warnings(63)) == 1
+    assert calibration_warnings(64) == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"recipe": "gpu"}, "tensorrt, cpu"),
+        ({"method": "mean"}, "entropy, percentile, minmax"),
+        ({"keep_float": ["nowhere"]}, "no node 'nowhere'"),
+        ({"recipe": "cpu", "half": True}, "for TensorRT"),
+    ],
+)
+def test_unknown_arguments_are_refused(arguments, says, small, train_images, tmp_path):
+    with pytest.raises(TargetError, match=says):
+        int8_onnx(small(), tmp_path / "q.onnx", train_images, **arguments)
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_every_layer_in_float_is_no_int8(small, train_images, tmp_path):
+    layers = [node.name for node in load_graph(small()).graph.node if node.op_type == "Conv"]
+    with pytest.raises(StageError, match="no layer"):
+        int8_onnx(small(), tmp_path / "q.onnx", train_images, method="minmax", keep_float=layers)
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_graph_that_is_not_fp32_is_refused(small, train_images, tmp_path):
+    fp16_onnx(small(), tmp_path / "half.onnx")
+    with pytest.raises(DataError, match="already holds fp16"):
+        int8_onnx(tmp_path / "half.onnx", tmp_path / "q.onnx", train_images)
+    with pytest.raises(DataError, match="already holds fp16"):
+        fp16_onnx(tmp_path / "half.onnx", tmp_path / "again.onnx")
+
+
+def test_an_image_that_cannot_be_read_stops_the_calibration(small, train_images, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        int8_onnx(small(), tmp_path / "q.onnx", [*train_images, tmp_path / "broken.jpg"], method="minmax")
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_metadata_does_not_decide_what_precision_a_graph_has(small, tmp_path):
+    model = onnx.load(str(small()))
+    onnx.helper.set_model_props(model, {PRECISION_KEY: "int8"})
+    assert precision_of(model) == "fp32"
