@@ -97,15 +97,14 @@ class KeepsGivenModel(BaseTrainer):
             "version": ultralytics.__version__,
             STATE: {
                 "weights": {key: value for key, value in live.items() if not key.startswith(TEACHER)},
-                "mosaic": list(
-                    getattr(self.train_loader.dataset, "buffer", [])
-                ),  # mosaic draws from the images seen last
+                "mosaic": list(getattr(self.train_loader.dataset, "buffer", [])),  # the images it draws from
                 "seconds": time.time() - self.train_time_start,  # the trainer's own clock, moved back on resume
                 "ended": bool(self.stop),
             },
         }
         try:
             self.wdir.mkdir(parents=True, exist_ok=True)
+            # best.pt first: an epoch is done when last.pt says so, and whatever a kill leaves undone is done again
             if self.best_fitness == self.fitness:
                 self.best_epoch = self.epoch + 1
                 best = {**checkpoint, "model": student(average), "epoch": -1}
