@@ -25,11 +25,12 @@ OPTIONS = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
 	$(if $(OUT),--out "$(OUT)")
 
-.PHONY: help install demo test check schemas wheel clean $(TARGETS)
+.PHONY: help install demo test test-matrix check schemas wheel clean $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
 	@echo "make test               the tests"
+	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
 	@echo "make check              linter, formatter, type checker"
 	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5] [IMGSZ=] [EPOCHS=] [OUT=]"
 	@echo "                        TARGET is one of: $(TARGETS)"
@@ -65,6 +66,10 @@ endif
 
 test: install
 	$(VENV)/bin/python -m pytest $(PYTEST)
+
+# The pruning and training rooms on the oldest and the newest Ultralytics of the range in pyproject.toml.
+test-matrix: install
+	$(VENV)/bin/python tests/matrix/run.py $(PYTEST)
 
 check: install
 	$(VENV)/bin/ruff check .
