@@ -25,7 +25,7 @@ budget: {speed_up: 1.15, statistic: p50}
 accuracy: {max_map_drop: 1.0}
 pretrain: {epochs: 1, batch: 8}
 finetune: {epochs: 2, batch: 8, distill: false}
-measure: {warmup_s: 0.1, rounds: 40, per_round: 4, retries: 4}
+measure: {warmup_s: 0.1, rounds: 40, per_round: 4, retries: 1}
 """
 PER_ROUND = 4
 STAGES = ["pretrain", "baseline", "prune", "finetune", "export", "simplify", "engine"]
