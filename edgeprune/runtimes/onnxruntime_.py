@@ -35,7 +35,7 @@ PROVIDERS = {
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
 IDENTIFYING = ("name", "compute_cap", "driver_version")
 LEAST_CPU_SHARE = 0.9
-REPLACE_BY_GPU = 'pip uninstall -y onnxruntime && pip install "edgeprune[cuda]"'
+REPLACE_BY_GPU = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
 class OnnxRuntime(Runtime):
