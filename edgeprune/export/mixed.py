@@ -151,7 +151,12 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     made_by = {name: node.name for node in source.graph.node for name in node.output}
     weights = {item.name: item for item in source.graph.initializer}
     present = {item.name for item in mixed.graph.initializer} | {n for node in mixed.graph.node for n in node.output}
-    still_quantized = {node.name for node in mixed.graph.node if _is_quantized(node, mixed)}
+    dequantized = {n for node in mixed.graph.node if node.op_type == "DequantizeLinear" for n in node.output}
+    still_quantized = {
+        node.name
+        for node in mixed.graph.node
+        if node.op_type != "QuantizeLinear" and any(name in dequantized for name in node.input)
+    }
     for node in mixed.graph.node:
         if node.name not in original:
             continue
@@ -165,11 +170,6 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
                     present.add(name)
     _drop_unused(mixed)
     return mixed
-
-
-def _is_quantized(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    quantized = {name for other in model.graph.node if other.op_type == "DequantizeLinear" for name in other.output}
-    return node.op_type not in {"QuantizeLinear", "DequantizeLinear"} and any(name in quantized for name in node.input)
 
 
 def _activations(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:

@@ -21,7 +21,7 @@ def pair(request, tmp_path_factory, shared):
     folder = tmp_path_factory.mktemp("mixed")
     images = sorted((shared / "data" / "bccd" / "images" / "train").glob("*.jpg"))[:16]
     source, quantized = folder / "fp32.onnx", folder / "int8.onnx"
-    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), folder / "m.pt"), source, imgsz=64)
+    onnx_from_checkpoint(saved(stock_model("yolov8", "classify"), folder / "m.pt"), source, imgsz=64)
     bad = {"method": "minmax", "per_channel": False, "head_in_float": False, "recipe": request.param}
     int8_onnx(source, quantized, images, **bad)
     return source, quantized, images[:2]
@@ -48,7 +48,7 @@ def test_every_layer_back_in_float_is_the_source_again(pair):
     back = returned_to_float(plain, int8, quantized_layers(int8))
     assert not quantized_layers(back)
     of_source, of_back = (outputs_of_onnx(model, pixels())[0] for model in (plain, back))
-    assert np.abs(of_source - of_back)[:, 4:].max() < 0.2  # joins between layers stay quantised in the CPU's recipe
+    assert np.abs(of_source - of_back).max() < 0.2  # joins between layers stay quantised in the CPU's recipe
     assert np.abs(of_source - of_back).mean() < np.abs(of_source - outputs_of_onnx(int8, pixels())[0]).mean()
 
 
