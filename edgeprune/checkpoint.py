@@ -165,6 +165,21 @@ def signature_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def require_shapes(model: nn.Module, signature: str, stage: str) -> None:
+    """Raise StageError when a model is not the one that was pruned: rebuilt from its YAML, or another file.
+
+    Args:
+        signature: what :func:`shape_signature` gave after pruning; a plan and a pruned checkpoint carry it.
+        stage: what was done last, for the message: ``training``, ``resume``.
+    """
+    seen = shape_signature(model)
+    if seen != signature:
+        raise StageError(
+            f"after {stage} the model has other shapes ({seen[:12]}, {parameter_count(model)} parameters) than after "
+            f"pruning ({signature[:12]}); it was rebuilt or exchanged, so start again from the pruned checkpoint"
+        )
+
+
 def parameter_count(model: nn.Module) -> int:
     """Number of parameters, buffers not counted."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune.checkpoint import load, parameter_count, save, shape_signature
+from edgeprune.checkpoint import load, parameter_count, require_shapes, save, shape_signature
 from edgeprune.errors import DataError, StageError
 
 
@@ -193,6 +193,19 @@ def test_the_signature_follows_shapes_only(model):
     wider = copy.deepcopy(model)
     wider.model[0].conv = nn.Conv2d(3, 24, 3)
     assert shape_signature(wider) != signature
+
+
+def test_a_model_rebuilt_from_its_yaml_never_passes_for_the_pruned_one(model):
+    from ultralytics.nn.tasks import DetectionModel
+
+    from edgeprune.pruning import prune
+
+    result = prune(model, imgsz=64, macs_speed_up=2)
+    require_shapes(result.model, result.signature, "training")
+    rebuilt: Any = DetectionModel(result.model.yaml, verbose=False)
+    rebuilt.load(result.model)  # what Model.train does: copies what fits, says little
+    with pytest.raises(StageError, match="after training"):
+        require_shapes(rebuilt, result.signature, "training")
 
 
 @pytest.mark.shared

@@ -108,7 +108,7 @@ def test_plain_ultralytics_predicts_validates_and_exports_the_file(stock, shared
     if description:
         _root_at(Path(description), folder)
     done = subprocess.run(
-        [sys.executable, "-c", _USE, str(tmp_path / "pruned.pt"), str(image), description,],
+        [sys.executable, "-c", _USE, str(tmp_path / "pruned.pt"), str(image), description],
         cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
