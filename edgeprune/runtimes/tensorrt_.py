@@ -56,11 +56,11 @@ class TensorRt(_Undriven):
             module = importlib.import_module("tensorrt")
         except ImportError as error:
             return Availability(
-                False, f"TensorRT does not import ({error})", 'pip install tensorrt polygraphy, or run on the device'
+                False, f"TensorRT does not import ({error})", "pip install tensorrt polygraphy, or run on the device"
             )
         if not hasattr(module, "Builder"):
             return Availability(
-                False, "only TensorRT's stubs are installed", 'pip install tensorrt polygraphy, or run on the device'
+                False, "only TensorRT's stubs are installed", "pip install tensorrt polygraphy, or run on the device"
             )
         version = str(getattr(module, "__version__", "0"))
         if _numbers(version) < OLDEST:
