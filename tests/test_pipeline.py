@@ -13,7 +13,7 @@ from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.gate import at_most, informs
 from edgeprune.pipeline import STAGES, run_stages
 from edgeprune.report.show import read_build, stage_history
-from edgeprune.stages.base import Context, Judged, Output, Silent, Stage, keep_signature
+from edgeprune.stages.base import Context, Judged, Output, Silent, Stage
 from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record, Workspace
 
@@ -131,12 +131,6 @@ def test_a_stage_that_is_not_needed_is_not_there(tmp_path: Path) -> None:
     skipped = Stage("two", 1, optional.inputs, optional.run, optional.judge, needed=lambda context: False)
     ran = run(tmp_path, optional, skipped)
     assert list(ran.reused) == ["one"]
-
-
-def test_a_rebuilt_model_is_refused_loudly() -> None:
-    keep_signature("finetune", "abc", "abc")
-    with pytest.raises(StageError, match="rebuilt somewhere"):
-        keep_signature("finetune", "abc", "abd")
 
 
 def test_an_informing_row_alone_is_no_verdict() -> None:

@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeprune.errors import StageError
 from edgeprune.gate import Gate
 from edgeprune.measure.measurement import Measurement
 from edgeprune.target import Target
@@ -140,16 +139,3 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
-
-
-def keep_signature(stage: str, expected: str, seen: str) -> None:
-    """Refuse a model whose widths are not those that were asked for.
-
-    Ultralytics rebuilds a model from its YAML in several places and loads what fits by name; a pruned model then comes
-    back at its old width with nothing but a line in a log. That must never pass silently from one stage to the next.
-    """
-    if expected != seen:
-        raise StageError(
-            f"stage {stage}: the model's widths changed (signature {seen[:12]}, expected {expected[:12]}); "
-            "it was rebuilt somewhere instead of kept. Please report this with log.txt of the stage"
-        )

@@ -22,10 +22,12 @@ def _inputs(context: Context) -> Mapping[str, Any]:
 
 
 def _run(context: Context, folder: Path, key: Key) -> Output:
+    from edgeprune import checkpoint
     from edgeprune.export.onnx import onnx_from_checkpoint
 
     target = context.target
-    model = context.records["finetune"].path("model")
+    model, signature = context.records["finetune"].path("model"), context.records["prune"].facts["signature"]
+    checkpoint.require_shapes(checkpoint.load(model).model, signature, "fine-tuning")
     onnx = folder / "model.onnx"
     context.reporter.progress("exporting to ONNX")
     info = onnx_from_checkpoint(
@@ -36,7 +38,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
         dynamic=target.export.dynamic,
         opset=target.export.opset,
         nms=target.export.nms,
-        metadata={"edgeprune_signature": context.records["finetune"].facts["signature"]},
+        metadata={"edgeprune_signature": signature, "edgeprune_plan": context.records["prune"].facts["plan"]},
     )
     return Output(
         {"onnx": ("onnx", onnx)},

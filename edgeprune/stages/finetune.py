@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.gate import informs
-from edgeprune.stages.base import Context, Judged, Output, Stage, keep_signature
+from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.pretrain import train_inputs, train_settings, trained
 from edgeprune.workspace import Key, Record
 
@@ -35,8 +35,8 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
         metadata=pruned.edgeprune,
     )
     tuned = checkpoint.load(result.best)
-    signature = checkpoint.shape_signature(tuned.model)
-    keep_signature("finetune", context.records["prune"].facts["signature"], signature)
+    signature = context.records["prune"].facts["signature"]
+    checkpoint.require_shapes(tuned.model, signature, "fine-tuning")
     artifacts, facts = trained(result)
     return Output(artifacts, {**facts, "signature": signature, "parameters": checkpoint.parameter_count(tuned.model)})
 

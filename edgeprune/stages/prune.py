@@ -81,6 +81,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
             "macs": dict(zip(("before", "after"), plan.macs, strict=True)),
             "parameters": dict(zip(("before", "after"), plan.params, strict=True)),
             "signature": plan.result_shapes,
+            "plan": plan.digest,
             "importance": plan.settings["importance"],
         },
     )
