@@ -13,7 +13,7 @@ from torch import nn
 
 from edgeprune.errors import StageError
 from edgeprune.pruning.channels import Labels, Slot
-from edgeprune.pruning.rules import ATTENTION, rewrite_split
+from edgeprune.pruning.rules import ATTENTION, rewrite_noted_widths, rewrite_split
 from edgeprune.pruning.structure import Structure
 from edgeprune.pruning.trace import input_channels, raw_head, shell_of
 
@@ -49,6 +49,7 @@ def narrowed(model: nn.Module, structure: Structure, keep: np.ndarray) -> nn.Mod
     for split in structure.trace.splits:
         rewrite_split(modules[split.owner], [int(kept(labels).sum()) for labels in split.parts])
     for name, module in modules.items():
+        rewrite_noted_widths(module)
         rule = ATTENTION.get(type(module).__name__)
         if rule is not None and (f"{name}.qkv.conv", "out") in slots:
             rule.rewrite(module, slots[f"{name}.qkv.conv", "out"].labels, kept)
@@ -183,7 +184,10 @@ def largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) ->
     for a, b in zip(first, second, strict=True):
         centre = a.flatten(2).mean(2, keepdim=True) if a.ndim > 2 else a.mean()
         spread = (a.flatten(2) - centre if a.ndim > 2 else a - centre).abs().max()
-        worst = max(worst, float((a - b).abs().max() / (spread + 0.02 * a.abs().max()).clamp_min(1e-12)))
+        error = float((a - b).abs().max() / (spread + 0.02 * a.abs().max()).clamp_min(1e-12))
+        if error != error:  # not a number on either side
+            return float("inf")
+        worst = max(worst, error)
     return worst
 
 

@@ -39,6 +39,12 @@ def rewrite_split(module: Any, widths: list[int]) -> None:
         setattr(module, attribute, list(widths))
 
 
+def rewrite_noted_widths(module: Any) -> None:
+    """``RepConv`` notes its widths a second time."""
+    if type(module).__name__ == "RepConv":
+        module.c1, module.c2 = module.conv1.conv.in_channels, module.conv1.conv.out_channels
+
+
 @dataclass(frozen=True)
 class AttentionRule:
     """How channels run through one attention block, and how it is narrowed.

@@ -334,6 +334,8 @@ class _Follower(TorchFunctionMode):
                 self.label(result, one if one is not None else other)
             else:
                 self._lose((first, second), name)
+        elif name in _SUM and any(type(value) in (int, float) and value == 0 for value in (first, second)):
+            self.label(result, one if one is not None else other)  # RepConv adds the number 0 for a branch it lacks
         elif one is not None or other is not None:
             self._lose((first, second), name)
 
