@@ -138,7 +138,7 @@ def save(
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        foreign = _foreign_globals(temporary)
+        foreign = foreign_globals(temporary)
         if foreign:
             raise StageError(
                 f"the model holds {foreign[0]}, which a process without edgeprune may not have; "
@@ -310,7 +310,8 @@ def _key(key: Any, where: str) -> Any:
     raise StageError(f"{where} has a {type(key).__name__} as a key; use strings or integers")
 
 
-def _foreign_globals(path: Path) -> list[str]:
+def foreign_globals(path: Path) -> list[str]:
+    """Globals named in a checkpoint's pickle that are neither Ultralytics', torch's nor plain data; loads nothing."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     return [name for name in names if name.partition(".")[0] not in (*_STOCK, *_PLAIN_GLOBALS)]
 

@@ -47,3 +47,21 @@ class Measurement:
             conditions=dict(data.get("conditions", {})),
             simulated=bool(data.get("simulated", False)),
         )
+
+
+MUST_MATCH = ("identity", "runtime", "provider", "threads", "batch", "shapes")
+
+
+def differing_conditions(first: Measurement, second: Measurement) -> list[str]:
+    """Names of the conditions that forbid comparing two measurements, with both values; empty when they may be."""
+    found = [] if first.unit == second.unit else [f"unit ({first.unit}, {second.unit})"]
+    for name in MUST_MATCH:
+        one, other = first.conditions.get(name), second.conditions.get(name)
+        if one == other:
+            continue
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            names = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+            found += [f"{name}.{key} ({one.get(key)}, {other.get(key)})" for key in names]
+        else:
+            found.append(f"{name} ({one}, {other})")
+    return found

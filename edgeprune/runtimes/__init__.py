@@ -1,1 +1,34 @@
-"""One file a runtime, behind the seam in base."""
+"""One file a runtime, behind the seam in base; this file knows them all by name."""
+
+from __future__ import annotations
+
+from edgeprune.errors import TargetError
+from edgeprune.runtimes.base import Runtime
+
+NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "trtexec")
+
+
+def runtime(name: str) -> Runtime:
+    """The runtime of this name; whether it can be used here is its own ``availability()``.
+
+    Raises:
+        TargetError: no runtime has this name.
+    """
+    from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+    from edgeprune.runtimes.tensorrt_ import TensorRt, TrtExec
+
+    made = {
+        "onnxruntime": lambda: OnnxRuntime("cpu"),
+        "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
+        "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
+        "tensorrt": TensorRt,
+        "trtexec": TrtExec,
+    }
+    if name not in made:
+        raise TargetError(f"runtime {name!r} is not one of {', '.join(NAMES)}")
+    return made[name]()
+
+
+def all_runtimes() -> list[Runtime]:
+    """Every runtime, usable here or not, in the order of ``NAMES``."""
+    return [runtime(name) for name in NAMES]

@@ -41,6 +41,10 @@ class BenchSettings:
         per_round: samples per model and round.
         time_limit_s: stop after this many seconds even when rounds are left; 0 for no limit.
         seed: seed of the input values.
+        batch: size of a free batch axis; 0 takes what the model fixes, else 1.
+        imgsz: height and width of free spatial axes, in pixels; None takes the model's metadata.
+        cpus: CPUs that the process is pinned to; empty for no pinning.
+        copies: on a GPU, whether copies between host and device are in the time.
     """
 
     threads: int = 1
@@ -49,6 +53,10 @@ class BenchSettings:
     per_round: int = 5
     time_limit_s: float = 60.0
     seed: int = 0
+    batch: int = 0
+    imgsz: tuple[int, int] | None = None
+    cpus: tuple[int, ...] = ()
+    copies: bool = True
 
 
 class Session(Protocol):
@@ -104,3 +112,15 @@ class Runtime(ABC):
     @abstractmethod
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by the runtime's own profiler."""
+
+    def end_to_end(
+        self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50
+    ) -> dict[str, Any] | None:
+        """From a frame in memory to boxes: ``ms`` by part (``pre``, ``model``, ``post``), a value a run; ``boxes``, how
+        many the frame gave; ``frame`` (height, width). None where the runtime cannot tell."""
+        return None
+
+    def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float] | None:
+        """Peak memory of a fresh process with this model alone: ``peak_rss_bytes`` of all of it, ``model_rss_bytes`` of
+        the model. None where the runtime cannot tell."""
+        return None

@@ -1,0 +1,83 @@
+# edgeprune: `make demo` shows everything, `make test` proves it, `make TARGET WEIGHTS=… DATA=…` uses it.
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV ?= .venv
+EXTRAS ?= dev
+EDGEPRUNE := $(VENV)/bin/edgeprune
+
+# What a target is built from; without WEIGHTS it is the model and the data of `make demo`.
+WEIGHTS ?=
+DATA ?=
+LATENCY_MS ?=
+SPEED_UP ?=
+MACS_SPEED_UP ?=
+MAX_MAP_DROP ?=
+IMGSZ ?=
+EPOCHS ?=
+SEED ?=
+OUT ?=
+
+OWN := demo
+TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
+OPTIONS = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
+	$(if $(MACS_SPEED_UP),--macs-speed-up $(MACS_SPEED_UP)) $(if $(MAX_MAP_DROP),--max-map-drop $(MAX_MAP_DROP)) \
+	$(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
+	$(if $(OUT),--out "$(OUT)")
+
+.PHONY: help install demo test check schemas wheel clean $(TARGETS)
+
+help:
+	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
+	@echo "make test               the tests"
+	@echo "make check              linter, formatter, type checker"
+	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5] [IMGSZ=] [EPOCHS=] [OUT=]"
+	@echo "                        TARGET is one of: $(TARGETS)"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; name one: make install PYTHON=/path/to/python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]"
+	@touch $@
+
+demo/digits/data.yaml: | install
+	$(EDGEPRUNE) data digits --out demo/digits
+
+demo: install demo/digits/data.yaml
+	$(EDGEPRUNE) build --target demo --weights yolov8n.yaml --data demo/digits/data.yaml --out demo/run
+
+demo/run/bundle/build.json: | install demo/digits/data.yaml
+	$(MAKE) demo
+
+ifeq ($(WEIGHTS),)
+$(TARGETS): install demo/run/bundle/build.json
+	@echo "no WEIGHTS given: using the model and the data of make demo"
+	$(EDGEPRUNE) build --target $@ --weights "$$(ls -t demo/run/pretrain-*/model.pt | head -n 1)" \
+		--data demo/digits/data.yaml --imgsz $(or $(IMGSZ),128) --epochs $(or $(EPOCHS),5) \
+		$(filter-out --imgsz $(IMGSZ) --epochs $(EPOCHS),$(OPTIONS))
+else
+$(TARGETS): install
+	@test -n "$(DATA)" || { echo "DATA is missing: make $@ WEIGHTS=$(WEIGHTS) DATA=data.yaml"; exit 2; }
+	$(EDGEPRUNE) build --target $@ --weights "$(WEIGHTS)" --data "$(DATA)" $(OPTIONS)
+endif
+
+test: install
+	$(VENV)/bin/python -m pytest $(PYTEST)
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+# Both schemas are generated; a test compares them with what is committed.
+schemas: install
+	$(EDGEPRUNE) targets schema > targets/schema.json
+	$(VENV)/bin/python -m edgeprune.report.record > edgeprune/report/build.schema.json
+
+wheel: install
+	$(VENV)/bin/python -m build --wheel --no-isolation
+
+clean:
+	rm -rf demo runs dist build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,185 @@
+"""What the latency harness can tell apart: A/A, A against 5 % slower, and against a bare loop over the runtime.
+
+    python benchmarks/bench_resolution.py MODEL.onnx --runs 20 --seconds 57 --out benchmarks/bench_resolution.md
+
+Every run times the model, the same model again and a copy made about 5 % slower (some of its convolutions once more,
+with other weights) in one fresh process. The bare loop is a script of fifteen lines in a process of its own, in turns
+with the harness.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edgeprune.measure.conditions import cpu_identity
+from edgeprune.measure.statistics import ratio
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+
+BARE_LOOP = """
+import json, sys, time
+import numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+value = session.get_inputs()[0]
+inputs = {value.name: np.random.default_rng(0).random(value.shape, dtype=np.float32)}
+for _ in range(30):
+    session.run(None, inputs)
+clock, cpu = [], []
+for _ in range(int(sys.argv[2])):
+    begun = time.process_time()
+    started = time.perf_counter()
+    session.run(None, inputs)
+    clock.append((time.perf_counter() - started) * 1e3)
+    cpu.append((time.process_time() - begun) * 1e3)
+print(json.dumps([clock, cpu]))
+"""
+
+
+def slower(model: Path, out: Path, share: float, runtime: OnnxRuntime) -> Path:
+    """A copy that repeats convolutions, with other weights, until their profiled time adds about ``share``."""
+    layers = runtime.layer_times(model, runs=100)
+    took = {layer.name: layer.detail["median_ms"] for layer in layers}  # means of a shared machine are of its others
+    wanted = share * sum(took.values())
+    proto = onnx.load(str(model))
+    weights = {item.name: item for item in proto.graph.initializer}
+    times = {name.removesuffix("_nchwc").removesuffix("_output_0"): value for name, value in took.items()}
+    added = 0.0
+    nodes = [node for node in proto.graph.node if node.op_type == "Conv" and node.name in times]
+    for node in sorted(nodes, key=lambda node: -times[node.name]):
+        if added + times[node.name] > 1.1 * wanted:
+            continue
+        added += times[node.name]
+        copy = helper.make_node("Conv", list(node.input), [f"{node.output[0]}_again"], name=f"{node.name}_again")
+        copy.attribute.extend(node.attribute)
+        copy.input[1] = f"{node.input[1]}_again"
+        other = numpy_helper.to_array(weights[node.input[1]]) * np.float32(0.5)
+        proto.graph.initializer.append(numpy_helper.from_array(other, copy.input[1]))
+        proto.graph.node.append(copy)
+        proto.graph.output.append(helper.make_tensor_value_info(copy.output[0], onnx.TensorProto.FLOAT, None))
+        if added >= 0.95 * wanted:
+            break
+    onnx.save(proto, str(out))
+    return out
+
+
+def told_apart(models: list[Path], runs: int, seconds: float, runtime: OnnxRuntime) -> list[dict[str, Any]]:
+    """Intervals of A/A and of slower/A, one row a run."""
+    rows = []
+    for number in range(runs):
+        settings = BenchSettings(rounds=100_000, per_round=5, time_limit_s=seconds, seed=number)
+        a, again, b = runtime.latency(models, settings)
+        block = 5 if len(a.values) >= 40 else 1  # a machine under siege gives few samples
+        same, other = ratio(again.values, a.values, block=block), ratio(b.values, a.values, block=block)
+        cpu = [one.conditions["cpu_ms"] for one in (a, again, b)]
+        same_cpu, other_cpu = ratio(cpu[1], cpu[0], block=block), ratio(cpu[2], cpu[0], block=block)
+        rows.append(
+            {
+                "same": (same.low, same.ratio, same.high),
+                "slower": (other.low, other.ratio, other.high),
+                "same_cpu": (same_cpu.low, same_cpu.ratio, same_cpu.high),
+                "slower_cpu": (other_cpu.low, other_cpu.ratio, other_cpu.high),
+                "samples": len(a.values),
+                "cpu_share": a.conditions["cpu_share"],
+                "load": os.getloadavg()[0],
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def against_a_bare_loop(model: Path, turns: int, runtime: OnnxRuntime) -> list[tuple[float, float]]:
+    """p50 of the harness / p50 of the bare loop, by the clock and by processor time, a turn; the order alternates."""
+    found = []
+    for turn in range(turns):
+        p50 = {}
+        for who in ("harness", "bare") if turn % 2 else ("bare", "harness"):
+            if who == "harness":
+                [taken] = runtime.latency([model], BenchSettings(rounds=30, per_round=5, warmup_s=0.7))
+                p50[who] = [float(np.median(values)) for values in (taken.values, taken.conditions["cpu_ms"])]
+            else:
+                argv = [sys.executable, "-c", BARE_LOOP, str(model), "150"]
+                done = subprocess.run(argv, capture_output=True, text=True, check=True)
+                p50[who] = [float(np.median(values)) for values in json.loads(done.stdout)]
+        found.append((p50["harness"][0] / p50["bare"][0], p50["harness"][1] / p50["bare"][1]))
+        print(json.dumps(p50), flush=True)
+    return found
+
+
+def comparison_rows(rows: list[dict[str, Any]], seconds: float) -> list[str]:
+    """Lines of the table for A/A and for the slower copy."""
+    same, same_cpu = (sum(row[key][0] <= 1 <= row[key][2] for row in rows) for key in ("same", "same_cpu"))
+    apart, apart_cpu = (sum(row[key][0] > 1 for row in rows) for key in ("slower", "slower_cpu"))
+    slower_by, slower_cpu = (np.median([row[key][1] for row in rows]) for key in ("slower", "slower_cpu"))
+    width, width_cpu = (np.median([row[key][2] - row[key][0] for row in rows]) for key in ("same", "same_cpu"))
+    shares, loads = [row["cpu_share"] for row in rows], [row["load"] for row in rows]
+    return [
+        f"| machine during the comparisons | load {min(loads):.1f} to {max(loads):.1f}, the model had "
+        f"{min(shares):.0%} to {max(shares):.0%} of its core |",
+        f"| A/A: the 95 % interval of the ratio contains 1.0, {seconds:g} s a run | {same} of {len(rows)} "
+        f"(±{50 * width:.2f} % wide, median) |",
+        f"| ×{slower_by:.3f} slower: told apart, same runs | {apart} of {len(rows)} |",
+        f"| A/A by processor time | {same_cpu} of {len(rows)} (±{50 * width_cpu:.2f} %) |",
+        f"| ×{slower_cpu:.3f} slower by processor time: told apart | {apart_cpu} of {len(rows)} |",
+    ]
+
+
+def bare_rows(found: list[tuple[float, float]]) -> list[str]:
+    """Lines of the table for the bare loop."""
+    clock, cpu = (np.median([turn[i] for turn in found]) for i in range(2))
+    return [
+        f"| p50 / p50 of a bare InferenceSession.run loop, median of {len(found)} turns | {clock:.4f} |",
+        f"| the same by processor time | {cpu:.4f} |",
+    ]
+
+
+def main() -> None:
+    """Measure, print every run as it ends, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--runs", type=int, default=20, help="comparisons; 0 leaves them out")
+    parser.add_argument("--seconds", type=float, default=57)
+    parser.add_argument("--turns", type=int, default=16, help="turns against the bare loop; 0 leaves them out")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    runtime = OnnxRuntime()
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        if asked.runs:
+            made = slower(asked.model, Path(folder) / "slower.onnx", 0.05, runtime)
+            rows = told_apart([asked.model, asked.model, made], asked.runs, asked.seconds, runtime)
+            lines += comparison_rows(rows, asked.seconds)
+        if asked.turns:
+            lines += bare_rows(against_a_bare_loop(asked.model, asked.turns, runtime))
+    host = f"{cpu_identity()['cpu']}, {os.cpu_count()} cores shared with other work, {runtime.identity()['runtime']}"
+    text = "\n".join(
+        [
+            "# What the latency harness can tell apart",
+            "",
+            f"`benchmarks/bench_resolution.py`, {asked.model.name}, one thread; {host}.",
+            "",
+            "| check | result |",
+            "| --- | --- |",
+            *lines,
+            "",
+        ]
+    )
+    print(text)
+    if asked.out:
+        asked.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

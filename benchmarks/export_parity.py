@@ -1,0 +1,67 @@
+"""Parity of every family and task, pruned: ONNX to PyTorch, and the simplified file to the unsimplified one.
+
+    python -m benchmarks.export_parity IMAGES_DIR [--ratio 0.4] [--imgsz 640]
+
+Weights are seeded and random, with normalisation statistics and score biases set so that scores are spread over [0, 1]:
+parity of arithmetic does not depend on training, and trained weights of all fifteen models are not at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from edgeprune.checkpoint import parameter_count
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.parity import parity
+from edgeprune.export.simplify import simplified_onnx
+from edgeprune.pruning import prune
+from tests.export.helpers import TASKS, saved, stock_model
+
+LIMIT, SIMPLIFY_LIMIT = 1e-3, 1e-4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--ratio", type=float, default=0.4)
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--count", type=int, default=4)
+    given = parser.parse_args()
+    images = sorted(given.images.glob("*.jpg"))[: given.count]
+    print(
+        "| model | task | head | parameters kept | box px | score | extra | unpaired | nodes | simplify max |",
+        flush=True,
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for family in ("yolov8", "yolo11", "yolo26"):
+            for task in TASKS:
+                imgsz = 224 if task == "classify" else given.imgsz
+                model = stock_model(
+                    family, task, bias=-7.0 if task == "obb" else -1.0
+                )  # rotated NMS of all anchors is slow
+                pruned = prune(model, ratio=given.ratio, imgsz=imgsz, importance="lamp").model
+                pruned.names, pruned.task = model.names, task
+                pt, onnx, simple = (Path(folder) / f"m{suffix}" for suffix in (".pt", ".onnx", "-s.onnx"))
+                info = onnx_from_checkpoint(saved(pruned, pt), onnx, imgsz=imgsz)
+                found = parity(pt, onnx, images)
+                simplified = simplified_onnx(onnx, simple, images=images)
+                kept = parameter_count(pruned) / parameter_count(model)
+                fine = max(found.max_abs_box_px, found.max_abs_score) <= LIMIT and simplified.changed
+                fine = fine and (simplified.max_abs or 0) <= SIMPLIFY_LIMIT
+                bad += not fine
+                print(
+                    f"| {family}n | {task} | {info.head} | {kept:.0%} | {found.max_abs_box_px:.1e} "
+                    f"| {found.max_abs_score:.1e} | {found.max_abs_extra:.1e} | {found.unpaired} "
+                    f"| {simplified.nodes_before} → {simplified.nodes_after} | {simplified.max_abs:.1e} |"
+                    + ("" if fine else " **over the limit**"),
+                    flush=True,
+                )
+    print(f"\nLimits: {LIMIT:g} on boxes (pixels) and scores, {SIMPLIFY_LIMIT:g} for simplifying; {bad} of 15 over.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the command that needs it.
+
+Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 a stage or a tool failed, 4 the device, 5 INCONCLUSIVE or PENDING.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeprune import __version__
+from edgeprune.data.cli import app as data_app
+from edgeprune.errors import EdgepruneError
+from edgeprune.export.cli import (
+    export_command,
+    lint_command,
+    parity_command,
+    quantize_command,
+    simplify_command,
+    val_command,
+)
+from edgeprune.measure.cli import bench
+from edgeprune.pruning.cli import register as register_pruning
+from edgeprune.training.cli import finetune, sparsify
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a bug keeps its plain traceback; errors on purpose are one line, see main()
+    help="Prune an Ultralytics YOLO model to a latency budget, measured on the device it ships on.",
+    epilog="Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 stage or tool failed, 4 device, 5 INCONCLUSIVE or PENDING.",
+)
+targets_app = typer.Typer(no_args_is_help=False, help="List, show and describe target profiles.")
+
+
+def main() -> None:
+    """Entry point: errors of edgeprune are one line on stderr and an exit code; anything else is a bug."""
+    try:
+        app()
+    except EdgepruneError as error:
+        print(f"edgeprune: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def build(
+    target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")],
+    weights: Annotated[str, typer.Option(help="Checkpoint (.pt) or model description (.yaml).")],
+    data: Annotated[str, typer.Option(help="Ultralytics dataset YAML.")],
+    latency_ms: Annotated[float | None, typer.Option(help="Budget: latency in ms on the target.")] = None,
+    speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency ratio.")] = None,
+    macs_speed_up: Annotated[float | None, typer.Option(help="Budget: MACs ratio; needs no device.")] = None,
+    max_map_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50-95, absolute.")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Input size in pixels, a multiple of 32.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/TARGET when not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load a checkpoint with foreign classes; executes code from it.")
+    ] = False,
+) -> None:
+    """Prune, fine-tune, export and compile a model until a measurement on the target meets the budget.
+
+    Example: edgeprune build --target cpu --weights best.pt --data data.yaml --speed-up 1.5
+    """
+    from edgeprune.console import ConsoleReporter, print_verdict
+    from edgeprune.pipeline import build as run
+
+    try:
+        with ConsoleReporter() as reporter:
+            result = run(
+                target,
+                weights,
+                data,
+                latency_ms=latency_ms,
+                speed_up=speed_up,
+                macs_speed_up=macs_speed_up,
+                max_map_drop=max_map_drop,
+                imgsz=imgsz,
+                epochs=epochs,
+                out=out,
+                seed=seed,
+                trust=trust,
+                reporter=reporter,
+            )
+    except KeyboardInterrupt:
+        print("edgeprune: stopped; the same command goes on from the last finished stage or epoch", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print_verdict(result.record)
+    print(f"bundle: {result.bundle}\nreport: {result.report.with_suffix('.html')}")
+    raise typer.Exit(result.verdict.exit_code)
+
+
+@app.command()
+def show(
+    directory: Annotated[Path, typer.Argument(help="Run directory of a build, or its bundle.")],
+    why: Annotated[str | None, typer.Option(help="Say why this stage ran, or was reused, in the latest build.")] = None,
+) -> None:
+    """Show the verdict table of a finished build, or why a stage had to run.
+
+    Example: edgeprune show runs/cpu --why prune
+    """
+    from edgeprune.console import print_verdict
+    from edgeprune.report.show import read_build, stage_history
+
+    if why is not None:
+        print(stage_history(directory, why))
+        return
+    record = read_build(directory)
+    print_verdict(record)
+    raise typer.Exit({"PASS": 0, "FAIL": 1}.get(record["verdict"], 5))
+
+
+@app.command()
+def doctor() -> None:
+    """Say which runtimes, devices and versions are usable here, and how to get the missing ones."""
+    from edgeprune.console import print_doctor
+    from edgeprune.report.doctor import examine
+
+    findings = examine()
+    print_doctor(findings)
+    raise typer.Exit(0 if all(finding.ok or not finding.required for finding in findings) else 4)
+
+
+@targets_app.callback(invoke_without_command=True)
+def targets(context: typer.Context) -> None:
+    """List the shipped target profiles."""
+    if context.invoked_subcommand is None:
+        from edgeprune.console import print_targets
+        from edgeprune.target import load_target, shipped_targets
+
+        print_targets([load_target(name) for name in shipped_targets()])
+
+
+@targets_app.command("show")
+def targets_show(name: Annotated[str, typer.Argument(help="Name of a shipped profile, or path of a .yaml.")]) -> None:
+    """Print a profile as it is after ``extends`` and defaults.
+
+    Example: edgeprune targets show jetson-orin
+    """
+    import yaml
+
+    from edgeprune.target import load_target
+
+    print(yaml.safe_dump(load_target(name).model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+
+
+@targets_app.command("schema")
+def targets_schema() -> None:
+    """Print the JSON Schema of a profile, for editors.
+
+    Example: edgeprune targets schema > targets/schema.json
+    """
+    import json
+
+    from edgeprune.target import profile_schema
+
+    print(json.dumps(profile_schema(), indent=1, ensure_ascii=False))
+
+
+# After this module's own commands, so that `--help` begins with build; each room keeps its commands beside its code.
+register_pruning(app)
+for name, command in {
+    "finetune": finetune,
+    "sparsify": sparsify,
+    "export": export_command,
+    "simplify": simplify_command,
+    "quantize": quantize_command,
+    "parity": parity_command,
+    "lint": lint_command,
+    "val": val_command,
+    "bench": bench,
+}.items():
+    app.command(name)(command)
+app.add_typer(targets_app, name="targets")
+app.add_typer(data_app, name="data")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""``edgeprune data``: data sets that can be made without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Make demo data without a network.")
+
+
+@app.callback()
+def _data() -> None:
+    """Make demo data without a network."""
+
+
+@app.command()
+def digits(
+    out: Annotated[Path, typer.Option(help="Folder to make; new, empty, or the same data set already.")],
+    train: Annotated[int, typer.Option(help="Training images.")] = 800,
+    val: Annotated[int, typer.Option(help="Validation images.")] = 160,
+    test: Annotated[int, typer.Option(help="Test images.")] = 160,
+    imgsz: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same pixels.")] = 0,
+) -> None:
+    """Compose scenes of handwritten digits over photographs, in Ultralytics' layout with train, val and test."""
+    from edgeprune.data.digits import write_digits
+
+    def show(text: str, *, done: int = 0, total: int = 0) -> None:
+        typer.echo(f"{text}: {done}/{total}", err=True)
+
+    typer.echo(write_digits(out, train=train, val=val, test=test, imgsz=imgsz, seed=seed, progress=show))

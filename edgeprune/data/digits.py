@@ -1,0 +1,248 @@
+"""Demo data that needs no network: scenes of scikit-learn's handwritten digits over its two photographs.
+
+The digits (1797 samples of 8×8 pixels, ten classes; `sklearn.datasets.load_digits`) and the photographs
+(`load_sample_images`) are inside the scikit-learn package. A scene is a random crop of a photograph with a few digits
+on it, varied in size, rotation, colour, contrast and overlap, so that a detector has something to learn.
+
+Takes a folder and the sizes of the splits, gives an Ultralytics data set (`data.yaml`, `images/`, `labels/`), refuses a
+folder that holds anything else. The three splits use disjoint digit samples: no validation digit was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgeprune.errors import DataError
+from edgeprune.progress import Progress, silent
+
+RECIPE = 1
+"""Raise it when the same parameters would give other pixels."""
+RECORD = "digits.json"
+CLASSES = tuple(str(digit) for digit in range(10))
+SPLITS = ("train", "val", "test")
+SHARES = (0.70, 0.15, 0.15)  # of the digit samples of every class
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class DigitsRecipe:
+    """What decides every pixel of the data set.
+
+    Attributes:
+        train, val, test: images in each split.
+        imgsz: side of the square images in pixels.
+        seed: two runs with one seed write the same pixels; images of a smaller split are the first of a larger one.
+        recipe: version of the composition.
+    """
+
+    train: int
+    val: int
+    test: int
+    imgsz: int
+    seed: int
+    recipe: int = RECIPE
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            if getattr(self, split) < 1:
+                raise DataError(f"{split}={getattr(self, split)}: every split needs at least 1 image")
+        if not 64 <= self.imgsz <= 1280:
+            raise DataError(f"imgsz={self.imgsz}: digits can be drawn from 64 to 1280 pixels")
+        if self.seed < 0:
+            raise DataError(f"seed={self.seed}: a seed is 0 or more")
+
+
+def write_digits(
+    out: Path | str,
+    *,
+    train: int = 800,
+    val: int = 160,
+    test: int = 160,
+    imgsz: int = 128,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Path:
+    """Write the digits data set and give the path of its ``data.yaml``.
+
+    The folder appears whole or not at all; a second call with the same parameters returns at once. ``data.yaml`` has no
+    ``path`` key, so that the folder can be moved.
+
+    Args:
+        out: the folder to make; may exist if it is empty or holds the same data set.
+        train: images in the training split.
+        val: images in the validation split.
+        test: images in the test split.
+        imgsz: side of the square images in pixels.
+        seed: seed of everything random.
+        progress: told after every hundred images.
+
+    Raises:
+        DataError: ``out`` holds something else, or a parameter is impossible.
+    """
+    out = Path(out)
+    recipe = DigitsRecipe(train=train, val=val, test=test, imgsz=imgsz, seed=seed)
+    if _is_there(out, recipe):
+        return out / "data.yaml"
+    partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in out.parent.glob(f".{out.name}.partial-*"):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir()
+        _compose(partial, recipe, progress)
+        partial.replace(out)  # onto nothing or onto an empty folder: one step either way
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{out} cannot be written ({reason}); name another folder with --out") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out / "data.yaml"
+
+
+def _is_there(out: Path, recipe: DigitsRecipe) -> bool:
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise DataError(f"{out} is a file; name a new folder with --out")
+    if not any(out.iterdir()):
+        return False
+    try:
+        found = json.loads((out / RECORD).read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{out} holds other files; name a new or empty folder with --out") from None
+    if found != asdict(recipe):
+        differs = ", ".join(f"{k}={found.get(k)}" for k, v in asdict(recipe).items() if found.get(k) != v)
+        raise DataError(f"{out} holds digits made with {differs}; name another folder with --out or delete it")
+    return True
+
+
+def _compose(folder: Path, recipe: DigitsRecipe, progress: Progress) -> None:
+    digits, classes = _digit_samples()
+    photographs = _photographs()
+    pools = _disjoint_pools(classes, recipe.seed)
+    total, done = recipe.train + recipe.val + recipe.test, 0
+    for part, split in enumerate(SPLITS):
+        images, labels = folder / "images" / split, folder / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for index in range(getattr(recipe, split)):
+            rng = np.random.default_rng([recipe.seed, part, index])
+            pixels, rows = _scene(rng, recipe.imgsz, photographs, digits, classes, pools[part])
+            Image.fromarray(pixels).save(images / f"{index:05d}.jpg", quality=92)
+            (labels / f"{index:05d}.txt").write_text("".join(rows))
+            done += 1
+            if done % 100 == 0 or done == total:
+                progress(f"digits {split}", done=done, total=total)
+    names = "".join(f"  {index}: '{name}'\n" for index, name in enumerate(CLASSES))
+    paths = "".join(f"{split}: images/{split}\n" for split in SPLITS)
+    (folder / "data.yaml").write_text(f"{paths}names:\n{names}")
+    (folder / RECORD).write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+
+
+def _digit_samples() -> tuple[Array, Array]:
+    """Opacity masks (n, 8, 8) in 0..1 and their classes (n,)."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    return (bunch.images / 16.0).astype(np.float32), bunch.target.astype(int)
+
+
+def _photographs() -> list[Image.Image]:
+    from sklearn.datasets import load_sample_images
+
+    bunch: Any = load_sample_images()
+    return [Image.fromarray(image) for image in bunch.images]
+
+
+def _disjoint_pools(classes: Array, seed: int) -> list[Array]:
+    """Indices of the digit samples of each split, every class divided in the same shares."""
+    rng = np.random.default_rng([seed, 99])
+    pools: list[list[Array]] = [[] for _ in SPLITS]
+    for digit in range(len(CLASSES)):
+        members = rng.permutation(np.flatnonzero(classes == digit))
+        cuts = np.cumsum([round(len(members) * share) for share in SHARES[:-1]])
+        for pool, piece in zip(pools, np.split(members, cuts), strict=True):
+            pool.append(piece)
+    return [np.concatenate(pool) for pool in pools]
+
+
+def _scene(
+    rng: np.random.Generator, side: int, photographs: list[Image.Image], digits: Array, classes: Array, pool: Array
+) -> tuple[Array, list[str]]:
+    """One image (side, side, 3) uint8 and its label rows ``class x y w h``, centre and size over the side."""
+    canvas = _background(rng, side, photographs[rng.integers(len(photographs))])
+    boxes: list[tuple[int, int, int, int]] = []
+    rows: list[str] = []
+    wanted = int(rng.integers(1, 6))
+    for _ in range(4 * wanted):
+        if len(rows) == wanted:
+            break
+        sample = int(rng.choice(pool))
+        mask = _stamp(rng, digits[sample], side)
+        height, width = mask.shape
+        if height >= side or width >= side:
+            continue
+        left, top = int(rng.integers(side - width)), int(rng.integers(side - height))
+        box = (left, top, left + width, top + height)
+        if any(_covered(box, other) > 0.35 for other in boxes):
+            continue
+        region = canvas[top : top + height, left : left + width]
+        ink = _ink(rng, region)
+        region[:] = region + (ink - region) * (mask * rng.uniform(0.75, 1.0))[..., None]
+        boxes.append(box)
+        x, y = (left + width / 2) / side, (top + height / 2) / side
+        rows.append(f"{classes[sample]} {x:.6f} {y:.6f} {width / side:.6f} {height / side:.6f}\n")
+    canvas += rng.normal(0.0, rng.uniform(0.0, 6.0), canvas.shape).astype(np.float32)
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), rows
+
+
+def _background(rng: np.random.Generator, side: int, photograph: Image.Image) -> Array:
+    width, height = photograph.size
+    crop = int(min(width, height) * rng.uniform(0.35, 1.0))
+    left, top = int(rng.integers(width - crop + 1)), int(rng.integers(height - crop + 1))
+    piece = photograph.crop((left, top, left + crop, top + crop)).resize((side, side), Image.Resampling.BILINEAR)
+    if rng.random() < 0.5:
+        piece = piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(piece, dtype=np.float32) * np.float32(rng.uniform(0.6, 1.1))
+
+
+def _stamp(rng: np.random.Generator, digit: Array, side: int) -> Array:
+    """Opacity of one digit (h, w) in 0..1, scaled, stretched, rotated and cut to its ink."""
+    height = side * float(np.exp(rng.uniform(np.log(0.18), np.log(0.45))))
+    width = height * rng.uniform(0.75, 1.1)
+    image = Image.fromarray(digit).resize((max(round(width), 8), max(round(height), 8)), Image.Resampling.BICUBIC)
+    image = image.rotate(rng.uniform(-25.0, 25.0), Image.Resampling.BICUBIC, expand=True)
+    mask = np.clip(np.asarray(image) * 1.25, 0.0, 1.0)
+    inked = mask > 0.3
+    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _ink(rng: np.random.Generator, region: Array) -> Array:
+    """A colour (3,) in 0..255 that differs from the region's mean by a contrast of 80 to 170 grey levels."""
+    ground = float(region.mean())
+    contrast = rng.uniform(80.0, 170.0)
+    up = ground + contrast <= 255.0
+    down = ground - contrast >= 0.0
+    brighter = up if up != down else bool(rng.random() < 0.5)
+    grey = ground + contrast if brighter else ground - contrast
+    return np.clip(grey + rng.uniform(-45.0, 45.0, 3), 0.0, 255.0).astype(np.float32)
+
+
+def _covered(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Intersection over the smaller of the two boxes."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = ((one[2] - one[0]) * (one[3] - one[1]) for one in (box, other))
+    return width * height / min(areas)

@@ -1,0 +1,200 @@
+"""Commands on artifacts: parse, call, print. Mounted by ``edgeprune.cli``; torch is imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeprune.runtimes.base import Runtime
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Data = Annotated[str, typer.Option(help="Dataset: a YAML, a folder of class folders, or a name Ultralytics knows.")]
+RUNTIMES = ("cpu", "cuda", "tensorrt")
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; beside the checkpoint.")] = None,
+    imgsz: Annotated[int, typer.Option(help="Height and width in pixels.")] = 640,
+    batch: Annotated[int, typer.Option(help="Images a run.")] = 1,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; 17 unless given.")] = None,
+    head: Annotated[str, typer.Option(help="auto, end-to-end, raw or nms.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Export a checkpoint to ONNX in FP32."""
+    from dataclasses import asdict
+
+    from edgeprune.export.onnx import onnx_from_checkpoint
+
+    target = output or checkpoint.with_suffix(".onnx")
+    info = onnx_from_checkpoint(checkpoint, target, imgsz=imgsz, batch=batch, dynamic=dynamic, opset=opset, head=head)
+    shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in (*info.inputs, *info.outputs))
+    _tell(
+        {"path": str(target), **asdict(info)},
+        f"{target}: {info.task}, head {info.head}, opset {info.opset}, {info.nodes} nodes; {shapes}",
+        as_json,
+    )
+
+
+@app.command("simplify")
+def simplify_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; MODEL-simple.onnx.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simplify an ONNX file; the source goes on where that fails or changes an output."""
+    from edgeprune.export.simplify import simplified_onnx
+
+    target = output or model.with_name(f"{model.stem}-simple.onnx")
+    info = simplified_onnx(model, target)
+    _tell({"path": str(target), **info.to_json()}, f"{target}: {info.reason}", as_json)
+
+
+@app.command("quantize")
+def quantize_command(
+    model: Annotated[Path, typer.Argument(help="FP32 ONNX file.")],
+    precision: Annotated[str, typer.Option(help="fp16, int8 or int8-fp16.")],
+    data: Annotated[str | None, typer.Option(help="Dataset to calibrate INT8 on (its train split).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; MODEL-PRECISION.onnx.")] = None,
+    recipe: Annotated[str, typer.Option(help="INT8 for 'tensorrt' or for ONNX Runtime's 'cpu' provider.")] = "tensorrt",
+    count: Annotated[int, typer.Option(help="Calibration images.")] = 128,
+    method: Annotated[str, typer.Option(help="entropy, percentile or minmax.")] = "entropy",
+    seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
+    keep_float: Annotated[list[str] | None, typer.Option(help="Name of a node that stays in float.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Cast an ONNX file to half precision, or quantise it to INT8."""
+    from edgeprune.dataset import Dataset
+    from edgeprune.errors import DataError, TargetError
+    from edgeprune.export.onnx import describe
+    from edgeprune.export.precision import PRECISIONS, fp16_onnx, int8_onnx
+
+    target = output or model.with_name(f"{model.stem}-{precision}.onnx")
+    kept = keep_float or []
+    if precision == "fp16":
+        info = fp16_onnx(model, target, keep_float=kept)
+    elif precision in {"int8", "int8-fp16"}:
+        if data is None:
+            raise DataError("INT8 needs images to calibrate on; give --data DATASET.yaml")
+        dataset = Dataset.load(data, task=describe(model).task, need=("train",))
+        images = dataset.sample_images("train", count, seed)
+        info = int8_onnx(
+            model, target, images, recipe=recipe, method=method, keep_float=kept, half=precision == "int8-fp16"
+        )
+    else:
+        allowed = ", ".join(name for name in PRECISIONS if name != "fp32")
+        raise TargetError(f"precision '{precision}' is unknown; {allowed} are allowed")
+    lines = [f"{target}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
+    if info.images:
+        lines.append(f"{info.quantized_layers} layers in INT8, {len(info.float_layers)} in float; {info.images} images")
+    _tell({"path": str(target), **info.to_json()}, "\n".join([*lines, *info.warnings]), as_json)
+
+
+@app.command("parity")
+def parity_command(
+    reference: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.")],
+    candidate: Annotated[Path, typer.Argument(help="ONNX file.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="Split the images come from.")] = "val",
+    count: Annotated[int, typer.Option(help="Images.")] = 16,
+    limit: Annotated[float | None, typer.Option(help="Exit 1 beyond this difference in pixels or scores.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two forms of a model on real images."""
+    from edgeprune.dataset import Dataset
+    from edgeprune.export.onnx import describe
+    from edgeprune.export.parity import parity
+
+    dataset = Dataset.load(data, task=describe(candidate).task, need=(split,))
+    found = parity(reference, candidate, dataset.sample_images(split, count))
+    worst = max(found.max_abs_box_px, found.max_abs_score)
+    _tell(
+        found.to_json(),
+        f"{found.images} images, {found.task}, head {found.head}: at most {found.max_abs_box_px:.2g} px and "
+        f"{found.max_abs_score:.2g} of score apart; {found.detections_agreement:.1%} of "
+        f"{found.detections_reference} detections agree",
+        as_json,
+    )
+    if limit is not None and not worst <= limit:
+        raise typer.Exit(1)
+
+
+@app.command("lint")
+def lint_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file.")],
+    tensorrt: Annotated[str, typer.Option(help="TensorRT release of the target.")] = "10.3",
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Free shapes are allowed.")] = False,
+    precision: Annotated[str | None, typer.Option(help="Precision that the graph must hold.")] = None,
+    nodes: Annotated[bool, typer.Option("--nodes", help="List the graph's layers by name instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check an ONNX file against what TensorRT accepts, without TensorRT. Exits 1 on an error."""
+    from edgeprune.export.graph import load_graph
+    from edgeprune.export.lint import Limits, lint
+    from edgeprune.export.regions import with_names
+
+    graph = load_graph(model)
+    if nodes:
+        names = [node.name for node in with_names(graph).graph.node if node.op_type == "Conv"]
+        _tell({"layers": names}, "\n".join(names), as_json)
+        return
+    findings = lint(graph, Limits(tensorrt=tensorrt, dynamic=dynamic, precision=precision))
+    lines = [
+        f"{f.severity} {f.rule}{f' ({f.count} ×, first {f.node})' if f.node else ''}: {f.message}; {f.remedy}"
+        for f in findings
+    ]
+    _tell(
+        {"findings": [finding.to_json() for finding in findings]},
+        "\n".join(lines) or f"{model}: TensorRT {tensorrt} should take it",
+        as_json,
+    )
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("val")
+def val_command(
+    artifact: Annotated[Path, typer.Argument(help="Checkpoint (.pt), ONNX file or engine.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    imgsz: Annotated[int | None, typer.Option(help="Height and width in pixels; the artifact's own.")] = None,
+    batch: Annotated[int, typer.Option(help="Images a forward pass, where the artifact leaves it free.")] = 1,
+    runtime: Annotated[str, typer.Option(help="Provider of ONNX Runtime: cpu, cuda or tensorrt.")] = "cpu",
+    head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Accuracy of any artifact by its own runtime, per class."""
+    from edgeprune.measure.accuracy import accuracy
+
+    found = accuracy(
+        artifact, data=data, imgsz=imgsz, split=split, batch=batch, head=head, runtime=_runtime(artifact, runtime)
+    )
+    best, second = ("top-1", "top-5") if found.task == "classify" else ("mAP50-95", "mAP50")
+    lines = [f"{artifact}: {found.task} on {found.images} images of {split}"]
+    lines.append(f"{best} {found.map50_95:.4f}, {second} {found.map50:.4f}")
+    lines += [f"  {name}: {value:.4f}" for name, value in found.per_class.items()]
+    _tell(found.to_json(), "\n".join(lines), as_json)
+
+
+def _runtime(artifact: Path, name: str) -> Runtime | None:
+    from edgeprune.errors import TargetError
+
+    if name not in RUNTIMES:
+        raise TargetError(f"runtime '{name}' is unknown; {', '.join(RUNTIMES)} are allowed")
+    if artifact.suffix == ".pt":
+        return None
+    from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+
+    return OnnxRuntime(name)
+
+
+def _tell(data: dict[str, Any], text: str, as_json: bool) -> None:
+    typer.echo(json.dumps(data, indent=2) if as_json else text)

@@ -1,0 +1,161 @@
+"""ONNX files at the edge of the room: read with a clear refusal, described, written whole or not at all."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from edgeprune.artifact import write_atomically
+from edgeprune.errors import DataError, TargetError
+
+MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a graph: ``shape`` holds a name where the size is not fixed."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+def load_graph(path: Path | str) -> onnx.ModelProto:
+    """Read an ONNX file, its external data included.
+
+    Raises:
+        DataError: it is missing, over 2 GB, damaged, or not an ONNX model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"ONNX file {path} does not exist")
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(
+            f"{path} is over 2 GB ({path.stat().st_size / 2**30:.2f} GiB), more than ONNX can hold in a file"
+        )
+    try:
+        model = onnx.load(str(path))
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as ONNX ({_line(error)}); export it again") from error
+    if not model.graph.node or not model.opset_import:
+        raise DataError(f"{path} is not an ONNX model: it has no graph; export it again")
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        # ONNX Runtime's own fused operators have no public schema; such a file is foreign to the checker, not wrong
+        if all(opset.domain in {"", "ai.onnx"} for opset in model.opset_import):
+            raise DataError(f"{path} is not a valid ONNX model ({_line(error)}); export it again") from error
+    except ValueError as error:  # over the size the checker takes
+        raise DataError(f"{path} cannot be checked ({_line(error)})") from error
+    return model
+
+
+def save_graph(model: onnx.ModelProto, path: Path | str) -> None:
+    """Write an ONNX file whole or not at all.
+
+    Raises:
+        DataError: the model is over 2 GB.
+        TargetError: the place cannot be written to.
+    """
+    try:
+        size = model.ByteSize()
+        data = model.SerializeToString() if size <= MAX_BYTES else b""
+    except (ValueError, MemoryError, DecodeError):  # what protobuf raises past its limit differs between its versions
+        size, data = MAX_BYTES + 1, b""
+    if not data:
+        raise DataError(f"the model for {path} is over 2 GB, more than ONNX can hold in a file; prune it further")
+    write_file(path, data)
+
+
+def write_file(path: Path | str, data: bytes) -> None:
+    """Atomic write into a folder that is made when it is missing; ``TargetError`` where that is not possible."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as error:
+        raise TargetError(f"cannot write {path}: {error.strerror or error}; choose another output") from error
+
+
+def metadata_of(model: onnx.ModelProto | Path | str) -> dict[str, str]:
+    """The ``metadata_props`` of a model or a file, as text."""
+    if not isinstance(model, onnx.ModelProto):
+        model = load_graph(model)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Add entries to ``metadata_props``; an entry of the same name is replaced."""
+    merged = {**metadata_of(model), **{key: str(value) for key, value in metadata.items()}}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, merged)
+
+
+def parsed_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Ultralytics' metadata with its numbers, lists and mappings read back from text."""
+    parsed: dict[str, Any] = dict(metadata)
+    for key in ("names", "imgsz", "args", "kpt_shape", "kpt_names", "end2end", "stride", "batch", "channels"):
+        if isinstance(parsed.get(key), str):
+            try:
+                parsed[key] = ast.literal_eval(parsed[key])
+            except (ValueError, SyntaxError) as error:
+                raise DataError(f"the model's metadata entry '{key}' is not readable: {parsed[key]!r}") from error
+    return parsed
+
+
+def tensors(values: Any, skip: frozenset[str] = frozenset()) -> tuple[TensorInfo, ...]:
+    """Names, shapes and types of a graph's inputs or outputs."""
+    return tuple(
+        TensorInfo(
+            value.name,
+            tuple(
+                d.dim_value if d.HasField("dim_value") else (d.dim_param or "?")
+                for d in value.type.tensor_type.shape.dim
+            ),
+            onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(),
+        )
+        for value in values
+        if value.name not in skip
+    )
+
+
+def inputs_of(model: onnx.ModelProto) -> tuple[TensorInfo, ...]:
+    """A graph's inputs without its weights (which old files list as inputs too)."""
+    return tensors(model.graph.input, frozenset(item.name for item in model.graph.initializer))
+
+
+def outputs_of(model: onnx.ModelProto) -> tuple[TensorInfo, ...]:
+    """A graph's outputs."""
+    return tensors(model.graph.output)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operator set."""
+    return max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
+
+
+def shapes_of_weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of a graph's constants by tensor name, initializers and Constant nodes alike."""
+    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    shapes[node.output[0]] = tuple(attribute.t.dims)
+    return shapes
+
+
+def count_ops(model: onnx.ModelProto) -> dict[str, int]:
+    """Nodes by operator type, sorted by name."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,42 @@
+"""A checkpoint as the module that Ultralytics' exporter and validator take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from edgeprune import checkpoint
+
+
+def module_from_checkpoint(pt: Path) -> nn.Module:
+    """The model of a checkpoint, in FP32 and eval mode, on the CPU, read without running code from the file.
+
+    Raises:
+        DataError: the file is missing, damaged, unsafe, or no Ultralytics checkpoint.
+    """
+    read = checkpoint.load(Path(pt))
+    module: Any = read.model
+    module.args = {**DEFAULT_CFG_DICT, **read.train_args}  # as Ultralytics' own loader leaves it
+    module.task = read.task
+    return module
+
+
+def has_end_to_end_head(module: nn.Module) -> bool:
+    """Whether the model has a second, one-to-one head whose output needs no NMS (YOLOv10, YOLO26)."""
+    head = list(module.children())[-1]
+    head = list(head.children())[-1] if isinstance(head, nn.Sequential) else head
+    return getattr(head, "one2one_cv2", None) is not None
+
+
+def head_arguments(*, end_to_end: bool, nms: bool = False) -> dict[str, Any]:
+    """The arguments of Ultralytics' exporter and validator that select the head.
+
+    Until the middle of 8.4 there was ``end2end`` beside ``nms``; later, ``nms`` alone says both: True embeds NMS, False
+    asks for the one-to-one head, None for the one-to-many head with NMS outside.
+    """
+    if "end2end" in DEFAULT_CFG_DICT:
+        return {"end2end": end_to_end, "nms": nms}
+    return {"nms": True if nms else (False if end_to_end else None)}

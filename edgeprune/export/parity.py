@@ -1,0 +1,189 @@
+"""Whether two forms of a model say the same on real images.
+
+Takes a reference (a module, a checkpoint or an ONNX file), a candidate (an ONNX file, or anything a runtime can load)
+and images. Gives differences in pixels and in scores, and the agreement of the detections a user would see. Decides
+nothing: a limit belongs to a gate.
+
+A raw head's rows are anchors, so outputs are compared number by number. The rows of an end-to-end head (and of embedded
+NMS) are a list sorted by score and cut off at its k-th entry: where two scores differ by less than rounding, two rows
+change places, and where the k-th and the next score do, one row replaces another. Neither is an error, yet a number by
+number comparison reports hundreds of pixels. So rows are paired first, within a class, by the assignment of least
+total difference. A row that finds no partner is charged with the least change of its score that explains its absence
+from the other list: its score minus the other list's last score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edgeprune.errors import StageError, TargetError
+from edgeprune.export.detections import Differences, Layout, agreement, paired_rows, rows_after_nms
+from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
+from edgeprune.export.images import batch_from_images
+from edgeprune.export.onnx import HEAD_KEY, describe
+from edgeprune.export.run import Outputs, by_order, in_batches, outputs_of_module, outputs_of_onnx
+from edgeprune.runtimes.base import Runtime
+
+
+@dataclass(frozen=True)
+class ParityInfo:
+    """How far two forms of a model are apart.
+
+    Attributes:
+        images: images compared.
+        task: detect, segment, pose, obb or classify.
+        head: raw, end-to-end or nms.
+        max_abs: largest difference of any two numbers that belong together, whatever their unit.
+        mean_abs: mean of those differences.
+        max_abs_box_px: largest difference of a box or keypoint coordinate, in pixels of the model's input.
+        max_abs_score: largest difference of a class score or keypoint score, in [0, 1].
+        max_abs_extra: largest difference of mask coefficients, prototypes or angles (radians).
+        unpaired: rows of a sorted list without a partner in the other list; 0 for a raw head.
+        reordered: rows of a sorted list whose partner has another rank; 0 for a raw head.
+        detections_reference: detections of the reference with a score of 0.25 or more, after NMS.
+        detections_candidate: those of the candidate.
+        detections_agreement: 2 × common / (reference + candidate); 1.0 when neither has any. For a classifier, the part
+            of images with the same best class.
+    """
+
+    images: int
+    task: str
+    head: str
+    max_abs: float
+    mean_abs: float
+    max_abs_box_px: float
+    max_abs_score: float
+    max_abs_extra: float
+    unpaired: int
+    reordered: int
+    detections_reference: int
+    detections_candidate: int
+    detections_agreement: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``build.json``."""
+        return asdict(self)
+
+
+def parity(
+    reference: nn.Module | Path | str,
+    candidate: Path | str,
+    images: Sequence[Path],
+    *,
+    imgsz: int | tuple[int, int] | None = None,
+    runtime: Runtime | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> ParityInfo:
+    """Compare two forms of a model on images.
+
+    Args:
+        reference: a module, a checkpoint (.pt) or an ONNX file.
+        candidate: an ONNX file with Ultralytics' metadata, or an engine for ``runtime``.
+        images: image files, best of the validation split.
+        imgsz: height and width in pixels; the candidate's own when None.
+        runtime: runs the candidate; ONNX Runtime on the CPU when None.
+        metadata: what the candidate is (task, names, imgsz, head), when its file does not say.
+
+    Raises:
+        DataError: a file cannot be read, or no images.
+        StageError: the outputs cannot belong to the same model.
+    """
+    candidate = Path(candidate)
+    told = dict(metadata) if metadata is not None else metadata_of(candidate)
+    data = parsed_metadata(told)
+    size = imgsz or data.get("imgsz") or ()
+    height, width = (size, size) if isinstance(size, int) else (tuple(size) or (0, 0))
+    if not height or not width:
+        raise TargetError(f"{candidate} does not say its image size; give imgsz")
+    task = str(data.get("task", "detect"))
+    head = str(data.get(HEAD_KEY) or describe(candidate).head)
+    layout = Layout(task=task, head=head, nc=len(data.get("names") or ()), kpt_shape=tuple(data.get("kpt_shape") or ()))
+
+    pixels = batch_from_images(images, imgsz=(height, width), task=task)
+    if runtime is None:
+        theirs = outputs_of_onnx(candidate, pixels)
+    else:
+        with runtime.session(candidate) as session:
+            name, batch = session.input_names[0], 0 if data.get("dynamic") else int(data.get("batch") or 1)
+            theirs = in_batches(lambda stack: by_order(session.run({name: stack})), pixels, batch=batch or len(pixels))
+    ours = _reference_outputs(reference, pixels, head=head)
+    return compare(ours, theirs, layout, what=f"{candidate}")
+
+
+def compare(reference: Outputs, candidate: Outputs, layout: Layout, *, what: str = "the candidate") -> ParityInfo:
+    """Compare the outputs of two forms of a model for the same images; pure arithmetic.
+
+    Args:
+        reference: outputs with the images on the first axis; for a layout with NMS, sorted rows of shape
+            (images, rows, 6 + extra) as the embedded NMS gives them.
+        candidate: the same of the candidate.
+        layout: how the first output is laid out.
+        what: the candidate's name in an error.
+
+    Raises:
+        StageError: different numbers of outputs, or different shapes.
+    """
+    shapes = [[tuple(output.shape) for output in outputs] for outputs in (reference, candidate)]
+    if shapes[0] != shapes[1]:
+        raise StageError(f"{what} gives outputs of shapes {shapes[1]} where the reference gives {shapes[0]}")
+    differences = Differences()
+    unpaired = reordered = 0
+    ours, theirs = (outputs[0].astype(np.float64) for outputs in (reference, candidate))
+    if layout.head == "raw" or ours.ndim != 3:
+        differences.add(np.abs(ours - theirs), columns=layout.columns(ours.shape[1]), axis=1)
+    else:
+        for rows, others in zip(ours, theirs, strict=True):
+            paired = paired_rows(rows, others, rotated=layout.task == "obb")
+            differences.add(paired.differences, columns=layout.row_columns(rows.shape[1]), axis=1)
+            differences.score = max(differences.score, paired.missing_score)
+            differences.largest = max(differences.largest, paired.missing_score)
+            unpaired += paired.unpaired
+            reordered += paired.reordered
+    for ours_extra, theirs_extra in zip(reference[1:], candidate[1:], strict=True):
+        extra = np.abs(ours_extra.astype(np.float64) - theirs_extra)
+        differences.add(extra.reshape(len(extra), 1, -1), columns=np.array(["extra"]), axis=1)
+    counts = agreement(reference[0], candidate[0], layout)
+    return ParityInfo(
+        images=len(ours),
+        task=layout.task,
+        head=layout.head,
+        max_abs=differences.largest,
+        mean_abs=differences.total / max(differences.count, 1),
+        max_abs_box_px=differences.box,
+        max_abs_score=differences.score,
+        max_abs_extra=differences.extra,
+        unpaired=unpaired,
+        reordered=reordered,
+        detections_reference=counts[0],
+        detections_candidate=counts[1],
+        detections_agreement=counts[2],
+    )
+
+
+def _reference_outputs(reference: nn.Module | Path | str, pixels: np.ndarray, *, head: str) -> Outputs:
+    """Outputs of the reference in the form the candidate's head has."""
+    if isinstance(reference, nn.Module):
+        module = reference
+    elif Path(reference).suffix == ".pt":
+        from edgeprune.export.module import module_from_checkpoint
+
+        module = module_from_checkpoint(Path(reference))
+    else:
+        graph = load_graph(reference)
+        if describe(graph).head == head:
+            return outputs_of_onnx(graph, pixels)
+        raise StageError(
+            f"{reference} has head {describe(graph).head} and the candidate {head}; they cannot be compared"
+        )
+    outputs = outputs_of_module(module, pixels, end_to_end=head == "end-to-end")
+    if head == "nms":
+        nc = len(getattr(module, "names", ()))
+        task = str(getattr(module, "task", "detect"))
+        outputs[0] = rows_after_nms(outputs[0], nc=nc, task=task)
+    return outputs

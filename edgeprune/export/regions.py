@@ -1,0 +1,75 @@
+"""Where a YOLO's head ends, read from the graph: which convolutions give its outputs, and what only decodes them.
+
+Nothing here looks at names, so that a renamed or simplified graph is read alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from edgeprune.export.graph import shapes_of_weights
+
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Nodes of a graph by their part in it, as sets of names.
+
+    Attributes:
+        output_layers: layers with weights behind which no other such layer lies: the last convolutions of every branch.
+        decoder: everything behind those that runs on decoded numbers: reshapes, DFL, anchors, scores, top-k, NMS.
+    """
+
+    output_layers: frozenset[str]
+    decoder: frozenset[str]
+
+
+def regions_of(model: onnx.ModelProto) -> Regions:
+    """Find the output layers and the decoder of a graph whose nodes all have names (see :func:`with_names`)."""
+    weights = shapes_of_weights(model)
+    nodes = list(model.graph.node)
+    consumers: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in node.input:
+            consumers.setdefault(name, []).append(index)
+    layer_behind = [False] * len(nodes)  # whether a layer with weights is reachable; nodes are in topological order
+    for index in range(len(nodes) - 1, -1, -1):
+        for name in nodes[index].output:
+            for consumer in consumers.get(name, ()):
+                if _is_layer(nodes[consumer], weights) or layer_behind[consumer]:
+                    layer_behind[index] = True
+    outputs = [i for i, node in enumerate(nodes) if _is_layer(node, weights) and not layer_behind[i]]
+    reached: set[int] = set()
+    front = list(outputs)
+    while front:
+        for name in nodes[front.pop()].output:
+            for consumer in consumers.get(name, ()):
+                if consumer not in reached:
+                    reached.add(consumer)
+                    front.append(consumer)
+    return Regions(
+        output_layers=frozenset(nodes[i].name for i in outputs),
+        decoder=frozenset(nodes[i].name for i in reached),
+    )
+
+
+def _is_layer(node: onnx.NodeProto, weights: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a node has trained weights. DFL's convolution is one of fixed numbers with a single output channel."""
+    if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in weights:
+        return False
+    return not (node.op_type == "Conv" and weights[node.input[1]][0] == 1)
+
+
+def with_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose nodes all have names of their own: an optimiser leaves some without."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    taken: set[str] = set()
+    for index, node in enumerate(copy.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{index}"
+        taken.add(node.name)
+    return copy

@@ -1,0 +1,415 @@
+"""Latency statistics: quantiles with distribution-free bounds, paired ratios, stability. NumPy only.
+
+Nothing here assumes a shape for the distribution of latency. A bound on a quantile comes from order statistics, as in
+MLPerf's early stopping (https://github.com/mlcommons/inference_policies): the number of samples above a quantile is
+binomial, whatever the samples look like. Samples that depend on their neighbours are worth fewer than their count; the
+bounds use the effective count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+STATISTICS = ("p50", "p90", "p95", "p99", "mean")
+LEAST_EXCESS = 1  # one sample may lie above a bound, so that a single hiccup is not the bound (MLPerf: p90 at 99 %: 64)
+DRIFT_TOLERANCE = 0.05  # levels that differ by less are the noise of a quiet machine; TensorRT's own is about 5 %
+NOISE_TOLERANCE = 0.5  # quartiles further apart than half of the median: nothing was held still
+FALSE_ALARM = 0.001  # share of steady runs that the test for moving levels may call unsteady
+FEWEST_TO_JUDGE = 20  # below this neither a level nor its movement can be told
+PLACEMENT = 0.01  # the same model loaded twice differs by this much: where its memory lies (bench_resolution.py)
+FEWEST_BLOCKS = 8  # pairs of blocks that a ratio needs
+SEGMENTS = 10  # consecutive pieces of a run whose levels are compared
+
+
+def quantile_of(statistic: str) -> float:
+    """0.95 for ``p95``. Raises ``ValueError`` for a name that is not a percentile from p1 to p99.99."""
+    try:
+        q = float(statistic.removeprefix("p")) / 100 if statistic.startswith("p") else math.nan
+    except ValueError:
+        q = math.nan
+    if not 0 < q < 1:
+        raise ValueError(f"{statistic!r} is not a percentile such as p50, p90, p95 or p99")
+    return q
+
+
+def value_of(values: Sequence[float], statistic: str) -> float:
+    """The statistic itself: ``mean`` or a percentile (the order statistic at ceil(q n), no interpolation).
+
+    Raises:
+        ValueError: no values, or an unknown statistic.
+    """
+    if len(values) == 0:
+        raise ValueError("no samples")
+    if statistic == "mean":
+        return float(np.mean(values))
+    rank = math.ceil(quantile_of(statistic) * len(values) - 1e-9)
+    return float(np.sort(np.asarray(values, float))[max(rank, 1) - 1])
+
+
+def binomial_cdf(n: int, p: float) -> np.ndarray:
+    """P(Bin(n, p) <= k) for k = 0..n, shape (n + 1,); exact sums of the probabilities, taken in logarithms."""
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
+    k = np.arange(n + 1)
+    log_p = log_factorial[n] - log_factorial - log_factorial[::-1] + k * math.log(p) + (n - k) * math.log1p(-p)
+    return np.minimum(np.cumsum(np.exp(log_p)), 1.0)
+
+
+def samples_needed(q: float, confidence: float = 0.99, excess: int = LEAST_EXCESS) -> int:
+    """Fewest independent samples for an upper bound on quantile ``q`` that leaves ``excess`` samples above it.
+
+    p90 at 99 % needs 64 and p99 needs 662 (MLPerf's numbers), p50 needs 11 and p95 130.
+    """
+    n = excess + 1
+    while binomial_cdf(n, 1 - q)[excess] > 1 - confidence:
+        n += 1
+    return n
+
+
+def upper_rank(n: int, q: float, confidence: float) -> int | None:
+    """The least 1-based rank whose order statistic is >= quantile ``q`` with this confidence; None: too few samples."""
+    ranks = np.flatnonzero(binomial_cdf(n, q) >= confidence)  # P(X_(k) >= Q) = P(Bin(n, q) <= k - 1)
+    rank = int(ranks[0]) + 1 if len(ranks) else n + 1
+    return rank if rank <= n - LEAST_EXCESS else None
+
+
+def lower_rank(n: int, q: float, confidence: float) -> int | None:
+    """The greatest 1-based rank whose order statistic is <= quantile ``q`` with this confidence, or None."""
+    ranks = np.flatnonzero(binomial_cdf(n, q) <= 1 - confidence)  # P(X_(k) > Q) <= P(Bin(n, q) <= k - 1)
+    return int(ranks[-1]) + 1 if len(ranks) else None
+
+
+def effective_count(values: np.ndarray) -> int:
+    """How many independent samples this series is worth: n / (1 + 2 sum of its autocorrelations).
+
+    The sum runs over the first lags whose correlation is significant (2 / sqrt(n)), so that white noise keeps its n.
+    """
+    n = len(values)
+    centred = values - values.mean()
+    variance = float(centred @ centred)
+    if n < 4 or variance <= 0:
+        return n
+    total = 0.0
+    for lag in range(1, n // 4):
+        correlation = float(centred[:-lag] @ centred[lag:]) / variance
+        if correlation < 2 / math.sqrt(n):
+            break
+        total += correlation
+    return max(2, int(n / (1 + 2 * total)))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A statistic with its one-sided bounds.
+
+    Attributes:
+        value: the statistic of the samples.
+        low: the true statistic is at least this, with ``low_confidence``; None: too few samples to say.
+        high: the true statistic is at most this, with ``confidence``; None: too few samples to say.
+        confidence: of ``high``.
+        low_confidence: of ``low``.
+        samples: how many were taken.
+        effective: how many independent ones they are worth.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    confidence: float
+    low_confidence: float
+    samples: int
+    effective: int
+
+
+def bounds(
+    values: Sequence[float], statistic: str, confidence: float = 0.99, low_confidence: float | None = None
+) -> Bounds:
+    """A percentile with distribution-free bounds, in the unit of ``values``.
+
+    Args:
+        values: samples in the order they were taken.
+        statistic: a percentile, such as ``p95``. (A mean has no distribution-free bound.)
+        confidence: that the true percentile is not above ``high``.
+        low_confidence: that it is not below ``low``; the same when not given.
+
+    Raises:
+        ValueError: no values, a value that is not finite, or not a percentile.
+    """
+    q = quantile_of(statistic)
+    data = np.asarray(values, float)
+    value = value_of(values, statistic)
+    if not np.isfinite(data).all():
+        raise ValueError("a sample is not a finite number")
+    low_confidence = confidence if low_confidence is None else low_confidence
+    ordered, n = np.sort(data), len(data)
+    effective = effective_count((data <= value).astype(float))
+
+    def at(rank: int | None, towards_end: bool) -> float | None:
+        if rank is None:
+            return None
+        place = rank if effective == n else rank * n / effective
+        return float(ordered[min(n, math.ceil(place) if towards_end else max(1, math.floor(place))) - 1])
+
+    high = at(upper_rank(effective, q, confidence), True)
+    low = at(lower_rank(effective, q, low_confidence), False)
+    return Bounds(value, low, high, confidence, low_confidence, n, effective)
+
+
+def samples_to_settle(
+    values: Sequence[float], statistic: str, limit: float, confidence: float = 0.99, most: int = 100_000
+) -> int | None:
+    """About how many samples in all would bring the upper bound under ``limit``, or the lower bound over it.
+
+    Assumes that the next samples are like these. None when even ``most`` would not do: the percentile is too near to
+    the limit.
+    """
+    q = quantile_of(statistic)
+    data = np.asarray(values, float)
+    worth = effective_count((data <= value_of(values, statistic)).astype(float)) / len(data)
+    share = float((data <= limit).mean())
+    n = max(len(data), samples_needed(q, confidence))
+    while n <= most:
+        counts = max(2, int(n * worth))
+        if share >= q:
+            rank = upper_rank(counts, q, confidence)
+            settled = rank is not None and rank <= share * counts
+        else:
+            rank = lower_rank(counts, q, confidence)
+            settled = rank is not None and rank > share * counts
+        if settled:
+            return n
+        n = math.ceil(n * 1.1)
+    return None
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Whether the samples come from one steady state.
+
+    Attributes:
+        stable: nothing moved more than the tolerance.
+        reason: what was seen, in one line.
+        change: relative size of the largest movement found, 0.0 when stable.
+    """
+
+    stable: bool
+    reason: str
+    change: float = 0.0
+
+
+def stability(values: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> Stability:
+    """Detect drift, steps (throttling) and runs that are too noisy to mean anything.
+
+    Two conditions must meet before levels count as moving: ranks differ between ten consecutive segments more than
+    chance allows (Kruskal-Wallis, false alarm 0.1 %), and the levels differ by more than ``tolerance``.
+
+    Args:
+        values: samples in the order they were taken, any unit.
+        tolerance: relative difference of levels that still counts as steady.
+    """
+    data = np.asarray(values, float)
+    n = len(data)
+    if n < FEWEST_TO_JUDGE:
+        return Stability(False, f"{n} samples are too few to tell whether the run was steady, {FEWEST_TO_JUDGE} needed")
+    if not np.isfinite(data).all():
+        return Stability(False, "a sample is not a finite number")
+    middle = float(np.median(data))
+    if middle <= 0:
+        return Stability(False, "the median is not above zero")
+    segments = min(SEGMENTS, n // 5)
+    pieces = np.array_split(data, segments)
+    levels = np.array([np.median(piece) for piece in pieces])
+    if _rank_statistic(data, segments) > _chi_square_limit(segments - 1):
+        steady_change, reason = _movement(data, levels, middle)
+        if steady_change > tolerance:
+            return Stability(False, reason, steady_change)
+    low, high = np.quantile(data, (0.25, 0.75))
+    if (high - low) / middle > NOISE_TOLERANCE:
+        spread = float((high - low) / middle)
+        return Stability(False, f"too noisy: the quartiles are {spread:.0%} of the median apart", spread)
+    return Stability(True, f"steady over {n} samples")
+
+
+def _ranks(data: np.ndarray) -> np.ndarray:
+    """Mid-ranks from 1, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(data, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + 1 + last) / 2)[inverse]
+
+
+def _rank_statistic(data: np.ndarray, segments: int) -> float:
+    """Kruskal-Wallis H of consecutive segments, corrected for ties (Kruskal and Wallis, 1952)."""
+    n = len(data)
+    ranks = _ranks(data)
+    h = 12 / (n * (n + 1)) * sum(part.sum() ** 2 / len(part) for part in np.array_split(ranks, segments)) - 3 * (n + 1)
+    _, counts = np.unique(data, return_counts=True)
+    ties = 1 - float((counts**3 - counts).sum()) / (n**3 - n)
+    return h / ties if ties > 0 else 0.0
+
+
+def _chi_square_limit(freedom: int, z: float = 3.0902) -> float:
+    """Chi-square quantile at 1 - FALSE_ALARM (z is the normal one) by Wilson and Hilferty (1931); 0.5 % off at most."""
+    return freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
+
+
+def _movement(data: np.ndarray, levels: np.ndarray, middle: float) -> tuple[float, str]:
+    """Size and name of what moved: a step where one change of level explains it better than a slope does."""
+    n = len(data)
+    place = np.arange(n, dtype=float) - (n - 1) / 2
+    ranks = _ranks(data) - (n + 1) / 2
+    spread = float((ranks**2).sum())
+    slope = float(place @ ranks) ** 2 / float((place**2).sum()) / spread
+    cuts = np.arange(max(3, n // 20), n - max(3, n // 20))
+    sums = np.cumsum(ranks)[cuts - 1]
+    gains = (sums**2 / cuts + sums**2 / (n - cuts)) / spread
+    best = int(np.argmax(gains))
+    cut = int(cuts[best])
+    before, after = float(np.median(data[:cut])), float(np.median(data[cut:]))
+    step = after / before - 1
+    total = float(levels.max() - levels.min()) / middle
+    if gains[best] > 1.1 * slope and abs(step) > total / 2:
+        return max(
+            abs(step), total
+        ), f"a step of {step:+.0%} after sample {cut} of {n} (throttling, or other work started)"
+    trend = float(levels[-1] / levels[0] - 1)
+    if slope > 0.1 and abs(trend) > total / 2:
+        return max(abs(trend), total), f"drift of {trend:+.0%} from the first tenth of the run to the last"
+    return total, f"the level moved by {total:.0%} within the run (other work on the machine, or clocks that change)"
+
+
+@dataclass(frozen=True)
+class RatioInterval:
+    """A ratio of medians a / b with a two-sided interval.
+
+    Attributes:
+        ratio: median over blocks of (median of a in the block) / (median of b in the block).
+        low: lower end of the interval, with the allowance for placement.
+        high: upper end, likewise.
+        confidence: of the interval.
+        blocks: how many pairs of blocks it rests on.
+        stability: of the blocks' ratios in time; what moves both models alike does not move it.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    blocks: int
+    stability: Stability
+
+
+def ratio(
+    a: Sequence[float],
+    b: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    tails: tuple[float, float] | None = None,
+    allowance: float = PLACEMENT,
+    block: int = 5,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> RatioInterval:
+    """Ratio of the medians of two interleaved series, with a paired block bootstrap.
+
+    The series are cut into blocks of neighbours; each block gives one ratio, so whatever slows both models at one time
+    (clocks, other work) cancels. Pairs of neighbouring blocks are resampled (circular, Politis and Romano 1992); the
+    interval is never narrower than the distribution-free one of the blocks' median.
+
+    Args:
+        a: samples of the first model, for example the baseline.
+        b: samples of the second, ``b[i]`` taken next to ``a[i]``; same unit, same length.
+        confidence: of the two-sided interval.
+        tails: probability left out below and above, when the ends are to differ; ``confidence`` is then ignored.
+        allowance: relative difference that says nothing about two models: loading one model twice gives as much, and
+            no number of samples in one process averages it away.
+        block: samples in a block: ``BenchSettings.per_round``, or a multiple.
+        resamples: bootstrap repetitions.
+        seed: of the resampling, so that the same samples give the same interval.
+
+    Raises:
+        ValueError: lengths differ, fewer than eight blocks, or a value that is not finite and positive.
+    """
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    if first.shape != second.shape:
+        raise ValueError(f"{len(first)} and {len(second)} samples are not pairs")
+    if not (np.isfinite(first).all() and np.isfinite(second).all() and (first > 0).all() and (second > 0).all()):
+        raise ValueError("a sample is not a positive number")
+    count = len(first) // block
+    if count < FEWEST_BLOCKS:
+        raise ValueError(f"{len(first)} pairs give {count} blocks of {block}, at least {FEWEST_BLOCKS} are needed")
+    logs = np.log(_block_medians(first, count, block)) - np.log(_block_medians(second, count, block))
+    generator = np.random.default_rng(seed)
+    span = 2
+    starts = generator.integers(0, count, (resamples, math.ceil(count / span)))
+    picks = (starts[:, :, None] + np.arange(span)) % count
+    medians = np.median(logs[picks.reshape(resamples, -1)[:, :count]], axis=1)
+    below, above = tails or ((1 - confidence) / 2, (1 - confidence) / 2)
+    low, high = np.quantile(medians, (below, 1 - above))
+    centre = float(np.median(logs))
+    margin = math.log1p(allowance)
+    # the bootstrap of a median is too sure of itself in the tails of few blocks: 1.5 % to 2.5 % where 1 % is asked
+    exact = bounds(logs.tolist(), "p50", 1 - above, 1 - below)
+    low = min(low, centre, exact.low if exact.low is not None else logs.min())
+    high = max(high, centre, exact.high if exact.high is not None else logs.max())
+    moving = (
+        stability(np.exp(logs).tolist())
+        if count >= FEWEST_TO_JUDGE
+        else Stability(True, f"{count} blocks, too few to judge")
+    )
+    return RatioInterval(
+        math.exp(centre), math.exp(low - margin), math.exp(high + margin), 1 - below - above, count, moving
+    )
+
+
+def _block_medians(data: np.ndarray, count: int, block: int) -> np.ndarray:
+    return np.median(data[: count * block].reshape(count, block), axis=1)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a table shows of one measurement. Times in the samples' unit (ms), throughput in images per second."""
+
+    samples: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    p50_bound: float | None
+    p90_bound: float | None
+    p95_bound: float | None
+    p99_bound: float | None
+    minimum: float
+    maximum: float
+    throughput: float
+    stability: Stability
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; a bound that too few samples give is None."""
+        return asdict(self)
+
+
+def summary(values_ms: Sequence[float], *, batch: int = 1, confidence: float = 0.99) -> Summary:
+    """Percentiles, their upper bounds, mean and throughput (``batch`` images per call) of samples in milliseconds."""
+    each = {name: bounds(values_ms, name, confidence) for name in ("p50", "p90", "p95", "p99")}
+    mean = float(np.mean(values_ms))
+    return Summary(
+        samples=len(values_ms),
+        mean=mean,
+        p50=each["p50"].value,
+        p90=each["p90"].value,
+        p95=each["p95"].value,
+        p99=each["p99"].value,
+        p50_bound=each["p50"].high,
+        p90_bound=each["p90"].high,
+        p95_bound=each["p95"].high,
+        p99_bound=each["p99"].high,
+        minimum=float(np.min(values_ms)),
+        maximum=float(np.max(values_ms)),
+        throughput=1000 * batch / mean,
+        stability=stability(values_ms),
+    )

@@ -1,0 +1,108 @@
+"""bundle: what ships, in one folder, with the record of how it came to be. Every build writes it anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgeprune.artifact import sha256_of
+from edgeprune.gate import Gate, at_most
+from edgeprune.stages.base import Context
+from edgeprune.stages.engine import final_onnx
+
+
+def stock_gate(context: Context) -> Gate:
+    """The checkpoint that ships must load where edgeprune is not installed."""
+    from dataclasses import replace
+
+    from edgeprune.checkpoint import foreign_globals
+
+    foreign = foreign_globals(context.records["finetune"].path("model"))
+    gate = at_most("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes")
+    return replace(
+        gate, reason="it loads where edgeprune is not installed" if not foreign else f"found {', '.join(foreign)}"
+    )
+
+
+def files(context: Context) -> dict[str, Path]:
+    """Name in the bundle to the artifact it is a copy of."""
+    chosen = {
+        "model.onnx": final_onnx(context),
+        "model.pt": context.records["finetune"].path("model"),
+        "plan.json": context.records["prune"].path("plan"),
+    }
+    if "engine" in context.records["engine"].artifacts:
+        chosen["engine.onnx"] = context.records["engine"].path("engine")
+    return chosen
+
+
+def digests(chosen: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of each file of the bundle."""
+    return {name: sha256_of(path) for name, path in chosen.items()}
+
+
+def write_bundle(context: Context, chosen: Mapping[str, Path], record_json: str, names: Mapping[int, str]) -> Path:
+    """Write ``bundle/`` beside the stages; the old one is replaced only when the new one is whole."""
+    root = context.workspace.root
+    partial = root / f".partial-bundle-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for name, source in chosen.items():
+        shutil.copyfile(source, partial / name)
+    (partial / "build.json").write_text(record_json)
+    (partial / "labels.txt").write_text("".join(f"{names[index]}\n" for index in sorted(names)))
+    (partial / "README.md").write_text(_readme(json.loads(record_json)))
+    final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
+    if final.exists():
+        final.replace(old)
+    partial.replace(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _readme(record: dict) -> str:
+    from edgeprune.report.text import verdict_markdown
+
+    target = record["target"]
+    size = target["imgsz"]
+    engine = "engine.onnx" in record["bundle"]
+    text = f"""# {target["name"]}: {record["verdict"]}
+
+{target["description"]}; input {target["batch"]}×3×{size}×{size}, {target["precision"]}.
+
+| file | what it is |
+| --- | --- |
+| `model.pt` | the pruned, fine-tuned model; plain Ultralytics loads it: `YOLO("model.pt")` |
+| `model.onnx` | the same as a graph, with names, stride and task in its metadata |
+"""
+    if engine:
+        text += "| `engine.onnx` | the graph as ONNX Runtime optimised it for the machine that built it |\n"
+    text += """| `labels.txt` | class names, one a line |
+| `plan.json` | the width that every layer kept |
+| `build.json` | target, gates, raw measurements, versions, digests |
+
+## Run it
+
+```python
+from ultralytics import YOLO
+
+results = YOLO("model.onnx", task="{task}").predict("image.jpg", imgsz={size})
+```
+
+or with nothing but ONNX Runtime (RGB, 0 to 1, NCHW, letterboxed to {size}):
+
+```python
+import numpy as np
+import onnxruntime as ort
+
+session = ort.InferenceSession("{best}", providers=["CPUExecutionProvider"])
+image = np.zeros(({batch}, 3, {size}, {size}), np.float32)
+outputs = session.run(None, {{session.get_inputs()[0].name: image}})
+```
+""".format(task=record["task"], size=size, batch=target["batch"], best="engine.onnx" if engine else "model.onnx")
+    if record["next_command"]:
+        text += f"\n## Still to do\n\n```\n{record['next_command']}\n```\n"
+    return f"{text}\n## Verdict\n\n{verdict_markdown(record['gates'])}\n"

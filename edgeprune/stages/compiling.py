@@ -1,0 +1,118 @@
+"""What baseline, probes and the final model have in common: from a checkpoint to an engine, and the engine's accuracy.
+
+Baseline and candidate go through the same steps, so that a ratio between them speaks of the pruning alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import StageError
+from edgeprune.stages.base import Context
+
+PACKAGES = ("torch", "ultralytics", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu")
+
+
+def export_inputs(context: Context) -> dict[str, Any]:
+    """Key entries for everything that shapes the ONNX graph."""
+    target = context.target
+    int8 = target.precision.startswith("int8")
+    return {
+        "imgsz": target.imgsz,
+        "batch": target.batch,
+        "export": target.export.model_dump(),
+        "precision": target.precision,
+        **({"data": context.dataset.digest, "calibration": target.calibration.model_dump()} if int8 else {}),
+    }
+
+
+def engine_inputs(context: Context) -> dict[str, Any]:
+    """Key entries for the engine: it belongs to the device it was built on."""
+    return {"runtime": context.target.runtime, "device": context.runtime.identity() if context.usable else None}
+
+
+def exported(context: Context, checkpoint: Path, onnx: Path, metadata: dict[str, str] | None = None) -> dict[str, Any]:
+    """Export and simplify in one go, for the baseline and for probes; gives facts of the graph."""
+    from edgeprune.export.onnx import onnx_from_checkpoint
+    from edgeprune.export.simplify import simplified_onnx
+
+    target = context.target
+    raw = onnx.with_name(f"{onnx.stem}-raw.onnx")
+    onnx_from_checkpoint(
+        checkpoint,
+        raw,
+        imgsz=target.imgsz,
+        batch=target.batch,
+        dynamic=target.export.dynamic,
+        opset=target.export.opset,
+        nms=target.export.nms,
+        metadata=metadata or {},
+    )
+    simplified = simplified_onnx(raw, onnx)
+    raw.unlink()
+    return {"nodes": simplified.nodes_after}
+
+
+def in_precision(context: Context, onnx: Path, low: Path) -> dict[str, Any]:
+    """The graph in the target's number format; gives the facts of the transform."""
+    precision = context.target.precision
+    if precision == "fp32":
+        raise StageError("a fp32 target needs no precision transform")
+    from edgeprune.export.precision import fp16_onnx, int8_onnx
+
+    if precision == "fp16":
+        return fp16_onnx(onnx, low).to_json()
+    asked = context.target.calibration
+    return int8_onnx(
+        onnx,
+        low,
+        context.dataset.sample_images("train", asked.images, context.seed),
+        # Without a TensorRT parser to please, ONNX Runtime's own recipe quantises more of the graph.
+        recipe="cpu" if context.target.device.kind == "cpu" else "tensorrt",
+        method=asked.method,
+        percentile=asked.percentile,
+        half=precision == "int8-fp16",
+    ).to_json()
+
+
+def compiled(context: Context, checkpoint: Path, folder: Path) -> dict[str, tuple[str, Path]]:
+    """ONNX, and the engine where the target's runtime is usable, of a checkpoint; files inside ``folder``."""
+    onnx = folder / "model.onnx"
+    exported(context, checkpoint, onnx)
+    files: dict[str, tuple[str, Path]] = {"onnx": ("onnx", onnx)}
+    if context.target.precision != "fp32":
+        low = folder / f"model-{context.target.precision}.onnx"
+        in_precision(context, onnx, low)
+        files["onnx"] = ("onnx", low)
+    if context.usable:
+        engine = folder / "engine.onnx"
+        context.runtime.engine_from_onnx(files["onnx"][1], engine, precision=context.target.precision)
+        files["engine"] = ("engine", engine)
+    return files
+
+
+def measured_accuracy(context: Context, files: dict[str, tuple[str, Path]]) -> dict[str, Any]:
+    """Accuracy of the artifact itself: the engine by the target's runtime, or the ONNX on this CPU without it.
+
+    Returns what :class:`~edgeprune.measure.accuracy.Accuracy` has, and ``value`` with its ``metric`` for the gates and
+    ``measured_on``.
+    """
+    from edgeprune.measure.accuracy import accuracy
+
+    role = "engine" if "engine" in files else "onnx"
+    result = accuracy(
+        files[role][1],
+        data=context.dataset,
+        imgsz=context.target.imgsz,
+        split=context.target.accuracy.split,
+        batch=context.target.batch,
+        runtime=context.runtime if role == "engine" else None,
+        progress=context.reporter.progress,
+    )
+    return {
+        **result.to_json(),
+        "value": result.map50_95,
+        "metric": "top-1 accuracy" if result.task == "classify" else "mAP50-95",
+        "measured_on": context.runtime.name if role == "engine" else "onnxruntime on this CPU",
+    }

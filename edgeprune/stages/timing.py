@@ -1,0 +1,70 @@
+"""Latency against the budget, baseline and candidate side by side: what prune's probes and two gates share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgeprune.gate import Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.measure.bench import least_rounds
+from edgeprune.measure.measurement import Measurement
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.stages.base import Context, Judged
+
+CONFIDENCE = 0.99  # of a PASS
+
+
+def settings(context: Context, effort: float = 1.0) -> BenchSettings:
+    """The profile's measurement settings; ``effort`` scales the number of rounds."""
+    measure = context.target.measure
+    wanted = BenchSettings(
+        threads=measure.threads,
+        warmup_s=measure.warmup_s,
+        rounds=max(4, round(measure.rounds * effort)),
+        per_round=measure.per_round,
+        time_limit_s=measure.time_limit_s * max(effort, 1.0),
+        seed=context.seed,
+        batch=context.target.batch,
+        imgsz=(context.target.imgsz, context.target.imgsz),
+    )
+    if effort < 1:
+        return wanted
+    # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
+    least = least_rounds(context.target.budget.statistic, confidence(context), wanted)
+    return replace(wanted, rounds=max(wanted.rounds, least))
+
+
+def confidence(context: Context) -> float:
+    """Of a PASS: every look that the retries allow gets its share of the error, so that trying again is no cheat."""
+    return 1 - (1 - CONFIDENCE) / (context.target.measure.retries + 1)
+
+
+def raced(context: Context, baseline: Path, candidate: Path, effort: float = 1.0) -> tuple[Measurement, Measurement]:
+    """Latency of both engines, interleaved in one fresh process on the target."""
+    first, second = context.runtime.latency(
+        [baseline, candidate], settings(context, effort), progress=context.reporter.progress
+    )
+    return first, second
+
+
+def budget_gate(context: Context, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
+    """The gate of a latency budget or of a measured speed-up."""
+    budget = context.target.budget
+    if budget.kind == "latency_ms":
+        return latency_gate(stage, candidate, budget.value, budget.statistic, confidence(context))
+    return speed_up_gate(stage, baseline, candidate, budget.value, confidence(context))
+
+
+def judged(context: Context, stage: str, baseline: Path, candidate: Path) -> Judged:
+    """Measure afresh and judge; what is INCONCLUSIVE is measured again with twice the samples, as often as allowed."""
+    attempt = 0
+    while True:
+        before, after = raced(context, baseline, candidate, 2.0**attempt)
+        gate = budget_gate(context, stage, before, after)
+        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == context.target.measure.retries:
+            break
+        attempt += 1
+        context.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")
+    if attempt:
+        gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
+    return Judged([gate], [("baseline", before), ("candidate", after)])

@@ -1,0 +1,83 @@
+"""Give a model the classes of a data set without touching its other layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import Classify, Detect
+from ultralytics.nn.tasks import ClassificationModel
+
+from edgeprune.errors import DataError
+
+
+def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
+    """Replace the class outputs of ``model`` in place, if ``names`` has another number of classes.
+
+    Outputs of classes whose name both have are kept, others start from random weights and Ultralytics' bias prior; the
+    box, mask and keypoint branches and every width stay as they are.
+
+    Args:
+        model: an Ultralytics task model, pruned or not.
+        names: class index to name, as the data set gives them.
+
+    Returns:
+        Whether anything was replaced.
+
+    Raises:
+        DataError: the model's head is of a kind whose classes cannot be replaced.
+    """
+    owner: Any = model
+    head, count = owner.model[-1], len(names)
+    if isinstance(head, Classify):
+        replaced = head.linear.out_features != count
+        ClassificationModel.reshape_outputs(model, count)
+    elif isinstance(head, Detect):
+        replaced = head.nc != count
+        if replaced:
+            _fit_detect(head, _same_names(owner.names, names), count)
+    else:
+        raise DataError(
+            f"a {type(head).__name__} head cannot be trained here; detect, segment, pose, obb and classify can"
+        )
+    if replaced:
+        owner.nc = count
+        owner.yaml["nc"] = count
+        owner.names = dict(names)
+    return replaced
+
+
+def _fit_detect(head: Detect, kept: dict[int, int], count: int) -> None:
+    branches: list[Any] = [b for b in (head.cv3, getattr(head, "one2one_cv3", None)) if b is not None]
+    for branch in branches:
+        for level, layers in enumerate(branch):
+            old = layers[-1]
+            # the prior of Ultralytics' bias_init: five objects in a 640 px image; the box branch keeps what it learned
+            prior = math.log(5 / count / (640 / float(head.stride[level])) ** 2)
+            layers[-1] = _class_convolution(old, kept, count, prior)
+    segments: Any = getattr(getattr(head, "proto", None), "semseg", None)
+    if segments is not None:  # the training-only class map of YOLO26's mask prototypes
+        segments[-1] = _class_convolution(segments[-1], kept, count, None)
+    head.nc = count
+    head.no = count + head.reg_max * 4
+
+
+def _class_convolution(old: nn.Conv2d, kept: dict[int, int], count: int, prior: float | None) -> nn.Conv2d:
+    new = nn.Conv2d(old.in_channels, count, 1, bias=old.bias is not None).to(old.weight.device)
+    with torch.no_grad():
+        if prior is not None and new.bias is not None:
+            new.bias.fill_(prior)
+        for after, before in kept.items():
+            new.weight[after] = old.weight[before].float()
+            if new.bias is not None and old.bias is not None:
+                new.bias[after] = old.bias[before].float()
+    return new
+
+
+def _same_names(before: Mapping[int, str], after: Mapping[int, str]) -> dict[int, int]:
+    """New class index to the old index of the same name."""
+    position = {name: index for index, name in before.items()}
+    return {index: position[name] for index, name in after.items() if name in position}

@@ -1,0 +1,110 @@
+"""Fine-tune a pruned model: the given module itself, never a copy built from its YAML.
+
+Takes weights, a data set and settings; gives a float32 checkpoint of the best epoch in stock Ultralytics classes;
+refuses to end with another structure than it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeprune import checkpoint
+from edgeprune.errors import DataError, StageError
+from edgeprune.progress import Progress, silent
+from edgeprune.training.classes import fit_classes
+from edgeprune.training.publish import publish
+from edgeprune.training.run import TrainResult, Watcher, class_names, train_in
+from edgeprune.training.settings import TrainSettings
+from edgeprune.training.trainers import averaged_model, trainer_for
+from edgeprune.training.until import UntilDrop
+
+
+def finetune(
+    weights: Path | str,
+    *,
+    data: Path | str,
+    out: Path | str,
+    settings: TrainSettings,
+    work: Path | str,
+    metadata: dict[str, Any] | None = None,
+    until: UntilDrop | None = None,
+    watchers: Sequence[Watcher] = (),
+    identity: Mapping[str, Any] | None = None,
+    keep: Literal["best", "last"] = "best",
+    label: str = "fine-tune",
+    progress: Progress = silent,
+) -> TrainResult:
+    """Train ``weights`` on ``data`` with every width kept; call it again to go on after a kill.
+
+    Args:
+        weights: an Ultralytics checkpoint, pruned or not.
+        data: a data set as Ultralytics takes it (YAML path or name; a folder for classification). If it has other
+            classes than the model, the class outputs are replaced and nothing else.
+        out: folder that receives ``best.pt`` and ``results.csv``.
+        settings: how to train.
+        work: scratch folder of this run alone; keep it until the call has returned.
+        metadata: plain data to keep inside the checkpoint; None keeps what ``weights`` holds.
+        until: end as soon as the drop against a baseline is small enough.
+        watchers: Ultralytics callbacks to add.
+        identity: plain data that says what they do; with other values a run in ``work`` begins anew.
+        keep: which epoch's averaged weights to give.
+        label: what ``progress`` calls the work.
+        progress: told of every epoch.
+
+    Raises:
+        TargetError: a wrong setting.
+        DataError: weights, teacher or data set are unusable or disagree.
+        StageError: training failed, or the structure changed.
+    """
+    given = checkpoint.load(weights)
+    before = given.model
+    trainer_for(given.task)
+    names = class_names(data, given.task, quiet=settings.quiet)
+    if fit_classes(before, names):
+        progress(f"the head is given the {len(names)} classes of {data}")
+    if settings.distill:
+        _check_teacher(settings.distill, given.task, names)
+    if until is not None:
+        watchers = [*watchers, ("on_fit_epoch_end", until)]
+        identity = {**(identity or {}), "until": asdict(until)}
+    run = train_in(
+        work,
+        given.path,
+        data=data,
+        settings=settings,
+        watchers=watchers,
+        identity=identity,
+        label=label,
+        progress=progress,
+    )
+    after = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)
+    if checkpoint.shape_signature(after) != checkpoint.shape_signature(before):
+        raise StageError(
+            f"training changed the model from {checkpoint.parameter_count(before)} to "
+            f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
+        )
+    kept = given.edgeprune if metadata is None else metadata
+    epoch = run.best_epoch if keep == "best" else run.epochs_run
+    return publish(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=kept)
+
+
+def _check_teacher(path: Path, task: str, names: dict[int, str]) -> None:
+    teacher = checkpoint.load(path)
+    if teacher.task != task or task == "classify":
+        raise DataError(
+            f"teacher {path} is a {teacher.task} model and the student a {task} model; "
+            "distillation needs two models of one task with a detection head"
+        )
+    if teacher.names != names:
+        raise DataError(
+            f"teacher {path} knows {_some(teacher.names)}, the data set {_some(names)}; "
+            "name a teacher that was trained on these classes, or train without one"
+        )
+
+
+def _some(names: dict[int, str]) -> str:
+    listed = list(names.values())
+    return f"{len(listed)} classes ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''})"

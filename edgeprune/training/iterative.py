@@ -1,0 +1,88 @@
+"""Prune and fine-tune in rounds, with the same total of epochs as one shot.
+
+Takes unpruned weights and a total speed-up in multiply-accumulates; each round goes an equal factor further, and its
+share of the epochs repairs it. One round is the one-shot schedule, so that the two can be compared by one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeprune import checkpoint
+from edgeprune.errors import TargetError
+from edgeprune.progress import Progress, silent
+from edgeprune.pruning import Pruner
+from edgeprune.training.finetune import finetune
+from edgeprune.training.run import TrainResult
+from edgeprune.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: multiply-accumulates saved so far against the unpruned model, and its training."""
+
+    macs_speed_up: float
+    trained: TrainResult
+
+
+def prune_in_rounds(
+    weights: Path | str,
+    *,
+    macs_speed_up: float,
+    rounds: int,
+    data: Path | str,
+    out: Path | str,
+    settings: TrainSettings,
+    work: Path | str,
+    importance: str = "lamp",
+    scope: Literal["global", "local"] = "global",
+    batches: Sequence[Any] | None = None,
+    align: int = 8,
+    metadata: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> list[Round]:
+    """Reach ``macs_speed_up`` in ``rounds`` equal factors; ``settings.epochs`` is the total over all rounds.
+
+    Args:
+        weights: an unpruned checkpoint; the teacher is what ``settings.distill`` names.
+        macs_speed_up: multiply-accumulates before over after, above 1.
+        rounds: 1 or more; the last one gets the epochs that cannot be divided.
+        data, settings, metadata, progress: as in :func:`edgeprune.training.finetune.finetune`.
+        out: folder for ``best.pt`` of the last round; earlier rounds stay in ``work``.
+        work: scratch folder; the same call again goes on in the round and epoch where it stopped.
+        importance, scope, batches, align: as in :class:`edgeprune.pruning.Pruner`.
+
+    Raises:
+        TargetError: fewer epochs than rounds, or an impossible speed-up.
+        DataError, StageError: as in ``finetune``.
+    """
+    if rounds < 1 or settings.epochs < rounds:
+        raise TargetError(f"rounds={rounds} with epochs={settings.epochs}: every round needs at least one epoch")
+    if not macs_speed_up > 1:
+        raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
+    whole = float(Pruner(checkpoint.load(weights).model, settings.imgsz, align=align).macs())
+    current, done = Path(weights), []
+    for number in range(1, rounds + 1):
+        folder = Path(work) / f"round-{number}"
+        start = folder / "pruned.pt"
+        loaded = checkpoint.load(current)
+        pruner = Pruner(loaded.model, settings.imgsz, align=align)
+        target = macs_speed_up ** (number / rounds) / (whole / pruner.macs())
+        plan = pruner.plan(macs_speed_up=max(target, 1.0), importance=importance, scope=scope, batches=batches)
+        checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=metadata)
+        epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
+        trained = finetune(
+            start,
+            data=data,
+            out=Path(out) if number == rounds else folder / "out",
+            settings=replace(settings, epochs=epochs),
+            work=folder,
+            label=f"round {number}/{rounds}",
+            progress=progress,
+        )
+        done.append(Round(whole / plan.macs[1], trained))
+        current = trained.best
+    return done

@@ -1,0 +1,251 @@
+"""Ultralytics trainers that keep the module they are given.
+
+A stock trainer rebuilds the model from its YAML and copies what fits by name and shape, which turns a pruned model into
+a half-empty unpruned one. These subclasses override public methods only; no class of Ultralytics is changed:
+
+- ``get_model`` returns the given module, in float, with the data set's classes;
+- ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
+- ``resume_training`` reads that back; ``final_eval`` leaves the full-precision files alone.
+
+They live in an importable module because distributed training pickles the trainer class by name.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import ultralytics
+from torch import nn
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.yolo.classify import ClassificationTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
+from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.nn.tasks import torch_safe_load
+from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from edgeprune.artifact import write_atomically
+from edgeprune.errors import DataError, StageError
+from edgeprune.training.classes import fit_classes
+
+STATE = "edgeprune"
+"""Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
+TEACHER = "teacher_model."
+
+
+class KeepsGivenModel(BaseTrainer):
+    """Mixin in front of a task's trainer; see the module's docstring."""
+
+    model: Any  # Ultralytics gives these None or a path until training is set up
+    ema: Any
+    optimizer: Any
+    metrics: Any
+
+    seconds_before = 0.0
+    """Training time of earlier runs that this one continues, in seconds."""
+    best_epoch = 0
+    """The epoch of best.pt, counted from 1; 0 before there is one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
+        self.add_callback("on_train_epoch_start", _start_epoch)
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> Any:
+        """The given module itself; only without one is a model built from ``cfg``."""
+        if weights is None:
+            return super().get_model(cfg=cfg, weights=None, verbose=verbose)
+        model = cast(Any, weights.float())
+        if fit_classes(model, self.data["names"]):
+            LOGGER.info(f"the head now gives the {len(self.data['names'])} classes of {self.args.data}")
+        model.criterion = None  # a loss object of an earlier run would be used as it is
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)  # saved checkpoints are frozen
+        return model
+
+    def save_model(self) -> Literal[True]:
+        """Write last.pt, and best.pt when this epoch is the best, in full precision and atomically.
+
+        Raises:
+            StageError: the weights are no longer finite, or the disk refuses.
+        """
+        average = self._finite_average()
+        live = unwrap_model(self.model).state_dict()
+        checkpoint = {
+            "epoch": self.epoch,
+            "best_fitness": self.best_fitness,
+            "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
+            "model": None,
+            "ema": average,
+            "updates": self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "train_args": dict(vars(self.args)),
+            "train_metrics": {**self.metrics, "fitness": self.fitness},
+            "date": datetime.now().astimezone().isoformat(),
+            "version": ultralytics.__version__,
+            STATE: {
+                "weights": {key: value for key, value in live.items() if not key.startswith(TEACHER)},
+                "mosaic": list(
+                    getattr(self.train_loader.dataset, "buffer", [])
+                ),  # mosaic draws from the images seen last
+                "seconds": time.time() - self.train_time_start,  # the trainer's own clock, moved back on resume
+                "ended": bool(self.stop),
+            },
+        }
+        try:
+            self.wdir.mkdir(parents=True, exist_ok=True)
+            if self.best_fitness == self.fitness:
+                self.best_epoch = self.epoch + 1
+                best = {**checkpoint, "model": student(average), "epoch": -1}
+                for key in ("ema", "updates", "optimizer", "scaler", "stopper", STATE):
+                    best[key] = None
+                write_atomically(self.best, _serialized(best))
+            checkpoint[STATE]["best_epoch"] = self.best_epoch
+            write_atomically(self.last, _serialized(checkpoint))
+        except OSError as error:
+            raise StageError(
+                f"epoch {self.epoch + 1} cannot be saved in {self.wdir} ({error.strerror or error}); "
+                "the epoch before is whole: make room and run the same command again"
+            ) from error
+        return True
+
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """Continue where last.pt ended: Ultralytics' state, then the live weights, for which it would take the EMA's.
+
+        Raises:
+            StageError: last.pt belongs to another model.
+        """
+        super().resume_training(ckpt)
+        state = (ckpt or {}).get(STATE)
+        if not state or not self.resume:
+            return
+        missing, unexpected = unwrap_model(self.model).load_state_dict(state["weights"], strict=False)
+        if unexpected or any(not key.startswith(TEACHER) for key in missing):
+            raise StageError(f"{self.args.resume} holds weights of another model; delete its folder and start again")
+        self.seconds_before = float(state["seconds"])
+        self.best_epoch = int(state["best_epoch"])
+        for index in state["mosaic"]:
+            self.train_loader.dataset.load_image(index)
+
+    def final_eval(self) -> None:
+        """Nothing: stock would halve the checkpoints here, and the caller validates best.pt as its users will."""
+
+    def _finite_average(self) -> nn.Module:
+        """A copy of the averaged model without loss object, its poisoned tensors taken from the live model.
+
+        One overflow stays in a moving average for ever, so a tensor that is not finite there is reset to the live one.
+        """
+        average = deepcopy(cast(nn.Module, self.ema.ema)).float()
+        live = unwrap_model(self.model).state_dict()
+        for (key, saved), kept in zip(average.state_dict().items(), self.ema.ema.state_dict().values(), strict=True):
+            if saved.is_floating_point() and not bool(torch.isfinite(saved).all()):
+                if not bool(torch.isfinite(live[key]).all()):
+                    raise StageError(
+                        f"the weights became NaN or infinite in epoch {self.epoch + 1} ({key}); "
+                        f"lower the learning rate (lr0 is {self.args.lr0})"
+                    )
+                kept.copy_(live[key])
+                saved.copy_(live[key])
+        if hasattr(average, "criterion"):
+            cast(Any, average).criterion = None
+        return average
+
+
+class PrunedDetectionTrainer(KeepsGivenModel, DetectionTrainer):
+    """Detection."""
+
+
+class PrunedSegmentationTrainer(KeepsGivenModel, SegmentationTrainer):
+    """Instance segmentation."""
+
+
+class PrunedPoseTrainer(KeepsGivenModel, PoseTrainer):
+    """Key points."""
+
+
+class PrunedOBBTrainer(KeepsGivenModel, OBBTrainer):
+    """Oriented boxes."""
+
+
+class PrunedClassificationTrainer(KeepsGivenModel, ClassificationTrainer):
+    """Classification."""
+
+
+TRAINERS: dict[str, type[KeepsGivenModel]] = {
+    "detect": PrunedDetectionTrainer,
+    "segment": PrunedSegmentationTrainer,
+    "pose": PrunedPoseTrainer,
+    "obb": PrunedOBBTrainer,
+    "classify": PrunedClassificationTrainer,
+}
+
+
+def trainer_for(task: str) -> type[KeepsGivenModel]:
+    """The trainer of an Ultralytics task.
+
+    Raises:
+        DataError: a task that cannot be trained here.
+    """
+    if task not in TRAINERS:
+        raise DataError(f"models for the task {task!r} cannot be trained here; {', '.join(TRAINERS)} can")
+    return TRAINERS[task]
+
+
+def student(model: nn.Module) -> nn.Module:
+    """The model without the wrapper and the hooks of distillation; the model itself if it has none."""
+    if not isinstance(model, DistillationModel):
+        return model
+    copy = deepcopy(model)  # unhooking the original would end its distillation
+    copy._remove_feature_hooks()
+    return copy.student_model
+
+
+def averaged_model(last: Path) -> nn.Module:
+    """The averaged weights of a last.pt, float32, without what distillation adds; read by the restricted loader."""
+    return student(torch_safe_load(str(last), safe_only=True)[0]["ema"]).float()
+
+
+def _serialized(checkpoint: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    return buffer.getvalue()
+
+
+def _refuse_empty_labels(trainer: BaseTrainer) -> None:
+    labels = getattr(trainer.train_loader.dataset, "labels", None)
+    if labels is not None and not any(len(one["cls"]) for one in labels):
+        raise DataError(f"no image of the training split of {trainer.args.data} has a label; check its labels folder")
+
+
+def _start_epoch(trainer: BaseTrainer) -> None:
+    """Seed the epoch by its number, so that what it draws does not depend on where the process began.
+
+    The order of the images has a generator of its own because making a loader's iterator draws from the loader's.
+    With loader processes (``workers`` above 0) they fetch ahead of the epoch, and a resumed run is only as good as,
+    not equal to, an uninterrupted one.
+    """
+    seed = trainer.args.seed + 1 + RANK + 1_000_003 * (trainer.epoch + 1)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    sampler = trainer.train_loader.sampler
+    if LOCAL_RANK == -1 and isinstance(sampler, torch.utils.data.RandomSampler):
+        # a new one, not a new seed: the iterator of the epoch before still draws once more, from the one it holds
+        sampler.generator = torch.Generator().manual_seed(seed)
+    if isinstance(trainer, KeepsGivenModel) and trainer.seconds_before:
+        # time limits and estimates count what was spent before; with the clock moved back, epochs count from 0 too
+        trainer.train_time_start -= trainer.seconds_before
+        trainer.start_epoch = 0
+        trainer.seconds_before = 0.0

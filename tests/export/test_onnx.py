@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
+from edgeprune.export.onnx import describe, onnx_from_checkpoint
+from tests.export.helpers import saved, stock_model
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return saved(stock_model("yolov8", "detect"), tmp_path_factory.mktemp("pt") / "small.pt")
+
+
+@pytest.fixture(scope="module")
+def dual(tmp_path_factory):
+    return saved(stock_model("yolo26", "detect"), tmp_path_factory.mktemp("pt") / "dual.pt")
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs"),
+    [
+        ("detect", [(1, 7, 84)]),
+        ("segment", [(1, 39, 84), (1, 32, 16, 16)]),
+        ("pose", [(1, 19, 84)]),
+        ("obb", [(1, 8, 84)]),
+        ("classify", [(1, 3)]),
+    ],
+)
+def test_every_task_exports_with_named_outputs_and_metadata(task, outputs, tmp_path):
+    pt = saved(stock_model("yolov8", task), tmp_path / "m.pt")
+    info = onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64, metadata={"plan": "123"})
+    assert [tensor.shape for tensor in info.outputs] == outputs
+    assert [tensor.name for tensor in info.inputs] == ["images"]
+    assert [tensor.name for tensor in info.outputs] == ["output0", "output1"][: len(outputs)]
+    assert info.task == task
+    assert info.head == "raw"
+    data = parsed_metadata(metadata_of(tmp_path / "m.onnx"))
+    assert data["names"] == {0: "class0", 1: "class1", 2: "class2"}
+    assert (data["task"], data["imgsz"], data["plan"]) == (task, [64, 64], "123")
+
+
+def test_the_head_without_nms_is_the_default_where_there_is_one(dual, tmp_path):
+    assert onnx_from_checkpoint(dual, tmp_path / "m.onnx", imgsz=64).head == "end-to-end"
+    assert describe(tmp_path / "m.onnx").outputs[0].shape == (1, 84, 6)
+    raw = onnx_from_checkpoint(dual, tmp_path / "r.onnx", imgsz=64, head="raw")
+    assert (raw.head, raw.outputs[0].shape) == ("raw", (1, 7, 84))
+
+
+def test_nms_can_be_embedded(small, tmp_path):
+    info = onnx_from_checkpoint(small, tmp_path / "m.onnx", imgsz=64, nms=True)
+    assert info.head == "nms"
+    assert info.ops["NonMaxSuppression"] == 1
+
+
+def test_dynamic_leaves_batch_and_size_free_and_static_does_not(small, tmp_path):
+    free = onnx_from_checkpoint(small, tmp_path / "d.onnx", imgsz=64, dynamic=True)
+    assert free.dynamic
+    assert free.inputs[0].shape == ("batch", 3, "height", "width")
+    fixed = onnx_from_checkpoint(small, tmp_path / "s.onnx", imgsz=64, batch=2)
+    assert not fixed.dynamic
+    assert fixed.inputs[0].shape == (2, 3, 64, 64)
+    assert fixed.batch == 2
+
+
+def test_the_opset_is_the_one_that_was_asked(small, tmp_path):
+    assert onnx_from_checkpoint(small, tmp_path / "a.onnx", imgsz=64).opset == 17
+    assert onnx_from_checkpoint(small, tmp_path / "b.onnx", imgsz=64, opset=16).opset == 16
+
+
+def test_the_checkpoints_folder_and_the_working_directory_stay_as_they_are(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before, digest = sorted(small.parent.iterdir()), sha256_of(small)
+    (tmp_path / "out").mkdir()
+    onnx_from_checkpoint(small, tmp_path / "out" / "m.onnx", imgsz=64)
+    assert sorted(small.parent.iterdir()) == before
+    assert sha256_of(small) == digest
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["m.onnx"]
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(small, tmp_path):
+    for name in ("a", "b"):
+        onnx_from_checkpoint(small, tmp_path / f"{name}.onnx", imgsz=64)
+    assert sha256_of(tmp_path / "a.onnx") == sha256_of(tmp_path / "b.onnx")
+
+
+def test_the_export_is_fp32(small, tmp_path):
+    onnx_from_checkpoint(small, tmp_path / "m.onnx", imgsz=64)
+    types = {item.data_type for item in load_graph(tmp_path / "m.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT in types
+    assert onnx.TensorProto.FLOAT16 not in types
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"imgsz": 70}, "use 64"),
+        ({"imgsz": 64, "opset": 21}, "12 to 20"),
+        ({"imgsz": 64, "batch": 0}, "1 or more"),
+        ({"imgsz": 64, "head": "best"}, "auto, end-to-end, raw, nms"),
+        ({"imgsz": 64, "head": "end-to-end"}, "no end-to-end head"),
+        ({"imgsz": 64, "head": "raw", "nms": True}, "contradict"),
+    ],
+)
+def test_arguments_the_exporter_would_bend_are_refused(small, tmp_path, arguments, says):
+    with pytest.raises(TargetError, match=says):
+        onnx_from_checkpoint(small, tmp_path / "m.onnx", **arguments)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_classifier_has_no_nms(tmp_path):
+    pt = saved(stock_model("yolov8", "classify"), tmp_path / "m.pt")
+    with pytest.raises(TargetError, match="classifier"):
+        onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64, nms=True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", b"PK\x03\x04 half a zip"])
+def test_a_checkpoint_that_cannot_be_read_is_one_line(content, tmp_path):
+    pt = tmp_path / "m.pt"
+    if content is not None:
+        pt.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64)
+    assert str(pt) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    import torch
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    torch.save({"model": Evil()}, tmp_path / "m.pt")
+    with pytest.raises(DataError, match="outside Ultralytics"):
+        onnx_from_checkpoint(tmp_path / "m.pt", tmp_path / "m.onnx", imgsz=64)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(small):
+    from pathlib import Path
+
+    with pytest.raises(TargetError, match="choose another output"):
+        onnx_from_checkpoint(small, Path("/proc/nowhere/m.onnx"), imgsz=64)
+
+
+def test_a_failing_exporter_is_a_stage_error_and_leaves_nothing(small, tmp_path, monkeypatch):
+    from ultralytics.engine.exporter import Exporter
+
+    def broken(self, model):
+        raise RuntimeError("an operator\nhas no symbol")
+
+    monkeypatch.setattr(Exporter, "__call__", broken)
+    with pytest.raises(StageError, match="an operator"):
+        onnx_from_checkpoint(small, tmp_path / "m.onnx", imgsz=64)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_over_two_gigabytes_are_refused_before_the_export(tmp_path, monkeypatch):
+    pt = saved(stock_model("yolov8", "detect"), tmp_path / "m.pt")
+    monkeypatch.setattr("edgeprune.export.onnx.MAX_BYTES", 1000)
+    with pytest.raises(DataError, match="2 GB"):
+        onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64)
+    assert not (tmp_path / "m.onnx").exists()

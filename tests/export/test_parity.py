@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.export.graph import load_graph, save_graph
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.parity import parity
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from tests.export.helpers import saved, stock_model
+
+LIMIT = 1e-3  # pixels and scores
+
+
+@pytest.mark.parametrize("family", ["yolov8", "yolo11", "yolo26"])
+def test_trained_weights_keep_parity(family, weights, exported, val_images):
+    found = parity(weights(family), exported(family), val_images, imgsz=320)
+    assert found.max_abs_box_px <= LIMIT
+    assert found.max_abs_score <= LIMIT
+    assert found.detections_agreement == 1.0
+    assert found.detections_reference > 20
+    assert found.head == ("end-to-end" if family == "yolo26" else "raw")
+
+
+@pytest.mark.parametrize("head", ["raw", "nms"])
+def test_the_other_heads_keep_parity(head, weights, exported, val_images):
+    found = parity(weights("yolo26"), exported("yolo26", head), val_images, imgsz=320)
+    assert (found.head, found.unpaired) == (head, 0)
+    assert max(found.max_abs_box_px, found.max_abs_score) <= LIMIT
+
+
+@pytest.mark.parametrize("family", ["yolov8", "yolo26"])
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
+def test_every_task_keeps_parity(family, task, tmp_path, val_images):
+    pt = saved(stock_model(family, task), tmp_path / "m.pt")
+    onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64)
+    found = parity(pt, tmp_path / "m.onnx", val_images[:2])
+    assert found.task == task
+    assert found.max_abs_box_px <= LIMIT
+    assert found.max_abs_score <= LIMIT
+    assert found.max_abs_extra <= LIMIT
+
+
+def test_a_changed_weight_is_found(weights, exported, val_images, tmp_path):
+    model = load_graph(exported("yolov8"))
+    weight = max(model.graph.initializer, key=lambda item: len(item.raw_data))
+    changed = numpy_helper.to_array(weight) * np.float32(1.05)
+    weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
+    save_graph(model, tmp_path / "m.onnx")
+    found = parity(weights("yolov8"), tmp_path / "m.onnx", val_images)
+    assert found.max_abs_box_px > 100 * LIMIT
+
+
+def test_an_engine_is_compared_by_its_own_runtime(exported, val_images, tmp_path):
+    OnnxRuntime().engine_from_onnx(exported("yolov8"), tmp_path / "engine.onnx")
+    found = parity(exported("yolov8"), tmp_path / "engine.onnx", val_images, runtime=OnnxRuntime())
+    assert found.max_abs <= LIMIT
+
+
+def test_a_fixed_batch_is_filled_up(weights, val_images, tmp_path):
+    onnx_from_checkpoint(weights("yolov8"), tmp_path / "m.onnx", imgsz=320, batch=3)
+    found = parity(weights("yolov8"), tmp_path / "m.onnx", val_images)
+    assert found.images == 4
+    assert found.max_abs_box_px <= LIMIT
+
+
+def test_two_heads_cannot_be_compared(exported, val_images):
+    with pytest.raises(StageError, match="cannot be compared"):
+        parity(exported("yolo26", "raw"), exported("yolo26"), val_images)
+
+
+def test_no_images_is_one_line(exported):
+    with pytest.raises(DataError, match="no images"):
+        parity(exported("yolov8"), exported("yolov8"), [])
+
+
+def test_an_image_that_cannot_be_read_is_named(exported, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        parity(exported("yolov8"), exported("yolov8"), [tmp_path / "broken.jpg"])
+
+
+def test_a_foreign_onnx_must_be_told_its_size(val_images, tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [value("x", 1, [1, 3, "h", "w"])],
+        [value("y", 1, [1, 3, "h", "w"])],
+    )
+    save_graph(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    with pytest.raises(TargetError, match="imgsz"):
+        parity(tmp_path / "m.onnx", tmp_path / "m.onnx", val_images)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import DataError, TargetError
+from edgeprune.export.graph import load_graph, metadata_of, save_graph
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.measure.accuracy import accuracy
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from tests.export.helpers import linked_copy, saved, stock_model
+
+
+@pytest.fixture(scope="module")
+def bccd(shared, tmp_path_factory) -> Path:
+    """BCCD with 16 validation images."""
+    root = linked_copy(shared / "data" / "bccd", tmp_path_factory.mktemp("bccd"))
+    for image in sorted((root / "images" / "val").iterdir())[16:]:
+        image.unlink()
+    return root / "data.yaml"
+
+
+@pytest.fixture(scope="module")
+def v8(shared, tmp_path_factory):
+    """The BCCD checkpoint of YOLOv8n and its export."""
+    pt = shared / "weights" / "bccd-yolov8n-320.pt"
+    onnx = tmp_path_factory.mktemp("v8") / "v8.onnx"
+    onnx_from_checkpoint(pt, onnx, imgsz=320)
+    return pt, onnx
+
+
+def test_a_checkpoint_and_its_export_score_the_same(v8, bccd):
+    ours = [accuracy(path, data=bccd, imgsz=320, batch=8) for path in v8]
+    assert ours[0].map50_95 == pytest.approx(ours[1].map50_95, abs=1e-4)
+    assert ours[0].per_class == pytest.approx(ours[1].per_class, abs=1e-3)
+    assert ours[0].map50_95 > 0.4
+    assert ours[0].images == 16
+    assert set(ours[0].per_class) == {"RBC", "WBC", "Platelets"}
+    assert np.mean(list(ours[0].per_class.values())) == pytest.approx(ours[0].map50_95, abs=1e-6)
+
+
+def test_the_figure_is_ultralytics_own(v8, bccd, tmp_path, monkeypatch):
+    from ultralytics import YOLO
+
+    monkeypatch.chdir(tmp_path)
+    theirs = YOLO(v8[0]).val(data=str(bccd), imgsz=320, rect=False, plots=False, verbose=False, batch=8)
+    ours = accuracy(v8[0], data=bccd, imgsz=320, batch=8)
+    assert ours.map50_95 == pytest.approx(theirs.box.map, abs=1e-6)
+    assert ours.map50 == pytest.approx(theirs.box.map50, abs=1e-6)
+
+
+@pytest.mark.parametrize("head", ["auto", "raw"])
+def test_a_model_with_two_heads_is_measured_on_the_one_that_is_exported(head, shared, bccd, tmp_path):
+    pt = shared / "weights" / "bccd-yolo26n-320.pt"
+    onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=320, head=head)
+    exported = accuracy(tmp_path / "m.onnx", data=bccd)
+    assert accuracy(pt, data=bccd, imgsz=320, head=head).map50_95 == pytest.approx(exported.map50_95, abs=1e-4)
+    assert exported.map50_95 > 0.35
+
+
+def test_an_engine_of_its_own_runtime_is_measured(v8, bccd, tmp_path):
+    runtime = OnnxRuntime()
+    runtime.engine_from_onnx(v8[1], tmp_path / "engine.onnx")
+    found = accuracy(tmp_path / "engine.onnx", data=bccd, imgsz=320, runtime=runtime)
+    assert found.map50_95 == pytest.approx(accuracy(v8[1], data=bccd).map50_95, abs=1e-3)
+
+
+def test_a_fixed_batch_and_a_free_one_score_the_same(v8, bccd, tmp_path):
+    onnx_from_checkpoint(v8[0], tmp_path / "five.onnx", imgsz=320, batch=5)
+    onnx_from_checkpoint(v8[0], tmp_path / "free.onnx", imgsz=320, dynamic=True)
+    alone = accuracy(v8[1], data=bccd).map50_95
+    assert accuracy(tmp_path / "five.onnx", data=bccd).map50_95 == pytest.approx(alone, abs=1e-4)
+    assert accuracy(tmp_path / "free.onnx", data=bccd, imgsz=320, batch=4).map50_95 == pytest.approx(alone, abs=1e-4)
+
+
+def test_nothing_is_written_where_the_user_works(v8, bccd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    accuracy(v8[1], data=bccd)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_reaches_the_end(v8, bccd):
+    seen = []
+    accuracy(v8[1], data=bccd, progress=lambda text, *, done=0, total=0: seen.append((done, total)))
+    assert seen[-1] == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "key"),
+    [
+        ("segment", "coco8-seg/coco8-seg.yaml", "metrics/mAP50-95(M)"),
+        ("pose", "coco8-pose/coco8-pose.yaml", "metrics/mAP50-95(P)"),
+        ("obb", "dota8/dota8.yaml", "metrics/mAP50-95(B)"),
+    ],
+)
+@pytest.mark.parametrize("family", ["yolov8", "yolo26"])
+def test_other_tasks_are_measured_alike_as_checkpoint_and_as_export(task, data, key, family, shared, tmp_path):
+    from edgeprune.dataset import Dataset
+
+    folder = Path(data).parent
+    dataset = Dataset.load(linked_copy(shared / "data" / folder, tmp_path / folder) / Path(data).name)
+    model = stock_model(family, task, nc=dataset.nc, kpt_shape=dataset.kpt_shape, bias=-7.0 if task == "obb" else -1.0)
+    model.names = dict(dataset.names)
+    pt = saved(model, tmp_path / "m.pt")
+    onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=160)
+    ours = [accuracy(path, data=dataset, imgsz=160) for path in (pt, tmp_path / "m.onnx")]
+    assert ours[0].fitness_key == key
+    assert ours[0].images == 4
+    # random weights score near zero with many ties, which rounding breaks either way
+    assert ours[0].metrics == pytest.approx(ours[1].metrics, rel=0.2, abs=1e-6)
+    if task == "pose":
+        assert max(ours[0].metrics.values()) > 0
+
+
+@pytest.mark.parametrize("family", ["yolov8", "yolo26"])
+def test_a_classifier_has_top1_and_top5(family, tmp_path, shared):
+    images = sorted((shared / "data" / "bccd" / "images" / "val").glob("*.jpg"))
+    for split in ("train", "val"):
+        for index in range(3):
+            (tmp_path / "d" / split / f"class{index}").mkdir(parents=True)
+            for image in images[index * 2 : index * 2 + 2]:
+                (tmp_path / "d" / split / f"class{index}" / image.name).symlink_to(image)
+    pt = saved(stock_model(family, "classify"), tmp_path / "m.pt")
+    onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64)
+    ours = [accuracy(path, data=tmp_path / "d", imgsz=64) for path in (pt, tmp_path / "m.onnx")]
+    assert ours[0] == ours[1]
+    assert ours[0].map50 == 1.0  # top 5 of 3 classes
+    assert ours[0].fitness_key == "metrics/accuracy_top1"
+    assert np.mean(list(ours[0].per_class.values())) == pytest.approx(ours[0].map50_95)
+
+
+def test_a_missing_model_is_one_line(bccd, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        accuracy(tmp_path / "m.onnx", data=bccd)
+
+
+def test_a_missing_split_is_named(v8, shared):
+    with pytest.raises(DataError, match="no split 'test'"):
+        accuracy(v8[1], data=shared / "data" / "coco8" / "coco8.yaml", split="test")
+
+
+def test_other_classes_are_refused(v8, shared):
+    with pytest.raises(DataError, match=r"80 classes .* has 3"):
+        accuracy(v8[1], data=shared / "data" / "coco8" / "coco8.yaml")
+
+
+def test_a_size_that_a_fixed_export_cannot_take_is_refused(v8, bccd):
+    with pytest.raises(TargetError, match="320 × 320, not of 640"):
+        accuracy(v8[1], data=bccd, imgsz=640)
+
+
+def test_an_export_without_metadata_must_be_told(v8, bccd, tmp_path):
+    model = load_graph(v8[1])
+    told = metadata_of(model)
+    del model.metadata_props[:]
+    save_graph(model, tmp_path / "bare.onnx")
+    with pytest.raises(DataError, match="names, task, stride, imgsz; give metadata"):
+        accuracy(tmp_path / "bare.onnx", data=bccd)
+    assert accuracy(tmp_path / "bare.onnx", data=bccd, metadata=told).map50_95 > 0.4

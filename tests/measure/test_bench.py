@@ -1,0 +1,159 @@
+"""`edgeprune bench`: what it measures, when it measures again, how it ends, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgeprune.errors import DataError, TargetError
+from edgeprune.gate import Verdict
+from edgeprune.measure.bench import COLUMNS, bench
+from edgeprune.measure.cli import bench as command
+from edgeprune.measure.cli import sparkline
+from edgeprune.measure.measurement import Measurement
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from tests.runtimes.models import convolutions
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(command)
+
+
+class Scripted(OnnxRuntime):
+    """Latencies from a list of levels in ms, one entry an attempt; notes the rounds that were asked for."""
+
+    def __init__(self, *attempts: float | np.ndarray) -> None:
+        super().__init__()
+        self.attempts = list(attempts)
+        self.rounds: list[int] = []
+
+    def latency(self, models: Sequence[Path], settings: BenchSettings, *, progress=None) -> list[Measurement]:
+        self.rounds.append(settings.rounds)
+        level = self.attempts[len(self.rounds) - 1]
+        count = settings.rounds * settings.per_round
+        shape = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, np.size(level)), np.ravel(level))
+        generator = np.random.default_rng(len(self.rounds))
+        return [
+            Measurement("latency", "ms", tuple((shape * generator.normal(1 + i, 0.02, count)).tolist()))
+            for i in range(len(models))
+        ]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return convolutions(tmp_path / "small.onnx")
+
+
+def test_two_models_side_by_side(model: Path, tmp_path: Path) -> None:
+    large = convolutions(tmp_path / "large.onnx", width=64, depth=4)
+    result = bench([large, model], OnnxRuntime(), BenchSettings(warmup_s=0.05, rounds=20, per_round=3))
+    first, second = result.models
+    assert first.speed_up is None
+    assert second.speed_up is not None and second.speed_up.low > 2
+    assert second.cpu_speed_up is not None and second.cpu_speed_up.low > 2 and first.cpu_speed_up is None
+    assert first.layers[0].mean_ms == max(layer.mean_ms for layer in first.layers)
+    assert first.memory is not None and first.size_bytes == large.stat().st_size
+    assert result.exit_code == 0 and result.gates == []
+    assert all(len(row) == len(COLUMNS) for row in result.rows())
+    assert result.to_csv().count("\n") == 1 + 2 * 60
+    data = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert data["models"][1]["latency"]["values"] == list(second.latency.values)
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict", "exit_code"),
+    [(20.0, Verdict.PASS, 0), (5.0, Verdict.FAIL, 1), (10.0, Verdict.INCONCLUSIVE, 5)],
+)
+def test_a_limit_decides_the_exit_code(model: Path, limit: float, verdict: Verdict, exit_code: int) -> None:
+    result = bench([model], Scripted(10.0), max_ms=limit, statistic="p50", details=False)
+    assert [gate.verdict for gate in result.gates] == [verdict]
+    assert result.exit_code == exit_code
+
+
+def test_the_worst_model_decides(model: Path) -> None:
+    result = bench([model, model], Scripted(10.0), max_ms=15, statistic="p50", details=False)
+    assert [gate.verdict for gate in result.gates] == [Verdict.PASS, Verdict.FAIL]
+    assert result.exit_code == 1
+
+
+def test_inconclusive_is_measured_again_with_twice_the_samples(model: Path) -> None:
+    runtime = Scripted(np.array([10, 13]), np.array([10, 13]), 10.0)
+    result = bench([model], runtime, max_ms=12, statistic="p50", retries=3, details=False)
+    assert runtime.rounds == [40, 80, 160]
+    assert result.attempts == 3 and result.exit_code == 0
+
+
+def test_until_stable_goes_on_without_a_limit(model: Path) -> None:
+    runtime = Scripted(np.array([10, 13]), 10.0)
+    assert bench([model], runtime, retries=2, until_stable=True, details=False).attempts == 2
+    assert bench([model], Scripted(np.array([10, 13])), retries=0, until_stable=True, details=False).attempts == 1
+
+
+def test_rounds_suffice_for_the_statistic(model: Path) -> None:
+    runtime = Scripted(10.0)
+    assert bench([model], runtime, max_ms=50, statistic="p99", details=False).exit_code == 0
+    assert runtime.rounds[0] * 5 >= 662
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("model.pt", "export it first"), ("model.txt", "allowed"), ("gone.onnx", "no such file")]
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    if not name.startswith("gone"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=said):
+        bench([tmp_path / name], OnnxRuntime())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--max-ms", "nan"], ["--max-ms", "-1"], ["--statistic", "median"], ["--retries", "-1"], ["--rounds", "0"]]
+    + [["--cpus", "x"], ["--cpus", "99999"], ["--runtime", "openvino"], ["--seconds", "nan"]],
+)
+def test_bad_arguments_are_one_line(model: Path, arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, [str(model), *arguments])
+    assert isinstance(done.exception, TargetError)
+    assert "\n" not in str(done.exception)
+
+
+def test_the_example_of_the_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convolutions(tmp_path / "model.onnx", width=32)
+    convolutions(tmp_path / "pruned.onnx")
+    monkeypatch.chdir(tmp_path)
+    example = next(line for line in (command.__doc__ or "").splitlines() if "Example:" in line)
+    arguments = example.split("edgeprune bench ")[1].split()
+    done = CliRunner().invoke(app, [*arguments, "--json", "out.json", "--csv", "out.csv", "--rounds", "20"])
+    assert done.exit_code in (0, 5), done.output  # 5: a busy machine may be unsteady, it is never a FAIL at 500 ms
+    assert "pruned.onnx" in done.output
+    assert [row["model"] for row in json.loads(Path("out.json").read_text())["models"]] == ["model.onnx", "pruned.onnx"]
+    assert Path("out.csv").read_text().startswith("model,sample,ms\nmodel.onnx,0,")
+
+
+def test_json_alone_on_stdout_and_vs_goes_first(model: Path, tmp_path: Path) -> None:
+    other = convolutions(tmp_path / "other.onnx")
+    options = ["--vs", str(other), "--json", "-", "--no-details", "--rounds", "2", "--warmup-s", "0.01"]
+    done = CliRunner().invoke(app, [str(model), *options])
+    assert done.exit_code == 0
+    assert [row["model"] for row in json.loads(done.stdout)["models"]] == [str(other), str(model)]
+
+
+def test_a_target_sets_what_is_not_given(model: Path) -> None:
+    options = ["--target", "demo", "--max-ms", "500", "--json", "-", "--no-details", "--rounds", "4", "--threads", "2"]
+    done = CliRunner().invoke(app, [str(model), *options])
+    assert done.exit_code in (0, 5), done.output
+    [row] = json.loads(done.stdout)["models"]
+    assert row["gate"]["metric"] == "latency p50"  # the profile's statistic
+    assert row["latency"]["conditions"]["threads"] == 2
+
+
+def test_sparkline() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([1, 1]) == "▁▁"
+    assert sparkline([1, 2, 3]) == "▁▅█"
+    assert len(sparkline(list(range(100)))) == 40

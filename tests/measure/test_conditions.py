@@ -1,0 +1,72 @@
+"""Host facts from files of known content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeprune.devices import local
+from edgeprune.measure.conditions import cpu_identity, governor, host_conditions, temperature_c, versions
+
+X86 = "processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nflags\t\t: fpu avx2 fma avx512f avx512_vnni\n\nprocessor\t: 1\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cpu", "isa"),
+    [
+        (X86, "Some CPU @ 3 GHz", "avx2 fma avx512f avx512_vnni"),
+        (ARM, "implementer 0x41 part 0xd42", "asimd asimdhp asimddp"),
+    ],
+)
+def test_cpu_identity(text: str, cpu: str, isa: str) -> None:
+    found = cpu_identity(text)
+    assert (found["cpu"], found["isa"]) == (cpu, isa)
+
+
+def test_an_empty_cpuinfo_claims_nothing() -> None:
+    assert cpu_identity("")["isa"] == "none known"
+
+
+def test_governor_and_temperature(tmp_path: Path) -> None:
+    assert governor(tmp_path) == "unknown"
+    assert temperature_c(tmp_path) is None
+    for number, (name, heat) in enumerate([("performance", "41500"), ("performance", "-273000"), ("schedutil", "x")]):
+        cpu = tmp_path / f"cpu{number}" / "cpufreq"
+        zone = tmp_path / f"thermal_zone{number}"
+        cpu.mkdir(parents=True)
+        zone.mkdir()
+        (cpu / "scaling_governor").write_text(name + "\n")
+        (zone / "temp").write_text(heat + "\n")
+    assert governor(tmp_path) == "performance schedutil"
+    assert temperature_c(tmp_path) == 41.5
+
+
+def test_versions_and_conditions_of_this_host() -> None:
+    assert {"python", "numpy"} <= set(versions())
+    found = host_conditions()
+    assert found["cpus"] >= 1 and len(found["load_average"]) == 3
+
+
+def test_facts_of_a_board(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("NVIDIA Jetson Orin NX\0")
+    release = tmp_path / "nv_tegra_release"
+    release.write_text("# R36 (release), REVISION: 4.3\nmore\n")
+    board = local.facts(tmp_path, release)
+    assert board["board"] == "NVIDIA Jetson Orin NX"
+    assert board["l4t"] == "# R36 (release), REVISION: 4.3"
+    plain = local.facts(tmp_path / "absent", tmp_path / "absent")
+    assert "board" not in plain and plain["memory_bytes"] > 0
+
+
+def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 9.0, 570.1, 81559 MiB'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert local.gpus() == [
+        {"name": "NVIDIA H100", "compute_cap": "9.0", "driver_version": "570.1", "memory.total": "81559 MiB"}
+    ]
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert local.gpus() == []

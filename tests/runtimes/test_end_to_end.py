@@ -1,0 +1,99 @@
+"""The parts around the model are those of Ultralytics' predictor, and they are timed apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeprune.errors import DataError
+from edgeprune.measure.bench import end_to_end_text
+from edgeprune.runtimes.end_to_end_worker import boxes_of, letterboxed
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from tests.runtimes.models import convolutions
+
+
+def detector(path: Path, output: np.ndarray, task: str = "detect") -> Path:
+    """A model that answers any 64 x 64 image with ``output``."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+            helper.make_node("Add", ["answer", "nothing"], ["output0"]),
+        ],
+        "detector",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, 64, 64))],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, output.shape)],
+        [
+            numpy_helper.from_array(output.astype(np.float32), "answer"),
+            numpy_helper.from_array(np.float32(0), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model.metadata_props.add(key="task", value=task)
+    onnx.save(model, str(path))
+    return path
+
+
+def head(candidates: int = 400, classes: int = 3, seed: int = 0) -> np.ndarray:
+    """A raw head (1, 4 + classes, candidates) with many overlapping boxes over 320 pixels."""
+    generator = np.random.default_rng(seed)
+    centres = generator.uniform(40, 280, (20, 2))[generator.integers(0, 20, candidates)]
+    boxes = np.hstack((centres + generator.normal(0, 4, (candidates, 2)), generator.uniform(20, 60, (candidates, 2))))
+    scores = generator.beta(0.4, 1.0, (candidates, classes))
+    return np.hstack((boxes, scores)).T[None].astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_are_those_of_ultralytics(seed: int) -> None:
+    import torch
+    from ultralytics.utils.nms import non_max_suppression
+
+    output = head(seed=seed)
+    [expected] = non_max_suppression(torch.from_numpy(output.copy()), conf_thres=0.25, iou_thres=0.7, max_det=300)
+    found = boxes_of(output, 1.0, (0, 0))
+    assert len(found) == len(expected) > 20
+    order = np.argsort(-found[:, 4], kind="stable")
+    np.testing.assert_allclose(found[order], expected.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (100, 100), (33, 500)])
+def test_the_letterbox_is_that_of_ultralytics(size: tuple[int, int]) -> None:
+    from ultralytics.data.augment import LetterBox
+
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    found, scale, (left, top) = letterboxed(frame, 320, 256, np.float32)
+    expected = LetterBox(new_shape=(320, 256), auto=False)(image=frame)[..., ::-1].transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    assert (left == 0 or top == 0) and scale == min(320 / size[0], 256 / size[1])
+
+
+def test_boxes_return_to_the_frame() -> None:
+    output = np.array([[[64.0, 64.0, 96.0, 128.0, 0.9, 1.0], [0, 0, 9, 9, 0.1, 0]]], np.float32)  # suppressed rows
+    [box] = boxes_of(output, 0.5, (0, 32))
+    np.testing.assert_allclose(box, [128, 64, 192, 192, 0.9, 1])
+
+
+def test_parts_are_timed_apart(tmp_path: Path) -> None:
+    rows = np.array([[[10, 10, 20, 20, 0.9, 0], [30, 30, 40, 40, 0.8, 1], [1, 1, 2, 2, 0.01, 0]]])
+    found = OnnxRuntime().end_to_end(detector(tmp_path / "m.onnx", rows), runs=7)
+    assert {part: len(values) for part, values in found["ms"].items()} == {"pre": 7, "model": 7, "post": 7}
+    assert found["boxes"] == 2 and found["frame"] == [720, 1280]
+    assert all(value > 0 for values in found["ms"].values() for value in values)
+    assert "pre" in end_to_end_text(found) and "1280 x 720, 2 boxes" in end_to_end_text(found)
+
+
+def test_what_is_not_a_detector_or_an_image_is_refused(tmp_path: Path) -> None:
+    runtime = OnnxRuntime()
+    other = detector(tmp_path / "m.onnx", np.zeros((1, 10)), task="classify")
+    with pytest.raises(DataError, match="this is classify"):
+        runtime.end_to_end(other, runs=1)
+    text = tmp_path / "not.jpg"
+    text.write_text("x")
+    with pytest.raises(DataError, match="OpenCV"):
+        runtime.end_to_end(convolutions(tmp_path / "c.onnx"), image=text, runs=1)
+    with pytest.raises(DataError, match="no such file"):
+        runtime.end_to_end(other, image=tmp_path / "gone.jpg", runs=1)

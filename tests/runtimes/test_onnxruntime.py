@@ -1,0 +1,260 @@
+"""ONNX Runtime on the CPU: engines, latency in a process of its own, layer times, honest refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError
+from edgeprune.measure.layers import layers_side_by_side
+from edgeprune.measure.measurement import Measurement, differing_conditions
+from edgeprune.runtimes import NAMES, all_runtimes, bench_worker, onnxruntime_, runtime
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.onnxruntime_ import ENGINE_KEY, OnnxRuntime
+from tests.runtimes.models import METADATA, convolutions, quantised
+
+QUICK = BenchSettings(warmup_s=0.05, rounds=6, per_round=3, time_limit_s=20)
+
+
+@pytest.fixture
+def cpu() -> OnnxRuntime:
+    return OnnxRuntime()
+
+
+def props(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+
+
+def test_an_engine_keeps_outputs_and_metadata(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    model, engine = convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine"
+    cpu.engine_from_onnx(model, engine)
+    assert METADATA.items() <= props(engine).items()
+    assert json.loads(props(engine)[ENGINE_KEY]) == {"identity": cpu.identity(), "precision": "fp32"}
+    image = {"images": np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
+    with cpu.session(model) as before, cpu.session(engine, threads=1) as after:
+        assert after.input_names == ["images"] and after.output_names == ["output0"]
+        np.testing.assert_allclose(before.run(image)["output0"], after.run(image)["output0"], atol=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.engine", "m.onnx"]
+
+
+def test_a_failed_build_leaves_nothing(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    with pytest.raises(DataError, match=r"broken\.onnx"):
+        cpu.engine_from_onnx(broken, tmp_path / "engine")
+    proto = onnx.load(str(convolutions(tmp_path / "m.onnx")))
+    proto.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(proto, str(broken))
+    with pytest.raises(StageError, match="cannot compile"):
+        cpu.engine_from_onnx(broken, tmp_path / "engine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.onnx", "m.onnx"]
+
+
+def test_precision_must_be_in_the_graph(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    full, half = convolutions(tmp_path / "full.onnx"), convolutions(tmp_path / "half.onnx", half=True)
+    for precision in ("fp16", "int8"):
+        with pytest.raises(StageError, match=f"asked for {precision}"):
+            cpu.engine_from_onnx(full, tmp_path / "engine", precision=precision)
+    with pytest.raises(TargetError, match="fp8"):
+        cpu.engine_from_onnx(full, tmp_path / "engine", precision="fp8")
+    cpu.engine_from_onnx(half, tmp_path / "half.engine", precision="fp16")
+    cpu.engine_from_onnx(quantised(tmp_path / "q.onnx"), tmp_path / "q.engine", precision="int8")
+    assert json.loads(props(tmp_path / "half.engine")[ENGINE_KEY])["precision"] == "fp16"
+
+
+def test_an_engine_of_another_machine_is_refused(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    engine = tmp_path / "m.engine"
+    cpu.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    proto = onnx.load(str(engine))
+    entry = next(entry for entry in proto.metadata_props if entry.key == ENGINE_KEY)
+    entry.value = json.dumps({"identity": cpu.identity() | {"isa": "avx2"}, "precision": "fp32"})
+    onnx.save(proto, str(engine))
+    with pytest.raises(DeviceError, match=r"isa \(avx2"), cpu.session(engine):
+        pass
+    with pytest.raises(DeviceError, match="built elsewhere"):
+        cpu.latency([engine], QUICK)
+
+
+def test_latency_is_raw_interleaved_and_described(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    small, large = convolutions(tmp_path / "s.onnx"), convolutions(tmp_path / "l.onnx", width=64, depth=4)
+    told: list[tuple[str, int, int]] = []
+    found = cpu.latency([small, large], QUICK, progress=lambda text, done=0, total=0: told.append((text, done, total)))
+    assert [len(one.values) for one in found] == [18, 18]
+    assert np.median(found[1].values) > 2 * np.median(found[0].values)
+    assert all(len(one.warmups) >= 6 + 5 for one in found)  # warm-up, and one settling run at each of six turns
+    assert told[-1][1:] == (6, 6) and " / " in told[-1][0]
+    conditions = found[0].conditions
+    assert conditions["shapes"] == {"images": [1, 3, 32, 32]}
+    assert (conditions["threads"], conditions["batch"], conditions["per_round"]) == (1, 1, 3)
+    assert conditions["identity"] == cpu.identity()
+    assert {"governor", "load_average", "isa", "versions"} <= set(conditions["host"])
+    assert conditions["worker"]["onnxruntime"] in conditions["identity"]["runtime"]
+    assert 0 < conditions["cpu_share"] <= 1.1
+    assert not differing_conditions(*found)
+    assert Measurement.from_json(json.loads(json.dumps(found[0].to_json()))) == found[0]
+
+
+def test_the_time_limit_ends_a_run_between_rounds(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    model = convolutions(tmp_path / "m.onnx", width=32)
+    settings = BenchSettings(warmup_s=0.05, rounds=10**6, per_round=2, time_limit_s=0.6)
+    first, second = cpu.latency([model, model], settings)
+    assert len(first.values) == len(second.values) < 10**6
+    assert len(first.values) % 2 == 0
+
+
+def test_the_worker_loads_no_torch(tmp_path: Path) -> None:
+    model = convolutions(tmp_path / "m.onnx")
+    job = {"task": "memory", "models": [str(model)], "provider": "CPUExecutionProvider", "threads": 1}
+    code = (
+        "import io, json, sys\n"
+        f"sys.stdin = io.StringIO({json.dumps(json.dumps(job))})\n"
+        "from edgeprune.runtimes import bench_worker\n"
+        "bench_worker.serve({'memory': bench_worker.memory})\n"
+        "print(sorted({'torch', 'onnx', 'ultralytics', 'scipy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert json.loads(done.stdout.splitlines()[0])["result"]["peak_rss_bytes"] > 0
+
+
+def test_the_worker_stands_alone(tmp_path: Path) -> None:
+    """It is one file that can be copied to a device without edgeprune."""
+    copy = tmp_path / "worker.py"
+    copy.write_bytes(Path(bench_worker.__file__).read_bytes())
+    job = {
+        "task": "profile",
+        "models": [str(convolutions(tmp_path / "m.onnx"))],
+        "runs": 3,
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+        "cpus": [0],
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", str(copy)],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["result"]["layers"]
+
+
+def test_layer_times_follow_the_graph(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    layers = cpu.layer_times(convolutions(tmp_path / "m.onnx", width=32, depth=3), runs=5)
+    convs = [layer for layer in layers if "Conv" in layer.op]
+    assert len(convs) == 3
+    assert all(layer.mean_ms >= 0 for layer in layers)
+    assert convs[-1].detail["outputs"] == [["float", [1, 32, 32, 32]]]
+    assert convs[-1].detail["inputs"][1] == ["float", [32, 32, 3, 3]]
+
+
+def test_layers_side_by_side(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    wide, narrow = convolutions(tmp_path / "w.onnx", width=32), convolutions(tmp_path / "n.onnx")
+    found = layers_side_by_side(cpu, wide, narrow, runs=5)
+    assert json.loads(json.dumps(found)) == found
+    assert {row["name"] for row in found["baseline"]} & {row["name"] for row in found["candidate"]}
+    assert all(set(row) == {"name", "op", "ms"} for rows in found.values() for row in rows)
+
+
+def test_memory_grows_with_the_model(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    small = cpu.peak_memory(convolutions(tmp_path / "s.onnx"))
+    large = cpu.peak_memory(convolutions(tmp_path / "l.onnx", width=512, depth=5))  # 38 MB of weights
+    assert large["model_rss_bytes"] > small["model_rss_bytes"] + 30e6
+    assert large["peak_rss_bytes"] > large["model_rss_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "expected"),
+    [
+        (("n", 3, "h", "w"), {}, [1, 3, 32, 48]),  # imgsz of the model's metadata
+        (("n", 3, "h", "w"), {"batch": 2, "imgsz": (64, 32)}, [2, 3, 64, 32]),
+        ((1, 3, 32, 32), {"batch": 1, "imgsz": (32, 32)}, [1, 3, 32, 32]),
+    ],
+)
+def test_free_axes_are_filled(
+    cpu: OnnxRuntime, tmp_path: Path, shape: tuple, settings: dict, expected: list[int]
+) -> None:
+    model = convolutions(tmp_path / "m.onnx", shape=shape)
+    [found] = cpu.latency([model], BenchSettings(warmup_s=0.01, rounds=1, per_round=1, **settings))
+    assert found.conditions["shapes"] == {"images": expected}
+    assert found.conditions["batch"] == expected[0]
+
+
+def test_latency_of_fp16_whole_numbers_and_without_copies(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    half = convolutions(tmp_path / "h.onnx", half=True)
+    [found] = cpu.latency([half], BenchSettings(warmup_s=0.01, rounds=2, per_round=1, copies=False))
+    assert len(found.values) == 2 and found.conditions["copies"] is False
+
+
+def test_bad_models_are_named(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\x00" * 64)
+    fixed = convolutions(tmp_path / "m.onnx")
+    with pytest.raises(DataError, match=r"broken\.onnx"):
+        cpu.latency([broken], QUICK)
+    with pytest.raises(DataError, match=r"broken\.onnx"), cpu.session(broken):
+        pass
+    with pytest.raises(DataError, match="no such file"):
+        cpu.latency([tmp_path / "absent.onnx"], QUICK)
+    with pytest.raises(DataError, match="axis 0 fixed at 1, asked was 8"):
+        cpu.latency([fixed], BenchSettings(batch=8))
+    with pytest.raises(TargetError, match="no model"):
+        cpu.latency([], QUICK)
+
+
+@pytest.mark.parametrize(
+    ("wheels", "provider", "said", "remedy"),
+    [
+        ({"onnxruntime", "onnxruntime-gpu"}, "cpu", "both installed", "uninstall -y onnxruntime onnxruntime-gpu"),
+        ({"onnxruntime", "onnxruntime-gpu"}, "cuda", "both installed", "pip install onnxruntime-gpu"),
+        ({"onnxruntime"}, "cuda", "no CUDAExecutionProvider", "pip install onnxruntime-gpu"),
+        ({"onnxruntime"}, "tensorrt", "no TensorrtExecutionProvider", "pip install onnxruntime-gpu"),
+    ],
+)
+def test_availability_tells_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, wheels: set[str], provider: str, said: str, remedy: str
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime_, "_installed", lambda name: name in wheels)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    found = OnnxRuntime(provider).availability()
+    assert not found.ok
+    assert said in found.detail and remedy in found.remedy
+    with pytest.raises(DeviceError, match="next: "):
+        OnnxRuntime(provider).latency([Path("x.onnx")], QUICK)
+
+
+def test_every_runtime_has_its_name_and_an_honest_answer() -> None:
+    assert [one.name for one in all_runtimes()] == list(NAMES)
+    for one in all_runtimes():
+        found = one.availability()
+        assert found.detail and bool(found.remedy) == (not found.ok)
+    with pytest.raises(TargetError, match="onnxruntime-cuda"):
+        runtime("openvino")
+    with pytest.raises(TargetError, match="cuda"):
+        OnnxRuntime("metal")
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "trtexec"])
+def test_tensorrt_refuses_with_the_next_step(name: str, tmp_path: Path) -> None:
+    one = runtime(name)
+    for call in (one.identity, lambda: one.latency([], QUICK), lambda: one.session(tmp_path)):
+        with pytest.raises(DeviceError, match="next: "):
+            call()
+
+
+def test_stubs_alone_are_not_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    found = runtime("tensorrt").availability()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    assert not found.ok and "stubs" in found.detail

@@ -1,0 +1,70 @@
+"""The caller's side of a worker: live progress, crashes, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeprune.errors import ToolError
+from edgeprune.runtimes.worker import run_worker
+
+MODULE = "tests.runtimes.crashing_worker"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [("exit", 7, "last words"), ("kill", -9, "nothing"), ("silent", 0, "nothing"), ("late", 3, "nothing")],
+)
+def test_a_crash_is_a_tool_error(how: str, code: int, said: str) -> None:
+    seen = []
+    with pytest.raises(ToolError, match=said) as caught:
+        run_worker({"how": how}, seen.append, module=MODULE)
+    assert caught.value.returncode == code
+    assert MODULE in str(caught.value)
+    assert not alive(seen[0]["pid"])
+
+
+def test_an_exception_on_the_way_ends_the_worker() -> None:
+    seen = []
+
+    def told(line: dict) -> None:
+        seen.append(line["pid"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_worker({"how": "hang"}, told, module=MODULE)
+    assert not alive(seen[0])
+
+
+def test_ctrl_c_ends_the_worker() -> None:
+    code = (
+        "from edgeprune.runtimes.worker import run_worker\n"
+        f"run_worker({{'how': 'hang'}}, lambda line: print(line['pid'], flush=True), module={MODULE!r})\n"
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert caller.stdout is not None
+    pid = int(caller.stdout.readline())
+    assert alive(pid)
+    caller.send_signal(signal.SIGINT)
+    caller.wait(timeout=20)
+    deadline = time.perf_counter() + 10
+    while alive(pid) and time.perf_counter() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)

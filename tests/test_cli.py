@@ -1,0 +1,310 @@
+"""The command line: quick without torch, one clear line for every wrong input, nothing written then."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeprune import cli
+from edgeprune.target import shipped_targets
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
+    """Run the command in this process; gives exit code, stdout, stderr."""
+
+    def call(*argv: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgeprune", *map(str, argv)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+BARE = """
+import sys
+heavy = {"torch", "torchvision", "ultralytics", "onnx", "onnxruntime", "torch_pruning", "onnxsim"}
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in heavy:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoTorch())
+sys.argv = ["edgeprune", *sys.argv[1:]]
+from edgeprune.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "text"),
+    [
+        (["--help"], 0, "build"),
+        (["--version"], 0, "0."),
+        (["targets"], 0, "jetson-orin"),
+        (["targets", "show", "cpu"], 0, "speed_up"),
+        (["build", "--help"], 0, "--latency-ms"),
+        (["show", "/nowhere"], 2, "holds no build"),
+        (["doctor"], 4, "pip install"),
+    ],
+)
+def test_works_in_an_environment_without_torch(argv: list[str], code: int, text: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", BARE, *argv], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code, ended.stderr
+    assert text in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_help_is_quick() -> None:
+    times = []
+    for _ in range(5):  # the quickest of five: a busy machine is not what is tested
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "edgeprune.cli", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.6
+
+
+def test_every_command_has_help_and_is_in_the_readme(run: Run) -> None:
+    code, out, _ = run("--help")
+    commands = re.findall(r"^│ ([a-z]+) ", out, re.MULTILINE)
+    assert code == 0
+    assert {"build", "show", "doctor", "targets", "data"} <= set(commands)
+    readme = (ROOT / "README.md").read_text()
+    for command in commands:
+        assert f"edgeprune {command}" in readme, command
+        assert run(command, "--help")[0] == 0
+
+
+def test_targets_show_prints_a_profile_that_loads(run: Run, tmp_path: Path) -> None:
+    from edgeprune.target import load_target
+
+    for name in shipped_targets():
+        code, out, _ = run("targets", "show", name)
+        assert code == 0
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(out)
+        assert load_target(path) == load_target(name)
+
+
+def test_doctor_finds_the_cpu_runtime_and_says_how_to_get_the_rest(run: Run) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0
+    flat = re.sub(r"\s+", " ", out)
+    assert "runtime onnxruntime" in flat
+    assert "trtexec" in flat
+
+
+def scene(folder: Path, split: str = "train", label: str = "0 .5 .5 .4 .4") -> None:
+    """One image with one box, in Ultralytics' layout."""
+    from PIL import Image
+
+    for kind in ("images", "labels"):
+        (folder / kind / split).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64)).save(folder / "images" / split / "a.png")
+    (folder / "labels" / split / "a.txt").write_text(f"{label}\n")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of two classes and a dataset that fits it."""
+    from ultralytics import YOLO
+
+    from edgeprune import checkpoint
+
+    folder = tmp_path_factory.mktemp("good")
+    for split in ("train", "val"):
+        scene(folder, split)
+    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: {0: a, 1: b}\n")
+    (folder / "two.yaml").write_text("nc: 2\nscales: {n: [0.33, 0.25, 1024]}\n" + _backbone())
+    network = YOLO(str(folder / "two.yaml"), task="detect").model
+    network.names = {0: "a", 1: "b"}
+    checkpoint.save(network, folder / "w.pt", like=None)
+    return folder
+
+
+def _backbone() -> str:
+    import yaml
+    from ultralytics.utils import ROOT as ultralytics_root
+
+    content = yaml.safe_load((ultralytics_root / "cfg/models/v8/yolov8.yaml").read_text())
+    return yaml.safe_dump({key: content[key] for key in ("backbone", "head")})
+
+
+class Danger:
+    """Runs code when it is unpickled without restriction."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def _truncated(folder: Path) -> list[str]:
+    whole = (folder / "w.pt").read_bytes()
+    (folder / "w.pt").write_bytes(whole[: len(whole) // 2])
+    return ["not|damaged|truncated|corrupt"]
+
+
+def _foreign(folder: Path) -> list[str]:
+    import torch
+
+    torch.save({"model": Danger(folder / "executed")}, folder / "w.pt")
+    return ["--trust", "touch|Path"]
+
+
+def _raw_pickle(folder: Path) -> list[str]:
+    (folder / "w.pt").write_bytes(pickle.dumps(Danger(folder / "executed")))
+    return ["w.pt"]
+
+
+def _no_weights(folder: Path) -> list[str]:
+    (folder / "w.pt").unlink()
+    return ["w.pt"]
+
+
+def _no_val(folder: Path) -> list[str]:
+    (folder / "data.yaml").write_text("train: images/train\nnames: {0: a, 1: b}\n")
+    return ["val", "data.yaml"]
+
+
+def _val_folder_gone(folder: Path) -> list[str]:
+    shutil.rmtree(folder / "images" / "val")
+    return ["val"]
+
+
+def _three_classes(folder: Path) -> list[str]:
+    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: {0: a, 1: b, 2: c}\n")
+    return ["3 classes", "has 2"]
+
+
+def _no_data(folder: Path) -> list[str]:
+    (folder / "data.yaml").unlink()
+    return ["data.yaml"]
+
+
+BROKEN = [_truncated, _foreign, _raw_pickle, _no_weights, _no_val, _val_folder_gone, _three_classes, _no_data]
+
+
+@pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__.strip("_"))
+def test_bad_input_is_one_line_and_changes_nothing(
+    good: Path, tmp_path: Path, run: Run, damage: Callable[[Path], list[str]]
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(good, folder)
+    expected = damage(folder)
+    before = snapshot(tmp_path)
+    code, out, err = run(
+        "build",
+        "--target",
+        "cpu",
+        "--weights",
+        folder / "w.pt",
+        "--data",
+        folder / "data.yaml",
+        "--out",
+        tmp_path / "out",
+    )
+    assert code == 2, err
+    message = err.strip()
+    assert message.startswith("edgeprune: ")
+    assert "\n" not in message
+    assert out == ""
+    for part in expected:
+        assert re.search(part, message), message
+    assert snapshot(tmp_path) == before
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--imgsz", "321"], ["imgsz", "multiple of 32", "321"]),
+        (["--speed-up", "0.5"], ["budget.speed_up", "0.5"]),
+        (["--speed-up", "2", "--latency-ms", "3"], ["exactly one"]),
+        (["--epochs", "0"], ["epochs"]),
+        (["--max-map-drop", "-1"], ["max_map_drop"]),
+        (["--macs-speed-up", "nan"], ["macs_speed_up"]),
+    ],
+)
+def test_bad_arguments_are_one_line_and_change_nothing(
+    good: Path, tmp_path: Path, run: Run, argv: list[str], parts: list[str]
+) -> None:
+    inputs = ["--target", "cpu", "--weights", good / "w.pt", "--data", good / "data.yaml", "--out", tmp_path / "out"]
+    code, _, err = run("build", *inputs, *argv)
+    assert code == 2
+    assert "\n" not in err.strip()
+    for part in parts:
+        assert part in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc/edgeprune"])
+def test_no_place_to_write_is_one_line(good: Path, tmp_path: Path, run: Run, out: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    inputs = ["--target", "cpu", "--weights", good / "w.pt", "--data", good / "data.yaml"]
+    code, _, err = run("build", *inputs, "--out", tmp_path / out)
+    assert code == 2
+    assert err.startswith("edgeprune: --out")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_unknown_target_lists_the_known_ones(run: Run) -> None:
+    code, _, err = run("build", "--target", "jetson-orn", "--weights", "w.pt", "--data", "d.yaml")
+    assert code == 2
+    assert "did you mean jetson-orin?" in err
+
+
+def test_the_wheel_has_the_profiles_and_the_schema(tmp_path: Path) -> None:
+    import zipfile
+
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {f"edgeprune/targets/{name}.yaml" for name in shipped_targets()} <= names
+    assert {"edgeprune/py.typed", "edgeprune/report/build.schema.json"} <= names
+    assert not any(name.startswith("tests/") for name in names)
+    found = subprocess.run(  # the installed package reads its own copy, far from any checkout
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv = ['edgeprune', 'targets']; from edgeprune.cli import main; main()",
+        ],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert "jetson-agx-orin" in found.stdout, found.stderr
+
+
+def test_the_committed_build_schema_is_the_generated_one() -> None:
+    from edgeprune.report.record import build_schema
+
+    committed = json.loads((ROOT / "edgeprune/report/build.schema.json").read_text())
+    assert committed == build_schema(), "run: make schemas"

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgeprune.dataset import IMAGE_SUFFIXES, Dataset, label_of
+from edgeprune.errors import DataError
+
+YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
+
+
+def written(root: Path, yaml: str = YAML, labels: str = "0 .5 .5 .1 .1\n1 .2 .2 .1 .1\n", count: int = 3) -> Path:
+    """A dataset of empty image files (their pixels are never read), with the same labels for each."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            (root / "images" / split / f"{index}.jpg").write_bytes(bytes(index + 1))
+            (root / "labels" / split / f"{index}.txt").write_text(labels)
+    (root / "data.yaml").write_text(yaml)
+    return root / "data.yaml"
+
+
+def class_folders(root: Path, classes: str = "ab", splits: tuple[str, ...] = ("train", "val")) -> Path:
+    for split in splits:
+        for name in classes:
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            (root / split / name / "0.png").write_bytes(b"x")
+    return root
+
+
+def test_a_yaml_without_path_resolves_beside_itself(tmp_path, monkeypatch):
+    data = written(tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    found = Dataset.load(Path("d/data.yaml"))
+    assert found.source == data
+    assert found.nc == 2
+    assert {split: len(images) for split, images in found.splits.items()} == {"train": 3, "val": 3}
+    assert found.task is None
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "path: {root}\n" + YAML,
+        "train: [images/train]\nval: images/val\nnames: {{0: cat, 1: dog}}\n",
+        "train: images/train\nvalidation: images/val\nnames: {{1: dog, 0: cat}}\n",
+        "train: ../images/train\nval: images/val\nnames: [cat, dog]\nnc: 2\n",
+        "train: train.txt\nval: images/val\nnames: [cat, dog]\n",
+    ],
+)
+def test_ultralytics_ways_of_naming_a_split(yaml, tmp_path):
+    from ultralytics.data.utils import check_det_dataset
+
+    data = written(tmp_path / "d", yaml.format(root=tmp_path / "d"))
+    lines = "\n".join(f"./images/train/{index}.jpg" for index in range(3))
+    (tmp_path / "d" / "train.txt").write_text(lines)
+    found = Dataset.load(data)
+    assert len(found.images("train")) == 3
+    assert len(found.images("val")) == 3
+    assert dict(found.names) == check_det_dataset(str(data))["names"]
+
+
+@pytest.mark.parametrize(
+    "name", ["bccd/data.yaml", "coco8/coco8.yaml", "coco8-pose/coco8-pose.yaml", "dota8/dota8.yaml"]
+)
+def test_real_datasets_load_as_ultralytics_reads_them(name, shared):
+    from ultralytics.data.utils import check_det_dataset, img2label_paths
+
+    path = shared / "data" / name
+    found, theirs = Dataset.load(path), check_det_dataset(str(path))
+    assert dict(found.names) == theirs["names"]
+    for split in ("train", "val"):
+        assert all(image.parent == Path(theirs[split]) for image in found.images(split))
+    images = [str(image) for image in found.images("val")]
+    assert [str(label_of(Path(image))) for image in images] == img2label_paths(images)
+    assert found.task == ("pose" if "pose" in name else None)
+
+
+def test_image_formats_are_ultralytics_own():
+    from ultralytics.data.utils import IMG_FORMATS
+
+    assert frozenset(f".{name}" for name in IMG_FORMATS) == IMAGE_SUFFIXES
+
+
+def test_a_folder_of_class_folders_is_for_classification(tmp_path):
+    found = Dataset.load(class_folders(tmp_path, "ba"), task="classify")
+    assert (found.task, dict(found.names)) == ("classify", {0: "a", 1: "b"})
+    assert len(found.images("val")) == 2
+
+
+def test_a_folder_with_one_yaml_is_that_yaml(tmp_path):
+    assert Dataset.load(written(tmp_path).parent).source == tmp_path / "data.yaml"
+
+
+@pytest.mark.parametrize(
+    ("yaml", "says"),
+    [
+        ("train: images/train\nval: images/nowhere\nnames: [cat, dog]\n", "images/nowhere"),
+        ("train: images/train\nnames: [cat, dog]\n", "no key 'val'"),
+        ("train: images/train\nval: images/val\n", "neither 'names' nor 'nc'"),
+        ("train: images/train\nval: images/val\nnames: [cat, dog]\nnc: 3\n", "nc: 3"),
+        ("train: images/train\nval: images/val\nnames: {0: cat, 2: dog}\n", "without a gap"),
+        ("train: images/train\nval: images/val\nnames: {a: cat}\n", "class indices"),
+        ("train: images/train\nval: images/val\nnames: 7\n", "list"),
+        ("train: images/train\nval: images/val\nnames: [cat]\n", "class 1 is out of range"),
+        ("just text", "no dataset"),
+        ("a: [unclosed", "YAML"),
+        ("", "no dataset"),
+    ],
+)
+def test_a_yaml_that_contradicts_itself_is_one_line(yaml, says, tmp_path):
+    with pytest.raises(DataError, match=says) as error:
+        Dataset.load(written(tmp_path, yaml))
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ("2 .5 .5 .1 .1\n", "class 2 is out of range"),
+        ("-1 .5 .5 .1 .1\n", "class -1 is out of range"),
+        ("0.5 .5 .5 .1 .1\n", "class 0.5 is out of range"),
+        ("cat .5 .5 .1 .1\n", "'cat' is no class index"),
+        ("", "none of the 3 images of split 'train' has a label"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(labels, says, tmp_path):
+    with pytest.raises(DataError, match=says):
+        Dataset.load(written(tmp_path, labels=labels))
+
+
+def test_a_single_image_without_a_label_is_background(tmp_path):
+    data = written(tmp_path)
+    (tmp_path / "labels" / "val" / "1.txt").unlink()
+    Dataset.load(data)
+
+
+def test_an_empty_split_is_named(tmp_path):
+    data = written(tmp_path)
+    for image in (tmp_path / "images" / "val").iterdir():
+        image.unlink()
+    with pytest.raises(DataError, match="'val' is empty"):
+        Dataset.load(data)
+
+
+def test_a_split_is_checked_when_it_is_needed(tmp_path):
+    found = Dataset.load(written(tmp_path))
+    with pytest.raises(DataError, match=r"no split 'test' \(there is no key 'test'\); it has train, val"):
+        found.images("test")
+
+
+@pytest.mark.parametrize(
+    ("make", "task", "says"),
+    [
+        (lambda root: root / "nowhere" / "data.yaml", None, "does not exist"),
+        (lambda root: root, None, "no class folders"),
+        (lambda root: written(root), "classify", "is a file"),
+        (lambda root: written(root), "pose", "kpt_shape"),
+        (lambda root: class_folders(root), "detect", "a YAML file was expected"),
+        (lambda root: (root / "train").mkdir() or root, "classify", "no class folders"),
+        (lambda root: class_folders(root, splits=("train",)), "classify", "no split 'val'"),
+    ],
+)
+def test_the_wrong_kind_of_place_is_one_line(make, task, says, tmp_path):
+    with pytest.raises(DataError, match=says):
+        Dataset.load(make(tmp_path), task=task)
+
+
+def test_a_class_of_val_that_train_lacks_is_named(tmp_path):
+    class_folders(tmp_path)
+    class_folders(tmp_path, "z", ("val",))
+    with pytest.raises(DataError, match="val/z is no class"):
+        Dataset.load(tmp_path, task="classify")
+
+
+def test_a_name_that_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="give the path of a YAML") as error:
+        Dataset.load("surely-no-such-dataset.yaml")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
+    first = Dataset.load(written(tmp_path / "a"))
+    second = Dataset.load(written(tmp_path / "b"))
+    assert first.digest == second.digest
+    changes = [
+        lambda root: (root / "labels/val/0.txt").write_text("0 .5 .5 .2 .2\n"),
+        lambda root: (root / "images/train/0.jpg").write_bytes(b"longer"),
+        lambda root: (root / "images/train/0.jpg").rename(root / "images/train/zero.jpg"),
+        lambda root: (root / "data.yaml").write_text(YAML.replace("dog", "hen")),
+        lambda root: shutil.copy(root / "images/val/0.jpg", root / "images/val/9.jpg"),
+    ]
+    seen = {first.digest}
+    for number, change in enumerate(changes):
+        data = written(tmp_path / f"c{number}")
+        change(data.parent)
+        seen.add(Dataset.load(data).digest)
+    assert len(seen) == len(changes) + 1
+
+
+def test_a_sample_is_seeded_sorted_and_without_repetition(tmp_path):
+    found = Dataset.load(written(tmp_path, count=50))
+    sample = found.sample_images("train", 20, seed=1)
+    assert sample == found.sample_images("train", 20, seed=1)
+    assert sample != found.sample_images("train", 20, seed=2)
+    assert sample == sorted(set(sample))
+    assert len(found.sample_images("train", 99)) == 50
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({0: "cat"}, "has 2 classes .* has 1"),
+        (["cat", "dog", "hen"], "has 2 classes .* has 3"),
+        (["dog", "cat"], "class 0 is 'cat' .* and 'dog'"),
+    ],
+)
+def test_a_model_of_other_classes_is_refused(names, says, tmp_path):
+    with pytest.raises(DataError, match=says):
+        Dataset.load(written(tmp_path)).check_matches(names)
+
+
+def test_a_model_of_the_same_classes_is_accepted(tmp_path):
+    Dataset.load(written(tmp_path)).check_matches({1: "dog", 0: "cat"})

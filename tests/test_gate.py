@@ -1,0 +1,206 @@
+"""What every gate decides, and that nothing unsure ever passes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import gate_calibration
+from edgeprune.errors import StageError, TargetError
+from edgeprune.gate import (
+    Gate,
+    Verdict,
+    accuracy_gate,
+    at_least,
+    at_most,
+    informs,
+    latency_gate,
+    overall,
+    pending,
+    speed_up_gate,
+)
+from edgeprune.measure.measurement import Measurement, differing_conditions
+
+
+def latency(values, **more) -> Measurement:
+    conditions = {"identity": {"cpu": "a", "runtime": "r 1"}, "threads": 1, "per_round": 5} | more.pop("conditions", {})
+    return Measurement("latency", "ms", tuple(float(value) for value in values), conditions=conditions, **more)
+
+
+def noise(level: float, n: int = 300, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(level, level * 0.02, n)
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict"), [(11.0, Verdict.PASS), (9.0, Verdict.FAIL), (10.33, Verdict.INCONCLUSIVE)]
+)
+def test_latency_gate(limit: float, verdict: Verdict) -> None:
+    gate = latency_gate("engine", latency(noise(10)), limit, "p95")
+    assert gate.verdict is verdict, gate.reason
+    assert gate.metric == "latency p95" and gate.unit == "ms" and gate.limit == limit
+    assert gate.value == pytest.approx(10.33, abs=0.1)
+
+
+def test_too_few_samples_say_how_many_more() -> None:
+    gate = latency_gate("engine", latency(noise(10, 200)), 50, "p99")
+    assert gate.verdict is Verdict.INCONCLUSIVE
+    assert "about 462 more samples" in gate.reason
+
+
+@pytest.mark.parametrize("limit", [5.0, 50.0])
+@pytest.mark.parametrize("shape", [np.linspace(1, 1.2, 300), np.repeat([1, 1.25], 150)], ids=["drift", "step"])
+def test_unsteady_runs_decide_nothing(limit: float, shape: np.ndarray) -> None:
+    assert latency_gate("engine", latency(noise(10) * shape), limit).verdict is Verdict.INCONCLUSIVE
+
+
+def test_throttling_reported_by_the_device_decides_nothing() -> None:
+    hot = latency(noise(10), conditions={"throttled": True})
+    assert latency_gate("engine", hot, 50).verdict is Verdict.INCONCLUSIVE
+    assert speed_up_gate("engine", hot, hot, 0.5).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_shared_core_fails_only_what_would_fail_alone() -> None:
+    shared = latency(noise(10), conditions={"contended": True, "cpu_share": 0.6})
+    assert latency_gate("engine", shared, 8).verdict is Verdict.INCONCLUSIVE
+    assert "60%" in latency_gate("engine", shared, 8).reason
+    assert latency_gate("engine", shared, 5).verdict is Verdict.FAIL
+    assert latency_gate("engine", shared, 11).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("values", [[], [math.nan] * 100, [10.0] * 99 + [math.inf]])
+def test_missing_or_broken_samples_never_pass(values: list[float]) -> None:
+    assert latency_gate("engine", latency(values), 1e9).verdict is not Verdict.PASS
+    assert speed_up_gate("engine", latency(values), latency(values), 1e-9).verdict is not Verdict.PASS
+
+
+@pytest.mark.parametrize("limit", [math.nan, math.inf, 0, -1])
+def test_a_limit_must_be_a_positive_number(limit: float) -> None:
+    with pytest.raises(TargetError, match="limit"):
+        latency_gate("engine", latency(noise(10)), limit)
+    with pytest.raises(TargetError, match="limit"):
+        speed_up_gate("engine", latency(noise(10)), latency(noise(5)), limit)
+
+
+def test_latency_gate_refuses_another_unit_and_statistic() -> None:
+    with pytest.raises(TargetError, match="p50, p90"):
+        latency_gate("engine", latency(noise(10)), 10, "mean")
+    with pytest.raises(StageError, match="MiB"):
+        latency_gate("engine", Measurement("size", "MiB", (1.0,)), 10)
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(1.9, Verdict.PASS), (2.1, Verdict.FAIL), (2.0, Verdict.INCONCLUSIVE)])
+def test_speed_up_gate(limit: float, verdict: Verdict) -> None:
+    gate = speed_up_gate("engine", latency(noise(10)), latency(noise(5, seed=1)), limit)
+    assert gate.verdict is verdict, gate.reason
+    assert gate.value == pytest.approx(2, abs=0.01)
+
+
+def test_a_ratio_within_the_allowance_of_the_limit_is_not_settled_by_samples() -> None:
+    gate = speed_up_gate("engine", latency(noise(10, 3000)), latency(noise(5, 3000, seed=1)), 1.99)
+    assert gate.verdict is Verdict.INCONCLUSIVE and "too near to the limit" in gate.reason
+
+
+def test_speed_up_holds_under_a_common_drift_but_not_under_its_own() -> None:
+    drift = np.linspace(1, 1.3, 300)
+    before, after = noise(10), noise(5, seed=1)
+    assert speed_up_gate("e", latency(before * drift), latency(after * drift), 1.9).verdict is Verdict.PASS
+    assert speed_up_gate("e", latency(before * drift), latency(after), 1.9).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("conditions", "named"),
+    [
+        ({"identity": {"cpu": "b", "runtime": "r 1"}}, "identity.cpu"),
+        ({"threads": 4}, "threads"),
+        ({"shapes": {"images": [1, 3, 640, 640]}}, "shapes"),
+    ],
+)
+def test_different_conditions_are_never_compared(conditions: dict, named: str) -> None:
+    here, there = latency(noise(10)), latency(noise(5), conditions=conditions)
+    with pytest.raises(StageError, match=named):
+        speed_up_gate("engine", here, there, 1.5)
+    assert any(named in text for text in differing_conditions(here, there))
+
+
+def test_unpaired_samples_are_refused_and_few_pairs_decide_nothing() -> None:
+    with pytest.raises(StageError, match="not pairs"):
+        speed_up_gate("engine", latency(noise(10)), latency(noise(5, 200)), 1.5)
+    few = speed_up_gate("engine", latency(noise(10, 50)), latency(noise(5, 50)), 1.5)
+    assert few.verdict is Verdict.INCONCLUSIVE and "50 more" in few.reason
+
+
+def test_simulated_never_passes_but_may_fail() -> None:
+    pretend = latency(noise(5), simulated=True)
+    assert latency_gate("engine", pretend, 50).verdict is Verdict.PENDING
+    assert latency_gate("engine", pretend, 1).verdict is Verdict.FAIL
+    assert speed_up_gate("engine", latency(noise(10)), pretend, 1.5).verdict is Verdict.PENDING
+
+
+@pytest.mark.parametrize(
+    ("gate", "verdict"),
+    [
+        (at_most("s", "m", 1.0, 1.0, ""), Verdict.PASS),
+        (at_most("s", "m", 1.1, 1.0, "px"), Verdict.FAIL),
+        (at_most("s", "m", None, 1.0, ""), Verdict.PENDING),
+        (at_most("s", "m", math.nan, 1.0, ""), Verdict.INCONCLUSIVE),
+        (at_most("s", "m", -math.inf, 1.0, ""), Verdict.INCONCLUSIVE),
+        (at_least("s", "m", 2.0, 2.0, "×"), Verdict.PASS),
+        (at_least("s", "m", 1.9, 2.0, "×"), Verdict.FAIL),
+        (at_least("s", "m", math.inf, 2.0, "×"), Verdict.INCONCLUSIVE),
+        (accuracy_gate("s", 0.555, 0.545, 0.01), Verdict.PASS),  # 0.010000000000000009 in binary
+        (accuracy_gate("s", 0.555, 0.5449, 0.01), Verdict.FAIL),
+        (accuracy_gate("s", 0.5, 0.6, 0.0), Verdict.PASS),
+        (accuracy_gate("s", 0.0, 0.0, 0.01), Verdict.INCONCLUSIVE),
+        (accuracy_gate("s", 0.5, math.nan, 0.01), Verdict.INCONCLUSIVE),
+        (accuracy_gate("s", 0.5, None, 0.01), Verdict.PENDING),
+        (informs("s", "m", 3.0, "MB"), Verdict.PASS),
+        (informs("s", "m", math.nan, "MB"), Verdict.INCONCLUSIVE),
+        (pending("s", "m", 8.0, "ms", "make jetson-orin"), Verdict.PENDING),
+    ],
+)
+def test_plain_gates(gate: Gate, verdict: Verdict) -> None:
+    assert gate.verdict is verdict
+    assert gate.reason
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True), st.floats(-1e6, 1e6))
+@settings(max_examples=200)
+def test_a_pass_means_the_limit_holds(value: float, limit: float) -> None:
+    for gate, holds in (
+        (at_most("s", "m", value, limit, ""), value <= limit + 1e-9),
+        (at_least("s", "m", value, limit, ""), value >= limit - 1e-9),
+    ):
+        assert (gate.verdict is Verdict.PASS) == (math.isfinite(value) and holds)
+
+
+def test_overall_is_the_worst_and_information_is_no_proof() -> None:
+    good, bad, open_ = (at_most("s", "m", value, 1.0, "") for value in (0.5, 2.0, None))
+    info = informs("s", "size", 3.0, "MB")
+    assert overall([]) is overall([info]) is Verdict.PENDING
+    assert overall([good, info]) is Verdict.PASS
+    assert overall([good, open_]) is Verdict.PENDING
+    assert overall([good, at_most("s", "m", math.nan, 1.0, ""), open_]) is Verdict.INCONCLUSIVE
+    assert overall([good, open_, bad]) is Verdict.FAIL
+    assert [verdict.exit_code for verdict in Verdict] == [1, 5, 5, 0]
+
+
+def test_gates_are_calibrated() -> None:
+    """The quick version of benchmarks/gate_calibration.py: 300 runs a row, so four standard errors are allowed."""
+    rows = [
+        gate_calibration.latency_row("lognormal", "p95", 300),
+        gate_calibration.latency_row("correlated", "p90", 300),
+        gate_calibration.speed_up_row("long tail", 60),
+        gate_calibration.moving_row("drift of 10 %", 150),
+        gate_calibration.moving_row("throttle step of 25 %, long tail", 150),
+    ]
+    for row in rows:
+        if row.inconclusive is not None:
+            assert row.inconclusive >= 0.95, row
+        else:
+            assert row.wrong_pass is not None and row.wrong_pass <= 0.033, row
+            assert row.wrong_fail is not None and row.wrong_fail <= 0.1, row
+            assert row.useful is not None and row.useful >= 0.9, row

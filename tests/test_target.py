@@ -1,0 +1,134 @@
+"""Profiles: what ships loads, what is wrong is named by file, key and what is allowed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgeprune.errors import TargetError
+from edgeprune.target import Target, load_target, profile_schema, shipped_targets, targets_dir
+
+
+@pytest.mark.parametrize("name", sorted(shipped_targets()))
+def test_every_shipped_profile_loads_under_its_own_name(name: str) -> None:
+    target = load_target(name)
+    assert target.name == name
+    assert target.description
+
+
+def test_the_device_family_is_complete() -> None:
+    expected = {"cpu", "desktop-cuda", "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "jetson-orin"}
+    assert expected <= set(shipped_targets())
+
+
+def test_jetson_orin_extends_another_board() -> None:
+    nano, orin = load_target("jetson-orin-nano"), load_target("jetson-orin")
+    assert orin.device == nano.device
+    assert orin.budget == nano.budget
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("extends: cpu\nimgsz: 321", ["imgsz", "multiple of 32", "321"]),
+        ("extends: cpu\nimgsz: -32", ["imgsz", "-32"]),
+        ("extends: cpu\nfinetune: {epoch: 3}", ["finetune.epoch", "did you mean epochs?"]),
+        ("extends: cpu\nbudgets: {speed_up: 2}", ["budgets", "did you mean budget?"]),
+        ("extends: cpu\nbudget: {latency_ms: 3, speed_up: 2}", ["budget", "exactly one", "latency_ms and speed_up"]),
+        ("extends: cpu\nbudget: {statistic: p95}", ["budget", "exactly one", "none of them"]),
+        ("extends: cpu\nbudget: {speed_up: 0.5}", ["budget.speed_up", "0.5"]),
+        ("extends: cpu\nbudget: {latency_ms: .nan}", ["budget.latency_ms", "NaN"]),
+        ("extends: cpu\nbudget: {latency_ms: 3, statistic: p42}", ["budget.statistic", "p42", "'p95'"]),
+        ("extends: cpu\nbatch: yes", ["batch", "true"]),
+        ("extends: cpu\nruntime: tensorrt", ["runtime", "tensorrt", "onnxruntime"]),
+        ("extends: cpu\ndevice: {kind: cpu, power_mode: MAXN}", ["power_mode", "jetson"]),
+        ("extends: nowhere", ["extends", "nowhere", "cpu"]),
+        ("extends: [cpu]", ["extends", "one profile"]),
+        ("description: x", ["device: is missing", "runtime: is missing", "budget: is missing"]),
+        ("extends: cpu\nimgsz: 320\nimgsz: 640", ["line 3", "imgsz", "twice"]),
+        ("x: [", ["line", "not YAML"]),
+        ("- a", ["mapping", "list"]),
+        ("", ["mapping"]),
+        ("extends: cpu\nprecision: fp8", ["precision", "'fp16'", "fp8"]),
+    ],
+)
+def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(TargetError) as caught:
+        load_target(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b")
+    (tmp_path / "b.yaml").write_text("extends: a")
+    with pytest.raises(TargetError, match="a → b → a"):
+        load_target(tmp_path / "a.yaml")
+
+
+def test_a_childs_budget_replaces_the_parents(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: cpu\nbudget: {latency_ms: 7.5, statistic: p99}\nfinetune: {epochs: 3}"
+    )
+    target = load_target(tmp_path / "mine.yaml")
+    assert (target.budget.kind, target.budget.value, target.budget.statistic) == ("latency_ms", 7.5, "p99")
+    assert target.finetune.epochs == 3
+    assert target.finetune.lr0 == load_target("cpu").finetune.lr0
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(TargetError, match=r"did you mean jetson-orin\?.*cpu"):
+        load_target("jetson-orn")
+
+
+def test_the_command_line_replaces_the_budget_and_keeps_its_statistic() -> None:
+    target = load_target("jetson-orin").with_overrides(latency_ms=3.5, imgsz=320, epochs=2, max_map_drop=0.1)
+    assert (target.budget.latency_ms, target.budget.statistic) == (3.5, "p95")
+    assert (target.imgsz, target.finetune.epochs, target.accuracy.max_map_drop) == (320, 2, 0.1)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"latency_ms": 3.0, "speed_up": 2.0}, {"latency_ms": 0.0}, {"imgsz": 100}, {"epochs": 0}, {"max_map_drop": 2.0}],
+)
+def test_a_wrong_override_is_refused(overrides: dict) -> None:
+    with pytest.raises(TargetError, match="command line"):
+        load_target("cpu").with_overrides(**overrides)
+
+
+def test_a_target_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_target("cpu").imgsz = 32  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_committed_schema_is_the_generated_one() -> None:
+    committed = json.loads((targets_dir() / "schema.json").read_text())
+    assert committed == profile_schema(), "run: make schemas"
+
+
+@pytest.mark.parametrize("path", sorted(targets_dir().glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_profile_satisfies_the_schema(path: Path) -> None:
+    import jsonschema
+
+    jsonschema.validate(yaml.safe_load(path.read_text()), profile_schema())
+
+
+def test_the_schema_refuses_an_unknown_key() -> None:
+    import jsonschema
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"extends": "cpu", "imgzs": 320}, profile_schema())
+
+
+def test_a_resolved_profile_reads_back_as_itself(tmp_path: Path) -> None:
+    target = load_target("jetson-agx-orin")
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(target.model_dump(mode="json") | {"name": "again"}))
+    assert load_target(tmp_path / "again.yaml") == Target.model_validate(target.model_dump() | {"name": "again"})

@@ -1,0 +1,56 @@
+"""Rounds of pruning and fine-tuning reach what one shot reaches, with the same total of epochs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeprune import checkpoint
+from edgeprune.errors import TargetError
+from edgeprune.pruning import Pruner
+from edgeprune.training.iterative import prune_in_rounds
+from edgeprune.training.settings import TrainSettings
+
+
+def test_two_rounds_reach_the_total_and_share_the_epochs(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
+) -> None:
+    thrice = replace(settings, epochs=3)
+    given = {"macs_speed_up": 1.4, "rounds": 2, "data": digits, "settings": thrice}
+    done = prune_in_rounds(narrow, out=tmp_path / "out", work=tmp_path / "work", **given)
+    assert [one.trained.epochs_run for one in done] == [1, 2]
+    assert 1.4**0.5 <= done[0].macs_speed_up < 1.3
+    before = Pruner(checkpoint.load(narrow).model, 64).macs()
+    after = Pruner(checkpoint.load(tmp_path / "out" / "best.pt").model, 64).macs()
+    assert before / after == pytest.approx(done[-1].macs_speed_up, rel=1e-6)
+    assert 1.4 <= before / after < 1.5
+    told: list[str] = []
+    again = prune_in_rounds(
+        narrow,
+        out=tmp_path / "out",
+        work=tmp_path / "work",
+        progress=lambda text, *, done=0, total=0: told.append(text),
+        **given,
+    )
+    assert told == []
+    assert again == done
+
+
+@pytest.mark.parametrize(
+    ("rounds", "speed_up"), [(0, 2.0), (3, 2.0), (1, 1.0), (1, float("nan"))], ids=["none", "too many", "1", "nan"]
+)
+def test_impossible_schedules_are_refused(
+    tmp_path: Path, full: Path, digits: Path, settings: TrainSettings, rounds: int, speed_up: float
+) -> None:
+    with pytest.raises(TargetError):
+        prune_in_rounds(
+            full,
+            macs_speed_up=speed_up,
+            rounds=rounds,
+            data=digits,
+            out=tmp_path,
+            settings=settings,
+            work=tmp_path / "w",
+        )

@@ -1,0 +1,173 @@
+"""Kill -9 in the middle of an epoch, then the same call: what an uninterrupted run would have given, bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ultralytics.nn.tasks import torch_safe_load
+
+from edgeprune.training.finetune import finetune
+from edgeprune.training.run import FinishedRun, read_curves, train_in
+from edgeprune.training.settings import TrainSettings
+
+SETTINGS = TrainSettings(epochs=3, batch=8, imgsz=64, quiet=True)
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from edgeprune.training.run import train_in
+from tests.training.test_resume import SETTINGS
+
+def die(trainer):
+    if trainer.epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+weights, data, work = sys.argv[1:]
+train_in(work, weights, data=data, settings=SETTINGS, watchers=[("on_train_batch_end", die)])
+"""
+
+
+class Killed(Exception):
+    """Stands for the end of the process where a whole process would take too long."""
+
+
+def stop_after(epoch: int):
+    """A watcher that ends training when ``epoch`` (from 1) has been saved."""
+
+    def stop(trainer) -> None:
+        if trainer.epoch + 1 == epoch:
+            raise Killed
+
+    return [("on_model_save", stop)]
+
+
+def state(run: FinishedRun) -> dict[str, Any]:
+    return torch_safe_load(str(run.last), safe_only=True)[0]
+
+
+def assert_equal_runs(one: FinishedRun, two: FinishedRun) -> None:
+    a, b = state(one), state(two)
+    for key, value in a["edgeprune"]["weights"].items():
+        assert torch.equal(value, b["edgeprune"]["weights"][key]), f"live {key}"
+    for (key, value), other in zip(a["ema"].state_dict().items(), b["ema"].state_dict().values(), strict=True):
+        assert torch.equal(value, other), f"averaged {key}"
+    steps = [{int(s["step"]) for s in c["optimizer"]["state"].values()} for c in (a, b)]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) == 1
+    assert a["updates"] == b["updates"] == min(steps[0])
+    assert one.best_epoch == two.best_epoch
+    without_clock = [[{k: v for k, v in row.items() if k != "time"} for row in run.curves] for run in (one, two)]
+    assert without_clock[0] == without_clock[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, narrow: Path, digits: Path) -> FinishedRun:
+    return train_in(tmp_path_factory.mktemp("whole"), narrow, data=digits, settings=SETTINGS)
+
+
+def test_kill_nine_in_an_epoch(tmp_path: Path, narrow: Path, digits: Path, uninterrupted: FinishedRun) -> None:
+    work = tmp_path / "work"
+    command = [sys.executable, "-c", CHILD, str(narrow), str(digits), str(work)]
+    killed = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert killed.returncode == -9, killed.stderr
+    assert len(read_curves(work / "run" / "results.csv")) == 1
+    told: list[str] = []
+    resumed = train_in(
+        work, narrow, data=digits, settings=SETTINGS, progress=lambda text, *, done=0, total=0: told.append(text)
+    )
+    assert told[0] == "training goes on after epoch 1"
+    assert len(told) == 3
+    assert_equal_runs(uninterrupted, resumed)
+
+
+def test_killed_between_the_row_and_the_checkpoint(
+    tmp_path: Path, narrow: Path, digits: Path, uninterrupted: FinishedRun
+) -> None:
+    with pytest.raises(Killed):
+        train_in(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(2))
+    results = tmp_path / "run" / "results.csv"
+    results.write_text(results.read_text() + results.read_text().splitlines()[-1].replace("2,", "3,", 1) + "\n3,0.1,")
+    resumed = train_in(tmp_path, narrow, data=digits, settings=SETTINGS)
+    assert [row["epoch"] for row in resumed.curves] == [1, 2, 3]
+    assert_equal_runs(uninterrupted, resumed)
+
+
+def test_resumed_distillation_goes_on_exactly(tmp_path: Path, narrow: Path, full: Path, digits: Path) -> None:
+    taught = replace(SETTINGS, epochs=2, distill=full)
+    whole = train_in(tmp_path / "whole", narrow, data=digits, settings=taught)
+    with pytest.raises(Killed):
+        train_in(tmp_path / "cut", narrow, data=digits, settings=taught, watchers=stop_after(1))
+    assert_equal_runs(whole, train_in(tmp_path / "cut", narrow, data=digits, settings=taught))
+
+
+def test_resumed_dual_heads_go_on_exactly(tmp_path: Path, digits: Path) -> None:
+    short = replace(SETTINGS, epochs=2)
+    whole = train_in(tmp_path / "whole", "yolo26n.yaml", data=digits, settings=short)
+    with pytest.raises(Killed):
+        train_in(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short, watchers=stop_after(1))
+    assert_equal_runs(whole, train_in(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"], ids=["empty", "truncated"])
+def test_a_spoilt_last_pt_begins_anew(tmp_path: Path, narrow: Path, digits: Path, content: bytes) -> None:
+    once = replace(SETTINGS, epochs=1)
+    first = train_in(tmp_path, narrow, data=digits, settings=once)
+    first.last.write_bytes(content)
+    (tmp_path / "run" / "ended").unlink()
+    again = train_in(tmp_path, narrow, data=digits, settings=once)
+    assert (again.epochs_run, len(again.curves)) == (1, 1)
+
+
+def test_a_full_disk_keeps_the_epoch_before(
+    tmp_path: Path, narrow: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.errors import StageError
+    from edgeprune.training import trainers
+
+    real = trainers.write_atomically
+
+    def full_disk(path: Path, content: bytes) -> None:
+        if path.exists() and path.name == "last.pt":
+            raise OSError(28, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(trainers, "write_atomically", full_disk)
+    with pytest.raises(StageError, match="No space left") as caught:
+        finetune(narrow, data=digits, out=tmp_path / "out", settings=SETTINGS, work=tmp_path / "work")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    told: list[str] = []
+    train_in(
+        tmp_path / "work",
+        narrow,
+        data=digits,
+        settings=SETTINGS,
+        progress=lambda text, *, done=0, total=0: told.append(text),
+    )
+    assert told[0] == "training goes on after epoch 1"
+
+
+def test_a_time_limit_counts_the_time_before_the_kill(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    limited = replace(SETTINGS, epochs=1000, time_h=0.5)
+    with pytest.raises(Killed):
+        train_in(tmp_path, narrow, data=digits, settings=limited, watchers=stop_after(2))
+    before = read_curves(tmp_path / "run" / "results.csv")[-1]["time"]
+    seen: list[tuple[float, int]] = []
+
+    def note(trainer) -> None:
+        seen.append((time.time() - trainer.train_time_start, trainer.epochs))
+        raise Killed
+
+    with pytest.raises(Killed):
+        train_in(tmp_path, narrow, data=digits, settings=limited, watchers=[("on_fit_epoch_end", note)])
+    spent, epochs = seen[0]
+    assert spent > before
+    assert epochs == pytest.approx(1800 / (spent / 3), rel=0.05), "three epochs took what was spent, over both runs"

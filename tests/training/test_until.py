@@ -1,0 +1,57 @@
+"""Fine-tuning ends when the allowed drop holds, and not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edgeprune.errors import TargetError
+from edgeprune.training.finetune import finetune
+from edgeprune.training.settings import TrainSettings
+from edgeprune.training.until import UntilDrop
+
+
+@pytest.mark.parametrize(
+    ("figure", "stops"),
+    [(0.4921, True), (0.4919, False), (0.55, True), (0.0, False)],
+    ids=["with margin", "without margin", "better than the baseline", "far off"],
+)
+def test_it_stops_with_margin_only(figure: float, stops: bool) -> None:
+    trainer = SimpleNamespace(metrics={"metrics/mAP50-95(B)": figure}, args=SimpleNamespace(task="detect"), stop=False)
+    UntilDrop(baseline=0.5, most=0.01, margin=0.002)(trainer)
+    assert trainer.stop == stops
+
+
+def test_other_processes_without_metrics_do_not_stop() -> None:
+    trainer = SimpleNamespace(metrics=None, args=SimpleNamespace(task="detect"), stop=False)
+    UntilDrop(0.0, 1.0)(trainer)
+    assert not trainer.stop
+
+
+def test_a_run_that_ended_early_is_finished(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
+) -> None:
+    def run(told: list[str]):
+        return finetune(
+            narrow,
+            data=digits,
+            out=tmp_path / "out",
+            settings=settings,
+            work=tmp_path / "work",
+            until=UntilDrop(baseline=0.0, most=0.5),
+            progress=lambda text, *, done=0, total=0: told.append(text),
+        )
+
+    told: list[str] = []
+    first = run(told)
+    assert first.epochs_run == 1
+    assert run(told) == first
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("values", [(-0.1, 0.1), (0.5, 2.0), (0.5, float("nan"))], ids=str)
+def test_impossible_values_are_refused(values: tuple[float, float]) -> None:
+    with pytest.raises(TargetError):
+        UntilDrop(*values)
