@@ -5,6 +5,17 @@ A criterion is a function from a :class:`Group` to one score per channel, larger
     @importance("max_weight")
     def max_weight(group):
         return torch.stack([slot.weight.abs().amax(1) for slot in group.slots]).mean(0)
+
+and one line adds any importance object of Torch-Pruning::
+
+    torch_pruning_importance("l2_median", tp.importance.MagnitudeImportance(p=2, normalizer="sentinel_0.5"))
+
+``random``, ``l1``, ``l2``, ``lamp``, ``bn_scale`` and ``fpgm`` are Torch-Pruning's classes; ``l1``, ``l2`` and ``lamp``
+count the scales of batch normalisations and leave depthwise convolutions out, as those classes do. ``taylor`` and
+``fisher`` are our own: they differentiate the loss by one factor per channel, which Torch-Pruning, whose gradients are
+those of single weights, does not have. A global ranking compares channels of different groups, so every criterion's
+numbers mean the same in each: parts of the group's own mean (1 is average; LAMP: parts of what would be left), or
+the raw quantity where that is comparable itself (``bn_scale``, ``taylor``, ``fisher``).
 """
 
 from __future__ import annotations
@@ -16,11 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch_pruning as tp
 from torch import nn
 
 from edgeprune.errors import TargetError
 from edgeprune.pruning.channels import Slot
 from edgeprune.pruning.structure import Part, Structure
+from edgeprune.pruning.torch_pruning_ import Estimator, torch_pruning_scores
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,8 @@ class GroupSlot:
 
     Attributes:
         module: the layer.
-        kind: ``out``, ``in``, ``depthwise`` or ``norm``, as in :class:`~edgeprune.pruning.channels.Slot`.
+        kind: ``out``, ``in``, ``depthwise``, ``norm`` or ``param:<name>``, as in
+            :class:`~edgeprune.pruning.channels.Slot`.
         positions: int64 of shape (channels, occurrences): where along the axis each channel sits.
     """
 
@@ -108,6 +122,34 @@ def importance(name: str, *, needs_batches: bool = False) -> Callable[[Score], S
     return register
 
 
+def torch_pruning_importance(
+    name: str, estimator: Estimator, summary: str | None = None, *, otherwise: Score | None = None
+) -> Score:
+    """Register an importance object of Torch-Pruning, called as ``estimator(group)``, under a name.
+
+    Objects that read ``weight.grad`` find there what a backward pass of yours left on the model given to ``Pruner``.
+
+    Args:
+        summary: one line for users; by default the class's name.
+        otherwise: scores the groups in which the object finds nothing to read; without it they are refused.
+    """
+
+    def score(group: Group) -> torch.Tensor:
+        scores = torch_pruning_scores(estimator, group)
+        if scores is not None:
+            return scores
+        if otherwise is not None:
+            return otherwise(group)
+        kinds = ", ".join(sorted({type(slot.module).__name__ for slot in group.slots}))
+        raise TargetError(
+            f"importance '{name}' ({type(estimator).__name__}) finds nothing to read in {group.name} ({kinds}); "
+            "register it with otherwise=, for example criteria.l1"
+        )
+
+    score.__doc__ = summary or f"Torch-Pruning's {type(estimator).__name__}."
+    return importance(name)(score)
+
+
 def importance_named(name: str) -> Importance:
     """Look a criterion up; TargetError names what there is."""
     if name not in REGISTRY:
@@ -119,7 +161,8 @@ def group_of(structure: Structure, modules: dict[str, nn.Module], part: Part, **
     """Gather a part's slots from a model's modules."""
     slots = []
     for name in part.members:
-        for kind in ("out", "in", "depthwise", "norm"):
+        kinds = [f"param:{key}" for key, _ in modules[name].named_parameters(recurse=False)]
+        for kind in ("out", "in", "depthwise", "norm", *kinds):
             slot = structure.trace.slots.get((name, kind))
             if slot is not None:
                 positions = _positions(slot, structure.unit, part.units)
@@ -137,45 +180,38 @@ def _positions(slot: Slot, unit: np.ndarray, units: np.ndarray) -> np.ndarray:
     return at[np.argsort(ranks[at], kind="stable")].reshape(len(units), -1) if len(at) else np.zeros((0, 0), np.int64)
 
 
-def _mean(scores: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(scores).mean(0)
-
-
-@importance("random")
-def random(group: Group) -> torch.Tensor:
-    """Uniform noise: the floor that every other criterion has to beat."""
-    return torch.rand(group.channels, generator=group.generator)
-
-
-@importance("l1")
-def l1(group: Group) -> torch.Tensor:
-    """Sum of absolute weights, mean over the layers of a group, relative to the group's mean."""
-    return _relative(_mean([slot.weight.abs().sum(1) for slot in group.layers]))
-
-
-@importance("l2")
-def l2(group: Group) -> torch.Tensor:
-    """Sum of squared weights, mean over the layers of a group, relative to the group's mean."""
-    return _relative(_mean([slot.weight.square().sum(1) for slot in group.layers]))
-
-
-@importance("lamp")
-def lamp(group: Group) -> torch.Tensor:
-    """Squared weights over the sum of all squared weights that are not smaller (LAMP, arXiv 2010.07611)."""
-    return _lamp(_mean([slot.weight.square().sum(1) for slot in group.layers]))
-
-
-@importance("bn_scale")
-def bn_scale(group: Group) -> torch.Tensor:
-    """Absolute scale of the batch normalisation (network slimming, arXiv 1708.06519); for one global threshold."""
-    norms = [slot.weight.abs().mean(1) for slot in group.slots if slot.is_norm]
-    return _mean(norms) if norms else l1(group)
-
-
-@importance("fpgm")
-def fpgm(group: Group) -> torch.Tensor:
-    """Distance to the other filters of a layer (geometric median, arXiv 1811.00250), relative to the group's mean."""
-    return _relative(_mean([torch.cdist(slot.weight, slot.weight).sum(1) for slot in group.layers]))
+random = torch_pruning_importance(
+    "random",
+    tp.importance.RandomImportance(),
+    "Uniform noise: the floor that every other criterion has to beat.",
+)
+l1 = torch_pruning_importance(
+    "l1",
+    tp.importance.MagnitudeImportance(p=1),
+    "Sum of absolute weights, mean over the layers of a group, relative to the group's mean.",
+)
+l2 = torch_pruning_importance(
+    "l2",
+    tp.importance.MagnitudeImportance(p=2),
+    "Sum of squared weights, mean over the layers of a group, relative to the group's mean.",
+)
+lamp = torch_pruning_importance(
+    "lamp",
+    tp.importance.LAMPImportance(),
+    "Squared weights over the sum of all squared weights that are not smaller (LAMP, arXiv 2010.07611).",
+)
+bn_scale = torch_pruning_importance(
+    "bn_scale",
+    # not normalised, as slimming sets one threshold for the whole model
+    tp.importance.BNScaleImportance(normalizer=None),  # pyright: ignore[reportArgumentType]
+    "Absolute scale of the batch normalisation (network slimming, arXiv 1708.06519); for one global threshold.",
+    otherwise=l1,
+)
+fpgm = torch_pruning_importance(
+    "fpgm",
+    tp.importance.FPGMImportance(),
+    "Distance to the other filters of a layer (geometric median, arXiv 1811.00250), relative to the group's mean.",
+)
 
 
 @importance("taylor", needs_batches=True)
@@ -194,14 +230,3 @@ def _gates(group: Group) -> torch.Tensor:
     if group.gates is None:
         raise TargetError("this importance needs calibration batches: pass batches=, or --data on the command line")
     return group.gates
-
-
-def _relative(scores: torch.Tensor) -> torch.Tensor:
-    return scores / scores.mean().clamp_min(1e-12)
-
-
-def _lamp(scores: torch.Tensor) -> torch.Tensor:
-    order = torch.argsort(scores, descending=True)
-    result = torch.empty_like(scores)
-    result[order] = scores[order] / scores[order].cumsum(0).clamp_min(1e-20)
-    return result

@@ -34,16 +34,20 @@ def _group(pruner, name):
     return group_of(pruner.structure, modules, dimension.parts[0], gates=None, generator=torch.Generator())
 
 
+def _norms(pruner):
+    """Mean over convolution, normalisation and next convolution of the squared weights of ``model.0``'s channels."""
+    first, second = pruner.model.model[0], pruner.model.model[1]
+    terms = [first.conv.weight.square().sum((1, 2, 3)), first.bn.weight.square()]
+    return ((sum(terms) + second.conv.weight.square().sum((0, 2, 3))) / 3).detach()
+
+
 def test_l2_is_the_mean_over_layers_of_squared_weights(pruner):
-    first, second = pruner.model.model[0].conv.weight, pruner.model.model[1].conv.weight
-    expected = (first.square().sum((1, 2, 3)) + second.square().sum((0, 2, 3))) / 2
-    expected = (expected / expected.mean()).detach()
+    expected = _norms(pruner) / _norms(pruner).mean()
     assert torch.allclose(REGISTRY["l2"].score(_group(pruner, "model.0")), expected, rtol=1e-5)
 
 
 def test_lamp_divides_by_everything_that_is_not_smaller(pruner):
-    first, second = pruner.model.model[0].conv.weight, pruner.model.model[1].conv.weight
-    norms = ((first.square().sum((1, 2, 3)) + second.square().sum((0, 2, 3))) / 2).detach()
+    norms = _norms(pruner)
     expected = torch.stack([norm / norms[norms >= norm].sum() for norm in norms])
     assert torch.allclose(REGISTRY["lamp"].score(_group(pruner, "model.0")), expected, rtol=1e-5)
 
