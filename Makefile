@@ -74,7 +74,7 @@ test-matrix: install
 check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 # Both schemas are generated; a test compares them with what is committed.
 schemas: install
