@@ -108,7 +108,7 @@ def test_other_tasks_are_measured_alike_as_checkpoint_and_as_export(task, data, 
     ours = [accuracy(path, data=dataset, imgsz=160) for path in (pt, tmp_path / "m.onnx")]
     assert ours[0].fitness_key == key
     assert ours[0].images == 4
-    # Random weights score next to nothing, on ties that rounding breaks either way: here the flow and the keys are seen.
+    # Random weights score next to nothing, on ties that rounding breaks either way: here flow and keys are seen.
     # That numbers agree is for trained weights (the tests above) and for parity, which compares outputs of every task.
     assert ours[0].metrics.keys() == ours[1].metrics.keys()
     assert all(0 <= value <= 1 for one in ours for value in one.metrics.values())
