@@ -5,11 +5,15 @@ Baseline and candidate go through the same steps, so that a ratio between them s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import StageError
 from edgeprune.stages.base import Context
+
+if TYPE_CHECKING:
+    from edgeprune.export.onnx import ExportInfo
 
 PACKAGES = ("torch", "ultralytics", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu")
 
@@ -32,26 +36,21 @@ def engine_inputs(context: Context) -> dict[str, Any]:
     return {"runtime": context.target.runtime, "device": context.runtime.identity() if context.usable else None}
 
 
-def exported(context: Context, checkpoint: Path, onnx: Path, metadata: dict[str, str] | None = None) -> dict[str, Any]:
-    """Export and simplify in one go, for the baseline and for probes; gives facts of the graph."""
+def onnx_of(context: Context, checkpoint: Path, onnx: Path, metadata: Mapping[str, str] | None = None) -> ExportInfo:
+    """Export a checkpoint as the target's profile asks."""
     from edgeprune.export.onnx import onnx_from_checkpoint
-    from edgeprune.export.simplify import simplified_onnx
 
     target = context.target
-    raw = onnx.with_name(f"{onnx.stem}-raw.onnx")
-    onnx_from_checkpoint(
+    return onnx_from_checkpoint(
         checkpoint,
-        raw,
+        onnx,
         imgsz=target.imgsz,
         batch=target.batch,
         dynamic=target.export.dynamic,
         opset=target.export.opset,
         nms=target.export.nms,
-        metadata=metadata or {},
+        metadata=metadata,
     )
-    simplified = simplified_onnx(raw, onnx)
-    raw.unlink()
-    return {"nodes": simplified.nodes_after}
 
 
 def in_precision(context: Context, onnx: Path, low: Path) -> dict[str, Any]:
@@ -78,8 +77,12 @@ def in_precision(context: Context, onnx: Path, low: Path) -> dict[str, Any]:
 
 def compiled(context: Context, checkpoint: Path, folder: Path) -> dict[str, tuple[str, Path]]:
     """ONNX, and the engine where the target's runtime is usable, of a checkpoint; files inside ``folder``."""
-    onnx = folder / "model.onnx"
-    exported(context, checkpoint, onnx)
+    from edgeprune.export.simplify import simplified_onnx
+
+    raw, onnx = folder / "raw.onnx", folder / "model.onnx"
+    onnx_of(context, checkpoint, raw)
+    simplified_onnx(raw, onnx)
+    raw.unlink()
     files: dict[str, tuple[str, Path]] = {"onnx": ("onnx", onnx)}
     if context.target.precision != "fp32":
         low = folder / f"model-{context.target.precision}.onnx"

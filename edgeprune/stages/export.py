@@ -23,23 +23,13 @@ def _inputs(context: Context) -> Mapping[str, Any]:
 
 def _run(context: Context, folder: Path, key: Key) -> Output:
     from edgeprune import checkpoint
-    from edgeprune.export.onnx import onnx_from_checkpoint
 
-    target = context.target
     model, signature = context.records["finetune"].path("model"), context.records["prune"].facts["signature"]
     checkpoint.require_shapes(checkpoint.load(model).model, signature, "fine-tuning")
     onnx = folder / "model.onnx"
     context.reporter.progress("exporting to ONNX")
-    info = onnx_from_checkpoint(
-        model,
-        onnx,
-        imgsz=target.imgsz,
-        batch=target.batch,
-        dynamic=target.export.dynamic,
-        opset=target.export.opset,
-        nms=target.export.nms,
-        metadata={"edgeprune_signature": signature, "edgeprune_plan": context.records["prune"].facts["plan"]},
-    )
+    plan = context.records["prune"].facts["plan"]
+    info = compiling.onnx_of(context, model, onnx, {"edgeprune_signature": signature, "edgeprune_plan": plan})
     return Output(
         {"onnx": ("onnx", onnx)},
         {"opset": info.opset, "parity": parity_facts(context, model, onnx), "bytes": onnx.stat().st_size},
