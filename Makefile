@@ -20,10 +20,10 @@ OUT ?=
 
 OWN := demo
 TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
-OPTIONS = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
+REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
 	$(if $(MACS_SPEED_UP),--macs-speed-up $(MACS_SPEED_UP)) $(if $(MAX_MAP_DROP),--max-map-drop $(MAX_MAP_DROP)) \
-	$(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
-	$(if $(OUT),--out "$(OUT)")
+	$(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
+SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 .PHONY: help install demo test test-matrix check schemas wheel clean $(TARGETS)
 
@@ -55,13 +55,12 @@ demo/run/bundle/build.json: | install demo/digits/data.yaml
 ifeq ($(WEIGHTS),)
 $(TARGETS): install demo/run/bundle/build.json
 	@echo "no WEIGHTS given: using the model and the data of make demo"
-	$(EDGEPRUNE) build --target $@ --weights "$$(ls -t demo/run/pretrain-*/model.pt | head -n 1)" \
-		--data demo/digits/data.yaml --imgsz $(or $(IMGSZ),128) --epochs $(or $(EPOCHS),5) \
-		$(filter-out --imgsz $(IMGSZ) --epochs $(EPOCHS),$(OPTIONS))
+	$(EDGEPRUNE) build --target $@ --weights "$$(ls -t demo/run/pretrain-*/best.pt | head -n 1)" \
+		--data demo/digits/data.yaml --imgsz $(or $(IMGSZ),128) --epochs $(or $(EPOCHS),5) $(REQUEST)
 else
 $(TARGETS): install
 	@test -n "$(DATA)" || { echo "DATA is missing: make $@ WEIGHTS=$(WEIGHTS) DATA=data.yaml"; exit 2; }
-	$(EDGEPRUNE) build --target $@ --weights "$(WEIGHTS)" --data "$(DATA)" $(OPTIONS)
+	$(EDGEPRUNE) build --target $@ --weights "$(WEIGHTS)" --data "$(DATA)" $(REQUEST) $(SIZE)
 endif
 
 test: install
