@@ -113,20 +113,6 @@ def _drop_columns(layer: nn.Conv2d, start: int, count: int) -> None:
     layer.in_channels = len(keep)
 
 
-def block_losses(
-    model: nn.Module, batches: Iterable[Batch], *, progress: Progress = silent
-) -> tuple[float, dict[str, float]]:
-    """Loss of the whole model, and without each removable block, as a mean over the batches; forward passes only."""
-    batches = list(batches)
-    blocks = removable_blocks(model)
-    whole = _mean_loss(model, batches)
-    losses = {}
-    for done, block in enumerate(blocks, 1):
-        losses[block.name] = _mean_loss(without_blocks(model, [block.name]), batches)
-        progress(f"without {block.name}: loss {losses[block.name]:.3f}", done=done, total=len(blocks))
-    return whole, losses
-
-
 @torch.no_grad()
 def _mean_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
     ready = loss_model(model)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.artifact import sha256_of
@@ -16,15 +17,12 @@ from edgeprune.stages.engine import final_onnx
 
 def stock_gate(context: Context) -> Gate:
     """The checkpoint that ships must load where edgeprune is not installed."""
-    from dataclasses import replace
-
     from edgeprune.checkpoint import foreign_globals
 
     foreign = foreign_globals(context.records["finetune"].path("model"))
-    gate = at_most("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes")
-    return replace(
-        gate, reason="it loads where edgeprune is not installed" if not foreign else f"found {', '.join(foreign)}"
-    )
+    reason = "it loads where edgeprune is not installed"
+    gate = at_most("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes", reason)
+    return replace(gate, reason=f"found {', '.join(foreign)}") if foreign else gate
 
 
 def files(context: Context) -> dict[str, Path]:
