@@ -48,8 +48,6 @@ class OnnxRuntime(Runtime):
         TargetError: another provider.
     """
 
-    simulated = False
-
     def __init__(self, provider: str = "cpu") -> None:
         if provider not in PROVIDERS:
             raise TargetError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")

@@ -1,9 +1,9 @@
 """What ONNX Runtime on another machine is asked besides timing: what it is, to compile, to run images.
 
 ``python -m edgeprune.runtimes.remote_worker`` needs Python 3.8, NumPy and ONNX Runtime there, and nothing of edgeprune
-but the few files that are sent with it. ``session MODEL PROVIDER THREADS`` stays and answers on stdin and stdout: a line
-of JSON with names, types and shapes, then the arrays' bytes, in both directions. Without arguments it takes a job on
-stdin and speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`: ``describe``, ``host`` or ``optimise``.
+but the few files that are sent with it. ``session MODEL PROVIDER THREADS`` stays and answers on stdin and stdout: a
+line of JSON with names, types and shapes, then the arrays' bytes, in both directions. Without arguments it takes a job
+on stdin and speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`: ``describe``, ``host`` or ``optimise``.
 """
 
 from __future__ import annotations
