@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeprune
+from edgeprune.carry import out as carry
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.gate import Gate, Verdict, overall
 from edgeprune.measure.measurement import Measurement
@@ -318,6 +319,8 @@ def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     gates = [*ran.gates, stock]
     verdict = overall(gates)
     chosen = bundle.files(context)
+    if carry.is_carried(context):
+        chosen |= carry.carried_files(context)
     root = context.workspace.root
     record = BuildRecord(
         edgeprune=edgeprune.__version__,
@@ -427,11 +430,7 @@ def _command(
 def _next_command(profile: Target, remedy: str, root: Path, argv: Sequence[str]) -> str:
     if profile.device.kind == "jetson":
         # Engines belong to the board that they were built on; nothing of it can be prepared elsewhere.
-        return (
-            f"scp -r {shlex.quote(str(root / 'bundle'))} USER@BOARD: && ssh USER@BOARD "
-            "'cd bundle && /usr/src/tensorrt/bin/trtexec --onnx=model.onnx --saveEngine=model.engine --stronglyTyped "
-            "--useCudaGraph --noDataTransfers --useSpinWait --warmUp=1000 --duration=10 --exportTimes=times.json'"
-        )
+        return carry.carry_command(root)
     return f"{remedy} && {shlex.join(argv)}" if remedy else shlex.join(argv)
 
 

@@ -128,7 +128,7 @@ def _board(place: LocalDevice | RemoteDevice) -> Iterator[Finding]:
     yield Finding(
         "clocks and power",
         locks or facts.get("clocks") == "locked",
-        f"clocks {facts.get('clocks', 'unknown')}; this user {'may' if locks else 'may not'} change them without a password",
+        f"clocks {facts.get('clocks', 'unknown')}; user {'may' if locks else 'may not'} change them without a password",
         "" if locks else f"{login}sudo visudo   # allow nvpmodel and jetson_clocks, NOPASSWD: docs/jetson.md",
     )
     profiles = profiles_of(facts)
