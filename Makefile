@@ -15,6 +15,7 @@ MACS_SPEED_UP ?=
 MAX_MAP_DROP ?=
 IMGSZ ?=
 EPOCHS ?=
+DEVICE ?=
 SEED ?=
 OUT ?=
 
@@ -22,7 +23,7 @@ OWN := demo
 TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
 REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
 	$(if $(MACS_SPEED_UP),--macs-speed-up $(MACS_SPEED_UP)) $(if $(MAX_MAP_DROP),--max-map-drop $(MAX_MAP_DROP)) \
-	$(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
+	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 .PHONY: help install demo test test-matrix check schemas wheel clean $(TARGETS)
@@ -33,6 +34,7 @@ help:
 	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
 	@echo "make check              linter, formatter, type checker"
 	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5] [IMGSZ=] [EPOCHS=] [OUT=]"
+	@echo "                        [DEVICE=user@host[:port]]"
 	@echo "                        TARGET is one of: $(TARGETS)"
 
 install: $(VENV)/.installed

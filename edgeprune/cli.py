@@ -5,6 +5,7 @@ Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 a stage or a tool failed, 4 the dev
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,8 @@ import typer
 
 from edgeprune import __version__
 from edgeprune.data.cli import app as data_app
+from edgeprune.devices.cli import app as device_app
+from edgeprune.devices.cli import import_results
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.cli import (
     export_command,
@@ -40,11 +43,17 @@ targets_app = typer.Typer(no_args_is_help=False, help="List, show and describe t
 
 def main() -> None:
     """Entry point: errors of edgeprune are one line on stderr and an exit code; anything else is a bug."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun on a device is put back
+        signal.signal(number, _ended)
     try:
         app()
     except EdgepruneError as error:
         print(f"edgeprune: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _ended(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _version(value: bool) -> None:
@@ -73,6 +82,9 @@ def build(
     max_map_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50-95, absolute.")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Input size in pixels, a multiple of 32.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where engines are built and timed: user@host[:port]; local by default.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/TARGET when not given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
     trust: Annotated[
@@ -98,6 +110,7 @@ def build(
                 max_map_drop=max_map_drop,
                 imgsz=imgsz,
                 epochs=epochs,
+                device=device,
                 out=out,
                 seed=seed,
                 trust=trust,
@@ -194,6 +207,8 @@ for name, command in {
     app.command(name)(command)
 app.add_typer(targets_app, name="targets")
 app.add_typer(data_app, name="data")
+app.add_typer(device_app, name="device")
+app.command("import-results")(import_results)
 
 
 if __name__ == "__main__":

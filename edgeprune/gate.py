@@ -249,9 +249,16 @@ def pending(stage: str, metric: str, limit: float | None, unit: str, next_comman
     return Gate(stage, metric, None, limit, unit, Verdict.PENDING, f"not measured yet; next: {next_command}")
 
 
+def not_real(gate: Gate) -> Gate:
+    """What a stand-in device said: a PASS of it is INCONCLUSIVE."""
+    if gate.verdict is not Verdict.PASS or gate.limit is None:
+        return gate
+    return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=f"simulated, no device was measured ({gate.reason})")
+
+
 @dataclass(frozen=True)
 class _Row:
-    """Everything of a gate that is known before the outcome; a simulated PASS becomes PENDING here, in one place."""
+    """Everything of a gate that is known before the outcome; a simulated PASS does not stand."""
 
     stage: str
     metric: str
@@ -260,9 +267,8 @@ class _Row:
     simulated: bool = False
 
     def __call__(self, value: float | None, verdict: Verdict, reason: str) -> Gate:
-        if self.simulated and verdict is Verdict.PASS:
-            verdict, reason = Verdict.PENDING, f"simulated, no device was measured ({reason})"
-        return Gate(self.stage, self.metric, value, self.limit, self.unit, verdict, reason)
+        gate = Gate(self.stage, self.metric, value, self.limit, self.unit, verdict, reason)
+        return not_real(gate) if self.simulated else gate
 
 
 def _held(

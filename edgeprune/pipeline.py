@@ -10,14 +10,15 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import edgeprune
-from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.carry import out as carry
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.gate import Gate, Verdict, overall
 from edgeprune.measure.measurement import Measurement
 from edgeprune.stages import (
@@ -34,6 +35,11 @@ from edgeprune.stages import (
 from edgeprune.stages.base import Context, Reporter, Silent, Stage, Weights, installed
 from edgeprune.target import Target, load_target
 from edgeprune.workspace import LOG, Key, Record, Workspace, differences, flat
+
+if TYPE_CHECKING:
+    from edgeprune.devices.local import LocalDevice
+    from edgeprune.devices.remote import RemoteDevice
+    from edgeprune.runtimes.base import Availability, Runtime
 
 STAGES: tuple[Stage, ...] = (
     pretrain.STAGE,
@@ -93,6 +99,7 @@ def build(
     max_map_drop: float | None = None,
     imgsz: int | None = None,
     epochs: int | None = None,
+    device: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     trust: bool = False,
@@ -113,6 +120,7 @@ def build(
         max_map_drop: replaces the accuracy floor: largest absolute loss of mAP50-95.
         imgsz: replaces the input size in pixels; a multiple of 32.
         epochs: replaces the fine-tune epochs.
+        device: where engines are built and timed, ``user@host[:port]``; the profile's ``device.host`` when not given.
         out: run directory; ``runs/<target>`` when not given.
         seed: of training, sampling and importance.
         trust: load a checkpoint that holds classes outside Ultralytics and torch; this executes code from the file.
@@ -122,6 +130,8 @@ def build(
         TargetError: the profile or an argument is wrong, or the budget is out of reach. Nothing was written for a
             wrong argument; an unreachable budget is found before any fine-tuning.
         DataError: weights or dataset are unreadable, unsafe or contradict each other. Nothing was written.
+        DeviceError: the device cannot be reached, is another board than the profile's, or lacks its runtime. What was
+            finished stays.
         StageError: a stage broke its promise; what was finished before it stays.
     """
     reporter = reporter or Silent()
@@ -133,36 +143,76 @@ def build(
         max_map_drop=max_map_drop,
         imgsz=imgsz,
         epochs=epochs,
+        device=device,
     )
     root = Path(out) if out is not None else Path("runs") / profile.name
     if root.exists() and not root.is_dir():
         raise TargetError(f"--out {root}: is a file; give the path of a folder")
     source, dataset = _checked_inputs(profile, weights, data, trust)
     argv = _command(
-        target, weights, data, seed, trust, out, latency_ms, speed_up, macs_speed_up, max_map_drop, imgsz, epochs
+        target,
+        weights,
+        data,
+        trust,
+        {
+            "--latency-ms": latency_ms,
+            "--speed-up": speed_up,
+            "--macs-speed-up": macs_speed_up,
+            "--max-map-drop": max_map_drop,
+            "--imgsz": imgsz,
+            "--epochs": epochs,
+            "--device": device,
+            "--out": out,
+            "--seed": seed or None,
+        },
     )
 
-    from edgeprune.runtimes import runtime
+    from edgeprune.devices import device_of
 
-    runs_on = runtime(profile.runtime)
-    available = runs_on.availability()
     fresh = not root.exists()
-    with _nothing_left(root, fresh and source.trained), Workspace.opened(root) as workspace:
-        context = Context(
-            target=profile,
-            weights=source,
-            dataset=dataset,
-            seed=seed,
-            trust=trust,
-            workspace=workspace,
-            runtime=runs_on,
-            usable=available.ok,
-            next_command="" if available.ok else _next_command(profile, available.remedy, root, argv),
-            reporter=reporter,
-        )
-        if not available.ok:
-            reporter.note(f"{profile.runtime} is not usable here ({available.detail}): its gates stay PENDING")
-        return _bundled(context, argv, run_stages(context, argv))
+    with device_of(profile.device, reporter.note) as place:
+        runs_on, available = _runtime_on(place, profile)
+        with _nothing_left(root, fresh and source.trained), Workspace.opened(root) as workspace:
+            context = Context(
+                target=profile,
+                weights=source,
+                dataset=dataset,
+                seed=seed,
+                trust=trust,
+                workspace=workspace,
+                runtime=runs_on,
+                usable=available.ok,
+                next_command="" if available.ok else _next_command(profile, available.remedy, root, argv),
+                reporter=reporter,
+                device=place,
+            )
+            if not available.ok:
+                reporter.note(f"{profile.runtime} is not usable here ({available.detail}): its gates stay PENDING")
+            return _bundled(context, argv, run_stages(context, argv))
+
+
+def _runtime_on(place: LocalDevice | RemoteDevice, profile: Target) -> tuple[Runtime, Availability]:
+    """The target's runtime on its device. Here it may be missing (PENDING); a device that was named has to have it.
+
+    Raises:
+        DeviceError: the named device is another board, or lacks the runtime.
+    """
+    from edgeprune.devices.board import mismatch
+    from edgeprune.runtimes import runtime
+    from edgeprune.runtimes.base import Availability
+
+    runs_on = runtime(profile.runtime, place)
+    if place.name == "local":
+        other = mismatch(profile.device, place.facts()) if profile.device.kind == "jetson" else ""
+        if other:
+            return runs_on, Availability(False, f"this machine: {other}")
+        return runs_on, runs_on.availability()
+    if other := mismatch(profile.device, place.facts()):
+        raise DeviceError(f"{place.name}: {other}; next: edgeprune device probe {place.name}")
+    available = runs_on.availability()
+    if not available.ok:
+        raise DeviceError(f"{place.name}: {available.detail}; next: {available.remedy}")
+    return runs_on, available
 
 
 @contextlib.contextmanager
@@ -269,6 +319,8 @@ def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     gates = [*ran.gates, stock]
     verdict = overall(gates)
     chosen = bundle.files(context)
+    if carry.is_carried(context):
+        chosen |= carry.carried_files(context)
     root = context.workspace.root
     record = BuildRecord(
         edgeprune=edgeprune.__version__,
@@ -311,6 +363,7 @@ def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
         ],
         versions={package: installed(package) for package in REPORTED_PACKAGES if installed(package) != "absent"},
         host=facts(),
+        device=_device_row(context),  # pyright: ignore[reportArgumentType]
         next_command=context.next_command or None,
     )
     content = record.model_dump(mode="json")
@@ -319,6 +372,18 @@ def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     write_atomically(report, report_markdown(content))
     write_atomically(root / "report.html", report_html(content))
     return BuildResult(verdict, tuple(gates), root, folder, report, content)
+
+
+def _device_row(context: Context) -> dict[str, Any] | None:
+    place = context.device
+    if place is None or not context.usable:
+        return None
+    return {
+        "name": place.name,
+        "simulated": place.simulated,
+        "identity": context.runtime.identity(),
+        "facts": place.facts(),
+    }
 
 
 def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trust: bool) -> tuple[Weights, Any]:
@@ -352,31 +417,10 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
 
 
 def _command(
-    target: str | Path | Target,
-    weights: str | Path,
-    data: str | Path,
-    seed: int,
-    trust: bool,
-    out: str | Path | None,
-    latency_ms: float | None,
-    speed_up: float | None,
-    macs_speed_up: float | None,
-    max_map_drop: float | None,
-    imgsz: int | None,
-    epochs: int | None,
+    target: str | Path | Target, weights: str | Path, data: str | Path, trust: bool, options: Mapping[str, Any]
 ) -> list[str]:
     name = target.name if isinstance(target, Target) else str(target)
     argv = ["edgeprune", "build", "--target", name, "--weights", str(weights), "--data", str(data)]
-    options = {
-        "--latency-ms": latency_ms,
-        "--speed-up": speed_up,
-        "--macs-speed-up": macs_speed_up,
-        "--max-map-drop": max_map_drop,
-        "--imgsz": imgsz,
-        "--epochs": epochs,
-        "--out": out,
-        "--seed": seed or None,
-    }
     for flag, value in options.items():
         if value is not None:
             argv += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
@@ -386,11 +430,7 @@ def _command(
 def _next_command(profile: Target, remedy: str, root: Path, argv: Sequence[str]) -> str:
     if profile.device.kind == "jetson":
         # Engines belong to the board that they were built on; nothing of it can be prepared elsewhere.
-        return (
-            f"scp -r {shlex.quote(str(root / 'bundle'))} USER@BOARD: && ssh USER@BOARD "
-            "'cd bundle && /usr/src/tensorrt/bin/trtexec --onnx=model.onnx --saveEngine=model.engine --stronglyTyped "
-            "--useCudaGraph --noDataTransfers --useSpinWait --warmUp=1000 --duration=10 --exportTimes=times.json'"
-        )
+        return carry.carry_command(root)
     return f"{remedy} && {shlex.join(argv)}" if remedy else shlex.join(argv)
 
 

@@ -182,6 +182,12 @@ class Device(_Part):
     """Range of TensorRT versions, as a version specifier (``>=10.3,<12``)."""
     dla_cores: Annotated[int, Field(ge=0, le=2)] = 0
     """Deep-learning accelerator cores on the board."""
+    host: str = ""
+    """Where the device is: ``user@host[:port]``; empty is this machine. ``--device`` replaces it."""
+    python: str = ""
+    """Python on that device with NumPy and onnxruntime, for a runtime that needs one; found when empty."""
+    lock_clocks: bool = True
+    """Lock the board's clocks while something is built or timed, where the user may (``sudo -n``), and restore them."""
 
 
 class Target(_Part):
@@ -231,6 +237,7 @@ class Target(_Part):
         max_map_drop: float | None = None,
         imgsz: int | None = None,
         epochs: int | None = None,
+        device: str | None = None,
     ) -> Target:
         """The same target with command-line values in place; raises ``TargetError`` like a profile does.
 
@@ -247,6 +254,8 @@ class Target(_Part):
             data["imgsz"] = imgsz
         if epochs is not None:
             data["finetune"]["epochs"] = epochs
+        if device is not None:
+            data["device"]["host"] = "" if device == "local" else device
         return _validated(data, "command line")
 
 

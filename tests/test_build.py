@@ -229,6 +229,8 @@ def test_a_target_without_its_runtime_is_pending_and_says_what_to_type(built: Pa
     assert record["verdict"] == "PENDING"
     pending = {(row["stage"], row["metric"].split()[0]) for row in record["gates"] if row["verdict"] == "PENDING"}
     assert {("prune", "latency"), ("engine", "latency"), ("engine", "mAP50-95")} <= pending
-    assert "trtexec --onnx=model.onnx" in record["next_command"]
+    assert "run-on-device.sh" in record["next_command"]
+    assert "edgeprune import-results" in record["next_command"]
+    assert (built / "jetson" / "bundle" / "device" / "run-on-device.sh").stat().st_mode & 0o111
     assert (built / "jetson" / "bundle" / "model.onnx").is_file()
     assert not (built / "jetson" / "bundle" / "engine.onnx").exists()

@@ -135,9 +135,9 @@ def test_unpaired_samples_are_refused_and_few_pairs_decide_nothing() -> None:
 
 def test_simulated_never_passes_but_may_fail() -> None:
     pretend = latency(noise(5), simulated=True)
-    assert latency_gate("engine", pretend, 50).verdict is Verdict.PENDING
+    assert latency_gate("engine", pretend, 50).verdict is Verdict.INCONCLUSIVE
     assert latency_gate("engine", pretend, 1).verdict is Verdict.FAIL
-    assert speed_up_gate("engine", latency(noise(10)), pretend, 1.5).verdict is Verdict.PENDING
+    assert speed_up_gate("engine", latency(noise(10)), pretend, 1.5).verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ def bench(
     runtime: Annotated[
         str | None, typer.Option(help="Runtime, instead of the profile's. [default: onnxruntime]")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to run: user@host[:port]; the profile's, or local by default.")
+    ] = None,
     vs: Annotated[Path | None, typer.Option(help="Model that every ratio is taken of; goes first.")] = None,
     max_ms: Annotated[float | None, typer.Option(help="Limit in ms; the exit code then tells the verdict.")] = None,
     statistic: Annotated[str | None, typer.Option(help="What the limit is on: p50, p90, p95 or p99.")] = None,
@@ -56,10 +59,12 @@ def bench(
 
     Example: edgeprune bench model.onnx pruned.onnx --max-ms 500 --statistic p50
     """
+    from edgeprune.devices import device as device_named
     from edgeprune.measure.bench import bench as run
     from edgeprune.runtimes import runtime as runtime_of
 
     name, settings, profile = _settings(target)
+    place = device_named(device if device is not None else profile.get("host", ""), **profile.get("place", {}))
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
@@ -73,10 +78,10 @@ def bench(
     settings = _replaced(settings, {key: value for key, value in given.items() if value is not None})
     quiet = "-" in (str(json), str(csv))
     named = [*([vs] if vs else []), *models]
-    with _Live(enabled=not quiet) as live, TemporaryDirectory(prefix="edgeprune-bench-") as folder:
+    with place, _Live(enabled=not quiet) as live, TemporaryDirectory(prefix="edgeprune-bench-") as folder:
         result = run(
             _as_graphs(named, Path(folder), imgsz or profile.get("imgsz"), batch or profile.get("batch", 1), live),
-            runtime_of(runtime or name),
+            runtime_of(runtime or name, place),
             settings,
             max_ms=max_ms,
             statistic=statistic or profile.get("statistic", "p95"),
@@ -113,7 +118,10 @@ def _settings(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
         time_limit_s=measure.time_limit_s,
     )
     asked = {"statistic": profile.budget.statistic, "retries": measure.retries}
-    return profile.runtime, settings, {**asked, "imgsz": profile.imgsz, "batch": profile.batch}
+    board = profile.device
+    place = {"power_mode": board.power_mode or "", "clocks": board.lock_clocks, "python": board.python}
+    sizes = {"imgsz": profile.imgsz, "batch": profile.batch}
+    return profile.runtime, settings, {**asked, **sizes, "host": board.host, "place": place}
 
 
 def _as_graphs(models: list[Path], folder: Path, imgsz: int | None, batch: int, live: _Live) -> list[Path]:

@@ -8,8 +8,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from edgeprune.stages.base import installed
+
+if TYPE_CHECKING:
+    from edgeprune.devices.local import LocalDevice
+    from edgeprune.devices.remote import RemoteDevice
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,67 @@ def _runtimes() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from edgeprune.devices.local import facts
+    from edgeprune.devices.local import local
 
-    here = facts()
-    yield Finding("this machine", True, ", ".join(f"{key}: {value}" for key, value in here.items() if value))
+    yield from _board(local())
     ssh = shutil.which("ssh")
     yield Finding("ssh client", ssh is not None, ssh or "not found", "" if ssh else "apt install openssh-client")
+
+
+def examine_device(place: LocalDevice | RemoteDevice) -> list[Finding]:
+    """What a device is, what it lacks, and what to type next.
+
+    Raises:
+        DeviceError: it cannot be reached, or has no Python.
+    """
+    from edgeprune.runtimes import runtime
+
+    found = list(_board(place))
+    for name in ("trtexec", "onnxruntime"):
+        one = runtime(name, place).availability()
+        found.append(Finding(f"runtime {name}", one.ok, one.detail, one.remedy))
+    return found
+
+
+def _board(place: LocalDevice | RemoteDevice) -> Iterator[Finding]:
+    """A line for the machine and, on a Jetson, one for all that decides its figures."""
+    from edgeprune.devices.board import profiles_of
+
+    facts = place.facts()
+    name = "this machine" if place.name == "local" else place.name
+    told = ("board", "cpu", "machine", "cpus", "memory_bytes", "isa", "kernel", "python", "gpus")
+    listed = ", ".join(f"{key}: {facts[key]}" for key in told if facts.get(key))
+    yield Finding(name, True, f"SIMULATED, {listed}" if place.simulated else listed)
+    if not facts.get("l4t"):
+        return
+    login = "" if place.name == "local" else f"ssh {place.name} "
+    jetpack = facts.get("jetpack", "")
+    release = f"{jetpack or 'unknown'} (L4T {facts['l4t']}), CUDA {facts.get('cuda', 'not found')}"
+    yield Finding(
+        "JetPack", bool(jetpack), release, "" if jetpack else "see https://developer.nvidia.com/embedded/jetpack"
+    )
+    tensorrt = facts.get("tensorrt", "")
+    yield Finding(
+        "TensorRT",
+        bool(tensorrt),
+        tensorrt or "not installed",
+        "" if tensorrt else f"{login}sudo apt install nvidia-jetpack",
+    )
+    modes = ", ".join(f"{mode} ({number})" for mode, number in facts.get("power_modes", {}).items())
+    yield Finding("power mode", True, f"{facts.get('power_mode', 'unknown')}; the board has: {modes}")
+    locks = bool(facts.get("sudo"))
+    yield Finding(
+        "clocks and power",
+        locks or facts.get("clocks") == "locked",
+        f"clocks {facts.get('clocks', 'unknown')}; user {'may' if locks else 'may not'} change them without a password",
+        "" if locks else f"{login}sudo visudo   # allow nvpmodel and jetson_clocks, NOPASSWD: docs/jetson.md",
+    )
+    profiles = profiles_of(facts)
+    device = "" if place.name == "local" else f" --device {place.name}"
+    command = f"edgeprune build --target {profiles[0]}{device} --weights best.pt --data data.yaml" if profiles else ""
+    yield Finding(
+        "profiles of this board",
+        bool(profiles),
+        ", ".join(profiles) or f"none for {', '.join(facts.get('modules', ()))}",
+        command,
+    )

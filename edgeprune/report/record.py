@@ -57,6 +57,16 @@ class StageRow(_Row):
     facts: dict[str, Any]
 
 
+class DeviceRow(_Row):
+    name: str
+    """``local``, ``user@host[:port]`` or ``fake:BOARD``."""
+    simulated: bool
+    """True for a stand-in: nothing was measured on a device, and no gate on it can pass."""
+    identity: dict[str, str]
+    """What must be equal before its figures are compared with others'."""
+    facts: dict[str, Any]
+
+
 class SourceRow(_Row):
     path: str
     sha256: str
@@ -93,6 +103,9 @@ class BuildRecord(_Row):
     measurements: list[MeasurementRow]
     versions: dict[str, str]
     host: dict[str, Any]
+    """The machine that the build ran on."""
+    device: DeviceRow | None = None
+    """The machine that engines were built and timed on; null while they wait for one."""
     next_command: str | None = None
     """What to type where the target's runtime is, while gates are PENDING."""
 

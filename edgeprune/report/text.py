@@ -57,6 +57,8 @@ def report_markdown(record: Mapping[str, Any]) -> str:
     ]
     if record["next_command"]:
         lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record['next_command']}\n```", ""]
+    if device := record.get("device"):
+        lines += [device_text(device), ""]
     prune = stages["prune"]["facts"]
     lines += [
         "## What was pruned",
@@ -93,6 +95,12 @@ def report_markdown(record: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def device_text(device: Mapping[str, Any]) -> str:
+    """The device of a build in one line."""
+    identity = ", ".join(f"{name} {value}" for name, value in device["identity"].items() if name != "isa")
+    return f"{'SIMULATED device' if device['simulated'] else 'Device'} {device['name']}: {identity}"
 
 
 def budget_text(budget: Mapping[str, Any]) -> str:

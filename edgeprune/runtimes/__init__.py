@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from edgeprune.devices.base import Device
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.base import Runtime
 
 NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "trtexec")
 
 
-def runtime(name: str) -> Runtime:
-    """The runtime of this name; whether it can be used here is its own ``availability()``.
+def runtime(name: str, device: Device | None = None) -> Runtime:
+    """The runtime of this name on a device, this machine when None; whether it can be used there is its own
+    ``availability()``.
 
     Raises:
-        TargetError: no runtime has this name.
+        TargetError: no runtime has this name, or it cannot be driven from afar.
     """
+    from edgeprune.devices.local import local
+    from edgeprune.devices.remote import RemoteDevice
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
     from edgeprune.runtimes.tensorrt_ import TensorRt, TrtExec
 
@@ -22,10 +26,20 @@ def runtime(name: str) -> Runtime:
         "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
         "tensorrt": TensorRt,
-        "trtexec": TrtExec,
+        "trtexec": lambda: TrtExec(device or local()),
     }
     if name not in made:
         raise TargetError(f"runtime {name!r} is not one of {', '.join(NAMES)}")
+    if isinstance(device, RemoteDevice):
+        from edgeprune.runtimes.remote_onnxruntime import RemoteOnnxRuntime
+
+        if name.startswith("onnxruntime"):
+            return RemoteOnnxRuntime(name.partition("-")[2] or "cpu", device)
+        if name != "trtexec":
+            raise TargetError(
+                f"runtime {name} runs in this process and cannot be driven on {device.name}; "
+                "set the target's runtime to trtexec (part of every JetPack) or onnxruntime"
+            )
     return made[name]()
 
 

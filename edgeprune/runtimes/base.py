@@ -85,6 +85,8 @@ class Runtime(ABC):
     runtime that is missing, ``StageError`` when an engine cannot be built."""
 
     name: str
+    simulated: bool = False
+    """True on a stand-in device: nothing that it says passes a gate."""
 
     @abstractmethod
     def availability(self) -> Availability:

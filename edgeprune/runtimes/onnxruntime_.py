@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.devices.local import gpus
+from edgeprune.devices.agent import Telemetry, gpus
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.measure.conditions import cpu_identity, host_conditions
 from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
-from edgeprune.runtimes.worker import END_TO_END_WORKER, run_worker
+from edgeprune.runtimes.worker import BENCH_WORKER, END_TO_END_WORKER, run_worker
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -39,7 +39,7 @@ REPLACE_BY_GPU = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime with one execution provider.
+    """ONNX Runtime with one execution provider, on this machine.
 
     Args:
         provider: ``cpu``, ``cuda`` or ``tensorrt``.
@@ -167,15 +167,15 @@ class OnnxRuntime(Runtime):
             "cpus": settings.cpus,
             "copies": settings.copies,
         }
-        identity, before = self.identity(), host_conditions()
+        identity, before = self.identity(), self._host()
 
         def told(line: dict[str, Any]) -> None:
             last = [f"{float(np.median(values)):.2f}" for values in line.get("last_ms", ())]
             text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
             progress(text, done=line["done"], total=line["total"])
 
-        result = run_worker(job, told)
-        after = host_conditions()
+        result = self._work(job, told)
+        after = self._host()
         return [
             Measurement(
                 name="latency",
@@ -203,7 +203,9 @@ class OnnxRuntime(Runtime):
                     "host": before,
                     "load_average_after": after["load_average"],
                     "temperature_after_c": after["temperature_c"],
+                    **result["conditions"],
                 },
+                simulated=self.simulated,
             )
             for path, row in zip(models, result["models"], strict=True)
         ]
@@ -218,7 +220,7 @@ class OnnxRuntime(Runtime):
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-node times in order of execution, in a fresh process; ``detail`` has shapes, provider and median."""
-        result = run_worker(self._job("profile", [model], threads) | {"runs": runs})
+        result = self._work(self._job("profile", [model], threads) | {"runs": runs})
         return [
             LayerTime(
                 name=row["name"],
@@ -236,13 +238,33 @@ class OnnxRuntime(Runtime):
         if image is not None and not image.is_file():
             raise DataError(f"{image}: no such file")
         job = self._job("end_to_end", [model], threads)
-        return run_worker(
+        return self._work(
             job | {"runs": runs, "image": None if image is None else str(image.resolve())}, module=END_TO_END_WORKER
         )
 
     def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float]:
         """Peak resident memory of a fresh process that runs only this model, and the model's part of it, in bytes."""
-        return run_worker(self._job("memory", [model], threads))
+        return self._work(self._job("memory", [model], threads))
+
+    def _work(
+        self,
+        job: Mapping[str, Any],
+        told: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        module: str = BENCH_WORKER,
+    ) -> dict[str, Any]:
+        """Run a worker here; a GPU is watched meanwhile (``conditions``)."""
+        if self.provider == PROVIDERS["cpu"]:
+            return {"conditions": {}, **run_worker(job, told, module=module)}
+        watch = Telemetry()
+        try:
+            result = run_worker(job, told, module=module)
+        finally:
+            conditions = watch.finish(locked=False)
+        return {"conditions": conditions, **result}
+
+    def _host(self) -> dict[str, Any]:
+        return host_conditions()
 
     def _job(self, task: str, models: Sequence[Path], threads: int) -> dict[str, Any]:
         self._require()

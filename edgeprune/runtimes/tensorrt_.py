@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
+from edgeprune.devices.base import Device
 from edgeprune.errors import DeviceError
 from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
@@ -72,6 +73,9 @@ class TrtExec(_Undriven):
     """NVIDIA's command-line builder, part of every JetPack."""
 
     name = "trtexec"
+
+    def __init__(self, device: Device | None = None) -> None:
+        self.device = device
 
     def availability(self) -> Availability:
         """Whether trtexec is on the PATH or where JetPack puts it."""

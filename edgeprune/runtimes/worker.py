@@ -53,7 +53,7 @@ def run_worker(
                 process.stdin.close()
             answer: dict[str, Any] = {}
             for raw in process.stdout:
-                line = _line(raw)
+                line = line_of(raw)
                 if "progress" in line and told is not None:
                     told(line["progress"])
                 elif "result" in line or "error" in line:
@@ -67,19 +67,24 @@ def run_worker(
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
         tail = _tail(errors)
+    return answered(answer, returncode, _named(argv), tail)
+
+
+def answered(answer: Mapping[str, Any], returncode: int, argv: Sequence[str], tail: str) -> dict[str, Any]:
+    """The result in a worker's last line; its error, or the crash that left none, as one of edgeprune's."""
     if "result" in answer and returncode == 0:
         return answer["result"]
     if "error" in answer:
         kinds: dict[str, type[DataError] | type[DeviceError]] = {"data": DataError, "device": DeviceError}
         raise kinds[answer["error"]["kind"]](answer["error"]["message"])
-    raise ToolError(_named(argv), returncode, tail)
+    raise ToolError(argv, returncode, tail)
 
 
 def _named(argv: Sequence[str]) -> list[str]:
     return [f"{argv[2]} ({argv[0]} -m {argv[2]})", *argv[3:]]
 
 
-def _line(raw: bytes) -> dict[str, Any]:
+def line_of(raw: bytes | str) -> dict[str, Any]:
     """A line of the protocol; whatever a library prints between is passed over."""
     try:
         line = json.loads(raw)

@@ -19,6 +19,8 @@ from edgeprune.workspace import Key, Record, Workspace
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
+    from edgeprune.devices.local import LocalDevice
+    from edgeprune.devices.remote import RemoteDevice
     from edgeprune.runtimes.base import Runtime
 
 
@@ -85,6 +87,7 @@ class Context:
     usable: bool  # whether the target's runtime works on this machine
     next_command: str  # what to type where it does not
     reporter: Reporter
+    device: LocalDevice | RemoteDevice | None = None  # None: this machine, which nobody asked to be looked at
     records: dict[str, Record] = field(default_factory=dict)
 
     def source(self, *roles: tuple[str, str]) -> dict[str, str]:

@@ -49,10 +49,11 @@ def write_bundle(context: Context, chosen: Mapping[str, Path], record_json: str,
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for name, source in chosen.items():
-        shutil.copyfile(source, partial / name)
+        (partial / name).parent.mkdir(exist_ok=True)
+        shutil.copy(source, partial / name)
     (partial / "build.json").write_text(record_json)
     (partial / "labels.txt").write_text("".join(f"{names[index]}\n" for index in sorted(names)))
-    (partial / "README.md").write_text(_readme(json.loads(record_json)))
+    (partial / "README.md").write_text(readme(json.loads(record_json)))
     final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
     if final.exists():
         final.replace(old)
@@ -61,7 +62,8 @@ def write_bundle(context: Context, chosen: Mapping[str, Path], record_json: str,
     return final
 
 
-def _readme(record: dict) -> str:
+def readme(record: dict) -> str:
+    """How to run what is in the bundle, and what is still to do."""
     from edgeprune.report.text import verdict_markdown
 
     target = record["target"]
@@ -101,6 +103,17 @@ image = np.zeros(({batch}, 3, {size}, {size}), np.float32)
 outputs = session.run(None, {{session.get_inputs()[0].name: image}})
 ```
 """.format(task=record["task"], size=size, batch=target["batch"], best="engine.onnx" if engine else "model.onnx")
+    if "device/request.json" in record["bundle"]:
+        text += """
+## Measure it on the board
+
+`device/` holds all that a board without a connection needs: Python 3 and JetPack's trtexec are enough.
+
+```
+sh run-on-device.sh                     # on the board, in the copied folder: builds and measures, writes results.tar
+edgeprune import-results results.tar    # back here: judges the gates and updates this record
+```
+"""
     if record["next_command"]:
         text += f"\n## Still to do\n\n```\n{record['next_command']}\n```\n"
     return f"{text}\n## Verdict\n\n{verdict_markdown(record['gates'])}\n"

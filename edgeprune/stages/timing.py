@@ -10,6 +10,7 @@ from edgeprune.measure.bench import least_rounds
 from edgeprune.measure.measurement import Measurement
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.stages.base import Context, Judged
+from edgeprune.target import Target
 
 CONFIDENCE = 0.99  # of a PASS
 
@@ -35,8 +36,13 @@ def settings(context: Context, effort: float = 1.0) -> BenchSettings:
 
 
 def confidence(context: Context) -> float:
+    """See :func:`confidence_of`."""
+    return confidence_of(context.target)
+
+
+def confidence_of(target: Target) -> float:
     """Of a PASS: every look that the retries allow gets its share of the error, so that trying again is no cheat."""
-    return 1 - (1 - CONFIDENCE) / (context.target.measure.retries + 1)
+    return 1 - (1 - CONFIDENCE) / (target.measure.retries + 1)
 
 
 def raced(context: Context, baseline: Path, candidate: Path, effort: float = 1.0) -> tuple[Measurement, Measurement]:
@@ -48,11 +54,17 @@ def raced(context: Context, baseline: Path, candidate: Path, effort: float = 1.0
 
 
 def budget_gate(context: Context, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
-    """The gate of a latency budget or of a measured speed-up."""
-    budget = context.target.budget
+    """See :func:`gate_of`."""
+    return gate_of(context.target, stage, baseline, candidate)
+
+
+def gate_of(target: Target, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
+    """The gate of a latency budget or of a measured speed-up; a budget of MACs asks that it is not slower."""
+    budget = target.budget
     if budget.kind == "latency_ms":
-        return latency_gate(stage, candidate, budget.value, budget.statistic, confidence(context))
-    return speed_up_gate(stage, baseline, candidate, budget.value, confidence(context))
+        return latency_gate(stage, candidate, budget.value, budget.statistic, confidence_of(target))
+    least = budget.value if budget.kind == "speed_up" else 1.0
+    return speed_up_gate(stage, baseline, candidate, least, confidence_of(target))
 
 
 def judged(context: Context, stage: str, baseline: Path, candidate: Path) -> Judged:

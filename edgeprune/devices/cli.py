@@ -1,0 +1,52 @@
+"""``edgeprune device probe`` and ``edgeprune import-results``. Heavy imports stay inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Look at the devices that models ship on.")
+
+
+@app.callback()
+def _root() -> None:
+    """Look at the devices that models ship on."""
+
+
+@app.command()
+def probe(
+    host: Annotated[str, typer.Argument(help="user@host[:port], fake:orin-nano, or nothing for this machine.")] = "",
+) -> None:
+    """Say what a device is, what of edgeprune works on it, and what to type next. Changes nothing there.
+
+    Example: edgeprune device probe user@orin
+    """
+    from edgeprune.console import print_doctor
+    from edgeprune.devices import device
+    from edgeprune.report.doctor import examine_device
+
+    with device(host) as place:
+        findings = examine_device(place)
+    print_doctor(findings)
+    raise typer.Exit(0 if all(finding.ok or not finding.required for finding in findings) else 4)
+
+
+def import_results(
+    results: Annotated[Path, typer.Argument(help="results.tar that run-on-device.sh wrote, or its unpacked folder.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Run directory or bundle of the build; found when not given.")
+    ] = None,
+) -> None:
+    """Take back what run-on-device.sh measured on a board, judge its gates, and update the build's record and report.
+
+    Example: edgeprune import-results results.tar --run runs/jetson-orin
+    """
+    from edgeprune.carry.back import imported
+    from edgeprune.console import print_verdict
+
+    record, bundle = imported(results, run)
+    print_verdict(record)
+    print(f"bundle: {bundle}")
+    raise typer.Exit({"PASS": 0, "FAIL": 1}.get(record["verdict"], 5))

@@ -1,0 +1,205 @@
+"""Stand-in boards: scripted Jetsons on which every decision about a device can be tried without one.
+
+The board's files and programs (nvpmodel, jetson_clocks, tegrastats, trtexec, sudo) are small scripts in a private
+folder; agent and client are the real ones. Whatever such a device gives is marked simulated, and no gate passes on it.
+
+``fake:BOARD[,TRAIT…]``: BOARD is one of :data:`BOARDS`; traits are ``throttle`` (it gets too hot), ``no-sudo`` (this
+user may change nothing), ``reboot=MODE`` (that power mode needs one), ``drops=N`` (the connection breaks at every Nth
+command), ``mode=NAME`` (the power mode it starts in), ``tensorrt=VERSION``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from edgeprune.devices.channel import Answer, ConnectionLost
+from edgeprune.devices.here import Here
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.errors import TargetError
+
+PROGRAMS = ("nvpmodel", "jetson_clocks", "tegrastats", "trtexec", "sudo", "dpkg-query", "nvidia-smi")
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a scripted board says of itself; releases and modes as in NVIDIA's documentation of that board."""
+
+    model: str
+    compatible: tuple[str, ...]
+    release: str
+    modes: tuple[str, ...]
+    mode: str
+    tensorrt: str
+    cuda: str
+    slowness: float
+    gpu_mhz: int
+
+
+ORIN = {"release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64", "tensorrt": "10.3.0"}
+BOARDS: dict[str, Board] = {
+    "orin-nano": Board(
+        "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
+        ("nvidia,p3768-0000+p3767-0005-super", "nvidia,p3767-0005", "nvidia,tegra234"),
+        modes=("15W", "25W", "MAXN_SUPER", "7W"),
+        mode="25W",
+        cuda="12.6.68",
+        slowness=2.0,
+        gpu_mhz=1020,
+        **ORIN,
+    ),
+    "orin-nx": Board(
+        "NVIDIA Jetson Orin NX Engineering Reference Developer Kit",
+        ("nvidia,p3768-0000+p3767-0000-super", "nvidia,p3767-0000", "nvidia,tegra234"),
+        modes=("MAXN_SUPER", "10W", "15W", "25W", "40W"),
+        mode="25W",
+        cuda="12.6.68",
+        slowness=1.6,
+        gpu_mhz=1173,
+        **ORIN,
+    ),
+    "agx-orin": Board(
+        "NVIDIA Jetson AGX Orin Developer Kit",
+        ("nvidia,p3737-0000+p3701-0005", "nvidia,p3701-0005", "nvidia,tegra234"),
+        modes=("MAXN", "MODE_15W", "MODE_30W", "MODE_50W"),
+        mode="MODE_50W",
+        cuda="12.6.68",
+        slowness=1.0,
+        gpu_mhz=1300,
+        **ORIN,
+    ),
+    "thor": Board(
+        "NVIDIA Jetson AGX Thor Developer Kit",
+        ("nvidia,p4071-0000+p3834-0008", "nvidia,p3834-0008", "nvidia,tegra264"),
+        "# R38 (release), REVISION: 4.0, GCID: 1, BOARD: generic, EABI: aarch64",
+        ("MAXN", "120W", "90W", "70W"),
+        "120W",
+        "10.13.3",
+        "13.0.0",
+        0.5,
+        1575,
+    ),
+}
+
+
+def fake_device(
+    text: str,
+    *,
+    power_mode: str = "",
+    clocks: bool = True,
+    python: str = "",
+    notes: Callable[[str], None] | None = None,
+) -> RemoteDevice:
+    """A stand-in board by its description (see the module).
+
+    Raises:
+        TargetError: no such board or trait.
+    """
+    board, *traits = text.split(",")
+    given = dict(trait.partition("=")[::2] for trait in traits)
+    unknown = sorted(set(given) - {"throttle", "no-sudo", "reboot", "drops", "mode", "tensorrt"})
+    if board not in BOARDS or unknown or not given.get("drops", "1").isdigit():
+        raise TargetError(
+            f"--device fake:{text}: is no stand-in; allowed: {', '.join(BOARDS)}, "
+            "with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,tensorrt=VERSION"
+        )
+    return RemoteDevice(
+        FakeBoard(f"fake:{text}", BOARDS[board], given),
+        power_mode=power_mode,
+        clocks=clocks,
+        python=python or sys.executable,
+        notes=notes,
+        simulated=True,
+    )
+
+
+class FakeBoard(Here):
+    """A channel to a scripted board. ``root`` holds its files; ``state()`` is what its programs changed."""
+
+    def __init__(self, name: str, board: Board, traits: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="fake-board-")
+        self.root = Path(self._folder.name)
+        self._drops = int(traits.get("drops", "0"))
+        self._calls = 0
+        _furnish(self.root, board, traits)
+        env = {
+            **os.environ,
+            "PATH": f"{self.root}/bin{os.pathsep}{os.environ.get('PATH', '')}",
+            "EDGEPRUNE_ROOT": str(self.root),
+            "EDGEPRUNE_LOCK": str(self.root / "lock"),
+            "TMPDIR": str(self.root / "tmp"),
+        }
+        super().__init__(name, env)
+
+    def state(self) -> dict[str, object]:
+        """Power mode and clocks as the board's programs left them."""
+        return json.loads((self.root / "state.json").read_text())
+
+    def call(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | Iterable[bytes] = b"",
+        told: Callable[[bytes], None] | None = None,
+    ) -> Answer:
+        """Run a command; the connection breaks when its turn has come, after the command was started."""
+        self._calls += 1
+        answer = super().call(argv, stdin=stdin, told=told)
+        if self._drops and self._calls > 2 and self._calls % self._drops == 0:
+            raise ConnectionLost(f"{self.name}: the connection was lost: scripted")
+        return answer
+
+
+def _furnish(root: Path, board: Board, traits: dict[str, str]) -> None:
+    """Write the board's files and programs below ``root``."""
+    conf = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(board.modes))
+    gpu = "sys/class/devfreq/17000000.gpu"
+    texts = {
+        "etc/nvpmodel.conf": f"# scripted\n{conf}",
+        "etc/nv_tegra_release": board.release + "\n",
+        "proc/device-tree/model": board.model + "\0",
+        "proc/device-tree/compatible": "\0".join(board.compatible) + "\0",
+        "usr/local/cuda/version.json": json.dumps({"cuda": {"name": "CUDA SDK", "version": board.cuda}}),
+        f"{gpu}/min_freq": "306000000\n",
+        f"{gpu}/max_freq": f"{board.gpu_mhz}000000\n",
+        "sys/class/hwmon/hwmon3/oc1_event_cnt": "0\n",
+        "sys/class/hwmon/hwmon3/oc3_event_cnt": "7\n",
+        "sys/class/thermal/cooling_device0/type": "gpu-throttle-alert\n",
+        "sys/class/thermal/cooling_device0/cur_state": "0\n",
+        "sys/class/thermal/cooling_device1/type": "pwm-fan\n",
+        "sys/class/thermal/cooling_device1/cur_state": "2\n",
+        "fake.py": files("edgeprune.devices").joinpath("fake_programs.py").read_text(),
+        "state.json": json.dumps({"mode": traits.get("mode", board.mode), "locked": False, "runs": 0}),
+        "board.json": json.dumps(
+            {
+                "modes": list(board.modes),
+                "slowness": board.slowness,
+                "gpu_mhz": board.gpu_mhz,
+                "tensorrt": traits.get("tensorrt", board.tensorrt),
+                "thor": board.model.endswith("Thor Developer Kit"),
+                "throttle": "throttle" in traits,
+                "sudo": "no-sudo" not in traits,
+                "reboot": traits.get("reboot", ""),
+                "python": sys.executable,
+            }
+        ),
+    }
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in PROGRAMS:
+        folder = root / ("usr/src/tensorrt/bin" if name == "trtexec" else "bin")
+        folder.mkdir(parents=True, exist_ok=True)
+        script = folder / name
+        arguments = shlex.join([sys.executable, "-S", str(root / "fake.py"), name])
+        script.write_text(f'#!/bin/sh\nexec {arguments} "$@"\n')
+        script.chmod(0o755)
+    (root / "tmp").mkdir()

@@ -1,0 +1,263 @@
+"""The programs of a stand-in board: what a Jetson's own would print, from a script. Standard library only.
+
+``python fake.py PROGRAM ARGUMENTS…``, beside ``board.json`` (what it is) and ``state.json`` (what was changed). Formats
+as NVIDIA's programs have them: nvpmodel, jetson_clocks, tegrastats (JetPack 6, and 7 on Thor) and trtexec (10 and 11).
+"""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LAYERS = ("/model.0/conv/Conv", "/model.1/conv/Conv", "/model.2/cv1/conv/Conv", "/model.22/Concat")
+
+
+def read(name):
+    with open(os.path.join(HERE, name)) as file:
+        return json.load(file)
+
+
+def write(name, data):
+    partial = os.path.join(HERE, name + ".part")
+    with open(partial, "w") as file:
+        json.dump(data, file)
+    os.replace(partial, os.path.join(HERE, name))
+
+
+def change(**entries):
+    write("state.json", dict(read("state.json"), **entries))
+
+
+def kernel(path, text):
+    with open(os.path.join(HERE, path), "w") as file:
+        file.write(text + "\n")
+
+
+def nvpmodel(argv):
+    modes, state = read("board.json")["modes"], read("state.json")
+    if argv[:1] == ["-q"]:
+        print("NV Power Mode: %s\n%d" % (state["mode"], modes.index(state["mode"])))
+        return 0
+    if not os.environ.get("FAKE_ROOT_USER"):
+        print("NVPM ERROR: Error opening /var/lib/nvpmodel/status: 13\nNVPM ERROR: failed to set power mode!")
+        return 1
+    wanted = modes[int(argv[1])]
+    if wanted == read("board.json")["reboot"]:
+        print("NVPM WARN: Golden image context is already created")
+        print("NVPM WARN: Reboot required for changing to this power mode: %s" % argv[1])
+        print("NVPM WARN: DO YOU WANT TO REBOOT NOW? enter YES/yes to confirm:")
+        sys.stdin.readline()
+        print("NVPM ERROR: optMask is 1, no request for power mode")
+        return 0
+    change(mode=wanted)
+    return 0
+
+
+def jetson_clocks(argv):
+    if not os.environ.get("FAKE_ROOT_USER"):
+        print("Error: must be run as root")
+        return 1
+    gpu = "sys/class/devfreq/17000000.gpu/min_freq"
+    if argv[:1] == ["--store"]:
+        with open(argv[1], "w") as file:
+            file.write("stored")
+    elif argv[:1] == ["--restore"]:
+        if not os.path.exists(argv[1]):
+            return 1
+        kernel(gpu, "306000000")
+        change(locked=False)
+    else:
+        kernel(gpu, "%d000000" % read("board.json")["gpu_mhz"])
+        change(locked=True)
+    return 0
+
+
+def sudo(argv):
+    if not read("board.json")["sudo"]:
+        print("sudo: a password is required", file=sys.stderr)
+        return 1
+    return subprocess.call(argv[1:], env=dict(os.environ, FAKE_ROOT_USER="1"))
+
+
+def dpkg_query(argv):
+    if argv[-1] != "tensorrt":
+        return 1
+    print(read("board.json")["tensorrt"] + ".30-1+cuda", end="")
+    return 0
+
+
+def nvidia_smi(argv):
+    return 9  # a Jetson's has nothing to say to these questions
+
+
+def tegrastats(argv):
+    board = read("board.json")
+    pause = float(argv[argv.index("--interval") + 1]) / 1000 if "--interval" in argv else 1.0
+    number = 0
+    while True:
+        number += 1
+        hot = 45.0 + min(number, 40) * (1.2 if board["throttle"] else 0.1)
+        mhz = board["gpu_mhz"]
+        if board["throttle"] and number > 1:
+            kernel("sys/class/thermal/cooling_device0/cur_state", "1")
+            mhz = mhz * 6 // 10
+        stamp = time.strftime("%m-%d-%Y %H:%M:%S")
+        if board["thor"]:
+            line = (
+                "%s RAM 17842/125772MB (lfb 79x4MB) CPU [0%%@972,1%%@972] EMC_FREQ 0%%@2750 GR3D_FREQ @[%d,%d,%d] "
+                "cpu@%.3fC tj@%.3fC gpu@%.3fC VDD_GPU 21000mW/20000mW/22000mW VDD_CPU_SOC_MSS 9000mW/9000mW/9000mW "
+                "VIN_SYS_5V0 6000mW/6000mW/6000mW VIN 52000mW/50000mW/54000mW"
+            ) % (stamp, mhz, mhz, mhz, hot, hot + 1, hot)
+        else:
+            line = (
+                "%s RAM 2538/7620MB (lfb 5x4MB) SWAP 0/3810MB (cached 0MB) CPU [12%%@1510,3%%@1510,off,off] "
+                "EMC_FREQ 12%%@2133 GR3D_FREQ 98%%@[%d] NVDEC off NVJPG off VIC off OFA off APE 200 cpu@%.3fC "
+                "soc2@44.5C gpu@%.3fC tj@%.3fC cv0@-256C VDD_IN 9000mW/8700mW VDD_CPU_GPU_CV 4100mW/4000mW "
+                "VDD_SOC 1700mW/1700mW"
+            ) % (stamp, mhz, hot, hot, hot + 1)
+        print(line, flush=True)
+        time.sleep(pause)
+
+
+def trtexec(argv):
+    options = dict(part.lstrip("-").partition("=")[::2] for part in argv)
+    board = read("board.json")
+    major, minor, patch = (int(part) for part in (board["tensorrt"] + ".0.0").split(".")[:3])
+    number = major * 10000 + minor * 100 + patch
+    print("&&&& RUNNING TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
+    if "help" in options:
+        return 0
+    plan = options.get("saveEngine") or options.get("loadEngine", "")
+    if "onnx" in options:
+        with open(options["onnx"], "rb") as file:
+            content = file.read()
+        with open(plan, "wb") as file:
+            file.write(b"scripted engine\n" + content)
+        if options.get("timingCacheFile"):
+            with open(options["timingCacheFile"], "ab") as file:
+                file.write(b"scripted")
+    else:
+        with open(plan, "rb") as file:
+            content = file.read().partition(b"\n")[2]
+    half = b"FLOAT16" in content or len(re.findall(b"[Ff]p16|Half", content)) > 0
+    if options.get("exportLayerInfo"):
+        write_json(options["exportLayerInfo"], layer_info(major, "Half" if half or major < 12 else "Float"))
+    if "skipInference" not in options:
+        infer(options, board, content, major)
+    print("&&&& PASSED TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
+    return 0
+
+
+def infer(options, board, content, major):
+    state = read("state.json")
+    change(runs=state["runs"] + 1)
+    new = major >= 11
+    on = {
+        "ExposeDMA": "exposeDMA" in options,
+        "Data transfers": "includeDataTransfers" in options if new else "noDataTransfers" not in options,
+        "Spin-wait": "noSpinWait" not in options if new else "useSpinWait" in options,
+        "CUDA Graph": "noCudaGraph" not in options if new else "useCudaGraph" in options,
+    }
+    for name, enabled in on.items():
+        print("[I] %s: %s" % (name, "Enabled" if enabled else "Disabled"))
+    if on["CUDA Graph"]:
+        print("[I] Successfully captured CUDA graph for the current execution context")
+    slow = board["slowness"] * (1.0 if state["locked"] else 1.3)
+    level = slow * (0.4 + len(content) * 2.5e-7)
+    noise = random.Random(state["runs"])
+    runs = int(options.get("iterations", "10"))
+    samples = [level * (1 + abs(noise.gauss(0, 0.004))) for _ in range(runs)]
+    copy = 0.02 * slow if on["Data transfers"] else 0.0
+    if options.get("exportTimes"):
+        rows, clock = [], 0.0
+        for ms in samples:
+            rows.append(
+                {
+                    "startEnqMs": clock,
+                    "endEnqMs": clock + 0.1,
+                    "startH2dMs": clock,
+                    "endH2dMs": clock + copy,
+                    "startComputeMs": clock + copy,
+                    "endComputeMs": clock + copy + ms,
+                    "startD2hMs": clock + copy + ms,
+                    "endD2hMs": clock + 2 * copy + ms,
+                    "h2dMs": copy,
+                    "computeMs": ms,
+                    "d2hMs": copy,
+                    "latencyMs": ms + 2 * copy,
+                }
+            )
+            clock += ms + 2 * copy
+        write_json(options["exportTimes"], rows)
+    if options.get("exportProfile"):
+        shares = [level * part for part in (0.4, 0.3, 0.2, 0.1)]
+        rows = [{"count": runs}]
+        for name, ms in zip(LAYERS, shares):
+            rows.append(
+                {"name": name, "timeMs": ms * runs, "averageMs": ms, "medianMs": ms, "percentage": 100 * ms / level}
+            )
+        write_json(options["exportProfile"], rows)
+    if options.get("exportOutput"):
+        outputs(options, content)
+
+
+def outputs(options, content):
+    """By ONNX Runtime of the workstation: a script cannot know what the model finds."""
+    code = (
+        "import sys, json, numpy as np, onnxruntime as ort\n"
+        "s = ort.InferenceSession(open(sys.argv[1], 'rb').read().partition(b'\\n')[2])\n"
+        "v = s.get_inputs()[0]\n"
+        "kind = np.float16 if 'float16' in v.type else np.float32\n"
+        "x = np.fromfile(sys.argv[2], kind).reshape(v.shape)\n"
+        "names = [o.name for o in s.get_outputs()]\n"
+        "rows = [{'name': n, 'dimensions': 'x'.join(map(str, a.shape)), 'values': a.astype(float).ravel().tolist()}"
+        " for n, a in zip(names, s.run(names, {v.name: x}))]\n"
+        "json.dump(rows, open(sys.argv[3], 'w'))\n"
+    )
+    source = options["loadInputs"].split(",")[0].partition(":")[2]
+    python = read("board.json")["python"]
+    subprocess.check_call([python, "-c", code, options["loadEngine"], source, options["exportOutput"]])
+
+
+def layer_info(major, kind):
+    layers = []
+    for name in LAYERS:
+        tensor = {"Name": "of " + name, "Location": "Device", "Dimensions": [1, 16, 32, 32]}
+        if major < 11:
+            tensor["Format/Datatype"] = "Channel major FP16 format where channel % 8 == 0"
+        else:
+            tensor.update({"Format": "Row major linear", "Datatype": kind})
+        layers.append(
+            {
+                "Name": name,
+                "LayerType": "CaskConvolution",
+                "Inputs": [tensor],
+                "Outputs": [tensor],
+                "TacticName": "scripted",
+                "StreamId": 0,
+                "Metadata": "",
+            }
+        )
+    return {"Layers": layers, ("Bindings" if major < 11 else "I/O Tensors"): []}
+
+
+def write_json(path, data):
+    with open(path, "w") as file:
+        json.dump(data, file)
+
+
+if __name__ == "__main__":
+    programs = {
+        "nvpmodel": nvpmodel,
+        "jetson_clocks": jetson_clocks,
+        "sudo": sudo,
+        "dpkg-query": dpkg_query,
+        "nvidia-smi": nvidia_smi,
+        "tegrastats": tegrastats,
+        "trtexec": trtexec,
+    }
+    sys.exit(programs[sys.argv[1]](sys.argv[2:]))

@@ -1,0 +1,167 @@
+"""Commands on another machine by OpenSSH's own client: one shared connection, checked host keys, no password ever.
+
+Whatever ``~/.ssh/config`` says about the host holds (keys, jump hosts, aliases); ``EDGEPRUNE_SSH_CONFIG`` names another
+file of that form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.devices.channel import Answer, ConnectionLost
+from edgeprune.devices.process import OpenProcess, called
+from edgeprune.errors import DeviceError, TargetError
+
+HOST = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d+))?"
+)
+OPTIONS = {
+    "BatchMode": "yes",  # a question would wait for ever; a password never goes over a command line
+    "StrictHostKeyChecking": "yes",
+    "ConnectTimeout": "10",
+    "ServerAliveInterval": "5",
+    "ServerAliveCountMax": "3",
+    "ControlMaster": "auto",
+    "ControlPersist": "120",
+    "LogLevel": "ERROR",
+}
+CLIENT_FAILED = 255  # ssh's own exit code; agent and shell never end with it
+UNREACHABLE = (
+    "Connection refused",
+    "Connection timed out",
+    "Operation timed out",
+    "No route to host",
+    "Network is unreachable",
+    "Could not resolve hostname",
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to: user and port only where they were given."""
+
+    user: str
+    host: str
+    port: int
+
+    @classmethod
+    def parsed(cls, text: str) -> Address:
+        """``[user@]host[:port]``; ``TargetError`` for anything else."""
+        found = HOST.fullmatch(text)
+        if not found or not 0 < int(found["port"] or 22) < 65536:
+            raise TargetError(f"--device {text!r}: is not a device; allowed: local, user@host[:port], fake:orin-nano")
+        return cls(found["user"] or "", found["host"].strip("[]"), int(found["port"] or 0))
+
+    @property
+    def typed(self) -> str:
+        """As a person types it after ``ssh``."""
+        port = f"-p {self.port} " if self.port else ""
+        return f"{port}{self.user}@{self.host}" if self.user else f"{port}{self.host}"
+
+
+class Ssh:
+    """A connection to one machine; opened with the first call and shared by all of them."""
+
+    def __init__(self, text: str) -> None:
+        self.address = Address.parsed(text)
+        self.name = text
+        self._folder = ""
+
+    def call(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | Iterable[bytes] = b"",
+        told: Callable[[bytes], None] | None = None,
+    ) -> Answer:
+        """Run a command; every argument is quoted for the one shell that sshd puts in between."""
+        try:
+            answer = called(self._argv(argv), stdin=stdin, told=told)
+        except FileNotFoundError:
+            raise DeviceError("ssh is not installed here; next: apt install openssh-client") from None
+        if answer.returncode == CLIENT_FAILED or answer.returncode < 0:
+            self._explain(answer.stderr)
+        return answer
+
+    def open(self, argv: Sequence[str]) -> OpenProcess:
+        """Start a command and keep talking to it."""
+        return OpenProcess(self._argv(argv))
+
+    def close(self) -> None:
+        """End the shared connection and remove its socket."""
+        if not self._folder:
+            return
+        argv = [*self._client(), "-O", "exit", "--", self._target()]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(argv, capture_output=True, timeout=10, check=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = ""
+
+    def _argv(self, argv: Sequence[str]) -> list[str]:
+        # The login shell may be any shell; sh is the one whose quoting is known.
+        command = f"exec sh -c {shlex.quote(shlex.join(argv))}"
+        return [*self._client(), "-T", "--", self._target(), command]
+
+    def _client(self) -> list[str]:
+        if not self._folder:
+            self._folder = tempfile.mkdtemp(prefix="ep-")  # short: a socket's path has at most 104 characters
+        argv = ["ssh"]
+        if config := os.environ.get("EDGEPRUNE_SSH_CONFIG"):
+            argv += ["-F", config]
+        for name, value in {**OPTIONS, "ControlPath": f"{self._folder}/c"}.items():
+            argv += ["-o", f"{name}={value}"]
+        if self.address.port:
+            argv += ["-p", str(self.address.port)]
+        if self.address.user:
+            argv += ["-l", self.address.user]
+        return argv
+
+    def _target(self) -> str:
+        return self.address.host
+
+    def _explain(self, stderr: str) -> None:
+        """Raise what ssh's last words mean, with the command that goes on."""
+        there = self.address.typed
+        lines = [line for line in stderr.strip().splitlines() if line.strip("@ \t")]
+        last = lines[-1].strip() if lines else "the connection closed"
+        with suppress(FileNotFoundError):
+            Path(self._folder, "c").unlink()  # a dead master's socket would be asked again
+        if "HOST IDENTIFICATION HAS CHANGED" in stderr:
+            raise DeviceError(
+                f"{self.name}: its host key is not the one that is known, so this may be another machine; if the board "
+                "was flashed anew, forget the old key and look at the new one: "
+                f"ssh-keygen -R {shlex.quote(self._known_name())} && ssh {there}"
+            )
+        if "Host key verification failed" in stderr or "host key is known" in stderr:
+            port = f"-p {self.address.port} " if self.address.port else ""
+            raise DeviceError(
+                f"{self.name}: its host key is not known here; compare its fingerprint with the board's own "
+                f"(ssh-keyscan {port}{self.address.host} | ssh-keygen -lf -), "
+                f"then accept it by logging in once: ssh {there}"
+            )
+        if "Permission denied" in stderr:
+            raise DeviceError(
+                f"{self.name}: the login was refused, and a password is never asked for; "
+                f"put your key there: ssh-copy-id {there}"
+            )
+        if any(sign in stderr for sign in UNREACHABLE):
+            raise Unreachable(f"{self.name} cannot be reached: {last}; check it with: ssh {there} true")
+        if "Bad configuration option" in stderr or "Can't open user config file" in stderr:
+            raise DeviceError(f"ssh refuses its configuration: {last}")
+        raise ConnectionLost(f"{self.name}: the connection was lost: {last}; check it with: ssh {there} true")
+
+    def _known_name(self) -> str:
+        return f"[{self.address.host}]:{self.address.port}" if self.address.port else self.address.host
+
+
+class Unreachable(ConnectionLost):
+    """Nobody answers there: final for a first connection, worth waiting for after one that was lost."""

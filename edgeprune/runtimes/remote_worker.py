@@ -1,0 +1,94 @@
+"""What ONNX Runtime on another machine is asked besides timing: what it is, to compile, to run images.
+
+``python -m edgeprune.runtimes.remote_worker`` needs Python 3.8, NumPy and ONNX Runtime there, and nothing of edgeprune
+but the few files that are sent with it. ``session MODEL PROVIDER THREADS`` stays and answers on stdin and stdout: a
+line of JSON with names, types and shapes, then the arrays' bytes, in both directions. Without arguments it takes a job
+on stdin and speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`: ``describe``, ``host`` or ``optimise``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from edgeprune.measure.conditions import host_conditions
+from edgeprune.runtimes.bench_worker import JobError, first_line, open_session, serve
+
+
+def describe(job):
+    """Version and providers of ONNX Runtime here."""
+    import onnxruntime as ort
+
+    return {
+        "onnxruntime": ort.__version__,
+        "providers": ort.get_available_providers(),
+        "python": sys.version.split()[0],
+    }
+
+
+def host(job):
+    """What explains a timing on this host at this moment."""
+    return host_conditions()
+
+
+def optimise(job):
+    """Write the graph as ONNX Runtime optimises it for this machine."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = job["engine"]
+    try:
+        ort.InferenceSession(job["model"], options, providers=[job["provider"]])
+    except Exception as error:  # ONNX Runtime's exceptions have no common public base
+        raise JobError("data", f"ONNX Runtime cannot compile it: {first_line(error)}") from error
+    return {}
+
+
+def session(path, provider, threads):
+    """Load a model and run whatever arrives until stdin ends."""
+    import numpy as np
+
+    out, source = sys.stdout.buffer, sys.stdin.buffer
+
+    def send(header, arrays=()):
+        out.write(json.dumps(header).encode() + b"\n")
+        for array in arrays:
+            out.write(array.tobytes())
+        out.flush()
+
+    try:
+        loaded = open_session(path, provider, threads)
+    except JobError as error:
+        send({"error": {"kind": error.kind, "message": str(error)}})
+        return
+    names = [value.name for value in loaded.get_outputs()]
+    send(
+        {
+            "inputs": {value.name: list(value.shape) for value in loaded.get_inputs()},
+            "outputs": names,
+            "metadata": dict(loaded.get_modelmeta().custom_metadata_map),
+        }
+    )
+    while True:
+        line = source.readline()
+        if not line:
+            return
+        inputs = {}
+        for name, kind, shape in json.loads(line)["arrays"]:
+            size = int(np.prod(shape)) * np.dtype(kind).itemsize
+            inputs[name] = np.frombuffer(source.read(size), kind).reshape(shape)
+        try:
+            outputs = [np.ascontiguousarray(array) for array in loaded.run(names, inputs)]
+        except Exception as error:  # the same: no common public base
+            send({"error": {"kind": "data", "message": first_line(error)}})
+            continue
+        send({"arrays": [[name, str(a.dtype), list(a.shape)] for name, a in zip(names, outputs)]}, outputs)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["session"]:
+        session(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        sys.exit(serve({"describe": describe, "host": host, "optimise": optimise}))

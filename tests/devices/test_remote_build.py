@@ -1,0 +1,113 @@
+"""A whole build whose engines are compiled, timed and run on the other side of a real SSH connection."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.devices.server import Server
+
+PROFILE = f"""
+extends: cpu
+description: small and quick, on the other side
+device: {{python: {json.dumps(sys.executable)}}}
+imgsz: 64
+budget: {{speed_up: 1.1, statistic: p50}}
+accuracy: {{max_map_drop: 1.0}}
+prune: {{importance: l1, max_probes: 2}}
+finetune: {{epochs: 1, batch: 8}}
+measure: {{warmup_s: 0.05, rounds: 24, per_round: 4, retries: 0, time_limit_s: 10}}
+"""
+VERDICTS = {0, 1, 5}  # how quick this machine is, is not tested here
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits, and a detector of them that has learned nothing."""
+    from ultralytics import YOLO
+
+    from edgeprune import checkpoint
+    from edgeprune.data.digits import write_digits
+
+    folder = tmp_path_factory.mktemp("remote")
+    write_digits(folder / "digits", train=16, val=8, test=4, imgsz=64)
+    (folder / "there.yaml").write_text(PROFILE)
+    (folder / "ten.yaml").write_text("nc: 10\nscale: n\n" + _layers())
+    network: Any = YOLO(str(folder / "ten.yaml"), task="detect").model
+    network.names = {number: str(number) for number in range(10)}
+    checkpoint.save(network, folder / "w.pt", like=None)
+    return folder
+
+
+def _layers() -> str:
+    """YOLOv8's description without its classes and scales."""
+    import yaml
+    from ultralytics.nn.tasks import yaml_model_load
+
+    whole = yaml_model_load("yolov8n.yaml")
+    return yaml.safe_dump({"backbone": whole["backbone"], "head": whole["head"], "scales": whole["scales"]})
+
+
+def argv(inputs: Path, out: Path, device: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "edgeprune.cli", "build", "--target", str(inputs / "there.yaml"), "--device", device),
+        *("--weights", str(inputs / "w.pt"), "--data", str(inputs / "digits" / "data.yaml"), "--out", str(out)),
+    ]
+
+
+@pytest.mark.slow
+def test_a_build_runs_there_survives_a_lost_connection_and_leaves_nothing(
+    inputs: Path, server: Server, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        argv(inputs, tmp_path / "run", server.name), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if "] prune" in line:  # in the middle: probes are built and timed there
+            server.drop()
+    assert process.wait(300) in VERDICTS, "".join(seen)
+    assert server.left() == []
+    record = json.loads((tmp_path / "run" / "bundle" / "build.json").read_text())
+    assert record["device"]["name"] == server.name
+    assert record["device"]["simulated"] is False
+    [prune] = [row for row in record["stages"] if row["name"] == "prune"]
+    assert prune["facts"]["probes"]
+    timed = {(row["stage"], row["role"]) for row in record["measurements"]}
+    assert {("baseline", "baseline"), ("prune", "candidate"), ("engine", "candidate")} <= timed
+    for row in record["measurements"]:
+        assert row["conditions"]["telemetry"]
+        assert row["conditions"]["identity"]["runtime"].startswith("onnxruntime")
+    [accuracy] = [row for row in record["gates"] if row["stage"] == "engine" and row["metric"] == "mAP50-95 drop"]
+    assert accuracy["value"] is not None
+    assert f"Device {server.name}" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("wrong", ["key", "gone", "runtime"])
+def test_a_device_that_cannot_do_it_ends_with_4_and_writes_nothing(
+    inputs: Path, serve: Callable[..., Server], tmp_path: Path, wrong: str
+) -> None:
+    server = serve()
+    target = inputs / "there.yaml"
+    if wrong == "key":
+        server.trust(tmp_path / "none")
+    elif wrong == "gone":
+        server.stop()
+    else:
+        target = tmp_path / "there.yaml"
+        target.write_text(PROFILE.replace(json.dumps(sys.executable), '"/bin/false"'))
+    command = argv(inputs, tmp_path / "run", server.name)
+    command[command.index("--target") + 1] = str(target)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 4, ended.stdout + ended.stderr
+    assert ended.stderr.startswith("edgeprune: ") and ended.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert server.left() == []

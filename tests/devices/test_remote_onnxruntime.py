@@ -1,0 +1,90 @@
+"""ONNX Runtime behind a real SSH connection gives what it gives here, and says where it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.devices.ssh import Ssh
+from edgeprune.errors import DataError, DeviceError
+from edgeprune.measure.bench import bench
+from edgeprune.runtimes import runtime
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.runtimes.remote_onnxruntime import RemoteOnnxRuntime
+from tests.devices.server import Server
+from tests.runtimes.models import convolutions
+
+QUICK = BenchSettings(warmup_s=0.05, rounds=24, per_round=4)
+
+
+def over(server: Server, **options: object) -> RemoteDevice:
+    return RemoteDevice(Ssh(server.name), python=sys.executable, **options)  # pyright: ignore[reportArgumentType]
+
+
+def test_engine_latency_layers_memory_and_outputs_come_from_there(server: Server, tmp_path: Path) -> None:
+    small, big = convolutions(tmp_path / "small.onnx"), convolutions(tmp_path / "big.onnx", width=32)
+    with over(server) as device:
+        there = runtime("onnxruntime", device)
+        assert isinstance(there, RemoteOnnxRuntime)
+        assert there.availability().ok
+        engine = tmp_path / "engine.onnx"
+        there.engine_from_onnx(small, engine)
+        seen: list[str] = []
+        result = bench([engine, big], there, QUICK, progress=lambda text, **_: seen.append(text))
+        with there.session(engine) as session, OnnxRuntime().session(small) as local:
+            assert session.input_names == ["images"]
+            inputs = {"images": np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)}
+            [ours], [theirs] = local.run(inputs).values(), session.run(inputs).values()
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+            server.drop()  # the answer to the next image needs a new connection
+            np.testing.assert_array_equal(theirs, session.run(inputs)["output0"])
+    first = result.models[0]
+    assert len(first.latency.values) == 24 * 4
+    assert first.latency.conditions["identity"]["runtime"].startswith("onnxruntime ")
+    assert first.latency.conditions["telemetry"]["source"] in ("sysfs", "nvidia-smi")
+    assert not first.latency.simulated
+    assert first.memory is not None and first.memory["peak_rss_bytes"] > 1e6
+    assert {layer.op for layer in first.layers} & {"Conv", "FusedConv"}
+    assert result.models[1].speed_up is not None and result.models[1].speed_up.ratio < 1
+    assert any(text.startswith("rounds: ") for text in seen)
+    assert server.left() == []
+
+
+def test_a_python_without_onnxruntime_is_not_usable_and_says_how_to_get_it(server: Server) -> None:
+    device = RemoteDevice(Ssh(server.name), python="/usr/bin/python3")
+    if device.run(["/usr/bin/python3", "-c", "import onnxruntime"], timeout_s=20).returncode == 0:
+        pytest.skip("the system's Python has onnxruntime")
+    found = runtime("onnxruntime", device).availability()
+    assert not found.ok
+    assert "no Python on" in found.detail and "onnxruntime" in found.detail
+    assert "device.python" in found.remedy
+
+
+def test_a_file_that_is_no_model_is_refused_by_name(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    with over(server) as device, pytest.raises(DataError, match=r"bad\.onnx"):
+        runtime("onnxruntime", device).latency([tmp_path / "bad.onnx"], QUICK)
+
+
+def test_the_workers_need_no_more_than_python_3_8() -> None:
+    import ast
+
+    import edgeprune
+    from edgeprune.runtimes.remote_onnxruntime import SENT
+
+    root = Path(edgeprune.__file__).parent
+    for name in (*SENT, "devices/agent.py", "devices/fake_programs.py"):
+        ast.parse((root / name).read_text(), feature_version=(3, 8))
+
+
+def test_an_unreachable_device_is_not_a_missing_runtime(serve: Callable[..., Server]) -> None:
+    server = serve()
+    server.stop()
+    with pytest.raises(DeviceError, match="cannot be reached"):
+        runtime("onnxruntime", RemoteDevice(Ssh(server.name))).availability()

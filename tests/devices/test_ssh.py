@@ -1,0 +1,244 @@
+"""A device over a real SSH connection: jobs, files, lost connections, refusals, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.devices.ssh import Address, Ssh
+from edgeprune.errors import DeviceError, TargetError, ToolError
+from tests.devices.server import Server
+
+
+def over(server: Server, **options: object) -> RemoteDevice:
+    return RemoteDevice(Ssh(server.name), **options)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_program_gets_its_arguments_as_they_are_and_nothing_stays_behind(server: Server, tmp_path: Path) -> None:
+    device = over(server)
+    nasty = ["a b", "$HOME; rm -rf /nowhere", "'\"`", "", "*", "\\n", "ä"]
+    with device:
+        code = "import sys, os; print(repr(sys.argv[1:])); print(sys.stdin.read(), file=sys.stderr); sys.exit(3)"
+        done = device.run([sys.executable, "-c", code, *nasty], timeout_s=20, stdin=b"in")
+        assert done.returncode == 3
+        assert done.stdout == f"{nasty!r}\n"
+        assert done.stderr == "in\n"
+        [work] = server.left()
+        assert (server.tmp / work).stat().st_mode & 0o777 == 0o700
+        with device.workspace() as folder:
+            (tmp_path / "f").write_bytes(os.urandom(300_000))
+            device.send(tmp_path / "f", f"{folder}/there")
+            device.fetch(f"{folder}/there", tmp_path / "back")
+            assert (tmp_path / "back").read_bytes() == (tmp_path / "f").read_bytes()
+        with pytest.raises(ToolError, match="does not start"):
+            device.run(["no-such-program"], timeout_s=5)
+        with pytest.raises(ToolError, match=r"ran longer than 0\.3 s"):
+            device.run(["sleep", "30"], timeout_s=0.3)
+    assert server.left() == []
+
+
+def test_facts_name_the_machine(server: Server) -> None:
+    found = over(server).facts()
+    assert found["cpus"] == os.cpu_count()
+    assert found["machine"] == os.uname().machine
+
+
+def test_a_job_survives_a_lost_connection_and_is_not_started_twice(server: Server, tmp_path: Path) -> None:
+    notes: list[str] = []
+    heard: list[str] = []
+    mark = tmp_path / "starts"
+    code = (
+        f"import time; open({str(mark)!r}, 'a').write('x')\nfor n in range(8): print(n, flush=True); time.sleep(0.15)"
+    )
+    device = over(server, notes=notes.append)
+
+    def told(line: str) -> None:
+        heard.append(line)
+        if line == "2":
+            assert server.drop() >= 1
+
+    with device:
+        done = device.run([sys.executable, "-c", code], timeout_s=30, told=told)
+    assert done.stdout.split() == [str(n) for n in range(8)]
+    assert heard == done.stdout.split()  # every line once, in spite of the break
+    assert mark.read_text() == "x"
+    assert any("the connection was lost" in note for note in notes)
+    assert server.left() == []
+
+
+def test_a_transfer_goes_on_where_it_stopped_and_known_content_is_not_sent_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(24 << 20))
+    sent: list[int] = []
+    channel = Ssh(server.name)
+    real = channel.call
+
+    def counting(argv, *, stdin=b"", told=None):
+        if "put" not in argv:
+            return real(argv, stdin=stdin, told=told)
+        first = not sent
+        sent.append(0)
+
+        def pieces():
+            for piece in stdin:
+                sent[-1] += len(piece)
+                if first and sent[-1] > 16 << 20:
+                    server.drop()
+                yield piece
+
+        return real(argv, stdin=pieces(), told=told)
+
+    monkeypatch.setattr(channel, "call", counting)
+    device = RemoteDevice(channel)
+    with device.workspace() as folder:
+        device.send(big, f"{folder}/one")
+        assert len(sent) == 2
+        assert 0 < sent[1] < big.stat().st_size  # the second attempt had only the rest to send
+        device.send(big, f"{folder}/two")
+        assert len(sent) == 2
+        device.fetch(f"{folder}/two", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == big.read_bytes()
+
+
+def test_a_server_that_is_gone_for_good_is_a_device_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.devices.remote.PAUSES_S", (0.05, 0.05))
+    device = over(server)
+    with pytest.raises(DeviceError, match=r"cannot be reached: .*refused.*; check it with: ssh -p") as raised, device:
+        device.run(["true"], timeout_s=5)
+        server.stop()
+        device.run(["true"], timeout_s=5)
+    assert raised.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("none", "its host key is not known here.*ssh-keyscan -p"),
+        ("other", "its host key is not the one.*ssh-keygen -R"),
+    ],
+)
+def test_a_wrong_host_key_is_refused(serve: Callable[..., Server], tmp_path: Path, key: str, words: str) -> None:
+    server = serve()
+    (server.root / "other.pub").write_text(
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJDmQ1cQpXo2cW0FjQ2oBn4FvPz6nXU0m7PBNgbHXnHa\n"
+    )
+    server.trust(server.root / f"{key}.pub")
+    with pytest.raises(DeviceError, match=words):
+        over(server).facts()
+    assert server.left() == []
+
+
+def test_a_login_without_a_key_is_refused_and_no_password_is_asked_for(server: Server) -> None:
+    (server.root / "authorized").write_text("")
+    with pytest.raises(DeviceError, match=r"the login was refused.*ssh-copy-id -p"):
+        over(server).facts()
+
+
+def test_no_python_there_is_one_line(serve: Callable[..., Server], tmp_path: Path) -> None:
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for name in ("sh", "mktemp", "cat", "rm"):
+        (bare / name).symlink_to(f"/bin/{name}")
+    server = serve(PATH=str(bare))
+    with pytest.raises(DeviceError, match=r"there is no python3 on its PATH .*sudo apt install python3"):
+        over(server).facts()
+    assert server.left() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 4 MiB; needs root."""
+    import subprocess
+
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_there_is_one_line(serve: Callable[..., Server], small_disk: Path, tmp_path: Path) -> None:
+    server = serve(TMPDIR=str(small_disk))
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(8 << 20))
+    device = over(server)
+    with device.workspace() as folder:
+        with pytest.raises(DeviceError, match=r"the disk of .* is full .*free some space"):
+            device.send(big, f"{folder}/big")
+        with pytest.raises(DeviceError, match=r"the disk of .* is full"):  # filled by the job itself
+            device.run([sys.executable, "-c", f"open({folder + '/x'!r}, 'wb').write(b'0' * (8 << 20))"], timeout_s=20)
+    assert server.left() == []
+    (small_disk / "filler").write_bytes(b"0" * ((4 << 20) - 4096))
+    with pytest.raises(DeviceError, match=r"no work directory can be made there: .*[Nn]o space.*free some space"):
+        device.facts()
+    assert server.left() == []
+
+
+def test_two_measured_runs_queue_and_others_do_not(server: Server, tmp_path: Path) -> None:
+    spans: list[tuple[float, float]] = []
+    notes: list[str] = []
+    code = "import time; b = time.time(); time.sleep(0.6); print(b, time.time())"
+
+    def timed() -> None:
+        device = over(server, notes=notes.append)
+        done = device.run([sys.executable, "-c", code], timeout_s=30, measured=True)
+        begin, end = (float(part) for part in done.stdout.split())
+        spans.append((begin, end))
+
+    threads = [threading.Thread(target=timed) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    began = time.perf_counter()
+    over(server).run(["true"], timeout_s=5)
+    assert time.perf_counter() - began < 5
+    for thread in threads:
+        thread.join(30)
+    (_, first_end), (second_begin, _) = sorted(spans)
+    assert second_begin >= first_end
+    assert any("is busy with another build" in note for note in notes)
+    assert server.left() == []
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(server: Server) -> None:
+    import subprocess
+
+    code = (
+        "import sys, time; from edgeprune.devices.remote import RemoteDevice; from edgeprune.devices.ssh import Ssh\n"
+        f"with RemoteDevice(Ssh({server.name!r})) as device:\n"
+        "    device.run(['true'], timeout_s=5); print('there', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        process.kill()
+    [orphan] = server.left()
+    with over(server) as device:
+        device.run(["true"], timeout_s=5)
+        assert orphan not in server.left()
+    assert server.left() == []
+
+
+@pytest.mark.parametrize("text", ["-oProxyCommand=x", "a b", "user@", "host:0", "host:99999", "host;ls", "a@b@c"])
+def test_a_name_that_is_no_device_is_refused(text: str) -> None:
+    with pytest.raises(TargetError, match="is not a device"):
+        Address.parsed(text)
+
+
+def test_names_that_are_devices() -> None:
+    assert Address.parsed("me@orin:2222") == Address("me", "orin", 2222)
+    assert Address.parsed("orin.local") == Address("", "orin.local", 0)
+    assert Address.parsed("me@[fe80::1]:22").host == "fe80::1"
