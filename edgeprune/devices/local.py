@@ -1,19 +1,152 @@
-"""This machine, as facts: what it is, not how it is doing (that is measure.conditions)."""
+"""This machine: as facts (what it is, not how it is doing), and as a device."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from edgeprune.artifact import write_atomically
+from edgeprune.devices.base import Completed
+from edgeprune.errors import DeviceError, ToolError
 from edgeprune.measure.conditions import cpu_identity
 
 DEVICE_TREE = Path("/proc/device-tree")
 L4T_RELEASE = Path("/etc/nv_tegra_release")
 GPU_FIELDS = ("name", "compute_cap", "driver_version", "memory.total")
+
+
+def local() -> LocalDevice:
+    """This machine."""
+    return LocalDevice()
+
+
+class LocalDevice:
+    """This machine behind the device seam."""
+
+    name = "local"
+    simulated = False
+
+    def facts(self) -> dict[str, Any]:
+        """See :func:`facts`."""
+        return facts()
+
+    def identity(self) -> dict[str, str]:
+        """CPU, architecture and vector instructions."""
+        return cpu_identity()
+
+    @contextmanager
+    def workspace(self) -> Iterator[str]:
+        """A private temporary folder."""
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            yield folder
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        cwd: str = "",
+        stdin: bytes = b"",
+        measured: bool = False,
+        told: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """Run a program; it and whatever it started end with this call."""
+        return run_here(argv, timeout_s=timeout_s, cwd=cwd, stdin=stdin, told=told)
+
+    def send(self, local: Path, remote: str) -> None:
+        """Copy a file."""
+        _copied(local, Path(remote))
+
+    def fetch(self, remote: str, local: Path) -> None:
+        """Copy a file."""
+        _copied(Path(remote), local)
+
+
+def run_here(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    cwd: str = "",
+    stdin: bytes = b"",
+    told: Callable[[str], None] | None = None,
+    env: dict[str, str] | None = None,
+) -> Completed:
+    """Run a program on this machine in a session of its own, which never outlives the call.
+
+    Raises:
+        ToolError: it does not start, or runs longer than ``timeout_s``.
+    """
+    argv = [str(part) for part in argv]
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd or None,
+            env=env,
+            start_new_session=True,  # Ctrl-C reaches the caller, which ends the whole group below
+        )
+    except OSError as error:
+        raise ToolError(argv, 127, f"does not start: {error.strerror}") from error
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # all are pipes
+    kept: dict[str, list[bytes]] = {"out": [], "err": []}
+
+    def read(pipe: Any, into: list[bytes], tell: Callable[[str], None] | None) -> None:
+        for line in pipe:
+            into.append(line)
+            if tell is not None:
+                tell(line.decode(errors="replace").rstrip("\n"))
+
+    def write(pipe: Any) -> None:
+        try:
+            pipe.write(stdin)
+            pipe.close()
+        except OSError:
+            pass  # it ended without reading: its exit code says why
+
+    threads = [
+        threading.Thread(target=read, args=(process.stdout, kept["out"], told), daemon=True),
+        threading.Thread(target=read, args=(process.stderr, kept["err"], None), daemon=True),
+        threading.Thread(target=write, args=(process.stdin,), daemon=True),
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise ToolError(argv, 124, f"ran longer than {timeout_s:g} s and was stopped") from None
+    finally:
+        _end_group(process)
+    for thread in threads:
+        thread.join(5)
+    for pipe in (process.stdout, process.stderr):
+        pipe.close()
+    out, err = (b"".join(kept[name]).decode(errors="replace") for name in ("out", "err"))
+    return Completed(tuple(argv), process.returncode, out, err)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _copied(source: Path, target: Path) -> None:
+    try:
+        write_atomically(target, source.read_bytes())
+    except OSError as error:
+        raise DeviceError(f"{source} cannot be copied to {target}: {error.strerror}") from error
 
 
 def facts(device_tree: Path = DEVICE_TREE, release: Path = L4T_RELEASE) -> dict[str, Any]:
