@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from edgeprune.devices.base import Device
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.base import Runtime
 
 NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "trtexec")
 
 
-def runtime(name: str) -> Runtime:
+def runtime(name: str, *, device: Device | None = None, dla_core: int | None = None) -> Runtime:
     """The runtime of this name; whether it can be used here is its own ``availability()``.
+
+    Args:
+        name: one of ``NAMES``.
+        device: where ``trtexec`` runs; this machine when None.
+        dla_core: the DLA core that TensorRT's engines are built for, with fallback to the GPU; None for the GPU.
 
     Raises:
         TargetError: no runtime has this name.
     """
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
-    from edgeprune.runtimes.tensorrt_ import TensorRt, TrtExec
+    from edgeprune.runtimes.tensorrt_ import TensorRt
+    from edgeprune.runtimes.trtexec_ import TrtExec
 
     made = {
         "onnxruntime": lambda: OnnxRuntime("cpu"),
         "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
         "tensorrt": TensorRt,
-        "trtexec": TrtExec,
+        "trtexec": lambda: TrtExec(device, dla_core=dla_core),
     }
     if name not in made:
         raise TargetError(f"runtime {name!r} is not one of {', '.join(NAMES)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +13,6 @@ from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 
-TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")  # where JetPack puts it, off the PATH
 UNDRIVEN = "this version of edgeprune does not drive it yet"
 INSTEAD = "set the target's runtime to onnxruntime-tensorrt"
 OLDEST = (10, 3)  # JetPack 6.1; older builders cannot take a strongly typed network
@@ -66,21 +64,6 @@ class TensorRt(_Undriven):
         if _numbers(version) < OLDEST:
             return Availability(False, f"TensorRT {version} is older than 10.3", "install JetPack 6.1 or newer")
         return Availability(False, f"TensorRT {version} is here, but {UNDRIVEN}", INSTEAD)
-
-
-class TrtExec(_Undriven):
-    """NVIDIA's command-line builder, part of every JetPack."""
-
-    name = "trtexec"
-
-    def availability(self) -> Availability:
-        """Whether trtexec is on the PATH or where JetPack puts it."""
-        found = shutil.which("trtexec") or (str(TRTEXEC) if TRTEXEC.is_file() else "")
-        if found:
-            return Availability(False, f"{found} is here, but {UNDRIVEN}", INSTEAD)
-        return Availability(
-            False, f"trtexec is neither on the PATH nor at {TRTEXEC}", "on a Jetson: sudo apt install nvidia-jetpack"
-        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

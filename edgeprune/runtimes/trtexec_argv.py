@@ -107,6 +107,24 @@ def build_argv(
     ]
 
 
+def info_argv(
+    version: Version,
+    *,
+    engine: str,
+    layer_info: str,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+    trtexec: str = TRTEXEC,
+) -> list[str]:
+    """Load an engine and write what its layers are (arguments as in :func:`build_argv`); nothing is timed."""
+    return [
+        *_loaded(version, engine, shapes, dla_core, trtexec),
+        "--profilingVerbosity=detailed",
+        f"--exportLayerInfo={layer_info}",
+        "--skipInference",
+    ]
+
+
 def time_argv(
     version: Version,
     *,

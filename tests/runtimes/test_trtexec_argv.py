@@ -7,6 +7,7 @@ import pytest
 from edgeprune.errors import DeviceError
 from edgeprune.runtimes.trtexec_argv import (
     build_argv,
+    info_argv,
     outputs_argv,
     profile_argv,
     required,
@@ -42,6 +43,7 @@ def every_line(version: tuple[int, int, int]) -> list[list[str]]:
             for graph in (True, False)
             for dla in (None, 0)
         ),
+        info_argv(version, engine="a", layer_info="b", shapes=shapes),
         profile_argv(version, engine="a", profile="b", iterations=5, shapes=shapes, dla_core=0),
         outputs_argv(version, engine="a", inputs={"images": "/tmp/in.bin"}, outputs="b"),
     ]
