@@ -144,7 +144,7 @@ def build(
 
     from edgeprune.runtimes import runtime
 
-    runs_on = runtime(profile.runtime)
+    runs_on = runtime(profile.runtime, dla_core=profile.device.dla_core)
     available = runs_on.availability()
     fresh = not root.exists()
     with _nothing_left(root, fresh and source.trained), Workspace.opened(root) as workspace:

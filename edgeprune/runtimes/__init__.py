@@ -9,7 +9,7 @@ from edgeprune.runtimes.base import Runtime
 NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "trtexec")
 
 
-def runtime(name: str, *, device: Device | None = None, dla_core: int | None = None) -> Runtime:
+def runtime(name: str, device: Device | None = None, *, dla_core: int | None = None) -> Runtime:
     """The runtime of this name; whether it can be used here is its own ``availability()``.
 
     Args:

@@ -91,6 +91,10 @@ class Runtime(ABC):
     name: str
     suffix: str = ".onnx"
     """Of its engines' file names: the graph itself for ONNX Runtime, a plan for TensorRT."""
+    simulated: bool = False
+    """True on a stand-in device: nothing that it says passes a gate."""
+    fit_for_dataset: bool = True
+    """Whether a session is fast enough for every image of a split; else some images are compared with the ONNX's."""
 
     @abstractmethod
     def availability(self) -> Availability:

@@ -29,6 +29,7 @@ class EngineFacts:
         identity: of the device that it was built on; another device refuses it.
         precision: what was asked; what it became is in ``layers``.
         inputs: names, types and shapes.
+        outputs: names, in the graph's order.
         metadata: of its ONNX file (names, stride, task, imgsz).
         layers: from the engine inspector.
         shapes: input name to shape, where the graph left axes free.
@@ -41,6 +42,7 @@ class EngineFacts:
     identity: Mapping[str, str]
     precision: str
     inputs: tuple[InputFacts, ...]
+    outputs: tuple[str, ...]
     metadata: Mapping[str, str]
     layers: tuple[Layer, ...]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -72,6 +74,7 @@ def read_facts(engine: Path) -> EngineFacts | None:
         digest = data.pop("engine")
         data["layers"] = tuple(layers_from_json(data["layers"]))
         data["inputs"] = tuple(InputFacts(**{**one, "shape": tuple(one["shape"])}) for one in data["inputs"])
+        data["outputs"] = tuple(data["outputs"])
         data["shapes"] = {name: tuple(shape) for name, shape in data["shapes"].items()}
         facts = EngineFacts(**data)
     except FileNotFoundError:

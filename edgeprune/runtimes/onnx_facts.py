@@ -25,9 +25,10 @@ class InputFacts:
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """Inputs in their order, and ``metadata_props`` as text."""
+    """Inputs and names of outputs in their order, and ``metadata_props`` as text."""
 
     inputs: tuple[InputFacts, ...]
+    outputs: tuple[str, ...]
     metadata: dict[str, str]
 
     def free_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -66,7 +67,7 @@ def onnx_facts(path: Path, *, precision: str = "fp32") -> OnnxFacts:
         sides = [int(side) for side in ast.literal_eval(metadata.get("imgsz", "[]"))]
     constants = {one.name for one in proto.graph.initializer}
     inputs = tuple(_input(value, sides, path) for value in proto.graph.input if value.name not in constants)
-    return OnnxFacts(inputs, metadata)
+    return OnnxFacts(inputs, tuple(value.name for value in proto.graph.output), metadata)
 
 
 def require_precision(proto: Any, precision: str, path: Path) -> None:

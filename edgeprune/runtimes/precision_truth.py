@@ -19,6 +19,8 @@ LEAST_SHARE = 0.5
 """Least share of the multiplying layers' time in the asked format. A build that ignored the request has none of it; one
 that kept it has nearly all, less the few layers that were kept in float for accuracy."""
 
+NOTHING_LEFT = 0.01  # a rest this small may be in any format
+
 
 @dataclass(frozen=True)
 class PrecisionShare:
@@ -44,6 +46,15 @@ class PrecisionShare:
         """Share of time, or of layers without times, in the format that a target calls ``precision``."""
         shares = self.time or self.layers
         return sum(shares.get(name, 0.0) for name in ASKED[precision])
+
+    def held(self, precision: str) -> float:
+        """How much of what was asked is there, 0 to 1; for ``int8-fp16`` the lesser of INT8's share and of FP16's share
+        of the rest."""
+        if precision != "int8-fp16":
+            return self.of(precision)
+        int8 = self.of("int8")
+        rest = 1 - int8
+        return min(int8, self.of("fp16") / rest if rest > NOTHING_LEFT else 1.0)
 
     def text(self) -> str:
         """``int8 81 %, fp16 19 % of the time of 57 layers``."""

@@ -76,6 +76,7 @@ class TrtExec(Runtime):
 
     name = "trtexec"
     suffix = ".engine"
+    fit_for_dataset = False
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class TrtExec(Runtime):
         keep_timing_cache: bool = True,
     ) -> None:
         self.device: Device = device if device is not None else LocalDevice()
+        self.simulated = self.device.simulated
         self.dla_core = dla_core
         self.keep_timing_cache = keep_timing_cache
         self._programs = (program,) if program else PROGRAMS
@@ -195,7 +197,7 @@ class TrtExec(Runtime):
                     "host": before,
                     **self._seen(taken),
                 },
-                simulated=self.device.simulated or bool(one.facts and one.facts.simulated),
+                simulated=self.simulated or bool(one.facts and one.facts.simulated),
             )
             for path, one, taken in zip(paths, ready, runs, strict=True)
         ]
@@ -285,12 +287,13 @@ class TrtExec(Runtime):
                 identity=identity,
                 precision=precision,
                 inputs=graph.inputs,
+                outputs=graph.outputs,
                 metadata=graph.metadata,
                 layers=info.layers,
                 shapes=graph.free_shapes(),
                 dla_core=self.dla_core,
                 build_s=taken,
-                simulated=self.device.simulated,
+                simulated=self.simulated,
             ),
         )
 
@@ -390,7 +393,7 @@ class _Running:
         self._runtime, self._folder, self._ready = runtime, folder, ready
         facts = ready.facts
         self.input_names = [one.name for one in facts.inputs] if facts else []
-        self.output_names: list[str] = []
+        self.output_names: list[str] = list(facts.outputs) if facts else []
         self.metadata: dict[str, str] = dict(facts.metadata) if facts else {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -411,5 +414,6 @@ class _Running:
         )
         runtime._run(argv, RUN_S, measured=False)
         found = runtime._read(target, outputs_of)
-        self.output_names = list(found)
-        return found
+        if not self.output_names:  # trtexec writes them in no particular order; the graph's is in the facts
+            self.output_names = sorted(found)
+        return {name: found[name] for name in self.output_names}
