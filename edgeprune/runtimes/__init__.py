@@ -28,7 +28,7 @@ def runtime(name: str, device: Device | None = None, *, dla_core: int | None = N
         "onnxruntime": lambda: OnnxRuntime("cpu"),
         "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
-        "tensorrt": TensorRt,
+        "tensorrt": lambda: TensorRt(dla_core=dla_core),
         "trtexec": lambda: TrtExec(device, dla_core=dla_core),
     }
     if name not in made:

@@ -26,7 +26,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
 from edgeprune.runtimes.onnx_facts import read_model, require_precision
-from edgeprune.runtimes.worker import END_TO_END_WORKER, run_worker
+from edgeprune.runtimes.worker import END_TO_END_WORKER, rounds_told, run_worker
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -169,13 +169,7 @@ class OnnxRuntime(Runtime):
             "copies": settings.copies,
         }
         identity, before = self.identity(), host_conditions()
-
-        def told(line: dict[str, Any]) -> None:
-            last = [f"{float(np.median(values)):.2f}" for values in line.get("last_ms", ())]
-            text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
-            progress(text, done=line["done"], total=line["total"])
-
-        result = run_worker(job, told)
+        result = run_worker(job, rounds_told(progress))
         after = host_conditions()
         return [
             Measurement(

@@ -25,6 +25,7 @@ from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
+from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.layer_info import Layer, LayerInfo, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import (
@@ -105,12 +106,7 @@ class TrtExec(Runtime):
     def identity(self) -> dict[str, str]:
         """The device's own, TensorRT's version, and the GPU where nvidia-smi names one."""
         _, version = self._program()
-        found = {**self.device.identity(), "runtime": f"trtexec {shown_version(version)}"}
-        if gpus := self.device.facts().get("gpus"):
-            found["gpu"] = "; ".join(f"{gpu['name']} {gpu['compute_cap']} {gpu['driver_version']}" for gpu in gpus)
-        if self.dla_core is not None:
-            found["dla_core"] = str(self.dla_core)
-        return found
+        return identity_on(self.device, f"trtexec {shown_version(version)}", self.dla_core)
 
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
         """Build on the device and bring the engine back, with its facts beside it and the builder's log.
