@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 EXTRAS ?= dev
+# Types of TensorRT's Python API, for the type checker and tests; alone, since what they require are NVIDIA's libraries.
+STUBS ?= tensorrt-stubs==10.13.0.35.1
 EDGEPRUNE := $(VENV)/bin/edgeprune
 
 # What a target is built from; without WEIGHTS it is the model and the data of `make demo`.
@@ -43,6 +45,7 @@ $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; name one: make install PYTHON=/path/to/python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]"
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps $(STUBS)
 	@touch $@
 
 demo/digits/data.yaml: | install

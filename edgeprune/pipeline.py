@@ -201,7 +201,7 @@ def _runtime_on(place: LocalDevice | RemoteDevice, profile: Target) -> tuple[Run
     from edgeprune.runtimes import runtime
     from edgeprune.runtimes.base import Availability
 
-    runs_on = runtime(profile.runtime, place)
+    runs_on = runtime(profile.runtime, place, dla_core=profile.device.dla_core)
     if place.name == "local":
         other = mismatch(profile.device, place.facts()) if profile.device.kind == "jetson" else ""
         if other:

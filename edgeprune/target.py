@@ -20,7 +20,9 @@ from edgeprune.errors import TargetError
 STRIDE = 32  # the coarsest stride of every Ultralytics detector; an imgsz off it is padded behind the user's back
 
 Statistic = Literal["p50", "p90", "p95", "p99"]
-RuntimeName = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "trtexec"]
+RuntimeName = Literal[
+    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec"
+]
 Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)]
@@ -161,6 +163,10 @@ class Measuring(_Part):
     """Samples of each model in a round."""
     time_limit_s: Positive = 60.0
     """Longest run of one measurement, in seconds."""
+    copies: bool = True
+    """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time."""
+    cuda_graph: bool = False
+    """On a GPU: capture an inference once and replay it, where the engine can be captured; the measurement says."""
     retries: Annotated[int, Field(ge=0, le=20)] = 2
     """How often an INCONCLUSIVE gate is measured again, with twice the samples each time."""
 
@@ -188,6 +194,8 @@ class Device(_Part):
     """Python on that device with NumPy and onnxruntime, for a runtime that needs one; found when empty."""
     lock_clocks: bool = True
     """Lock the board's clocks while something is built or timed, where the user may (``sudo -n``), and restore them."""
+    dla_core: Annotated[int, Field(ge=0, le=1)] | None = None
+    """Build engines for this DLA core; what it cannot take falls back to the GPU. Null for the GPU alone."""
 
 
 class Target(_Part):
@@ -224,6 +232,15 @@ class Target(_Part):
             raise ValueError(f"runtime: {self.runtime} needs an NVIDIA GPU; a cpu device allows onnxruntime")
         if self.device.kind == "cpu" and self.precision == "int8-fp16":
             raise ValueError("precision: int8-fp16 is for TensorRT; a cpu device allows fp32, fp16, int8")
+        core = self.device.dla_core
+        if core is not None and core >= self.device.dla_cores:
+            raise ValueError(f"device: dla_core {core} is not one of the board's {self.device.dla_cores} DLA cores")
+        if core is not None and self.runtime not in ("tensorrt", "trtexec"):
+            raise ValueError(f"device: dla_core needs the runtime tensorrt or trtexec; seen: {self.runtime}")
+        if self.measure.cuda_graph and self.device.kind == "cpu":
+            raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
+        if self.measure.cuda_graph and core is not None:
+            raise ValueError("measure: cuda_graph and device.dla_core exclude each other; a DLA cannot be captured")
         if self.device.kind != "jetson" and (self.device.power_mode or self.device.jetpack):
             raise ValueError(f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}")
         return self

@@ -116,6 +116,8 @@ def _settings(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
         rounds=measure.rounds,
         per_round=measure.per_round,
         time_limit_s=measure.time_limit_s,
+        copies=measure.copies,
+        cuda_graph=measure.cuda_graph,
     )
     asked = {"statistic": profile.budget.statistic, "retries": measure.retries}
     board = profile.device

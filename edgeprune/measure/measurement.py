@@ -49,7 +49,7 @@ class Measurement:
         )
 
 
-MUST_MATCH = ("identity", "runtime", "provider", "threads", "batch", "shapes")
+MUST_MATCH = ("identity", "runtime", "provider", "threads", "batch", "shapes", "copies", "cuda_graph")
 
 
 def differing_conditions(first: Measurement, second: Measurement) -> list[str]:

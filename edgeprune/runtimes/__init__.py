@@ -9,9 +9,14 @@ from edgeprune.runtimes.base import Runtime
 NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "trtexec")
 
 
-def runtime(name: str, device: Device | None = None) -> Runtime:
+def runtime(name: str, device: Device | None = None, *, dla_core: int | None = None) -> Runtime:
     """The runtime of this name on a device, this machine when None; whether it can be used there is its own
     ``availability()``.
+
+    Args:
+        name: one of ``NAMES``.
+        device: where it runs; this machine when None.
+        dla_core: the DLA core that TensorRT's engines are built for, with fallback to the GPU; None for the GPU.
 
     Raises:
         TargetError: no runtime has this name, or it cannot be driven from afar.
@@ -19,14 +24,15 @@ def runtime(name: str, device: Device | None = None) -> Runtime:
     from edgeprune.devices.local import local
     from edgeprune.devices.remote import RemoteDevice
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
-    from edgeprune.runtimes.tensorrt_ import TensorRt, TrtExec
+    from edgeprune.runtimes.tensorrt_ import TensorRt
+    from edgeprune.runtimes.trtexec_ import TrtExec
 
     made = {
         "onnxruntime": lambda: OnnxRuntime("cpu"),
         "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
-        "tensorrt": TensorRt,
-        "trtexec": lambda: TrtExec(device or local()),
+        "tensorrt": lambda: TensorRt(dla_core=dla_core),
+        "trtexec": lambda: TrtExec(device or local(), dla_core=dla_core),
     }
     if name not in made:
         raise TargetError(f"runtime {name!r} is not one of {', '.join(NAMES)}")

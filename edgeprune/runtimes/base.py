@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
+from edgeprune.runtimes.layer_info import Layer
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class BenchSettings:
         imgsz: height and width of free spatial axes, in pixels; None takes the model's metadata.
         cpus: CPUs that the process is pinned to; empty for no pinning.
         copies: on a GPU, whether copies between host and device are in the time.
+        cuda_graph: capture an inference once and replay it, where the runtime and the engine can; the measurement says
+            whether it was so.
     """
 
     threads: int = 1
@@ -57,6 +60,7 @@ class BenchSettings:
     imgsz: tuple[int, int] | None = None
     cpus: tuple[int, ...] = ()
     copies: bool = True
+    cuda_graph: bool = False
 
 
 class Session(Protocol):
@@ -85,8 +89,12 @@ class Runtime(ABC):
     runtime that is missing, ``StageError`` when an engine cannot be built."""
 
     name: str
+    suffix: str = ".onnx"
+    """Of its engines' file names: the graph itself for ONNX Runtime, a plan for TensorRT."""
     simulated: bool = False
     """True on a stand-in device: nothing that it says passes a gate."""
+    fit_for_dataset: bool = True
+    """Whether a session is fast enough for every image of a split; else some images are compared with the ONNX's."""
 
     @abstractmethod
     def availability(self) -> Availability:
@@ -114,6 +122,10 @@ class Runtime(ABC):
     @abstractmethod
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by the runtime's own profiler."""
+
+    def layer_info(self, model: Path) -> Sequence[Layer] | None:
+        """What the layers of an engine are and in which number format they work; None where the runtime cannot tell."""
+        return None
 
     def end_to_end(
         self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50

@@ -179,6 +179,11 @@ class Timed:
         )
         self.run()
         self.memory_rise = resident("VmHWM") - before
+        self.told = {}
+        self.begin()
+
+    def begin(self):
+        """Nothing measured yet."""
         self.values, self.warmups = [], []
         self.interrupted = 0
         self.cpu_ms = []
@@ -220,8 +225,13 @@ class Timed:
 
 def latency(job):
     """Interleaved samples of every model, ``rounds`` times ``per_round`` in an order that rotates."""
+    return interleaved(job, [Timed(path, job) for path in job["models"]], host)
+
+
+def interleaved(job, models, about):
+    """Rounds over loaded models, with what ``about()`` says of the process at the end; the time limit counts from here,
+    because a provider that compiles when it loads would have used it up."""
     started = perf_counter()
-    models = [Timed(path, job) for path in job["models"]]
     for model in models:
         tell(stage="warm-up", done=0, total=job["rounds"])
         model.warm_up(job["warmup_s"])
@@ -243,7 +253,7 @@ def latency(job):
         if job["time_limit_s"] and now - started > job["time_limit_s"]:
             break
     gc.enable()
-    return {"models": [describe(model) for model in models], "host": host()}
+    return {"models": [describe(model) for model in models], "host": about()}
 
 
 def describe(model):
@@ -257,6 +267,7 @@ def describe(model):
         "interrupted_share": model.interrupted / taken,
         "cpu_ms": model.cpu_ms,
         "cpu_share": sum(model.cpu_ms) / max(sum(model.values), 1e-9),
+        **model.told,
     }
 
 
@@ -347,7 +358,7 @@ def say(line):
     sys.stdout.flush()
 
 
-def serve(tasks):
+def serve(tasks, needs="onnxruntime"):
     """Do the job on stdin with the task that it names; 0 unless it crashed."""
     job = json.load(sys.stdin)
     if job.get("cpus"):
@@ -357,7 +368,7 @@ def serve(tasks):
     except JobError as error:
         say({"error": {"kind": error.kind, "message": str(error)}})
     except ImportError as error:
-        say({"error": {"kind": "device", "message": f"{error}; install onnxruntime for {sys.executable}"}})
+        say({"error": {"kind": "device", "message": f"{error}; install {needs} for {sys.executable}"}})
     except BrokenPipeError:
         os._exit(1)  # the caller ended; there is nobody to tell
     return 0

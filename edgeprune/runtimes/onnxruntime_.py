@@ -25,7 +25,8 @@ from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
-from edgeprune.runtimes.worker import BENCH_WORKER, END_TO_END_WORKER, run_worker
+from edgeprune.runtimes.onnx_facts import read_model, require_precision
+from edgeprune.runtimes.worker import BENCH_WORKER, END_TO_END_WORKER, rounds_told, run_worker
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -110,14 +111,14 @@ class OnnxRuntime(Runtime):
             StageError: the graph does not have the precision that was asked, or lost its metadata.
         """
         self._require()
-        proto = _read_model(onnx)
-        _require_precision(proto, precision, onnx)
+        proto = read_model(onnx)
+        require_precision(proto, precision, onnx)
         wanted = {entry.key: entry.value for entry in proto.metadata_props}
         partial = engine.with_name(f".{engine.name}.{uuid.uuid4().hex[:8]}.onnx")
         try:
             if self.provider != PROVIDERS["tensorrt"]:
                 self._optimise(onnx, partial)
-                proto = _read_model(partial)
+                proto = read_model(partial)
             found = {entry.key: entry.value for entry in proto.metadata_props}
             built = {"identity": self.identity(), "precision": precision}
             _set_metadata(proto, {**wanted, **found, ENGINE_KEY: json.dumps(built, sort_keys=True)})
@@ -169,12 +170,7 @@ class OnnxRuntime(Runtime):
         }
         identity, before = self.identity(), self._host()
 
-        def told(line: dict[str, Any]) -> None:
-            last = [f"{float(np.median(values)):.2f}" for values in line.get("last_ms", ())]
-            text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
-            progress(text, done=line["done"], total=line["total"])
-
-        result = self._work(job, told)
+        result = self._work(job, rounds_told(progress))
         after = self._host()
         return [
             Measurement(
@@ -325,16 +321,6 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _read_model(path: Path) -> Any:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return onnx.load(str(path))
-    except (OSError, DecodeError) as error:
-        raise DataError(f"{path}: not a readable ONNX file: {error}") from error
-
-
 def _set_metadata(proto: Any, entries: Mapping[str, str]) -> None:
     del proto.metadata_props[:]
     for key in sorted(entries):
@@ -346,25 +332,7 @@ def _engine_entry(path: Path) -> str:
     if ENGINE_KEY.encode() not in path.read_bytes():
         return ""
     try:
-        props = _read_model(path).metadata_props
+        props = read_model(path).metadata_props
     except DataError:
         return ""
     return next((entry.value for entry in props if entry.key == ENGINE_KEY), "")
-
-
-def _require_precision(proto: Any, precision: str, path: Path) -> None:
-    """Refuse a precision that the graph does not hold: a flag that is silently ignored builds an FP32 engine."""
-    from onnx import TensorProto
-
-    needs = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
-    if precision not in needs:
-        raise TargetError(f"precision {precision!r} is not one of {', '.join(needs)}")
-    held = {
-        "fp16": any(weight.data_type == TensorProto.FLOAT16 for weight in proto.graph.initializer),
-        "int8": any(node.op_type == "DequantizeLinear" for node in proto.graph.node),
-    }
-    for part in needs[precision]:
-        if not held[part]:
-            raise StageError(
-                f"{path}: asked for {precision}, but its graph holds no {part}; run the quantize stage on it first"
-            )

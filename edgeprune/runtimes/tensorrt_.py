@@ -1,91 +1,283 @@
-"""TensorRT and trtexec: found and reported, not driven yet. Whatever asks more than ``availability`` is told so."""
+"""TensorRT's Python API behind the runtime seam, on this machine: every build and every timing in a fresh process."""
 
 from __future__ import annotations
 
 import importlib
-import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from edgeprune.devices.base import Device
-from edgeprune.errors import DeviceError
+import numpy as np
+
+from edgeprune.devices.local import LocalDevice
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
+from edgeprune.measure.conditions import host_conditions
 from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
+from edgeprune.runtimes.bench_worker import JobError
+from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
+from edgeprune.runtimes.identity import identity_on
+from edgeprune.runtimes.layer_info import Layer, layer_info_of
+from edgeprune.runtimes.onnx_facts import onnx_facts
+from edgeprune.runtimes.trtexec_argv import KNOWN, NEWEST_MAJOR, OLDEST
+from edgeprune.runtimes.worker import rounds_told, run_worker
 
-TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")  # where JetPack puts it, off the PATH
-UNDRIVEN = "this version of edgeprune does not drive it yet"
-INSTEAD = "set the target's runtime to onnxruntime-tensorrt"
-OLDEST = (10, 3)  # JetPack 6.1; older builders cannot take a strongly typed network
+WORKER = "edgeprune.runtimes.tensorrt_worker"
+INSTALL = 'pip install "tensorrt>=10.3,<12" "cuda-bindings>=12.8,<14"'
+ON_A_JETSON = "on a Jetson: sudo apt install python3-libnvinfer, and a venv with --system-site-packages"
 
 
-class _Undriven(Runtime):
-    """What both have in common until they are driven: an honest refusal."""
+class TensorRt(Runtime):
+    """TensorRT 10.3 to 11 by its Python API, with CUDA by NVIDIA's own bindings.
 
-    def _refuse(self) -> NoReturn:
-        found = self.availability()
-        raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
+    Args:
+        dla_core: build engines for this DLA core, with fallback to the GPU.
+        keep_timing_cache: keep a timing cache for each device identity on this machine.
+    """
+
+    name = "tensorrt"
+    suffix = ".engine"
+
+    def __init__(self, *, dla_core: int | None = None, keep_timing_cache: bool = True) -> None:
+        self.dla_core = dla_core
+        self.keep_timing_cache = keep_timing_cache
+
+    def availability(self) -> Availability:
+        """Whether a known TensorRT, CUDA's bindings and a GPU are here; stubs alone import as an empty namespace."""
+        try:
+            module = importlib.import_module("tensorrt")
+        except ImportError as error:
+            return Availability(False, f"TensorRT does not import ({error})", f"{INSTALL}; {ON_A_JETSON}")
+        if not hasattr(module, "Builder"):
+            return Availability(False, "only TensorRT's type stubs are installed", f"{INSTALL}; {ON_A_JETSON}")
+        version = str(getattr(module, "__version__", "0"))
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        if numbers < OLDEST[:2]:
+            return Availability(
+                False,
+                f"TensorRT {version} is too old; known are {KNOWN}",
+                f"install JetPack 6.1 or newer, or {INSTALL}",
+            )
+        if numbers[0] > NEWEST_MAJOR:
+            return Availability(False, f"TensorRT {version} is newer than what edgeprune knows ({KNOWN})", INSTALL)
+        try:
+            from edgeprune.runtimes.cuda_ import runtime as cuda_bindings
+
+            error, count = cuda_bindings().cudaGetDeviceCount()
+        except ImportError as failed:
+            return Availability(
+                False, f"CUDA's bindings do not import ({failed})", 'pip install "cuda-bindings>=12.8,<14"'
+            )
+        if int(error) != 0 or not count:
+            return Availability(
+                False,
+                f"TensorRT {version} is here, but CUDA finds no GPU ({getattr(error, 'name', error)})",
+                "check the driver: nvidia-smi",
+            )
+        return Availability(True, f"TensorRT {version}")
 
     def identity(self) -> dict[str, str]:
-        self._refuse()
+        """The machine's own, TensorRT's version, and the GPU where nvidia-smi names one."""
+        self._require()
+        version = importlib.import_module("tensorrt").__version__
+        return identity_on(LocalDevice(), f"tensorrt {version}", self.dla_core)
 
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
-        self._refuse()
+        """Build an engine, with its facts beside it.
 
-    def session(self, model: Path, *, threads: int = 0) -> AbstractContextManager[Session]:
-        self._refuse()
+        Raises:
+            DataError: ``onnx`` cannot be read.
+            StageError: the graph does not have the precision that was asked, or TensorRT cannot build it.
+        """
+        self._require()
+        graph, identity = onnx_facts(onnx, precision=precision), self.identity()
+        cache = timing_cache_for(identity) if self.keep_timing_cache else None
+        job = {
+            "task": "build",
+            "onnx": str(Path(onnx).resolve()),
+            "engine": str(Path(engine).resolve()),
+            "timing_cache": str(cache) if cache is not None else "",
+            "shapes": graph.free_shapes(),
+            "dla_core": self.dla_core,
+        }
+        try:
+            made = run_worker(job, module=WORKER)
+        except (DataError, ToolError) as error:
+            raise StageError(str(error)) from error
+        write_facts(
+            engine,
+            EngineFacts(
+                builder=f"tensorrt {made['version']}",
+                identity=identity,
+                precision=precision,
+                inputs=graph.inputs,
+                outputs=graph.outputs,
+                metadata=graph.metadata,
+                layers=_layers(made["layers"]),
+                shapes=graph.free_shapes(),
+                dla_core=self.dla_core,
+                build_s=made["build_s"],
+            ),
+        )
+
+    def layer_info(self, model: Path) -> tuple[Layer, ...]:
+        """Layers of an engine: from its facts, else by loading it here."""
+        facts = self._known(model)
+        if facts is not None:
+            return facts.layers
+        from edgeprune.runtimes import tensorrt_engine
+
+        try:
+            engine = tensorrt_engine.loaded(Path(model).read_bytes(), tensorrt_engine.Log(), self.dla_core)
+        except JobError as error:
+            raise _mapped(error) from error
+        return _layers(tensorrt_engine.inspected(engine, None))
+
+    @contextmanager
+    def session(self, model: Path, *, threads: int = 0) -> Iterator[Session]:
+        """Load an engine in this process."""
+        facts = self._known(model)
+        from edgeprune.runtimes.cuda_ import Cuda, CudaError
+        from edgeprune.runtimes.tensorrt_engine import LoadedEngine
+
+        try:
+            engine = LoadedEngine(Path(model).read_bytes(), Cuda(spin=False), **_options(facts))
+        except JobError as error:
+            raise _mapped(error) from error
+        except CudaError as error:
+            raise DeviceError(str(error)) from error
+        yield EngineSession(engine, facts)
 
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
     ) -> list[Measurement]:
-        self._refuse()
+        """Time engines in one fresh process, interleaved; see :mod:`edgeprune.runtimes.tensorrt_worker`.
+
+        Samples are GPU time of one inference at a time; ``settings.threads`` and ``imgsz`` have no meaning here.
+        """
+        job = self._job("latency", models) | {
+            "copies": settings.copies,
+            "cuda_graph": settings.cuda_graph and self.dla_core is None,
+            "warmup_s": settings.warmup_s,
+            "rounds": settings.rounds,
+            "per_round": settings.per_round,
+            "time_limit_s": settings.time_limit_s,
+            "seed": settings.seed,
+            "cpus": settings.cpus,
+        }
+        identity, before = self.identity(), host_conditions()
+
+        result = run_worker(job, rounds_told(progress), module=WORKER)
+        return [
+            Measurement(
+                name="latency",
+                unit="ms",
+                values=tuple(row["values"]),
+                warmups=tuple(row["warmups"]),
+                conditions={
+                    "identity": identity,
+                    "runtime": self.name,
+                    "provider": self.name,
+                    "threads": settings.threads,
+                    "batch": next(iter(row["shapes"].values()))[0],
+                    "shapes": row["shapes"],
+                    "per_round": settings.per_round,
+                    "copies": settings.copies,
+                    "scope": "copies in, inference, copies out" if settings.copies else "inference on the device alone",
+                    "clock": "CUDA events",
+                    "cuda_graph": row["cuda_graph"],
+                    "cuda_graph_asked": settings.cuda_graph,
+                    "spin_wait": True,
+                    "in_flight": 1,
+                    "device_rise_bytes": row["device_rise_bytes"],
+                    "model": Path(path).name,
+                    "models_in_run": len(models),
+                    "warm": row["warm"],
+                    "load_ms": row["load_ms"],
+                    "interrupted_share": row["interrupted_share"],
+                    "worker": result["host"],
+                    "host": before,
+                },
+            )
+            for path, row in zip(models, result["models"], strict=True)
+        ]
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
-        self._refuse()
+        """Per-layer times by TensorRT's profiler, in a fresh process; ``op`` is TensorRT's word for the layer."""
+        types = {layer.name: layer.type for layer in self.layer_info(model)}
+        result = run_worker(self._job("profile", [model]) | {"runs": runs}, module=WORKER)
+        return [
+            LayerTime(
+                row["name"], types.get(row["name"], ""), row["mean_ms"], {"median_ms": row["median_ms"], "runs": runs}
+            )
+            for row in result["layers"]
+        ]
+
+    def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float]:
+        """Memory of a fresh process with this engine alone: of the host, and ``device_bytes`` of the GPU."""
+        return run_worker(self._job("memory", [model]), module=WORKER)
+
+    def _job(self, task: str, models: Sequence[Path]) -> dict[str, Any]:
+        if not models:
+            raise TargetError("no model to measure; give at least one engine")
+        known = {str(Path(model).resolve()): self._known(model) for model in models}
+        return {
+            "task": task,
+            "models": [str(Path(model).resolve()) for model in models],
+            "options": {path: _options(facts) for path, facts in known.items()},
+        }
+
+    def _known(self, model: Path) -> EngineFacts | None:
+        """Facts of an engine that may run here; an ONNX file is not one."""
+        self._require()
+        model = Path(model)
+        if not model.is_file():
+            raise DataError(f"{model}: no such file")
+        if model.suffix == ".onnx":
+            raise DataError(
+                f"{model}: TensorRT runs engines; build one, or measure the graph with --runtime onnxruntime-tensorrt"
+            )
+        facts = read_facts(model)
+        refuse_foreign(model, facts, self.identity())
+        return facts
+
+    def _require(self) -> None:
+        if not (found := self.availability()).ok:
+            raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
 
 
-class TensorRt(_Undriven):
-    """TensorRT's Python API."""
+class EngineSession:
+    """A loaded engine as the seam wants it; ``metadata`` is its ONNX file's."""
 
-    name = "tensorrt"
+    def __init__(self, engine: Any, facts: EngineFacts | None) -> None:
+        self._engine = engine
+        self.input_names: list[str] = list(engine.inputs)
+        self.output_names: list[str] = list(facts.outputs) if facts else list(engine.outputs)
+        self.metadata: dict[str, str] = dict(facts.metadata) if facts else {}
 
-    def availability(self) -> Availability:
-        """Whether a real TensorRT of 10.3 or newer imports; its stubs alone import as an empty namespace."""
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name for inputs by name."""
         try:
-            module = importlib.import_module("tensorrt")
-        except ImportError as error:
-            return Availability(
-                False, f"TensorRT does not import ({error})", "pip install tensorrt polygraphy, or run on the device"
-            )
-        if not hasattr(module, "Builder"):
-            return Availability(
-                False, "only TensorRT's stubs are installed", "pip install tensorrt polygraphy, or run on the device"
-            )
-        version = str(getattr(module, "__version__", "0"))
-        if _numbers(version) < OLDEST:
-            return Availability(False, f"TensorRT {version} is older than 10.3", "install JetPack 6.1 or newer")
-        return Availability(False, f"TensorRT {version} is here, but {UNDRIVEN}", INSTEAD)
+            found = self._engine.run(inputs)
+        except JobError as error:
+            raise _mapped(error) from error
+        return {name: found[name] for name in self.output_names}
 
 
-class TrtExec(_Undriven):
-    """NVIDIA's command-line builder, part of every JetPack."""
-
-    name = "trtexec"
-
-    def __init__(self, device: Device | None = None) -> None:
-        self.device = device
-
-    def availability(self) -> Availability:
-        """Whether trtexec is on the PATH or where JetPack puts it."""
-        found = shutil.which("trtexec") or (str(TRTEXEC) if TRTEXEC.is_file() else "")
-        if found:
-            return Availability(False, f"{found} is here, but {UNDRIVEN}", INSTEAD)
-        return Availability(
-            False, f"trtexec is neither on the PATH nor at {TRTEXEC}", "on a Jetson: sudo apt install nvidia-jetpack"
-        )
+def _options(facts: EngineFacts | None) -> dict[str, Any]:
+    return {"shapes": dict(facts.shapes), "dla_core": facts.dla_core} if facts else {}
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+def _layers(text: str) -> tuple[Layer, ...]:
+    try:
+        return layer_info_of(text).layers
+    except ValueError as error:
+        raise DeviceError(f"TensorRT's inspector cannot be read: {error}; see {json.dumps(text[:80])}") from error
+
+
+def _mapped(error: JobError) -> DataError | DeviceError:
+    return DataError(str(error)) if error.kind == "data" else DeviceError(str(error))

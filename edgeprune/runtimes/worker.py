@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import edgeprune
 from edgeprune.errors import DataError, DeviceError, ToolError
+from edgeprune.progress import Progress
 
 TAIL_BYTES = 4000
 BENCH_WORKER = "edgeprune.runtimes.bench_worker"
@@ -78,6 +80,17 @@ def answered(answer: Mapping[str, Any], returncode: int, argv: Sequence[str], ta
         kinds: dict[str, type[DataError] | type[DeviceError]] = {"data": DataError, "device": DeviceError}
         raise kinds[answer["error"]["kind"]](answer["error"]["message"])
     raise ToolError(argv, returncode, tail)
+
+
+def rounds_told(progress: Progress) -> Callable[[dict[str, Any]], None]:
+    """What a worker says of its interleaved rounds, for people: the last medians side by side."""
+
+    def told(line: dict[str, Any]) -> None:
+        last = [f"{statistics.median(values):.2f}" for values in line.get("last_ms", ())]
+        text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
+        progress(text, done=line["done"], total=line["total"])
+
+    return told
 
 
 def _named(argv: Sequence[str]) -> list[str]:

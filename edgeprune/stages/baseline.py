@@ -50,7 +50,9 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     return Output(
         {"model": ("checkpoint", model), **files},
         {
-            "accuracy": compiling.measured_accuracy(context, files),
+            "accuracy": compiling.measured_accuracy(
+                context, files["onnx"][1], files["engine"][1] if "engine" in files else None
+            ),
             "parameters": checkpoint.parameter_count(source.model),
             "signature": checkpoint.shape_signature(source.model),
             "bytes": {role: path.stat().st_size for role, (_, path) in files.items()},

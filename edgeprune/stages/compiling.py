@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import StageError
 from edgeprune.stages.base import Context
+from edgeprune.stages.parity import parity_facts
 
 if TYPE_CHECKING:
     from edgeprune.export.onnx import ExportInfo
@@ -89,33 +90,46 @@ def compiled(context: Context, checkpoint: Path, folder: Path) -> dict[str, tupl
         in_precision(context, onnx, low)
         files["onnx"] = ("onnx", low)
     if context.usable:
-        engine = folder / "engine.onnx"
+        engine = engine_path(context, folder)
         context.runtime.engine_from_onnx(files["onnx"][1], engine, precision=context.target.precision)
         files["engine"] = ("engine", engine)
     return files
 
 
-def measured_accuracy(context: Context, files: dict[str, tuple[str, Path]]) -> dict[str, Any]:
-    """Accuracy of the artifact itself: the engine by the target's runtime, or the ONNX on this CPU without it.
+def engine_path(context: Context, folder: Path) -> Path:
+    """Where the engine of a stage lies: ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT."""
+    return folder / f"engine{context.runtime.suffix}"
+
+
+def measured_accuracy(context: Context, onnx: Path, engine: Path | None) -> dict[str, Any]:
+    """Accuracy of the artifact itself: the engine by the target's runtime, or its ONNX on this CPU without one.
+
+    A runtime that starts a process for every inference is not asked for a whole split: the ONNX is, and the engine's
+    outputs for some images are compared with the ONNX's (``agreement``, as
+    :class:`~edgeprune.export.parity.ParityInfo` has it).
 
     Returns what :class:`~edgeprune.measure.accuracy.Accuracy` has, and ``value`` with its ``metric`` for the gates and
     ``measured_on``.
     """
+    from edgeprune.export.graph import metadata_of
     from edgeprune.measure.accuracy import accuracy
 
-    role = "engine" if "engine" in files else "onnx"
+    by_engine = engine is not None and context.runtime.fit_for_dataset
     result = accuracy(
-        files[role][1],
+        engine if engine is not None and by_engine else onnx,
         data=context.dataset,
         imgsz=context.target.imgsz,
         split=context.target.accuracy.split,
         batch=context.target.batch,
-        runtime=context.runtime if role == "engine" else None,
+        runtime=context.runtime if by_engine else None,
+        metadata=metadata_of(onnx) if by_engine else None,
         progress=context.reporter.progress,
     )
+    agreed = parity_facts(context, onnx, engine, runtime=context.runtime) if engine and not by_engine else None
     return {
         **result.to_json(),
         "value": result.map50_95,
         "metric": "top-1 accuracy" if result.task == "classify" else "mAP50-95",
-        "measured_on": context.runtime.name if role == "engine" else "onnxruntime on this CPU",
+        "measured_on": context.runtime.name if by_engine else "onnxruntime on this CPU",
+        **({"agreement": agreed} if agreed else {}),
     }

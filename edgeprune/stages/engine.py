@@ -10,6 +10,8 @@ from typing import Any
 from edgeprune.gate import Gate, accuracy_gate, at_most, informs, not_real, pending, speed_up_gate
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context, Judged, Output, Stage
+from edgeprune.stages.parity import agreement_gate
+from edgeprune.stages.precision import precision_facts, precision_gate
 from edgeprune.workspace import Key, Record
 
 
@@ -61,11 +63,11 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     lint = _lint(context, onnx)
     if context.usable:
         context.reporter.progress(f"compiling for {context.target.runtime}")
-        engine = folder / "engine.onnx"
+        engine = compiling.engine_path(context, folder)
         context.runtime.engine_from_onnx(onnx, engine, precision=context.target.precision)
         files["engine"] = ("engine", engine)
     context.reporter.progress("measuring the accuracy of the artifact")
-    accuracy = compiling.measured_accuracy(context, files or {"onnx": ("onnx", onnx)})
+    accuracy = compiling.measured_accuracy(context, onnx, files["engine"][1] if files else None)
     facts: dict[str, Any] = {
         "lint": lint,
         "accuracy": accuracy,
@@ -80,6 +82,9 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
             context.records["baseline"].path("engine"),
             files["engine"][1],
             threads=context.target.measure.threads,
+        )
+        facts["precision"] = precision_facts(
+            context.runtime, files["engine"][1], context.target.precision, facts["layers"]["candidate"]
         )
     return Output(files, facts)
 
@@ -104,6 +109,8 @@ def _judge(context: Context, record: Record) -> Judged:
         if errors:
             gate = replace(gate, reason=f"{errors[0]['rule']}: {errors[0]['message']}; {errors[0]['remedy']}")
         others.insert(0, gate)
+    if held := record.facts.get("precision"):
+        others.insert(0, precision_gate("engine", held, context.target.precision))
     budget = context.target.budget
     if not context.usable:
         latency = pending("engine", f"latency {budget.statistic}", _limit_ms(context), "ms", context.next_command)
@@ -125,6 +132,8 @@ def _accuracy(context: Context, record: Record) -> list[Gate]:
     before, after = context.records["baseline"].facts["accuracy"], record.facts["accuracy"]
     floor = context.target.accuracy.max_map_drop
     gate = accuracy_gate("engine", before["value"], after["value"], floor, metric=after["metric"])
+    if context.usable and "agreement" in after:
+        return [gate, agreement_gate("engine", after["agreement"])]
     if context.usable:
         return [gate]
     # The graph was judged by another runtime: worth knowing, but not a verdict on an engine that nobody has built yet.

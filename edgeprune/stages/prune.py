@@ -40,6 +40,7 @@ def _inputs(context: Context) -> Mapping[str, Any]:
             "prune": target.prune.model_dump(),
             "data": context.dataset.digest,
             "threads": target.measure.threads,
+            "scope": {"copies": target.measure.copies, "cuda_graph": target.measure.cuda_graph},
             "seed": context.seed,
         },
     }

@@ -27,6 +27,8 @@ def settings(context: Context, effort: float = 1.0) -> BenchSettings:
         seed=context.seed,
         batch=context.target.batch,
         imgsz=(context.target.imgsz, context.target.imgsz),
+        copies=measure.copies,
+        cuda_graph=measure.cuda_graph,
     )
     if effort < 1:
         return wanted

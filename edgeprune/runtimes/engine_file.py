@@ -1,0 +1,117 @@
+"""What belongs to a TensorRT engine but has no place in its file: kept beside it, as ``model.engine.json``.
+
+A plan holds no class names, does not say what was asked of it, and an inspector needs the GPU; so the builder writes
+all of it down once. The file names the engine by its digest: one that lies beside another engine is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.errors import DataError, DeviceError
+from edgeprune.runtimes.layer_info import Layer, layers_from_json
+from edgeprune.runtimes.onnx_facts import InputFacts
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """How an engine came to be.
+
+    Attributes:
+        builder: program and version, ``trtexec 10.3.0``.
+        identity: of the device that it was built on; another device refuses it.
+        precision: what was asked; what it became is in ``layers``.
+        inputs: names, types and shapes.
+        outputs: names, in the graph's order.
+        metadata: of its ONNX file (names, stride, task, imgsz).
+        layers: from the engine inspector.
+        shapes: input name to shape, where the graph left axes free.
+        dla_core: the DLA core it was built for, or None.
+        build_s: seconds that the builder took.
+        simulated: built by a stand-in, not by a device.
+    """
+
+    builder: str
+    identity: Mapping[str, str]
+    precision: str
+    inputs: tuple[InputFacts, ...]
+    outputs: tuple[str, ...]
+    metadata: Mapping[str, str]
+    layers: tuple[Layer, ...]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dla_core: int | None = None
+    build_s: float = 0.0
+    simulated: bool = False
+
+
+def facts_path(engine: Path) -> Path:
+    """Where the facts of an engine lie."""
+    return engine.with_name(engine.name + ".json")
+
+
+def write_facts(engine: Path, facts: EngineFacts) -> None:
+    """Write the facts of an engine that is there already."""
+    data = {"engine": sha256_of(engine), **asdict(facts)}
+    write_atomically(facts_path(engine), json.dumps(data, indent=1, sort_keys=True))
+
+
+def read_facts(engine: Path) -> EngineFacts | None:
+    """The facts of an engine; None when none were kept.
+
+    Raises:
+        DataError: they are damaged, or are those of another engine.
+    """
+    path = facts_path(engine)
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        digest = data.pop("engine")
+        data["layers"] = tuple(layers_from_json(data["layers"]))
+        data["inputs"] = tuple(InputFacts(**{**one, "shape": tuple(one["shape"])}) for one in data["inputs"])
+        data["outputs"] = tuple(data["outputs"])
+        data["shapes"] = {name: tuple(shape) for name, shape in data["shapes"].items()}
+        facts = EngineFacts(**data)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); build the engine again") from error
+    if digest != sha256_of(engine):
+        raise DataError(f"{path} belongs to another engine than {engine.name}; build the engine again")
+    return facts
+
+
+def refuse_foreign(engine: Path, facts: EngineFacts | None, here: Mapping[str, str]) -> None:
+    """Engines are tied to the TensorRT version and the GPU; what fails to load, or worse does not, is refused first.
+
+    Raises:
+        DeviceError: the engine was built under another identity.
+    """
+    if facts is None:
+        return
+    keys = sorted({*facts.identity, *here})
+    differ = [
+        f"{key} ({facts.identity.get(key)}, here {here.get(key)})"
+        for key in keys
+        if facts.identity.get(key) != here.get(key)
+    ]
+    if differ:
+        raise DeviceError(
+            f"{engine}: this engine was built elsewhere: {', '.join(differ)}; build it here from the ONNX file"
+        )
+
+
+def timing_cache_for(identity: Mapping[str, str]) -> Path:
+    """The timing cache of a device identity, on this machine; it makes the next build there faster and alike.
+
+    Under ``$EDGEPRUNE_CACHE``, else ``$XDG_CACHE_HOME/edgeprune``, else ``~/.cache/edgeprune``.
+    """
+    given, cache = os.environ.get("EDGEPRUNE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    root = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "edgeprune"
+    digest = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
+    return root / "timing" / f"{digest[:16]}.cache"

@@ -1,0 +1,103 @@
+"""What a builder has to know of an ONNX file before it compiles it: inputs, free axes, metadata, number formats."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import DataError, StageError, TargetError
+
+PRECISIONS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """One input of a graph: ``shape`` with every axis filled, ``free`` when the graph left one open."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    free: bool
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """Inputs and names of outputs in their order, and ``metadata_props`` as text."""
+
+    inputs: tuple[InputFacts, ...]
+    outputs: tuple[str, ...]
+    metadata: dict[str, str]
+
+    def free_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes to build for, by input name; empty when the graph fixes all of them."""
+        if not any(one.free for one in self.inputs):
+            return {}
+        return {one.name: one.shape for one in self.inputs}
+
+
+def read_model(path: Path) -> Any:
+    """The parsed file; ``DataError`` when it is none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(str(path))
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{path}: not a readable ONNX file: {error}") from error
+
+
+def onnx_facts(path: Path, *, precision: str = "fp32") -> OnnxFacts:
+    """Read a graph that is to be compiled.
+
+    Free axes take the batch 1 and the image size that Ultralytics' metadata tells.
+
+    Raises:
+        DataError: not an ONNX file, or a free axis that nothing fills.
+        StageError: the graph does not hold the precision that was asked.
+        TargetError: no such precision.
+    """
+    proto = read_model(path)
+    require_precision(proto, precision, path)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    sides: list[int] = []
+    with contextlib.suppress(ValueError, SyntaxError, TypeError):
+        sides = [int(side) for side in ast.literal_eval(metadata.get("imgsz", "[]"))]
+    constants = {one.name for one in proto.graph.initializer}
+    inputs = tuple(_input(value, sides, path) for value in proto.graph.input if value.name not in constants)
+    return OnnxFacts(inputs, tuple(value.name for value in proto.graph.output), metadata)
+
+
+def require_precision(proto: Any, precision: str, path: Path) -> None:
+    """Refuse a precision that the graph does not hold: a flag that is silently ignored builds an FP32 engine."""
+    from onnx import TensorProto
+
+    if precision not in PRECISIONS:
+        raise TargetError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    held = {
+        "fp16": any(weight.data_type == TensorProto.FLOAT16 for weight in proto.graph.initializer),
+        "int8": any(node.op_type == "DequantizeLinear" for node in proto.graph.node),
+    }
+    for part in PRECISIONS[precision]:
+        if not held[part]:
+            raise StageError(
+                f"{path}: asked for {precision}, but its graph holds no {part}; run the quantize stage on it first"
+            )
+
+
+def _input(value: Any, sides: list[int], path: Path) -> InputFacts:
+    from onnx import helper
+
+    kind = value.type.tensor_type
+    sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in kind.shape.dim]
+    filled = list(sizes)
+    for axis, size in enumerate(sizes):
+        if size <= 0:
+            image = len(sizes) == 4 and axis >= 2 and len(sides) == 2
+            filled[axis] = 1 if axis == 0 else (sides[axis - 2] if image else 0)
+        if filled[axis] <= 0:
+            raise DataError(f"{path}: input {value.name} leaves axis {axis} free; export it with a fixed size")
+    dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return InputFacts(value.name, dtype, tuple(filled), filled != sizes)

@@ -1,0 +1,98 @@
+"""What an engine really computes in: shares of its layers and of its time by number format, and what fell off a DLA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgeprune.runtimes.base import LayerTime
+from edgeprune.runtimes.layer_info import Layer
+
+ASKED: Mapping[str, tuple[str, ...]] = {
+    "fp32": ("fp32",),
+    "fp16": ("fp16", "bf16"),
+    "int8": ("int8",),
+    "int8-fp16": ("int8", "fp16", "bf16"),
+}
+LEAST_SHARE = 0.5
+"""Least share of the multiplying layers' time in the asked format. A build that ignored the request has none of it; one
+that kept it has nearly all, less the few layers that were kept in float for accuracy."""
+
+NOTHING_LEFT = 0.01  # a rest this small may be in any format
+
+
+@dataclass(frozen=True)
+class PrecisionShare:
+    """How the work of an engine is spread.
+
+    Attributes:
+        layers: format to its share of the multiplying layers (of the computing ones where nothing multiplies).
+        time: the same by time; empty without layer times.
+        counts: format to the number of layers counted in ``layers``.
+        moving_time: share of the whole time that only moves values; None without layer times.
+        dla: layers placed on a DLA.
+        fallbacks: names of computing layers that run on the GPU although others run on a DLA.
+    """
+
+    layers: Mapping[str, float]
+    time: Mapping[str, float]
+    counts: Mapping[str, int]
+    moving_time: float | None
+    dla: int
+    fallbacks: tuple[str, ...]
+
+    def of(self, precision: str) -> float:
+        """Share of time, or of layers without times, in the format that a target calls ``precision``."""
+        shares = self.time or self.layers
+        return sum(shares.get(name, 0.0) for name in ASKED[precision])
+
+    def held(self, precision: str) -> float:
+        """How much of what was asked is there, 0 to 1; for ``int8-fp16`` the lesser of INT8's share and of FP16's share
+        of the rest."""
+        if precision != "int8-fp16":
+            return self.of(precision)
+        int8 = self.of("int8")
+        rest = 1 - int8
+        return min(int8, self.of("fp16") / rest if rest > NOTHING_LEFT else 1.0)
+
+    def text(self) -> str:
+        """``int8 81 %, fp16 19 % of the time of 57 layers``."""
+        shares = self.time or self.layers
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda one: -one[1]))
+        count = sum(self.counts.values())
+        placed = f"; {self.dla} on the DLA, {len(self.fallbacks)} fell back to the GPU" if self.dla else ""
+        return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{placed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the record of a build."""
+        return asdict(self) | {"fallbacks": list(self.fallbacks)}
+
+
+def precision_share(layers: Sequence[Layer], times: Sequence[LayerTime] = ()) -> PrecisionShare:
+    """Shares by number format, over the layers that multiply: a detector's arithmetic, where precision is what counts.
+
+    Args:
+        layers: of the engine, from its inspector.
+        times: of the same engine; a layer that the profiler does not name counts with no time.
+    """
+    spent = {layer.name: layer.mean_ms for layer in times}
+    counted = [layer for layer in layers if layer.kind == "multiplies"] or [
+        layer for layer in layers if layer.kind == "computes"
+    ]
+    counts: dict[str, int] = {}
+    took: dict[str, float] = {}
+    for layer in counted:
+        counts[layer.precision] = counts.get(layer.precision, 0) + 1
+        took[layer.precision] = took.get(layer.precision, 0.0) + spent.get(layer.name, 0.0)
+    whole, everything = sum(took.values()), sum(spent.values())
+    moving = sum(spent.get(layer.name, 0.0) for layer in layers if layer.kind == "moves")
+    on_dla = sum(layer.placed == "dla" for layer in layers)
+    return PrecisionShare(
+        layers={name: count / len(counted) for name, count in counts.items()},
+        time={name: ms / whole for name, ms in took.items()} if whole > 0 else {},
+        counts=counts,
+        moving_time=moving / everything if everything > 0 else None,
+        dla=on_dla,
+        fallbacks=tuple(one.name for one in layers if on_dla and one.placed == "gpu" and one.kind != "moves"),
+    )

@@ -1,0 +1,266 @@
+"""TensorRT's Python API, 10.3 to 11: build an engine, load it, run it. The only file that calls it.
+
+Everything here exists in every one of these versions: precision is the graph's (a strongly typed network, the only kind
+that 11 has), tensors go by name, and nothing that 11 removed is used. Tests check the calls against the type stubs
+of the API of 10.13 and the list of names that 11 removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import tensorrt as trt
+
+from edgeprune.runtimes.bench_worker import JobError
+from edgeprune.runtimes.cuda_ import Cuda, CudaError
+from edgeprune.runtimes.trtexec_output import meaning_of
+
+LETTERS = {"INTERNAL_ERROR": "E", "ERROR": "E", "WARNING": "W", "INFO": "I", "VERBOSE": "V"}
+KEPT_LINES = 400
+
+
+class Log(trt.ILogger):
+    """Keeps what TensorRT says, in trtexec's form, so that one reader explains both."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.lines: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        """Called by TensorRT, from any of its threads."""
+        letter = LETTERS.get(severity.name, "I")
+        if letter in "EW" and len(self.lines) < KEPT_LINES:
+            self.lines.append(f"[{letter}] [TRT] {msg}")
+
+    def meaning(self) -> str:
+        """Why the last thing failed, in one line."""
+        return meaning_of("\n".join(self.lines)) or "TensorRT gave no reason"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, what the inspector says of it, the timing cache as it is now, and the seconds it took."""
+
+    plan: bytes
+    layers: str
+    timing_cache: bytes
+    build_s: float
+
+
+def build(
+    onnx: Path,
+    *,
+    timing_cache: bytes = b"",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+) -> Built:
+    """Build an engine from a graph whose precision is its own.
+
+    Args:
+        onnx: the graph.
+        timing_cache: from an earlier build under the same device identity.
+        shapes: input name to shape, for a graph with free axes.
+        dla_core: build for this DLA core, with fallback to the GPU.
+
+    Raises:
+        JobError: TensorRT refuses the graph or cannot build it; ``kind`` is ``data``.
+    """
+    started = perf_counter()
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        said = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+        raise JobError("data", f"{onnx}: {log.meaning() if log.lines else '; '.join(said)}")
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    cache = config.create_timing_cache(timing_cache)
+    # a cache of another device is no cache: TensorRT refuses it, and the build starts from an empty one
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    if shapes:
+        profile = builder.create_optimization_profile()
+        for name, shape in shapes.items():
+            size = trt.Dims(list(shape))
+            profile.set_shape(name, size, size, size)
+        config.add_optimization_profile(profile)
+    if dla_core is not None:
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = dla_core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise JobError("data", f"{onnx}: TensorRT cannot build an engine: {log.meaning()}")
+    data = bytes(plan)
+    layers = inspected(loaded(data, log, dla_core), None)
+    return Built(data, layers, bytes(config.get_timing_cache().serialize()), perf_counter() - started)
+
+
+def loaded(plan: bytes, log: Log, dla_core: int | None = None) -> trt.ICudaEngine:
+    """Deserialise a plan.
+
+    Raises:
+        JobError: it is no plan, or one of another TensorRT or GPU; ``kind`` is ``device``.
+    """
+    runtime = trt.Runtime(log)
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise JobError("device", f"the engine cannot be loaded: {log.meaning()}")
+    return engine
+
+
+def inspected(engine: trt.ICudaEngine, context: trt.IExecutionContext | None) -> str:
+    """The inspector's JSON of a whole engine."""
+    inspector = engine.create_engine_inspector()
+    if context is not None:
+        inspector.execution_context = context
+    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+
+
+class Profiler(trt.IProfiler):
+    """Collects the time of every layer, in milliseconds, run by run."""
+
+    def __init__(self) -> None:
+        trt.IProfiler.__init__(self)
+        self.ms: dict[str, list[float]] = {}
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        """Called by TensorRT for every layer of a run, in order of execution."""
+        self.ms.setdefault(layer_name, []).append(ms)
+
+
+class LoadedEngine:
+    """An engine on the GPU with memory for its tensors, ready to run in the stream of ``cuda``.
+
+    Args:
+        plan: the file's bytes.
+        cuda: the stream.
+        shapes: input name to shape, where the engine leaves axes free.
+        dla_core: the DLA core that it was built for.
+
+    Raises:
+        JobError: it cannot be loaded, a tensor's type or size is not known beforehand, or the GPU has no room.
+    """
+
+    def __init__(
+        self,
+        plan: bytes,
+        cuda: Cuda,
+        *,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        dla_core: int | None = None,
+    ) -> None:
+        self.cuda = cuda
+        self.log = Log()
+        self.engine = loaded(plan, self.log, dla_core)
+        self.context = self.engine.create_execution_context()
+        if self.context is None:
+            raise JobError("device", f"the engine cannot be prepared: {self.log.meaning()}")
+        self.inputs: dict[str, np.ndarray] = {}
+        self.outputs: dict[str, np.ndarray] = {}
+        self._device: dict[str, int] = {}
+        self._graph: Any = None
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        takes = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        for name in takes:
+            if shapes and name in shapes:
+                self.context.set_input_shape(name, tuple(shapes[name]))
+        for name in names:
+            array = self._pinned(name)
+            (self.inputs if name in takes else self.outputs)[name] = array
+
+    def _pinned(self, name: str) -> np.ndarray:
+        shape = tuple(int(size) for size in self.context.get_tensor_shape(name))
+        if any(size < 0 for size in shape):
+            raise JobError("data", f"tensor {name} has no fixed size {shape}; export the model with a static shape")
+        try:
+            dtype = np.dtype(trt.nptype(self.engine.get_tensor_dtype(name)))
+        except TypeError as error:
+            raise JobError("data", f"tensor {name} has a type that NumPy has not: {error}") from error
+        try:
+            array = self.cuda.pinned(shape, dtype)
+            self._device[name] = self.cuda.buffer(array.nbytes)
+        except CudaError as error:
+            raise JobError("device", f"no room for tensor {name}: {error}") from error
+        if not self.context.set_tensor_address(name, self._device[name]):
+            raise JobError("device", f"tensor {name} cannot be placed: {self.log.meaning()}")
+        return array
+
+    def copy_in(self) -> None:
+        """Enqueue the copies of all inputs."""
+        for name, array in self.inputs.items():
+            self.cuda.to_device(self._device[name], array)
+
+    def copy_out(self) -> None:
+        """Enqueue the copies of all outputs."""
+        for name, array in self.outputs.items():
+            self.cuda.to_host(array, self._device[name])
+
+    def enqueue(self) -> None:
+        """Enqueue one inference, from the graph where one was captured.
+
+        Raises:
+            JobError: TensorRT refuses to run it.
+        """
+        if self._graph is not None:
+            self.cuda.launch(self._graph)
+        elif not self.context.execute_async_v3(self.cuda.stream):
+            raise JobError("device", f"the engine does not run: {self.log.meaning()}")
+
+    def capture(self) -> bool:
+        """Write one inference into a CUDA graph; False when it holds something that cannot be captured."""
+        self.enqueue()  # the first run sets up what must not be captured
+        self.cuda.synchronize()
+        self.cuda.begin_capture()
+        try:
+            self.enqueue()
+            self._graph = self.cuda.end_capture()
+        except (CudaError, JobError):
+            self.cuda.drop_capture()
+            return False
+        return True
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name for inputs by name; copies of them, so that the next run leaves them alone.
+
+        Raises:
+            JobError: a name or a shape that the engine does not have.
+        """
+        for name, values in inputs.items():
+            if name not in self.inputs:
+                raise JobError("data", f"the engine has no input {name}, only {', '.join(self.inputs)}")
+            if values.shape != self.inputs[name].shape:
+                raise JobError(
+                    "data", f"input {name} has shape {values.shape}, the engine takes {self.inputs[name].shape}"
+                )
+            self.inputs[name][...] = values
+        self.copy_in()
+        self.enqueue()
+        self.copy_out()
+        self.cuda.synchronize()
+        return {name: array.copy() for name, array in self.outputs.items()}
+
+    def profile(self, runs: int) -> dict[str, list[float]]:
+        """Time of every layer of ``runs`` inferences, in order of execution."""
+        profiler = Profiler()
+        self.context.profiler = profiler
+        self.context.enqueue_emits_profile = False
+        for _ in range(runs):
+            self.enqueue()
+            self.cuda.synchronize()
+            self.context.report_to_profiler()
+        return profiler.ms
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory that the engine needs for its activations."""
+        return int(self.engine.device_memory_size_v2)

@@ -1,0 +1,262 @@
+"""trtexec's command lines: one pure function a command, explicit for every version.
+
+What a flag's absence means changed between TensorRT 10 and 11 (data transfers, spin wait and CUDA graphs turned round,
+strong typing became the only typing). So every line says what it means where the version has a word for it, and what a
+run then did is read back from its log (:func:`edgeprune.runtimes.trtexec_output.settings_used`). Read in the sources of
+release/10.0 to 10.16, 11.0 and 11.1 (NVIDIA/TensorRT, samples/common/sampleOptions.cpp) and NVIDIA's migration guide
+of 11. Standard library only: the lines also go into a script for a board.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from edgeprune.errors import DeviceError
+
+Version = tuple[int, int, int]
+
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's Debian packages put it, off the PATH
+OLDEST: Version = (10, 3, 0)
+NEWEST_MAJOR = 11
+KNOWN = "10.3 and newer of 10, and 11"
+BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+)\]")
+
+
+def version_argv(trtexec: str = TRTEXEC) -> list[str]:
+    """Print the banner that holds the version; needs no GPU and no engine."""
+    return [trtexec, "--help"]
+
+
+def version_from_banner(text: str) -> Version:
+    """(major, minor, patch) from ``&&&& RUNNING TensorRT.trtexec [TensorRT v100300] …``.
+
+    The number is ``NV_TENSORRT_VERSION``: major·10000 + minor·100 + patch from 10 on, major·1000 + … before.
+
+    Raises:
+        DeviceError: there is no banner.
+    """
+    found = BANNER.search(text)
+    if not found:
+        last = text.strip().splitlines()[-1:] or ["it printed nothing"]
+        raise DeviceError(f"trtexec printed no version banner ({last[0]}); check by hand: {TRTEXEC} --help")
+    number = int(found[1])
+    thousand = 10_000 if number >= 10_000 else 1_000
+    return number // thousand, number % thousand // 100, number % 100
+
+
+def required(version: Version) -> Version:
+    """The version itself when its command line is known.
+
+    Raises:
+        DeviceError: older than 10.3 or newer than 11.
+    """
+    shown = shown_version(version)
+    if version < OLDEST:
+        raise DeviceError(
+            f"TensorRT {shown} is too old: known are {KNOWN} (older builders weakly type what was asked); "
+            "on a Jetson install JetPack 6.1 or newer"
+        )
+    if version[0] > NEWEST_MAJOR:
+        raise DeviceError(f"TensorRT {shown} is newer than what edgeprune knows ({KNOWN}); update edgeprune")
+    return version
+
+
+def shown_version(version: Version) -> str:
+    """``10.3.0``."""
+    return ".".join(str(part) for part in version)
+
+
+def build_argv(
+    version: Version,
+    *,
+    onnx: str,
+    engine: str,
+    layer_info: str = "",
+    timing_cache: str = "",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+    trtexec: str = TRTEXEC,
+) -> list[str]:
+    """Build an engine from ONNX and run nothing.
+
+    Precision is the graph's: the network is strongly typed.
+
+    Args:
+        version: of this trtexec.
+        onnx: path of the graph, on the device like every path here.
+        engine: where the plan goes.
+        layer_info: where the inspector's JSON goes; empty for none.
+        timing_cache: read if it exists, then written; empty for none.
+        shapes: input name to shape, only for a graph with free axes: trtexec refuses shapes for a static one.
+        dla_core: build for this DLA core; what it cannot take falls back to the GPU.
+        trtexec: path or name of the program.
+    """
+    required(version)
+    return [
+        trtexec,
+        f"--onnx={onnx}",
+        f"--saveEngine={engine}",
+        *(["--stronglyTyped"] if version[0] < 11 else []),  # the only typing from 11 on
+        "--profilingVerbosity=detailed",
+        *([f"--exportLayerInfo={layer_info}"] if layer_info else []),
+        *([f"--timingCacheFile={timing_cache}"] if timing_cache else []),
+        *_shapes(shapes),
+        *([f"--useDLACore={dla_core}", "--allowGPUFallback"] if dla_core is not None else []),
+        "--skipInference",
+    ]
+
+
+def info_argv(
+    version: Version,
+    *,
+    engine: str,
+    layer_info: str,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+    trtexec: str = TRTEXEC,
+) -> list[str]:
+    """Load an engine and write what its layers are (arguments as in :func:`build_argv`); nothing is timed."""
+    return [
+        *_loaded(version, engine, shapes, dla_core, trtexec),
+        "--profilingVerbosity=detailed",
+        f"--exportLayerInfo={layer_info}",
+        "--skipInference",
+    ]
+
+
+def time_argv(
+    version: Version,
+    *,
+    engine: str,
+    times: str,
+    copies: bool,
+    cuda_graph: bool,
+    iterations: int,
+    warmup_ms: int = 200,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+    trtexec: str = TRTEXEC,
+) -> list[str]:
+    """Time an engine: one stream, one inference at a time, every one of them written down.
+
+    trtexec by itself keeps two inferences in flight, so that a figure speaks of throughput; ``--exposeDMA`` is what it
+    calls waiting for one before the next is started.
+
+    Args:
+        version: of this trtexec.
+        engine: path of the plan.
+        times: where the samples go, as JSON.
+        copies: inputs start and outputs end in host memory, and the copies are in the time.
+        cuda_graph: capture the inference once and replay it; never with a DLA core, which cannot.
+        iterations: inferences after the warm-up.
+        warmup_ms: time before the first sample that counts.
+        shapes: as in :func:`build_argv`.
+        dla_core: as in :func:`build_argv`.
+        trtexec: path or name of the program.
+    """
+    return [
+        *_loaded(version, engine, shapes, dla_core, trtexec),
+        f"--exportTimes={times}",
+        "--avgRuns=1",
+        "--infStreams=1",
+        "--exposeDMA",
+        *_pace(iterations, warmup_ms),
+        *_scope(version, copies=copies, cuda_graph=cuda_graph and dla_core is None, spin=True),
+    ]
+
+
+def profile_argv(
+    version: Version,
+    *,
+    engine: str,
+    profile: str,
+    iterations: int,
+    warmup_ms: int = 200,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+    trtexec: str = TRTEXEC,
+) -> list[str]:
+    """Write the time of every layer, from a run of their own (arguments as in :func:`time_argv`).
+
+    Without a CUDA graph, whose launch hides the layers. 10 profiles the only run unless told to run twice; 11 always
+    runs twice.
+    """
+    return [
+        *_loaded(version, engine, shapes, dla_core, trtexec),
+        f"--exportProfile={profile}",
+        "--infStreams=1",
+        *_pace(iterations, warmup_ms),
+        *_scope(version, copies=False, cuda_graph=False, spin=True),
+    ]
+
+
+def outputs_argv(
+    version: Version,
+    *,
+    engine: str,
+    inputs: Mapping[str, str],
+    outputs: str,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+    trtexec: str = TRTEXEC,
+) -> list[str]:
+    """Run once on given inputs and write the outputs as JSON.
+
+    Args:
+        version: of this trtexec.
+        engine: path of the plan.
+        inputs: tensor name to a file of raw values in the engine's own type, C order.
+        outputs: where the JSON goes.
+        shapes: as in :func:`build_argv`.
+        dla_core: as in :func:`build_argv`.
+        trtexec: path or name of the program.
+
+    Raises:
+        DeviceError: a name or path that trtexec would split at a comma, a quote or the path's colon.
+    """
+    for name, path in inputs.items():
+        if set("',") & set(name + path) or ":" in path:
+            raise DeviceError(
+                f"trtexec cannot take the input {name} from {path}: it splits at commas, quotes and colons"
+            )
+    listed = ",".join(f"{name}:{path}" for name, path in inputs.items())
+    return [
+        *_loaded(version, engine, shapes, dla_core, trtexec),
+        f"--loadInputs={listed}",
+        f"--exportOutput={outputs}",
+        "--infStreams=1",
+        *_pace(1, 0),
+        *_scope(version, copies=True, cuda_graph=False, spin=False),
+    ]
+
+
+def _loaded(
+    version: Version, engine: str, shapes: Mapping[str, Sequence[int]] | None, dla_core: int | None, trtexec: str
+) -> list[str]:
+    required(version)
+    return [
+        trtexec,
+        f"--loadEngine={engine}",
+        *_shapes(shapes),
+        *([f"--useDLACore={dla_core}"] if dla_core is not None else []),
+    ]
+
+
+def _shapes(shapes: Mapping[str, Sequence[int]] | None) -> list[str]:
+    if not shapes:
+        return []
+    return ["--shapes=" + ",".join(f"{name}:{'x'.join(str(size) for size in shape)}" for name, shape in shapes.items())]
+
+
+def _pace(iterations: int, warmup_ms: int) -> list[str]:
+    # a duration of 0 leaves the number of iterations to decide; by default it runs for at least three seconds
+    return [f"--iterations={iterations}", "--duration=0", f"--warmUp={warmup_ms}"]
+
+
+def _scope(version: Version, *, copies: bool, cuda_graph: bool, spin: bool) -> list[str]:
+    if version[0] < 11:
+        wanted = {"--noDataTransfers": not copies, "--useSpinWait": spin, "--useCudaGraph": cuda_graph}
+    else:
+        wanted = {"--includeDataTransfers": copies, "--noSpinWait": not spin, "--noCudaGraph": not cuda_graph}
+    return [flag for flag, on in wanted.items() if on]

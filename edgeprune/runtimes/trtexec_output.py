@@ -1,0 +1,233 @@
+"""What trtexec writes, read: times, profiles, outputs, the settings it ran with, and what its errors mean.
+
+The formats are those of samples/common/sampleReporting.cpp and sampleOptions.cpp in NVIDIA/TensorRT, the same from
+release/10.0 to 11.1; the engine inspector's JSON, which did change, is read by :mod:`edgeprune.runtimes.layer_info`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.errors import ToolError
+from edgeprune.runtimes.base import LayerTime
+
+TAIL_LINES = 12
+NOT_JSON_NUMBERS = re.compile(r"(?<=[\[,:]) *-?(?:nan|inf)\b", re.IGNORECASE)  # as C++ streams print them
+
+
+@dataclass(frozen=True)
+class Times:
+    """Samples of one process, in milliseconds and in the order they were taken.
+
+    Attributes:
+        compute: from the first kernel's start to the last one's end, on the GPU's clock.
+        h2d: copy of the inputs; zero without copies.
+        d2h: copy of the outputs; zero without copies.
+        enqueue: the host's part of starting an inference, on the host's clock.
+    """
+
+    compute: tuple[float, ...]
+    h2d: tuple[float, ...]
+    d2h: tuple[float, ...]
+    enqueue: tuple[float, ...]
+
+    def latency(self, copies: bool) -> tuple[float, ...]:
+        """What a frame waits: with ``copies`` the three parts, else the computing alone."""
+        if not copies:
+            return self.compute
+        return tuple(sum(parts) for parts in zip(self.h2d, self.compute, self.d2h, strict=True))
+
+
+def times_of(text: str) -> Times:
+    """Samples of ``--exportTimes``; the differences are taken as written, since the clocks beside them are rounded.
+
+    Raises:
+        ValueError: not JSON, no sample, or a sample without its parts; the message says which.
+    """
+    rows = _list(text, "times")
+    needed = ("startEnqMs", "endEnqMs", "h2dMs", "computeMs", "d2hMs")
+    for row in rows:
+        if missing := [key for key in needed if not isinstance(row.get(key), (int, float))]:
+            seen = ", ".join(sorted(row)) or "nothing"
+            raise ValueError(f"a sample lacks {', '.join(missing)} (it has {seen})")
+    if not rows:
+        raise ValueError("it holds no sample; ask for more iterations")
+    return Times(
+        compute=tuple(float(row["computeMs"]) for row in rows),
+        h2d=tuple(float(row["h2dMs"]) for row in rows),
+        d2h=tuple(float(row["d2hMs"]) for row in rows),
+        enqueue=tuple(float(row["endEnqMs"]) - float(row["startEnqMs"]) for row in rows),
+    )
+
+
+def profile_of(text: str, types: Mapping[str, str] | None = None) -> list[LayerTime]:
+    """Layers of ``--exportProfile`` in order of execution.
+
+    Args:
+        text: the file. Its first entry is the number of runs; older releases write no median.
+        types: layer name to its type, from the layer information, for ``LayerTime.op``.
+
+    Raises:
+        ValueError: not JSON, or no layer in it.
+    """
+    rows = _list(text, "profile")
+    runs = next((row["count"] for row in rows if "count" in row), 0)
+    layers = []
+    for row in rows:
+        if "name" not in row or row.get("averageMs") is None:
+            continue  # the entry with the count, or a layer that never ran
+        detail: dict[str, Any] = {"runs": runs}
+        if row.get("medianMs") is not None:
+            detail["median_ms"] = float(row["medianMs"])
+        layers.append(LayerTime(row["name"], (types or {}).get(row["name"], ""), float(row["averageMs"]), detail))
+    if not layers:
+        raise ValueError("it holds no layer")
+    return layers
+
+
+def outputs_of(text: str) -> dict[str, np.ndarray]:
+    """Tensors of ``--exportOutput``, float32, by name: six significant digits, which is what trtexec prints.
+
+    Raises:
+        ValueError: not JSON, or values that do not fill the dimensions.
+    """
+    found = {}
+    for row in _list(text, "outputs"):
+        words = str(row["dimensions"])
+        shape = [int(size) for size in words.split("x")] if re.fullmatch(r"\d+(x\d+)*", words) else []
+        values = np.array([np.nan if value is None else value for value in row["values"]], np.float32)
+        if values.size != int(np.prod(shape)):
+            raise ValueError(f"{row['name']} has {values.size} values for the shape {words}")
+        found[row["name"]] = values.reshape(shape)
+    return found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a timing run was really made, from its log.
+
+    Attributes:
+        copies: copies between host and device in the time.
+        spin: the host waited without sleeping.
+        cuda_graph: the inference was replayed from a graph; False also where a graph was asked and could not be
+            captured.
+        one_at_a_time: no inference was started before the last one ended.
+    """
+
+    copies: bool
+    spin: bool
+    cuda_graph: bool
+    one_at_a_time: bool
+
+
+def settings_used(log: str) -> Settings:
+    """Read the settings that a run printed about itself.
+
+    Raises:
+        ValueError: the log does not state one of them.
+    """
+
+    def enabled(title: str) -> bool:
+        found = re.search(rf"\b{re.escape(title)}: (Enabled|Disabled)\b", log)
+        if not found:
+            raise ValueError(f"the log does not say {title!r}")
+        return found[1] == "Enabled"
+
+    captured = "Successfully captured CUDA graph" in log
+    return Settings(
+        copies=enabled("Data transfers"),
+        spin=enabled("Spin-wait"),
+        cuda_graph=enabled("CUDA Graph") and captured,
+        one_at_a_time=enabled("ExposeDMA"),
+    )
+
+
+# Pattern in the log, and what it means; the first that fits wins, so causes stand before their consequences.
+MEANINGS: tuple[tuple[str, str], ...] = (
+    (
+        r"Unknown option: (?P<what>\S+)",
+        "this trtexec does not know {what}; update edgeprune, or use a TensorRT that it knows",
+    ),
+    (
+        r"expecting library version (?P<want>[\d.]+) got (?P<got>[\d.]+)",
+        "the engine was built by TensorRT {got}, here is {want}; build it on this device",
+    ),
+    (
+        r"incompatible device, expecting compute (?P<want>[\d.]+) got compute (?P<got>[\d.]+)",
+        "the engine was built for compute capability {got}, here is {want}; build it on this device",
+    ),
+    (
+        r"(?:stdVersionRead == serializationVersion|[Vv]ersion tag does not match)",
+        "the engine was built by another TensorRT version; build it on this device",
+    ),
+    (r"[Mm]agic tag does not match|magicTagRead == ", "this file is no TensorRT engine; build it from the ONNX file"),
+    (
+        r"out of memory|OutOfMemory|insufficient memory|[Rr]equested amount of GPU memory",
+        "the device ran out of memory; close other programs, take a smaller imgsz or batch, or add swap for the build",
+    ),
+    (
+        r"No importer registered for op: (?P<what>[\w:]+)",
+        "TensorRT knows no operator {what}; edgeprune lint model.onnx names such nodes",
+    ),
+    (
+        r"(?:UNSUPPORTED_NODE(?:_\w+)?|INVALID_NODE|INVALID_GRAPH|UNSUPPORTED_GRAPH)\W.*|In node \d+ .*",
+        "TensorRT's parser refuses the graph: {all}; edgeprune lint model.onnx names such nodes",
+    ),
+    (
+        r"Could not find any implementation for node (?P<what>.+?)\.?$",
+        "TensorRT has no kernel for {what} on this device in the precision of the graph",
+    ),
+    (
+        r"Unexpected file size for input file.*binding size is: (?P<want>\d+).*file size is (?P<got>\d+)",
+        "an input has {got} bytes, the engine takes {want}: another shape or type",
+    ),
+    (
+        r"Cannot find input tensor with name \"(?P<what>[^\"]+)\"",
+        "the engine has no input named {what}",
+    ),
+    (
+        r"no CUDA-capable device|CUDA initialization failure|CUDA driver version is insufficient|Cannot find any",
+        "CUDA does not work on the device: {all}; check the driver (nvidia-smi, or dmesg on a Jetson)",
+    ),
+    (
+        r"(?:Error opening engine file|Could not open (?:input )?file|Failed to open file)[: ]*(?P<what>\S*)",
+        "a file is missing on the device: {what}",
+    ),
+    (
+        r"error while loading shared libraries: (?P<what>\S+?):",
+        "trtexec needs {what}, which is not installed on the device",
+    ),
+    (r"No space left on device", "the device's disk is full"),
+)
+
+
+def meaning_of(log: str) -> str:
+    """One line that says why trtexec failed: a known cause, else the first line that it marked as an error."""
+    for pattern, meaning in MEANINGS:
+        if found := re.search(pattern, log, re.MULTILINE):
+            return meaning.format(all=found[0].strip(), **found.groupdict())
+    errors = [line for line in log.splitlines() if "[E]" in line]
+    return re.sub(r"^.*?\[E\]\s*", "", errors[0]).strip() if errors else ""
+
+
+def failure(argv: list[str], returncode: int, log: str) -> ToolError:
+    """The error of a failed run: its last line says what it means, the lines before it are the log's end."""
+    tail = "\n".join(log.strip().splitlines()[-TAIL_LINES:])
+    meaning = meaning_of(log)
+    return ToolError(argv, returncode, f"{tail}\n{meaning}" if meaning else tail)
+
+
+def _list(text: str, what: str) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(NOT_JSON_NUMBERS.sub(" null", text))
+    except ValueError as error:
+        raise ValueError(f"trtexec's {what} are not JSON: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"trtexec's {what} are not a list of entries")
+    return rows

@@ -1,0 +1,169 @@
+"""A stand-in for trtexec: it knows the options of its version, refuses the others as the real one does, and writes its
+formats.
+
+It computes nothing. An engine is a JSON file; its time follows from the size of the ONNX file, its outputs are twice
+its inputs. Whatever is measured with it is a test's own and never a result.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.runtimes.trtexec_flags import known_flags
+from tests.runtimes.trtexec_samples import (
+    LAYERS,
+    layers_json,
+    options_log,
+    outputs_json,
+    profile_json,
+    times_json,
+)
+
+MAGIC = "fake plan"
+
+
+def install(folder: Path, version: tuple[int, int, int] = (10, 3, 0), **ways: Any) -> Path:
+    """Write an executable ``trtexec`` into ``folder``; ``ways`` as in :func:`main`. It logs its calls beside itself."""
+    program = folder / "trtexec"
+    root = Path(__file__).parents[2]
+    given = {"version": version, "calls": str(folder / "calls.jsonl"), **ways}
+    program.write_text(
+        f"#!{sys.executable} -S\nimport sys\nsys.path.insert(0, {str(root)!r})\n"
+        f"from tests.runtimes.fake_trtexec import main\nsys.exit(main(sys.argv, **{given!r}))\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+def calls(program: Path) -> list[dict[str, str]]:
+    """Options of every call so far, in order; ``--help`` left out."""
+    lines = (program.parent / "calls.jsonl").read_text().splitlines()
+    return [one for one in map(json.loads, lines) if "--help" not in one]
+
+
+def main(
+    argv: list[str],
+    *,
+    version: tuple[int, int, int],
+    calls: str,
+    precision: str = "fp16",
+    log: str = "",
+    drift: float = 0.0,
+    captures: bool = True,
+    samples_lost: int = 0,
+    dla: bool = False,
+) -> int:
+    """Act as trtexec.
+
+    Args:
+        argv: its command line.
+        version: which one it is.
+        calls: file that every call is appended to.
+        precision: what its engines are really in, whatever was asked.
+        log: what a build prints before it fails; empty to succeed.
+        drift: relative slowing of every process against the one before it.
+        captures: whether CUDA graphs can be captured.
+        samples_lost: samples that are missing from the times.
+        dla: whether a DLA takes a part of the network.
+    """
+    given = {name: value for name, _, value in (word.partition("=") for word in argv[1:])}
+    with Path(calls).open("a") as file:
+        file.write(json.dumps(given) + "\n")
+    number = version[0] * 10_000 + version[1] * 100 + version[2]
+    build = " [b30]" if version >= (11, 1, 0) else ""
+    print(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{number}]{build} # {' '.join(argv)}")
+    if "--help" in given:
+        return 0
+    if unknown := sorted(set(given) - known_flags(version)):
+        for name in unknown:
+            print(f"[E] Unknown option: {name} {given[name]}", file=sys.stderr)
+        return 1
+    settings = _settings(version, given)
+    if "--onnx" in given:
+        if log:
+            print(log, file=sys.stderr)
+            return 1
+        return _build(version, given, precision, dla)
+    try:
+        engine = json.loads(Path(given["--loadEngine"]).read_text())
+    except (ValueError, OSError):
+        print("[E] Error[1]: Serialization assertion magicTagRead == kMAGIC failed.Magic tag does not match")
+        return 1
+    if engine["version"] != list(version):
+        here, built = (".".join(str(part) for part in one) for one in (version, engine["version"]))
+        print(f"[E] not compatible with this version of TensorRT, expecting library version {here} got {built}, please")
+        return 1
+    generation = 11 if version[0] >= 11 else 10
+    if "--exportLayerInfo" in given:
+        text = layers_json(generation, engine["precision"], dla=engine["dla"])
+        Path(given["--exportLayerInfo"]).write_text(text)
+    if "--skipInference" in given:
+        return 0
+    print(options_log(**settings, captured=captures))
+    turn = sum("--exportTimes" in json.loads(line) for line in Path(calls).read_text().splitlines())
+    _inference(given, engine, settings, turn * drift, samples_lost)
+    print("&&&& PASSED TensorRT.trtexec")
+    return 0
+
+
+def _settings(version: tuple[int, int, int], given: dict[str, str]) -> dict[str, bool]:
+    """What the options mean: the defaults turned round between 10 and 11."""
+    if version[0] < 11:
+        found = {
+            "copies": "--noDataTransfers" not in given,
+            "spin": "--useSpinWait" in given,
+            "cuda_graph": "--useCudaGraph" in given,
+        }
+    else:
+        found = {
+            "copies": "--includeDataTransfers" in given,
+            "spin": "--noSpinWait" not in given,
+            "cuda_graph": "--noCudaGraph" not in given,
+        }
+    return {**found, "one_at_a_time": "--exposeDMA" in given}
+
+
+def _build(version: tuple[int, int, int], given: dict[str, str], precision: str, dla: bool) -> int:
+    onnx = Path(given["--onnx"]).read_bytes()
+    strong = version[0] >= 11 or "--stronglyTyped" in given
+    on_dla = dla and "--useDLACore" in given
+    engine = {
+        "magic": MAGIC,
+        "version": version,
+        "precision": precision if strong else "fp32",
+        "ms": 1 + len(onnx) / 1000,
+        "dla": on_dla,
+    }
+    if given["--saveEngine"]:
+        Path(given["--saveEngine"]).write_text(json.dumps(engine))
+    if "--timingCacheFile" in given:
+        cache = Path(given["--timingCacheFile"])
+        cache.write_bytes((cache.read_bytes() if cache.exists() else b"") + b"+")
+    detailed = given.get("--profilingVerbosity") == "detailed"
+    if "--exportLayerInfo" in given:
+        generation = 11 if version[0] >= 11 else 10
+        text = layers_json(generation, engine["precision"], dla=on_dla, detailed=detailed)
+        Path(given["--exportLayerInfo"]).write_text(text)
+    return 0
+
+
+def _inference(
+    given: dict[str, str], engine: dict[str, Any], settings: dict[str, bool], slower: float, lost: int
+) -> None:
+    count = max(int(given["--iterations"]) - lost, 0)
+    if "--exportTimes" in given:
+        ms = engine["ms"] * (1 + slower)
+        copy = 0.125 if settings["copies"] else 0.0
+        values = [ms * (1 + 0.01 * (place % 3)) for place in range(count)]
+        Path(given["--exportTimes"]).write_text(times_json(values, h2d=copy, d2h=copy))
+    if "--exportProfile" in given:
+        rows = [(name, engine["ms"] / len(LAYERS)) for name, *_ in LAYERS]
+        Path(given["--exportProfile"]).write_text(profile_json(rows, runs=count))
+    if "--exportOutput" in given:
+        values = array.array("f", Path(given["--loadInputs"].rpartition(":")[2]).read_bytes())
+        doubled = [2 * value for value in values]
+        Path(given["--exportOutput"]).write_text(outputs_json({"output0": (f"1x{len(doubled)}", doubled)}))

@@ -1,0 +1,67 @@
+"""The gate on an engine's number format, behind engines that keep what was asked and engines that do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeprune.gate import Verdict
+from edgeprune.measure.layers import layers_side_by_side
+from edgeprune.runtimes import runtime
+from edgeprune.runtimes.layer_info import layer_info_of
+from edgeprune.runtimes.precision_truth import precision_share
+from edgeprune.runtimes.trtexec_ import TrtExec
+from edgeprune.stages.parity import agreement_gate
+from edgeprune.stages.precision import precision_facts, precision_gate
+from tests.runtimes import fake_trtexec
+from tests.runtimes.models import convolutions
+from tests.runtimes.test_trtexec import Bench
+from tests.runtimes.trtexec_samples import layers_json
+
+
+def built(tmp_path: Path, version, really: str) -> tuple[TrtExec, Path]:
+    program = fake_trtexec.install(tmp_path, version, precision=really)
+    trtexec = TrtExec(Bench(), program=str(program), keep_timing_cache=False)
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), tmp_path / "m.engine", precision="fp16")
+    return trtexec, tmp_path / "m.engine"
+
+
+@pytest.mark.parametrize("version", [(10, 3, 0), (11, 1, 0)], ids=str)
+@pytest.mark.parametrize(("really", "verdict"), [("fp16", Verdict.PASS), ("fp32", Verdict.FAIL)])
+def test_an_engine_must_hold_what_was_asked(tmp_path, version, really, verdict):
+    trtexec, engine = built(tmp_path, version, really)
+    rows = layers_side_by_side(trtexec, engine, engine)["candidate"]
+    facts = precision_facts(trtexec, engine, "fp16", rows)
+    assert facts is not None
+    gate = precision_gate("engine", facts, "fp16")
+    assert gate.verdict is verdict and gate.metric == "fp16 in the engine"
+    if verdict is Verdict.FAIL:
+        assert gate.value == 0 and "asked for fp16, the engine is fp32 100% of the time of 3 layers" in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "really", "held"),
+    [("fp32", "fp32", 1), ("fp32", "fp16", 0), ("int8", "int8", 1), ("int8", "fp16", 0), ("int8-fp16", "int8", 1),
+     ("int8-fp16", "fp16", 0), ("int8-fp16", "fp32", 0), ("fp16", "int8", 0)],
+)  # fmt: skip
+def test_every_precision_has_its_share(asked, really, held):
+    assert precision_share(layer_info_of(layers_json(11, really)).layers).held(asked) == held
+
+
+def test_a_runtime_that_cannot_tell_has_no_gate(tmp_path):
+    assert precision_facts(runtime("onnxruntime"), tmp_path / "m.onnx", "fp32", []) is None
+
+
+@pytest.mark.parametrize(
+    ("agreement", "seen", "verdict", "words"),
+    [
+        (0.97, 40, Verdict.PASS, "40 detections of the ONNX, 39 of the engine on 16 images"),
+        (0.2, 40, Verdict.FAIL, "0.2 is less than 0.9"),
+        (1.0, 0, Verdict.INCONCLUSIVE, "finds nothing on 16 images"),
+    ],
+)
+def test_an_engine_must_find_what_its_onnx_finds(agreement, seen, verdict, words):
+    facts = {"detections_agreement": agreement, "detections_reference": seen, "images": 16}
+    gate = agreement_gate("engine", facts | {"detections_candidate": max(seen - 1, 0)})
+    assert gate.verdict is verdict and words in gate.reason

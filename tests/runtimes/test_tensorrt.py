@@ -1,0 +1,237 @@
+"""TensorRT's Python API against a stand-in made of its type stubs, in the shapes of 10.3, 10.13 and 11.1."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import DataError, DeviceError, StageError
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.engine_file import read_facts
+from tests.runtimes import fake_cuda, fake_tensorrt
+from tests.runtimes.models import convolutions
+from tests.runtimes.tensorrt_versions import ADDED_AFTER_10_3, REMOVED_IN_11
+from tests.runtimes.trtexec_samples import LAYERS
+
+VERSIONS = [(10, 3), (11, 1)]
+SOURCE = Path(__file__).parents[2] / "edgeprune" / "runtimes" / "tensorrt_engine.py"
+needs_stubs = pytest.mark.skipif(fake_tensorrt.stubs() is None, reason="needs tensorrt-stubs (make install)")
+OURS = ("edgeprune.runtimes.tensorrt_engine", "edgeprune.runtimes.tensorrt_worker")
+
+
+@pytest.fixture
+def placed(tmp_path, monkeypatch):
+    """Put the stand-ins before this process and the workers that it starts; gives a function of version and ways."""
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+
+    def place(version=(10, 13), **ways):
+        folder = tmp_path / "fakes"
+        (folder / "cuda" / "bindings").mkdir(parents=True, exist_ok=True)
+        for package in (folder / "cuda", folder / "cuda" / "bindings"):
+            (package / "__init__.py").touch()
+        (folder / "cuda" / "bindings" / "runtime.py").write_text("from tests.runtimes.fake_cuda import *\n")
+        (folder / "tensorrt.py").write_text(
+            "import sys\nfrom tests.runtimes.fake_tensorrt import module\n"
+            f"sys.modules[__name__] = module({version!r}, {ways!r})\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        monkeypatch.syspath_prepend(str(folder))
+        forget()
+        from edgeprune.runtimes.tensorrt_ import TensorRt
+
+        return TensorRt(dla_core=ways.get("dla_core"))
+
+    yield place
+    forget()
+
+
+def forget() -> None:
+    """Whatever imports the stand-ins or is one is imported anew."""
+    for name in ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.runtime", *OURS):
+        sys.modules.pop(name, None)
+
+
+@needs_stubs
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_from_onnx_to_layers_in_every_version(tmp_path, placed, version):
+    tensorrt = placed(version)
+    assert tensorrt.availability().ok, tensorrt.availability()
+    engine = tmp_path / "m.engine"
+    tensorrt.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), engine, precision="fp16")
+    facts = read_facts(engine)
+    assert facts is not None and facts.builder == f"tensorrt {version[0]}.{version[1]}.0"
+    assert facts.identity["runtime"] == facts.builder and facts.metadata["task"] == "detect"
+    assert [layer.precision for layer in tensorrt.layer_info(engine)].count("fp16") == 6
+    times = tensorrt.layer_times(engine, runs=5)
+    assert [(one.name, one.op) for one in times] == [row[:2] for row in LAYERS]
+    assert times[1].mean_ms == 0.25 and times[1].detail == {"median_ms": 0.25, "runs": 5}
+    image = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    with tensorrt.session(engine) as session:
+        np.testing.assert_allclose(session.run({"images": image})["output0"], 2 * image)
+        with pytest.raises(DataError, match="no input x, only images"):
+            session.run({"x": image})
+        with pytest.raises(DataError, match=r"shape \(1, 3, 8, 8\), the engine takes \(1, 3, 32, 32\)"):
+            session.run({"images": image[:, :, :8, :8]})
+    settings = BenchSettings(rounds=4, per_round=3, warmup_s=0.02, copies=False, cuda_graph=True)
+    first, second = tensorrt.latency([engine, engine], settings)
+    assert first.values == (2.0,) * 12 == second.values and first.conditions["cuda_graph"]
+    assert first.conditions["clock"] == "CUDA events" and not first.conditions["copies"]
+    memory = tensorrt.peak_memory(engine)
+    assert memory["activation_bytes"] == 4096 and memory["device_bytes"] > 0
+
+
+@needs_stubs
+def test_the_timing_cache_is_kept_and_a_foreign_one_is_left_alone(tmp_path, placed):
+    tensorrt, model = placed(), convolutions(tmp_path / "m.onnx")
+    tensorrt.engine_from_onnx(model, tmp_path / "a.engine")
+    [cache] = (tmp_path / "cache" / "timing").iterdir()
+    assert cache.read_bytes() == b"+"
+    tensorrt.engine_from_onnx(model, tmp_path / "b.engine")
+    assert cache.read_bytes() == b"++"
+    cache.write_bytes(b"foreign")
+    tensorrt.engine_from_onnx(model, tmp_path / "c.engine")
+    assert cache.read_bytes() == b"+"
+
+
+@needs_stubs
+def test_a_build_that_fails_says_why(tmp_path, placed):
+    model = convolutions(tmp_path / "m.onnx")
+    with pytest.raises(StageError, match="has no kernel for /x"):
+        placed(refuses="Error Code 10: Could not find any implementation for node /x.").engine_from_onnx(
+            model, tmp_path / "m.engine"
+        )
+    with pytest.raises(StageError, match="knows no operator Odd; edgeprune lint"):
+        placed(parser="No importer registered for op: Odd. Attempting").engine_from_onnx(model, tmp_path / "m.engine")
+    assert not (tmp_path / "m.engine").exists()
+
+
+@needs_stubs
+def test_an_engine_of_another_version_is_refused(tmp_path, placed):
+    engine = tmp_path / "m.engine"
+    placed((10, 13)).engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    newer = placed((11, 1))
+    with pytest.raises(DeviceError, match=r"built elsewhere: runtime \(tensorrt 10.13.0, here tensorrt 11.1.0\)"):
+        newer.latency([engine], BenchSettings())
+    (tmp_path / "m.engine.json").unlink()
+    with pytest.raises(DeviceError, match="no TensorRT engine"):
+        newer.layer_times(engine)
+    with pytest.raises(DataError, match="TensorRT runs engines"):
+        newer.latency([tmp_path / "m.onnx"], BenchSettings())
+
+
+@needs_stubs
+def test_a_dla_core_and_free_axes_reach_the_builder(tmp_path, placed):
+    tensorrt = placed(dla_core=1)
+    free = convolutions(tmp_path / "m.onnx", shape=("n", 3, "h", "w"))
+    with pytest.raises(StageError):  # the stand-in only knows 32 x 32
+        placed(refuses="no").engine_from_onnx(free, tmp_path / "m.engine")
+    tensorrt = placed(dla_core=1)
+    tensorrt.engine_from_onnx(free, tmp_path / "m.engine")
+    facts = read_facts(tmp_path / "m.engine")
+    assert facts is not None and facts.dla_core == 1 and facts.shapes == {"images": (1, 3, 32, 48)}
+    assert sum(layer.placed == "dla" for layer in facts.layers) == 1
+
+
+@needs_stubs
+def test_copies_and_graphs_are_in_the_time_as_asked(placed, capsys):
+    placed()
+    engines = importlib.import_module("edgeprune.runtimes.tensorrt_engine")
+    worker = importlib.import_module("edgeprune.runtimes.tensorrt_worker")
+    plan = engines.build(SOURCE).plan
+    path = SOURCE.with_name("none.engine")
+
+    class File(type(path)):
+        def read_bytes(self):
+            return plan
+
+    worker.Path = File
+    job = {"copies": True, "cuda_graph": False}
+    timed = worker.TimedEngine(str(path), job, worker.Cuda())
+    for copies, graph, expected in (
+        (True, False, ["mark", "to device", "to host", "mark"]),
+        (False, True, ["mark", "launch", "mark"]),
+    ):
+        timed = worker.TimedEngine(str(path), {"copies": copies, "cuda_graph": graph}, worker.Cuda())
+        fake_cuda.CALLS.clear()
+        assert timed.sample() == 2.0
+        assert expected == fake_cuda.CALLS and timed.told["cuda_graph"] is graph
+    fake_cuda.STATE["captures"] = False
+    try:
+        timed = worker.TimedEngine(str(path), {"copies": False, "cuda_graph": True}, worker.Cuda())
+    finally:
+        fake_cuda.STATE["captures"] = True
+    fake_cuda.CALLS.clear()
+    timed.sample()
+    assert timed.told["cuda_graph"] is False and "launch" not in fake_cuda.CALLS
+
+
+@needs_stubs
+def test_a_tensor_without_a_fixed_size_is_refused(placed):
+    placed(shape=(1, -1, 6))
+    engines = importlib.import_module("edgeprune.runtimes.tensorrt_engine")
+    cuda = importlib.import_module("edgeprune.runtimes.cuda_").Cuda()
+    with pytest.raises(engines.JobError, match=r"tensor images has no fixed size \(1, -1, 6\)"):
+        engines.LoadedEngine(engines.build(SOURCE).plan, cuda)
+
+
+@needs_stubs
+@pytest.mark.parametrize(
+    ("version", "removed"),
+    [
+        ((11, 1), "BuilderFlag.FP16"),
+        ((11, 1), "ICudaEngine.device_memory_size"),
+        ((10, 3), "Builder.build_engine_with_config"),
+    ],
+)
+def test_the_stand_in_is_strict(version, removed):
+    trt = fake_tensorrt.module(version)
+    owner, _, member = removed.partition(".")
+    assert not hasattr(getattr(trt, owner), member)
+    assert hasattr(getattr(fake_tensorrt.module((10, 13)), owner), member)
+    with pytest.raises(AttributeError, match="no attribute max_workspace_size"):
+        object.__new__(trt.IBuilderConfig).max_workspace_size = 1
+    with pytest.raises(TypeError, match="does not take"):
+        trt.Builder()
+
+
+def test_the_source_names_nothing_that_some_version_lacks():
+    """Members by their last name alone: stricter than types, and it sees code that no test runs."""
+    tree = ast.parse(SOURCE.read_text())
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    both = {name.rpartition(".")[2] for name in REMOVED_IN_11} | {name.rpartition(".")[2] for name in ADDED_AFTER_10_3}
+    assert used & both == {"name", "dtype"}  # of an enumeration's member and of a NumPy array
+    assert {"device_memory_size", "FP16", "int8_calibrator"} <= both and "device_memory_size_v2" in used
+
+
+def test_cudas_own_bindings_take_our_calls():
+    """Names and numbers of arguments, where the real package is installed; it needs no GPU to be asked."""
+    real = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-bindings")
+    for name, ours in inspect.getmembers(fake_cuda, inspect.isfunction):
+        if name.startswith("cuda"):
+            words = (getattr(real, name).__doc__ or "").strip().splitlines()[0]
+            inside = words.partition("(")[2].rpartition(")")[0]
+            assert len(inside.split(",")) * bool(inside) == len(inspect.signature(ours).parameters), words
+    for name in ("cudaDeviceScheduleSpin", "cudaDeviceScheduleAuto", "cudaStreamNonBlocking", "cudaEventDefault"):
+        assert isinstance(getattr(real, name), int)
+    assert real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal is not None
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("8.6.2", "too old"), ("10.2.0", "too old"), ("12.0.0", "newer than what edgeprune knows")],
+)
+def test_an_unknown_version_is_not_available(tmp_path, monkeypatch, version, words):
+    (tmp_path / "tensorrt.py").write_text(f"__version__ = {version!r}\nclass Builder: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    from edgeprune.runtimes.tensorrt_ import TensorRt
+
+    found = TensorRt().availability()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    assert not found.ok and words in found.detail and "10.3 and newer of 10, and 11" in found.detail and found.remedy

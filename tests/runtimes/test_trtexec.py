@@ -1,0 +1,266 @@
+"""TrtExec from ONNX to layer times through a device, against a stand-in for trtexec of each generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeprune.devices.base import Completed
+from edgeprune.devices.local import LocalDevice
+from edgeprune.errors import DataError, DeviceError, StageError, ToolError
+from edgeprune.gate import Verdict, speed_up_gate
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.engine_file import facts_path, read_facts
+from edgeprune.runtimes.trtexec_ import TrtExec
+from tests.runtimes import fake_trtexec
+from tests.runtimes.models import METADATA, convolutions
+from tests.runtimes.trtexec_samples import FAILURES, LAYERS
+
+VERSIONS = [(10, 3, 0), (10, 13, 3), (11, 1, 0)]
+SHORT = BenchSettings(rounds=8, per_round=5, warmup_s=0.2, copies=False)
+
+
+class Bench(LocalDevice):
+    """This machine with a stand-in for trtexec on it: whatever it measures is simulated."""
+
+    name = "bench"
+    simulated = True
+
+    def __init__(self) -> None:
+        self.conditions: list[dict[str, Any]] = []
+
+    def identity(self) -> dict[str, str]:
+        return {"board": "bench", "power_mode": "15W"}
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        done = super().run(argv, **options)
+        told = self.conditions.pop(0) if options.get("measured") and self.conditions else {}
+        return Completed(done.argv, done.returncode, done.stdout, done.stderr, told)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+
+
+def tool(tmp_path: Path, version=(10, 3, 0), dla_core=None, **ways) -> tuple[TrtExec, Path]:
+    program = fake_trtexec.install(tmp_path, version, **ways)
+    return TrtExec(Bench(), program=str(program), dla_core=dla_core), program
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_from_onnx_to_layers(tmp_path, version):
+    trtexec, program = tool(tmp_path, version)
+    shown = ".".join(map(str, version))
+    assert trtexec.availability().ok and f"trtexec {shown}" in trtexec.availability().detail
+    engine = tmp_path / "model.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), engine, precision="fp16")
+    facts = read_facts(engine)
+    assert facts is not None and facts.simulated and facts.builder == f"trtexec {shown}" and facts.precision == "fp16"
+    assert facts.metadata["names"] == METADATA["names"] and facts.inputs[0].shape == (1, 3, 32, 32)
+    assert facts.identity == {"board": "bench", "power_mode": "15W", "runtime": f"trtexec {shown}"}
+    assert "&&&& RUNNING" in (tmp_path / "model.engine.log").read_text()
+    assert [layer.name for layer in trtexec.layer_info(engine)] == [row[0] for row in LAYERS]
+    times = trtexec.layer_times(engine, runs=9)
+    assert [(one.name, one.op) for one in times] == [row[:2] for row in LAYERS]
+    assert times[0].mean_ms > 0 and times[0].detail["runs"] == 9
+    assert ("--stronglyTyped" in fake_trtexec.calls(program)[0]) == (version[0] == 10)
+
+
+@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]], ids=str)
+@pytest.mark.parametrize(("copies", "graph"), [(True, False), (False, True)])
+def test_scope_and_graph_are_what_was_asked(tmp_path, version, copies, graph):
+    trtexec, _ = tool(tmp_path, version)
+    onnx_file = convolutions(tmp_path / "m.onnx")
+    settings = BenchSettings(rounds=8, per_round=2, warmup_s=0.1, copies=copies, cuda_graph=graph)
+    [found] = trtexec.latency([onnx_file], settings)
+    told = found.conditions
+    assert (told["copies"], told["cuda_graph"], told["spin_wait"], told["in_flight"]) == (copies, graph, True, 1)
+    assert found.simulated and len(found.values) == 16 and told["processes"] == [2] * 8 and told["per_round"] == 2
+    alone = 1 + onnx_file.stat().st_size / 1000
+    assert min(found.values) == pytest.approx(alone + (0.25 if copies else 0), rel=1e-4)
+
+
+def test_processes_take_turns_so_that_drift_meets_both(tmp_path):
+    trtexec, program = tool(tmp_path, drift=0.02)
+    small, large = convolutions(tmp_path / "s.onnx", width=4), convolutions(tmp_path / "l.onnx", width=16)
+    told: list[str] = []
+    first, second = trtexec.latency([large, small], SHORT, progress=lambda text, **_: told.append(text))
+    timed = [Path(one["--loadEngine"]).stem for one in fake_trtexec.calls(program) if "--exportTimes" in one]
+    assert timed == ["0", "1", "1", "0"] * 4  # a rotating order
+    before, after = np.array(first.values).reshape(8, 5), np.array(second.values).reshape(8, 5)
+    assert np.median(before[-1]) / np.median(before[0]) > 1.2  # the drift is in the samples
+    ratios = np.median(before, 1) / np.median(after, 1)
+    assert ratios.std() / ratios.mean() < 0.03  # and not in the ratio
+    assert first.conditions["identity"] == second.conditions["identity"] and "processes in turn" in told[-1]
+
+
+def test_what_is_simulated_passes_no_gate(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    small, large = convolutions(tmp_path / "s.onnx", width=4), convolutions(tmp_path / "l.onnx", width=16)
+    settings = BenchSettings(rounds=20, per_round=5, warmup_s=0.05, copies=False)
+    gate = speed_up_gate("engine", *trtexec.latency([large, small], settings), 1.05)
+    assert gate.verdict is Verdict.PENDING and "simulated" in gate.reason
+
+
+def test_a_graph_that_cannot_be_captured_is_said(tmp_path):
+    trtexec, _ = tool(tmp_path, captures=False)
+    [found] = trtexec.latency(
+        [convolutions(tmp_path / "m.onnx")], BenchSettings(rounds=8, per_round=1, warmup_s=0, cuda_graph=True)
+    )
+    assert found.conditions["cuda_graph_asked"] and not found.conditions["cuda_graph"]
+
+
+def test_a_time_limit_ends_it_and_lost_samples_are_said(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    limited = BenchSettings(rounds=24, per_round=1, warmup_s=0, time_limit_s=0.001)
+    [found] = trtexec.latency([convolutions(tmp_path / "m.onnx")], limited)
+    assert found.conditions["processes"] == [1]
+    trtexec, _ = tool(tmp_path, samples_lost=4)
+    with pytest.raises(DeviceError, match="gave 3 of 5 samples"):
+        trtexec.latency([tmp_path / "m.onnx"], SHORT)
+
+
+def test_what_the_device_saw_goes_into_the_conditions(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    trtexec.device.conditions = [  # type: ignore[attr-defined]  the stand-in's own
+        {},
+        {"throttled": True, "power_mode": "15W", "waited_s": 1.5},
+        *({"throttled": False, "waited_s": 0.5, "temperature_c": 50 + n} for n in range(7)),
+    ]
+    [found] = trtexec.latency([convolutions(tmp_path / "m.onnx")], SHORT)
+    told = found.conditions
+    assert told["throttled"] and told["power_mode"] == "15W" and told["temperature_c"] == 56 and told["waited_s"] == 5.0
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_outputs_come_back(tmp_path, version):
+    trtexec, program = tool(tmp_path, version)
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    image = np.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)  # float64: the engine takes float32
+    with trtexec.session(engine) as session:
+        found = session.run({"images": image})
+        assert session.input_names == ["images"] and session.output_names == ["output0"]
+    np.testing.assert_allclose(found["output0"].reshape(image.shape), 2 * image, rtol=1e-5)
+    call = fake_trtexec.calls(program)[-1]
+    assert call["--iterations"] == "1" and call["--duration"] == "0" and "--noDataTransfers" not in call
+
+
+def test_the_timing_cache_is_kept_for_each_identity(tmp_path):
+    trtexec, program = tool(tmp_path)
+    model = convolutions(tmp_path / "m.onnx")
+    for name in ("a", "b"):
+        trtexec.engine_from_onnx(model, tmp_path / f"{name}.engine")
+    [cache] = (tmp_path / "cache" / "timing").iterdir()
+    assert cache.read_bytes() == b"++"  # the second build read what the first wrote
+    trtexec.device.identity = lambda: {"board": "bench", "power_mode": "MAXN"}  # type: ignore[method-assign]
+    trtexec.engine_from_onnx(model, tmp_path / "c.engine")
+    assert sorted(path.read_bytes() for path in (tmp_path / "cache" / "timing").iterdir()) == [b"+", b"++"]
+    TrtExec(Bench(), program=str(program), keep_timing_cache=False).engine_from_onnx(model, tmp_path / "d.engine")
+    assert "--timingCacheFile" not in fake_trtexec.calls(program)[-1]
+
+
+def test_a_dla_core_is_built_for_and_run_with(tmp_path):
+    trtexec, program = tool(tmp_path, dla_core=1, dla=True)
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    assert [layer.placed for layer in trtexec.layer_info(engine)].count("dla") == 1
+    [found] = trtexec.latency([engine], BenchSettings(rounds=8, per_round=1, warmup_s=0, cuda_graph=True))
+    build, run = fake_trtexec.calls(program)[0], fake_trtexec.calls(program)[-1]
+    assert build["--useDLACore"] == run["--useDLACore"] == "1" and "--allowGPUFallback" in build
+    assert not found.conditions["cuda_graph"] and found.conditions["identity"]["dla_core"] == "1"
+
+
+def test_free_axes_are_built_for_one_size(tmp_path):
+    trtexec, program = tool(tmp_path)
+    free = convolutions(tmp_path / "m.onnx", shape=("n", 3, "h", "w"))
+    trtexec.engine_from_onnx(free, tmp_path / "m.engine")
+    assert fake_trtexec.calls(program)[-1]["--shapes"] == "images:1x3x32x48"  # imgsz of its metadata
+    trtexec.layer_times(tmp_path / "m.engine")
+    assert fake_trtexec.calls(program)[-1]["--shapes"] == "images:1x3x32x48"
+    model = onnx.load(str(free))
+    del model.metadata_props[:]
+    onnx.save(model, str(free))
+    with pytest.raises(DataError, match="leaves axis 2 free"):
+        trtexec.engine_from_onnx(free, tmp_path / "n.engine")
+    assert not (tmp_path / "n.engine").exists()
+
+
+@pytest.mark.parametrize(("log", "words"), [row[1:] for row in FAILURES[:6]], ids=[row[0] for row in FAILURES[:6]])
+def test_a_build_that_fails_says_why_and_leaves_no_engine(tmp_path, log, words):
+    trtexec, _ = tool(tmp_path, log=log)
+    with pytest.raises(StageError) as raised:
+        trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
+    assert words in str(raised.value)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["calls.jsonl", "m.engine.log", "m.onnx", "trtexec"]
+
+
+def test_an_asked_precision_must_be_in_the_graph(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    with pytest.raises(StageError, match="asked for fp16, but its graph holds no fp16"):
+        trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine", precision="fp16")
+
+
+def test_an_engine_of_another_device_or_version_is_refused(tmp_path):
+    trtexec, program = tool(tmp_path)
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    fake_trtexec.install(tmp_path, (10, 13, 3))
+    newer = TrtExec(Bench(), program=str(program))
+    with pytest.raises(DeviceError, match=r"built elsewhere: runtime \(trtexec 10.3.0, here trtexec 10.13.3\)"):
+        newer.latency([engine], SHORT)
+    facts_path(engine).unlink()  # nothing kept: TensorRT itself refuses it
+    with pytest.raises(ToolError, match=r"built by TensorRT 10.3.0, here is 10.13.3"):
+        newer.layer_info(engine)
+    engine.write_text("something else")
+    with pytest.raises(ToolError, match="no TensorRT engine"):
+        newer.layer_times(engine)
+
+
+def test_facts_of_another_engine_are_refused(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    engine.write_bytes(engine.read_bytes() + b" ")
+    with pytest.raises(DataError, match="belongs to another engine"):
+        trtexec.layer_info(engine)
+    facts_path(engine).write_text(json.dumps({"engine": 1}))
+    with pytest.raises(DataError, match="cannot be read"):
+        trtexec.layer_info(engine)
+
+
+def test_layers_of_an_engine_without_facts_are_asked_of_the_device(tmp_path):
+    trtexec, _ = tool(tmp_path, (11, 1, 0))
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    kept = trtexec.layer_info(engine)
+    facts_path(engine).unlink()
+    assert trtexec.layer_info(engine) == kept
+
+
+@pytest.mark.parametrize("version", [(8, 6, 2), (10, 2, 0), (12, 0, 0)], ids=str)
+def test_an_unknown_version_is_not_available(tmp_path, version):
+    trtexec, _ = tool(tmp_path, version)
+    found = trtexec.availability()
+    assert not found.ok and "10.3 and newer of 10, and 11" in found.detail and found.remedy
+
+
+def test_a_device_without_trtexec_is_not_available(tmp_path):
+    trtexec = TrtExec(Bench(), program=str(tmp_path / "none"))
+    found = trtexec.availability()
+    assert not found.ok and "bench has no trtexec" in found.detail and "nvidia-jetpack" in found.remedy
+    with pytest.raises(DeviceError, match="next: on a Jetson: sudo apt install nvidia-jetpack"):
+        trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
+    with pytest.raises(DataError, match="no such file"):
+        trtexec.latency([tmp_path / "none.engine"], SHORT)

@@ -1,0 +1,155 @@
+"""trtexec's lines against what each version parses, and against what its defaults are."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprune.errors import DeviceError
+from edgeprune.runtimes.trtexec_argv import (
+    build_argv,
+    info_argv,
+    outputs_argv,
+    profile_argv,
+    required,
+    time_argv,
+    version_argv,
+    version_from_banner,
+)
+from tests.runtimes.trtexec_flags import VERSIONS, known_flags
+
+
+def names(argv: list[str]) -> set[str]:
+    return {word.split("=")[0] for word in argv[1:]}
+
+
+def every_line(version: tuple[int, int, int]) -> list[list[str]]:
+    shapes = {"images": (1, 3, 64, 64)}
+    return [
+        version_argv(),
+        build_argv(version, onnx="a.onnx", engine="a.engine"),
+        build_argv(
+            version,
+            onnx="a",
+            engine="b",
+            layer_info="c",
+            timing_cache="d",
+            shapes=shapes,
+            dla_core=1,
+            trtexec="trtexec",
+        ),
+        *(
+            time_argv(version, engine="a", times="b", copies=copies, cuda_graph=graph, iterations=5, dla_core=dla)
+            for copies in (True, False)
+            for graph in (True, False)
+            for dla in (None, 0)
+        ),
+        info_argv(version, engine="a", layer_info="b", shapes=shapes),
+        profile_argv(version, engine="a", profile="b", iterations=5, shapes=shapes, dla_core=0),
+        outputs_argv(version, engine="a", inputs={"images": "/tmp/in.bin"}, outputs="b"),
+    ]
+
+
+@pytest.mark.parametrize("version", [(*two, 0) for two in VERSIONS], ids=str)
+def test_no_version_is_given_an_option_that_it_does_not_parse(version):
+    for argv in every_line(version):
+        assert names(argv) <= known_flags(version), argv
+
+
+@pytest.mark.parametrize("version", [(10, 3, 0), (10, 13, 3), (10, 16, 1)], ids=str)
+def test_10_builds_strongly_typed_and_says_what_it_wants(version):
+    assert "--stronglyTyped" in build_argv(version, onnx="a", engine="b")
+    bare = names(time_argv(version, engine="a", times="t", copies=True, cuda_graph=False, iterations=1))
+    assert not bare & {"--noDataTransfers", "--useCudaGraph"} and "--useSpinWait" in bare  # copies are 10's default
+    full = names(time_argv(version, engine="a", times="t", copies=False, cuda_graph=True, iterations=1))
+    assert full >= {"--noDataTransfers", "--useSpinWait", "--useCudaGraph"}  # all three are opt-in in 10
+
+
+@pytest.mark.parametrize("version", [(11, 0, 0), (11, 1, 0), (11, 4, 1)], ids=str)
+def test_11_undoes_its_defaults_and_takes_nothing_deprecated(version):
+    deprecated = {"--noDataTransfers", "--useSpinWait", "--useCudaGraph", "--separateProfileRun", "--stronglyTyped"}
+    for argv in every_line(version):
+        assert not names(argv) & deprecated
+    opposite = names(time_argv(version, engine="a", times="t", copies=True, cuda_graph=False, iterations=1))
+    assert opposite >= {"--includeDataTransfers", "--noCudaGraph"}
+    same = names(time_argv(version, engine="a", times="t", copies=False, cuda_graph=True, iterations=1))
+    assert not same & {"--includeDataTransfers", "--noCudaGraph", "--noSpinWait"}
+
+
+@pytest.mark.parametrize("version", [(10, 3, 0), (11, 1, 0)], ids=str)
+def test_no_line_weakly_types_or_times_more_than_one_inference_at_once(version):
+    for argv in every_line(version):
+        assert not names(argv) & {"--fp16", "--int8", "--best", "--bf16"}
+    timing = time_argv(version, engine="a", times="t", copies=False, cuda_graph=False, iterations=7, warmup_ms=50)
+    assert {"--exposeDMA", "--infStreams=1", "--avgRuns=1", "--iterations=7", "--duration=0", "--warmUp=50"} <= set(
+        timing
+    )
+
+
+def test_a_dla_core_goes_with_a_fallback_and_never_with_a_cuda_graph():
+    build = build_argv((10, 3, 0), onnx="a", engine="b", dla_core=1)
+    assert {"--useDLACore=1", "--allowGPUFallback"} <= set(build)
+    for version, graph in (((10, 3, 0), "--useCudaGraph"), ((11, 1, 0), "--noCudaGraph")):
+        line = time_argv(version, engine="a", times="t", copies=False, cuda_graph=True, iterations=1, dla_core=0)
+        assert "--useDLACore=0" in line and (graph in line) == (version[0] == 11)
+    assert "--allowGPUFallback" not in build_argv((10, 3, 0), onnx="a", engine="b")
+
+
+def test_the_build_line_is_what_the_docs_print():
+    assert build_argv((10, 3, 0), onnx="m.onnx", engine="m.engine", layer_info="l.json", timing_cache="c") == [
+        "/usr/src/tensorrt/bin/trtexec",
+        "--onnx=m.onnx",
+        "--saveEngine=m.engine",
+        "--stronglyTyped",
+        "--profilingVerbosity=detailed",
+        "--exportLayerInfo=l.json",
+        "--timingCacheFile=c",
+        "--skipInference",
+    ]
+    assert "--shapes=images:2x3x64x64" in build_argv(
+        (11, 0, 0), onnx="m", engine="e", shapes={"images": (2, 3, 64, 64)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("banner", "version"),
+    [
+        ("&&&& RUNNING TensorRT.trtexec [TensorRT v100300] # trtexec --help", (10, 3, 0)),
+        ("&&&& RUNNING TensorRT.trtexec [TensorRT v101303] # /usr/src/tensorrt/bin/trtexec", (10, 13, 3)),
+        ("noise\n&&&& RUNNING TensorRT.trtexec [TensorRT v110100] [b30] # trtexec --help\nmore", (11, 1, 0)),
+        ("&&&& RUNNING TensorRT.trtexec [TensorRT v8602] # trtexec", (8, 6, 2)),
+        ("&&&& RUNNING TensorRT.trtexec [TensorRT v8400] # trtexec", (8, 4, 0)),
+    ],
+)
+def test_the_version_is_read_from_the_banner(banner, version):
+    assert version_from_banner(banner) == version
+
+
+def test_no_banner_is_said():
+    with pytest.raises(DeviceError, match="no version banner \\(bash: trtexec: not found\\)"):
+        version_from_banner("bash: trtexec: not found")
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ((8, 6, 2), "8.6.2 is too old: known are 10.3 and newer of 10, and 11.*JetPack 6.1"),
+        ((9, 3, 0), "too old"),
+        ((10, 2, 0), "too old"),
+        ((12, 0, 0), "12.0.0 is newer than what edgeprune knows.*update edgeprune"),
+    ],
+)
+def test_an_unknown_version_is_refused_with_what_is_known(version, words):
+    with pytest.raises(DeviceError, match=words):
+        required(version)
+    with pytest.raises(DeviceError, match=words):
+        build_argv(version, onnx="a", engine="b")
+    with pytest.raises(DeviceError, match=words):
+        time_argv(version, engine="a", times="t", copies=False, cuda_graph=False, iterations=1)
+
+
+def test_an_input_that_trtexec_would_split_is_refused():
+    for name, path in (("a,b", "/tmp/x"), ("a", "/tmp/x,y"), ("a", "/tmp/x:y"), ("a'", "/tmp/x")):
+        with pytest.raises(DeviceError, match="splits"):
+            outputs_argv((10, 3, 0), engine="e", inputs={name: path}, outputs="o")
+    line = outputs_argv((10, 3, 0), engine="e", inputs={"scope:images": "/tmp/x"}, outputs="o")
+    assert "--loadInputs=scope:images:/tmp/x" in line  # trtexec splits at the last colon

@@ -1,0 +1,181 @@
+"""What trtexec writes is read in both generations; what is broken is said in one line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edgeprune.runtimes.layer_info import format_in, layer_info_of, layers_from_json
+from edgeprune.runtimes.precision_truth import precision_share
+from edgeprune.runtimes.trtexec_output import failure, outputs_of, profile_of, settings_used, times_of
+from tests.runtimes.trtexec_samples import (
+    FAILURES,
+    LAYERS,
+    layers_json,
+    options_log,
+    outputs_json,
+    profile_json,
+    times_json,
+)
+
+
+def test_times_are_the_differences_as_written():
+    found = times_of(times_json([4.5, 4.25], h2d=0.5, d2h=0.25))
+    assert found.compute == (4.5, 4.25) and found.h2d == (0.5, 0.5) and found.d2h == (0.25, 0.25)
+    assert found.latency(copies=True) == (5.25, 5.0) and found.latency(copies=False) == (4.5, 4.25)
+    assert found.enqueue == pytest.approx((0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[\n]\n", "no sample"),
+        (
+            '[ { "startInMs" : 1, "computeMs" : 2 } ]',
+            "lacks startEnqMs, endEnqMs, h2dMs, d2hMs .it has computeMs, startInMs",
+        ),
+        ("", "not JSON"),
+        ('{"a": 1}', "not a list"),
+        ('[{ "startEnqMs": 1, "endEnqMs": 2, "h2dMs": 0, "computeMs" : nan, "d2hMs": 0 }]', "lacks computeMs"),
+    ],
+)
+def test_broken_times_are_said(text, words):
+    with pytest.raises(ValueError, match=words):
+        times_of(text)
+
+
+@pytest.mark.parametrize("median", [True, False])
+def test_a_profile_gives_layers_in_order(median):
+    layers = profile_of(profile_json([("a", 0.25), ("b + c", 0.5)], runs=30, median=median), {"a": "CaskConvolution"})
+    assert [(layer.name, layer.op, layer.mean_ms) for layer in layers] == [
+        ("a", "CaskConvolution", 0.25),
+        ("b + c", "", 0.5),
+    ]
+    assert layers[1].detail == {"runs": 30} | ({"median_ms": 0.5} if median else {})
+
+
+def test_a_profile_without_times_is_read_or_said():
+    text = profile_json([("a", 0.0)])
+    assert "-nan" in text and profile_of(text)[0].mean_ms == 0
+    with pytest.raises(ValueError, match="no layer"):
+        profile_of('[ { "count" : 0 } ]')
+
+
+def test_outputs_come_back_in_their_shape():
+    values = np.arange(12, dtype=np.float32) / 7
+    found = outputs_of(outputs_json({"output0": ("1x3x4", values.tolist()), "n": ("scalar", [3])}))
+    np.testing.assert_allclose(found["output0"], values.reshape(1, 3, 4), rtol=1e-5)
+    assert found["n"].shape == () and found["n"] == 3
+    assert np.isnan(outputs_of('[ { "name" : "x", "dimensions" : "2", "values" : [ nan, 1 ] } ]')["x"][0])
+    with pytest.raises(ValueError, match="x has 2 values for the shape 3"):
+        outputs_of('[ { "name" : "x", "dimensions" : "3", "values" : [ 0, 1 ] } ]')
+
+
+def test_settings_are_what_the_run_says_of_itself():
+    log = options_log(copies=False, spin=True, cuda_graph=True, one_at_a_time=True)
+    used = settings_used(log)
+    assert (used.copies, used.spin, used.cuda_graph, used.one_at_a_time) == (False, True, True, True)
+    assert not settings_used(log.replace("Successfully captured", "Could not capture")).cuda_graph
+    with pytest.raises(ValueError, match="does not say 'Data transfers'"):
+        settings_used(log.replace("Data transfers", "Transfers"))
+
+
+@pytest.mark.parametrize(("log", "words"), [row[1:] for row in FAILURES], ids=[row[0] for row in FAILURES])
+def test_a_failure_says_what_it_means(log, words):
+    error = failure(["trtexec", "--x"], 1, log)
+    assert words in str(error) and "\n" not in str(error)
+    assert log.splitlines()[-1].strip() in error.tail
+
+
+@pytest.mark.parametrize("generation", [10, 11])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_layer_information_of_both_generations_tells_the_precision(generation, precision):
+    info = layer_info_of(layers_json(generation, precision))
+    assert info.generation == generation and info.tensors == ("images", "output0")
+    assert [layer.name for layer in info.layers] == [row[0] for row in LAYERS]
+    assert [layer.kind for layer in info.layers] == [
+        "moves", "multiplies", "multiplies", "computes", "computes", "multiplies", "moves",
+    ]  # fmt: skip
+    assert {layer.precision for layer in info.layers if layer.kind == "multiplies"} == {precision}
+    assert info.types()["/model.2/MaxPool"] == "CaskPooling"
+    assert layers_from_json([layer.to_json() for layer in info.layers]) == list(info.layers)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nonsense", "not JSON"),
+        ('{"Layers": [], "Bindings": []}', "no layer"),
+        ("[]", "no layer"),
+        ('{"Layers": [{"LayerType": "x"}], "Ports": []}', "no known generation.*seen: Layers, Ports"),
+        ('{"Layers": [{"LayerType": "x"}], "Bindings": [], "I/O Tensors": []}', "no known generation"),
+        (layers_json(10, detailed=False), "--profilingVerbosity=detailed"),
+    ],
+)
+def test_unknown_layer_information_is_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        layer_info_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Row major linear FP32", "fp32"),
+        ("Row major linear FP16 format", "fp16"),
+        ("Thirty-two wide channel vectorized row major Int8 format.", "int8"),
+        ("Channel major INT8 format where channel == 4 and column stride % 32 == 0", "int8"),
+        ("Row major linear BFloat16 format", "bf16"),
+        ("Half", "fp16"),
+        ("Float", "fp32"),
+        ("FloatComplex", "other"),
+        ("Row major linear FP8 format", "fp8"),
+        ("Int64", "other"),
+        ("Row major linear BOOL", "other"),
+        ("N/A due to dynamic shapes", "other"),
+    ],
+)
+def test_formats_are_named(text, name):
+    assert format_in(text) == name
+
+
+def times_for(info, ms):
+    return profile_of(profile_json([(layer.name, ms.get(layer.kind, 0.1)) for layer in info.layers]))
+
+
+@pytest.mark.parametrize("generation", [10, 11])
+def test_shares_count_the_layers_that_multiply(generation):
+    info = layer_info_of(layers_json(generation, "fp16"))
+    share = precision_share(info.layers, times_for(info, {"multiplies": 1.0, "moves": 0.5}))
+    assert share.layers == {"fp16": 1.0} and share.time == {"fp16": 1.0} and share.counts == {"fp16": 3}
+    assert share.moving_time == pytest.approx(1.0 / 4.2) and share.dla == 0 and share.fallbacks == ()
+    assert (share.of("fp16"), share.of("int8"), share.of("int8-fp16")) == (1.0, 0.0, 1.0)
+    assert share.text() == "fp16 100% of the time of 3 layers that multiply"
+
+
+def test_an_engine_that_ignored_fp16_has_none_of_it():
+    # roboflow/rf-detr #1453: TensorRT 11 without the FP16 flag built an FP32 engine and exited 0
+    info = layer_info_of(layers_json(11, "fp32"))
+    share = precision_share(info.layers)
+    assert share.of("fp16") == 0 and share.of("fp32") == 1
+    assert "fp32 100% of 3 layers" in share.text() and share.moving_time is None
+
+
+def test_mixed_precision_is_shared_by_time():
+    info = layer_info_of(layers_json(10, "int8"))
+    data = json.loads(layers_json(10, "int8"), strict=False)
+    data["Layers"][2]["Inputs"][0]["Format/Datatype"] = "Row major linear FP16 format"
+    data["Layers"][2]["Weights"]["Type"] = "Half"
+    mixed = layer_info_of(json.dumps(data))
+    share = precision_share(mixed.layers, times_for(info, {"multiplies": 2.0}))
+    assert share.counts == {"int8": 2, "fp16": 1} and share.time["fp16"] == pytest.approx(1 / 3)
+    assert share.of("int8-fp16") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("generation", [10, 11])
+def test_what_falls_off_the_dla_is_named(generation):
+    share = precision_share(layer_info_of(layers_json(generation, "int8", dla=True)).layers)
+    assert share.dla == 1 and share.fallbacks == ("__myl_MulSigmAdd_myl0_1", "/model.3/MatMul_myl0_2")
+    assert "1 on the DLA, 2 fell back to the GPU" in share.text()
+    assert share.to_json()["fallbacks"] == list(share.fallbacks)
