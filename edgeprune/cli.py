@@ -23,6 +23,7 @@ from edgeprune.export.cli import (
     val_command,
 )
 from edgeprune.measure.cli import bench
+from edgeprune.measure.compare_cli import compare
 from edgeprune.pruning.cli import register as register_pruning
 from edgeprune.training.cli import finetune, sparsify
 
@@ -190,6 +191,7 @@ for name, command in {
     "lint": lint_command,
     "val": val_command,
     "bench": bench,
+    "compare": compare,
 }.items():
     app.command(name)(command)
 app.add_typer(targets_app, name="targets")

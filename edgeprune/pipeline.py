@@ -345,6 +345,8 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
             f"imgsz: {profile.imgsz} is not a multiple of the model's stride {stride}; "
             f"allowed: {profile.imgsz // stride * stride} or {(profile.imgsz // stride + 1) * stride}"
         )
+    if profile.budget.scope == "end_to_end" and source.task != "detect":
+        raise TargetError(f"budget.scope: end_to_end is known for detectors; a {source.task} model allows model")
     dataset = Dataset.load(data, task=source.task, need=sorted({"train", "val", profile.accuracy.split}))
     if names is not None:
         dataset.check_matches(names)

@@ -5,61 +5,21 @@ Colours are CSS variables of the page: one drawing serves light and dark. A figu
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeprune.measure.statistics import bounds, ratio, value_of
+from edgeprune.report.drawing import COLOURS, Plot
+from edgeprune.report.drawing import plot as _plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Drawn in a colour that nothing else has, then replaced by the page's variable of that name.
-COLOURS = {"ink": "#010101", "muted": "#020202", "before": "#030303", "after": "#040404", "limit": "#050505"}
-WIDTH_IN = 5.0  # wide enough for a column on a desk, still readable when a phone shrinks it to 345 px
 MOST_LAYERS = 12
 CUT, ROOM = 0.95, 1.1  # the slowest samples of a busy machine would flatten the rest: the axis ends a little past p95
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, found, and takes the page's font
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.labelcolor": COLOURS["ink"],
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "xtick.labelcolor": COLOURS["ink"],
-    "ytick.labelcolor": COLOURS["ink"],
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure of the report.
-
-    Attributes:
-        key: its id in the page.
-        title: what it shows, as a heading.
-        alt: the same in words with the main figures, for who cannot see it.
-        svg: the drawing, with title and description inside.
-        columns: head of the table behind it.
-        rows: the table.
-    """
-
-    key: str
-    title: str
-    alt: str
-    svg: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def plots(record: Mapping[str, Any]) -> list[Plot]:
@@ -334,39 +294,3 @@ def _short(name: str, most: int = 24) -> str:
     kept = [part for part in parts if not re.match(r"(conv|Conv|act|Mul|Sigmoid|output)(_|$)", part)] or parts
     short = "/".join(dict.fromkeys((kept[0], kept[-1])))
     return short if len(short) <= most else "…" + short[1 - most :]
-
-
-def _plot(
-    key: str,
-    title: str,
-    alt: str,
-    draw: Callable[[Axes], None],
-    columns: Sequence[str],
-    rows: Sequence[tuple[str, ...]],
-    height: float = 3.2,
-) -> Plot:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    # The salt makes ids of clip paths repeat between runs.
-    with rc_context({**STYLE, "svg.hashsalt": key}):
-        figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
-        draw(figure.add_subplot())
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Plot(key, title, alt, _inline(text.getvalue(), key, title, alt), tuple(columns), tuple(rows))
-
-
-def _inline(svg: str, key: str, title: str, alt: str) -> str:
-    """A drawing as part of a page: no file header, the page's colours, a title and a description."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
-    for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    # matplotlib gives every figure the same ids (axes_1, patch_2), but a page may hold an id once
-    svg = re.sub(r'((?:id="|href="#|url\(#))', rf"\g<1>{key}-", svg)
-    head = f'<svg role="img" aria-labelledby="{key}-title {key}-desc"'
-    said = f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-desc">{escape(alt)}</desc>'
-    start = svg.index(">") + 1
-    return head + svg[len("<svg") : start] + said + svg[start:]

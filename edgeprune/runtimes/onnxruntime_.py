@@ -25,7 +25,7 @@ from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
-from edgeprune.runtimes.worker import END_TO_END_WORKER, run_worker
+from edgeprune.runtimes.worker import BENCH_WORKER, END_TO_END_WORKER, run_worker
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -155,58 +155,87 @@ class OnnxRuntime(Runtime):
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
     ) -> list[Measurement]:
-        """Time the models in one fresh process; see :mod:`edgeprune.runtimes.bench_worker`."""
-        job = self._job("latency", models, settings.threads) | {
-            "warmup_s": settings.warmup_s,
-            "rounds": settings.rounds,
-            "per_round": settings.per_round,
-            "time_limit_s": settings.time_limit_s,
-            "seed": settings.seed,
-            "batch": settings.batch,
-            "imgsz": settings.imgsz,
-            "cpus": settings.cpus,
-            "copies": settings.copies,
-        }
+        """Time the models in fresh processes, one a launch, each with all models; see
+        :mod:`edgeprune.runtimes.bench_worker` and, for the scope ``end_to_end``, its sibling."""
+        launches = max(1, min(settings.launches, settings.rounds))
         identity, before = self.identity(), host_conditions()
-
-        def told(line: dict[str, Any]) -> None:
-            last = [f"{float(np.median(values)):.2f}" for values in line.get("last_ms", ())]
-            text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
-            progress(text, done=line["done"], total=line["total"])
-
-        result = run_worker(job, told)
+        rows: list[list[dict[str, Any]]] = [[] for _ in models]
+        hosts = []
+        for launch in range(launches):
+            shift = launch % len(models)  # loaded in another order each time: no model always lies where another does
+            order = [*range(shift, len(models)), *range(shift)] if not settings.stand_in else range(len(models))
+            result = self._launch([models[index] for index in order], settings, launch, launches, progress)
+            hosts.append(result["host"])
+            for index, row in zip(order, result["models"], strict=True):
+                rows[index].append(row)
         after = host_conditions()
+        least = [min(len(row["values"]) for row in launch) for launch in zip(*rows, strict=True)]
         return [
             Measurement(
                 name="latency",
                 unit="ms",
-                values=tuple(row["values"]),
-                warmups=tuple(row["warmups"]),
+                values=tuple(value for row in kept for value in row["values"]),
+                warmups=tuple(value for row in kept for value in row["warmups"]),
                 conditions={
                     "identity": identity,
                     "runtime": self.name,
                     "provider": self.provider,
                     "threads": settings.threads,
-                    "batch": next(iter(row["shapes"].values()))[0],
-                    "shapes": row["shapes"],
+                    "batch": next(iter(kept[0]["shapes"].values()))[0],
+                    "shapes": kept[0]["shapes"],
+                    "scope": settings.scope,
                     "per_round": settings.per_round,
+                    "launches": least,
                     "copies": settings.copies,
                     "model": Path(path).name,
                     "models_in_run": len(models),
-                    "warm": row["warm"],
-                    "load_ms": row["load_ms"],
-                    "interrupted_share": row["interrupted_share"],
-                    "cpu_share": row["cpu_share"],
-                    "contended": self._contended(row["cpu_share"], settings.threads),
-                    **({"cpu_ms": row["cpu_ms"]} if self._one_core(settings.threads) else {}),
-                    "worker": result["host"],
+                    "warm": all(row["warm"] for row in kept),
+                    "load_ms": kept[0]["load_ms"],
+                    "interrupted_share": _mean([row["interrupted_share"] for row in kept], least),
+                    "cpu_share": (share := _mean([row["cpu_share"] for row in kept], least)),
+                    "contended": self._contended(share, settings.threads),
+                    **(
+                        {"cpu_ms": [value for row in kept for value in row["cpu_ms"]]}
+                        if self._one_core(settings.threads)
+                        else {}
+                    ),
+                    **{key: kept[-1][key] for key in ("parts_ms", "boxes", "frames") if key in kept[-1]},
+                    **({"stand_in": True} if settings.stand_in else {}),
+                    "worker": hosts[0],
                     "host": before,
                     "load_average_after": after["load_average"],
                     "temperature_after_c": after["temperature_c"],
                 },
             )
-            for path, row in zip(models, result["models"], strict=True)
+            for path, kept in zip(models, rows, strict=True)
         ]
+
+    def _launch(
+        self, models: Sequence[Path], settings: BenchSettings, launch: int, launches: int, progress: Progress
+    ) -> dict[str, Any]:
+        rounds = settings.rounds * (launch + 1) // launches - settings.rounds * launch // launches
+        job = self._job("latency", models, settings.threads) | {
+            "warmup_s": settings.warmup_s,
+            "warmup_runs": settings.warmup_runs,
+            "rounds": rounds,
+            "per_round": settings.per_round,
+            "time_limit_s": settings.time_limit_s / launches,
+            "seed": settings.seed,
+            "batch": settings.batch,
+            "imgsz": settings.imgsz,
+            "cpus": settings.cpus,
+            "copies": settings.copies,
+            "frames": [str(Path(frame).resolve()) for frame in settings.frames],
+            "stand_in": settings.stand_in,
+        }
+
+        def told(line: dict[str, Any]) -> None:
+            last = [f"{float(np.median(values)):.2f}" for values in line.get("last_ms", ())]
+            text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
+            progress(text, done=launch * rounds + line["done"], total=settings.rounds)
+
+        module = END_TO_END_WORKER if settings.scope == "end_to_end" else BENCH_WORKER
+        return run_worker(job, told, module=module)
 
     def _one_core(self, threads: int) -> bool:
         """Whether a run keeps one core busy and nothing else, so that processor time means something."""
@@ -289,6 +318,10 @@ class OrtSession:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name."""
         return dict(zip(self.output_names, self._session.run(self.output_names, dict(inputs)), strict=True))
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return float(np.average(values, weights=weights))
 
 
 def _mapped(error: JobError) -> DataError | DeviceError:

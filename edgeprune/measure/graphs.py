@@ -1,0 +1,94 @@
+"""A model of any form as a graph that a runtime can time, and what can be counted in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from edgeprune.progress import Progress, silent
+
+
+def graph_of(
+    model: Path, folder: Path, *, imgsz: int | None = None, batch: int = 1, progress: Progress = silent
+) -> Path:
+    """The model itself, or for a checkpoint its export, simplified as a build does it, in ``folder``.
+
+    Args:
+        model: a checkpoint, an ONNX file or an engine.
+        folder: where an export goes; its name begins with the model's.
+        imgsz: size of an export in pixels; that of the checkpoint's training when None, else 640.
+        batch: of an export.
+        progress: told when an export begins.
+
+    Raises:
+        DataError: a checkpoint that cannot be read.
+    """
+    if model.suffix != ".pt" or not model.is_file():
+        return model
+    from edgeprune import checkpoint
+    from edgeprune.export.onnx import onnx_from_checkpoint
+    from edgeprune.export.quiet import quiet
+    from edgeprune.export.simplify import simplified_onnx
+
+    progress(f"exporting {model.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    size = imgsz or checkpoint.load(model).train_args.get("imgsz") or 640
+    raw, graph = folder / f"{model.stem}-raw.onnx", folder / f"{model.stem}.pt.onnx"
+    with quiet():
+        onnx_from_checkpoint(model, raw, imgsz=int(size), batch=batch)
+        simplified_onnx(raw, graph)
+    raw.unlink()
+    return graph
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one run of a graph takes.
+
+    Attributes:
+        parameters: numbers in its weights, batch normalisation folded in where the graph has it so.
+        macs: multiplications with addition of its convolutions and matrix products; None where a shape is not known
+            (a graph that a runtime has optimised into operators of its own).
+    """
+
+    parameters: int
+    macs: int | None
+
+
+def counts_of(graph: Path) -> Counts:
+    """Count parameters and MACs of an ONNX file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    import onnx
+
+    from edgeprune.export.graph import load_graph
+
+    model = load_graph(graph)
+    weights = {item.name: list(item.dims) for item in model.graph.initializer}
+    # scales and zero points of quantisation, sizes of a resize and the like are no parameters
+    heavy = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+    parameters = sum(prod(shape) for shape in weights.values() if prod(shape) > 1)
+    shapes = dict(weights)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        sides = value.type.tensor_type.shape.dim
+        if all(side.HasField("dim_value") for side in sides):
+            shapes[value.name] = [side.dim_value for side in sides]
+    macs = 0
+    for node in model.graph.node:
+        if node.op_type not in heavy:
+            continue
+        source, weight, out = (shapes.get(name) for name in (node.input[0], node.input[1], node.output[0]))
+        if node.domain not in ("", "ai.onnx") or source is None or weight is None or out is None:
+            return Counts(parameters, None)
+        if node.op_type == "Conv":
+            macs += prod(out) * prod(weight[1:])
+        elif node.op_type == "ConvTranspose":
+            macs += prod(source) * prod(weight[1:])
+        else:
+            transposed = any(item.name == "transA" and item.i for item in node.attribute)
+            macs += prod(out) * (source[0] if transposed else source[-1])
+    return Counts(parameters, macs)
