@@ -25,6 +25,7 @@ from edgeprune.export.cli import (
 from edgeprune.measure.cli import bench
 from edgeprune.measure.compare_cli import compare
 from edgeprune.pruning.cli import register as register_pruning
+from edgeprune.report.cli import history
 from edgeprune.training.cli import finetune, sparsify
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ for name, command in {
     "val": val_command,
     "bench": bench,
     "compare": compare,
+    "history": history,
 }.items():
     app.command(name)(command)
 app.add_typer(targets_app, name="targets")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import edgeprune
 from edgeprune.errors import DataError, StageError, TargetError
@@ -35,6 +35,9 @@ from edgeprune.stages.base import Context, Reporter, Silent, Stage, Weights, ins
 from edgeprune.target import Target, load_target
 from edgeprune.workspace import LOG, Key, Record, Workspace, differences, flat
 
+if TYPE_CHECKING:
+    from edgeprune.measure.scenes import Scene
+
 STAGES: tuple[Stage, ...] = (
     pretrain.STAGE,
     baseline.STAGE,
@@ -47,6 +50,7 @@ STAGES: tuple[Stage, ...] = (
 )
 """In the order in which data flows; the bundle, written after the last, is not a stage that could be reused."""
 
+SCENES = 4  # images of the report
 REPORTED_PACKAGES = (
     "torch",
     "torchvision",
@@ -80,6 +84,14 @@ class BuildResult:
     bundle: Path
     report: Path
     record: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook; the figures are in ``report.html`` beside ``report``."""
+        from edgeprune.report.page import table
+        from edgeprune.report.text import COLUMNS, gate_cells
+
+        rows = [gate_cells(gate) for gate in self.record["gates"]]
+        return f"<p><strong>{self.record['target']['name']}: {self.verdict.value}</strong></p>{table(COLUMNS, rows)}"
 
 
 def build(
@@ -317,8 +329,28 @@ def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     folder = bundle.write_bundle(context, chosen, record.model_dump_json(indent=1), record.names)
     report = root / "report.md"
     write_atomically(report, report_markdown(content))
-    write_atomically(root / "report.html", report_html(content))
+    write_atomically(root / "report.html", report_html(content, _scenes(context)))
     return BuildResult(verdict, tuple(gates), root, folder, report, content)
+
+
+def _scenes(context: Context) -> tuple[Scene, ...]:
+    """A few validation images through the unpruned model and what ships; none where they cannot be run."""
+    from edgeprune.measure.scenes import Looker, scenes
+
+    runtime = context.runtime if context.usable else None
+    models = {
+        "unpruned": context.records["baseline"].path("engine" if context.usable else "onnx"),
+        "what ships": context.records["engine"].path("engine")
+        if context.usable
+        else bundle.files(context)["model.onnx"],
+    }
+    lookers = [Looker(name, path, runtime, context.target.imgsz) for name, path in models.items()]
+    split = context.target.accuracy.split
+    try:
+        return scenes(lookers, context.dataset, context.weights.task, split=split, count=SCENES, seed=context.seed)
+    except (DataError, StageError) as error:  # a finished build is not lost for a picture
+        context.reporter.note(f"no detections in the report: {error}")
+        return ()
 
 
 def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trust: bool) -> tuple[Weights, Any]:

@@ -5,13 +5,16 @@ Takes the content of ``build.json`` and gives a page. What the record has no dat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.report.page import figures, page, section, table
 from edgeprune.report.plots import facts, plots
 from edgeprune.report.text import COLUMNS, budget_text, figure, gate_cells, shell_line
+
+if TYPE_CHECKING:
+    from edgeprune.measure.scenes import Scene
 
 SAID = {
     "PASS": "Every gate passed: it may ship.",
@@ -21,11 +24,12 @@ SAID = {
 }
 
 
-def report_html(record: Mapping[str, Any]) -> str:
+def report_html(record: Mapping[str, Any], scenes: Sequence[Scene] = ()) -> str:
     """The page for a build.
 
     Args:
         record: the content of ``build.json`` (:class:`~edgeprune.report.record.BuildRecord` as plain data).
+        scenes: the same images through the unpruned model and what ships.
     """
     target, verdict = record["target"], record["verdict"]
     title = f"{target['name']}: {verdict}"
@@ -35,6 +39,7 @@ def report_html(record: Mapping[str, Any]) -> str:
         section("Before and after", table(("", "unpruned", "shipped", "ratio"), sizes(record))),
         figures(plots(record)),
         section("Accuracy by class", table(("class", "unpruned", "shipped", "change"), classes(record))),
+        section("Detections side by side", _side_by_side(scenes)),
         section("How it was measured", table(("", ""), conditions(record))),
         section("Again", _again(record)),
     ]
@@ -119,6 +124,18 @@ def _gates(gates: Iterable[Mapping[str, Any]]) -> str:
         f'<div class="scroll"><table class="gates"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _side_by_side(scenes: Sequence[Scene]) -> str:
+    if not scenes:
+        return ""
+    from edgeprune.report.scenes import scenes_html
+
+    said = (
+        "Validation images on which the two differ most, out of a sample drawn by chance. A detection and an object "
+        "are the same where the class and at least half of the box agree."
+    )
+    return f"<p>{said}</p>{scenes_html(scenes)}"
 
 
 def _again(record: Mapping[str, Any]) -> str:

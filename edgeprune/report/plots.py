@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +20,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_LAYERS = 12
+OFF = 1e-2  # a scale below this counts as switched off, as in training/scales.py
 CUT, ROOM = 0.95, 1.1  # the slowest samples of a busy machine would flatten the rest: the axis ends a little past p95
 
 
 def plots(record: Mapping[str, Any]) -> list[Plot]:
     """Every figure that the record has data for, in reading order."""
-    made = (trade_off(record), latency(record), search(record), widths(record), curves(record), layers(record))
+    made = (
+        trade_off(record),
+        latency(record),
+        search(record),
+        widths(record),
+        curves(record),
+        layers(record),
+        gammas(record),
+    )
     return [plot for plot in made if plot is not None]
 
 
@@ -244,6 +254,51 @@ def layers(record: Mapping[str, Any]) -> Plot | None:
     ]
     columns = ("layer", "operation", "unpruned, ms", "shipped, ms")
     return _plot("layers", "Where the milliseconds went", alt, draw, columns, rows, height=4.2)
+
+
+def gammas(record: Mapping[str, Any]) -> Plot | None:
+    """Scales of batch normalisation before and after sparsity training: ``scales`` in any stage's facts, as
+    :meth:`edgeprune.training.scales.Scales.to_json` gives them, under ``before`` and ``after`` or alone."""
+    found = next((row["facts"]["scales"] for row in record.get("stages", []) if row["facts"].get("scales")), None)
+    if not found:
+        return None
+    after = found.get("after") or found
+    before = found.get("before") if "after" in found else None
+    edges = after["edges"]
+    bins = [f"{low:g} to {high:g}" for low, high in pairwise(edges)] + [f"over {edges[-1]:g}"]
+    series = [("before", "before", before), ("after", "after", after)] if before else [("scales", "after", after)]
+
+    def draw(axes: Axes) -> None:
+        place, width = np.arange(len(bins)), 0.84 / len(series)
+        for number, (name, colour, told) in enumerate(series):
+            shift = (number - (len(series) - 1) / 2) * width
+            axes.bar(place + shift, told["overall"]["scales"], width * 0.94, color=COLOURS[colour], label=name)
+        off = sum(edge < OFF for edge in edges) - 0.5  # bins to the left of this edge hold what counts as off
+        axes.axvline(off, color=COLOURS["limit"], linestyle="--", label=f"off: below {OFF:g}")
+        axes.set_xticks(place, bins, rotation=35, ha="right", fontsize=8)
+        axes.set_xlabel("absolute scale γ")
+        axes.set_ylabel("channels")
+        axes.legend(loc="best", fontsize=10)
+
+    said = [f"{name} {told['overall']['share_off']:.1%}" for name, _, told in series]
+    alt = f"{after['overall']['channels']} prunable channels; scales below {OFF:g}: {', '.join(said)}."
+    rows = [
+        (
+            "all channels",
+            name,
+            str(told["overall"]["channels"]),
+            f"{told['overall']['share_off']:.1%}",
+            *map(str, told["overall"]["scales"]),
+        )
+        for name, _, told in series
+    ]
+    rows += [
+        (layer, name, str(row["channels"]), f"{row['share_off']:.1%}", *map(str, row["scales"]))
+        for name, _, told in series
+        for layer, row in told.get("layers", {}).items()
+    ]
+    columns = ("layer", "", "channels", f"below {OFF:g}", *bins)
+    return _plot("gammas", "Scales of batch normalisation", alt, draw, columns, rows)
 
 
 def facts(record: Mapping[str, Any], stage: str) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ KEY = (
 )
 NEW = "+ new: the first model does not have it"
 PANEL_IN = 3.2
+LETTER_IN = 0.067  # width of a letter of a label, about
 MOST_LABELS = 8  # with more boxes than this only what is marked gets its name in the picture; the table has all
 COLUMNS = ("model", "class", "score", "by the labels", "against the first model", "where, px")
 
@@ -166,8 +167,9 @@ def _object(axes: Axes, scene: Scene, found: Found, colour: str, line: str, labe
         _skeleton(axes, found.keypoints, colour, line)
     if label:
         inside = top < scene.height * 0.07
+        room = scene.width * (1 - len(label) * LETTER_IN / PANEL_IN)
         axes.text(
-            *(min(max(left, 0), scene.width * 0.8), max(top, 0)),
+            *(max(min(left, room), 0), max(top, 0)),
             label,
             color="#ffffff",
             fontsize=8,
