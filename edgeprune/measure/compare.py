@@ -221,37 +221,34 @@ def compare(
     available = runtime.availability()
     by = runtime if available.ok else None
     names = _names(paths)
+    described = [_described(path) for path in paths]
+    _same(described)
+    task = described[0].task
+    dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
+    dataset.images(split)
+    dataset.check_matches(described[0].names, model=str(paths[0]))
     with tempfile.TemporaryDirectory(prefix="edgeprune-compare-") as folder:
         graphs = [
             graph_of(path, Path(folder) / str(number), imgsz=imgsz, batch=max(settings.batch, 1), progress=progress)
             for number, path in enumerate(paths)
         ]
-        described = [_described(path, graph) for path, graph in zip(paths, graphs, strict=True)]
-        _same(described)
-        task = described[0].task
-        dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
-        dataset.images(split)
-        dataset.check_matches(described[0].names, model=str(paths[0]))
+        sizes = [_size(path, graph) for path, graph in zip(paths, graphs, strict=True)]
         judged = []
-        for number, (name, graph, what) in enumerate(zip(names, graphs, described, strict=True)):
+        for number, (name, graph, size) in enumerate(zip(names, graphs, sizes, strict=True)):
             progress(f"accuracy of {name}", done=number, total=len(names))
-            judged.append(accuracy(graph, data=dataset, split=split, imgsz=what.imgsz[0], runtime=by))
+            judged.append(accuracy(graph, data=dataset, split=split, imgsz=size[0], runtime=by))
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
-            free = replace(settings, imgsz=described[0].imgsz)
+            free = replace(settings, imgsz=sizes[0])
             timed = bench(graphs, runtime, free, details=False, progress=progress).models
-        lookers = [
-            Looker(name, graph, by, what.imgsz[0]) for name, graph, what in zip(names, graphs, described, strict=True)
-        ]
+        lookers = [Looker(name, graph, by, size[0]) for name, graph, size in zip(names, graphs, sizes, strict=True)]
         shown = (
             scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress) if images else ()
         )
         counted = [counts_of(graph) for graph in graphs]
     made = [
-        Compared(name, path, path.stat().st_size, counts, latency, found, what.imgsz)
-        for name, path, counts, latency, found, what in zip(
-            names, paths, counted, timed, judged, described, strict=True
-        )
+        Compared(name, path, path.stat().st_size, counts, latency, found, size)
+        for name, path, counts, latency, found, size in zip(names, paths, counted, timed, judged, sizes, strict=True)
     ]
     return Comparison(
         models=tuple(made),
@@ -272,7 +269,6 @@ class _What:
     path: Path
     task: str
     names: Mapping[int, str]
-    imgsz: tuple[int, int]
 
 
 def _check(paths: Sequence[Path]) -> None:
@@ -285,15 +281,32 @@ def _check(paths: Sequence[Path]) -> None:
             raise DataError(f"{path}: is not a model to compare; allowed: {', '.join(FORMS)}")
 
 
-def _described(path: Path, graph: Path) -> _What:
+def _described(path: Path) -> _What:
+    """Task and classes, before anything is exported."""
+    if path.suffix == ".pt":
+        from edgeprune import checkpoint
+
+        loaded = checkpoint.load(path)
+        return _What(path, loaded.task, dict(loaded.names))
+    told = _told(path)
+    return _What(path, str(told["task"]), {int(index): str(name) for index, name in told["names"].items()})
+
+
+def _size(path: Path, graph: Path) -> tuple[int, int]:
+    height, width = _told(graph, path)["imgsz"]
+    return int(height), int(width)
+
+
+def _told(graph: Path, path: Path | None = None) -> dict[str, Any]:
     from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
 
     data = parsed_metadata(metadata_of(load_graph(graph)))
     missing = [key for key in ("names", "task", "imgsz") if key not in data]
     if missing:
-        raise DataError(f"{path} does not say its {', '.join(missing)}; export it with edgeprune or Ultralytics")
-    height, width = data["imgsz"]
-    return _What(path, str(data["task"]), {int(k): str(v) for k, v in data["names"].items()}, (int(height), int(width)))
+        raise DataError(
+            f"{path or graph} does not say its {', '.join(missing)}; export it with edgeprune or Ultralytics"
+        )
+    return data
 
 
 def _same(described: Sequence[_What]) -> None:

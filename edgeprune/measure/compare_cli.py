@@ -23,6 +23,7 @@ def compare(
     statistic: Annotated[str | None, typer.Option(help="Latency in the table: p50, p90, p95 or p99.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds of latency.")] = None,
+    warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints only that.")
@@ -40,7 +41,7 @@ def compare(
     from edgeprune.runtimes import runtime as runtime_of
 
     name, settings, profile = settings_of(target)
-    given: dict[str, Any] = {"threads": threads, "rounds": rounds}
+    given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}
     chosen = statistic or profile.get("statistic", "p50")
     try:
         quantile_of(chosen)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from edgeprune.progress import Progress, silent
 
+HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Identity"}  # between a weight and its use
+
 
 def graph_of(
     model: Path, folder: Path, *, imgsz: int | None = None, batch: int = 1, progress: Progress = silent
@@ -47,7 +50,8 @@ class Counts:
     """What one run of a graph takes.
 
     Attributes:
-        parameters: numbers in its weights, batch normalisation folded in where the graph has it so.
+        parameters: numbers in the weights and biases of its convolutions and matrix products; batch normalisation is
+            folded into them where the graph has it so.
         macs: multiplications with addition of its convolutions and matrix products; None where a shape is not known
             (a graph that a runtime has optimised into operators of its own).
     """
@@ -68,9 +72,12 @@ def counts_of(graph: Path) -> Counts:
 
     model = load_graph(graph)
     weights = {item.name: list(item.dims) for item in model.graph.initializer}
-    # scales and zero points of quantisation, sizes of a resize and the like are no parameters
-    heavy = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-    parameters = sum(prod(shape) for shape in weights.values() if prod(shape) > 1)
+    # scales of quantisation, sizes of a resize, anchors and the like are no parameters
+    source_of = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in PASSING}
+    used = {name for node in model.graph.node if node.op_type in HEAVY for name in node.input[1:]}
+    while found := {source_of[name] for name in used if name in source_of} - used:
+        used |= found
+    parameters = sum(prod(weights[name]) for name in used if name in weights)
     shapes = dict(weights)
     inferred = onnx.shape_inference.infer_shapes(model).graph
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
@@ -79,7 +86,7 @@ def counts_of(graph: Path) -> Counts:
             shapes[value.name] = [side.dim_value for side in sides]
     macs = 0
     for node in model.graph.node:
-        if node.op_type not in heavy:
+        if node.op_type not in HEAVY:
             continue
         source, weight, out = (shapes.get(name) for name in (node.input[0], node.input[1], node.output[0]))
         if node.domain not in ("", "ai.onnx") or source is None or weight is None or out is None:
