@@ -37,6 +37,7 @@ from edgeprune.workspace import LOG, Key, Record, Workspace, differences, flat
 
 if TYPE_CHECKING:
     from edgeprune.measure.scenes import Scene
+    from edgeprune.report.drawing import Plot
 
 STAGES: tuple[Stage, ...] = (
     pretrain.STAGE,
@@ -84,6 +85,12 @@ class BuildResult:
     bundle: Path
     report: Path
     record: dict[str, Any]
+
+    def figures(self) -> list[Plot]:
+        """The figures of the report, to be shown in a notebook."""
+        from edgeprune.report.plots import plots
+
+        return plots(self.record)
 
     def _repr_html_(self) -> str:
         """The verdict and its table, in a notebook; the figures are in ``report.html`` beside ``report``."""

@@ -39,6 +39,10 @@ def bench(
     cpus: Annotated[str | None, typer.Option(help="Pin the process to these CPUs, for example 2,3.")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Side of a free image axis in pixels.")] = None,
     batch: Annotated[int | None, typer.Option(help="Size of a free batch axis.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Number format to time: fp32 (as the file is), fp16 or int8 (needs --data).")
+    ] = "fp32",
+    data: Annotated[str | None, typer.Option(help="Dataset that calibrates int8.")] = None,
     warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
     per_round: Annotated[int | None, typer.Option(help="Samples of each model in a round.")] = None,
@@ -62,6 +66,7 @@ def bench(
     Example: edgeprune bench model.onnx pruned.onnx --max-ms 500 --statistic p50
     """
     from edgeprune.measure.bench import bench as run
+    from edgeprune.measure.graphs import in_precision
     from edgeprune.runtimes import runtime as runtime_of
 
     name, settings, profile = settings_of(target)
@@ -82,7 +87,14 @@ def bench(
     named = [*([vs] if vs else []), *models]
     with Live(enabled=not quiet) as live, TemporaryDirectory(prefix="edgeprune-bench-") as folder:
         result = run(
-            _as_graphs(named, Path(folder), imgsz or profile.get("imgsz"), batch or profile.get("batch", 1), live),
+            [
+                in_precision(graph, Path(folder) / f"low-{number}", precision, data)
+                for number, graph in enumerate(
+                    _as_graphs(
+                        named, Path(folder), imgsz or profile.get("imgsz"), batch or profile.get("batch", 1), live
+                    )
+                )
+            ],
             runtime_of(runtime or name),
             settings,
             max_ms=max_ms,
@@ -211,8 +223,12 @@ def _print(result: BenchResult) -> None:
     console.print(table)
     for model in result.models:
         if model.layers:
-            top = ", ".join(f"{layer.name} {layer.mean_ms:.2f} ms" for layer in model.layers[:3])
-            console.print(f"{escape(model.model.name)}: slowest layers {escape(top)}")
+            slowest = Table(show_edge=False, title=f"slowest layers of {model.model.name}", title_justify="left")
+            for column in ("layer", "operation", "ms"):
+                slowest.add_column(column, justify="right" if column == "ms" else "left", overflow="fold")
+            for layer in model.layers:
+                slowest.add_row(escape(layer.name), escape(layer.op), f"{layer.mean_ms:.3f}")
+            console.print(slowest)
         if model.end_to_end:
             console.print(f"{escape(model.model.name)}: {end_to_end_text(model.end_to_end)}")
     host = result.models[0].latency.conditions.get("host", {})

@@ -25,6 +25,8 @@ from edgeprune.runtimes.base import BenchSettings, Runtime
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from edgeprune.report.drawing import Plot
+
 MIB = 2**20
 FORMS = (".pt", ".onnx", ".engine")
 
@@ -173,6 +175,12 @@ class Comparison:
         from edgeprune.report.scenes import scene_figure
 
         return [scene_figure(scene) for scene in self.scenes]
+
+    def plots(self) -> list[Plot]:
+        """Accuracy against latency, every sample, and accuracy by class; a notebook shows each."""
+        from edgeprune.report.compare import plots
+
+        return plots(self)
 
     def _repr_html_(self) -> str:
         """The tables, in a notebook."""

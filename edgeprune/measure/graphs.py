@@ -45,6 +45,44 @@ def graph_of(
     return graph
 
 
+def in_precision(graph: Path, folder: Path, precision: str, data: str | None = None, images: int = 128) -> Path:
+    """A float graph in another number format, in ``folder``.
+
+    Args:
+        graph: an ONNX file in FP32.
+        folder: where the copy goes.
+        precision: ``fp32`` (the graph itself), ``fp16`` or ``int8`` (by ONNX Runtime's recipe for CPUs).
+        data: dataset whose training images calibrate INT8.
+        images: how many of them.
+
+    Raises:
+        TargetError: another precision, or INT8 without data.
+        DataError: a file that cannot be read.
+    """
+    from edgeprune.errors import TargetError
+
+    if precision == "fp32":
+        return graph
+    if precision not in ("fp16", "int8"):
+        raise TargetError(f"--precision {precision}: allowed are fp32, fp16, int8")
+    if precision == "int8" and data is None:
+        raise TargetError("--precision int8: ranges are found on images; give --data DATASET.yaml")
+    from edgeprune.dataset import Dataset
+    from edgeprune.export.onnx import describe
+    from edgeprune.export.precision import fp16_onnx, int8_onnx
+    from edgeprune.export.quiet import quiet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    low = folder / f"{graph.stem}-{precision}.onnx"
+    with quiet():
+        if precision == "fp16" or data is None:
+            fp16_onnx(graph, low)
+        else:
+            dataset = Dataset.load(data, task=describe(graph).task, need=("train",))
+            int8_onnx(graph, low, dataset.sample_images("train", images), recipe="cpu")
+    return low
+
+
 @dataclass(frozen=True)
 class Counts:
     """What one run of a graph takes.

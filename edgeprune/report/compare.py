@@ -35,12 +35,17 @@ def comparison_page(found: Comparison) -> str:
         [
             f'<header><h1 id="title">{_escaped(title)}</h1><p>{_escaped(_said(found))}</p></header>',
             section("Figures", table(found.columns, found.rows())),
-            figures(one for one in (trade_off(found), latency(found), by_class(found)) if one is not None),
+            figures(plots(found)),
             section(f"{found.metric} by class", table(("class", *found.columns[1:]), found.classes())),
             section("Side by side", f"<p>{_escaped(chosen)}</p>{scenes_html(found.scenes)}" if found.scenes else ""),
             section("How it was measured", table(("", ""), conditions(found)) + f"<pre>{_escaped(again)}</pre>"),
         ],
     )
+
+
+def plots(found: Comparison) -> list[Plot]:
+    """Every figure that there is data for."""
+    return [one for one in (trade_off(found), latency(found), by_class(found)) if one is not None]
 
 
 def conditions(found: Comparison) -> list[tuple[str, str]]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Drawn in a colour that nothing else has, then replaced by the page's variable of that name.
 COLOURS = {"ink": "#010101", "muted": "#020202", "before": "#030303", "after": "#040404", "limit": "#050505"}
+# A notebook has no style of ours: middle tones that can be read on white and on black.
+IN_A_NOTEBOOK = {"ink": "#77808a", "muted": "#8a929b", "before": "#8a929b", "after": "#2f8fdd", "limit": "#d07a1e"}
 WIDTH_IN = 5.0  # wide enough for a column on a desk, still readable when a phone shrinks it to 345 px
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found, and takes the page's font
@@ -51,6 +53,14 @@ class Plot:
     svg: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    def _repr_html_(self) -> str:
+        """The drawing with its title and words, in a notebook."""
+        colours = "".join(f"--{name}:{colour};" for name, colour in IN_A_NOTEBOOK.items())
+        return (
+            f'<div style="{colours}max-width:640px"><strong>{escape(self.title)}</strong>{self.svg}'
+            f"<p>{escape(self.alt)}</p></div>"
+        )
 
 
 def plot(

@@ -162,7 +162,9 @@ class OnnxRuntime(Runtime):
         rows: list[list[dict[str, Any]]] = [[] for _ in models]
         hosts = []
         for launch in range(launches):
-            shift = launch % len(models)  # loaded in another order each time: no model always lies where another does
+            shift = launch % max(
+                1, len(models)
+            )  # loaded in another order each time: no model always lies where another does
             order = [*range(shift, len(models)), *range(shift)] if not settings.stand_in else range(len(models))
             result = self._launch([models[index] for index in order], settings, launch, launches, progress)
             hosts.append(result["host"])
