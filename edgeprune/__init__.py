@@ -22,25 +22,33 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from edgeprune.checkpoint import load as load_checkpoint
     from edgeprune.measure.bench import bench
+    from edgeprune.measure.compare import Comparison, compare
     from edgeprune.pipeline import BuildResult, build
     from edgeprune.pruning import prune
+    from edgeprune.report.history import history
     from edgeprune.target import Target, load_target
 
 _HOMES = {
     "BuildResult": "edgeprune.pipeline",
+    "Comparison": "edgeprune.measure.compare",
     "Target": "edgeprune.target",
     "bench": "edgeprune.measure.bench",
     "build": "edgeprune.pipeline",
+    "compare": "edgeprune.measure.compare",
+    "history": "edgeprune.report.history",
     "load_checkpoint": "edgeprune.checkpoint",
     "load_target": "edgeprune.target",
     "prune": "edgeprune.pruning",
 }
 __all__ = [
     "BuildResult",
+    "Comparison",
     "Target",
     "__version__",
     "bench",
     "build",
+    "compare",
+    "history",
     "load_checkpoint",
     "load_target",
     "prune",

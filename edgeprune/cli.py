@@ -26,7 +26,9 @@ from edgeprune.export.cli import (
     val_command,
 )
 from edgeprune.measure.cli import bench
+from edgeprune.measure.compare_cli import compare
 from edgeprune.pruning.cli import register as register_pruning
+from edgeprune.report.cli import history
 from edgeprune.training.cli import finetune, sparsify
 
 if TYPE_CHECKING:
@@ -203,6 +205,8 @@ for name, command in {
     "lint": lint_command,
     "val": val_command,
     "bench": bench,
+    "compare": compare,
+    "history": history,
 }.items():
     app.command(name)(command)
 app.add_typer(targets_app, name="targets")

@@ -39,6 +39,8 @@ from edgeprune.workspace import LOG, Key, Record, Workspace, differences, flat
 if TYPE_CHECKING:
     from edgeprune.devices.local import LocalDevice
     from edgeprune.devices.remote import RemoteDevice
+    from edgeprune.measure.scenes import Scene
+    from edgeprune.report.drawing import Plot
     from edgeprune.runtimes.base import Availability, Runtime
 
 STAGES: tuple[Stage, ...] = (
@@ -53,6 +55,7 @@ STAGES: tuple[Stage, ...] = (
 )
 """In the order in which data flows; the bundle, written after the last, is not a stage that could be reused."""
 
+SCENES = 4  # images of the report
 REPORTED_PACKAGES = (
     "torch",
     "torchvision",
@@ -86,6 +89,20 @@ class BuildResult:
     bundle: Path
     report: Path
     record: dict[str, Any]
+
+    def figures(self) -> list[Plot]:
+        """The figures of the report, to be shown in a notebook."""
+        from edgeprune.report.plots import plots
+
+        return plots(self.record)
+
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook; the figures are in ``report.html`` beside ``report``."""
+        from edgeprune.report.page import table
+        from edgeprune.report.text import COLUMNS, gate_cells
+
+        rows = [gate_cells(gate) for gate in self.record["gates"]]
+        return f"<p><strong>{self.record['target']['name']}: {self.verdict.value}</strong></p>{table(COLUMNS, rows)}"
 
 
 def build(
@@ -370,7 +387,7 @@ def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     folder = bundle.write_bundle(context, chosen, record.model_dump_json(indent=1), record.names)
     report = root / "report.md"
     write_atomically(report, report_markdown(content))
-    write_atomically(root / "report.html", report_html(content))
+    write_atomically(root / "report.html", report_html(content, _scenes(context)))
     return BuildResult(verdict, tuple(gates), root, folder, report, content)
 
 
@@ -384,6 +401,26 @@ def _device_row(context: Context) -> dict[str, Any] | None:
         "identity": context.runtime.identity(),
         "facts": place.facts(),
     }
+
+
+def _scenes(context: Context) -> tuple[Scene, ...]:
+    """A few validation images through the unpruned model and what ships; none where they cannot be run."""
+    from edgeprune.measure.scenes import Looker, scenes
+
+    runtime = context.runtime if context.usable else None
+    models = {
+        "unpruned": context.records["baseline"].path("engine" if context.usable else "onnx"),
+        "what ships": context.records["engine"].path("engine")
+        if context.usable
+        else bundle.files(context)["model.onnx"],
+    }
+    lookers = [Looker(name, path, runtime, context.target.imgsz) for name, path in models.items()]
+    split = context.target.accuracy.split
+    try:
+        return scenes(lookers, context.dataset, context.weights.task, split=split, count=SCENES, seed=context.seed)
+    except (DataError, StageError) as error:  # a finished build is not lost for a picture
+        context.reporter.note(f"no detections in the report: {error}")
+        return ()
 
 
 def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trust: bool) -> tuple[Weights, Any]:
@@ -410,6 +447,8 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
             f"imgsz: {profile.imgsz} is not a multiple of the model's stride {stride}; "
             f"allowed: {profile.imgsz // stride * stride} or {(profile.imgsz // stride + 1) * stride}"
         )
+    if profile.budget.scope == "end_to_end" and source.task != "detect":
+        raise TargetError(f"budget.scope: end_to_end is known for detectors; a {source.task} model allows model")
     dataset = Dataset.load(data, task=source.task, need=sorted({"train", "val", profile.accuracy.split}))
     if names is not None:
         dataset.check_matches(names)

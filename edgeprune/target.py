@@ -44,8 +44,9 @@ class Budget(_Part):
     """MACs of the unpruned model divided by those of the pruned one; needs no device."""
     statistic: Statistic = "p95"
     """Which statistic of the latency ``latency_ms`` speaks of."""
-    scope: Literal["model"] = "model"
-    """What is timed: the model alone (input in memory to output in memory)."""
+    scope: Literal["model", "end_to_end"] = "model"
+    """What is timed: ``model`` alone (input in memory to output in memory), or ``end_to_end`` (a frame in memory to the
+    boxes in it: letterbox, model, non-maximum suppression), through ONNX Runtime and for detectors."""
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -66,9 +67,10 @@ class Budget(_Part):
         return getattr(self, self.kind)
 
     def __str__(self) -> str:
+        whole = "end-to-end " if self.scope == "end_to_end" else ""
         if self.kind == "latency_ms":
-            return f"{self.statistic} latency ≤ {self.value:g} ms"
-        return f"{'latency' if self.kind == 'speed_up' else 'MACs'} speed-up ≥ ×{self.value:g}"
+            return f"{self.statistic} {whole}latency ≤ {self.value:g} ms"
+        return f"{whole + 'latency' if self.kind == 'speed_up' else 'MACs'} speed-up ≥ ×{self.value:g}"
 
 
 class AccuracyFloor(_Part):
@@ -241,6 +243,13 @@ class Target(_Part):
             raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
         if self.measure.cuda_graph and core is not None:
             raise ValueError("measure: cuda_graph and device.dla_core exclude each other; a DLA cannot be captured")
+        if self.budget.scope == "end_to_end":
+            if not self.runtime.startswith("onnxruntime"):
+                raise ValueError(f"budget.scope: end_to_end is timed through ONNX Runtime; {self.runtime} allows model")
+            if self.batch != 1:
+                raise ValueError(f"budget.scope: end_to_end times one frame at a time; batch {self.batch} allows model")
+            if self.budget.kind == "macs_speed_up":
+                raise ValueError("budget.scope: end_to_end speaks of latency; macs_speed_up allows model")
         if self.device.kind != "jetson" and (self.device.power_mode or self.device.jetpack):
             raise ValueError(f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}")
         return self
@@ -264,7 +273,8 @@ class Target(_Part):
         budgets = {"latency_ms": latency_ms, "speed_up": speed_up, "macs_speed_up": macs_speed_up}
         given = {key: value for key, value in budgets.items() if value is not None}
         if given:
-            data["budget"] = {"statistic": self.budget.statistic, "scope": self.budget.scope, **given}
+            scope = "model" if macs_speed_up is not None else self.budget.scope
+            data["budget"] = {"statistic": self.budget.statistic, "scope": scope, **given}
         if max_map_drop is not None:
             data["accuracy"]["max_map_drop"] = max_map_drop
         if imgsz is not None:

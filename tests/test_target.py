@@ -42,6 +42,10 @@ def test_jetson_orin_extends_another_board() -> None:
         ("extends: cpu\nbudget: {speed_up: 0.5}", ["budget.speed_up", "0.5"]),
         ("extends: cpu\nbudget: {latency_ms: .nan}", ["budget.latency_ms", "NaN"]),
         ("extends: cpu\nbudget: {latency_ms: 3, statistic: p42}", ["budget.statistic", "p42", "'p95'"]),
+        ("extends: cpu\nbudget: {speed_up: 2, scope: frames}", ["budget.scope", "'end_to_end'", "frames"]),
+        ("extends: jetson-orin\nbudget: {latency_ms: 3, scope: end_to_end}", ["budget.scope", "ONNX Runtime"]),
+        ("extends: cpu\nbudget: {speed_up: 2, scope: end_to_end}\nbatch: 2", ["budget.scope", "batch 2"]),
+        ("extends: cpu\nbudget: {macs_speed_up: 2, scope: end_to_end}", ["budget.scope", "macs_speed_up"]),
         ("extends: cpu\nbatch: yes", ["batch", "true"]),
         ("extends: cpu\nruntime: tensorrt", ["runtime", "tensorrt", "onnxruntime"]),
         ("extends: cpu\ndevice: {kind: cpu, power_mode: MAXN}", ["power_mode", "jetson"]),
@@ -93,6 +97,14 @@ def test_the_command_line_replaces_the_budget_and_keeps_its_statistic() -> None:
     target = load_target("jetson-orin").with_overrides(latency_ms=3.5, imgsz=320, epochs=2, max_map_drop=0.1)
     assert (target.budget.latency_ms, target.budget.statistic) == (3.5, "p95")
     assert (target.imgsz, target.finetune.epochs, target.accuracy.max_map_drop) == (320, 2, 0.1)
+
+
+def test_the_scope_stays_with_a_latency_and_goes_with_macs(tmp_path: Path) -> None:
+    (tmp_path / "whole.yaml").write_text("extends: cpu\nbudget: {speed_up: 2, scope: end_to_end}")
+    target = load_target(tmp_path / "whole.yaml")
+    assert str(target.budget) == "end-to-end latency speed-up ≥ ×2"
+    assert target.with_overrides(latency_ms=9.0).budget.scope == "end_to_end"
+    assert target.with_overrides(macs_speed_up=2.0).budget.scope == "model"
 
 
 @pytest.mark.parametrize(

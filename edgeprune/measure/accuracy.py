@@ -107,7 +107,7 @@ def accuracy(
     model = Path(model)
     if not model.is_file():
         raise DataError(f"model {model} does not exist")
-    with _subject(model, imgsz, batch, runtime, head, metadata) as subject:
+    with subject_of(model, imgsz, batch, runtime, head, metadata) as subject:
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=(split,))
         dataset.images(split)
         dataset.check_matches(subject.module.names, model=str(model))
@@ -121,7 +121,7 @@ def accuracy(
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """What the validator is given: something that looks like an Ultralytics model, and how to feed it."""
 
     module: Any
@@ -133,15 +133,16 @@ class _Subject:
 
 
 @contextmanager
-def _subject(
+def subject_of(
     model: Path, imgsz: int | None, batch: int, runtime: Runtime | None, head: str, metadata: Mapping[str, str] | None
-) -> Iterator[_Subject]:
+) -> Iterator[Subject]:
+    """Open any form of a model for Ultralytics' validators and predictors; arguments as in :func:`accuracy`."""
     if model.suffix == ".pt":
         module: Any = module_from_checkpoint(model)
         if imgsz is None:
             imgsz = int((module.args or {}).get("imgsz") or 640)
         dual = has_end_to_end_head(module)
-        yield _Subject(module, str(module.task), imgsz, batch, dual and head in {"auto", "end-to-end"}, exported=False)
+        yield Subject(module, str(module.task), imgsz, batch, dual and head in {"auto", "end-to-end"}, exported=False)
         return
     graph = load_graph(model) if model.suffix == ".onnx" else None
     data = parsed_metadata(metadata if metadata is not None else metadata_of(graph) if graph else {})
@@ -163,7 +164,7 @@ def _subject(
     )
     with _session(model, runtime) as run:
         fixed = 0 if dynamic else int(data.get("batch") or 1)
-        yield _Subject(
+        yield Subject(
             _SessionModule(run, data, batch=fixed, half=half, end_to_end=sorted_rows),
             str(data["task"]),
             size,
@@ -224,7 +225,7 @@ class _SessionModule(nn.Module):
 
 
 def _validated(
-    subject: _Subject, dataset: Dataset, split: str, workers: int, progress: Progress, device: str | None
+    subject: Subject, dataset: Dataset, split: str, workers: int, progress: Progress, device: str | None
 ) -> Accuracy:
     with tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder, quiet():
         validator = _validator_class(subject.task)(

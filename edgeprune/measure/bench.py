@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError, TargetError
-from edgeprune.gate import Gate, Verdict, latency_gate, overall
+from edgeprune.gate import PASS_CONFIDENCE, Gate, Verdict, latency_gate, overall
 from edgeprune.measure.measurement import Measurement
 from edgeprune.measure.statistics import (
     FEWEST_BLOCKS,
@@ -31,7 +31,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, LayerTime, Runtime
 
 TOP_LAYERS = 10
-CONFIDENCE = 0.99
+CONFIDENCE = 0.99  # of the bounds in tables; gates have their own
 COLUMNS = (
     "model",
     "p50",
@@ -186,7 +186,7 @@ def bench(
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
     _check(paths, statistic, max_ms, retries)
-    confidence = 1 - (1 - CONFIDENCE) / (retries + 1)
+    confidence = 1 - (1 - PASS_CONFIDENCE) / (retries + 1)
     if max_ms is not None:
         settings = replace(settings, rounds=max(settings.rounds, least_rounds(statistic, confidence, settings)))
     attempt = 0
@@ -255,7 +255,7 @@ def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> 
 def _speed_up(first: Sequence[float], other: Sequence[float], settings: BenchSettings) -> RatioInterval | None:
     if len(other) < FEWEST_BLOCKS * settings.per_round:
         return None
-    return ratio(first, other, block=settings.per_round)
+    return ratio(first, other, block=settings.per_round, launches=settings.launches)
 
 
 def _cpu_ms(measurement: Measurement) -> Sequence[float]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 40
+LAUNCHES = 3
 UNTIL_STABLE = 4  # attempts beyond the first when --until-stable comes without --retries
 
 
@@ -41,10 +42,18 @@ def bench(
     cpus: Annotated[str | None, typer.Option(help="Pin the process to these CPUs, for example 2,3.")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Side of a free image axis in pixels.")] = None,
     batch: Annotated[int | None, typer.Option(help="Size of a free batch axis.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Number format to time: fp32 (as the file is), fp16 or int8 (needs --data).")
+    ] = "fp32",
+    data: Annotated[str | None, typer.Option(help="Dataset that calibrates int8.")] = None,
     warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
     per_round: Annotated[int | None, typer.Option(help="Samples of each model in a round.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Longest run; whole rounds until then.")] = None,
+    warmup_runs: Annotated[int | None, typer.Option(help="Least warm-up for each model in runs.")] = None,
+    launches: Annotated[
+        int | None, typer.Option(help="Fresh processes that the rounds are divided among. [default: 3]")
+    ] = None,
     end_to_end: Annotated[
         bool, typer.Option("--end-to-end", help="Also time a detector from frame to boxes, its parts apart.")
     ] = False,
@@ -61,26 +70,36 @@ def bench(
     """
     from edgeprune.devices import device as device_named
     from edgeprune.measure.bench import bench as run
+    from edgeprune.measure.graphs import in_precision
     from edgeprune.runtimes import runtime as runtime_of
 
-    name, settings, profile = _settings(target)
+    name, settings, profile = settings_of(target)
     place = device_named(device if device is not None else profile.get("host", ""), **profile.get("place", {}))
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
         "imgsz": None if imgsz is None else (imgsz, imgsz),
         "warmup_s": warmup_s,
+        "warmup_runs": warmup_runs,
+        "launches": launches,
         "rounds": rounds,
         "per_round": per_round,
         "time_limit_s": seconds,
         "cpus": None if cpus is None else _cpus(cpus),
     }
-    settings = _replaced(settings, {key: value for key, value in given.items() if value is not None})
+    settings = replaced(settings, {key: value for key, value in given.items() if value is not None})
     quiet = "-" in (str(json), str(csv))
     named = [*([vs] if vs else []), *models]
-    with place, _Live(enabled=not quiet) as live, TemporaryDirectory(prefix="edgeprune-bench-") as folder:
+    with place, Live(enabled=not quiet) as live, TemporaryDirectory(prefix="edgeprune-bench-") as folder:
         result = run(
-            _as_graphs(named, Path(folder), imgsz or profile.get("imgsz"), batch or profile.get("batch", 1), live),
+            [
+                in_precision(graph, Path(folder) / f"low-{number}", precision, data)
+                for number, graph in enumerate(
+                    _as_graphs(
+                        named, Path(folder), imgsz or profile.get("imgsz"), batch or profile.get("batch", 1), live
+                    )
+                )
+            ],
             runtime_of(runtime or name, place),
             settings,
             max_ms=max_ms,
@@ -92,19 +111,19 @@ def bench(
             end_to_end=end_to_end or image is not None,
             progress=live.progress,
         )
-    _write(json, _json_text(result))
-    _write(csv, result.to_csv())
+    write(json, _json_text(result))
+    write(csv, result.to_csv())
     if not quiet:
         _print(result)
     raise typer.Exit(result.exit_code)
 
 
-def _settings(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
+def settings_of(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
     """Runtime name, sampling and gate settings of a profile, or the defaults."""
     from edgeprune.runtimes.base import BenchSettings
 
     if target is None:
-        return "onnxruntime", BenchSettings(), {}
+        return "onnxruntime", BenchSettings(launches=LAUNCHES), {}
     from edgeprune.target import load_target
 
     profile = load_target(target)
@@ -118,6 +137,7 @@ def _settings(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
         time_limit_s=measure.time_limit_s,
         copies=measure.copies,
         cuda_graph=measure.cuda_graph,
+        launches=LAUNCHES,
     )
     asked = {"statistic": profile.budget.statistic, "retries": measure.retries}
     board = profile.device
@@ -126,33 +146,32 @@ def _settings(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
     return profile.runtime, settings, {**asked, **sizes, "host": board.host, "place": place}
 
 
-def _as_graphs(models: list[Path], folder: Path, imgsz: int | None, batch: int, live: _Live) -> list[Path]:
+def _as_graphs(models: list[Path], folder: Path, imgsz: int | None, batch: int, live: Live) -> list[Path]:
     """The models as files that a runtime can time: a checkpoint is exported and simplified first, as a build does."""
-    graphs = []
-    for number, model in enumerate(models, 1):
-        if model.suffix == ".pt" and model.is_file():
-            from edgeprune import checkpoint
-            from edgeprune.export.onnx import onnx_from_checkpoint
-            from edgeprune.export.quiet import quiet
-            from edgeprune.export.simplify import simplified_onnx
+    from edgeprune.measure.graphs import graph_of
 
-            live.progress(f"exporting {model.name}")
-            size = imgsz or checkpoint.load(model).train_args.get("imgsz") or 640
-            raw, graph = folder / f"{number}-raw.onnx", folder / f"{number}-{model.stem}.pt.onnx"
-            with quiet():
-                onnx_from_checkpoint(model, raw, imgsz=int(size), batch=batch)
-                simplified_onnx(raw, graph)
-            model = graph
-        graphs.append(model)
-    return graphs
+    return [
+        graph_of(model, folder / str(number), imgsz=imgsz, batch=batch, progress=live.progress)
+        for number, model in enumerate(models, 1)
+    ]
 
 
-def _replaced(settings: BenchSettings, given: dict[str, Any]) -> BenchSettings:
+def replaced(settings: BenchSettings, given: dict[str, Any]) -> BenchSettings:
+    """The settings with what was given on the command line, refused where it is too small."""
     from dataclasses import replace
 
     from edgeprune.errors import TargetError
 
-    least = {"threads": 0, "batch": 1, "warmup_s": 0, "rounds": 1, "per_round": 1, "time_limit_s": 0}
+    least = {
+        "threads": 0,
+        "batch": 1,
+        "warmup_s": 0,
+        "warmup_runs": 0,
+        "launches": 1,
+        "rounds": 1,
+        "per_round": 1,
+        "time_limit_s": 0,
+    }
     for key, value in given.items():
         if key in least and not value >= least[key]:
             raise TargetError(f"--{key.replace('_', '-')} {value}: at least {least[key]} is needed")
@@ -180,7 +199,8 @@ def _json_text(result: BenchResult) -> str:
     return json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
 
 
-def _write(path: Path | None, text: str) -> None:
+def write(path: Path | None, text: str) -> None:
+    """A file written whole; ``-`` prints, None does nothing."""
     if path is None:
         return
     if str(path) == "-":
@@ -213,8 +233,12 @@ def _print(result: BenchResult) -> None:
     console.print(table)
     for model in result.models:
         if model.layers:
-            top = ", ".join(f"{layer.name} {layer.mean_ms:.2f} ms" for layer in model.layers[:3])
-            console.print(f"{escape(model.model.name)}: slowest layers {escape(top)}")
+            slowest = Table(show_edge=False, title=f"slowest layers of {model.model.name}", title_justify="left")
+            for column in ("layer", "operation", "ms"):
+                slowest.add_column(column, justify="right" if column == "ms" else "left", overflow="fold")
+            for layer in model.layers:
+                slowest.add_row(escape(layer.name), escape(layer.op), f"{layer.mean_ms:.3f}")
+            console.print(slowest)
         if model.end_to_end:
             console.print(f"{escape(model.model.name)}: {end_to_end_text(model.end_to_end)}")
     host = result.models[0].latency.conditions.get("host", {})
@@ -243,7 +267,7 @@ def sparkline(values: list[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in kept)
 
 
-class _Live:
+class Live:
     """A bar with the latest medians and a sparkline of the first model; nothing on a stream that is not a screen."""
 
     def __init__(self, enabled: bool) -> None:
@@ -262,7 +286,7 @@ class _Live:
         self._task = self._bar.add_task("starting", total=None)
         self._seen: list[float] = []
 
-    def __enter__(self) -> _Live:
+    def __enter__(self) -> Live:
         self._bar.start()
         return self
 

@@ -49,14 +49,15 @@ class Measurement:
         )
 
 
-MUST_MATCH = ("identity", "runtime", "provider", "threads", "batch", "shapes", "copies", "cuda_graph")
+MUST_MATCH = ("identity", "runtime", "provider", "threads", "batch", "shapes", "scope", "copies", "cuda_graph")
+DEFAULTS = {"scope": "model"}  # what records say that do not name it
 
 
 def differing_conditions(first: Measurement, second: Measurement) -> list[str]:
     """Names of the conditions that forbid comparing two measurements, with both values; empty when they may be."""
     found = [] if first.unit == second.unit else [f"unit ({first.unit}, {second.unit})"]
     for name in MUST_MATCH:
-        one, other = first.conditions.get(name), second.conditions.get(name)
+        one, other = (found.conditions.get(name, DEFAULTS.get(name)) for found in (first, second))
         if one == other:
             continue
         if isinstance(one, Mapping) and isinstance(other, Mapping):

@@ -309,6 +309,7 @@ def ratio(
     *,
     tails: tuple[float, float] | None = None,
     allowance: float = PLACEMENT,
+    launches: int = 1,
     block: int = 5,
     resamples: int = 4000,
     seed: int = 0,
@@ -326,6 +327,8 @@ def ratio(
         tails: probability left out below and above, when the ends are to differ; ``confidence`` is then ignored.
         allowance: relative difference that says nothing about two models: loading one model twice gives as much, and
             no number of samples in one process averages it away.
+        launches: processes that the samples come from; the allowance is divided by the root of it, because each process
+            draws the places anew.
         block: samples in a block: ``BenchSettings.per_round``, or a multiple.
         resamples: bootstrap repetitions.
         seed: of the resampling, so that the same samples give the same interval.
@@ -350,7 +353,7 @@ def ratio(
     below, above = tails or ((1 - confidence) / 2, (1 - confidence) / 2)
     low, high = np.quantile(medians, (below, 1 - above))
     centre = float(np.median(logs))
-    margin = math.log1p(allowance)
+    margin = math.log1p(allowance) / math.sqrt(max(1, launches))
     # the bootstrap of a median is too sure of itself in the tails of few blocks: 1.5 % to 2.5 % where 1 % is asked
     exact = bounds(logs.tolist(), "p50", 1 - above, 1 - below)
     low = min(low, centre, exact.low if exact.low is not None else logs.min())

@@ -68,6 +68,18 @@ class Plan:
         """Multiply-accumulates before over after."""
         return self.macs[0] / self.macs[1]
 
+    def _repr_html_(self) -> str:
+        """Widths before and after, in a notebook."""
+        from html import escape
+
+        rows = [("MACs", *self.macs), ("parameters", *self.params)]
+        rows += [(one.name, one.before, one.after) for one in self.dimensions if one.after != one.before]
+        body = "".join(
+            f"<tr><td>{escape(n)}</td><td>{b:,}</td><td>{a:,}</td><td>{a / b:.0%}</td></tr>" for n, b, a in rows
+        )
+        head = "<tr><th></th><th>before</th><th>after</th><th>kept</th></tr>"
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
     @property
     def digest(self) -> str:
         """SHA-256 over what the plan does to a model; versions and settings do not count."""

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgeprune.report.plots import Plot, facts, plots
+from edgeprune.report.page import figures, page, section, table
+from edgeprune.report.plots import facts, plots
 from edgeprune.report.text import COLUMNS, budget_text, figure, gate_cells, shell_line
+
+if TYPE_CHECKING:
+    from edgeprune.measure.scenes import Scene
 
 SAID = {
     "PASS": "Every gate passed: it may ship.",
@@ -19,72 +23,27 @@ SAID = {
     "PENDING": "It was not all measured on the target yet.",
 }
 
-STYLE = """
-:root { color-scheme: light dark; --page: #fbfbfa; --card: #fff; --ink: #1c1e21; --muted: #6b7177; --line: #e1e3e6;
-  --before: #7d8590; --after: #0a6cbd; --limit: #b35900; --pass: #17703a; --fail: #b3261e; --inconclusive: #8a5a00;
-  --pending: #0b6a86; }
-@media (prefers-color-scheme: dark) { :root { --page: #15171a; --card: #1d2024; --ink: #e8eaed; --muted: #9aa1a9;
-  --line: #33383e; --before: #a2abb5; --after: #5ab0f5; --limit: #f0a04b; --pass: #5fd08a; --fail: #ff8a80;
-  --inconclusive: #f2c057; --pending: #63c8e6; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 20px 16px 48px; }
-h1 { font-size: 1.5rem; margin: 0 0 4px; } h2 { font-size: 1.1rem; margin: 0 0 8px; }
-.verdict { border-left: 8px solid var(--colour); background: var(--card); padding: 16px; border-radius: 6px; }
-.verdict strong { font-size: 1.7rem; color: var(--colour); letter-spacing: 0.02em; }
-.verdict p { margin: 4px 0; }
-.PASS { --colour: var(--pass); } .FAIL { --colour: var(--fail); } .INCONCLUSIVE { --colour: var(--inconclusive); }
-.PENDING { --colour: var(--pending); } .info { --colour: var(--muted); }
-.state { color: var(--colour); font-weight: 600; }
-section, figure { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 14px;
-  margin: 16px 0 0; min-width: 0; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 0 16px; }
-figure svg { width: 100%; height: auto; display: block; }
-figure svg text { font-family: system-ui, sans-serif !important; }
-figcaption { color: var(--muted); font-size: 0.9rem; margin-top: 6px; overflow-wrap: anywhere; }
-details { margin-top: 6px; } summary { cursor: pointer; color: var(--muted); font-size: 0.9rem; }
-.scroll { overflow-x: auto; } details .scroll { max-height: 420px; overflow-y: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--muted); font-weight: 600; }
-pre { overflow-x: auto; background: var(--page); padding: 10px; border-radius: 4px; font-size: 0.85rem; margin: 6px 0; }
-@media (max-width: 640px) {
-  .gates thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); display: block; }
-  .gates tr { display: block; padding: 8px 0; border-bottom: 1px solid var(--line); }
-  .gates td { display: inline; border: 0; padding: 0 6px 0 0; }
-  .gates td:nth-child(2) { padding: 0; } .gates td:nth-child(2)::after { content: ""; display: block; }
-  .gates td:first-child { color: var(--muted); } .gates td:last-child { display: block; color: var(--muted); }
-  .gates td[data-name]:not(:empty)::before { content: attr(data-name) " "; color: var(--muted); }
-}
-"""
 
-
-def report_html(record: Mapping[str, Any]) -> str:
+def report_html(record: Mapping[str, Any], scenes: Sequence[Scene] = ()) -> str:
     """The page for a build.
 
     Args:
         record: the content of ``build.json`` (:class:`~edgeprune.report.record.BuildRecord` as plain data).
+        scenes: the same images through the unpruned model and what ships.
     """
     target, verdict = record["target"], record["verdict"]
     title = f"{target['name']}: {verdict}"
     parts = [
         _head(record),
-        _section("Gates", _gates(record["gates"])),
-        _section("Before and after", _table(("", "unpruned", "shipped", "ratio"), sizes(record))),
-        f'<div class="figures">{"".join(_figure(plot) for plot in plots(record))}</div>',
-        _section("Accuracy by class", _table(("class", "unpruned", "shipped", "change"), classes(record))),
-        _section("How it was measured", _table(("", ""), conditions(record))),
-        _section("Again", _again(record)),
+        section("Gates", _gates(record["gates"])),
+        section("Before and after", table(("", "unpruned", "shipped", "ratio"), sizes(record))),
+        figures(plots(record)),
+        section("Accuracy by class", table(("class", "unpruned", "shipped", "change"), classes(record))),
+        section("Detections side by side", _side_by_side(scenes)),
+        section("How it was measured", table(("", ""), conditions(record))),
+        section("Again", _again(record)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # nothing leaves the file: neither scripts nor requests are allowed, not even the browser's own for an icon
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        'img-src data:">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return page(title, parts)
 
 
 def sizes(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -167,24 +126,16 @@ def _gates(gates: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def _figure(plot: Plot) -> str:
-    return (
-        f'<figure id="{plot.key}"><h2>{escape(plot.title)}</h2>{plot.svg}<figcaption>{escape(plot.alt)}</figcaption>'
-        f"<details><summary>the numbers</summary>{_table(plot.columns, plot.rows)}</details></figure>"
-    )
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
-    if not rows:
+def _side_by_side(scenes: Sequence[Scene]) -> str:
+    if not scenes:
         return ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    top = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
-    return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
+    from edgeprune.report.scenes import scenes_html
+
+    said = (
+        "Validation images on which the two differ most, out of a sample drawn by chance. A detection and an object "
+        "are the same where the class and at least half of the box agree."
+    )
+    return f"<p>{said}</p>{scenes_html(scenes)}"
 
 
 def _again(record: Mapping[str, Any]) -> str:

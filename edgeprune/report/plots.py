@@ -5,66 +5,36 @@ Colours are CSS variables of the page: one drawing serves light and dark. A figu
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeprune.measure.statistics import bounds, ratio, value_of
+from edgeprune.report.drawing import COLOURS, Plot
+from edgeprune.report.drawing import plot as _plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Drawn in a colour that nothing else has, then replaced by the page's variable of that name.
-COLOURS = {"ink": "#010101", "muted": "#020202", "before": "#030303", "after": "#040404", "limit": "#050505"}
-WIDTH_IN = 5.0  # wide enough for a column on a desk, still readable when a phone shrinks it to 345 px
 MOST_LAYERS = 12
+OFF = 1e-2  # a scale below this counts as switched off, as in training/scales.py
 CUT, ROOM = 0.95, 1.1  # the slowest samples of a busy machine would flatten the rest: the axis ends a little past p95
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, found, and takes the page's font
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.labelcolor": COLOURS["ink"],
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "xtick.labelcolor": COLOURS["ink"],
-    "ytick.labelcolor": COLOURS["ink"],
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure of the report.
-
-    Attributes:
-        key: its id in the page.
-        title: what it shows, as a heading.
-        alt: the same in words with the main figures, for who cannot see it.
-        svg: the drawing, with title and description inside.
-        columns: head of the table behind it.
-        rows: the table.
-    """
-
-    key: str
-    title: str
-    alt: str
-    svg: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def plots(record: Mapping[str, Any]) -> list[Plot]:
     """Every figure that the record has data for, in reading order."""
-    made = (trade_off(record), latency(record), search(record), widths(record), curves(record), layers(record))
+    made = (
+        trade_off(record),
+        latency(record),
+        search(record),
+        widths(record),
+        curves(record),
+        layers(record),
+        gammas(record),
+    )
     return [plot for plot in made if plot is not None]
 
 
@@ -286,6 +256,51 @@ def layers(record: Mapping[str, Any]) -> Plot | None:
     return _plot("layers", "Where the milliseconds went", alt, draw, columns, rows, height=4.2)
 
 
+def gammas(record: Mapping[str, Any]) -> Plot | None:
+    """Scales of batch normalisation before and after sparsity training: ``scales`` in any stage's facts, as
+    :meth:`edgeprune.training.scales.Scales.to_json` gives them, under ``before`` and ``after`` or alone."""
+    found = next((row["facts"]["scales"] for row in record.get("stages", []) if row["facts"].get("scales")), None)
+    if not found:
+        return None
+    after = found.get("after") or found
+    before = found.get("before") if "after" in found else None
+    edges = after["edges"]
+    bins = [f"{low:g} to {high:g}" for low, high in pairwise(edges)] + [f"over {edges[-1]:g}"]
+    series = [("before", "before", before), ("after", "after", after)] if before else [("scales", "after", after)]
+
+    def draw(axes: Axes) -> None:
+        place, width = np.arange(len(bins)), 0.84 / len(series)
+        for number, (name, colour, told) in enumerate(series):
+            shift = (number - (len(series) - 1) / 2) * width
+            axes.bar(place + shift, told["overall"]["scales"], width * 0.94, color=COLOURS[colour], label=name)
+        off = sum(edge < OFF for edge in edges) - 0.5  # bins to the left of this edge hold what counts as off
+        axes.axvline(off, color=COLOURS["limit"], linestyle="--", label=f"off: below {OFF:g}")
+        axes.set_xticks(place, bins, rotation=35, ha="right", fontsize=8)
+        axes.set_xlabel("absolute scale γ")
+        axes.set_ylabel("channels")
+        axes.legend(loc="best", fontsize=10)
+
+    said = [f"{name} {told['overall']['share_off']:.1%}" for name, _, told in series]
+    alt = f"{after['overall']['channels']} prunable channels; scales below {OFF:g}: {', '.join(said)}."
+    rows = [
+        (
+            "all channels",
+            name,
+            str(told["overall"]["channels"]),
+            f"{told['overall']['share_off']:.1%}",
+            *map(str, told["overall"]["scales"]),
+        )
+        for name, _, told in series
+    ]
+    rows += [
+        (layer, name, str(row["channels"]), f"{row['share_off']:.1%}", *map(str, row["scales"]))
+        for name, _, told in series
+        for layer, row in told.get("layers", {}).items()
+    ]
+    columns = ("layer", "", "channels", f"below {OFF:g}", *bins)
+    return _plot("gammas", "Scales of batch normalisation", alt, draw, columns, rows)
+
+
 def facts(record: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
     """Facts of a stage; empty when it did not run."""
     return next((row["facts"] for row in record.get("stages", []) if row["name"] == stage), {})
@@ -334,39 +349,3 @@ def _short(name: str, most: int = 24) -> str:
     kept = [part for part in parts if not re.match(r"(conv|Conv|act|Mul|Sigmoid|output)(_|$)", part)] or parts
     short = "/".join(dict.fromkeys((kept[0], kept[-1])))
     return short if len(short) <= most else "…" + short[1 - most :]
-
-
-def _plot(
-    key: str,
-    title: str,
-    alt: str,
-    draw: Callable[[Axes], None],
-    columns: Sequence[str],
-    rows: Sequence[tuple[str, ...]],
-    height: float = 3.2,
-) -> Plot:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    # The salt makes ids of clip paths repeat between runs.
-    with rc_context({**STYLE, "svg.hashsalt": key}):
-        figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
-        draw(figure.add_subplot())
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Plot(key, title, alt, _inline(text.getvalue(), key, title, alt), tuple(columns), tuple(rows))
-
-
-def _inline(svg: str, key: str, title: str, alt: str) -> str:
-    """A drawing as part of a page: no file header, the page's colours, a title and a description."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
-    for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    # matplotlib gives every figure the same ids (axes_1, patch_2), but a page may hold an id once
-    svg = re.sub(r'((?:id="|href="#|url\(#))', rf"\g<1>{key}-", svg)
-    head = f'<svg role="img" aria-labelledby="{key}-title {key}-desc"'
-    said = f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-desc">{escape(alt)}</desc>'
-    start = svg.index(">") + 1
-    return head + svg[len("<svg") : start] + said + svg[start:]

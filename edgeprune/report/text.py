@@ -105,10 +105,11 @@ def device_text(device: Mapping[str, Any]) -> str:
 
 def budget_text(budget: Mapping[str, Any]) -> str:
     """A budget in words."""
+    whole = "end-to-end " if budget.get("scope") == "end_to_end" else ""
     if budget.get("latency_ms") is not None:
-        return f"{budget['statistic']} latency of at most {budget['latency_ms']:g} ms"
+        return f"{budget['statistic']} {whole}latency of at most {budget['latency_ms']:g} ms"
     if budget.get("speed_up") is not None:
-        return f"a measured speed-up of at least ×{budget['speed_up']:g}"
+        return f"a measured {whole}speed-up of at least ×{budget['speed_up']:g}"
     return f"×{budget['macs_speed_up']:g} fewer MACs"
 
 

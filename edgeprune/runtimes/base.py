@@ -48,6 +48,13 @@ class BenchSettings:
         copies: on a GPU, whether copies between host and device are in the time.
         cuda_graph: capture an inference once and replay it, where the runtime and the engine can; the measurement says
             whether it was so.
+        launches: fresh processes that the rounds are divided among. Where a model's memory lies is drawn anew in each,
+            so that its share of a ratio averages away; within one process it does not.
+        warmup_runs: least number of warm-up runs for each model.
+        scope: ``model`` (input in memory to output in memory) or ``end_to_end`` (a frame in memory to boxes).
+        frames: image files for ``end_to_end``, in turns, the same for every model; seeded noise without.
+        stand_in: for ``end_to_end``, the first model's outputs go through the post-processing of all: a pruned model
+            that is not trained yet finds nothing, or everything.
     """
 
     threads: int = 1
@@ -61,6 +68,11 @@ class BenchSettings:
     cpus: tuple[int, ...] = ()
     copies: bool = True
     cuda_graph: bool = False
+    launches: int = 1
+    warmup_runs: int = 0
+    scope: str = "model"
+    frames: tuple[Path, ...] = ()
+    stand_in: bool = False
 
 
 class Session(Protocol):

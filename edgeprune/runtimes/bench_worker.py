@@ -174,20 +174,26 @@ class Timed:
         self.load_ms = (perf_counter() - started) * 1e3
         self.shapes = input_shapes(session, job.get("batch", 0), job.get("imgsz"))
         device = "cpu" if job["provider"] == "CPUExecutionProvider" else "cuda"
-        self.run = runner(
-            session, random_inputs(session, self.shapes, job.get("seed", 0)), device, job.get("copies", True)
-        )
+        self.run = self.prepared(session, device, job)
         self.run()
         self.memory_rise = resident("VmHWM") - before
         self.told = {}
-        self.begin()
+        self.reset()
 
-    def begin(self):
+    def reset(self):
         """Nothing measured yet."""
         self.values, self.warmups = [], []
         self.interrupted = 0
         self.cpu_ms = []
         self.settled = False
+
+    def prepared(self, session, device, job):
+        """What is timed: a function without arguments."""
+        inputs = random_inputs(session, self.shapes, job.get("seed", 0))
+        return runner(session, inputs, device, job.get("copies", True))
+
+    def begin(self):
+        """Called before a block of samples."""
 
     def sample(self):
         """One timed run."""
@@ -196,9 +202,10 @@ class Timed:
         run()
         return (perf_counter() - started) * 1e3
 
-    def warm_up(self, least_s):
-        """Run for ``least_s`` and on until two windows agree, at most LONGEST_WARMUP times as long."""
+    def warm_up(self, least_s, least_runs=0):
+        """Run ``least_runs`` times and for ``least_s``, on until two windows agree, at most 5 times that."""
         started, previous = perf_counter(), None
+        self.warmups += [self.sample() for _ in range(least_runs)]
         while True:
             window, opened = [], perf_counter()
             while len(window) < 5 or perf_counter() - opened < WINDOW_S:
@@ -213,6 +220,7 @@ class Timed:
 
     def take(self, count, settle):
         """Take ``count`` samples; ``settle`` runs once untimed, so that no sample pays for another model's cache."""
+        self.begin()
         if settle:
             self.warmups.append(self.sample())
         for _ in range(count):
@@ -223,9 +231,9 @@ class Timed:
             self.interrupted += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
 
 
-def latency(job):
+def latency(job, timed=Timed):
     """Interleaved samples of every model, ``rounds`` times ``per_round`` in an order that rotates."""
-    return interleaved(job, [Timed(path, job) for path in job["models"]], host)
+    return interleaved(job, [timed(path, job) for path in job["models"]], host)
 
 
 def interleaved(job, models, about):
@@ -234,7 +242,7 @@ def interleaved(job, models, about):
     started = perf_counter()
     for model in models:
         tell(stage="warm-up", done=0, total=job["rounds"])
-        model.warm_up(job["warmup_s"])
+        model.warm_up(job["warmup_s"], job.get("warmup_runs", 0))
     gc.collect()
     gc.disable()
     told = perf_counter()

@@ -4,7 +4,8 @@
 Before the model: letterbox as Ultralytics' predictor does it (keep the aspect, pad with grey 114), BGR to RGB, to
 [0, 1]. After it: confidence, non-maximum suppression per class, back to the frame. By OpenCV and NumPy, without torch.
 
-Job: ``{"task": "end_to_end", "models": [path], "image": path or null, "provider": name, "threads": n, "runs": n}``.
+Job: ``{"task": "end_to_end", "models": [path], "image": path or null, "provider": name, "threads": n, "runs": n}``, or
+``latency`` as in the bench worker, of as many models, with ``"frames": [path], "stand_in": bool``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from time import perf_counter
 import cv2
 import numpy as np
 
-from edgeprune.runtimes.bench_worker import TYPES, JobError, input_shapes, open_session, serve
+from edgeprune.runtimes.bench_worker import TYPES, JobError, Timed, latency, serve
 
 FRAME = (720, 1280)
 CONFIDENCE, OVERLAP, MOST = 0.25, 0.7, 300  # what Ultralytics' predictor keeps by default
@@ -57,33 +58,93 @@ def boxes_of(output, scale, padding):
     return rows
 
 
-def end_to_end(job):
-    """Milliseconds of every part in every run, and how many boxes the frame gave."""
-    (path,) = job["models"]
-    session = open_session(path, job["provider"], job["threads"])
+class EndToEnd(Timed):
+    """One detector under the clock from a frame in memory to its boxes; every model sees the same frames in turn."""
+
+    first = None  # the model whose outputs stand in for the others', where they are asked to
+
+    def prepared(self, session, device, job):
+        """Before the model, the model, after the model; the parts of each timed run are kept."""
+        self.session, self.device = session, device
+        self.name, self.kind, self.size = image_input(session, self.shapes)
+        self.frames = [frame_of(path) for path in job.get("frames") or [None]]
+        self.parts = {"pre": [], "model": [], "post": []}
+        self.boxes, self.turn, self.block, self.outputs = 0, 0, -1, {}
+        self.stands_in = None
+        if job.get("stand_in"):
+            EndToEnd.first = EndToEnd.first or self
+            self.stands_in = EndToEnd.first
+            for number, frame in enumerate(self.frames):
+                values, _, _ = letterboxed(frame, *self.size, self.kind)
+                self.outputs[number] = session.run(None, {self.name: values})[0]
+        return self.once
+
+    def begin(self):
+        """Every block begins with the same frame for every model; blocks go on through the frames."""
+        self.block += 1
+        self.turn = self.block
+
+    def once(self):
+        """One frame to boxes."""
+        number = self.turn % len(self.frames)
+        self.turn += 1
+        started = perf_counter()
+        values, scale, padding = letterboxed(self.frames[number], *self.size, self.kind)
+        prepared = perf_counter()
+        output = self.session.run(None, {self.name: values})[0]
+        ran = perf_counter()
+        if self.stands_in is not None:
+            output = self.stands_in.outputs[number]
+        self.boxes = len(boxes_of(output, scale, padding))
+        ended = perf_counter()
+        self.latest = {"pre": prepared - started, "model": ran - prepared, "post": ended - ran}
+
+    def sample(self):
+        """One timed run, its parts kept beside it."""
+        took = super().sample()
+        for part, seconds in self.latest.items():
+            self.parts[part].append(seconds * 1e3)
+        return took
+
+
+def image_input(session, shapes):
+    """Name, type and (height, width) of a detector's one image input; anything else is refused."""
     task = session.get_modelmeta().custom_metadata_map.get("task", "detect")
     inputs = session.get_inputs()
     if task != "detect" or len(inputs) != 1 or inputs[0].type not in TYPES:
-        raise JobError("data", f"{path}: end-to-end time is known for detectors with one image input, this is {task}")
-    shape = input_shapes(session, 1)[inputs[0].name]
+        raise JobError("data", f"end-to-end time is known for detectors with one image input, this is {task}")
+    shape = shapes[inputs[0].name]
     if len(shape) != 4 or shape[:2] != [1, 3]:
-        raise JobError("data", f"{path}: input {shape} is not one RGB image")
-    kind, name = TYPES[inputs[0].type], inputs[0].name
-    frame = frame_of(job.get("image"))
-    times = {"pre": [], "model": [], "post": []}
-    found = []
-    for number in range(job["runs"] + max(3, job["runs"] // 5)):
-        started = perf_counter()
-        values, scale, padding = letterboxed(frame, shape[2], shape[3], kind)
-        prepared = perf_counter()
-        outputs = session.run(None, {name: values})
-        ran = perf_counter()
-        found = boxes_of(outputs[0], scale, padding)
-        ended = perf_counter()
-        if number >= max(3, job["runs"] // 5):  # the first runs are the warm-up
-            for part, time in (("pre", prepared - started), ("model", ran - prepared), ("post", ended - ran)):
-                times[part].append(time * 1e3)
-    return {"ms": times, "boxes": len(found), "frame": list(frame.shape[:2])}
+        raise JobError("data", f"input {shape} is not one RGB image")
+    return inputs[0].name, TYPES[inputs[0].type], shape[2:]
+
+
+def end_to_end_latency(job):
+    """Interleaved samples of every model from frame to boxes, with the medians of their parts."""
+    kept = []
+
+    def timed(path, job):
+        kept.append(EndToEnd(path, job))
+        return kept[-1]
+
+    result = latency(job, timed)
+    for row, model in zip(result["models"], kept):  # noqa: B905  Python 3.8 knows no strict
+        taken = len(model.values)
+        row["parts_ms"] = {part: float(np.median(values[-taken:])) for part, values in model.parts.items()}
+        row["boxes"] = model.boxes
+        row["frames"] = [list(frame.shape[:2]) for frame in model.frames]
+    return result
+
+
+def end_to_end(job):
+    """Milliseconds of every part in every run, and how many boxes the frame gave."""
+    (path,) = job["models"]
+    model = EndToEnd(path, {**job, "frames": [job.get("image")], "stand_in": False})
+    warm = max(3, job["runs"] // 5)  # the first runs are the warm-up
+    for _ in range(job["runs"] + warm):
+        model.sample()
+    times = {part: values[-job["runs"] :] for part, values in model.parts.items()}
+    return {"ms": times, "boxes": model.boxes, "frame": list(model.frames[0].shape[:2])}
 
 
 def frame_of(image):
@@ -98,4 +159,4 @@ def frame_of(image):
 
 if __name__ == "__main__":
     cv2.setNumThreads(1)
-    sys.exit(serve({"end_to_end": end_to_end}))
+    sys.exit(serve({"end_to_end": end_to_end, "latency": end_to_end_latency}))

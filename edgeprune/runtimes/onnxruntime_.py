@@ -156,55 +156,86 @@ class OnnxRuntime(Runtime):
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
     ) -> list[Measurement]:
-        """Time the models in one fresh process; see :mod:`edgeprune.runtimes.bench_worker`."""
-        job = self._job("latency", models, settings.threads) | {
-            "warmup_s": settings.warmup_s,
-            "rounds": settings.rounds,
-            "per_round": settings.per_round,
-            "time_limit_s": settings.time_limit_s,
-            "seed": settings.seed,
-            "batch": settings.batch,
-            "imgsz": settings.imgsz,
-            "cpus": settings.cpus,
-            "copies": settings.copies,
-        }
+        """Time the models in fresh processes, one a launch, each with all models; see
+        :mod:`edgeprune.runtimes.bench_worker` and, for the scope ``end_to_end``, its sibling."""
+        launches = max(1, min(settings.launches, settings.rounds))
         identity, before = self.identity(), self._host()
-
-        result = self._work(job, rounds_told(progress))
+        rows: list[list[dict[str, Any]]] = [[] for _ in models]
+        hosts, watched = [], []
+        for launch in range(launches):
+            # Loaded in another order each time, so that no model always lies where another does.
+            shift = launch % max(1, len(models))
+            order = [*range(shift, len(models)), *range(shift)] if not settings.stand_in else range(len(models))
+            result = self._launch([models[index] for index in order], settings, launch, launches, progress)
+            hosts.append(result["host"])
+            watched.append(result["conditions"])
+            for index, row in zip(order, result["models"], strict=True):
+                rows[index].append(row)
         after = self._host()
+        least = [min(len(row["values"]) for row in launch) for launch in zip(*rows, strict=True)]
         return [
             Measurement(
                 name="latency",
                 unit="ms",
-                values=tuple(row["values"]),
-                warmups=tuple(row["warmups"]),
+                values=tuple(value for row in kept for value in row["values"]),
+                warmups=tuple(value for row in kept for value in row["warmups"]),
                 conditions={
                     "identity": identity,
                     "runtime": self.name,
                     "provider": self.provider,
                     "threads": settings.threads,
-                    "batch": next(iter(row["shapes"].values()))[0],
-                    "shapes": row["shapes"],
+                    "batch": next(iter(kept[0]["shapes"].values()))[0],
+                    "shapes": kept[0]["shapes"],
+                    "scope": settings.scope,
                     "per_round": settings.per_round,
+                    "launches": least,
                     "copies": settings.copies,
                     "model": Path(path).name,
                     "models_in_run": len(models),
-                    "warm": row["warm"],
-                    "load_ms": row["load_ms"],
-                    "interrupted_share": row["interrupted_share"],
-                    "cpu_share": row["cpu_share"],
-                    "contended": self._contended(row["cpu_share"], settings.threads),
-                    **({"cpu_ms": row["cpu_ms"]} if self._one_core(settings.threads) else {}),
-                    "worker": result["host"],
+                    "warm": all(row["warm"] for row in kept),
+                    "load_ms": kept[0]["load_ms"],
+                    "interrupted_share": _mean([row["interrupted_share"] for row in kept], least),
+                    "cpu_share": (share := _mean([row["cpu_share"] for row in kept], least)),
+                    "contended": self._contended(share, settings.threads),
+                    **(
+                        {"cpu_ms": [value for row in kept for value in row["cpu_ms"]]}
+                        if self._one_core(settings.threads)
+                        else {}
+                    ),
+                    **{key: kept[-1][key] for key in ("parts_ms", "boxes", "frames") if key in kept[-1]},
+                    **({"stand_in": True} if settings.stand_in else {}),
+                    "worker": hosts[0],
                     "host": before,
                     "load_average_after": after["load_average"],
                     "temperature_after_c": after["temperature_c"],
-                    **result["conditions"],
+                    **_combined(watched),
                 },
                 simulated=self.simulated,
             )
-            for path, row in zip(models, result["models"], strict=True)
+            for path, kept in zip(models, rows, strict=True)
         ]
+
+    def _launch(
+        self, models: Sequence[Path], settings: BenchSettings, launch: int, launches: int, progress: Progress
+    ) -> dict[str, Any]:
+        rounds = settings.rounds * (launch + 1) // launches - settings.rounds * launch // launches
+        job = self._job("latency", models, settings.threads) | {
+            "warmup_s": settings.warmup_s,
+            "warmup_runs": settings.warmup_runs,
+            "rounds": rounds,
+            "per_round": settings.per_round,
+            "time_limit_s": settings.time_limit_s / launches,
+            "seed": settings.seed,
+            "batch": settings.batch,
+            "imgsz": settings.imgsz,
+            "cpus": settings.cpus,
+            "copies": settings.copies,
+            "frames": [str(Path(frame).resolve()) for frame in settings.frames],
+            "stand_in": settings.stand_in,
+        }
+
+        module = END_TO_END_WORKER if settings.scope == "end_to_end" else BENCH_WORKER
+        return self._work(job, rounds_told(progress, launch * rounds, settings.rounds), module=module)
 
     def _one_core(self, threads: int) -> bool:
         """Whether a run keeps one core busy and nothing else, so that processor time means something."""
@@ -309,6 +340,10 @@ class OrtSession:
         return dict(zip(self.output_names, self._session.run(self.output_names, dict(inputs)), strict=True))
 
 
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return float(np.average(values, weights=weights))
+
+
 def _mapped(error: JobError) -> DataError | DeviceError:
     return DataError(str(error)) if error.kind == "data" else DeviceError(str(error))
 
@@ -336,3 +371,15 @@ def _engine_entry(path: Path) -> str:
     except DataError:
         return ""
     return next((entry.value for entry in props if entry.key == ENGINE_KEY), "")
+
+
+def _combined(watched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the device was like over all launches: throttled when it was in any, its highest temperature."""
+    told = {key: value for one in watched for key, value in one.items()}
+    if temperatures := [one["temperature_c"] for one in watched if "temperature_c" in one]:
+        told["temperature_c"] = max(temperatures)
+    if reasons := [one["throttled_why"] for one in watched if "throttled_why" in one]:
+        told["throttled_why"] = "; ".join(dict.fromkeys(reasons))
+    if len(telemetry := [one["telemetry"] for one in watched if "telemetry" in one]) > 1:
+        told["telemetry"] = telemetry
+    return told

@@ -127,6 +127,8 @@ class RemoteOnnxRuntime(OnnxRuntime):
             asked = {**job, "models": [self.device.placed(Path(model)) for model in job["models"]]}
             if job.get("image"):
                 asked["image"] = self.device.placed(Path(job["image"]))
+            if job.get("frames"):
+                asked["frames"] = [self.device.placed(Path(frame)) for frame in job["frames"]]
             argv = self._worker(module)
 
             def heard(text: str) -> None:

@@ -42,7 +42,7 @@ class TimedEngine(Timed):
         self.run()
         self.memory_rise = resident("VmHWM") - before
         self.told = {"cuda_graph": captured, "device_rise_bytes": max(free - cuda.free_bytes(), 0)}
-        self.begin()
+        self.reset()
 
     def sample(self) -> float:
         """One inference between two marks on the stream, in milliseconds."""

@@ -82,13 +82,19 @@ def answered(answer: Mapping[str, Any], returncode: int, argv: Sequence[str], ta
     raise ToolError(argv, returncode, tail)
 
 
-def rounds_told(progress: Progress) -> Callable[[dict[str, Any]], None]:
-    """What a worker says of its interleaved rounds, for people: the last medians side by side."""
+def rounds_told(progress: Progress, before: int = 0, total: int = 0) -> Callable[[dict[str, Any]], None]:
+    """What a worker says of its interleaved rounds, for people: the last medians side by side.
+
+    Args:
+        progress: told every line.
+        before: rounds that earlier launches took.
+        total: rounds of all launches; what the worker says when 0.
+    """
 
     def told(line: dict[str, Any]) -> None:
         last = [f"{statistics.median(values):.2f}" for values in line.get("last_ms", ())]
         text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
-        progress(text, done=line["done"], total=line["total"])
+        progress(text, done=before + line["done"], total=total or line["total"])
 
     return told
 

@@ -116,10 +116,10 @@ def _judge(context: Context, record: Record) -> Judged:
         latency = pending("engine", f"latency {budget.statistic}", _limit_ms(context), "ms", context.next_command)
         return Judged([latency, *others])
     if budget.kind == "macs_speed_up":
-        before, after = timing.raced(context, baseline.path("engine"), record.path("engine"))
+        before, after = timing.raced(context, baseline.path("engine"), record.path("engine"), trained=True)
         row = speed_up_gate("engine", before, after, 1.0)  # fewer MACs alone are no reason to ship a model
         return Judged([row, *others], [("baseline", before), ("candidate", after)])
-    judged = timing.judged(context, "engine", baseline.path("engine"), record.path("engine"))
+    judged = timing.judged(context, "engine", baseline.path("engine"), record.path("engine"), trained=True)
     return Judged([*judged.gates, *others], judged.measurements)
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.gate import Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.gate import PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
 from edgeprune.measure.bench import least_rounds
 from edgeprune.measure.measurement import Measurement
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.stages.base import Context, Judged
 from edgeprune.target import Target
 
-CONFIDENCE = 0.99  # of a PASS
+LAUNCHES = 3  # processes of a measurement that is judged
+FRAMES = 8  # validation images that an end-to-end measurement goes through in turn
 
 
-def settings(context: Context, effort: float = 1.0) -> BenchSettings:
-    """The profile's measurement settings; ``effort`` scales the number of rounds."""
+def settings(context: Context, effort: float = 1.0, *, trained: bool = True) -> BenchSettings:
+    """The profile's measurement settings; ``effort`` scales the number of rounds.
+
+    With the scope ``end_to_end`` a frame goes all the way to boxes. A candidate that is not ``trained`` yet finds
+    nothing, or everything: the unpruned model's outputs go through its post-processing.
+    """
     measure = context.target.measure
+    whole = context.target.budget.scope == "end_to_end"
     wanted = BenchSettings(
         threads=measure.threads,
         warmup_s=measure.warmup_s,
@@ -29,6 +35,12 @@ def settings(context: Context, effort: float = 1.0) -> BenchSettings:
         imgsz=(context.target.imgsz, context.target.imgsz),
         copies=measure.copies,
         cuda_graph=measure.cuda_graph,
+        launches=LAUNCHES if effort >= 1 else 1,
+        scope=context.target.budget.scope,
+        frames=tuple(context.dataset.sample_images(context.target.accuracy.split, FRAMES, context.seed))
+        if whole
+        else (),
+        stand_in=whole and not trained,
     )
     if effort < 1:
         return wanted
@@ -44,14 +56,15 @@ def confidence(context: Context) -> float:
 
 def confidence_of(target: Target) -> float:
     """Of a PASS: every look that the retries allow gets its share of the error, so that trying again is no cheat."""
-    return 1 - (1 - CONFIDENCE) / (target.measure.retries + 1)
+    return 1 - (1 - PASS_CONFIDENCE) / (target.measure.retries + 1)
 
 
-def raced(context: Context, baseline: Path, candidate: Path, effort: float = 1.0) -> tuple[Measurement, Measurement]:
-    """Latency of both engines, interleaved in one fresh process on the target."""
-    first, second = context.runtime.latency(
-        [baseline, candidate], settings(context, effort), progress=context.reporter.progress
-    )
+def raced(
+    context: Context, baseline: Path, candidate: Path, effort: float = 1.0, *, trained: bool = False
+) -> tuple[Measurement, Measurement]:
+    """Latency of both engines in the budget's scope, interleaved on the target."""
+    wanted = settings(context, effort, trained=trained)
+    first, second = context.runtime.latency([baseline, candidate], wanted, progress=context.reporter.progress)
     return first, second
 
 
@@ -69,11 +82,11 @@ def gate_of(target: Target, stage: str, baseline: Measurement, candidate: Measur
     return speed_up_gate(stage, baseline, candidate, least, confidence_of(target))
 
 
-def judged(context: Context, stage: str, baseline: Path, candidate: Path) -> Judged:
+def judged(context: Context, stage: str, baseline: Path, candidate: Path, *, trained: bool = False) -> Judged:
     """Measure afresh and judge; what is INCONCLUSIVE is measured again with twice the samples, as often as allowed."""
     attempt = 0
     while True:
-        before, after = raced(context, baseline, candidate, 2.0**attempt)
+        before, after = raced(context, baseline, candidate, 2.0**attempt, trained=trained)
         gate = budget_gate(context, stage, before, after)
         if gate.verdict is not Verdict.INCONCLUSIVE or attempt == context.target.measure.retries:
             break

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from edgeprune.report.html import report_html
 from edgeprune.report.plots import plots
+from edgeprune.training.scales import scales_of
+from edgeprune.training.sparsity import ScaleGroup
+from tests.measure.test_scenes import scene
+from tests.report.browser import WIDTHS, browse, looked_at, needs_chromium
 from tests.report.records import build_record
 
 FIGURES = ["trade-off", "latency", "search", "widths", "curves", "layers"]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--enable-logging=stderr", "--allow-file-access-from-files"),
-]
 VOID = {"meta", "link", "br", "img", "hr"}
-MEASURES = """<script>
-onload = () => {
-  const page = document.querySelector("iframe").contentDocument;
-  document.title = JSON.stringify({
-    verdict: page.getElementById("verdict").textContent,
-    wide: page.documentElement.scrollWidth,
-    drawn: [...page.querySelectorAll("figure svg")].map(svg => svg.getBoundingClientRect().width > 250),
-  });
-};
-</script>"""
 
 
 class Page(HTMLParser):
@@ -162,38 +149,45 @@ def test_the_same_record_gives_the_same_page(text: str) -> None:
     assert report_html(build_record()) == text
 
 
-def browse(page: Path, *flags: str) -> tuple[str, list[str], set[str]]:
-    """The page's DOM, its console lines, and what it asked of a network (Chromium's own calls home left out)."""
-    log = page.with_suffix(".net.json")
-    argv = [str(CHROMIUM), *FLAGS, f"--user-data-dir={page.parent / 'profile'}", f"--log-net-log={log}", *flags]
-    done = subprocess.run([*argv, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))
-    return done.stdout, console, {url for url in asked if not re.match(r"https?://[\w.-]*\.?google(apis)?\.com/", url)}
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("width", [1280, 375])
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
 def test_in_a_browser(tmp_path: Path, width: int) -> None:
-    (tmp_path / "report.html").write_text(report_html(build_record("FAIL")))
-    outer = tmp_path / "outer.html"  # a frame is as narrow as a phone; Chromium's own window is not
-    frame = f'<iframe src="report.html" width="{width}" height="900"></iframe>'
-    outer.write_text(f'<!doctype html><link rel="icon" href="data:,">{frame}{MEASURES}')
-    dom, console, asked = browse(outer)
-    found = re.search(r"<title>(.*?)</title>", dom)
-    assert found is not None, dom[:500]
-    seen = json.loads(found.group(1))
-    assert seen["verdict"] == "FAIL"
-    assert seen["wide"] <= width
-    assert seen["drawn"] == [True] * len(FIGURES)
-    assert console == [] and asked == set()
+    record = sparsified(build_record("FAIL"))
+    seen = looked_at(report_html(record, [scene()]), tmp_path, width)
+    assert seen["verdict"] == record["verdict"] == "FAIL"
+    assert len(seen["titled"]) == len(FIGURES) + 2 and len(seen["pixels"]) == 3
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 def test_the_browser_would_notice(tmp_path: Path) -> None:
-    """Without this the two assertions above could be blind."""
+    """Without this the assertions of the test above could be blind."""
     page = tmp_path / "bad.html"
     page.write_text("<img src='http://192.0.2.1/x.png'><script>console.error('seen')</script>")
     _, console, asked = browse(page, "--timeout=3000")
     assert any("seen" in line for line in console)
     assert any("192.0.2.1" in url for url in asked)
+
+
+def sparsified(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with what a sparsity training says of the scales."""
+    model = nn.Sequential(nn.BatchNorm2d(40), nn.BatchNorm2d(20))
+    groups = [ScaleGroup(40, (("0", tuple(range(40))),)), ScaleGroup(20, (("1", tuple(range(20))),))]
+    before = scales_of(model, groups).to_json()
+    with torch.no_grad():
+        model[0].weight[:30] = 1e-4
+    record["stages"].append(
+        {"name": "sparsify", "facts": {"scales": {"before": before, "after": scales_of(model, groups).to_json()}}}
+    )
+    return record
+
+
+def test_scales_are_drawn_when_the_build_sparsified() -> None:
+    drawn = {plot.key: plot for plot in plots(sparsified(build_record()))}["gammas"]
+    assert "60 prunable channels" in drawn.alt and "before 0.0%, after 50.0%" in drawn.alt
+    assert drawn.rows[1][:5] == ("all channels", "after", "60", "50.0%", "30")
+    assert len(drawn.rows) == 2 + 4 and all(len(row) == len(drawn.columns) for row in drawn.rows)
+    alone = build_record()
+    alone["stages"].append(
+        {"name": "sparsify", "facts": {"scales": sparsified(build_record())["stages"][-1]["facts"]["scales"]["after"]}}
+    )
+    assert "scales 50.0%" in {plot.key: plot for plot in plots(alone)}["gammas"].alt

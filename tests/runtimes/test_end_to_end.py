@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, StageError
+from edgeprune.gate import speed_up_gate
 from edgeprune.measure.bench import end_to_end_text
+from edgeprune.measure.measurement import Measurement
+from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.end_to_end_worker import boxes_of, letterboxed
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.runtimes.models import convolutions
@@ -97,3 +101,51 @@ def test_what_is_not_a_detector_or_an_image_is_refused(tmp_path: Path) -> None:
         runtime.end_to_end(convolutions(tmp_path / "c.onnx"), image=text, runs=1)
     with pytest.raises(DataError, match="no such file"):
         runtime.end_to_end(other, image=tmp_path / "gone.jpg", runs=1)
+
+
+def few_boxes(value: float) -> np.ndarray:
+    """A raw head whose candidates all have this score."""
+    output = head()
+    output[:, 4:] = value
+    return output
+
+
+def test_whole_runs_are_interleaved_over_the_same_frames(tmp_path: Path) -> None:
+    busy, idle = detector(tmp_path / "busy.onnx", head()), detector(tmp_path / "idle.onnx", few_boxes(0.0))
+    frames = []
+    for number, side in enumerate((80, 120)):
+        frames.append(tmp_path / f"{number}.png")
+        cv2.imwrite(str(frames[-1]), np.full((side, side, 3), 90, np.uint8))
+    settings = BenchSettings(
+        warmup_s=0.02, warmup_runs=7, rounds=12, per_round=4, launches=3, scope="end_to_end", frames=tuple(frames)
+    )
+    first, second = OnnxRuntime().latency([busy, idle], settings)
+    assert len(first.values) == len(second.values) == 48
+    assert first.conditions["launches"] == [16, 16, 16] and len(first.warmups) >= 3 * 7
+    assert first.conditions["scope"] == "end_to_end" and first.conditions["frames"] == [[80, 80], [120, 120]]
+    assert first.conditions["boxes"] > 20 and second.conditions["boxes"] == 0
+    parts = first.conditions["parts_ms"]
+    assert all(value > 0 for value in parts.values()) and parts["post"] > second.conditions["parts_ms"]["post"]
+    assert sum(parts.values()) == pytest.approx(float(np.median(first.values)), rel=0.3)
+
+
+def test_the_first_models_boxes_stand_in_for_an_untrained_candidates(tmp_path: Path) -> None:
+    busy, idle = detector(tmp_path / "busy.onnx", head()), detector(tmp_path / "idle.onnx", few_boxes(0.0))
+    settings = BenchSettings(warmup_s=0.02, rounds=4, per_round=4, launches=2, scope="end_to_end", stand_in=True)
+    first, second = OnnxRuntime().latency([busy, idle], settings)
+    assert first.conditions["boxes"] == second.conditions["boxes"] > 20
+    assert second.conditions["stand_in"] is True
+
+
+@pytest.mark.parametrize(("stand_in", "said"), [(False, "end-to-end speed-up"), (True, "planned end-to-end speed-up")])
+def test_a_gate_says_what_was_timed(stand_in: bool, said: str) -> None:
+    conditions = {"scope": "end_to_end", "per_round": 5, **({"stand_in": True} if stand_in else {})}
+    values = np.random.default_rng(0).normal(20, 0.2, 200)
+    slow, fast = (
+        Measurement("latency", "ms", tuple((values / by).tolist()), conditions=conditions) for by in (1.0, 2.0)
+    )
+    gate = speed_up_gate("engine", slow, fast, 1.5)
+    assert (gate.metric, gate.verdict.value) == (said, "PASS")
+    alone = Measurement("latency", "ms", fast.values, conditions={"per_round": 5})
+    with pytest.raises(StageError, match="scope"):
+        speed_up_gate("engine", slow, alone, 1.5)

@@ -1,0 +1,356 @@
+"""Several models of the same classes held against each other: size, cost, latency, accuracy, and the same images.
+
+Takes checkpoints and ONNX files in any mixture and a dataset; every form is measured as the graph that would ship, by
+the same runtime. Gives a :class:`Comparison`. Prints nothing; writes nothing outside a temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.dataset import Dataset
+from edgeprune.errors import DataError, TargetError
+from edgeprune.measure.accuracy import Accuracy, accuracy
+from edgeprune.measure.bench import ModelBench, bench
+from edgeprune.measure.graphs import Counts, counts_of, graph_of
+from edgeprune.measure.scenes import Looker, Scene, scenes
+from edgeprune.progress import Progress, silent
+from edgeprune.runtimes.base import BenchSettings, Runtime
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from edgeprune.report.drawing import Plot
+
+MIB = 2**20
+FORMS = (".pt", ".onnx", ".engine")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model of a comparison.
+
+    Attributes:
+        name: its file's name, with as much of the path as tells it from the others.
+        path: as it was given.
+        size_bytes: of the file that was given.
+        counts: parameters and MACs of its graph.
+        latency: samples and what derives from them; None where the runtime cannot be used here.
+        accuracy: overall and by class.
+        imgsz: height and width in pixels.
+    """
+
+    name: str
+    path: Path
+    size_bytes: int
+    counts: Counts
+    latency: ModelBench | None
+    accuracy: Accuracy
+    imgsz: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, raw samples included."""
+        return {
+            "name": self.name,
+            "model": str(self.path),
+            "size_bytes": self.size_bytes,
+            "parameters": self.counts.parameters,
+            "macs": self.counts.macs,
+            "imgsz": list(self.imgsz),
+            "latency": None if self.latency is None else self.latency.to_json(),
+            "accuracy": self.accuracy.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison; ratios and marks are against the first model.
+
+    Attributes:
+        models: in the order given.
+        scenes: the images on which they differ most.
+        looked_at: how many images the scenes were chosen from.
+        task: detect, segment, pose, obb or classify.
+        metric: what ``accuracy`` is, for people.
+        split: of the dataset.
+        data: the dataset's source.
+        runtime: what ran them.
+        statistic: of the latency in the table.
+        pending: why there is no latency; empty when there is.
+    """
+
+    models: tuple[Compared, ...]
+    scenes: tuple[Scene, ...]
+    looked_at: int
+    task: str
+    metric: str
+    split: str
+    data: str
+    runtime: str
+    statistic: str
+    pending: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Head of :meth:`rows`."""
+        return ("", *(model.name for model in self.models))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table as text: a row a figure, a column a model."""
+        from edgeprune.report.text import figure as figure_text
+
+        first = self.models[0]
+        made = [
+            ("file", *(figure_text(model.size_bytes / MIB, "MiB") for model in self.models)),
+            ("parameters", *(figure_text(model.counts.parameters / 1e6, "M") for model in self.models)),
+            ("MACs", *(_macs(model.counts) for model in self.models)),
+            ("input", *(f"{height} × {width}" for height, width in (model.imgsz for model in self.models))),
+        ]
+        timed = [model.latency for model in self.models]
+        if all(timed):
+            from edgeprune.measure.statistics import value_of
+
+            found = [one for one in timed if one is not None]
+            made.append(
+                (
+                    f"latency {self.statistic}",
+                    *(f"{value_of(one.latency.values, self.statistic):.3f} ms" for one in found),
+                )
+            )
+            made.append(("speed-up, 95 % interval", "1", *(_interval(one) for one in found[1:])))
+            made.append(("images a second", *(f"{one.summary.throughput:.1f}" for one in found)))
+        else:
+            made.append((f"latency {self.statistic}", *("not measured" for _ in self.models)))
+        made.append((self.metric, *(f"{model.accuracy.map50_95:.4f}" for model in self.models)))
+        made.append(
+            (
+                f"{self.metric}, change",
+                "",
+                *(f"{model.accuracy.map50_95 - first.accuracy.map50_95:+.4f}" for model in self.models[1:]),
+            )
+        )
+        second = "top-5 accuracy" if self.task == "classify" else "mAP50"
+        made.append((second, *(f"{model.accuracy.map50:.4f}" for model in self.models)))
+        return made
+
+    def classes(self) -> list[tuple[str, ...]]:
+        """Accuracy by class: a row a class that the split has, a column a model."""
+        return [
+            (name, *(f"{model.accuracy.per_class.get(name, float('nan')):.4f}" for model in self.models))
+            for name in self.models[0].accuracy.per_class
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with every raw sample; of the scenes their counts, not their pixels."""
+        return {
+            "schema_version": 1,
+            "task": self.task,
+            "metric": self.metric,
+            "split": self.split,
+            "data": self.data,
+            "runtime": self.runtime,
+            "statistic": self.statistic,
+            "pending": self.pending,
+            "models": [model.to_json() for model in self.models],
+            "scenes": {"looked_at": self.looked_at, "shown": [scene.to_json() for scene in self.scenes]},
+        }
+
+    def json_text(self) -> str:
+        """The same as a file's text."""
+        return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+
+    def html(self) -> str:
+        """A self-contained page."""
+        from edgeprune.report.compare import comparison_page
+
+        return comparison_page(self)
+
+    def figures(self) -> list[Figure]:
+        """The scenes as matplotlib figures."""
+        from edgeprune.report.scenes import scene_figure
+
+        return [scene_figure(scene) for scene in self.scenes]
+
+    def plots(self) -> list[Plot]:
+        """Accuracy against latency, every sample, and accuracy by class; a notebook shows each."""
+        from edgeprune.report.compare import plots
+
+        return plots(self)
+
+    def _repr_html_(self) -> str:
+        """The tables, in a notebook."""
+        from edgeprune.report.page import table
+
+        return table(self.columns, self.rows()) + table(self.columns, self.classes())
+
+
+def compare(
+    models: Sequence[Path | str],
+    data: Path | str | Dataset,
+    *,
+    runtime: Runtime | None = None,
+    settings: BenchSettings | None = None,
+    statistic: str = "p50",
+    split: str = "val",
+    imgsz: int | None = None,
+    images: int = 6,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare models on one dataset and one machine.
+
+    Args:
+        models: two or more checkpoints, ONNX files or engines of the same task and classes; the first is what the
+            others are held against.
+        data: a dataset, or what :meth:`Dataset.load` takes.
+        runtime: what runs and times them; ONNX Runtime on the CPU when None.
+        settings: how latency is sampled.
+        statistic: percentile of the latency in the table, such as ``p50``.
+        split: train, val or test.
+        imgsz: side in pixels of what is exported; that of each checkpoint's training when None.
+        images: how many to show side by side; 0 shows none.
+        seed: of the choice of images.
+        progress: who watches.
+
+    Raises:
+        DataError: a file that cannot be read, or models of different tasks or classes.
+        TargetError: fewer than two models.
+    """
+    from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+
+    paths = [Path(model) for model in models]
+    _check(paths)
+    runtime, settings = runtime or OnnxRuntime(), settings or BenchSettings()
+    available = runtime.availability()
+    by = runtime if available.ok else None
+    names = _names(paths)
+    described = [_described(path) for path in paths]
+    _same(described)
+    task = described[0].task
+    dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
+    dataset.images(split)
+    dataset.check_matches(described[0].names, model=str(paths[0]))
+    with tempfile.TemporaryDirectory(prefix="edgeprune-compare-") as folder:
+        graphs = [
+            graph_of(path, Path(folder) / str(number), imgsz=imgsz, batch=max(settings.batch, 1), progress=progress)
+            for number, path in enumerate(paths)
+        ]
+        sizes = [_size(path, graph) for path, graph in zip(paths, graphs, strict=True)]
+        judged = []
+        for number, (name, graph, size) in enumerate(zip(names, graphs, sizes, strict=True)):
+            progress(f"accuracy of {name}", done=number, total=len(names))
+            judged.append(accuracy(graph, data=dataset, split=split, imgsz=size[0], runtime=by))
+        timed: Sequence[ModelBench | None] = [None] * len(paths)
+        if available.ok:
+            free = replace(settings, imgsz=sizes[0])
+            timed = bench(graphs, runtime, free, details=False, progress=progress).models
+        lookers = [Looker(name, graph, by, size[0]) for name, graph, size in zip(names, graphs, sizes, strict=True)]
+        shown = (
+            scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress) if images else ()
+        )
+        counted = [counts_of(graph) for graph in graphs]
+    made = [
+        Compared(name, path, path.stat().st_size, counts, latency, found, size)
+        for name, path, counts, latency, found, size in zip(names, paths, counted, timed, judged, sizes, strict=True)
+    ]
+    return Comparison(
+        models=tuple(made),
+        scenes=shown,
+        looked_at=min(4 * images, len(dataset.images(split))),
+        task=task,
+        metric="top-1 accuracy" if task == "classify" else "mAP50-95",
+        split=split,
+        data=str(dataset.source),
+        runtime=runtime.name,
+        statistic=statistic,
+        pending="" if available.ok else f"{runtime.name}: {available.detail}; next: {available.remedy}",
+    )
+
+
+@dataclass(frozen=True)
+class _What:
+    path: Path
+    task: str
+    names: Mapping[int, str]
+
+
+def _check(paths: Sequence[Path]) -> None:
+    if len(paths) < 2:
+        raise TargetError(f"{len(paths)} model given; a comparison takes two or more: edgeprune compare A B --data D")
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        if path.suffix not in FORMS:
+            raise DataError(f"{path}: is not a model to compare; allowed: {', '.join(FORMS)}")
+
+
+def _described(path: Path) -> _What:
+    """Task and classes, before anything is exported."""
+    if path.suffix == ".pt":
+        from edgeprune import checkpoint
+
+        loaded = checkpoint.load(path)
+        return _What(path, loaded.task, dict(loaded.names))
+    told = _told(path)
+    return _What(path, str(told["task"]), {int(index): str(name) for index, name in told["names"].items()})
+
+
+def _size(path: Path, graph: Path) -> tuple[int, int]:
+    height, width = _told(graph, path)["imgsz"]
+    return int(height), int(width)
+
+
+def _told(graph: Path, path: Path | None = None) -> dict[str, Any]:
+    from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
+
+    data = parsed_metadata(metadata_of(load_graph(graph)))
+    missing = [key for key in ("names", "task", "imgsz") if key not in data]
+    if missing:
+        raise DataError(
+            f"{path or graph} does not say its {', '.join(missing)}; export it with edgeprune or Ultralytics"
+        )
+    return data
+
+
+def _same(described: Sequence[_What]) -> None:
+    first = described[0]
+    for other in described[1:]:
+        if other.task != first.task:
+            raise DataError(
+                f"{first.path} is a {first.task} model and {other.path} a {other.task} model; compare models of a task"
+            )
+        if other.names != first.names:
+            differ = [
+                f"{index}: {first.names.get(index, 'none')!r} and {other.names.get(index, 'none')!r}"
+                for index in sorted({*first.names, *other.names})
+                if first.names.get(index) != other.names.get(index)
+            ]
+            raise DataError(
+                f"{first.path} and {other.path} have different classes ({len(first.names)} and {len(other.names)}; "
+                f"class {differ[0]}); compare models that were trained on the same classes"
+            )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """File names, with folders before them as far as it takes to tell them apart."""
+    for depth in range(1, 1 + max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {path.name}" for number, path in enumerate(paths, 1)]  # one file twice
+
+
+def _macs(counts: Counts) -> str:
+    from edgeprune.report.text import figure as figure_text
+
+    return "not known" if counts.macs is None else figure_text(counts.macs / 1e9, "G")
+
+
+def _interval(one: ModelBench) -> str:
+    found = one.speed_up
+    return f"×{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})" if found else "too few samples"

@@ -1,0 +1,182 @@
+"""What a model finds in images, and what their labels say, in one form for all tasks.
+
+Inference, non-maximum suppression and the way back to the image's own pixels are Ultralytics' predictors; only the
+forward pass is the runtime's, as for :mod:`edgeprune.measure.accuracy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.dataset import label_of
+from edgeprune.errors import DataError, EdgepruneError, StageError
+from edgeprune.export.detections import CONFIDENCE, NMS_IOU
+from edgeprune.export.module import head_arguments
+from edgeprune.export.quiet import quiet
+from edgeprune.measure.accuracy import subject_of
+from edgeprune.runtimes.base import Runtime
+
+Point = tuple[float, float]
+TOP = 5  # classes that a classifier's answer keeps
+
+
+@dataclass(frozen=True)
+class Found:
+    """One object in an image; coordinates in the image's own pixels.
+
+    Attributes:
+        label: index of its class.
+        score: 0 to 1; None in a label.
+        box: left, top, right, bottom; of a rotated box the upright one around it. None from a classifier.
+        outlines: polygons of a mask, or the four corners of a rotated box.
+        keypoints: x, y and visibility (or score).
+    """
+
+    label: int
+    score: float | None
+    box: tuple[float, float, float, float] | None
+    outlines: tuple[tuple[Point, ...], ...] = ()
+    keypoints: tuple[tuple[float, float, float], ...] = ()
+
+
+def predictions(
+    model: Path,
+    images: Sequence[Path],
+    *,
+    imgsz: int | None = None,
+    runtime: Runtime | None = None,
+    metadata: Mapping[str, str] | None = None,
+    confidence: float = CONFIDENCE,
+) -> list[tuple[Found, ...]]:
+    """What a model finds in each image, best score first; a classifier's five likeliest classes.
+
+    Args:
+        model: a checkpoint, an ONNX file, or an engine that ``runtime`` loads.
+        images: image files.
+        imgsz: height and width in pixels; the artifact's own when None.
+        runtime: runs ONNX files and engines; ONNX Runtime on the CPU when None.
+        metadata: of an engine whose file does not hold it, as in :func:`~edgeprune.measure.accuracy.accuracy`.
+        confidence: least score of a detection.
+
+    Raises:
+        DataError: a file that cannot be read.
+        StageError: the model could not be run.
+    """
+    with subject_of(model, imgsz, 1, runtime, "auto", metadata) as subject, quiet():
+        predictor = _predictor_class(subject.task)(
+            overrides={
+                "task": subject.task,
+                "mode": "predict",
+                "imgsz": subject.imgsz,
+                "batch": 1,
+                "rect": False,  # the square that ships
+                "conf": confidence,
+                "iou": NMS_IOU,
+                "device": "cpu",
+                "save": False,
+                "verbose": False,
+                **head_arguments(end_to_end=subject.end_to_end),
+            }
+        )
+        try:
+            results = predictor(source=[str(image) for image in images], model=subject.module)
+        except (EdgepruneError, KeyboardInterrupt):
+            raise
+        except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StageError(f"running {model} on {len(images)} images failed: {line}") from error
+    return [_found(result) for result in results]
+
+
+def labels_of(image: Path, size: tuple[int, int], task: str, names: Mapping[int, str], kpt_shape: Sequence[int] | None):
+    """The objects that an image's labels tell, in pixels of an image of ``size`` (height, width).
+
+    A classifier's label is the folder that the image lies in. An image without a label file has no objects.
+
+    Raises:
+        DataError: a line that is not a label of this task.
+    """
+    if task == "classify":
+        return tuple(Found(index, None, None) for index, name in names.items() if name == image.parent.name)
+    path = label_of(image)
+    if not path.is_file():
+        return ()
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(_label([float(part) for part in line.split()], size, task, kpt_shape))
+            except (ValueError, IndexError) as error:
+                raise DataError(f"{path}: line {number} is not a label of a {task} dataset: {line[:40]!r}") from error
+    return tuple(found)
+
+
+def _label(row: list[float], size: tuple[int, int], task: str, kpt_shape: Sequence[int] | None) -> Found:
+    height, width = size
+    label, rest = int(row[0]), np.array(row[1:])
+    if task != "pose" and len(rest) > 4:  # a polygon, or the corners of a rotated box
+        points = rest.reshape(-1, 2) * (width, height)
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        box = (float(left), float(top), float(right), float(bottom))
+        return Found(label, None, box, (_points(points),) if task in ("segment", "obb") else ())
+    x, y, w, h = rest[:4] * (width, height, width, height)
+    box = (float(x - w / 2), float(y - h / 2), float(x + w / 2), float(y + h / 2))
+    keypoints: tuple[tuple[float, float, float], ...] = ()
+    if task == "pose" and kpt_shape:
+        points = rest[4:].reshape(kpt_shape[0], kpt_shape[1])
+        seen = points[:, 2] if kpt_shape[1] == 3 else (points.sum(1) > 0).astype(float)
+        keypoints = tuple(
+            (float(p[0] * width), float(p[1] * height), float(v)) for p, v in zip(points, seen, strict=True)
+        )
+    return Found(label, None, box, (), keypoints)
+
+
+def _found(result: Any) -> tuple[Found, ...]:
+    if result.probs is not None:
+        best = zip(result.probs.top5[:TOP], result.probs.top5conf[:TOP].tolist(), strict=True)
+        return tuple(Found(int(label), float(score), None) for label, score in best)
+    rows = result.obb if result.obb is not None else result.boxes
+    order = np.argsort(-rows.conf.numpy(), kind="stable")
+    outlines: list[tuple[tuple[Point, ...], ...]] = [()] * len(rows)
+    if result.obb is not None:
+        outlines = [(_points(corners),) for corners in rows.xyxyxyxy.numpy()]
+    elif result.masks is not None:
+        outlines = [(_points(_simplified(points)),) if len(points) else () for points in result.masks.xy]
+    keypoints = [()] * len(rows)
+    if result.keypoints is not None and result.keypoints.data.shape[1]:
+        data = result.keypoints.data.numpy()
+        keypoints = [tuple((float(p[0]), float(p[1]), float(p[2]) if len(p) > 2 else 1.0) for p in one) for one in data]
+    boxes, scores, labels = rows.xyxy.tolist(), rows.conf.tolist(), rows.cls.tolist()
+    return tuple(Found(int(labels[i]), scores[i], tuple(boxes[i]), outlines[i], keypoints[i]) for i in order)
+
+
+def _simplified(points: np.ndarray) -> np.ndarray:
+    """A mask's outline without the corners that move it by less than a pixel."""
+    import cv2
+
+    return cv2.approxPolyDP(points.astype(np.float32)[:, None], 1.0, True)[:, 0]
+
+
+def _points(points: np.ndarray) -> tuple[Point, ...]:
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+def _predictor_class(task: str) -> Any:
+    from ultralytics.models.yolo.classify import ClassificationPredictor
+    from ultralytics.models.yolo.detect import DetectionPredictor
+    from ultralytics.models.yolo.obb import OBBPredictor
+    from ultralytics.models.yolo.pose import PosePredictor
+    from ultralytics.models.yolo.segment import SegmentationPredictor
+
+    return {
+        "detect": DetectionPredictor,
+        "segment": SegmentationPredictor,
+        "pose": PosePredictor,
+        "obb": OBBPredictor,
+        "classify": ClassificationPredictor,
+    }[task]

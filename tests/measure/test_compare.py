@@ -1,0 +1,133 @@
+"""`edgeprune compare`: checkpoints and graphs in any mixture, the page, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgeprune.data.digits import write_digits
+from edgeprune.errors import DataError, TargetError
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.measure.compare import Comparison, _names, compare
+from edgeprune.measure.compare_cli import compare as command
+from edgeprune.measure.graphs import counts_of
+from edgeprune.runtimes.base import BenchSettings
+from tests.export.helpers import saved, stock_model
+from tests.report.browser import WIDTHS, looked_at, needs_chromium
+from tests.runtimes.models import convolutions
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(command)
+QUICK = BenchSettings(warmup_s=0.01, rounds=10, per_round=4)
+
+
+def digit_model(path: Path, seed: int, nc: int = 10, task: str = "detect", names: str = "") -> Path:
+    model = stock_model("yolov8", task, nc=nc, seed=seed)
+    model.names = {index: f"{names}{index}" for index in range(nc)}
+    return saved(model, path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two detectors of digits, one as a checkpoint and one as a graph too, and data."""
+    root = tmp_path_factory.mktemp("compare")
+    write_digits(root / "digits", train=4, val=8, test=2, imgsz=64)
+    digit_model(root / "base.pt", 0)
+    onnx_from_checkpoint(digit_model(root / "pruned.pt", 1), root / "pruned.onnx", imgsz=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(folder) -> Comparison:
+    models = [folder / "base.pt", folder / "pruned.onnx", folder / "pruned.pt"]
+    return compare(models, folder / "digits" / "data.yaml", settings=QUICK, images=2)
+
+
+def test_a_checkpoint_and_its_graph_compare_as_the_same(found):
+    _, graph, checkpoint = found.models
+    assert graph.counts == checkpoint.counts
+    assert graph.accuracy.map50_95 == pytest.approx(checkpoint.accuracy.map50_95, abs=1e-6)
+    for scene in found.scenes:
+        assert len(scene.seen[1].found) == len(scene.seen[2].found) and len(scene.truth) > 0
+    assert found.models[0].latency is not None and found.models[0].latency.speed_up is None
+    assert found.models[2].latency is not None and found.models[2].latency.speed_up is not None
+
+
+def test_tables_json_and_figures(found):
+    assert found.columns == ("", "base.pt", "pruned.onnx", "pruned.pt")
+    assert all(len(row) == 4 for row in (*found.rows(), *found.classes()))
+    assert [row[0] for row in found.rows()][:3] == ["file", "parameters", "MACs"]
+    data = json.loads(found.json_text())
+    assert [row["name"] for row in data["models"]] == ["base.pt", "pruned.onnx", "pruned.pt"]
+    assert len(data["models"][1]["latency"]["latency"]["values"]) == 40
+    assert {"found", "right", "missed", "lost", "new"} <= set(data["scenes"]["shown"][0]["models"][1])
+    assert found._repr_html_().startswith("<div")
+    assert [len(figure.axes) for figure in found.figures()] == [4, 4]
+    # the most differing image comes first, and the images are in the page once each
+    assert found.scenes[0].difference >= found.scenes[1].difference
+    assert found.html().count("data:image/jpeg;base64,") == 2
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+def test_in_a_browser(found, tmp_path, width):
+    seen = looked_at(found.html(), tmp_path, width)
+    assert len(seen["titled"]) == 3 + 2 and len(seen["pixels"]) == 2 * 4
+
+
+def test_macs_and_parameters_are_those_of_the_shapes(tmp_path, found):
+    path = convolutions(tmp_path / "m.onnx", width=8, depth=2, shape=(1, 3, 32, 32))
+    onnx.save(onnx.shape_inference.infer_shapes(onnx.load(str(path))), str(path))
+    counted = counts_of(path)
+    assert counted.parameters == 3 * 8 * 9 + 8 * 8 * 9
+    assert counted.macs == 32 * 32 * (3 * 8 * 9 + 8 * 8 * 9)
+    assert found.models[0].counts.parameters == pytest.approx(3.01e6, rel=0.01)
+
+
+def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path):
+    cases = {
+        "different classes": digit_model(tmp_path / "fewer.pt", 0, nc=3),
+        "class 0: '0' and 'no0'": digit_model(tmp_path / "renamed.pt", 0, names="no"),
+        "compare models of a task": digit_model(tmp_path / "pose.pt", 0, task="obb"),
+        "no such file": tmp_path / "gone.pt",
+    }
+    for words, other in cases.items():
+        with pytest.raises(DataError, match=words) as refused:
+            compare([folder / "base.pt", other], folder / "digits" / "data.yaml", settings=QUICK, imgsz=64)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(TargetError, match="two or more"):
+        compare([folder / "base.pt"], folder / "digits" / "data.yaml")
+
+
+def test_names_tell_the_files_apart():
+    assert _names([Path("a/m.pt"), Path("b/m.pt")]) == ["a/m.pt", "b/m.pt"]
+    assert _names([Path("m.pt"), Path("m.pt")]) == ["1: m.pt", "2: m.pt"]
+
+
+def test_the_example_of_the_help(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base.pt", "pruned.onnx"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "data.yaml").symlink_to(folder / "digits" / "data.yaml")
+    example = next(line for line in (command.__doc__ or "").splitlines() if "Example:" in line)
+    arguments = [
+        *example.split("edgeprune compare ")[1].split(),
+        "--rounds",
+        "8",
+        "--images",
+        "1",
+        "--imgsz",
+        "64",
+        "--warmup-s",
+        "0.05",
+    ]
+    monkeypatch.chdir(folder / "digits")
+    done = CliRunner().invoke(app, [*(str(tmp_path / a) if (tmp_path / a).is_file() else a for a in arguments)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "mAP50-95" in done.output and "lost" in done.output
+    assert "Side by side" in (folder / "digits" / "comparison" / "compare.html").read_text()

@@ -1,0 +1,65 @@
+"""A page in headless Chromium: what it measures of itself, what it logs, and what it asks of a network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--enable-logging=stderr", "--allow-file-access-from-files"),
+]
+WIDTHS = (1280, 375)  # a desk and a phone
+MEASURES = """<script>
+onload = () => {
+  const page = document.querySelector("iframe").contentDocument;
+  const text = query => page.querySelector(query) ? page.querySelector(query).textContent : null;
+  document.title = JSON.stringify({
+    verdict: text("#verdict"),
+    wide: page.documentElement.scrollWidth,
+    drawn: [...page.querySelectorAll("figure svg")].map(svg => svg.getBoundingClientRect().width > 150),
+    titled: [...page.querySelectorAll("figure")].map(one => !!one.querySelector("h2")
+      && !!one.querySelector("svg title")
+      && !!one.querySelector("figcaption").textContent && one.querySelectorAll("details tbody tr").length > 0),
+    pixels: [...page.querySelectorAll(".panel > svg > image, .panel > svg > use")].map(one => one.getBBox().width > 0),
+  });
+};
+</script>"""
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+def browse(page: Path, *flags: str) -> tuple[str, list[str], set[str]]:
+    """The page's DOM, its console lines, and what it asked of a network (Chromium's own calls home left out)."""
+    log = page.with_suffix(".net.json")
+    argv = [str(CHROMIUM), *FLAGS, f"--user-data-dir={page.parent / 'profile'}", f"--log-net-log={log}", *flags]
+    done = subprocess.run([*argv, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))
+    return done.stdout, console, {url for url in asked if not re.match(r"https?://[\w.-]*\.?google(apis)?\.com/", url)}
+
+
+def looked_at(text: str, folder: Path, width: int) -> dict[str, Any]:
+    """Open a page as wide as that and hold it to what every page promises; gives what it measured of itself."""
+    (folder / "page.html").write_text(text)
+    outer = folder / "outer.html"  # a frame is as narrow as a phone; Chromium's own window is not
+    frame = f'<iframe src="page.html" width="{width}" height="900"></iframe>'
+    outer.write_text(f'<!doctype html><link rel="icon" href="data:,">{frame}{MEASURES}')
+    dom, console, asked = browse(outer)
+    found = re.search(r"<title>(.*?)</title>", dom)
+    assert found is not None, dom[:500]
+    seen = json.loads(found.group(1))
+    assert console == [] and asked == set()
+    assert seen["wide"] <= width
+    for name in ("drawn", "titled", "pixels"):
+        assert all(seen[name]), (name, seen[name])
+    assert seen["drawn"]
+    return seen

@@ -1,0 +1,125 @@
+"""History: builds in order, held only against what may be compared, regressions by interval."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune import cli
+from edgeprune.errors import DataError, TargetError
+from edgeprune.report.history import history
+from edgeprune.report.history_page import rows
+from tests.report.browser import WIDTHS, looked_at, needs_chromium
+from tests.report.records import build_record
+
+
+def built(folder: Path, day: int, level: float = 12.5, accuracy: float = 0.54, **conditions: Any) -> Path:
+    """A finished build of that day: what ships takes ``level`` ms."""
+    record = build_record()
+    record["created"] = f"2026-01-{day:02d}T00:00:00+00:00"
+    generator = np.random.default_rng(day)
+    for row, mean in zip(record["measurements"], (20.0, level), strict=True):
+        row["values"] = generator.normal(mean, mean / 50, 300).tolist()
+        row["conditions"] = row["conditions"] | conditions
+    next(row for row in record["stages"] if row["name"] == "engine")["facts"]["accuracy"]["value"] = accuracy
+    (folder / "bundle").mkdir(parents=True)
+    (folder / "bundle" / "build.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_slower_build_is_a_regression_and_chance_is_none(tmp_path):
+    found = history(
+        [built(tmp_path / name, day, level) for name, day, level in [("c", 3, 14), ("a", 1, 12.5), ("b", 2, 12.51)]]
+    )
+    assert [one.path.name for one in found.builds] == ["a", "b", "c"]
+    assert [len(one.regressions) for one in found.builds] == [0, 0, 2]
+    assert [one.split()[0] for one in found.builds[2].regressions] == ["latency", "speed-up"]
+    assert found.builds[2].compared_with == tmp_path / "b" and found.regressed
+    assert not history([tmp_path / "a", tmp_path / "b"]).regressed
+
+
+def test_a_faster_build_is_better(tmp_path):
+    found = history([built(tmp_path / "a", 1, 14), built(tmp_path / "b", 2, 12)])
+    assert found.builds[1].regressions == () and len(found.builds[1].improvements) == 2
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [{"identity": {"cpu": "another"}}, {"threads": 4}, {"batch": 8}, {"scope": "end_to_end"}, {"runtime": "x"}],
+    ids=lambda value: next(iter(value)),
+)
+def test_figures_under_other_conditions_are_never_compared(tmp_path, conditions):
+    found = history(
+        [built(tmp_path / "a", 1, 12), built(tmp_path / "b", 2, 24, **conditions), built(tmp_path / "c", 3, 12)]
+    )
+    assert found.builds[1].regressions == () and found.builds[1].compared_with is None
+    assert found.builds[2].compared_with == tmp_path / "a"  # the other device's build lies between and is passed over
+    assert found.builds[2].improvements == ()
+
+
+def test_a_contended_run_is_judged_by_its_ratio_only(tmp_path):
+    found = history([built(tmp_path / "a", 1, 12), built(tmp_path / "b", 2, 15, contended=True)])
+    assert [one.split()[0] for one in found.builds[1].regressions] == ["speed-up"]
+
+
+def test_accuracy_regresses_by_what_the_target_calls_a_loss(tmp_path):
+    found = history(
+        [built(tmp_path / "a", 1), built(tmp_path / "b", 2, accuracy=0.53), built(tmp_path / "c", 3, accuracy=0.50)]
+    )
+    assert found.builds[1].regressions == ()
+    assert found.builds[2].regressions == ("mAP50-95 0.5300 → 0.5000, more than 0.02",)
+
+
+def test_folders_of_builds_and_several_targets(tmp_path):
+    built(tmp_path / "runs" / "a", 1)
+    other = built(tmp_path / "runs" / "b", 2) / "bundle" / "build.json"
+    assert len(history([tmp_path / "runs"]).builds) == 2
+    record = json.loads(other.read_text())
+    record["target"]["name"] = "board"
+    other.write_text(json.dumps(record))
+    with pytest.raises(TargetError, match="board, cpu"):
+        history([tmp_path / "runs"])
+    assert [one.path.name for one in history([tmp_path / "runs"], "board").builds] == ["b"]
+    with pytest.raises(TargetError, match="no such build"):
+        history([tmp_path / "runs"], "jetson")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no build"):
+        history([tmp_path / "empty"])
+
+
+def test_the_example_of_the_help(tmp_path, monkeypatch, capsys):
+    built(tmp_path / "runs" / "monday", 1, 12)
+    built(tmp_path / "runs" / "tuesday", 2, 14)
+    monkeypatch.chdir(tmp_path)
+    from edgeprune.report.cli import history as command
+
+    example = next(line for line in (command.__doc__ or "").splitlines() if "Example:" in line)
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *example.split("edgeprune ")[1].split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1  # the latest build is worse
+    assert "regression: latency" in capsys.readouterr().out.replace("\n", " ")
+    assert 'id="verdict">regression<' in Path("history.html").read_text()
+    monkeypatch.setattr(sys, "argv", ["edgeprune", "history", "runs/monday", "--json", "-"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["builds"][0]["compared_with"] is None
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+def test_in_a_browser(tmp_path, width):
+    found = history(
+        [built(tmp_path / "a", 1, 12), built(tmp_path / "b", 2, 14), built(tmp_path / "c", 3, 9, threads=2)]
+    )
+    (tmp_path / "page").mkdir()
+    seen = looked_at(found.html(), tmp_path / "page", width)
+    assert seen["verdict"] == "no regression" and len(seen["titled"]) == 3
+    assert all(len(row) == 9 for row in rows(found))
+    assert found._repr_html_().count("<tr>") == 4
