@@ -44,7 +44,7 @@ class Sizes:
         self.step = step
         self.rows = np.array([layer.rows for layer in layers])
         self.columns = np.array([layer.columns for layer in layers])
-        self.single = ~self.columns.any(axis=1)
+        self.single = np.asarray(~self.columns.any(axis=1))
         self.taps = np.array([layer.taps for layer in layers])
         self.outputs = np.array([layer.outputs for layer in layers])
         self.inputs = np.array([layer.inputs for layer in layers])
@@ -60,7 +60,7 @@ class Sizes:
 
     def terms(self, state: np.ndarray, at: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The terms of the layers ``at``, for states of shape (4, ..., layers): shape (7, ..., layers)."""
-        out, into = (np.ceil(state[i] / self.step - 1e-9) * self.step for i in (0, 1))
+        out, into = np.ceil(np.asarray(state[:2]) / self.step - 1e-9) * self.step
         single, taps = self.single[at], self.taps[at]
         columns = np.where(single, 1.0, into)
         weights = taps * out * columns

@@ -153,7 +153,7 @@ class Workshop:
         for files, _ in made.values():
             if files is not kept[0]:
                 shutil.rmtree(files["model"][1].parent)
-        rows = [_row(probe, made[probe.candidate.key][1]) for probe in found.probes]
+        rows = [_row(probe, made[probe.candidate.key][1], probe is found.best) for probe in found.probes]
         return Searched(*kept, rows, found.best.reading.detail["speed_up"], planner.profile)
 
     def profile(self, cache: Path | None) -> Profile:
@@ -246,7 +246,7 @@ def _metadata(plan: Plan) -> dict[str, Any]:
     return {"plan": plan.digest, "signature": plan.result_shapes}
 
 
-def _row(probe: Probe, plan: Plan) -> dict[str, Any]:
+def _row(probe: Probe, plan: Plan, kept: bool) -> dict[str, Any]:
     """A probe as plain data, for the record and the report."""
     return {
         "ratio": plan.macs_speed_up,
@@ -256,6 +256,7 @@ def _row(probe: Probe, plan: Plan) -> dict[str, Any]:
         "uncorrected": 1 / (probe.candidate.share * probe.start_used),
         "error": probe.error,
         "removed": list(plan.removed),
+        "kept": kept,
         "detail": probe.reading.detail,
     }
 

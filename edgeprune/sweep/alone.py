@@ -46,6 +46,12 @@ class Found:
     importance: str
     profile: Profile | None
 
+    @property
+    def final_error(self) -> float:
+        """Predicted over measured latency of the plan that was kept, minus 1, before any probe corrected the model."""
+        kept = next((row for row in self.probes if row["kept"]), None)
+        return 0.0 if kept is None else kept["margin"] / kept["uncorrected"] - 1
+
 
 def search(
     weights: str | Path,
@@ -145,8 +151,11 @@ def opened(
     seed: int,
     trust: bool,
     reporter: Reporter | None,
+    device: bool = True,
 ) -> Iterator[tuple[Context, Checkpoint, Path]]:
     """What the stages of a build see, without a run directory: context, checkpoint, and a folder that goes afterwards.
+
+    ``device`` says whether the target's runtime is needed.
 
     Raises:
         TargetError: the image size is no multiple of the model's stride, or INT8 without data.
@@ -167,7 +176,7 @@ def opened(
         dataset.check_matches(source.names)
     runs_on = runtime(target.runtime)
     available = runs_on.availability()
-    if not available.ok:
+    if device and not available.ok:
         raise DeviceError(f"{target.runtime} is not usable here: {available.detail}; next: {available.remedy}")
     folder = Path(tempfile.mkdtemp(prefix="edgeprune-search-"))
     try:
@@ -179,7 +188,7 @@ def opened(
             trust=trust,
             workspace=Workspace(folder),
             runtime=runs_on,
-            usable=True,
+            usable=available.ok,
             next_command="",
             reporter=reporter or Silent(),
         )
