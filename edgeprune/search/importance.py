@@ -18,7 +18,7 @@ from edgeprune.pruning.choose import ranked
 from edgeprune.pruning.pruner import Pruner, Scores
 from edgeprune.search.cost import LatencyModel
 
-DEPTH = 0.5  # share of the price of depth in the whole
+DEPTH = 0.1  # share of the price of depth in the whole
 
 
 @dataclass(frozen=True)

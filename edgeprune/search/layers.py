@@ -104,6 +104,12 @@ def owner_of(node: str, known: set[str]) -> str:
     return ""
 
 
+def _decoding(node: str, last: Layer) -> str:
+    """A node of the head that names none of its layers works on outputs whose widths are fixed."""
+    head = ".".join(last.name.split(".")[:2])
+    return FIXED if f"{path_of(node)}.".startswith(f"{head}.") else ""
+
+
 def attributed(times: Sequence[LayerTime], layers: Sequence[Layer]) -> dict[str, float]:
     """Milliseconds by layer name, of nodes in order of execution; what belongs to no layer is under ``(fixed)``.
 
@@ -111,7 +117,7 @@ def attributed(times: Sequence[LayerTime], layers: Sequence[Layer]) -> dict[str,
     else to the one whose output it finishes.
     """
     known = {layer.name for layer in layers}
-    owners = [owner_of(one.name, known) for one in times]
+    owners = [owner_of(one.name, known) or _decoding(one.name, layers[-1]) for one in times]
     following, nearest = [""] * len(owners), ""
     for place in range(len(owners) - 1, -1, -1):
         nearest = owners[place] or nearest
@@ -122,6 +128,6 @@ def attributed(times: Sequence[LayerTime], layers: Sequence[Layer]) -> dict[str,
         before = owner or before
         if not owner:
             prepares = any(one.op.startswith(word) or one.name.startswith(word) for word in PREPARES)
-            owner = (after if prepares or not before else before) if after else FIXED
+            owner = (after if prepares or not before else before) if after else (before or FIXED)
         spent[owner] = spent.get(owner, 0.0) + float(one.detail.get("median_ms", one.mean_ms))
     return spent

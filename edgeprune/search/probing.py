@@ -18,6 +18,8 @@ WINDOW = (0.92, 1.0)
 CLEAR = 0.98  # a probe's own bound is wide; the gate behind the search has the samples to settle what is clear of 1
 NUDGE = 0.01  # a proposal that was measured already is moved by this share of the latency until it is another one
 NUDGES = 40
+APART = 0.1  # probes nearer to each other than this, in logarithms of the latency, say nothing about a slope
+STEEPEST = 0.6
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,14 @@ class _Correction:
         self._points.setdefault(math.log(predicted), []).append(math.log(measured / predicted))
 
     def at(self, share: float) -> float:
-        """Factor at a predicted share: linear between the probes around it on logarithms, the nearest beyond."""
-        places = sorted(self._points)
+        """Factor at a predicted share: on logarithms, linear between the probes around it, and on below the lowest."""
+        places, at = sorted(self._points), math.log(share)
         values = [float(np.mean(self._points[place])) for place in places]
-        return math.exp(float(np.interp(math.log(share), places, values)))
+        beyond = next((i for i, place in enumerate(places) if place - places[0] >= APART), None)
+        if at >= places[0] or beyond is None:
+            return math.exp(float(np.interp(at, places, values)))
+        slope = (values[beyond] - values[0]) / (places[beyond] - places[0])
+        return math.exp(values[0] + (at - places[0]) * max(-STEEPEST, min(slope, STEEPEST)))
 
     def share_for(self, measured: float) -> float:
         """Predicted share whose corrected one is the wanted."""
