@@ -29,6 +29,7 @@ from edgeprune.measure.cli import bench
 from edgeprune.measure.compare_cli import compare
 from edgeprune.pruning.cli import register as register_pruning
 from edgeprune.report.cli import history
+from edgeprune.sweep.cli import register as register_sweep
 from edgeprune.training.cli import finetune, sparsify
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def targets_schema() -> None:
 
 # After this module's own commands, so that `--help` begins with build; each room keeps its commands beside its code.
 register_pruning(app)
+register_sweep(app)
 for name, command in {
     "finetune": finetune,
     "sparsify": sparsify,

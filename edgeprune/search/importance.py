@@ -1,0 +1,76 @@
+"""What it costs to narrow each dimension, on one scale over all of them.
+
+A channel's score is an estimate of how much the loss changes when it goes (``taylor``, ``fisher``: derivatives of the
+loss itself). Added up over a dimension it is convex, but it knows nothing of what fine-tuning needs: a deep layer whose
+channels hardly move the loss now would be cut to a few, and stay a bottleneck. So every dimension also pays for its
+depth, ``width before / width after - 1`` weighted by the milliseconds that hang on it; alone, that price would take the
+same share everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeprune.pruning.choose import ranked
+from edgeprune.pruning.pruner import Pruner, Scores
+from edgeprune.search.cost import LatencyModel
+
+DEPTH = 0.1  # share of the price of depth in the whole
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What narrowing costs.
+
+    Attributes:
+        losses: sum of the scores of the ``k`` least important channels, ``k`` = 0..width, by index of the dimension.
+        per_loss: price of one unit of those scores.
+        per_depth: price of ``width before / width after - 1``, by index of the dimension.
+    """
+
+    losses: Mapping[int, np.ndarray]
+    per_loss: float
+    per_depth: Mapping[int, float]
+
+    @property
+    def curves(self) -> dict[int, np.ndarray]:
+        """Price of removing ``k`` channels, ``k`` = 0..width, by index of the dimension: what the knapsack adds up."""
+        return {i: self.per_loss * loss + self.per_depth[i] * _depth(len(loss) - 1) for i, loss in self.losses.items()}
+
+    def estimated_loss(self, widths: np.ndarray) -> float:
+        """Sum of the scores that widths, one per dimension, give up."""
+        return float(sum(loss[len(loss) - 1 - int(widths[i])] for i, loss in self.losses.items()))
+
+
+def prices(pruner: Pruner, scores: Scores, model: LatencyModel, depth: float = DEPTH) -> Prices:
+    """Loss and depth, each as a share of what all of it would cost.
+
+    Args:
+        pruner: of the model that is pruned.
+        scores: of its channels.
+        model: predicted times, for the milliseconds that hang on a dimension.
+        depth: 0 trusts the scores alone, 1 takes the same share everywhere.
+    """
+    losses = {
+        i: np.concatenate([[0.0], np.cumsum(ranked(one, scores[one.name]))]) * len(one.parts)
+        for i, one in enumerate(pruner.dimensions)
+        if one.fixed is None
+    }
+    whole = sum(float(curve[-1]) for curve in losses.values()) or 1.0
+    full = pruner.structure.widths
+    before = model.total_ms(full)
+    hangs = {}
+    for i in losses:
+        half = full.copy()
+        half[i] /= 2
+        hangs[i] = max(2 * (before - model.total_ms(half)), 0.0)
+    total = sum(hangs.values()) or 1.0
+    return Prices(losses, (1 - depth) / whole, {i: depth * ms / total for i, ms in hangs.items()})
+
+
+def _depth(width: int) -> np.ndarray:
+    left = np.maximum(width - np.arange(width + 1), 0.5)
+    return width / left - 1

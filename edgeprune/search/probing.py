@@ -1,0 +1,196 @@
+"""Probe and correct: measure what the cost model proposes, rescale the model by what was seen, propose again.
+
+Pure: what a candidate is, and how it is measured, is the caller's. Shares of the budget are used throughout: 1 uses all
+of it, more misses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+WINDOW = (0.92, 1.0)
+"""A candidate is good when it uses between 92 % and 100 % of the budget."""
+CLEAR = 0.98  # a probe's own bound is wide; the gate behind the search has the samples to settle what is clear of 1
+NUDGE = 0.01  # a proposal that was measured already is moved by this share of the latency until it is another one
+NUDGES = 40
+APART = 0.1  # probes nearer to each other than this, in logarithms of the latency, say nothing about a slope
+STEEPEST = 0.6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the solver proposes for a latency.
+
+    Attributes:
+        key: equal for equal candidates.
+        share: predicted latency over the unpruned model's, before any correction.
+        loss: importance given up; of two candidates within the budget the one with less is kept.
+        exhausted: True when the solver has nothing faster.
+        content: the solver's own.
+    """
+
+    key: Hashable
+    share: float
+    loss: float
+    exhausted: bool
+    content: Any = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One candidate as measured, next to the unpruned model.
+
+    Attributes:
+        used: share of the budget that its latency takes.
+        worst: upper confidence bound of ``used``.
+        faster: lower confidence bound of the unpruned model's latency over its own; above 1 it is faster for sure.
+        detail: what the report shows.
+    """
+
+    used: float
+    worst: float
+    faster: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A candidate, what was predicted of it with all corrections so far, and what was measured.
+
+    Attributes:
+        candidate: what was measured.
+        predicted: share of the budget that was expected.
+        reading: what was seen.
+        start_used: share of the budget that the unpruned model takes.
+    """
+
+    candidate: Candidate
+    predicted: float
+    reading: Reading
+    start_used: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, minus 1."""
+        return self.predicted / self.reading.used - 1
+
+    @property
+    def meets(self) -> bool:
+        """Whether it is within the budget, and faster than the unpruned model by more than the noise."""
+        return self.reading.used <= WINDOW[1] and self.reading.faster > 1
+
+    @property
+    def clear(self) -> bool:
+        """Whether it keeps a distance from the budget's end, or its bound is within the budget too."""
+        return self.meets and (self.reading.worst <= WINDOW[1] or self.reading.used <= CLEAR)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Outcome of a search.
+
+    Attributes:
+        best: the probe that gives up least among those that meet the budget for sure, else among those that meet it;
+            None when none does.
+        floor: the fastest probe.
+        probes: all of them, in order.
+    """
+
+    best: Probe | None
+    floor: Probe
+    probes: tuple[Probe, ...]
+
+
+def probed(
+    solve: Callable[[float], Candidate],
+    measure: Callable[[Candidate, float], Reading],
+    *,
+    start_used: float,
+    max_probes: int = 6,
+) -> Probed:
+    """Solve, measure, correct, until a probe lies in :data:`WINDOW`.
+
+    Args:
+        solve: the best candidate whose predicted share of the unpruned latency is at most the argument.
+        measure: given a candidate and the share of the budget that is predicted for it.
+        start_used: share of the budget that the unpruned model takes, above 1.
+        max_probes: most calls of ``measure``.
+    """
+    aim = math.sqrt(WINDOW[0] * WINDOW[1])
+    correction = _Correction()
+    probes: list[Probe] = []
+    while len(probes) < max_probes:
+        candidate = _fresh(solve, correction.share_for(aim / start_used), probes)
+        if candidate is None:
+            break
+        predicted = start_used * candidate.share * correction.at(candidate.share)
+        probe = Probe(candidate, predicted, measure(candidate, predicted), start_used)
+        probes.append(probe)
+        correction.learn(candidate.share, probe.reading.used / start_used)
+        if probe.clear and probe.reading.used >= WINDOW[0]:
+            break
+        if candidate.exhausted and not probe.meets:
+            break  # the fastest there is, and still too slow
+    meets = [probe for probe in probes if probe.clear] or [probe for probe in probes if probe.meets]
+    return Probed(
+        best=min(meets, key=lambda probe: probe.candidate.loss, default=None),
+        floor=min(probes, key=lambda probe: probe.reading.used),
+        probes=tuple(probes),
+    )
+
+
+def _fresh(solve: Callable[[float], Candidate], share: float, probes: list[Probe]) -> Candidate | None:
+    """A candidate that was not measured yet, near the wanted share; None when widths leave none in between."""
+    seen = {probe.candidate.key: probe for probe in probes}
+    direction = 0.0
+    for _ in range(NUDGES):
+        candidate = solve(share)
+        known = seen.get(candidate.key)
+        if known is None:
+            return candidate
+        step = 1.0 if known.clear else -1.0  # within the budget: try a milder one; else a faster one
+        if direction and step != direction:
+            return None
+        if step < 0 and candidate.exhausted:
+            return None
+        direction, share = step, share * (1 + NUDGE * step)
+        if share >= 1:
+            return None
+    return None
+
+
+class _Correction:
+    """Measured over predicted latency as a function of the predicted, from every probe; 1 at the unpruned model."""
+
+    def __init__(self) -> None:
+        self._points: dict[float, list[float]] = {0.0: [0.0]}  # log of the predicted share to logs of the factor
+
+    def learn(self, predicted: float, measured: float) -> None:
+        """A probe: predicted and measured latency, both over the unpruned model's."""
+        self._points.setdefault(math.log(predicted), []).append(math.log(measured / predicted))
+
+    def at(self, share: float) -> float:
+        """Factor at a predicted share: on logarithms, linear between the probes around it, and on below the lowest."""
+        places, at = sorted(self._points), math.log(share)
+        values = [float(np.mean(self._points[place])) for place in places]
+        beyond = next((i for i, place in enumerate(places) if place - places[0] >= APART), None)
+        if at >= places[0] or beyond is None:
+            return math.exp(float(np.interp(at, places, values)))
+        slope = (values[beyond] - values[0]) / (places[beyond] - places[0])
+        return math.exp(values[0] + (at - places[0]) * max(-STEEPEST, min(slope, STEEPEST)))
+
+    def share_for(self, measured: float) -> float:
+        """Predicted share whose corrected one is the wanted."""
+        low, high = math.log(measured) - 2.0, 0.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            if middle + math.log(self.at(math.exp(middle))) > math.log(measured):
+                high = middle
+            else:
+                low = middle
+        return math.exp(low)

@@ -1,0 +1,1 @@
+"""Searching without a build: one budget, or several side by side."""

@@ -1,0 +1,202 @@
+"""``edgeprune profile``, ``search`` and ``sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeprune.search.profile import Profile
+    from edgeprune.sweep.points import Sweep
+
+Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
+TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
+Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
+ImgSz = Annotated[int | None, typer.Option(help="Image side in pixels; replaces the profile's.")]
+Cache = Annotated[Path, typer.Option(help="Folder of measured layer times, one file a device and model.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a checkpoint with foreign classes; executes code from it.")]
+PROFILES = Path("runs/profiles")
+
+
+def profile(
+    weights: Weights,
+    target: TargetName,
+    imgsz: ImgSz = None,
+    cache: Cache = PROFILES,
+    plot: Annotated[Path | None, typer.Option(help="Write the figure (.svg, or .html with the table).")] = None,
+    rows: Annotated[int, typer.Option(help="Layers to list, the slowest first.")] = 20,
+    seed: Seed = 0,
+    trust: Trust = False,
+) -> None:
+    """Measure where a model's milliseconds are on a target, and what narrower layers would take.
+
+    Example: edgeprune profile best.pt --target cpu --imgsz 320 --plot layers.html
+    """
+    from edgeprune.console import ConsoleReporter
+    from edgeprune.sweep.alone import profile as measured
+
+    suffixes = _checked_plot(plot)
+    with ConsoleReporter() as reporter:
+        found = measured(weights, target, imgsz=imgsz, cache=cache, seed=seed, trust=trust, reporter=reporter)
+    _print_profile(found, rows)
+    if plot is not None and suffixes:
+        from edgeprune.artifact import write_atomically
+        from edgeprune.sweep.figures import milliseconds, page
+
+        figure = milliseconds(found)
+        write_atomically(plot, figure.svg if plot.suffix == ".svg" else page([figure]))
+        print(f"figure: {plot}")
+
+
+def search(
+    weights: Weights,
+    target: TargetName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Pruned checkpoint (.pt); its plan goes beside it.")],
+    speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency ratio.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Budget: latency in ms on the target.")] = None,
+    data: Data = None,
+    imgsz: ImgSz = None,
+    save_plan: Annotated[Path | None, typer.Option(help="Where the plan goes (.json).")] = None,
+    cache: Cache = PROFILES,
+    seed: Seed = 0,
+    trust: Trust = False,
+) -> None:
+    """Find the pruning that gives up least within a latency budget, by a few measurements on the target.
+
+    Example: edgeprune search best.pt --target cpu --speed-up 2 --data data.yaml -o pruned.pt
+    """
+    from edgeprune.console import ConsoleReporter
+    from edgeprune.sweep.alone import search as found_by
+
+    with ConsoleReporter() as reporter:
+        found = found_by(
+            weights,
+            target,
+            output,
+            speed_up=speed_up,
+            latency_ms=latency_ms,
+            data=data,
+            imgsz=imgsz,
+            plan_file=save_plan,
+            cache=cache,
+            seed=seed,
+            trust=trust,
+            reporter=reporter,
+        )
+    macs, params = found.plan.macs, found.plan.params
+    if not found.probes:
+        print("the unpruned model is within the budget; every channel stays")
+    print(
+        f"latency ×{found.speed_up:.3f}, MACs ×{found.plan.macs_speed_up:.2f} ({macs[0] / 1e9:.3f} G -> "
+        f"{macs[1] / 1e9:.3f} G), parameters {params[0] / 1e6:.3f} M -> {params[1] / 1e6:.3f} M, channels by "
+        f"{found.importance}"
+    )
+    if found.plan.removed:
+        print(f"blocks dropped: {', '.join(found.plan.removed)}")
+    print(f"checkpoint: {found.checkpoint}\nplan: {found.plan_file}")
+
+
+def sweep(
+    weights: Weights,
+    target: TargetName,
+    data: Annotated[str, typer.Option(help="Dataset YAML: importance, fine-tuning and accuracy.")],
+    latency_ms: Annotated[str | None, typer.Option(help="Budgets in ms, comma-separated.")] = None,
+    speed_up: Annotated[str | None, typer.Option(help="Budgets as measured latency ratios, comma-separated.")] = None,
+    unpruned: Annotated[
+        list[Path] | None, typer.Option(help="Checkpoint of another scale, for the same axes; repeatable.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs of every point; 0 for none.")] = None,
+    imgsz: ImgSz = None,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, table and figure; goes on where it stopped.")] = (
+        Path("runs/sweep")
+    ),
+    jobs: Annotated[str, typer.Option(help="here: one by one; ray: on a Ray cluster.")] = "here",
+    seed: Seed = 0,
+    trust: Trust = False,
+) -> None:
+    """Accuracy against latency: prune, fine-tune and measure a model for several budgets.
+
+    Example: edgeprune sweep best.pt --target cpu --data data.yaml --speed-up 1.5,2,3
+    """
+    from edgeprune.console import ConsoleReporter
+    from edgeprune.sweep.points import run_sweep
+
+    with ConsoleReporter() as reporter:
+        found = run_sweep(
+            weights,
+            target,
+            data,
+            out,
+            budgets=_budgets(latency_ms, speed_up),
+            unpruned=unpruned or (),
+            epochs=epochs,
+            imgsz=imgsz,
+            jobs=jobs,
+            seed=seed,
+            trust=trust,
+            reporter=reporter,
+        )
+    _print_sweep(found)
+    print(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
+    raise typer.Exit(0 if all(point.failed is None for point in found.points) else 1)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands on the main application."""
+    app.command()(profile)
+    app.command()(search)
+    app.command()(sweep)
+
+
+def _budgets(latency_ms: str | None, speed_up: str | None) -> list[tuple[str, float]]:
+    """(kind, value) of every budget asked for."""
+    from edgeprune.errors import TargetError
+
+    if (latency_ms is None) == (speed_up is None):
+        raise TargetError("give either --latency-ms or --speed-up, as numbers with commas between: --speed-up 1.5,2,3")
+    kind, text = ("latency_ms", latency_ms) if latency_ms is not None else ("speed_up", speed_up or "")
+    try:
+        return [(kind, float(one)) for one in (text or "").split(",")]
+    except ValueError:
+        flag = "--" + kind.replace("_", "-")
+        raise TargetError(f"{flag} {text}: numbers with commas between are allowed, for example 1.5,2,3") from None
+
+
+def _checked_plot(plot: Path | None) -> bool:
+    from edgeprune.errors import TargetError
+
+    if plot is not None and plot.suffix not in (".svg", ".html"):
+        raise TargetError(f"--plot {plot}: .svg or .html is allowed")
+    return plot is not None
+
+
+def _print_profile(found: Profile, most: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgeprune.sweep.figures import PROFILE_COLUMNS, profile_rows, profile_summary
+
+    table = Table(show_edge=False, title=profile_summary(found), title_justify="left")
+    for place, column in enumerate(PROFILE_COLUMNS):
+        table.add_column(column, justify="right" if place else "left")
+    for row in profile_rows(found)[:most]:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _print_sweep(found: Sweep) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from edgeprune.sweep.points import COLUMNS
+
+    table = Table(show_edge=False)
+    for place, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if place else "left")
+    for row in found.rows():
+        table.add_row(*(escape(cell) for cell in row))
+    Console(highlight=False).print(table)

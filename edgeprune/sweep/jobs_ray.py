@@ -1,0 +1,94 @@
+"""Points of a sweep on a Ray cluster: probes on the node that has the device, fine-tuning where a GPU is.
+
+A node offers its device as a custom resource: ``ray start --address=HEAD:6379 --resources='{"device:cpu": 1}'`` for the
+profile ``cpu``. One step at a time holds it, so that two measurements never share a device. A step whose worker dies
+runs again, on another node if need be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgeprune.errors import DeviceError, EdgepruneError
+from edgeprune.stages.base import Reporter, Silent
+from edgeprune.sweep.points import Job, failed, finetune_step, measure_step, search_step
+
+RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a result and is not tried again
+
+
+def device_resource(target: str) -> str:
+    """Name of the resource that a node with the device offers."""
+    return f"device:{target}"
+
+
+def run_on_ray(
+    jobs: Sequence[Job],
+    swept: bytes,
+    finished: Callable[[Job, dict[str, Any]], None],
+    *,
+    reporter: Reporter | None = None,
+    steps: Sequence[Callable[..., Any]] = (search_step, finetune_step, measure_step),
+) -> None:
+    """Run jobs on the cluster that ``RAY_ADDRESS`` names, or on one of this machine alone.
+
+    Args:
+        jobs: independent of each other.
+        swept: bytes of the model that latencies are compared with.
+        finished: called here with each result as it comes.
+        reporter: who watches.
+        steps: search, fine-tune, measure.
+
+    Raises:
+        DeviceError: Ray is not installed, or no node of the cluster has the device.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise DeviceError("--jobs ray needs Ray; next: pip install 'ray>=2.40,<3'") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    reporter = reporter or Silent()
+    offered = ray.cluster_resources()
+    needed = {device_resource(job.target["name"]) for job in jobs}
+    missing = [name for name in sorted(needed) if not offered.get(name)]
+    if missing:
+        raise DeviceError(
+            f"no node of the Ray cluster offers {missing[0]}; on the machine with the device: "
+            f"ray start --address=HEAD:6379 --resources='{{\"{missing[0]}\": 1}}'"
+        )
+    gpus = 1 if offered.get("GPU") else 0
+    search, finetune, measure = (ray.remote(max_retries=RETRIES)(_guarded(step)) for step in steps)
+    whole = ray.put(swept)
+    waiting: dict[Any, Job] = {}
+    for job in jobs:
+        device = {device_resource(job.target["name"]): 1}
+        given = ray.put(job)
+        found = search.options(resources=device, num_cpus=1).remote(given)
+        tuned = finetune.options(num_gpus=gpus, num_cpus=1).remote(given, found)
+        waiting[measure.options(resources=device, num_cpus=1).remote(given, whole, found, tuned)] = job
+    total = len(waiting)
+    while waiting:
+        [ready], _ = ray.wait(list(waiting), num_returns=1)
+        job = waiting.pop(ready)
+        try:
+            result = ray.get(ready)
+            finished(job, failed(job, result) if isinstance(result, Exception) else result)
+        except ray.exceptions.RayError as error:
+            finished(job, failed(job, error))
+        reporter.progress(f"{job.name} is there", done=total - len(waiting), total=total)
+
+
+def _guarded(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step that hands an error of edgeprune on as a value: the steps behind it pass it on to the point."""
+
+    def guarded(*inputs: Any) -> Any:
+        for value in inputs:
+            if isinstance(value, EdgepruneError):
+                return value
+        try:
+            return step(*inputs)
+        except EdgepruneError as error:
+            return error
+
+    return guarded

@@ -1,0 +1,109 @@
+"""Probe and correct, on devices that are not what the cost model thinks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from edgeprune.search.probing import WINDOW, Candidate, Probed, Reading, probed
+
+
+def solver(floor: float = 0.02, step: float = 0.0) -> Callable[[float], Candidate]:
+    """Proposes any share down to a floor, on a grid when there is a step."""
+
+    def solve(share: float) -> Candidate:
+        share = max(share, floor)
+        if step:
+            share = max(int(share / step) * step, floor)
+        return Candidate(round(share, 9), share, 1 / share, share <= floor * (1 + 1e-9))
+
+    return solve
+
+
+def device(
+    truth: Callable[[float], float], asked: float, noise: float = 0.0, seed: int = 0
+) -> Callable[[Candidate, float], Reading]:
+    """Measures ``truth(predicted share)`` against a budget of a speed-up, with noise."""
+    dice = random.Random(seed)
+
+    def measure(candidate: Candidate, predicted: float) -> Reading:
+        used = asked * truth(candidate.share) * (1 + dice.uniform(-noise, noise))
+        return Reading(used, used * (1 + noise + 0.01), asked / used / (1 + noise + 0.01))
+
+    return measure
+
+
+def lands(result: Probed) -> bool:
+    return result.best is not None and WINDOW[0] <= result.best.reading.used <= WINDOW[1]
+
+
+@pytest.mark.parametrize("asked", [1.1, 1.3, 1.7, 2.2, 3.0, 6.0])
+@pytest.mark.parametrize(
+    "truth",
+    [lambda s: s, lambda s: s**0.7, lambda s: s**1.3, lambda s: 0.1 + 0.9 * s],
+    ids=["right", "pessimistic", "optimistic", "overhead"],
+)
+def test_lands_in_the_window(truth: Callable[[float], float], asked: float) -> None:
+    result = probed(solver(), device(truth, asked), start_used=asked)
+    assert lands(result)
+    assert len(result.probes) <= 5
+
+
+def test_a_right_model_takes_one_probe() -> None:
+    assert len(probed(solver(), device(lambda s: s, 2.0), start_used=2.0).probes) == 1
+
+
+def test_a_probe_records_what_was_predicted_and_how_wrong_that_was() -> None:
+    [first, *_] = probed(solver(), device(lambda s: 1.2 * s, 2.0), start_used=2.0).probes
+    assert first.error == pytest.approx(1 / 1.2 - 1)
+
+
+def test_noise_of_three_percent_still_lands_mostly() -> None:
+    hits = 0
+    for seed in range(40):
+        result = probed(solver(), device(lambda s: s**0.8, 2.2, 0.03, seed), start_used=2.2)
+        assert len(result.probes) <= 6
+        hits += lands(result) and 1.0 <= 1 / (2.2 * result.best.candidate.share**0.8) <= 1.13  # type: ignore[union-attr]
+    assert hits >= 36
+
+
+def test_an_unreachable_budget_gives_the_floor() -> None:
+    result = probed(solver(floor=0.3), device(lambda s: s, 5.0), start_used=5.0)
+    assert result.best is None
+    assert result.floor.candidate.exhausted
+    assert result.floor.reading.used == pytest.approx(1.5)
+    assert len(result.probes) == 1
+
+
+def test_coarse_widths_do_not_measure_the_same_candidate_twice() -> None:
+    result = probed(solver(step=0.17), device(lambda s: s, 2.0), start_used=2.0, max_probes=12)
+    keys = [probe.candidate.key for probe in result.probes]
+    assert len(keys) == len(set(keys))
+    assert result.best is not None
+    assert result.best.reading.used <= 1
+
+
+def test_the_mildest_that_meets_the_budget_is_kept() -> None:
+    result = probed(solver(), device(lambda s: s**0.5, 1.8), start_used=1.8)
+    assert result.best is not None
+    assert all(probe.candidate.loss >= result.best.candidate.loss for probe in result.probes if probe.clear)
+
+
+def test_what_is_not_faster_than_the_parent_is_never_kept() -> None:
+    """A budget in ms that the drift of a host seems to meet, while side by side the candidate is slower."""
+
+    def measure(candidate: Candidate, predicted: float) -> Reading:
+        return Reading(0.95, 0.96, 0.97)
+
+    result = probed(solver(), measure, start_used=1.02)
+    assert result.best is None
+    assert all(not probe.meets for probe in result.probes)
+
+
+def test_a_step_in_the_device_is_found_from_both_sides() -> None:
+    """Latency that jumps: above a share of 0.5 nothing is gained."""
+    result = probed(solver(), device(lambda s: 0.9 if s > 0.5 else 0.8 * s, 2.0), start_used=2.0, max_probes=8)
+    assert result.best is not None
+    assert result.best.reading.used <= 1
