@@ -24,7 +24,7 @@ from edgeprune.export.cli import (
 )
 from edgeprune.measure.cli import bench
 from edgeprune.pruning.cli import register as register_pruning
-from edgeprune.training.cli import finetune, sparsify
+from edgeprune.training.cli import finetune, iterate, sparsify
 
 if TYPE_CHECKING:
     pass
@@ -73,6 +73,7 @@ def build(
     max_map_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50-95, absolute.")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Input size in pixels, a multiple of 32.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs.")] = None,
+    until: Annotated[str | None, typer.Option(help="End fine-tuning early: 'map_drop <= 0.01'.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/TARGET when not given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
     trust: Annotated[
@@ -98,6 +99,7 @@ def build(
                 max_map_drop=max_map_drop,
                 imgsz=imgsz,
                 epochs=epochs,
+                until=until,
                 out=out,
                 seed=seed,
                 trust=trust,
@@ -183,6 +185,7 @@ register_pruning(app)
 for name, command in {
     "finetune": finetune,
     "sparsify": sparsify,
+    "iterate": iterate,
     "export": export_command,
     "simplify": simplify_command,
     "quantize": quantize_command,

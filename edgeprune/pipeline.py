@@ -30,6 +30,7 @@ from edgeprune.stages import (
     prune,
     quantize,
     simplify,
+    sparsify,
 )
 from edgeprune.stages.base import Context, Reporter, Silent, Stage, Weights, installed
 from edgeprune.target import Target, load_target
@@ -38,6 +39,7 @@ from edgeprune.workspace import LOG, Key, Record, Workspace, differences, flat
 STAGES: tuple[Stage, ...] = (
     pretrain.STAGE,
     baseline.STAGE,
+    sparsify.STAGE,
     prune.STAGE,
     finetune.STAGE,
     export.STAGE,
@@ -93,6 +95,7 @@ def build(
     max_map_drop: float | None = None,
     imgsz: int | None = None,
     epochs: int | None = None,
+    until: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     trust: bool = False,
@@ -113,6 +116,7 @@ def build(
         max_map_drop: replaces the accuracy floor: largest absolute loss of mAP50-95.
         imgsz: replaces the input size in pixels; a multiple of 32.
         epochs: replaces the fine-tune epochs.
+        until: replaces when fine-tuning may end early: ``map_drop <= 0.01``.
         out: run directory; ``runs/<target>`` when not given.
         seed: of training, sampling and importance.
         trust: load a checkpoint that holds classes outside Ultralytics and torch; this executes code from the file.
@@ -133,13 +137,14 @@ def build(
         max_map_drop=max_map_drop,
         imgsz=imgsz,
         epochs=epochs,
+        until=until,
     )
     root = Path(out) if out is not None else Path("runs") / profile.name
     if root.exists() and not root.is_dir():
         raise TargetError(f"--out {root}: is a file; give the path of a folder")
     source, dataset = _checked_inputs(profile, weights, data, trust)
     argv = _command(
-        target, weights, data, seed, trust, out, latency_ms, speed_up, macs_speed_up, max_map_drop, imgsz, epochs
+        target, weights, data, seed, trust, out, latency_ms, speed_up, macs_speed_up, max_map_drop, imgsz, epochs, until
     )
 
     from edgeprune.runtimes import runtime
@@ -364,6 +369,7 @@ def _command(
     max_map_drop: float | None,
     imgsz: int | None,
     epochs: int | None,
+    until: str | None,
 ) -> list[str]:
     name = target.name if isinstance(target, Target) else str(target)
     argv = ["edgeprune", "build", "--target", name, "--weights", str(weights), "--data", str(data)]
@@ -374,6 +380,7 @@ def _command(
         "--max-map-drop": max_map_drop,
         "--imgsz": imgsz,
         "--epochs": epochs,
+        "--until": until,
         "--out": out,
         "--seed": seed or None,
     }

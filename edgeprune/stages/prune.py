@@ -16,6 +16,7 @@ from edgeprune.gate import at_least, pending
 from edgeprune.measure.measurement import Measurement
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context, Judged, Output, Stage
+from edgeprune.stages.sparsify import importance_to_prune, inputs_to_prune, model_to_prune
 from edgeprune.target import Budget
 from edgeprune.workspace import Key, Record
 
@@ -31,7 +32,7 @@ PROBE_EFFORT = 0.5  # a probe only has to place a point; the gate behind the sta
 def _inputs(context: Context) -> Mapping[str, Any]:
     target = context.target
     return {
-        **context.source(("baseline", "model")),
+        **inputs_to_prune(context),
         "params": {
             **compiling.export_inputs(context),
             **compiling.engine_inputs(context),
@@ -49,7 +50,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     from edgeprune import checkpoint
     from edgeprune.pruning.pruner import Pruner
 
-    source = checkpoint.load(context.records["baseline"].path("model"))
+    source = checkpoint.load(model_to_prune(context))
     target = context.target
     pruner = Pruner(
         source.model,
@@ -101,7 +102,7 @@ class _Workshop:
         self.folder = folder
         narrowest = {dimension.name: min(dimension.allowed) for dimension in pruner.dimensions if dimension.allowed}
         self.limit = pruner.macs() / pruner.macs(narrowest)
-        asked = context.target.prune.importance
+        asked = importance_to_prune(context)
         batches = None
         if asked == AUTO or importance_named(asked).needs_batches:
             context.reporter.progress("reading images for the importance of channels")

@@ -16,6 +16,7 @@ from edgeprune.errors import DataError, StageError
 from edgeprune.progress import Progress, silent
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.publish import publish
+from edgeprune.training.response import AttachTeacher
 from edgeprune.training.run import TrainResult, Watcher, class_names, train_in
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.trainers import averaged_model, trainer_for
@@ -67,6 +68,8 @@ def finetune(
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.distill:
         _check_teacher(settings.distill, given.task, names)
+        if settings.response:
+            watchers = [*watchers, ("on_pretrain_routine_end", AttachTeacher(settings.distill, settings.response))]
     if until is not None:
         watchers = [*watchers, ("on_fit_epoch_end", until)]
         identity = {**(identity or {}), "until": asdict(until)}

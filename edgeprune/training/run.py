@@ -139,8 +139,13 @@ def train_in(
     return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, curves, state.seconds)
 
 
-def validated(weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str) -> float:
-    """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``."""
+def validated(
+    weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str, batch: int | None = None
+) -> float:
+    """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``.
+
+    ``batch`` is Ultralytics' default unless given.
+    """
     with _quiet(settings.quiet):
         model = YOLO(str(weights))
         metrics: Any = model.val(
@@ -152,6 +157,7 @@ def validated(weights: Path, *, data: Path | str, settings: TrainSettings, work:
             project=str(Path(work).resolve()),
             name="val",
             exist_ok=True,
+            **({} if batch is None else {"batch": batch}),
         )
     return float(metrics.results_dict[TASK2METRIC[str(model.task)]])
 
