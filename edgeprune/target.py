@@ -84,8 +84,8 @@ class Pruning(_Part):
     """How channels are chosen."""
 
     importance: str = "auto"
-    """Channel importance criterion; ``auto`` is the one that kept most accuracy in ``benchmarks/``, after sparsify it is
-    ``bn_scale``."""
+    """Channel importance criterion; ``auto`` is the one that kept most accuracy in ``benchmarks/``; after sparsify it
+    is ``bn_scale``."""
     min_width: Annotated[int, Field(ge=1)] = 8
     """No layer gets narrower than this many channels."""
     ignore: tuple[str, ...] = ()

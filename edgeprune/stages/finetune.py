@@ -25,11 +25,8 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     from edgeprune.training.finetune import finetune
     from edgeprune.training.until import UntilDrop, unpruned_figure
 
-    asked, unpruned, work = (
-        context.target.finetune,
-        context.records["baseline"].path("model"),
-        context.workspace.scratch(key),
-    )
+    asked, work = context.target.finetune, context.workspace.scratch(key)
+    unpruned = context.records["baseline"].path("model")
     settings = train_settings(
         context, asked, distill=unpruned if asked.distill else None, response=asked.response, feature=asked.feature
     )

@@ -1,10 +1,11 @@
-"""Distillation of a detector's answers: the student's raw scores and box distributions towards the teacher's.
+"""Distillation of answers: the student's raw scores and box distributions towards the teacher's.
 
 The teacher answers at every anchor, where labels speak at the few that are assigned to an object, so each image says
 more. Classes are compared as binary Kullback-Leibler divergences of sigmoids, box sides as divergences of the
 distributions that the head predicts for them (localization distillation, Zheng et al. 2022, arXiv 2102.12252), each
 anchor weighted by how sure the teacher is that something is there. Both sums are normalised as Ultralytics normalises
-its own terms and take its gains ``cls`` and ``dfl``, so a weight of 1 means: as strong as the labels.
+its own terms and take its gains ``cls`` and ``dfl``, so a weight of 1 means: as strong as the labels. For a classifier
+it is the divergence of the two distributions over classes.
 
 The term rides on the loss object that a model keeps in ``criterion``; neither model nor trainer is wrapped, so
 checkpoints and their resumption are those of ordinary training.
@@ -48,7 +49,9 @@ class ResponseLoss:
         with torch.no_grad():
             answers = self.teacher(batch["img"])
         term = self.weight * response_distance(preds, answers, self.gains)
-        return torch.cat([loss.view(-1), (term * len(batch["img"])).view(1)]), {**items, ITEM: term.detach()}
+        # Ultralytics' detection losses are sums over the batch, its classification loss is a mean
+        count = 1 if isinstance(_raw(preds), torch.Tensor) else len(batch["img"])
+        return torch.cat([loss.view(-1), (term * count).view(1)]), {**items, ITEM: term.detach()}
 
     def update(self) -> None:
         """What the trainer tells a loss object at the end of an epoch."""
@@ -61,15 +64,28 @@ def response_distance(student: Any, teacher: Any, gains: tuple[float, float]) ->
 
     Args:
         student, teacher: what a head returns in training or evaluation mode: ``scores`` (batch, classes, anchors) as
-            logits, ``boxes`` (batch, 4 x bins, anchors); one such dictionary, or one for each branch of a dual head.
-        gains: of classes and of boxes.
+            logits, ``boxes`` (batch, 4 x bins, anchors); one such dictionary, or one for each branch of a dual head;
+            a classifier's logits (batch, classes).
+        gains: of classes and of boxes; a classifier has none.
     """
-    pairs = list(zip(_branches(student), _branches(teacher), strict=True))
+    mine, theirs = _raw(student), _raw(teacher)
+    if isinstance(mine, torch.Tensor):
+        return _divergence(mine.float(), theirs.float(), 1).mean()
+    pairs = list(zip(_branches(mine), _branches(theirs), strict=True))
     return torch.stack([_branch_distance(one, other, gains) for one, other in pairs]).mean()
 
 
-def _branches(output: Any) -> list[dict[str, torch.Tensor]]:
-    raw = output[1] if isinstance(output, tuple) else output
+def _raw(output: Any) -> Any:
+    """The raw part of an output; in evaluation mode a decoded one comes before it."""
+    return output[1] if isinstance(output, tuple) else output
+
+
+def _divergence(logits: torch.Tensor, wanted: torch.Tensor, dim: int) -> torch.Tensor:
+    mine, theirs = logits.log_softmax(dim), wanted.log_softmax(dim)
+    return F.kl_div(mine, theirs, reduction="none", log_target=True).sum(dim)
+
+
+def _branches(raw: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
     return [raw[name] for name in ("one2many", "one2one")] if "one2many" in raw else [raw]
 
 
@@ -93,8 +109,7 @@ def _side_distances(boxes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     shape = (boxes.shape[0], 4, bins, boxes.shape[2])
     if bins == 1:
         return F.smooth_l1_loss(boxes, wanted, reduction="none").mean(dim=1)
-    mine, theirs = (one.view(shape).log_softmax(dim=2) for one in (boxes, wanted))
-    return F.kl_div(mine, theirs, reduction="none", log_target=True).sum(dim=2).mean(dim=1)
+    return _divergence(boxes.view(shape), wanted.view(shape), 2).mean(dim=1)
 
 
 class AttachTeacher:
