@@ -19,6 +19,9 @@ from edgeprune.training.processes import by_first
 from edgeprune.training.run import FinishedRun, TrainResult, validated
 from edgeprune.training.settings import TrainSettings
 
+SHOWN = ("results.csv", "*.png", "*.jpg", "events.out.tfevents.*")
+"""What a run leaves for people to look at: curves, plots where ``plots`` asked for them, TensorBoard's events."""
+
 
 def publish(
     run: FinishedRun,
@@ -31,7 +34,7 @@ def publish(
     work: Path | str,
     metadata: dict[str, Any] | None,
 ) -> TrainResult:
-    """Write ``model`` as ``out/best.pt`` (float32), its curves as ``out/results.csv``, and validate the file itself.
+    """Write ``model`` as ``out/best.pt`` (float32), :data:`SHOWN` beside it, and validate the file itself.
 
     ``epoch`` is the model's, counted from 1; without one it is the run's best.
     A second call with the file still there and unchanged does not validate again. Of several processes the first one
@@ -68,9 +71,9 @@ def _written(
     if known.get("source") != source or not best.is_file() or sha256_of(best) != known.get("best"):
         out.mkdir(parents=True, exist_ok=True)
         checkpoint.save(model, best, like=checkpoint.load(run.best), metadata=metadata)
-        results = run.best.parent.parent / "results.csv"
-        if results.is_file():
-            shutil.copyfile(results, out / "results.csv")
+        for pattern in SHOWN:
+            for file in run.best.parent.parent.glob(pattern):
+                shutil.copyfile(file, out / file.name)
         if RANK == -1:
             figure = validated(best, data=data, settings=settings, work=work)
         else:
