@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,17 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
 
 def _judge(context: Context, record: Record) -> Judged:
     facts = record.facts
-    taught = ", taught by the unpruned model" if context.target.finetune.distill else ""
+    taught = f", taught by the unpruned model{_nearer(facts['curves'])}" if context.target.finetune.distill else ""
     until = facts["until"]
     goal = f", until within {until['most']:g} of {until['baseline']:.4f}" if until else ""
     reason = f"best epoch {facts['best_epoch']} of {facts['epochs_run']}{taught}{goal}; the artifact is judged below"
     return Judged([informs("finetune", "mAP50-95 (PyTorch)", facts["map50_95"], "", reason)])
+
+
+def _nearer(curves: Sequence[Mapping[str, float]]) -> str:
+    """How far the answers were from the teacher's in the first epoch and in the last, as the loss sees it."""
+    seen = [row["train/response_loss"] for row in curves if "train/response_loss" in row]
+    return f" (distance of answers {seen[0]:.3g} → {seen[-1]:.3g})" if seen else ""
 
 
 STAGE = Stage(

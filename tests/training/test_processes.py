@@ -30,7 +30,7 @@ def test_two_processes_sparsify_like_one_with_the_doubled_batch(tmp_path: Path, 
     start = checkpoint.load(narrow).model.state_dict()
     alone = train(narrow, data, tmp_path / "alone", 0.5)
     shared = train(narrow, data, tmp_path / "shared", 0.5, *TORCHRUN)
-    assert (tmp_path / "shared" / "results.csv").read_text().count("\n") == 5, "one process alone writes"
+    assert (tmp_path / "shared" / "results.csv").read_text().count("\n") == 4, "one process alone writes"
     scales = [name for name in start if name.endswith("bn.weight")]
     moved = max(float((alone[name] - start[name]).abs().max()) for name in scales)
     assert moved > 0.02, "training must move the scales"

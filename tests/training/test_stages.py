@@ -70,4 +70,4 @@ def test_the_goal_ends_fine_tuning_and_is_on_record(built: BuildResult) -> None:
     assert tuned["until"]["most"] == 0.5
     reason = next(row["reason"] for row in built.record["gates"] if row["stage"] == "finetune")
     assert "until within 0.5 of" in reason
-    assert "taught by the unpruned model" in reason
+    assert "taught by the unpruned model (distance of answers" in reason

@@ -57,7 +57,7 @@ def freeze_statistics(trainer: Any) -> None:
 
 def main(weights: Path, data: Path, out: Path, strength: float) -> None:
     settings = TrainSettings(
-        epochs=4, batch=8, imgsz=64, lr0=0.02, optimizer="SGD", quiet=True, extra={**PLAIN, "momentum": 0.9}
+        epochs=3, batch=8, imgsz=64, lr0=0.02, optimizer="SGD", quiet=True, extra={**PLAIN, "momentum": 0.9}
     )
     groups = scale_groups(checkpoint.load(weights).model, 64)
     watchers = [
