@@ -2,7 +2,8 @@
 
     python benchmarks/training_distillation.py --weights W.pt --data data.yaml --imgsz 320 --epochs 20 --seeds 0 1 2
 
-Prints a Markdown table and writes every run to ``--out``; a stopped benchmark goes on where it was.
+Prints a Markdown table and keeps every run in ``--out``; a stopped benchmark goes on in the epoch where it was.
+An arm is ``RESPONSE:FEATURE``, the weights of the two terms of distillation; ``0:0`` has no teacher.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import statistics
 from pathlib import Path
 
 from edgeprune import checkpoint
+from edgeprune.artifact import write_atomically
 from edgeprune.pruning import prune
+from edgeprune.pruning.batches import calibration_batches
 from edgeprune.training.finetune import finetune
 from edgeprune.training.settings import TrainSettings
 
@@ -25,22 +28,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-distillation"))
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--macs-speed-up", type=float, default=4.0)
-    parser.add_argument("--importance", default="lamp")
+    parser.add_argument("--importance", default="auto")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr0", type=float, default=1e-3)
-    parser.add_argument("--dis", type=float, nargs="+", default=[6.0], help="weights of the distillation loss")
+    parser.add_argument("--arms", nargs="+", default=["0:0", "1:0"], metavar="RESPONSE:FEATURE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    pruned = args.out / "pruned.pt"
-    result = prune(args.weights, imgsz=args.imgsz, macs_speed_up=args.macs_speed_up, importance=args.importance)
-    checkpoint.save(result.model, pruned, like=result.checkpoint)
+    pruned = args.out / f"pruned-{args.importance}-{args.macs_speed_up:g}.pt"
+    if not pruned.is_file():
+        given = checkpoint.load(args.weights)
+        batches = calibration_batches(args.data, given.task, args.imgsz, stride=given.stride)
+        done = prune(
+            given, imgsz=args.imgsz, macs_speed_up=args.macs_speed_up, importance=args.importance, batches=batches
+        )
+        checkpoint.save(done.model, pruned, like=given, metadata=done.metadata())
     figures: dict[str, list[float]] = {}
     for seed in args.seeds:
-        for dis in [0.0, *args.dis]:
-            name = f"teacher, dis {dis:g}" if dis else "no teacher"
-            folder = args.out / f"seed{seed}-dis{dis:g}"
+        for arm in args.arms:
+            response, feature = map(float, arm.split(":"))
+            name = f"{args.importance}-{args.macs_speed_up:g}-lr{args.lr0:g}-{response:g}-{feature:g}-{seed}"
+            folder = args.out / f"{name}-{args.epochs}"
             settings = TrainSettings(
                 epochs=args.epochs,
                 batch=args.batch,
@@ -48,19 +57,26 @@ def main() -> None:
                 imgsz=args.imgsz,
                 device=args.device,
                 seed=seed,
-                distill=args.weights if dis else None,
+                distill=args.weights if response or feature else None,
+                response=response,
+                feature=feature,
                 quiet=True,
-                extra={"dis": dis} if dis else {},
             )
             trained = finetune(pruned, data=args.data, out=folder / "out", settings=settings, work=folder / "work")
-            figures.setdefault(name, []).append(trained.map50_95)
-            print(f"seed {seed}, {name}: {trained.map50_95:.4f} (epoch {trained.best_epoch}, {trained.seconds:.0f} s)")
-            (args.out / "figures.json").write_text(json.dumps(figures, indent=1))
-    ratio = result.macs_before / result.macs_after
-    print(f"\nMACs x{ratio:.2f}, {args.epochs} epochs, {args.imgsz} px, {args.importance}, best epoch, val split\n")
-    print("| fine-tuning | mAP50-95, mean | lowest | highest | seeds |\n| --- | --- | --- | --- | --- |")
-    for name, values in figures.items():
-        print(f"| {name} | {statistics.mean(values):.4f} | {min(values):.4f} | {max(values):.4f} | {len(values)} |")
+            figures.setdefault(arm, []).append(trained.map50_95)
+            print(
+                f"seed {seed}, {arm}: {trained.map50_95:.4f} (epoch {trained.best_epoch}, {trained.seconds:.0f} s) "
+                + " ".join(f"{row['metrics/mAP50-95(B)']:.3f}" for row in trained.curves),
+                flush=True,
+            )
+            write_atomically(folder / "figure.json", json.dumps({"arm": arm, "seed": seed, "map": trained.map50_95}))
+    print(
+        f"\nMACs x{args.macs_speed_up:g}, {args.epochs} epochs, {args.imgsz} px, {args.importance}, best epoch, val\n"
+    )
+    print("| response | feature | mAP50-95, mean | lowest | highest | seeds |\n| --- | --- | --- | --- | --- | --- |")
+    for arm, values in figures.items():
+        spread = f"{statistics.mean(values):.4f} | {min(values):.4f} | {max(values):.4f} | {len(values)}"
+        print("| {} | {} | {} |".format(*arm.split(":"), spread))
 
 
 if __name__ == "__main__":

@@ -2,22 +2,31 @@
 
     python benchmarks/training_sparsity.py --weights W.pt --data digits/data.yaml --imgsz 128 --train fliplr=0.0
 
-Prints the scales' verdict and a Markdown table of mAP50-95 after every fine-tuning epoch.
+The rival trains as many epochs at the same rate without the sparsity term before it is pruned by L1. Prints Markdown
+tables and keeps every run in ``--out``; a stopped benchmark goes on in the epoch where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from ultralytics import YOLO
 
 from edgeprune import checkpoint
+from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.pruning import prune
 from edgeprune.training.cli import training_arguments
 from edgeprune.training.finetune import finetune
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.sparsify import sparsify
 from edgeprune.training.sparsity import SparsitySettings
+
+CLOSE = 0.01
+"""A pruned model has recovered once its mAP50-95 is this close to that of the rival before pruning."""
 
 
 def main() -> None:
@@ -32,46 +41,78 @@ def main() -> None:
     parser.add_argument("--sparsify-epochs", type=int, default=10)
     parser.add_argument("--sparsify-lr0", type=float, default=3e-3)
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
-    parser.add_argument("--lr0", type=float, default=1e-3)
+    parser.add_argument("--lr0", type=float, nargs="+", default=[3e-4, 1e-3], help="of fine-tuning")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--train", nargs="*", default=[], help="NAME=VALUE")
     args = parser.parse_args()
     common = TrainSettings(
         epochs=args.epochs,
         batch=args.batch,
-        lr0=args.lr0,
         imgsz=args.imgsz,
         device=args.device,
         quiet=True,
         extra=training_arguments(args.train),
     )
-    longer = replace(common, epochs=args.sparsify_epochs, lr0=args.sparsify_lr0)
-    where = {"out": args.out / "sparse", "work": args.out / "sparse-work"}
-    sparse = sparsify(
-        args.weights, data=args.data, settings=longer, sparsity=SparsitySettings(strength=args.strength), **where
-    )
-    print(sparse.verdict)
-    # the fair rival trains as long at the same rate, only without the term
-    where = {"out": args.out / "longer", "work": args.out / "longer-work"}
-    rival = finetune(args.weights, data=args.data, settings=longer, keep="last", **where)
-    print(f"after sparsify: {sparse.trained.map50_95:.4f}; as many epochs without the term: {rival.map50_95:.4f}\n")
-    epochs = range(1, args.epochs + 1)
-    print("| weights | importance | MACs | " + " | ".join(f"epoch {e}" for e in epochs) + " |")
-    print("| --- | --- | --- | " + " | ".join("---" for _ in epochs) + " |")
-    for name, weights, importance in (
-        ("sparsified", sparse.trained.best, "bn_scale"),
-        ("sparsified", sparse.trained.best, "l1"),
-        ("as long without", rival.best, "l1"),
-        ("as given", args.weights, "l1"),
-    ):
-        folder = args.out / f"{name.replace(' ', '-')}-{importance}"
-        result = prune(weights, imgsz=args.imgsz, ratio=args.ratio, importance=importance)
-        checkpoint.save(result.model, folder / "pruned.pt", like=result.checkpoint)
-        trained = finetune(
-            folder / "pruned.pt", data=args.data, out=folder / "out", settings=common, work=folder / "work"
+    args.out.mkdir(parents=True, exist_ok=True)
+    given = figures(args.weights, args, args.out / "given.json")
+    unpruned, tuned = [], []
+    for seed in args.seeds:
+        seeded = replace(common, seed=seed)
+        folder = args.out / f"seed{seed}"
+        longer = replace(seeded, epochs=args.sparsify_epochs, lr0=args.sparsify_lr0)
+        term = SparsitySettings(strength=args.strength)
+        where = {"data": args.data, "out": folder / "sparse", "work": folder / "sparse-work"}
+        sparse = sparsify(args.weights, settings=longer, sparsity=term, **where)
+        print(f"seed {seed}: {sparse.verdict}", flush=True)
+        where = {"data": args.data, "out": folder / "plain", "work": folder / "plain-work"}
+        plain = finetune(args.weights, settings=longer, keep="last", **where)
+        with_term, without = (
+            figures(best, args, folder / name)
+            for name, best in (("sparse.json", sparse.trained.best), ("plain.json", plain.best))
         )
-        curve = " | ".join(f"{row['metrics/mAP50-95(B)']:.3f}" for row in trained.curves)
-        print(f"| {name} | {importance} | x{result.macs_before / result.macs_after:.2f} | {curve} |", flush=True)
+        unpruned.append(
+            f"| {seed} | {sparse.before.share_off:.1%} | {sparse.after.share_off:.1%} | {given[0]:.3f} | "
+            f"{with_term[0]:.3f} | {without[0]:.3f} | {given[1]:.3f} | {with_term[1]:.3f} | {without[1]:.3f} |"
+        )
+        for name, weights, importance in (("sparsified", sparse.trained.best, "bn_scale"), ("plain", plain.best, "l1")):
+            start = folder / f"{name}-{importance}.pt"
+            result = prune(weights, imgsz=args.imgsz, ratio=args.ratio, importance=importance)
+            checkpoint.save(result.model, start, like=result.checkpoint)
+            before = figures(start, args, start.with_suffix(".json"))[1]
+            for lr0 in args.lr0:
+                own = folder / f"{name}-{importance}-{lr0:g}"
+                settings = replace(seeded, lr0=lr0)
+                trained = finetune(start, data=args.data, out=own / "out", settings=settings, work=own / "work")
+                curve = [before, *(row["metrics/mAP50-95(B)"] for row in trained.curves)]
+                at = next((epoch for epoch, value in enumerate(curve) if value >= without[1] - CLOSE), None)
+                tuned.append(
+                    f"| {seed} | {name} | {importance} | x{result.macs_before / result.macs_after:.2f} | {lr0:g} | "
+                    + " | ".join(f"{value:.3f}" for value in curve)
+                    + f" | {'none of them' if at is None else at} |"
+                )
+                print(tuned[-1], flush=True)
+    print(
+        "\n| seed | off before | off after | mAP50 given | sparsified | plain | mAP50-95 given | sparsified | plain |"
+    )
+    print("| --- " * 9 + "|\n" + "\n".join(unpruned))
+    epochs = " | ".join(f"epoch {epoch}" for epoch in range(1, args.epochs + 1))
+    print(f"\n| seed | weights | importance | MACs | lr0 | pruned | {epochs} | recovered after |")
+    print("| --- " * (7 + args.epochs) + "|\n" + "\n".join(tuned))
+
+
+def figures(weights: Path, args: argparse.Namespace, kept: Path) -> tuple[float, float]:
+    """mAP50 and mAP50-95 on the validation split, through plain Ultralytics; measured once for each file."""
+    digest = sha256_of(weights)
+    if kept.is_file() and json.loads(kept.read_text())["weights"] == digest:
+        return tuple(json.loads(kept.read_text())["figures"])
+    options: dict[str, Any] = {"plots": False, "verbose": False, "device": args.device}
+    metrics: Any = YOLO(str(weights)).val(
+        data=args.data, imgsz=args.imgsz, project=str(args.out), name="val", **options
+    )
+    seen = float(metrics.box.map50), float(metrics.box.map)
+    write_atomically(kept, json.dumps({"weights": digest, "figures": seen}))
+    return seen
 
 
 if __name__ == "__main__":

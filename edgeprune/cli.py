@@ -30,7 +30,7 @@ from edgeprune.measure.compare_cli import compare
 from edgeprune.pruning.cli import register as register_pruning
 from edgeprune.report.cli import history
 from edgeprune.sweep.cli import register as register_sweep
-from edgeprune.training.cli import finetune, sparsify
+from edgeprune.training.cli import finetune, iterate, sparsify
 
 if TYPE_CHECKING:
     pass
@@ -88,6 +88,7 @@ def build(
     device: Annotated[
         str | None, typer.Option(help="Where engines are built and timed: user@host[:port]; local by default.")
     ] = None,
+    until: Annotated[str | None, typer.Option(help="End fine-tuning early: 'map_drop <= 0.01'.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/TARGET when not given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
     trust: Annotated[
@@ -114,6 +115,7 @@ def build(
                 imgsz=imgsz,
                 epochs=epochs,
                 device=device,
+                until=until,
                 out=out,
                 seed=seed,
                 trust=trust,
@@ -200,6 +202,7 @@ register_sweep(app)
 for name, command in {
     "finetune": finetune,
     "sparsify": sparsify,
+    "iterate": iterate,
     "export": export_command,
     "simplify": simplify_command,
     "quantize": quantize_command,

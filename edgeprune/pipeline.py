@@ -31,6 +31,7 @@ from edgeprune.stages import (
     prune,
     quantize,
     simplify,
+    sparsify,
 )
 from edgeprune.stages.base import Context, Reporter, Silent, Stage, Weights, installed
 from edgeprune.target import Target, load_target
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 STAGES: tuple[Stage, ...] = (
     pretrain.STAGE,
     baseline.STAGE,
+    sparsify.STAGE,
     prune.STAGE,
     finetune.STAGE,
     export.STAGE,
@@ -117,6 +119,7 @@ def build(
     imgsz: int | None = None,
     epochs: int | None = None,
     device: str | None = None,
+    until: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     trust: bool = False,
@@ -138,6 +141,7 @@ def build(
         imgsz: replaces the input size in pixels; a multiple of 32.
         epochs: replaces the fine-tune epochs.
         device: where engines are built and timed, ``user@host[:port]``; the profile's ``device.host`` when not given.
+        until: replaces when fine-tuning may end early: ``map_drop <= 0.01``.
         out: run directory; ``runs/<target>`` when not given.
         seed: of training, sampling and importance.
         trust: load a checkpoint that holds classes outside Ultralytics and torch; this executes code from the file.
@@ -161,6 +165,7 @@ def build(
         imgsz=imgsz,
         epochs=epochs,
         device=device,
+        until=until,
     )
     root = Path(out) if out is not None else Path("runs") / profile.name
     if root.exists() and not root.is_dir():
@@ -178,6 +183,7 @@ def build(
             "--max-map-drop": max_map_drop,
             "--imgsz": imgsz,
             "--epochs": epochs,
+            "--until": until,
             "--device": device,
             "--out": out,
             "--seed": seed or None,

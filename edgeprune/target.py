@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from edgeprune.errors import TargetError
 
@@ -26,6 +27,7 @@ RuntimeName = Literal[
 Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -86,7 +88,8 @@ class Pruning(_Part):
     """How channels are chosen."""
 
     importance: str = "auto"
-    """Channel importance criterion; ``auto`` is the one that kept most accuracy in ``benchmarks/``."""
+    """Channel importance criterion; ``auto`` is the one that kept most accuracy in ``benchmarks/``; after sparsify it
+    is ``bn_scale``."""
     min_width: Annotated[int, Field(ge=1)] = 8
     """No layer gets narrower than this many channels."""
     ignore: tuple[str, ...] = ()
@@ -110,7 +113,7 @@ class Training(_Part):
     """Images a batch."""
     lr0: Positive = 0.001
     """Initial learning rate."""
-    optimizer: Literal["AdamW", "SGD", "Adam", "NAdam", "RAdam", "RMSProp", "MuSGD"] = "AdamW"
+    optimizer: Literal["AdamW", "SGD", "Adam", "NAdam", "RAdam", "RMSprop", "MuSGD"] = "AdamW"
     """Optimiser; never ``auto``, which ignores ``lr0``."""
     patience: Annotated[int, Field(ge=0)] = 50
     """Epochs without improvement after which training stops; 0 never stops."""
@@ -122,12 +125,67 @@ class Training(_Part):
     """Further Ultralytics training arguments, by their names."""
 
 
+def until_drop(value: Any) -> Any:
+    """The number in ``map_drop <= 0.01`` or ``0.01``; a value that is no text as it is, for the type's own check.
+
+    Raises:
+        ValueError: a text that says something else.
+    """
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(?:map_drop\s*<=)?\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*", value)
+    if found is None:
+        raise ValueError(f"{value!r} is no condition; allowed is 'map_drop <= 0.01', with a number of 0 to 1")
+    return float(found[1])
+
+
 class Finetuning(Training):
     """Settings of the fine-tune stage."""
 
-    distill: bool = False
-    """Use the unpruned model as teacher, by Ultralytics' own distillation. Off: over ten epochs on BCCD (v8n, latency
-    ratio 1.6, one seed) mAP50-95 came to .539, without it to .567, and an epoch took a third longer."""
+    distill: bool = True
+    """Use the unpruned model as teacher. ``benchmarks/training_distillation.md`` has what it brings."""
+    response: NotNegative = 1.0
+    """Weight of the distance to the teacher's answers; 1 is as strong as the labels, 0 leaves it out."""
+    feature: NotNegative = 0.0
+    """Weight of Ultralytics' own distillation of the head's inputs (its ``dis``); 0 leaves it out."""
+    until: Annotated[Share | None, BeforeValidator(until_drop, json_schema_input_type=float | str | None)] = None
+    """``map_drop <= 0.01``: end as soon as mAP50-95 on the validation split is that close to the unpruned model's, with
+    margin, both by Ultralytics' validator. The gate on the artifact is held as ever."""
+
+    @model_validator(mode="after")
+    def _taught(self) -> Finetuning:
+        if self.distill and not (self.response or self.feature):
+            raise ValueError("distill with response 0 and feature 0 teaches nothing; raise one or set distill to false")
+        return self
+
+
+class Sparsifying(Training):
+    """Settings of the sparsify stage: training with a penalty on the scales of batch normalisation, before pruning."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    strength: Annotated[Positive, Field(alias="lambda")] = 0.001
+    """Weight of the penalty on scales at the start."""
+    bias_strength: Annotated[NotNegative, Field(alias="bias_lambda")] = 0.0
+    """The same for the biases of these channels; 0 leaves them alone."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How both fall over the run."""
+    final: Share = 0.1
+    """What is left of both at the end."""
+    tied: Literal["group", "exempt"] = "group"
+    """Scales tied by shortcuts: penalised as one, or left alone."""
+    lr0: Positive = 0.003
+    """Initial learning rate. The rates of all steps must add up to more than 1 for scales to reach zero."""
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """Epochs over the training split."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without improvement after which training stops; 0, the default, never: scales shrink for longer."""
+
+    @model_validator(mode="after")
+    def _plain_gradients(self) -> Sparsifying:
+        if self.optimizer == "MuSGD":
+            raise ValueError("optimizer: MuSGD rescales gradients, which undoes the sparsity term; allowed: SGD, AdamW")
+        return self
 
 
 class Export(_Part):
@@ -223,6 +281,8 @@ class Target(_Part):
     prune: Pruning = Field(default_factory=Pruning)
     pretrain: Training = Field(default_factory=lambda: Training(epochs=100, lr0=0.002))
     """Used only when the weights are a model YAML."""
+    sparsify: Sparsifying | None = None
+    """Sparsity training between the baseline and pruning; left out by default."""
     finetune: Finetuning = Field(default_factory=Finetuning)
     export: Export = Field(default_factory=Export)
     calibration: Calibration = Field(default_factory=Calibration)
@@ -264,6 +324,7 @@ class Target(_Part):
         imgsz: int | None = None,
         epochs: int | None = None,
         device: str | None = None,
+        until: str | None = None,
     ) -> Target:
         """The same target with command-line values in place; raises ``TargetError`` like a profile does.
 
@@ -283,6 +344,8 @@ class Target(_Part):
             data["finetune"]["epochs"] = epochs
         if device is not None:
             data["device"]["host"] = "" if device == "local" else device
+        if until is not None:
+            data["finetune"]["until"] = until
         return _validated(data, "command line")
 
 
@@ -411,7 +474,8 @@ def _validated(data: Mapping[str, Any], source: str) -> Target:
 def _explained(item: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"]) or "profile"
     if item["type"] == "extra_forbidden":
-        allowed = list(_part_at(item["loc"][:-1]).model_fields)
+        fields = _part_at(item["loc"][:-1]).model_fields
+        allowed = [field.alias or name for name, field in fields.items()]
         if len(item["loc"]) == 1:
             allowed.append("extends")
         close = difflib.get_close_matches(str(item["loc"][-1]), allowed, n=1)
@@ -430,6 +494,7 @@ def _part_at(location: tuple[str | int, ...]) -> type[BaseModel]:
     part: type[BaseModel] = Target
     for step in location:
         annotation = part.model_fields[str(step)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            part = annotation
+        for one in (annotation, *get_args(annotation)):  # a part, or a part that may be left out
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                part = one
     return part

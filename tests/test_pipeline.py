@@ -61,6 +61,7 @@ def test_the_pipeline_is_the_list_of_the_design() -> None:
     assert [stage.name for stage in STAGES] == [
         "pretrain",
         "baseline",
+        "sparsify",
         "prune",
         "finetune",
         "export",

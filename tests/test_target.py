@@ -56,6 +56,12 @@ def test_jetson_orin_extends_another_board() -> None:
         ("x: [", ["line", "not YAML"]),
         ("- a", ["mapping", "list"]),
         ("", ["mapping"]),
+        ("extends: cpu\nsparsify: {lamda: 0.01}", ["sparsify.lamda", "did you mean lambda?"]),
+        ("extends: cpu\nsparsify: {strength: 0.01}", ["sparsify.strength", "unknown key"]),
+        ("extends: cpu\nsparsify: {optimizer: MuSGD}", ["sparsify", "MuSGD", "AdamW"]),
+        ("extends: cpu\nfinetune: {until: map <= 0.01}", ["finetune.until", "map_drop <= 0.01"]),
+        ("extends: cpu\nfinetune: {until: map_drop <= 2}", ["finetune.until", "1"]),
+        ("extends: cpu\nfinetune: {response: 0}", ["finetune", "teaches nothing"]),
         ("extends: cpu\nprecision: fp8", ["precision", "'fp16'", "fp8"]),
     ],
 )
@@ -144,3 +150,20 @@ def test_a_resolved_profile_reads_back_as_itself(tmp_path: Path) -> None:
     target = load_target("jetson-agx-orin")
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(target.model_dump(mode="json") | {"name": "again"}))
     assert load_target(tmp_path / "again.yaml") == Target.model_validate(target.model_dump() | {"name": "again"})
+
+
+@pytest.mark.parametrize("text", ["map_drop <= 0.01", "map_drop<=.01", "0.01", "1e-2"])
+def test_an_accuracy_goal_is_read_from_a_profile_and_from_the_command_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: cpu\nfinetune: {{until: '{text}'}}")
+    assert load_target(path).finetune.until == 0.01
+    assert load_target("cpu").with_overrides(until=text).finetune.until == 0.01
+
+
+def test_a_sparsify_stage_survives_the_overrides_of_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: cpu\nsparsify: {lambda: 0.02, epochs: 7, bias_lambda: 0.01}")
+    changed = load_target(path).with_overrides(epochs=3).sparsify
+    assert changed is not None
+    assert (changed.strength, changed.epochs, changed.bias_strength, changed.patience) == (0.02, 7, 0.01, 0)
+    assert load_target("cpu").sparsify is None

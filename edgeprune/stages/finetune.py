@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +23,57 @@ def _inputs(context: Context) -> Mapping[str, Any]:
 def _run(context: Context, folder: Path, key: Key) -> Output:
     from edgeprune import checkpoint
     from edgeprune.training.finetune import finetune
+    from edgeprune.training.until import UntilDrop, unpruned_figure
 
-    settings = context.target.finetune
-    teacher = context.records["baseline"].path("model") if settings.distill else None
+    asked, work = context.target.finetune, context.workspace.scratch(key)
+    unpruned = context.records["baseline"].path("model")
+    settings = train_settings(
+        context, asked, distill=unpruned if asked.distill else None, response=asked.response, feature=asked.feature
+    )
+    until = None
+    if asked.until is not None:
+        baseline = unpruned_figure(unpruned, data=context.dataset.source, settings=settings, work=work)
+        until = UntilDrop(baseline, asked.until)
     pruned = checkpoint.load(context.records["prune"].path("model"))
     result = finetune(
         context.records["prune"].path("model"),
         data=context.dataset.source,
         out=folder,
-        settings=train_settings(context, settings, teacher),
-        work=context.workspace.scratch(key),
+        settings=settings,
+        work=work,
         metadata=pruned.edgeprune,
+        until=until,
     )
     tuned = checkpoint.load(result.best)
     signature = context.records["prune"].facts["signature"]
     checkpoint.require_shapes(tuned.model, signature, "fine-tuning")
     artifacts, facts = trained(result)
-    return Output(artifacts, {**facts, "signature": signature, "parameters": checkpoint.parameter_count(tuned.model)})
+    facts |= {
+        "signature": signature,
+        "parameters": checkpoint.parameter_count(tuned.model),
+        "until": None if until is None else asdict(until),
+    }
+    return Output(artifacts, facts)
 
 
 def _judge(context: Context, record: Record) -> Judged:
     facts = record.facts
-    reason = f"best epoch {facts['best_epoch']} of {facts['epochs_run']}; the artifact is judged below"
+    taught = f", taught by the unpruned model{_nearer(facts['curves'])}" if context.target.finetune.distill else ""
+    until = facts["until"]
+    goal = f", until within {until['most']:g} of {until['baseline']:.4f}" if until else ""
+    reason = f"best epoch {facts['best_epoch']} of {facts['epochs_run']}{taught}{goal}; the artifact is judged below"
     return Judged([informs("finetune", "mAP50-95 (PyTorch)", facts["map50_95"], "", reason)])
+
+
+def _nearer(curves: Sequence[Mapping[str, float]]) -> str:
+    """How far the answers were from the teacher's in the first epoch and in the last, as the loss sees it."""
+    seen = [row["train/response_loss"] for row in curves if "train/response_loss" in row]
+    return f" (distance of answers {seen[0]:.3g} → {seen[-1]:.3g})" if seen else ""
 
 
 STAGE = Stage(
     name="finetune",
-    version=1,
+    version=2,
     inputs=_inputs,
     run=_run,
     judge=_judge,

@@ -27,8 +27,8 @@ def train_inputs(context: Context, training: Training) -> dict[str, Any]:
     }
 
 
-def train_settings(context: Context, training: Training, teacher: Path | None = None) -> TrainSettings:
-    """The training room's settings for a part of the profile."""
+def train_settings(context: Context, training: Training, **teaching: Any) -> TrainSettings:
+    """The training room's settings for a part of the profile; ``teaching`` is what it asks of a teacher."""
     import torch
 
     from edgeprune.training.settings import TrainSettings
@@ -44,8 +44,8 @@ def train_settings(context: Context, training: Training, teacher: Path | None = 
         device=training.device or ("0" if torch.cuda.is_available() else "cpu"),
         workers=training.workers,
         seed=context.seed,
-        distill=teacher,
         extra=dict(training.train),
+        **teaching,
     )
 
 

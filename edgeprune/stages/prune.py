@@ -14,6 +14,7 @@ from edgeprune.gate import at_least, pending
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.searching import Workshop
+from edgeprune.stages.sparsify import inputs_to_prune, model_to_prune
 from edgeprune.workspace import Key, Record
 
 PROFILES = "profiles"  # folder of the run directory for layer times: they outlive the stages that used them
@@ -22,7 +23,7 @@ PROFILES = "profiles"  # folder of the run directory for layer times: they outli
 def _inputs(context: Context) -> Mapping[str, Any]:
     target = context.target
     return {
-        **context.source(("baseline", "model")),
+        **inputs_to_prune(context),
         "params": {
             **compiling.export_inputs(context),
             **compiling.engine_inputs(context),
@@ -40,7 +41,7 @@ def _inputs(context: Context) -> Mapping[str, Any]:
 def _run(context: Context, folder: Path, key: Key) -> Output:
     from edgeprune import checkpoint
 
-    source = checkpoint.load(context.records["baseline"].path("model"))
+    source = checkpoint.load(model_to_prune(context))
     workshop = Workshop(context, source, folder)
     budget, limit = context.target.budget, workshop.macs_limit
     probes: list[dict[str, Any]] = []

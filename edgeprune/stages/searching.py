@@ -16,6 +16,7 @@ from edgeprune.measure.statistics import bounds, ratio, value_of
 from edgeprune.stages import timing
 from edgeprune.stages.base import Context
 from edgeprune.stages.bench import ContextBench
+from edgeprune.stages.sparsify import importance_to_prune
 from edgeprune.target import Budget
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Workshop:
             align=target.channel_alignment,
             min_width=target.prune.min_width,
         )
-        asked = target.prune.importance
+        asked = importance_to_prune(context)
         self.batches: list[dict[str, Any]] | None = None
         if context.dataset is not None and (asked == AUTO or importance_named(asked).needs_batches):
             context.reporter.progress("reading images for the importance of channels")

@@ -1,7 +1,8 @@
-"""``edgeprune finetune`` and ``edgeprune sparsify``: parse, call, print; everything heavy is imported inside."""
+"""``edgeprune finetune``, ``sparsify`` and ``iterate``: parse, call, print; everything heavy is imported inside."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 import yaml
 
 from edgeprune.errors import TargetError
+from edgeprune.target import until_drop
+from edgeprune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from edgeprune.training.run import TrainResult
@@ -27,6 +30,8 @@ Device = Annotated[str, typer.Option(help="cpu, 0, or 0,1 for distributed traini
 Workers = Annotated[int, typer.Option(help="Data loader processes per device.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Teacher = Annotated[Path | None, typer.Option(help="Weights of a teacher, usually the unpruned model.")]
+Response = Annotated[float, typer.Option(help="Weight of the distance to the teacher's answers.")]
+Feature = Annotated[float, typer.Option(help="Weight of Ultralytics' distillation of features (its dis).")]
 Train = Annotated[list[str] | None, typer.Option(help="Any other Ultralytics training argument: NAME=VALUE.")]
 Quiet = Annotated[bool, typer.Option(help="Hide Ultralytics' log and progress bars.")]
 
@@ -45,36 +50,31 @@ def finetune(
     device: Device = "cpu",
     workers: Workers = 4,
     seed: Seed = 0,
-    teacher: Teacher = None,
     train: Train = None,
     quiet: Quiet = False,
-    until_drop: Annotated[float | None, typer.Option(help="Stop once mAP50-95 is within this of --baseline.")] = None,
-    baseline: Annotated[float | None, typer.Option(help="mAP50-95 of the unpruned model, 0 to 1.")] = None,
+    teacher: Teacher = None,
+    response: Response = 1.0,
+    feature: Feature = 0.0,
+    until: Annotated[str | None, typer.Option(help="End early: 'map_drop <= 0.01' against --baseline.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="mAP50-95 of the unpruned model (0 to 1), or its weights; else the teacher's.")
+    ] = None,
 ) -> None:
     """Train a pruned model with its structure kept, optionally with the unpruned one as teacher."""
-    from edgeprune.training.finetune import finetune as run
-    from edgeprune.training.settings import TrainSettings
-    from edgeprune.training.until import UntilDrop
+    settings = _settings(locals())
+    goal = None if until is None else _drop(until, baseline, teacher)
 
-    settings = TrainSettings(
-        epochs=epochs,
-        time_h=time,
-        batch=batch,
-        lr0=lr0,
-        optimizer=optimizer,
-        patience=patience,
-        imgsz=imgsz,
-        device=device,
-        workers=workers,
-        seed=seed,
-        distill=teacher,
-        quiet=quiet,
-        extra=training_arguments(train or []),
-    )
-    if (until_drop is None) != (baseline is None):
-        raise TargetError("--until-drop and --baseline belong together; give both or neither")
-    until = None if until_drop is None or baseline is None else UntilDrop(baseline, until_drop)
-    _print(run(weights, data=data, out=out, settings=settings, work=out / ".training", until=until))
+    from edgeprune.training.finetune import finetune as run
+    from edgeprune.training.until import UntilDrop, unpruned_figure
+
+    work = out / ".training"
+    stop = None
+    if goal is not None:
+        known, most = goal
+        if isinstance(known, Path):
+            known = unpruned_figure(known, data=data, settings=settings, work=work)
+        stop = UntilDrop(known, most)
+    _print(run(weights, data=data, out=out, settings=settings, work=work, until=stop))
 
 
 def sparsify(
@@ -99,23 +99,11 @@ def sparsify(
     quiet: Quiet = False,
 ) -> None:
     """Train with a penalty on the scales of prunable channels, to prune with --importance bn_scale afterwards."""
-    from edgeprune.training.settings import TrainSettings
+    settings = _settings(locals())
+
     from edgeprune.training.sparsify import sparsify as run
     from edgeprune.training.sparsity import SparsitySettings
 
-    settings = TrainSettings(
-        epochs=epochs,
-        time_h=time,
-        batch=batch,
-        lr0=lr0,
-        optimizer=optimizer,
-        imgsz=imgsz,
-        device=device,
-        workers=workers,
-        seed=seed,
-        quiet=quiet,
-        extra=training_arguments(train or []),
-    )
     chosen: dict[str, Any] = {"schedule": schedule, "tied": tied}  # checked by the class, not by the type checker
     sparsity = SparsitySettings(strength=strength, bias_strength=bias_strength, final=final, **chosen)
     result = run(weights, data=data, out=out, settings=settings, work=out / ".training", sparsity=sparsity)
@@ -125,6 +113,74 @@ def sparsify(
     before, after = result.before.to_json(), result.after.to_json()
     for low, *counts in zip(before["edges"], before["overall"]["scales"], after["overall"]["scales"], strict=True):
         typer.echo("  from {:<6g} {:>6} {:>6}".format(low, *counts))
+
+
+def iterate(
+    weights: Weights,
+    data: Data,
+    macs_speed_up: Annotated[float, typer.Option(help="MACs of the given model over those of the last round's.")],
+    rounds: Annotated[int, typer.Option(help="How often to prune; each time the same factor further.")] = 3,
+    importance: Annotated[str, typer.Option(help="Channel importance criterion.")] = "auto",
+    align: Annotated[int, typer.Option(help="Keep widths at multiples of this.")] = 8,
+    out: Out = Path("iterated"),
+    epochs: Annotated[int, typer.Option(help="Passes over the training split, in total over all rounds.")] = 50,
+    time: Time = None,
+    batch: Batch = 16,
+    imgsz: ImgSz = 640,
+    lr0: Lr0 = 1e-3,
+    optimizer: Optimizer = "AdamW",
+    device: Device = "cpu",
+    workers: Workers = 4,
+    seed: Seed = 0,
+    train: Train = None,
+    quiet: Quiet = False,
+    teacher: Teacher = None,
+    response: Response = 1.0,
+    feature: Feature = 0.0,
+) -> None:
+    """Prune and fine-tune in turns, with the epochs shared over the rounds."""
+    settings = _settings(locals())
+
+    from edgeprune.training.iterative import prune_in_rounds
+
+    done = prune_in_rounds(
+        weights,
+        macs_speed_up=macs_speed_up,
+        rounds=rounds,
+        data=data,
+        out=out,
+        settings=settings,
+        work=out / ".training",
+        importance=importance,
+        align=align,
+    )
+    for number, one in enumerate(done, 1):
+        typer.echo(f"round {number}: MACs x{one.macs_speed_up:.2f}")
+        _print(one.trained)
+
+
+def _settings(given: Mapping[str, Any]) -> TrainSettings:
+    """What the options that training commands share ask for, by the names of their parameters."""
+    names = ("epochs", "batch", "lr0", "optimizer", "patience", "imgsz", "device", "workers", "seed", "quiet")
+    asked = {name: given[name] for name in (*names, "response", "feature") if name in given}
+    asked |= {"time_h": given["time"], "distill": given.get("teacher")}
+    return TrainSettings(**asked, extra=training_arguments(given["train"] or []))
+
+
+def _drop(until: str, baseline: str | None, teacher: Path | None) -> tuple[float | Path, float]:
+    """The unpruned model's figure, or where its weights lie, and the drop that is allowed."""
+    try:
+        most = until_drop(until)
+    except ValueError as error:
+        raise TargetError(f"--until: {error}") from error
+    if baseline is None and teacher is None:
+        raise TargetError("--until needs --baseline, a figure or the weights of the unpruned model, or --teacher")
+    if baseline is None:
+        return Path(str(teacher)), most
+    try:
+        return float(baseline), most
+    except ValueError:
+        return Path(baseline), most
 
 
 def training_arguments(pairs: list[str]) -> dict[str, Any]:

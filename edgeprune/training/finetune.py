@@ -66,7 +66,7 @@ def finetune(
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.distill:
-        _check_teacher(settings.distill, given.task, names)
+        _check_teacher(settings.distill, given.task, names, features=bool(settings.feature))
     if until is not None:
         watchers = [*watchers, ("on_fit_epoch_end", until)]
         identity = {**(identity or {}), "until": asdict(until)}
@@ -91,12 +91,12 @@ def finetune(
     return publish(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=kept)
 
 
-def _check_teacher(path: Path, task: str, names: dict[int, str]) -> None:
+def _check_teacher(path: Path, task: str, names: dict[int, str], features: bool) -> None:
     teacher = checkpoint.load(path)
-    if teacher.task != task or task == "classify":
+    if teacher.task != task or (features and task == "classify"):
         raise DataError(
-            f"teacher {path} is a {teacher.task} model and the student a {task} model; "
-            "distillation needs two models of one task with a detection head"
+            f"teacher {path} is a {teacher.task} model and the student a {task} model; distillation needs two models "
+            "of one task, and of features (feature above 0) a detection head"
         )
     if teacher.names != names:
         raise DataError(

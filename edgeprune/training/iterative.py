@@ -6,7 +6,6 @@ share of the epochs repairs it. One round is the one-shot schedule, so that the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,9 @@ from typing import Any, Literal
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.pruning import Pruner
+from edgeprune.pruning.batches import calibration_batches
+from edgeprune.pruning.criteria import importance_named
+from edgeprune.pruning.pruner import AUTO, Pruner
 from edgeprune.training.finetune import finetune
 from edgeprune.training.run import TrainResult
 from edgeprune.training.settings import TrainSettings
@@ -37,9 +38,8 @@ def prune_in_rounds(
     out: Path | str,
     settings: TrainSettings,
     work: Path | str,
-    importance: str = "lamp",
+    importance: str = AUTO,
     scope: Literal["global", "local"] = "global",
-    batches: Sequence[Any] | None = None,
     align: int = 8,
     metadata: dict[str, Any] | None = None,
     progress: Progress = silent,
@@ -53,7 +53,8 @@ def prune_in_rounds(
         data, settings, metadata, progress: as in :func:`edgeprune.training.finetune.finetune`.
         out: folder for ``best.pt`` of the last round; earlier rounds stay in ``work``.
         work: scratch folder; the same call again goes on in the round and epoch where it stopped.
-        importance, scope, batches, align: as in :class:`edgeprune.pruning.Pruner`.
+        importance, scope, align: as in :class:`edgeprune.pruning.Pruner`; a criterion that asks the loss is shown
+            images of the training split.
 
     Raises:
         TargetError: fewer epochs than rounds, or an impossible speed-up.
@@ -64,11 +65,13 @@ def prune_in_rounds(
     if not macs_speed_up > 1:
         raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
     whole = float(Pruner(checkpoint.load(weights).model, settings.imgsz, align=align).macs())
-    current, done = Path(weights), []
+    current, done, batches = Path(weights), [], None
     for number in range(1, rounds + 1):
         folder = Path(work) / f"round-{number}"
         start = folder / "pruned.pt"
         loaded = checkpoint.load(current)
+        if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
+            batches = calibration_batches(data, loaded.task, settings.imgsz, seed=settings.seed, stride=loaded.stride)
         pruner = Pruner(loaded.model, settings.imgsz, align=align)
         target = macs_speed_up ** (number / rounds) / (whole / pruner.macs())
         plan = pruner.plan(macs_speed_up=max(target, 1.0), importance=importance, scope=scope, batches=batches)

@@ -28,6 +28,8 @@ from ultralytics.utils import LOGGER
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.errors import DataError, EdgepruneError, StageError, ToolError
 from edgeprune.progress import Progress, silent
+from edgeprune.training.processes import by_first
+from edgeprune.training.response import AttachTeacher
 from edgeprune.training.settings import TrainSettings, first_line, ultralytics_arguments
 from edgeprune.training.trainers import STATE, trainer_for
 
@@ -109,28 +111,36 @@ def train_in(
     arguments = ultralytics_arguments(settings)
     folder = work / "run"
     last = folder / "weights" / "last.pt"
-    work.mkdir(parents=True, exist_ok=True)
-    resumable = _state_of(last) if _same_run(work, source, data, settings, identity or {}) else None
-    if resumable is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        _drop_rows_after(folder / "results.csv", resumable.epochs)
     ended = folder / "ended"  # a watcher may end a run after its last epoch was saved
-    if resumable is None or not (resumable.ended or ended.exists()):
+
+    def found() -> tuple[dict[str, Any] | None, bool]:
+        """What there is to go on from, and whether that is all; anything else is cleared away."""
+        work.mkdir(parents=True, exist_ok=True)
+        state = _state_of(last) if _same_run(work, source, data, settings, identity or {}) else None
+        if state is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            return None, False
+        _drop_rows_after(folder / "results.csv", state.epochs)
+        return asdict(state), state.ended or ended.exists()
+
+    resumable, finished = by_first(found)
+    if not finished:
         with _quiet(settings.quiet), _clear_errors(settings, last):
             model = YOLO(str(last if resumable else source))
+            if settings.distill and settings.response:
+                teach = AttachTeacher(settings.distill, settings.response)
+                watchers = [*watchers, ("on_pretrain_routine_end", teach)]
             for event, watcher in [*watchers, ("on_fit_epoch_end", _Reporter(label, progress))]:
                 model.add_callback(event, watcher)
             if resumable:
-                progress(
-                    f"{label} goes on after epoch {resumable.epochs}", done=resumable.epochs, total=settings.epochs
-                )
+                done = resumable["epochs"]
+                progress(f"{label} goes on after epoch {done}", done=done, total=settings.epochs)
                 allowed = {key: arguments[key] for key in ("device", "workers")}
                 arguments = {**allowed, "resume": str(last), "save_dir": str(folder)}
             else:
                 arguments |= {"project": str(work), "name": folder.name, "exist_ok": True}
             model.train(trainer=trainer_for(str(model.task)), data=str(data), **arguments)
-        ended.touch()
+        by_first(ended.touch)
     state = _state_of(last)
     best = folder / "weights" / "best.pt"
     if state is None or not best.is_file():
@@ -139,8 +149,13 @@ def train_in(
     return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, curves, state.seconds)
 
 
-def validated(weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str) -> float:
-    """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``."""
+def validated(
+    weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str, batch: int | None = None
+) -> float:
+    """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``.
+
+    ``batch`` is Ultralytics' default unless given.
+    """
     with _quiet(settings.quiet):
         model = YOLO(str(weights))
         metrics: Any = model.val(
@@ -152,6 +167,7 @@ def validated(weights: Path, *, data: Path | str, settings: TrainSettings, work:
             project=str(Path(work).resolve()),
             name="val",
             exist_ok=True,
+            **({} if batch is None else {"batch": batch}),
         )
     return float(metrics.results_dict[TASK2METRIC[str(model.task)]])
 

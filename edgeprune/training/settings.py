@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ OWNED = frozenset(
     + ("cfg", "profile")
 )
 """Ultralytics arguments that edgeprune sets itself."""
-RENAMED = {"time": "time_h", "distill_model": "distill"}
+RENAMED = {"time": "time_h", "distill_model": "distill", "dis": "feature"}
 SHORT_RUN = 30
 """Epochs below which mosaic is off: a short recovery cannot afford images that look unlike those it is judged on. v8n
 on BCCD, pruned to a latency ratio of 1.6, ten epochs with a teacher, one seed: mAP50-95 .511 with mosaic closed for the
@@ -41,6 +42,8 @@ class TrainSettings:
         workers: data loader processes per device; Ultralytics uses none on a CPU.
         seed: seed of everything random; every epoch draws from a seed of its own, so that a resumed run repeats it.
         distill: weights of a teacher with the same classes, or None.
+        response: weight of the distance to the teacher's answers (:mod:`edgeprune.training.response`); 0 leaves it out.
+        feature: weight of Ultralytics' own distillation of the head's inputs (its ``dis``); 0 leaves it out.
         quiet: hide Ultralytics' log and progress bars.
         extra: any other Ultralytics training argument, by its own name.
 
@@ -59,6 +62,8 @@ class TrainSettings:
     workers: int = 4
     seed: int = 0
     distill: Path | None = None
+    response: float = 1.0
+    feature: float = 0.0
     quiet: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -71,6 +76,11 @@ class TrainSettings:
             raise TargetError(f"lr0={self.lr0!r}: allowed is a number above 0, for example 0.001")
         if self.time_h is not None and not self.time_h > 0:
             raise TargetError(f"time_h={self.time_h!r}: allowed is a number of hours above 0, or nothing")
+        for name in ("response", "feature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TargetError(f"{name}={getattr(self, name)!r}: allowed is 0 or a number above it")
+        if self.distill and not (self.response or self.feature):
+            raise TargetError("a teacher with response=0 and feature=0 teaches nothing; raise one or name no teacher")
         if self.optimizer not in OPTIMIZERS:
             hint = " (auto would ignore lr0)" if self.optimizer == "auto" else ""
             raise TargetError(f"optimizer={self.optimizer!r}{hint}: allowed is one of {', '.join(OPTIMIZERS)}")
@@ -107,7 +117,8 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         "device": settings.device,
         "workers": settings.workers,
         "seed": settings.seed,
-        "distill_model": str(settings.distill) if settings.distill else None,
+        "distill_model": str(settings.distill) if settings.distill and settings.feature else None,
+        "dis": settings.feature,
         "deterministic": True,
         "amp": amp,
         "cos_lr": True,

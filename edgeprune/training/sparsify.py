@@ -30,12 +30,23 @@ class SparsifyResult:
         trained: as for fine-tuning, but ``best`` is the last epoch's checkpoint.
         before, after: scales of the prunable channels.
         verdict: one line for people.
+        settings: what was asked.
     """
 
     trained: TrainResult
     before: Scales
     after: Scales
     verdict: str
+    settings: SparsitySettings
+
+    def to_json(self) -> dict[str, Any]:
+        """Verdict, settings, and the histograms before and after (:meth:`edgeprune.training.scales.Scales.to_json`)."""
+        return {
+            "verdict": self.verdict,
+            "settings": asdict(self.settings),
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+        }
 
 
 def sparsify(
@@ -80,7 +91,6 @@ def sparsify(
         progress=progress,
     )
     after = scales_of(checkpoint.load(trained.best).model, groups)
-    words = verdict(before, after)
-    report = {"verdict": words, "settings": asdict(sparsity), "before": before.to_json(), "after": after.to_json()}
-    write_atomically(Path(out) / "scales.json", json.dumps(report, indent=1) + "\n")
-    return SparsifyResult(trained, before, after, words)
+    result = SparsifyResult(trained, before, after, verdict(before, after), sparsity)
+    write_atomically(Path(out) / "scales.json", json.dumps(result.to_json(), indent=1) + "\n")
+    return result

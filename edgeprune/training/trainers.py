@@ -38,6 +38,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, StageError
 from edgeprune.training.classes import fit_classes
+from edgeprune.training.processes import join_on_cpu
 
 STATE = "edgeprune"
 """Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
@@ -59,6 +60,8 @@ class KeepsGivenModel(BaseTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if RANK != -1 and self.device.type == "cpu":
+            join_on_cpu(self)
         self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
         self.add_callback("on_train_epoch_start", _start_epoch)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import TASK2METRIC
 
+from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.errors import TargetError
+from edgeprune.training.run import validated
+from edgeprune.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class UntilDrop:
     The figure of an epoch comes from the averaged weights, as in the gate, but on another runtime; hence the margin.
 
     Attributes:
-        baseline: the unpruned model's figure (mAP50-95 and the like, 0 to 1).
+        baseline: the unpruned model's figure (mAP50-95 and the like, 0 to 1), as :func:`unpruned_figure` gives it.
         most: the drop that is allowed.
         margin: how far below it the drop must be.
 
@@ -38,3 +43,21 @@ class UntilDrop:
         figure = (trainer.metrics or {}).get(TASK2METRIC[trainer.args.task])
         if figure is not None and self.baseline - figure <= self.most - self.margin:
             trainer.stop = True  # Ultralytics reads it after this event, and tells the other processes
+
+
+def unpruned_figure(weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str) -> float:
+    """What the trainer's own validation would say of ``weights``; kept in ``work``, so that a run goes on unchanged.
+
+    An accuracy measured on another runtime does not serve: with other padding or thresholds it differs by more than the
+    drops that are asked for.
+    """
+    kept, digest = Path(work) / "unpruned.json", sha256_of(weights)
+    if kept.is_file():
+        known = json.loads(kept.read_text())
+        if known["weights"] == digest:
+            return float(known["figure"])
+    # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
+    figure = validated(weights, data=data, settings=settings, work=work, batch=2 * settings.batch)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, json.dumps({"weights": digest, "figure": figure}))
+    return figure

@@ -1,7 +1,8 @@
-"""The commands finetune and sparsify: arguments reach the settings, and results are printed."""
+"""The commands finetune, sparsify and iterate: arguments reach the settings, and results are printed."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ import typer
 from typer.testing import CliRunner
 
 from edgeprune import checkpoint
+from edgeprune.artifact import sha256_of
 from edgeprune.errors import TargetError
 from edgeprune.training import cli
 
 app = typer.Typer()
 app.command()(cli.finetune)
 app.command()(cli.sparsify)
+app.command()(cli.iterate)
 
 
 def quick(narrow: Path, digits: Path, out: Path, *more: str) -> list[str]:
@@ -53,9 +56,35 @@ def test_training_arguments_are_read_as_yaml() -> None:
     assert cli.training_arguments(pairs) == {"mosaic": 0.5, "cos_lr": False, "freeze": [0, 1], "cache": "disk"}
 
 
-def test_until_drop_needs_a_baseline(tmp_path: Path, narrow: Path, digits: Path) -> None:
-    result = CliRunner().invoke(app, ["finetune", *quick(narrow, digits, tmp_path / "out", "--until-drop", "0.01")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--until", "0.01"], "--baseline"), (["--until", "map < 3", "--baseline", "0.5"], "map_drop <= 0.01")],
+    ids=["no baseline", "no condition"],
+)
+def test_an_accuracy_goal_needs_a_condition_and_a_baseline(
+    tmp_path: Path, narrow: Path, digits: Path, options: list[str], words: str
+) -> None:
+    result = CliRunner().invoke(app, ["finetune", *quick(narrow, digits, tmp_path / "out", *options)])
     assert isinstance(result.exception, TargetError)
+    assert words in str(result.exception)
+
+
+def test_the_baseline_may_be_weights_or_the_teacher(tmp_path: Path, narrow: Path, full: Path, digits: Path) -> None:
+    """Random weights find nothing, so the goal is met after the first of three epochs."""
+    options = ["--until", "map_drop <= 0.5", "--teacher", full]
+    arguments = quick(narrow, digits, tmp_path / "out", *map(str, options), "--epochs", "3")
+    result = CliRunner().invoke(app, ["finetune", *arguments])
+    assert result.exit_code == 0, result.output
+    assert "(epoch 1 of 1" in result.output.replace("\n", "")
+    kept = json.loads((tmp_path / "out" / ".training" / "unpruned.json").read_text())
+    assert kept["weights"] == sha256_of(full)
+
+
+def test_iterate_prints_every_round(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    options = ["--macs-speed-up", "1.2", "--rounds", "1", "--importance", "lamp"]
+    result = CliRunner().invoke(app, ["iterate", *quick(narrow, digits, tmp_path / "out", *options)])
+    assert result.exit_code == 0, result.output
+    assert "round 1: MACs x1.2" in result.output
 
 
 @pytest.mark.parametrize("module", ["edgeprune.training.cli", "edgeprune.data.cli", "edgeprune.training.settings"])

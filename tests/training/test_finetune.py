@@ -131,14 +131,16 @@ def test_metadata_travels_in_the_checkpoint(
     assert checkpoint.load(second.best).edgeprune == given
 
 
+@pytest.mark.parametrize(("response", "feature"), [(1.0, 0.0), (0.5, 1.0)], ids=["answers", "answers and features"])
 def test_distillation_leaves_only_the_student(
-    tmp_path: Path, narrow: Path, full: Path, digits: Path, settings: TrainSettings
+    tmp_path: Path, narrow: Path, full: Path, digits: Path, settings: TrainSettings, response: float, feature: float
 ) -> None:
-    taught = replace(settings, distill=full)
+    taught = replace(settings, epochs=1, distill=full, response=response, feature=feature)
     result = finetune(narrow, data=digits, out=tmp_path / "out", settings=taught, work=tmp_path / "work")
     student = checkpoint.load(result.best).model
     assert checkpoint.shape_signature(student) == checkpoint.shape_signature(checkpoint.load(narrow).model)
-    assert all(row["train/dis_loss"] > 0 for row in result.curves)
+    assert result.curves[0]["train/response_loss"] > 0
+    assert (result.curves[0].get("train/dis_loss", 0.0) > 0) == bool(feature)
     assert not any(module._forward_hooks for module in student.modules())
 
 

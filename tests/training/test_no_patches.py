@@ -61,7 +61,7 @@ def test_training_changes_no_class_and_no_function_of_ultralytics(
     before = everything()
     defaults = {event: list(called) for event, called in ultralytics.utils.callbacks.base.default_callbacks.items()}
     assert len(before) > 1000
-    taught = replace(settings, epochs=1, distill=full)
+    taught = replace(settings, epochs=1, distill=full, feature=1.0)
     sparsify(narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=taught, sparsity=SparsitySettings())
     after = everything()
     lazily = {"__abstractmethods__", "_abc_impl", "__annotations__", "__annotations_cache__"}

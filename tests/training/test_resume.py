@@ -99,8 +99,11 @@ def test_killed_between_the_row_and_the_checkpoint(
     assert_equal_runs(uninterrupted, resumed)
 
 
-def test_resumed_distillation_goes_on_exactly(tmp_path: Path, narrow: Path, full: Path, digits: Path) -> None:
-    taught = replace(SETTINGS, epochs=2, distill=full)
+@pytest.mark.parametrize(("response", "feature"), [(1.0, 0.0), (0.0, 6.0)], ids=["answers", "features"])
+def test_resumed_distillation_goes_on_exactly(
+    tmp_path: Path, narrow: Path, full: Path, digits: Path, response: float, feature: float
+) -> None:
+    taught = replace(SETTINGS, epochs=2, distill=full, response=response, feature=feature)
     whole = train_in(tmp_path / "whole", narrow, data=digits, settings=taught)
     with pytest.raises(Killed):
         train_in(tmp_path / "cut", narrow, data=digits, settings=taught, watchers=stop_after(1))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from edgeprune.artifact import sha256_of
 from edgeprune.errors import TargetError
 from edgeprune.training.finetune import finetune
 from edgeprune.training.settings import TrainSettings
-from edgeprune.training.until import UntilDrop
+from edgeprune.training.until import UntilDrop, unpruned_figure
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,20 @@ def test_a_run_that_ended_early_is_finished(
     assert first.epochs_run == 1
     assert run(told) == first
     assert len(told) == 1
+
+
+def test_the_unpruned_figure_is_what_the_trainer_itself_would_say(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
+) -> None:
+    """The same weights, once validated by the trainer at the end of their epoch, once as a baseline."""
+    eager = replace(settings, epochs=3, batch=4, lr0=5e-3)
+    trained = finetune(narrow, data=digits, out=tmp_path / "out", settings=eager, work=tmp_path / "work")
+    by_trainer = trained.curves[trained.best_epoch - 1]["metrics/mAP50-95(B)"]
+    where = {"data": digits, "settings": eager, "work": tmp_path / "other"}
+    assert unpruned_figure(trained.best, **where) == pytest.approx(by_trainer, abs=1e-4)
+    (tmp_path / "other" / "unpruned.json").write_text(json.dumps({"weights": sha256_of(trained.best), "figure": 0.25}))
+    assert unpruned_figure(trained.best, **where) == 0.25, "a run that goes on keeps the goal that it began with"
+    assert unpruned_figure(narrow, **where) != 0.25
 
 
 @pytest.mark.parametrize("values", [(-0.1, 0.1), (0.5, 2.0), (0.5, float("nan"))], ids=str)

@@ -1,0 +1,68 @@
+"""One shot or in rounds? Prune and fine-tune to one MACs ratio in 1, 2, ... rounds with the same total of epochs.
+
+    python benchmarks/training_schedule.py --weights W.pt --data data.yaml --imgsz 320 --epochs 12 --rounds 1 2 4
+
+Prints a Markdown table and keeps every run in ``--out``; a stopped benchmark goes on in the epoch where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgeprune.training.iterative import prune_in_rounds
+from edgeprune.training.settings import TrainSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-schedule"))
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--macs-speed-up", type=float, nargs="+", default=[2.0, 4.0])
+    parser.add_argument("--importance", default="auto")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--epochs", type=int, default=12, help="total over all rounds")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr0", type=float, default=1e-3)
+    parser.add_argument("--teacher", action="store_true", help="distil from the unpruned model")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    rows = []
+    for seed in args.seeds:
+        for speed_up in args.macs_speed_up:
+            for rounds in args.rounds:
+                folder = args.out / f"x{speed_up:g}-{rounds}of{args.epochs}-lr{args.lr0:g}-{args.teacher}-{seed}"
+                settings = TrainSettings(
+                    epochs=args.epochs,
+                    batch=args.batch,
+                    lr0=args.lr0,
+                    imgsz=args.imgsz,
+                    device=args.device,
+                    seed=seed,
+                    distill=args.weights if args.teacher else None,
+                    quiet=True,
+                )
+                done = prune_in_rounds(
+                    args.weights,
+                    macs_speed_up=speed_up,
+                    rounds=rounds,
+                    data=args.data,
+                    out=folder / "out",
+                    work=folder / "work",
+                    settings=settings,
+                    importance=args.importance,
+                )
+                each = ", ".join(f"{one.trained.map50_95:.3f}" for one in done)
+                rows.append(
+                    f"| {seed} | x{done[-1].macs_speed_up:.2f} | {rounds} | {done[-1].trained.map50_95:.4f} | {each} |"
+                )
+                print(rows[-1], flush=True)
+    print("\n| seed | MACs | rounds | mAP50-95 | after each round |\n| --- | --- | --- | --- | --- |")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

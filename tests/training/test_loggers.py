@@ -1,0 +1,47 @@
+"""Experiment trackers hear of a run through Ultralytics' own callbacks, where its settings switch them on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# TensorBoard itself is not needed to see that it would be told: a writer that writes JSON lines stands in for it.
+SCRIPT = """
+import json, sys, types
+from pathlib import Path
+
+class SummaryWriter:
+    def __init__(self, folder): self.file = Path(folder) / "events.out.tfevents.told"
+    def add_scalar(self, name, value, step):
+        with self.file.open("a") as file: file.write(json.dumps([name, float(value), step]) + "\\n")
+    def add_graph(self, *given): pass
+    def close(self): pass
+
+module = types.ModuleType("torch.utils.tensorboard")
+module.SummaryWriter = SummaryWriter
+sys.modules[module.__name__] = module
+from ultralytics import settings
+settings.update({"tensorboard": True})
+from edgeprune.training.finetune import finetune
+from edgeprune.training.settings import TrainSettings
+out = Path(sys.argv[3])
+finetune(sys.argv[1], data=sys.argv[2], out=out, work=out / "w",
+         settings=TrainSettings(epochs=1, batch=8, imgsz=64, quiet=True, extra={"plots": True}))
+"""
+
+
+def test_tensorboard_hears_of_every_epoch(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    environment |= {"YOLO_CONFIG_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true"}
+    argv = [sys.executable, "-c", SCRIPT, str(narrow), str(digits), str(tmp_path / "out")]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "results.png").is_file(), "plots were asked for"
+    told = [json.loads(line) for line in (tmp_path / "out" / "events.out.tfevents.told").read_text().splitlines()]
+    assert {step for name, _, step in told if name == "metrics/mAP50-95(B)"} == {1}
+    assert {step for name, _, step in told if name == "train/box_loss"} == {1}
