@@ -346,6 +346,10 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
             f"allowed: {profile.imgsz // stride * stride} or {(profile.imgsz // stride + 1) * stride}"
         )
     dataset = Dataset.load(data, task=source.task, need=sorted({"train", "val", profile.accuracy.split}))
+    if profile.precision.startswith("int8"):
+        from edgeprune.export.precision import calibration_warnings
+
+        calibration_warnings(min(profile.calibration.images, len(dataset.images("train"))))  # refuses too few
     if names is not None:
         dataset.check_matches(names)
     return source, dataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,15 @@ def shapes_of_weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 def count_ops(model: onnx.ModelProto) -> dict[str, int]:
     """Nodes by operator type, sorted by name."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def rename_tensor(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
+    """Give a tensor another name wherever these nodes write or read it."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
 
 
 def _line(error: BaseException) -> str:

@@ -25,7 +25,7 @@ def export_inputs(context: Context) -> dict[str, Any]:
     return {
         "imgsz": target.imgsz,
         "batch": target.batch,
-        "export": target.export.model_dump(),
+        "export": {**target.export.model_dump(), "head": target.exported_head},
         "precision": target.precision,
         **({"data": context.dataset.digest, "calibration": target.calibration.model_dump()} if int8 else {}),
     }
@@ -48,14 +48,14 @@ def onnx_of(context: Context, checkpoint: Path, onnx: Path, metadata: Mapping[st
         batch=target.batch,
         dynamic=target.export.dynamic,
         opset=target.export.opset,
-        nms=target.export.nms,
+        head=target.exported_head,
         metadata=metadata,
     )
 
 
-def in_precision(context: Context, onnx: Path, low: Path) -> dict[str, Any]:
-    """The graph in the target's number format; gives the facts of the transform."""
-    precision = context.target.precision
+def in_precision(context: Context, onnx: Path, low: Path, precision: str | None = None) -> dict[str, Any]:
+    """The graph in the target's number format, or in another; gives the facts of the transform."""
+    precision = precision or context.target.precision
     if precision == "fp32":
         raise StageError("a fp32 target needs no precision transform")
     from edgeprune.export.precision import fp16_onnx, int8_onnx
@@ -89,10 +89,15 @@ def compiled(context: Context, checkpoint: Path, folder: Path) -> dict[str, tupl
         in_precision(context, onnx, low)
         files["onnx"] = ("onnx", low)
     if context.usable:
-        engine = folder / "engine.onnx"
-        context.runtime.engine_from_onnx(files["onnx"][1], engine, precision=context.target.precision)
-        files["engine"] = ("engine", engine)
+        files["engine"] = ("engine", engine_of(context, files["onnx"][1], folder))
     return files
+
+
+def engine_of(context: Context, onnx: Path, folder: Path) -> Path:
+    """Compile a graph that holds the target's precision, into ``folder``, by the target's runtime."""
+    engine = folder / "engine.onnx"
+    context.runtime.engine_from_onnx(onnx, engine, precision=context.target.precision)
+    return engine
 
 
 def measured_accuracy(context: Context, files: dict[str, tuple[str, Path]]) -> dict[str, Any]:
@@ -119,3 +124,9 @@ def measured_accuracy(context: Context, files: dict[str, tuple[str, Path]]) -> d
         "metric": "top-1 accuracy" if result.task == "classify" else "mAP50-95",
         "measured_on": context.runtime.name if role == "engine" else "onnxruntime on this CPU",
     }
+
+
+def unpruned_accuracy(context: Context) -> float:
+    """What accuracy is held against: the unpruned artifact's, or its FP32 graph's where a precision below cost some."""
+    facts = context.records["baseline"].facts
+    return max(facts[key]["value"] for key in ("accuracy", "accuracy_fp32") if facts.get(key))

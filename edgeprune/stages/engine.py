@@ -21,14 +21,11 @@ def final_onnx(context: Context) -> Path:
 def _lint(context: Context, onnx: Path) -> list[dict[str, Any]] | None:
     """Findings about what TensorRT's parser will refuse, for a target that has one; asked before any device is."""
     target = context.target
-    if not target.runtime.endswith(("tensorrt", "trtexec")):
+    oldest = target.oldest_tensorrt
+    if oldest is None:
         return None
-    from packaging.specifiers import SpecifierSet
-
     from edgeprune.export.lint import Limits, lint
 
-    asked = SpecifierSet(target.device.tensorrt or "")
-    oldest = min((one.version for one in asked if one.operator in (">=", "==", "~=")), default=Limits.tensorrt)
     limits = Limits(
         tensorrt=oldest,
         dynamic=target.export.dynamic,
@@ -61,9 +58,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     lint = _lint(context, onnx)
     if context.usable:
         context.reporter.progress(f"compiling for {context.target.runtime}")
-        engine = folder / "engine.onnx"
-        context.runtime.engine_from_onnx(onnx, engine, precision=context.target.precision)
-        files["engine"] = ("engine", engine)
+        files["engine"] = ("engine", compiling.engine_of(context, onnx, folder))
     context.reporter.progress("measuring the accuracy of the artifact")
     accuracy = compiling.measured_accuracy(context, files or {"onnx": ("onnx", onnx)})
     facts: dict[str, Any] = {
@@ -120,9 +115,9 @@ def _limit_ms(context: Context) -> float | None:
 
 
 def _accuracy(context: Context, record: Record) -> list[Gate]:
-    before, after = context.records["baseline"].facts["accuracy"], record.facts["accuracy"]
+    before, after = compiling.unpruned_accuracy(context), record.facts["accuracy"]
     floor = context.target.accuracy.max_map_drop
-    gate = accuracy_gate("engine", before["value"], after["value"], floor, metric=after["metric"])
+    gate = accuracy_gate("engine", before, after["value"], floor, metric=after["metric"])
     if context.usable:
         return [gate]
     # The graph was judged by another runtime: worth knowing, but not a verdict on an engine that nobody has built yet.

@@ -84,7 +84,7 @@ def test_the_floor_is_reached_with_few_named_layers_and_the_cost_is_told(pair, t
     assert found.reached
     assert accuracy_of(tmp_path / "mixed.onnx") == pytest.approx(found.accuracy_after)
     assert found.accuracy_after >= floor > found.accuracy_before
-    assert 0 < len(found.layers) < found.layers_quantized
+    assert 0 < len(found.layers) < found.layers_low
     assert set(quantized_layers(load_graph(tmp_path / "mixed.onnx"))).isdisjoint(found.layers)
     ranks = list(found.sensitivity.values())
     assert ranks == sorted(ranks, reverse=True)
@@ -113,6 +113,6 @@ def test_a_floor_out_of_reach_is_said_and_the_best_is_kept(pair, tmp_path):
 
 def test_files_of_two_models_are_refused(pair, tmp_path):
     source, _, images = pair
-    with pytest.raises(StageError, match="no INT8 form"):
+    with pytest.raises(StageError, match="no INT8 or FP16 form"):
         mixed_precision_onnx(source, source, tmp_path / "m.onnx", images, floor=0.1, accuracy_of=lambda _: 0.0)
     assert not (tmp_path / "m.onnx").exists()
