@@ -161,7 +161,7 @@ class _Forms:
     def mixed(self, layers: Collection[str]) -> onnx.ModelProto:
         """The low-precision graph with these layers in float."""
         if self.precision == "fp16":
-            return half_graph(self.plain, {*layers, *_activations(self.plain, layers)})
+            return half_graph(self.plain, {*layers, *_followers(self.plain, layers)})
         mixed = returned_to_float(self.plain, self.low, layers)
         return half_graph(mixed) if self.half else mixed
 
@@ -238,6 +238,20 @@ def _activations(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
     inner = outputs | {node.output[0] for node in sigmoids}
     products = [n for n in source.graph.node if n.op_type == "Mul" and all(name in inner for name in n.input)]
     return {node.name for node in (*sigmoids, *products)}
+
+
+def _followers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Everything that handles a layer's output until the next convolution reads it: a value too large for half
+    precision must not be cast to it on the way."""
+    carried: set[str] = set()
+    found: set[str] = set()
+    for node in source.graph.node:  # in topological order
+        if node.name in layers:
+            carried.update(node.output)
+        elif node.op_type != "Conv" and carried & set(node.input):
+            carried.update(node.output)
+            found.add(node.name)
+    return found
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:

@@ -217,7 +217,8 @@ def _told_by(module: Any) -> dict[str, str]:
 def _name_outputs(model: onnx_package.ModelProto, names: Sequence[str]) -> None:
     if not names:
         return
-    outputs, taken = model.graph.output, {name for node in model.graph.node for name in node.output}
+    outputs = model.graph.output
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - {o.name for o in outputs}
     if len(names) != len(outputs) or len(set(names)) != len(names) or taken & set(names) or not all(names):
         old = ", ".join(value.name for value in outputs)
         raise TargetError(

@@ -15,12 +15,18 @@ from edgeprune.stages.base import Context
 from edgeprune.stages.engine import final_onnx
 
 HEADS = {
-    "raw": "raw: `output0` (batch, 4 + classes + extra, anchors) has every candidate, boxes as centre, width and height "
-    "in input pixels; NMS is left to whoever runs it (Ultralytics does it)",
-    "end-to-end": "end-to-end: `output0` (batch, rows, 6 + extra) has rows of two corners in input pixels, score, class "
-    "and extra, best first; it needs no NMS",
-    "nms": "nms: NMS is inside; `output0` (batch, rows, 6 + extra) has rows of box, score, class and extra, best "
-    "first, filled up with zeros",
+    "raw": (
+        "raw: `output0` (batch, 4 + classes + extra, anchors) has every candidate, boxes as centre, width and height "
+        "in input pixels; NMS is left to whoever runs it (Ultralytics does it)"
+    ),
+    "end-to-end": (
+        "end-to-end: `output0` (batch, rows, 6 + extra) has rows of two corners in input pixels, score, class and "
+        "extra, best first; it needs no NMS"
+    ),
+    "nms": (
+        "nms: NMS is inside; `output0` (batch, rows, 6 + extra) has rows of box, score, class and extra, best first, "
+        "filled up with zeros"
+    ),
 }
 CLASSIFIER = "`output0` (batch, classes) has probabilities"
 

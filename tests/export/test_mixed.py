@@ -9,10 +9,11 @@ from edgeprune.errors import StageError
 from edgeprune.export.graph import load_graph
 from edgeprune.export.mixed import mixed_precision_onnx, quantized_layers, returned_to_float
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.export.precision import int8_onnx
+from edgeprune.export.precision import fp16_onnx, int8_onnx, precision_of
 from edgeprune.export.regions import with_names
 from edgeprune.export.run import outputs_of_onnx
 from tests.export.helpers import saved, stock_model
+from tests.export.imbalanced import imbalanced
 
 
 @pytest.fixture(scope="module", params=["tensorrt", "cpu"])
@@ -109,6 +110,28 @@ def test_a_floor_out_of_reach_is_said_and_the_best_is_kept(pair, tmp_path):
     assert "does not reach" in found.reason
     assert found.accuracy_after == max(value for _, value in found.trials)
     assert (tmp_path / "m.onnx").is_file()
+
+
+def test_a_graph_that_overflows_in_half_precision_gets_its_layers_back(shared, tmp_path):
+    """Channels of an attention block rescaled by up to 2**18 and back: the same in FP32, infinite in FP16."""
+    model = stock_model("yolo11", "classify")
+    changed = imbalanced(model, octaves=18)
+    source, half = tmp_path / "fp32.onnx", tmp_path / "fp16.onnx"
+    onnx_from_checkpoint(saved(model, tmp_path / "m.pt"), source, imgsz=64)
+    fp16_onnx(source, half)
+    images = sorted((shared / "data" / "bccd" / "images" / "train").glob("*.jpg"))[:1]
+
+    def accuracy_of(path: Path) -> float:
+        found = closeness(source)(path)
+        return found if np.isfinite(found) else 0.0
+
+    found = mixed_precision_onnx(source, half, tmp_path / "mixed.onnx", images, floor=0.98, accuracy_of=accuracy_of)
+    assert found.accuracy_before < 0.5
+    assert found.reached
+    dotted = [layer.strip("/").replace("/conv/Conv", "").replace("/", ".") for layer in found.layers]
+    assert {name.rsplit(".", 1)[1] for name in changed} <= {name.rsplit(".", 1)[1] for name in dotted}
+    assert len(found.layers) <= 2 * len(changed)
+    assert precision_of(tmp_path / "mixed.onnx") == "fp16"
 
 
 def test_files_of_two_models_are_refused(pair, tmp_path):
