@@ -110,6 +110,12 @@ def parsed_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     return parsed
 
 
+def largest_batch(data: Mapping[str, Any]) -> int | None:
+    """The most images that a graph of free batch answers for, from parsed metadata: NMS inside it has a limit, and
+    leaves the images beyond it empty without a word. None where there is no limit."""
+    return int(data.get("batch") or 1) if (data.get("args") or {}).get("nms") else None
+
+
 def tensors(values: Any, skip: frozenset[str] = frozenset()) -> tuple[TensorInfo, ...]:
     """Names, shapes and types of a graph's inputs or outputs."""
     return tuple(

@@ -21,7 +21,7 @@ from torch import nn
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, parsed_metadata
+from edgeprune.export.graph import inputs_of, largest_batch, load_graph, metadata_of, parsed_metadata
 from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
 from edgeprune.export.onnx import HEAD_KEY
 from edgeprune.export.quiet import quiet
@@ -177,7 +177,7 @@ def _subject(
             _SessionModule(run, data, batch=fixed, half=half, end_to_end=sorted_rows),
             str(data["task"]),
             size,
-            fixed or batch,
+            fixed or min(batch, largest_batch(data) or batch),
             sorted_rows,
             exported=True,
         )
