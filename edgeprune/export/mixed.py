@@ -196,7 +196,7 @@ def quantized_layers(model: onnx.ModelProto) -> list[str]:
 
 
 def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-    """A copy of an INT8 graph in which some convolutions, with the activation behind them, are as in the source.
+    """A copy of an INT8 graph in which some convolutions, with what only handles their outputs, are as in the source.
 
     Args:
         source: the FP32 graph, its nodes named as in ``quantized``.
@@ -205,7 +205,7 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     """
     mixed = onnx.ModelProto()
     mixed.CopyFrom(quantized)
-    returned = set(layers) | _activations(source, layers)
+    returned = set(layers) | _joins(source, layers)
     original = {node.name: node for node in source.graph.node}
     made_by = {name: node.name for node in source.graph.node for name in node.output}
     weights = {item.name: item for item in source.graph.initializer}
@@ -231,13 +231,16 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     return mixed
 
 
-def _activations(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
-    """The nodes of the SiLU behind each layer: a sigmoid of its output, and their product."""
-    outputs = {node.output[0] for node in source.graph.node if node.name in layers}
-    sigmoids = [n for n in source.graph.node if n.op_type in {"Sigmoid", "Relu", "LeakyRelu"} and n.input[0] in outputs]
-    inner = outputs | {node.output[0] for node in sigmoids}
-    products = [n for n in source.graph.node if n.op_type == "Mul" and all(name in inner for name in n.input)]
-    return {node.name for node in (*sigmoids, *products)}
+def _joins(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Everything without weights that handles the outputs of these layers and of no others: activations, and joins of
+    which every branch is in float. All layers in float is then the source again."""
+    made_by = {name: node for node in source.graph.node for name in node.output}
+    found: set[str] = set()
+    for node in source.graph.node:  # in topological order
+        makers = [made_by[name].name for name in node.input if name in made_by and made_by[name].op_type != "Constant"]
+        if node.op_type != "Conv" and makers and all(name in found or name in layers for name in makers):
+            found.add(node.name)
+    return found
 
 
 def _followers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:

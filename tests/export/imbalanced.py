@@ -3,7 +3,8 @@
 The trick of cross-layer equalisation turned round: a channel is multiplied by s where it is made and divided by s where
 it is read. That is exact behind a convolution without an activation: in SPPF (a maximum commutes with s > 0) and for
 the values of an attention block. Powers of two keep every bit of a float; one scale a tensor then serves a few
-channels and rounds the others to zero.
+channels and rounds the others to zero. The logits of a side's distance get a constant, which their softmax takes away
+again; an 8-bit scale that covers it has nothing left for their differences.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from ultralytics.nn.modules.block import SPPF, Attention
+from ultralytics.nn.modules.head import Detect
 
 
 def imbalanced(model: Any, octaves: int = 5, seed: int = 0) -> list[str]:
@@ -39,6 +41,11 @@ def imbalanced(model: Any, octaves: int = 5, seed: int = 0) -> list[str]:
                 module.pe.bn.bias.mul_(scale)
                 module.proj.conv.weight.div_(scale[None, :, None, None])
                 names += [f"{name}.qkv", f"{name}.pe", f"{name}.proj"]
+            elif isinstance(module, Detect) and module.reg_max > 1:
+                for level, branch in enumerate(module.cv2):
+                    shift = 4 * rng.integers(-(2**octaves), 2**octaves + 1, 4)
+                    branch[-1].bias.add_(torch.tensor(shift, dtype=torch.float32).repeat_interleave(module.reg_max))
+                    names.append(f"{name}.cv2.{level}.2")
     return names
 
 

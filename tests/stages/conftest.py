@@ -29,9 +29,9 @@ class Notes(Silent):
 
 @pytest.fixture(scope="session")
 def bccd(shared, tmp_path_factory) -> Dataset:
-    """BCCD with 16 images to calibrate on and 24 to validate on."""
+    """BCCD with 16 images to calibrate on and 12 to validate on."""
     root = linked_copy(shared / "data" / "bccd", tmp_path_factory.mktemp("stages") / "bccd")
-    for split, count in (("train", CALIBRATION), ("val", 24)):
+    for split, count in (("train", CALIBRATION), ("val", 12)):
         for image in sorted((root / "images" / split).iterdir())[count:]:
             image.unlink()
     return Dataset.load(root / "data.yaml", task="detect")
