@@ -1,85 +1,120 @@
-"""Accuracy and CPU latency of fp16 and INT8 against FP32, and the mixed-precision fallback on a hard case.
+"""Accuracy and CPU latency of fp16 and INT8 against FP32, for several checkpoints in one table.
 
-    python -m benchmarks.export_precision CHECKPOINT.pt DATA.yaml [--imgsz 320] [--count 64] [--rescue 0.003]
+    python -m benchmarks.export_precision DATA.yaml A.pt B.pt … --work DIR [--imgsz 320] [--step accuracy|latency|table]
 
-The hard case: 16 images, minmax, one scale a tensor, the head's last layers quantised too. The floor of the fallback is
-the FP32 accuracy less ``--rescue``. Latency is measured by ONNX Runtime on one thread, interleaved in one process.
+Calibration is a profile's default: entropy on 256 images of the training split, all of them where there are fewer. Each
+form is measured by ONNX Runtime on the CPU, and timed on one thread beside FP32, interleaved in one process. Figures
+are kept in DIR, so that the steps can be run apart: accuracy on a busy machine, latency on a quiet one.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import tempfile
-from collections.abc import Sequence
+import json
 from pathlib import Path
+from typing import Any
 
+from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
-from edgeprune.export.mixed import mixed_precision_onnx
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.precision import fp16_onnx, int8_onnx
 from edgeprune.export.simplify import simplified_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.conditions import cpu_identity
+from edgeprune.measure.statistics import ratio, value_of
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+
+FORMS = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "int8": "int8, recipe tensorrt",
+    "int8-fp16": "int8-fp16, recipe tensorrt",
+    "int8-cpu": "int8, recipe cpu",
+}
+SPLITS = ("val", "test")
+LIMITS = {"fp16": 0.002, "int8": 0.015, "int8-fp16": 0.015, "int8-cpu": 0.015}
+PER_ROUND = 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--method", default="minmax")
-    parser.add_argument("--rescue", type=float, default=None, help="largest drop of the fallback's floor")
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--method", default="entropy")
+    parser.add_argument("--step", choices=("accuracy", "latency", "table"), help="one step instead of all three")
     given = parser.parse_args()
     dataset = Dataset.load(given.data)
+    steps = [given.step] if given.step else ["accuracy", "latency", "table"]
+    if "accuracy" in steps:
+        for checkpoint in given.checkpoints:
+            _accuracy(checkpoint, given.work / checkpoint.stem, dataset, given)
+    if "latency" in steps:
+        for checkpoint in given.checkpoints:
+            _latency(given.work / checkpoint.stem)
+    if "table" in steps:
+        _table([given.work / checkpoint.stem for checkpoint in given.checkpoints])
+
+
+def _accuracy(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.Namespace) -> None:
     images = dataset.sample_images("train", given.count)
-    shown = dataset.sample_images("val", 8)
-
-    def accuracy_of(path: Path) -> float:
-        return accuracy(path, data=dataset).map50_95
-
-    def latency_of(paths: Sequence[Path]) -> list[float]:
-        settings = BenchSettings(threads=1, rounds=10, per_round=3)
-        return [statistics.median(found.values) for found in OnnxRuntime().latency(paths, settings)]
-
-    with tempfile.TemporaryDirectory() as folder:
-        forms = {
-            name: Path(folder) / f"{name}.onnx" for name in ("raw", "fp32", "fp16", "int8", "int8-fp16", "int8-cpu")
+    shown = dataset.sample_images("val", 16)
+    raw, source = folder / "raw.onnx", folder / "fp32.onnx"
+    made = {name: folder / f"{name}.onnx" for name in FORMS}
+    head = onnx_from_checkpoint(checkpoint, raw, imgsz=given.imgsz).head
+    simplified_onnx(raw, source)
+    fp16_onnx(source, made["fp16"])
+    for name, recipe in (("int8", "tensorrt"), ("int8-fp16", "tensorrt"), ("int8-cpu", "cpu")):
+        int8_onnx(source, made[name], images, recipe=recipe, method=given.method, half=name == "int8-fp16")
+    figures: dict[str, Any] = {"head": head, "calibration": f"{given.method}, {len(images)} images", "forms": {}}
+    for name, path in made.items():
+        figures["forms"][name] = {
+            "agree": parity(source, path, shown).detections_agreement,
+            "mb": path.stat().st_size / 1e6,
+            **{split: accuracy(path, data=dataset, split=split).map50_95 for split in SPLITS},
         }
-        onnx_from_checkpoint(given.checkpoint, forms["raw"], imgsz=given.imgsz)
-        source = forms["fp32"]
-        simplified_onnx(forms.pop("raw"), source)
-        fp16_onnx(source, forms["fp16"])
-        int8_onnx(source, forms["int8"], images, method=given.method)
-        int8_onnx(source, forms["int8-fp16"], images, method=given.method, half=True)
-        int8_onnx(source, forms["int8-cpu"], images, method=given.method, recipe="cpu")
-        base = accuracy_of(source)
-        times = dict(zip(forms, latency_of(list(forms.values())), strict=True))
-        print(f"CPU: {cpu_identity()}\n")
-        print("| form | mAP50-95 | drop | detections that agree | median ms, one CPU thread | size MB |")
-        print("| --- | --- | --- | --- | --- | --- |")
-        for name, path in forms.items():
-            found, agree = accuracy_of(path), parity(source, path, shown).detections_agreement
-            size = path.stat().st_size / 1e6
+        _keep(folder, figures)
+
+
+def _latency(folder: Path) -> None:
+    figures = json.loads((folder / "figures.json").read_text())
+    settings = BenchSettings(threads=1, rounds=20, per_round=PER_ROUND, warmup_s=0.5)
+    base, *others = OnnxRuntime().latency([folder / f"{name}.onnx" for name in FORMS], settings)
+    figures["cpu"] = cpu_identity()
+    for name, found in zip(FORMS, (base, *others), strict=True):
+        faster = ratio(base.values, found.values, block=PER_ROUND)
+        speed = [faster.low, faster.ratio, faster.high] if found is not base else [1.0, 1.0, 1.0]
+        figures["forms"][name] |= {"ms": value_of(found.values, "p50"), "speed_up": speed}
+    _keep(folder, figures)
+
+
+def _keep(folder: Path, figures: dict[str, Any]) -> None:
+    write_atomically(folder / "figures.json", json.dumps(figures, indent=1).encode())
+
+
+def _table(folders: list[Path]) -> None:
+    found = {folder.name: json.loads((folder / "figures.json").read_text()) for folder in folders}
+    if cpu := next(iter(found.values())).get("cpu"):
+        print(f"{cpu['cpu']}: {cpu['isa']}\n")
+    print("| model, head | form | mAP50-95 val | drop | test | drop | agree | p50 ms | against FP32 | MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    over = []
+    for model, figures in found.items():
+        base = figures["forms"]["fp32"]
+        for name, form in figures["forms"].items():
+            drops = {split: base[split] - form[split] for split in SPLITS}
+            over += [f"{model} {name} {split}" for split in SPLITS if drops[split] > LIMITS.get(name, 0)]
+            low, middle, high = form.get("speed_up", [float("nan")] * 3)
             print(
-                f"| {name} | {found:.4f} | {base - found:+.4f} | {agree:.3f} | {times[name]:.1f} | {size:.1f} |",
-                flush=True,
+                f"| {model}, {figures['head']} | {FORMS[name]} | {form['val']:.4f} | {drops['val']:+.4f} "
+                f"| {form['test']:.4f} | {drops['test']:+.4f} | {form['agree']:.3f} | {form.get('ms', 0):.1f} "
+                f"| ×{middle:.2f} ({low:.2f} to {high:.2f}) | {form['mb']:.1f} |"
             )
-        if given.rescue is None:
-            return
-        hard, mixed = Path(folder) / "hard.onnx", Path(folder) / "mixed.onnx"
-        bad = {"method": "minmax", "per_channel": False, "head_in_float": False}
-        int8_onnx(source, hard, images[:16], recipe="cpu", **bad)
-        found = mixed_precision_onnx(
-            source, hard, mixed, shown[:2], floor=base - given.rescue, accuracy_of=accuracy_of, latency_of=latency_of
-        )
-        print(f"\nHard case: {found.reason}")
-        print(f"Layers back in float: {', '.join(found.layers)}")
-        print(f"Trials (layers in float, mAP50-95): {found.trials}")
+    print(f"\nLimits: fp16 {LIMITS['fp16']}, int8 {LIMITS['int8']}; over them: {', '.join(over) or 'none'}.")
 
 
 if __name__ == "__main__":

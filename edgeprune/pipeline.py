@@ -456,6 +456,10 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
     if profile.budget.scope == "end_to_end" and source.task != "detect":
         raise TargetError(f"budget.scope: end_to_end is known for detectors; a {source.task} model allows model")
     dataset = Dataset.load(data, task=source.task, need=sorted({"train", "val", profile.accuracy.split}))
+    if profile.precision.startswith("int8"):
+        from edgeprune.export.precision import calibration_warnings
+
+        calibration_warnings(min(profile.calibration.images, len(dataset.images("train"))))  # refuses too few
     if names is not None:
         dataset.check_matches(names)
     return source, dataset

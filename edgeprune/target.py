@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from edgeprune.errors import TargetError
 
+OLDEST_TENSORRT = "10.3"  # JetPack 6.1; older releases are refused, and it is assumed where no range is given
 STRIDE = 32  # the coarsest stride of every Ultralytics detector; an imgsz off it is padded behind the user's back
 
 Statistic = Literal["p50", "p90", "p95", "p99"]
@@ -79,7 +80,8 @@ class AccuracyFloor(_Part):
     """How much accuracy the pruned artifact may lose."""
 
     max_map_drop: Share = 0.02
-    """Largest drop of mAP50-95 against the unpruned model's artifact, absolute (0.02 is two points)."""
+    """Largest drop of mAP50-95 against the unpruned model's artifact, absolute (0.02 is two points). For a precision
+    below FP32, against its FP32 form where that is the better one: what the precision alone loses counts too."""
     split: Literal["val", "test", "train"] = "val"
     """Dataset split on which both are measured."""
 
@@ -197,6 +199,9 @@ class Export(_Part):
     """Dynamic batch and size; a latency budget speaks of one shape, so the default is static."""
     nms: bool = False
     """Embed non-maximum suppression in the graph."""
+    head: Literal["auto", "end-to-end", "raw"] = "auto"
+    """Which head of a model with two (YOLOv10, YOLO26) is exported. ``auto`` takes the end-to-end one, whose output
+    needs no NMS, but the raw one for INT8 where the range of TensorRT reaches down to 10.3, which cannot build it."""
 
 
 class Calibration(_Part):
@@ -270,6 +275,8 @@ class Target(_Part):
     """What runs the engine."""
     precision: Precision = "fp32"
     """Number format of the engine; made by a transform of the ONNX graph."""
+    mixed_precision: bool = True
+    """Where a precision below FP32 misses the accuracy floor, return those few layers to float that win most back."""
     imgsz: Annotated[int, Field(ge=STRIDE, le=8192, multiple_of=STRIDE)] = 640
     """Input height and width in pixels; a multiple of the model's stride."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -312,7 +319,44 @@ class Target(_Part):
                 raise ValueError("budget.scope: end_to_end speaks of latency; macs_speed_up allows model")
         if self.device.kind != "jetson" and (self.device.power_mode or self.device.jetpack):
             raise ValueError(f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}")
+        if self.export.nms and self.export.head != "auto":
+            raise ValueError(f"export: nms and head {self.export.head} contradict each other; leave one of them out")
+        if self._no_sorted_head and (self.export.nms or self.export.head == "end-to-end"):
+            raise ValueError(
+                "export: TensorRT 10.3 (JetPack 6.1, 6.2) cannot build INT8 with top-k or NMS inside; allowed: "
+                "head raw, precision fp16, or a device.tensorrt from 10.4 on"
+            )
         return self
+
+    @property
+    def exported_head(self) -> str:
+        """The head to export: ``auto``, ``end-to-end``, ``raw`` or ``nms``."""
+        if self.export.nms:
+            return "nms"
+        return "raw" if self._no_sorted_head else self.export.head
+
+    @property
+    def oldest_tensorrt(self) -> str | None:
+        """Oldest TensorRT release in the device's range; None for a runtime without TensorRT."""
+        if not self.runtime.endswith(("tensorrt", "trtexec")):
+            return None
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+        from packaging.version import Version
+
+        try:
+            asked = SpecifierSet(self.device.tensorrt or "")
+        except InvalidSpecifier:
+            raise ValueError(
+                f"device: tensorrt: {self.device.tensorrt!r} is not a version specifier; allowed: like '>=10.3,<12'"
+            ) from None
+        lowest = (Version(one.version.rstrip(".*")) for one in asked if one.operator in (">=", ">", "==", "~="))
+        return str(max(lowest, default=Version(OLDEST_TENSORRT)))
+
+    @property
+    def _no_sorted_head(self) -> bool:
+        """Whether INT8 would meet a TensorRT that cannot build top-k or NMS in it."""
+        oldest = self.oldest_tensorrt if self.precision.startswith("int8") else None
+        return oldest is not None and oldest.split(".")[:2] == OLDEST_TENSORRT.split(".")
 
     def with_overrides(
         self,

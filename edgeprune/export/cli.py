@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Data = Annotated[str, typer.Option(help="Dataset: a YAML, a folder of class folders, or a name Ultralytics knows.")]
-RUNTIMES = ("cpu", "cuda", "tensorrt")
+RUNTIMES_OF = {"cpu": "onnxruntime", "cuda": "onnxruntime-cuda", "tensorrt": "onnxruntime-tensorrt"}
 
 
 @app.command("export")
@@ -23,10 +23,13 @@ def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; beside the checkpoint.")] = None,
     imgsz: Annotated[int, typer.Option(help="Height and width in pixels.")] = 640,
-    batch: Annotated[int, typer.Option(help="Images a run.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images a run; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; 17 unless given.")] = None,
-    head: Annotated[str, typer.Option(help="auto, end-to-end, raw or nms.")] = "auto",
+    head: Annotated[
+        str, typer.Option(help="auto, end-to-end (no NMS needed), raw (NMS outside) or nms (NMS inside).")
+    ] = "auto",
+    output_name: Annotated[list[str] | None, typer.Option(help="Name of an output, once for each in order.")] = None,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint to ONNX in FP32."""
@@ -35,7 +38,16 @@ def export_command(
     from edgeprune.export.onnx import onnx_from_checkpoint
 
     target = output or checkpoint.with_suffix(".onnx")
-    info = onnx_from_checkpoint(checkpoint, target, imgsz=imgsz, batch=batch, dynamic=dynamic, opset=opset, head=head)
+    info = onnx_from_checkpoint(
+        checkpoint,
+        target,
+        imgsz=imgsz,
+        batch=batch,
+        dynamic=dynamic,
+        opset=opset,
+        head=head,
+        output_names=output_name or (),
+    )
     shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in (*info.inputs, *info.outputs))
     _tell(
         {"path": str(target), **asdict(info)},
@@ -164,36 +176,56 @@ def lint_command(
 def val_command(
     artifact: Annotated[Path, typer.Argument(help="Checkpoint (.pt), ONNX file or engine.")],
     data: Data,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    target: Annotated[
+        str | None, typer.Option(help="Profile that gives runtime, size, batch, threads and split.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, else val.")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Height and width in pixels; the artifact's own.")] = None,
-    batch: Annotated[int, typer.Option(help="Images a forward pass, where the artifact leaves it free.")] = 1,
-    runtime: Annotated[str, typer.Option(help="Provider of ONNX Runtime: cpu, cuda or tensorrt.")] = "cpu",
+    batch: Annotated[int | None, typer.Option(help="Images a forward pass, where the artifact leaves it free.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Provider of ONNX Runtime: cpu, cuda or tensorrt.")] = None,
     head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Accuracy of any artifact by its own runtime, per class."""
+    from edgeprune.errors import TargetError
     from edgeprune.measure.accuracy import accuracy
+    from edgeprune.target import load_target
 
+    if target and runtime:
+        raise TargetError("--target and --runtime contradict each other: the profile has a runtime; leave one out")
+    profile = load_target(target) if target else None
+    used = _runtime(artifact, profile.runtime if profile else RUNTIMES_OF.get(runtime or "cpu", runtime or ""))
     found = accuracy(
-        artifact, data=data, imgsz=imgsz, split=split, batch=batch, head=head, runtime=_runtime(artifact, runtime)
+        artifact,
+        data=data,
+        imgsz=imgsz or (profile.imgsz if profile else None),
+        split=split or (profile.accuracy.split if profile else "val"),
+        batch=batch or (profile.batch if profile else 1),
+        head=head,
+        runtime=used,
+        threads=profile.measure.threads if profile else 0,
     )
     best, second = ("top-1", "top-5") if found.task == "classify" else ("mAP50-95", "mAP50")
-    lines = [f"{artifact}: {found.task} on {found.images} images of {split}"]
+    by = used.name if used else "PyTorch"
+    lines = [f"{artifact}: {found.task} on {found.images} images of {found.split}, by {by}"]
     lines.append(f"{best} {found.map50_95:.4f}, {second} {found.map50:.4f}")
     lines += [f"  {name}: {value:.4f}" for name, value in found.per_class.items()]
-    _tell(found.to_json(), "\n".join(lines), as_json)
+    _tell({**found.to_json(), "runtime": by}, "\n".join(lines), as_json)
 
 
 def _runtime(artifact: Path, name: str) -> Runtime | None:
-    from edgeprune.errors import TargetError
+    """The runtime of this name, which must work here; None for a checkpoint, which torch runs."""
+    from edgeprune.errors import DeviceError, TargetError
+    from edgeprune.runtimes import NAMES, runtime
 
-    if name not in RUNTIMES:
-        raise TargetError(f"runtime '{name}' is unknown; {', '.join(RUNTIMES)} are allowed")
+    if name not in NAMES:
+        raise TargetError(f"runtime '{name}' is unknown; {', '.join(RUNTIMES_OF)} are allowed")
     if artifact.suffix == ".pt":
         return None
-    from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
-
-    return OnnxRuntime(name)
+    found = runtime(name)
+    if not (available := found.availability()).ok:
+        raise DeviceError(f"{name}: {available.detail}; next: {available.remedy}")
+    return found
 
 
 def _tell(data: dict[str, Any], text: str, as_json: bool) -> None:

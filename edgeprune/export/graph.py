@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,12 @@ def parsed_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     return parsed
 
 
+def largest_batch(data: Mapping[str, Any]) -> int | None:
+    """The most images that a graph of free batch answers for, from parsed metadata: NMS inside it has a limit, and
+    leaves the images beyond it empty without a word. None where there is no limit."""
+    return int(data.get("batch") or 1) if (data.get("args") or {}).get("nms") else None
+
+
 def tensors(values: Any, skip: frozenset[str] = frozenset()) -> tuple[TensorInfo, ...]:
     """Names, shapes and types of a graph's inputs or outputs."""
     return tuple(
@@ -155,6 +161,15 @@ def shapes_of_weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 def count_ops(model: onnx.ModelProto) -> dict[str, int]:
     """Nodes by operator type, sorted by name."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def rename_tensor(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
+    """Give a tensor another name wherever these nodes write or read it."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
 
 
 def _line(error: BaseException) -> str:

@@ -1,9 +1,11 @@
-"""Which few layers must go back to float so that an INT8 graph is accurate enough, found by measuring.
+"""Which few layers must go back to float so that an INT8 or FP16 graph is accurate enough, found by measuring.
 
-Takes the FP32 graph, its INT8 form that failed the accuracy gate, and a function that measures accuracy. Gives an INT8
-graph with as few layers in float as reach the floor. Layers are ranked by what each one alone wins back, seen where the
-head ends (before decoding, so that a raw and a sorted head are ranked alike); then the number of layers is doubled
-until the measured accuracy reaches the floor, and bisected back. Nothing is calibrated again.
+Takes the FP32 graph, its low-precision form that failed the accuracy gate, and a function that measures accuracy. Gives
+a graph with as few layers in float as reach the floor. Layers are ranked where the head ends (before decoding, so that
+a raw and a sorted head are ranked alike): in INT8 by the part of the error that each one's return alone takes away, in
+FP16 by the error that each one alone in half precision causes, since a value that overflows in two layers is not mended
+by the return of one. Then the number of layers is doubled until the measured accuracy reaches the floor, and bisected
+back. Nothing is calibrated again.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ import numpy as np
 import onnx
 
 from edgeprune.errors import StageError
-from edgeprune.export.graph import inputs_of, load_graph, save_graph
+from edgeprune.export.graph import inputs_of, load_graph, save_graph, set_metadata
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.onnx import describe
+from edgeprune.export.precision import half_graph, precision_of
 from edgeprune.export.regions import regions_of, with_names
 from edgeprune.export.run import Outputs, outputs_of_onnx
 from edgeprune.progress import Progress, silent
+
+FLOAT_LAYERS_KEY = "edgeprune_float_layers"  # entry of metadata_props: the layers that went back, by name
+BROKEN = 1e6  # the error of an output that overflowed, in units of the signal
 
 
 @dataclass(frozen=True)
@@ -31,20 +37,21 @@ class MixedInfo:
 
     Attributes:
         layers: convolutions that went back to float, the most sensitive first.
-        layers_quantized: convolutions that were in INT8 before.
-        sensitivity: for each convolution, the part of the head's error that its return alone takes away.
-        accuracy_before: accuracy of the INT8 graph, by the given function.
+        layers_low: convolutions that were in low precision before.
+        sensitivity: for each convolution, the part of the head's error that its return alone takes away (INT8), or that
+            it alone causes (FP16).
+        accuracy_before: accuracy of the low-precision graph, by the given function.
         accuracy_after: accuracy of the file that was written.
         floor: the accuracy that was asked.
         reached: whether ``accuracy_after`` is at least ``floor``.
         trials: (layers in float, accuracy) in the order they were measured.
-        latency_before_ms: median latency of the INT8 graph, None when latency was not measured.
+        latency_before_ms: median latency of the low-precision graph, None when latency was not measured.
         latency_after_ms: median latency of the written file, measured beside it.
         reason: one line.
     """
 
     layers: tuple[str, ...]
-    layers_quantized: int
+    layers_low: int
     sensitivity: dict[str, float]
     accuracy_before: float
     accuracy_after: float
@@ -62,25 +69,27 @@ class MixedInfo:
 
 def mixed_precision_onnx(
     source: Path,
-    quantized: Path,
+    low: Path,
     target: Path,
     images: Sequence[Path],
     *,
     floor: float,
     accuracy_of: Callable[[Path], float],
     latency_of: Callable[[Sequence[Path]], Sequence[float]] | None = None,
+    half: bool = False,
     progress: Progress = silent,
 ) -> MixedInfo:
     """Return as few layers to float as reach an accuracy.
 
     Args:
-        source: the FP32 file that ``quantized`` was made from.
-        quantized: the INT8 file.
+        source: the FP32 file that ``low`` was made from.
+        low: the INT8 or FP16 file; for ``int8-fp16`` its INT8 form, with ``half``.
         target: the file to write: the mixed one; the most accurate of those tried when none reaches the floor.
         images: images to rank layers on; four to eight are enough.
         floor: least accuracy, in the unit of ``accuracy_of``.
         accuracy_of: accuracy of a file, for example mAP50-95 on the validation split.
         latency_of: latencies in ms of several files, measured beside each other.
+        half: cast what an INT8 graph has in float to FP16: precision ``int8-fp16``.
         progress: told after every layer and every measurement.
 
     Raises:
@@ -88,42 +97,92 @@ def mixed_precision_onnx(
         StageError: the two files are not forms of one graph.
         TargetError: the target cannot be written.
     """
-    plain, int8 = with_names(load_graph(source)), load_graph(quantized)
-    layers = quantized_layers(int8)
-    if not layers or not set(layers) <= {node.name for node in plain.graph.node}:
-        raise StageError(f"{quantized} is no INT8 form of {source}: quantise the file that is given as source")
-    sensitivity = _sensitivity(plain, int8, layers, images, progress)
-    order = sorted(layers, key=lambda name: -sensitivity[name])
+    forms = _Forms(source, low, half)
+    sensitivity = forms.sensitivity(images, progress)
+    order = sorted(forms.layers, key=lambda name: -sensitivity[name])
     trials: list[tuple[int, float]] = []
 
+    def written(count: int) -> None:
+        graph = forms.mixed(order[:count])
+        set_metadata(graph, {FLOAT_LAYERS_KEY: ", ".join(order[:count])})
+        save_graph(graph, target)
+
     def measured(count: int) -> float:
-        if count:
-            _write(plain, int8, order[:count], target)
-        value = accuracy_of(target if count else quantized)
-        trials.append((count, value))
-        progress(f"{count} of {len(order)} layers in float: {value:.4f}", done=len(trials))
-        return value
+        written(count)
+        trials.append((count, accuracy_of(target)))
+        progress(f"{count} of {len(order)} layers in float: {trials[-1][1]:.4f}", done=len(trials))
+        return trials[-1][1]
 
     before = measured(0)
-    count = 0 if before >= floor else _fewest(measured, floor, len(order))
+    # one layer at least stays low: the file must still hold the precision that was asked
+    count = 0 if before >= floor else _fewest(measured, floor, len(order) - 1)
     best = count if count is not None else max(trials, key=lambda trial: (trial[1], -trial[0]))[0]
-    _write(plain, int8, order[:best], target)
+    written(best)
     after = next(value for number, value in reversed(trials) if number == best)
-    latencies = list(latency_of([quantized, target])) if latency_of else [None, None]
-    reached = count is not None
+    latencies: list[float | None] = [None, None]
+    if latency_of is not None and best:
+        plain = target.with_name(f"{target.stem}-low{target.suffix}")
+        try:
+            save_graph(forms.mixed([]), plain)
+            latencies = list(latency_of([plain, target]))
+        finally:
+            plain.unlink(missing_ok=True)
     return MixedInfo(
         layers=tuple(order[:best]),
-        layers_quantized=len(order),
+        layers_low=len(order),
         sensitivity={name: sensitivity[name] for name in order},
         accuracy_before=before,
         accuracy_after=after,
         floor=floor,
-        reached=reached,
+        reached=count is not None,
         trials=tuple(trials),
         latency_before_ms=latencies[0],
         latency_after_ms=latencies[1],
         reason=_reason(best, len(order), before, after, floor, latencies),
     )
+
+
+class _Forms:
+    """The forms of one graph that lie between its low precision and its float."""
+
+    def __init__(self, source: Path, low: Path, half: bool) -> None:
+        self.plain, self.low, self.half = with_names(load_graph(source)), load_graph(low), half
+        self.precision = precision_of(self.low)
+        names = [node.name for node in self.plain.graph.node if node.op_type == "Conv"]
+        if self.precision == "fp16":
+            decoder = regions_of(self.plain).decoder
+            self.layers = [name for name in names if name not in decoder]
+        else:
+            self.layers = quantized_layers(self.low)
+        present = {node.name for node in self.low.graph.node}
+        if self.precision not in {"fp16", "int8"} or not self.layers or not set(self.layers) <= present & set(names):
+            raise StageError(f"{low} is no INT8 or FP16 form of {source}: quantise the file that is given as source")
+
+    def mixed(self, layers: Collection[str]) -> onnx.ModelProto:
+        """The low-precision graph with these layers in float."""
+        if self.precision == "fp16":
+            return half_graph(self.plain, {*layers, *_followers(self.plain, layers)})
+        mixed = returned_to_float(self.plain, self.low, layers)
+        return half_graph(mixed) if self.half else mixed
+
+    def sensitivity(self, images: Sequence[Path], progress: Progress) -> dict[str, float]:
+        """A number for each layer by which to rank them; see the module."""
+        info = describe(self.plain)
+        pixels = batch_from_images(images, imgsz=info.imgsz, task=info.task)
+        last = regions_of(self.plain).output_layers
+        seen = [node.output[0] for node in self.plain.graph.node if node.name in last]
+        expected = _values(self.plain, seen, pixels)
+        whole = _error(expected, _values(self.low, seen, pixels))
+        found: dict[str, float] = {}
+        for number, layer in enumerate(self.layers, start=1):
+            if self.precision == "int8":
+                error = _error(expected, _values(returned_to_float(self.plain, self.low, [layer]), seen, pixels))
+                found[layer] = 1.0 - error / whole if whole else 0.0
+            else:
+                others = [name for name in self.layers if name != layer]
+                found[layer] = _error(expected, _values(self.mixed(others), seen, pixels))
+            progress(f"sensitivity of {layer}", done=number, total=len(self.layers))
+        return found
 
 
 def quantized_layers(model: onnx.ModelProto) -> list[str]:
@@ -137,7 +196,7 @@ def quantized_layers(model: onnx.ModelProto) -> list[str]:
 
 
 def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-    """A copy of an INT8 graph in which some convolutions, with the activation behind them, are as in the source.
+    """A copy of an INT8 graph in which some convolutions, with what only handles their outputs, are as in the source.
 
     Args:
         source: the FP32 graph, its nodes named as in ``quantized``.
@@ -146,7 +205,7 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     """
     mixed = onnx.ModelProto()
     mixed.CopyFrom(quantized)
-    returned = set(layers) | _activations(source, layers)
+    returned = set(layers) | _joins(source, layers)
     original = {node.name: node for node in source.graph.node}
     made_by = {name: node.name for node in source.graph.node for name in node.output}
     weights = {item.name: item for item in source.graph.initializer}
@@ -172,13 +231,30 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     return mixed
 
 
-def _activations(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
-    """The nodes of the SiLU behind each layer: a sigmoid of its output, and their product."""
-    outputs = {node.output[0] for node in source.graph.node if node.name in layers}
-    sigmoids = [n for n in source.graph.node if n.op_type in {"Sigmoid", "Relu", "LeakyRelu"} and n.input[0] in outputs]
-    inner = outputs | {node.output[0] for node in sigmoids}
-    products = [n for n in source.graph.node if n.op_type == "Mul" and all(name in inner for name in n.input)]
-    return {node.name for node in (*sigmoids, *products)}
+def _joins(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Everything without weights that handles the outputs of these layers and of no others: activations, and joins of
+    which every branch is in float. All layers in float is then the source again."""
+    made_by = {name: node for node in source.graph.node for name in node.output}
+    found: set[str] = set()
+    for node in source.graph.node:  # in topological order
+        makers = [made_by[name].name for name in node.input if name in made_by and made_by[name].op_type != "Constant"]
+        if node.op_type != "Conv" and makers and all(name in found or name in layers for name in makers):
+            found.add(node.name)
+    return found
+
+
+def _followers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Everything that handles a layer's output until the next convolution reads it: a value too large for half
+    precision must not be cast to it on the way."""
+    carried: set[str] = set()
+    found: set[str] = set()
+    for node in source.graph.node:  # in topological order
+        if node.name in layers:
+            carried.update(node.output)
+        elif node.op_type != "Conv" and carried & set(node.input):
+            carried.update(node.output)
+            found.add(node.name)
+    return found
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
@@ -196,27 +272,6 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(weights)
 
 
-def _sensitivity(
-    source: onnx.ModelProto,
-    quantized: onnx.ModelProto,
-    layers: Sequence[str],
-    images: Sequence[Path],
-    progress: Progress,
-) -> dict[str, float]:
-    """For each layer, the part of the head's error that is gone when it alone is in float; negative when it grew."""
-    info = describe(source)
-    pixels = batch_from_images(images, imgsz=info.imgsz, task=info.task)
-    seen = [node.output[0] for node in source.graph.node if node.name in regions_of(source).output_layers]
-    expected = _values(source, seen, pixels)
-    whole = _error(expected, _values(quantized, seen, pixels))
-    found: dict[str, float] = {}
-    for number, layer in enumerate(layers, start=1):
-        error = _error(expected, _values(returned_to_float(source, quantized, [layer]), seen, pixels))
-        found[layer] = 1.0 - error / whole if whole else 0.0
-        progress(f"sensitivity of {layer}", done=number, total=len(layers))
-    return found
-
-
 def _values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) -> Outputs:
     """Values inside a graph: a copy with them as its outputs."""
     probe = onnx.ModelProto()
@@ -230,17 +285,21 @@ def _values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) ->
 
 
 def _error(expected: Outputs, found: Outputs) -> float:
-    """Sum over the head's layers of the relative difference (Euclidean norm)."""
-    return float(
-        sum(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), 1e-12) for a, b in zip(expected, found, strict=True))
-    )
+    """Sum over the head's layers of the relative difference (Euclidean norm); an overflow counts :data:`BROKEN`."""
+    parts = [
+        float(np.linalg.norm(a - b.astype(np.float32)) / max(float(np.linalg.norm(a)), 1e-12))
+        if np.isfinite(b).all()
+        else BROKEN
+        for a, b in zip(expected, found, strict=True)
+    ]
+    return sum(parts)
 
 
 def _fewest(measured: Callable[[int], float], floor: float, most: int) -> int | None:
     """The least count that reaches the floor, by doubling and bisection; None when even ``most`` does not."""
     low, high = 0, 1
-    while measured(high) < floor:
-        if high == most:
+    while high > most or measured(high) < floor:
+        if high >= most:
             return None
         low, high = high, min(high * 2, most)
     while high - low > 1:
@@ -252,16 +311,11 @@ def _fewest(measured: Callable[[int], float], floor: float, most: int) -> int | 
     return high
 
 
-def _write(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: Sequence[str], target: Path) -> None:
-    mixed = returned_to_float(source, quantized, layers)
-    save_graph(mixed, target)
-
-
 def _reason(
     count: int, layers: int, before: float, after: float, floor: float, latencies: Sequence[float | None]
 ) -> str:
     if before >= floor:
-        return f"INT8 reaches {before:.4f}, no layer had to go back to float"
+        return f"it reaches {before:.4f}, no layer had to go back to float"
     cost = ""
     if latencies[0] and latencies[1]:
         cost = f", latency {latencies[0]:.2f} → {latencies[1]:.2f} ms ({latencies[1] / latencies[0] - 1:+.1%})"

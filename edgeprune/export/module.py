@@ -21,6 +21,7 @@ def module_from_checkpoint(pt: Path) -> nn.Module:
     module: Any = read.model
     module.args = {**DEFAULT_CFG_DICT, **read.train_args}  # as Ultralytics' own loader leaves it
     module.task = read.task
+    module.edgeprune = read.edgeprune
     return module
 
 

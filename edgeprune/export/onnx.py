@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from edgeprune.export.graph import (
     opset_of,
     outputs_of,
     parsed_metadata,
+    rename_tensor,
     save_graph,
     set_metadata,
 )
@@ -44,6 +45,7 @@ TRACER_NOISE = (
     "You are using the legacy TorchScript",
 )
 HEAD_KEY = "edgeprune_head"  # entry of metadata_props
+PLAN_KEYS = {"plan": "edgeprune_plan", "signature": "edgeprune_signature"}  # a checkpoint's entry to the file's
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def onnx_from_checkpoint(
     opset: int | None = None,
     nms: bool = False,
     head: str = "auto",
+    output_names: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> ExportInfo:
     """Export a checkpoint in FP32.
@@ -99,13 +102,15 @@ def onnx_from_checkpoint(
         pt: the checkpoint; read with restricted loading, its folder is left alone.
         onnx: where the file goes; written whole or not at all.
         imgsz: height and width in pixels, a multiple of the model's stride.
-        batch: images a run.
+        batch: images a run; with ``dynamic`` and NMS inside, the most that a run may have.
         dynamic: leave batch, height and width free.
         opset: version of the operator set; :data:`DEFAULT_OPSET` when None.
         nms: embed NMS; the same as ``head="nms"``.
         head: ``auto`` takes the end-to-end head where the model has one, else the raw one; ``raw`` the one-to-many head
             with NMS left to the caller; ``end-to-end``; ``nms``.
-        metadata: entries that are added to the file's ``metadata_props``, for example the plan's digest.
+        output_names: names of the outputs, one each; ``output0`` and ``output1`` when empty.
+        metadata: entries that are added to the file's ``metadata_props``; the plan's digest and the signature of a
+            pruned checkpoint are there without them.
 
     Raises:
         DataError: the checkpoint cannot be read safely, or the model is over 2 GB.
@@ -135,6 +140,10 @@ def onnx_from_checkpoint(
     if size > MAX_BYTES:
         raise DataError(f"{pt} has {size / 2**30:.2f} GiB of weights; an ONNX file holds less than 2 GB")
     head = _head(head, nms=nms, task=task, dual=has_end_to_end_head(module), pt=pt)
+    if head == "nms" and dynamic and batch < 2:  # the exporter would write a graph that answers for one image alone
+        raise TargetError(
+            "NMS in a graph of free batch needs the largest batch that it will meet; give --batch N, N > 1"
+        )
 
     with tempfile.TemporaryDirectory(prefix="edgeprune-export-") as folder, quiet(), warnings.catch_warnings():
         for text in TRACER_NOISE:
@@ -157,7 +166,8 @@ def onnx_from_checkpoint(
             raise StageError(f"Ultralytics could not export {pt} with opset {opset} and head {head}: {line}") from error
         model = load_graph(written)
     _make_reproducible(model)
-    set_metadata(model, {HEAD_KEY: head, **(metadata or {})})
+    _name_outputs(model, output_names)
+    set_metadata(model, {HEAD_KEY: head, **_told_by(module), **(metadata or {})})
     save_graph(model, onnx)
     return describe(model)
 
@@ -197,6 +207,27 @@ def _head(head: str, *, nms: bool, task: str, dual: bool, pt: Path) -> str:
     if wanted == "nms" and task == "classify":
         raise TargetError(f"{pt} is a classifier; NMS is for detectors")
     return wanted
+
+
+def _told_by(module: Any) -> dict[str, str]:
+    """Which plan a checkpoint was pruned by, where it says so."""
+    return {key: str(module.edgeprune[name]) for name, key in PLAN_KEYS.items() if module.edgeprune.get(name)}
+
+
+def _name_outputs(model: onnx_package.ModelProto, names: Sequence[str]) -> None:
+    if not names:
+        return
+    outputs = model.graph.output
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - {o.name for o in outputs}
+    if len(names) != len(outputs) or len(set(names)) != len(names) or taken & set(names) or not all(names):
+        old = ", ".join(value.name for value in outputs)
+        raise TargetError(
+            f"output names {', '.join(names)} do not fit: the graph has {len(outputs)} outputs ({old}), "
+            "and each needs a name of its own"
+        )
+    for value, name in zip(outputs, names, strict=True):
+        rename_tensor(model.graph.node, value.name, name)
+        value.name = name
 
 
 def _make_reproducible(model: onnx_package.ModelProto) -> None:

@@ -25,7 +25,7 @@ from torch import nn
 
 from edgeprune.errors import StageError, TargetError
 from edgeprune.export.detections import Differences, Layout, agreement, paired_rows, rows_after_nms
-from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
+from edgeprune.export.graph import largest_batch, load_graph, metadata_of, parsed_metadata
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.onnx import HEAD_KEY, describe
 from edgeprune.export.run import Outputs, by_order, in_batches, outputs_of_module, outputs_of_onnx
@@ -111,7 +111,8 @@ def parity(
         theirs = outputs_of_onnx(candidate, pixels)
     else:
         with runtime.session(candidate) as session:
-            name, batch = session.input_names[0], 0 if data.get("dynamic") else int(data.get("batch") or 1)
+            name = session.input_names[0]
+            batch = largest_batch(data) if (data.get("args") or {}).get("dynamic") else int(data.get("batch") or 1)
             theirs = in_batches(lambda stack: by_order(session.run({name: stack})), pixels, batch=batch or len(pixels))
     ours = _reference_outputs(reference, pixels, head=head)
     return compare(ours, theirs, layout, what=f"{candidate}")

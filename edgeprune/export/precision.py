@@ -37,6 +37,7 @@ from edgeprune.export.graph import (
     load_graph,
     metadata_of,
     opset_of,
+    rename_tensor,
     save_graph,
     set_metadata,
 )
@@ -105,8 +106,7 @@ def fp16_onnx(
     model = with_names(_fp32_graph(source))
     before = model.ByteSize()
     _require_names(model, keep_float)
-    half = _cast(model, keep_float, half_inputs=half_inputs)
-    set_metadata(half, {**metadata_of(model), PRECISION_KEY: "fp16"})
+    half = half_graph(model, keep_float, half_inputs=half_inputs)
     _require_loads(half, source)
     save_graph(half, target)
     return PrecisionInfo("fp16", "", 0, tuple(sorted(keep_float)), 0, "", before, half.ByteSize())
@@ -157,14 +157,13 @@ def int8_onnx(
     excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
     quantized = _quantized(model, images, recipe, method, percentile, per_channel, excluded)
     layers = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in regions.decoder]
-    precision = "int8-fp16" if half else "int8"
+    set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: "int8"})
     if half:
-        quantized = _cast(_at_least_opset(quantized, HALF_QDQ_OPSET, source), keep_float)
-    set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: precision})
+        quantized = half_graph(quantized, keep_float)
     _require_loads(quantized, source)
     save_graph(quantized, target)
     return PrecisionInfo(
-        precision=precision,
+        precision="int8-fp16" if half else "int8",
         recipe=recipe,
         quantized_layers=sum(name not in excluded for name in layers),
         float_layers=tuple(name for name in layers if name in excluded),
@@ -181,7 +180,7 @@ def calibration_warnings(count: int) -> tuple[str, ...]:
     if count < FEWEST_IMAGES:
         raise DataError(
             f"INT8 calibration got {count} images; at least {FEWEST_IMAGES} are needed and {FEW_IMAGES} advised: "
-            f"raise calibration.count, or give a larger training split"
+            f"raise calibration.images, or give a larger training split"
         )
     if count < FEW_IMAGES:
         return (f"INT8 was calibrated on {count} images; {FEW_IMAGES} or more are advised",)
@@ -212,17 +211,33 @@ def _require_names(model: onnx.ModelProto, names: Collection[str]) -> None:
         raise TargetError(f"the graph has no node '{unknown[0]}'; node names are shown by: edgeprune lint --nodes")
 
 
-def _cast(model: onnx.ModelProto, keep_float: Collection[str], *, half_inputs: bool = False) -> onnx.ModelProto:
+def half_graph(
+    model: onnx.ModelProto, keep_float: Collection[str] = (), *, half_inputs: bool = False
+) -> onnx.ModelProto:
+    """A copy of an FP32 or INT8 graph with everything but its decoder in half precision; metadata says so.
+
+    Args:
+        model: the graph; an INT8 one is raised to the first opset whose Q/DQ nodes take float16.
+        keep_float: names of further nodes that stay in FP32.
+        half_inputs: take and give float16.
+
+    Raises:
+        StageError: the graph cannot be raised to that opset.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    named = with_names(model)
+    quantized = precision_of(model) == "int8"
+    named = with_names(_at_least_opset(model, HALF_QDQ_OPSET) if quantized else model)
+    metadata = {**metadata_of(named), PRECISION_KEY: "int8-fp16" if quantized else "fp16"}
     _constants_as_weights(named)
     blocked = sorted(set(regions_of(named).decoder) | set(keep_float))
     half = convert_float_to_float16(named, keep_io_types=not half_inputs, node_block_list=blocked)
     _join_float_nodes(half)
     OnnxModel(half).topological_sort(is_deterministic=True)  # it appends its casts at the end
-    return with_names(half)
+    half = with_names(half)
+    set_metadata(half, metadata)
+    return half
 
 
 def _join_float_nodes(model: onnx.ModelProto) -> None:
@@ -250,7 +265,7 @@ def _join_float_nodes(model: onnx.ModelProto) -> None:
     for node in kept:  # the same round trip before an output: its value is renamed instead of copied
         up = made_by.get(node.input[0]) if _casts_to(node, onnx.TensorProto.FLOAT) else None
         if node.output[0] in outputs and up is not None and _casts_to(up, onnx.TensorProto.FLOAT16):
-            _rename(kept, up.input[0], node.output[0])
+            rename_tensor(kept, up.input[0], node.output[0])
             kept = [other for other in kept if other is not node]
     used = {name for node in kept for name in node.input} | outputs
     while dead := [node for node in kept if node.op_type == "Cast" and node.output[0] not in used]:
@@ -258,14 +273,6 @@ def _join_float_nodes(model: onnx.ModelProto) -> None:
         used = {name for node in kept for name in node.input} | outputs
     del model.graph.node[:]
     model.graph.node.extend(kept)
-
-
-def _rename(nodes: Sequence[onnx.NodeProto], old: str, new: str) -> None:
-    for node in nodes:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == old:
-                    names[index] = new
 
 
 def _constants_as_weights(model: onnx.ModelProto) -> None:
@@ -287,7 +294,7 @@ def _casts_to(node: onnx.NodeProto, dtype: int) -> bool:
     return node.op_type == "Cast" and any(a.name == "to" and a.i == dtype for a in node.attribute)
 
 
-def _at_least_opset(model: onnx.ModelProto, opset: int, source: Path) -> onnx.ModelProto:
+def _at_least_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if opset_of(model) >= opset:
         return model
     from onnx import version_converter
@@ -298,7 +305,7 @@ def _at_least_opset(model: onnx.ModelProto, opset: int, source: Path) -> onnx.Mo
     except Exception as error:  # a native converter; it raises what its adapters do
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageError(
-            f"{source} cannot be raised to opset {opset} ({line}); export it with opset {opset}"
+            f"the graph cannot be raised to opset {opset} ({line}); export it with opset {opset}"
         ) from error
     set_metadata(converted, metadata)
     return converted

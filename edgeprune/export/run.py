@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edgeprune.errors import DataError
-from edgeprune.export.graph import inputs_of, load_graph
+from edgeprune.export.graph import inputs_of, largest_batch, load_graph, metadata_of, parsed_metadata
 
 Outputs = list[np.ndarray]
 
@@ -38,7 +38,8 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine pays for spinning
     try:
         session: Any = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        batch = first.shape[0] if first.shape and isinstance(first.shape[0], int) else len(images)
+        most = largest_batch(parsed_metadata(metadata_of(graph))) or len(images)
+        batch = first.shape[0] if first.shape and isinstance(first.shape[0], int) else min(most, len(images))
         dtype = np.float16 if first.dtype == "float16" else np.float32
         return in_batches(
             lambda stack: session.run(None, {first.name: stack.astype(dtype, copy=False)}), images, batch=batch

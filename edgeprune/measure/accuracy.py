@@ -21,7 +21,7 @@ from torch import nn
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, parsed_metadata
+from edgeprune.export.graph import inputs_of, largest_batch, load_graph, metadata_of, parsed_metadata
 from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
 from edgeprune.export.onnx import HEAD_KEY
 from edgeprune.export.quiet import quiet
@@ -82,6 +82,7 @@ def accuracy(
     head: str = "auto",
     metadata: Mapping[str, str] | None = None,
     device: str | None = None,
+    threads: int = 0,
 ) -> Accuracy:
     """Measure an artifact.
 
@@ -96,8 +97,9 @@ def accuracy(
         progress: told after every batch.
         head: for a checkpoint with two heads, ``auto`` and ``end-to-end`` take the one without NMS, ``raw`` the other.
         metadata: names, stride, task, imgsz and head of an engine whose file does not hold them: its ONNX file's
-            ``metadata_props``.
+            ``metadata_props``; those of the ONNX file of the same name beside it when None.
         device: torch device of a checkpoint, ``cpu`` or ``0``; a GPU where there is one when None.
+        threads: of the runtime; 0 leaves the choice to it.
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.
@@ -107,7 +109,7 @@ def accuracy(
     model = Path(model)
     if not model.is_file():
         raise DataError(f"model {model} does not exist")
-    with subject_of(model, imgsz, batch, runtime, head, metadata) as subject:
+    with subject_of(model, imgsz, batch, runtime, head, metadata, threads) as subject:
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=(split,))
         dataset.images(split)
         dataset.check_matches(subject.module.names, model=str(model))
@@ -134,7 +136,13 @@ class Subject:
 
 @contextmanager
 def subject_of(
-    model: Path, imgsz: int | None, batch: int, runtime: Runtime | None, head: str, metadata: Mapping[str, str] | None
+    model: Path,
+    imgsz: int | None,
+    batch: int,
+    runtime: Runtime | None,
+    head: str,
+    metadata: Mapping[str, str] | None,
+    threads: int = 0,
 ) -> Iterator[Subject]:
     """Open any form of a model for Ultralytics' validators and predictors; arguments as in :func:`accuracy`."""
     if model.suffix == ".pt":
@@ -145,6 +153,8 @@ def subject_of(
         yield Subject(module, str(module.task), imgsz, batch, dual and head in {"auto", "end-to-end"}, exported=False)
         return
     graph = load_graph(model) if model.suffix == ".onnx" else None
+    if graph is None and metadata is None and (beside := model.with_suffix(".onnx")).is_file():
+        metadata = metadata_of(beside)
     data = parsed_metadata(metadata if metadata is not None else metadata_of(graph) if graph else {})
     missing = [key for key in ("names", "task", "stride", "imgsz") if key not in data]
     if missing:
@@ -162,26 +172,26 @@ def subject_of(
     sorted_rows = data.get(HEAD_KEY) in {"end-to-end", "nms"} or bool(
         data.get("end2end") or (data.get("args") or {}).get("nms")
     )
-    with _session(model, runtime) as run:
+    with _session(model, runtime, threads) as run:
         fixed = 0 if dynamic else int(data.get("batch") or 1)
         yield Subject(
             _SessionModule(run, data, batch=fixed, half=half, end_to_end=sorted_rows),
             str(data["task"]),
             size,
-            fixed or batch,
+            fixed or min(batch, largest_batch(data) or batch),
             sorted_rows,
             exported=True,
         )
 
 
 @contextmanager
-def _session(model: Path, runtime: Runtime | None) -> Iterator[Callable[[np.ndarray], Outputs]]:
+def _session(model: Path, runtime: Runtime | None, threads: int) -> Iterator[Callable[[np.ndarray], Outputs]]:
     """A function from a stack of images to outputs in the graph's order."""
     if runtime is None:
         from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 
         runtime = OnnxRuntime()
-    with runtime.session(model) as session:
+    with runtime.session(model, threads=threads) as session:
         name = session.input_names[0]
         yield lambda stack: by_order(session.run({name: stack}))
 

@@ -47,12 +47,12 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     context.reporter.progress("exporting and compiling the unpruned model")
     files = compiling.compiled(context, model, folder)
     context.reporter.progress("measuring its accuracy")
+    plain = {"onnx": ("onnx", folder / "model.onnx")} if context.target.precision != "fp32" else None
     return Output(
         {"model": ("checkpoint", model), **files},
         {
-            "accuracy": compiling.measured_accuracy(
-                context, files["onnx"][1], files["engine"][1] if "engine" in files else None
-            ),
+            "accuracy": compiling.measured_accuracy(context, files),
+            "accuracy_fp32": compiling.measured_accuracy(context, plain) if plain else None,
             "parameters": checkpoint.parameter_count(source.model),
             "signature": checkpoint.shape_signature(source.model),
             "bytes": {role: path.stat().st_size for role, (_, path) in files.items()},
@@ -67,6 +67,9 @@ def _judge(context: Context, record: Record) -> Judged:
     rows: list[Gate] = [
         informs("baseline", accuracy["metric"], accuracy["value"], "", f"unpruned, by {accuracy['measured_on']}")
     ]
+    if plain := record.facts["accuracy_fp32"]:
+        reason = f"unpruned, before {context.target.precision}, by {plain['measured_on']}"
+        rows.append(informs("baseline", f"{plain['metric']} in FP32", plain["value"], "", reason))
     measurements: list[tuple[str, Measurement]] = []
     if context.usable:
         from edgeprune.measure.statistics import value_of
@@ -87,7 +90,7 @@ def _judge(context: Context, record: Record) -> Judged:
 
 STAGE = Stage(
     name="baseline",
-    version=1,
+    version=2,
     inputs=_inputs,
     run=_run,
     judge=_judge,

@@ -14,6 +14,22 @@ from edgeprune.gate import Gate, at_most
 from edgeprune.stages.base import Context
 from edgeprune.stages.engine import final_onnx
 
+HEADS = {
+    "raw": (
+        "raw: `output0` (batch, 4 + classes + extra, anchors) has every candidate, boxes as centre, width and height "
+        "in input pixels; NMS is left to whoever runs it (Ultralytics does it)"
+    ),
+    "end-to-end": (
+        "end-to-end: `output0` (batch, rows, 6 + extra) has rows of two corners in input pixels, score, class and "
+        "extra, best first; it needs no NMS"
+    ),
+    "nms": (
+        "nms: NMS is inside; `output0` (batch, rows, 6 + extra) has rows of box, score, class and extra, best first, "
+        "filled up with zeros"
+    ),
+}
+CLASSIFIER = "`output0` (batch, classes) has probabilities"
+
 
 def stock_gate(context: Context) -> Gate:
     """The checkpoint that ships must load where edgeprune is not installed."""
@@ -86,6 +102,8 @@ def readme(record: dict) -> str:
 
 ## Run it
 
+Head of the graph, {head}.
+
 ```python
 from ultralytics import YOLO
 
@@ -102,7 +120,13 @@ session = ort.InferenceSession("{best}", providers=["CPUExecutionProvider"])
 image = np.zeros(({batch}, 3, {size}, {size}), np.float32)
 outputs = session.run(None, {{session.get_inputs()[0].name: image}})
 ```
-""".format(task=record["task"], size=size, batch=target["batch"], best="engine.onnx" if engine else "model.onnx")
+""".format(
+        task=record["task"],
+        size=size,
+        batch=target["batch"],
+        best="engine.onnx" if engine else "model.onnx",
+        head=_head(record),
+    )
     if "device/request.json" in record["bundle"]:
         text += """
 ## Measure it on the board
@@ -117,3 +141,9 @@ edgeprune import-results results.tar    # back here: judges the gates and update
     if record["next_command"]:
         text += f"\n## Still to do\n\n```\n{record['next_command']}\n```\n"
     return f"{text}\n## Verdict\n\n{verdict_markdown(record['gates'])}\n"
+
+
+def _head(record: dict) -> str:
+    export = next(stage for stage in record["stages"] if stage["name"] == "export")
+    head = export["facts"]["head"]
+    return CLASSIFIER if record["task"] == "classify" else HEADS[head]

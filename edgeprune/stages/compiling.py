@@ -26,7 +26,7 @@ def export_inputs(context: Context) -> dict[str, Any]:
     return {
         "imgsz": target.imgsz,
         "batch": target.batch,
-        "export": target.export.model_dump(),
+        "export": {**target.export.model_dump(), "head": target.exported_head},
         "precision": target.precision,
         **({"data": context.dataset.digest, "calibration": target.calibration.model_dump()} if int8 else {}),
     }
@@ -49,14 +49,14 @@ def onnx_of(context: Context, checkpoint: Path, onnx: Path, metadata: Mapping[st
         batch=target.batch,
         dynamic=target.export.dynamic,
         opset=target.export.opset,
-        nms=target.export.nms,
+        head=target.exported_head,
         metadata=metadata,
     )
 
 
-def in_precision(context: Context, onnx: Path, low: Path) -> dict[str, Any]:
-    """The graph in the target's number format; gives the facts of the transform."""
-    precision = context.target.precision
+def in_precision(context: Context, onnx: Path, low: Path, precision: str | None = None) -> dict[str, Any]:
+    """The graph in the target's number format, or in another; gives the facts of the transform."""
+    precision = precision or context.target.precision
     if precision == "fp32":
         raise StageError("a fp32 target needs no precision transform")
     from edgeprune.export.precision import fp16_onnx, int8_onnx
@@ -90,23 +90,30 @@ def compiled(context: Context, checkpoint: Path, folder: Path) -> dict[str, tupl
         in_precision(context, onnx, low)
         files["onnx"] = ("onnx", low)
     if context.usable:
-        engine = engine_path(context, folder)
-        context.runtime.engine_from_onnx(files["onnx"][1], engine, precision=context.target.precision)
-        files["engine"] = ("engine", engine)
+        files["engine"] = ("engine", engine_of(context, files["onnx"][1], folder))
     return files
 
 
-def engine_path(context: Context, folder: Path) -> Path:
-    """Where the engine of a stage lies: ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT."""
-    return folder / f"engine{context.runtime.suffix}"
+def engine_of(context: Context, onnx: Path, folder: Path) -> Path:
+    """Compile a graph that holds the target's precision, by the target's runtime.
+
+    The file is ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT, inside ``folder``.
+    """
+    engine = folder / f"engine{context.runtime.suffix}"
+    context.runtime.engine_from_onnx(onnx, engine, precision=context.target.precision)
+    return engine
 
 
-def measured_accuracy(context: Context, onnx: Path, engine: Path | None) -> dict[str, Any]:
+def measured_accuracy(context: Context, files: Mapping[str, tuple[str, Path]]) -> dict[str, Any]:
     """Accuracy of the artifact itself: the engine by the target's runtime, or its ONNX on this CPU without one.
 
     A runtime that starts a process for every inference is not asked for a whole split: the ONNX is, and the engine's
     outputs for some images are compared with the ONNX's (``agreement``, as
     :class:`~edgeprune.export.parity.ParityInfo` has it).
+
+    Args:
+        context: the build.
+        files: role to (kind, file): ``onnx``, and ``engine`` where there is one.
 
     Returns what :class:`~edgeprune.measure.accuracy.Accuracy` has, and ``value`` with its ``metric`` for the gates and
     ``measured_on``.
@@ -114,6 +121,8 @@ def measured_accuracy(context: Context, onnx: Path, engine: Path | None) -> dict
     from edgeprune.export.graph import metadata_of
     from edgeprune.measure.accuracy import accuracy
 
+    onnx = files["onnx"][1]
+    engine = files["engine"][1] if "engine" in files else None
     by_engine = engine is not None and context.runtime.fit_for_dataset
     result = accuracy(
         engine if engine is not None and by_engine else onnx,
@@ -133,3 +142,9 @@ def measured_accuracy(context: Context, onnx: Path, engine: Path | None) -> dict
         "measured_on": context.runtime.name if by_engine else "onnxruntime on this CPU",
         **({"agreement": agreed} if agreed else {}),
     }
+
+
+def unpruned_accuracy(context: Context) -> float:
+    """What accuracy is held against: the unpruned artifact's, or its FP32 graph's where a precision below cost some."""
+    facts = context.records["baseline"].facts
+    return max(facts[key]["value"] for key in ("accuracy", "accuracy_fp32") if facts.get(key))

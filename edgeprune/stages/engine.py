@@ -23,14 +23,11 @@ def final_onnx(context: Context) -> Path:
 def _lint(context: Context, onnx: Path) -> list[dict[str, Any]] | None:
     """Findings about what TensorRT's parser will refuse, for a target that has one; asked before any device is."""
     target = context.target
-    if not target.runtime.endswith(("tensorrt", "trtexec")):
+    oldest = target.oldest_tensorrt
+    if oldest is None:
         return None
-    from packaging.specifiers import SpecifierSet
-
     from edgeprune.export.lint import Limits, lint
 
-    asked = SpecifierSet(target.device.tensorrt or "")
-    oldest = min((one.version for one in asked if one.operator in (">=", "==", "~=")), default=Limits.tensorrt)
     limits = Limits(
         tensorrt=oldest,
         dynamic=target.export.dynamic,
@@ -63,11 +60,9 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     lint = _lint(context, onnx)
     if context.usable:
         context.reporter.progress(f"compiling for {context.target.runtime}")
-        engine = compiling.engine_path(context, folder)
-        context.runtime.engine_from_onnx(onnx, engine, precision=context.target.precision)
-        files["engine"] = ("engine", engine)
+        files["engine"] = ("engine", compiling.engine_of(context, onnx, folder))
     context.reporter.progress("measuring the accuracy of the artifact")
-    accuracy = compiling.measured_accuracy(context, onnx, files["engine"][1] if files else None)
+    accuracy = compiling.measured_accuracy(context, {**files, "onnx": ("onnx", onnx)})
     facts: dict[str, Any] = {
         "lint": lint,
         "accuracy": accuracy,
@@ -129,9 +124,9 @@ def _limit_ms(context: Context) -> float | None:
 
 
 def _accuracy(context: Context, record: Record) -> list[Gate]:
-    before, after = context.records["baseline"].facts["accuracy"], record.facts["accuracy"]
+    before, after = compiling.unpruned_accuracy(context), record.facts["accuracy"]
     floor = context.target.accuracy.max_map_drop
-    gate = accuracy_gate("engine", before["value"], after["value"], floor, metric=after["metric"])
+    gate = accuracy_gate("engine", before, after["value"], floor, metric=after["metric"])
     if context.usable and "agreement" in after:
         return [gate, agreement_gate("engine", after["agreement"])]
     if context.usable:

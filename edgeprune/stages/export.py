@@ -32,17 +32,24 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
     info = compiling.onnx_of(context, model, onnx, {"edgeprune_signature": signature, "edgeprune_plan": plan})
     return Output(
         {"onnx": ("onnx", onnx)},
-        {"opset": info.opset, "parity": parity_facts(context, model, onnx), "bytes": onnx.stat().st_size},
+        {
+            "opset": info.opset,
+            "head": info.head,
+            "parity": parity_facts(context, model, onnx),
+            "bytes": onnx.stat().st_size,
+        },
     )
 
 
 def _judge(context: Context, record: Record) -> Judged:
-    return Judged(parity_gate("export", record.facts["parity"], TOLERANCE, "against PyTorch"))
+    return Judged(
+        parity_gate("export", record.facts["parity"], TOLERANCE, f"{record.facts['head']} head, against PyTorch")
+    )
 
 
 STAGE = Stage(
     name="export",
-    version=1,
+    version=2,
     inputs=_inputs,
     run=_run,
     judge=_judge,

@@ -32,9 +32,19 @@ def linked_copy(source: Path, target: Path) -> Path:
 
 
 def stock_model(
-    family: str, task: str, *, nc: int = 3, seed: int = 0, kpt_shape: tuple[int, ...] | None = None, bias: float = -1.0
+    family: str,
+    task: str,
+    *,
+    nc: int = 3,
+    seed: int = 0,
+    kpt_shape: tuple[int, ...] | None = None,
+    bias: float = -1.0,
+    random_norms: bool = False,
 ) -> Any:
-    """An Ultralytics model with seeded random weights whose scores are spread over [0, 1], not all near zero."""
+    """An Ultralytics model with seeded random weights whose scores are spread over [0, 1], not all near zero.
+
+    ``random_norms`` gives every normalisation layer scales and shifts of its own, as training does.
+    """
     torch.manual_seed(seed)
     kind, suffix = TASKS[task]
     extra = {"data_kpt_shape": kpt_shape or (4, 3)} if task == "pose" else {}
@@ -42,6 +52,10 @@ def stock_model(
     model.names = {index: f"class{index}" for index in range(nc)}
     model.task = task
     with torch.no_grad():
+        for layer in model.modules() if random_norms else ():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight.uniform_(0.5, 1.5)
+                layer.bias.normal_(0.0, 0.2)
         model.train()
         for _ in range(8):  # statistics of the normalisation layers; untouched ones make activations vanish
             model(torch.rand(2, 3, 64, 64))

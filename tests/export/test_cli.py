@@ -7,8 +7,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from edgeprune.errors import DeviceError, TargetError
 from edgeprune.export.cli import app
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.export.helpers import saved, stock_model
 
 
@@ -34,6 +36,74 @@ def test_export_simplify_and_quantize_write_beside_their_source(files):
     assert run(app, ["simplify", str(files / "x.onnx")]).exit_code == 0
     assert run(app, ["quantize", str(files / "x-simple.onnx"), "--precision", "fp16"]).exit_code == 0
     assert (files / "x-simple-fp16.onnx").is_file()
+
+
+PROFILE = """
+extends: cpu
+description: a classifier
+imgsz: 64
+accuracy: {split: test}
+measure: {threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def classes(files, shared):
+    """A dataset of three classes with a test split, and a profile that asks for it."""
+    images = sorted((shared / "data" / "bccd" / "images" / "val").glob("*.jpg"))
+    for number, split in enumerate(("train", "val", "test")):
+        for index in range(3):
+            folder = files / "d" / split / f"class{index}"
+            folder.mkdir(parents=True)
+            for image in images[number * 6 + index * 2 :][: 1 + number]:
+                (folder / image.name).symlink_to(image)
+    (files / "small.yaml").write_text(PROFILE)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime"), [("m.pt", "PyTorch"), ("m.onnx", "onnxruntime"), ("engine.onnx", "onnxruntime")]
+)
+def test_val_measures_any_form_as_a_profile_asks(name, runtime, classes):
+    if name == "engine.onnx":
+        OnnxRuntime().engine_from_onnx(classes / "m.onnx", classes / name)
+    given = [
+        "val",
+        str(classes / name),
+        "--data",
+        str(classes / "d"),
+        "--target",
+        str(classes / "small.yaml"),
+        "--json",
+    ]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert (found["runtime"], found["split"], found["images"], found["task"]) == (runtime, "test", 9, "classify")
+    assert set(found["per_class"]) == {"class0", "class1", "class2"}
+    other = json.loads(CliRunner().invoke(app, [*given, "--split", "val"]).output)
+    assert (other["split"], other["images"]) == ("val", 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        (["--target", "cpu", "--runtime", "cpu"], TargetError, "leave one out"),
+        (["--runtime", "gpu"], TargetError, "cpu, cuda, tensorrt"),
+        (["--target", "cpu"], TargetError, "64 × 64, not of 640"),
+        (["--target", "jetson-orin"], DeviceError, "next:"),
+    ],
+)
+def test_val_refuses_what_cannot_be_measured(options, error, says, classes):
+    result = CliRunner().invoke(app, ["val", str(classes / "m.onnx"), "--data", str(classes / "d"), *options])
+    assert isinstance(result.exception, error)
+    assert says in str(result.exception)
+
+
+def test_export_offers_every_form_of_the_output():
+    text = CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    for word in ("--dynamic", "--batch", "--opset", "--output-name", "end-to-end", "raw", "nms"):
+        assert word in text
 
 
 def test_help_imports_nothing_heavy():

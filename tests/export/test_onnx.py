@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
+from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.export.detections import Layout
 from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
 from edgeprune.export.onnx import describe, onnx_from_checkpoint
+from edgeprune.export.parity import compare
+from edgeprune.export.run import outputs_of_onnx
 from tests.export.helpers import saved, stock_model
+
+IMAGES = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,23 @@ def test_every_task_exports_with_named_outputs_and_metadata(task, outputs, tmp_p
     data = parsed_metadata(metadata_of(tmp_path / "m.onnx"))
     assert data["names"] == {0: "class0", 1: "class1", 2: "class2"}
     assert (data["task"], data["imgsz"], data["plan"]) == (task, [64, 64], "123")
+
+
+def test_outputs_get_the_names_that_are_asked(tmp_path):
+    pt = saved(stock_model("yolov8", "segment"), tmp_path / "m.pt")
+    onnx_from_checkpoint(pt, tmp_path / "a.onnx", imgsz=64)
+    info = onnx_from_checkpoint(pt, tmp_path / "b.onnx", imgsz=64, output_names=["boxes", "masks"])
+    assert [tensor.name for tensor in info.outputs] == ["boxes", "masks"]
+    found = compare(*(outputs_of_onnx(tmp_path / f"{name}.onnx", IMAGES) for name in "ab"), Layout("segment", "raw", 3))
+    assert found.max_abs == 0
+
+
+def test_a_pruned_checkpoint_says_by_which_plan(tmp_path):
+    model = stock_model("yolov8", "detect")
+    checkpoint.save(model, tmp_path / "m.pt", metadata={"plan": "the digest", "signature": "the widths"})
+    onnx_from_checkpoint(tmp_path / "m.pt", tmp_path / "m.onnx", imgsz=64)
+    told = metadata_of(tmp_path / "m.onnx")
+    assert (told["edgeprune_plan"], told["edgeprune_signature"]) == ("the digest", "the widths")
 
 
 def test_the_head_without_nms_is_the_default_where_there_is_one(dual, tmp_path):
@@ -104,6 +128,9 @@ def test_the_export_is_fp32(small, tmp_path):
         ({"imgsz": 64, "head": "best"}, "auto, end-to-end, raw, nms"),
         ({"imgsz": 64, "head": "end-to-end"}, "no end-to-end head"),
         ({"imgsz": 64, "head": "raw", "nms": True}, "contradict"),
+        ({"imgsz": 64, "head": "nms", "dynamic": True}, "give --batch N"),
+        ({"imgsz": 64, "output_names": ["boxes", "masks"]}, "has 1 outputs"),
+        ({"imgsz": 64, "output_names": ["images"]}, "a name of its own"),
     ],
 )
 def test_arguments_the_exporter_would_bend_are_refused(small, tmp_path, arguments, says):

@@ -32,6 +32,27 @@ def test_the_other_heads_keep_parity(head, weights, exported, val_images):
     assert max(found.max_abs_box_px, found.max_abs_score) <= LIMIT
 
 
+@pytest.mark.parametrize(
+    ("family", "head", "batch"),
+    [
+        ("yolov8", "raw", 1),
+        ("yolov8", "nms", 4),
+        ("yolo26", "end-to-end", 1),
+        ("yolo26", "raw", 1),
+        ("yolo26", "nms", 4),
+    ],
+)
+def test_every_head_keeps_parity_in_a_graph_of_free_size(family, head, batch, weights, val_images, tmp_path):
+    free = tmp_path / "free.onnx"
+    info = onnx_from_checkpoint(weights(family), free, imgsz=320, head=head, dynamic=True, batch=batch)
+    assert (info.dynamic, info.head) == (True, head)
+    for imgsz, count in ((320, 3), (256, 1)):
+        found = parity(weights(family), free, val_images[:count], imgsz=imgsz)
+        assert max(found.max_abs_box_px, found.max_abs_score) <= LIMIT
+        assert found.detections_reference > 5 * count
+        assert found.detections_agreement == 1.0
+
+
 @pytest.mark.parametrize("family", ["yolov8", "yolo26"])
 @pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
 def test_every_task_keeps_parity(family, task, tmp_path, val_images):

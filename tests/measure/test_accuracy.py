@@ -75,6 +75,21 @@ def test_a_fixed_batch_and_a_free_one_score_the_same(v8, bccd, tmp_path):
     assert accuracy(tmp_path / "free.onnx", data=bccd, imgsz=320, batch=4).map50_95 == pytest.approx(alone, abs=1e-4)
 
 
+def test_a_free_batch_with_nms_inside_leaves_no_image_out(v8, bccd, tmp_path):
+    onnx_from_checkpoint(v8[0], tmp_path / "nms.onnx", imgsz=320, dynamic=True, head="nms", batch=2)
+    pair, more = (accuracy(tmp_path / "nms.onnx", data=bccd, imgsz=320, batch=batch).map50_95 for batch in (2, 5))
+    assert pair == pytest.approx(more, abs=1e-4)
+    assert pair > 0.35  # detections under a score of 0.25 are not in it
+
+
+def test_an_engine_takes_its_metadata_from_the_onnx_file_beside_it(v8, bccd, tmp_path):
+    (tmp_path / "model.engine").write_bytes(v8[1].read_bytes())
+    with pytest.raises(DataError, match="give metadata"):
+        accuracy(tmp_path / "model.engine", data=bccd, runtime=OnnxRuntime())
+    (tmp_path / "model.onnx").write_bytes(v8[1].read_bytes())
+    assert accuracy(tmp_path / "model.engine", data=bccd, runtime=OnnxRuntime()).map50_95 > 0.4
+
+
 def test_nothing_is_written_where_the_user_works(v8, bccd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     accuracy(v8[1], data=bccd)

@@ -1,0 +1,64 @@
+"""Which head a target gets: INT8 for TensorRT 10.3 takes the raw one, since top-k inside cannot be built there."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprune.errors import TargetError
+from edgeprune.export.onnx import describe
+from edgeprune.stages import compiling, engine
+from edgeprune.target import load_target
+from tests.export.helpers import saved, stock_model
+
+JETSON = """
+extends: jetson-orin-nano
+description: a board
+imgsz: 64
+precision: PRECISION
+device: {tensorrt: "RANGE"}
+calibration: {images: 16, method: minmax}
+"""
+
+
+@pytest.mark.parametrize(
+    ("precision", "versions", "head"),
+    [
+        ("int8", ">=10.3,<12", "raw"),
+        ("int8-fp16", "==10.3.*", "raw"),
+        ("int8", ">=10.16", "end-to-end"),
+        ("fp16", ">=10.3,<12", "end-to-end"),
+    ],
+)
+def test_a_model_with_two_heads_ships_the_one_that_the_target_can_build(precision, versions, head, context, tmp_path):
+    model = stock_model("yolo26", "detect")
+    model.names = {0: "RBC", 1: "WBC", 2: "Platelets"}
+    build = context(JETSON.replace("PRECISION", precision).replace("RANGE", versions))
+    (tmp_path / "out").mkdir()
+    files = compiling.compiled(build, saved(model, tmp_path / "m.pt"), tmp_path / "out")
+    onnx = files["onnx"][1]
+    assert describe(onnx).head == head
+    assert [finding for finding in engine._lint(build, onnx) or () if finding["severity"] == "error"] == []
+    measured = compiling.measured_accuracy(build, files)  # decoded outside where the graph does not
+    assert 0 <= measured["value"] <= 1
+
+
+@pytest.mark.parametrize("export", ["{nms: true}", "{head: end-to-end}"])
+def test_what_cannot_be_built_is_refused_with_the_profile(export, tmp_path):
+    path = tmp_path / "board.yaml"
+    path.write_text(JETSON.replace("PRECISION", "int8").replace("RANGE", ">=10.3") + f"export: {export}\n")
+    with pytest.raises(TargetError, match="cannot build INT8 with top-k or NMS"):
+        load_target(path)
+    path.write_text(path.read_text().replace(">=10.3", ">=10.4"))
+    assert load_target(path).exported_head in {"nms", "end-to-end"}
+
+
+def test_a_cpu_knows_no_tensorrt():
+    target = load_target("cpu").model_copy(update={"precision": "int8"})
+    assert (target.oldest_tensorrt, target.exported_head) == (None, "auto")
+
+
+def test_a_range_that_is_no_range_is_refused(tmp_path):
+    path = tmp_path / "board.yaml"
+    path.write_text(JETSON.replace("PRECISION", "int8").replace("RANGE", "ten"))
+    with pytest.raises(TargetError, match="not a version specifier"):
+        load_target(path)

@@ -1,0 +1,126 @@
+"""quantize measures what its precision costs, and returns layers to float where that is too much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgeprune
+from edgeprune.errors import DataError
+from edgeprune.export.graph import load_graph, metadata_of
+from edgeprune.export.mixed import FLOAT_LAYERS_KEY, quantized_layers
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.precision import precision_of
+from edgeprune.export.simplify import simplified_onnx
+from edgeprune.measure.accuracy import accuracy
+from edgeprune.stages import quantize
+from edgeprune.stages.base import Output
+from edgeprune.workspace import Record
+
+# Ranges of the 99th percentile cut off what carries most of a signal: INT8 as it must not ship.
+HARD = """
+extends: cpu
+description: INT8 that loses too much
+imgsz: 192
+precision: int8
+calibration: {images: 16, method: percentile, percentile: 99}
+measure: {warmup_s: 0.05, rounds: 4, per_round: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(shared, tmp_path_factory) -> Path:
+    """A trained YOLOv8n as the simplify stage leaves it."""
+    path = tmp_path_factory.mktemp("plain") / "model.onnx"
+    onnx_from_checkpoint(shared / "weights" / "bccd-yolov8n-320.pt", path, imgsz=192)
+    simplified_onnx(path, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reached(plain, bccd) -> float:
+    """Accuracy of the FP32 graph, which stands for the unpruned model's too."""
+    return accuracy(plain, data=bccd).map50_95
+
+
+def quantized(context: Any, folder: Path) -> Output:
+    folder.mkdir()
+    return quantize.STAGE.run(context, folder, context.workspace)
+
+
+def rows(context: Any, output: Output) -> dict[str, Any]:
+    record = Record(context.workspace, Path(), {}, output.facts, 0.0, "")
+    return {gate.metric: gate for gate in quantize.STAGE.judge(context, record).gates}
+
+
+def records(plain: Path, value: float) -> dict[str, Any]:
+    return {"simplify": ({"onnx": plain}, {}), "baseline": ({}, {"accuracy": {"value": value}})}
+
+
+def test_a_hard_case_is_rescued_and_the_table_names_the_layers(context, plain, reached, bccd, tmp_path):
+    off = quantized(context(f"{HARD}mixed_precision: false\n", records(plain, reached)), tmp_path / "off")
+    before = off.facts["fallback"]["accuracy"]
+    assert "off in the profile" in off.facts["fallback"]["why"]
+    assert off.facts["fallback"]["mixed"] is None
+    assert FLOAT_LAYERS_KEY not in metadata_of(off.artifacts["onnx"][1])
+    assert reached - before > 0.03
+
+    allowed = (reached - before) / 2
+    build = context(f"{HARD}accuracy: {{max_map_drop: {allowed}}}\n", records(plain, reached))
+    output = quantized(build, tmp_path / "out")
+    found = output.facts["fallback"]
+    mixed = found["mixed"]
+    assert found["accuracy"] == pytest.approx(before)
+    assert mixed["accuracy_after"] >= reached - allowed
+    assert mixed["reached"]
+    assert 0 < len(mixed["layers"]) < mixed["layers_low"]
+    assert mixed["latency_after_ms"] > 0
+    shipped = output.artifacts["onnx"][1]
+    assert accuracy(shipped, data=bccd).map50_95 == pytest.approx(mixed["accuracy_after"], abs=5e-3)
+    assert precision_of(shipped) == "int8"
+    assert set(quantized_layers(load_graph(shipped))).isdisjoint(mixed["layers"])
+    assert metadata_of(shipped)[FLOAT_LAYERS_KEY].split(", ") == list(mixed["layers"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]  # no trial is left
+
+    table = rows(build, output)
+    assert all(name in table["layers back in float"].reason for name in mixed["layers"])
+    assert "latency" in table["layers back in float"].reason
+    assert table["layers back in float"].value == len(mixed["layers"])
+    assert table["mAP50-95 in int8"].value == pytest.approx(found["accuracy"])
+    assert table["calibration images"].reason == "warning: INT8 was calibrated on 16 images; 64 or more are advised"
+    assert any("calibrated on 16 images" in line for line in build.reporter.lines)
+    assert any("missed the accuracy floor" in line for line in build.reporter.lines)
+
+
+def test_nothing_is_searched_where_float_itself_is_too_bad(context, plain, reached, tmp_path):
+    build = context(HARD, records(plain, reached + 0.5))
+    output = quantized(build, tmp_path / "out")
+    assert output.facts["fallback"]["mixed"] is None
+    assert "precision is not what costs" in rows(build, output)["mAP50-95 in int8"].reason
+
+
+def test_a_precision_that_costs_little_is_left_alone(context, plain, reached, tmp_path):
+    build = context(HARD.replace("precision: int8", "precision: fp16"), records(plain, reached))
+    output = quantized(build, tmp_path / "out")
+    assert output.facts["fallback"]["why"] == "it reaches the floor"
+    assert "layers back in float" not in rows(build, output)
+    assert "calibration images" not in rows(build, output)
+
+
+def test_too_few_images_to_calibrate_on_are_refused_before_anything_is_written(shared, bccd, tmp_path):
+    (tmp_path / "int8.yaml").write_text(HARD)
+    images = tmp_path / "d" / "images" / "train"
+    images.mkdir(parents=True)
+    labels = tmp_path / "d" / "labels" / "train"
+    labels.mkdir(parents=True)
+    for image in bccd.images("train")[:15]:
+        (images / image.name).symlink_to(image.resolve())
+        (labels / f"{image.stem}.txt").write_text((bccd.root / "labels/train" / f"{image.stem}.txt").read_text())
+    names = dict(bccd.names)
+    (tmp_path / "d" / "data.yaml").write_text(f"train: images/train\nval: images/train\nnames: {names}\n")
+    weights = shared / "weights" / "bccd-yolov8n-320.pt"
+    with pytest.raises(DataError, match="got 15 images; at least 16"):
+        edgeprune.build(tmp_path / "int8.yaml", weights, tmp_path / "d" / "data.yaml", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
