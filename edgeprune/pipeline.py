@@ -386,11 +386,9 @@ def _command(
 def _next_command(profile: Target, remedy: str, root: Path, argv: Sequence[str]) -> str:
     if profile.device.kind == "jetson":
         # Engines belong to the board that they were built on; nothing of it can be prepared elsewhere.
-        return (
-            f"scp -r {shlex.quote(str(root / 'bundle'))} USER@BOARD: && ssh USER@BOARD "
-            "'cd bundle && /usr/src/tensorrt/bin/trtexec --onnx=model.onnx --saveEngine=model.engine --stronglyTyped "
-            "--useCudaGraph --noDataTransfers --useSpinWait --warmUp=1000 --duration=10 --exportTimes=times.json'"
-        )
+        lines = [shlex.join(line) for line in bundle.trtexec_lines(profile.model_dump(mode="json"))]
+        there = shlex.quote(" && ".join(["cd bundle", *lines]))
+        return f"scp -r {shlex.quote(str(root / 'bundle'))} USER@BOARD: && ssh USER@BOARD {there}"
     return f"{remedy} && {shlex.join(argv)}" if remedy else shlex.join(argv)
 
 
