@@ -231,7 +231,8 @@ class Measuring(_Part):
     copies: bool = True
     """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time."""
     cuda_graph: bool = False
-    """On a GPU: capture an inference once and replay it, where the engine can be captured; the measurement says."""
+    """Capture an inference once and replay it, where the engine can be captured (runtimes ``tensorrt`` and
+    ``trtexec``); the measurement says whether it was so."""
     retries: Annotated[int, Field(ge=0, le=20)] = 2
     """How often an INCONCLUSIVE gate is measured again, with twice the samples each time."""
 
@@ -308,6 +309,10 @@ class Target(_Part):
             raise ValueError(f"device: dla_core needs the runtime tensorrt or trtexec; seen: {self.runtime}")
         if self.measure.cuda_graph and self.device.kind == "cpu":
             raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
+        if self.measure.cuda_graph and self.runtime.startswith("onnxruntime"):
+            raise ValueError(f"measure: cuda_graph needs the runtime tensorrt or trtexec; seen: {self.runtime}")
+        if self.runtime == "onnxruntime-tensorrt-rtx" and not self.measure.copies:
+            raise ValueError("measure: copies must be true for onnxruntime-tensorrt-rtx, which is timed with them only")
         if self.measure.cuda_graph and core is not None:
             raise ValueError("measure: cuda_graph and device.dla_core exclude each other; a DLA cannot be captured")
         if self.budget.scope == "end_to_end":
@@ -338,7 +343,7 @@ class Target(_Part):
     @property
     def oldest_tensorrt(self) -> str | None:
         """Oldest TensorRT release in the device's range; None for a runtime without TensorRT."""
-        if not self.runtime.endswith(("tensorrt", "trtexec")):
+        if "tensorrt" not in self.runtime and self.runtime != "trtexec":
             return None
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
         from packaging.version import Version

@@ -77,6 +77,30 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("extends: cpu\nmeasure: {cuda_graph: true}", "cuda_graph needs an NVIDIA GPU"),
+        ("extends: desktop-cuda\nmeasure: {cuda_graph: true}", "cuda_graph needs the runtime tensorrt or trtexec"),
+        ("extends: jetson-orin\ndevice: {dla_core: 0}", "not one of the board's 0 DLA cores"),
+        ("extends: jetson-orin-nx\ndevice: {dla_core: 2}", "less than or equal to 1"),
+        ("extends: jetson-orin-nx\ndevice: {dla_core: 0}", "exclude each other"),
+        ("extends: desktop-cuda\nruntime: onnxruntime-tensorrt-rtx\nmeasure: {copies: false}", "copies must be true"),
+    ],
+)
+def test_graphs_copies_and_dla_cores_that_cannot_be_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(TargetError, match=words):
+        load_target(tmp_path / "mine.yaml")
+
+
+def test_a_dla_core_and_a_graph_each_alone_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: jetson-orin-nx\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}")
+    assert load_target(tmp_path / "mine.yaml").device.dla_core == 1
+    orin = load_target("jetson-orin").measure
+    assert orin.cuda_graph and not orin.copies and load_target("cpu").measure.copies
+
+
 def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b")
     (tmp_path / "b.yaml").write_text("extends: a")

@@ -6,7 +6,7 @@ from edgeprune.devices.base import Device
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.base import Runtime
 
-NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "trtexec")
+NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec")
 
 
 def runtime(name: str, device: Device | None = None, *, dla_core: int | None = None) -> Runtime:
@@ -31,6 +31,7 @@ def runtime(name: str, device: Device | None = None, *, dla_core: int | None = N
         "onnxruntime": lambda: OnnxRuntime("cpu"),
         "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
+        "onnxruntime-tensorrt-rtx": lambda: OnnxRuntime("tensorrt-rtx"),
         "tensorrt": lambda: TensorRt(dla_core=dla_core),
         "trtexec": lambda: TrtExec(device or local(), dla_core=dla_core),
     }

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import gc
+import importlib
 import json
 import os
 import platform
@@ -43,6 +44,11 @@ TYPES = {
 }
 
 
+# a provider that is a package of its own, with the module that says where its library lies
+PLUGINS = {"NvTensorRTRTXExecutionProvider": "onnxruntime_ep_nv_tensorrt_rtx"}
+HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "QLinearConv", "QLinearMatMul"}
+
+
 class JobError(Exception):
     """A job that cannot be done, for a reason that the caller's user can act on."""
 
@@ -58,7 +64,7 @@ def open_session(path, provider="CPUExecutionProvider", threads=1, provider_opti
     """
     import onnxruntime as ort
 
-    if provider not in ort.get_available_providers():
+    if provider not in PLUGINS and provider not in ort.get_available_providers():
         raise JobError(
             "device", f"this ONNX Runtime has no {provider}, only {', '.join(ort.get_available_providers())}"
         )
@@ -73,11 +79,17 @@ def open_session(path, provider="CPUExecutionProvider", threads=1, provider_opti
     if profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN from pip packages are not on the loader's path
+    if provider != "CPUExecutionProvider":
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN from pip packages are not on the loader's path
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = [(provider, provider_options or {})]
     if provider == "TensorrtExecutionProvider":
         providers.append(("CUDAExecutionProvider", {}))
+    if provider in PLUGINS:
+        texts = {key: str(value) for key, value in (provider_options or {}).items()}
+        options.add_provider_for_devices(plugin_devices(provider)[:1], texts)
+        providers = None  # the options name the device
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions have no common public base
@@ -89,7 +101,46 @@ def open_session(path, provider="CPUExecutionProvider", threads=1, provider_opti
             "device",
             f"{provider} did not load, ONNX Runtime fell back to {session.get_providers()[0]}: libraries are missing",
         )
+    refuse_fallback(provider, placements(session) if provider != "CPUExecutionProvider" else {})
     return session
+
+
+def plugin_devices(provider):
+    """The devices of a provider that comes as a plugin package; registers it once a process."""
+    import onnxruntime as ort
+
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise JobError("device", f"onnxruntime {ort.__version__} takes no plugins; 1.24 or newer does")
+    plugin = importlib.import_module(PLUGINS[provider])
+    found = [one for one in ort.get_ep_devices() if one.ep_name == provider]
+    if not found:
+        try:
+            ort.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+        except Exception as error:  # ONNX Runtime's own exceptions have no common public base
+            raise JobError("device", f"{provider} does not load: {first_line(error)}") from error
+        found = [one for one in ort.get_ep_devices() if one.ep_name == provider]
+    if not found:
+        raise JobError("device", f"{provider} finds no GPU that it can use")
+    return found
+
+
+def placements(session):
+    """Provider to the types of the nodes that it was given; empty where ONNX Runtime cannot tell (before 1.24)."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    placed = {}
+    for part in session.get_provider_graph_assignment_info():
+        placed.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    return placed
+
+
+def refuse_fallback(provider, placed):
+    """A provider that loads may still leave the work to the CPU without a word; shapes may go there, arithmetic not."""
+    left = [op for op in placed.get("CPUExecutionProvider", ()) if op in HEAVY]
+    if left:
+        raise JobError("device", f"{provider} left {len(left)} of the model's {left[0]} and the like to the CPU")
+    if placed and not placed.get(provider):
+        raise JobError("device", f"{provider} took no node of the model, {' and '.join(sorted(placed))} took all")
 
 
 def first_line(error):
@@ -156,6 +207,8 @@ def runner(session, inputs, device, copies):
         return lambda: run(names, inputs)
     import onnxruntime as ort
 
+    if session.get_providers()[0] in PLUGINS:
+        raise JobError("device", "a plugin provider is timed with copies only; set measure.copies: true")
     binding = session.io_binding()
     for name, values in inputs.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, device, 0))
@@ -177,7 +230,8 @@ class Timed:
         self.run = self.prepared(session, device, job)
         self.run()
         self.memory_rise = resident("VmHWM") - before
-        self.told = {}
+        placed = placements(session) if job["provider"] != "CPUExecutionProvider" else {}
+        self.told = {"nodes": {name: len(ops) for name, ops in placed.items()}}
         self.reset()
 
     def reset(self):

@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the runtime seam: the CPU, CUDA and TensorRT providers.
+"""ONNX Runtime behind the runtime seam: the CPU, CUDA and TensorRT providers, and TensorRT-RTX as a plugin.
 
 An engine of this runtime is the graph as ONNX Runtime optimised it for this machine, still an ONNX file. Names, stride,
 task and image size (``metadata_props``) stay in it, so that it can be decoded without the model it came from.
@@ -25,6 +25,7 @@ from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
+from edgeprune.runtimes.engine_file import timing_cache_for
 from edgeprune.runtimes.onnx_facts import read_model, require_precision
 from edgeprune.runtimes.worker import BENCH_WORKER, END_TO_END_WORKER, rounds_told, run_worker
 
@@ -32,7 +33,11 @@ PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
+COMPILING = (PROVIDERS["tensorrt"], PROVIDERS["tensorrt-rtx"])  # they compile when they load: the engine is the graph
+NO_GPU = ("nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi")
+RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
 IDENTIFYING = ("name", "compute_cap", "driver_version")
 LEAST_CPU_SHARE = 0.9
@@ -43,7 +48,7 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime with one execution provider, on this machine.
 
     Args:
-        provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        provider: ``cpu``, ``cuda``, ``tensorrt`` or ``tensorrt-rtx``.
 
     Raises:
         TargetError: another provider.
@@ -58,7 +63,7 @@ class OnnxRuntime(Runtime):
     def availability(self) -> Availability:
         """Whether the package and the provider are here; loads ONNX Runtime only when exactly one package is."""
         wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-        cpu_only = self.provider == PROVIDERS["cpu"]
+        cpu_only = self.provider in (PROVIDERS["cpu"], PROVIDERS["tensorrt-rtx"])  # a plugin needs no other package
         if len(wheels) == 2:
             keep = "onnxruntime" if cpu_only else "onnxruntime-gpu"
             return Availability(
@@ -81,13 +86,13 @@ class OnnxRuntime(Runtime):
                 "pip install --force-reinstall " + (wheels[0] if wheels else "onnxruntime"),
             )
 
+        if self.provider == PROVIDERS["tensorrt-rtx"]:
+            return _rtx_availability(ort)
         here = ort.get_available_providers()
         if self.provider not in here:
             return Availability(False, f"onnxruntime {ort.__version__} has no {self.provider}", REPLACE_BY_GPU)
         if not cpu_only and not gpus():
-            return Availability(
-                False, "nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi"
-            )
+            return Availability(False, *NO_GPU)
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
 
     def identity(self) -> dict[str, str]:
@@ -96,6 +101,8 @@ class OnnxRuntime(Runtime):
         import onnxruntime as ort
 
         found = {**cpu_identity(), "runtime": f"onnxruntime {ort.__version__}", "provider": self.provider}
+        if self.provider == PROVIDERS["tensorrt-rtx"]:
+            found["plugin"] = f"{RTX_PACKAGE} {metadata.version(RTX_PACKAGE)}"
         if self.provider != PROVIDERS["cpu"]:
             found["gpu"] = "; ".join(" ".join(gpu[key] for key in IDENTIFYING) for gpu in gpus())
         return found
@@ -104,7 +111,7 @@ class OnnxRuntime(Runtime):
         """Write the graph as ONNX Runtime optimises it for this machine.
 
         Precision is the graph's own: ``fp16`` and ``int8`` are refused when ``onnx`` does not hold them. The TensorRT
-        provider compiles when it loads, so its engine is the checked ONNX file itself.
+        providers compile when they load, so their engine is the checked ONNX file itself.
 
         Raises:
             DataError: ``onnx`` cannot be read.
@@ -116,7 +123,7 @@ class OnnxRuntime(Runtime):
         wanted = {entry.key: entry.value for entry in proto.metadata_props}
         partial = engine.with_name(f".{engine.name}.{uuid.uuid4().hex[:8]}.onnx")
         try:
-            if self.provider != PROVIDERS["tensorrt"]:
+            if self.provider not in COMPILING:
                 self._optimise(onnx, partial)
                 proto = read_model(partial)
             found = {entry.key: entry.value for entry in proto.metadata_props}
@@ -147,7 +154,7 @@ class OnnxRuntime(Runtime):
         """Load a model in this process. An engine built for another machine is refused (``DeviceError``)."""
         self._require()
         try:
-            loaded = OrtSession(open_session(Path(model), self.provider, threads))
+            loaded = OrtSession(open_session(Path(model), self.provider, threads, self._options()))
         except JobError as error:
             raise _mapped(error) from error
         self._refuse_foreign(Path(model), loaded.metadata.get(ENGINE_KEY))
@@ -190,6 +197,8 @@ class OnnxRuntime(Runtime):
                     "per_round": settings.per_round,
                     "launches": least,
                     "copies": settings.copies,
+                    "cuda_graph": False,
+                    "nodes": row["nodes"],
                     "model": Path(path).name,
                     "models_in_run": len(models),
                     "warm": all(row["warm"] for row in kept),
@@ -305,8 +314,15 @@ class OnnxRuntime(Runtime):
             "task": task,
             "models": [str(Path(model).resolve()) for model in models],
             "provider": self.provider,
+            "provider_options": self._options(),
             "threads": threads,
         }
+
+    def _options(self) -> dict[str, str]:
+        """What a provider compiles when it loads is kept for each device identity, so that it compiles once."""
+        if self.provider != PROVIDERS["tensorrt-rtx"]:
+            return {}
+        return {"nv_runtime_cache_path": str(timing_cache_for(self.identity()).with_suffix(".rtx"))}
 
     def _require(self) -> None:
         if not (found := self.availability()).ok:
@@ -346,6 +362,33 @@ def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
 
 def _mapped(error: JobError) -> DataError | DeviceError:
     return DataError(str(error)) if error.kind == "data" else DeviceError(str(error))
+
+
+def _rtx_availability(ort: Any) -> Availability:
+    """Whether the plugin, an ONNX Runtime that takes plugins and a card that it serves are here."""
+    if not _installed(RTX_PACKAGE):
+        return Availability(False, f"{RTX_PACKAGE} is not installed", f"pip install {RTX_PACKAGE}")
+    if not hasattr(ort, "register_execution_provider_library"):
+        seen = f"onnxruntime {ort.__version__} takes no plugins"
+        return Availability(False, seen, 'pip install --upgrade "onnxruntime>=1.24"')
+    if not (found := gpus()):
+        return Availability(
+            False, "nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi"
+        )
+    serves = [gpu for gpu in found if gpu["compute_cap"] in ("8.6", "8.9") or _major(gpu["compute_cap"]) >= 12]
+    if not serves:
+        seen = ", ".join(f"{gpu['name']} ({gpu['compute_cap']})" for gpu in found)
+        return Availability(
+            False,
+            f"TensorRT-RTX serves desktop RTX cards of compute capability 8.6, 8.9, 12.0 and newer; seen: {seen}",
+            "set the target's runtime to onnxruntime-cuda or tensorrt",
+        )
+    return Availability(True, f"onnxruntime {ort.__version__}, {RTX_PACKAGE} {metadata.version(RTX_PACKAGE)}")
+
+
+def _major(capability: str) -> int:
+    whole = capability.partition(".")[0]
+    return int(whole) if whole.isdigit() else 0
 
 
 def _installed(name: str) -> bool:

@@ -223,6 +223,7 @@ class TensorRt(Runtime):
         return run_worker(self._job("memory", [model]), module=WORKER)
 
     def _job(self, task: str, models: Sequence[Path]) -> dict[str, Any]:
+        self._require()
         if not models:
             raise TargetError("no model to measure; give at least one engine")
         known = {str(Path(model).resolve()): self._known(model) for model in models}

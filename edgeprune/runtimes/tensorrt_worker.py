@@ -8,6 +8,8 @@ dla_core`` and writes the engine and the cache; the others take ``models``, and 
 ``dla_core`` by model; ``latency`` also ``copies, cuda_graph, seed, warmup_s, rounds, per_round, time_limit_s``.
 """
 
+# pyright: reportAttributeAccessIssue=error, reportMissingImports=error
+# elsewhere these are warnings, because of torch; here a name that TensorRT does not have must fail `make check`
 from __future__ import annotations
 
 import platform

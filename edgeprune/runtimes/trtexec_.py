@@ -148,6 +148,7 @@ class TrtExec(Runtime):
 
         ``settings.threads``, ``seed`` and ``cpus`` have no meaning here: trtexec fills the inputs itself.
         """
+        self._program()
         if not models:
             raise TargetError("no model to measure; give at least one ONNX file or engine")
         paths = [self._checked(model) for model in models]
@@ -230,6 +231,7 @@ class TrtExec(Runtime):
         return self._found
 
     def _checked(self, model: Path) -> Path:
+        self._program()  # whether it can be used at all is the first thing to say
         model = Path(model)
         if not model.is_file():
             raise DataError(f"{model}: no such file")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgeprune.artifact import sha256_of
 from edgeprune.gate import Gate, at_most
+from edgeprune.runtimes.engine_file import facts_path
+from edgeprune.runtimes.trtexec_argv import build_argv, time_argv
 from edgeprune.stages.base import Context
 from edgeprune.stages.engine import final_onnx
 
@@ -49,8 +53,37 @@ def files(context: Context) -> dict[str, Path]:
         "plan.json": context.records["prune"].path("plan"),
     }
     if "engine" in context.records["engine"].artifacts:
-        chosen["engine.onnx"] = context.records["engine"].path("engine")
+        engine = context.records["engine"].path("engine")
+        chosen[f"engine{engine.suffix}"] = engine
+        if (facts := facts_path(engine)).is_file():
+            chosen[f"engine{engine.suffix}.json"] = facts
     return chosen
+
+
+def trtexec_lines(target: Mapping[str, Any]) -> list[list[str]]:
+    """The lines to type on a board: build the engine of ``model.onnx``, then time it as the profile says.
+
+    They are those of TensorRT 10.3, which every later version to 11.1 takes too.
+    """
+    version = (10, 3, 0)
+    device, measure = target["device"], target["measure"]
+    engine, core = "model.engine", device.get("dla_core")
+    side = target["imgsz"]
+    shapes = {"images": (target["batch"], 3, side, side)} if target["export"]["dynamic"] else None
+    return [
+        build_argv(version, onnx="model.onnx", engine=engine, layer_info="layers.json", shapes=shapes, dla_core=core),
+        time_argv(
+            version,
+            engine=engine,
+            times="times.json",
+            copies=measure["copies"],
+            cuda_graph=measure["cuda_graph"],
+            iterations=measure["rounds"] * measure["per_round"],
+            warmup_ms=round(1000 * measure["warmup_s"]),
+            shapes=shapes,
+            dla_core=core,
+        ),
+    ]
 
 
 def digests(chosen: Mapping[str, Path]) -> dict[str, str]:
@@ -84,6 +117,7 @@ def readme(record: dict) -> str:
 
     target = record["target"]
     size = target["imgsz"]
+    plan = "engine.engine" in record["bundle"]
     engine = "engine.onnx" in record["bundle"]
     text = f"""# {target["name"]}: {record["verdict"]}
 
@@ -96,6 +130,10 @@ def readme(record: dict) -> str:
 """
     if engine:
         text += "| `engine.onnx` | the graph as ONNX Runtime optimised it for the machine that built it |\n"
+    if plan:
+        text += """| `engine.engine` | TensorRT's plan: for the board and the TensorRT version that built it, no other |
+| `engine.engine.json` | which those are, the engine's layers and their number formats |
+"""
     text += """| `labels.txt` | class names, one a line |
 | `plan.json` | the width that every layer kept |
 | `build.json` | target, gates, raw measurements, versions, digests |
@@ -138,6 +176,9 @@ sh run-on-device.sh                     # on the board, in the copied folder: bu
 edgeprune import-results results.tar    # back here: judges the gates and updates this record
 ```
 """
+    if target["runtime"] in ("tensorrt", "trtexec"):
+        lines = "\n".join(shlex.join(line) for line in trtexec_lines(target))
+        text += f"\nOn the board, in this folder:\n\n```\n{lines}\n```\n"
     if record["next_command"]:
         text += f"\n## Still to do\n\n```\n{record['next_command']}\n```\n"
     return f"{text}\n## Verdict\n\n{verdict_markdown(record['gates'])}\n"

@@ -1,8 +1,9 @@
 """A stand-in for trtexec: it knows the options of its version, refuses the others as the real one does, and writes its
 formats.
 
-It computes nothing. An engine is a JSON file; its time follows from the size of the ONNX file, its outputs are twice
-its inputs. Whatever is measured with it is a test's own and never a result.
+It computes nothing, unless it is told to (``computes``): then ONNX Runtime gives the outputs. An engine is a JSON file;
+its time follows from the size of the ONNX file, its outputs are twice its inputs. Whatever is measured with it is a
+test's own and never a result.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def install(folder: Path, version: tuple[int, int, int] = (10, 3, 0), **ways: An
     program = folder / "trtexec"
     root = Path(__file__).parents[2]
     given = {"version": version, "calls": str(folder / "calls.jsonl"), **ways}
+    bare = "" if ways.get("computes") else " -S"  # a quick start, without the packages
     program.write_text(
-        f"#!{sys.executable} -S\nimport sys\nsys.path.insert(0, {str(root)!r})\n"
+        f"#!{sys.executable}{bare}\nimport sys\nsys.path.insert(0, {str(root)!r})\n"
         f"from tests.runtimes.fake_trtexec import main\nsys.exit(main(sys.argv, **{given!r}))\n"
     )
     program.chmod(0o755)
@@ -56,6 +58,7 @@ def main(
     captures: bool = True,
     samples_lost: int = 0,
     dla: bool = False,
+    computes: bool = False,
 ) -> int:
     """Act as trtexec.
 
@@ -69,6 +72,7 @@ def main(
         captures: whether CUDA graphs can be captured.
         samples_lost: samples that are missing from the times.
         dla: whether a DLA takes a part of the network.
+        computes: whether engines hold their graph and outputs are its own.
     """
     given = {name: value for name, _, value in (word.partition("=") for word in argv[1:])}
     with Path(calls).open("a") as file:
@@ -87,7 +91,7 @@ def main(
         if log:
             print(log, file=sys.stderr)
             return 1
-        return _build(version, given, precision, dla)
+        return _build(version, given, precision, dla, computes)
     try:
         engine = json.loads(Path(given["--loadEngine"]).read_text())
     except (ValueError, OSError):
@@ -127,7 +131,7 @@ def _settings(version: tuple[int, int, int], given: dict[str, str]) -> dict[str,
     return {**found, "one_at_a_time": "--exposeDMA" in given}
 
 
-def _build(version: tuple[int, int, int], given: dict[str, str], precision: str, dla: bool) -> int:
+def _build(version: tuple[int, int, int], given: dict[str, str], precision: str, dla: bool, computes: bool) -> int:
     onnx = Path(given["--onnx"]).read_bytes()
     strong = version[0] >= 11 or "--stronglyTyped" in given
     on_dla = dla and "--useDLACore" in given
@@ -137,6 +141,7 @@ def _build(version: tuple[int, int, int], given: dict[str, str], precision: str,
         "precision": precision if strong else "fp32",
         "ms": 1 + len(onnx) / 1000,
         "dla": on_dla,
+        "onnx": onnx.hex() if computes else "",
     }
     if given["--saveEngine"]:
         Path(given["--saveEngine"]).write_text(json.dumps(engine))
@@ -163,7 +168,24 @@ def _inference(
     if "--exportProfile" in given:
         rows = [(name, engine["ms"] / len(LAYERS)) for name, *_ in LAYERS]
         Path(given["--exportProfile"]).write_text(profile_json(rows, runs=count))
-    if "--exportOutput" in given:
+    if "--exportOutput" in given and engine["onnx"]:
+        Path(given["--exportOutput"]).write_text(outputs_json(_computed(given["--loadInputs"], engine["onnx"])))
+    elif "--exportOutput" in given:
         values = array.array("f", Path(given["--loadInputs"].rpartition(":")[2]).read_bytes())
         doubled = [2 * value for value in values]
         Path(given["--exportOutput"]).write_text(outputs_json({"output0": (f"1x{len(doubled)}", doubled)}))
+
+
+def _computed(listed: str, onnx: str) -> dict[str, tuple[str, list[float]]]:
+    import numpy as np
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(bytes.fromhex(onnx), options, providers=["CPUExecutionProvider"])
+    [taken] = session.get_inputs()
+    kind = np.float16 if "16" in taken.type else np.float32
+    values = np.fromfile(listed.rpartition(":")[2], kind).reshape(taken.shape)
+    found = session.run(None, {taken.name: values})
+    named = zip((one.name for one in session.get_outputs()), found, strict=True)
+    return {name: ("x".join(map(str, one.shape)), one.ravel().tolist()) for name, one in named}

@@ -246,7 +246,7 @@ def test_every_runtime_has_its_name_and_an_honest_answer() -> None:
 @pytest.mark.parametrize("name", ["tensorrt", "trtexec"])
 def test_tensorrt_refuses_with_the_next_step(name: str, tmp_path: Path) -> None:
     one = runtime(name)
-    for call in (one.identity, lambda: one.latency([], QUICK), lambda: one.session(tmp_path)):
+    for call in (one.identity, lambda: one.latency([], QUICK), lambda: one.session(tmp_path).__enter__()):
         with pytest.raises(DeviceError, match="next: "):
             call()
 

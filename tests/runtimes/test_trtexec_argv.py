@@ -15,6 +15,8 @@ from edgeprune.runtimes.trtexec_argv import (
     version_argv,
     version_from_banner,
 )
+from edgeprune.stages.bundle import trtexec_lines
+from edgeprune.target import load_target
 from tests.runtimes.trtexec_flags import VERSIONS, known_flags
 
 
@@ -153,3 +155,19 @@ def test_an_input_that_trtexec_would_split_is_refused():
             outputs_argv((10, 3, 0), engine="e", inputs={name: path}, outputs="o")
     line = outputs_argv((10, 3, 0), engine="e", inputs={"scope:images": "/tmp/x"}, outputs="o")
     assert "--loadInputs=scope:images:/tmp/x" in line  # trtexec splits at the last colon
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_what_the_bundle_says_to_type_is_taken_by_every_version(version, tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(
+        "extends: jetson-orin-nx\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}\nexport: {dynamic: true}"
+    )
+    for target in (load_target("jetson-orin"), load_target(profile)):
+        build, timing = trtexec_lines(target.model_dump(mode="json"))
+        assert names(build) | names(timing) <= known_flags(version)
+        assert {"--onnx=model.onnx", "--stronglyTyped", "--skipInference"} <= set(build)
+        assert {"--noDataTransfers", "--iterations=300", "--exportTimes=times.json"} <= set(timing)
+        dynamic = target.export.dynamic
+        assert ("--shapes=images:1x3x640x640" in build) == ("--shapes=images:1x3x640x640" in timing) == dynamic
+        assert ("--useDLACore=1" in build) == dynamic and ("--useCudaGraph" in timing) != dynamic
