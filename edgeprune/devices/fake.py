@@ -103,7 +103,7 @@ def fake_device(
         TargetError: no such board or trait.
     """
     board, *traits = text.split(",")
-    given = dict(trait.partition("=")[::2] for trait in traits)
+    given = {name: value for name, _, value in (trait.partition("=") for trait in traits)}
     unknown = sorted(set(given) - {"throttle", "no-sudo", "reboot", "drops", "mode", "tensorrt"})
     if board not in BOARDS or unknown or not given.get("drops", "1").isdigit():
         raise TargetError(

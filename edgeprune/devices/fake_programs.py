@@ -195,12 +195,12 @@ def infer(options, board, content, major):
         write_json(options["exportTimes"], rows)
     if options.get("exportProfile"):
         shares = [level * part for part in (0.4, 0.3, 0.2, 0.1)]
-        rows = [{"count": runs}]
+        rows = []
         for name, ms in zip(LAYERS, shares):
             rows.append(
                 {"name": name, "timeMs": ms * runs, "averageMs": ms, "medianMs": ms, "percentage": 100 * ms / level}
             )
-        write_json(options["exportProfile"], rows)
+        write_json(options["exportProfile"], [{"count": runs}] + rows)
     if options.get("exportOutput"):
         outputs(options, content)
 
