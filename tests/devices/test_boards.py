@@ -302,6 +302,15 @@ def test_what_counts_as_throttling(samples: list, after: dict, cooling: dict, lo
     assert why in found.get("throttled_why", "")
 
 
+def test_energy_is_told_where_power_was_sampled() -> None:
+    from edgeprune.stages.energy import energy_row
+
+    seen = {"telemetry": {"source": "tegrastats", "power_w_mean": 9.0}}
+    [row] = energy_row("engine", Measurement("latency", "ms", (2.0, 4.0), conditions=seen))
+    assert (row.value, row.unit, row.limit) == (27.0, "mJ", None)
+    assert energy_row("engine", Measurement("latency", "ms", (2.0, 4.0))) == []
+
+
 def test_nvidia_smi_lines() -> None:
     assert nvidia_smi_of("55, 123.45, 1980, 0x0000000000000020") == {
         "temperature_c": {"gpu": 55.0},
