@@ -153,6 +153,7 @@ def _judged(
 ) -> tuple[list[Gate], list[tuple[str, str, Measurement]]]:
     """Rows that take the place of the PENDING ones, and the measurements behind them."""
     from edgeprune.measure.statistics import value_of
+    from edgeprune.stages.energy import energy_row
     from edgeprune.stages.parity import agreement_gate
     from edgeprune.stages.precision import precision_gate
     from edgeprune.stages.timing import gate_of
@@ -165,6 +166,7 @@ def _judged(
         informs("baseline", f"latency {statistic}", value_of(before.values, statistic), "ms", "unpruned, measured"),
         *([] if target.budget.kind == "macs_speed_up" else [gate_of(target, "prune", before, after)]),
         gate_of(target, "engine", before, after),
+        *energy_row("engine", after),
         precision_gate("engine", _precision(folder, target), target.precision),
         accuracy_gate("engine", old["value"], new["value"], target.accuracy.max_map_drop, metric=new["metric"]),
         agreement_gate("engine", _agreement(folder, bundle / FOLDER, request)),

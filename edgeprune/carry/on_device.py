@@ -15,7 +15,7 @@ import sys
 import tarfile
 import zlib
 
-import agent
+import agent  # pyright: ignore[reportMissingImports]  it lies beside this file on the board
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = ("/usr/src/tensorrt/bin/trtexec", "trtexec", "/opt/tensorrt/bin/trtexec")

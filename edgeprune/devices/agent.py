@@ -878,7 +878,7 @@ def main(argv):
         elif verb == "run":
             run(rest[0])
         elif verb == "mkdir":
-            os.makedirs(rest[0], mode=0o700)
+            os.makedirs(rest[0], mode=0o700, exist_ok=True)  # asked again after a lost connection
             say()
         else:
             say(**verbs[verb](*rest))

@@ -103,7 +103,7 @@ def fake_device(
         TargetError: no such board or trait.
     """
     board, *traits = text.split(",")
-    given = dict(trait.partition("=")[::2] for trait in traits)
+    given = {name: value for name, _, value in (trait.partition("=") for trait in traits)}
     unknown = sorted(set(given) - {"throttle", "no-sudo", "reboot", "drops", "mode", "tensorrt"})
     if board not in BOARDS or unknown or not given.get("drops", "1").isdigit():
         raise TargetError(
@@ -195,10 +195,11 @@ def _furnish(root: Path, board: Board, traits: dict[str, str]) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for name in PROGRAMS:
-        folder = root / ("usr/src/tensorrt/bin" if name == "trtexec" else "bin")
-        folder.mkdir(parents=True, exist_ok=True)
-        script = folder / name
+    # JetPack keeps trtexec off the PATH; a program that is looked for by its absolute path is not below ``root``
+    places = [*(("bin", name) for name in PROGRAMS), ("usr/src/tensorrt/bin", "trtexec")]
+    for folder, name in places:
+        script = root / folder / name
+        script.parent.mkdir(parents=True, exist_ok=True)
         arguments = shlex.join([sys.executable, "-S", str(root / "fake.py"), name])
         script.write_text(f'#!/bin/sh\nexec {arguments} "$@"\n')
         script.chmod(0o755)

@@ -7,7 +7,6 @@ as NVIDIA's programs have them: nvpmodel, jetson_clocks, tegrastats (JetPack 6, 
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -136,16 +135,14 @@ def trtexec(argv):
         with open(options["onnx"], "rb") as file:
             content = file.read()
         with open(plan, "wb") as file:
-            file.write(b"scripted engine\n" + content)
+            file.write(b"scripted engine " + precision_of(options["onnx"]).encode() + b"\n" + content)
         if options.get("timingCacheFile"):
             with open(options["timingCacheFile"], "ab") as file:
                 file.write(b"scripted")
-    else:
-        with open(plan, "rb") as file:
-            content = file.read().partition(b"\n")[2]
-    half = b"FLOAT16" in content or len(re.findall(b"[Ff]p16|Half", content)) > 0
+    with open(plan, "rb") as file:
+        head, _, content = file.read().partition(b"\n")
     if options.get("exportLayerInfo"):
-        write_json(options["exportLayerInfo"], layer_info(major, "Half" if half or major < 12 else "Float"))
+        write_json(options["exportLayerInfo"], layer_info(major, head.decode().split()[-1]))
     if "skipInference" not in options:
         infer(options, board, content, major)
     print("&&&& PASSED TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
@@ -195,12 +192,12 @@ def infer(options, board, content, major):
         write_json(options["exportTimes"], rows)
     if options.get("exportProfile"):
         shares = [level * part for part in (0.4, 0.3, 0.2, 0.1)]
-        rows = [{"count": runs}]
+        rows = []
         for name, ms in zip(LAYERS, shares):
             rows.append(
                 {"name": name, "timeMs": ms * runs, "averageMs": ms, "medianMs": ms, "percentage": 100 * ms / level}
             )
-        write_json(options["exportProfile"], rows)
+        write_json(options["exportProfile"], [{"count": runs}] + rows)
     if options.get("exportOutput"):
         outputs(options, content)
 
@@ -223,14 +220,31 @@ def outputs(options, content):
     subprocess.check_call([python, "-c", code, options["loadEngine"], source, options["exportOutput"]])
 
 
-def layer_info(major, kind):
+def precision_of(onnx):
+    """The number format of a graph's weights, by the workstation's own reader."""
+    code = (
+        "import sys, onnx\n"
+        "g = onnx.load(sys.argv[1]).graph\n"
+        "q = any(n.op_type == 'DequantizeLinear' for n in g.node)\n"
+        "h = any(w.data_type == onnx.TensorProto.FLOAT16 for w in g.initializer)\n"
+        "print('int8' if q else 'fp16' if h else 'fp32')\n"
+    )
+    return subprocess.check_output([read("board.json")["python"], "-c", code, onnx]).decode().strip()
+
+
+def layer_info(major, precision):
+    texts = {
+        "fp32": ("Row major linear FP32", "Float"),
+        "fp16": ("Channel major FP16 format where channel % 8 == 0", "Half"),
+        "int8": ("Thirty-two wide channel vectorized row major Int8 format", "Int8"),
+    }
     layers = []
     for name in LAYERS:
         tensor = {"Name": "of " + name, "Location": "Device", "Dimensions": [1, 16, 32, 32]}
         if major < 11:
-            tensor["Format/Datatype"] = "Channel major FP16 format where channel % 8 == 0"
+            tensor["Format/Datatype"] = texts[precision][0]
         else:
-            tensor.update({"Format": "Row major linear", "Datatype": kind})
+            tensor.update({"Format": "Row major linear", "Datatype": texts[precision][1]})
         layers.append(
             {
                 "Name": name,

@@ -10,6 +10,7 @@ from typing import Any
 from edgeprune.gate import Gate, accuracy_gate, at_most, informs, not_real, pending, speed_up_gate
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context, Judged, Output, Stage
+from edgeprune.stages.energy import energy_row
 from edgeprune.stages.parity import agreement_gate
 from edgeprune.stages.precision import precision_facts, precision_gate
 from edgeprune.workspace import Key, Record
@@ -113,9 +114,10 @@ def _judge(context: Context, record: Record) -> Judged:
     if budget.kind == "macs_speed_up":
         before, after = timing.raced(context, baseline.path("engine"), record.path("engine"), trained=True)
         row = speed_up_gate("engine", before, after, 1.0)  # fewer MACs alone are no reason to ship a model
-        return Judged([row, *others], [("baseline", before), ("candidate", after)])
+        return Judged([row, *energy_row("engine", after), *others], [("baseline", before), ("candidate", after)])
     judged = timing.judged(context, "engine", baseline.path("engine"), record.path("engine"), trained=True)
-    return Judged([*judged.gates, *others], judged.measurements)
+    energy = [row for role, taken in judged.measurements if role == "candidate" for row in energy_row("engine", taken)]
+    return Judged([*judged.gates, *energy, *others], judged.measurements)
 
 
 def _limit_ms(context: Context) -> float | None:

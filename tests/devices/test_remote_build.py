@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.devices.models import digits_and_detector
 from tests.devices.server import Server
 
 PROFILE = f"""
@@ -29,29 +29,11 @@ VERDICTS = {0, 1, 5}  # how quick this machine is, is not tested here
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits, and a detector of them that has learned nothing."""
-    from ultralytics import YOLO
-
-    from edgeprune import checkpoint
-    from edgeprune.data.digits import write_digits
-
+    """Digits, a detector of them that has learned nothing, and the profile."""
     folder = tmp_path_factory.mktemp("remote")
-    write_digits(folder / "digits", train=16, val=8, test=4, imgsz=64)
+    digits_and_detector(folder)
     (folder / "there.yaml").write_text(PROFILE)
-    (folder / "ten.yaml").write_text("nc: 10\nscale: n\n" + _layers())
-    network: Any = YOLO(str(folder / "ten.yaml"), task="detect").model
-    network.names = {number: str(number) for number in range(10)}
-    checkpoint.save(network, folder / "w.pt", like=None)
     return folder
-
-
-def _layers() -> str:
-    """YOLOv8's description without its classes and scales."""
-    import yaml
-    from ultralytics.nn.tasks import yaml_model_load
-
-    whole = yaml_model_load("yolov8n.yaml")
-    return yaml.safe_dump({"backbone": whole["backbone"], "head": whole["head"], "scales": whole["scales"]})
 
 
 def argv(inputs: Path, out: Path, device: str) -> list[str]:

@@ -1,0 +1,335 @@
+"""Every decision about a board, on stand-ins: modes by name, reboots, clocks, throttling, drops; nothing is real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeprune.devices import device
+from edgeprune.devices.agent import jetpack_of, l4t_of, modules_of, nvidia_smi_of, power_modes, summary, tegrastats_of
+from edgeprune.devices.board import mismatch
+from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
+from edgeprune.devices.identity import digest_of, identity_of
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.errors import DeviceError, TargetError
+from edgeprune.gate import Verdict, accuracy_gate, latency_gate, not_real
+from edgeprune.measure.measurement import Measurement
+from edgeprune.target import load_target, shipped_targets
+
+
+def board(place: RemoteDevice) -> FakeBoard:
+    channel = place._channel
+    assert isinstance(channel, FakeBoard)
+    return channel
+
+
+def timed(place: RemoteDevice, seconds: float = 0.0) -> dict:
+    code = f"import time; time.sleep({seconds})"
+    return dict(place.run([sys.executable, "-c", code], timeout_s=30, measured=True).conditions)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("orin-nano", "p3767-0005"), ("orin-nx", "p3767-0000"), ("thor", "p3834-0008")]
+)
+def test_a_board_says_what_it_is(name: str, module: str) -> None:
+    place = device(f"fake:{name}")
+    facts = place.facts()
+    assert place.simulated
+    assert module in facts["modules"]
+    assert facts["jetpack"] == jetpack_of(facts["l4t"]) != ""
+    assert facts["tensorrt"].startswith(BOARDS[name].tensorrt)
+    assert facts["power_mode"] == BOARDS[name].mode
+    assert list(facts["power_modes"]) == list(BOARDS[name].modes)
+    identity = place.identity()
+    assert identity["module"] == module
+    assert {"board", "l4t", "jetpack", "tensorrt", "cuda", "power_mode", "clocks"} <= set(identity)
+
+
+def test_power_mode_and_clocks_are_set_for_the_run_verified_and_put_back() -> None:
+    place = fake_device("orin-nano", power_mode="MAXN_SUPER")
+    with place:
+        done = place.run(["sh", "-c", "nvpmodel -q; cat $EDGEPRUNE_ROOT/state.json"], timeout_s=30, measured=True)
+        assert "MAXN_SUPER" in done.stdout and '"locked": true' in done.stdout
+        assert done.conditions["power_mode"] == "MAXN_SUPER"
+        assert done.conditions["clocks"] == "locked"
+        assert board(place).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
+    assert place.identity()["power_mode"] == "MAXN_SUPER"
+    assert place.identity()["clocks"] == "locked"
+
+
+def test_a_mode_is_found_by_the_name_that_this_board_gives_it() -> None:
+    place = fake_device("agx-orin", power_mode="30W")
+    assert timed(place)["power_mode"] == "MODE_30W"
+    assert place.identity()["power_mode"] == "30W"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        ("orin-nano,reboot=MAXN_SUPER", "MAXN_SUPER", r"needs a reboot of the board .*sudo nvpmodel -m 2"),
+        ("orin-nano", "MAXN", r"no power mode MAXN; it has: 15W, 25W, MAXN_SUPER, 7W"),
+        ("orin-nano,no-sudo", "MAXN_SUPER", r"this user may not change it; type there: sudo nvpmodel -m 2"),
+    ],
+)
+def test_a_mode_that_cannot_be_had_is_a_device_error_and_nothing_was_run(text: str, mode: str, words: str) -> None:
+    place = fake_device(text, power_mode=mode)
+    with place:
+        with pytest.raises(DeviceError, match=words):
+            timed(place)
+        assert board(place).state()["mode"] == "25W"
+
+
+def test_without_sudo_the_mode_that_it_is_in_will_do_and_clocks_are_free() -> None:
+    place = fake_device("orin-nano,no-sudo,mode=MAXN_SUPER", power_mode="MAXN_SUPER")
+    seen = timed(place)
+    assert (seen["power_mode"], seen["clocks"]) == ("MAXN_SUPER", "free")
+    assert place.identity()["clocks"] == "free"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_job_that_is_ended_puts_power_and_clocks_back(number: int) -> None:
+    place = fake_device("orin-nano", power_mode="7W")
+    root = board(place).root
+    with place:
+        place.run(["true"], timeout_s=5)
+        work = Path(place._work)
+        argv = [sys.executable, str(work / "agent.py"), "job", str(work / "jobs" / "one"), "0"]
+        job = '{"argv": ["sleep", "30"], "timeout_s": 60, "measured": true, "power_mode": "7W", "clocks": true}'
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=board(place)._env) as process:
+            assert process.stdin is not None
+            process.stdin.write(job.encode())
+            process.stdin.close()
+            ends = time.perf_counter() + 10
+            while board(place).state()["locked"] is not True and time.perf_counter() < ends:
+                time.sleep(0.05)
+            assert board(place).state()["mode"] == "7W"
+            os.kill(int((work / "jobs" / "one" / "pid").read_text()), number)
+            process.wait(20)
+        assert board(place).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
+        assert not (root / "tmp" / "left").exists()
+
+
+def test_leaving_in_the_middle_of_a_job_ends_it_and_puts_the_board_back() -> None:
+    place = fake_device("orin-nano", power_mode="7W")
+
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.run(["sh", "-c", "echo here; sleep 30"], timeout_s=60, measured=True, told=stop)
+    assert board(place).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
+    assert not list((board(place).root / "tmp").glob("edgeprune-*"))
+
+
+def test_throttling_is_seen_and_makes_a_gate_inconclusive() -> None:
+    seen = timed(fake_device("orin-nano,throttle"), 1.2)
+    assert seen["throttled"] is True
+    assert "gpu-throttle-alert was at work" in seen["throttled_why"]
+    calm = timed(fake_device("orin-nano"), 0.6)
+    assert "throttled" not in calm
+    assert calm["telemetry"]["source"] == "tegrastats"
+    assert calm["telemetry"]["power_w_mean"] == pytest.approx(9.0)
+    assert calm["telemetry"]["gpu_mhz_max"] == BOARDS["orin-nano"].gpu_mhz
+    hot = Measurement("latency", "ms", tuple(1 + 0.001 * (n % 7) for n in range(400)), conditions=seen)
+    assert latency_gate("engine", hot, 2.0).verdict is Verdict.INCONCLUSIVE
+
+
+def test_what_a_stand_in_says_never_passes() -> None:
+    pretended = Measurement("latency", "ms", tuple(1 + 0.001 * (n % 7) for n in range(400)), simulated=True)
+    gate = latency_gate("engine", pretended, 2.0)
+    assert gate.verdict is Verdict.INCONCLUSIVE
+    assert gate.reason.startswith("simulated, no device was measured")
+    assert latency_gate("engine", pretended, 0.5).verdict is Verdict.FAIL
+    assert not_real(accuracy_gate("engine", 0.5, 0.5, 0.02)).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_connection_that_drops_again_and_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.devices.remote.PAUSES_S", (0.01, 0.01, 0.01))
+    notes: list[str] = []
+    place = fake_device("orin-nano,drops=3", notes=notes.append)
+    (tmp_path / "f").write_bytes(os.urandom(100_000))
+    with place.workspace() as folder:
+        for number in range(4):
+            place.send(tmp_path / "f", f"{folder}/{number}")
+            mark = f"{folder}/starts"
+            assert place.run(["sh", "-c", f"echo x >> {mark}; echo {number}"], timeout_s=10).stdout == f"{number}\n"
+        place.fetch(mark, tmp_path / "starts")
+    assert (tmp_path / "starts").read_text() == "x\n" * 4
+    assert len(notes) >= 3
+    assert not list((board(place).root / "tmp").glob("edgeprune-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fake", "words"),
+    [
+        ("jetson-orin-nano", "orin-nano", ""),
+        ("jetson-agx-orin", "agx-orin", ""),
+        (
+            "jetson-orin-nano",
+            "orin-nx",
+            r"it is NVIDIA Jetson Orin NX .*\(p3768-0000, p3767-0000\), the profile is about",
+        ),
+        ("jetson-orin-nano", "orin-nano,tensorrt=8.5.2", r"it has TensorRT 8\.5\.2.*, the profile asks for >=10\.3"),
+    ],
+)
+def test_only_the_profiles_own_board_will_do(name: str, fake: str, words: str) -> None:
+    import re
+
+    found = mismatch(load_target(name).device, fake_device(fake).facts())
+    assert bool(found) == bool(words)
+    assert re.search(words, found)
+
+
+def test_this_machine_is_no_jetson() -> None:
+    assert "it is no Jetson" in mismatch(load_target("jetson-orin").device, device("").facts())
+
+
+@pytest.mark.parametrize("text", ["fake:toaster", "fake:orin-nano,nonsense", "fake:orin-nano,drops=x"])
+def test_a_stand_in_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(TargetError, match="is no stand-in; allowed: orin-nano"):
+        device(text)
+
+
+def test_every_jetson_profile_names_a_module_and_a_mode_that_boards_have() -> None:
+    seen: dict[str, str] = {}
+    for name in shipped_targets():
+        profile = load_target(name).device
+        if profile.kind != "jetson":
+            continue
+        assert modules_of(" ".join(profile.compatible)), name
+        assert profile.power_mode, name
+        for module in modules_of(" ".join(profile.compatible)):
+            seen.setdefault(module, name)
+    assert {"p3767-0000", "p3767-0001", "p3767-0003", "p3767-0004", "p3701-0000", "p3701-0004", "p3834-0008"} <= set(
+        seen
+    )
+
+
+@pytest.mark.parametrize(
+    ("release", "l4t", "jetpack"),
+    [
+        ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64", "36.4.3", "6.2"),
+        ("# R36 (release), REVISION: 4.7, GCID: 1, BOARD: generic", "36.4.7", "6.2.1"),
+        ("# R36 (release), REVISION: 4.0, GCID: 1", "36.4.0", "6.1"),
+        ("# R36 (release), REVISION: 3.0, GCID: 1", "36.3.0", "6.0"),
+        ("# R35 (release), REVISION: 4.1, GCID: 1", "35.4.1", "5.1"),
+        ("# R38 (release), REVISION: 2.1, GCID: 1", "38.2.1", "7.0"),
+        ("# R39 (release), REVISION: 2.2, GCID: 1", "39.2.2", "7.2.2"),
+        ("# R99 (release), REVISION: 1.0, GCID: 1", "99.1.0", ""),
+        ("not a release", "", ""),
+    ],
+)
+def test_releases(release: str, l4t: str, jetpack: str) -> None:
+    assert l4t_of(release) == l4t
+    assert jetpack_of(l4t) == jetpack
+
+
+def test_modes_out_of_a_configuration() -> None:
+    conf = (
+        "# < POWER_MODEL ID=9 NAME=NO >\n< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_0 1\n"
+        "< POWER_MODEL ID=2 NAME=MODE_30W >\n"
+    )
+    assert power_modes(conf) == {"MAXN": 0, "MODE_30W": 2}
+
+
+@pytest.mark.parametrize(
+    ("line", "total_mw", "load", "mhz", "hottest"),
+    [
+        (  # Orin Nano, JetPack 6.2
+            "11-21-2026 10:00:00 RAM 3162/7620MB (lfb 8x4MB) SWAP 0/3810MB (cached 0MB) CPU [1%@1510,0%@1510,off,off] "
+            "EMC_FREQ 2%@2133 GR3D_FREQ 97%@[1020] VIC off APE 200 cpu@50.031C soc2@48C gpu@51.5C tj@51.75C cv0@-256C "
+            "VDD_IN 9952mW/8952mW VDD_CPU_GPU_CV 5013mW/4013mW VDD_SOC 1544mW/1544mW",
+            9952, 97, 1020, 51.75,
+        ),
+        (  # AGX Orin, JetPack 6: two clusters, no rail for the whole board
+            "RAM 4321/62801MB (lfb 1759x4MB) SWAP 19/31400MB (cached 0MB) CPU [0%@729,0%@729] EMC_FREQ 0%@2133 "
+            "GR3D_FREQ 0%@[0,1300] VIC_FREQ 729 APE 174 CV0@-256C CPU@44.562C Tboard@32C tj@44.343C GPU@-256C "
+            "VDD_GPU_SOC 2340mW/2340mW VDD_CPU_CV 390mW/390mW VIN_SYS_5V0 4025mW/4025mW NC 0mW/0mW "
+            "VDDQ_VDD2_1V8AO 301mW/301mW",
+            6755, 0, 1300, 44.562,
+        ),
+        (  # Thor, JetPack 7.0: no load, three clusters
+            "RAM 105265/125772MB (lfb 34x4MB) CPU [0%@972,8%@972] EMC_FREQ 0%@2750 GR3D_FREQ @[314,1575,314] "
+            "NVENC0_FREQ @314 VIC off cpu@37.343C tj@38.875C gpu@38.875C VDD_GPU 1962mW/1962mW "
+            "VDD_CPU_SOC_MSS 5887mW/5887mW VIN_SYS_5V0 5635mW/5635mW VIN 19780mW/19780mW",
+            19780, None, 1575, 38.875,
+        ),
+        (  # Thor, JetPack 7.2: nothing about the GPU, three figures a rail
+            "RAM 36529/125749MB (lfb 12x4MB) SWAP 11/4096MB (cached 9MB) CPU [2%@972] cpu@60.406C tj@63.281C "
+            "gpu@62.906C VDD_GPU 37528mW/37528mW/37528mW VDD_CPU_SOC_MSS 18961mW/18961mW/18961mW "
+            "VIN 87426mW/43713mW/87426mW",
+            87426, None, None, 63.281,
+        ),
+    ],
+)  # fmt: skip
+def test_tegrastats_of_both_generations(
+    line: str, total_mw: int, load: int | None, mhz: int | None, hottest: float
+) -> None:
+    from edgeprune.devices.agent import board_power
+
+    found = tegrastats_of(line)
+    assert board_power(found["power_mw"]) == total_mw
+    assert found.get("gpu_load") == load
+    assert found.get("gpu_mhz") == mhz
+    assert max(found["temperature_c"].values()) == hottest
+
+
+def sample(mhz: int = 1000, **more: object) -> dict:
+    return {"temperature_c": {"gpu": 50.0}, "power_mw": {"VDD_IN": 9000}, "gpu_mhz": mhz, "gpu_load": 99, **more}
+
+
+@pytest.mark.parametrize(
+    ("samples", "after", "cooling", "locked", "why"),
+    [
+        ([sample()], {"oc1_event_cnt": 0, "oc3_event_cnt": 9}, {}, True, ""),
+        ([sample()], {"oc1_event_cnt": 2}, {}, True, "oc1_event_cnt rose by 2"),
+        ([sample()], {}, {"gpu-throttle-alert": 1}, True, "gpu-throttle-alert was at work"),
+        ([sample(), sample(600)], {}, {}, True, "fell from 1000 to 600 MHz"),
+        ([sample(), sample(600)], {}, {}, False, ""),
+        ([sample(throttle_reasons=0x4)], {}, {}, False, ""),
+        ([sample(throttle_reasons=0x20)], {}, {}, False, "throttle reasons 0x20"),
+    ],
+)
+def test_what_counts_as_throttling(samples: list, after: dict, cooling: dict, locked: bool, why: str) -> None:
+    found = summary(samples, [], "tegrastats", {"oc1_event_cnt": 0, "oc3_event_cnt": 1}, after, cooling, locked)
+    assert found.get("throttled", False) == bool(why)
+    assert why in found.get("throttled_why", "")
+
+
+def test_energy_is_told_where_power_was_sampled() -> None:
+    from edgeprune.stages.energy import energy_row
+
+    seen = {"telemetry": {"source": "tegrastats", "power_w_mean": 9.0}}
+    [row] = energy_row("engine", Measurement("latency", "ms", (2.0, 4.0), conditions=seen))
+    assert (row.value, row.unit, row.limit) == (27.0, "mJ", None)
+    assert energy_row("engine", Measurement("latency", "ms", (2.0, 4.0))) == []
+
+
+def test_nvidia_smi_lines() -> None:
+    assert nvidia_smi_of("55, 123.45, 1980, 0x0000000000000020") == {
+        "temperature_c": {"gpu": 55.0},
+        "power_mw": {"VIN": 123450},
+        "gpu_mhz": 1980,
+        "throttle_reasons": 0x20,
+    }
+    assert nvidia_smi_of("[N/A], [N/A], [N/A], [N/A]") == {"temperature_c": {}, "power_mw": {}}
+
+
+def test_an_identity_changes_with_all_that_changes_figures() -> None:
+    facts = fake_device("orin-nano").facts()
+    first = identity_of(facts)
+    others = [
+        identity_of(facts, power_mode="15W"),
+        identity_of(facts, clocks=False),
+        identity_of({**facts, "tensorrt": "10.7.0"}),
+        identity_of({**facts, "l4t": "36.4.7"}),
+        identity_of({**facts, "modules": ["p3767-0003"]}),
+    ]
+    assert len({digest_of(one) for one in (first, *others)}) == 6
+    assert digest_of(identity_of({**facts, "load_average": [9, 9, 9]})) == digest_of(first)
