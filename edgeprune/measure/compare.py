@@ -176,6 +176,10 @@ class Comparison:
 
         return [scene_figure(scene) for scene in self.scenes]
 
+    def __repr__(self) -> str:
+        said = ", ".join(f"{model.name} {model.accuracy.map50_95:.4f}" for model in self.models)
+        return f"Comparison({self.task}, {self.metric} on {self.split}: {said})"
+
     def plots(self) -> list[Plot]:
         """Accuracy against latency, every sample, and accuracy by class; a notebook shows each."""
         from edgeprune.report.compare import plots

@@ -100,7 +100,7 @@ def latency(record: Mapping[str, Any]) -> Plot | None:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("latency, ms")
         axes.set_ylabel("share of samples at or below")
-        axes.legend(loc="lower right", fontsize=10)
+        axes.legend(loc="best", fontsize=10)
 
     interval = ratio(before["values"], after["values"]) if _paired(before, after) else None
     names = ("p50", "p90", "p95", "p99")
