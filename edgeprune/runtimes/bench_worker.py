@@ -331,6 +331,7 @@ def host():
         "python": platform.python_version(),
         "numpy": np.__version__,
         "onnxruntime": ort.__version__,
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
         "cpus_allowed": sorted(os.sched_getaffinity(0)),
         "peak_rss_bytes": resident("VmHWM"),
     }
@@ -355,9 +356,19 @@ def say(line):
     sys.stdout.flush()
 
 
+def raise_priority():
+    """Go before other work on this machine, where this user may; what other work costs is not the model's time."""
+    with contextlib.suppress(OSError):
+        os.nice(-20)
+    with contextlib.suppress(OSError):  # Linux shares time between sessions first, then within one
+        Path("/proc/self/autogroup").write_text("-20")
+
+
 def serve(tasks):
     """Do the job on stdin with the task that it names; 0 unless it crashed."""
     job = json.load(sys.stdin)
+    if job.get("priority"):
+        raise_priority()
     if job.get("cpus"):
         os.sched_setaffinity(0, job["cpus"])
     try:

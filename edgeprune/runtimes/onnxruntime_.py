@@ -227,6 +227,7 @@ class OnnxRuntime(Runtime):
             "imgsz": settings.imgsz,
             "cpus": settings.cpus,
             "copies": settings.copies,
+            "priority": settings.priority,
             "frames": [str(Path(frame).resolve()) for frame in settings.frames],
             "stand_in": settings.stand_in,
         }
@@ -288,6 +289,7 @@ class OnnxRuntime(Runtime):
             "models": [str(Path(model).resolve()) for model in models],
             "provider": self.provider,
             "threads": threads,
+            "priority": True,
         }
 
     def _require(self) -> None:
