@@ -226,10 +226,10 @@ class Timed:
             self.interrupted += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
 
 
-def latency(job, timed=Timed):
+def latency(job, timed=None):
     """Interleaved samples of every model, ``rounds`` times ``per_round`` in an order that rotates."""
     started = perf_counter()
-    models = [timed(path, job) for path in job["models"]]
+    models = [(timed or Timed)(path, job) for path in job["models"]]
     for model in models:
         tell(stage="warm-up", done=0, total=job["rounds"])
         model.warm_up(job["warmup_s"], job.get("warmup_runs", 0))
