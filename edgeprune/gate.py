@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.measure.measurement import Measurement, differing_conditions
+from edgeprune.measure.measurement import Measurement, differing_conditions, launches_of
 from edgeprune.measure.statistics import PLACEMENT, Stability, bounds, quantile_of, ratio, samples_to_settle, stability
 
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
@@ -181,7 +181,7 @@ def speed_up_gate(
             Verdict.INCONCLUSIVE,
             f"{count} pairs are too few; {_advice(FEWEST_PAIRS * block, count)}",
         )
-    launches = len(candidate.conditions.get("launches") or [count])
+    launches = launches_of(candidate)
     found = ratio(
         baseline.values,
         candidate.values,

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.gate import PASS_CONFIDENCE, Gate, Verdict, latency_gate, overall
-from edgeprune.measure.measurement import Measurement
+from edgeprune.measure.measurement import Measurement, launches_of
 from edgeprune.measure.statistics import (
     FEWEST_BLOCKS,
     RatioInterval,
@@ -204,7 +204,7 @@ def bench(
         if attempt > retries or not (open_ or unsteady):
             break
         settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
-    rows = []
+    rows, launches = [], launches_of(measured[0])
     for number, path in enumerate(paths):
         if details:
             progress(f"memory and layers of {path.name}", done=number, total=len(paths))
@@ -216,8 +216,10 @@ def bench(
                 size_bytes=path.stat().st_size,
                 latency=measured[number],
                 summary=summaries[number],
-                speed_up=_speed_up(measured[0].values, measured[number].values, settings) if number else None,
-                cpu_speed_up=_speed_up(_cpu_ms(measured[0]), _cpu_ms(measured[number]), settings) if number else None,
+                speed_up=_speed_up(measured[0].values, measured[number].values, settings, launches) if number else None,
+                cpu_speed_up=_speed_up(_cpu_ms(measured[0]), _cpu_ms(measured[number]), settings, launches)
+                if number
+                else None,
                 memory=memory,
                 layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
                 end_to_end=runtime.end_to_end(path, image=image, threads=settings.threads) if end_to_end else None,
@@ -252,10 +254,12 @@ def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> 
     return -(-samples_needed(quantile_of(statistic), confidence) * 3 // 2 // settings.per_round)
 
 
-def _speed_up(first: Sequence[float], other: Sequence[float], settings: BenchSettings) -> RatioInterval | None:
+def _speed_up(
+    first: Sequence[float], other: Sequence[float], settings: BenchSettings, launches: int
+) -> RatioInterval | None:
     if len(other) < FEWEST_BLOCKS * settings.per_round:
         return None
-    return ratio(first, other, block=settings.per_round, launches=settings.launches)
+    return ratio(first, other, block=settings.per_round, launches=launches)
 
 
 def _cpu_ms(measurement: Measurement) -> Sequence[float]:

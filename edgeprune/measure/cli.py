@@ -58,6 +58,9 @@ def bench(
         bool, typer.Option("--end-to-end", help="Also time a detector from frame to boxes, its parts apart.")
     ] = False,
     image: Annotated[Path | None, typer.Option(help="Frame for --end-to-end; noise of 1280 x 720 without.")] = None,
+    no_priority: Annotated[
+        bool, typer.Option("--no-priority", help="Do not go before other work on the machine, even where allowed.")
+    ] = False,
     no_details: Annotated[bool, typer.Option("--no-details", help="Skip memory and layers.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints.")
@@ -82,6 +85,7 @@ def bench(
         "warmup_s": warmup_s,
         "warmup_runs": warmup_runs,
         "launches": launches,
+        "priority": False if no_priority else None,
         "rounds": rounds,
         "per_round": per_round,
         "time_limit_s": seconds,

@@ -18,7 +18,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.measure.accuracy import Accuracy, accuracy
 from edgeprune.measure.bench import ModelBench, bench
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
-from edgeprune.measure.scenes import Looker, Scene, scenes
+from edgeprune.measure.scenes import LOOKED_AT, Looker, Scene, scenes
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 
@@ -176,6 +176,10 @@ class Comparison:
 
         return [scene_figure(scene) for scene in self.scenes]
 
+    def __repr__(self) -> str:
+        said = ", ".join(f"{model.name} {model.accuracy.map50_95:.4f}" for model in self.models)
+        return f"Comparison({self.task}, {self.metric} on {self.split}: {said})"
+
     def plots(self) -> list[Plot]:
         """Accuracy against latency, every sample, and accuracy by class; a notebook shows each."""
         from edgeprune.report.compare import plots
@@ -261,7 +265,7 @@ def compare(
     return Comparison(
         models=tuple(made),
         scenes=shown,
-        looked_at=min(4 * images, len(dataset.images(split))),
+        looked_at=min(LOOKED_AT * images, len(dataset.images(split))),
         task=task,
         metric="top-1 accuracy" if task == "classify" else "mAP50-95",
         split=split,

@@ -49,6 +49,11 @@ class Measurement:
         )
 
 
+def launches_of(measurement: Measurement) -> int:
+    """How many processes the samples come from; 1 where the runtime does not tell."""
+    return len(measurement.conditions.get("launches") or [0])
+
+
 MUST_MATCH = ("identity", "runtime", "provider", "threads", "batch", "shapes", "scope", "copies", "cuda_graph")
 DEFAULTS = {"scope": "model"}  # what records say that do not name it
 

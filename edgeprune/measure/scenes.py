@@ -188,9 +188,9 @@ def _overlap(a: Found, b: Found, rotated: bool) -> float:
     if rotated and a.outlines and b.outlines:
         import cv2
 
-        corners = [np.array(one.outlines[0], np.float32) for one in (a, b)]
-        both = float(cv2.intersectConvexConvex(*corners)[0])
-        union = sum(abs(float(cv2.contourArea(one))) for one in corners) - both
+        first, other = (np.array(one.outlines[0], np.float32) for one in (a, b))
+        both = float(cv2.intersectConvexConvex(first, other)[0])
+        union = float(cv2.contourArea(first)) + float(cv2.contourArea(other)) - both
         return both / union if union > 0 else 0.0
     width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
     height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])

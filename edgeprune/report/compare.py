@@ -114,7 +114,7 @@ def latency(found: Comparison) -> Plot | None:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("latency, ms")
         axes.set_ylabel("share of samples at or below")
-        axes.legend(loc="lower right", fontsize=10)
+        axes.legend(loc="best", fontsize=10)
 
     names = ("p50", "p90", "p95", "p99")
     rows = [(name, str(len(v)), *(f"{value_of(v, one):.3f}" for one in names)) for name, v in timed]

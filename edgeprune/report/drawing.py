@@ -54,6 +54,9 @@ class Plot:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def __repr__(self) -> str:
+        return f"Plot({self.title!r}: {self.alt})"
+
     def _repr_html_(self) -> str:
         """The drawing with its title and words, in a notebook."""
         colours = "".join(f"--{name}:{colour};" for name, colour in IN_A_NOTEBOOK.items())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError, TargetError
-from edgeprune.measure.measurement import Measurement, differing_conditions
+from edgeprune.measure.measurement import Measurement, differing_conditions, launches_of
 from edgeprune.measure.statistics import FEWEST_BLOCKS, PLACEMENT, bounds, ratio
 from edgeprune.report.plots import accuracy, facts, judged_latency
 from edgeprune.report.show import read_build
@@ -178,9 +178,8 @@ def _built(path: Path, record: Mapping[str, Any]) -> Built:
         seen = bounds(after.values, statistic, CONFIDENCE)
         latency = Figure(seen.value, seen.low, seen.high)
         block = int(after.conditions.get("per_round", 5))
-        launches = len(after.conditions.get("launches") or [1])
         if len(before.values) == len(after.values) >= FEWEST_BLOCKS * block:
-            found = ratio(before.values, after.values, block=block, launches=launches)
+            found = ratio(before.values, after.values, block=block, launches=launches_of(after))
             speed_up = Figure(found.ratio, found.low, found.high)
         device = ", ".join(str(value) for value in (after.conditions.get("identity") or {}).values()) or "not named"
     size = facts(record, "engine").get("bytes")

@@ -61,7 +61,7 @@ def trade_off(record: Mapping[str, Any]) -> Plot | None:
         axes.axhline(floor, color=COLOURS["limit"], linestyle=":", label="accuracy floor")
         axes.margins(0.18)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"latency {statistic}, ms")
+        axes.set_xlabel(f"{_scope(record)}latency {statistic}, ms")
         axes.set_ylabel(metric)
         axes.legend(loc="best", fontsize=10)
 
@@ -98,9 +98,9 @@ def latency(record: Mapping[str, Any]) -> Plot | None:
             axes.axvline(limit, color=COLOURS["limit"], linestyle="--", label="budget")
         axes.set_xlim(0.9 * min(*before["values"], *after["values"]), edge)
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel("latency, ms")
+        axes.set_xlabel(f"{_scope(record)}latency, ms")
         axes.set_ylabel("share of samples at or below")
-        axes.legend(loc="lower right", fontsize=10)
+        axes.legend(loc="best", fontsize=10)
 
     interval = ratio(before["values"], after["values"]) if _paired(before, after) else None
     names = ("p50", "p90", "p95", "p99")
@@ -337,6 +337,11 @@ def limit_ms(record: Mapping[str, Any]) -> float | None:
     if budget.get("speed_up") is not None and pair is not None:
         return value_of(pair[0]["values"], budget["statistic"]) / float(budget["speed_up"])
     return None
+
+
+def _scope(record: Mapping[str, Any]) -> str:
+    """Words before ``latency``: nothing for the model alone."""
+    return "end-to-end " if record["target"]["budget"].get("scope") == "end_to_end" else ""
 
 
 def _paired(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

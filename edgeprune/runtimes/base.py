@@ -51,6 +51,7 @@ class BenchSettings:
         launches: fresh processes that the rounds are divided among. Where a model's memory lies is drawn anew in each,
             so that its share of a ratio averages away; within one process it does not.
         warmup_runs: least number of warm-up runs for each model.
+        priority: go before other work on the machine where this user may; the samples' conditions tell whether it did.
         scope: ``model`` (input in memory to output in memory) or ``end_to_end`` (a frame in memory to boxes).
         frames: image files for ``end_to_end``, in turns, the same for every model; seeded noise without.
         stand_in: for ``end_to_end``, the first model's outputs go through the post-processing of all: a pruned model
@@ -70,6 +71,7 @@ class BenchSettings:
     cuda_graph: bool = False
     launches: int = 1
     warmup_runs: int = 0
+    priority: bool = True
     scope: str = "model"
     frames: tuple[Path, ...] = ()
     stand_in: bool = False

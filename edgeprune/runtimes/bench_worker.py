@@ -285,9 +285,9 @@ class Timed:
             self.interrupted += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
 
 
-def latency(job, timed=Timed):
+def latency(job, timed=None):
     """Interleaved samples of every model, ``rounds`` times ``per_round`` in an order that rotates."""
-    return interleaved(job, [timed(path, job) for path in job["models"]], host)
+    return interleaved(job, [(timed or Timed)(path, job) for path in job["models"]], host)
 
 
 def interleaved(job, models, about):
@@ -396,6 +396,7 @@ def host():
         "python": platform.python_version(),
         "numpy": np.__version__,
         "onnxruntime": ort.__version__,
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
         "cpus_allowed": sorted(os.sched_getaffinity(0)),
         "peak_rss_bytes": resident("VmHWM"),
     }
@@ -420,9 +421,19 @@ def say(line):
     sys.stdout.flush()
 
 
+def raise_priority():
+    """Go before other work on this machine, where this user may; what other work costs is not the model's time."""
+    with contextlib.suppress(OSError):
+        os.nice(-20)
+    with contextlib.suppress(OSError):  # Linux shares time between sessions first, then within one
+        Path("/proc/self/autogroup").write_text("-20")
+
+
 def serve(tasks, needs="onnxruntime"):
     """Do the job on stdin with the task that it names; 0 unless it crashed."""
     job = json.load(sys.stdin)
+    if job.get("priority"):
+        raise_priority()
     if job.get("cpus"):
         os.sched_setaffinity(0, job["cpus"])
     try:

@@ -66,7 +66,7 @@ class EndToEnd(Timed):
     def prepared(self, session, device, job):
         """Before the model, the model, after the model; the parts of each timed run are kept."""
         self.session, self.device = session, device
-        self.name, self.kind, self.size = image_input(session, self.shapes)
+        self.name, self.kind, (self.height, self.width) = image_input(session, self.shapes)
         self.frames = [frame_of(path) for path in job.get("frames") or [None]]
         self.parts = {"pre": [], "model": [], "post": []}
         self.boxes, self.turn, self.block, self.outputs = 0, 0, -1, {}
@@ -75,7 +75,7 @@ class EndToEnd(Timed):
             EndToEnd.first = EndToEnd.first or self
             self.stands_in = EndToEnd.first
             for number, frame in enumerate(self.frames):
-                values, _, _ = letterboxed(frame, *self.size, self.kind)
+                values, _, _ = letterboxed(frame, self.height, self.width, self.kind)
                 self.outputs[number] = session.run(None, {self.name: values})[0]
         return self.once
 
@@ -89,7 +89,7 @@ class EndToEnd(Timed):
         number = self.turn % len(self.frames)
         self.turn += 1
         started = perf_counter()
-        values, scale, padding = letterboxed(self.frames[number], *self.size, self.kind)
+        values, scale, padding = letterboxed(self.frames[number], self.height, self.width, self.kind)
         prepared = perf_counter()
         output = self.session.run(None, {self.name: values})[0]
         ran = perf_counter()

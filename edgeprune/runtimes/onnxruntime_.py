@@ -239,6 +239,7 @@ class OnnxRuntime(Runtime):
             "imgsz": settings.imgsz,
             "cpus": settings.cpus,
             "copies": settings.copies,
+            "priority": settings.priority,
             "frames": [str(Path(frame).resolve()) for frame in settings.frames],
             "stand_in": settings.stand_in,
         }
@@ -316,6 +317,7 @@ class OnnxRuntime(Runtime):
             "provider": self.provider,
             "provider_options": self._options(),
             "threads": threads,
+            "priority": True,
         }
 
     def _options(self) -> dict[str, str]:

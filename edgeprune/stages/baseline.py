@@ -61,7 +61,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
 
 
 def _judge(context: Context, record: Record) -> Judged:
-    from edgeprune.gate import informs, pending
+    from edgeprune.gate import informs, pending, scope_of
 
     accuracy = record.facts["accuracy"]
     rows: list[Gate] = [
@@ -81,7 +81,13 @@ def _judge(context: Context, record: Record) -> Judged:
         measurements.append(("baseline", latency))
         statistic = context.target.budget.statistic
         rows.append(
-            informs("baseline", f"latency {statistic}", value_of(latency.values, statistic), "ms", "unpruned, measured")
+            informs(
+                "baseline",
+                f"{scope_of(latency)}latency {statistic}",
+                value_of(latency.values, statistic),
+                "ms",
+                "unpruned, measured",
+            )
         )
     else:
         rows.append(pending("baseline", f"latency {context.target.budget.statistic}", None, "ms", context.next_command))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -114,6 +116,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, name: str, said: str) -> No
 @pytest.mark.parametrize(
     "arguments",
     [["--max-ms", "nan"], ["--max-ms", "-1"], ["--statistic", "median"], ["--retries", "-1"], ["--rounds", "0"]]
+    + [["--precision", "fp8"], ["--precision", "int8"], ["--launches", "0"], ["--warmup-runs", "-1"]]
     + [["--cpus", "x"], ["--cpus", "99999"], ["--runtime", "openvino"], ["--seconds", "nan"]],
 )
 def test_bad_arguments_are_one_line(model: Path, arguments: list[str]) -> None:
@@ -135,6 +138,29 @@ def test_the_example_of_the_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "pruned.onnx" in done.output
     assert [row["model"] for row in json.loads(Path("out.json").read_text())["models"]] == ["model.onnx", "pruned.onnx"]
     assert Path("out.csv").read_text().startswith("model,sample,ms\nmodel.onnx,0,")
+
+
+def test_another_precision_is_a_copy_of_the_graph(model: Path) -> None:
+    onnx.save(onnx.shape_inference.infer_shapes(onnx.load(str(model))), str(model))
+    options = [
+        "--precision",
+        "fp16",
+        "--no-priority",
+        "--json",
+        "-",
+        "--no-details",
+        "--rounds",
+        "9",
+        "--warmup-runs",
+        "3",
+    ]
+    done = CliRunner().invoke(app, [str(model), *options, "--warmup-s", "0", "--per-round", "4"])
+    assert done.exit_code == 0, done.output
+    [row] = json.loads(done.stdout)["models"]
+    assert row["model"].endswith("-fp16.onnx") and row["size_bytes"] < model.stat().st_size
+    assert row["latency"]["conditions"]["launches"] == [12, 12, 12]
+    assert row["latency"]["conditions"]["worker"]["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
+    assert len(row["latency"]["warmups"]) >= 3 * 3
 
 
 def test_json_alone_on_stdout_and_vs_goes_first(model: Path, tmp_path: Path) -> None:
