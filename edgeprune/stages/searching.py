@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 UNBOUNDED = 1.05  # a probe has too few samples for a bound on a high percentile; the gate behind it has enough
 PROBE_EFFORT = 0.4  # a probe only has to place a point; the gate behind the stage measures in full
 PROBE_WARMUP_S = 0.3
+NOTHING = 1e-6  # share of a latency that no plan reaches
 
 Files = dict[str, tuple[str, Path]]
 
@@ -269,8 +270,9 @@ def _out_of_reach(budget: Budget, floor: Probe, planner: Planner) -> str:
         else f"×{detail['speed_up']:.2f}"
     )
     slower = "" if floor.reading.faster > 1 else ", which is not faster than the unpruned model beyond the noise"
-    held = ", ".join(planner.held_by(floor.candidate))
+    held = ", ".join(planner.held_by(planner.solve(NOTHING)))
+    what = "the floor measured here is" if floor.candidate.exhausted else "the fastest of the probes measured here is"
     return (
-        f"the budget {budget} is out of reach for this model: the floor measured here is {reached}{slower}; "
-        f"it is held by {held}. Ask for less, take a smaller scale of the model or a smaller --imgsz"
+        f"the budget {budget} is out of reach for this model: {what} {reached}{slower}; the floor is held by {held}. "
+        "Ask for less, take a smaller scale of the model or a smaller --imgsz"
     )
