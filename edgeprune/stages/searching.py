@@ -118,7 +118,7 @@ class Workshop:
         from edgeprune.search.probing import probed
 
         context, budget = self.context, self.context.target.budget
-        judge = _Judge(context, baseline)
+        judge = Judge(context, baseline)
         start_used = judge.start_used()
         if start_used <= 1:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.by_macs(1.0)
@@ -187,7 +187,7 @@ class Workshop:
         )
 
 
-class _Judge:
+class Judge:
     """Measures candidates next to the unpruned model, and says how much of the budget each takes.
 
     Milliseconds of a shared host drift between probes by more than a probe's noise; what is meant by a budget in ms is
