@@ -30,6 +30,7 @@ def main() -> None:
     arguments.add_argument("--imgsz", type=int, default=320)
     arguments.add_argument("--speed-ups", type=float, nargs="+", default=SPEED_UPS)
     arguments.add_argument("--only", type=int, default=0, help="rows to run now; 0 runs all that are missing")
+    arguments.add_argument("--cache", type=Path, default=Path("runs/profiles"))
     arguments.add_argument("--out", type=Path, required=True)
     options = arguments.parse_args()
     file = options.out.with_suffix(".json")
@@ -51,9 +52,7 @@ def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, 
     target = load_target("cpu").with_overrides(speed_up=asked, imgsz=options.imgsz)
     with tempfile.TemporaryDirectory() as scratch:
         began = perf_counter()
-        found = search(
-            path, target, Path(scratch) / "pruned.pt", data=options.data, cache=options.out.parent / ".search_profiles"
-        )
+        found = search(path, target, Path(scratch) / "pruned.pt", data=options.data, cache=options.cache)
         seconds = perf_counter() - began
         with opened(path, target, data=options.data, seed=0, trust=False, reporter=None) as (context, source, folder):
             from edgeprune import checkpoint

@@ -15,6 +15,7 @@ from edgeprune.runtimes.base import LayerTime
 FIXED = "(fixed)"  # what no width changes: decoding and sorting behind the last convolution
 # Nodes that prepare the next layer's input; everything else without a layer of its own finishes the one before.
 PREPARES = ("ReorderInput", "Concat", "Split", "Slice", "Resize", "Upsample", "MaxPool", "AveragePool", "Pad", "Gather")
+TAILS = ("", ".conv", ".conv1.conv")  # an activation names its Conv, a fused RepConv only itself
 PATH = re.compile(r"/(model\.\d+(?:/[^\s,()+]*)?)")
 
 
@@ -93,11 +94,7 @@ def owner_of(node: str, known: set[str]) -> str:
     """The layer that a node belongs to by its name alone, empty when none is named."""
     path = path_of(node)
     while path:
-        for tail in (
-            "",
-            ".conv",
-            ".conv1.conv",
-        ):  # an activation names its Conv; a fused RepConv keeps its first branch
+        for tail in TAILS:
             if path + tail in known:
                 return path + tail
         path = path.rpartition(".")[0]

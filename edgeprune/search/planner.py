@@ -28,6 +28,9 @@ from edgeprune.search.layers import layers_of
 from edgeprune.search.probing import Candidate
 from edgeprune.search.profile import Profile
 
+MOST_DROPPED = (
+    12  # sets of dropped blocks that are tried, each with a knapsack of its own: seconds for the largest model
+)
 BLOCK_BATCHES = 2  # batches that a block's loss is measured on: it has to rank a few blocks, not thousands of channels
 
 
@@ -143,7 +146,7 @@ class Planner:
         """The next block, if it costs less per ms than the last channels of the best choice so far."""
         if self._blocks is None:
             self._blocks = self._priced_blocks(choice)
-        if not self._blocks:
+        if not self._blocks or len(self._branches) > MOST_DROPPED:
             return None
         block = self._blocks[0]
         return block if choice.exhausted or block.price / block.saved_ms < choice.price else None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 UNBOUNDED = 1.05  # a probe has too few samples for a bound on a high percentile; the gate behind it has enough
 PROBE_EFFORT = 0.4  # a probe only has to place a point; the gate behind the stage measures in full
 PROBE_WARMUP_S = 0.3
+NOTHING = 1e-6  # share of a latency that no plan reaches
 
 Files = dict[str, tuple[str, Path]]
 
@@ -118,7 +119,7 @@ class Workshop:
         from edgeprune.search.probing import probed
 
         context, budget = self.context, self.context.target.budget
-        judge = _Judge(context, baseline)
+        judge = Judge(context, baseline)
         start_used = judge.start_used()
         if start_used <= 1:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.by_macs(1.0)
@@ -187,7 +188,7 @@ class Workshop:
         )
 
 
-class _Judge:
+class Judge:
     """Measures candidates next to the unpruned model, and says how much of the budget each takes.
 
     Milliseconds of a shared host drift between probes by more than a probe's noise; what is meant by a budget in ms is
@@ -270,8 +271,9 @@ def _out_of_reach(budget: Budget, floor: Probe, planner: Planner) -> str:
         else f"×{detail['speed_up']:.2f}"
     )
     slower = "" if floor.reading.faster > 1 else ", which is not faster than the unpruned model beyond the noise"
-    held = ", ".join(planner.held_by(floor.candidate))
+    held = ", ".join(planner.held_by(planner.solve(NOTHING)))
+    what = "the floor measured here is" if floor.candidate.exhausted else "the fastest of the probes measured here is"
     return (
-        f"the budget {budget} is out of reach for this model: the floor measured here is {reached}{slower}; "
-        f"it is held by {held}. Ask for less, take a smaller scale of the model or a smaller --imgsz"
+        f"the budget {budget} is out of reach for this model: {what} {reached}{slower}; the floor is held by {held}. "
+        "Ask for less, take a smaller scale of the model or a smaller --imgsz"
     )

@@ -159,8 +159,8 @@ def run_sweep(
         *(_job(path, profile, None, data, out, seed, trust, epochs) for path in (weights, *unpruned)),
         *(_job(weights, profile, budget, data, out, seed, trust, epochs) for budget in budgets),
     ]
-    with opened(weights, profile, data=data, seed=seed, trust=trust, reporter=None):
-        pass  # refuses what is wrong before anything is written
+    with opened(weights, profile, data=data, seed=seed, trust=trust, reporter=None, device=jobs == "here"):
+        pass  # refuses what is wrong before anything is written; on a cluster the device is another node's
     folder = out / "points"
     folder.mkdir(parents=True, exist_ok=True)
     done = {job.key: found for job in asked if (found := _read(folder / f"{job.name}-{job.key}.json")) is not None}

@@ -1,0 +1,112 @@
+"""A real search by ONNX Runtime on this machine: export, profile, probes, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune.errors import TargetError
+from edgeprune.stages.base import Silent
+from edgeprune.target import Target, load_target
+
+PROFILE = """
+extends: cpu
+description: small and quick, for tests
+imgsz: 96
+budget: {speed_up: 1.3, statistic: p50}
+measure: {warmup_s: 0.05, rounds: 20, per_round: 4, retries: 0}
+prune: {max_probes: 4}
+"""
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small profile and an untrained checkpoint."""
+    from ultralytics import YOLO
+
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "small.yaml").write_text(PROFILE)
+    YOLO("yolov8n.yaml").save(folder / "new.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(place: Path) -> Target:
+    return load_target(place / "small.yaml")
+
+
+@pytest.fixture(scope="module")
+def found(place: Path, small: Target) -> Any:
+    from edgeprune.sweep.alone import search
+
+    notes = Notes()
+    result = search(place / "new.pt", small, place / "pruned.pt", cache=place / "profiles", reporter=notes)
+    return result, notes
+
+
+def test_a_search_leaves_a_stock_checkpoint_with_its_plan(place: Path, found: Any) -> None:
+    from edgeprune import checkpoint
+    from edgeprune.pruning.plan import Plan
+
+    result, notes = found
+    assert result.speed_up > 1
+    assert 1 <= len(result.probes) <= 4
+    assert sum(row["kept"] for row in result.probes) == 1
+    assert result.importance == "lamp", "without data the importance needs none"
+    saved = checkpoint.load(place / "pruned.pt")
+    plan = Plan.load(place / "pruned.plan.json")
+    assert checkpoint.shape_signature(saved.model) == plan.result_shapes
+    assert sum("predicted" in line for line in notes.lines) == len(result.probes), "every probe is shown"
+
+
+def test_the_profile_is_kept_and_read_again(place: Path, found: Any, small: Target) -> None:
+    from edgeprune.sweep.alone import profile
+
+    [file] = (place / "profiles").glob("profile-*.json")
+    before = file.read_bytes()
+    data = json.loads(before)
+    assert data["copies"][0]["whole_ms"] > 0
+    assert data["conditions"]["device"]["runtime"].startswith("onnxruntime")
+    again = profile(place / "new.pt", small, cache=place / "profiles")
+    assert file.read_bytes() == before
+    assert again.samples[0].whole_ms == data["copies"][0]["whole_ms"]
+    assert len(again.fit.errors) == len(data["copies"]) - 1
+
+
+def test_an_unreachable_budget_says_what_holds_it_and_writes_nothing(place: Path, found: Any, small: Target) -> None:
+    from edgeprune.sweep.alone import search
+
+    with pytest.raises(TargetError, match=r"floor measured here is ×\d.*held by model\.") as refused:
+        search(place / "new.pt", small, place / "never.pt", speed_up=500, cache=place / "profiles")
+    assert "\n" not in str(refused.value)
+    assert not (place / "never.pt").exists()
+    assert not (place / "never.plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "pruned.onnx"}, r"\.pt file"),
+        ({"imgsz": 95}, "imgsz"),
+        ({"speed_up": 2.0, "latency_ms": 3.0}, "exactly one"),
+    ],
+    ids=["not a checkpoint", "size off the stride", "two budgets"],
+)
+def test_wrong_arguments_are_refused(place: Path, small: Target, changes: dict[str, Any], message: str) -> None:
+    from edgeprune.sweep.alone import search
+
+    output = place / changes.pop("output", "wrong.pt")
+    with pytest.raises(TargetError, match=message):
+        search(place / "new.pt", small, output, **changes)
+    assert not output.exists()

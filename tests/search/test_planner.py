@@ -1,0 +1,106 @@
+"""Blocks against channels, and names that move up when a block goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgeprune.pruning.depth import removable_blocks
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.search.layers import layers_of
+from edgeprune.search.planner import Planner, original_names
+from edgeprune.search.profile import Profile, copies_of
+
+from ..pruning.conftest import _built
+from .devices import samples, true_ms
+
+
+def labelled(seed: int, size: int = 64) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.2, 0.3]])
+    return {
+        "img": torch.rand(2, 3, size, size, generator=generator),
+        "batch_idx": torch.tensor([0.0, 1.0]),
+        "cls": torch.tensor([[0.0], [1.0]]),
+        "bboxes": boxes,
+    }
+
+
+def profile_of(model: Any, launch_ms: float = 0.0) -> Profile:
+    """A made-up device; ``launch_ms`` is what every layer takes, however narrow."""
+    pruner = Pruner(model, 64)
+    layers = tuple(layers_of(pruner.model, pruner.structure))
+    names = tuple(one.name for one in pruner.dimensions)
+    copies = [[widths.get(one.name, one.width) for one in pruner.dimensions] for widths in copies_of(pruner, 0)]
+    measured = []
+    for sample in samples(list(layers), copies):
+        spent = {name: ms + launch_ms for name, ms in sample.layer_ms.items()}
+        measured.append(type(sample)(sample.widths, spent, sum(spent.values())))
+    return Profile({}, "", names, layers, tuple(measured), len(layers))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return _built("yolov8n.yaml")
+
+
+def planner(model: Any, launch_ms: float, batches: list[dict[str, Any]] | None) -> Planner:
+    pruner = Pruner(model, 64)
+    return Planner(pruner, pruner.scores("l2"), "l2", profile_of(model, launch_ms), batches=batches)
+
+
+def test_names_of_a_model_without_blocks_lead_back(model: Any) -> None:
+    back = original_names(model, ["model.4.m.0"])
+    assert back("model.4.m.0.cv1.conv") == "model.4.m.1.cv1.conv"
+    assert back("model.6.m.0.cv1#2") == "model.6.m.0.cv1#2"
+    assert back("model.4.cv2") == "model.4.cv2"
+
+
+def test_a_plan_is_what_was_proposed(model: Any) -> None:
+    made = planner(model, 0.0, None)
+    candidate = made.solve(0.5)
+    plan, pruned = made.plan(candidate)
+    assert candidate.share <= 0.5
+    assert plan.removed == ()
+    layers = layers_of(pruned, Pruner(pruned, 64).structure)
+    assert len(layers) == len(made.profile.layers)
+    assert sum(parameter.numel() for parameter in pruned.parameters()) == plan.params[1]
+
+
+def test_a_launch_bound_device_drops_blocks_and_a_compute_bound_one_does_not(model: Any) -> None:
+    batches = [labelled(1)]
+    launch = planner(model, 1.0, batches)
+    dropped = launch.solve(0.85)
+    assert dropped.share <= 0.85
+    plan, pruned = launch.plan(dropped)
+    assert plan.removed
+    assert len(removable_blocks(pruned)) == len(removable_blocks(model)) - len(plan.removed)
+    without = planner(model, 1.0, None).solve(0.85)
+    assert without.exhausted, "channels alone do not get there on this device"
+
+
+def test_an_exhausted_plan_names_what_holds_it(model: Any) -> None:
+    made = planner(model, 0.0, None)
+    floor = made.solve(0.001)
+    assert floor.exhausted
+    lines = made.held_by(floor)
+    assert len(lines) == 4
+    assert all("ms (" in line and "model." in line for line in lines)
+    assert any("at its least" in line or "stays" in line for line in lines)
+
+
+def test_predicted_time_without_a_block_is_that_of_the_smaller_model(model: Any) -> None:
+    """Costs of the measured layers, looked up by the names that they have in the model without the block."""
+    removed = ("model.4.m.0",)
+    smaller = Pruner(model, 64, removed=removed)
+    layers = layers_of(smaller.model, smaller.structure)
+    back = original_names(model, removed)
+    whole = profile_of(model).fit.model
+    reduced = whole.for_layers(layers, {layer.name: back(layer.name) for layer in layers})
+    wanted = sum(true_ms(list(layers), smaller.structure.widths).values())
+    assert len(reduced.layers) == len(whole.layers) - 2
+    assert reduced.total_ms(smaller.structure.widths) == pytest.approx(wanted, rel=0.05)
+    assert np.isfinite(reduced.coefficients).all()

@@ -1,0 +1,134 @@
+"""Points of a sweep: what they depend on, what is kept, and what the table shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from edgeprune.cli import app
+from edgeprune.errors import TargetError
+from edgeprune.sweep import points
+from edgeprune.sweep.figures import page, trade_off
+from edgeprune.sweep.points import Job, Point, Sweep, run_here, run_sweep
+from edgeprune.target import load_target
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An untrained checkpoint and a dataset of a few digits."""
+    from ultralytics import YOLO
+
+    from edgeprune.data.digits import write_digits
+
+    folder = tmp_path_factory.mktemp("sweep")
+    data = write_digits(folder / "digits", train=4, val=2, test=2, imgsz=96)
+    model = YOLO("yolov8n.yaml")
+    model.model.names = {i: str(i) for i in range(10)}
+    from edgeprune.training.classes import fit_classes
+
+    fit_classes(model.model, {i: str(i) for i in range(10)})
+    model.save(folder / "new.pt")
+    return folder / "new.pt", Path(data)
+
+
+class Steps:
+    """Stand-ins for the three steps that count how often they ran."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[str] = []
+        monkeypatch.setattr(points, "search_step", self.search)
+        monkeypatch.setattr(points, "finetune_step", lambda job, found: found["checkpoint"])
+        monkeypatch.setattr(points, "measure_step", self.measure)
+
+    def search(self, job: Job) -> dict[str, Any]:
+        self.ran.append(job.name)
+        if job.target["budget"].get("speed_up") == 50:
+            raise TargetError("the budget is out of reach: held by model.0.conv")
+        return {"checkpoint": b"pruned", "macs": 2.0, "probes": 2}
+
+    def measure(self, job: Job, swept: bytes, found: dict[str, Any], tuned: bytes) -> dict[str, Any]:
+        speed_up = job.target["budget"]["speed_up"] if job.pruned else 1.0
+        made = Point(job.name, "budget" if job.pruned else "", 10 / speed_up, speed_up, 0.5 / speed_up, 2.0, 1000)
+        return {**asdict(made), "checkpoint": tuned if job.pruned else None}
+
+
+def sweep(given: tuple[Path, Path], out: Path, *speed_ups: float, **options: Any) -> Sweep:
+    weights, data = given
+    return run_sweep(weights, "cpu", data, out, budgets=[("speed_up", one) for one in speed_ups], imgsz=96, **options)
+
+
+def test_finished_points_are_not_run_again_and_failed_ones_are(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(monkeypatch)
+    first = sweep(given, tmp_path, 1.5, 50)
+    assert [point.failed is None for point in first.points] == [True, False]
+    assert steps.ran == ["new", "new-speed-up-1.5", "new-speed-up-50"]
+    steps.ran.clear()
+    second = sweep(given, tmp_path, 1.5, 50, 2.0)
+    assert steps.ran == ["new-speed-up-50", "new-speed-up-2"]
+    assert second.points[0] == first.points[0]
+    table = (tmp_path / "sweep.md").read_text()
+    assert "×1.500" in table and "out of reach" in table
+    assert len(list((tmp_path / "points").glob("*.pt"))) == 2
+    assert json.loads((tmp_path / "sweep.json").read_text())["points"][0]["speed_up"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weights": b"other"}, {"seed": 1}, {"epochs": 3}, {"data": "other.yaml"}, {"pruned": False}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_point_depends_on_what_it_is_made_from(change: dict[str, Any]) -> None:
+    target = load_target("cpu").model_dump(mode="json")
+    job = Job("a", b"weights", target, "data.yaml", 0, False, "cache", True, 2)
+    assert replace(job, **change).key != job.key
+    assert replace(job, name="b", cache="elsewhere").key == job.key
+
+
+def test_the_figure_has_every_point_in_words_and_in_its_table() -> None:
+    whole = (Point("n", "", 10.0, 1.0, 0.5, 1.0, 3_000_000, "unpruned"),)
+    pruned = (Point("n-2", "×2", 5.0, 2.0, 0.45, 2.5, 1_000_000, "1 probes"), Point("n-9", "×9", failed="out of reach"))
+    figure = trade_off(Sweep(whole, pruned, "p50", "mAP50-95"))
+    text = page([figure])
+    assert "5.00 ms, mAP50-95 0.4500" in figure.alt
+    assert text.count("<tr>") == 4
+    assert "out of reach" in text
+    assert "<script" not in text and "http://" not in text.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--speed-up", "1.5,x"], "numbers with commas"),
+        ([], "either --latency-ms or --speed-up"),
+        (["--speed-up", "2", "--latency-ms", "3"], "either --latency-ms or --speed-up"),
+        (["--speed-up", "2", "--jobs", "cloud"], "allowed are here, ray"),
+        (["--speed-up", "0.5"], "greater than or equal to 1"),
+        (["--speed-up", "2", "--epochs", "-1"], "0 or more"),
+    ],
+)
+def test_wrong_options_are_one_line(given: tuple[Path, Path], tmp_path: Path, options: list[str], said: str) -> None:
+    weights, data = given
+    argv = ["sweep", str(weights), "--target", "cpu", "--data", str(data), "--out", str(tmp_path / "out"), *options]
+    ended = CliRunner().invoke(app, argv)
+    assert isinstance(ended.exception, TargetError)
+    assert said in str(ended.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_by_one_a_failed_job_does_not_stop_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    Steps(monkeypatch)
+    target = load_target("cpu")
+    jobs = [
+        Job(str(ask), b"", target.with_overrides(speed_up=ask).model_dump(mode="json"), "", 0, False, "", True, 0)
+        for ask in (50, 2)
+    ]
+    results: list[dict[str, Any]] = []
+    run_here(jobs, b"", lambda job, result: results.append(result))
+    assert [result["failed"] is None for result in results] == [False, True]
