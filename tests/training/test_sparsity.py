@@ -248,15 +248,18 @@ def test_nothing_off_is_said_plainly() -> None:
 def test_distributed_training_can_pickle_what_it_is_given(narrow: Path) -> None:
     """Ultralytics hands trainer class, model and callbacks to its processes through cloudpickle, by name."""
     cloudpickle = pytest.importorskip("cloudpickle")
+    from edgeprune.training.response import AttachTeacher
     from edgeprune.training.run import _Reporter
     from edgeprune.training.trainers import TRAINERS
     from edgeprune.training.until import UntilDrop
 
     callbacks = [AttachSparsity(GROUPS, SparsitySettings()), UntilDrop(0.5, 0.01), _Reporter("x", lambda *a, **k: None)]
+    callbacks.append(AttachTeacher(Path("teacher.pt"), 0.5))
     again = cloudpickle.loads(cloudpickle.dumps({"trainers": TRAINERS, "callbacks": callbacks}))
     assert all(again["trainers"][task] is trainer for task, trainer in TRAINERS.items())
     assert again["callbacks"][0].groups == GROUPS
     assert again["callbacks"][1] == callbacks[1]
+    assert (again["callbacks"][3].teacher, again["callbacks"][3].weight) == (Path("teacher.pt"), 0.5)
 
 
 def test_an_optimizer_that_rescales_gradients_is_refused(
