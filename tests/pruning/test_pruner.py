@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 
 import pytest
 import torch
+import ultralytics
 from torch import nn
 
+import edgeprune
 from edgeprune.checkpoint import parameter_count, shape_signature
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.pruning import narrow
@@ -70,6 +73,25 @@ def test_the_plan_survives_json_and_gives_the_same_bits(pruner, plan):
     assert again.digest == plan.digest
     first, second = pruner.apply(plan).state_dict(), pruner.apply(again).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_plan_says_what_made_it(plan):
+    assert dict(plan.versions) == {
+        "edgeprune": edgeprune.__version__,
+        "ultralytics": ultralytics.__version__,
+        "torch": torch.__version__,
+        "torch-pruning": version("torch-pruning"),
+    }
+
+
+def test_savings_are_those_of_each_width_alone(pruner, plan):
+    savings = pruner.savings(plan.widths)
+    assert set(savings) == {line.name for line in plan.dimensions if line.after != line.before}
+    for name, (macs, params) in list(savings.items())[:3]:
+        alone = pruner.plan(widths={name: plan.widths[name]})
+        assert (alone.macs[0] - alone.macs[1], alone.params[0] - alone.params[1]) == (macs, params)
+        assert macs > 0
+        assert params > 0
 
 
 def test_a_plan_for_another_model_is_refused(stock, plan):
