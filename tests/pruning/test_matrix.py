@@ -17,6 +17,7 @@ import torch
 import ultralytics
 
 from edgeprune.checkpoint import parameter_count, save, shape_signature, signature_of
+from edgeprune.errors import TargetError
 from edgeprune.pruning import narrow
 from edgeprune.pruning.pruner import Pruner
 
@@ -137,10 +138,16 @@ def test_plain_ultralytics_predicts_validates_and_exports_the_file(stock, plain,
     files = {speed_up: tmp_path / f"pruned{speed_up}.pt" for speed_up in plans}
     for speed_up, plan in plans.items():
         save(pruner.apply(plan), files[speed_up])
-    save(model, tmp_path / "stock.pt")
+    whole = tmp_path / "stock.pt"
+    save(model, whole)
     description, image = data(name[name.find("-") :] if "-" in name else "")
-    everything = [str(tmp_path / "stock.pt"), *map(str, files.values())]
-    answer = plain({"files": everything, "image": image, "data": description, "imgsz": 64, "work": str(tmp_path)})
+    job = {
+        "files": [str(file) for file in files.values()],
+        "exported": [str(whole)],
+        "imgsz": 64,
+        "work": str(tmp_path),
+    }
+    answer = plain(job | {"image": image, "data": description})
     assert "error" not in answer, answer["error"][-2000:]
     for speed_up, plan in plans.items():
         seen = answer[str(files[speed_up])]
@@ -148,7 +155,7 @@ def test_plain_ultralytics_predicts_validates_and_exports_the_file(stock, plain,
         assert 0 <= seen["fitness"] <= 2
         shapes = {key: tuple(shape) for key, shape in seen["shapes"].items()}
         assert signature_of(shapes) == plan.result_shapes
-        theirs = answer[str(tmp_path / "stock.pt")]["nodes"]
+        theirs = answer[str(whole)]["nodes"]
         assert all(mine <= other for mine, other in zip(seen["nodes"], theirs, strict=True)), (seen["nodes"], theirs)
         if TABLE:
             cell = {
@@ -163,13 +170,29 @@ def test_plain_ultralytics_predicts_validates_and_exports_the_file(stock, plain,
                 file.write(json.dumps(cell) + "\n")
 
 
-@pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])
-@pytest.mark.parametrize("align", [1, 4, 8, 16, 32])
-@pytest.mark.parametrize("speed_up", [1.3, 2, 2.7])
-def test_the_asked_ratio_is_met_within_three_percent(stock, name, align, speed_up):
+ALIGNMENTS = [
+    *((name, align) for name in ("yolov8n", "yolo11n", "yolo26n") for align in (1, 4, 8, 16, 32)),
+    *(
+        (name, align)
+        for name in ("yolov8s", "yolo11s", "yolo26s")
+        for align in ((1, 4, 8, 16, 32) if FULL else (8, 32))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "align"), ALIGNMENTS)
+def test_the_asked_ratio_is_met_within_three_percent_or_refused(stock, name, align):
     pruner = Pruner(stock(f"{name}.yaml"), 320, align=align)
-    plan = pruner.plan(macs_speed_up=speed_up)
-    assert speed_up <= plan.macs_speed_up <= speed_up * 1.03
+    furthest = pruner.macs() / pruner.macs({one.name: one.allowed[0] for one in pruner.dimensions})
+    for importance in ("lamp", "random"):
+        scores = pruner.scores(importance)
+        for speed_up in (1.1, 1.3, 2, 2.7, 3, 4):
+            if speed_up > furthest:
+                with pytest.raises(TargetError, match=f"comes to {furthest:.2f}"):
+                    pruner.plan(macs_speed_up=speed_up, scores=scores)
+                continue
+            plan = pruner.plan(macs_speed_up=speed_up, scores=scores)
+            assert speed_up <= plan.macs_speed_up <= speed_up * 1.03, (importance, speed_up)
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo26n-seg", "yolo12n"])

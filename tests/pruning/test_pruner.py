@@ -118,6 +118,14 @@ def test_a_foreign_block_is_refused_by_name(stock):
         Pruner(model, 320)
 
 
+def test_a_model_whose_blocks_cannot_be_followed_is_refused_by_the_block():
+    from ultralytics.nn.tasks import RTDETRDetectionModel
+
+    model = RTDETRDetectionModel("rtdetr-l.yaml", verbose=False).eval()
+    with pytest.raises(StageError, match=r"block \w+ \(model\.28\S*\) cannot be traced at 320 px"):
+        Pruner(model, 320)
+
+
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
