@@ -30,7 +30,7 @@ def main() -> None:
     arguments.add_argument("--one", type=Path, help="measure this checkpoint in this process")
     arguments.add_argument("--cold", action="store_true", help="run nothing before, so pages of torch's code count")
     arguments.add_argument("--imgsz", type=int, default=320)
-    arguments.add_argument("--data", help="rank by the loss (taylor) on 64 images of this data set too")
+    arguments.add_argument("--data", help="rank by the loss on 64 images too (files under 50 MiB)")
     arguments.add_argument("--batch", type=int, default=4)
     arguments.add_argument("--out", type=Path)
     options = arguments.parse_args()
@@ -106,7 +106,8 @@ def table(options: argparse.Namespace) -> list[str]:
         "the pruner imported and the checkpoint read and run once on 64 px; of it, code: pages of libraries' files "
         "that were touched for the first time. **Peak**: the model's float32 tensors and the rise without code, over "
         "those tensors. Other readings: with code; over the half-precision file; the whole process over what it held "
-        "before; cold, without that one run, with and without code.",
+        "before; cold, without that one run. lamp reads weights only; taylor goes forward and back over 64 images in "
+        f"batches of {options.batch}, and one batch's pass is what it holds.",
         "",
         "| model | criterion | wall s | CPU s | model MiB | rise MiB | of it code | **peak** | with code | "
         "over the file | whole process | cold | cold with code |",
@@ -119,10 +120,12 @@ def table(options: argparse.Namespace) -> list[str]:
             model.model.half()
             model.save(path)
             del model
-            cases = [[]] if options.data is None else [[], ["--data", options.data, "--batch", str(options.batch)]]
+            cases = [[]]
+            if options.data is not None and path.stat().st_size < 50 * MIB:
+                cases.append(["--data", options.data, "--batch", str(options.batch)])
             for case in cases:
                 command = [sys.executable, __file__, "--one", str(path), "--imgsz", str(options.imgsz), *case]
-                warm, cold = (_printed([*command, *more]) for more in ([], ["--cold"]))
+                warm, cold = _printed(command), None if case else _printed([*command, "--cold"])
                 held = warm["model_mib"] + warm["rise_mib"]
                 figures = [
                     *(f"{warm[key]:.2f}" for key in ("wall_s", "cpu_s")),
@@ -131,8 +134,7 @@ def table(options: argparse.Namespace) -> list[str]:
                     f"{warm['peak_with_code']:.2f}",
                     f"{held / warm['file_mib']:.2f}",
                     f"{1 + warm['rise_mib'] / warm['process_mib']:.2f}",
-                    f"{cold['peak_over_model']:.2f}",
-                    f"{cold['peak_with_code']:.2f}",
+                    *(f"{cold[key]:.2f}" if cold else "" for key in ("peak_over_model", "peak_with_code")),
                 ]
                 lines.append(f"| {path.stem} | {warm['importance']} | {' | '.join(figures)} |")
     return lines

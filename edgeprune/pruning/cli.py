@@ -41,7 +41,7 @@ def prune(
     ] = "global",
     normalisation: Annotated[
         str | None,
-        typer.Option(help="Scores within a group: none, sum, mean, max, standarization, gaussian; else as they come."),
+        typer.Option(help="Scores within a group: none, sum, mean, max, standarization; else as they come."),
     ] = None,
     iterative_steps: Annotated[int, typer.Option(help="Rank anew this many times on the way.")] = 1,
     drop_blocks: Annotated[int, typer.Option(help="Drop this many whole blocks first (needs --data).")] = 0,

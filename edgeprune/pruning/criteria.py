@@ -105,7 +105,6 @@ NORMALISATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": lambda scores: scores / scores.mean(),
     "max": lambda scores: scores / scores.max(),
     "standarization": lambda scores: (scores - scores.min()) / (scores.max() - scores.min()),
-    "gaussian": lambda scores: (scores - scores.mean()) / scores.std(),
 }
 """How the scores of one group come to a common scale, named as Torch-Pruning's normalizers are, spelling included."""
 
