@@ -73,7 +73,8 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
         trust: build any class that the file names. Such a file can run any code; only for files of your own.
 
     Raises:
-        DataError: missing, damaged, unsafe, or not an Ultralytics checkpoint; one line with the next command.
+        DataError: missing, damaged, unsafe, not an Ultralytics checkpoint, or one that says it was pruned but holds a
+            model of other shapes; one line with the next command.
     """
     found = _file(path)
     data = _trusted(found) if trust else _restricted(found)
@@ -90,7 +91,15 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
         raise DataError(f"{path} is {seen}, not an Ultralytics checkpoint; save it with model.save('weights.pt') first")
     if not hasattr(model, "model") or not hasattr(model, "yaml"):
         raise DataError(f"{path} holds a {type(model).__name__}, not an Ultralytics model; pass a YOLO checkpoint")
-    return _described(model.float().eval(), dict(data), found)
+    read = _described(model.float().eval(), dict(data), found)
+    signature, seen = read.edgeprune.get("shape_signature") or read.edgeprune.get("signature"), shape_signature(model)
+    if signature is not None and signature != seen:
+        raise DataError(
+            f"{path} says that it was pruned to the shapes {signature[:12]}, but holds a model of the shapes "
+            f"{seen[:12]} with {parameter_count(model)} parameters: it was rebuilt or exchanged; start again from the "
+            "pruned checkpoint"
+        )
+    return read
 
 
 def save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,10 @@ def prune(
     scope: Annotated[
         str, typer.Option(help="global: rank across the model; local: the same share everywhere.")
     ] = "global",
+    normalisation: Annotated[
+        str | None,
+        typer.Option(help="Scores within a group: none, sum, mean, max, standarization; else as they come."),
+    ] = None,
     iterative_steps: Annotated[int, typer.Option(help="Rank anew this many times on the way.")] = 1,
     drop_blocks: Annotated[int, typer.Option(help="Drop this many whole blocks first (needs --data).")] = 0,
     images: Images = 64,
@@ -54,6 +59,7 @@ def prune(
     from rich.console import Console
 
     from edgeprune.checkpoint import load, save
+    from edgeprune.pruning.choose import TOLERANCE
     from edgeprune.pruning.plan import Plan
     from edgeprune.pruning.pruner import prune as pruned
 
@@ -79,15 +85,20 @@ def prune(
         max_ratio=_shares(max_ratio or []),
         align=align,
         min_width=min_width,
+        normalisation=normalisation,
     )
     console = Console()
     if dry_run:
-        console.print(plan_table(result.plan))
+        console.print(plan_table(result.plan, result.savings))
     if save_plan is not None:
         result.plan.save(save_plan)
     if output is not None and not dry_run:
         save(result.model, output, like=checkpoint, metadata=result.metadata())
     console.print(_summary(result.plan), highlight=False)
+    asked = result.plan.settings["request"].get("macs_speed_up")
+    if asked is not None and result.plan.macs_speed_up > asked * (1 + TOLERANCE):
+        steps = result.plan.settings["align"]
+        console.print(f"×{asked:g} was asked: no widths in steps of {steps} come closer; try a smaller --align")
 
 
 def sensitivity(
@@ -143,8 +154,12 @@ def register(app: typer.Typer) -> None:
     app.command()(sensitivity)
 
 
-def plan_table(plan: Plan) -> Any:
-    """Every dimension: width before and after, the share that goes, and why it was left alone."""
+def plan_table(plan: Plan, savings: Mapping[str, tuple[int, int]]) -> Any:
+    """Every dimension: width before and after, the share that goes, what that alone saves, and why it was left alone.
+
+    Args:
+        savings: multiply-accumulates and parameters by dimension.
+    """
     from rich.table import Table
 
     table = Table(title=_summary(plan))
@@ -152,13 +167,17 @@ def plan_table(plan: Plan) -> Any:
     table.add_column("width", justify="right")
     table.add_column("after", justify="right")
     table.add_column("removed", justify="right")
+    table.add_column("MACs alone", justify="right")
+    table.add_column("parameters alone", justify="right")
     table.add_column("left alone because")
     for name in plan.removed:
-        table.add_row(name, "block", "-", "100%", "")
+        table.add_row(name, "block", "-", "100%", "", "", "")
     for line in plan.dimensions:
         share = 1 - line.after / line.before
         removed = f"{share:.0%}" if share else ""
-        table.add_row(line.name, str(line.before), str(line.after), removed, "" if share else line.fixed or "")
+        saved = [f"-{count / 1e6:.3f} M" for count in savings.get(line.name, ())] or ["", ""]
+        why = "" if share else line.fixed or ""
+        table.add_row(line.name, str(line.before), str(line.after), removed, *saved, why)
     return table
 
 

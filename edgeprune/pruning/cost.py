@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from edgeprune.pruning.structure import Structure
-from edgeprune.pruning.trace import head_of, shell_of
+from edgeprune.pruning.trace import head_of, twin_of
 
 
 class _Products:
@@ -31,6 +31,7 @@ class _Products:
         self.a = np.array(self.rows).reshape(-1, self.dimensions)
         self.b = np.array(self.columns).reshape(-1, self.dimensions)
         self.constant, self.coefficient = np.array(self.constants), np.array(self.coefficients)
+        self.rows, self.columns = [], []
 
     def value(self, widths: np.ndarray) -> float:
         return float(self.coefficient @ ((self.a @ widths) * (self.b @ widths + self.constant)))
@@ -89,9 +90,9 @@ class CostModel:
 
 def _dropped_at_export(model: nn.Module) -> set[str]:
     """Names of modules that the head's own ``fuse()`` removes."""
-    shell = shell_of(model)
-    before = {name for name, _ in shell.named_modules()}
-    head = head_of(shell)
+    twin = twin_of(model)
+    before = {name for name, _ in twin.named_modules()}
+    head = head_of(twin)
     if hasattr(head, "fuse"):
         head.fuse()
-    return before - {name for name, _ in shell.named_modules()}
+    return before - {name for name, _ in twin.named_modules()}

@@ -15,11 +15,13 @@ count the scales of batch normalisations and leave depthwise convolutions out, a
 ``fisher`` are our own: they differentiate the loss by one factor per channel, which Torch-Pruning, whose gradients are
 those of single weights, does not have. A global ranking compares channels of different groups, so every criterion's
 numbers mean the same in each: parts of the group's own mean (1 is average; LAMP: parts of what would be left), or
-the raw quantity where that is comparable itself (``bn_scale``, ``taylor``, ``fisher``).
+the raw quantity where that is comparable itself (``bn_scale``, ``taylor``, ``fisher``). :data:`NORMALISATIONS` are
+the other choices.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,15 +99,46 @@ class Group:
 
 Score = Callable[[Group], torch.Tensor]
 
+NORMALISATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda scores: scores,
+    "sum": lambda scores: scores / scores.sum(),
+    "mean": lambda scores: scores / scores.mean(),
+    "max": lambda scores: scores / scores.max(),
+    "standarization": lambda scores: (scores - scores.min()) / (scores.max() - scores.min()),
+}
+"""How the scores of one group come to a common scale, named as Torch-Pruning's normalizers are, spelling included."""
+
 
 @dataclass(frozen=True)
 class Importance:
-    """A registered criterion."""
+    """A registered criterion.
+
+    Attributes:
+        score: as it is used by default.
+        summary: one line for users.
+        raw: the same before the criterion's own normalisation; None where it has none.
+    """
 
     name: str
     score: Score
     needs_batches: bool
     summary: str
+    raw: Score | None = None
+
+    def normalised(self, group: Group, normalisation: str | None = None) -> torch.Tensor:
+        """Scores of a group's channels, by one of :data:`NORMALISATIONS` instead of the criterion's own.
+
+        LAMP's is the criterion itself, so what is normalised there are its results.
+
+        Raises:
+            TargetError: unknown name.
+        """
+        if normalisation is None:
+            return self.score(group)
+        if normalisation not in NORMALISATIONS:
+            raise TargetError(f"unknown normalisation '{normalisation}'; choose one of {', '.join(NORMALISATIONS)}")
+        scores = NORMALISATIONS[normalisation]((self.raw or self.score)(group))
+        return scores.masked_fill(~scores.isfinite(), 0.0)  # scores that are all zero, or all alike
 
 
 REGISTRY: dict[str, Importance] = {}
@@ -134,6 +167,19 @@ def torch_pruning_importance(
         otherwise: scores the groups in which the object finds nothing to read; without it they are refused.
     """
 
+    own = getattr(estimator, "normalizer", None)
+    raw = None
+    if own is not None and own != "lamp":
+        bare: Any = copy.copy(estimator)
+        bare.normalizer = None
+        raw = _scored_by(name, bare, otherwise)
+    score = _scored_by(name, estimator, otherwise)
+    summary = summary or f"Torch-Pruning's {type(estimator).__name__}."
+    REGISTRY[name] = Importance(name, score, False, summary.splitlines()[0], raw)
+    return score
+
+
+def _scored_by(name: str, estimator: Estimator, otherwise: Score | None) -> Score:
     def score(group: Group) -> torch.Tensor:
         scores = torch_pruning_scores(estimator, group)
         if scores is not None:
@@ -146,8 +192,7 @@ def torch_pruning_importance(
             "register it with otherwise=, for example criteria.l1"
         )
 
-    score.__doc__ = summary or f"Torch-Pruning's {type(estimator).__name__}."
-    return importance(name)(score)
+    return score
 
 
 def importance_named(name: str) -> Importance:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from edgeprune.errors import StageError
-from edgeprune.pruning.channels import Labels, Slot
+from edgeprune.pruning.channels import Labels
 from edgeprune.pruning.rules import ATTENTION, rewrite_noted_widths, rewrite_split
 from edgeprune.pruning.structure import Structure
-from edgeprune.pruning.trace import input_channels, raw_head, shell_of
+from edgeprune.pruning.trace import input_channels, raw_head, twin_of
 
 CHECK_PX = 64  # side of the images that outputs are compared on: the smallest that every stride 32 and 64 model takes
 
@@ -128,9 +128,21 @@ def single_thread() -> Iterator[None]:
 
 @torch.no_grad()
 def masked_outputs(model: nn.Module, structure: Structure, keep: np.ndarray, image: torch.Tensor) -> list[torch.Tensor]:
-    """Raw head maps of the original model with every removed unit held at zero: what pruning must reproduce."""
-    state = dict(model.named_parameters()) | dict(model.named_buffers()) | masked_state(model, structure, keep)
-    return tensors_of(torch.func.functional_call(raw_head(shell_of(model)), state, (image,)))
+    """Raw head maps of the original model with every removed unit held at zero: what pruning must reproduce.
+
+    Outputs are masked as they come, so no second set of weights is held.
+    """
+    twin: Any = raw_head(twin_of(model))
+    for slot in structure.trace.slots.values():
+        mask = keep[structure.unit[slot.labels]]
+        if slot.kind != "in" and not mask.all():
+            module, (_, _, parameter) = twin.get_submodule(slot.module), slot.kind.partition(":")
+            if parameter:
+                own = getattr(module, parameter)
+                setattr(module, parameter, nn.Parameter(_masked(own, mask, 0), own.requires_grad))
+            else:
+                module.register_forward_hook(lambda module, inputs, output, mask=mask: _masked(output, mask, 1))
+    return tensors_of(twin(image))
 
 
 def masked_state(model: nn.Module, structure: Structure, keep: np.ndarray) -> dict[str, torch.Tensor]:
@@ -143,22 +155,22 @@ def masked_state(model: nn.Module, structure: Structure, keep: np.ndarray) -> di
             for key in ("weight", "bias") if ":" not in slot.kind else (slot.kind.partition(":")[2],):
                 name = f"{slot.module}.{key}"
                 if name in own:
-                    state[name] = _masked(model, slot, state.get(name, own[name]), mask)
+                    tensor = state.get(name, own[name]).detach()
+                    transposed = tensor.ndim > 1 and isinstance(model.get_submodule(slot.module), nn.ConvTranspose2d)
+                    state[name] = _masked(tensor, mask, 1 if transposed else 0)
     return state
 
 
-def _masked(model: nn.Module, slot: Slot, tensor: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
-    transposed = tensor.ndim > 1 and isinstance(model.get_submodule(slot.module), nn.ConvTranspose2d)
+def _masked(tensor: torch.Tensor, mask: np.ndarray, axis: int) -> torch.Tensor:
     shape = [1] * tensor.ndim
-    shape[1 if transposed else 0] = -1
-    return tensor.detach() * torch.from_numpy(mask).to(tensor).reshape(shape)
+    shape[axis] = -1
+    return tensor * torch.from_numpy(mask).to(tensor).reshape(shape)
 
 
 @torch.no_grad()
 def raw_outputs(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
     """Raw head maps of a model, without touching it."""
-    state = dict(model.named_parameters()) | dict(model.named_buffers())
-    return tensors_of(torch.func.functional_call(raw_head(shell_of(model)), state, (image,)))
+    return tensors_of(raw_head(twin_of(model))(image))
 
 
 def tensors_of(output: Any) -> list[torch.Tensor]:
@@ -201,11 +213,10 @@ def check_image(model: nn.Module) -> torch.Tensor:
 
 def check_forward(model: nn.Module, image: torch.Tensor) -> None:
     """Raise StageError unless the model's ordinary evaluation pass runs on the image and gives finite numbers."""
-    state = dict(model.named_parameters()) | dict(model.named_buffers())
-    shell = shell_of(model).eval()  # the head keeps anchors of the last image; the model itself must not
+    twin = twin_of(model).eval()  # the head keeps anchors of the last image; the model itself must not
     try:
         with torch.no_grad():
-            outputs = tensors_of(torch.func.functional_call(shell, state, (image,)))
+            outputs = tensors_of(twin(image))
     except Exception as error:
         raise StageError(
             f"the pruned model's forward pass fails: {type(error).__name__}: {str(error).splitlines()[0]}"

@@ -45,8 +45,8 @@ class Plan:
         result_shapes: shape signature of the pruned model.
         macs: multiply-accumulates before and after, at ``imgsz``.
         params: parameters before and after.
-        settings: imgsz, importance, scope, seed, align, and the request.
-        versions: of edgeprune, ultralytics and torch, for the record.
+        settings: imgsz, importance, normalisation, scope, seed, align, and the request.
+        versions: of edgeprune, ultralytics, torch and torch-pruning, for the record.
     """
 
     dimensions: tuple[PlannedDimension, ...]

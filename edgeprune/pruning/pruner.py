@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,13 +93,31 @@ class Pruner:
         """Parameters of the checkpoint for widths by dimension name (missing: unchanged)."""
         return self.cost.params(self._vector(widths))
 
-    def scores(self, importance: str = AUTO, batches: Iterable[Batch] | None = None, seed: int = 0) -> Scores:
+    def savings(self, widths: Widths) -> dict[str, tuple[int, int]]:
+        """Multiply-accumulates and parameters that each dimension's new width saves when it alone changes.
+
+        Together they save less than the sum: a layer between two narrowed dimensions counts for both.
+        """
+        return {
+            name: (self.macs() - self.macs({name: width}), self.params() - self.params({name: width}))
+            for name, width in widths.items()
+            if width != self.structure.widths[self.structure.index[name]]
+        }
+
+    def scores(
+        self,
+        importance: str = AUTO,
+        batches: Iterable[Batch] | None = None,
+        seed: int = 0,
+        normalisation: str | None = None,
+    ) -> Scores:
         """Importance of every channel that may go: per free dimension, float64 of shape (parts, width).
 
         Args:
             importance: a registered name, or ``auto``: ``taylor`` with batches, ``lamp`` without.
             batches: labelled Ultralytics batches, for criteria that need them (one backward pass each).
             seed: of the random criterion.
+            normalisation: one of :data:`~edgeprune.pruning.criteria.NORMALISATIONS`; None: the criterion's own.
 
         Raises:
             TargetError: unknown name, or batches missing.
@@ -121,7 +140,7 @@ class Pruner:
                         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {part.name}".encode()))
                         own = None if gates is None else gates[:, torch.from_numpy(part.units)]
                         group = group_of(self.structure, modules, part, gates=own, generator=generator)
-                        rows.append(criterion.score(group).detach().double().cpu())
+                        rows.append(criterion.normalised(group, normalisation).detach().double().cpu())
                     result[dimension.name] = torch.stack(rows)
         return result
 
@@ -138,6 +157,7 @@ class Pruner:
         seed: int = 0,
         scores: Scores | None = None,
         iterative_steps: int = 1,
+        normalisation: str | None = None,
     ) -> Plan:
         """Choose what to keep; exactly one of the first four says how much.
 
@@ -152,6 +172,7 @@ class Pruner:
             seed: of the random criterion.
             scores: what :meth:`scores` gave, to plan again without computing them.
             iterative_steps: reach the request in this many equal steps, each with scores of the model so far.
+            normalisation: as in :meth:`scores`.
 
         Raises:
             TargetError: not exactly one request, out of range, or out of reach; says how far one can go.
@@ -168,10 +189,10 @@ class Pruner:
             batches = None if batches is None else list(batches)
             importance = resolved(importance, batches)
             amount: Any = request[asked[0]]
-            scores = self._stepwise(asked[0], amount, iterative_steps, importance, scope, batches, seed)
+            scores = self._stepwise(asked[0], amount, iterative_steps, importance, scope, batches, seed, normalisation)
         if scores is None:
             importance = resolved(importance, batches)
-            scores = self.scores(importance, batches, seed)
+            scores = self.scores(importance, batches, seed, normalisation)
         if widths is not None:
             chosen = self._explicit(widths)
         else:
@@ -179,6 +200,7 @@ class Pruner:
         settings = {
             "imgsz": self.imgsz,
             "importance": importance,
+            "normalisation": normalisation,
             "scope": scope,
             "seed": seed,
             "align": self.constraints.align,
@@ -264,7 +286,15 @@ class Pruner:
         return widths
 
     def _stepwise(
-        self, kind: str, value: float, steps: int, importance: str, scope: Any, batches: Any, seed: int
+        self,
+        kind: str,
+        value: float,
+        steps: int,
+        importance: str,
+        scope: Any,
+        batches: Any,
+        seed: int,
+        normalisation: str | None,
     ) -> Scores:
         """Scores whose order is the order in which channels go when they are ranked anew after every step.
 
@@ -274,7 +304,7 @@ class Pruner:
         gone = {one.name: np.zeros((len(one.parts), one.width), dtype=bool) for one in self.dimensions}
         pruner = self
         for step in range(1, steps + 1):
-            fresh = pruner.scores(importance, batches, seed)
+            fresh = pruner.scores(importance, batches, seed, normalisation)
             for dimension in self.dimensions:
                 if dimension.fixed is None:
                     alive = ~gone[dimension.name]
@@ -353,7 +383,7 @@ class Pruner:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What :func:`prune` gives: the new model, the plan, and the counts before and after."""
+    """What :func:`prune` gives: the new model, the plan, the counts before and after, and :meth:`Pruner.savings`."""
 
     model: nn.Module
     plan: Plan
@@ -363,6 +393,7 @@ class PruneResult:
     params_after: int
     signature: str
     checkpoint: Checkpoint | None
+    savings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Any]:
         """Plain data for the checkpoint: the plan, its digest, and the shape signature that later stages check."""
@@ -388,6 +419,7 @@ def prune(
     min_width: int = 8,
     drop_blocks: int = 0,
     trust: bool = False,
+    normalisation: str | None = None,
 ) -> PruneResult:
     """Prune a model or a checkpoint in one call; arguments as in :class:`Pruner` and :meth:`Pruner.plan`.
 
@@ -427,11 +459,14 @@ def prune(
             batches=batches,
             seed=seed,
             iterative_steps=iterative_steps,
+            normalisation=normalisation,
         )
     result = pruner.apply(plan)
     if parameter_count(result) != plan.params[1]:
         raise StageError(f"the pruned model has {parameter_count(result)} parameters, the plan says {plan.params[1]}")
-    return PruneResult(result, plan, *plan.macs, *plan.params, plan.result_shapes, checkpoint)
+    return PruneResult(
+        result, plan, *plan.macs, *plan.params, plan.result_shapes, checkpoint, pruner.savings(plan.widths)
+    )
 
 
 def resolved(importance: str, batches: Iterable[Batch] | None) -> str:
@@ -489,4 +524,9 @@ def _versions() -> dict[str, str]:
 
     import edgeprune
 
-    return {"edgeprune": edgeprune.__version__, "ultralytics": ultralytics.__version__, "torch": str(torch.__version__)}
+    return {
+        "edgeprune": edgeprune.__version__,
+        "ultralytics": ultralytics.__version__,
+        "torch": str(torch.__version__),
+        "torch-pruning": version("torch-pruning"),
+    }

@@ -1,15 +1,19 @@
-"""Follow every channel of a model through one forward pass on shapes alone (meta tensors, no arithmetic).
+"""Follow every channel of a model through one forward pass of no images: every shape, no arithmetic.
 
 Each channel of each feature map carries a label, an integer. A convolution consumes the labels of its input and gives
 fresh ones; a normalisation or an activation passes them on; an addition says that two labels are one; a concatenation
 joins them; a split cuts them. What cannot be followed pins its labels: those channels are never pruned. So the result
 is sound for any block, whether it was known when this was written or not, and no block has to be rewritten first.
 Chunked blocks and attention, where tracing autograd graphs goes wrong, need nothing special but the rules below.
+
+A batch of no images serves better than meta tensors: torch's meta kernels bring in its symbolic shapes and SymPy, which
+cost more time and memory than all of the pruning of a small model.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -35,13 +39,9 @@ _SUM = {"add", "iadd", "radd", "sub", "isub", "rsub", "add_", "sub_"}
 _PRODUCT = {"mul", "imul", "rmul", "div", "truediv", "itruediv", "mul_", "div_"}
 
 
-def shell_of(model: nn.Module) -> nn.Module:
-    """A deep copy of a model whose parameters and buffers have shapes but no storage."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+def twin_of(model: nn.Module) -> nn.Module:
+    """A copy of a model's structure that shares its parameters and buffers."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     criterion = getattr(model, "criterion", None)
     if criterion is not None:
         memo[id(criterion)] = None
@@ -78,15 +78,15 @@ def trace(model: nn.Module, imgsz: int) -> Trace:
         StageError: a block is not one of Ultralytics' or torch's own, or the forward pass failed; names the block.
     """
     refuse_foreign_classes(model)
-    shell = raw_head(shell_of(model))
-    follower = _Follower(shell)
-    image = torch.empty(1, input_channels(model), imgsz, imgsz, device="meta")
+    twin = raw_head(twin_of(model))
+    follower = _Follower(twin)
+    image = next(model.parameters()).new_empty(0, input_channels(model), imgsz, imgsz)
     channels = follower.trace.fresh(image.shape[1])
     follower.label(image, channels)
     follower.trace.pin(channels, "the input image")
     try:
-        with follower.watching(shell), torch.no_grad(), follower:
-            output = shell(image)
+        with follower.watching(twin), torch.no_grad(), follower:
+            output = twin(image)
     except StageError:
         raise
     except Exception as error:
@@ -121,16 +121,26 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
+def _sized(x: torch.Tensor, *shape: Any) -> tuple[Any, ...]:
+    """Arguments of ``view`` with the -1 worked out, which torch does not do for a tensor of no elements."""
+    sizes = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else list(shape)
+    if x.numel() == 0 and sizes.count(-1) == 1 and sizes[0] == 0:
+        others = math.prod(size for size in sizes[1:] if size != -1)
+        sizes[sizes.index(-1)] = math.prod(x.shape[1:]) // others
+        return x, *sizes
+    return x, *shape
+
+
 class _Follower(TorchFunctionMode):
     """Sees every torch function of the forward pass and moves labels along."""
 
-    def __init__(self, shell: nn.Module) -> None:
+    def __init__(self, twin: nn.Module) -> None:
         super().__init__()
         self.trace = Trace()
-        self.modules: dict[str, nn.Module] = dict(shell.named_modules())
+        self.modules: dict[str, nn.Module] = dict(twin.named_modules())
         self.owners = {
             id(parameter): (name, key)
-            for name, module in shell.named_modules()
+            for name, module in twin.named_modules()
             for key, parameter in module.named_parameters(recurse=False)
         }
         self.stack: list[str] = [""]
@@ -149,15 +159,15 @@ class _Follower(TorchFunctionMode):
         name = self.stack[-1]
         return f"{type(self.modules[name]).__name__} ({name or 'the model'})"
 
-    def watching(self, shell: nn.Module) -> _Hooks:
-        return _Hooks(self, shell)
+    def watching(self, twin: nn.Module) -> _Hooks:
+        return _Hooks(self, twin)
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func)).strip("_")
+        result = func(*(_sized(*args) if name in ("view", "reshape") else args), **kwargs)
         if name == "get" or not any(True for _ in _tensors(result)):
             if name == "get" and isinstance(result, torch.Tensor) and self.of(result) is None:
                 self._lose(args, name)  # .data, .T and the like
@@ -343,13 +353,13 @@ class _Follower(TorchFunctionMode):
 class _Hooks:
     """Keeps the stack of running blocks, and lets an attention rule see its block's input."""
 
-    def __init__(self, follower: _Follower, shell: nn.Module) -> None:
+    def __init__(self, follower: _Follower, twin: nn.Module) -> None:
         self.follower = follower
-        self.shell = shell
+        self.twin = twin
         self.handles: list[Any] = []
 
     def __enter__(self) -> None:
-        names = {id(module): name for name, module in self.shell.named_modules()}
+        names = {id(module): name for name, module in self.twin.named_modules()}
         follower = self.follower
 
         def enter(module: nn.Module, args: tuple) -> None:
@@ -372,7 +382,7 @@ class _Hooks:
             if type(module).__module__.startswith("ultralytics"):
                 follower.stack.pop()
 
-        for module in self.shell.modules():
+        for module in self.twin.modules():
             self.handles.append(module.register_forward_pre_hook(enter))
             self.handles.append(module.register_forward_hook(leave))
 

@@ -87,6 +87,8 @@ def finetune(
             f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
         )
     kept = given.edgeprune if metadata is None else metadata
+    if "shape_signature" in kept:  # another data set's classes are the one change of shapes that is meant
+        kept = {**kept, "shape_signature": checkpoint.shape_signature(after)}
     epoch = run.best_epoch if keep == "best" else run.epochs_run
     return publish(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=kept)
 

@@ -75,7 +75,8 @@ def prune_in_rounds(
         pruner = Pruner(loaded.model, settings.imgsz, align=align)
         target = macs_speed_up ** (number / rounds) / (whole / pruner.macs())
         plan = pruner.plan(macs_speed_up=max(target, 1.0), importance=importance, scope=scope, batches=batches)
-        checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=metadata)
+        kept = {**(loaded.edgeprune if metadata is None else metadata), "shape_signature": plan.result_shapes}
+        checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=kept)
         epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
         trained = finetune(
             start,

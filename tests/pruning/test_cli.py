@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -51,6 +52,7 @@ def test_a_dry_run_shows_every_dimension_and_writes_nothing(run, weights, tmp_pa
     result = run("prune", weights, "--ratio", "0.5", "--dry-run", "--ignore", "model.22.*", "-o", tmp_path / "no.pt")
     assert result.exit_code == 0
     assert "model.12.m.0.cv1" in result.output
+    assert re.search(r"model\.\S+ .* \d+% .* -\d+\.\d{3} M .* -\d+\.\d{3} M", result.output)
     assert "ignored by 'model.22.*'" in result.output
     assert not list(tmp_path.iterdir())
 
@@ -61,6 +63,8 @@ def test_a_dry_run_shows_every_dimension_and_writes_nothing(run, weights, tmp_pa
         (["--ratio", "0.5"], "-o FILE"),
         (["--dry-run"], "exactly one"),
         (["--dry-run", "--max-ratio", "x"], "GLOB=SHARE"),
+        (["--dry-run", "--ratio", "0.5", "--drop-blocks", "1"], "--data"),
+        (["--dry-run", "--ratio", "0.5", "--normalisation", "magic"], "standarization"),
     ],
 )
 def test_missing_arguments_are_named(run, weights, arguments, error):
@@ -68,18 +72,46 @@ def test_missing_arguments_are_named(run, weights, arguments, error):
         run("prune", weights, *arguments)
 
 
-@pytest.mark.shared
-def test_sensitivity_gives_table_plot_and_json(run, weights, shared, tmp_path):
-    folder = tmp_path / "coco8"
+@pytest.fixture(scope="module")
+def coco8(shared, tmp_path_factory):
+    """Description of a writable copy of real images."""
+    folder = tmp_path_factory.mktemp("data") / "coco8"
     shutil.copytree(shared / "data" / "coco8", folder)
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755)
     description = folder / "coco8.yaml"
     lines = description.read_text().splitlines()
     description.write_text("\n".join(f"path: {folder}" if line.startswith("path:") else line for line in lines))
+    return description
+
+
+@pytest.mark.shared
+def test_blocks_are_dropped_by_the_loss_and_again_by_the_plan(run, weights, coco8, tmp_path):
+    request = ["--macs-speed-up", "2", "--drop-blocks", "1", "--data", coco8, "--images", "2", "--imgsz", "64"]
+    one, two, plan = tmp_path / "one.pt", tmp_path / "two.pt", tmp_path / "plan.json"
+    assert run("prune", weights, *request, "-o", one, "--save-plan", plan).exit_code == 0
+    (dropped,) = json.loads(plan.read_text())["removed"]
+    shown = run("prune", weights, *request, "--dry-run")
+    assert re.search(rf"{re.escape(dropped)} .* block .* 100%", shown.output)
+    assert run("prune", weights, "--plan", plan, "-o", two).exit_code == 0
+    assert one.read_bytes() == two.read_bytes()
+    owner, _, index = dropped.rpartition(".")
+    pruned, whole = load(one).model, load(weights).model
+    assert len(pruned.get_submodule(owner)) == len(whole.get_submodule(owner)) - 1, index
+
+
+def test_a_ratio_that_aligned_widths_overshoot_is_said(run, weights):
+    coarse = run("prune", weights, "--macs-speed-up", "1.02", "--align", "64", "--dry-run")
+    assert coarse.exit_code == 0
+    assert "×1.02 was asked: no widths in steps of 64 come closer" in coarse.output
+    assert "was asked" not in run("prune", weights, "--macs-speed-up", "1.5", "--dry-run").output
+
+
+@pytest.mark.shared
+def test_sensitivity_gives_table_plot_and_json(run, weights, coco8, tmp_path):
     arguments = ["--imgsz", "64", "--images", "2", "--ratios", "0.5", "--ignore", "model.[2-9]*", "--importance", "l2"]
     arguments += ["--plot", tmp_path / "plot.png", "-o", tmp_path / "table.json"]
-    result = run("sensitivity", weights, "--data", description, *arguments)
+    result = run("sensitivity", weights, "--data", coco8, *arguments)
     assert result.exit_code == 0
     assert "model.12.cv1" in result.output
     points = json.loads((tmp_path / "table.json").read_text())["points"]

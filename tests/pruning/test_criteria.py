@@ -103,6 +103,37 @@ def test_ten_lines_add_a_criterion(pruner):
         del REGISTRY["largest_weight"]
 
 
+@pytest.mark.parametrize("name", ["l1", "fpgm", "lamp", "random"])
+@pytest.mark.parametrize(
+    ("normalisation", "holds"),
+    [
+        ("sum", lambda scores: scores.sum() == pytest.approx(1)),
+        ("mean", lambda scores: scores.mean() == pytest.approx(1)),
+        ("max", lambda scores: scores.max() == pytest.approx(1)),
+        ("standarization", lambda scores: scores.min() == 0 and scores.max() == pytest.approx(1)),
+    ],
+)
+def test_a_normalisation_is_what_its_name_says(pruner, name, normalisation, holds):
+    scores = pruner.scores(name, normalisation=normalisation)
+    assert all(holds(row.numpy()) for rows in scores.values() for row in rows)
+
+
+def test_without_normalisation_l1_is_the_sum_of_absolute_weights(pruner):
+    first, second = pruner.model.model[0], pruner.model.model[1]
+    terms = [first.conv.weight.abs().sum((1, 2, 3)), first.bn.weight.abs(), second.conv.weight.abs().sum((0, 2, 3))]
+    expected = (sum(terms) / 3).detach().double()
+    assert torch.allclose(pruner.scores("l1", normalisation="none")["model.0"][0], expected, rtol=1e-5)
+
+
+def test_a_normalisation_decides_between_dimensions_and_is_in_the_plan(pruner):
+    plans = [pruner.plan(ratio=0.5, importance="l1", normalisation=one) for one in (None, "mean", "none", "max")]
+    assert plans[0].widths == plans[1].widths  # the mean is what l1 does by itself
+    assert plans[0].widths != plans[2].widths != plans[3].widths
+    assert [plan.settings["normalisation"] for plan in plans] == [None, "mean", "none", "max"]
+    with pytest.raises(TargetError, match="standarization"):
+        pruner.plan(ratio=0.5, normalisation="magic")
+
+
 def test_an_unknown_criterion_lists_the_known_ones():
     with pytest.raises(TargetError, match="lamp"):
         importance_named("magic")

@@ -1,20 +1,27 @@
-"""Random widths on three families: a plan applies and the forward pass holds, or it is refused; there is no third."""
+"""Random plans on three families: a plan applies and the forward pass holds, or it is refused; there is no third.
+
+``EDGEPRUNE_MATRIX`` (``make test-matrix``) draws many more.
+"""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeprune.checkpoint import parameter_count
 from edgeprune.errors import EdgepruneError, StageError, TargetError
 from edgeprune.pruning import narrow
+from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 
 FAMILIES = ["yolov8n", "yolo11n", "yolo26n"]
 SLOW_ON_PURPOSE = settings(
-    max_examples=6,
+    max_examples=40 if os.environ.get("EDGEPRUNE_MATRIX") else 6,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
@@ -73,6 +80,49 @@ def test_a_plan_with_one_changed_number_applies_or_is_refused(pruners, name, dat
         pruner.apply(Plan.from_data(content))
     except StageError as error:
         assert line["name"] in str(error)
+
+
+REQUESTS = {
+    "macs_speed_up": st.floats(1, 8),
+    "params_ratio": st.floats(0.05, 1),
+    "ratio": st.floats(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@SLOW_ON_PURPOSE
+@given(data=st.data())
+def test_any_request_under_any_constraint_is_met_or_refused(stock, name, data):
+    model = stock(f"{name}.yaml")
+    blocks = [block.name for block in removable_blocks(model)]
+    align = data.draw(st.sampled_from([1, 2, 4, 8, 16, 24, 32]), label="align")
+    min_width = data.draw(st.sampled_from([1, 8, 40]), label="min_width")
+    removed = data.draw(st.lists(st.sampled_from(blocks), max_size=3, unique=True), label="removed")
+    share = data.draw(st.sampled_from([None, 0.0, 0.3, 0.9]), label="max_ratio of the head")
+    ignored = data.draw(st.sampled_from([(), ("model.[0-4]*",)]), label="ignore")
+    kind = data.draw(st.sampled_from(sorted(REQUESTS)), label="request")
+    amount = data.draw(REQUESTS[kind], label="amount")
+    scope = data.draw(st.sampled_from(["global", "local"]), label="scope")
+    pruner = Pruner(
+        model, 64, align=align, min_width=min_width, removed=removed, ignore=ignored,
+        max_ratio={} if share is None else {f"model.{len(model.model) - 1}.*": share},
+    )  # fmt: skip
+    try:
+        plan = pruner.plan(**{kind: amount}, importance="random", scope=scope)  # pyright: ignore[reportArgumentType]
+    except TargetError as error:
+        assert "out of reach" in str(error)
+        return
+    if kind == "macs_speed_up":
+        assert plan.macs_speed_up >= amount * (1 - 1e-6)
+    elif kind == "params_ratio":
+        assert plan.params[1] <= amount * plan.params[0] * (1 + 1e-6)
+    for dimension, line in zip(pruner.dimensions, plan.dimensions, strict=True):
+        assert line.after in dimension.allowed
+        if dimension.fixed is None:
+            assert line.after % align == 0
+            assert line.after >= min_width
+    pruned = pruner.apply(Plan.from_json(plan.to_json()))  # compares outputs with the masked original
+    assert parameter_count(pruned) == plan.params[1]
 
 
 @SLOW_ON_PURPOSE

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 
 import pytest
 import torch
+import ultralytics
 from torch import nn
 
+import edgeprune
 from edgeprune.checkpoint import parameter_count, shape_signature
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.pruning import narrow
@@ -72,6 +75,25 @@ def test_the_plan_survives_json_and_gives_the_same_bits(pruner, plan):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_plan_says_what_made_it(plan):
+    assert dict(plan.versions) == {
+        "edgeprune": edgeprune.__version__,
+        "ultralytics": ultralytics.__version__,
+        "torch": torch.__version__,
+        "torch-pruning": version("torch-pruning"),
+    }
+
+
+def test_savings_are_those_of_each_width_alone(pruner, plan):
+    savings = pruner.savings(plan.widths)
+    assert set(savings) == {line.name for line in plan.dimensions if line.after != line.before}
+    for name, (macs, params) in list(savings.items())[:3]:
+        alone = pruner.plan(widths={name: plan.widths[name]})
+        assert (alone.macs[0] - alone.macs[1], alone.params[0] - alone.params[1]) == (macs, params)
+        assert macs > 0
+        assert params > 0
+
+
 def test_a_plan_for_another_model_is_refused(stock, plan):
     with pytest.raises(StageError, match="does not fit"):
         Pruner(stock("yolov8n.yaml"), 320).apply(plan)
@@ -93,6 +115,14 @@ def test_a_foreign_block_is_refused_by_name(stock):
     model = __import__("copy").deepcopy(stock("yolov8n.yaml"))
     model.model[0].act = Homemade()
     with pytest.raises(StageError, match="Homemade"):
+        Pruner(model, 320)
+
+
+def test_a_model_whose_blocks_cannot_be_followed_is_refused_by_the_block():
+    from ultralytics.nn.tasks import RTDETRDetectionModel
+
+    model = RTDETRDetectionModel("rtdetr-l.yaml", verbose=False).eval()
+    with pytest.raises(StageError, match=r"block \w+ \(model\.28\S*\) cannot be traced at 320 px"):
         Pruner(model, 320)
 
 

@@ -1,0 +1,78 @@
+"""A silent reset is impossible: a model rebuilt from its YAML stops whatever takes it next."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgeprune.checkpoint import load, parameter_count, save, shape_signature
+from edgeprune.errors import DataError, StageError
+from edgeprune.pruning.pruner import prune
+from edgeprune.stages import export
+from edgeprune.training import finetune as training
+from edgeprune.training.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def pruned(stock):
+    return prune(stock("yolov8n.yaml"), imgsz=64, macs_speed_up=2)
+
+
+@pytest.fixture(scope="module")
+def rebuilt(pruned):
+    """What ``YOLO(pruned).train()`` makes of a pruned model: the YAML's widths, and whatever weights still fit."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    model: Any = DetectionModel(pruned.model.yaml, verbose=False)
+    model.load(pruned.model)
+    return model
+
+
+def _saved(model, path, metadata=None):
+    save(model, path, metadata=metadata)
+    return path
+
+
+def test_every_reader_of_a_checkpoint_refuses_it(pruned, rebuilt, tmp_path):
+    good = load(_saved(pruned.model, tmp_path / "good.pt", pruned.metadata()))
+    assert good.edgeprune["shape_signature"] == shape_signature(good.model) == pruned.signature
+    with pytest.raises(DataError, match=f"pruned to the shapes .* with {parameter_count(rebuilt)} parameters"):
+        load(_saved(rebuilt, tmp_path / "reset.pt", pruned.metadata()))
+
+
+def test_the_metadata_of_a_build_counts_too(pruned, rebuilt, tmp_path):
+    with pytest.raises(DataError, match="was rebuilt or exchanged"):
+        load(_saved(rebuilt, tmp_path / "reset.pt", {"signature": pruned.signature}))
+
+
+def test_training_that_gives_it_back_fails(pruned, rebuilt, tmp_path, monkeypatch):
+    start = _saved(pruned.model, tmp_path / "pruned.pt", pruned.metadata())
+    best = _saved(rebuilt, tmp_path / "best.pt")
+    monkeypatch.setattr(training, "train_in", lambda *args, **rest: SimpleNamespace(best=best, best_epoch=1))
+    monkeypatch.setattr(training, "class_names", lambda *args, **rest: load(start).names)
+    with pytest.raises(StageError, match=f"to {parameter_count(rebuilt)} parameters"):
+        training.finetune(
+            start, data="data.yaml", out=tmp_path / "out", settings=TrainSettings(epochs=1), work=tmp_path / "work"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_exporting_it_fails_before_anything_is_written(pruned, rebuilt, tmp_path):
+    model = _saved(rebuilt, tmp_path / "reset.pt")
+    records = {
+        "finetune": SimpleNamespace(path=lambda kind: model),
+        "prune": SimpleNamespace(facts={"signature": pruned.signature, "plan": pruned.plan.digest}),
+    }
+    folder = tmp_path / "export"
+    folder.mkdir()
+    with pytest.raises(StageError, match="after fine-tuning the model has other shapes"):
+        export._run(SimpleNamespace(records=records), folder, None)  # pyright: ignore[reportArgumentType]
+    assert not list(folder.iterdir())
+
+
+def test_a_plan_is_refused_by_it(pruned, rebuilt, stock):
+    again = prune(pruned.model, imgsz=64, macs_speed_up=1.5)
+    with pytest.raises(StageError, match="does not fit"):
+        prune(rebuilt, plan=again.plan)
