@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from edgeprune.training.run import TrainResult
 
 Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
-Data = Annotated[str, typer.Option(help="Data set: a YAML path or a name that Ultralytics knows.")]
-Out = Annotated[Path, typer.Option(help="Folder for best.pt; the same command again goes on where it stopped.")]
+Data = Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for best.pt; the same command again goes on.")]
 Epochs = Annotated[int, typer.Option(help="Passes over the training split.")]
-Time = Annotated[float | None, typer.Option("--time", help="Hours after which training ends.")]
-Batch = Annotated[int, typer.Option(help="Images per optimizer step.")]
+Time = Annotated[float | None, typer.Option("--time", help="Hours after which training ends, whatever --epochs says.")]
+Batch = Annotated[int, typer.Option(help="Images per optimiser step.")]
 ImgSz = Annotated[int, typer.Option(help="Side of the training images in pixels.")]
 Lr0 = Annotated[float, typer.Option(help="Learning rate after warm-up.")]
-Optimizer = Annotated[str, typer.Option(help="AdamW, SGD, ...")]
+Optimizer = Annotated[str, typer.Option(help="AdamW, SGD, Adam, Adamax, NAdam, RAdam, RMSprop, MuSGD.")]
 Patience = Annotated[int, typer.Option(help="Epochs without improvement before stopping; 0 never.")]
-Device = Annotated[str, typer.Option(help="cpu, 0, or 0,1 for distributed training.")]
+Device = Annotated[str, typer.Option(help="cpu, or GPUs by number: 0, or 0,1 for both.")]
 Workers = Annotated[int, typer.Option(help="Data loader processes per device.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Teacher = Annotated[Path | None, typer.Option(help="Weights of a teacher, usually the unpruned model.")]
@@ -51,7 +51,14 @@ def finetune(
     until_drop: Annotated[float | None, typer.Option(help="Stop once mAP50-95 is within this of --baseline.")] = None,
     baseline: Annotated[float | None, typer.Option(help="mAP50-95 of the unpruned model, 0 to 1.")] = None,
 ) -> None:
-    """Train a pruned model with its structure kept, optionally with the unpruned one as teacher."""
+    """Train a pruned model with its structure kept, optionally with the unpruned one as teacher.
+
+    Examples:
+      edgeprune finetune pruned.pt --data data.yaml --imgsz 320 \\
+        --epochs 10 --out tuned
+      edgeprune finetune pruned.pt --data data.yaml --imgsz 320 --epochs 2 \\
+        --teacher best.pt --train mosaic=0.5 --out taught
+    """
     from edgeprune.training.finetune import finetune as run
     from edgeprune.training.settings import TrainSettings
     from edgeprune.training.until import UntilDrop
@@ -98,7 +105,12 @@ def sparsify(
     train: Train = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train with a penalty on the scales of prunable channels, to prune with --importance bn_scale afterwards."""
+    """Train with a penalty on the scales of prunable channels, to prune with --importance bn_scale afterwards.
+
+    Example:
+      edgeprune sparsify best.pt --data data.yaml --imgsz 320 \\
+        --epochs 5 --out sparse
+    """
     from edgeprune.training.settings import TrainSettings
     from edgeprune.training.sparsify import sparsify as run
     from edgeprune.training.sparsity import SparsitySettings
