@@ -1,7 +1,7 @@
-"""The generated parts of the pages: commands from their own help, profile keys from the schema, criteria from the registry.
+"""The generated parts of the pages: commands from their help, profile keys from the schema, criteria from the registry.
 
-``make pages`` rewrites what stands between ``<!-- begin: … -->`` and ``<!-- end -->`` in docs/, and the list of commands
-in mkdocs.yml; a new command gets its page. tests/docs/ compares what is committed with what this gives.
+``make pages`` rewrites what stands between ``<!-- begin: … -->`` and ``<!-- end -->`` in docs/, and the list of
+commands in mkdocs.yml; a new command gets its page. tests/test_docs.py compares what is committed with what this gives.
 """
 
 from __future__ import annotations
@@ -128,9 +128,7 @@ def command_part(name: str, command: Any) -> str:
     about = re.split(r"\n\s*\n", command.help or "")
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [one for one in command.params if one.param_type_name == "option" and one.name != "help"]
-    usage = " ".join(
-        ["edgeprune", name, *(["[OPTIONS]"] if options else []), *(_argument(one) for one in arguments)]
-    )
+    usage = " ".join(["edgeprune", name, *(["[OPTIONS]"] if options else []), *(_argument(one) for one in arguments)])
     parts = [
         "\n\n".join(" ".join(one.split()) for one in about if not re.match(r"\s*Examples?:", one)),
         f"```text\n{usage}\n```",
@@ -221,7 +219,9 @@ def _default(option: Any) -> str:
 
 def _key(name: str, value: Mapping[str, Any]) -> list[str]:
     default = value.get("default")
-    shown = "" if default in (None, [], {}, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    shown = (
+        "" if default in (None, [], {}, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    )
     return [f"`{name}`", _values(value), shown, _line(value.get("description", ""))]
 
 
@@ -260,7 +260,9 @@ def _wrapped(line: str, width: int = 100) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     cells = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in cells)
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in cells
+    )
 
 
 def main() -> None:

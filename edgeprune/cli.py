@@ -70,9 +70,15 @@ def build(
     weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
     data: Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")],
     latency_ms: Annotated[float | None, typer.Option(help="Budget: latency on the target in ms, at most.")] = None,
-    speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency before over after, at least.")] = None,
-    macs_speed_up: Annotated[float | None, typer.Option(help="Budget: MACs before over after, at least; no device.")] = None,
-    max_map_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50-95, 0 to 1 (0.02: two points).")] = None,
+    speed_up: Annotated[
+        float | None, typer.Option(help="Budget: measured latency before over after, at least.")
+    ] = None,
+    macs_speed_up: Annotated[
+        float | None, typer.Option(help="Budget: MACs before over after, at least; needs no device.")
+    ] = None,
+    max_map_drop: Annotated[
+        float | None, typer.Option(help="Largest loss of mAP50-95, 0 to 1 (0.02: two points).")
+    ] = None,
     imgsz: Annotated[int | None, typer.Option(help="Input side in pixels, a multiple of 32; the profile's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs; the profile's.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
@@ -85,7 +91,7 @@ def build(
 
     Example:
       edgeprune build --target cpu --weights best.pt --data data.yaml \\
-        --speed-up 1.5 --imgsz 320 --epochs 20   # exits 0, 1 or 5: the verdict
+        --speed-up 1.2 --imgsz 160 --epochs 10   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.console import ConsoleReporter, print_verdict
     from edgeprune.pipeline import build as run
@@ -163,7 +169,9 @@ def targets(context: typer.Context) -> None:
 
 
 @targets_app.command("show")
-def targets_show(name: Annotated[str, typer.Argument(help="Name of a shipped profile, or path of one (.yaml).")]) -> None:
+def targets_show(
+    name: Annotated[str, typer.Argument(help="Name of a shipped profile, or path of one (.yaml).")],
+) -> None:
     """Print a profile as it is after extends and defaults.
 
     Example:

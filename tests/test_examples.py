@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def writes(example: Example) -> set[Path]:
     found = {Path(example.stdout)} if example.stdout else set()
     for parameter in COMMANDS[example.command].params:
         if parameter.name in WRITING and not parameter.is_flag:
-            found |= {Path(value) for name, value in zip(example.argv, example.argv[1:]) if name in parameter.opts}
+            found |= {Path(value) for name, value in pairwise(example.argv) if name in parameter.opts}
     if example.command == "build" and not found:
         found = {Path("runs") / example.argv[example.argv.index("--target") + 1]}
     return {path for path in found if str(path) != "-"}

@@ -21,7 +21,7 @@ def digits(
     train: Annotated[int, typer.Option(help="Training images.")] = 800,
     val: Annotated[int, typer.Option(help="Validation images.")] = 160,
     test: Annotated[int, typer.Option(help="Test images.")] = 160,
-    imgsz: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 128,
+    imgsz: Annotated[int, typer.Option(help="Side of the square images to make in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same pixels.")] = 0,
 ) -> None:
     """Compose scenes of handwritten digits over photographs, in Ultralytics' layout with train, val and test.

@@ -52,7 +52,9 @@ def export_command(
 @app.command("simplify")
 def simplify_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
-    output: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="ONNX file; MODEL-simple.onnx.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", help="ONNX file; MODEL-simple.onnx.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Simplify an ONNX file; the source goes on where that fails or changes an output.
@@ -72,12 +74,16 @@ def quantize_command(
     model: Annotated[Path, typer.Argument(help="FP32 ONNX file.")],
     precision: Annotated[str, typer.Option(help="fp16, int8 or int8-fp16.")],
     data: Annotated[str | None, typer.Option(help="Dataset YAML; INT8 is calibrated on its train split.")] = None,
-    output: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="ONNX file; MODEL-PRECISION.onnx.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", help="ONNX file; MODEL-PRECISION.onnx.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="INT8 for 'tensorrt' or for ONNX Runtime's 'cpu' provider.")] = "tensorrt",
     count: Annotated[int, typer.Option(help="Calibration images.")] = 128,
     method: Annotated[str, typer.Option(help="entropy, percentile or minmax.")] = "entropy",
     seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
-    keep_float: Annotated[list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")] = None,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Cast an ONNX file to half precision, or quantise it to INT8.
@@ -150,7 +156,9 @@ def lint_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
     tensorrt: Annotated[str, typer.Option(help="TensorRT release of the target.")] = "10.3",
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Free shapes are allowed.")] = False,
-    precision: Annotated[str | None, typer.Option(help="Precision the graph must hold: fp32, fp16, int8, int8-fp16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision the graph must hold: fp32, fp16, int8, int8-fp16.")
+    ] = None,
     nodes: Annotated[bool, typer.Option("--nodes", help="List the graph's layers by name instead.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -22,12 +22,12 @@ def bench(
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, batch, statistic, sampling.")
     ] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help="Runtime instead of the profile's; onnxruntime.")
-    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="Runtime instead of the profile's; onnxruntime.")] = None,
     vs: Annotated[Path | None, typer.Option(help="Model that every ratio is taken of; goes first.")] = None,
     max_ms: Annotated[float | None, typer.Option(help="Limit in ms; the exit code then tells the verdict.")] = None,
-    statistic: Annotated[str | None, typer.Option(help="What the limit is on: p50, p90, p95, p99; the profile's, or p95.")] = None,
+    statistic: Annotated[
+        str | None, typer.Option(help="What the limit is on: p50, p90, p95, p99; the profile's, or p95.")
+    ] = None,
     retries: Annotated[
         int | None, typer.Option(help="Measure an inconclusive limit again this often, twice as long each time.")
     ] = None,
@@ -45,7 +45,9 @@ def bench(
     end_to_end: Annotated[
         bool, typer.Option("--end-to-end", help="Also time a detector from frame to boxes, its parts apart.")
     ] = False,
-    image: Annotated[Path | None, typer.Option(help="Frame for --end-to-end; without, noise of 1280 x 720 pixels.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Frame for --end-to-end; without, noise of 1280 x 720 pixels.")
+    ] = None,
     no_details: Annotated[bool, typer.Option("--no-details", help="Skip memory and layers.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints.")

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
-ImgSz = Annotated[int | None, typer.Option(help="Image side in pixels; as the weights were trained.")]
+ImgSz = Annotated[int | None, typer.Option(help="Input side in pixels; what the weights were trained at.")]
 ImportanceName = Annotated[str, typer.Option(help="Criterion; auto: taylor with --data, lamp without.")]
 Images = Annotated[int, typer.Option(help="Images of --data to use.")]
-Batch = Annotated[int, typer.Option(help="Images per batch of --data.")]
+Batch = Annotated[int, typer.Option(help="Images per inference on --data.")]
 Ignore = Annotated[list[str] | None, typer.Option(help="Glob over module names that keep their width; repeatable.")]
 MaxRatio = Annotated[list[str] | None, typer.Option(help="GLOB=SHARE: remove at most this share there; repeatable.")]
 Align = Annotated[int, typer.Option(help="Widths are multiples of this: 1, 4, 8, 16 or 32.")]

@@ -19,7 +19,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for best.pt; the 
 Epochs = Annotated[int, typer.Option(help="Passes over the training split.")]
 Time = Annotated[float | None, typer.Option("--time", help="Hours after which training ends, whatever --epochs says.")]
 Batch = Annotated[int, typer.Option(help="Images per optimiser step.")]
-ImgSz = Annotated[int, typer.Option(help="Side of the training images in pixels.")]
+ImgSz = Annotated[int, typer.Option(help="Input side in pixels.")]
 Lr0 = Annotated[float, typer.Option(help="Learning rate after warm-up.")]
 Optimizer = Annotated[str, typer.Option(help="AdamW, SGD, Adam, Adamax, NAdam, RAdam, RMSprop, MuSGD.")]
 Patience = Annotated[int, typer.Option(help="Epochs without improvement before stopping; 0 never.")]
@@ -28,7 +28,7 @@ Workers = Annotated[int, typer.Option(help="Data loader processes per device.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Teacher = Annotated[Path | None, typer.Option(help="Weights of a teacher, usually the unpruned model.")]
 Train = Annotated[list[str] | None, typer.Option(help="Any other Ultralytics training argument: NAME=VALUE.")]
-Quiet = Annotated[bool, typer.Option(help="Hide Ultralytics' log and progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Hide Ultralytics' log and progress bars.")]
 
 
 def finetune(
