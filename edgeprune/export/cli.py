@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeprune.options import output_file
+
 if TYPE_CHECKING:
     from edgeprune.runtimes.base import Runtime
 
@@ -21,7 +23,9 @@ RUNTIMES = ("cpu", "cuda", "tensorrt")
 @app.command("export")
 def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")],
-    output: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="ONNX file; CHECKPOINT.onnx.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; CHECKPOINT.onnx.")
+    ] = None,
     imgsz: Annotated[int, typer.Option(help="Input side in pixels.")] = 640,
     batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
@@ -53,7 +57,7 @@ def export_command(
 def simplify_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
     output: Annotated[
-        Path | None, typer.Option("--out", "--output", "-o", help="ONNX file; MODEL-simple.onnx.")
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-simple.onnx.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +79,8 @@ def quantize_command(
     precision: Annotated[str, typer.Option(help="fp16, int8 or int8-fp16.")],
     data: Annotated[str | None, typer.Option(help="Dataset YAML; INT8 is calibrated on its train split.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--out", "--output", "-o", help="ONNX file; MODEL-PRECISION.onnx.")
+        Path | None,
+        typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-PRECISION.onnx."),
     ] = None,
     recipe: Annotated[str, typer.Option(help="INT8 for 'tensorrt' or for ONNX Runtime's 'cpu' provider.")] = "tensorrt",
     count: Annotated[int, typer.Option(help="Calibration images.")] = 128,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeprune.errors import TargetError
+from edgeprune.options import output_file, output_plot
 
 if TYPE_CHECKING:
     from edgeprune.pruning.plan import Plan
@@ -30,8 +31,10 @@ def prune(
     params_ratio: Annotated[float | None, typer.Option(help="Parameters after over before, at most this.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Share of the channels to remove, 0 to 1.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Apply this plan (.json) instead of making one.")] = None,
-    output: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="Pruned checkpoint (.pt).")] = None,
-    save_plan: Annotated[Path | None, typer.Option(help="Also write the plan (.json).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="Pruned checkpoint (.pt).")
+    ] = None,
+    save_plan: Annotated[Path | None, typer.Option(callback=output_file, help="Also write the plan (.json).")] = None,
     data: Data = None,
     imgsz: ImgSz = None,
     importance: ImportanceName = "auto",
@@ -107,8 +110,10 @@ def sensitivity(
     seed: Annotated[int, typer.Option(help="Seed of the draw of images.")] = 0,
     align: Align = 8,
     ignore: Ignore = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a plot (.png, .svg or .pdf).")] = None,
-    output: Annotated[Path | None, typer.Option("--out", "--output", "-o", help="Write the table (.json).")] = None,
+    plot: Annotated[Path | None, typer.Option(callback=output_plot, help="Write a plot (.png, .svg or .pdf).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="Write the table (.json).")
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Show how the loss rises when each dimension alone is narrowed.

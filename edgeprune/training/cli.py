@@ -9,13 +9,17 @@ import typer
 import yaml
 
 from edgeprune.errors import TargetError
+from edgeprune.options import output_folder
 
 if TYPE_CHECKING:
     from edgeprune.training.run import TrainResult
 
 Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
 Data = Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for best.pt; the same command again goes on.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", callback=output_folder, help="Folder for best.pt; the same command again goes on."),
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the training split.")]
 Time = Annotated[float | None, typer.Option("--time", help="Hours after which training ends, whatever --epochs says.")]
 Batch = Annotated[int, typer.Option(help="Images per optimiser step.")]
