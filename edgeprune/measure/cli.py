@@ -58,7 +58,7 @@ def bench(
 
     Examples:
       edgeprune bench best.onnx model.onnx --rounds 40 --json times.json
-      edgeprune bench model.onnx --target cpu \\
+      edgeprune bench model.onnx --target cpu --seconds 5 --retries 0 \\
         --max-ms 500   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.measure.bench import bench as run

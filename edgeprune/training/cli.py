@@ -59,7 +59,7 @@ def finetune(
 
     Examples:
       edgeprune finetune pruned.pt --data data.yaml --imgsz 320 \\
-        --epochs 10 --out tuned
+        --epochs 5 --out tuned
       edgeprune finetune pruned.pt --data data.yaml --imgsz 320 --epochs 2 \\
         --teacher best.pt --train mosaic=0.5 --out taught
     """
@@ -113,7 +113,7 @@ def sparsify(
 
     Example:
       edgeprune sparsify best.pt --data data.yaml --imgsz 320 \\
-        --epochs 5 --out sparse
+        --epochs 3 --out sparse
     """
     from edgeprune.training.settings import TrainSettings
     from edgeprune.training.sparsify import sparsify as run
