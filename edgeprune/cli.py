@@ -91,7 +91,7 @@ def build(
 
     Example:
       edgeprune build --target cpu --weights best.pt --data data.yaml \\
-        --speed-up 1.2 --imgsz 160 --epochs 5   # exits 0, 1 or 5: the verdict
+        --latency-ms 50 --imgsz 320 --epochs 5   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.console import ConsoleReporter, print_verdict
     from edgeprune.pipeline import build as run

@@ -17,6 +17,7 @@ import yaml
 import edgeprune
 from docs.pages import DOCS, ROOT, filled, pages
 from edgeprune import cli
+from edgeprune.target import load_target
 
 PAGES = sorted(DOCS.rglob("*.md"))
 WANTED = pages()
@@ -82,7 +83,9 @@ def test_every_page_is_in_the_navigation() -> None:
         return set().union(*map(listed, entry.values() if isinstance(entry, dict) else entry))  # type: ignore[union-attr]
 
     written = {path.relative_to(DOCS).as_posix() for path in PAGES}
-    assert listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]) == written
+    shown = listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert written - shown == set(), "pages that nav in mkdocs.yml lacks"
+    assert shown - written == set(), "in nav, but no such page"
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -131,3 +134,13 @@ def built(folder: Path) -> Path:
     argv = [sys.executable, "-m", "zensical", "build", "--clean"]
     subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
     return folder / "site"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/targets.md"])
+def test_profiles_on_pages_load(tmp_path: Path, page: str) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    profiles = [block for block in blocks if "extends:" in block]
+    assert profiles
+    for block in profiles:
+        (tmp_path / "camera.yaml").write_text(block)
+        assert load_target(tmp_path / "camera.yaml").name == "camera"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,7 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.pages import DOCS, Example, commands, examples
+from docs.pages import DOCS, ROOT, Example, commands, examples
 from edgeprune import cli
 
 COMMANDS = commands()
@@ -129,6 +131,22 @@ def test_example_runs_and_ends_as_it_says(scratch: Scratch, example: Example) ->
     )
     assert "Traceback" not in ended.err
     assert {path for path in writes(example) if not (scratch.folder / path).exists()} == set(), "said to be written"
+
+
+def test_the_criterion_of_ones_own_on_the_page_runs(scratch: Scratch) -> None:
+    [code] = re.findall(
+        r"^```python\n(.*?)^```", (DOCS / "guides" / "pruning.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=scratch.folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert float(ended.stdout.split()[-1]) >= 1.5
 
 
 @pytest.mark.parametrize("name", COMMANDS)
