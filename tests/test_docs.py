@@ -15,7 +15,7 @@ import typer
 import yaml
 
 import edgeprune
-from docs.pages import DOCS, ROOT, filled, pages
+from docs.pages import DOCS, ROOT, commands, filled, pages
 from edgeprune import cli
 from edgeprune.target import load_target
 
@@ -55,6 +55,14 @@ def test_command_line_in_readme_and_pages_parses(page: str, line: str) -> None:
         parses(line)
     except Exception as error:
         pytest.fail(f"{page}: `{line}`: {getattr(error, 'message', error)}")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_options_named_in_the_text_exist(path: Path) -> None:
+    known = {name for command in commands().values() for one in command.params for name in one.opts} | {"--help"}
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    named = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
+    assert named - known == set()
 
 
 @pytest.mark.parametrize("line", ["edgeprune buidl", "edgeprune val a.onnx", "edgeprune lint a.onnx --no-such-option"])
