@@ -133,6 +133,20 @@ def test_example_runs_and_ends_as_it_says(scratch: Scratch, example: Example) ->
     assert {path for path in writes(example) if not (scratch.folder / path).exists()} == set(), "said to be written"
 
 
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("prune best.pt --ratio 0.3 --data data.yaml --batch 0 --dry-run", "batch start at 1"),
+        ("finetune best.pt --data data.yaml --imgsz 64 --device 99 --out elsewhere", "device '99' is not here"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(scratch: Scratch, line: str, seen: str) -> None:
+    ended = scratch.run(Example(line.split()[0], line, tuple(line.split()), None, frozenset({2})))
+    assert ended.code == 2
+    [message] = [one for one in ended.err.splitlines() if one.startswith("edgeprune: ")]
+    assert seen in message
+
+
 def test_the_criterion_of_ones_own_on_the_page_runs(scratch: Scratch) -> None:
     [code] = re.findall(
         r"^```python\n(.*?)^```", (DOCS / "guides" / "pruning.md").read_text(), re.DOTALL | re.MULTILINE
