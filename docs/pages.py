@@ -104,7 +104,7 @@ def pages() -> dict[Path, str]:
 
 
 def filled(text: str, known: Mapping[str, Any]) -> str:
-    """A page with its generated parts as they should be."""
+    """A page with its generated parts as they should be; ValueError for a part that nothing makes any more."""
     makers: dict[str, Callable[[], str]] = {
         "commands": lambda: _overview(known),
         "profile": profile_tables,
@@ -117,7 +117,7 @@ def filled(text: str, known: Mapping[str, Any]) -> str:
             name = what.removeprefix("command ")
             return found["begin"] + command_part(name, known[name]) + found["end"]
         if what not in makers:
-            raise SystemExit(f"docs: nothing is called '{what}'; known: {', '.join([*makers, *known])}")
+            raise ValueError(f"a page wants '{what}', which is gone; known: {', '.join([*makers, *known])}")
         return found["begin"] + makers[what]() + found["end"]
 
     return BLOCK.sub(fill, text)
@@ -187,7 +187,7 @@ def _nav(known: Mapping[str, Any], indent: str) -> str:
 
 
 def _argument(parameter: Any) -> str:
-    name = parameter.name.upper()
+    name = (parameter.metavar or parameter.name.upper()).removesuffix("...")
     name = f"{name}..." if parameter.nargs == -1 else name
     return name if parameter.required else f"[{name}]"
 
