@@ -28,13 +28,14 @@ REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help install demo test test-matrix check schemas wheel clean $(TARGETS)
+.PHONY: help install demo test test-matrix check schemas pages docs wheel clean $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
 	@echo "make test               the tests"
 	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
-	@echo "make check              linter, formatter, type checker"
+	@echo "make check              linter, formatter, type checker, strict build of the pages"
+	@echo "make docs               the pages of docs/ into site/"
 	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5] [IMGSZ=] [EPOCHS=] [OUT=]"
 	@echo "                        [DEVICE=user@host[:port]]"
 	@echo "                        TARGET is one of: $(TARGETS)"
@@ -79,14 +80,22 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/zensical build --clean --strict
 
 # Both schemas are generated; a test compares them with what is committed.
 schemas: install
 	$(EDGEPRUNE) targets schema > targets/schema.json
 	$(VENV)/bin/python -m edgeprune.report.record > edgeprune/report/build.schema.json
 
+# What docs/ says of commands, profile keys and criteria; tests/test_docs.py compares it with the code.
+pages: install
+	$(VENV)/bin/python docs/pages.py
+
+docs: pages
+	$(VENV)/bin/zensical build --clean --strict
+
 wheel: install
 	$(VENV)/bin/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf demo runs dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo runs dist build site .pytest_cache .ruff_cache .hypothesis

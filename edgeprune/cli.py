@@ -41,7 +41,9 @@ app = typer.Typer(
     help="Prune an Ultralytics YOLO model to a latency budget, measured on the device it ships on.",
     epilog="Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 stage or tool failed, 4 device, 5 INCONCLUSIVE or PENDING.",
 )
-targets_app = typer.Typer(no_args_is_help=False, help="List, show and describe target profiles.")
+targets_app = typer.Typer(
+    no_args_is_help=False, help="List, show and describe target profiles.\n\nExample:\n  edgeprune targets"
+)
 
 
 def main() -> None:
@@ -76,28 +78,36 @@ def _root(
 
 @app.command()
 def build(
-    target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")],
-    weights: Annotated[str, typer.Option(help="Checkpoint (.pt) or model description (.yaml).")],
-    data: Annotated[str, typer.Option(help="Ultralytics dataset YAML.")],
-    latency_ms: Annotated[float | None, typer.Option(help="Budget: latency in ms on the target.")] = None,
-    speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency ratio.")] = None,
-    macs_speed_up: Annotated[float | None, typer.Option(help="Budget: MACs ratio; needs no device.")] = None,
-    max_map_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50-95, absolute.")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Input size in pixels, a multiple of 32.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where engines are built and timed: user@host[:port]; local by default.")
+    target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of one (.yaml).")],
+    weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
+    data: Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")],
+    latency_ms: Annotated[float | None, typer.Option(help="Budget: latency on the target in ms, at most.")] = None,
+    speed_up: Annotated[
+        float | None, typer.Option(help="Budget: measured latency before over after, at least.")
     ] = None,
+    macs_speed_up: Annotated[
+        float | None, typer.Option(help="Budget: MACs before over after, at least; needs no device.")
+    ] = None,
+    max_map_drop: Annotated[
+        float | None, typer.Option(help="Largest loss of mAP50-95, 0 to 1 (0.02: two points).")
+    ] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels, a multiple of 32; the profile's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs; the profile's.")] = None,
     until: Annotated[str | None, typer.Option(help="End fine-tuning early: 'map_drop <= 0.01'.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; runs/TARGET when not given.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where engines are built and timed: user@host[:port]; the profile's, or here.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load a checkpoint with foreign classes; executes code from it.")
+        bool, typer.Option("--trust", help="Load classes outside Ultralytics; such a file can run any code.")
     ] = False,
 ) -> None:
     """Prune, fine-tune, export and compile a model until a measurement on the target meets the budget.
 
-    Example: edgeprune build --target cpu --weights best.pt --data data.yaml --speed-up 1.5
+    Example:
+      edgeprune build --target cpu --weights best.pt --data data.yaml \\
+        --latency-ms 50 --imgsz 320 --epochs 5   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.console import ConsoleReporter, print_verdict
     from edgeprune.pipeline import build as run
@@ -136,7 +146,9 @@ def show(
 ) -> None:
     """Show the verdict table of a finished build, or why a stage had to run.
 
-    Example: edgeprune show runs/cpu --why prune
+    Examples:
+      edgeprune show runs/cpu   # exits 0, 1 or 5: the verdict
+      edgeprune show runs/cpu --why prune
     """
     from edgeprune.console import print_verdict
     from edgeprune.report.show import read_build, stage_history
@@ -151,7 +163,11 @@ def show(
 
 @app.command()
 def doctor() -> None:
-    """Say which runtimes, devices and versions are usable here, and how to get the missing ones."""
+    """Say which runtimes, devices and versions are usable here, and how to get the missing ones.
+
+    Example:
+      edgeprune doctor
+    """
     from edgeprune.console import print_doctor
     from edgeprune.report.doctor import examine
 
@@ -171,10 +187,13 @@ def targets(context: typer.Context) -> None:
 
 
 @targets_app.command("show")
-def targets_show(name: Annotated[str, typer.Argument(help="Name of a shipped profile, or path of a .yaml.")]) -> None:
-    """Print a profile as it is after ``extends`` and defaults.
+def targets_show(
+    name: Annotated[str, typer.Argument(help="Name of a shipped profile, or path of one (.yaml).")],
+) -> None:
+    """Print a profile as it is after extends and defaults.
 
-    Example: edgeprune targets show jetson-orin
+    Example:
+      edgeprune targets show jetson-orin
     """
     import yaml
 
@@ -187,7 +206,8 @@ def targets_show(name: Annotated[str, typer.Argument(help="Name of a shipped pro
 def targets_schema() -> None:
     """Print the JSON Schema of a profile, for editors.
 
-    Example: edgeprune targets schema > targets/schema.json
+    Example:
+      edgeprune targets schema > schema.json
     """
     import json
 

@@ -17,14 +17,18 @@ def _data() -> None:
 
 @app.command()
 def digits(
-    out: Annotated[Path, typer.Option(help="Folder to make; new, empty, or the same data set already.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make; new, empty, or the same dataset.")],
     train: Annotated[int, typer.Option(help="Training images.")] = 800,
     val: Annotated[int, typer.Option(help="Validation images.")] = 160,
     test: Annotated[int, typer.Option(help="Test images.")] = 160,
-    imgsz: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 128,
+    imgsz: Annotated[int, typer.Option(help="Side of the square images to make in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same pixels.")] = 0,
 ) -> None:
-    """Compose scenes of handwritten digits over photographs, in Ultralytics' layout with train, val and test."""
+    """Compose scenes of handwritten digits over photographs, in Ultralytics' layout with train, val and test.
+
+    Example:
+      edgeprune data digits --out digits
+    """
     from edgeprune.data.digits import write_digits
 
     def show(text: str, *, done: int = 0, total: int = 0) -> None:

@@ -8,31 +8,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeprune.options import output_file
+
 if TYPE_CHECKING:
     from edgeprune.runtimes.base import Runtime
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Data = Annotated[str, typer.Option(help="Dataset: a YAML, a folder of class folders, or a name Ultralytics knows.")]
 RUNTIMES_OF = {"cpu": "onnxruntime", "cuda": "onnxruntime-cuda", "tensorrt": "onnxruntime-tensorrt"}
+Data = Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")]
 
 
 @app.command("export")
 def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; beside the checkpoint.")] = None,
-    imgsz: Annotated[int, typer.Option(help="Height and width in pixels.")] = 640,
-    batch: Annotated[int, typer.Option(help="Images a run; with --dynamic and head nms, the most.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; CHECKPOINT.onnx.")
+    ] = None,
+    imgsz: Annotated[int, typer.Option(help="Input side in pixels.")] = 640,
+    batch: Annotated[int, typer.Option(help="Images per inference; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; 17 unless given.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; 17.")] = None,
     head: Annotated[
         str, typer.Option(help="auto, end-to-end (no NMS needed), raw (NMS outside) or nms (NMS inside).")
     ] = "auto",
     output_name: Annotated[list[str] | None, typer.Option(help="Name of an output, once for each in order.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a checkpoint to ONNX in FP32."""
+    """Export a checkpoint to ONNX in FP32.
+
+    Examples:
+      edgeprune export best.pt --imgsz 320 -o best.onnx
+      edgeprune export tuned/best.pt --imgsz 320 -o model.onnx
+    """
     from dataclasses import asdict
 
     from edgeprune.export.onnx import onnx_from_checkpoint
@@ -59,10 +68,16 @@ def export_command(
 @app.command("simplify")
 def simplify_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; MODEL-simple.onnx.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-simple.onnx.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Simplify an ONNX file; the source goes on where that fails or changes an output."""
+    """Simplify an ONNX file; the source goes on where that fails or changes an output.
+
+    Example:
+      edgeprune simplify model.onnx -o small.onnx
+    """
     from edgeprune.export.simplify import simplified_onnx
 
     target = output or model.with_name(f"{model.stem}-simple.onnx")
@@ -74,16 +89,26 @@ def simplify_command(
 def quantize_command(
     model: Annotated[Path, typer.Argument(help="FP32 ONNX file.")],
     precision: Annotated[str, typer.Option(help="fp16, int8 or int8-fp16.")],
-    data: Annotated[str | None, typer.Option(help="Dataset to calibrate INT8 on (its train split).")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; MODEL-PRECISION.onnx.")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset YAML; INT8 is calibrated on its train split.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-PRECISION.onnx."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="INT8 for 'tensorrt' or for ONNX Runtime's 'cpu' provider.")] = "tensorrt",
     count: Annotated[int, typer.Option(help="Calibration images.")] = 128,
     method: Annotated[str, typer.Option(help="entropy, percentile or minmax.")] = "entropy",
     seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
-    keep_float: Annotated[list[str] | None, typer.Option(help="Name of a node that stays in float.")] = None,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Cast an ONNX file to half precision, or quantise it to INT8."""
+    """Cast an ONNX file to half precision, or quantise it to INT8.
+
+    Examples:
+      edgeprune quantize small.onnx --precision fp16 -o half.onnx
+      edgeprune quantize small.onnx --precision int8 --data data.yaml -o int8.onnx
+    """
     from edgeprune.dataset import Dataset
     from edgeprune.errors import DataError, TargetError
     from edgeprune.export.onnx import describe
@@ -120,7 +145,11 @@ def parity_command(
     limit: Annotated[float | None, typer.Option(help="Exit 1 beyond this difference in pixels or scores.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two forms of a model on real images."""
+    """Compare two forms of a model on real images.
+
+    Example:
+      edgeprune parity tuned/best.pt small.onnx --data data.yaml --limit 0.01
+    """
     from edgeprune.dataset import Dataset
     from edgeprune.export.onnx import describe
     from edgeprune.export.parity import parity
@@ -144,11 +173,18 @@ def lint_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
     tensorrt: Annotated[str, typer.Option(help="TensorRT release of the target.")] = "10.3",
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Free shapes are allowed.")] = False,
-    precision: Annotated[str | None, typer.Option(help="Precision that the graph must hold.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision the graph must hold: fp32, fp16, int8, int8-fp16.")
+    ] = None,
     nodes: Annotated[bool, typer.Option("--nodes", help="List the graph's layers by name instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check an ONNX file against what TensorRT accepts, without TensorRT. Exits 1 on an error."""
+    """Check an ONNX file against what TensorRT accepts, without TensorRT. Exits 1 on an error.
+
+    Examples:
+      edgeprune lint small.onnx
+      edgeprune lint int8.onnx --tensorrt 10.3 --precision int8
+    """
     from edgeprune.export.graph import load_graph
     from edgeprune.export.lint import Limits, lint
     from edgeprune.export.regions import with_names
@@ -179,14 +215,18 @@ def val_command(
     target: Annotated[
         str | None, typer.Option(help="Profile that gives runtime, size, batch, threads and split.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, else val.")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Height and width in pixels; the artifact's own.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a forward pass, where the artifact leaves it free.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, or val.")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels; the artifact's own.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per inference, where the artifact leaves it free.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Provider of ONNX Runtime: cpu, cuda or tensorrt.")] = None,
     head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Accuracy of any artifact by its own runtime, per class."""
+    """Accuracy of any artifact by its own runtime, per class.
+
+    Example:
+      edgeprune val int8.onnx --data data.yaml --split test
+    """
     from edgeprune.errors import TargetError
     from edgeprune.measure.accuracy import accuracy
     from edgeprune.target import load_target

@@ -23,15 +23,15 @@ def bench(
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, batch, statistic, sampling.")
     ] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help="Runtime, instead of the profile's. [default: onnxruntime]")
-    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="Runtime instead of the profile's; onnxruntime.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="Where to run: user@host[:port]; the profile's, or local by default.")
+        str | None, typer.Option(help="Where to run: user@host[:port]; the profile's, or this machine.")
     ] = None,
     vs: Annotated[Path | None, typer.Option(help="Model that every ratio is taken of; goes first.")] = None,
     max_ms: Annotated[float | None, typer.Option(help="Limit in ms; the exit code then tells the verdict.")] = None,
-    statistic: Annotated[str | None, typer.Option(help="What the limit is on: p50, p90, p95 or p99.")] = None,
+    statistic: Annotated[
+        str | None, typer.Option(help="What the limit is on: p50, p90, p95, p99; the profile's, or p95.")
+    ] = None,
     retries: Annotated[
         int | None, typer.Option(help="Measure an inconclusive limit again this often, twice as long each time.")
     ] = None,
@@ -40,27 +40,27 @@ def bench(
     ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
     cpus: Annotated[str | None, typer.Option(help="Pin the process to these CPUs, for example 2,3.")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Side of a free image axis in pixels.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Size of a free batch axis.")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels, where the model leaves it free.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per inference, where the model leaves it free.")] = None,
+    warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
+    per_round: Annotated[int | None, typer.Option(help="Samples of each model in a round.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Longest run in seconds; whole rounds until then.")] = None,
     precision: Annotated[
         str, typer.Option(help="Number format to time: fp32 (as the file is), fp16 or int8 (needs --data).")
     ] = "fp32",
     data: Annotated[str | None, typer.Option(help="Dataset that calibrates int8.")] = None,
-    warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
-    per_round: Annotated[int | None, typer.Option(help="Samples of each model in a round.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Longest run; whole rounds until then.")] = None,
     warmup_runs: Annotated[int | None, typer.Option(help="Least warm-up for each model in runs.")] = None,
-    launches: Annotated[
-        int | None, typer.Option(help="Fresh processes that the rounds are divided among. [default: 3]")
-    ] = None,
-    end_to_end: Annotated[
-        bool, typer.Option("--end-to-end", help="Also time a detector from frame to boxes, its parts apart.")
-    ] = False,
-    image: Annotated[Path | None, typer.Option(help="Frame for --end-to-end; noise of 1280 x 720 without.")] = None,
+    launches: Annotated[int | None, typer.Option(help="Fresh processes that the rounds are divided among; 3.")] = None,
     no_priority: Annotated[
         bool, typer.Option("--no-priority", help="Do not go before other work on the machine, even where allowed.")
     ] = False,
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end", help="Also time a detector from frame to boxes, its parts apart.")
+    ] = False,
+    image: Annotated[
+        Path | None, typer.Option(help="Frame for --end-to-end; without, noise of 1280 x 720 pixels.")
+    ] = None,
     no_details: Annotated[bool, typer.Option("--no-details", help="Skip memory and layers.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints.")
@@ -69,7 +69,10 @@ def bench(
 ) -> None:
     """Time models side by side: fresh process, pinned threads, interleaved rounds, bounds instead of hopes.
 
-    Example: edgeprune bench model.onnx pruned.onnx --max-ms 500 --statistic p50
+    Examples:
+      edgeprune bench best.onnx model.onnx --rounds 40 --json times.json
+      edgeprune bench model.onnx --target cpu --seconds 5 --retries 0 \\
+        --max-ms 500   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.devices import device as device_named
     from edgeprune.measure.bench import bench as run

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, TargetError
 
 
 def calibration_batches(
@@ -38,6 +38,7 @@ def calibration_batches(
         Dictionaries with ``img`` as float32 in 0..1 of shape (batch, 3, imgsz, imgsz), and the task's labels.
 
     Raises:
+        TargetError: ``images`` or ``batch`` is under 1.
         DataError: the data set or the split cannot be read, or is empty.
     """
     from torch.utils.data import DataLoader, Subset
@@ -46,6 +47,8 @@ def calibration_batches(
     from ultralytics.data.dataset import ClassificationDataset
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
+    if images < 1 or batch < 1:
+        raise TargetError(f"images and batch start at 1 (seen: {images}, {batch})")
     overrides = {"imgsz": imgsz, "task": task, "rect": False, "cache": False, "single_cls": False, "fraction": 1.0}
     cfg: Any = get_cfg(overrides=overrides)
     try:

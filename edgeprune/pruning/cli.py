@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeprune.errors import TargetError
+from edgeprune.options import output_file, output_plot
 
 if TYPE_CHECKING:
     from edgeprune.pruning.plan import Plan
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
-Data = Annotated[str | None, typer.Option(help="Data set YAML; its training split ranks channels by the loss.")]
-ImgSz = Annotated[int | None, typer.Option(help="Image side in pixels; by default what the weights were trained at.")]
+Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
+ImgSz = Annotated[int | None, typer.Option(help="Input side in pixels; what the weights were trained at.")]
 ImportanceName = Annotated[str, typer.Option(help="Criterion; auto: taylor with --data, lamp without.")]
 Images = Annotated[int, typer.Option(help="Images of --data to use.")]
-Batch = Annotated[int, typer.Option(help="Images per batch of --data.")]
+Batch = Annotated[int, typer.Option(help="Images per inference on --data.")]
 Ignore = Annotated[list[str] | None, typer.Option(help="Glob over module names that keep their width; repeatable.")]
 MaxRatio = Annotated[list[str] | None, typer.Option(help="GLOB=SHARE: remove at most this share there; repeatable.")]
 Align = Annotated[int, typer.Option(help="Widths are multiples of this: 1, 4, 8, 16 or 32.")]
@@ -29,10 +30,12 @@ def prune(
     weights: Weights,
     macs_speed_up: Annotated[float | None, typer.Option(help="MACs before over after, at least this.")] = None,
     params_ratio: Annotated[float | None, typer.Option(help="Parameters after over before, at most this.")] = None,
-    ratio: Annotated[float | None, typer.Option(help="Share of the channels to remove.")] = None,
-    plan: Annotated[Path | None, typer.Option(help="Apply this plan instead of making one.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Pruned checkpoint (.pt).")] = None,
-    save_plan: Annotated[Path | None, typer.Option(help="Also write the plan (.json).")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of the channels to remove, 0 to 1.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Apply this plan (.json) instead of making one.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="Pruned checkpoint (.pt).")
+    ] = None,
+    save_plan: Annotated[Path | None, typer.Option(callback=output_file, help="Also write the plan (.json).")] = None,
     data: Data = None,
     imgsz: ImgSz = None,
     importance: ImportanceName = "auto",
@@ -51,11 +54,17 @@ def prune(
     ignore: Ignore = None,
     max_ratio: MaxRatio = None,
     align: Align = 8,
-    min_width: Annotated[int, typer.Option(help="No width below this.")] = 8,
+    min_width: Annotated[int, typer.Option(help="No layer gets narrower than this many channels.")] = 8,
     trust: Trust = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write no checkpoint.")] = False,
 ) -> None:
-    """Remove channels (and blocks) from a model; the result is a stock Ultralytics checkpoint."""
+    """Remove channels (and blocks) from a model; the result is a stock Ultralytics checkpoint.
+
+    Examples:
+      edgeprune prune best.pt --macs-speed-up 2 --data data.yaml -o pruned.pt
+      edgeprune prune best.pt --ratio 0.3 --dry-run --save-plan plan.json
+      edgeprune prune best.pt --plan plan.json -o same.pt
+    """
     from rich.console import Console
 
     from edgeprune.checkpoint import load, save
@@ -103,20 +112,26 @@ def prune(
 
 def sensitivity(
     weights: Weights,
-    data: Annotated[str, typer.Option(help="Data set YAML; its training split gives the loss.")],
+    data: Annotated[str, typer.Option(help="Dataset YAML; its train split gives the loss.")],
     imgsz: ImgSz = None,
     importance: ImportanceName = "auto",
-    ratios: Annotated[str, typer.Option(help="Shares to remove, comma-separated.")] = "0.25,0.5,0.75",
+    ratios: Annotated[str, typer.Option(help="Shares to remove, 0 to 1, comma-separated.")] = "0.25,0.5,0.75",
     images: Images = 16,
     batch: Batch = 4,
     seed: Annotated[int, typer.Option(help="Seed of the draw of images.")] = 0,
     align: Align = 8,
     ignore: Ignore = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a plot (.png, .svg or .pdf).")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the table as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(callback=output_plot, help="Write a plot (.png, .svg or .pdf).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="Write the table (.json).")
+    ] = None,
     trust: Trust = False,
 ) -> None:
-    """Show how the loss rises when each dimension alone is narrowed."""
+    """Show how the loss rises when each dimension alone is narrowed.
+
+    Example:
+      edgeprune sensitivity best.pt --data data.yaml --ratios 0.5 --plot loss.png
+    """
     from rich.console import Console
     from rich.progress import Progress as Bar
 

@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from edgeprune.errors import TargetError
+from edgeprune.options import output_folder
 from edgeprune.target import until_drop
 from edgeprune.training.settings import TrainSettings
 
@@ -17,23 +18,26 @@ if TYPE_CHECKING:
     from edgeprune.training.run import TrainResult
 
 Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
-Data = Annotated[str, typer.Option(help="Data set: a YAML path or a name that Ultralytics knows.")]
-Out = Annotated[Path, typer.Option(help="Folder for best.pt; the same command again goes on where it stopped.")]
+Data = Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", callback=output_folder, help="Folder for best.pt; the same command again goes on."),
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the training split.")]
-Time = Annotated[float | None, typer.Option("--time", help="Hours after which training ends.")]
-Batch = Annotated[int, typer.Option(help="Images per optimizer step.")]
-ImgSz = Annotated[int, typer.Option(help="Side of the training images in pixels.")]
+Time = Annotated[float | None, typer.Option("--time", help="Hours after which training ends, whatever --epochs says.")]
+Batch = Annotated[int, typer.Option(help="Images per optimiser step.")]
+ImgSz = Annotated[int, typer.Option(help="Input side in pixels.")]
 Lr0 = Annotated[float, typer.Option(help="Learning rate after warm-up.")]
-Optimizer = Annotated[str, typer.Option(help="AdamW, SGD, ...")]
+Optimizer = Annotated[str, typer.Option(help="AdamW, SGD, Adam, Adamax, NAdam, RAdam, RMSprop, MuSGD.")]
 Patience = Annotated[int, typer.Option(help="Epochs without improvement before stopping; 0 never.")]
-Device = Annotated[str, typer.Option(help="cpu, 0, or 0,1 for distributed training.")]
+Device = Annotated[str, typer.Option(help="cpu, or GPUs by number: 0, or 0,1 for both.")]
 Workers = Annotated[int, typer.Option(help="Data loader processes per device.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Teacher = Annotated[Path | None, typer.Option(help="Weights of a teacher, usually the unpruned model.")]
 Response = Annotated[float, typer.Option(help="Weight of the distance to the teacher's answers.")]
 Feature = Annotated[float, typer.Option(help="Weight of Ultralytics' distillation of features (its dis).")]
 Train = Annotated[list[str] | None, typer.Option(help="Any other Ultralytics training argument: NAME=VALUE.")]
-Quiet = Annotated[bool, typer.Option(help="Hide Ultralytics' log and progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Hide Ultralytics' log and progress bars.")]
 
 
 def finetune(
@@ -60,7 +64,14 @@ def finetune(
         str | None, typer.Option(help="mAP50-95 of the unpruned model (0 to 1), or its weights; else the teacher's.")
     ] = None,
 ) -> None:
-    """Train a pruned model with its structure kept, optionally with the unpruned one as teacher."""
+    """Train a pruned model with its structure kept, optionally with the unpruned one as teacher.
+
+    Examples:
+      edgeprune finetune pruned.pt --data data.yaml --imgsz 320 \\
+        --epochs 5 --out tuned
+      edgeprune finetune pruned.pt --data data.yaml --imgsz 320 --epochs 2 \\
+        --teacher best.pt --train mosaic=0.5 --out taught
+    """
     settings = _settings(locals())
     goal = None if until is None else _drop(until, baseline, teacher)
 
@@ -98,7 +109,12 @@ def sparsify(
     train: Train = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train with a penalty on the scales of prunable channels, to prune with --importance bn_scale afterwards."""
+    """Train with a penalty on the scales of prunable channels, to prune with --importance bn_scale afterwards.
+
+    Example:
+      edgeprune sparsify best.pt --data data.yaml --imgsz 320 \\
+        --epochs 3 --out sparse
+    """
     settings = _settings(locals())
 
     from edgeprune.training.sparsify import sparsify as run

@@ -26,7 +26,7 @@ from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
-from edgeprune.errors import DataError, EdgepruneError, StageError, ToolError
+from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
 from edgeprune.training.processes import by_first
 from edgeprune.training.response import AttachTeacher
@@ -287,4 +287,8 @@ def _clear_errors(settings: TrainSettings, last: Path) -> Iterator[None]:
             or "no labels" in small
         ):
             raise DataError(f"the data set is unusable: {text}") from error
+        if text.startswith("Invalid CUDA"):
+            raise TargetError(
+                f"device {settings.device!r} is not here; cpu is allowed, or GPUs by number: edgeprune doctor"
+            ) from error
         raise

@@ -1,0 +1,44 @@
+"""Checks of option values that commands share, made before anything slow begins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgeprune.errors import TargetError
+
+PLOTS = (".png", ".svg", ".pdf")
+
+
+def output_file(path: Path | None) -> Path | None:
+    """A file that a command will write, as a callback of its option; gives it back.
+
+    Raises:
+        TargetError: it is a folder, or its folder is missing or read-only.
+    """
+    if path is None:
+        return None
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise TargetError(f"{path}: is a folder; give the path of a file")
+    if not folder.is_dir():
+        raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise TargetError(f"{path}: the folder {folder} is not writable; give another")
+    return path
+
+
+def output_plot(path: Path | None) -> Path | None:
+    """The same for a figure; TargetError also for a format that is not one of :data:`PLOTS`."""
+    if path is not None and path.suffix not in PLOTS:
+        raise TargetError(f"{path}: a plot ends in {', '.join(PLOTS)}")
+    return output_file(path)
+
+
+def output_folder(path: Path | None) -> Path | None:
+    """A folder that a command makes or goes on with; TargetError where a file stands in its way."""
+    if path is not None:
+        for one in (path, *path.absolute().parents):
+            if one.exists() and not one.is_dir():
+                raise TargetError(f"{path}: {one} is a file; give the path of a folder")
+    return path

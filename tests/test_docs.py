@@ -1,0 +1,154 @@
+"""The pages in docs/: generated parts are as the code is, the strict build passes, command lines in them parse."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+import edgeprune
+from docs.pages import DOCS, ROOT, commands, filled, pages
+from edgeprune import cli
+from edgeprune.target import load_target
+
+PAGES = sorted(DOCS.rglob("*.md"))
+WANTED = pages()
+LINES = [
+    (path.relative_to(ROOT).as_posix(), line.strip())
+    for path in (ROOT / "README.md", *PAGES)
+    for block in re.findall(r"^```[^\n]*\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip().startswith("edgeprune ")
+]
+
+
+def parses(line: str) -> None:
+    """Follow a command line to its command and parse its options; raises what the command line itself would."""
+    argv = shlex.split(line, comments=True)[1:]
+    argv = argv[: argv.index(">")] if ">" in argv else argv
+    command, context = typer.main.get_command(cli.app), None
+    while argv and argv[0] in getattr(command, "commands", {}):
+        context = type(command).context_class(command, parent=context, info_name=argv[0])
+        command, argv = command.commands[argv[0]], argv[1:]
+    if argv and not argv[0].startswith("-") and hasattr(command, "commands"):
+        raise typer.BadParameter(f"No such command {argv[0]!r}")
+    if "--help" not in argv:
+        command.make_context("edgeprune", list(argv), parent=context)
+
+
+def synopsis(line: str) -> bool:
+    """A usage line (``edgeprune show DIRECTORY``) rather than a command."""
+    return any(re.fullmatch(r"\[?[A-Z_]+\]?(\.\.\.\]?)?", word) for word in line.split())
+
+
+@pytest.mark.parametrize(("page", "line"), [one for one in LINES if not synopsis(one[1])], ids=lambda text: text)
+def test_command_line_in_readme_and_pages_parses(page: str, line: str) -> None:
+    try:
+        parses(line)
+    except Exception as error:
+        pytest.fail(f"{page}: `{line}`: {getattr(error, 'message', error)}")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_options_named_in_the_text_exist(path: Path) -> None:
+    known = {name for command in commands().values() for one in command.params for name in one.opts} | {"--help"}
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    named = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("line", ["edgeprune buidl", "edgeprune val a.onnx", "edgeprune lint a.onnx --no-such-option"])
+def test_a_line_that_does_not_parse_is_noticed(line: str) -> None:
+    with pytest.raises(Exception, match=r"[Nn]o such|Missing"):
+        parses(line)
+
+
+@pytest.mark.parametrize("path", WANTED, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_generated_parts_are_as_the_code_is(path: Path) -> None:
+    assert path.exists(), "run: make pages"
+    assert path.read_text() == WANTED[path], "an option, key or help text has changed; run: make pages"
+
+
+def test_a_page_that_drifted_is_noticed() -> None:
+    text = (DOCS / "guides" / "targets.md").read_text()
+    damaged = text.replace("`0.02`", "`0.03`")
+    assert damaged != text
+    assert filled(damaged, {}) == text
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def listed(entry: object) -> set[str]:
+        if isinstance(entry, str):
+            return {entry}
+        return set().union(*map(listed, entry.values() if isinstance(entry, dict) else entry))  # type: ignore[union-attr]
+
+    written = {path.relative_to(DOCS).as_posix() for path in PAGES}
+    shown = listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert written - shown == set(), "pages that nav in mkdocs.yml lacks"
+    assert shown - written == set(), "in nav, but no such page"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = set(re.findall(r"^::: (\S+)", (DOCS / "api.md").read_text(), re.MULTILINE))
+    for name in set(edgeprune.__all__) - {"__version__"}:
+        public = getattr(edgeprune, name)
+        assert f"{public.__module__}.{public.__qualname__}" in reference, name
+    for name in reference:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_strict_build_passes_and_asks_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="the docs tool is in the extra dev")
+    site = built(copied(tmp_path))
+    html = {path.relative_to(site).as_posix(): path.read_text() for path in site.rglob("*.html")}
+    assert {path.relative_to(DOCS).with_suffix(".html").as_posix() for path in PAGES} <= set(html)
+    assert not list(site.rglob("*.py"))
+    for page, text in html.items():
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"([^\"]+)", text)
+        fetched += [link for tag in re.findall(r"<link[^>]*>", text) for link in re.findall(r"href=\"([^\"]+)", tag)]
+        assert [link for link in fetched if re.match(r"(?:https?:)?//", link)] == [], page
+        for link in fetched:
+            folder = site if link.startswith("/") else (site / page).parent  # 404.html is served from anywhere
+            assert folder.joinpath(link.partition("?")[0].lstrip("/")).exists(), f"{page}: {link}"
+
+
+def test_a_broken_link_ends_the_build(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="the docs tool is in the extra dev")
+    folder = copied(tmp_path)
+    page = folder / "docs" / "index.md"
+    page.write_text(page.read_text() + "\n[nowhere](guides/nowhere.md)\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        built(folder)
+
+
+def copied(folder: Path) -> Path:
+    """What the build reads, in a folder that it may write to."""
+    for name in ("docs", "edgeprune"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "mkdocs.yml", folder / "mkdocs.yml")
+    return folder
+
+
+def built(folder: Path) -> Path:
+    argv = [sys.executable, "-m", "zensical", "build", "--clean"]
+    subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
+    return folder / "site"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/targets.md"])
+def test_profiles_on_pages_load(tmp_path: Path, page: str) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    profiles = [block for block in blocks if "extends:" in block]
+    assert profiles
+    for block in profiles:
+        (tmp_path / "camera.yaml").write_text(block)
+        assert load_target(tmp_path / "camera.yaml").name == "camera"

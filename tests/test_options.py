@@ -1,0 +1,77 @@
+"""What a command will write is checked before anything slow begins: one line, exit code 2, nothing done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeprune.errors import TargetError
+from edgeprune.options import output_file, output_folder, output_plot
+
+
+@pytest.mark.parametrize(
+    ("check", "path", "seen"),
+    [
+        (output_file, "folder", "is a folder"),
+        (output_file, "missing/model.pt", "mkdir -p"),
+        (output_file, "file/model.pt", "no folder"),
+        (output_plot, "loss.docx", ".png, .svg, .pdf"),
+        (output_plot, "missing/loss.png", "mkdir -p"),
+        (output_folder, "file", "is a file"),
+        (output_folder, "file/below/tuned", "is a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check, path: str, seen: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TargetError, match=seen):
+        check(Path(path))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(TargetError, match="not writable"):
+        output_file(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("check", [output_file, output_plot, output_folder])
+def test_a_good_place_is_given_back(tmp_path: Path, check) -> None:
+    assert check(None) is None
+    for name in ("new.png", "old.png"):
+        (tmp_path / "old.png").unlink(missing_ok=True)
+        assert check(tmp_path / name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune best.pt --ratio 0.3 -o missing/pruned.pt",
+        "prune best.pt --ratio 0.3 --dry-run --save-plan missing/plan.json",
+        "sensitivity best.pt --data data.yaml --plot loss.docx",
+        "sensitivity best.pt --data data.yaml -o missing/table.json",
+        "finetune best.pt --data data.yaml --out file",
+        "sparsify best.pt --data data.yaml --out file",
+        "export best.pt -o missing/best.onnx",
+        "simplify best.onnx --output missing/small.onnx",
+        "quantize best.onnx --precision fp16 --out missing/half.onnx",
+    ],
+)
+def test_commands_check_their_outputs_first(tmp_path: Path, line: str) -> None:
+    (tmp_path / "file").touch()
+    argv = [sys.executable, "-m", "edgeprune.cli", *line.split()]
+    ended = subprocess.run(
+        argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("edgeprune: ")
+    assert ended.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
