@@ -198,7 +198,7 @@ class OnnxRuntime(Runtime):
                     "launches": least,
                     "copies": settings.copies,
                     "cuda_graph": False,
-                    "nodes": row["nodes"],
+                    "nodes": kept[0]["nodes"],
                     "model": Path(path).name,
                     "models_in_run": len(models),
                     "warm": all(row["warm"] for row in kept),
