@@ -81,6 +81,16 @@ def test_a_stand_ins_figures_do_not_pass_a_limit(
     assert row["latency"]["conditions"]["clocks"] == "locked"
 
 
+@pytest.mark.parametrize("place", ["local", "fake:orin-nx"])
+def test_a_profiles_figures_are_taken_on_its_board_only(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = convolutions(tmp_path / "m.onnx")
+    code, _, err = run(monkeypatch, capsys, "bench", str(model), "--target", "jetson-orin-nano", "--device", place)
+    assert code == 4
+    assert "the profile is about Jetson Orin Nano 8 GB" in err
+
+
 def test_a_device_that_is_none_ends_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(monkeypatch, capsys, "device", "probe", "a b")
     assert code == 2
