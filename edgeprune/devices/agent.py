@@ -443,20 +443,26 @@ def prepared(job, folder):
 
 
 def put_back(folder):
-    """Undo what ``prepared`` changed; does nothing the second time."""
+    """Undo what ``prepared`` changed; does nothing the second time. Gives what could not be undone, for people."""
     path = os.path.join(folder, "restore.json")
     try:
         with open(path) as file:
             back = json.load(file)
     except (OSError, ValueError):
-        return
+        return ""
+    left = ""
     if back.get("clocks"):
-        output_of(as_root(["jetson_clocks", "--restore", back["clocks"]]), timeout=60)
+        code, out = output_of(as_root(["jetson_clocks", "--restore", back["clocks"]]), timeout=60)
+        if code != 0:
+            left = "clocks are still locked (%s); type there: sudo jetson_clocks --restore" % out.strip()[-80:]
     if back.get("power_mode"):
-        with contextlib.suppress(Refused):
+        try:
             set_power_mode(back["power_mode"])
+        except Refused as error:
+            left = str(error)
     with contextlib.suppress(OSError):
         os.unlink(path)
+    return left
 
 
 # ---------------------------------------------------------------- telemetry
@@ -737,7 +743,9 @@ def measured(job, folder, result):
         finally:
             result["conditions"].update(watch.finish(result["conditions"].get("clocks") == "locked"))
     finally:
-        put_back(folder)
+        left = put_back(folder)
+        if left:
+            result["conditions"]["not_put_back"] = left
 
 
 def child(job, folder, result):
@@ -774,6 +782,8 @@ def child(job, folder, result):
 def job(folder, offset):
     """Start the job unless it was started before a connection was lost; then follow it."""
     asked = sys.stdin.buffer.read()
+    with contextlib.suppress(OSError):
+        os.utime(os.path.join(os.path.dirname(os.path.abspath(__file__)), "owner.json"))  # in use: not stale
     if not os.path.exists(os.path.join(folder, "pid")):
         os.makedirs(folder, exist_ok=True)
         written(os.path.join(folder, "job.json"), json.loads(asked.decode()))

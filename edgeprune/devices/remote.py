@@ -129,6 +129,8 @@ class RemoteDevice:
                 lambda: self._agent("job", follow.folder, str(follow.offset), stdin=content, each=follow)
             )
         answer = done["done"]
+        if self.notes is not None and (left := answer["conditions"].get("not_put_back")):
+            self.notes(f"{self.name} is not as it was: {left}")
         if error := answer.get("error"):
             self._refuse(error, argv)
         return Completed(

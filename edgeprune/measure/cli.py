@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from edgeprune.devices.local import LocalDevice
+    from edgeprune.devices.remote import RemoteDevice
     from edgeprune.measure.bench import BenchResult
     from edgeprune.runtimes.base import BenchSettings
+    from edgeprune.target import Device as Board
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 40
@@ -107,7 +110,7 @@ def bench(
                     )
                 )
             ],
-            runtime_of(runtime or name, place),
+            runtime_of(runtime or name, _checked(place, profile.get("board") if runtime is None else None)),
             settings,
             max_ms=max_ms,
             statistic=statistic or profile.get("statistic", "p95"),
@@ -150,7 +153,17 @@ def settings_of(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]
     board = profile.device
     place = {"power_mode": board.power_mode or "", "clocks": board.lock_clocks, "python": board.python}
     sizes = {"imgsz": profile.imgsz, "batch": profile.batch}
-    return profile.runtime, settings, {**asked, **sizes, "host": board.host, "place": place}
+    return profile.runtime, settings, {**asked, **sizes, "host": board.host, "place": place, "board": board}
+
+
+def _checked(place: LocalDevice | RemoteDevice, board: Board | None) -> LocalDevice | RemoteDevice:
+    """The device, when it is the board that the profile is about; figures of another would carry its name."""
+    from edgeprune.devices.board import mismatch
+    from edgeprune.errors import DeviceError
+
+    if board is not None and board.kind == "jetson" and (other := mismatch(board, place.facts())):
+        raise DeviceError(f"{place.name}: {other}; next: edgeprune device probe {place.name}")
+    return place
 
 
 def _as_graphs(models: list[Path], folder: Path, imgsz: int | None, batch: int, live: Live) -> list[Path]:

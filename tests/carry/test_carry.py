@@ -76,7 +76,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights=SimpleNamespace(task="detect"),
         usable=False,
     )
-    files = carried_files(cast(Any, context))
+    with pytest.MonkeyPatch.context() as fewer:
+        fewer.setattr("edgeprune.carry.out.IMAGES", 3)
+        files = carried_files(cast(Any, context))
     for name, source in files.items():
         (root / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, root / "bundle" / name)

@@ -186,6 +186,22 @@ def test_only_the_profiles_own_board_will_do(name: str, fake: str, words: str) -
     assert re.search(words, found)
 
 
+def test_a_measured_run_here_is_watched_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEPRUNE_LOCK", str(tmp_path / "lock"))
+    monkeypatch.chdir(tmp_path)
+    done = device("").run(["pwd"], timeout_s=10, measured=True)
+    assert done.stdout.strip() == str(tmp_path)
+    assert done.conditions["telemetry"]["source"] in ("sysfs", "nvidia-smi", "tegrastats")
+
+
+def test_a_mode_that_cannot_be_put_back_is_told() -> None:
+    notes: list[str] = []
+    place = fake_device("orin-nano,reboot=25W", power_mode="15W", notes=notes.append)
+    seen = timed(place)
+    assert "25W needs a reboot of the board" in seen["not_put_back"]
+    assert any("is not as it was" in note for note in notes)
+
+
 def test_this_machine_is_no_jetson() -> None:
     assert "it is no Jetson" in mismatch(load_target("jetson-orin").device, device("").facts())
 

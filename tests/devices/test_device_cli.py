@@ -1,0 +1,97 @@
+"""The command line on devices: probe and bench, over a real SSH connection and on stand-ins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeprune.cli import main
+from tests.devices.server import Server
+from tests.runtimes.models import convolutions
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """Exit code and both streams of the command line."""
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *argv])
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the handlers are the process', which is the tests' own
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_probe_over_ssh_names_the_machine_and_what_is_missing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(monkeypatch, capsys, "device", "probe", server.name)
+    assert code == 0
+    assert server.name in out
+    assert "runtime trtexec" in out and "runtime onnxruntime" in out
+    assert server.left() == []
+
+
+def test_probe_of_a_board_lists_modes_profiles_and_the_next_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(monkeypatch, capsys, "device", "probe", "fake:orin-nano,no-sudo")
+    text = " ".join(out.replace("│", " ").split())
+    assert code == 0
+    for words in ("SIMULATED", "6.2 (L4T 36.4.3)", "MAXN_SUPER (2)", "jetson-orin-nano", "may not change them"):
+        assert words in text, words
+
+
+def test_bench_over_ssh_says_where_it_was(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there.yaml").write_text(f"extends: cpu\ndevice: {{python: {json.dumps(sys.executable)}}}\n")
+    model = convolutions(tmp_path / "m.onnx")
+    options = (
+        "--target",
+        str(tmp_path / "there.yaml"),
+        "--device",
+        server.name,
+        "--rounds",
+        "24",
+        "--warmup-s",
+        "0.05",
+    )
+    code, out, _ = run(monkeypatch, capsys, "bench", str(model), *options, "--no-details", "--json", "-")
+    assert code == 0
+    [row] = json.loads(out)["models"]
+    assert row["latency"]["conditions"]["worker"]["python"]
+    assert row["latency"]["conditions"]["telemetry"]
+    assert server.left() == []
+
+
+def test_a_stand_ins_figures_do_not_pass_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = convolutions(tmp_path / "m.onnx")
+    options = ("--device", "fake:orin-nano", "--max-ms", "9000", "--statistic", "p50", "--rounds", "24", "--no-details")
+    code, out, _ = run(monkeypatch, capsys, "bench", str(model), *options, "--warmup-s", "0.05", "--json", "-")
+    assert code == 5
+    [row] = json.loads(out)["models"]
+    assert row["latency"]["simulated"] is True
+    assert row["gate"]["verdict"] == "INCONCLUSIVE"
+    assert row["latency"]["conditions"]["identity"]["module"] == "p3767-0005"
+    assert row["latency"]["conditions"]["clocks"] == "locked"
+
+
+@pytest.mark.parametrize("place", ["local", "fake:orin-nx"])
+def test_a_profiles_figures_are_taken_on_its_board_only(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = convolutions(tmp_path / "m.onnx")
+    code, _, err = run(monkeypatch, capsys, "bench", str(model), "--target", "jetson-orin-nano", "--device", place)
+    assert code == 4
+    assert "the profile is about Jetson Orin Nano 8 GB" in err
+
+
+def test_a_device_that_is_none_ends_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(monkeypatch, capsys, "device", "probe", "a b")
+    assert code == 2
+    assert "is not a device; allowed: local, user@host[:port], fake:orin-nano" in err
