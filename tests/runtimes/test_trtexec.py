@@ -135,11 +135,12 @@ def test_what_the_device_saw_goes_into_the_conditions(tmp_path):
     trtexec.device.conditions = [  # type: ignore[attr-defined]  the stand-in's own
         {},
         {"throttled": True, "power_mode": "15W", "waited_s": 1.5},
-        *({"throttled": False, "waited_s": 0.5, "temperature_c": 50 + n} for n in range(7)),
+        *({"throttled": False, "waited_s": 0.5, "telemetry": {"power_w_mean": 6.0 + n}} for n in range(7)),
     ]
     [found] = trtexec.latency([convolutions(tmp_path / "m.onnx")], SHORT)
     told = found.conditions
-    assert told["throttled"] and told["power_mode"] == "15W" and told["temperature_c"] == 56 and told["waited_s"] == 5.0
+    assert told["throttled"] and told["power_mode"] == "15W" and told["waited_s"] == 5.0
+    assert told["telemetry"]["power_w_mean"] == 9.0
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
