@@ -31,7 +31,8 @@ class Cuda:
 
     def __init__(self, *, spin: bool = True) -> None:
         self.api = runtime()
-        self.call("cudaSetDeviceFlags", self.api.cudaDeviceScheduleSpin if spin else self.api.cudaDeviceScheduleAuto)
+        if spin:
+            self.call("cudaSetDeviceFlags", self.api.cudaDeviceScheduleSpin)
         self._stream = self.call("cudaStreamCreateWithFlags", self.api.cudaStreamNonBlocking)
 
     @property

@@ -370,6 +370,11 @@ class TrtExec(Runtime):
             seen.update(process.conditions)
         if any("throttled" in process.conditions for process in taken):
             seen["throttled"] = any(process.conditions.get("throttled") for process in taken)
+        watts = [
+            told["power_w_mean"] for one in taken if "power_w_mean" in (told := one.conditions.get("telemetry", {}))
+        ]
+        if watts:  # of all processes, not of the last one
+            seen["telemetry"] = {**seen["telemetry"], "power_w_mean": sum(watts) / len(watts)}
         if any("waited_s" in process.conditions for process in taken):
             seen["waited_s"] = sum(float(process.conditions.get("waited_s", 0)) for process in taken)
         return seen

@@ -18,6 +18,7 @@ from edgeprune.errors import ToolError
 from edgeprune.runtimes.base import LayerTime
 
 TAIL_LINES = 12
+KILLED = (-9, 137)
 NOT_JSON_NUMBERS = re.compile(r"(?<=[\[,:]) *-?(?:nan|inf)\b", re.IGNORECASE)  # as C++ streams print them
 
 
@@ -219,7 +220,8 @@ def meaning_of(log: str) -> str:
 def failure(argv: list[str], returncode: int, log: str) -> ToolError:
     """The error of a failed run: its last line says what it means, the lines before it are the log's end."""
     tail = "\n".join(log.strip().splitlines()[-TAIL_LINES:])
-    meaning = meaning_of(log)
+    # a device that runs out of memory kills the largest process without a word in its log
+    meaning = "it was killed: the device ran out of memory" if returncode in KILLED else meaning_of(log)
     return ToolError(argv, returncode, f"{tail}\n{meaning}" if meaning else tail)
 
 

@@ -33,7 +33,7 @@ def precision_facts(
 
 def precision_gate(stage: str, facts: Mapping[str, Any], precision: str) -> Gate:
     """FAIL, with the numbers, when less than half of the multiplying work is in the asked precision."""
-    gate = at_least(stage, f"{precision} in the engine", facts["held"], LEAST_SHARE, "of its work", facts["text"])
+    gate = at_least(stage, f"{precision} in the engine", facts["held"], LEAST_SHARE, "", facts["text"])
     if gate.verdict is not Verdict.FAIL:
         return gate
     reason = f"asked for {precision}, the engine is {facts['text']}; the builder ignored what the graph says"

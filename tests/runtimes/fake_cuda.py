@@ -6,7 +6,7 @@ import ctypes
 from types import SimpleNamespace
 from typing import Any
 
-cudaDeviceScheduleSpin, cudaDeviceScheduleAuto, cudaStreamNonBlocking, cudaEventDefault = 1, 0, 1, 0
+cudaDeviceScheduleSpin, cudaStreamNonBlocking, cudaEventDefault = 1, 1, 0
 cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
 cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 CALLS: list[str] = []

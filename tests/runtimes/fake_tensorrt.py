@@ -10,6 +10,7 @@ import ast
 import ctypes
 import inspect
 import json
+import re
 import types
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -41,7 +42,8 @@ def module(version: tuple[int, int] = (10, 13), ways: dict[str, Any] | None = No
     made = types.ModuleType("tensorrt")
     made.__version__ = f"{version[0]}.{version[1]}.0"  # type: ignore[attr-defined]
     world = _World(made, version, ways or {})
-    for node in _parsed(path.read_text()).body:
+    for block in re.split(r"^(?=class )", path.read_text(), flags=re.MULTILINE)[1:]:
+        node = _parsed(block).body[0]
         if isinstance(node, ast.ClassDef) and node.name not in absent:
             setattr(made, node.name, _class(node, node.name, absent, world))
     made.nptype = lambda kind: {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8}[kind.name]  # type: ignore[attr-defined]
@@ -49,7 +51,7 @@ def module(version: tuple[int, int] = (10, 13), ways: dict[str, Any] | None = No
 
 
 def _parsed(text: str) -> ast.Module:
-    """The stubs as Python; a few of their lines are none (a parameter without a default behind one with it)."""
+    """A class of the stubs as Python; a few lines are none (a parameter without a default behind one with it)."""
     lines = text.splitlines()
     while True:
         try:

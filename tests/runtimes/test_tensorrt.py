@@ -217,7 +217,7 @@ def test_cudas_own_bindings_take_our_calls():
             words = (getattr(real, name).__doc__ or "").strip().splitlines()[0]
             inside = words.partition("(")[2].rpartition(")")[0]
             assert len(inside.split(",")) * bool(inside) == len(inspect.signature(ours).parameters), words
-    for name in ("cudaDeviceScheduleSpin", "cudaDeviceScheduleAuto", "cudaStreamNonBlocking", "cudaEventDefault"):
+    for name in ("cudaDeviceScheduleSpin", "cudaStreamNonBlocking", "cudaEventDefault"):
         assert isinstance(getattr(real, name), int)
     assert real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal is not None
 

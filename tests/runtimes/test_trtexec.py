@@ -109,7 +109,7 @@ def test_what_is_simulated_passes_no_gate(tmp_path):
     small, large = convolutions(tmp_path / "s.onnx", width=4), convolutions(tmp_path / "l.onnx", width=16)
     settings = BenchSettings(rounds=20, per_round=5, warmup_s=0.05, copies=False)
     gate = speed_up_gate("engine", *trtexec.latency([large, small], settings), 1.05)
-    assert gate.verdict is Verdict.PENDING and "simulated" in gate.reason
+    assert gate.verdict not in (Verdict.PASS, Verdict.FAIL) and "simulated" in gate.reason
 
 
 def test_a_graph_that_cannot_be_captured_is_said(tmp_path):
@@ -135,11 +135,12 @@ def test_what_the_device_saw_goes_into_the_conditions(tmp_path):
     trtexec.device.conditions = [  # type: ignore[attr-defined]  the stand-in's own
         {},
         {"throttled": True, "power_mode": "15W", "waited_s": 1.5},
-        *({"throttled": False, "waited_s": 0.5, "temperature_c": 50 + n} for n in range(7)),
+        *({"throttled": False, "waited_s": 0.5, "telemetry": {"power_w_mean": 6.0 + n}} for n in range(7)),
     ]
     [found] = trtexec.latency([convolutions(tmp_path / "m.onnx")], SHORT)
     told = found.conditions
-    assert told["throttled"] and told["power_mode"] == "15W" and told["temperature_c"] == 56 and told["waited_s"] == 5.0
+    assert told["throttled"] and told["power_mode"] == "15W" and told["waited_s"] == 5.0
+    assert told["telemetry"]["power_w_mean"] == 9.0
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
@@ -263,4 +264,4 @@ def test_a_device_without_trtexec_is_not_available(tmp_path):
     with pytest.raises(DeviceError, match="next: on a Jetson: sudo apt install nvidia-jetpack"):
         trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
     with pytest.raises(DataError, match="no such file"):
-        trtexec.latency([tmp_path / "none.engine"], SHORT)
+        tool(tmp_path)[0].latency([tmp_path / "none.engine"], SHORT)

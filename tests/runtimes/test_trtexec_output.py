@@ -89,6 +89,11 @@ def test_a_failure_says_what_it_means(log, words):
     assert log.splitlines()[-1].strip() in error.tail
 
 
+def test_a_killed_builder_ran_out_of_memory():
+    assert "the device ran out of memory" in str(failure(["trtexec"], 137, "[I] Start parsing network model."))
+    assert str(failure(["trtexec"], 1, "")).endswith("it printed nothing")
+
+
 @pytest.mark.parametrize("generation", [10, 11])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_layer_information_of_both_generations_tells_the_precision(generation, precision):
