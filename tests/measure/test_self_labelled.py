@@ -22,8 +22,10 @@ from tests.export.helpers import saved, stock_model
 from tests.measure.self_labelled import answering, self_labelled, square_images
 
 FAMILIES = ("yolov8", "yolo26")
+TASKS = ("detect", "segment", "pose", "obb")
 IMGSZ = 320
 # Masks lose to rasterisation what boxes, keypoints and angles do not: there mAP50 tells right from wrong.
+KEYS = {task: f"metrics/mAP50-95({letter})" for task, letter in zip(TASKS, "BMPB", strict=True)}
 LEAST = {"detect": 0.9, "segment": 0.8, "pose": 0.9, "obb": 0.9}
 
 
@@ -63,6 +65,7 @@ def test_an_export_finds_what_its_model_found(family, task, case):
     pt, onnx, data = case(family, task)
     found = accuracy(onnx, data=data)
     assert figure(found) > LEAST[task]
+    assert found.fitness_key == KEYS[task]
     assert len(found.per_class) > 1  # a swapped class would be seen
     assert figure(accuracy(pt, data=data, imgsz=IMGSZ, device="cpu")) == pytest.approx(figure(found), abs=0.01)
 
