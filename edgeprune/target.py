@@ -139,8 +139,8 @@ class Finetuning(Training):
     """Settings of the fine-tune stage."""
 
     distill: bool = False
-    """Use the unpruned model as teacher. Off until ``benchmarks/training_distillation.md`` shows over several seeds that
-    it helps: Ultralytics' distillation of features alone cost .03 (v8n, latency ratio 1.6, ten epochs, one seed)."""
+    """Use the unpruned model as teacher. Off until ``benchmarks/training_distillation.md`` shows that it helps;
+    Ultralytics' distillation of features alone cost .03 (v8n, latency ratio 1.6, ten epochs, one seed)."""
     response: NotNegative = 1.0
     """Weight of the distance to the teacher's answers; 1 is as strong as the labels, 0 leaves it out."""
     feature: NotNegative = 0.0
