@@ -144,8 +144,9 @@ def until_drop(value: Any) -> Any:
 class Finetuning(Training):
     """Settings of the fine-tune stage."""
 
-    distill: bool = True
-    """Use the unpruned model as teacher. ``benchmarks/training_distillation.md`` has what it brings."""
+    distill: bool = False
+    """Use the unpruned model as teacher. Off until ``benchmarks/training_distillation.md`` shows that it helps;
+    Ultralytics' distillation of features alone cost .03 (v8n, latency ratio 1.6, ten epochs, one seed)."""
     response: NotNegative = 1.0
     """Weight of the distance to the teacher's answers; 1 is as strong as the labels, 0 leaves it out."""
     feature: NotNegative = 0.0

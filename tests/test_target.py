@@ -61,7 +61,7 @@ def test_jetson_orin_extends_another_board() -> None:
         ("extends: cpu\nsparsify: {optimizer: MuSGD}", ["sparsify", "MuSGD", "AdamW"]),
         ("extends: cpu\nfinetune: {until: map <= 0.01}", ["finetune.until", "map_drop <= 0.01"]),
         ("extends: cpu\nfinetune: {until: map_drop <= 2}", ["finetune.until", "1"]),
-        ("extends: cpu\nfinetune: {response: 0}", ["finetune", "teaches nothing"]),
+        ("extends: cpu\nfinetune: {distill: true, response: 0}", ["finetune", "teaches nothing"]),
         ("extends: cpu\nprecision: fp8", ["precision", "'fp16'", "fp8"]),
     ],
 )

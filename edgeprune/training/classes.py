@@ -50,6 +50,24 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     return replaced
 
 
+def require_names(what: str, known: Mapping[int, str], wanted: Mapping[int, str]) -> None:
+    """Refuse a teacher or a baseline that speaks of other classes than the data set.
+
+    Raises:
+        DataError: they differ.
+    """
+    if dict(known) != dict(wanted):
+        raise DataError(
+            f"{what} knows {_some(known)}, the data set {_some(wanted)}; "
+            "name one that was trained on these classes, or go without"
+        )
+
+
+def _some(names: Mapping[int, str]) -> str:
+    listed = list(names.values())
+    return f"{len(listed)} classes ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''})"
+
+
 def _fit_detect(head: Detect, kept: dict[int, int], count: int) -> None:
     branches: list[Any] = [b for b in (head.cv3, getattr(head, "one2one_cv3", None)) if b is not None]
     for branch in branches:

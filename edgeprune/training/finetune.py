@@ -14,7 +14,7 @@ from typing import Any, Literal
 from edgeprune import checkpoint
 from edgeprune.errors import DataError, StageError
 from edgeprune.progress import Progress, silent
-from edgeprune.training.classes import fit_classes
+from edgeprune.training.classes import fit_classes, require_names
 from edgeprune.training.publish import publish
 from edgeprune.training.run import TrainResult, Watcher, class_names, train_in
 from edgeprune.training.settings import TrainSettings
@@ -100,13 +100,4 @@ def _check_teacher(path: Path, task: str, names: dict[int, str], features: bool)
             f"teacher {path} is a {teacher.task} model and the student a {task} model; distillation needs two models "
             "of one task, and of features (feature above 0) a detection head"
         )
-    if teacher.names != names:
-        raise DataError(
-            f"teacher {path} knows {_some(teacher.names)}, the data set {_some(names)}; "
-            "name a teacher that was trained on these classes, or train without one"
-        )
-
-
-def _some(names: dict[int, str]) -> str:
-    listed = list(names.values())
-    return f"{len(listed)} classes ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''})"
+    require_names(f"teacher {path}", teacher.names, names)

@@ -35,7 +35,7 @@ def by_first(work: Callable[[], T]) -> T:
     """
     if RANK == -1:
         return work()
-    turn = f"turn-{next(_turns)}"
+    turn = f"edgeprune-{next(_turns)}"
     if RANK == 0:
         given = work()
         _store().set(turn, json.dumps(given))
@@ -45,9 +45,9 @@ def by_first(work: Callable[[], T]) -> T:
 
 
 @cache
-def _store() -> dist.Store:
+def _store() -> Any:
     store, _, _ = next(rendezvous("env://"))
-    return dist.PrefixStore("edgeprune", store)
+    return store
 
 
 def join_on_cpu(trainer: Any) -> None:

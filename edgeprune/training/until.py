@@ -9,9 +9,11 @@ from typing import Any
 
 from ultralytics.cfg import TASK2METRIC
 
-from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune import checkpoint
+from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
-from edgeprune.training.run import validated
+from edgeprune.training.classes import require_names
+from edgeprune.training.run import class_names, validated
 from edgeprune.training.settings import TrainSettings
 
 
@@ -50,14 +52,19 @@ def unpruned_figure(weights: Path, *, data: Path | str, settings: TrainSettings,
 
     An accuracy measured on another runtime does not serve: with other padding or thresholds it differs by more than the
     drops that are asked for.
+
+    Raises:
+        DataError: the weights cannot be read, or know other classes than ``data``.
     """
-    kept, digest = Path(work) / "unpruned.json", sha256_of(weights)
+    unpruned = checkpoint.load(weights)
+    require_names(f"baseline {weights}", unpruned.names, class_names(data, unpruned.task, quiet=settings.quiet))
+    kept = Path(work) / "unpruned.json"
     if kept.is_file():
         known = json.loads(kept.read_text())
-        if known["weights"] == digest:
+        if known["weights"] == unpruned.sha256:
             return float(known["figure"])
     # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
     figure = validated(weights, data=data, settings=settings, work=work, batch=2 * settings.batch)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, json.dumps({"weights": digest, "figure": figure}))
+    write_atomically(kept, json.dumps({"weights": unpruned.sha256, "figure": figure}))
     return figure

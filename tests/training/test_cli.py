@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.training import cli
+from tests.training.narrow import narrow_checkpoint
 
 app = typer.Typer()
 app.command()(cli.finetune)
@@ -67,6 +68,16 @@ def test_an_accuracy_goal_needs_a_condition_and_a_baseline(
     result = CliRunner().invoke(app, ["finetune", *quick(narrow, digits, tmp_path / "out", *options)])
     assert isinstance(result.exception, TargetError)
     assert words in str(result.exception)
+
+
+@pytest.mark.parametrize("baseline", ["gone.pt", "other.pt"], ids=["missing", "other classes"])
+def test_a_baseline_that_says_nothing_is_refused(tmp_path: Path, narrow: Path, digits: Path, baseline: str) -> None:
+    narrow_checkpoint(tmp_path / "other.pt", names=("cat", "dog"))
+    options = ["--until", "0.01", "--baseline", str(tmp_path / baseline)]
+    result = CliRunner().invoke(app, ["finetune", *quick(narrow, digits, tmp_path / "out", *options)])
+    assert isinstance(result.exception, DataError)
+    assert baseline in str(result.exception)
+    assert "\n" not in str(result.exception)
 
 
 def test_the_baseline_may_be_weights_or_the_teacher(tmp_path: Path, narrow: Path, full: Path, digits: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_classifier_is_taught_too(tmp_path: Path, task: str, task_data, settin
 
 
 @pytest.mark.parametrize("values", [{"response": -1.0}, {"feature": float("nan")}], ids=str)
-def test_impossible_weights_are_refused(values: dict[str, float]) -> None:
+def test_impossible_weights_are_refused(values: dict) -> None:
     with pytest.raises(TargetError, match=next(iter(values))):
         TrainSettings(**values)
 

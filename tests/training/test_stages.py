@@ -17,7 +17,7 @@ imgsz: 64
 budget: {macs_speed_up: 1.2, statistic: p50}
 accuracy: {max_map_drop: 1.0}
 sparsify: {lambda: 0.5, lr0: 0.05, epochs: 1, batch: 8, optimizer: SGD, train: {warmup_epochs: 0.0}}
-finetune: {epochs: 3, batch: 8, until: map_drop <= 0.5}
+finetune: {epochs: 3, batch: 8, distill: true, until: map_drop <= 0.5}
 measure: {warmup_s: 0.05, rounds: 8, per_round: 2, retries: 0}
 """
 

@@ -45,7 +45,7 @@ class PerImage:
 
 
 def sum_over_images(trainer: Any) -> None:
-    learner = unwrap_model(trainer.model)
+    learner: Any = unwrap_model(trainer.model)
     learner.criterion = PerImage(learner.init_criterion())
 
 
