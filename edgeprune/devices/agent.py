@@ -11,6 +11,7 @@ connection.
     stat PATH, get PATH OFFSET
     job FOLDER OFFSET         start the job on stdin unless it runs, follow its output from OFFSET, give its result
     run FOLDER                the job itself; detached, so that it outlives the connection
+    keep WORK POWER CLOCKS    hold the board for the measured jobs of a build; detached, ends when they pause
     remove PATH               a folder inside the work directory
     clean WORK                stop what runs, put power and clocks back, remove the work directory
 
@@ -37,6 +38,9 @@ import time
 ROOT = os.environ.get("EDGEPRUNE_ROOT", "")
 PREFIX = "edgeprune-"
 STALE_S = 7 * 86400
+IDLE_S = float(
+    os.environ.get("EDGEPRUNE_IDLE_S", "10")
+)  # a pause after which the board is another's; shorter ones lie between processes that are compared
 BEAT_S = 5.0
 RESERVE = 1 << 16  # room for the result when a job has filled the disk
 FULL_BELOW = 1 << 20
@@ -360,15 +364,24 @@ def clean(work):
         raise Refused("device", "%s is not a work directory of edgeprune" % work)
     for folder in glob.glob(os.path.join(work, "jobs", "*")):
         pid = int(text_of(os.path.join(folder, "pid")) or 0)
-        if pid and alive(pid) and not os.path.exists(os.path.join(folder, "result.json")):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGTERM)
-            ends = time.time() + 10
-            while alive(pid) and time.time() < ends and not os.path.exists(os.path.join(folder, "result.json")):
-                time.sleep(0.05)
-        put_back(folder)
+        ended(pid, lambda folder=folder: os.path.exists(os.path.join(folder, "result.json")))
+    keeper = state_of(os.path.join(work, "keeper.json"))
+    if keeper:
+        ended(keeper["pid"], lambda: False)
+    left = put_back(work) or text_of(os.path.join(work, "not_put_back"))  # it does something only for a killed keeper
     shutil.rmtree(work, ignore_errors=True)
-    return {"removed": not os.path.exists(work)}
+    return {"removed": not os.path.exists(work), "not_put_back": left}
+
+
+def ended(pid, over):
+    """Ask a process to end, and wait until it has tidied up."""
+    if not pid or over() or not alive(pid):
+        return
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGTERM)
+    ends = time.time() + 20
+    while alive(pid) and not over() and time.time() < ends:
+        time.sleep(0.05)
 
 
 def written(path, data):
@@ -705,17 +718,7 @@ def run(folder):
         with open(os.path.join(folder, "reserve"), "wb") as file:
             file.write(b"\0" * RESERVE)
         if job.get("measured"):
-            waiting = os.path.join(folder, "waiting")
-
-            def tell(holder):
-                if not os.path.exists(waiting):
-                    with open(waiting, "w") as file:
-                        file.write(holder)
-
-            with turn(tell) as waited:
-                if waited > 0.05:
-                    result["conditions"]["waited_s"] = round(waited, 2)
-                measured(job, folder, result)
+            measured(job, folder, result)
         else:
             child(job, folder, result)
     except Refused as error:
@@ -726,7 +729,6 @@ def run(folder):
         result["error"] = full(error) or {"kind": "tool", "message": str(error)}
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    put_back(folder)
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(folder, "reserve"))
     if result["returncode"] and shutil.disk_usage(folder).free < FULL_BELOW:
@@ -735,17 +737,131 @@ def run(folder):
 
 
 def measured(job, folder, result):
+    """The job on a board that is held for this build, in its power mode, watched."""
+    work = os.path.dirname(os.path.abspath(__file__))
+    busy = os.path.join(work, "busy-%d" % os.getpid())
+    began = time.time()
     try:
-        result["conditions"].update(prepared(job, folder))
+        conditions = held(work, busy, job, folder)
+        if time.time() - began > 1.0 and os.path.exists(os.path.join(folder, "waiting")):
+            result["conditions"]["waited_s"] = round(time.time() - began, 2)
+        result["conditions"].update(conditions)
         watch = Telemetry()
         try:
             child(job, folder, result)
         finally:
-            result["conditions"].update(watch.finish(result["conditions"].get("clocks") == "locked"))
+            result["conditions"].update(watch.finish(conditions.get("clocks") == "locked"))
     finally:
-        left = put_back(folder)
-        if left:
-            result["conditions"]["not_put_back"] = left
+        with contextlib.suppress(OSError):
+            os.utime(os.path.join(work, "keeper.json"))
+            os.unlink(busy)
+
+
+@contextlib.contextmanager
+def guarded(work):
+    """What decides between a job that wants the board held and a keeper that wants to let go."""
+    with open(os.path.join(work, "keeper.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def held(work, busy, job, folder):
+    """Wait until the board is held for this build; gives its power mode and clocks."""
+    path, asked = os.path.join(work, "keeper.json"), [job.get("power_mode") or "", "1" if job.get("clocks") else ""]
+    while True:
+        with guarded(work):
+            keeper = state_of(path)
+            if not keeper or not alive(keeper["pid"]):
+                process = subprocess.Popen(
+                    [sys.executable, os.path.abspath(__file__), "keep", work] + asked,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+                keeper = {"pid": process.pid, "state": "starting"}
+                written(path, keeper)
+            if keeper["state"] == "ready":
+                with open(busy, "w"):
+                    pass
+                return keeper["conditions"]
+            if keeper["state"] == "refused":
+                os.unlink(path)
+                raise Refused(keeper["kind"], keeper["message"])
+        if keeper["state"] == "waiting" and not os.path.exists(os.path.join(folder, "waiting")):
+            with open(os.path.join(folder, "waiting"), "w") as file:
+                file.write(keeper["holder"])
+        time.sleep(0.05)
+
+
+def state_of(path):
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def keep(work, power, clocks):
+    """Hold the board's lock, power mode and clocks while measured jobs of this build follow one another.
+
+    Ends, and puts back what it changed, on a signal, when the work directory is gone, or IDLE_S after the last job.
+    """
+    path = os.path.join(work, "keeper.json")
+
+    def stop(*_):
+        raise Stopped
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stop)
+
+    def tell(**state):
+        with guarded(work):
+            written(path, dict(state, pid=os.getpid()))
+
+    told = []
+
+    def waiting(holder):
+        if not told:
+            told.append(holder)
+            tell(state="waiting", holder=holder)
+        if not os.path.isdir(work):
+            raise Stopped
+
+    try:
+        with turn(waiting):
+            try:
+                conditions = prepared({"power_mode": power, "clocks": clocks}, work)
+                tell(state="ready", conditions=conditions)
+                while wanted(work, path):
+                    time.sleep(0.1)
+            finally:
+                for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)
+                left = put_back(work)
+                if left:
+                    with contextlib.suppress(OSError), open(os.path.join(work, "not_put_back"), "w") as file:
+                        file.write(left)
+    except Refused as error:
+        tell(state="refused", kind=error.kind, message=str(error))
+    except Stopped:
+        pass
+    except OSError as error:
+        reason = full(error) or {"kind": "device", "message": "%s: %s" % (error.filename, error.strerror)}
+        with contextlib.suppress(OSError):
+            tell(state="refused", **reason)
+
+
+def wanted(work, path):
+    """Whether a measured job runs or ran a moment ago; once not, nobody can join any more."""
+    with guarded(work):
+        for busy in glob.glob(os.path.join(work, "busy-*")):
+            if alive(int(busy.rsplit("-", 1)[1])):
+                return True
+        if time.time() - os.stat(path).st_mtime < IDLE_S:
+            return True
+        os.unlink(path)
+        return False
 
 
 def child(job, folder, result):
@@ -887,6 +1003,8 @@ def main(argv):
             get(rest[0], int(rest[1]))
         elif verb == "run":
             run(rest[0])
+        elif verb == "keep":
+            keep(*rest)
         elif verb == "mkdir":
             os.makedirs(rest[0], mode=0o700, exist_ok=True)  # asked again after a lost connection
             say()

@@ -10,13 +10,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.artifact import write_atomically
 from edgeprune.devices import agent
 from edgeprune.devices.base import Completed
 from edgeprune.devices.identity import identity_of
 from edgeprune.errors import DeviceError, ToolError
+
+if TYPE_CHECKING:
+    from edgeprune.devices.remote import RemoteDevice
 
 
 def local(*, power_mode: str = "", clocks: bool = True) -> LocalDevice:
@@ -43,13 +46,26 @@ class LocalDevice:
         self.clocks = clocks
         self.notes = notes
         self._facts: dict[str, Any] | None = None
+        self._held = 0
+        self._watched: RemoteDevice | None = None
 
     def __enter__(self) -> LocalDevice:
-        """Nothing has to be held."""
+        """Measured runs until the end of the block share one hold on the machine."""
+        from edgeprune.devices.here import Here
+        from edgeprune.devices.remote import RemoteDevice
+
+        if not self._held:
+            self._watched = RemoteDevice(Here(), power_mode=self.power_mode, clocks=self.clocks, notes=self.notes)
+            self._watched.__enter__()
+        self._held += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing has to be let go."""
+        """Put back what measured runs changed."""
+        self._held -= 1
+        if not self._held and self._watched is not None:
+            self._watched.__exit__()
+            self._watched = None
 
     def facts(self) -> dict[str, Any]:
         """See :func:`facts`."""
@@ -79,12 +95,10 @@ class LocalDevice:
     ) -> Completed:
         """Run a program; it and whatever it started end with this call."""
         if measured:
-            from edgeprune.devices.here import Here
-            from edgeprune.devices.remote import RemoteDevice
-
-            watched = RemoteDevice(Here(), power_mode=self.power_mode, clocks=self.clocks, notes=self.notes)
             where = cwd or str(Path.cwd())
-            return watched.run(argv, timeout_s=timeout_s, cwd=where, stdin=stdin, measured=True, told=told)
+            with self:
+                assert self._watched is not None  # it is held
+                return self._watched.run(argv, timeout_s=timeout_s, cwd=where, stdin=stdin, measured=True, told=told)
         return run_here(argv, timeout_s=timeout_s, cwd=cwd, stdin=stdin, told=told)
 
     def send(self, local: Path, remote: str) -> None:

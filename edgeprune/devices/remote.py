@@ -129,8 +129,6 @@ class RemoteDevice:
                 lambda: self._agent("job", follow.folder, str(follow.offset), stdin=content, each=follow)
             )
         answer = done["done"]
-        if self.notes is not None and (left := answer["conditions"].get("not_put_back")):
-            self.notes(f"{self.name} is not as it was: {left}")
         if error := answer.get("error"):
             self._refuse(error, argv)
         return Completed(
@@ -237,11 +235,14 @@ class RemoteDevice:
     def _leave(self) -> None:
         """Remove the work directory; a connection that is gone is tried once more for it."""
         if self._work:
-            work = self._work
+            work, heard = self._work, []
+            argv = ["python3", f"{work}/agent.py", "clean", work]
             with suppress(DeviceError):
-                argv = ["python3", f"{work}/agent.py", "clean", work]
-                if self._retried(lambda: self._channel.call(argv), most=3).returncode:  # there may be no Python
-                    self._channel.call(["rm", "-rf", "--", work])
+                if self._retried(lambda: self._channel.call(argv, told=heard.append), most=3).returncode:
+                    self._channel.call(["rm", "-rf", "--", work])  # there may be no Python
+            with suppress(ValueError, IndexError):
+                if self.notes is not None and (left := json.loads(heard[-1]).get("not_put_back")):
+                    self.notes(f"{self.name} is not as it was: {left}")
             self._work = ""
         self._channel.close()
 
