@@ -157,7 +157,7 @@ def _seen(name: str, found: tuple[Found, ...], truth: tuple[Found, ...], first: 
         missed = () if any(right) else truth
         return Seen(name, found, right, same, missed, () if not best or same[0] else first[:1])
     rotated = task == "obb"
-    with_truth, with_first = pairs(found, truth, rotated=rotated), pairs(found, first, rotated=rotated)
+    with_truth, with_first = credited(found, truth, rotated=rotated), pairs(found, first, rotated=rotated)
     return Seen(
         name,
         found,
@@ -166,6 +166,19 @@ def _seen(name: str, found: tuple[Found, ...], truth: tuple[Found, ...], first: 
         tuple(one for index, one in enumerate(truth) if index not in with_truth.values()),
         tuple(one for index, one in enumerate(first) if index not in with_first.values()),
     )
+
+
+def credited(found: Sequence[Found], truth: Sequence[Found], *, rotated: bool = False) -> dict[int, int]:
+    """Index in ``found`` to the index of the labels' object that it gets the credit for, as mAP gives it: in the order
+    of the scores, each takes the object that it overlaps most of those still free; a second one for it is wrong."""
+    free, got = set(range(len(truth))), {}
+    for index, one in enumerate(found):
+        shared = {j: _overlap(one, truth[j], rotated) for j in free if truth[j].label == one.label}
+        best = max(shared, key=lambda j: (shared[j], -j), default=None)
+        if best is not None and shared[best] >= OVERLAP:
+            got[index] = best
+            free.remove(best)
+    return got
 
 
 def pairs(found: Sequence[Found], others: Sequence[Found], *, rotated: bool = False) -> dict[int, int]:

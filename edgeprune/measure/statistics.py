@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ def samples_needed(q: float, confidence: float = 0.99, excess: int = LEAST_EXCES
     return n
 
 
+@lru_cache(maxsize=4096)  # a simulation asks for the same few again and again
 def upper_rank(n: int, q: float, confidence: float) -> int | None:
     """The least 1-based rank whose order statistic is >= quantile ``q`` with this confidence; None: too few samples."""
     ranks = np.flatnonzero(binomial_cdf(n, q) >= confidence)  # P(X_(k) >= Q) = P(Bin(n, q) <= k - 1)
@@ -77,6 +79,7 @@ def upper_rank(n: int, q: float, confidence: float) -> int | None:
     return rank if rank <= n - LEAST_EXCESS else None
 
 
+@lru_cache(maxsize=4096)
 def lower_rank(n: int, q: float, confidence: float) -> int | None:
     """The greatest 1-based rank whose order statistic is <= quantile ``q`` with this confidence, or None."""
     ranks = np.flatnonzero(binomial_cdf(n, q) <= 1 - confidence)  # P(X_(k) > Q) <= P(Bin(n, q) <= k - 1)

@@ -11,7 +11,7 @@ import pytest
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.measure.predictions import Found, labels_of, predictions
-from edgeprune.measure.scenes import Looker, Scene, Seen, pairs, scenes
+from edgeprune.measure.scenes import Looker, Scene, Seen, credited, pairs, scenes
 from edgeprune.report.scenes import scene_figure, scenes_html, summary_of
 from tests.export.helpers import linked_copy, saved, stock_model
 
@@ -69,6 +69,13 @@ def test_pairs_are_of_one_class_one_to_one_and_by_the_greatest_overlap():
     others = [box(0, 0), box(50, 53), box(80, 80)]
     assert pairs(found, others) == {0: 0, 2: 1}
     assert pairs(found, []) == {} and pairs([], others) == {}
+
+
+def test_the_surest_detection_of_an_object_gets_the_credit():
+    found = [box(2, 0, score=0.8), box(0, 0, score=0.3), box(50, 50, score=0.2)]
+    assert credited(found, [box(0, 0, score=None)]) == {0: 0}
+    assert credited(found, [box(0, 0, score=None), box(4, 0, score=None)]) == {0: 0}
+    assert pairs(found, [box(0, 0)]) == {1: 0}
 
 
 def test_rotated_boxes_are_compared_as_they_lie():
