@@ -36,7 +36,7 @@ def main() -> None:
     file = options.out.with_suffix(".json")
     rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     done = {(row["model"], row["asked"]) for row in rows}
-    missing = [(path, ask) for path in options.weights for ask in options.speed_ups if (path.stem, ask) not in done]
+    missing = [(path, ask) for ask in options.speed_ups for path in options.weights if (path.stem, ask) not in done]
     for path, asked in missing[: options.only or None]:
         rows.append(one_row(path, asked, options))
         file.write_text(json.dumps(rows, indent=1) + "\n")
