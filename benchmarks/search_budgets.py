@@ -18,9 +18,21 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from edgeprune.stages.base import Silent
+
 SPEED_UPS = (1.3, 1.7, 2.2, 3.0)
 INSIDE = (1.0, 1.09)  # measured over asked
 MOST_S, MOST_PROBES = 90, 6
+
+
+class Notes(Silent):
+    """Prints every probe with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self.began = perf_counter()
+
+    def note(self, text: str) -> None:
+        print(f"{perf_counter() - self.began:6.1f} s  {text}", flush=True)
 
 
 def main() -> None:
@@ -52,7 +64,9 @@ def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, 
     target = load_target("cpu").with_overrides(speed_up=asked, imgsz=options.imgsz)
     with tempfile.TemporaryDirectory() as scratch:
         began = perf_counter()
-        found = search(path, target, Path(scratch) / "pruned.pt", data=options.data, cache=options.cache)
+        found = search(
+            path, target, Path(scratch) / "pruned.pt", data=options.data, cache=options.cache, reporter=Notes()
+        )
         seconds = perf_counter() - began
         with opened(path, target, data=options.data, seed=0, trust=False, reporter=None) as (context, source, folder):
             from edgeprune import checkpoint
