@@ -18,9 +18,21 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from edgeprune.stages.base import Silent
+
 SPEED_UPS = (1.3, 1.7, 2.2, 3.0)
 INSIDE = (1.0, 1.09)  # measured over asked
 MOST_S, MOST_PROBES = 90, 6
+
+
+class Notes(Silent):
+    """Prints every probe with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self.began = perf_counter()
+
+    def note(self, text: str) -> None:
+        print(f"{perf_counter() - self.began:6.1f} s  {text}", flush=True)
 
 
 def main() -> None:
@@ -36,7 +48,7 @@ def main() -> None:
     file = options.out.with_suffix(".json")
     rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     done = {(row["model"], row["asked"]) for row in rows}
-    missing = [(path, ask) for path in options.weights for ask in options.speed_ups if (path.stem, ask) not in done]
+    missing = [(path, ask) for ask in options.speed_ups for path in options.weights if (path.stem, ask) not in done]
     for path, asked in missing[: options.only or None]:
         rows.append(one_row(path, asked, options))
         file.write_text(json.dumps(rows, indent=1) + "\n")
@@ -52,7 +64,9 @@ def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, 
     target = load_target("cpu").with_overrides(speed_up=asked, imgsz=options.imgsz)
     with tempfile.TemporaryDirectory() as scratch:
         began = perf_counter()
-        found = search(path, target, Path(scratch) / "pruned.pt", data=options.data, cache=options.cache)
+        found = search(
+            path, target, Path(scratch) / "pruned.pt", data=options.data, cache=options.cache, reporter=Notes()
+        )
         seconds = perf_counter() - began
         with opened(path, target, data=options.data, seed=0, trust=False, reporter=None) as (context, source, folder):
             from edgeprune import checkpoint

@@ -20,6 +20,7 @@ from edgeprune.search.layers import FIXED, Layer
 STEPS = (1, 4, 8, 16, 32, 64)
 HOLD = 0.3  # how strongly a layer's own coefficients are held to those of its kind, as a share of its time
 BETTER = 0.98  # a coarser step has to explain the times this much better than a finer one
+ITERATIONS = 1000  # SciPy gives up after three times the number of terms, which nearly parallel terms can need
 TERMS = ("constant", "multiply-accumulates", "written", "read", "weights", "off step, written", "off step, read")
 
 
@@ -165,7 +166,7 @@ def _by_kind(layers: Sequence[Layer], terms: np.ndarray, times: np.ndarray) -> n
         weight = 1 / np.maximum(times[:, at].max(0), 1e-6)
         rows = (terms[:, :, at] * weight).reshape(len(TERMS), -1).T
         scale = np.maximum(np.abs(rows).max(0), 1e-30)
-        found, _ = nnls(rows / scale, (times[:, at] * weight).ravel())
+        found, _ = nnls(rows / scale, (times[:, at] * weight).ravel(), maxiter=ITERATIONS)
         result[:, at] = (found / scale)[:, None]
     return result
 
@@ -187,5 +188,5 @@ def _model(layers: Sequence[Layer], samples: Sequence[Sample], step: int) -> Lat
         level = max(float(times[:, i].max()), 1e-6)
         rows = np.concatenate([terms[:, :, i].T / most / level, HOLD / level * np.eye(len(TERMS))])
         wanted = np.concatenate([times[:, i] / level, HOLD / level * first[:, i] * most])
-        coefficients[:, i] = nnls(rows, wanted)[0] / most
+        coefficients[:, i] = nnls(rows, wanted, maxiter=ITERATIONS)[0] / most
     return LatencyModel(tuple(layer.name for layer in layers), sizes, coefficients, fixed)

@@ -15,7 +15,8 @@ import numpy as np
 
 WINDOW = (0.92, 1.0)
 """A candidate is good when it uses between 92 % and 100 % of the budget."""
-CLEAR = 0.98  # a probe's own bound is wide; the gate behind the search has the samples to settle what is clear of 1
+CLEAR = 0.25  # share of the window next to its end that a probe has to leave, unless its bound lies within: the gate
+# behind the search has the samples to settle what is clear of the end
 NUDGE = 0.01  # a proposal that was measured already is moved by this share of the latency until it is another one
 NUDGES = 40
 APART = 0.1  # probes nearer to each other than this, in logarithms of the latency, say nothing about a slope
@@ -67,12 +68,14 @@ class Probe:
         predicted: share of the budget that was expected.
         reading: what was seen.
         start_used: share of the budget that the unpruned model takes.
+        clear_at: share of the budget from which on only the bound counts.
     """
 
     candidate: Candidate
     predicted: float
     reading: Reading
     start_used: float
+    clear_at: float = WINDOW[1] - CLEAR * (WINDOW[1] - WINDOW[0])
 
     @property
     def error(self) -> float:
@@ -87,7 +90,7 @@ class Probe:
     @property
     def clear(self) -> bool:
         """Whether it keeps a distance from the budget's end, or its bound is within the budget too."""
-        return self.meets and (self.reading.worst <= WINDOW[1] or self.reading.used <= CLEAR)
+        return self.meets and (self.reading.worst <= WINDOW[1] or self.reading.used <= self.clear_at)
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,19 @@ def probed(
     *,
     start_used: float,
     max_probes: int = 6,
+    least_used: float = WINDOW[0],
 ) -> Probed:
-    """Solve, measure, correct, until a probe lies in :data:`WINDOW`.
+    """Solve, measure, correct, until a probe lies in the window.
 
     Args:
         solve: the best candidate whose predicted share of the unpruned latency is at most the argument.
         measure: given a candidate and the share of the budget that is predicted for it.
         start_used: share of the budget that the unpruned model takes, above 1.
         max_probes: most calls of ``measure``.
+        least_used: share of the budget that a candidate uses at least; the window's lower end.
     """
-    aim = math.sqrt(WINDOW[0] * WINDOW[1])
+    aim = math.sqrt(least_used * WINDOW[1])
+    clear_at = WINDOW[1] - CLEAR * (WINDOW[1] - least_used)
     correction = _Correction()
     probes: list[Probe] = []
     while len(probes) < max_probes:
@@ -129,10 +135,10 @@ def probed(
         if candidate is None:
             break
         predicted = start_used * candidate.share * correction.at(candidate.share)
-        probe = Probe(candidate, predicted, measure(candidate, predicted), start_used)
+        probe = Probe(candidate, predicted, measure(candidate, predicted), start_used, clear_at)
         probes.append(probe)
         correction.learn(candidate.share, probe.reading.used / start_used)
-        if probe.clear and probe.reading.used >= WINDOW[0]:
+        if probe.clear and probe.reading.used >= least_used:
             break
         if candidate.exhausted and not probe.meets:
             break  # the fastest there is, and still too slow

@@ -13,6 +13,7 @@ import numpy as np
 from edgeprune.errors import TargetError
 from edgeprune.measure.measurement import Measurement
 from edgeprune.measure.statistics import bounds, ratio, value_of
+from edgeprune.search.probing import WINDOW
 from edgeprune.stages import timing
 from edgeprune.stages.base import Context
 from edgeprune.stages.bench import ContextBench
@@ -106,12 +107,13 @@ class Workshop:
         )
         return self.bench.compiled(self.pruner.apply(plan), self.folder / "chosen", _metadata(plan)), plan
 
-    def within_budget(self, baseline: Path, cache: Path | None) -> Searched:
+    def within_budget(self, baseline: Path, cache: Path | None, least_used: float = WINDOW[0]) -> Searched:
         """Search the plan that gives up least and meets the latency budget, measured on the target.
 
         Args:
             baseline: engine of the unpruned model.
             cache: folder of profiles.
+            least_used: share of the budget that the plan is to use at least.
 
         Raises:
             TargetError: the budget is out of reach; says how far one gets and which layers hold it.
@@ -131,9 +133,10 @@ class Workshop:
             f"{fit.median_error:.1%} (median of {len(fit.errors)})"
         )
         made: dict[Any, tuple[Files, Plan]] = {}
+        most = context.target.prune.max_probes
 
         def measure(candidate: Candidate, predicted: float) -> Reading:
-            number, most = len(made) + 1, context.target.prune.max_probes
+            number = len(made) + 1
             context.reporter.progress(f"probe {number}: exporting and compiling", done=number - 1, total=most)
             plan, model = planner.plan(candidate)
             files = self.bench.compiled(model, self.folder / f"probe-{number}", _metadata(plan))
@@ -148,7 +151,7 @@ class Workshop:
             )
             return reading
 
-        found = probed(planner.solve, measure, start_used=start_used, max_probes=context.target.prune.max_probes)
+        found = probed(planner.solve, measure, start_used=start_used, max_probes=most, least_used=least_used)
         if found.best is None:
             raise TargetError(_out_of_reach(budget, found.floor, planner))
         kept = made[found.best.candidate.key]

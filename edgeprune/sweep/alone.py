@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import DeviceError, TargetError
+from edgeprune.search.probing import WINDOW
 from edgeprune.stages.base import Context, Reporter, Silent, Weights
 from edgeprune.target import Target, load_target
 from edgeprune.workspace import Workspace
@@ -64,6 +65,7 @@ def search(
     imgsz: int | None = None,
     plan_file: str | Path | None = None,
     cache: str | Path | None = CACHE,
+    least_used: float = WINDOW[0],
     seed: int = 0,
     trust: bool = False,
     reporter: Reporter | None = None,
@@ -80,6 +82,7 @@ def search(
         imgsz: replaces the profile's image side, pixels.
         plan_file: the plan as JSON.
         cache: folder of measured profiles; None measures anew.
+        least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         reporter: who watches; nobody by default.
@@ -107,7 +110,7 @@ def search(
 
         workshop = Workshop(context, source, folder)
         baseline = workshop.bench.compiled(source.model, folder / "baseline", {})["engine"][1]
-        found = workshop.within_budget(baseline, None if cache is None else Path(cache))
+        found = workshop.within_budget(baseline, None if cache is None else Path(cache), least_used)
         found.plan.save(plan_file)
         write_atomically(output, found.files["model"][1].read_bytes())
         return Found(output, found.plan, plan_file, found.speed_up, found.probes, workshop.importance, found.profile)

@@ -107,3 +107,9 @@ def test_a_step_in_the_device_is_found_from_both_sides() -> None:
     result = probed(solver(), device(lambda s: 0.9 if s > 0.5 else 0.8 * s, 2.0), start_used=2.0, max_probes=8)
     assert result.best is not None
     assert result.best.reading.used <= 1
+
+
+def test_a_narrower_window_can_be_asked_for() -> None:
+    result = probed(solver(), device(lambda s: s**0.8, 2.2), start_used=2.2, least_used=0.97)
+    assert result.best is not None
+    assert 0.97 <= result.best.reading.used <= 1
