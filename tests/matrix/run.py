@@ -73,12 +73,13 @@ def table(cells: Path) -> str:
         "",
         "MACs ×2 and ×4 at 320 px, widths in steps of 8; each file was loaded by `YOLO(file)`, predicted on a "
         "real image, was validated on real images and exported to ONNX. A figure is the MACs ratio of a file for "
-        "which all of it worked. Nodes: Conv / Split / Concat of the exported graph, unpruned, then each pruned one.",
+        "which all of it worked; where there is none, it failed or was not run. Nodes: Conv / Split / Concat of the "
+        "exported graph, unpruned, then each pruned one where it differs.",
         "",
         f"| model | {head} | nodes |",
         "| --- |" + " ---: |" * len(columns) + " --- |",
     ]
-    for model, row in by_model.items():
+    for model, row in sorted(by_model.items()):
         figures = [f"{row[key]['macs']:.3f}" if key in row else "" for key in columns]
         counts = [row[key]["nodes"] for key in columns if key in row]
         nodes = [next(iter(row.values()))["stock_nodes"], *counts]
