@@ -96,6 +96,8 @@ def _judge(context: Context, record: Record) -> Judged:
         "not larger than the unpruned one",
     )
     others = [*_accuracy(context, record), size]
+    if held := record.facts.get("precision"):
+        others.insert(0, precision_gate("engine", held, context.target.precision))
     if context.runtime.simulated:
         others = [not_real(gate) for gate in others]
     if record.facts["lint"] is not None:
@@ -105,8 +107,6 @@ def _judge(context: Context, record: Record) -> Judged:
         if errors:
             gate = replace(gate, reason=f"{errors[0]['rule']}: {errors[0]['message']}; {errors[0]['remedy']}")
         others.insert(0, gate)
-    if held := record.facts.get("precision"):
-        others.insert(0, precision_gate("engine", held, context.target.precision))
     budget = context.target.budget
     if not context.usable:
         latency = pending("engine", f"latency {budget.statistic}", _limit_ms(context), "ms", context.next_command)
