@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,10 +155,11 @@ def opened(
     trust: bool,
     reporter: Reporter | None,
     device: bool = True,
+    splits: Sequence[str] = ("train",),
 ) -> Iterator[tuple[Context, Checkpoint, Path]]:
     """What the stages of a build see, without a run directory: context, checkpoint, and a folder that goes afterwards.
 
-    ``device`` says whether the target's runtime is needed.
+    ``device`` says whether the target's runtime is needed, ``splits`` which ones of ``data`` are.
 
     Raises:
         TargetError: the image size is no multiple of the model's stride, or INT8 without data.
@@ -175,7 +176,7 @@ def opened(
         raise TargetError(f"precision {target.precision} is calibrated on images: give --data")
     dataset: Any = None
     if data is not None:
-        dataset = Dataset.load(data, task=source.task, need=["train"])
+        dataset = Dataset.load(data, task=source.task, need=sorted(splits))
         dataset.check_matches(source.names)
     runs_on = runtime(target.runtime)
     available = runs_on.availability()

@@ -35,6 +35,7 @@ class Job:
         weights: the checkpoint's bytes.
         target: the profile as plain data, its budget included.
         data: dataset YAML, the same path on every machine.
+        digest: of the dataset's content.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         cache: folder of measured profiles on the machine with the device.
@@ -46,6 +47,7 @@ class Job:
     weights: bytes
     target: dict[str, Any]
     data: str
+    digest: str
     seed: int
     trust: bool
     cache: str
@@ -55,7 +57,7 @@ class Job:
     @property
     def key(self) -> str:
         """Digest of everything that the result depends on."""
-        content = {k: v for k, v in asdict(self).items() if k not in ("weights", "cache", "name")}
+        content = {k: v for k, v in asdict(self).items() if k not in ("weights", "cache", "name", "data")}
         content["weights"] = hashlib.sha256(self.weights).hexdigest()
         return hashlib.sha256(json.dumps([VERSION, content], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -155,12 +157,17 @@ def run_sweep(
     profile = target if isinstance(target, Target) else load_target(target)
     profile = profile.with_overrides(imgsz=imgsz)
     out, reporter = Path(out), reporter or Silent()
-    asked = [
-        *(_job(path, profile, None, data, out, seed, trust, epochs) for path in (weights, *unpruned)),
-        *(_job(weights, profile, budget, data, out, seed, trust, epochs) for budget in budgets),
-    ]
-    with opened(weights, profile, data=data, seed=seed, trust=trust, reporter=None, device=jobs == "here"):
-        pass  # refuses what is wrong before anything is written; on a cluster the device is another node's
+    here = jobs == "here"  # on a cluster the device is another node's
+    needed = {"train", profile.accuracy.split}
+    with opened(
+        weights, profile, data=data, seed=seed, trust=trust, reporter=None, device=here, splits=tuple(needed)
+    ) as (context, source, _):  # refuses what is wrong before anything is written
+        digest, task = context.dataset.digest, source.task
+
+    def job(path: str | Path, budget: tuple[str, float] | None) -> Job:
+        return _job(path, profile, budget, data, digest, out, seed, trust, epochs)
+
+    asked = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]
     folder = out / "points"
     folder.mkdir(parents=True, exist_ok=True)
     done = {job.key: found for job in asked if (found := _read(folder / f"{job.name}-{job.key}.json")) is not None}
@@ -182,7 +189,7 @@ def run_sweep(
         _runner(jobs, reporter)(missing, asked[0].weights, finished)
     points = [done[job.key] for job in asked]
     whole = len(unpruned) + 1
-    metric = "top-1 accuracy" if _task(weights, trust) == "classify" else "mAP50-95"
+    metric = "top-1 accuracy" if task == "classify" else "mAP50-95"
     sweep = Sweep(tuple(points[:whole]), tuple(points[whole:]), profile.budget.statistic, metric)
     _write(sweep, out)
     return sweep
@@ -272,6 +279,7 @@ def _job(
     target: Target,
     budget: tuple[str, float] | None,
     data: str | Path,
+    digest: str,
     out: Path,
     seed: int,
     trust: bool,
@@ -287,6 +295,7 @@ def _job(
         weights=source.read_bytes(),
         target=asked.model_dump(mode="json"),
         data=str(Path(data).resolve()) if Path(data).exists() else str(data),
+        digest=digest,
         seed=seed,
         trust=trust,
         cache=str((out / "profiles").resolve()),
@@ -323,12 +332,6 @@ def _read(file: Path) -> Point | None:
         return Point(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _task(weights: str | Path, trust: bool) -> str:
-    from edgeprune import checkpoint
-
-    return checkpoint.load(weights, trust=trust).task
 
 
 def _write(sweep: Sweep, out: Path) -> None:

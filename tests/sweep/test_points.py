@@ -81,14 +81,14 @@ def test_finished_points_are_not_run_again_and_failed_ones_are(
 
 @pytest.mark.parametrize(
     "change",
-    [{"weights": b"other"}, {"seed": 1}, {"epochs": 3}, {"data": "other.yaml"}, {"pruned": False}],
+    [{"weights": b"other"}, {"seed": 1}, {"epochs": 3}, {"digest": "d2"}, {"pruned": False}],
     ids=lambda change: next(iter(change)),
 )
 def test_a_point_depends_on_what_it_is_made_from(change: dict[str, Any]) -> None:
     target = load_target("cpu").model_dump(mode="json")
-    job = Job("a", b"weights", target, "data.yaml", 0, False, "cache", True, 2)
+    job = Job("a", b"weights", target, "data.yaml", "d1", 0, False, "cache", True, 2)
     assert replace(job, **change).key != job.key
-    assert replace(job, name="b", cache="elsewhere").key == job.key
+    assert replace(job, name="b", cache="elsewhere", data="/other/place.yaml").key == job.key
 
 
 def test_the_figure_has_every_point_in_words_and_in_its_table() -> None:
@@ -126,7 +126,7 @@ def test_one_by_one_a_failed_job_does_not_stop_the_next(monkeypatch: pytest.Monk
     Steps(monkeypatch)
     target = load_target("cpu")
     jobs = [
-        Job(str(ask), b"", target.with_overrides(speed_up=ask).model_dump(mode="json"), "", 0, False, "", True, 0)
+        Job(str(ask), b"", target.with_overrides(speed_up=ask).model_dump(mode="json"), "", "", 0, False, "", True, 0)
         for ask in (50, 2)
     ]
     results: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edge
 
 def job(name: str, folder: Path, speed_up: float) -> Job:
     target = load_target("cpu").with_overrides(speed_up=speed_up)
-    return Job(name, b"weights", target.model_dump(mode="json"), str(folder), 0, False, str(folder), True, 2)
+    return Job(name, b"weights", target.model_dump(mode="json"), str(folder), "", 0, False, str(folder), True, 2)
 
 
 def node() -> str:
@@ -101,6 +101,6 @@ def test_a_cluster_without_the_device_is_refused_with_the_command(cluster: Any, 
     from edgeprune.sweep.jobs_ray import run_on_ray
 
     other = load_target("jetson-orin").model_dump(mode="json")
-    strange = Job("x", b"", other, str(tmp_path), 0, False, str(tmp_path), True, 0)
+    strange = Job("x", b"", other, str(tmp_path), "", 0, False, str(tmp_path), True, 0)
     with pytest.raises(DeviceError, match=r"device:jetson-orin.*ray start"):
         run_on_ray([strange], b"", lambda one, result: None, steps=STEPS)
