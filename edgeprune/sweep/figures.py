@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeprune.report import plots
-from edgeprune.report.html import STYLE
-from edgeprune.report.plots import COLOURS, Plot
+from edgeprune.report import page as pages
+from edgeprune.report.drawing import COLOURS, Plot, plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +62,7 @@ def milliseconds(profile: Profile) -> Plot:
         axes.set_xlabel("ms a run")
         axes.legend(loc="lower right", fontsize=10)
 
-    return plots._plot(
+    return plot(
         "profile", "Where the milliseconds are", f"{profile_summary(profile)}.", draw, PROFILE_COLUMNS, rows, height=6.0
     )
 
@@ -96,23 +95,9 @@ def trade_off(sweep: Sweep) -> Plot:
 
     rows = sweep.rows()
     alt = "; ".join(f"{row[0]}: {row[2]} ms, {sweep.metric} {row[4]}" for row in rows)
-    return plots._plot("sweep", "Accuracy against latency", f"{alt}.", draw, COLUMNS, rows)
+    return plot("sweep", "Accuracy against latency", f"{alt}.", draw, COLUMNS, rows)
 
 
 def page(figures: Sequence[Plot]) -> str:
     """Figures with their tables as one file for a browser, without a network."""
-    parts = []
-    for one in figures:
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in one.columns)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in one.rows)
-        parts.append(
-            f"<figure><h1>{escape(one.title)}</h1>{one.svg}<figcaption>{escape(one.alt)}</figcaption>"
-            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>'
-        )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(figures[0].title)}</title><style>{STYLE}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return pages.page(figures[0].title, [f"<h1>{escape(figures[0].title)}</h1>", pages.figures(figures)])

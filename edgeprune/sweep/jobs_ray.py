@@ -44,6 +44,7 @@ def run_on_ray(
     """
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise DeviceError("--jobs ray needs Ray; next: pip install 'ray>=2.40,<3'") from error
     if not ray.is_initialized():
@@ -74,7 +75,7 @@ def run_on_ray(
         try:
             result = ray.get(ready)
             finished(job, failed(job, result) if isinstance(result, Exception) else result)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             finished(job, failed(job, error))
         reporter.progress(f"{job.name} is there", done=total - len(waiting), total=total)
 
