@@ -17,8 +17,8 @@ PROFILE = f"""
 extends: cpu
 description: small and quick, on the other side
 device: {{python: {json.dumps(sys.executable)}}}
-imgsz: 64
-budget: {{speed_up: 1.1, statistic: p50}}
+imgsz: 96
+budget: {{speed_up: 1.25, statistic: p50}}
 accuracy: {{max_map_drop: 1.0}}
 prune: {{importance: l1, max_probes: 2}}
 finetune: {{epochs: 1, batch: 8}}
