@@ -21,8 +21,8 @@ from edgeprune.search.cost import LatencyModel
 DEPTH = 0.1
 """Share of the price of depth in the whole. v8n on BCCD by taylor, one thread of ONNX Runtime's CPU, mAP50-95 before
 fine-tuning at predicted speed-ups of 1.5 / 2.2 / 3.0: .549 / .158 / .033 at 0, .526 / .154 / .006 at 0.1, .446 / .011 /
-.004 at 0.5; after five epochs at 3.0 (one seed): .460 at 0, .449 at 0.5. At 0 the deepest layers keep 6 % of their
-channels, at 0.1 a quarter."""
+.004 at 0.5; after five epochs (one seed): .497 at 0, .507 at 0.1 for 2.2; .460 at 0, .449 at 0.5 for 3.0. At 0 the
+deepest layers keep 6 % of their channels, at 0.1 a quarter."""
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,7 @@ def opened(
     """
     from edgeprune import checkpoint
     from edgeprune.dataset import Dataset
+    from edgeprune.export.quiet import quiet
     from edgeprune.runtimes import runtime
 
     source = checkpoint.load(weights, trust=trust)
@@ -196,6 +197,7 @@ def opened(
             next_command="",
             reporter=reporter or Silent(),
         )
-        yield context, source, folder
+        with quiet():
+            yield context, source, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

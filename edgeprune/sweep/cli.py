@@ -197,6 +197,11 @@ def _print_sweep(found: Sweep) -> None:
     table = Table(show_edge=False)
     for place, column in enumerate(COLUMNS):
         table.add_column(column, justify="right" if place else "left")
-    for row in found.rows():
-        table.add_row(*(escape(cell) for cell in row))
-    Console(highlight=False).print(table)
+    for point in (*found.unpruned, *found.points):
+        *cells, note = point.row()
+        table.add_row(*(escape(cell) for cell in cells), "failed" if point.failed else escape(note))
+    console = Console(highlight=False)
+    console.print(table)
+    for point in found.points:  # a reason in a column would be a word wide
+        if point.failed:
+            console.print(f"{escape(point.name)}: {escape(point.failed)}")
