@@ -107,7 +107,7 @@ def build(
 
     Example:
       edgeprune build --target cpu --weights best.pt --data data.yaml \\
-        --latency-ms 50 --imgsz 320 --epochs 5   # exits 0, 1 or 5: the verdict
+        --latency-ms 50 --imgsz 128 --epochs 2   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.console import ConsoleReporter, print_verdict
     from edgeprune.pipeline import build as run

@@ -21,7 +21,9 @@ def probe(
 ) -> None:
     """Say what a device is, what of edgeprune works on it, and what to type next. Changes nothing there.
 
-    Example: edgeprune device probe user@orin
+    Examples:
+      edgeprune device probe
+      edgeprune device probe user@orin.invalid   # exits 4: no such name
     """
     from edgeprune.console import print_doctor
     from edgeprune.devices import device
@@ -41,7 +43,9 @@ def import_results(
 ) -> None:
     """Take back what run-on-device.sh measured on a board, judge its gates, and update the build's record and report.
 
-    Example: edgeprune import-results results.tar --run runs/jetson-orin
+    Example:
+      edgeprune import-results results.tar \\
+        --run runs/jetson-orin   # exits 2: without the board's results.tar
     """
     from edgeprune.carry.back import imported
     from edgeprune.console import print_verdict

@@ -33,7 +33,8 @@ def compare(
 
     Latency is interleaved in one process, with the interval of the ratio. The page is one file without a network.
 
-    Example: edgeprune compare base.pt pruned.onnx --data data.yaml -o comparison
+    Example:
+      edgeprune compare best.onnx model.onnx --data data.yaml -o comparison
     """
     from edgeprune.errors import TargetError
     from edgeprune.measure.compare import compare as run

@@ -20,7 +20,8 @@ def history(
 
     Figures of different devices, or under other conditions, are never compared.
 
-    Example: edgeprune history runs/monday runs/tuesday -o history.html
+    Example:
+      edgeprune history runs/cpu -o history.html
     """
     from edgeprune.measure.cli import write
     from edgeprune.report.history import history as read

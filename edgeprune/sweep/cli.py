@@ -33,7 +33,8 @@ def profile(
 ) -> None:
     """Measure where a model's milliseconds are on a target, and what narrower layers would take.
 
-    Example: edgeprune profile best.pt --target cpu --imgsz 320 --plot layers.html
+    Example:
+      edgeprune profile best.pt --target cpu --imgsz 128 --plot layers.html
     """
     from edgeprune.console import ConsoleReporter
     from edgeprune.sweep.alone import profile as measured
@@ -66,7 +67,9 @@ def search(
 ) -> None:
     """Find the pruning that gives up least within a latency budget, by a few measurements on the target.
 
-    Example: edgeprune search best.pt --target cpu --speed-up 2 --data data.yaml -o pruned.pt
+    Example:
+      edgeprune search best.pt --target cpu --imgsz 128 --speed-up 1.2 \\
+        --data data.yaml -o faster.pt
     """
     from edgeprune.console import ConsoleReporter
     from edgeprune.sweep.alone import search as found_by
@@ -119,7 +122,9 @@ def sweep(
 ) -> None:
     """Accuracy against latency: prune, fine-tune and measure a model for several budgets.
 
-    Example: edgeprune sweep best.pt --target cpu --data data.yaml --speed-up 1.5,2,3
+    Example:
+      edgeprune sweep best.pt --target cpu --imgsz 128 --speed-up 1.1,1.2 \\
+        --data data.yaml --epochs 1 --out swept
     """
     from edgeprune.console import ConsoleReporter
     from edgeprune.sweep.points import run_sweep

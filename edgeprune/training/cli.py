@@ -154,7 +154,12 @@ def iterate(
     response: Response = 1.0,
     feature: Feature = 0.0,
 ) -> None:
-    """Prune and fine-tune in turns, with the epochs shared over the rounds."""
+    """Prune and fine-tune in turns, with the epochs shared over the rounds.
+
+    Example:
+      edgeprune iterate best.pt --data data.yaml --macs-speed-up 1.5 \\
+        --rounds 2 --epochs 2 --imgsz 128 --out iterated
+    """
     settings = _settings(locals())
 
     from edgeprune.training.iterative import prune_in_rounds
