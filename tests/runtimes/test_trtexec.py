@@ -33,6 +33,7 @@ class Bench(LocalDevice):
     simulated = True
 
     def __init__(self) -> None:
+        super().__init__()
         self.conditions: list[dict[str, Any]] = []
 
     def identity(self) -> dict[str, str]:
