@@ -21,6 +21,7 @@ DEVICE ?=
 SEED ?=
 OUT ?=
 
+WORKERS ?= 2# of pytest; a file of tests stays with one
 OWN := demo
 TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
 REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
@@ -70,7 +71,7 @@ $(TARGETS): install
 endif
 
 test: install
-	$(VENV)/bin/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 # The pruning and training rooms on the oldest and the newest Ultralytics of the range in pyproject.toml.
 test-matrix: install
