@@ -209,7 +209,8 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     original = {node.name: node for node in source.graph.node}
     made_by = {name: node.name for node in source.graph.node for name in node.output}
     weights = {item.name: item for item in source.graph.initializer}
-    present = {item.name for item in mixed.graph.initializer} | {n for node in mixed.graph.node for n in node.output}
+    made = {name for node in mixed.graph.node for name in node.output}
+    present = {item.name for item in mixed.graph.initializer}
     dequantized = {n for node in mixed.graph.node if node.op_type == "DequantizeLinear" for n in node.output}
     still_quantized = {
         node.name
@@ -223,10 +224,14 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
             # a float node that reads a returned one reads its value before the Q/DQ pair that stood there
             reads_returned = made_by.get(name) in returned and node.name not in still_quantized
             if node.name in returned or reads_returned:
-                node.input[index] = name
-                if name in weights and name not in present:
-                    mixed.graph.initializer.add().CopyFrom(weights[name])
-                    present.add(name)
+                # a quantised bias keeps its name, so that the float one that it was made from needs another
+                float_name = f"{name}_float" if name in weights and name in made else name
+                node.input[index] = float_name
+                if name in weights and float_name not in present:
+                    weight = mixed.graph.initializer.add()
+                    weight.CopyFrom(weights[name])
+                    weight.name = float_name
+                    present.add(float_name)
     _drop_unused(mixed)
     return mixed
 
