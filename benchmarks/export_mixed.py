@@ -30,6 +30,7 @@ from tests.export.imbalanced import imbalanced
 
 DROPS = {"as it is": 0.003, "imbalanced": 0.02}  # of mAP50-95 that a case allows
 IMAGES = 16
+OCTAVES = 9
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def _rescue(pt: Path, case: str, folder: Path, dataset: Dataset, imgsz: int) -> 
     source, hard, mixed = (folder / f"{name}.onnx" for name in ("fp32", "hard", "mixed"))
     if case == "imbalanced":
         read = checkpoint.load(pt)
-        imbalanced(read.model)
+        imbalanced(read.model, octaves=OCTAVES)
         pt = folder / "imbalanced.pt"
         checkpoint.save(read.model, pt, like=read)
     onnx_from_checkpoint(pt, source, imgsz=imgsz)

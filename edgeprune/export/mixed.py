@@ -170,17 +170,21 @@ class _Forms:
         info = describe(self.plain)
         pixels = batch_from_images(images, imgsz=info.imgsz, task=info.task)
         last = regions_of(self.plain).output_layers
-        seen = [node.output[0] for node in self.plain.graph.node if node.name in last]
-        expected = _values(self.plain, seen, pixels)
-        whole = _error(expected, _values(self.low, seen, pixels))
+        ends = [node.output[0] for node in self.plain.graph.node if node.name in last]
+
+        def seen(model: onnx.ModelProto) -> Outputs:
+            return _values(model, _as_read(self.plain, model, ends), pixels)
+
+        expected = seen(self.plain)
+        whole = _error(expected, seen(self.low))
         found: dict[str, float] = {}
         for number, layer in enumerate(self.layers, start=1):
             if self.precision == "int8":
-                error = _error(expected, _values(returned_to_float(self.plain, self.low, [layer]), seen, pixels))
+                error = _error(expected, seen(returned_to_float(self.plain, self.low, [layer])))
                 found[layer] = 1.0 - error / whole if whole else 0.0
             else:
                 others = [name for name in self.layers if name != layer]
-                found[layer] = _error(expected, _values(self.mixed(others), seen, pixels))
+                found[layer] = _error(expected, seen(self.mixed(others)))
             progress(f"sensitivity of {layer}", done=number, total=len(self.layers))
         return found
 
@@ -209,7 +213,8 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     original = {node.name: node for node in source.graph.node}
     made_by = {name: node.name for node in source.graph.node for name in node.output}
     weights = {item.name: item for item in source.graph.initializer}
-    present = {item.name for item in mixed.graph.initializer} | {n for node in mixed.graph.node for n in node.output}
+    made = {name for node in mixed.graph.node for name in node.output}
+    present = {item.name for item in mixed.graph.initializer}
     dequantized = {n for node in mixed.graph.node if node.op_type == "DequantizeLinear" for n in node.output}
     still_quantized = {
         node.name
@@ -223,10 +228,14 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
             # a float node that reads a returned one reads its value before the Q/DQ pair that stood there
             reads_returned = made_by.get(name) in returned and node.name not in still_quantized
             if node.name in returned or reads_returned:
-                node.input[index] = name
-                if name in weights and name not in present:
-                    mixed.graph.initializer.add().CopyFrom(weights[name])
-                    present.add(name)
+                # a quantised bias keeps its name, so that the float one that it was made from needs another
+                float_name = f"{name}_float" if name in weights and name in made else name
+                node.input[index] = float_name
+                if name in weights and float_name not in present:
+                    weight = mixed.graph.initializer.add()
+                    weight.CopyFrom(weights[name])
+                    weight.name = float_name
+                    present.add(float_name)
     _drop_unused(mixed)
     return mixed
 
@@ -272,6 +281,20 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(weights)
 
 
+def _as_read(source: onnx.ModelProto, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """What stands in ``model`` for the values of a source graph where they are read: behind a Q/DQ pair or a cast,
+    whose rounding is part of what the precision costs."""
+    present = {node.name: node for node in model.graph.node}
+    readers = {
+        name: (present[node.name], index)
+        for node in source.graph.node
+        if node.name in present
+        for index, name in enumerate(node.input)
+    }
+    found = ((name, readers.get(name)) for name in names)
+    return [reader[0].input[reader[1]] if reader else name for name, reader in found]
+
+
 def _values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) -> Outputs:
     """Values inside a graph: a copy with them as its outputs."""
     probe = onnx.ModelProto()
@@ -285,14 +308,17 @@ def _values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) ->
 
 
 def _error(expected: Outputs, found: Outputs) -> float:
-    """Sum over the head's layers of the relative difference (Euclidean norm); an overflow counts :data:`BROKEN`."""
-    parts = [
-        float(np.linalg.norm(a - b.astype(np.float32)) / max(float(np.linalg.norm(a)), 1e-12))
-        if np.isfinite(b).all()
-        else BROKEN
+    """Sum over the head's layers of the difference (Euclidean norm) in units of the signal; overflow: :data:`BROKEN`."""
+    return sum(
+        float(np.linalg.norm(a - b.astype(np.float32))) / _signal(a) if np.isfinite(b).all() else BROKEN
         for a, b in zip(expected, found, strict=True)
-    ]
-    return sum(parts)
+    )
+
+
+def _signal(values: np.ndarray) -> float:
+    """Norm of what varies: a channel's constant tells nothing of an image, and would hide an error in what does."""
+    axes = (0, *range(2, values.ndim)) if values.ndim > 3 else None  # without places: over everything
+    return max(float(np.linalg.norm(values - values.mean(axis=axes, keepdims=True))), 1e-12)
 
 
 def _fewest(measured: Callable[[int], float], floor: float, most: int) -> int | None:

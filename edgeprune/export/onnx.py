@@ -173,12 +173,20 @@ def onnx_from_checkpoint(
 
 
 def describe(model: onnx_package.ModelProto | Path | str) -> ExportInfo:
-    """What an ONNX file that :func:`onnx_from_checkpoint` wrote holds; also reads other exports of Ultralytics."""
+    """What an ONNX file that :func:`onnx_from_checkpoint` wrote holds; also reads other exports of Ultralytics.
+
+    Raises:
+        DataError: the file cannot be read, or its first input is no stack of images.
+    """
+    what = "the model" if isinstance(model, onnx_package.ModelProto) else str(model)
     if not isinstance(model, onnx_package.ModelProto):
         model = load_graph(model)
     data = parsed_metadata(metadata_of(model))
     inputs = inputs_of(model)
     shape = inputs[0].shape if inputs else ()
+    if len(shape) != 4:
+        seen = f"its first input has the shape {shape}" if inputs else "it has no inputs"
+        raise DataError(f"{what} has no image input of shape (N, 3, H, W): {seen}; export it with: edgeprune export")
     imgsz = data.get("imgsz") or [s if isinstance(s, int) else 0 for s in shape[2:4]]
     head = data.get(HEAD_KEY) or (
         "nms" if (data.get("args") or {}).get("nms") else "end-to-end" if data.get("end2end") else "raw"

@@ -268,9 +268,18 @@ def _join_float_nodes(model: onnx.ModelProto) -> None:
             rename_tensor(kept, up.input[0], node.output[0])
             kept = [other for other in kept if other is not node]
     used = {name for node in kept for name in node.input} | outputs
+    unused: dict[str, str] = {}  # a float value to the name that it had before the converter cast it
     while dead := [node for node in kept if node.op_type == "Cast" and node.output[0] not in used]:
+        unused |= {node.input[0]: node.output[0] for node in dead if _casts_to(node, onnx.TensorProto.FLOAT16)}
         kept = [node for node in kept if not any(node is other for other in dead)]
         used = {name for node in kept for name in node.input} | outputs
+    made = {name for node in kept for name in node.output} - outputs
+    renamed = {old: name for old, name in unused.items() if old in made}
+    for old, name in renamed.items():
+        rename_tensor(kept, old, name)
+    shapes = [value for value in model.graph.value_info if value.name not in {*renamed, *renamed.values()}]
+    del model.graph.value_info[:]  # of the types before
+    model.graph.value_info.extend(shapes)
     del model.graph.node[:]
     model.graph.node.extend(kept)
 

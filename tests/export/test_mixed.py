@@ -121,7 +121,7 @@ def test_a_trained_model_that_int8_breaks_is_rescued_by_the_layers_that_broke_it
         image.unlink()
     dataset = Dataset.load(root / "data.yaml", task="detect")
     read = checkpoint.load(shared / "weights" / "bccd-yolov8n-320.pt")
-    changed = imbalanced(read.model)
+    changed = imbalanced(read.model, octaves=9)
     checkpoint.save(read.model, tmp_path / "m.pt", like=read)
     source, low, target = (tmp_path / f"{name}.onnx" for name in ("fp32", "int8", "mixed"))
     onnx_from_checkpoint(tmp_path / "m.pt", source, imgsz=320)
@@ -138,14 +138,13 @@ def test_a_trained_model_that_int8_breaks_is_rescued_by_the_layers_that_broke_it
     assert found.reached
     assert accuracy_of(target) >= floor
     assert changed == [f"model.22.cv2.{level}.2" for level in range(3)]
-    assert {f"/model.22/cv2.{level}/cv2.{level}.2/Conv" for level in range(3)} <= set(found.layers)
-    assert len(found.layers) <= 6
+    assert set(found.layers) <= {f"/model.22/cv2.{level}/cv2.{level}.2/Conv" for level in range(3)}
 
 
 def test_a_graph_that_overflows_in_half_precision_gets_its_layers_back(shared, tmp_path):
-    """Channels of an attention block rescaled by up to 2**18 and back: the same in FP32, infinite in FP16."""
+    """Channels of an attention block rescaled by up to 2**22 and back: the same in FP32, infinite in FP16."""
     model = stock_model("yolo11", "classify")
-    changed = imbalanced(model, octaves=18)
+    changed = imbalanced(model, octaves=22)
     source, half = tmp_path / "fp32.onnx", tmp_path / "fp16.onnx"
     onnx_from_checkpoint(saved(model, tmp_path / "m.pt"), source, imgsz=64)
     fp16_onnx(source, half)
@@ -158,9 +157,9 @@ def test_a_graph_that_overflows_in_half_precision_gets_its_layers_back(shared, t
     found = mixed_precision_onnx(source, half, tmp_path / "mixed.onnx", images, floor=0.98, accuracy_of=accuracy_of)
     assert found.accuracy_before < 0.5
     assert found.reached
-    dotted = [layer.strip("/").replace("/conv/Conv", "").replace("/", ".") for layer in found.layers]
-    assert {name.rsplit(".", 1)[1] for name in changed} <= {name.rsplit(".", 1)[1] for name in dotted}
-    assert len(found.layers) <= 2 * len(changed)
+    names = [layer.removesuffix("/conv/Conv").rsplit("/", 1)[1] for layer in found.layers]
+    assert names[0] == "qkv"  # where the values that overflow are made; what handles them goes along
+    assert set(names) <= {name.rsplit(".", 1)[1] for name in changed}
     assert precision_of(tmp_path / "mixed.onnx") == "fp16"
 
 

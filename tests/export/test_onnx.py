@@ -61,10 +61,11 @@ def test_outputs_get_the_names_that_are_asked(tmp_path):
 
 def test_a_pruned_checkpoint_says_by_which_plan(tmp_path):
     model = stock_model("yolov8", "detect")
-    checkpoint.save(model, tmp_path / "m.pt", metadata={"plan": "the digest", "signature": "the widths"})
+    shapes = checkpoint.shape_signature(model)
+    checkpoint.save(model, tmp_path / "m.pt", metadata={"plan": "the digest", "signature": shapes})
     onnx_from_checkpoint(tmp_path / "m.pt", tmp_path / "m.onnx", imgsz=64)
     told = metadata_of(tmp_path / "m.onnx")
-    assert (told["edgeprune_plan"], told["edgeprune_signature"]) == ("the digest", "the widths")
+    assert (told["edgeprune_plan"], told["edgeprune_signature"]) == ("the digest", shapes)
 
 
 def test_the_head_without_nms_is_the_default_where_there_is_one(dual, tmp_path):

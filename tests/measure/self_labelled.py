@@ -38,8 +38,9 @@ def answering(model: Any, images: Sequence[Path]) -> Any:
     norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     head = model.model[-1]
     masks, angles = hasattr(head, "proto"), hasattr(head, "ne")
-    # distances to the sides: the slope of their logits where they have some, else strides
+    # distances to the sides: the slope of their logits where they have some, else strides; long boxes show their angle
     fall, side = (1.25, 0.4) if masks else (0.7, 1.0) if angles else (0.4, 2.0)
+    longer = torch.tensor([2.0, 0.7, 2.0, 0.7] if angles else [1.0] * 4)
     with torch.no_grad():
         for norm in norms:
             norm.momentum = None  # a plain average over the passes below, from scratch
@@ -51,8 +52,8 @@ def answering(model: Any, images: Sequence[Path]) -> Any:
         model.eval()
         for branches in (head.cv2, getattr(head, "one2one_cv2", None) or ()):
             for branch in branches:
-                bins = torch.arange(head.reg_max).repeat(4)
-                branch[-1].bias.copy_(-fall * bins if head.reg_max > 1 else torch.full((4,), side))
+                bins = torch.outer(1 / longer, torch.arange(head.reg_max)).flatten()
+                branch[-1].bias.copy_(-fall * bins if head.reg_max > 1 else side * longer)
                 branch[-1].weight.mul_(0.5)
         if masks:
             _smooth(head)

@@ -58,6 +58,6 @@ def context(bccd: Dataset, tmp_path: Path) -> Callable[..., Context]:
             )
             for stage, (files, facts) in (records or {}).items()
         }
-        return Context(target, none, bccd, 0, False, none, runs_on, usable, "next", Notes(), finished)
+        return Context(target, none, bccd, 0, False, none, runs_on, usable, "next", Notes(), records=finished)
 
     return made
