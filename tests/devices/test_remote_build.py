@@ -58,6 +58,7 @@ def test_a_build_runs_there_survives_a_lost_connection_and_leaves_nothing(
             server.drop()
     assert process.wait(300) in VERDICTS, "".join(seen)
     assert server.left() == []
+    assert (tmp_path / "run" / "bundle").is_dir(), "".join(seen)
     record = json.loads((tmp_path / "run" / "bundle" / "build.json").read_text())
     assert record["device"]["name"] == server.name
     assert record["device"]["simulated"] is False
