@@ -308,7 +308,7 @@ def _values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) ->
 
 
 def _error(expected: Outputs, found: Outputs) -> float:
-    """Sum over the head's layers of the difference (Euclidean norm) in units of the signal; overflow: :data:`BROKEN`."""
+    """Sum over the head's layers of the difference (Euclidean norm) in units of the signal; an overflow: BROKEN."""
     return sum(
         float(np.linalg.norm(a - b.astype(np.float32))) / _signal(a) if np.isfinite(b).all() else BROKEN
         for a, b in zip(expected, found, strict=True)
