@@ -1,11 +1,11 @@
 """Which few layers must go back to float so that an INT8 or FP16 graph is accurate enough, found by measuring.
 
 Takes the FP32 graph, its low-precision form that failed the accuracy gate, and a function that measures accuracy. Gives
-a graph with as few layers in float as reach the floor. Layers are ranked by what the decoder reads (before decoding, so
-that a raw and a sorted head are ranked alike): in INT8 by the part of the error that each one's return alone takes away, in
-FP16 by the error that each one alone in half precision causes, since a value that overflows in two layers is not mended
-by the return of one. Then the number of layers is doubled until the measured accuracy reaches the floor, and bisected
-back. Nothing is calibrated again.
+a graph with as few layers in float as reach the floor. Layers are ranked by what the decoder reads (before it decodes,
+so that a raw and a sorted head are ranked alike): in INT8 by the part of the error that each one's return alone takes
+away, in FP16 by the error that each one alone in half precision causes, since a value that overflows in two layers is
+not mended by the return of one. Then the number of layers is doubled until the measured accuracy reaches the floor, and
+bisected back. Nothing is calibrated again.
 """
 
 from __future__ import annotations
