@@ -1,11 +1,11 @@
 """Which few layers must go back to float so that an INT8 or FP16 graph is accurate enough, found by measuring.
 
 Takes the FP32 graph, its low-precision form that failed the accuracy gate, and a function that measures accuracy. Gives
-a graph with as few layers in float as reach the floor. Layers are ranked where the head ends (before decoding, so that
-a raw and a sorted head are ranked alike): in INT8 by the part of the error that each one's return alone takes away, in
-FP16 by the error that each one alone in half precision causes, since a value that overflows in two layers is not mended
-by the return of one. Then the number of layers is doubled until the measured accuracy reaches the floor, and bisected
-back. Nothing is calibrated again.
+a graph with as few layers in float as reach the floor. Layers are ranked by what the decoder reads (before it decodes,
+so that a raw and a sorted head are ranked alike): in INT8 by the part of the error that each one's return alone takes
+away, in FP16 by the error that each one alone in half precision causes, since a value that overflows in two layers is
+not mended by the return of one. Then the number of layers is doubled until the measured accuracy reaches the floor, and
+bisected back. Nothing is calibrated again.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def _values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) ->
 
 
 def _error(expected: Outputs, found: Outputs) -> float:
-    """Sum over the head's layers of the difference (Euclidean norm) in units of the signal; overflow: :data:`BROKEN`."""
+    """Sum over the head's layers of the difference (Euclidean norm) in units of the signal; an overflow: BROKEN."""
     return sum(
         float(np.linalg.norm(a - b.astype(np.float32))) / _signal(a) if np.isfinite(b).all() else BROKEN
         for a, b in zip(expected, found, strict=True)

@@ -54,7 +54,7 @@ def _judge(context: Context, record: Record) -> Judged:
 
 STAGE = Stage(
     name="quantize",
-    version=2,
+    version=3,
     inputs=_inputs,
     run=_run,
     judge=_judge,
