@@ -22,7 +22,6 @@ def output_file(path: Path | None) -> Path | None:
     if path.is_dir():
         raise TargetError(f"{path}: is a folder; give the path of a file")
     if not folder.is_dir():
-        output_folder(folder)
         raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {folder}")
     if not os.access(folder, os.W_OK):
         raise TargetError(f"{path}: the folder {folder} is not writable; give another")

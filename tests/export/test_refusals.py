@@ -89,7 +89,7 @@ def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(command, 
     }
     arguments = [places.get(word, word) for word in COMMANDS[command]]
     line = refused([*arguments, "--imgsz", "64"] if command == "export" else arguments, monkeypatch, capsys)
-    assert f"{tmp_path / 'file'} is a file" in line
+    assert str(tmp_path / "file") in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "in the way"
 
