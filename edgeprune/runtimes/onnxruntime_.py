@@ -22,6 +22,7 @@ from edgeprune.devices.agent import Telemetry, gpus
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.measure.conditions import cpu_identity, host_conditions
 from edgeprune.measure.measurement import Measurement
+from edgeprune.measure.telemetry import over_launches
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
@@ -217,7 +218,7 @@ class OnnxRuntime(Runtime):
                     "host": before,
                     "load_average_after": after["load_average"],
                     "temperature_after_c": after["temperature_c"],
-                    **_combined(watched),
+                    **over_launches(watched),
                 },
                 simulated=self.simulated,
             )
@@ -416,15 +417,3 @@ def _engine_entry(path: Path) -> str:
     except DataError:
         return ""
     return next((entry.value for entry in props if entry.key == ENGINE_KEY), "")
-
-
-def _combined(watched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the device was like over all launches: throttled when it was in any, its highest temperature."""
-    told = {key: value for one in watched for key, value in one.items()}
-    if temperatures := [one["temperature_c"] for one in watched if "temperature_c" in one]:
-        told["temperature_c"] = max(temperatures)
-    if reasons := [one["throttled_why"] for one in watched if "throttled_why" in one]:
-        told["throttled_why"] = "; ".join(dict.fromkeys(reasons))
-    if len(telemetry := [one["telemetry"] for one in watched if "telemetry" in one]) > 1:
-        told["telemetry"] = telemetry
-    return told
