@@ -1,4 +1,4 @@
-"""What a device was like over several runs, from what it was like in each; see :func:`edgeprune.devices.agent.summary`."""
+"""What a device was like over several runs, from what it was like in each (:func:`edgeprune.devices.agent.summary`)."""
 
 from __future__ import annotations
 
