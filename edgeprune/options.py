@@ -21,6 +21,7 @@ def output_file(path: Path | None) -> Path | None:
     folder = path.absolute().parent
     if path.is_dir():
         raise TargetError(f"{path}: is a folder; give the path of a file")
+    output_folder(path.parent)
     if not folder.is_dir():
         raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {folder}")
     if not os.access(folder, os.W_OK):

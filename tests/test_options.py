@@ -18,7 +18,7 @@ from edgeprune.options import output_file, output_folder, output_plot
     [
         (output_file, "folder", "is a folder"),
         (output_file, "missing/model.pt", "mkdir -p"),
-        (output_file, "file/model.pt", "no folder"),
+        (output_file, "file/model.pt", "is a file"),
         (output_plot, "loss.docx", ".png, .svg, .pdf"),
         (output_plot, "missing/loss.png", "mkdir -p"),
         (output_folder, "file", "is a file"),
