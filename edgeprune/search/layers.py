@@ -41,6 +41,11 @@ class Layer:
     outputs: float
     inputs: float
 
+    def multiplications(self, widths: np.ndarray) -> float:
+        """Of one image, for widths of shape (dimensions,)."""
+        columns = float(self.columns @ widths) if self.columns.any() else 1.0
+        return float(self.rows @ widths) * columns * self.taps * self.outputs
+
 
 def layers_of(model: nn.Module, structure: Structure) -> list[Layer]:
     """Every layer of a traced model, in order of execution; one that is called several times is one layer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,23 +17,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import nn
 
 from edgeprune.artifact import write_atomically
 from edgeprune.checkpoint import shape_signature
-from edgeprune.errors import StageError
 from edgeprune.measure.statistics import value_of
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.structure import Dimension
 from edgeprune.search.bench import Bench
 from edgeprune.search.cost import Fit, Sample, fitted
-from edgeprune.search.layers import Layer, attributed, layers_of
+from edgeprune.search.layers import FIXED, Layer, attributed, layers_of
 
 SCHEMA = 1
 UNIFORM = (0.5,)  # share of every width that a copy keeps
 DRAWN = 4  # copies whose widths are drawn one by one: they tell input from output width
 NARROWEST = 0.15  # share of a width that a drawn copy keeps at least
+NAMED = 0.25  # share of a model's layers that a runtime's layer times have to name to be of use
 EFFORT = 0.25  # of a gate's samples: a median within a percent is all that a fit can use
 
 
@@ -47,7 +48,8 @@ class Profile:
         dimensions: their names.
         layers: of the unpruned model.
         samples: the unpruned model first.
-        nodes: how many timed nodes the unpruned model has.
+        nodes: how many timed nodes the unpruned model has; 0 where the runtime names too few of its layers (TensorRT
+            may fuse whole regions under names of its own): whole models' times are then shared out by multiplications.
     """
 
     conditions: Mapping[str, Any]
@@ -110,9 +112,6 @@ def profiled(
         folder: scratch for engines; removed afterwards.
         cache: folder of profiles; None measures anew and keeps nothing.
         seed: of the drawn widths.
-
-    Raises:
-        StageError: the runtime names no layer of the model.
     """
     pruner = Pruner(model, imgsz, align=align, min_width=align)
     layers = tuple(layers_of(pruner.model, pruner.structure))
@@ -168,17 +167,27 @@ def _measured(
         whole = [value_of(one.values, "p50") for one in bench.raced(engines, EFFORT)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if sum(name in spent[0] for name in (layer.name for layer in layers)) < len(layers) / 4:
-        raise StageError(
-            f"the runtime's layer times name {len(spent[0])} of the model's {len(layers)} layers; "
-            "was the model exported with its module names?"
-        )
+    if sum(layer.name in spent[0] for layer in layers) < NAMED * len(layers):
+        nodes = 0
+        wide = [np.array([plan.widths[one.name] for one in pruner.dimensions], float) for plan in plans]
+        spent = _shared_out(layers, wide, whole)
     samples = tuple(
         Sample(np.array([plan.widths[one.name] for one in pruner.dimensions], float), times, ms)
         for plan, times, ms in zip(plans, spent, whole, strict=True)
     )
     names = tuple(one.name for one in pruner.dimensions)
     return Profile(dict(bench.conditions), shape_signature(pruner.original), names, layers, samples, nodes)
+
+
+def _shared_out(
+    layers: tuple[Layer, ...], copies: Sequence[np.ndarray], whole_ms: Sequence[float]
+) -> list[dict[str, float]]:
+    """Whole models' times by layer: a part that no width changes, and the rest in proportion to multiplications."""
+    work = [{layer.name: layer.multiplications(widths) for layer in layers} for widths in copies]
+    totals = np.array([sum(one.values()) for one in work])
+    (fixed, per_million), _ = nnls(np.stack([np.ones_like(totals), totals / 1e6], axis=1), np.array(whole_ms))
+    ms = (per_million or 1.0) / 1e6  # where nothing depends on the widths every layer is as good as the others
+    return [{FIXED: fixed, **{name: ms * count for name, count in one.items()}} for one in work]
 
 
 def _read(file: Path, layers: tuple[Layer, ...], dimensions: tuple[str, ...]) -> Profile | None:

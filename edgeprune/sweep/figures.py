@@ -42,8 +42,9 @@ def profile_summary(profile: Profile) -> str:
     """One line: the whole model, the device's step, and what the cost model is worth."""
     fit = profile.fit
     errors = ", ".join(f"{error:+.1%}" for error in fit.errors)
+    taken = f"in {profile.nodes} nodes of" if profile.nodes else "not told by layer: shared out by multiplications over"
     return (
-        f"{profile.samples[0].whole_ms:.2f} ms in {profile.nodes} nodes of {len(fit.timed)} layers; widths count in "
+        f"{profile.samples[0].whole_ms:.2f} ms {taken} {len(fit.timed)} layers; widths count in "
         f"steps of {fit.model.sizes.step}; error against {len(fit.errors)} narrowed copies, each predicted unseen: "
         f"{errors}"
     )
