@@ -125,12 +125,11 @@ def test_bad_arguments_are_one_line(model: Path, arguments: list[str]) -> None:
     assert "\n" not in str(done.exception)
 
 
-def test_the_example_of_the_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_is_judged_and_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convolutions(tmp_path / "model.onnx", width=32)
     convolutions(tmp_path / "pruned.onnx")
     monkeypatch.chdir(tmp_path)
-    example = next(line for line in (command.__doc__ or "").splitlines() if "Example:" in line)
-    arguments = example.split("edgeprune bench ")[1].split()
+    arguments = ["model.onnx", "pruned.onnx", "--max-ms", "500", "--statistic", "p50"]
     done = CliRunner().invoke(
         app, [*arguments, "--json", "out.json", "--csv", "out.csv", "--rounds", "20", "--warmup-s", "0.1"]
     )

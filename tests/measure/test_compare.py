@@ -109,14 +109,13 @@ def test_names_tell_the_files_apart():
     assert _names([Path("m.pt"), Path("m.pt")]) == ["1: m.pt", "2: m.pt"]
 
 
-def test_the_example_of_the_help(folder, tmp_path, monkeypatch):
+def test_the_command_compares_a_checkpoint_with_a_graph(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("base.pt", "pruned.onnx"):
         (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "data.yaml").symlink_to(folder / "digits" / "data.yaml")
-    example = next(line for line in (command.__doc__ or "").splitlines() if "Example:" in line)
     arguments = [
-        *example.split("edgeprune compare ")[1].split(),
+        *("base.pt", "pruned.onnx", "--data", "data.yaml", "-o", "comparison"),
         "--rounds",
         "8",
         "--images",

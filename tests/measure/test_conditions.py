@@ -49,17 +49,6 @@ def test_versions_and_conditions_of_this_host() -> None:
     assert found["cpus"] >= 1 and len(found["load_average"]) == 3
 
 
-def test_facts_of_a_board(tmp_path: Path) -> None:
-    (tmp_path / "model").write_text("NVIDIA Jetson Orin NX\0")
-    release = tmp_path / "nv_tegra_release"
-    release.write_text("# R36 (release), REVISION: 4.3\nmore\n")
-    board = local.facts(tmp_path, release)
-    assert board["board"] == "NVIDIA Jetson Orin NX"
-    assert board["l4t"] == "# R36 (release), REVISION: 4.3"
-    plain = local.facts(tmp_path / "absent", tmp_path / "absent")
-    assert "board" not in plain and plain["memory_bytes"] > 0
-
-
 def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 9.0, 570.1, 81559 MiB'\n")

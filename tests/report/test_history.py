@@ -92,14 +92,11 @@ def test_folders_of_builds_and_several_targets(tmp_path):
         history([tmp_path / "empty"])
 
 
-def test_the_example_of_the_help(tmp_path, monkeypatch, capsys):
+def test_the_command_names_the_regression_and_ends_with_1(tmp_path, monkeypatch, capsys):
     built(tmp_path / "runs" / "monday", 1, 12)
     built(tmp_path / "runs" / "tuesday", 2, 14)
     monkeypatch.chdir(tmp_path)
-    from edgeprune.report.cli import history as command
-
-    example = next(line for line in (command.__doc__ or "").splitlines() if "Example:" in line)
-    monkeypatch.setattr(sys, "argv", ["edgeprune", *example.split("edgeprune ")[1].split()])
+    monkeypatch.setattr(sys, "argv", ["edgeprune", "history", "runs/monday", "runs/tuesday", "-o", "history.html"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1  # the latest build is worse
