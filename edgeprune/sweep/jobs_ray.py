@@ -59,7 +59,8 @@ def run_on_ray(
             f"ray start --address=HEAD:6379 --resources='{{\"{missing[0]}\": 1}}'"
         )
     gpus = 1 if offered.get("GPU") else 0
-    search, finetune, measure = (ray.remote(max_retries=RETRIES)(_guarded(step)) for step in steps)
+    remote: Any = ray.remote(max_retries=RETRIES)  # its types know functions written out, not made
+    search, finetune, measure = (remote(_guarded(step)) for step in steps)
     whole = ray.put(swept)
     waiting: dict[Any, Job] = {}
     for job in jobs:
