@@ -53,6 +53,8 @@ def test_an_exception_on_the_way_ends_the_worker() -> None:
 
 def test_ctrl_c_ends_the_worker() -> None:
     code = (
+        # a shell that put the tests into the background has told them to ignore Ctrl-C
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from edgeprune.runtimes.worker import run_worker\n"
         f"run_worker({{'how': 'hang'}}, lambda line: print(line['pid'], flush=True), module={MODULE!r})\n"
     )
