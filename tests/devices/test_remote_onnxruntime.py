@@ -86,5 +86,5 @@ def test_the_workers_need_no_more_than_python_3_8() -> None:
 def test_an_unreachable_device_is_not_a_missing_runtime(serve: Callable[..., Server]) -> None:
     server = serve()
     server.stop()
-    with pytest.raises(DeviceError, match="cannot be reached|connection was lost"):
+    with pytest.raises(DeviceError, match=r"cannot be reached|connection was lost"):
         runtime("onnxruntime", RemoteDevice(Ssh(server.name))).availability()
