@@ -36,10 +36,6 @@ class _Products:
     def value(self, widths: np.ndarray) -> float:
         return float(self.coefficient @ ((self.a @ widths) * (self.b @ widths + self.constant)))
 
-    def gradient(self, widths: np.ndarray) -> np.ndarray:
-        left, right = self.coefficient * (self.b @ widths + self.constant), self.coefficient * (self.a @ widths)
-        return self.a.T @ left + self.b.T @ right
-
 
 class CostModel:
     """Counts of convolutions, linear layers and attention products for one image, batch 1, as deployed.
@@ -78,10 +74,6 @@ class CostModel:
     def macs(self, widths: np.ndarray) -> float:
         """Multiply-accumulates for widths, one per dimension."""
         return self._macs.value(widths)
-
-    def macs_gradient(self, widths: np.ndarray) -> np.ndarray:
-        """Multiply-accumulates per channel of each dimension at these widths."""
-        return self._macs.gradient(widths)
 
     def params(self, widths: np.ndarray) -> int:
         """Parameters of the whole checkpoint for widths, one per dimension."""

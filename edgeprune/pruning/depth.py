@@ -12,7 +12,7 @@ from torch import nn
 
 from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.pruning.gates import Batch, loss_model, loss_of
+from edgeprune.pruning.gates import Batch, loss_model, mean_loss
 
 # Blocks whose list ``m`` is a chain, each output also concatenated into ``cv2`` behind what ``cv1`` gives.
 _CONCATENATED = {"C2f", "C3k2", "C2fCIB", "C2fPSA", "A2C2f"}
@@ -113,12 +113,6 @@ def _drop_columns(layer: nn.Conv2d, start: int, count: int) -> None:
     layer.in_channels = len(keep)
 
 
-@torch.no_grad()
-def _mean_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
-    ready = loss_model(model)
-    return sum(float(loss_of(ready, batch)) / len(batch["img"]) for batch in batches) / len(batches)
-
-
 def least_needed(model: nn.Module, count: int, batches: Iterable[Batch], *, progress: Progress = silent) -> list[str]:
     """The ``count`` blocks that cost the least loss, chosen one after the other, names as in the given model.
 
@@ -131,7 +125,7 @@ def least_needed(model: nn.Module, count: int, batches: Iterable[Batch], *, prog
         raise TargetError(f"cannot drop {count} blocks: this model has {len(places)} removable ones")
     for step in range(count):
         losses = {
-            name: _mean_loss(without_blocks(model, [*chosen, name]), batches)
+            name: mean_loss(loss_model(without_blocks(model, [*chosen, name])), batches)
             for name in places
             if name not in chosen and not any(name.startswith(one + ".") for one in chosen)
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,12 @@ def loss_of(model: Any, batch: Batch) -> torch.Tensor:
     batch["img"] = batch["img"].to(first.dtype)
     loss, _ = model.loss(batch, model(batch["img"]))
     return loss.sum()
+
+
+@torch.no_grad()
+def mean_loss(ready: Any, batches: Sequence[Batch]) -> float:
+    """Loss per image, mean over batches; arguments as in :func:`loss_of`."""
+    return sum(float(loss_of(ready, batch)) / len(batch["img"]) for batch in batches) / len(batches)
 
 
 def loss_model(model: nn.Module) -> Any:

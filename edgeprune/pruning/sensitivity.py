@@ -15,7 +15,7 @@ from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.choose import kept_indices
-from edgeprune.pruning.gates import Batch, loss_model, loss_of
+from edgeprune.pruning.gates import Batch, loss_model, mean_loss
 from edgeprune.pruning.narrow import masked_state
 from edgeprune.pruning.pruner import AUTO, Pruner, Scores, resolved
 
@@ -115,7 +115,7 @@ def _loss(ready: Any, state: Mapping[str, torch.Tensor], batches: Sequence[Batch
     try:
         for name in before:
             own[name].data = state[name]
-        return sum(float(loss_of(ready, batch)) / len(batch["img"]) for batch in batches) / len(batches)
+        return mean_loss(ready, batches)
     finally:
         for name, data in before.items():
             own[name].data = data

@@ -18,7 +18,7 @@ from torch import nn
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.choose import kept_indices
 from edgeprune.pruning.depth import removable_blocks, without_blocks
-from edgeprune.pruning.gates import Batch, loss_model, loss_of
+from edgeprune.pruning.gates import Batch, loss_model, mean_loss
 from edgeprune.pruning.narrow import masked_state
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner, Scores
@@ -191,7 +191,7 @@ class Planner:
         if not places or estimated <= 0:
             return []
         ready = loss_model(branch.pruner.model)
-        whole = _mean_loss(ready, self.batches)
+        whole = mean_loss(ready, self.batches)
         narrowed = self._narrowed_loss(ready, choice) - whole
         if narrowed <= 0:
             return []
@@ -200,7 +200,7 @@ class Planner:
         for number, place in enumerate(places):
             self.progress(f"loss without {place.name}", done=number, total=len(places))
             without = without_blocks(branch.pruner.original, [place.name])
-            rise = max(_mean_loss(loss_model(without), self.batches) - whole, 0.0)
+            rise = max(mean_loss(loss_model(without), self.batches) - whole, 0.0)
             saved = before - self._without_ms(place.name)
             inner = self._inner_depth(place.name)
             if saved > 0:
@@ -241,7 +241,7 @@ class Planner:
         try:
             for name in before:
                 own[name].data = state[name]
-            return _mean_loss(ready, self.batches)
+            return mean_loss(ready, self.batches)
         finally:
             for name, data in before.items():
                 own[name].data = data
@@ -267,11 +267,6 @@ def original_names(model: nn.Module, removed: Sequence[str]) -> Callable[[str], 
         return ".".join(parts)
 
     return back
-
-
-@torch.no_grad()
-def _mean_loss(ready: nn.Module, batches: Sequence[Batch]) -> float:
-    return sum(float(loss_of(ready, batch)) / len(batch["img"]) for batch in batches) / len(batches)
 
 
 def _reason(dimension: object, width: int) -> str:
