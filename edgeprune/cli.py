@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -31,9 +31,6 @@ from edgeprune.pruning.cli import register as register_pruning
 from edgeprune.report.cli import history
 from edgeprune.sweep.cli import register as register_sweep
 from edgeprune.training.cli import finetune, iterate, sparsify
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     no_args_is_help=True,

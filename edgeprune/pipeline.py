@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import edgeprune
 from edgeprune.carry import out as carry
-from edgeprune.errors import DataError, DeviceError, StageError, TargetError
+from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.gate import Gate, Verdict, overall
 from edgeprune.measure.measurement import Measurement
 from edgeprune.stages import (
@@ -38,11 +38,8 @@ from edgeprune.target import Target, load_target
 from edgeprune.workspace import LOG, Key, Record, Workspace, differences, flat
 
 if TYPE_CHECKING:
-    from edgeprune.devices.local import LocalDevice
-    from edgeprune.devices.remote import RemoteDevice
     from edgeprune.measure.scenes import Scene
     from edgeprune.report.drawing import Plot
-    from edgeprune.runtimes.base import Availability, Runtime
 
 STAGES: tuple[Stage, ...] = (
     pretrain.STAGE,
@@ -191,10 +188,11 @@ def build(
     )
 
     from edgeprune.devices import device_of
+    from edgeprune.runtimes.placed import runtime_on
 
     fresh = not root.exists()
     with device_of(profile.device, reporter.note) as place:
-        runs_on, available = _runtime_on(place, profile)
+        runs_on, available = runtime_on(place, profile)
         with _nothing_left(root, fresh and source.trained), Workspace.opened(root) as workspace:
             context = Context(
                 target=profile,
@@ -212,30 +210,6 @@ def build(
             if not available.ok:
                 reporter.note(f"{profile.runtime} is not usable here ({available.detail}): its gates stay PENDING")
             return _bundled(context, argv, run_stages(context, argv))
-
-
-def _runtime_on(place: LocalDevice | RemoteDevice, profile: Target) -> tuple[Runtime, Availability]:
-    """The target's runtime on its device. Here it may be missing (PENDING); a device that was named has to have it.
-
-    Raises:
-        DeviceError: the named device is another board, or lacks the runtime.
-    """
-    from edgeprune.devices.board import mismatch
-    from edgeprune.runtimes import runtime
-    from edgeprune.runtimes.base import Availability
-
-    runs_on = runtime(profile.runtime, place, dla_core=profile.device.dla_core)
-    if place.name == "local":
-        other = mismatch(profile.device, place.facts()) if profile.device.kind == "jetson" else ""
-        if other:
-            return runs_on, Availability(False, f"this machine: {other}")
-        return runs_on, runs_on.availability()
-    if other := mismatch(profile.device, place.facts()):
-        raise DeviceError(f"{place.name}: {other}; next: edgeprune device probe {place.name}")
-    available = runs_on.availability()
-    if not available.ok:
-        raise DeviceError(f"{place.name}: {available.detail}; next: {available.remedy}")
-    return runs_on, available
 
 
 @contextlib.contextmanager

@@ -167,8 +167,9 @@ def opened(
     """
     from edgeprune import checkpoint
     from edgeprune.dataset import Dataset
+    from edgeprune.devices import device_of
     from edgeprune.export.quiet import quiet
-    from edgeprune.runtimes import runtime
+    from edgeprune.runtimes.placed import runtime_on
 
     source = checkpoint.load(weights, trust=trust)
     if target.imgsz % source.stride:
@@ -179,25 +180,27 @@ def opened(
     if data is not None:
         dataset = Dataset.load(data, task=source.task, need=sorted(splits))
         dataset.check_matches(source.names)
-    runs_on = runtime(target.runtime)
-    available = runs_on.availability()
-    if device and not available.ok:
-        raise DeviceError(f"{target.runtime} is not usable here: {available.detail}; next: {available.remedy}")
-    folder = Path(tempfile.mkdtemp(prefix="edgeprune-search-"))
-    try:
-        context = Context(
-            target=target,
-            weights=Weights(source.path, source.sha256, source.task),
-            dataset=dataset,
-            seed=seed,
-            trust=trust,
-            workspace=Workspace(folder),
-            runtime=runs_on,
-            usable=available.ok,
-            next_command="",
-            reporter=reporter or Silent(),
-        )
-        with quiet():
-            yield context, source, folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    reporter = reporter or Silent()
+    with device_of(target.device, reporter.note) as place:
+        runs_on, available = runtime_on(place, target)
+        if device and not available.ok:
+            raise DeviceError(f"{target.runtime} is not usable here: {available.detail}; next: {available.remedy}")
+        folder = Path(tempfile.mkdtemp(prefix="edgeprune-search-"))
+        try:
+            context = Context(
+                target=target,
+                weights=Weights(source.path, source.sha256, source.task),
+                dataset=dataset,
+                seed=seed,
+                trust=trust,
+                workspace=Workspace(folder),
+                runtime=runs_on,
+                usable=available.ok,
+                next_command="",
+                reporter=reporter,
+                device=place,
+            )
+            with quiet():
+                yield context, source, folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
