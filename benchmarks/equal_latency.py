@@ -1,12 +1,13 @@
 """Which way of choosing channels keeps most accuracy at the same measured latency?
 
     python -m benchmarks.equal_latency --weights W.pt --data data.yaml --work runs/equal --out TABLE.md \
-        --methods lamp uniform-l2 --speed-ups 1.5 2.2 3.0 --seeds 0 1 2 --epochs 20
+        --methods edgeprune lamp uniform-l2 stock --speed-ups 1.5 2.2 3.0 --seeds 0 1 2 --epochs 20 --pretrained 80
 
 Every method gives one model for every latency ratio, found by measuring it next to the unpruned one (ONNX Runtime CPU
-one thread, interleaved). Each is fine-tuned with the same settings; the best epoch is chosen on the val
-split and the figure taken on test. A stopped benchmark goes on where it was: finished arms are kept in
-``--work``, and the table is written again after every run.
+one thread, interleaved). Each is fine-tuned with the same settings; the best epoch is chosen on the val split and the
+figure taken on test. ``stock`` is the same architecture with a smaller width multiple, trained from random weights
+for as many epochs as the unpruned model and the fine-tune had together. A stopped benchmark goes on where it was:
+finished arms are kept in ``--work``, and the table is written again after every run.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
@@ -28,7 +31,9 @@ from edgeprune.measure.statistics import ratio
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.sweep.alone import search
 from edgeprune.training.finetune import finetune
+from edgeprune.training.pretrain import pretrain
 from edgeprune.training.settings import TrainSettings
 
 WINDOW = (1.0, 1.03)  # of the asked latency ratio: equal latency means equal within the noise
@@ -114,7 +119,46 @@ def uniform_l2(weights: Path, data: str, bench: Bench, asked: float, folder: Pat
     return found_by(pruner, amount, bench, asked, folder, given)
 
 
-METHODS = {"lamp": lamp, "uniform-l2": uniform_l2}
+def searched(weights: Path, data: str, bench: Bench, asked: float, folder: Path) -> dict[str, Any]:
+    """The budget search of this project, as ``edgeprune search`` runs it, held as near to the budget as its rivals."""
+    near: dict[str, Any] = {"speed_up": asked, "least_used": 1 / WINDOW[1], "cache": bench.work / "profiles"}
+    found = search(weights, "cpu", folder / "model.pt", data=data, imgsz=bench.imgsz, **near)
+    return {
+        "speed_up": bench.speed_up(folder / "model.pt", folder / "candidate"),
+        "macs_ratio": found.plan.macs[0] / found.plan.macs[1],
+        "parameters": found.plan.params[1],
+    }
+
+
+def stock(weights: Path, data: str, bench: Bench, asked: float, folder: Path) -> dict[str, Any]:
+    """The widest smaller model of the same architecture that is at least as fast, with random weights."""
+    given = checkpoint.load(weights)
+    pruner = Pruner(given.model, bench.imgsz)
+    built_from: dict[str, Any] = dict(vars(given.model)["yaml"])
+    scale, name = built_from.pop("scale"), Path(built_from.pop("yaml_file")).name
+    depth, width, most = built_from["scales"][scale]
+    for step in range(1, 16):
+        narrower = width * (16 - step) / 16
+        # Ultralytics takes the scale from the file's name.
+        path = folder / name
+        path.write_text(yaml.safe_dump({**built_from, "scales": {scale: [depth, narrower, most]}}))
+        model: Any = type(given.model)(str(path), verbose=False)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        checkpoint.save(model, folder / "model.pt", like=given)
+        reached = bench.speed_up(folder / "model.pt", folder / "candidate")
+        print(f"  width {narrower:.4f}: latency x{reached:.3f}", flush=True)
+        if reached >= asked:
+            macs = Pruner(model, bench.imgsz).macs()
+            parameters = sum(one.numel() for one in model.parameters())
+            return {
+                "speed_up": reached,
+                "macs_ratio": pruner.macs() / macs,
+                "parameters": parameters,
+                "recipe": path.name,
+            }
+    raise SystemExit(f"x{asked:g} was not reached by any width")
+
+
+METHODS = {"edgeprune": searched, "lamp": lamp, "uniform-l2": uniform_l2, "stock": stock}
 
 
 def arm(method: str, asked: float, options: argparse.Namespace, bench: Bench) -> Arm:
@@ -135,9 +179,13 @@ def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         settings = TrainSettings(
             epochs=options.epochs, batch=16, lr0=1e-3, imgsz=options.imgsz, device=options.device, seed=seed, quiet=True
         )
-        result = finetune(
-            one.checkpoint, data=options.data, out=folder / "out", settings=settings, work=folder / "work"
-        )
+        where: dict[str, Any] = {"data": options.data, "out": folder / "out", "work": folder / "work"}
+        if "recipe" in one.measured:
+            # From random weights: as many epochs, and the rate, that the unpruned model was trained with.
+            settings = replace(settings, epochs=options.pretrained + options.epochs, lr0=2e-3)
+            result = pretrain(one.checkpoint.parent / one.measured["recipe"], settings=settings, **where)
+        else:
+            result = finetune(one.checkpoint, settings=settings, **where)
         test = accuracy(folder / "out" / "best.pt", data=options.data, imgsz=options.imgsz, split="test")
         figures = {"val": result.map50_95, "test": test.map50_95, "epoch": result.best_epoch, "seconds": result.seconds}
         write_atomically(record, json.dumps(figures, indent=1))
@@ -152,7 +200,8 @@ def table(options: argparse.Namespace) -> str:
         "",
         f"`{options.weights.stem}` on `{Path(options.data).parent.name}`, {options.imgsz} px, {options.epochs} epochs "
         "of fine-tuning (AdamW 0.001, batch 16, no teacher), best epoch on val, mAP50-95 on test. Latency: ONNX "
-        "Runtime CPU, one thread, next to the unpruned model.",
+        "Runtime CPU, one thread, next to the unpruned model. `stock`: a smaller width multiple, "
+        f"{options.pretrained + options.epochs} epochs from random weights.",
         "",
         "| asked | method | measured | MACs | parameters | test, mean | lowest | highest | val, mean | seeds |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -185,6 +234,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--speed-ups", type=float, nargs="+", default=[1.5, 2.2, 3.0])
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--pretrained", type=int, default=80, help="epochs that the unpruned weights were trained for")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
