@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.report.page import figures, page, section, table
-from edgeprune.report.plots import facts, plots
+from edgeprune.report.plots import facts, histograms, plots
 from edgeprune.report.text import COLUMNS, budget_text, figure, gate_cells, shell_line
 
 if TYPE_CHECKING:
@@ -44,6 +44,14 @@ def report_html(record: Mapping[str, Any], scenes: Sequence[Scene] = ()) -> str:
         section("Again", _again(record)),
     ]
     return page(title, parts)
+
+
+def scales_html(found: Mapping[str, Any]) -> str:
+    """The page for sparsity training: :meth:`edgeprune.training.sparsify.SparsifyResult.to_json` drawn."""
+    return page(
+        "Sparsity training",
+        [f"<h1>Sparsity training</h1><p>{escape(found['verdict'])}</p>", figures(histograms(found))],
+    )
 
 
 def sizes(record: Mapping[str, Any]) -> list[tuple[str, ...]]:

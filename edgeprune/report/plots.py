@@ -33,7 +33,7 @@ def plots(record: Mapping[str, Any]) -> list[Plot]:
         widths(record),
         curves(record),
         layers(record),
-        gammas(record),
+        *norms(record),
     )
     return [plot for plot in made if plot is not None]
 
@@ -256,49 +256,55 @@ def layers(record: Mapping[str, Any]) -> Plot | None:
     return _plot("layers", "Where the milliseconds went", alt, draw, columns, rows, height=4.2)
 
 
-def gammas(record: Mapping[str, Any]) -> Plot | None:
-    """Scales of batch normalisation before and after sparsity training: ``scales`` in any stage's facts, as
-    :meth:`edgeprune.training.scales.Scales.to_json` gives them, under ``before`` and ``after`` or alone."""
+def norms(record: Mapping[str, Any]) -> list[Plot]:
+    """What sparsity training did to batch normalisation: ``scales`` in any stage's facts."""
     found = next((row["facts"]["scales"] for row in record.get("stages", []) if row["facts"].get("scales")), None)
-    if not found:
-        return None
+    return histograms(found) if found else []
+
+
+def histograms(found: Mapping[str, Any]) -> list[Plot]:
+    """Channels by size of their scales and of their biases, overall in the drawing, by layer in the table.
+
+    Args:
+        found: :meth:`edgeprune.training.scales.Scales.to_json`, under ``before`` and ``after`` or alone.
+    """
+    return [
+        _histogram(found, "scales", "Scales of batch normalisation", "absolute scale γ"),
+        _histogram(found, "biases", "Biases of batch normalisation", "absolute bias β"),
+    ]
+
+
+def _histogram(found: Mapping[str, Any], kind: str, title: str, axis: str) -> Plot:
     after = found.get("after") or found
     before = found.get("before") if "after" in found else None
     edges = after["edges"]
     bins = [f"{low:g} to {high:g}" for low, high in pairwise(edges)] + [f"over {edges[-1]:g}"]
-    series = [("before", "before", before), ("after", "after", after)] if before else [("scales", "after", after)]
+    series = [("before", "before", before), ("after", "after", after)] if before else [(kind, "after", after)]
 
     def draw(axes: Axes) -> None:
         place, width = np.arange(len(bins)), 0.84 / len(series)
         for number, (name, colour, told) in enumerate(series):
             shift = (number - (len(series) - 1) / 2) * width
-            axes.bar(place + shift, told["overall"]["scales"], width * 0.94, color=COLOURS[colour], label=name)
-        off = sum(edge < OFF for edge in edges) - 0.5  # bins to the left of this edge hold what counts as off
-        axes.axvline(off, color=COLOURS["limit"], linestyle="--", label=f"off: below {OFF:g}")
+            axes.bar(place + shift, told["overall"][kind], width * 0.94, color=COLOURS[colour], label=name)
+        if kind == "scales":
+            off = sum(edge < OFF for edge in edges) - 0.5  # bins to the left of this edge hold what counts as off
+            axes.axvline(off, color=COLOURS["limit"], linestyle="--", label=f"off: below {OFF:g}")
         axes.set_xticks(place, bins, rotation=35, ha="right", fontsize=8)
-        axes.set_xlabel("absolute scale γ")
+        axes.set_xlabel(axis)
         axes.set_ylabel("channels")
         axes.legend(loc="best", fontsize=10)
 
     said = [f"{name} {told['overall']['share_off']:.1%}" for name, _, told in series]
     alt = f"{after['overall']['channels']} prunable channels; scales below {OFF:g}: {', '.join(said)}."
     rows = [
-        (
-            "all channels",
-            name,
-            str(told["overall"]["channels"]),
-            f"{told['overall']['share_off']:.1%}",
-            *map(str, told["overall"]["scales"]),
+        (layer, name, str(row["channels"]), f"{row['share_off']:.1%}", *map(str, row[kind]))
+        for layer, name, row in (
+            *(("all channels", name, told["overall"]) for name, _, told in series),
+            *((layer, name, row) for name, _, told in series for layer, row in told.get("layers", {}).items()),
         )
-        for name, _, told in series
     ]
-    rows += [
-        (layer, name, str(row["channels"]), f"{row['share_off']:.1%}", *map(str, row["scales"]))
-        for name, _, told in series
-        for layer, row in told.get("layers", {}).items()
-    ]
-    columns = ("layer", "", "channels", f"below {OFF:g}", *bins)
-    return _plot("gammas", "Scales of batch normalisation", alt, draw, columns, rows)
+    columns = ("layer", "", "channels", f"scale below {OFF:g}", *bins)
+    return _plot(kind, title, alt, draw, columns, rows)
 
 
 def facts(record: Mapping[str, Any], stage: str) -> Mapping[str, Any]:

@@ -117,6 +117,8 @@ def sparsify(
     """
     settings = _settings(locals())
 
+    from edgeprune.artifact import write_atomically
+    from edgeprune.report.html import scales_html
     from edgeprune.training.sparsify import sparsify as run
     from edgeprune.training.sparsity import SparsitySettings
 
@@ -125,10 +127,14 @@ def sparsify(
     result = run(weights, data=data, out=out, settings=settings, work=out / ".training", sparsity=sparsity)
     _print(result.trained)
     typer.echo(result.verdict)
-    typer.echo("prunable channels by size of scale, before and after:")
-    before, after = result.before.to_json(), result.after.to_json()
-    for low, *counts in zip(before["edges"], before["overall"]["scales"], after["overall"]["scales"], strict=True):
-        typer.echo("  from {:<6g} {:>6} {:>6}".format(low, *counts))
+    found = result.to_json()
+    edges, sides = found["before"]["edges"], (found["before"]["overall"], found["after"]["overall"])
+    typer.echo("prunable channels by size, before and after:   scale            bias")
+    for number, low in enumerate(edges):
+        counts = [side[kind][number] for kind in ("scales", "biases") for side in sides]
+        typer.echo("  from {:<6g} {:>31} {:>6} {:>9} {:>6}".format(low, *counts))
+    write_atomically(out / "scales.html", scales_html(found))
+    typer.echo(f"by layer: {out / 'scales.html'}")
 
 
 def iterate(

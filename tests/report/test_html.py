@@ -155,7 +155,7 @@ def test_in_a_browser(tmp_path: Path, width: int) -> None:
     record = sparsified(build_record("FAIL"))
     seen = looked_at(report_html(record, [scene()]), tmp_path, width)
     assert seen["verdict"] == record["verdict"] == "FAIL"
-    assert len(seen["titled"]) == len(FIGURES) + 2 and len(seen["pixels"]) == 3
+    assert len(seen["titled"]) == len(FIGURES) + 3 and len(seen["pixels"]) == 3
 
 
 @needs_chromium
@@ -182,7 +182,7 @@ def sparsified(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_scales_are_drawn_when_the_build_sparsified() -> None:
-    drawn = {plot.key: plot for plot in plots(sparsified(build_record()))}["gammas"]
+    drawn = {plot.key: plot for plot in plots(sparsified(build_record()))}["scales"]
     assert "60 prunable channels" in drawn.alt and "before 0.0%, after 50.0%" in drawn.alt
     assert drawn.rows[1][:5] == ("all channels", "after", "60", "50.0%", "30")
     assert len(drawn.rows) == 2 + 4 and all(len(row) == len(drawn.columns) for row in drawn.rows)
@@ -190,4 +190,4 @@ def test_scales_are_drawn_when_the_build_sparsified() -> None:
     alone["stages"].append(
         {"name": "sparsify", "facts": {"scales": sparsified(build_record())["stages"][-1]["facts"]["scales"]["after"]}}
     )
-    assert "scales 50.0%" in {plot.key: plot for plot in plots(alone)}["gammas"].alt
+    assert "scales 50.0%" in {plot.key: plot for plot in plots(alone)}["scales"].alt

@@ -44,6 +44,7 @@ def test_sparsify_prints_its_verdict(tmp_path: Path, narrow: Path, digits: Path)
     assert "scales below 0.01" in result.output
     assert "from 0.01 " in result.output
     assert (tmp_path / "out" / "scales.json").is_file()
+    assert "absolute bias β" in (tmp_path / "out" / "scales.html").read_text()
 
 
 @pytest.mark.parametrize("pair", ["mosaic", "=3", "mo-saic=1"])
