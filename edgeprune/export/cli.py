@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from edgeprune.options import output_file
 
 if TYPE_CHECKING:
     from edgeprune.runtimes.base import Runtime
+    from edgeprune.target import Target
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -234,17 +237,17 @@ def val_command(
     if target and runtime:
         raise TargetError("--target and --runtime contradict each other: the profile has a runtime; leave one out")
     profile = load_target(target) if target else None
-    used = _runtime(artifact, profile.runtime if profile else RUNTIMES_OF.get(runtime or "cpu", runtime or ""))
-    found = accuracy(
-        artifact,
-        data=data,
-        imgsz=imgsz or (profile.imgsz if profile else None),
-        split=split or (profile.accuracy.split if profile else "val"),
-        batch=batch or (profile.batch if profile else 1),
-        head=head,
-        runtime=used,
-        threads=profile.measure.threads if profile else 0,
-    )
+    with _runtime(artifact, profile, RUNTIMES_OF.get(runtime or "cpu", runtime or "")) as used:
+        found = accuracy(
+            artifact,
+            data=data,
+            imgsz=imgsz or (profile.imgsz if profile else None),
+            split=split or (profile.accuracy.split if profile else "val"),
+            batch=batch or (profile.batch if profile else 1),
+            head=head,
+            runtime=used,
+            threads=profile.measure.threads if profile else 0,
+        )
     best, second = ("top-1", "top-5") if found.task == "classify" else ("mAP50-95", "mAP50")
     by = used.name if used else "PyTorch"
     lines = [f"{artifact}: {found.task} on {found.images} images of {found.split}, by {by}"]
@@ -253,19 +256,28 @@ def val_command(
     _tell({**found.to_json(), "runtime": by}, "\n".join(lines), as_json)
 
 
-def _runtime(artifact: Path, name: str) -> Runtime | None:
-    """The runtime of this name, which must work here; None for a checkpoint, which torch runs."""
+@contextmanager
+def _runtime(artifact: Path, profile: Target | None, name: str) -> Iterator[Runtime | None]:
+    """The profile's runtime on its device, or the one of this name here; None for a checkpoint, which torch runs."""
+    from edgeprune.devices import device_of
     from edgeprune.errors import DeviceError, TargetError
     from edgeprune.runtimes import NAMES, runtime
+    from edgeprune.runtimes.placed import runtime_on
 
     if name not in NAMES:
         raise TargetError(f"runtime '{name}' is unknown; {', '.join(RUNTIMES_OF)} are allowed")
     if artifact.suffix == ".pt":
-        return None
-    found = runtime(name)
-    if not (available := found.availability()).ok:
-        raise DeviceError(f"{name}: {available.detail}; next: {available.remedy}")
-    return found
+        yield None
+        return
+    with nullcontext() if profile is None else device_of(profile.device) as place:
+        if profile is None or place is None:
+            found = runtime(name)
+            available = found.availability()
+        else:
+            found, available = runtime_on(place, profile)
+        if not available.ok:
+            raise DeviceError(f"{found.name}: {available.detail}; next: {available.remedy}")
+        yield found
 
 
 def _tell(data: dict[str, Any], text: str, as_json: bool) -> None:

@@ -153,7 +153,18 @@ def settings_of(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]
     board = profile.device
     place = {"power_mode": board.power_mode or "", "clocks": board.lock_clocks, "python": board.python}
     sizes = {"imgsz": profile.imgsz, "batch": profile.batch}
-    return profile.runtime, settings, {**asked, **sizes, "host": board.host, "place": place, "board": board}
+    return (
+        profile.runtime,
+        settings,
+        {
+            **asked,
+            **sizes,
+            "host": board.host,
+            "place": place,
+            "board": board,
+            "profile": profile,
+        },
+    )
 
 
 def _checked(place: LocalDevice | RemoteDevice, board: Board | None) -> LocalDevice | RemoteDevice:
@@ -244,7 +255,9 @@ def _print(result: BenchResult) -> None:
 
     console = Console(highlight=False)
     rows = result.rows()
-    table = Table(show_edge=False, title=f"latency in ms by {result.runtime}, bounds at 99 %", title_justify="left")
+    simulated = "SIMULATED " if any(model.latency.simulated for model in result.models) else ""
+    title = f"{simulated}latency in ms by {result.runtime}, bounds at 99 %"
+    table = Table(show_edge=False, title=title, title_justify="left")
     table.add_column("")
     for row in rows:
         table.add_column(escape(row[0]), justify="right", overflow="fold")

@@ -118,7 +118,7 @@ class Comparison:
             found = [one for one in timed if one is not None]
             made.append(
                 (
-                    f"latency {self.statistic}",
+                    f"{'SIMULATED ' if any(one.latency.simulated for one in found) else ''}latency {self.statistic}",
                     *(f"{value_of(one.latency.values, self.statistic):.3f} ms" for one in found),
                 )
             )

@@ -58,6 +58,7 @@ def conditions(found: Comparison) -> list[tuple[str, str]]:
     if first is not None:
         told = first.latency.conditions
         rows += [(key, str(value)) for key, value in told.get("identity", {}).items()]
+        rows += [("simulated", "yes: no device was measured")] if first.latency.simulated else []
         rows += [("threads", str(told.get("threads"))), ("samples of each model", str(len(first.latency.values)))]
         if "host" in told:
             rows.append(("load average", str(told["host"]["load_average"])))

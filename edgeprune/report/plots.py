@@ -292,7 +292,7 @@ def _histogram(found: Mapping[str, Any], kind: str, title: str, axis: str) -> Pl
         axes.set_xticks(place, bins, rotation=35, ha="right", fontsize=8)
         axes.set_xlabel(axis)
         axes.set_ylabel("channels")
-        axes.legend(loc="best", fontsize=10)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=10)
 
     said = [f"{name} {told['overall']['share_off']:.1%}" for name, _, told in series]
     alt = f"{after['overall']['channels']} prunable channels; scales below {OFF:g}: {', '.join(said)}."

@@ -10,6 +10,7 @@ import pytest
 
 from edgeprune.cli import main
 from tests.devices.server import Server
+from tests.export.helpers import linked_copy
 from tests.runtimes.models import convolutions
 
 
@@ -79,6 +80,31 @@ def test_a_stand_ins_figures_do_not_pass_a_limit(
     assert row["gate"]["verdict"] == "INCONCLUSIVE"
     assert row["latency"]["conditions"]["identity"]["module"] == "p3767-0005"
     assert row["latency"]["conditions"]["clocks"] == "locked"
+
+
+def test_accuracy_and_comparison_go_to_the_profiles_device(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgeprune.export.onnx import onnx_from_checkpoint
+
+    root = linked_copy(shared / "data" / "bccd", tmp_path / "bccd")
+    for image in sorted((root / "images" / "val").iterdir())[3:]:
+        image.unlink()
+    data, model = str(root / "data.yaml"), str(tmp_path / "m.onnx")
+    onnx_from_checkpoint(shared / "weights" / "bccd-yolov8n-320.pt", Path(model), imgsz=64)
+    profile = tmp_path / "line.yaml"
+    profile.write_text(
+        "extends: jetson-orin-nano\ndescription: a stand-in\nimgsz: 64\ndevice: {host: 'fake:orin-nano'}\n"
+        "measure: {rounds: 20, warmup_s: 0.01}\n"
+    )
+    code, out, _ = run(monkeypatch, capsys, "val", model, "--data", data, "--target", str(profile))
+    assert code == 0 and "by trtexec" in out
+    command = ("compare", model, model, "--data", data, "--target", str(profile), "--images", "0")
+    code, out, _ = run(monkeypatch, capsys, *command)
+    assert code == 0 and "SIMULATED latency p95" in out and "not measured" not in out
+    profile.write_text(profile.read_text().replace("orin-nano'", "orin-nx'"))
+    code, _, err = run(monkeypatch, capsys, *command)
+    assert code == 4 and "the profile is about Jetson Orin Nano 8 GB" in err
 
 
 @pytest.mark.parametrize("place", ["local", "fake:orin-nx"])
