@@ -21,6 +21,7 @@ from edgeprune.carry import out as carry
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.gate import Gate, Verdict, overall
 from edgeprune.measure.measurement import Measurement
+from edgeprune.options import image_side
 from edgeprune.stages import (
     baseline,
     bundle,
@@ -422,11 +423,7 @@ def _checked_inputs(profile: Target, weights: str | Path, data: str | Path, trus
         stride, names = loaded.stride, loaded.names
     else:
         raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml)")
-    if profile.imgsz % stride:
-        raise TargetError(
-            f"imgsz: {profile.imgsz} is not a multiple of the model's stride {stride}; "
-            f"allowed: {profile.imgsz // stride * stride} or {(profile.imgsz // stride + 1) * stride}"
-        )
+    image_side(profile.imgsz, stride, source.task)
     if profile.budget.scope == "end_to_end" and source.task != "detect":
         raise TargetError(f"budget.scope: end_to_end is known for detectors; a {source.task} model allows model")
     dataset = Dataset.load(data, task=source.task, need=sorted({"train", "val", profile.accuracy.split}))

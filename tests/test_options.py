@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import TargetError
-from edgeprune.options import output_file, output_folder, output_plot
+from edgeprune.options import image_side, output_file, output_folder, output_plot
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,17 @@ def test_commands_check_their_outputs_first(tmp_path: Path, line: str) -> None:
     assert ended.stderr.startswith("edgeprune: ")
     assert ended.stderr.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+@pytest.mark.parametrize(("side", "stride", "task"), [(320, 32, "detect"), (64, 64, "pose"), (224, 1, "classify")])
+def test_a_side_that_fits_is_given_back(side: int, stride: int, task: str) -> None:
+    assert image_side(side, stride, task) == side
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "task", "near"),
+    [(33, 32, "detect", 32), (16, 32, "classify", 32), (96, 64, "pose", 128), (300, 32, "segment", 288)],
+)
+def test_a_side_that_does_not_fit_names_the_nearest(side: int, stride: int, task: str, near: int) -> None:
+    with pytest.raises(TargetError, match=f"imgsz {side} is no multiple of the model's stride {stride}; use {near}$"):
+        image_side(side, stride, task)

@@ -32,6 +32,7 @@ from edgeprune.export.graph import (
     set_metadata,
 )
 from edgeprune.export.quiet import quiet
+from edgeprune.options import image_side
 
 # Newest opset on which every path was tried: TensorRT 10.3 parses up to 20, ONNX Runtime's static quantisation refuses
 # 21 and later, and its CUDA kernels stop before Resize-19.
@@ -133,9 +134,7 @@ def onnx_from_checkpoint(
     pt, onnx = Path(pt), Path(onnx)
     module: Any = module_from_checkpoint(pt)
     task, stride = str(module.task), int(max(module.stride))
-    if imgsz < stride or (task != "classify" and imgsz % stride):
-        near = max(stride, round(imgsz / stride) * stride)
-        raise TargetError(f"imgsz {imgsz} is no multiple of the model's stride {stride}; use {near}")
+    image_side(imgsz, stride, task)
     size = sum(p.numel() for p in module.parameters()) * 4
     if size > MAX_BYTES:
         raise DataError(f"{pt} has {size / 2**30:.2f} GiB of weights; an ONNX file holds less than 2 GB")

@@ -17,6 +17,7 @@ from torch import nn
 
 from edgeprune.checkpoint import Checkpoint, load, parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
+from edgeprune.options import image_side
 from edgeprune.pruning import narrow
 from edgeprune.pruning.choose import Chooser, kept_indices
 from edgeprune.pruning.cost import CostModel
@@ -65,7 +66,8 @@ class Pruner:
         min_width: int = 8,
         removed: Sequence[str] = (),
     ) -> None:
-        self.constraints = _checked(Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width), imgsz)
+        self.constraints = _checked(Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width))
+        image_side(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
         self.original, self.imgsz, self.removed = model, imgsz, tuple(removed)
         self.model = without_blocks(model, removed) if removed else model
         self.structure = Structure(trace(self.model, imgsz), self.constraints)
@@ -476,14 +478,12 @@ def resolved(importance: str, batches: Iterable[Batch] | None) -> str:
     return "lamp" if batches is None else "taylor"
 
 
-def _checked(constraints: Constraints, imgsz: int) -> Constraints:
+def _checked(constraints: Constraints) -> Constraints:
     if constraints.align < 1 or constraints.min_width < 1:
         raise TargetError(f"align and min_width start at 1 (seen: {constraints.align}, {constraints.min_width})")
     for glob, share in constraints.max_ratio.items():
         if not 0 <= share < 1:
             raise TargetError(f"max_ratio of '{glob}' must be at least 0 and less than 1 (seen: {share})")
-    if imgsz < 32:
-        raise TargetError(f"imgsz starts at 32 pixels (seen: {imgsz})")
     return constraints
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import DeviceError, TargetError
+from edgeprune.options import image_side
 from edgeprune.search.probing import WINDOW
 from edgeprune.stages.base import Context, Reporter, Silent, Weights
 from edgeprune.target import Target, load_target
@@ -172,8 +173,7 @@ def opened(
     from edgeprune.runtimes.placed import runtime_on
 
     source = checkpoint.load(weights, trust=trust)
-    if target.imgsz % source.stride:
-        raise TargetError(f"imgsz: {target.imgsz} is not a multiple of the model's stride {source.stride}")
+    image_side(target.imgsz, source.stride, source.task)
     if data is None and target.precision.startswith("int8"):
         raise TargetError(f"precision {target.precision} is calibrated on images: give --data")
     dataset: Any = None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from edgeprune import checkpoint
 from edgeprune.errors import DataError, StageError
+from edgeprune.options import image_side
 from edgeprune.progress import Progress, silent
 from edgeprune.training.classes import fit_classes, require_names
 from edgeprune.training.publish import publish
@@ -62,6 +63,7 @@ def finetune(
     given = checkpoint.load(weights)
     before = given.model
     trainer_for(given.task)
+    image_side(settings.imgsz, given.stride, given.task)
     names = class_names(data, given.task, quiet=settings.quiet)
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
