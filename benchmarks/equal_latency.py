@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from edgeprune.training.settings import TrainSettings
 
 WINDOW = (1.0, 1.03)  # of the asked latency ratio: equal latency means equal within the noise
 PROBES = 10
+Method = Callable[[Path, str, "Bench", float, Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,17 @@ def found_by(
     return best
 
 
-def lamp(weights: Path, data: str, bench: Bench, asked: float, folder: Path) -> dict[str, Any]:
-    """Global LAMP with a MACs target, as the FLOPs-targeted reference prunes."""
+def unpruned(weights: Path, data: str, bench: Bench, asked: float, folder: Path) -> dict[str, Any]:
+    """The given model with the same epochs of fine-tuning: what those alone bring, at any latency asked."""
     given = checkpoint.load(weights)
-    pruner = Pruner(given.model, bench.imgsz)
+    shutil.copyfile(weights, folder / "model.pt")
+    return {"speed_up": 1.0, "macs_ratio": 1.0, "parameters": checkpoint.parameter_count(given.model)}
+
+
+def lamp(weights: Path, data: str, bench: Bench, asked: float, folder: Path, step: int = 8) -> dict[str, Any]:
+    """Global LAMP with a MACs target, in widths that are multiples of a step."""
+    given = checkpoint.load(weights)
+    pruner = Pruner(given.model, bench.imgsz, align=step, min_width=step)
     scores = pruner.scores("lamp")
     least = {one.name: min(one.allowed) for one in pruner.dimensions if one.allowed}
     limit = pruner.macs() / pruner.macs(least)
@@ -158,7 +168,14 @@ def stock(weights: Path, data: str, bench: Bench, asked: float, folder: Path) ->
     raise SystemExit(f"x{asked:g} was not reached by any width")
 
 
-METHODS = {"edgeprune": searched, "lamp": lamp, "uniform-l2": uniform_l2, "stock": stock}
+METHODS: dict[str, Method] = {
+    "edgeprune": searched,
+    "lamp": lamp,
+    "lamp-any-width": partial(lamp, step=1),
+    "uniform-l2": uniform_l2,
+    "stock": stock,
+    "unpruned": unpruned,
+}
 
 
 def arm(method: str, asked: float, options: argparse.Namespace, bench: Bench) -> Arm:
