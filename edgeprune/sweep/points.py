@@ -239,7 +239,10 @@ def finetune_step(job: Job, found: dict[str, Any]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgeprune-sweep-") as scratch:
         file = _unpacked(Path(scratch), found["checkpoint"])
         with _opened(job, file, device=False) as (context, *_):
-            settings = replace(train_settings(context, context.target.finetune), epochs=job.epochs, quiet=True)
+            asked = context.target.finetune
+            teacher = _unpacked(Path(scratch), job.weights, "teacher.pt") if asked.distill else None
+            settings = train_settings(context, asked, distill=teacher, response=asked.response, feature=asked.feature)
+            settings = replace(settings, epochs=job.epochs, quiet=True)
         work = Path(scratch) / "work"
         result = finetune(file, data=job.data, out=Path(scratch) / "out", settings=settings, work=work)
         return result.best.read_bytes()
@@ -269,7 +272,7 @@ def measure_step(job: Job, swept: bytes, found: dict[str, Any], tuned: bytes) ->
                 accuracy=accuracy["value"],
                 macs=found["macs"],
                 parameters=checkpoint.parameter_count(source.model),
-                note=f"{found['probes']} probes, {job.epochs} epochs" if job.pruned else "unpruned",
+                note=f"probes: {found['probes']}, epochs: {job.epochs}" if job.pruned else "unpruned",
             )
         return {**asdict(point), "checkpoint": tuned if job.pruned else None}
 
