@@ -178,7 +178,7 @@ edgeprune import-results results.tar    # back here: judges the gates and update
 """
     if target["runtime"] in ("tensorrt", "trtexec"):
         lines = "\n".join(shlex.join(line) for line in trtexec_lines(target))
-        text += f"\nOn the board, in this folder:\n\n```\n{lines}\n```\n"
+        text += f"\nThe engine alone and its times, by hand on the board, in this folder:\n\n```\n{lines}\n```\n"
     if record["next_command"]:
         text += f"\n## Still to do\n\n```\n{record['next_command']}\n```\n"
     return f"{text}\n## Verdict\n\n{verdict_markdown(record['gates'])}\n"
