@@ -35,6 +35,7 @@ UNIFORM = (0.5,)  # share of every width that a copy keeps
 DRAWN = 4  # copies whose widths are drawn one by one: they tell input from output width
 NARROWEST = 0.15  # share of a width that a drawn copy keeps at least
 NAMED = 0.25  # share of a model's layers that a runtime's layer times have to name to be of use
+KEPT = 0.25  # median held-out error above which a profile is not kept: other work ran beside it, the next may be better
 EFFORT = 0.25  # of a gate's samples: a median within a percent is all that a fit can use
 
 
@@ -110,7 +111,8 @@ def profiled(
         imgsz: side of the images in pixels.
         align: copies have widths in multiples of this.
         folder: scratch for engines; removed afterwards.
-        cache: folder of profiles; None measures anew and keeps nothing.
+        cache: folder of profiles; None measures anew and keeps nothing. One whose error is above :data:`KEPT` is used
+            this once and not kept.
         seed: of the drawn widths.
     """
     pruner = Pruner(model, imgsz, align=align, min_width=align)
@@ -121,7 +123,7 @@ def profiled(
     if file is not None and (known := _read(file, layers, names)) is not None:
         return known
     profile = _measured(pruner, layers, bench, folder, seed, progress)
-    if file is not None:
+    if file is not None and not profile.fit.median_error > KEPT:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, profile.to_json())
     return profile

@@ -23,8 +23,9 @@ class Fusing:
 
     conditions: Mapping[str, Any] = {"device": "made up"}
 
-    def __init__(self) -> None:
+    def __init__(self, disturbed: float = 1.0) -> None:
         self.ms: dict[Path, float] = {}
+        self.disturbed = disturbed
 
     def compiled(self, model: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> dict[str, tuple[str, Path]]:
         folder.mkdir(parents=True)
@@ -32,7 +33,8 @@ class Fusing:
         return {"engine": ("engine", folder)}
 
     def raced(self, engines: Sequence[Path], effort: float) -> list[Measurement]:
-        return [Measurement(name="latency", unit="ms", values=(self.ms[one],) * 20) for one in engines]
+        slower = [self.ms[one] * self.disturbed ** (number % 2) for number, one in enumerate(engines)]
+        return [Measurement(name="latency", unit="ms", values=(ms,) * 20) for ms in slower]
 
     def taken_apart(self, engine: Path) -> list[LayerTime]:
         return [LayerTime("{ForeignNode[everything]}", "Myelin", self.ms[engine])]
@@ -53,3 +55,13 @@ def test_a_runtime_without_layer_names_is_shared_out_by_multiplications(found: P
 def test_the_whole_is_still_what_was_measured(found: Profile) -> None:
     for sample in found.samples:
         assert found.fit.model.total_ms(sample.widths) == pytest.approx(sample.whole_ms, rel=0.1)
+
+
+def test_a_profile_that_other_work_disturbed_is_used_once_and_not_kept(tmp_path: Path) -> None:
+    kept = []
+    for disturbed in (4.0, 1.0):
+        bench = Fusing(disturbed)
+        cache = tmp_path / "cache"
+        profiled(_built("yolov8n.yaml"), bench, imgsz=64, align=8, folder=tmp_path / f"work-{disturbed}", cache=cache)
+        kept.append(len(list(cache.glob("*.json"))) if cache.exists() else 0)
+    assert kept == [0, 1]
