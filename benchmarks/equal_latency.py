@@ -189,12 +189,38 @@ def arm(method: str, asked: float, options: argparse.Namespace, bench: Bench) ->
     return Arm(folder / "model.pt", json.loads(record.read_text()))
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "edgeprune": {},
+    # what YOLO.train does when it is told nothing but optimiser, rate and batch
+    "ultralytics": {
+        "nbs": 64,
+        "mosaic": 1.0,
+        "close_mosaic": 10,
+        "warmup_epochs": 3.0,
+        "warmup_bias_lr": 0.1,
+        "cos_lr": False,
+    },
+}
+
+
+def runs_of(epochs: int, recipe: str, seed: str) -> str:
+    """Name of the folder of a run, or the pattern of several."""
+    return f"seed{seed}-epochs{epochs}" + ("" if recipe == "edgeprune" else f"-{recipe}")
+
+
 def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    folder = one.checkpoint.parent / f"seed{seed}-epochs{options.epochs}"
+    folder = one.checkpoint.parent / runs_of(options.epochs, options.recipe, str(seed))
     record = folder / "figures.json"
     if not record.is_file():
         settings = TrainSettings(
-            epochs=options.epochs, batch=16, lr0=1e-3, imgsz=options.imgsz, device=options.device, seed=seed, quiet=True
+            epochs=options.epochs,
+            batch=16,
+            lr0=1e-3,
+            imgsz=options.imgsz,
+            device=options.device,
+            seed=seed,
+            quiet=True,
+            extra=RECIPES[options.recipe],
         )
         where: dict[str, Any] = {"data": options.data, "out": folder / "out", "work": folder / "work"}
         if "recipe" in one.measured:
@@ -216,7 +242,7 @@ def table(options: argparse.Namespace) -> str:
         "# Accuracy at equal measured latency",
         "",
         f"`{options.weights.stem}` on `{Path(options.data).parent.name}`, {options.imgsz} px, {options.epochs} epochs "
-        "of fine-tuning (AdamW 0.001, batch 16, no teacher), best epoch on val, mAP50-95 on test. Latency: ONNX "
+        f"of fine-tuning (AdamW 0.001, batch 16, no teacher, otherwise the defaults of {options.recipe}), best epoch on val, mAP50-95 on test. Latency: ONNX "
         "Runtime CPU, one thread, next to the unpruned model. `stock`: a smaller width multiple, "
         f"{options.pretrained + options.epochs} epochs from random weights.",
         "",
@@ -227,7 +253,8 @@ def table(options: argparse.Namespace) -> str:
         for method in METHODS:
             folder = options.work / f"{method}-x{asked:g}"
             runs = [
-                json.loads(p.read_text()) for p in sorted(folder.glob(f"seed*-epochs{options.epochs}/figures.json"))
+                json.loads(p.read_text())
+                for p in sorted(folder.glob(f"{runs_of(options.epochs, options.recipe, '?')}/figures.json"))
             ]
             if not runs:
                 continue
@@ -254,6 +281,7 @@ def main() -> None:
     parser.add_argument("--pretrained", type=int, default=80, help="epochs that the unpruned weights were trained for")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="edgeprune", help="of the fine-tunes")
     options = parser.parse_args()
     bench = Bench(options.weights, options.imgsz, options.work)
     arms = [arm(method, asked, options, bench) for asked in options.speed_ups for method in options.methods]
