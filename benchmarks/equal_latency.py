@@ -242,20 +242,18 @@ def table(options: argparse.Namespace) -> str:
         "# Accuracy at equal measured latency",
         "",
         f"`{options.weights.stem}` on `{Path(options.data).parent.name}`, {options.imgsz} px, {options.epochs} epochs "
-        f"of fine-tuning (AdamW 0.001, batch 16, no teacher, otherwise the defaults of {options.recipe}), best epoch on val, mAP50-95 on test. Latency: ONNX "
-        "Runtime CPU, one thread, next to the unpruned model. `stock`: a smaller width multiple, "
-        f"{options.pretrained + options.epochs} epochs from random weights.",
+        f"of fine-tuning (AdamW 0.001, batch 16, no teacher, otherwise the defaults of {options.recipe}), best epoch on "
+        "val, mAP50-95 on test. Latency: ONNX Runtime CPU, one thread, next to the unpruned model. `stock`: a smaller "
+        f"width multiple, {options.pretrained + options.epochs} epochs from random weights.",
         "",
         "| asked | method | measured | MACs | parameters | test, mean | lowest | highest | val, mean | seeds |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    kept = runs_of(options.epochs, options.recipe, "?")
     for asked in options.speed_ups:
         for method in METHODS:
             folder = options.work / f"{method}-x{asked:g}"
-            runs = [
-                json.loads(p.read_text())
-                for p in sorted(folder.glob(f"{runs_of(options.epochs, options.recipe, '?')}/figures.json"))
-            ]
+            runs = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{kept}/figures.json"))]
             if not runs:
                 continue
             seen = json.loads((folder / "measured.json").read_text())
