@@ -242,9 +242,9 @@ def table(options: argparse.Namespace) -> str:
         "# Accuracy at equal measured latency",
         "",
         f"`{options.weights.stem}` on `{Path(options.data).parent.name}`, {options.imgsz} px, {options.epochs} epochs "
-        f"of fine-tuning (AdamW 0.001, batch 16, no teacher, otherwise the defaults of {options.recipe}), best epoch on "
-        "val, mAP50-95 on test. Latency: ONNX Runtime CPU, one thread, next to the unpruned model. `stock`: a smaller "
-        f"width multiple, {options.pretrained + options.epochs} epochs from random weights.",
+        f"of fine-tuning (AdamW 0.001, batch 16, no teacher, otherwise the defaults of {options.recipe}), best epoch "
+        "on val, mAP50-95 on test. Latency: ONNX Runtime CPU, one thread, next to the unpruned model. `stock`: a "
+        f"smaller width multiple, {options.pretrained + options.epochs} epochs from random weights.",
         "",
         "| asked | method | measured | MACs | parameters | test, mean | lowest | highest | val, mean | seeds |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
