@@ -40,6 +40,7 @@ from edgeprune.training.settings import TrainSettings
 
 WINDOW = (1.0, 1.03)  # of the asked latency ratio: equal latency means equal within the noise
 PROBES = 10
+LR0 = 1e-3
 Method = Callable[[Path, str, "Bench", float, Path], dict[str, Any]]
 
 
@@ -203,19 +204,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def runs_of(epochs: int, recipe: str, seed: str) -> str:
+def runs_of(options: argparse.Namespace, seed: str) -> str:
     """Name of the folder of a run, or the pattern of several."""
-    return f"seed{seed}-epochs{epochs}" + ("" if recipe == "edgeprune" else f"-{recipe}")
+    recipe = "" if options.recipe == "edgeprune" else f"-{options.recipe}"
+    return f"seed{seed}-epochs{options.epochs}{recipe}" + ("" if options.lr0 == LR0 else f"-lr{options.lr0:g}")
 
 
 def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    folder = one.checkpoint.parent / runs_of(options.epochs, options.recipe, str(seed))
+    folder = one.checkpoint.parent / runs_of(options, str(seed))
     record = folder / "figures.json"
     if not record.is_file():
         settings = TrainSettings(
             epochs=options.epochs,
             batch=16,
-            lr0=1e-3,
+            lr0=options.lr0,
             imgsz=options.imgsz,
             device=options.device,
             seed=seed,
@@ -242,14 +244,14 @@ def table(options: argparse.Namespace) -> str:
         "# Accuracy at equal measured latency",
         "",
         f"`{options.weights.stem}` on `{Path(options.data).parent.name}`, {options.imgsz} px, {options.epochs} epochs "
-        f"of fine-tuning (AdamW 0.001, batch 16, no teacher, otherwise the defaults of {options.recipe}), best epoch "
-        "on val, mAP50-95 on test. Latency: ONNX Runtime CPU, one thread, next to the unpruned model. `stock`: a "
+        f"of fine-tuning (AdamW {options.lr0:g}, batch 16, no teacher, else the defaults of {options.recipe}), best "
+        "epoch on val, mAP50-95 on test. Latency: ONNX Runtime CPU, one thread, next to the unpruned model. `stock`: a "
         f"smaller width multiple, {options.pretrained + options.epochs} epochs from random weights.",
         "",
         "| asked | method | measured | MACs | parameters | test, mean | lowest | highest | val, mean | seeds |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    kept = runs_of(options.epochs, options.recipe, "?")
+    kept = runs_of(options, "?")
     for asked in options.speed_ups:
         for method in METHODS:
             folder = options.work / f"{method}-x{asked:g}"
@@ -278,6 +280,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--pretrained", type=int, default=80, help="epochs that the unpruned weights were trained for")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--lr0", type=float, default=LR0, help="of the fine-tunes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--recipe", choices=list(RECIPES), default="edgeprune", help="of the fine-tunes")
     options = parser.parse_args()
