@@ -153,18 +153,8 @@ def settings_of(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]
     board = profile.device
     place = {"power_mode": board.power_mode or "", "clocks": board.lock_clocks, "python": board.python}
     sizes = {"imgsz": profile.imgsz, "batch": profile.batch}
-    return (
-        profile.runtime,
-        settings,
-        {
-            **asked,
-            **sizes,
-            "host": board.host,
-            "place": place,
-            "board": board,
-            "profile": profile,
-        },
-    )
+    where = {"host": board.host, "place": place, "board": board, "profile": profile}
+    return profile.runtime, settings, {**asked, **sizes, **where}
 
 
 def _checked(place: LocalDevice | RemoteDevice, board: Board | None) -> LocalDevice | RemoteDevice:
