@@ -119,7 +119,7 @@ def test_the_keeper_puts_power_and_clocks_back_however_it_ends(number: int) -> N
 
 def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> None:
     place = fake_device("orin-nano", power_mode="7W")
-    board(place)._env["EDGEPRUNE_IDLE_S"] = "0.3"  # pyright: ignore[reportOptionalSubscript]  it has its own
+    board(place)._env["EDGEPRUNE_IDLE_S"] = "3"  # pyright: ignore[reportOptionalSubscript]  it has its own
     with place:
         timed(place)
         first = json.loads((Path(place._work) / "keeper.json").read_text())["pid"]
