@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
@@ -85,10 +86,10 @@ def found_by(
         path = folder / "candidate.pt"
         checkpoint.save(pruner.apply(plan), path, like=like)
         reached = bench.speed_up(path, folder / "candidate")
-        print(f"  probe {number + 1}: MACs x{plan.macs[0] / plan.macs[1]:.2f} -> latency x{reached:.3f}", flush=True)
+        print(f"  probe {number + 1}: MACs x{plan.macs_speed_up:.2f} -> latency x{reached:.3f}", flush=True)
         if reached >= asked and (best is None or reached < best["speed_up"]):
             path.replace(folder / "model.pt")
-            best = {"speed_up": reached, "macs_ratio": plan.macs[0] / plan.macs[1], "parameters": plan.params[1]}
+            best = {"speed_up": reached, "macs_ratio": plan.macs_speed_up, "parameters": plan.params[1]}
         if asked * WINDOW[0] <= reached <= asked * WINDOW[1]:
             break
         low, high = (low, share) if reached >= asked else (share, high)
@@ -136,7 +137,7 @@ def searched(weights: Path, data: str, bench: Bench, asked: float, folder: Path)
     found = search(weights, "cpu", folder / "model.pt", data=data, imgsz=bench.imgsz, **near)
     return {
         "speed_up": bench.speed_up(folder / "model.pt", folder / "candidate"),
-        "macs_ratio": found.plan.macs[0] / found.plan.macs[1],
+        "macs_ratio": found.plan.macs_speed_up,
         "parameters": found.plan.params[1],
     }
 
@@ -159,7 +160,7 @@ def stock(weights: Path, data: str, bench: Bench, asked: float, folder: Path) ->
         print(f"  width {narrower:.4f}: latency x{reached:.3f}", flush=True)
         if reached >= asked:
             macs = Pruner(model, bench.imgsz).macs()
-            parameters = sum(one.numel() for one in model.parameters())
+            parameters = checkpoint.parameter_count(model)
             return {
                 "speed_up": reached,
                 "macs_ratio": pruner.macs() / macs,
@@ -194,12 +195,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "edgeprune": {},
     # what YOLO.train does when it is told nothing but optimiser, rate and batch
     "ultralytics": {
-        "nbs": 64,
-        "mosaic": 1.0,
-        "close_mosaic": 10,
-        "warmup_epochs": 3.0,
-        "warmup_bias_lr": 0.1,
-        "cos_lr": False,
+        name: DEFAULT_CFG_DICT[name]
+        for name in ("nbs", "mosaic", "close_mosaic", "warmup_epochs", "warmup_bias_lr", "cos_lr")
     },
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -259,22 +259,16 @@ def val_command(
 @contextmanager
 def _runtime(artifact: Path, profile: Target | None, name: str) -> Iterator[Runtime | None]:
     """The profile's runtime on its device, or the one of this name here; None for a checkpoint, which torch runs."""
-    from edgeprune.devices import device_of
     from edgeprune.errors import DeviceError, TargetError
-    from edgeprune.runtimes import NAMES, runtime
-    from edgeprune.runtimes.placed import runtime_on
+    from edgeprune.runtimes import NAMES
+    from edgeprune.runtimes.placed import placed
 
     if name not in NAMES:
         raise TargetError(f"runtime '{name}' is unknown; {', '.join(RUNTIMES_OF)} are allowed")
     if artifact.suffix == ".pt":
         yield None
         return
-    with nullcontext() if profile is None else device_of(profile.device) as place:
-        if profile is None or place is None:
-            found = runtime(name)
-            available = found.availability()
-        else:
-            found, available = runtime_on(place, profile)
+    with placed(profile, name) as (found, available):
         if not available.ok:
             raise DeviceError(f"{found.name}: {available.detail}; next: {available.remedy}")
         yield found

@@ -36,12 +36,10 @@ def compare(
     Example:
       edgeprune compare best.onnx model.onnx --data data.yaml -o comparison
     """
-    from edgeprune.devices import device as device_named
     from edgeprune.errors import TargetError
     from edgeprune.measure.compare import compare as run
     from edgeprune.measure.statistics import quantile_of
-    from edgeprune.runtimes import runtime as runtime_of
-    from edgeprune.runtimes.placed import runtime_on
+    from edgeprune.runtimes.placed import placed
 
     name, settings, profile = settings_of(target)
     given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}
@@ -52,12 +50,11 @@ def compare(
         raise TargetError(f"--statistic: {error}") from None
     if output is not None and output.exists() and not output.is_dir():
         raise TargetError(f"--output {output}: is a file; give the path of a folder")
-    place = device_named(profile.get("host", ""), **profile.get("place", {}))
-    with place, Live(enabled=str(json) != "-") as live:
+    with placed(profile.get("profile"), name) as (runs_on, _), Live(enabled=str(json) != "-") as live:
         result = run(
             models,
             data,
-            runtime=runtime_on(place, profile["profile"])[0] if profile else runtime_of(name),
+            runtime=runs_on,
             settings=replaced(settings, {key: value for key, value in given.items() if value is not None}),
             statistic=chosen,
             split=split,

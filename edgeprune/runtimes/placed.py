@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from edgeprune.devices import device_of
 from edgeprune.devices.board import mismatch
 from edgeprune.errors import DeviceError
 from edgeprune.runtimes import runtime
@@ -13,6 +16,21 @@ from edgeprune.target import Target
 if TYPE_CHECKING:
     from edgeprune.devices.local import LocalDevice
     from edgeprune.devices.remote import RemoteDevice
+
+
+@contextmanager
+def placed(profile: Target | None, name: str) -> Iterator[tuple[Runtime, Availability]]:
+    """The profile's runtime on its device while the block lasts; without a profile the runtime of this name, here.
+
+    Raises:
+        DeviceError: as :func:`runtime_on`.
+    """
+    if profile is None:
+        found = runtime(name)
+        yield found, found.availability()
+        return
+    with device_of(profile.device) as place:
+        yield runtime_on(place, profile)
 
 
 def runtime_on(place: LocalDevice | RemoteDevice, profile: Target) -> tuple[Runtime, Availability]:
