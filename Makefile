@@ -86,7 +86,7 @@ check: install
 # Both schemas are generated; a test compares them with what is committed.
 schemas: install
 	$(EDGEPRUNE) targets schema > targets/schema.json
-	$(VENV)/bin/python -m edgeprune.report.record > edgeprune/report/build.schema.json
+	$(VENV)/bin/python -m edgeprune.records.build > edgeprune/records/build.schema.json
 
 # What docs/ says of commands, profile keys and criteria; tests/test_docs.py compares it with the code.
 pages: install

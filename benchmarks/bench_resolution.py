@@ -25,10 +25,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeprune.measure.conditions import cpu_identity
-from edgeprune.measure.statistics import ratio
+from edgeprune.devices.host import cpu_identity
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.samples.statistics import ratio
 
 LAUNCHES = 3
 BARE_LOOP = """

@@ -30,10 +30,10 @@ from edgeprune.artifact import write_atomically
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.simplify import simplified_onnx
 from edgeprune.measure.accuracy import accuracy
-from edgeprune.measure.statistics import ratio
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.samples.statistics import ratio
 from edgeprune.sweep.alone import search
 from edgeprune.training.finetune import finetune
 from edgeprune.training.pretrain import pretrain

@@ -17,15 +17,15 @@ from pathlib import Path
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
+from edgeprune.devices.host import cpu_identity
 from edgeprune.export.mixed import mixed_precision_onnx
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.precision import int8_onnx
 from edgeprune.export.simplify import simplified_onnx
 from edgeprune.measure.accuracy import accuracy
-from edgeprune.measure.conditions import cpu_identity
-from edgeprune.measure.statistics import value_of
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.samples.statistics import value_of
 from tests.export.imbalanced import imbalanced
 
 DROPS = {"as it is": 0.003, "imbalanced": 0.02}  # of mAP50-95 that a case allows

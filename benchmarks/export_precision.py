@@ -16,15 +16,15 @@ from typing import Any
 
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
+from edgeprune.devices.host import cpu_identity
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.precision import fp16_onnx, int8_onnx
 from edgeprune.export.simplify import simplified_onnx
 from edgeprune.measure.accuracy import accuracy
-from edgeprune.measure.conditions import cpu_identity
-from edgeprune.measure.statistics import ratio, value_of
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.samples.statistics import ratio, value_of
 
 FORMS = {
     "fp32": "fp32",

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.gate import FAIL_CONFIDENCE, PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
-from edgeprune.measure.measurement import Measurement
+from edgeprune.samples.gates import FAIL_CONFIDENCE, PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.samples.measurement import Measurement
 
 SAMPLES = 300  # 60 rounds of 5: what p95 is measured with
 EDGE = 1e-3

@@ -70,7 +70,7 @@ def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, 
         seconds = perf_counter() - began
         with opened(path, target, data=options.data, seed=0, trust=False, reporter=None) as (context, source, folder):
             from edgeprune import checkpoint
-            from edgeprune.measure.statistics import ratio
+            from edgeprune.samples.statistics import ratio
             from edgeprune.stages.bench import ContextBench
 
             bench = ContextBench(context, source)

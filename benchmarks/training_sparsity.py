@@ -18,8 +18,8 @@ from ultralytics import YOLO
 
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.cli.training import training_arguments
 from edgeprune.pruning import prune
-from edgeprune.training.cli import training_arguments
 from edgeprune.training.finetune import finetune
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.sparsify import sparsify

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeprune.measure.compare import Comparison, compare
     from edgeprune.pipeline import BuildResult, build
     from edgeprune.pruning import prune
-    from edgeprune.report.history import history
+    from edgeprune.records.history import history
     from edgeprune.target import Target, load_target
 
 _HOMES = {
@@ -35,7 +35,7 @@ _HOMES = {
     "bench": "edgeprune.measure.bench",
     "build": "edgeprune.pipeline",
     "compare": "edgeprune.measure.compare",
-    "history": "edgeprune.report.history",
+    "history": "edgeprune.records.history",
     "load_checkpoint": "edgeprune.checkpoint",
     "load_target": "edgeprune.target",
     "prune": "edgeprune.pruning",

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import edgeprune
 from edgeprune.carry import out as carry
 from edgeprune.errors import DataError, StageError, TargetError
-from edgeprune.gate import Gate, Verdict, overall
-from edgeprune.measure.measurement import Measurement
 from edgeprune.options import image_side
+from edgeprune.samples.gates import Gate, Verdict, overall
+from edgeprune.samples.measurement import Measurement
 from edgeprune.stages import (
     baseline,
     bundle,
@@ -189,7 +189,7 @@ def build(
     )
 
     from edgeprune.devices import device_of
-    from edgeprune.runtimes.placed import runtime_on
+    from edgeprune.runtimes.site import runtime_on
 
     fresh = not root.exists()
     with device_of(profile.device, reporter.note) as place:
@@ -308,8 +308,8 @@ def _why(workspace: Workspace, key: Key, reused: bool) -> dict[str, Any]:
 def _bundled(context: Context, argv: Sequence[str], ran: Ran) -> BuildResult:
     from edgeprune.artifact import write_atomically
     from edgeprune.devices.local import facts
+    from edgeprune.records.build import BuildRecord
     from edgeprune.report.html import report_html
-    from edgeprune.report.record import BuildRecord
     from edgeprune.report.text import report_markdown
 
     stock = bundle.stock_gate(context)

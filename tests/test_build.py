@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from edgeprune.artifact import sha256_of
-from edgeprune.report.record import build_schema
+from edgeprune.records.build import build_schema
 
 PROFILE = """
 extends: cpu
@@ -51,7 +51,7 @@ print("RESULT " + json.dumps({"map": float(metrics.box.map), "parameters": param
 
 def build(folder: Path, *options: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "edgeprune.cli", "build", "--target", str(folder / "small.yaml")),
+        *(sys.executable, "-m", "edgeprune", "build", "--target", str(folder / "small.yaml")),
         *("--weights", "yolov8n.yaml", "--data", str(folder / "digits" / "data.yaml"), "--out", str(folder / "run")),
         *options,
     ]

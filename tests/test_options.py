@@ -67,7 +67,7 @@ def test_a_good_place_is_given_back(tmp_path: Path, check) -> None:
 )
 def test_commands_check_their_outputs_first(tmp_path: Path, line: str) -> None:
     (tmp_path / "file").touch()
-    argv = [sys.executable, "-m", "edgeprune.cli", *line.split()]
+    argv = [sys.executable, "-m", "edgeprune", *line.split()]
     ended = subprocess.run(
         argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True
     )

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from edgeprune.errors import DataError, StageError, TargetError
-from edgeprune.gate import at_most, informs
 from edgeprune.pipeline import STAGES, run_stages
-from edgeprune.report.show import read_build, stage_history
+from edgeprune.records.show import read_build, stage_history
+from edgeprune.samples.gates import at_most, informs
 from edgeprune.stages.base import Context, Judged, Output, Silent, Stage
 from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record, Workspace
@@ -135,7 +135,7 @@ def test_a_stage_that_is_not_needed_is_not_there(tmp_path: Path) -> None:
 
 
 def test_an_informing_row_alone_is_no_verdict() -> None:
-    from edgeprune.gate import Verdict, overall
+    from edgeprune.samples.gates import Verdict, overall
 
     assert overall([informs("one", "latency", 3.0, "ms")]) is Verdict.PENDING
 

@@ -21,8 +21,8 @@ from edgeprune.carry.out import FOLDER
 from edgeprune.devices.board import mismatch
 from edgeprune.devices.identity import identity_of, plain_mode
 from edgeprune.errors import DataError, DeviceError, TargetError
-from edgeprune.gate import Gate, Verdict, accuracy_gate, informs, not_real, overall
-from edgeprune.measure.measurement import Measurement
+from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, informs, not_real, overall
+from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
 
 MOST_BYTES = 2 << 30
@@ -152,7 +152,7 @@ def _judged(
     found: Mapping[str, Any],
 ) -> tuple[list[Gate], list[tuple[str, str, Measurement]]]:
     """Rows that take the place of the PENDING ones, and the measurements behind them."""
-    from edgeprune.measure.statistics import value_of
+    from edgeprune.samples.statistics import value_of
     from edgeprune.stages.energy import energy_row
     from edgeprune.stages.parity import agreement_gate
     from edgeprune.stages.precision import precision_gate
@@ -284,7 +284,7 @@ def _updated(
     target: Target,
 ) -> dict[str, Any]:
     """The record with the new rows in place of what waited (or of an earlier import)."""
-    from edgeprune.report.record import BuildRecord
+    from edgeprune.records.build import BuildRecord
 
     new = {(row.stage, row.metric) for row in rows}
     stages = {row.stage for row in rows}

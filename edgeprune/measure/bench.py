@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError, TargetError
-from edgeprune.gate import PASS_CONFIDENCE, Gate, Verdict, latency_gate, overall
-from edgeprune.measure.measurement import Measurement, launches_of
-from edgeprune.measure.statistics import (
+from edgeprune.progress import Progress, silent
+from edgeprune.runtimes.base import BenchSettings, LayerTime, Runtime
+from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, latency_gate, overall
+from edgeprune.samples.measurement import Measurement, launches_of
+from edgeprune.samples.statistics import (
     FEWEST_BLOCKS,
     RatioInterval,
     Summary,
@@ -27,8 +29,6 @@ from edgeprune.measure.statistics import (
     summary,
     value_of,
 )
-from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import BenchSettings, LayerTime, Runtime
 
 TOP_LAYERS = 10
 CONFIDENCE = 0.99  # of the bounds in tables; gates have their own

@@ -113,7 +113,7 @@ class Comparison:
         ]
         timed = [model.latency for model in self.models]
         if all(timed):
-            from edgeprune.measure.statistics import value_of
+            from edgeprune.samples.statistics import value_of
 
             found = [one for one in timed if one is not None]
             made.append(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeprune.measure.statistics import bounds, value_of
 from edgeprune.report.drawing import COLOURS, Plot, plot
 from edgeprune.report.page import figures, page, section, table
 from edgeprune.report.scenes import scenes_html
+from edgeprune.samples.statistics import bounds, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from edgeprune.report.page import figures, page, section, table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edgeprune.report.history import Built, Figure, History
+    from edgeprune.records.history import Built, Figure, History
 
 COLUMNS = (
     "build",

@@ -28,7 +28,7 @@ def report_html(record: Mapping[str, Any], scenes: Sequence[Scene] = ()) -> str:
     """The page for a build.
 
     Args:
-        record: the content of ``build.json`` (:class:`~edgeprune.report.record.BuildRecord` as plain data).
+        record: the content of ``build.json`` (:class:`~edgeprune.records.build.BuildRecord` as plain data).
         scenes: the same images through the unpruned model and what ships.
     """
     target, verdict = record["target"], record["verdict"]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.measure.statistics import bounds, ratio, value_of
 from edgeprune.report.drawing import COLOURS, Plot
 from edgeprune.report.drawing import plot as _plot
+from edgeprune.samples.statistics import bounds, ratio, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.layer_info import Layer
+from edgeprune.samples.measurement import Measurement
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 
 from edgeprune.devices.agent import Telemetry, gpus
+from edgeprune.devices.host import cpu_identity, host_conditions
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
-from edgeprune.measure.conditions import cpu_identity, host_conditions
-from edgeprune.measure.measurement import Measurement
-from edgeprune.measure.telemetry import over_launches
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
 from edgeprune.runtimes.engine_file import timing_cache_for
 from edgeprune.runtimes.onnx_facts import read_model, require_precision
 from edgeprune.runtimes.worker import BENCH_WORKER, END_TO_END_WORKER, rounds_told, run_worker
+from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.telemetry import over_launches
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

@@ -29,12 +29,12 @@ from edgeprune.runtimes.worker import BENCH_WORKER, answered, line_of
 
 WORKER = "edgeprune.runtimes.remote_worker"
 SENT = (
-    "measure/conditions.py",
+    "devices/host.py",
     "runtimes/bench_worker.py",
     "runtimes/end_to_end_worker.py",
     "runtimes/remote_worker.py",
 )
-PACKAGES = ("__init__.py", "measure/__init__.py", "runtimes/__init__.py")
+PACKAGES = ("__init__.py", "devices/__init__.py", "runtimes/__init__.py")
 PYTHONS = ("python3", ".venv/bin/python", "venv/bin/python", "edgeprune/.venv/bin/python", "miniconda3/bin/python")
 WATCHED = ("latency", "profile", "optimise")
 QUICK_S = 120.0

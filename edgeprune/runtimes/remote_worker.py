@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 
-from edgeprune.measure.conditions import host_conditions
+from edgeprune.devices.host import host_conditions
 from edgeprune.runtimes.bench_worker import JobError, first_line, open_session, serve
 
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.devices.host import host_conditions
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
-from edgeprune.measure.conditions import host_conditions
-from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError
@@ -25,6 +24,7 @@ from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import KNOWN, NEWEST_MAJOR, OLDEST
 from edgeprune.runtimes.worker import rounds_told, run_worker
+from edgeprune.samples.measurement import Measurement
 
 WORKER = "edgeprune.runtimes.tensorrt_worker"
 INSTALL = 'pip install "tensorrt>=10.3,<12" "cuda-bindings>=12.8,<14"'

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from edgeprune.devices.base import Completed, Device
+from edgeprune.devices.host import host_conditions
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
-from edgeprune.measure.conditions import host_conditions
-from edgeprune.measure.measurement import Measurement
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
@@ -42,6 +41,7 @@ from edgeprune.runtimes.trtexec_argv import (
     version_from_banner,
 )
 from edgeprune.runtimes.trtexec_output import Settings, failure, outputs_of, profile_of, settings_used, times_of
+from edgeprune.samples.measurement import Measurement
 
 PROGRAMS = (TRTEXEC, "trtexec", "/opt/tensorrt/bin/trtexec")
 PROCESSES = 24  # of each model; the ratio's gate wants 20 blocks

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from edgeprune.measure.measurement import Measurement
 from edgeprune.runtimes.base import LayerTime
+from edgeprune.samples.measurement import Measurement
 
 
 class Bench(Protocol):

@@ -22,10 +22,10 @@ from torch import nn
 
 from edgeprune.artifact import write_atomically
 from edgeprune.checkpoint import shape_signature
-from edgeprune.measure.statistics import value_of
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.structure import Dimension
+from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import Bench
 from edgeprune.search.cost import Fit, Sample, fitted
 from edgeprune.search.layers import FIXED, Layer, attributed, layers_of

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeprune.gate import Gate
-from edgeprune.measure.measurement import Measurement
+from edgeprune.samples.gates import Gate
+from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
 from edgeprune.workspace import Key, Record, Workspace
 

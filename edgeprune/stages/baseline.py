@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import Gate
-from edgeprune.measure.measurement import Measurement
+from edgeprune.samples.gates import Gate
+from edgeprune.samples.measurement import Measurement
 from edgeprune.stages import compiling
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.workspace import Key, Record
@@ -61,7 +61,7 @@ def _run(context: Context, folder: Path, key: Key) -> Output:
 
 
 def _judge(context: Context, record: Record) -> Judged:
-    from edgeprune.gate import informs, pending, scope_of
+    from edgeprune.samples.gates import informs, pending, scope_of
 
     accuracy = record.facts["accuracy"]
     rows: list[Gate] = [
@@ -72,7 +72,7 @@ def _judge(context: Context, record: Record) -> Judged:
         rows.append(informs("baseline", f"{plain['metric']} in FP32", plain["value"], "", reason))
     measurements: list[tuple[str, Measurement]] = []
     if context.usable:
-        from edgeprune.measure.statistics import value_of
+        from edgeprune.samples.statistics import value_of
         from edgeprune.stages.timing import settings
 
         [latency] = context.runtime.latency(

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.measure.measurement import Measurement
 from edgeprune.runtimes.base import LayerTime
+from edgeprune.samples.measurement import Measurement
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.artifact import sha256_of
-from edgeprune.gate import Gate, at_most
 from edgeprune.runtimes.engine_file import facts_path
 from edgeprune.runtimes.trtexec_argv import build_argv, time_argv
+from edgeprune.samples.gates import Gate, at_most
 from edgeprune.stages.base import Context
 from edgeprune.stages.engine import final_onnx
 

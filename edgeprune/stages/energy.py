@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from edgeprune.gate import Gate, informs
-from edgeprune.measure.measurement import Measurement
+from edgeprune.samples.gates import Gate, informs
+from edgeprune.samples.measurement import Measurement
 
 
 def energy_row(stage: str, measurement: Measurement) -> list[Gate]:

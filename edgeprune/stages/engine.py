@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import Gate, accuracy_gate, at_most, informs, not_real, pending, speed_up_gate
+from edgeprune.samples.gates import Gate, accuracy_gate, at_most, informs, not_real, pending, speed_up_gate
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.energy import energy_row

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import Gate, informs
+from edgeprune.samples.gates import Gate, informs
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context
 
@@ -79,7 +79,7 @@ def _accuracy(context: Context, onnx: Path) -> dict[str, Any]:
 
 
 def _latency(context: Context, paths: Sequence[Path]) -> list[float]:
-    from edgeprune.measure.statistics import value_of
+    from edgeprune.samples.statistics import value_of
 
     with tempfile.TemporaryDirectory(dir=paths[0].parent, prefix=".trial-") as folder:
         engines = []

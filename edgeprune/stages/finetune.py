@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import informs
+from edgeprune.samples.gates import informs
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.pretrain import train_inputs, train_settings, trained
 from edgeprune.workspace import Key, Record

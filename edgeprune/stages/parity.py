@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import Gate, Verdict, at_least, at_most
 from edgeprune.runtimes.base import Runtime
+from edgeprune.samples.gates import Gate, Verdict, at_least, at_most
 from edgeprune.stages.base import Context
 
 LEAST_AGREEMENT = 0.9

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import Gate, Verdict, at_least
 from edgeprune.runtimes.base import LayerTime, Runtime
 from edgeprune.runtimes.precision_truth import LEAST_SHARE, precision_share
+from edgeprune.samples.gates import Gate, Verdict, at_least
 
 
 def precision_facts(

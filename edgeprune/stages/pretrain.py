@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.gate import informs
+from edgeprune.samples.gates import informs
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.target import Training
 from edgeprune.workspace import Key, Record

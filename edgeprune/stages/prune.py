@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import TargetError
-from edgeprune.gate import at_least, pending
+from edgeprune.samples.gates import at_least, pending
 from edgeprune.stages import compiling, timing
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.searching import Workshop

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import informs
+from edgeprune.samples.gates import informs
 from edgeprune.stages import compiling
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.fallback import fallback_rows, rescued

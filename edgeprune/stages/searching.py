@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.errors import TargetError
-from edgeprune.measure.measurement import Measurement
-from edgeprune.measure.statistics import bounds, ratio, value_of
+from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.statistics import bounds, ratio, value_of
 from edgeprune.search.probing import WINDOW
 from edgeprune.stages import timing
 from edgeprune.stages.base import Context

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import at_most
+from edgeprune.samples.gates import at_most
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.parity import parity_facts, parity_gate
 from edgeprune.workspace import Key, Record

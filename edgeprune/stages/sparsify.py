@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.gate import Gate, informs
+from edgeprune.samples.gates import Gate, informs
 from edgeprune.stages.base import Context, Judged, Output, Stage
 from edgeprune.stages.pretrain import train_inputs, train_settings, trained
 from edgeprune.workspace import Key, Record

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.gate import PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
 from edgeprune.measure.bench import least_rounds
-from edgeprune.measure.measurement import Measurement
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.samples.measurement import Measurement
 from edgeprune.stages.base import Context, Judged
 from edgeprune.target import Target
 

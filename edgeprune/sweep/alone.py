@@ -170,7 +170,7 @@ def opened(
     from edgeprune.dataset import Dataset
     from edgeprune.devices import device_of
     from edgeprune.export.quiet import quiet
-    from edgeprune.runtimes.placed import runtime_on
+    from edgeprune.runtimes.site import runtime_on
 
     source = checkpoint.load(weights, trust=trust)
     image_side(target.imgsz, source.stride, source.task)

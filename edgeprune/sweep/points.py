@@ -251,7 +251,7 @@ def finetune_step(job: Job, found: dict[str, Any]) -> bytes:
 def measure_step(job: Job, swept: bytes, found: dict[str, Any], tuned: bytes) -> dict[str, Any]:
     """The point: latency next to the swept model, and accuracy by the target's runtime. Needs the device."""
     from edgeprune import checkpoint
-    from edgeprune.measure.statistics import ratio, value_of
+    from edgeprune.samples.statistics import ratio, value_of
     from edgeprune.stages import compiling
     from edgeprune.stages.bench import ContextBench
 

@@ -23,8 +23,8 @@ from edgeprune.carry.back import imported
 from edgeprune.carry.out import carried_files
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.errors import DataError, DeviceError
-from edgeprune.gate import informs, pending
-from edgeprune.report.record import BuildRecord
+from edgeprune.records.build import BuildRecord
+from edgeprune.samples.gates import informs, pending
 from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record
 from tests.report.records import build_record

@@ -137,7 +137,7 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path: Path, prepare, para
 def test_the_command_prints_where_the_data_is(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from edgeprune.data.cli import app
+    from edgeprune.cli.data import app
 
     out = tmp_path / "set"
     result = CliRunner().invoke(

@@ -18,8 +18,8 @@ from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
-from edgeprune.gate import Verdict, accuracy_gate, latency_gate, not_real
-from edgeprune.measure.measurement import Measurement
+from edgeprune.samples.gates import Verdict, accuracy_gate, latency_gate, not_real
+from edgeprune.samples.measurement import Measurement
 from edgeprune.target import load_target, shipped_targets
 
 

@@ -38,7 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def argv(inputs: Path, out: Path, device: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "edgeprune.cli", "build", "--target", str(inputs / "there.yaml"), "--device", device),
+        *(sys.executable, "-m", "edgeprune", "build", "--target", str(inputs / "there.yaml"), "--device", device),
         *("--weights", str(inputs / "w.pt"), "--data", str(inputs / "digits" / "data.yaml"), "--out", str(out)),
     ]
 

@@ -13,14 +13,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from edgeprune.cli.bench import bench as command
+from edgeprune.cli.bench import sparkline
 from edgeprune.errors import DataError, TargetError
-from edgeprune.gate import Verdict
 from edgeprune.measure.bench import COLUMNS, bench
-from edgeprune.measure.cli import bench as command
-from edgeprune.measure.cli import sparkline
-from edgeprune.measure.measurement import Measurement
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.samples.gates import Verdict
+from edgeprune.samples.measurement import Measurement
 from tests.runtimes.models import convolutions
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -10,11 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from edgeprune.cli.compare import compare as command
 from edgeprune.data.digits import write_digits
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.compare import Comparison, _names, compare
-from edgeprune.measure.compare_cli import compare as command
 from edgeprune.measure.graphs import counts_of
 from edgeprune.runtimes.base import BenchSettings
 from tests.export.helpers import saved, stock_model

@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from edgeprune.checkpoint import load, save, shape_signature
+from edgeprune.cli.pruning import register
 from edgeprune.errors import TargetError
-from edgeprune.pruning.cli import register
 
 
 @pytest.fixture(scope="module")

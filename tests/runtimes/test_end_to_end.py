@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import DataError, StageError
-from edgeprune.gate import speed_up_gate
 from edgeprune.measure.bench import end_to_end_text
-from edgeprune.measure.measurement import Measurement
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.end_to_end_worker import boxes_of, letterboxed
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.samples.gates import speed_up_gate
+from edgeprune.samples.measurement import Measurement
 from tests.runtimes.models import convolutions
 
 

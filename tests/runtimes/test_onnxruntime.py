@@ -15,10 +15,10 @@ import pytest
 
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.measure.layers import layers_side_by_side
-from edgeprune.measure.measurement import Measurement, differing_conditions
 from edgeprune.runtimes import NAMES, all_runtimes, bench_worker, onnxruntime_, runtime
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import ENGINE_KEY, OnnxRuntime
+from edgeprune.samples.measurement import Measurement, differing_conditions
 from tests.runtimes.models import METADATA, convolutions, quantised
 
 QUICK = BenchSettings(warmup_s=0.05, rounds=6, per_round=3, time_limit_s=20)

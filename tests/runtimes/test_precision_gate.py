@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.gate import Verdict
 from edgeprune.measure.layers import layers_side_by_side
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.layer_info import layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
+from edgeprune.samples.gates import Verdict
 from edgeprune.stages.parity import agreement_gate
 from edgeprune.stages.precision import precision_facts, precision_gate
 from tests.runtimes import fake_trtexec

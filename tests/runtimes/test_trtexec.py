@@ -14,10 +14,10 @@ import pytest
 from edgeprune.devices.base import Completed
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
-from edgeprune.gate import Verdict, speed_up_gate
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.engine_file import facts_path, read_facts
 from edgeprune.runtimes.trtexec_ import TrtExec
+from edgeprune.samples.gates import Verdict, speed_up_gate
 from tests.runtimes import fake_trtexec
 from tests.runtimes.models import METADATA, convolutions
 from tests.runtimes.trtexec_samples import FAILURES, LAYERS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.measure.measurement import Measurement
+from edgeprune.samples.measurement import Measurement
 from edgeprune.search.probing import WINDOW, Candidate, Reading, probed
 from edgeprune.stages.base import Silent
 from edgeprune.stages.searching import Judge

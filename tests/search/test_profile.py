@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from edgeprune.measure.measurement import Measurement
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.runtimes.base import LayerTime
+from edgeprune.samples.measurement import Measurement
 from edgeprune.search.profile import Profile, profiled
 from edgeprune.sweep.figures import profile_summary
 

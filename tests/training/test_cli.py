@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
+from edgeprune.cli import training as cli
 from edgeprune.errors import DataError, TargetError
-from edgeprune.training import cli
 from tests.training.narrow import narrow_checkpoint
 
 app = typer.Typer()
@@ -99,7 +99,7 @@ def test_iterate_prints_every_round(tmp_path: Path, narrow: Path, digits: Path) 
     assert "round 1: MACs x1.2" in result.output
 
 
-@pytest.mark.parametrize("module", ["edgeprune.training.cli", "edgeprune.data.cli", "edgeprune.training.settings"])
+@pytest.mark.parametrize("module", ["edgeprune.cli.training", "edgeprune.cli.data", "edgeprune.training.settings"])
 def test_the_command_line_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -36,7 +36,7 @@ def profile(
     Example:
       edgeprune profile best.pt --target cpu --imgsz 128 --plot layers.html
     """
-    from edgeprune.console import ConsoleReporter
+    from edgeprune.cli.console import ConsoleReporter
     from edgeprune.sweep.alone import profile as measured
 
     suffixes = _checked_plot(plot)
@@ -71,7 +71,7 @@ def search(
       edgeprune search best.pt --target cpu --imgsz 128 --speed-up 1.2 \\
         --data data.yaml -o faster.pt
     """
-    from edgeprune.console import ConsoleReporter
+    from edgeprune.cli.console import ConsoleReporter
     from edgeprune.sweep.alone import search as found_by
 
     with ConsoleReporter() as reporter:
@@ -126,7 +126,7 @@ def sweep(
       edgeprune sweep best.pt --target cpu --imgsz 128 --speed-up 1.1,1.2 \\
         --data data.yaml --epochs 1 --out swept
     """
-    from edgeprune.console import ConsoleReporter
+    from edgeprune.cli.console import ConsoleReporter
     from edgeprune.sweep.points import run_sweep
 
     with ConsoleReporter() as reporter:

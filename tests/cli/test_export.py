@@ -7,8 +7,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from edgeprune.cli.export import app
 from edgeprune.errors import DeviceError, TargetError
-from edgeprune.export.cli import app
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.export.helpers import saved, stock_model
@@ -107,6 +107,6 @@ def test_export_offers_every_form_of_the_output():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, edgeprune.export.cli; print([m for m in ('torch', 'onnx', 'ultralytics') if m in sys.modules])"
+    code = "import sys, edgeprune.cli.export; print([m for m in ('torch', 'onnx', 'ultralytics') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -261,7 +261,7 @@ def _runtime(artifact: Path, profile: Target | None, name: str) -> Iterator[Runt
     """The profile's runtime on its device, or the one of this name here; None for a checkpoint, which torch runs."""
     from edgeprune.errors import DeviceError, TargetError
     from edgeprune.runtimes import NAMES
-    from edgeprune.runtimes.placed import placed
+    from edgeprune.runtimes.site import placed
 
     if name not in NAMES:
         raise TargetError(f"runtime '{name}' is unknown; {', '.join(RUNTIMES_OF)} are allowed")

@@ -13,11 +13,12 @@ from typing import Annotated
 import typer
 
 from edgeprune import __version__
-from edgeprune.data.cli import app as data_app
-from edgeprune.devices.cli import app as device_app
-from edgeprune.devices.cli import import_results
-from edgeprune.errors import EdgepruneError
-from edgeprune.export.cli import (
+from edgeprune.cli.bench import bench
+from edgeprune.cli.compare import compare
+from edgeprune.cli.data import app as data_app
+from edgeprune.cli.devices import app as device_app
+from edgeprune.cli.devices import import_results
+from edgeprune.cli.export import (
     export_command,
     lint_command,
     parity_command,
@@ -25,12 +26,11 @@ from edgeprune.export.cli import (
     simplify_command,
     val_command,
 )
-from edgeprune.measure.cli import bench
-from edgeprune.measure.compare_cli import compare
-from edgeprune.pruning.cli import register as register_pruning
-from edgeprune.report.cli import history
-from edgeprune.sweep.cli import register as register_sweep
-from edgeprune.training.cli import finetune, iterate, sparsify
+from edgeprune.cli.history import history
+from edgeprune.cli.pruning import register as register_pruning
+from edgeprune.cli.search import register as register_sweep
+from edgeprune.cli.training import finetune, iterate, sparsify
+from edgeprune.errors import EdgepruneError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,7 +106,7 @@ def build(
       edgeprune build --target cpu --weights best.pt --data data.yaml \\
         --latency-ms 50 --imgsz 128 --epochs 2   # exits 0, 1 or 5: the verdict
     """
-    from edgeprune.console import ConsoleReporter, print_verdict
+    from edgeprune.cli.console import ConsoleReporter, print_verdict
     from edgeprune.pipeline import build as run
 
     try:
@@ -147,8 +147,8 @@ def show(
       edgeprune show runs/cpu   # exits 0, 1 or 5: the verdict
       edgeprune show runs/cpu --why prune
     """
-    from edgeprune.console import print_verdict
-    from edgeprune.report.show import read_build, stage_history
+    from edgeprune.cli.console import print_verdict
+    from edgeprune.records.show import read_build, stage_history
 
     if why is not None:
         print(stage_history(directory, why))
@@ -165,8 +165,8 @@ def doctor() -> None:
     Example:
       edgeprune doctor
     """
-    from edgeprune.console import print_doctor
-    from edgeprune.report.doctor import examine
+    from edgeprune.cli.console import print_doctor
+    from edgeprune.measure.doctor import examine
 
     findings = examine()
     print_doctor(findings)
@@ -177,7 +177,7 @@ def doctor() -> None:
 def targets(context: typer.Context) -> None:
     """List the shipped target profiles."""
     if context.invoked_subcommand is None:
-        from edgeprune.console import print_targets
+        from edgeprune.cli.console import print_targets
         from edgeprune.target import load_target, shipped_targets
 
         print_targets([load_target(name) for name in shipped_targets()])
@@ -235,7 +235,3 @@ app.add_typer(targets_app, name="targets")
 app.add_typer(data_app, name="data")
 app.add_typer(device_app, name="device")
 app.command("import-results")(import_results)
-
-
-if __name__ == "__main__":
-    main()

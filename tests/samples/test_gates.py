@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks import gate_calibration
 from edgeprune.errors import StageError, TargetError
-from edgeprune.gate import (
+from edgeprune.samples.gates import (
     Gate,
     Verdict,
     accuracy_gate,
@@ -23,7 +23,7 @@ from edgeprune.gate import (
     pending,
     speed_up_gate,
 )
-from edgeprune.measure.measurement import Measurement, differing_conditions
+from edgeprune.samples.measurement import Measurement, differing_conditions
 
 
 def latency(values, **more) -> Measurement:

@@ -111,7 +111,7 @@ class BuildRecord(_Row):
 
 
 def build_schema() -> dict[str, Any]:
-    """JSON Schema of ``build.json``; committed as ``edgeprune/report/build.schema.json``."""
+    """JSON Schema of ``build.json``; committed as ``edgeprune/records/build.schema.json``."""
     schema = BuildRecord.model_json_schema(mode="serialization")
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "edgeprune build.json"

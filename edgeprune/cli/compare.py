@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeprune.measure.cli import Live, replaced, settings_of, write
+from edgeprune.cli.bench import Live, replaced, settings_of, write
 
 
 def compare(
@@ -38,8 +38,8 @@ def compare(
     """
     from edgeprune.errors import TargetError
     from edgeprune.measure.compare import compare as run
-    from edgeprune.measure.statistics import quantile_of
-    from edgeprune.runtimes.placed import placed
+    from edgeprune.runtimes.site import placed
+    from edgeprune.samples.statistics import quantile_of
 
     name, settings, profile = settings_of(target)
     given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}

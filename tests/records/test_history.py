@@ -12,7 +12,7 @@ import pytest
 
 from edgeprune import cli
 from edgeprune.errors import DataError, TargetError
-from edgeprune.report.history import history
+from edgeprune.records.history import history
 from edgeprune.report.history_page import rows
 from tests.report.browser import WIDTHS, looked_at, needs_chromium
 from tests.report.records import build_record

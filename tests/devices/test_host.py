@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.devices import local
-from edgeprune.measure.conditions import cpu_identity, governor, host_conditions, temperature_c, versions
+from edgeprune.devices.host import cpu_identity, governor, host_conditions, temperature_c, versions
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nflags\t\t: fpu avx2 fma avx512f avx512_vnni\n\nprocessor\t: 1\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError, TargetError
-from edgeprune.measure.measurement import Measurement, differing_conditions, launches_of
-from edgeprune.measure.statistics import FEWEST_BLOCKS, PLACEMENT, bounds, ratio
+from edgeprune.records.show import read_build
 from edgeprune.report.plots import accuracy, facts, judged_latency
-from edgeprune.report.show import read_build
+from edgeprune.samples.measurement import Measurement, differing_conditions, launches_of
+from edgeprune.samples.statistics import FEWEST_BLOCKS, PLACEMENT, bounds, ratio
 
 CONFIDENCE = 0.975  # one-sided: two intervals of 95 % that do not touch
 

@@ -25,9 +25,9 @@ def probe(
       edgeprune device probe
       edgeprune device probe user@orin.invalid   # exits 4: no such name
     """
-    from edgeprune.console import print_doctor
+    from edgeprune.cli.console import print_doctor
     from edgeprune.devices import device
-    from edgeprune.report.doctor import examine_device
+    from edgeprune.measure.doctor import examine_device
 
     with device(host) as place:
         findings = examine_device(place)
@@ -48,7 +48,7 @@ def import_results(
         --run runs/jetson-orin   # exits 2: without the board's results.tar
     """
     from edgeprune.carry.back import imported
-    from edgeprune.console import print_verdict
+    from edgeprune.cli.console import print_verdict
 
     record, bundle = imported(results, run)
     print_verdict(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeprune.measure.telemetry import over_launches
+from edgeprune.samples.telemetry import over_launches
 
 
 def launch(samples: int, watts: float, hottest: float, **more: object) -> dict[str, object]:

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgeprune.gate import Gate
 from edgeprune.report.text import COLUMNS, budget_text, gate_cells
+from edgeprune.samples.gates import Gate
 
 if TYPE_CHECKING:
-    from edgeprune.report.doctor import Finding
+    from edgeprune.measure.doctor import Finding
     from edgeprune.target import Target
 
 WIDE = 120  # columns from which the reasons stand beside their gates

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeprune.measure import statistics
-from edgeprune.measure.statistics import (
+from edgeprune.samples import statistics
+from edgeprune.samples.statistics import (
     binomial_cdf,
     bounds,
     effective_count,
@@ -211,7 +211,7 @@ def test_summary_counts_images() -> None:
 
 def test_statistics_and_gates_import_nothing_heavy() -> None:
     code = (
-        "import sys, edgeprune.gate, edgeprune.measure.statistics; "
+        "import sys, edgeprune.samples.gates, edgeprune.samples.statistics; "
         "print(sorted({'torch', 'onnx', 'onnxruntime', 'ultralytics', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

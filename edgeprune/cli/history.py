@@ -23,8 +23,8 @@ def history(
     Example:
       edgeprune history runs/cpu -o history.html
     """
-    from edgeprune.measure.cli import write
-    from edgeprune.report.history import history as read
+    from edgeprune.cli.bench import write
+    from edgeprune.records.history import history as read
     from edgeprune.report.history_page import COLUMNS, against, rows
 
     found = read(folders, target)

@@ -13,8 +13,8 @@ from enum import Enum
 from typing import Any
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.measure.measurement import Measurement, differing_conditions, launches_of
-from edgeprune.measure.statistics import PLACEMENT, Stability, bounds, quantile_of, ratio, samples_to_settle, stability
+from edgeprune.samples.measurement import Measurement, differing_conditions, launches_of
+from edgeprune.samples.statistics import PLACEMENT, Stability, bounds, quantile_of, ratio, samples_to_settle, stability
 
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
 FAIL_CONFIDENCE = 0.97  # promised are 5 %: a wrong FAIL costs a second look, a wrong PASS ships

@@ -1,0 +1,1 @@
+"""What a build leaves behind as data: its record, read back, and compared over time."""
