@@ -1,9 +1,12 @@
 # edgeprune: `make demo` shows everything, `make test` proves it, `make TARGET WEIGHTS=… DATA=…` uses it.
 SHELL := /bin/sh
-PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
-EXTRAS ?= dev
+# Where torch comes from; PyPI's build for Linux on x86-64 brings CUDA (5 GB), PyTorch's own index has one without:
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # Types of TensorRT's Python API, for the type checker and tests; alone, since what they require are NVIDIA's libraries.
 STUBS ?= tensorrt-stubs==10.13.0.35.1
 EDGEPRUNE := $(VENV)/bin/edgeprune
@@ -29,13 +32,13 @@ REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help install demo test test-matrix check schemas pages docs wheel clean $(TARGETS)
+.PHONY: help install install-dev demo test test-matrix check schemas pages docs wheel clean $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
 	@echo "make test               the tests"
 	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
-	@echo "make check              linter, formatter, type checker, strict build of the pages"
+	@echo "make check              linter, formatter, type checker, floors of the house, strict build of the pages"
 	@echo "make docs               the pages of docs/ into site/"
 	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5] [IMGSZ=] [EPOCHS=] [OUT=]"
 	@echo "                        [DEVICE=user@host[:port]]"
@@ -44,10 +47,19 @@ help:
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; name one: make install PYTHON=/path/to/python3.12"; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv is needed (Debian, Ubuntu: sudo apt install python3-venv);" \
+		"or name one: make install PYTHON=/path/to/python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]"
-	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps $(STUBS)
+	$(if $(TORCH_INDEX),$(PIP) install torch torchvision --index-url $(TORCH_INDEX))
+	$(PIP) install -e .
+	@touch $@
+
+# What the tests, the type checker and the pages need besides.
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install -e ".[dev]"
+	$(PIP) install --no-deps $(STUBS)
 	@touch $@
 
 demo/digits/data.yaml: | install
@@ -70,32 +82,33 @@ $(TARGETS): install
 	$(EDGEPRUNE) build --target $@ --weights "$(WEIGHTS)" --data "$(DATA)" $(REQUEST) $(SIZE)
 endif
 
-test: install
+test: install-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 # The pruning and training rooms on the oldest and the newest Ultralytics of the range in pyproject.toml.
-test-matrix: install
+test-matrix: install-dev
 	$(VENV)/bin/python tests/matrix/run.py $(PYTEST)
 
-check: install
+check: install-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/zensical build --clean --strict
 
 # Both schemas are generated; a test compares them with what is committed.
-schemas: install
+schemas: install-dev
 	$(EDGEPRUNE) targets schema > targets/schema.json
 	$(VENV)/bin/python -m edgeprune.records.build > edgeprune/records/build.schema.json
 
 # What docs/ says of commands, profile keys and criteria; tests/test_docs.py compares it with the code.
-pages: install
+pages: install-dev
 	$(VENV)/bin/python docs/pages.py
 
 docs: pages
 	$(VENV)/bin/zensical build --clean --strict
 
-wheel: install
+wheel: install-dev
 	$(VENV)/bin/python -m build --wheel --no-isolation
 
 clean:

@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeprune.devices.host import cpu_identity
+from edgeprune.agent.host import cpu_identity
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.statistics import ratio
@@ -96,7 +96,7 @@ def told_apart(
         block = 5 if len(a.values) >= 40 else 1  # a machine under siege gives few samples
         given: dict[str, Any] = {"block": block, "launches": LAUNCHES}
         same, other = ratio(again.values, a.values, **given), ratio(b.values, a.values, **given)
-        cpu = [one.conditions["cpu_ms"] for one in (a, again, b)]
+        cpu = [one.conditions.core.cpu_ms for one in (a, again, b)]
         same_cpu, other_cpu = ratio(cpu[1], cpu[0], **given), ratio(cpu[2], cpu[0], **given)
         rows.append(
             {
@@ -106,7 +106,7 @@ def told_apart(
                 "slower_cpu": (other_cpu.low, other_cpu.ratio, other_cpu.high),
                 "seconds": time.perf_counter() - began,
                 "samples": len(a.values),
-                "cpu_share": a.conditions["cpu_share"],
+                "cpu_share": a.conditions.core.share,
                 "load": os.getloadavg()[0],
             }
         )
@@ -131,7 +131,7 @@ def against_a_bare_loop(
         for who in ("harness", "bare") if turn % 2 else ("bare", "harness"):
             if who == "harness":
                 [taken] = runtime.latency([model], BenchSettings(rounds=30, per_round=5, warmup_s=0.7))
-                p50[who] = [float(np.median(values)) for values in (taken.values, taken.conditions["cpu_ms"])]
+                p50[who] = [float(np.median(values)) for values in (taken.values, taken.conditions.core.cpu_ms)]
             else:
                 argv = [sys.executable, "-c", BARE_LOOP, str(model), "150"]
                 done = subprocess.run(argv, capture_output=True, text=True, check=True, start_new_session=True)

@@ -28,16 +28,16 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.export.simplify import simplified_onnx
+from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.samples.statistics import ratio
-from edgeprune.sweep.alone import search
+from edgeprune.search.run import search
+from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.pretrain import pretrain
-from edgeprune.training.settings import TrainSettings
 
 WINDOW = (1.0, 1.03)  # of the asked latency ratio: equal latency means equal within the noise
 PROBES = 10
@@ -64,7 +64,7 @@ class Bench:
     def compiled(self, weights: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         onnx_from_checkpoint(weights, folder / "raw.onnx", imgsz=self.imgsz)
-        simplified_onnx(folder / "raw.onnx", folder / "model.onnx")
+        simplify_onnx(folder / "raw.onnx", folder / "model.onnx")
         self.runtime.engine_from_onnx(folder / "model.onnx", folder / "engine.onnx")
         return folder / "engine.onnx"
 
@@ -134,7 +134,7 @@ def uniform_l2(weights: Path, data: str, bench: Bench, asked: float, folder: Pat
 def searched(weights: Path, data: str, bench: Bench, asked: float, folder: Path) -> dict[str, Any]:
     """The budget search of this project, as ``edgeprune search`` runs it, held as near to the budget as its rivals."""
     near: dict[str, Any] = {"speed_up": asked, "least_used": 1 / WINDOW[1], "cache": bench.work / "profiles"}
-    found = search(weights, "cpu", folder / "model.pt", data=data, imgsz=bench.imgsz, **near)
+    found = search("cpu", weights, data, output=folder / "model.pt", imgsz=bench.imgsz, **near)
     return {
         "speed_up": bench.speed_up(folder / "model.pt", folder / "candidate"),
         "macs_ratio": found.plan.macs_speed_up,
@@ -219,7 +219,7 @@ def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             device=options.device,
             seed=seed,
             quiet=True,
-            extra=RECIPES[options.recipe],
+            train=RECIPES[options.recipe],
         )
         where: dict[str, Any] = {"data": options.data, "out": folder / "out", "work": folder / "work"}
         if "recipe" in one.measured:
@@ -229,7 +229,13 @@ def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         else:
             result = finetune(one.checkpoint, settings=settings, **where)
         test = accuracy(folder / "out" / "best.pt", data=options.data, imgsz=options.imgsz, split="test")
-        figures = {"val": result.map50_95, "test": test.map50_95, "epoch": result.best_epoch, "seconds": result.seconds}
+        summary = result.summary
+        figures = {
+            "val": summary.map50_95,
+            "test": test.map50_95,
+            "epoch": summary.best_epoch,
+            "seconds": summary.seconds,
+        }
         write_atomically(record, json.dumps(figures, indent=1))
         print(f"{folder.parent.name} seed {seed}: {figures}", flush=True)
     return json.loads(record.read_text())

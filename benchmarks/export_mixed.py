@@ -15,17 +15,18 @@ import json
 from pathlib import Path
 
 from edgeprune import checkpoint
+from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
-from edgeprune.devices.host import cpu_identity
-from edgeprune.export.mixed import mixed_precision_onnx
+from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.mixed import restore_float_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.export.precision import int8_onnx
-from edgeprune.export.simplify import simplified_onnx
+from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.statistics import value_of
+from edgeprune.serial import to_json
 from tests.export.imbalanced import imbalanced
 
 DROPS = {"as it is": 0.003, "imbalanced": 0.02}  # of mAP50-95 that a case allows
@@ -67,17 +68,17 @@ def _rescue(pt: Path, case: str, folder: Path, dataset: Dataset, imgsz: int) -> 
         pt = folder / "imbalanced.pt"
         checkpoint.save(read.model, pt, like=read)
     onnx_from_checkpoint(pt, source, imgsz=imgsz)
-    simplified_onnx(source, source)
+    simplify_onnx(source, source)
     images = dataset.sample_images("train", IMAGES)
-    int8_onnx(source, hard, images, recipe="cpu", method="minmax", per_channel=False, head_in_float=False)
+    quantize_to_int8(source, hard, images, recipe="cpu", method="minmax", per_channel=False, head_in_float=False)
 
     def accuracy_of(path: Path) -> float:
         return accuracy(path, data=dataset).map50_95
 
     base = accuracy_of(source)
     shown = dataset.sample_images("val", 4)
-    found = mixed_precision_onnx(source, hard, mixed, shown, floor=base - DROPS[case], accuracy_of=accuracy_of)
-    write_atomically(folder / "figures.json", json.dumps({"base": base, "mixed": found.to_json()}, indent=1))
+    found = restore_float_layers(source, hard, mixed, shown, floor=base - DROPS[case], accuracy_of=accuracy_of)
+    write_atomically(folder / "figures.json", json.dumps({"base": base, "mixed": to_json(found)}, indent=1))
 
 
 def _latency(folder: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from edgeprune.checkpoint import parameter_count
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
-from edgeprune.export.quiet import quiet
-from edgeprune.export.simplify import simplified_onnx
-from edgeprune.pruning import prune
+from edgeprune.export.simplify import simplify_onnx
+from edgeprune.pruning.api import prune
+from edgeprune.quiet import quiet
 from tests.export.helpers import TASKS, saved, stock_model
 
 FAMILIES = ("yolov8", "yolo11", "yolo26")
@@ -52,7 +52,7 @@ def main() -> None:
                 pt, onnx, simple = (Path(folder) / f"m{suffix}" for suffix in (".pt", ".onnx", "-s.onnx"))
                 info = onnx_from_checkpoint(saved(pruned, pt), onnx, imgsz=imgsz)
                 found = parity(pt, onnx, images)
-                simplified = simplified_onnx(onnx, simple, images=images)
+                simplified = simplify_onnx(onnx, simple, images=images)
                 kept = parameter_count(pruned) / parameter_count(model)
                 fine = max(found.max_abs_box_px, found.max_abs_score) <= LIMIT and simplified.changed
                 fine = fine and (simplified.max_abs or 0) <= SIMPLIFY_LIMIT

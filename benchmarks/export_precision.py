@@ -14,13 +14,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
-from edgeprune.devices.host import cpu_identity
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
-from edgeprune.export.precision import fp16_onnx, int8_onnx
-from edgeprune.export.simplify import simplified_onnx
+from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
@@ -66,10 +67,10 @@ def _accuracy(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.
     raw, source = folder / "raw.onnx", folder / "fp32.onnx"
     made = {name: folder / f"{name}.onnx" for name in FORMS}
     head = onnx_from_checkpoint(checkpoint, raw, imgsz=given.imgsz).head
-    simplified_onnx(raw, source)
-    fp16_onnx(source, made["fp16"])
+    simplify_onnx(raw, source)
+    cast_to_fp16(source, made["fp16"])
     for name, recipe in (("int8", "tensorrt"), ("int8-fp16", "tensorrt"), ("int8-cpu", "cpu")):
-        int8_onnx(source, made[name], images, recipe=recipe, method=given.method, half=name == "int8-fp16")
+        quantize_to_int8(source, made[name], images, recipe=recipe, method=given.method, half=name == "int8-fp16")
     figures: dict[str, Any] = {"head": head, "calibration": f"{given.method}, {len(images)} images", "forms": {}}
     for name, path in made.items():
         figures["forms"][name] = {

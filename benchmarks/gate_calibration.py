@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.samples.conditions import Conditions
 from edgeprune.samples.gates import FAIL_CONFIDENCE, PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
 from edgeprune.samples.measurement import Measurement
 
@@ -107,7 +108,20 @@ class Row:
 
 def latency(values: np.ndarray) -> Measurement:
     """Samples as a runtime would hand them over."""
-    return Measurement("latency", "ms", tuple(values.tolist()), conditions={"per_round": 5})
+    conditions = Conditions(
+        identity={},
+        runtime="simulation",
+        provider="simulation",
+        threads=1,
+        batch=1,
+        shapes={},
+        scope="model",
+        copies=True,
+        cuda_graph=False,
+        samples_per_block=5,
+        launches=(len(values),),
+    )
+    return Measurement("latency", "ms", tuple(values.tolist()), conditions)
 
 
 def share(verdicts: list[Gate], verdict: Verdict) -> float:

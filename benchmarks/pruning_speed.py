@@ -71,7 +71,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     rise, code = _resident("VmHWM") - before, _resident("RssFile") - code
     return {
-        "importance": plan.settings["importance"],
+        "importance": plan.settings.importance,
         "wall_s": wall,
         "cpu_s": cpu,
         "model_mib": size / MIB,

@@ -18,7 +18,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from edgeprune.stages.base import Silent
+from edgeprune.progress import Silent
+from edgeprune.serial import to_json
 
 SPEED_UPS = (1.3, 1.7, 2.2, 3.0)
 INSIDE = (1.0, 1.09)  # measured over asked
@@ -58,42 +59,46 @@ def main() -> None:
 
 def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, Any]:
     """Search one budget, then race what it found against the unpruned model in a fresh process."""
-    from edgeprune.sweep.alone import opened, search
+    from edgeprune.runtimes.site import open_site
+    from edgeprune.search.inputs import read_inputs
+    from edgeprune.search.run import search
     from edgeprune.target import load_target
 
     target = load_target("cpu").with_overrides(speed_up=asked, imgsz=options.imgsz)
     with tempfile.TemporaryDirectory() as scratch:
         began = perf_counter()
         found = search(
-            path, target, Path(scratch) / "pruned.pt", data=options.data, cache=options.cache, reporter=Notes()
+            target, path, options.data, output=Path(scratch) / "pruned.pt", cache=options.cache, reporter=Notes()
         )
         seconds = perf_counter() - began
-        with opened(path, target, data=options.data, seed=0, trust=False, reporter=None) as (context, source, folder):
+        source, dataset = read_inputs(target, path, options.data, trust=False)
+        with open_site(target) as site:
             from edgeprune import checkpoint
             from edgeprune.samples.statistics import ratio
-            from edgeprune.stages.bench import ContextBench
+            from edgeprune.search.bench import SiteBench
 
-            bench = ContextBench(context, source)
+            bench = SiteBench(site, source, dataset)
             models = {"before": source.model, "after": checkpoint.load(found.checkpoint).model}
-            engines = [bench.compiled(model, folder / name, {})["engine"][1] for name, model in models.items()]
-            before, after = bench.raced(engines, 1.0)
+            engines = [bench.compile(model, Path(scratch) / name, {}).required_engine for name, model in models.items()]
+            before, after = bench.latency(engines, 1.0)
             measured = ratio(before.values, after.values)
         assert found.profile is not None
+        kept = next(probe for probe in found.probes if probe.kept)
         return {
             "model": path.stem,
             "asked": asked,
             "measured": measured.ratio,
             "interval": [measured.low, measured.high],
-            "probes": found.probes,
+            "probes": to_json(found.probes),
             "seconds": seconds,
-            "first_error": found.probes[0]["error"],
-            "final_uncorrected_error": found.final_error,
+            "first_error": found.probes[0].error,
+            "final_uncorrected_error": kept.uncorrected_share / kept.budget_share - 1,
             "held_out_error": found.profile.fit.median_error,
             "step": found.profile.fit.model.sizes.step,
             "macs": found.plan.macs_speed_up,
             "parameters": list(found.plan.params),
             "removed": list(found.plan.removed),
-            "load_average": after.conditions["host"]["load_average"],
+            "load_average": after.conditions.host and after.conditions.host.load_average,
         }
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
-from edgeprune.pruning import prune
+from edgeprune.pruning.api import prune
 from edgeprune.pruning.batches import calibration_batches
+from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
-from edgeprune.training.settings import TrainSettings
 
 
 def main() -> None:
@@ -57,16 +57,17 @@ def main() -> None:
                 imgsz=args.imgsz,
                 device=args.device,
                 seed=seed,
-                distill=args.weights if response or feature else None,
+                teacher=args.weights if response or feature else None,
                 response=response,
                 feature=feature,
                 quiet=True,
             )
-            trained = finetune(pruned, data=args.data, out=folder / "out", settings=settings, work=folder / "work")
+            where = {"data": args.data, "out": folder / "out", "work": folder / "work"}
+            trained = finetune(pruned, settings=settings, **where).summary
             figures.setdefault(arm, []).append(trained.map50_95)
             print(
                 f"seed {seed}, {arm}: {trained.map50_95:.4f} (epoch {trained.best_epoch}, {trained.seconds:.0f} s) "
-                + " ".join(f"{row['metrics/mAP50-95(B)']:.3f}" for row in trained.curves),
+                + " ".join(f"{epoch.figures['metrics/mAP50-95(B)']:.3f}" for epoch in trained.epochs),
                 flush=True,
             )
             write_atomically(folder / "figure.json", json.dumps({"arm": arm, "seed": seed, "map": trained.map50_95}))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgeprune.settings import TrainSettings
 from edgeprune.training.iterative import prune_in_rounds
-from edgeprune.training.settings import TrainSettings
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
                     imgsz=args.imgsz,
                     device=args.device,
                     seed=seed,
-                    distill=args.weights if args.teacher else None,
+                    teacher=args.weights if args.teacher else None,
                     quiet=True,
                 )
                 done = prune_in_rounds(
@@ -55,10 +55,9 @@ def main() -> None:
                     settings=settings,
                     importance=args.importance,
                 )
-                each = ", ".join(f"{one.trained.map50_95:.3f}" for one in done)
-                rows.append(
-                    f"| {seed} | x{done[-1].macs_speed_up:.2f} | {rounds} | {done[-1].trained.map50_95:.4f} | {each} |"
-                )
+                figures = ", ".join(f"{each.trained.summary.map50_95:.3f}" for each in done)
+                last, accuracy = done[-1], done[-1].trained.summary.map50_95
+                rows.append(f"| {seed} | x{last.macs_speed_up:.2f} | {rounds} | {accuracy:.4f} | {figures} |")
                 print(rows[-1], flush=True)
     print("\n| seed | MACs | rounds | mAP50-95 | after each round |\n| --- | --- | --- | --- | --- |")
     print("\n".join(rows))

@@ -18,12 +18,11 @@ from ultralytics import YOLO
 
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of, write_atomically
-from edgeprune.cli.training import training_arguments
-from edgeprune.pruning import prune
+from edgeprune.cli.settings import training_arguments
+from edgeprune.pruning.api import prune
+from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.training.finetune import finetune
-from edgeprune.training.settings import TrainSettings
 from edgeprune.training.sparsify import sparsify
-from edgeprune.training.sparsity import SparsitySettings
 
 CLOSE = 0.01
 """A pruned model has recovered once its mAP50-95 is this close to that of the rival before pruning."""
@@ -52,7 +51,7 @@ def main() -> None:
         imgsz=args.imgsz,
         device=args.device,
         quiet=True,
-        extra=training_arguments(args.train),
+        train=training_arguments(args.train),
     )
     args.out.mkdir(parents=True, exist_ok=True)
     given = figures(args.weights, args, args.out / "given.json")
@@ -64,7 +63,8 @@ def main() -> None:
         term = SparsitySettings(strength=args.strength)
         where = {"data": args.data, "out": folder / "sparse", "work": folder / "sparse-work"}
         sparse = sparsify(args.weights, settings=longer, sparsity=term, **where)
-        print(f"seed {seed}: {sparse.verdict}", flush=True)
+        off_before, off_after = sparse.scales.before.overall.share_off, sparse.scales.after.overall.share_off
+        print(f"seed {seed}: {sparse.scales.summary}", flush=True)
         where = {"data": args.data, "out": folder / "plain", "work": folder / "plain-work"}
         plain = finetune(args.weights, settings=longer, keep="last", **where)
         with_term, without = (
@@ -72,7 +72,7 @@ def main() -> None:
             for name, best in (("sparse.json", sparse.trained.best), ("plain.json", plain.best))
         )
         unpruned.append(
-            f"| {seed} | {sparse.before.share_off:.1%} | {sparse.after.share_off:.1%} | {given[0]:.3f} | "
+            f"| {seed} | {off_before:.1%} | {off_after:.1%} | {given[0]:.3f} | "
             f"{with_term[0]:.3f} | {without[0]:.3f} | {given[1]:.3f} | {with_term[1]:.3f} | {without[1]:.3f} |"
         )
         for name, weights, importance in (("sparsified", sparse.trained.best, "bn_scale"), ("plain", plain.best, "l1")):
@@ -84,10 +84,10 @@ def main() -> None:
                 own = folder / f"{name}-{importance}-{lr0:g}"
                 settings = replace(seeded, lr0=lr0)
                 trained = finetune(start, data=args.data, out=own / "out", settings=settings, work=own / "work")
-                curve = [before, *(row["metrics/mAP50-95(B)"] for row in trained.curves)]
+                curve = [before, *(epoch.figures["metrics/mAP50-95(B)"] for epoch in trained.summary.epochs)]
                 at = next((epoch for epoch, value in enumerate(curve) if value >= without[1] - CLOSE), None)
                 tuned.append(
-                    f"| {seed} | {name} | {importance} | x{result.macs_before / result.macs_after:.2f} | {lr0:g} | "
+                    f"| {seed} | {name} | {importance} | x{result.plan.macs_speed_up:.2f} | {lr0:g} | "
                     + " | ".join(f"{value:.3f}" for value in curve)
                     + f" | {'none of them' if at is None else at} |"
                 )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -147,9 +147,9 @@ def command_part(name: str, command: Any) -> str:
 
 def profile_tables() -> str:
     """Every key of a target profile, from its JSON Schema."""
-    from edgeprune.target import profile_schema
+    from edgeprune.target import target_schema
 
-    schema = profile_schema()
+    schema = target_schema()
     parts = schema["$defs"]
     top, inner = [], []
     for key, value in schema["properties"].items():
@@ -201,6 +201,9 @@ def _kinds(command: Any) -> dict[str, str]:
     function = inspect.unwrap(command.callback)
     kinds = {}
     for name, hint in get_type_hints(function).items():
+        if get_origin(hint) is Literal:
+            kinds[name] = ", ".join(f"`{choice}`" for choice in get_args(hint))
+            continue
         inner = [one for one in get_args(hint) if one is not NoneType] or [hint]
         many = getattr(hint, "__origin__", None) is list or getattr(inner[0], "__origin__", None) is list
         kind = (get_args(inner[0]) or inner)[0] if many else inner[0]

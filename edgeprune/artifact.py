@@ -7,6 +7,11 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Role = Literal["model", "onnx", "engine", "plan", "per_image"]
+"""What a file is to the stages: a checkpoint (.pt), an ONNX graph, what a runtime loads, a plan (.json), or what was
+found in every image of a split (.npz)."""
 
 
 @dataclass(frozen=True)
@@ -14,20 +19,12 @@ class Artifact:
     """One file between two stages.
 
     Attributes:
-        kind: what it is: ``checkpoint`` (.pt), ``plan`` (.json), ``onnx`` or ``engine``.
         path: where it lies.
         sha256: digest of its bytes, in hexadecimal.
     """
 
-    kind: str
     path: Path
     sha256: str
-
-    @classmethod
-    def of(cls, kind: str, path: Path | str) -> Artifact:
-        """Describe a file that exists; reads it once for the digest."""
-        path = Path(path)
-        return cls(kind, path, sha256_of(path))
 
 
 def sha256_of(path: Path | str) -> str:

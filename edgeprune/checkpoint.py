@@ -24,8 +24,8 @@ from torch import nn
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError
 
-_STOCK = ("torch", "torchvision", "ultralytics")
-_PLAIN_GLOBALS = (
+STOCK_PACKAGES = ("torch", "torchvision", "ultralytics")
+PLAIN_PACKAGES = (
     "builtins",
     "collections",
     "numpy",
@@ -60,9 +60,27 @@ class Checkpoint:
     stride: int
     path: Path
     sha256: str
-    train_args: dict[str, Any] = field(default_factory=dict)
-    edgeprune: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
+    train_args: Mapping[str, object] = field(default_factory=dict)
+    edgeprune: Mapping[str, object] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def imgsz(self) -> int:
+        """Side of the images that it was trained on, in pixels; 640 where it does not say."""
+        side = self.train_args.get("imgsz")
+        return side if isinstance(side, int) else 640
+
+    @property
+    def signature(self) -> str | None:
+        """Shape signature that it was pruned to; None where it does not say that it was pruned."""
+        signature = self.edgeprune.get("shape_signature") or self.edgeprune.get("signature")  # builds of version 0.1
+        return signature if isinstance(signature, str) else None
+
+    @property
+    def plan_digest(self) -> str | None:
+        """Digest of the plan that it was pruned by, where it says so."""
+        digest = self.edgeprune.get("plan_digest") or self.edgeprune.get("plan")  # in builds of version 0.1
+        return digest if isinstance(digest, str) else None
 
 
 def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
@@ -76,8 +94,8 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
         DataError: missing, damaged, unsafe, not an Ultralytics checkpoint, or one that says it was pruned but holds a
             model of other shapes; one line with the next command.
     """
-    found = _file(path)
-    data = _trusted(found) if trust else _restricted(found)
+    file = _find_file(path)
+    data = _load_trusted(file) if trust else _load_restricted(file)
     if not isinstance(data, Mapping):
         raise DataError(f"{path} holds a {type(data).__name__}, not an Ultralytics checkpoint; pass a trained .pt file")
     model = data.get("ema") or data.get("model")
@@ -91,15 +109,15 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
         raise DataError(f"{path} is {seen}, not an Ultralytics checkpoint; save it with model.save('weights.pt') first")
     if not hasattr(model, "model") or not hasattr(model, "yaml"):
         raise DataError(f"{path} holds a {type(model).__name__}, not an Ultralytics model; pass a YOLO checkpoint")
-    read = _described(model.float().eval(), dict(data), found)
-    signature, seen = read.edgeprune.get("shape_signature") or read.edgeprune.get("signature"), shape_signature(model)
-    if signature is not None and signature != seen:
+    checkpoint = _checkpoint_of(model.float().eval(), data, file)
+    signature = shape_signature(model)
+    if checkpoint.signature is not None and checkpoint.signature != signature:
         raise DataError(
-            f"{path} says that it was pruned to the shapes {signature[:12]}, but holds a model of the shapes "
-            f"{seen[:12]} with {parameter_count(model)} parameters: it was rebuilt or exchanged; start again from the "
-            "pruned checkpoint"
+            f"{path} says it was pruned to the shapes {checkpoint.signature[:12]}, but holds a model of the shapes "
+            f"{signature[:12]} with {parameter_count(model)} parameters: it was rebuilt or exchanged; start again from "
+            "the pruned checkpoint"
         )
-    return read
+    return checkpoint
 
 
 def save(
@@ -107,8 +125,8 @@ def save(
     path: Path | str,
     *,
     like: Checkpoint | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    train_args: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    train_args: Mapping[str, object] | None = None,
 ) -> None:
     """Write a checkpoint that plain Ultralytics loads, whole or not at all; equal input gives equal bytes.
 
@@ -133,12 +151,14 @@ def save(
         "docs": "https://docs.ultralytics.com",
         **(like.extra if like is not None else {}),
         "version": ultralytics.__version__,
-        "model": _bare(model),
+        "model": _without_training_state(model),
         "ema": None,
         "updates": None,
         "optimizer": None,
-        "train_args": _plain(train_args if train_args is not None else (like.train_args if like else {}), "train_args"),
-        "edgeprune": _canonical(metadata if metadata is not None else (like.edgeprune if like else {})),
+        "train_args": _plain_data(
+            train_args if train_args is not None else (like.train_args if like else {}), "train_args"
+        ),
+        "edgeprune": _plain_copy(metadata if metadata is not None else (like.edgeprune if like else {})),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -197,7 +217,7 @@ def parameter_count(model: nn.Module) -> int:
 def refuse_foreign_classes(model: nn.Module) -> None:
     """Raise StageError for the first module whose class is not from ``torch``, ``torchvision`` or ``ultralytics``."""
     for name, module in model.named_modules():
-        if type(module).__module__.partition(".")[0] not in _STOCK:
+        if type(module).__module__.partition(".")[0] not in STOCK_PACKAGES:
             kind = f"{type(module).__module__}.{type(module).__qualname__}"
             raise StageError(
                 f"block {kind} at {name or 'the top'} is not one of Ultralytics' own, so a stock checkpoint cannot "
@@ -205,30 +225,30 @@ def refuse_foreign_classes(model: nn.Module) -> None:
             )
 
 
-def _file(path: Path | str) -> Path:
+def _find_file(path: Path | str) -> Path:
     """An existing file; a bare name of published weights is downloaded by Ultralytics where it keeps its weights."""
-    found = Path(path)
-    if found.suffix != ".pt":
+    file = Path(path)
+    if file.suffix != ".pt":
         raise DataError(f"{path} is not a .pt file; pass a checkpoint")
-    if found.is_file():
-        return found
-    if found.name == str(path):
+    if file.is_file():
+        return file
+    if file.name == str(path):
         from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-        if found.name in GITHUB_ASSETS_NAMES:
+        if file.name in GITHUB_ASSETS_NAMES:
             try:
-                found = Path(attempt_download_asset(found.name))
+                file = Path(attempt_download_asset(file.name))
             except Exception as error:
                 raise DataError(
                     f"{path} is not here and cannot be downloaded ({_line(error)}); put the file here, or go online"
                 ) from error
-            if found.is_file():
-                return found
+            if file.is_file():
+                return file
             raise DataError(f"{path} is not here and cannot be downloaded; put the file here, or go online")
     raise DataError(f"cannot read {path}: no such file; check the path")
 
 
-def _restricted(path: Path) -> Any:
+def _load_restricted(path: Path) -> Any:
     from ultralytics.nn.tasks import torch_safe_load
 
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
@@ -236,24 +256,24 @@ def _restricted(path: Path) -> Any:
     try:
         return torch_safe_load(str(path), safe_only=True)[0]
     except Exception as error:
-        text = " ".join(str(one) for one in _chain(error))
-        foreign = re.search(r"GLOBAL (\S+)", text)
-        alien = re.search(r"'(\w+)' object has no attribute 'model'", text)
+        text = " ".join(str(cause) for cause in _causes(error))
+        foreign_class = re.search(r"GLOBAL (\S+)", text)
+        other_object = re.search(r"'(\w+)' object has no attribute 'model'", text)
         if "TorchScript" in text:
             message = f"{path} is a TorchScript archive; pass the .pt checkpoint it was exported from"
-        elif alien is not None:
-            message = f"{path} holds a {alien[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
-        elif foreign is not None:
+        elif other_object is not None:
+            message = f"{path} holds a {other_object[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
+        elif foreign_class is not None:
             message = (
-                f"{path} needs {foreign[1]}, a class outside Ultralytics and torch, and loading it could run any code; "
-                "pass --trust if the file is your own"
+                f"{path} needs {foreign_class[1]}, a class outside Ultralytics and torch, and loading it could run any "
+                "code; pass --trust if the file is your own"
             )
         else:
             message = f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
         raise DataError(message) from error
 
 
-def _trusted(path: Path) -> Any:
+def _load_trusted(path: Path) -> Any:
     """Everything the file asks for; still nothing is installed when a module is missing."""
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
@@ -265,7 +285,8 @@ def _trusted(path: Path) -> Any:
         ) from error
 
 
-def _described(model: Any, data: dict[str, Any], path: Path) -> Checkpoint:
+def _checkpoint_of(model: Any, data: Mapping[str, Any], path: Path) -> Checkpoint:
+    """What a file says about its model, which gets the attributes that Ultralytics' own loader sets."""
     from ultralytics.nn.tasks import guess_model_task
     from ultralytics.utils import DEFAULT_CFG_DICT
 
@@ -295,7 +316,7 @@ def _described(model: Any, data: dict[str, Any], path: Path) -> Checkpoint:
     )
 
 
-def _bare(model: nn.Module) -> nn.Module:
+def _without_training_state(model: nn.Module) -> nn.Module:
     """A float32 copy without what training left on it; the EMA and the loss hold references to half a trainer."""
     memo: dict[int, Any] = {}
     if getattr(model, "criterion", None) is not None:
@@ -310,17 +331,17 @@ def _bare(model: nn.Module) -> nn.Module:
     return result
 
 
-def _canonical(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_copy(metadata: Mapping[str, object]) -> Mapping[str, object]:
     """Plain data without shared objects, which pickle would write differently for equal content."""
-    return json.loads(json.dumps(_plain(metadata, "metadata")))
+    return json.loads(json.dumps(_plain_data(metadata, "metadata")))
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain_data(value: Any, where: str) -> Any:
     """The same data as dictionaries, lists, strings and numbers; anything else is refused by its place."""
     if isinstance(value, Mapping):
-        return {_key(key, where): _plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {_plain_key(key, where): _plain_data(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_plain_data(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Path):
         return str(value)
     if value is None or type(value) in (bool, int, float, str):
@@ -328,7 +349,7 @@ def _plain(value: Any, where: str) -> Any:
     raise StageError(f"{where} is a {type(value).__name__}; a checkpoint's metadata holds plain data only")
 
 
-def _key(key: Any, where: str) -> Any:
+def _plain_key(key: Any, where: str) -> Any:
     if type(key) in (str, int):
         return key
     raise StageError(f"{where} has a {type(key).__name__} as a key; use strings or integers")
@@ -337,15 +358,16 @@ def _key(key: Any, where: str) -> Any:
 def foreign_globals(path: Path) -> list[str]:
     """Globals named in a checkpoint's pickle that are neither Ultralytics', torch's nor plain data; loads nothing."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    return [name for name in names if name.partition(".")[0] not in (*_STOCK, *_PLAIN_GLOBALS)]
+    return [name for name in names if name.partition(".")[0] not in (*STOCK_PACKAGES, *PLAIN_PACKAGES)]
 
 
-def _chain(error: BaseException | None) -> list[BaseException]:
-    found = []
-    while error is not None and error not in found:
-        found.append(error)
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """An exception and those that it was raised from."""
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
         error = error.__cause__ or error.__context__
-    return found
+    return causes
 
 
 def _line(error: BaseException) -> str:

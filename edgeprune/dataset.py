@@ -1,8 +1,8 @@
-"""A dataset as the build sees it: its splits, its class names, one digest, and every reason to refuse it early.
+"""Datasets, read and checked in one place: splits, class names, labels and a digest of the content.
 
-Takes a YAML in Ultralytics' format, a folder of class folders (classification), or a name that Ultralytics knows
-(``coco8.yaml``). Gives a frozen :class:`Dataset`. Refuses, with one line and before anything is written: what is
-missing, empty, unlabelled, or contradicts itself or the model. Reads images' sizes on disk, never their pixels.
+:meth:`Dataset.load` takes a YAML in Ultralytics' format, a folder of class folders (classification), or a name that
+Ultralytics knows (``coco8.yaml``). It refuses, in one line and before anything is written, what is missing, empty,
+unlabelled, or contradicts itself or the model. Images are never opened; only their sizes on disk are read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,13 +29,13 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset whose asked splits were found, are not empty, and carry labels that fit its class names.
+    """A dataset whose needed splits exist, are not empty, and carry labels that fit its class names.
 
     Attributes:
         source: the YAML file, or the folder of a classification dataset; what Ultralytics takes as ``data=``.
         root: the folder that relative paths start from.
-        task: ``classify``, ``pose`` (the YAML has ``kpt_shape``), the task that was asked for, or None when the YAML
-            does not tell detect, segment and obb apart.
+        task: the task that :meth:`load` was given; without one ``classify`` for a folder, ``pose`` for a YAML with
+            ``kpt_shape``, else None, since a YAML does not tell detect, segment and obb apart.
         names: class names by index, 0 to nc - 1.
         splits: image files by split, sorted; a split whose folder is missing is absent.
         looked_at: where each split was looked for, for error messages.
@@ -57,7 +57,7 @@ class Dataset:
 
     @classmethod
     def load(cls, data: Path | str, *, task: str | None = None, need: Sequence[str] = ("train", "val")) -> Dataset:
-        """Find a dataset and check it.
+        """Read a dataset and check it.
 
         Args:
             data: a YAML, a folder of class folders, or a name that Ultralytics can fetch.
@@ -73,34 +73,36 @@ class Dataset:
             if len(yamls) == 1 and task != "classify":
                 path = yamls[0]
             else:
-                return _checked(_from_folder(path, task), need)
+                return _checked(_dataset_from_folder(path, task), need)
         elif not path.is_file():
-            path = _fetched(data, task)
+            path = _fetch(data, task)
             if path.is_dir():
-                return _checked(_from_folder(path, task), need)
+                return _checked(_dataset_from_folder(path, task), need)
         if task == "classify":
             raise DataError(f"{path} is a file; a classification dataset is a folder with train/CLASS/*.jpg in it")
-        return _checked(_from_yaml(path, task), need)
+        return _checked(_dataset_from_yaml(path, task), need)
 
     def images(self, split: str) -> tuple[Path, ...]:
         """The image files of a split, sorted; ``DataError`` when the dataset has no such split."""
         images = self.splits.get(split)
         if images is None:
             where = self.looked_at.get(split)
-            seen = f"looked at {where}" if where else f"there is no key '{split}'"
-            raise DataError(f"{self.source} has no split '{split}' ({seen}); it has {', '.join(self.splits) or 'none'}")
+            reason = f"looked at {where}" if where else f"there is no key '{split}'"
+            raise DataError(
+                f"{self.source} has no split '{split}' ({reason}); it has {', '.join(self.splits) or 'none'}"
+            )
         if not images:
             raise DataError(f"{self.source}: split '{split}' is empty (no images under {self.looked_at.get(split)})")
         return images
 
     def sample_images(self, split: str, count: int, seed: int = 0) -> list[Path]:
-        """``count`` images of a split drawn without replacement, sorted; all of them when there are fewer."""
+        """``count`` images of a split drawn by chance without replacement, sorted; all of them when there are fewer."""
         images = self.images(split)
         return sorted(random.Random(seed).sample(images, min(count, len(images))))
 
     def check_matches(self, names_of_model: Mapping[int, str] | Sequence[str], *, model: str = "the model") -> None:
         """Raise ``DataError`` unless a model's classes are this dataset's classes, in number, order and name."""
-        theirs = _names(names_of_model, model)
+        theirs = _class_names(names_of_model, model)
         if len(theirs) != self.nc:
             raise DataError(
                 f"{self.source} has {self.nc} classes ({_few(self.names)}) and {model} has {len(theirs)} "
@@ -125,12 +127,56 @@ class Dataset:
             for image in self.splits[split]:
                 digest.update(f"{_relative(image, self.root)}\0{image.stat().st_size}\0".encode())
                 if self.task != "classify":
-                    label = label_of(image)
-                    digest.update(label.read_bytes() if label.is_file() else b"\1")
+                    file = label_file(image)
+                    digest.update(file.read_bytes() if file.is_file() else b"\1")
         return digest.hexdigest()
 
 
-def label_of(image: Path) -> Path:
+def list_images(path: Path) -> Iterator[Path]:
+    """The images that one entry of a split means, as Ultralytics lists them.
+
+    Args:
+        path: a folder, searched with its subfolders; a text file with one image a line, where ``./`` starts from its
+            own folder; or one image.
+    """
+    if path.is_dir():
+        for folder, _, files in os.walk(path, followlinks=True):
+            yield from (Path(folder) / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+    elif path.suffix == ".txt":
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                image = Path(line.strip())
+                yield (path.parent / image) if line.startswith("./") else image
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
+        yield path
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One object in a label file.
+
+    Attributes:
+        file: the label file.
+        line: number of the line, from 1.
+        values: the line's columns as text: a class index, then coordinates from 0 to 1 whose number depends on the
+            task (``x y w h``, a polygon, corners, or a box and key points).
+    """
+
+    file: Path
+    line: int
+    values: tuple[str, ...]
+
+
+def read_labels(image: Path) -> list[LabelRow]:
+    """The objects in an image's label file; none where there is no such file."""
+    file = label_file(image)
+    if not file.is_file():
+        return []
+    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+    return [LabelRow(file, number, tuple(line.split())) for number, line in lines if line.strip()]
+
+
+def label_file(image: Path) -> Path:
     """Where Ultralytics looks for an image's labels: the last ``images`` folder becomes ``labels``, with ``.txt``."""
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
@@ -140,7 +186,7 @@ def label_of(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _from_yaml(path: Path, task: str | None) -> Dataset:
+def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
     except yaml.YAMLError as error:
@@ -152,7 +198,7 @@ def _from_yaml(path: Path, task: str | None) -> Dataset:
         if not isinstance(content.get("nc"), int):
             raise DataError(f"{path} has neither 'names' nor 'nc'; list the class names under 'names'")
         names = [f"class_{index}" for index in range(content["nc"])]
-    names = _names(names, str(path))
+    names = _class_names(names, str(path))
     if content.get("nc") is not None and content["nc"] != len(names):
         raise DataError(f"{path} says nc: {content['nc']} and names {len(names)} classes; make them agree")
     kpt_shape = content.get("kpt_shape")
@@ -171,7 +217,7 @@ def _from_yaml(path: Path, task: str | None) -> Dataset:
         folders = [_entry(root, str(entry)) for entry in (entries if isinstance(entries, list) else [entries])]
         looked_at[split] = ", ".join(map(str, folders))
         if all(folder.exists() for folder in folders):
-            splits[split] = tuple(sorted(image for folder in folders for image in _images(folder)))
+            splits[split] = tuple(sorted(image for folder in folders for image in list_images(folder)))
     return Dataset(
         source=path.resolve(),
         root=root,
@@ -183,7 +229,7 @@ def _from_yaml(path: Path, task: str | None) -> Dataset:
     )
 
 
-def _from_folder(path: Path, task: str | None) -> Dataset:
+def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
     train = path / "train"
     if task not in {None, "classify"}:
         raise DataError(f"{path} is a folder; a YAML file was expected for task {task}")
@@ -197,19 +243,19 @@ def _from_folder(path: Path, task: str | None) -> Dataset:
         root=path.resolve(),
         task="classify",
         names=dict(enumerate(classes)),
-        splits={split: tuple(sorted(_images(folder))) for split, folder in folders.items() if folder.is_dir()},
+        splits={split: tuple(sorted(list_images(folder))) for split, folder in folders.items() if folder.is_dir()},
         looked_at={split: str(folder) for split, folder in folders.items()},
     )
 
 
-def _fetched(name: Path | str, task: str | None) -> Path:
-    """A dataset that is not on this machine, by Ultralytics' own resolver and downloader."""
+def _fetch(name: Path | str, task: str | None) -> Path:
+    """Where Ultralytics' own resolver finds, or its downloader puts, a dataset that is not given by path."""
     path = Path(name)
     if path.is_absolute() or len(path.parts) > 1:  # a path, not a name
         raise DataError(f"dataset {name} does not exist; give a YAML, or a folder of class folders")
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset  # heavy, and only here
 
-    from edgeprune.export.quiet import quiet
+    from edgeprune.quiet import quiet
 
     try:
         with quiet():
@@ -241,21 +287,6 @@ def _entry(root: Path, entry: str) -> Path:
     return path
 
 
-def _images(path: Path) -> Iterable[Path]:
-    if path.is_dir():
-        for folder, _, files in os.walk(path, followlinks=True):
-            for name in files:
-                if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                    yield Path(folder) / name
-    elif path.suffix == ".txt":
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                image = Path(line.strip())
-                yield (path.parent / image) if line.startswith("./") else image
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
-        yield path
-
-
 def _checked(dataset: Dataset, need: Sequence[str]) -> Dataset:
     for split in need:
         images = dataset.images(split)
@@ -274,32 +305,26 @@ def _check_class_folders(dataset: Dataset, split: str, images: Sequence[Path]) -
 
 
 def _check_labels(dataset: Dataset, split: str, images: Sequence[Path]) -> None:
-    labelled = 0
-    for image in images:
-        label = label_of(image)
-        if not label.is_file():
-            continue
-        for number, line in enumerate(label.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            labelled += 1
-            first = line.split(maxsplit=1)[0]
-            try:
-                index = float(first)
-            except ValueError:
-                raise DataError(f"{label}:{number}: '{first}' is no class index; a line is CLASS X Y W H") from None
-            if not 0 <= index < dataset.nc or index != int(index):
-                raise DataError(
-                    f"{label}:{number}: class {first} is out of range; {dataset.source} names 0 to {dataset.nc - 1}"
-                )
-    if not labelled:
+    rows = 0
+    for row in (row for image in images for row in read_labels(image)):
+        rows += 1
+        first = row.values[0]
+        try:
+            index = float(first)
+        except ValueError:
+            raise DataError(f"{row.file}:{row.line}: '{first}' is no class index; a line is CLASS X Y W H") from None
+        if not 0 <= index < dataset.nc or index != int(index):
+            raise DataError(
+                f"{row.file}:{row.line}: class {first} is out of range; {dataset.source} names 0 to {dataset.nc - 1}"
+            )
+    if not rows:
         raise DataError(
             f"{dataset.source}: none of the {len(images)} images of split '{split}' has a label; "
-            f"looked at {label_of(images[0]).parent}"
+            f"looked at {label_file(images[0]).parent}"
         )
 
 
-def _names(names: object, source: str) -> dict[int, str]:
+def _class_names(names: object, source: str) -> dict[int, str]:
     if isinstance(names, Mapping):
         try:
             names = {int(index): str(name) for index, name in names.items()}

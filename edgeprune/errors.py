@@ -18,6 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's exception says; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 class EdgepruneError(Exception):
     """Base of the tree. The message is one line: what was seen, what is allowed, and the next command."""
 
@@ -28,6 +33,10 @@ class TargetError(EdgepruneError):
     """A target profile or an argument is wrong; the message names file, key and what is allowed."""
 
     exit_code = 2
+
+
+class SettingError(TargetError, ValueError):
+    """A setting has an impossible value; a ValueError too, so that pydantic says in which section of the YAML it is."""
 
 
 class DataError(EdgepruneError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeprune.errors import TargetError
 
-PLOTS = (".png", ".svg", ".pdf")
+PLOTS = (".html", ".png", ".svg", ".pdf")
 
 
 def output_file(path: Path | None) -> Path | None:
@@ -51,7 +51,7 @@ def output_plot(path: Path | None) -> Path | None:
 def output_folder(path: Path | None) -> Path | None:
     """A folder that a command makes or goes on with; TargetError where a file stands in its way."""
     if path is not None:
-        for one in (path, *path.absolute().parents):
-            if one.exists() and not one.is_dir():
-                raise TargetError(f"{path}: {one} is a file; give the path of a folder")
+        for folder in (path, *path.absolute().parents):
+            if folder.exists() and not folder.is_dir():
+                raise TargetError(f"{path}: {folder} is a file; give the path of a folder")
     return path

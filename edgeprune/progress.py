@@ -1,15 +1,36 @@
-"""How long work reports that it moves: one function type, so that no room needs to know who is watching."""
+"""How long work reports that it moves, so that no room needs to know who is watching."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as work advances: ``progress("probe 3: 12.1 ms", done=3, total=6)``. ``total=0`` means unknown."""
+    """Called as work advances: ``progress("probe 3: 12.1 ms", done=3, total=6)``. ``total=0`` means unknown;
+    ``latest_ms`` are the latest latencies of models that are being timed side by side."""
 
-    def __call__(self, text: str, *, done: int = 0, total: int = 0) -> None: ...
+    def __call__(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None: ...
 
 
-def silent(text: str, *, done: int = 0, total: int = 0) -> None:
-    """The default watcher: nobody."""
+class Reporter(Protocol):
+    """Who watches long work. The command line draws bars; the Python API is silent by default."""
+
+    def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
+        """The work moved on; a :class:`Progress`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """One line worth keeping on the screen."""
+        ...
+
+
+def silent(text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
+    """The default :class:`Progress`: nobody watches."""
+
+
+class Silent:
+    """The default :class:`Reporter`: nobody watches."""
+
+    def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None: ...
+    def note(self, text: str) -> None: ...

@@ -13,18 +13,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
-from edgeprune.artifact import Artifact, sha256_of, write_atomically
-from edgeprune.errors import StageError, TargetError
+from edgeprune.artifact import Artifact, Role, sha256_of
+from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.serial import from_json, read_json, to_json, write_json
 
 RECORD = "record.json"
 LOG = "log.txt"
 STATE = "state.json"
+Facts = TypeVar("Facts")
 
 
 @dataclass(frozen=True)
@@ -48,100 +50,103 @@ class Key:
 
     @property
     def folder_name(self) -> str:
+        """Name of the folder that the finished stage lies in."""
         return f"{self.stage}-{self.digest[:12]}"
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Generic[Facts]):
     """A finished stage.
 
     Attributes:
         key: what it was made from.
         folder: where its files lie.
-        artifacts: role (``model``, ``onnx``, ``engine``, ``plan``) to file.
-        facts: plain data that the gates and the report read.
+        artifacts: its files by role.
+        facts: what it came to.
         seconds: wall time of the stage.
         created: when it was published, ISO 8601, UTC.
     """
 
     key: Key
     folder: Path
-    artifacts: Mapping[str, Artifact]
-    facts: Mapping[str, Any]
+    artifacts: Mapping[Role, Artifact]
+    facts: Facts
     seconds: float
     created: str
 
-    def path(self, role: str) -> Path:
+    def path(self, role: Role) -> Path:
         """File of a role; ``StageError`` when the stage has none."""
         if role not in self.artifacts:
             raise StageError(f"stage {self.key.stage} left no {role}; it has: {', '.join(self.artifacts) or 'nothing'}")
         return self.artifacts[role].path
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+@dataclass(frozen=True)
+class StageRun:
+    """What the latest build did about a stage.
+
+    Attributes:
+        stage: its name.
+        key: digest of its key.
+        folder: of its result, in the run directory.
+        reused: whether the result was there already.
+        compared_with: folder of the newest other result of this stage; None where there is none.
+        differs: what makes the two keys differ, one line an entry.
+    """
+
+    stage: str
+    key: str
+    folder: str
+    reused: bool
+    compared_with: str | None
+    differs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BuildState:
+    """How far the latest build in a run directory has come: its command, and the stages that it began."""
+
+    command: tuple[str, ...]
+    stages: tuple[StageRun, ...]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Nested mappings as one level of dotted names, so that two keys can be compared entry by entry."""
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            out.update(flat(value, f"{prefix}{name}."))
+            out.update(flat(cast("Mapping[str, Any]", value), f"{prefix}{name}."))
         else:
             out[f"{prefix}{name}"] = value
     return out
 
 
 class Workspace:
-    """One run directory, held by one build at a time. Open it with :meth:`opened`."""
+    """One run directory, held by one build at a time. Get one from :func:`open_workspace`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, root: Path) -> Iterator[Workspace]:
-        """Create the directory if need be, hold its lock, and clear what a stopped build left half done.
+    def find(self, key: Key, facts: type[Facts]) -> Record[Facts] | None:
+        """The finished stage of this key, or None. A folder whose files are missing or changed does not count.
 
-        Raises:
-            TargetError: the directory cannot be written.
-            StageError: another build holds it.
+        Args:
+            key: what the stage depends on.
+            facts: class of its facts.
         """
-        lock = root / ".lock"
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            handle = lock.open("a+")
-        except OSError as error:
-            raise TargetError(
-                f"--out {root}: cannot be written ({error.strerror}); choose a folder that you may write to"
-            ) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                handle.seek(0)
-                holder = handle.read().strip() or "unknown"
-                raise StageError(
-                    f"{root}: another build (process {holder}) works here; wait for it or give another --out"
-                ) from error
-            handle.seek(0)
-            handle.truncate()
-            handle.write(str(os.getpid()))
-            handle.flush()
-            for leftover in root.glob(".partial-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            yield cls(root)
-
-    def find(self, key: Key) -> Record | None:
-        """The finished stage of this key, or None. A folder whose files are missing or changed does not count."""
         folder = self.root / key.folder_name
-        if not (folder / RECORD).is_file():
+        stored = _read(folder)
+        if stored is None or stored.key != key.digest:
             return None
-        record = read_record(folder)
-        if record is None or record.key.digest != key.digest:
+        try:
+            record = _record(stored, folder, facts)
+        except DataError:
             return None
         intact = all(a.path.is_file() and sha256_of(a.path) == a.sha256 for a in record.artifacts.values())
         return record if intact else None
 
     @contextlib.contextmanager
-    def partial(self, key: Key) -> Iterator[Path]:
+    def partial(self, key: Key) -> Generator[Path, None, None]:
         """A folder to work in; it is gone afterwards unless :meth:`publish` renamed it."""
         folder = self.root / f".partial-{key.folder_name}-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,83 +163,142 @@ class Workspace:
         return folder
 
     def publish(
-        self,
-        key: Key,
-        folder: Path,
-        artifacts: Mapping[str, tuple[str, Path]],
-        facts: Mapping[str, Any],
-        seconds: float,
-    ) -> Record:
+        self, key: Key, folder: Path, artifacts: Mapping[Role, Path], facts: Facts, seconds: float
+    ) -> Record[Facts]:
         """Turn a partial folder into a finished stage; afterwards its scratch folder is dropped.
 
         Args:
             key: the stage's key.
             folder: what :meth:`partial` gave.
-            artifacts: role to (kind, file inside ``folder``).
-            facts: plain data for gates and report.
+            artifacts: role to file inside ``folder``.
+            facts: what the stage came to, a frozen dataclass.
             seconds: wall time the stage took.
         """
-        described = {
-            role: {"kind": kind, "file": path.relative_to(folder).as_posix(), "sha256": sha256_of(path)}
-            for role, (kind, path) in artifacts.items()
-        }
-        content = {
-            "stage": key.stage,
-            "key": key.digest,
-            "inputs": dict(key.inputs),
-            "artifacts": described,
-            "facts": facts,
-            "seconds": round(seconds, 3),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
-        write_atomically(folder / RECORD, json.dumps(content, indent=1, default=str))
+        stored = _Stored(
+            stage=key.stage,
+            key=key.digest,
+            inputs=json.loads(json.dumps(dict(key.inputs), default=str)),
+            artifacts={
+                role: _StoredFile(path.relative_to(folder).as_posix(), sha256_of(path))
+                for role, path in artifacts.items()
+            },
+            facts=to_json(facts),
+            seconds=round(seconds, 3),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        write_json(folder / RECORD, stored)
         final = self.root / key.folder_name
         if final.exists():  # found unfit by find(): a file of it is missing or changed
             shutil.rmtree(final)
         folder.replace(final)
         shutil.rmtree(self.root / ".scratch" / key.folder_name, ignore_errors=True)
-        record = read_record(final)
-        assert record is not None
-        return record
+        return _record(stored, final, type(facts))
 
-    def write_state(self, state: Mapping[str, Any]) -> None:
+    def write_state(self, state: BuildState) -> None:
         """Remember what the latest build ran and reused, for ``edgeprune show``."""
-        write_atomically(self.root / STATE, json.dumps(state, indent=1, default=str))
+        write_json(self.root / STATE, state)
 
-    def earlier(self, key: Key) -> Record | None:
-        """The newest other record of the same stage: what a changed key is compared with."""
-        records = [read_record(p.parent) for p in self.root.glob(f"{key.stage}-*/{RECORD}")]
-        others = [r for r in records if r is not None and r.key.stage == key.stage and r.key.digest != key.digest]
-        return max(others, key=lambda r: r.created, default=None)
+    def earlier(self, key: Key) -> tuple[Path, Key] | None:
+        """Folder and key of the newest other result of the same stage: what a changed key is compared with."""
+        others = [
+            (stored.created, path.parent, Key(stored.stage, stored.inputs))
+            for path in self.root.glob(f"{key.stage}-*/{RECORD}")
+            if (stored := _read(path.parent)) is not None and stored.stage == key.stage and stored.key != key.digest
+        ]
+        if not others:
+            return None
+        _, folder, other = max(others, key=lambda entry: entry[0])
+        return folder, other
 
 
-def read_record(folder: Path) -> Record | None:
-    """The record in a stage's folder, or None where it is missing or not readable."""
+@contextlib.contextmanager
+def open_workspace(root: Path) -> Generator[Workspace, None, None]:
+    """Create a run directory if need be, hold its lock, and clear what a stopped build left half done.
+
+    Raises:
+        TargetError: the directory cannot be written.
+        StageError: another build holds it.
+    """
+    lock = root / ".lock"
     try:
-        data = json.loads((folder / RECORD).read_text())
-        return Record(
-            key=Key(data["stage"], data["inputs"]),
-            folder=folder,
-            artifacts={
-                role: Artifact(item["kind"], folder / item["file"], item["sha256"])
-                for role, item in data["artifacts"].items()
-            },
-            facts=data["facts"],
-            seconds=data["seconds"],
-            created=data["created"],
-        )
-    except (OSError, ValueError, KeyError):
-        return None
+        root.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a+")
+    except OSError as error:
+        raise TargetError(
+            f"--out {root}: cannot be written ({error.strerror}); choose a folder that you may write to"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise StageError(
+                f"{root}: another build (process {holder}) works here; wait for it or give another --out"
+            ) from error
+        handle.seek(0)
+        handle.truncate()
+        handle.write(str(os.getpid()))
+        handle.flush()
+        for leftover in root.glob(".partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield Workspace(root)
+
+
+def read_state(root: Path) -> BuildState:
+    """What the latest build in a run directory did; ``DataError`` where none has run."""
+    try:
+        return read_json(BuildState, root / STATE)
+    except DataError as error:
+        raise DataError(f"{root}: no build has run here; expected {STATE}, as edgeprune build leaves it") from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What makes two keys differ, one line an entry: ``params.budget.speed_up: 1.5 → 2.0``."""
-    lines = []
+    lines: list[str] = []
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             old, new = (str(side[name]) if name in side else "nothing" for side in (before, now))
             lines.append(f"{name}: {_short(old)} → {_short(new)}")
     return lines
+
+
+@dataclass(frozen=True)
+class _StoredFile:
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The content of ``record.json``; the class of ``facts`` is known to whoever asks for the record."""
+
+    stage: str
+    key: str
+    inputs: Mapping[str, Any]
+    artifacts: Mapping[Role, _StoredFile]
+    facts: Any
+    seconds: float
+    created: str
+
+
+def _read(folder: Path) -> _Stored | None:
+    """The content of a folder's ``record.json``, or None where it is missing or not readable."""
+    try:
+        return read_json(_Stored, folder / RECORD)
+    except DataError:
+        return None
+
+
+def _record(stored: _Stored, folder: Path, facts: type[Facts]) -> Record[Facts]:
+    return Record(
+        key=Key(stored.stage, stored.inputs),
+        folder=folder,
+        artifacts={role: Artifact(folder / item.file, item.sha256) for role, item in stored.artifacts.items()},
+        facts=from_json(facts, stored.facts, folder / RECORD),
+        seconds=stored.seconds,
+        created=stored.created,
+    )
 
 
 def _short(text: str) -> str:

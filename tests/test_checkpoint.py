@@ -198,14 +198,14 @@ def test_the_signature_follows_shapes_only(model):
 def test_a_model_rebuilt_from_its_yaml_never_passes_for_the_pruned_one(model):
     from ultralytics.nn.tasks import DetectionModel
 
-    from edgeprune.pruning import prune
+    from edgeprune.pruning.api import prune
 
     result = prune(model, imgsz=64, macs_speed_up=2)
-    require_shapes(result.model, result.signature, "training")
+    require_shapes(result.model, result.plan.result_shapes, "training")
     rebuilt: Any = DetectionModel(result.model.yaml, verbose=False)
     rebuilt.load(result.model)  # what Model.train does: copies what fits, says little
     with pytest.raises(StageError, match="after training"):
-        require_shapes(rebuilt, result.signature, "training")
+        require_shapes(rebuilt, result.plan.result_shapes, "training")
 
 
 @pytest.mark.shared

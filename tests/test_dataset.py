@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.dataset import IMAGE_SUFFIXES, Dataset, label_of
+from edgeprune.dataset import IMAGE_SUFFIXES, Dataset, label_file, read_labels
 from edgeprune.errors import DataError
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
@@ -34,11 +34,11 @@ def class_folders(root: Path, classes: str = "ab", splits: tuple[str, ...] = ("t
 def test_a_yaml_without_path_resolves_beside_itself(tmp_path, monkeypatch):
     data = written(tmp_path / "d")
     monkeypatch.chdir(tmp_path)
-    found = Dataset.load(Path("d/data.yaml"))
-    assert found.source == data
-    assert found.nc == 2
-    assert {split: len(images) for split, images in found.splits.items()} == {"train": 3, "val": 3}
-    assert found.task is None
+    dataset = Dataset.load(Path("d/data.yaml"))
+    assert dataset.source == data
+    assert dataset.nc == 2
+    assert {split: len(images) for split, images in dataset.splits.items()} == {"train": 3, "val": 3}
+    assert dataset.task is None
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_ultralytics_ways_of_naming_a_split(yaml, tmp_path):
     data = written(tmp_path / "d", yaml.format(root=tmp_path / "d"))
     lines = "\n".join(f"./images/train/{index}.jpg" for index in range(3))
     (tmp_path / "d" / "train.txt").write_text(lines)
-    found = Dataset.load(data)
-    assert len(found.images("train")) == 3
-    assert len(found.images("val")) == 3
-    assert dict(found.names) == check_det_dataset(str(data))["names"]
+    dataset = Dataset.load(data)
+    assert len(dataset.images("train")) == 3
+    assert len(dataset.images("val")) == 3
+    assert dict(dataset.names) == check_det_dataset(str(data))["names"]
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_real_datasets_load_as_ultralytics_reads_them(name, shared):
     from ultralytics.data.utils import check_det_dataset, img2label_paths
 
     path = shared / "data" / name
-    found, theirs = Dataset.load(path), check_det_dataset(str(path))
-    assert dict(found.names) == theirs["names"]
+    dataset, theirs = Dataset.load(path), check_det_dataset(str(path))
+    assert dict(dataset.names) == theirs["names"]
     for split in ("train", "val"):
-        assert all(image.parent == Path(theirs[split]) for image in found.images(split))
-    images = [str(image) for image in found.images("val")]
-    assert [str(label_of(Path(image))) for image in images] == img2label_paths(images)
-    assert found.task == ("pose" if "pose" in name else None)
+        assert all(image.parent == Path(theirs[split]) for image in dataset.images(split))
+    images = [str(image) for image in dataset.images("val")]
+    assert [str(label_file(Path(image))) for image in images] == img2label_paths(images)
+    assert dataset.task == ("pose" if "pose" in name else None)
 
 
 def test_image_formats_are_ultralytics_own():
@@ -86,9 +86,9 @@ def test_image_formats_are_ultralytics_own():
 
 
 def test_a_folder_of_class_folders_is_for_classification(tmp_path):
-    found = Dataset.load(class_folders(tmp_path, "ba"), task="classify")
-    assert (found.task, dict(found.names)) == ("classify", {0: "a", 1: "b"})
-    assert len(found.images("val")) == 2
+    dataset = Dataset.load(class_folders(tmp_path, "ba"), task="classify")
+    assert (dataset.task, dict(dataset.names)) == ("classify", {0: "a", 1: "b"})
+    assert len(dataset.images("val")) == 2
 
 
 def test_a_folder_with_one_yaml_is_that_yaml(tmp_path):
@@ -148,9 +148,9 @@ def test_an_empty_split_is_named(tmp_path):
 
 
 def test_a_split_is_checked_when_it_is_needed(tmp_path):
-    found = Dataset.load(written(tmp_path))
+    dataset = Dataset.load(written(tmp_path))
     with pytest.raises(DataError, match=r"no split 'test' \(there is no key 'test'\); it has train, val"):
-        found.images("test")
+        dataset.images("test")
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
 
 
 def test_a_sample_is_seeded_sorted_and_without_repetition(tmp_path):
-    found = Dataset.load(written(tmp_path, count=50))
-    sample = found.sample_images("train", 20, seed=1)
-    assert sample == found.sample_images("train", 20, seed=1)
-    assert sample != found.sample_images("train", 20, seed=2)
+    dataset = Dataset.load(written(tmp_path, count=50))
+    sample = dataset.sample_images("train", 20, seed=1)
+    assert sample == dataset.sample_images("train", 20, seed=1)
+    assert sample != dataset.sample_images("train", 20, seed=2)
     assert sample == sorted(set(sample))
-    assert len(found.sample_images("train", 99)) == 50
+    assert len(dataset.sample_images("train", 99)) == 50
 
 
 @pytest.mark.parametrize(
@@ -228,3 +228,14 @@ def test_a_model_of_other_classes_is_refused(names, says, tmp_path):
 
 def test_a_model_of_the_same_classes_is_accepted(tmp_path):
     Dataset.load(written(tmp_path)).check_matches({1: "dog", 0: "cat"})
+
+
+def test_labels_are_read_by_object_and_a_missing_file_is_background(tmp_path):
+    data = written(tmp_path, labels="0 .5 .5 .1 .1\n\n1 .2 .2 .1 .1 \n")
+    image = data.parent / "images" / "val" / "0.jpg"
+    rows = read_labels(image)
+    assert [(row.line, row.values) for row in rows] == [
+        (1, ("0", ".5", ".5", ".1", ".1")),
+        (3, ("1", ".2", ".2", ".1", ".1")),
+    ]
+    assert read_labels(image.with_name("gone.jpg")) == []

@@ -106,8 +106,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     from ultralytics.utils import ROOT as ULTRALYTICS
 
     from edgeprune.data.digits import write_digits
+    from edgeprune.settings import TrainSettings
     from edgeprune.training.pretrain import pretrain
-    from edgeprune.training.settings import TrainSettings
 
     folder = tmp_path_factory.mktemp("examples")
     write_digits(folder, train=16, val=8, test=8, imgsz=64)
@@ -115,7 +115,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     model = yaml.safe_load((ULTRALYTICS / "cfg/models/v8/yolov8.yaml").read_text())
     model["scales"] = {"n": [0.33, 0.125, 1024]}
     (work / "narrow.yaml").write_text(yaml.safe_dump(model))
-    settings = TrainSettings(epochs=2, batch=8, imgsz=64, quiet=True)
+    settings = TrainSettings(epochs=2, batch=8, device="cpu", imgsz=64, quiet=True)
     trained = pretrain(work / "narrow.yaml", data=folder / "data.yaml", out=work / "out", settings=settings, work=work)
     (folder / "best.pt").write_bytes(trained.best.read_bytes())
     return Scratch(folder)

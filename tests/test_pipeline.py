@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from edgeprune.dataset import Dataset
+from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.pipeline import STAGES, run_stages
 from edgeprune.records.show import read_build, stage_history
-from edgeprune.samples.gates import at_most, informs
-from edgeprune.stages.base import Context, Judged, Output, Silent, Stage
+from edgeprune.runtimes import runtime
+from edgeprune.runtimes.base import Availability
+from edgeprune.runtimes.site import Site
+from edgeprune.samples.gates import at_most_gate, info_gate
+from edgeprune.stages.base import Build, Judgement, Output, SilentBuild, Stage, Weights
 from edgeprune.target import load_target
-from edgeprune.workspace import Key, Record, Workspace
+from edgeprune.workspace import Key, Record, Workspace, open_workspace
 
 
 class Log:
@@ -26,35 +32,46 @@ class Log:
         self.judged: list[str] = []
 
 
+@dataclass(frozen=True)
+class Size:
+    """Facts of a made-up stage."""
+
+    size: int
+
+
 def stage(
     name: str, log: Log, after: str | None = None, work: Callable[[Path], None] | None = None, **params: Any
-) -> Stage:
-    def inputs(context: Context) -> dict[str, Any]:
-        return {"params": params, **(context.source((after, "file")) if after else {})}
+) -> Stage[Size]:
+    def inputs(build: Build) -> dict[str, Any]:
+        return {"params": params, **(build.source((build.records[after], "plan")) if after else {})}
 
-    def run(context: Context, folder: Path, key: Key) -> Output:
+    def run(build: Build, folder: Path, key: Key) -> Output[Size]:
         log.ran.append(name)
         if work:
             work(folder)
         (folder / "file").write_text(f"{name} {params}")
         print(f"printed by {name}")
-        return Output({"file": ("plan", folder / "file")}, {"size": 3})
+        return Output({"plan": folder / "file"}, Size(3))
 
-    def judge(context: Context, record: Record) -> Judged:
+    def judge(build: Build, record: Record[Size]) -> Judgement:
         log.judged.append(name)
-        return Judged([at_most(name, "size", float(record.facts["size"]), 4.0, "bytes")])
+        return Judgement([at_most_gate(name, "size", float(record.facts.size), 4.0, "bytes")])
 
-    return Stage(name, 1, inputs, run, judge)
+    return Stage(name, 1, Size, inputs, run, judge)
 
 
-def context(workspace: Workspace) -> Context:
-    unused = cast(Any, None)
-    return Context(load_target("cpu"), unused, unused, 0, False, workspace, unused, True, "", Silent())
+def build(workspace: Workspace) -> Build:
+    reporter = SilentBuild()
+    device = LocalDevice()
+    site = Site(load_target("cpu"), runtime("onnxruntime", device), device, Availability(True, ""), reporter)
+    root = workspace.root
+    dataset = Dataset(root / "data.yaml", root, "detect", {0: "cell"}, {})
+    return Build(site, Weights(root / "model.pt", "", "detect"), dataset, False, workspace, reporter)
 
 
 def run(root: Path, *stages: Stage):
-    with Workspace.opened(root) as workspace:
-        return run_stages(context(workspace), ["edgeprune", "build"], stages)
+    with open_workspace(root) as workspace:
+        return run_stages(build(workspace), ["edgeprune", "build"], stages)
 
 
 def test_the_pipeline_is_the_list_of_the_design() -> None:
@@ -78,7 +95,7 @@ def test_a_second_run_reuses_every_stage_and_judges_every_gate_afresh(tmp_path: 
     again = run(tmp_path, *stages)
     assert log.ran == ["one", "two"]
     assert log.judged == ["one", "two", "one", "two"]
-    assert again.reused == {"one": True, "two": True}
+    assert again.reused == {"one", "two"}
 
 
 def test_a_changed_parameter_starts_again_there_and_not_before(tmp_path: Path) -> None:
@@ -89,7 +106,7 @@ def test_a_changed_parameter_starts_again_there_and_not_before(tmp_path: Path) -
     assert log.ran == ["one", "two", "three", "two", "three"]
     assert stage_history(tmp_path, "one").startswith("one: reused")
     assert "params.budget: 1.5 → 2.0" in stage_history(tmp_path, "two")
-    assert "source.two.file" in stage_history(tmp_path, "three")
+    assert "source.two.plan" in stage_history(tmp_path, "three")
     run(tmp_path, first, stage("two", log, after="one", budget=1.5), third)  # going back finds the older results
     assert log.ran == ["one", "two", "three", "two", "three"]
 
@@ -106,7 +123,7 @@ def test_a_stage_that_dies_leaves_the_earlier_ones_and_is_run_again(tmp_path: Pa
     before = (folder / "file").stat().st_mtime_ns
     ran = run(tmp_path, stage("one", log), stage("two", log, after="one"))
     assert log.ran == ["one", "two", "two"]
-    assert ran.reused == {"one": True, "two": False}
+    assert ran.reused == {"one"}
     assert (folder / "file").stat().st_mtime_ns == before
 
 
@@ -129,15 +146,16 @@ def test_what_a_stage_prints_is_in_its_log_and_not_on_the_screen(tmp_path: Path,
 def test_a_stage_that_is_not_needed_is_not_there(tmp_path: Path) -> None:
     log = Log()
     optional = stage("one", log)
-    skipped = Stage("two", 1, optional.inputs, optional.run, optional.judge, needed=lambda context: False)
+    skipped = Stage("two", 1, Size, optional.inputs, optional.run, optional.judge, needed=lambda build: False)
     ran = run(tmp_path, optional, skipped)
-    assert list(ran.reused) == ["one"]
+    assert log.ran == ["one"] and not ran.reused
+    assert list(tmp_path.glob("*/record.json")) == list(tmp_path.glob("one-*/record.json"))
 
 
 def test_an_informing_row_alone_is_no_verdict() -> None:
-    from edgeprune.samples.gates import Verdict, overall
+    from edgeprune.samples.gates import Verdict, overall_verdict
 
-    assert overall([informs("one", "latency", 3.0, "ms")]) is Verdict.PENDING
+    assert overall_verdict([info_gate("one", "latency", 3.0, "ms")]) is Verdict.PENDING
 
 
 def test_show_names_what_is_missing(tmp_path: Path) -> None:

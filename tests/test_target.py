@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from edgeprune.errors import TargetError
-from edgeprune.target import Target, load_target, profile_schema, shipped_targets, targets_dir
+from edgeprune.target import Target, load_target, shipped_targets, target_schema, targets_dir
 
 
 @pytest.mark.parametrize("name", sorted(shipped_targets()))
@@ -153,21 +153,21 @@ def test_a_target_is_frozen() -> None:
 
 def test_the_committed_schema_is_the_generated_one() -> None:
     committed = json.loads((targets_dir() / "schema.json").read_text())
-    assert committed == profile_schema(), "run: make schemas"
+    assert committed == target_schema(), "run: make schemas"
 
 
 @pytest.mark.parametrize("path", sorted(targets_dir().glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_profile_satisfies_the_schema(path: Path) -> None:
     import jsonschema
 
-    jsonschema.validate(yaml.safe_load(path.read_text()), profile_schema())
+    jsonschema.validate(yaml.safe_load(path.read_text()), target_schema())
 
 
 def test_the_schema_refuses_an_unknown_key() -> None:
     import jsonschema
 
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"extends": "cpu", "imgzs": 320}, profile_schema())
+        jsonschema.validate({"extends": "cpu", "imgzs": 320}, target_schema())
 
 
 def test_a_resolved_profile_reads_back_as_itself(tmp_path: Path) -> None:

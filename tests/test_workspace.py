@@ -6,12 +6,28 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.workspace import Key, Workspace, differences, flat, read_record
+from edgeprune.workspace import Key, Workspace, differences, flat, open_workspace
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Facts of a made-up stage."""
+
+    nodes: int
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What its facts were called once."""
+
+    edges: int
+
 
 KEY = Key("export", {"params.imgsz": 320, "source.model": "ab"})
 
@@ -19,28 +35,34 @@ KEY = Key("export", {"params.imgsz": 320, "source.model": "ab"})
 def publish(workspace: Workspace, key: Key = KEY, content: str = "x"):
     with workspace.partial(key) as folder:
         (folder / "model.onnx").write_text(content)
-        return workspace.publish(key, folder, {"onnx": ("onnx", folder / "model.onnx")}, {"nodes": 3}, 1.5)
+        return workspace.publish(key, folder, {"onnx": folder / "model.onnx"}, Nodes(3), 1.5)
 
 
 def test_a_published_stage_is_found_again(tmp_path: Path) -> None:
-    with Workspace.opened(tmp_path / "run") as workspace:
+    with open_workspace(tmp_path / "run") as workspace:
         made = publish(workspace)
-        found = workspace.find(KEY)
+        found = workspace.find(KEY, Nodes)
     assert found == made
     assert found.path("onnx").read_text() == "x"
-    assert found.facts == {"nodes": 3}
+    assert found.facts == Nodes(3)
 
 
 def test_another_key_is_not_found(tmp_path: Path) -> None:
-    with Workspace.opened(tmp_path) as workspace:
+    with open_workspace(tmp_path) as workspace:
         publish(workspace)
-        assert workspace.find(Key("export", {**KEY.inputs, "params.imgsz": 640})) is None
-        assert workspace.find(Key("simplify", KEY.inputs)) is None
+        assert workspace.find(Key("export", {**KEY.inputs, "params.imgsz": 640}), Nodes) is None
+        assert workspace.find(Key("simplify", KEY.inputs), Nodes) is None
+
+
+def test_facts_of_another_form_do_not_count(tmp_path: Path) -> None:
+    with open_workspace(tmp_path) as workspace:
+        publish(workspace)
+        assert workspace.find(KEY, Edges) is None
 
 
 @pytest.mark.parametrize("damage", ["change", "delete", "record"])
 def test_a_damaged_stage_does_not_count_and_can_be_made_again(tmp_path: Path, damage: str) -> None:
-    with Workspace.opened(tmp_path) as workspace:
+    with open_workspace(tmp_path) as workspace:
         record = publish(workspace)
         if damage == "change":
             record.path("onnx").write_text("y")
@@ -48,25 +70,25 @@ def test_a_damaged_stage_does_not_count_and_can_be_made_again(tmp_path: Path, da
             record.path("onnx").unlink()
         else:
             (record.folder / "record.json").write_text("{")
-        assert workspace.find(KEY) is None
+        assert workspace.find(KEY, Nodes) is None
         assert publish(workspace).path("onnx").read_text() == "x"
-        assert workspace.find(KEY) is not None
+        assert workspace.find(KEY, Nodes) is not None
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with Workspace.opened(tmp_path) as workspace:
+    with open_workspace(tmp_path) as workspace:
         with pytest.raises(RuntimeError), workspace.partial(KEY) as folder:
             (folder / "half").write_text("x")
             raise RuntimeError
         assert not list(tmp_path.glob(".partial-*"))
-        assert workspace.find(KEY) is None
+        assert workspace.find(KEY, Nodes) is None
 
 
 def test_leftovers_of_a_killed_build_are_cleared_but_scratch_stays(tmp_path: Path) -> None:
-    with Workspace.opened(tmp_path) as workspace:
+    with open_workspace(tmp_path) as workspace:
         (workspace.scratch(KEY) / "last.pt").write_text("epoch 3")
         (tmp_path / ".partial-export-123-9").mkdir()
-    with Workspace.opened(tmp_path) as workspace:
+    with open_workspace(tmp_path) as workspace:
         assert not list(tmp_path.glob(".partial-*"))
         assert (workspace.scratch(KEY) / "last.pt").read_text() == "epoch 3"
         publish(workspace)
@@ -74,12 +96,12 @@ def test_leftovers_of_a_killed_build_are_cleared_but_scratch_stays(tmp_path: Pat
 
 
 def test_the_reason_for_a_new_run_names_what_changed(tmp_path: Path) -> None:
-    with Workspace.opened(tmp_path) as workspace:
+    with open_workspace(tmp_path) as workspace:
         publish(workspace)
         changed = Key("export", {"params.imgsz": 640, "source.model": "ab", "env.torch": "2"})
         earlier = workspace.earlier(changed)
-    assert earlier is not None
-    assert differences(earlier.key.inputs, changed.inputs) == ["env.torch: nothing → 2", "params.imgsz: 320 → 640"]
+    assert earlier is not None and earlier[0].name == KEY.folder_name
+    assert differences(earlier[1].inputs, changed.inputs) == ["env.torch: nothing → 2", "params.imgsz: 320 → 640"]
 
 
 def test_nested_inputs_become_dotted_names() -> None:
@@ -88,22 +110,22 @@ def test_nested_inputs_become_dotted_names() -> None:
 
 def test_a_second_build_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     holder = (
-        "import sys, pathlib; from edgeprune.workspace import Workspace\n"
-        "with Workspace.opened(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from edgeprune.workspace import open_workspace\n"
+        "with open_workspace(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(StageError, match=f"process {process.pid}"), Workspace.opened(tmp_path):
+    with pytest.raises(StageError, match=f"process {process.pid}"), open_workspace(tmp_path):
         pass
     process.kill()
     process.wait()
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:  # a killed holder leaves no lock behind
         try:
-            with Workspace.opened(tmp_path):
+            with open_workspace(tmp_path):
                 return
         except StageError:
             time.sleep(0.05)
@@ -112,14 +134,14 @@ def test_a_second_build_in_the_same_directory_is_refused(tmp_path: Path) -> None
 
 def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TargetError, match="cannot be written"), Workspace.opened(tmp_path / "file" / "run"):
+    with pytest.raises(TargetError, match="cannot be written"), open_workspace(tmp_path / "file" / "run"):
         pass
 
 
 def test_a_record_is_plain_json(tmp_path: Path) -> None:
-    with Workspace.opened(tmp_path) as workspace:
+    with open_workspace(tmp_path) as workspace:
         record = publish(workspace)
     content = json.loads((record.folder / "record.json").read_text())
     assert content["stage"] == "export"
     assert content["artifacts"]["onnx"]["file"] == "model.onnx"
-    assert read_record(tmp_path / "nowhere") is None
+    assert Workspace(tmp_path / "nowhere").find(KEY, Nodes) is None

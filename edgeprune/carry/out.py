@@ -1,135 +1,136 @@
 """``bundle/device``: what has to be on a board to measure a build there by hand.
 
-Both ONNX files, images of the validation split, command lines for every known TensorRT, and two scripts of the standard
-library. ``run-on-device.sh`` builds and measures, ``edgeprune import-results`` takes the outcome back.
+Both ONNX files, images of the validation split as the engine takes them, the commands that the runtime would send to a
+board of each generation of TensorRT, and the program that runs them. ``run-on-device.sh`` builds and measures,
+``edgeprune import-results`` takes the outcome back.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
+import shlex
 import shutil
+import tempfile
 import zlib
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeprune.artifact import sha256_of
-from edgeprune.devices.agent import modules_of
-from edgeprune.stages.base import Context
+from edgeprune.carry.device import RecordingDevice
+from edgeprune.carry.request import SCHEMA_VERSION, Command, Request, Script
+from edgeprune.devices.archive import archive
+from edgeprune.devices.board import board_modules
+from edgeprune.records.facts import BaselineFacts
+from edgeprune.runtimes.onnx_facts import OnnxFacts, onnx_facts
+from edgeprune.runtimes.trtexec_ import input_bytes
+from edgeprune.runtimes.trtexec_argv import GENERATIONS, KNOWN_VERSIONS, Version
+from edgeprune.serial import write_json
+from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
-from edgeprune.stages.parity import IMAGES
-from edgeprune.stages.timing import settings
+from edgeprune.target import Target
 
 FOLDER = "device"
-PROCESSES = 24  # of each model; the gate of a ratio wants 20 blocks
-FEWEST_SAMPLES = 20  # in a process; its start takes seconds
-SPARE = 2  # samples asked for and dropped: the first after the warm-up still pays for it
-PROFILE_RUNS = 50
+IMAGES = 16  # whose outputs go back: as many as two forms of a model are compared on
 SCRIPT = """#!/bin/sh
 # Builds and measures on this board; see README.md one folder up, or docs/jetson.md of edgeprune.
 set -eu
 cd "$(dirname "$0")"
 command -v python3 >/dev/null || { echo "run-on-device: python3 is missing: sudo apt install python3" >&2; exit 4; }
-exec python3 on_device.py "$@"
+exec python3 agent.zip carried .
 """
 
 
-def is_carried(context: Context) -> bool:
+def is_carried(build: Build) -> bool:
     """Whether this build waits for a board that trtexec is the way to."""
-    return not context.usable and context.target.device.kind == "jetson"
+    return not build.site.usable and build.target.device.kind == "jetson"
 
 
-def carried_files(context: Context) -> dict[str, Path]:
+def carried_files(build: Build) -> dict[str, Path]:
     """Write what goes along, in the scratch of the run directory; name in the bundle to file."""
-    from edgeprune.export.graph import inputs_of, load_graph
     from edgeprune.export.images import batch_from_images
 
-    folder = context.workspace.root / ".scratch" / FOLDER
+    folder = build.workspace.root / ".scratch" / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    target = context.target
-    candidate = final_onnx(context)
-    shutil.copyfile(context.records["baseline"].path("onnx"), folder / "baseline.onnx")
-    shutil.copyfile(candidate, folder / "model.onnx")
-    (folder / "agent.py").write_bytes(files("edgeprune.devices").joinpath("agent.py").read_bytes())
-    (folder / "on_device.py").write_bytes(files("edgeprune.carry").joinpath("on_device.py").read_bytes())
+    target = build.target
+    board = target.device
+    shutil.copyfile(build.record(BaselineFacts).path("onnx"), folder / "baseline.onnx")
+    shutil.copyfile(final_onnx(build), folder / "model.onnx")
+    (folder / "agent.zip").write_bytes(archive())
     (folder / "run-on-device.sh").write_text(SCRIPT)
     (folder / "run-on-device.sh").chmod(0o755)
-    chosen = context.dataset.sample_images(target.accuracy.split, IMAGES, context.seed)
-    pixels = batch_from_images(chosen, imgsz=(target.imgsz, target.imgsz), task=context.weights.task)
-    names = []
-    for number, image in enumerate(np.rint(pixels * 255).astype(np.uint8)):
-        names.append(f"image-{number:02d}.z")
-        (folder / names[-1]).write_bytes(zlib.compress(image.tobytes(), 6))
-    (graph_input,) = inputs_of(load_graph(candidate))
-    wanted = settings(context)
-    samples = max(FEWEST_SAMPLES, -(-wanted.rounds * wanted.per_round // PROCESSES))
-    board = target.device
-    request: dict[str, Any] = {
-        "schema_version": 1,
-        "target": target.name,
-        "board": board.board,
-        "modules": modules_of(" ".join(board.compatible)),
-        "power_mode": board.power_mode or "",
-        "clocks": board.lock_clocks,
-        "precision": target.precision,
-        "images": names,
-        "input": graph_input.name,
-        "shape": [target.batch, 3, target.imgsz, target.imgsz],
-        "dtype": graph_input.dtype,
-        "processes": PROCESSES,
-        "samples": samples,
-        "spare": SPARE,
-        "warmup_ms": max(200, round(1000 * target.measure.warmup_s)),
-        **command_lines(context, graph_input.name),
-        "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-    }
-    (folder / "request.json").write_text(json.dumps(request, indent=1))
+    images = build.dataset.sample_images(target.accuracy.split, IMAGES, build.site.seed)
+    pixels = batch_from_images(images, imgsz=(target.imgsz, target.imgsz), task=build.weights.task)
+    inputs = _pack_inputs(folder, pixels, onnx_facts(folder / "model.onnx", precision=target.precision))
+    request = Request(
+        schema_version=SCHEMA_VERSION,
+        target=target.name,
+        board=board.board,
+        modules=tuple(board_modules(board)),
+        power_mode=board.power_mode or "",
+        clocks=board.lock_clocks,
+        known_versions=KNOWN_VERSIONS,
+        scripts=tuple(
+            Script(first, below, _record(first, target, folder, pixels, inputs)) for first, below in GENERATIONS
+        ),
+        inputs=inputs,
+        images=len(pixels),
+        files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+    )
+    write_json(folder / "request.json", request)
     return {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir())}
 
 
-def command_lines(context: Context, name: str) -> dict[str, Any]:
-    """trtexec's command lines by major version of TensorRT, with places for what only the board knows."""
-    from edgeprune.runtimes.trtexec_argv import (
-        KNOWN,
-        OLDEST,
-        build_argv,
-        outputs_argv,
-        profile_argv,
-        time_argv,
-    )
+def packed_contents(folder: Path, inputs: Mapping[str, str]) -> dict[str, str]:
+    """Digest to name of what a carried folder has for its commands: the graphs, and the engine's inputs."""
+    graphs = {sha256_of(folder / name): name for name in ("baseline.onnx", "model.onnx")}
+    return graphs | {sha256: name for name, sha256 in inputs.items()}
 
-    target = context.target
-    shape = {name: (target.batch, 3, target.imgsz, target.imgsz)} if target.export.dynamic else None
-    common = {"shapes": shape, "dla_core": target.device.dla_core, "trtexec": "{trtexec}"}
-    engine = {"engine": "{engine}", **common}
-    lines = {}
-    for version in (OLDEST, (11, 0, 0)):
-        timed = time_argv(
-            version,
-            times="{times}",
-            copies=target.measure.copies,
-            cuda_graph=target.measure.cuda_graph,
-            iterations=0,
-            warmup_ms=0,
-            **engine,
-        )
-        filled = {"--iterations=0": "--iterations={iterations}", "--warmUp=0": "--warmUp={warmup}"}
-        lines[str(version[0])] = {
-            "build": build_argv(version, onnx="{onnx}", layer_info="{layers}", timing_cache="{cache}", **engine),
-            "time": [filled.get(part, part) for part in timed],
-            "profile": profile_argv(version, profile="{profile}", iterations=PROFILE_RUNS, **engine),
-            "outputs": outputs_argv(version, inputs={name: "{input}"}, outputs="{outputs}", **engine),
-        }
-    return {"commands": lines, "oldest": list(OLDEST), "known": KNOWN}
+
+def read_inputs(folder: Path, request: Request, graph: OnnxFacts) -> np.ndarray:
+    """The images that were packed, as float32 of shape (images, 3, height, width)."""
+    [image_input] = graph.inputs
+    stacks = [zlib.decompress((folder / f"{name}.z").read_bytes()) for name in request.inputs]
+    arrays = [np.frombuffer(stack, image_input.dtype).reshape(image_input.shape) for stack in stacks]
+    return np.concatenate(arrays)[: request.images].astype(np.float32)
+
+
+def _pack_inputs(folder: Path, pixels: np.ndarray, graph: OnnxFacts) -> dict[str, str]:
+    """Write the images as the engine takes them, compressed; name to digest of the raw values."""
+    from edgeprune.export.run import run_in_batches
+
+    [image_input] = graph.inputs
+    digests: dict[str, str] = {}
+
+    def pack(stack: np.ndarray) -> list[np.ndarray]:
+        name, content = f"input-{len(digests):02d}.bin", input_bytes(stack, image_input.dtype)
+        (folder / f"{name}.z").write_bytes(zlib.compress(content, 3))
+        digests[name] = hashlib.sha256(content).hexdigest()
+        return [stack]
+
+    run_in_batches(pack, pixels, batch=image_input.shape[0])
+    return digests
+
+
+def _record(
+    version: Version, target: Target, folder: Path, pixels: np.ndarray, inputs: Mapping[str, str]
+) -> tuple[Command, ...]:
+    """The commands of a visit, for the trtexec of one generation."""
+    from edgeprune.carry.visit import visit_board
+
+    graph = onnx_facts(folder / "model.onnx", precision=target.precision)
+    device = RecordingDevice(
+        packed_contents(folder, inputs), version, copies=target.measure.copies, outputs=graph.outputs
+    )
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+        visit_board(device, target, folder, pixels, Path(scratch))
+    return tuple(device.commands)
 
 
 def carry_command(root: Path) -> str:
     """What to type to carry the folder there and the results back."""
-    import shlex
-
     run = shlex.quote(str(root))
     return (
         f"scp -r {shlex.quote(str(root / 'bundle' / FOLDER))} USER@BOARD:edgeprune-device && "

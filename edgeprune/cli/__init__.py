@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Everything heavy is imported inside the command that needs it.
 
-Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 a stage or a tool failed, 4 the device, 5 INCONCLUSIVE or PENDING.
+Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 a stage or a tool failed, 4 the device, 5 INCONCLUSIVE or PENDING,
+70 a bug (with its traceback), 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
-from edgeprune import __version__
 from edgeprune.cli.bench import bench
 from edgeprune.cli.compare import compare
 from edgeprune.cli.data import app as data_app
@@ -29,14 +30,20 @@ from edgeprune.cli.export import (
 from edgeprune.cli.history import history
 from edgeprune.cli.pruning import register as register_pruning
 from edgeprune.cli.search import register as register_sweep
+from edgeprune.cli.settings import options_from_settings
 from edgeprune.cli.training import finetune, iterate, sparsify
 from edgeprune.errors import EdgepruneError
+from edgeprune.settings import Overrides
+from edgeprune.version import __version__
+
+BUG_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h: 1 would say that a gate was missed
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a bug keeps its plain traceback; errors on purpose are one line, see main()
     help="Prune an Ultralytics YOLO model to a latency budget, measured on the device it ships on.",
-    epilog="Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 stage or tool failed, 4 device, 5 INCONCLUSIVE or PENDING.",
+    epilog="Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 stage or tool failed, 4 device, 5 INCONCLUSIVE or PENDING, "
+    "70 a bug, 130 Ctrl-C.",
 )
 targets_app = typer.Typer(
     no_args_is_help=False, help="List, show and describe target profiles.\n\nExample:\n  edgeprune targets"
@@ -46,15 +53,21 @@ targets_app = typer.Typer(
 def main() -> None:
     """Entry point: errors of edgeprune are one line on stderr and an exit code; anything else is a bug."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun on a device is put back
-        signal.signal(number, _ended)
+        signal.signal(number, _exit_on_signal)
     try:
         app()
     except EdgepruneError as error:
         print(f"edgeprune: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("edgeprune: this is a bug of edgeprune; please report it with the lines above", file=sys.stderr)
+        sys.exit(BUG_EXIT_CODE)
 
 
-def _ended(number: int, _: object) -> None:
+def _exit_on_signal(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
@@ -74,33 +87,21 @@ def _root(
 
 
 @app.command()
+@options_from_settings
 def build(
     target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of one (.yaml).")],
     weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
     data: Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")],
-    latency_ms: Annotated[float | None, typer.Option(help="Budget: latency on the target in ms, at most.")] = None,
-    speed_up: Annotated[
-        float | None, typer.Option(help="Budget: measured latency before over after, at least.")
-    ] = None,
-    macs_speed_up: Annotated[
-        float | None, typer.Option(help="Budget: MACs before over after, at least; needs no device.")
-    ] = None,
-    max_map_drop: Annotated[
-        float | None, typer.Option(help="Largest loss of mAP50-95, 0 to 1 (0.02: two points).")
-    ] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels, a multiple of 32; the profile's.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs; the profile's.")] = None,
-    until: Annotated[str | None, typer.Option(help="End fine-tuning early: 'map_drop <= 0.01'.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where engines are built and timed: user@host[:port]; the profile's, or here.")
-    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load classes outside Ultralytics; such a file can run any code.")
     ] = False,
+    **overrides: Unpack[Overrides],
 ) -> None:
     """Prune, fine-tune, export and compile a model until a measurement on the target meets the budget.
+
+    Options that are not given are as the target says.
 
     Example:
       edgeprune build --target cpu --weights best.pt --data data.yaml \\
@@ -111,23 +112,7 @@ def build(
 
     try:
         with ConsoleReporter() as reporter:
-            result = run(
-                target,
-                weights,
-                data,
-                latency_ms=latency_ms,
-                speed_up=speed_up,
-                macs_speed_up=macs_speed_up,
-                max_map_drop=max_map_drop,
-                imgsz=imgsz,
-                epochs=epochs,
-                device=device,
-                until=until,
-                out=out,
-                seed=seed,
-                trust=trust,
-                reporter=reporter,
-            )
+            result = run(target, weights, data, out=out, seed=seed, trust=trust, reporter=reporter, **overrides)
     except KeyboardInterrupt:
         print("edgeprune: stopped; the same command goes on from the last finished stage or epoch", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -155,7 +140,7 @@ def show(
         return
     record = read_build(directory)
     print_verdict(record)
-    raise typer.Exit({"PASS": 0, "FAIL": 1}.get(record["verdict"], 5))
+    raise typer.Exit(record.verdict.exit_code)
 
 
 @app.command()
@@ -170,7 +155,7 @@ def doctor() -> None:
 
     findings = examine()
     print_doctor(findings)
-    raise typer.Exit(0 if all(finding.ok or not finding.required for finding in findings) else 4)
+    raise typer.Exit(0 if all(finding.usable or not finding.required for finding in findings) else 4)
 
 
 @targets_app.callback(invoke_without_command=True)
@@ -208,9 +193,9 @@ def targets_schema() -> None:
     """
     import json
 
-    from edgeprune.target import profile_schema
+    from edgeprune.target import target_schema
 
-    print(json.dumps(profile_schema(), indent=1, ensure_ascii=False))
+    print(json.dumps(target_schema(), indent=1, ensure_ascii=False))
 
 
 # After this module's own commands, so that `--help` begins with build; each room keeps its commands beside its code.

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from edgeprune.devices.local import LocalDevice
-    from edgeprune.devices.remote import RemoteDevice
     from edgeprune.measure.bench import BenchResult
     from edgeprune.runtimes.base import BenchSettings
-    from edgeprune.target import Device as Board
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 40
-LAUNCHES = 3
-UNTIL_STABLE = 4  # attempts beyond the first when --until-stable comes without --retries
 
 
 def bench(
@@ -77,13 +72,12 @@ def bench(
       edgeprune bench model.onnx --target cpu --seconds 5 --retries 0 \\
         --max-ms 500   # exits 0, 1 or 5: the verdict
     """
-    from edgeprune.devices import device as device_named
     from edgeprune.measure.bench import bench as run
-    from edgeprune.measure.graphs import in_precision
-    from edgeprune.runtimes import runtime as runtime_of
+    from edgeprune.measure.bench import sampling_settings
+    from edgeprune.serial import json_text
+    from edgeprune.target import default_target, load_target
 
-    name, settings, profile = settings_of(target)
-    place = device_named(device if device is not None else profile.get("host", ""), **profile.get("place", {}))
+    profile = (load_target(target) if target else default_target()).with_overrides(device=device)
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
@@ -97,84 +91,31 @@ def bench(
         "time_limit_s": seconds,
         "cpus": None if cpus is None else _cpus(cpus),
     }
-    settings = replaced(settings, {key: value for key, value in given.items() if value is not None})
+    settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
     quiet = "-" in (str(json), str(csv))
-    named = [*([vs] if vs else []), *models]
-    with place, Live(enabled=not quiet) as live, TemporaryDirectory(prefix="edgeprune-bench-") as folder:
+    with Live(enabled=not quiet) as live:
         result = run(
-            [
-                in_precision(graph, Path(folder) / f"low-{number}", precision, data)
-                for number, graph in enumerate(
-                    _as_graphs(
-                        named, Path(folder), imgsz or profile.get("imgsz"), batch or profile.get("batch", 1), live
-                    )
-                )
-            ],
-            runtime_of(runtime or name, _checked(place, profile.get("board") if runtime is None else None)),
-            settings,
+            profile,
+            [*([vs] if vs else []), *models],
+            runtime=runtime,
+            settings=settings,
+            imgsz=imgsz or (None if target else 0),
+            precision=precision,
+            data=data,
             max_ms=max_ms,
-            statistic=statistic or profile.get("statistic", "p95"),
-            retries=retries if retries is not None else profile.get("retries", UNTIL_STABLE if until_stable else 0),
+            statistic=statistic,
+            retries=retries,
             until_stable=until_stable,
             details=not no_details,
             image=image,
             end_to_end=end_to_end or image is not None,
             progress=live.progress,
         )
-    write(json, _json_text(result))
+    write(json, json_text(result) + "\n")
     write(csv, result.to_csv())
     if not quiet:
         _print(result)
     raise typer.Exit(result.exit_code)
-
-
-def settings_of(target: str | None) -> tuple[str, BenchSettings, dict[str, Any]]:
-    """Runtime name, sampling and gate settings of a profile, or the defaults."""
-    from edgeprune.runtimes.base import BenchSettings
-
-    if target is None:
-        return "onnxruntime", BenchSettings(launches=LAUNCHES), {}
-    from edgeprune.target import load_target
-
-    profile = load_target(target)
-    measure = profile.measure
-    # Size and batch of the profile are for free axes only: a file that fixes others is still worth timing.
-    settings = BenchSettings(
-        threads=measure.threads,
-        warmup_s=measure.warmup_s,
-        rounds=measure.rounds,
-        per_round=measure.per_round,
-        time_limit_s=measure.time_limit_s,
-        copies=measure.copies,
-        cuda_graph=measure.cuda_graph,
-        launches=LAUNCHES,
-    )
-    asked = {"statistic": profile.budget.statistic, "retries": measure.retries}
-    board = profile.device
-    place = {"power_mode": board.power_mode or "", "clocks": board.lock_clocks, "python": board.python}
-    sizes = {"imgsz": profile.imgsz, "batch": profile.batch}
-    where = {"host": board.host, "place": place, "board": board, "profile": profile}
-    return profile.runtime, settings, {**asked, **sizes, **where}
-
-
-def _checked(place: LocalDevice | RemoteDevice, board: Board | None) -> LocalDevice | RemoteDevice:
-    """The device, when it is the board that the profile is about; figures of another would carry its name."""
-    from edgeprune.devices.board import mismatch
-    from edgeprune.errors import DeviceError
-
-    if board is not None and board.kind == "jetson" and (other := mismatch(board, place.facts())):
-        raise DeviceError(f"{place.name}: {other}; next: edgeprune device probe {place.name}")
-    return place
-
-
-def _as_graphs(models: list[Path], folder: Path, imgsz: int | None, batch: int, live: Live) -> list[Path]:
-    """The models as files that a runtime can time: a checkpoint is exported and simplified first, as a build does."""
-    from edgeprune.measure.graphs import graph_of
-
-    return [
-        graph_of(model, folder / str(number), imgsz=imgsz, batch=batch, progress=live.progress)
-        for number, model in enumerate(models, 1)
-    ]
 
 
 def replaced(settings: BenchSettings, given: dict[str, Any]) -> BenchSettings:
@@ -206,18 +147,12 @@ def _cpus(text: str) -> tuple[int, ...]:
 
     allowed = os.sched_getaffinity(0)
     try:
-        found = tuple(int(part) for part in text.split(","))
+        cpus = tuple(int(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or not set(found) <= allowed:
+        cpus = ()
+    if not cpus or not set(cpus) <= allowed:
         raise TargetError(f"--cpus {text}: give numbers out of {','.join(map(str, sorted(allowed)))}")
-    return found
-
-
-def _json_text(result: BenchResult) -> str:
-    import json
-
-    return json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
+    return cpus
 
 
 def write(path: Path | None, text: str) -> None:
@@ -239,40 +174,28 @@ def write(path: Path | None, text: str) -> None:
 def _print(result: BenchResult) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    from edgeprune.measure.bench import COLUMNS, end_to_end_text
+    from edgeprune.cli.console import print_table
+    from edgeprune.report.bench import bench_table, end_to_end_text, slowest_layers_table
 
     console = Console(highlight=False)
-    rows = result.rows()
     simulated = "SIMULATED " if any(model.latency.simulated for model in result.models) else ""
     title = f"{simulated}latency in ms by {result.runtime}, bounds at 99 %"
-    table = Table(show_edge=False, title=title, title_justify="left")
-    table.add_column("")
-    for row in rows:
-        table.add_column(escape(row[0]), justify="right", overflow="fold")
-    for number, name in enumerate(COLUMNS[1:], 1):  # models side by side: that also fits a narrow terminal
-        table.add_row(name, *(escape(row[number]) for row in rows))
-    console.print(table)
+    print_table(bench_table(result).transposed(), title, models_across=True)  # that also fits a narrow terminal
     for model in result.models:
         if model.layers:
-            slowest = Table(show_edge=False, title=f"slowest layers of {model.model.name}", title_justify="left")
-            for column in ("layer", "operation", "ms"):
-                slowest.add_column(column, justify="right" if column == "ms" else "left", overflow="fold")
-            for layer in model.layers:
-                slowest.add_row(escape(layer.name), escape(layer.op), f"{layer.mean_ms:.3f}")
-            console.print(slowest)
+            print_table(slowest_layers_table(model), f"slowest layers of {model.model.name}")
         if model.end_to_end:
             console.print(f"{escape(model.model.name)}: {end_to_end_text(model.end_to_end)}")
-    host = result.models[0].latency.conditions.get("host", {})
-    if host:
-        load = ", ".join(f"{value:g}" for value in host["load_average"])
-        console.print(f"[dim]{escape(host['cpu'])}, governor {host['governor']}, load average {load}[/]")
+    host = result.models[0].latency.conditions.host
+    if host is not None:
+        load = ", ".join(f"{value:g}" for value in host.load_average)
+        console.print(f"[dim]{escape(host.cpu)}, governor {host.governor}, load average {load}[/]")
     for model in result.models:
-        if model.latency.conditions.get("contended"):
-            share = model.latency.conditions["cpu_share"]
+        core = model.latency.conditions.core
+        if core.contended:
             console.print(
-                f"[yellow]{escape(model.model.name)} had {share:.0%} of a core: other work ran on this machine[/]"
+                f"[yellow]{escape(model.model.name)} had {core.share:.0%} of a core: other work ran on this machine[/]"
             )
     for model in result.models:
         if model.gate is not None:
@@ -307,7 +230,7 @@ class Live:
             disable=not (enabled and console.is_terminal),
         )
         self._task = self._bar.add_task("starting", total=None)
-        self._seen: list[float] = []
+        self._first_ms: list[float] = []
 
     def __enter__(self) -> Live:
         self._bar.start()
@@ -316,11 +239,10 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def progress(self, text: str, *, done: int = 0, total: int = 0) -> None:
-        if text.startswith("rounds: "):
-            self._seen.append(float(text.removeprefix("rounds: ").split()[0]))
+    def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
+        self._first_ms += latest_ms[:1]
         from rich.markup import escape
 
         self._bar.update(
-            self._task, description=f"{escape(text)} {sparkline(self._seen)}", completed=done, total=total or None
+            self._task, description=f"{escape(text)} {sparkline(self._first_ms)}", completed=done, total=total or None
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeprune.cli.bench import Live, replaced, settings_of, write
+from edgeprune.cli.bench import Live, replaced, write
 
 
 def compare(
@@ -36,29 +36,34 @@ def compare(
     Example:
       edgeprune compare best.onnx model.onnx --data data.yaml -o comparison
     """
+    from edgeprune.cli.console import print_table
     from edgeprune.errors import TargetError
+    from edgeprune.measure.bench import sampling_settings
     from edgeprune.measure.compare import compare as run
-    from edgeprune.runtimes.site import placed
+    from edgeprune.report.comparison import classes_table, comparison_page, models_table
+    from edgeprune.runtimes.site import open_site
     from edgeprune.samples.statistics import quantile_of
+    from edgeprune.target import default_target, load_target
 
-    name, settings, profile = settings_of(target)
+    profile = load_target(target) if target else default_target()
     given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}
-    chosen = statistic or profile.get("statistic", "p50")
+    settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
+    chosen = statistic or (profile.budget.statistic if target else "p50")
     try:
         quantile_of(chosen)
     except ValueError as error:
         raise TargetError(f"--statistic: {error}") from None
     if output is not None and output.exists() and not output.is_dir():
         raise TargetError(f"--output {output}: is a file; give the path of a folder")
-    with placed(profile.get("profile"), name) as (runs_on, _), Live(enabled=str(json) != "-") as live:
+    with open_site(profile) as site, Live(enabled=str(json) != "-") as live:
         result = run(
             models,
             data,
-            runtime=runs_on,
-            settings=replaced(settings, {key: value for key, value in given.items() if value is not None}),
+            runtime=site.runtime,
+            settings=settings,
             statistic=chosen,
             split=split,
-            imgsz=imgsz or profile.get("imgsz"),
+            imgsz=imgsz or (profile.imgsz if target else None),
             images=images,
             seed=seed,
             progress=live.progress,
@@ -66,29 +71,16 @@ def compare(
     write(json, result.json_text())
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        write(output / "compare.html", result.html())
+        write(output / "compare.html", comparison_page(result))
         write(output / "compare.json", result.json_text())
     if str(json) == "-":
         return
-    _print(result.columns, result.rows())
-    _print(("class", *result.columns[1:]), result.classes())
+    print_table(models_table(result), models_across=True)
+    print_table(classes_table(result), models_across=True)
     for scene in result.scenes:
-        lost = ", ".join(f"{one.name} {len(one.lost)} lost, {one.same.count(False)} new" for one in scene.seen[1:])
+        lost = ", ".join(f"{one.name} {len(one.lost)} lost, {one.same.count(False)} new" for one in scene.results[1:])
         typer.echo(f"{scene.image}: {lost}")
     if result.pending:
         typer.echo(f"latency was not measured: {result.pending}")
     if output is not None:
         typer.echo(f"page: {output / 'compare.html'}")
-
-
-def _print(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(show_edge=False)
-    for column in columns:
-        table.add_column(escape(column), justify="right" if column != columns[0] else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console(highlight=False).print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgeprune.report.text import COLUMNS, budget_text, gate_cells
+from edgeprune.report.text import budget_text
+from edgeprune.report.verdict import COLUMNS, gate_cells, short_reasons
 from edgeprune.samples.gates import Gate
 
 if TYPE_CHECKING:
     from edgeprune.measure.doctor import Finding
+    from edgeprune.records.build import BuildRecord
+    from edgeprune.report.table import Table as ReportTable
     from edgeprune.target import Target
 
-WIDE = 120  # columns from which the reasons stand beside their gates
+MIN_WIDTH_FOR_REASONS = 120  # columns from which the reasons stand beside their gates
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "PENDING": "cyan", "info": "dim"}
 
 
@@ -45,7 +48,7 @@ class ConsoleReporter:
         state = " [dim]reused[/dim]" if reused else ""
         self._console.print(f"[bold]\\[{number}/{total}] {name}[/bold]{state}")
 
-    def progress(self, text: str, *, done: int = 0, total: int = 0) -> None:
+    def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
         if self._live is None:
             self._live = Progress(
                 SpinnerColumn(),
@@ -68,7 +71,7 @@ class ConsoleReporter:
     def gates(self, gates: Sequence[Gate]) -> None:
         self._clear()
         for gate in gates:
-            _, metric, value, limit, verdict, _ = gate_cells(gate.to_json())
+            _, metric, value, limit, verdict, _ = gate_cells(gate)
             against = f" (limit {limit})" if gate.limit is not None else ""
             self._console.print(f"  [{COLOURS[verdict]}]{verdict:<12}[/] {escape(metric)} {value}{against}")
 
@@ -78,17 +81,33 @@ class ConsoleReporter:
             self._live = None
 
 
-def print_verdict(record: Mapping[str, Any]) -> None:
+def print_table(content: ReportTable, title: str | None = None, *, models_across: bool = False) -> None:
+    """A table of the report in the terminal, figures aligned to the right.
+
+    Args:
+        content: the table.
+        title: a line above it.
+        models_across: a column a model: all but the first, which says what the figures are, are aligned to the right.
+    """
+    table = Table(show_edge=False, title=None if title is None else escape(title), title_justify="left")
+    for place, (column, numeric) in enumerate(zip(content.columns, content.numeric, strict=True)):
+        right = place > 0 if models_across else numeric
+        table.add_column(escape(column), justify="right" if right else "left", overflow="fold")
+    for row in content.rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def print_verdict(record: BuildRecord) -> None:
     """The verdict table of a build."""
     console = Console(highlight=False)
-    target = record["target"]
-    title = f"{target['name']}: {budget_text(target['budget'])}"
-    wide = console.width >= WIDE
+    title = f"{record.target.name}: {budget_text(record.target.budget)}"
+    wide = console.width >= MIN_WIDTH_FOR_REASONS
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
     for column in COLUMNS if wide else COLUMNS[:-1]:
         numeric = column in ("value", "limit")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column not in ("metric", "reason"))
-    gates = [gate | {"reason": _shortened(gate["reason"], record)} for gate in record["gates"]]
+    gates = short_reasons(record.gates, record.next_command, "the command below")
     for gate in gates:
         *cells, verdict, reason = gate_cells(gate)
         row = [*(escape(cell) for cell in cells), f"[{COLOURS[verdict]}]{verdict}[/]"]
@@ -96,18 +115,12 @@ def print_verdict(record: Mapping[str, Any]) -> None:
     console.print(table)
     if not wide:  # a column of reasons would be a word wide
         for gate in gates:
-            console.print(f"  [dim]{gate['stage']}, {escape(gate['metric'])}:[/] {escape(gate['reason'])}")
-    verdict = record["verdict"]
+            console.print(f"  [dim]{gate.stage}, {escape(gate.metric)}:[/] {escape(gate.reason)}")
+    verdict = record.verdict.value
     console.print(f"verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
-    if record.get("next_command"):
+    if record.next_command:
         console.print("next, where the target's runtime is:")
-        console.print(f"  {record['next_command']}", markup=False, soft_wrap=True)
-
-
-def _shortened(reason: str, record: Mapping[str, Any]) -> str:
-    """The next command stands once below the table, not in every row that waits for it."""
-    command = record.get("next_command")
-    return reason.replace(command, "the command below") if command else reason
+        console.print(f"  {record.next_command}", markup=False, soft_wrap=True)
 
 
 def print_targets(targets: Sequence[Target]) -> None:
@@ -129,6 +142,6 @@ def print_doctor(findings: Sequence[Finding]) -> None:
     for column in ("", "what", "seen", "to get it"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else ("[red]missing[/]" if finding.required else "[dim]absent[/]")
-        table.add_row(mark, finding.what, escape(finding.seen), escape(finding.remedy))
+        mark = "[green]ok[/]" if finding.usable else ("[red]missing[/]" if finding.required else "[dim]absent[/]")
+        table.add_row(mark, finding.subject, escape(finding.state), escape(finding.remedy))
     console.print(table)

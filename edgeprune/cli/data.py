@@ -31,7 +31,7 @@ def digits(
     """
     from edgeprune.data.digits import write_digits
 
-    def show(text: str, *, done: int = 0, total: int = 0) -> None:
+    def show(text: str, *, done: int = 0, total: int = 0, **_: object) -> None:
         typer.echo(f"{text}: {done}/{total}", err=True)
 
     typer.echo(write_digits(out, train=train, val=val, test=test, imgsz=imgsz, seed=seed, progress=show))

@@ -26,13 +26,13 @@ def probe(
       edgeprune device probe user@orin.invalid   # exits 4: no such name
     """
     from edgeprune.cli.console import print_doctor
-    from edgeprune.devices import device
+    from edgeprune.devices import device_named
     from edgeprune.measure.doctor import examine_device
 
-    with device(host) as place:
-        findings = examine_device(place)
+    with device_named(host) as device:
+        findings = examine_device(device)
     print_doctor(findings)
-    raise typer.Exit(0 if all(finding.ok or not finding.required for finding in findings) else 4)
+    raise typer.Exit(0 if all(finding.usable or not finding.required for finding in findings) else 4)
 
 
 def import_results(
@@ -47,10 +47,10 @@ def import_results(
       edgeprune import-results results.tar \\
         --run runs/jetson-orin   # exits 2: without the board's results.tar
     """
-    from edgeprune.carry.back import imported
+    from edgeprune.carry.back import import_results as judge_results
     from edgeprune.cli.console import print_verdict
 
-    record, bundle = imported(results, run)
+    record, bundle = judge_results(results, run)
     print_verdict(record)
     print(f"bundle: {bundle}")
-    raise typer.Exit({"PASS": 0, "FAIL": 1}.get(record["verdict"], 5))
+    raise typer.Exit(record.verdict.exit_code)

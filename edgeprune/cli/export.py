@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeprune.options import output_file
+from edgeprune.serial import json_text, to_json
 
 if TYPE_CHECKING:
     from edgeprune.runtimes.base import Runtime
@@ -32,7 +32,7 @@ def export_command(
     imgsz: Annotated[int, typer.Option(help="Input side in pixels.")] = 640,
     batch: Annotated[int, typer.Option(help="Images per inference; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; 17.")] = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
     head: Annotated[
         str, typer.Option(help="auto, end-to-end (no NMS needed), raw (NMS outside) or nms (NMS inside).")
     ] = "auto",
@@ -45,14 +45,12 @@ def export_command(
       edgeprune export best.pt --imgsz 320 -o best.onnx
       edgeprune export tuned/best.pt --imgsz 320 -o model.onnx
     """
-    from dataclasses import asdict
-
     from edgeprune.export.onnx import onnx_from_checkpoint
 
-    target = output or checkpoint.with_suffix(".onnx")
+    output = output or checkpoint.with_suffix(".onnx")
     info = onnx_from_checkpoint(
         checkpoint,
-        target,
+        output,
         imgsz=imgsz,
         batch=batch,
         dynamic=dynamic,
@@ -61,11 +59,8 @@ def export_command(
         output_names=output_name or (),
     )
     shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in (*info.inputs, *info.outputs))
-    _tell(
-        {"path": str(target), **asdict(info)},
-        f"{target}: {info.task}, head {info.head}, opset {info.opset}, {info.nodes} nodes; {shapes}",
-        as_json,
-    )
+    text = f"{output}: {info.task}, head {info.head}, opset {info.opset}, {info.nodes} nodes; {shapes}"
+    _print({"path": output, **to_json(info)}, text, as_json)
 
 
 @app.command("simplify")
@@ -81,11 +76,11 @@ def simplify_command(
     Example:
       edgeprune simplify model.onnx -o small.onnx
     """
-    from edgeprune.export.simplify import simplified_onnx
+    from edgeprune.export.simplify import simplify_onnx
 
-    target = output or model.with_name(f"{model.stem}-simple.onnx")
-    info = simplified_onnx(model, target)
-    _tell({"path": str(target), **info.to_json()}, f"{target}: {info.reason}", as_json)
+    output = output or model.with_name(f"{model.stem}-simple.onnx")
+    info = simplify_onnx(model, output)
+    _print({"path": output, **to_json(info)}, f"{output}: {info.reason}", as_json)
 
 
 @app.command("quantize")
@@ -112,30 +107,24 @@ def quantize_command(
       edgeprune quantize small.onnx --precision fp16 -o half.onnx
       edgeprune quantize small.onnx --precision int8 --data data.yaml -o int8.onnx
     """
-    from edgeprune.dataset import Dataset
-    from edgeprune.errors import DataError, TargetError
-    from edgeprune.export.onnx import describe
-    from edgeprune.export.precision import PRECISIONS, fp16_onnx, int8_onnx
+    from edgeprune.export.quantize import quantize_onnx
 
-    target = output or model.with_name(f"{model.stem}-{precision}.onnx")
-    kept = keep_float or []
-    if precision == "fp16":
-        info = fp16_onnx(model, target, keep_float=kept)
-    elif precision in {"int8", "int8-fp16"}:
-        if data is None:
-            raise DataError("INT8 needs images to calibrate on; give --data DATASET.yaml")
-        dataset = Dataset.load(data, task=describe(model).task, need=("train",))
-        images = dataset.sample_images("train", count, seed)
-        info = int8_onnx(
-            model, target, images, recipe=recipe, method=method, keep_float=kept, half=precision == "int8-fp16"
-        )
-    else:
-        allowed = ", ".join(name for name in PRECISIONS if name != "fp32")
-        raise TargetError(f"precision '{precision}' is unknown; {allowed} are allowed")
-    lines = [f"{target}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
+    output = output or model.with_name(f"{model.stem}-{precision}.onnx")
+    info = quantize_onnx(
+        model,
+        output,
+        precision=precision,
+        data=data,
+        images=count,
+        recipe=recipe,
+        method=method,
+        keep_float=keep_float or (),
+        seed=seed,
+    )
+    lines = [f"{output}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
     if info.images:
         lines.append(f"{info.quantized_layers} layers in INT8, {len(info.float_layers)} in float; {info.images} images")
-    _tell({"path": str(target), **info.to_json()}, "\n".join([*lines, *info.warnings]), as_json)
+    _print({"path": output, **to_json(info)}, "\n".join([*lines, *info.warnings]), as_json)
 
 
 @app.command("parity")
@@ -154,14 +143,14 @@ def parity_command(
       edgeprune parity tuned/best.pt small.onnx --data data.yaml --limit 0.01
     """
     from edgeprune.dataset import Dataset
-    from edgeprune.export.onnx import describe
+    from edgeprune.export.onnx import describe_onnx
     from edgeprune.export.parity import parity
 
-    dataset = Dataset.load(data, task=describe(candidate).task, need=(split,))
+    dataset = Dataset.load(data, task=describe_onnx(candidate).task, need=(split,))
     found = parity(reference, candidate, dataset.sample_images(split, count))
     worst = max(found.max_abs_box_px, found.max_abs_score)
-    _tell(
-        found.to_json(),
+    _print(
+        found,
         f"{found.images} images, {found.task}, head {found.head}: at most {found.max_abs_box_px:.2g} px and "
         f"{found.max_abs_score:.2g} of score apart; {found.detections_agreement:.1%} of "
         f"{found.detections_reference} detections agree",
@@ -190,20 +179,20 @@ def lint_command(
     """
     from edgeprune.export.graph import load_graph
     from edgeprune.export.lint import Limits, lint
-    from edgeprune.export.regions import with_names
+    from edgeprune.export.regions import name_nodes
 
     graph = load_graph(model)
     if nodes:
-        names = [node.name for node in with_names(graph).graph.node if node.op_type == "Conv"]
-        _tell({"layers": names}, "\n".join(names), as_json)
+        names = [node.name for node in name_nodes(graph).graph.node if node.op_type == "Conv"]
+        _print({"layers": names}, "\n".join(names), as_json)
         return
     findings = lint(graph, Limits(tensorrt=tensorrt, dynamic=dynamic, precision=precision))
     lines = [
         f"{f.severity} {f.rule}{f' ({f.count} ×, first {f.node})' if f.node else ''}: {f.message}; {f.remedy}"
         for f in findings
     ]
-    _tell(
-        {"findings": [finding.to_json() for finding in findings]},
+    _print(
+        {"findings": findings},
         "\n".join(lines) or f"{model}: TensorRT {tensorrt} should take it",
         as_json,
     )
@@ -253,26 +242,26 @@ def val_command(
     lines = [f"{artifact}: {found.task} on {found.images} images of {found.split}, by {by}"]
     lines.append(f"{best} {found.map50_95:.4f}, {second} {found.map50:.4f}")
     lines += [f"  {name}: {value:.4f}" for name, value in found.per_class.items()]
-    _tell({**found.to_json(), "runtime": by}, "\n".join(lines), as_json)
+    _print({**to_json(found), "runtime": by}, "\n".join(lines), as_json)
 
 
 @contextmanager
 def _runtime(artifact: Path, profile: Target | None, name: str) -> Iterator[Runtime | None]:
     """The profile's runtime on its device, or the one of this name here; None for a checkpoint, which torch runs."""
-    from edgeprune.errors import DeviceError, TargetError
+    from edgeprune.errors import TargetError
     from edgeprune.runtimes import NAMES
-    from edgeprune.runtimes.site import placed
+    from edgeprune.runtimes.site import open_site
+    from edgeprune.target import default_target
 
     if name not in NAMES:
         raise TargetError(f"runtime '{name}' is unknown; {', '.join(RUNTIMES_OF)} are allowed")
     if artifact.suffix == ".pt":
         yield None
         return
-    with placed(profile, name) as (found, available):
-        if not available.ok:
-            raise DeviceError(f"{found.name}: {available.detail}; next: {available.remedy}")
-        yield found
+    with open_site(profile or default_target(), runtime=None if profile else name) as site:
+        site.require_usable()
+        yield site.runtime
 
 
-def _tell(data: dict[str, Any], text: str, as_json: bool) -> None:
-    typer.echo(json.dumps(data, indent=2) if as_json else text)
+def _print(data: object, text: str, as_json: bool) -> None:
+    typer.echo(json_text(data) if as_json else text)

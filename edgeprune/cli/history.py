@@ -23,28 +23,24 @@ def history(
     Example:
       edgeprune history runs/cpu -o history.html
     """
+    from rich.console import Console
+    from rich.markup import escape
+
     from edgeprune.cli.bench import write
-    from edgeprune.records.history import history as read
-    from edgeprune.report.history_page import COLUMNS, against, rows
+    from edgeprune.cli.console import print_table
+    from edgeprune.records.history import history as read_history
+    from edgeprune.report.history import change_text, history_page, history_table
+    from edgeprune.serial import json_text
 
-    found = read(folders, target)
-    write(json, found.json_text())
-    write(output, found.html() if output is not None else "")
+    builds = read_history(folders, target)
+    write(json, json_text(builds) + "\n")
+    write(output, history_page(builds) if output is not None else "")
     if str(json) != "-":
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(show_edge=False, title=f"{found.target}, oldest first", title_justify="left")
-        for column in COLUMNS[:-1]:
-            table.add_column(column, overflow="fold")
-        for row in rows(found):
-            table.add_row(*(escape(cell) for cell in row[:-1]))
+        print_table(history_table(builds).without("against before"), f"{builds.target}, oldest first")
         console = Console(highlight=False)
-        console.print(table)
-        for built in found.builds:
-            colour = "red" if built.regressions else "dim"
-            console.print(f"[{colour}]{escape(built.path.name)}: {escape(against(built))}[/]")
+        for build in builds.builds:
+            colour = "red" if build.regressions else "dim"
+            console.print(f"[{colour}]{escape(build.path.name)}: {escape(change_text(build))}[/]")
         if output is not None:
             console.print(f"page: {escape(str(output))}")
-    raise typer.Exit(1 if found.regressed else 0)
+    raise typer.Exit(1 if builds.regressed else 0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,7 +11,7 @@ from edgeprune.errors import TargetError
 from edgeprune.options import output_file, output_plot
 
 if TYPE_CHECKING:
-    from edgeprune.pruning.plan import Plan
+    pass
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
@@ -67,47 +66,46 @@ def prune(
     """
     from rich.console import Console
 
-    from edgeprune.checkpoint import load, save
-    from edgeprune.pruning.choose import TOLERANCE
-    from edgeprune.pruning.plan import Plan
-    from edgeprune.pruning.pruner import prune as pruned
+    from edgeprune.cli.console import print_table
+    from edgeprune.pruning import api
+    from edgeprune.pruning.choose import EXCHANGE_TOLERANCE
+    from edgeprune.report.plan import dimensions_table, plan_text
 
     if output is None and not dry_run:
         raise TargetError("say where the pruned checkpoint goes with -o FILE.pt, or look first with --dry-run")
-    checkpoint = load(weights, trust=trust)
-    size = imgsz or _trained_size(checkpoint.train_args)
-    batches = None if data is None else _batches(data, checkpoint, size, images, batch, seed)
-    result = pruned(
-        checkpoint,
-        imgsz=imgsz,
-        plan=None if plan is None else Plan.load(plan),
+    result = api.prune(
+        weights,
+        None if dry_run else output,
         macs_speed_up=macs_speed_up,
         params_ratio=params_ratio,
         ratio=ratio,
+        plan=plan,
+        data=data,
+        images=images,
+        batch=batch,
+        imgsz=imgsz,
         importance=importance,
-        scope=scope,  # pyright: ignore[reportArgumentType]
+        normalisation=normalisation,
+        scope=cast(Any, scope),  # checked by the function
         iterative_steps=iterative_steps,
         drop_blocks=drop_blocks,
-        batches=batches,
-        seed=seed,
         ignore=ignore or (),
         max_ratio=_shares(max_ratio or []),
         align=align,
         min_width=min_width,
-        normalisation=normalisation,
+        seed=seed,
+        trust=trust,
     )
     console = Console()
     if dry_run:
-        console.print(plan_table(result.plan, result.savings))
+        print_table(dimensions_table(result.plan, result.savings), plan_text(result.plan))
     if save_plan is not None:
         result.plan.save(save_plan)
-    if output is not None and not dry_run:
-        save(result.model, output, like=checkpoint, metadata=result.metadata())
-    console.print(_summary(result.plan), highlight=False)
-    asked = result.plan.settings["request"].get("macs_speed_up")
-    if asked is not None and result.plan.macs_speed_up > asked * (1 + TOLERANCE):
-        steps = result.plan.settings["align"]
-        console.print(f"×{asked:g} was asked: no widths in steps of {steps} come closer; try a smaller --align")
+    console.print(plan_text(result.plan), highlight=False)
+    requested = result.plan.settings.request.get("macs_speed_up")
+    if isinstance(requested, (int, float)) and result.plan.macs_speed_up > requested * (1 + EXCHANGE_TOLERANCE):
+        steps = result.plan.settings.align
+        console.print(f"×{requested:g} was asked: no widths in steps of {steps} come closer; try a smaller --align")
 
 
 def sensitivity(
@@ -121,7 +119,9 @@ def sensitivity(
     seed: Annotated[int, typer.Option(help="Seed of the draw of images.")] = 0,
     align: Align = 8,
     ignore: Ignore = None,
-    plot: Annotated[Path | None, typer.Option(callback=output_plot, help="Write a plot (.png, .svg or .pdf).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=output_plot, help="Write a plot (.html, .png, .svg or .pdf).")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="Write the table (.json).")
     ] = None,
@@ -137,99 +137,40 @@ def sensitivity(
 
     from edgeprune.artifact import write_atomically
     from edgeprune.checkpoint import load
+    from edgeprune.cli.console import print_table
+    from edgeprune.pruning.api import labelled_batches
     from edgeprune.pruning.pruner import Pruner
-    from edgeprune.pruning.sensitivity import sensitivity as measured
+    from edgeprune.pruning.sensitivity import sensitivity as measure_sensitivity
+    from edgeprune.report.sensitivity import sensitivity_file, sensitivity_table, sensitivity_text
+    from edgeprune.serial import write_json
 
     try:
-        shares = [float(one) for one in ratios.split(",")]
+        shares = [float(share) for share in ratios.split(",")]
     except ValueError as error:
         raise TargetError(f"--ratios is a comma-separated list of numbers (seen: {ratios})") from error
     checkpoint = load(weights, trust=trust)
-    size = imgsz or _trained_size(checkpoint.train_args)
-    batches = _batches(data, checkpoint, size, images, batch, seed)
-    pruner = Pruner(checkpoint.model, size, align=align, ignore=ignore or ())
+    side = imgsz or checkpoint.imgsz
+    batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed)
+    pruner = Pruner(checkpoint.model, side, align=align, ignore=ignore or ())
     console = Console()
     with Bar(console=console, transient=True) as bar:
         task = bar.add_task("sensitivity", total=None)
 
-        def progress(text: str, *, done: int = 0, total: int = 0) -> None:
+        def progress(text: str, *, done: int = 0, total: int = 0, **_: object) -> None:
             bar.update(task, description=text, completed=done, total=total or None)
 
-        result = measured(pruner, batches, importance=importance, ratios=shares, progress=progress)
-    console.print(sensitivity_table(result, shares))
+        result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=progress)
+    print_table(sensitivity_table(result), sensitivity_text(result))
     if output is not None:
-        write_atomically(output, result.to_json())
+        write_json(output, result)
     if plot is not None:
-        result.save_plot(plot)
+        write_atomically(plot, sensitivity_file(result, plot.suffix))
 
 
 def register(app: typer.Typer) -> None:
     """Mount both commands on the main application."""
     app.command()(prune)
     app.command()(sensitivity)
-
-
-def plan_table(plan: Plan, savings: Mapping[str, tuple[int, int]]) -> Any:
-    """Every dimension: width before and after, the share that goes, what that alone saves, and why it was left alone.
-
-    Args:
-        savings: multiply-accumulates and parameters by dimension.
-    """
-    from rich.table import Table
-
-    table = Table(title=_summary(plan))
-    table.add_column("dimension")
-    table.add_column("width", justify="right")
-    table.add_column("after", justify="right")
-    table.add_column("removed", justify="right")
-    table.add_column("MACs alone", justify="right")
-    table.add_column("parameters alone", justify="right")
-    table.add_column("left alone because")
-    for name in plan.removed:
-        table.add_row(name, "block", "-", "100%", "", "", "")
-    for line in plan.dimensions:
-        share = 1 - line.after / line.before
-        removed = f"{share:.0%}" if share else ""
-        saved = [f"-{count / 1e6:.3f} M" for count in savings.get(line.name, ())] or ["", ""]
-        why = "" if share else line.fixed or ""
-        table.add_row(line.name, str(line.before), str(line.after), removed, *saved, why)
-    return table
-
-
-def sensitivity_table(result: Any, ratios: list[float]) -> Any:
-    """Loss per image for each dimension and share, the most sensitive first."""
-    from rich.table import Table
-
-    table = Table(title=f"loss per image {result.whole_loss:.3f} with everything kept; channels by {result.importance}")
-    table.add_column("dimension")
-    for ratio in ratios:
-        table.add_column(f"-{ratio:.0%}", justify="right")
-    rows = sorted(result.by_dimension().items(), key=lambda row: -max(point.loss for point in row[1].values()))
-    for name, points in rows:
-        table.add_row(name, *(f"{points[ratio].loss:.3f}" if ratio in points else "" for ratio in ratios))
-    return table
-
-
-def _summary(plan: Plan) -> str:
-    macs, params = plan.macs, plan.params
-    return (
-        f"MACs {macs[0] / 1e9:.3f} G -> {macs[1] / 1e9:.3f} G (x{plan.macs_speed_up:.2f}) at "
-        f"{plan.settings['imgsz']} px, "
-        f"parameters {params[0] / 1e6:.3f} M -> {params[1] / 1e6:.3f} M"
-    )
-
-
-def _trained_size(train_args: dict[str, Any]) -> int:
-    size = train_args.get("imgsz")
-    return size if isinstance(size, int) else 640
-
-
-def _batches(data: str, checkpoint: Any, size: int, images: int, batch: int, seed: int) -> list[dict[str, Any]]:
-    from edgeprune.pruning.batches import calibration_batches
-
-    return calibration_batches(
-        data, checkpoint.task, size, images=images, batch=batch, seed=seed, stride=checkpoint.stride
-    )
 
 
 def _shares(items: list[str]) -> dict[str, float]:

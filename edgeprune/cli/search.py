@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from edgeprune.search.profile import Profile
-    from edgeprune.sweep.points import Sweep
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
@@ -36,19 +32,20 @@ def profile(
     Example:
       edgeprune profile best.pt --target cpu --imgsz 128 --plot layers.html
     """
-    from edgeprune.cli.console import ConsoleReporter
-    from edgeprune.sweep.alone import profile as measured
+    from edgeprune.cli.console import ConsoleReporter, print_table
+    from edgeprune.report.layer_profile import layer_costs_page, layer_costs_plot, layer_costs_table, layer_costs_text
+    from edgeprune.search.run import profile as measured
 
     suffixes = _checked_plot(plot)
     with ConsoleReporter() as reporter:
-        found = measured(weights, target, imgsz=imgsz, cache=cache, seed=seed, trust=trust, reporter=reporter)
-    _print_profile(found, rows)
+        found = measured(target, weights, imgsz=imgsz, cache=cache, seed=seed, trust=trust, reporter=reporter)
+    costs = found.costs()
+    print_table(layer_costs_table(costs).first(rows), layer_costs_text(costs))
     if plot is not None and suffixes:
         from edgeprune.artifact import write_atomically
-        from edgeprune.sweep.figures import milliseconds, page
 
-        figure = milliseconds(found)
-        write_atomically(plot, figure.svg if plot.suffix == ".svg" else page([figure]))
+        page = plot.suffix == ".html"
+        write_atomically(plot, layer_costs_page(costs) if page else layer_costs_plot(costs).svg_file())
         print(f"figure: {plot}")
 
 
@@ -72,16 +69,16 @@ def search(
         --data data.yaml -o faster.pt
     """
     from edgeprune.cli.console import ConsoleReporter
-    from edgeprune.sweep.alone import search as found_by
+    from edgeprune.search.run import search as run
 
     with ConsoleReporter() as reporter:
-        found = found_by(
-            weights,
+        found = run(
             target,
-            output,
+            weights,
+            data,
+            output=output,
             speed_up=speed_up,
             latency_ms=latency_ms,
-            data=data,
             imgsz=imgsz,
             plan_file=save_plan,
             cache=cache,
@@ -126,15 +123,16 @@ def sweep(
       edgeprune sweep best.pt --target cpu --imgsz 128 --speed-up 1.1,1.2 \\
         --data data.yaml --epochs 1 --out swept
     """
-    from edgeprune.cli.console import ConsoleReporter
-    from edgeprune.sweep.points import run_sweep
+    from edgeprune.cli.console import ConsoleReporter, print_table
+    from edgeprune.report.sweep import sweep_table
+    from edgeprune.sweep.run import sweep as run
 
     with ConsoleReporter() as reporter:
-        found = run_sweep(
-            weights,
+        found = run(
             target,
+            weights,
             data,
-            out,
+            out=out,
             budgets=_budgets(latency_ms, speed_up),
             unpruned=unpruned or (),
             epochs=epochs,
@@ -144,7 +142,10 @@ def sweep(
             trust=trust,
             reporter=reporter,
         )
-    _print_sweep(found)
+    print_table(sweep_table(found, reasons=False))
+    for point in found.points:  # a reason in a column would be a word wide
+        if point.failed:
+            print(f"{point.name}: {point.failed}")
     print(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
     raise typer.Exit(0 if all(point.failed is None for point in found.points) else 1)
 
@@ -176,37 +177,3 @@ def _checked_plot(plot: Path | None) -> bool:
     if plot is not None and plot.suffix not in (".svg", ".html"):
         raise TargetError(f"--plot {plot}: .svg or .html is allowed")
     return plot is not None
-
-
-def _print_profile(found: Profile, most: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from edgeprune.sweep.figures import PROFILE_COLUMNS, profile_rows, profile_summary
-
-    table = Table(show_edge=False, title=profile_summary(found), title_justify="left")
-    for place, column in enumerate(PROFILE_COLUMNS):
-        table.add_column(column, justify="right" if place else "left")
-    for row in profile_rows(found)[:most]:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
-
-
-def _print_sweep(found: Sweep) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from edgeprune.sweep.points import COLUMNS
-
-    table = Table(show_edge=False)
-    for place, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if place else "left")
-    for point in (*found.unpruned, *found.points):
-        *cells, note = point.row()
-        table.add_row(*(escape(cell) for cell in cells), "failed" if point.failed else escape(note))
-    console = Console(highlight=False)
-    console.print(table)
-    for point in found.points:  # a reason in a column would be a word wide
-        if point.failed:
-            console.print(f"{escape(point.name)}: {escape(point.failed)}")

@@ -31,6 +31,7 @@ SPLITS = ("train", "val", "test")
 SHARES = (0.70, 0.15, 0.15)  # of the digit samples of every class
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,14 @@ def write_digits(
         test: images in the test split.
         imgsz: side of the square images in pixels.
         seed: seed of everything random.
-        progress: told after every hundred images.
+        progress: called after every hundred images.
 
     Raises:
         DataError: ``out`` holds something else, or a parameter is impossible.
     """
     out = Path(out)
     recipe = DigitsRecipe(train=train, val=val, test=test, imgsz=imgsz, seed=seed)
-    if _is_there(out, recipe):
+    if _holds(out, recipe):
         return out / "data.yaml"
     partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
@@ -98,7 +99,7 @@ def write_digits(
         for leftover in out.parent.glob(f".{out.name}.partial-*"):  # of a run that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        _compose(partial, recipe, progress)
+        _write_splits(partial, recipe, progress)
         partial.replace(out)  # onto nothing or onto an empty folder: one step either way
     except OSError as error:
         reason = error.strerror or error
@@ -108,7 +109,7 @@ def write_digits(
     return out / "data.yaml"
 
 
-def _is_there(out: Path, recipe: DigitsRecipe) -> bool:
+def _holds(out: Path, recipe: DigitsRecipe) -> bool:
     if not out.exists():
         return False
     if not out.is_dir():
@@ -116,16 +117,16 @@ def _is_there(out: Path, recipe: DigitsRecipe) -> bool:
     if not any(out.iterdir()):
         return False
     try:
-        found = json.loads((out / RECORD).read_text())
+        record = json.loads((out / RECORD).read_text())
     except (OSError, ValueError):
         raise DataError(f"{out} holds other files; name a new or empty folder with --out") from None
-    if found != asdict(recipe):
-        differs = ", ".join(f"{k}={found.get(k)}" for k, v in asdict(recipe).items() if found.get(k) != v)
+    if record != asdict(recipe):
+        differs = ", ".join(f"{k}={record.get(k)}" for k, v in asdict(recipe).items() if record.get(k) != v)
         raise DataError(f"{out} holds digits made with {differs}; name another folder with --out or delete it")
     return True
 
 
-def _compose(folder: Path, recipe: DigitsRecipe, progress: Progress) -> None:
+def _write_splits(folder: Path, recipe: DigitsRecipe, progress: Progress) -> None:
     digits, classes = _digit_samples()
     photographs = _photographs()
     pools = _disjoint_pools(classes, recipe.seed)
@@ -136,7 +137,7 @@ def _compose(folder: Path, recipe: DigitsRecipe, progress: Progress) -> None:
         labels.mkdir(parents=True)
         for index in range(getattr(recipe, split)):
             rng = np.random.default_rng([recipe.seed, part, index])
-            pixels, rows = _scene(rng, recipe.imgsz, photographs, digits, classes, pools[part])
+            pixels, rows = _draw_scene(rng, recipe.imgsz, photographs, digits, classes, pools[part])
             Image.fromarray(pixels).save(images / f"{index:05d}.jpg", quality=92)
             (labels / f"{index:05d}.txt").write_text("".join(rows))
             done += 1
@@ -175,29 +176,29 @@ def _disjoint_pools(classes: Array, seed: int) -> list[Array]:
     return [np.concatenate(pool) for pool in pools]
 
 
-def _scene(
+def _draw_scene(
     rng: np.random.Generator, side: int, photographs: list[Image.Image], digits: Array, classes: Array, pool: Array
 ) -> tuple[Array, list[str]]:
     """One image (side, side, 3) uint8 and its label rows ``class x y w h``, centre and size over the side."""
     canvas = _background(rng, side, photographs[rng.integers(len(photographs))])
-    boxes: list[tuple[int, int, int, int]] = []
+    boxes: list[Box] = []
     rows: list[str] = []
-    wanted = int(rng.integers(1, 6))
-    for _ in range(4 * wanted):
-        if len(rows) == wanted:
+    count = int(rng.integers(1, 6))
+    for _ in range(4 * count):
+        if len(rows) == count:
             break
         sample = int(rng.choice(pool))
-        mask = _stamp(rng, digits[sample], side)
+        mask = _digit_mask(rng, digits[sample], side)
         height, width = mask.shape
         if height >= side or width >= side:
             continue
         left, top = int(rng.integers(side - width)), int(rng.integers(side - height))
         box = (left, top, left + width, top + height)
-        if any(_covered(box, other) > 0.35 for other in boxes):
+        if any(_overlap(box, placed) > 0.35 for placed in boxes):
             continue
         region = canvas[top : top + height, left : left + width]
-        ink = _ink(rng, region)
-        region[:] = region + (ink - region) * (mask * rng.uniform(0.75, 1.0))[..., None]
+        colour = _contrasting_colour(rng, region)
+        region[:] = region + (colour - region) * (mask * rng.uniform(0.75, 1.0))[..., None]
         boxes.append(box)
         x, y = (left + width / 2) / side, (top + height / 2) / side
         rows.append(f"{classes[sample]} {x:.6f} {y:.6f} {width / side:.6f} {height / side:.6f}\n")
@@ -215,7 +216,7 @@ def _background(rng: np.random.Generator, side: int, photograph: Image.Image) ->
     return np.asarray(piece, dtype=np.float32) * np.float32(rng.uniform(0.6, 1.1))
 
 
-def _stamp(rng: np.random.Generator, digit: Array, side: int) -> Array:
+def _digit_mask(rng: np.random.Generator, digit: Array, side: int) -> Array:
     """Opacity of one digit (h, w) in 0..1, scaled, stretched, rotated and cut to its ink."""
     height = side * float(np.exp(rng.uniform(np.log(0.18), np.log(0.45))))
     width = height * rng.uniform(0.75, 1.1)
@@ -227,7 +228,7 @@ def _stamp(rng: np.random.Generator, digit: Array, side: int) -> Array:
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _ink(rng: np.random.Generator, region: Array) -> Array:
+def _contrasting_colour(rng: np.random.Generator, region: Array) -> Array:
     """A colour (3,) in 0..255 that differs from the region's mean by a contrast of 80 to 170 grey levels."""
     ground = float(region.mean())
     contrast = rng.uniform(80.0, 170.0)
@@ -238,11 +239,11 @@ def _ink(rng: np.random.Generator, region: Array) -> Array:
     return np.clip(grey + rng.uniform(-45.0, 45.0, 3), 0.0, 255.0).astype(np.float32)
 
 
-def _covered(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+def _overlap(first: Box, second: Box) -> float:
     """Intersection over the smaller of the two boxes."""
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
     if width <= 0 or height <= 0:
         return 0.0
-    areas = ((one[2] - one[0]) * (one[3] - one[1]) for one in (box, other))
+    areas = ((right - left) * (bottom - top) for left, top, right, bottom in (first, second))
     return width * height / min(areas)

@@ -2,54 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TypeVar
+
+from edgeprune.agent.facts import DeviceFacts
+from edgeprune.devices.identity import identity_of
+from edgeprune.samples.conditions import DeviceState
+
+Self = TypeVar("Self", bound="Device")
 
 
 @dataclass(frozen=True)
 class Completed:
-    """A program that ended: what was run, its exit code, and what it wrote.
+    """A program that ended.
 
-    ``conditions`` is what the device was like meanwhile, for a measured run: power mode, clocks, temperatures, power,
-    ``throttled``, ``waited_s`` behind another build; it belongs into the measurement's conditions as it is.
+    Attributes:
+        argv: what was run.
+        returncode: its exit code.
+        stdout: what it wrote.
+        stderr: the end of what it wrote there.
+        device: what the device was like meanwhile; empty for a run that was not measured.
     """
 
     argv: tuple[str, ...]
     returncode: int
     stdout: str
     stderr: str
-    conditions: Mapping[str, Any] = field(default_factory=dict)
+    device: DeviceState = field(default_factory=DeviceState)
 
 
-class Device(Protocol):
+class Device(ABC):
     """Where engines are built and timed. Paths on it are plain strings, because they mean nothing here.
+
+    ``with device:`` holds the connection, and the board for measured runs, until the end of the block; blocks nest.
 
     Errors: ``DeviceError`` when it cannot be reached or the connection is lost for good, ``ToolError`` for a program
     that does not start or runs past its time.
+
+    Attributes:
+        name: ``local``, ``user@host[:port]`` or ``fake:BOARD``.
+        simulated: a stand-in: what it gives is marked ``simulated`` and never passes a gate.
+        power_mode: mode by its name that measured runs are done in; what the board is in when empty.
+        clocks: lock the clocks for measured runs, where the user may.
+        note: told one line about what a person may want to know: a lost connection, a queue.
     """
 
     name: str
-    """``local``, ``user@host[:port]`` or ``fake:BOARD``."""
+    simulated: bool = False
 
-    simulated: bool
-    """True for a stand-in: what it gives is marked ``simulated`` and never passes a gate."""
+    def __init__(self, *, power_mode: str = "", clocks: bool = True, note: Callable[[str], None] | None = None) -> None:
+        self.power_mode = power_mode
+        self.clocks = clocks
+        self.note = note or (lambda text: None)
+        self._holds = 0
+        self._facts: DeviceFacts | None = None
 
-    def facts(self) -> dict[str, Any]:
-        """What the device is, JSON-ready: see :func:`edgeprune.devices.local.facts` for the keys."""
-        ...
+    def __enter__(self: Self) -> Self:
+        self._holds += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holds -= 1
+        if not self._holds:
+            self._release()
+
+    def facts(self) -> DeviceFacts:
+        """What the device is; looked at once."""
+        if self._facts is None:
+            self._facts = self._look()
+        return self._facts
 
     def identity(self) -> dict[str, str]:
         """What must be equal before two engines, timing caches or measurements may be mixed: board, module, releases,
         power mode, clocks; for a machine without a board its CPU."""
-        ...
+        return identity_of(self.facts(), power_mode=self.power_mode, clocks=self.clocks)
 
+    @abstractmethod
     def workspace(self) -> AbstractContextManager[str]:
         """A private, empty folder on the device for as long as the context is open; removed on every way out."""
-        ...
 
+    @abstractmethod
     def run(
         self,
         argv: Sequence[str],
@@ -58,7 +94,7 @@ class Device(Protocol):
         cwd: str = "",
         stdin: bytes = b"",
         measured: bool = False,
-        told: Callable[[str], None] | None = None,
+        on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a program to its end; no shell sees the arguments. A nonzero exit code is the caller's to judge.
 
@@ -68,15 +104,22 @@ class Device(Protocol):
             cwd: folder on the device; its home when empty.
             stdin: what the program reads.
             measured: the program is a build or a timing. It queues behind other builds on that device, runs in the
-                power mode and with the clocks that the device was opened with, and is watched (``conditions``).
-            told: called with every line of its stdout as it arrives.
+                power mode and with the clocks that the device was opened with, and is watched.
+            on_line: called with every line of its stdout as it arrives.
         """
-        ...
 
+    @abstractmethod
     def send(self, local: Path, remote: str) -> None:
         """Copy a file to the device; whole or not at all."""
-        ...
 
+    @abstractmethod
     def fetch(self, remote: str, local: Path) -> None:
         """Copy a file from the device; whole or not at all."""
-        ...
+
+    @abstractmethod
+    def _look(self) -> DeviceFacts:
+        """Find out what the device is."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let go of the connection and of the board; nothing of edgeprune stays there."""

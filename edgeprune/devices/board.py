@@ -1,51 +1,51 @@
-"""Whether a device is the board that a profile is about; pure functions on its facts."""
+"""Whether a device is the board that a target asks for; pure functions on its facts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
-from edgeprune.devices.agent import modules_of
+from edgeprune.agent.facts import DeviceFacts, modules_of
 
 if TYPE_CHECKING:
-    from edgeprune.target import Device as Board
+    from edgeprune.target import Board
 
 
-def mismatch(board: Board, facts: Mapping[str, Any]) -> str:
-    """Why this device is not what the profile asks for, with what is allowed; empty when it is.
-
-    Args:
-        board: the profile's ``device``.
-        facts: of the device; see :func:`edgeprune.devices.local.facts`.
-    """
-    if board.kind == "cuda" and not facts.get("gpus"):
+def mismatch(board: Board, facts: DeviceFacts) -> str:
+    """Why this device is not the board that a target asks for, with what is allowed; empty when it is."""
+    if board.kind == "cuda" and not facts.gpus:
         return "it has no NVIDIA GPU (nvidia-smi finds none)"
     if board.kind != "jetson":
         return ""
-    here = facts.get("modules", ())
-    wanted = modules_of(" ".join(board.compatible))
-    seen = facts.get("board") or facts.get("cpu") or "an unknown machine"
-    if not facts.get("l4t"):
-        return f"it is no Jetson ({seen}), the profile is about {board.board or ', '.join(wanted)}"
-    if wanted and not set(wanted) & set(here):
-        modules = ", ".join(here) or "no module id"
-        return f"it is {seen} ({modules}), the profile is about {board.board} ({', '.join(wanted)})"
-    for name, asked in (("jetpack", board.jetpack), ("tensorrt", board.tensorrt)):
-        found = facts.get(name)
-        if asked and found and not SpecifierSet(asked).contains(found, prereleases=True):
-            return f"it has {'JetPack' if name == 'jetpack' else 'TensorRT'} {found}, the profile asks for {asked}"
+    allowed = board_modules(board)
+    name = facts.board or facts.cpu or "an unknown machine"
+    if not facts.l4t:
+        return f"it is no Jetson ({name}), the profile is about {board.board or ', '.join(allowed)}"
+    if allowed and not set(allowed) & set(facts.modules):
+        modules = ", ".join(facts.modules) or "no module id"
+        return f"it is {name} ({modules}), the profile is about {board.board} ({', '.join(allowed)})"
+    for software, version, versions in (
+        ("JetPack", facts.jetpack, board.jetpack),
+        ("TensorRT", facts.tensorrt, board.tensorrt),
+    ):
+        if version and versions and not SpecifierSet(versions).contains(version, prereleases=True):
+            return f"it has {software} {version}, the profile asks for {versions}"
     return ""
 
 
-def profiles_of(facts: Mapping[str, Any]) -> list[str]:
-    """Names of the shipped profiles whose module this device has."""
+def board_modules(board: Board) -> list[str]:
+    """Ids of the modules that a target's board may have; empty for any."""
+    return modules_of(" ".join(board.compatible))
+
+
+def targets_for(facts: DeviceFacts) -> list[str]:
+    """Names of the shipped targets whose board has this device's module."""
     from edgeprune.target import load_target, shipped_targets
 
-    found = []
-    for name in shipped_targets():
-        board = load_target(name).device
-        if board.kind == "jetson" and set(modules_of(" ".join(board.compatible))) & set(facts.get("modules", ())):
-            found.append(name)
-    return found
+    boards = {name: load_target(name).device for name in shipped_targets()}
+    return [
+        name
+        for name, board in boards.items()
+        if board.kind == "jetson" and set(board_modules(board)) & set(facts.modules)
+    ]

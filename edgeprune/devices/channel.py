@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import IO, Protocol
 
+from edgeprune.devices.process import Ended
 from edgeprune.errors import DeviceError
 
 
 class ConnectionLost(DeviceError):
     """The connection broke; the same command may be given again on a new one."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A command that ended there: its exit code and the end of its stderr."""
-
-    returncode: int
-    stderr: str
 
 
 class Pipe(Protocol):
@@ -43,9 +35,9 @@ class Channel(Protocol):
         argv: Sequence[str],
         *,
         stdin: bytes | Iterable[bytes] = b"",
-        told: Callable[[bytes], None] | None = None,
-    ) -> Answer:
-        """Run a command to its end; ``told`` is called with its stdout piece by piece, in lines where it has any."""
+        on_output: Callable[[bytes], object] | None = None,
+    ) -> Ended:
+        """Run a command to its end; ``on_output`` is called with its stdout as it arrives, line by line."""
         ...
 
     def open(self, argv: Sequence[str]) -> Pipe:

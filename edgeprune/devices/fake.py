@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from edgeprune.devices.channel import Answer, ConnectionLost
+from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.here import Here
+from edgeprune.devices.process import Ended
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import TargetError
 
@@ -95,7 +96,7 @@ def fake_device(
     power_mode: str = "",
     clocks: bool = True,
     python: str = "",
-    notes: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> RemoteDevice:
     """A stand-in board by its description (see the module).
 
@@ -103,19 +104,19 @@ def fake_device(
         TargetError: no such board or trait.
     """
     board, *traits = text.split(",")
-    given = {name: value for name, _, value in (trait.partition("=") for trait in traits)}
-    unknown = sorted(set(given) - {"throttle", "no-sudo", "reboot", "drops", "mode", "tensorrt"})
-    if board not in BOARDS or unknown or not given.get("drops", "1").isdigit():
+    values = {name: value for name, _, value in (trait.partition("=") for trait in traits)}
+    unknown = sorted(set(values) - {"throttle", "no-sudo", "reboot", "drops", "mode", "tensorrt"})
+    if board not in BOARDS or unknown or not values.get("drops", "1").isdigit():
         raise TargetError(
             f"--device fake:{text}: is no stand-in; allowed: {', '.join(BOARDS)}, "
             "with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,tensorrt=VERSION"
         )
     return RemoteDevice(
-        FakeBoard(f"fake:{text}", BOARDS[board], given),
+        FakeBoard(f"fake:{text}", BOARDS[board], values),
         power_mode=power_mode,
         clocks=clocks,
         python=python or sys.executable,
-        notes=notes,
+        note=note,
         simulated=True,
     )
 
@@ -128,7 +129,7 @@ class FakeBoard(Here):
         self.root = Path(self._folder.name)
         self._drops = int(traits.get("drops", "0"))
         self._calls = 0
-        _furnish(self.root, board, traits)
+        _write_board(self.root, board, traits)
         env = {
             **os.environ,
             "PATH": f"{self.root}/bin{os.pathsep}{os.environ.get('PATH', '')}",
@@ -147,17 +148,17 @@ class FakeBoard(Here):
         argv: Sequence[str],
         *,
         stdin: bytes | Iterable[bytes] = b"",
-        told: Callable[[bytes], None] | None = None,
-    ) -> Answer:
+        on_output: Callable[[bytes], object] | None = None,
+    ) -> Ended:
         """Run a command; the connection breaks when its turn has come, after the command was started."""
         self._calls += 1
-        answer = super().call(argv, stdin=stdin, told=told)
+        ended = super().call(argv, stdin=stdin, on_output=on_output)
         if self._drops and self._calls > 2 and self._calls % self._drops == 0:
             raise ConnectionLost(f"{self.name}: the connection was lost: scripted")
-        return answer
+        return ended
 
 
-def _furnish(root: Path, board: Board, traits: dict[str, str]) -> None:
+def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
     """Write the board's files and programs below ``root``."""
     conf = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(board.modes))
     gpu = "sys/class/devfreq/17000000.gpu"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from edgeprune.devices.channel import Answer
-from edgeprune.devices.process import OpenProcess, called
+from edgeprune.devices.process import Ended, Process, run_program
 
 
 class Here:
@@ -16,26 +15,26 @@ class Here:
         env: the environment of everything that runs; this process' own when None.
     """
 
-    def __init__(self, name: str = "local", env: dict[str, str] | None = None) -> None:
+    def __init__(self, name: str = "local", env: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._env = env
+        self.env = env
 
     def call(
         self,
         argv: Sequence[str],
         *,
         stdin: bytes | Iterable[bytes] = b"",
-        told: Callable[[bytes], None] | None = None,
-    ) -> Answer:
+        on_output: Callable[[bytes], object] | None = None,
+    ) -> Ended:
         """Run a command."""
         try:
-            return called(argv, stdin=stdin, told=told, env=self._env)
+            return run_program(argv, stdin=stdin, on_output=on_output, env=self.env, whole_group=False)
         except OSError as error:
-            return Answer(127, f"{argv[0]}: {error.strerror}")
+            return Ended(127, f"{argv[0]}: {error.strerror}")
 
-    def open(self, argv: Sequence[str]) -> OpenProcess:
+    def open(self, argv: Sequence[str]) -> Process:
         """Start a command and keep talking to it."""
-        return OpenProcess(argv, self._env)
+        return Process(argv, env=self.env)
 
     def close(self) -> None:
         """There is no connection."""

@@ -1,93 +1,164 @@
-"""A local process that stands for a command elsewhere: fed from bytes, read piece by piece, ended with its caller."""
+"""Programs on this machine: the one place that starts a process of edgeprune's, feeds it, follows it and ends it."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import IO
+from dataclasses import dataclass
 
-from edgeprune.devices.channel import Answer
+from edgeprune.errors import ToolError
 
-TAIL_BYTES = 4000
-
-
-def called(
-    argv: Sequence[str],
-    *,
-    stdin: bytes | Iterable[bytes] = b"",
-    told: Callable[[bytes], None] | None = None,
-    env: dict[str, str] | None = None,
-) -> Answer:
-    """Run ``argv`` to its end; ``OSError`` when it does not start."""
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,  # not a pipe: a connection that stays in the background would hold it open
-            env=env,
-            start_new_session=True,  # Ctrl-C is the caller's; it ends the process below
-        )
-        assert process.stdin is not None and process.stdout is not None  # both are pipes
-        feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
-        try:
-            feeder.start()
-            while piece := process.stdout.readline(1 << 16):
-                if told is not None:
-                    told(piece)
-            returncode = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        feeder.join(5)
-        return Answer(returncode, tail_of(errors))
+PIECE_BYTES = 1 << 16
+STDERR_BYTES = 1 << 18
+CLOSE_TIMEOUT_S = 2.0
+JOIN_TIMEOUT_S = 5.0
 
 
-def tail_of(errors: IO[bytes]) -> str:
-    """The end of what a process wrote to a file."""
-    end = errors.seek(0, 2)
-    errors.seek(max(0, end - TAIL_BYTES))
-    return errors.read().decode(errors="replace")
+def by_lines(on_line: Callable[[bytes], object]) -> Callable[[bytes], None]:
+    """What takes output in pieces and calls ``on_line`` with every line that ends, however long it is."""
+    line = bytearray()
+
+    def take(piece: bytes) -> None:
+        line.extend(piece)
+        if line.endswith(b"\n"):
+            on_line(bytes(line))
+            line.clear()
+
+    return take
 
 
-def _feed(pipe: IO[bytes], stdin: bytes | Iterable[bytes]) -> None:
-    with suppress(OSError):  # it ended without reading all of it: its exit code says why
-        for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
-            pipe.write(piece)
-    with suppress(OSError):
-        pipe.close()
+@dataclass(frozen=True)
+class Ended:
+    """A program that ended: its exit code, and the end of what it wrote to stderr."""
+
+    returncode: int
+    stderr: str
 
 
-class OpenProcess:
-    """A process that stays; see :class:`~edgeprune.devices.channel.Pipe`."""
+class Process:
+    """A program that runs until it is closed; ``stdin`` and ``stdout`` are pipes of bytes.
 
-    def __init__(self, argv: Sequence[str], env: dict[str, str] | None = None) -> None:
+    It has a session of its own: Ctrl-C reaches only the caller, who ends it. Its stderr is a file and not a pipe, which
+    a child that stays in the background would hold open.
+
+    Args:
+        argv: the program and its arguments; no shell sees them.
+        cwd: the folder that it runs in; this process' own when empty.
+        env: its environment; this process' own when None.
+
+    Raises:
+        OSError: it does not start.
+    """
+
+    def __init__(self, argv: Sequence[str], *, cwd: str = "", env: Mapping[str, str] | None = None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
-        self._process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=env,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                cwd=cwd or None,
+                env=env,
+                start_new_session=True,
+            )
+        except OSError:
+            self._errors.close()
+            raise
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         self.stdin, self.stdout = self._process.stdin, self._process.stdout
 
+    def feed(self, content: bytes | Iterable[bytes]) -> None:
+        """Write to its stdin and close it; a program that ends without reading says why by its exit code."""
+        with suppress(OSError):
+            for piece in (content,) if isinstance(content, bytes) else content:
+                self.stdin.write(piece)
+        with suppress(OSError):
+            self.stdin.close()
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Its exit code, once it has ended. Raises ``subprocess.TimeoutExpired``."""
+        return self._process.wait(timeout_s)
+
+    def kill(self, whole_group: bool = True) -> None:
+        """End it at once, with everything that it started if ``whole_group``."""
+        with suppress(ProcessLookupError):
+            if whole_group:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        self._process.wait()
+
     def close(self) -> str:
-        """End it; gives the end of its stderr."""
+        """Close its pipes, which tells it to end, and end it if it does not; gives the end of its stderr."""
         with suppress(OSError):
             self.stdin.close()
         try:
-            self._process.wait(2)
+            self.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill(whole_group=False)
         self.stdout.close()
-        text = tail_of(self._errors)
-        self._errors.close()
-        return text
+        with self._errors as errors:
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_BYTES))
+            return errors.read().decode(errors="replace")
+
+
+def run_program(
+    argv: Sequence[str],
+    *,
+    stdin: bytes | Iterable[bytes] = b"",
+    on_output: Callable[[bytes], object] | None = None,
+    timeout_s: float | None = None,
+    cwd: str = "",
+    env: Mapping[str, str] | None = None,
+    whole_group: bool = True,
+) -> Ended:
+    """Run a program to its end. It never outlives this call: any exception on the way, Ctrl-C included, ends it.
+
+    Args:
+        argv: see :class:`Process`.
+        stdin: what it reads, whole or in pieces.
+        on_output: called with its stdout as it arrives, line by line where it has lines.
+        timeout_s: longest run; None for no limit.
+        cwd: see :class:`Process`.
+        env: see :class:`Process`.
+        whole_group: whatever it started ends with it.
+
+    Raises:
+        OSError: it does not start.
+        ToolError: it ran longer than ``timeout_s``.
+    """
+    process = Process(argv, cwd=cwd, env=env)
+    expired = threading.Event()
+
+    def watch() -> None:
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            expired.set()
+        process.kill(whole_group)  # a child that outlives the program would hold its stdout open
+
+    threads = [
+        threading.Thread(target=process.feed, args=(stdin,), daemon=True),
+        threading.Thread(target=watch, daemon=True),
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        while piece := process.stdout.readline(PIECE_BYTES):
+            if on_output is not None:
+                on_output(piece)
+        returncode = process.wait()
+    finally:
+        process.kill(whole_group)
+        for thread in threads:
+            thread.join(JOIN_TIMEOUT_S)
+        stderr = process.close()
+    if expired.is_set():
+        raise ToolError(argv, 124, f"ran longer than {timeout_s:g} s and was stopped")
+    return Ended(returncode, stderr)

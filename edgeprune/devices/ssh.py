@@ -10,16 +10,15 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune.devices.channel import Answer, ConnectionLost
-from edgeprune.devices.process import OpenProcess, called
-from edgeprune.errors import DeviceError, TargetError
+from edgeprune.devices.channel import ConnectionLost
+from edgeprune.devices.process import Ended, Process, run_program
+from edgeprune.errors import DeviceError, TargetError, ToolError
 
 HOST = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d+))?"
@@ -34,7 +33,8 @@ OPTIONS = {
     "ControlPersist": "120",
     "LogLevel": "ERROR",
 }
-CLIENT_FAILED = 255  # ssh's own exit code; agent and shell never end with it
+CLOSE_TIMEOUT_S = 10.0
+SSH_FAILED = 255  # ssh's own exit code; agent and shell never end with it
 UNREACHABLE = (
     "Connection refused",
     "Connection timed out",
@@ -54,16 +54,16 @@ class Address:
     port: int
 
     @classmethod
-    def parsed(cls, text: str) -> Address:
+    def from_text(cls, text: str) -> Address:
         """``[user@]host[:port]``; ``TargetError`` for anything else."""
-        found = HOST.fullmatch(text)
-        if not found or not 0 < int(found["port"] or 22) < 65536:
+        match = HOST.fullmatch(text)
+        if not match or not 0 < int(match["port"] or 22) < 65536:
             raise TargetError(f"--device {text!r}: is not a device; allowed: local, user@host[:port], fake:orin-nano")
-        return cls(found["user"] or "", found["host"].strip("[]"), int(found["port"] or 0))
+        return cls(match["user"] or "", match["host"].strip("[]"), int(match["port"] or 0))
 
     @property
-    def typed(self) -> str:
-        """As a person types it after ``ssh``."""
+    def arguments(self) -> str:
+        """What a person types after ``ssh``."""
         port = f"-p {self.port} " if self.port else ""
         return f"{port}{self.user}@{self.host}" if self.user else f"{port}{self.host}"
 
@@ -72,7 +72,7 @@ class Ssh:
     """A connection to one machine; opened with the first call and shared by all of them."""
 
     def __init__(self, text: str) -> None:
-        self.address = Address.parsed(text)
+        self.address = Address.from_text(text)
         self.name = text
         self._folder = ""
 
@@ -81,35 +81,36 @@ class Ssh:
         argv: Sequence[str],
         *,
         stdin: bytes | Iterable[bytes] = b"",
-        told: Callable[[bytes], None] | None = None,
-    ) -> Answer:
+        on_output: Callable[[bytes], object] | None = None,
+    ) -> Ended:
         """Run a command; every argument is quoted for the one shell that sshd puts in between."""
         try:
-            answer = called(self._argv(argv), stdin=stdin, told=told)
+            # the shared connection stays in the background, and with it what a jump host needs
+            ended = run_program(self._argv(argv), stdin=stdin, on_output=on_output, whole_group=False)
         except FileNotFoundError:
             raise DeviceError("ssh is not installed here; next: apt install openssh-client") from None
-        if answer.returncode == CLIENT_FAILED or answer.returncode < 0:
-            self._explain(answer.stderr)
-        return answer
+        if ended.returncode == SSH_FAILED or ended.returncode < 0:
+            raise self._failure(ended.stderr)
+        return ended
 
-    def open(self, argv: Sequence[str]) -> OpenProcess:
+    def open(self, argv: Sequence[str]) -> Process:
         """Start a command and keep talking to it."""
-        return OpenProcess(self._argv(argv))
+        return Process(self._argv(argv))
 
     def close(self) -> None:
         """End the shared connection and remove its socket."""
         if not self._folder:
             return
-        argv = [*self._client(), "-O", "exit", "--", self._target()]
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(argv, capture_output=True, timeout=10, check=False)
+        argv = [*self._client(), "-O", "exit", "--", self.address.host]
+        with suppress(OSError, ToolError):
+            run_program(argv, timeout_s=CLOSE_TIMEOUT_S)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = ""
 
     def _argv(self, argv: Sequence[str]) -> list[str]:
         # The login shell may be any shell; sh is the one whose quoting is known.
         command = f"exec sh -c {shlex.quote(shlex.join(argv))}"
-        return [*self._client(), "-T", "--", self._target(), command]
+        return [*self._client(), "-T", "--", self.address.host, command]
 
     def _client(self) -> list[str]:
         if not self._folder:
@@ -125,39 +126,36 @@ class Ssh:
             argv += ["-l", self.address.user]
         return argv
 
-    def _target(self) -> str:
-        return self.address.host
-
-    def _explain(self, stderr: str) -> None:
-        """Raise what ssh's last words mean, with the command that goes on."""
-        there = self.address.typed
+    def _failure(self, stderr: str) -> DeviceError:
+        """What ssh's last words mean, with the command that goes on."""
+        there = self.address.arguments
         lines = [line for line in stderr.strip().splitlines() if line.strip("@ \t")]
         last = lines[-1].strip() if lines else "the connection closed"
         with suppress(FileNotFoundError):
             Path(self._folder, "c").unlink()  # a dead master's socket would be asked again
         if "HOST IDENTIFICATION HAS CHANGED" in stderr:
-            raise DeviceError(
+            return DeviceError(
                 f"{self.name}: its host key is not the one that is known, so this may be another machine; if the board "
                 "was flashed anew, forget the old key and look at the new one: "
                 f"ssh-keygen -R {shlex.quote(self._known_name())} && ssh {there}"
             )
         if "Host key verification failed" in stderr or "host key is known" in stderr:
             port = f"-p {self.address.port} " if self.address.port else ""
-            raise DeviceError(
+            return DeviceError(
                 f"{self.name}: its host key is not known here; compare its fingerprint with the board's own "
                 f"(ssh-keyscan {port}{self.address.host} | ssh-keygen -lf -), "
                 f"then accept it by logging in once: ssh {there}"
             )
         if "Permission denied" in stderr:
-            raise DeviceError(
+            return DeviceError(
                 f"{self.name}: the login was refused, and a password is never asked for; "
                 f"put your key there: ssh-copy-id {there}"
             )
         if any(sign in stderr for sign in UNREACHABLE):
-            raise Unreachable(f"{self.name} cannot be reached: {last}; check it with: ssh {there} true")
+            return Unreachable(f"{self.name} cannot be reached: {last}; check it with: ssh {there} true")
         if "Bad configuration option" in stderr or "Can't open user config file" in stderr:
-            raise DeviceError(f"ssh refuses its configuration: {last}")
-        raise ConnectionLost(f"{self.name}: the connection was lost: {last}; check it with: ssh {there} true")
+            return DeviceError(f"ssh refuses its configuration: {last}")
+        return ConnectionLost(f"{self.name}: the connection was lost: {last}; check it with: ssh {there} true")
 
     def _known_name(self) -> str:
         return f"[{self.address.host}]:{self.address.port}" if self.address.port else self.address.host

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+
+from edgeprune.export.metadata import ModelMetadata
 
 CONFIDENCE = 0.25  # what Ultralytics' predictor shows a user, and what its embedded NMS keeps
 NMS_IOU = 0.7  # the exporter's and the predictor's default
@@ -34,6 +37,11 @@ class Layout:
     head: str
     nc: int
     kpt_shape: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, metadata: ModelMetadata) -> Layout:
+        """The layout of an exported model."""
+        return cls(metadata.task or "detect", metadata.head, len(metadata.names), metadata.kpt_shape)
 
     def columns(self, width: int) -> np.ndarray:
         """Kind of each of the ``width`` channels of a raw output: ``box``, ``score`` or ``extra``."""
@@ -94,7 +102,7 @@ class Pairing:
     missing_score: float
 
 
-def paired_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) -> Pairing:
+def pair_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) -> Pairing:
     """Pair the rows of two lists sorted by score: within a class, the assignment of least total difference.
 
     Args:
@@ -103,11 +111,11 @@ def paired_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) 
         others: the other list, of the same shape.
         rotated: boxes are centre, width and height instead of two corners.
     """
-    full = len(rows)
-    kept = [np.flatnonzero(np.any(list_ != 0, axis=1)) for list_ in (rows, others)]
-    a, b = rows[kept[0]], others[kept[1]]
+    length = len(rows)
+    filled = [np.flatnonzero(np.any(table != 0, axis=1)) for table in (rows, others)]
+    a, b = rows[filled[0]], others[filled[1]]
     # a list that is not full cut nothing off
-    floors = [float(list_[:, 4].min()) if len(list_) == full else 0.0 for list_ in (a, b)]
+    floors = [float(table[:, 4].min()) if len(table) == length else 0.0 for table in (a, b)]
     pairs: list[tuple[int, int]] = []
     for label in np.union1d(a[:, 5], b[:, 5]):
         in_a, in_b = np.flatnonzero(a[:, 5] == label), np.flatnonzero(b[:, 5] == label)
@@ -120,36 +128,35 @@ def paired_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) 
         score = np.abs(a[in_a, None, 4] - b[None, in_b, 4])
         cost = moved + PIXELS_PER_SCORE * score
         # both rows may instead have lost their partners at the cut; the lesser change is the explanation
-        alone = np.maximum(a[in_a, None, 4] - floors[1], b[None, in_b, 4] - floors[0])
-        allowed &= cost <= PIXELS_PER_SCORE * np.maximum(alone, 0.0) + SAME_ROW_PX
+        above_cut = np.maximum(a[in_a, None, 4] - floors[1], b[None, in_b, 4] - floors[0])
+        allowed &= cost <= PIXELS_PER_SCORE * np.maximum(above_cut, 0.0) + SAME_ROW_PX
         cost = np.where(allowed, cost, 1e9)
         for i, j in zip(*linear_sum_assignment(cost), strict=True):
             if allowed[i, j]:
                 pairs.append((int(in_a[i]), int(in_b[j])))
-    left, right = np.array([p[0] for p in pairs], int), np.array([p[1] for p in pairs], int)
+    paired_a, paired_b = np.array([i for i, _ in pairs], int), np.array([j for _, j in pairs], int)
     missing = 0.0
-    for list_, paired, floor in ((a, left, floors[1]), (b, right, floors[0])):
-        alone = np.setdiff1d(np.arange(len(list_)), paired)
-        if len(alone):
-            missing = max(missing, float(list_[alone, 4].max()) - floor)
+    for table, paired, floor in ((a, paired_a, floors[1]), (b, paired_b, floors[0])):
+        unpaired = np.setdiff1d(np.arange(len(table)), paired)
+        if len(unpaired):
+            missing = max(missing, float(table[unpaired, 4].max()) - floor)
     return Pairing(
-        differences=np.abs(a[left] - b[right]),
+        differences=np.abs(a[paired_a] - b[paired_b]),
         unpaired=len(a) + len(b) - 2 * len(pairs),
-        reordered=int((kept[0][left] != kept[1][right]).sum()),
+        reordered=int((filled[0][paired_a] != filled[1][paired_b]).sum()),
         missing_score=max(missing, 0.0),
     )
 
 
-def rows_after_nms(raw: np.ndarray, *, nc: int, task: str) -> np.ndarray:
+def apply_nms(raw: np.ndarray, *, nc: int, task: str) -> np.ndarray:
     """A raw output, shape (images, 4 + nc + extra, anchors), as embedded NMS gives it: (images, 300, 6 + extra)."""
-    found = _after_nms(raw, nc=nc, task=task)
     rows = np.zeros((len(raw), MAX_ROWS, 6 + raw.shape[1] - 4 - nc))
-    for index, detections in enumerate(found):
+    for index, detections in enumerate(_detections_after_nms(raw, nc=nc, task=task)):
         rows[index, : len(detections)] = detections
     return rows
 
 
-def agreement(reference: np.ndarray, candidate: np.ndarray, layout: Layout) -> tuple[int, int, float]:
+def detection_agreement(reference: np.ndarray, candidate: np.ndarray, layout: Layout) -> tuple[int, int, float]:
     """Detections of both with a score of 0.25 or more, and the part of them that both have (Dice's coefficient)."""
     if layout.task == "classify":
         same = (reference.argmax(axis=1) == candidate.argmax(axis=1)).mean()
@@ -157,22 +164,22 @@ def agreement(reference: np.ndarray, candidate: np.ndarray, layout: Layout) -> t
     if reference.ndim != 3 or not layout.nc:
         return 0, 0, 1.0
     ours, theirs = (_detections(output, layout) for output in (reference, candidate))
-    common = sum(_common(a, b, rotated=layout.task == "obb") for a, b in zip(ours, theirs, strict=True))
+    common = sum(_count_common(a, b, rotated=layout.task == "obb") for a, b in zip(ours, theirs, strict=True))
     counts = sum(map(len, ours)), sum(map(len, theirs))
     return counts[0], counts[1], 1.0 if not sum(counts) else 2 * common / sum(counts)
 
 
 def _detections(output: np.ndarray, layout: Layout) -> list[np.ndarray]:
     if layout.head == "raw":
-        return _after_nms(output, nc=layout.nc, task=layout.task)
+        return _detections_after_nms(output, nc=layout.nc, task=layout.task)
     return [rows[rows[:, 4] >= CONFIDENCE] for rows in output]
 
 
-def _after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.ndarray]:
+def _detections_after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.ndarray]:
     import torch
     from ultralytics.utils.nms import non_max_suppression
 
-    found = non_max_suppression(
+    images: Any = non_max_suppression(
         torch.from_numpy(np.array(raw, dtype=np.float32)),
         CONFIDENCE,
         NMS_IOU,
@@ -180,10 +187,10 @@ def _after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.ndarray]:
         rotated=task == "obb",
         max_nms=MAX_CANDIDATES,
     )
-    return [detections.numpy() for detections in found]
+    return [detections.numpy() for detections in images]
 
 
-def _common(a: np.ndarray, b: np.ndarray, *, rotated: bool) -> int:
+def _count_common(a: np.ndarray, b: np.ndarray, *, rotated: bool) -> int:
     """Number of pairs of the same class that overlap, one to one."""
     if not len(a) or not len(b):
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError, TargetError
+from edgeprune.errors import DataError, TargetError, first_line
 
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
@@ -43,7 +42,7 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path))
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as ONNX ({_line(error)}); export it again") from error
+        raise DataError(f"{path} cannot be read as ONNX ({first_line(error)}); export it again") from error
     if not model.graph.node or not model.opset_import:
         raise DataError(f"{path} is not an ONNX model: it has no graph; export it again")
     try:
@@ -51,9 +50,9 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     except onnx.checker.ValidationError as error:
         # ONNX Runtime's own fused operators have no public schema; such a file is foreign to the checker, not wrong
         if all(opset.domain in {"", "ai.onnx"} for opset in model.opset_import):
-            raise DataError(f"{path} is not a valid ONNX model ({_line(error)}); export it again") from error
+            raise DataError(f"{path} is not a valid ONNX model ({first_line(error)}); export it again") from error
     except ValueError as error:  # over the size the checker takes
-        raise DataError(f"{path} cannot be checked ({_line(error)})") from error
+        raise DataError(f"{path} cannot be checked ({first_line(error)})") from error
     return model
 
 
@@ -98,25 +97,7 @@ def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(model, merged)
 
 
-def parsed_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Ultralytics' metadata with its numbers, lists and mappings read back from text."""
-    parsed: dict[str, Any] = dict(metadata)
-    for key in ("names", "imgsz", "args", "kpt_shape", "kpt_names", "end2end", "stride", "batch", "channels"):
-        if isinstance(parsed.get(key), str):
-            try:
-                parsed[key] = ast.literal_eval(parsed[key])
-            except (ValueError, SyntaxError) as error:
-                raise DataError(f"the model's metadata entry '{key}' is not readable: {parsed[key]!r}") from error
-    return parsed
-
-
-def largest_batch(data: Mapping[str, Any]) -> int | None:
-    """The most images that a graph of free batch answers for, from parsed metadata: NMS inside it has a limit, and
-    leaves the images beyond it empty without a word. None where there is no limit."""
-    return int(data.get("batch") or 1) if (data.get("args") or {}).get("nms") else None
-
-
-def tensors(values: Any, skip: frozenset[str] = frozenset()) -> tuple[TensorInfo, ...]:
+def _tensor_infos(values: Any, skip: frozenset[str] = frozenset()) -> tuple[TensorInfo, ...]:
     """Names, shapes and types of a graph's inputs or outputs."""
     return tuple(
         TensorInfo(
@@ -134,12 +115,12 @@ def tensors(values: Any, skip: frozenset[str] = frozenset()) -> tuple[TensorInfo
 
 def inputs_of(model: onnx.ModelProto) -> tuple[TensorInfo, ...]:
     """A graph's inputs without its weights (which old files list as inputs too)."""
-    return tensors(model.graph.input, frozenset(item.name for item in model.graph.initializer))
+    return _tensor_infos(model.graph.input, frozenset(item.name for item in model.graph.initializer))
 
 
 def outputs_of(model: onnx.ModelProto) -> tuple[TensorInfo, ...]:
     """A graph's outputs."""
-    return tensors(model.graph.output)
+    return _tensor_infos(model.graph.output)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -170,7 +151,3 @@ def rename_tensor(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
             for index, name in enumerate(names):
                 if name == old:
                     names[index] = new
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

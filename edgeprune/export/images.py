@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +28,14 @@ def batch_from_images(images: Sequence[Path], *, imgsz: tuple[int, int], task: s
     if not images:
         raise DataError("no images were given; a split with at least one image is needed")
     if task == "classify":
-        return np.stack([_cropped(Path(image), imgsz) for image in images])
+        return np.stack([_read_cropped(Path(image), imgsz) for image in images])
     from ultralytics.data.augment import LetterBox
 
-    letterbox = LetterBox(new_shape=imgsz, auto=False)
-    return np.stack([_letterboxed(Path(image), letterbox) for image in images])
+    letterbox: Any = LetterBox(new_shape=imgsz, auto=False)
+    return np.stack([_read_letterboxed(Path(image), letterbox) for image in images])
 
 
-def _letterboxed(image: Path, letterbox) -> np.ndarray:
+def _read_letterboxed(image: Path, letterbox: Callable[..., np.ndarray]) -> np.ndarray:
     from ultralytics.utils.patches import imread
 
     pixels = imread(str(image)) if image.is_file() else None
@@ -44,7 +45,7 @@ def _letterboxed(image: Path, letterbox) -> np.ndarray:
     return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(255)
 
 
-def _cropped(image: Path, imgsz: tuple[int, int]) -> np.ndarray:
+def _read_cropped(image: Path, imgsz: tuple[int, int]) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
     from ultralytics.data.augment import classify_transforms
 

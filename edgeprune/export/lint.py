@@ -9,10 +9,9 @@ exporter for the JetPack 6 rule, and trials against a parser for Q/DQ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +19,9 @@ from onnx import TensorProto, numpy_helper
 
 from edgeprune.errors import TargetError
 from edgeprune.export.graph import inputs_of, load_graph, metadata_of, opset_of, outputs_of
+from edgeprune.export.metadata import REQUIRED
 from edgeprune.export.precision import PRECISIONS, precision_of
+from edgeprune.export.result import LintFinding
 
 # (TensorRT release, newest opset its parser takes); between two releases the older one's figure holds
 NEWEST_OPSETS = (((10, 0), 20), ((10, 15), 24))
@@ -85,32 +86,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that a rule found.
-
-    Attributes:
-        rule: the rule's name, an entry of ``docs/lint.md``.
-        severity: ``error`` or ``warning``.
-        node: the node, weight or input it is about; empty for the whole graph.
-        message: what was seen.
-        remedy: what to do.
-        count: how many of the same kind there are; ``node`` is the first.
-    """
-
-    rule: str
-    severity: str
-    node: str
-    message: str
-    remedy: str
-    count: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Graph:
+class LintedGraph:
     """A model with what several rules look up."""
 
     model: onnx.ModelProto
@@ -119,16 +95,16 @@ class Graph:
     @cached_property
     def weights(self) -> dict[str, onnx.TensorProto]:
         """Constants by tensor name, initializers and Constant nodes alike."""
-        found = {item.name: item for item in self.model.graph.initializer}
+        weights = {item.name: item for item in self.model.graph.initializer}
         for node in self.model.graph.node:
             if node.op_type == "Constant":
-                found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-        return found
+                weights.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+        return weights
 
     @cached_property
     def quantizers(self) -> list[onnx.NodeProto]:
         """Q and DQ nodes."""
-        return [n for n in self.model.graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+        return [node for node in self.model.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
 
     def zero_point(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
         """The zero point of a Q or DQ node, where it has a constant one."""
@@ -144,16 +120,40 @@ class Graph:
         return TensorProto.UINT8 if node.op_type == "QuantizeLinear" else TensorProto.INT8  # ONNX's default, a guess
 
 
-Rule = Callable[[Graph], Iterator[Finding]]
+@dataclass(frozen=True)
+class Problem:
+    """What a rule objects to; as in :class:`LintFinding`, with the rule's own severity when None."""
+
+    node: str
+    message: str
+    remedy: str
+    severity: str | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: an ``error`` is rejected by the parser or the builder, a ``warning`` is regretted by a user."""
+
+    name: str
+    severity: str
+    problems: Callable[[LintedGraph], Iterator[Problem]]
+
+
 RULES: dict[str, Rule] = {}
 
 
-def _rule(function: Rule) -> Rule:
-    RULES[function.__name__.replace("_", "-")] = function
-    return function
+def _rule(severity: str) -> Callable[[Callable[[LintedGraph], Iterator[Problem]]], Rule]:
+    """Register a function as the rule of its name; an entry of that name stands in ``docs/lint.md``."""
+
+    def register(problems: Callable[[LintedGraph], Iterator[Problem]]) -> Rule:
+        name = problems.__name__.replace("_", "-")
+        RULES[name] = Rule(name, severity, problems)
+        return RULES[name]
+
+    return register
 
 
-def lint(model: onnx.ModelProto | Path | str, limits: Limits | None = None) -> list[Finding]:
+def lint(model: onnx.ModelProto | Path | str, limits: Limits | None = None) -> list[LintFinding]:
     """Apply every rule; findings of a rule about the same thing are one with a count, errors first.
 
     Args:
@@ -163,261 +163,183 @@ def lint(model: onnx.ModelProto | Path | str, limits: Limits | None = None) -> l
     Raises:
         DataError: the file cannot be read.
     """
-    graph = Graph(model if isinstance(model, onnx.ModelProto) else load_graph(model), limits or Limits())
-    merged: dict[tuple[str, str], Finding] = {}
+    graph = LintedGraph(model if isinstance(model, onnx.ModelProto) else load_graph(model), limits or Limits())
+    findings: dict[tuple[str, str], LintFinding] = {}
     for rule in RULES.values():
-        for finding in rule(graph):
-            key = finding.rule, finding.message
-            seen = merged.get(key)
-            merged[key] = finding if seen is None else replace(seen, count=seen.count + 1)
-    return sorted(merged.values(), key=lambda finding: finding.severity != "error")
+        for problem in rule.problems(graph):
+            key = rule.name, problem.message
+            first = findings.get(key)
+            findings[key] = (
+                LintFinding(rule.name, problem.severity or rule.severity, problem.node, problem.message, problem.remedy)
+                if first is None
+                else replace(first, count=first.count + 1)
+            )
+    return sorted(findings.values(), key=lambda finding: finding.severity != "error")
 
 
-@_rule
-def opset_out_of_range(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def opset_out_of_range(graph: LintedGraph) -> Iterator[Problem]:
     """The parser of the target's TensorRT does not know the operator set."""
     opset, newest = opset_of(graph.model), graph.limits.newest_opset
     if not OLDEST_OPSET <= opset <= newest:
-        yield Finding(
-            "opset-out-of-range",
-            "error",
-            "",
-            f"opset {opset}; TensorRT {graph.limits.tensorrt} parses {OLDEST_OPSET} to {newest}",
-            f"export again with --opset {min(17, newest)}",
-        )
+        message = f"opset {opset}; TensorRT {graph.limits.tensorrt} parses {OLDEST_OPSET} to {newest}"
+        yield Problem("", message, f"export again with --opset {min(17, newest)}")
 
 
-@_rule
-def unsupported_op(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def unsupported_op(graph: LintedGraph) -> Iterator[Problem]:
     """The parser has no such operator."""
     for node in graph.model.graph.node:
         if node.domain in {"", "ai.onnx"} and node.op_type in UNSUPPORTED_OPS:
-            remedy = (
-                "quantise with recipe tensorrt, which writes Q/DQ pairs"
-                if node.op_type.startswith(("QLinear", "ConvInteger", "MatMulInteger", "Dynamic"))
-                else "replace the block that exports it"
-            )
-            yield Finding("unsupported-op", "error", node.name, f"operator {node.op_type}", remedy)
+            quantized = node.op_type.startswith(("QLinear", "ConvInteger", "MatMulInteger", "Dynamic"))
+            remedy = "quantise with recipe tensorrt, which writes Q/DQ pairs"
+            remedy = remedy if quantized else "replace the block that exports it"
+            yield Problem(node.name, f"operator {node.op_type}", remedy)
 
 
-@_rule
-def foreign_domain(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def foreign_domain(graph: LintedGraph) -> Iterator[Problem]:
     """Operators of another domain are one runtime's own."""
     for node in graph.model.graph.node:
         if node.domain not in {"", "ai.onnx"}:
-            yield Finding(
-                "foreign-domain",
-                "error",
-                node.name,
-                f"operator {node.domain}::{node.op_type}",
-                "give the ONNX file from before ONNX Runtime optimised it",
-            )
+            remedy = "give the ONNX file from before ONNX Runtime optimised it"
+            yield Problem(node.name, f"operator {node.domain}::{node.op_type}", remedy)
 
 
-@_rule
-def quantized_bias(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def quantized_bias(graph: LintedGraph) -> Iterator[Problem]:
     """A bias as int32 behind a DequantizeLinear: what ONNX Runtime quantises by default and the parser rejects."""
     for node in graph.quantizers:
         if node.op_type == "DequantizeLinear" and graph.quantized_type(node) == TensorProto.INT32:
-            yield Finding(
-                "quantized-bias",
-                "error",
-                node.name,
-                "DequantizeLinear of an int32 bias",
-                "quantise with recipe tensorrt (QuantizeBias=False)",
-            )
+            remedy = "quantise with recipe tensorrt (QuantizeBias=False)"
+            yield Problem(node.name, "DequantizeLinear of an int32 bias", remedy)
 
 
-@_rule
-def asymmetric_quantization(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def asymmetric_quantization(graph: LintedGraph) -> Iterator[Problem]:
     """A zero point other than zero; with uint8 activations it always is one."""
     for node in graph.quantizers:
         zero = graph.zero_point(node)
         if zero is not None and np.any(numpy_helper.to_array(zero).astype(np.int64)):
-            yield Finding(
-                "asymmetric-quantization",
-                "error",
-                node.name,
-                f"{node.op_type} with a zero point other than 0",
-                "quantise with recipe tensorrt (symmetric int8)",
-            )
+            remedy = "quantise with recipe tensorrt (symmetric int8)"
+            yield Problem(node.name, f"{node.op_type} with a zero point other than 0", remedy)
 
 
-@_rule
-def quantized_type(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def quantized_type(graph: LintedGraph) -> Iterator[Problem]:
     """Quantised types that TensorRT does not have: uint8, and 16 bit."""
     for node in graph.quantizers:
         dtype = graph.quantized_type(node)
         if dtype not in QUANTIZED_TYPES and dtype != TensorProto.INT32:  # int32 has a rule of its own
-            yield Finding(
-                "quantized-type",
-                "error",
-                node.name,
-                f"{node.op_type} to {TensorProto.DataType.Name(dtype).lower()}",
-                "quantise with recipe tensorrt (int8)",
-            )
+            message = f"{node.op_type} to {TensorProto.DataType.Name(dtype).lower()}"
+            yield Problem(node.name, message, "quantise with recipe tensorrt (int8)")
 
 
-@_rule
-def unsupported_type(graph: Graph) -> Iterator[Finding]:
-    """Weights of a type that the parser rejects."""
+@_rule("error")
+def unsupported_type(graph: LintedGraph) -> Iterator[Problem]:
+    """Weights of a type that the parser rejects; constants that only Q and DQ nodes read have rules of their own."""
     for name, weight in graph.weights.items():
-        if weight.data_type not in WEIGHT_TYPES and not _only_quantized(graph, name):
-            yield Finding(
-                "unsupported-type",
-                "error",
-                name,
-                f"weights of type {TensorProto.DataType.Name(weight.data_type).lower()}",
-                "export again in FP32",
-            )
+        if weight.data_type in WEIGHT_TYPES:
+            continue
+        readers = [node for node in graph.model.graph.node if name in node.input]
+        if not all(node in graph.quantizers for node in readers):
+            message = f"weights of type {TensorProto.DataType.Name(weight.data_type).lower()}"
+            yield Problem(name, message, "export again in FP32")
 
 
-def _only_quantized(graph: Graph, name: str) -> bool:
-    """Whether a constant is only read by Q and DQ nodes, for which there are rules of their own."""
-    return all(n in graph.quantizers for n in graph.model.graph.node if name in n.input)
-
-
-@_rule
-def double_weights(graph: Graph) -> Iterator[Finding]:
+@_rule("warning")
+def double_weights(graph: LintedGraph) -> Iterator[Problem]:
     """TensorRT has no double precision: it clamps to float."""
     for name, weight in graph.weights.items():
         if weight.data_type == TensorProto.DOUBLE:
-            yield Finding(
-                "double-weights", "warning", name, "weights in double precision", "export again from an FP32 checkpoint"
-            )
+            yield Problem(name, "weights in double precision", "export again from an FP32 checkpoint")
 
 
-@_rule
-def int64_weights(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def int64_weights(graph: LintedGraph) -> Iterator[Problem]:
     """INT64 that does not fit INT32: older parsers clamp it, later ones run slow kernels."""
-    limit = np.iinfo(np.int32)
+    limit, widest = np.iinfo(np.int32), np.iinfo(np.int64)
     for name, weight in graph.weights.items():
         if weight.data_type != TensorProto.INT64:
             continue
         values = numpy_helper.to_array(weight)
-        if values.size and (values.max() > limit.max or values.min() < limit.min):
-            # the largest and least INT64 mean "to the end" in Slice and survive clamping
-            ends = np.isin(values, [np.iinfo(np.int64).max, np.iinfo(np.int64).min, -np.iinfo(np.int64).max])
-            inside = (values <= limit.max) & (values >= limit.min)
-            severe = not np.all(ends | inside)
-            if severe:
-                yield Finding(
-                    "int64-weights",
-                    "error",
-                    name,
-                    "INT64 constants beyond the range of INT32",
-                    "simplify the graph, or replace the block that exports them",
-                )
+        # the largest and least INT64 mean "to the end" in Slice and survive clamping
+        ends = np.isin(values, [widest.max, widest.min, -widest.max])
+        if not np.all(ends | ((values <= limit.max) & (values >= limit.min))):
+            remedy = "simplify the graph, or replace the block that exports them"
+            yield Problem(name, "INT64 constants beyond the range of INT32", remedy)
         if values.size > 1024:
-            yield Finding(
-                "int64-weights", "warning", name, "a table of INT64 constants", "simplify the graph, which folds most"
-            )
+            yield Problem(name, "a table of INT64 constants", "simplify the graph, which folds most", "warning")
 
 
-@_rule
-def dynamic_shape(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def dynamic_shape(graph: LintedGraph) -> Iterator[Problem]:
     """A free size where the target is static."""
-    if graph.limits.dynamic:
-        return
     for value in inputs_of(graph.model):
         free = [str(size) for size in value.shape if not isinstance(size, int)]
-        if free:
-            yield Finding(
-                "dynamic-shape",
-                "error",
-                value.name,
-                f"input '{value.name}' has free sizes ({', '.join(free)}) and the target is static",
-                "export without --dynamic",
-            )
+        if free and not graph.limits.dynamic:
+            message = f"input '{value.name}' has free sizes ({', '.join(free)}) and the target is static"
+            yield Problem(value.name, message, "export without --dynamic")
 
 
-@_rule
-def other_shape(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def other_shape(graph: LintedGraph) -> Iterator[Problem]:
     """A fixed size that is not the target's."""
+    height, width = graph.limits.imgsz or (None, None)
+    limits = {"batch": graph.limits.batch, "channels": None, "height": height, "width": width}
     for value in inputs_of(graph.model):
         if len(value.shape) != 4:
             continue
-        wanted = (graph.limits.batch, None, *(graph.limits.imgsz or (None, None)))
-        for seen, want, what in zip(value.shape, wanted, ("batch", "channels", "height", "width"), strict=True):
-            if want is not None and isinstance(seen, int) and seen != want:
-                yield Finding(
-                    "other-shape",
-                    "error",
-                    value.name,
-                    f"{what} is {seen} and the target's is {want}",
-                    f"export again for {what} {want}",
-                )
+        for size, (axis, limit) in zip(value.shape, limits.items(), strict=True):
+            if limit is not None and isinstance(size, int) and size != limit:
+                message = f"{axis} is {size} and the target's is {limit}"
+                yield Problem(value.name, message, f"export again for {axis} {limit}")
 
 
-@_rule
-def other_precision(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def other_precision(graph: LintedGraph) -> Iterator[Problem]:
     """The graph does not hold the precision that was asked: a strongly typed engine would not either."""
-    wanted, found = graph.limits.precision, precision_of(graph.model)
-    if wanted is not None and wanted != found:
-        yield Finding(
-            "other-precision",
-            "error",
-            "",
-            f"the graph is {found} and the target asks for {wanted}",
-            f"edgeprune quantize MODEL.onnx --precision {wanted}",
-        )
+    limit, precision = graph.limits.precision, precision_of(graph.model)
+    if limit is not None and limit != precision:
+        message = f"the graph is {precision} and the target asks for {limit}"
+        yield Problem("", message, f"edgeprune quantize MODEL.onnx --precision {limit}")
 
 
-@_rule
-def large_topk(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def large_topk(graph: LintedGraph) -> Iterator[Problem]:
     """TensorRT's TopK takes at most 3840."""
     for node in graph.model.graph.node:
         count = graph.weights.get(node.input[1]) if node.op_type == "TopK" and len(node.input) > 1 else None
         if count is not None and int(numpy_helper.to_array(count).reshape(-1)[0]) > LARGEST_TOPK:
-            yield Finding(
-                "large-topk",
-                "error",
-                node.name,
-                f"TopK of more than {LARGEST_TOPK}",
-                "export with a smaller max_det",
-            )
+            yield Problem(node.name, f"TopK of more than {LARGEST_TOPK}", "export with a smaller max_det")
 
 
-@_rule
-def int8_sorted_head(graph: Graph) -> Iterator[Finding]:
+@_rule("error")
+def int8_sorted_head(graph: LintedGraph) -> Iterator[Problem]:
     """TensorRT 10.3 (JetPack 6.1, 6.2) cannot build INT8 graphs that end in top-k or NMS."""
     if graph.limits.release != (10, 3) or not precision_of(graph.model).startswith("int8"):
         return
     for node in graph.model.graph.node:
         if node.op_type in {"TopK", "NonMaxSuppression"}:
-            yield Finding(
-                "int8-sorted-head",
-                "error",
-                node.name,
-                f"INT8 with {node.op_type} inside, which TensorRT 10.3 on JetPack 6 cannot build",
-                "export with --head raw and run NMS outside, or use fp16",
-            )
+            message = f"INT8 with {node.op_type} inside, which TensorRT 10.3 on JetPack 6 cannot build"
+            yield Problem(node.name, message, "export with --head raw and run NMS outside, or use fp16")
             return
 
 
-@_rule
-def half_output_pixels(graph: Graph) -> Iterator[Finding]:
+@_rule("warning")
+def half_output_pixels(graph: LintedGraph) -> Iterator[Problem]:
     """Outputs in half precision hold pixels in steps of 0.5 above 512."""
     for value in outputs_of(graph.model):
         if value.dtype == "float16":
-            yield Finding(
-                "half-output-pixels",
-                "warning",
-                value.name,
-                f"output '{value.name}' is float16: coordinates above 512 pixels come in steps of 0.5",
-                "leave inputs and outputs in FP32",
-            )
+            message = f"output '{value.name}' is float16: coordinates above 512 pixels come in steps of 0.5"
+            yield Problem(value.name, message, "leave inputs and outputs in FP32")
 
 
-@_rule
-def missing_metadata(graph: Graph) -> Iterator[Finding]:
+@_rule("warning")
+def missing_metadata(graph: LintedGraph) -> Iterator[Problem]:
     """Without names, task, stride and size the engine cannot be validated."""
-    missing = [key for key in ("names", "task", "stride", "imgsz") if key not in metadata_of(graph.model)]
+    entries = metadata_of(graph.model)
+    missing = [key for key in REQUIRED if key not in entries]
     if missing:
-        yield Finding(
-            "missing-metadata",
-            "warning",
-            "",
-            f"no {', '.join(missing)} in the file",
-            "export the checkpoint with edgeprune or Ultralytics",
-        )
+        message = f"no {', '.join(missing)} in the file"
+        yield Problem("", message, "export the checkpoint with edgeprune or Ultralytics")

@@ -1,4 +1,4 @@
-"""Which few layers must go back to float so that an INT8 or FP16 graph is accurate enough, found by measuring.
+"""Mixed precision: as few layers of an INT8 or FP16 graph in float as its accuracy needs, chosen by measuring.
 
 Takes the FP32 graph, its low-precision form that failed the accuracy gate, and a function that measures accuracy. Gives
 a graph with as few layers in float as reach the floor. Layers are ranked by what the decoder reads (before it decodes,
@@ -11,66 +11,30 @@ bisected back. Nothing is calibrated again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from edgeprune.errors import StageError
 from edgeprune.export.graph import inputs_of, load_graph, save_graph, set_metadata
+from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
-from edgeprune.export.onnx import describe
-from edgeprune.export.precision import half_graph, precision_of
-from edgeprune.export.regions import regions_of, with_names
+from edgeprune.export.metadata import FLOAT_LAYERS_KEY
+from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.precision import precision_of
+from edgeprune.export.regions import name_nodes, regions_of
+from edgeprune.export.result import MixedInfo
 from edgeprune.export.run import Outputs, outputs_of_onnx
 from edgeprune.progress import Progress, silent
 
-FLOAT_LAYERS_KEY = "edgeprune_float_layers"  # entry of metadata_props: the layers that went back, by name
-BROKEN = 1e6  # the error of an output that overflowed, in units of the signal
+OVERFLOW_ERROR = 1e6  # counts for an output that overflowed, in units of the signal
 
 
-@dataclass(frozen=True)
-class MixedInfo:
-    """What the fallback found.
-
-    Attributes:
-        layers: convolutions that went back to float, the most sensitive first.
-        layers_low: convolutions that were in low precision before.
-        sensitivity: for each convolution, the part of the head's error that its return alone takes away (INT8), or that
-            it alone causes (FP16).
-        accuracy_before: accuracy of the low-precision graph, by the given function.
-        accuracy_after: accuracy of the file that was written.
-        floor: the accuracy that was asked.
-        reached: whether ``accuracy_after`` is at least ``floor``.
-        trials: (layers in float, accuracy) in the order they were measured.
-        latency_before_ms: median latency of the low-precision graph, None when latency was not measured.
-        latency_after_ms: median latency of the written file, measured beside it.
-        reason: one line.
-    """
-
-    layers: tuple[str, ...]
-    layers_low: int
-    sensitivity: dict[str, float]
-    accuracy_before: float
-    accuracy_after: float
-    floor: float
-    reached: bool
-    trials: tuple[tuple[int, float], ...]
-    latency_before_ms: float | None
-    latency_after_ms: float | None
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for ``build.json``."""
-        return asdict(self)
-
-
-def mixed_precision_onnx(
+def restore_float_layers(
     source: Path,
     low: Path,
-    target: Path,
+    output: Path,
     images: Sequence[Path],
     *,
     floor: float,
@@ -84,7 +48,7 @@ def mixed_precision_onnx(
     Args:
         source: the FP32 file that ``low`` was made from.
         low: the INT8 or FP16 file; for ``int8-fp16`` its INT8 form, with ``half``.
-        target: the file to write: the mixed one; the most accurate of those tried when none reaches the floor.
+        output: the file to write: the mixed one; the most accurate of those tried when none reaches the floor.
         images: images to rank layers on; four to eight are enough.
         floor: least accuracy, in the unit of ``accuracy_of``.
         accuracy_of: accuracy of a file, for example mAP50-95 on the validation split.
@@ -95,38 +59,38 @@ def mixed_precision_onnx(
     Raises:
         DataError: a file or an image cannot be read.
         StageError: the two files are not forms of one graph.
-        TargetError: the target cannot be written.
+        TargetError: the output cannot be written.
     """
-    forms = _Forms(source, low, half)
-    sensitivity = forms.sensitivity(images, progress)
-    order = sorted(forms.layers, key=lambda name: -sensitivity[name])
+    graphs = _MixedGraphs(source, low, half)
+    sensitivity = graphs.sensitivity(images, progress)
+    order = sorted(graphs.layers, key=lambda name: -sensitivity[name])
     trials: list[tuple[int, float]] = []
 
-    def written(count: int) -> None:
-        graph = forms.mixed(order[:count])
+    def write(count: int) -> None:
+        graph = graphs.with_float(order[:count])
         set_metadata(graph, {FLOAT_LAYERS_KEY: ", ".join(order[:count])})
-        save_graph(graph, target)
+        save_graph(graph, output)
 
-    def measured(count: int) -> float:
-        written(count)
-        trials.append((count, accuracy_of(target)))
+    def measure(count: int) -> float:
+        write(count)
+        trials.append((count, accuracy_of(output)))
         progress(f"{count} of {len(order)} layers in float: {trials[-1][1]:.4f}", done=len(trials))
         return trials[-1][1]
 
-    before = measured(0)
+    before = measure(0)
     # one layer at least stays low: the file must still hold the precision that was asked
-    count = 0 if before >= floor else _fewest(measured, floor, len(order) - 1)
+    count = 0 if before >= floor else _fewest_layers(measure, floor, len(order) - 1)
     best = count if count is not None else max(trials, key=lambda trial: (trial[1], -trial[0]))[0]
-    written(best)
+    write(best)
     after = next(value for number, value in reversed(trials) if number == best)
-    latencies: list[float | None] = [None, None]
+    latencies: Sequence[float | None] = (None, None)
     if latency_of is not None and best:
-        plain = target.with_name(f"{target.stem}-low{target.suffix}")
+        unmixed = output.with_name(f"{output.stem}-low{output.suffix}")
         try:
-            save_graph(forms.mixed([]), plain)
-            latencies = list(latency_of([plain, target]))
+            save_graph(graphs.with_float([]), unmixed)
+            latencies = latency_of([unmixed, output])
         finally:
-            plain.unlink(missing_ok=True)
+            unmixed.unlink(missing_ok=True)
     return MixedInfo(
         layers=tuple(order[:best]),
         layers_low=len(order),
@@ -138,19 +102,19 @@ def mixed_precision_onnx(
         trials=tuple(trials),
         latency_before_ms=latencies[0],
         latency_after_ms=latencies[1],
-        reason=_reason(best, len(order), before, after, floor, latencies),
+        reason=_outcome(best, len(order), before, after, floor, latencies),
     )
 
 
-class _Forms:
-    """The forms of one graph that lie between its low precision and its float."""
+class _MixedGraphs:
+    """The graphs that lie between a low-precision graph and the FP32 graph that it was made from."""
 
     def __init__(self, source: Path, low: Path, half: bool) -> None:
-        self.plain, self.low, self.half = with_names(load_graph(source)), load_graph(low), half
+        self.source, self.low, self.half = name_nodes(load_graph(source)), load_graph(low), half
         self.precision = precision_of(self.low)
-        names = [node.name for node in self.plain.graph.node if node.op_type == "Conv"]
+        names = [node.name for node in self.source.graph.node if node.op_type == "Conv"]
         if self.precision == "fp16":
-            decoder = regions_of(self.plain).decoder
+            decoder = regions_of(self.source).decoder
             self.layers = [name for name in names if name not in decoder]
         else:
             self.layers = quantized_layers(self.low)
@@ -158,35 +122,35 @@ class _Forms:
         if self.precision not in {"fp16", "int8"} or not self.layers or not set(self.layers) <= present & set(names):
             raise StageError(f"{low} is no INT8 or FP16 form of {source}: quantise the file that is given as source")
 
-    def mixed(self, layers: Collection[str]) -> onnx.ModelProto:
+    def with_float(self, layers: Collection[str]) -> onnx.ModelProto:
         """The low-precision graph with these layers in float."""
         if self.precision == "fp16":
-            return half_graph(self.plain, {*layers, *_followers(self.plain, layers)})
-        mixed = returned_to_float(self.plain, self.low, layers)
-        return half_graph(mixed) if self.half else mixed
+            return cast_graph_to_half(self.source, {*layers, *_handlers(self.source, layers)})
+        mixed = restore_float(self.source, self.low, layers)
+        return cast_graph_to_half(mixed) if self.half else mixed
 
     def sensitivity(self, images: Sequence[Path], progress: Progress) -> dict[str, float]:
         """A number for each layer by which to rank them; see the module."""
-        info = describe(self.plain)
+        info = describe_onnx(self.source)
         pixels = batch_from_images(images, imgsz=info.imgsz, task=info.task)
-        last = regions_of(self.plain).output_layers
-        ends = [node.output[0] for node in self.plain.graph.node if node.name in last]
+        last = regions_of(self.source).output_layers
+        ends = [node.output[0] for node in self.source.graph.node if node.name in last]
 
-        def seen(model: onnx.ModelProto) -> Outputs:
-            return _values(model, _as_read(self.plain, model, ends), pixels)
+        def head_values(model: onnx.ModelProto) -> Outputs:
+            return _run_to_values(model, _values_as_read(self.source, model, ends), pixels)
 
-        expected = seen(self.plain)
-        whole = _error(expected, seen(self.low))
-        found: dict[str, float] = {}
+        expected = head_values(self.source)
+        error_low = _error(expected, head_values(self.low))
+        sensitivity: dict[str, float] = {}
         for number, layer in enumerate(self.layers, start=1):
             if self.precision == "int8":
-                error = _error(expected, seen(returned_to_float(self.plain, self.low, [layer])))
-                found[layer] = 1.0 - error / whole if whole else 0.0
+                error = _error(expected, head_values(restore_float(self.source, self.low, [layer])))
+                sensitivity[layer] = 1.0 - error / error_low if error_low else 0.0
             else:
-                others = [name for name in self.layers if name != layer]
-                found[layer] = _error(expected, seen(self.mixed(others)))
+                alone_in_half = self.with_float([name for name in self.layers if name != layer])
+                sensitivity[layer] = _error(expected, head_values(alone_in_half))
             progress(f"sensitivity of {layer}", done=number, total=len(self.layers))
-        return found
+        return sensitivity
 
 
 def quantized_layers(model: onnx.ModelProto) -> list[str]:
@@ -199,7 +163,7 @@ def quantized_layers(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
+def restore_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
     """A copy of an INT8 graph in which some convolutions, with what only handles their outputs, are as in the source.
 
     Args:
@@ -209,7 +173,7 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
     """
     mixed = onnx.ModelProto()
     mixed.CopyFrom(quantized)
-    returned = set(layers) | _joins(source, layers)
+    returned = set(layers) | _float_handlers(source, layers)
     original = {node.name: node for node in source.graph.node}
     made_by = {name: node.name for node in source.graph.node for name in node.output}
     weights = {item.name: item for item in source.graph.initializer}
@@ -236,37 +200,37 @@ def returned_to_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layer
                     weight.CopyFrom(weights[name])
                     weight.name = float_name
                     present.add(float_name)
-    _drop_unused(mixed)
+    _remove_unused(mixed)
     return mixed
 
 
-def _joins(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
-    """Everything without weights that handles the outputs of these layers and of no others: activations, and joins of
-    which every branch is in float. All layers in float is then the source again."""
+def _float_handlers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Nodes without weights that handle the outputs of these layers and of no others: activations, and joins of which
+    every branch is in float. With all layers in float that is every such node, and the graph is the source again."""
     made_by = {name: node for node in source.graph.node for name in node.output}
-    found: set[str] = set()
+    handlers: set[str] = set()
     for node in source.graph.node:  # in topological order
         makers = [made_by[name].name for name in node.input if name in made_by and made_by[name].op_type != "Constant"]
-        if node.op_type != "Conv" and makers and all(name in found or name in layers for name in makers):
-            found.add(node.name)
-    return found
+        if node.op_type != "Conv" and makers and all(name in handlers or name in layers for name in makers):
+            handlers.add(node.name)
+    return handlers
 
 
-def _followers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
-    """Everything that handles a layer's output until the next convolution reads it: a value too large for half
+def _handlers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Nodes that handle an output of these layers until the next convolution reads it: a value too large for half
     precision must not be cast to it on the way."""
-    carried: set[str] = set()
-    found: set[str] = set()
+    values: set[str] = set()
+    handlers: set[str] = set()
     for node in source.graph.node:  # in topological order
         if node.name in layers:
-            carried.update(node.output)
-        elif node.op_type != "Conv" and carried & set(node.input):
-            carried.update(node.output)
-            found.add(node.name)
-    return found
+            values.update(node.output)
+        elif node.op_type != "Conv" and values & set(node.input):
+            values.update(node.output)
+            handlers.add(node.name)
+    return handlers
 
 
-def _drop_unused(model: onnx.ModelProto) -> None:
+def _remove_unused(model: onnx.ModelProto) -> None:
     outputs = {value.name for value in model.graph.output}
     nodes = list(model.graph.node)
     while True:
@@ -281,9 +245,9 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(weights)
 
 
-def _as_read(source: onnx.ModelProto, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
-    """What stands in ``model`` for the values of a source graph where they are read: behind a Q/DQ pair or a cast,
-    whose rounding is part of what the precision costs."""
+def _values_as_read(source: onnx.ModelProto, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """Names in ``model`` of a source graph's values where they are read: behind a Q/DQ pair or a cast, whose rounding
+    is part of what the precision costs."""
     present = {node.name: node for node in model.graph.node}
     readers = {
         name: (present[node.name], index)
@@ -291,27 +255,27 @@ def _as_read(source: onnx.ModelProto, model: onnx.ModelProto, names: Sequence[st
         if node.name in present
         for index, name in enumerate(node.input)
     }
-    found = ((name, readers.get(name)) for name in names)
-    return [reader[0].input[reader[1]] if reader else name for name, reader in found]
+    read = ((name, readers.get(name)) for name in names)
+    return [reader[0].input[reader[1]] if reader else name for name, reader in read]
 
 
-def _values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) -> Outputs:
-    """Values inside a graph: a copy with them as its outputs."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    _drop_unused(probe)
-    if not inputs_of(probe):
+def _run_to_values(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) -> Outputs:
+    """Run a graph up to values inside it: a copy has them as its outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    _remove_unused(copy)
+    if not inputs_of(copy):
         raise StageError("the graph's head does not depend on its input")
-    return outputs_of_onnx(probe, pixels)
+    return outputs_of_onnx(copy, pixels)
 
 
-def _error(expected: Outputs, found: Outputs) -> float:
-    """Sum over the head's layers of the difference (Euclidean norm) in units of the signal; an overflow: BROKEN."""
+def _error(expected: Outputs, actual: Outputs) -> float:
+    """Sum over the head's layers of the difference (Euclidean norm) in units of the signal."""
     return sum(
-        float(np.linalg.norm(a - b.astype(np.float32))) / _signal(a) if np.isfinite(b).all() else BROKEN
-        for a, b in zip(expected, found, strict=True)
+        float(np.linalg.norm(a - b.astype(np.float32))) / _signal(a) if np.isfinite(b).all() else OVERFLOW_ERROR
+        for a, b in zip(expected, actual, strict=True)
     )
 
 
@@ -321,23 +285,23 @@ def _signal(values: np.ndarray) -> float:
     return max(float(np.linalg.norm(values - values.mean(axis=axes, keepdims=True))), 1e-12)
 
 
-def _fewest(measured: Callable[[int], float], floor: float, most: int) -> int | None:
+def _fewest_layers(accuracy_with: Callable[[int], float], floor: float, most: int) -> int | None:
     """The least count that reaches the floor, by doubling and bisection; None when even ``most`` does not."""
     low, high = 0, 1
-    while high > most or measured(high) < floor:
+    while high > most or accuracy_with(high) < floor:
         if high >= most:
             return None
         low, high = high, min(high * 2, most)
     while high - low > 1:
         middle = (low + high) // 2
-        if measured(middle) >= floor:
+        if accuracy_with(middle) >= floor:
             high = middle
         else:
             low = middle
     return high
 
 
-def _reason(
+def _outcome(
     count: int, layers: int, before: float, after: float, floor: float, latencies: Sequence[float | None]
 ) -> str:
     if before >= floor:

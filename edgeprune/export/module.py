@@ -11,17 +11,16 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from edgeprune import checkpoint
 
 
-def module_from_checkpoint(pt: Path) -> nn.Module:
+def module_from_checkpoint(weights: Path | checkpoint.Checkpoint) -> nn.Module:
     """The model of a checkpoint, in FP32 and eval mode, on the CPU, read without running code from the file.
 
     Raises:
         DataError: the file is missing, damaged, unsafe, or no Ultralytics checkpoint.
     """
-    read = checkpoint.load(Path(pt))
+    read = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     module: Any = read.model
     module.args = {**DEFAULT_CFG_DICT, **read.train_args}  # as Ultralytics' own loader leaves it
     module.task = read.task
-    module.edgeprune = read.edgeprune
     return module
 
 

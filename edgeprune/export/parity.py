@@ -1,4 +1,4 @@
-"""Whether two forms of a model say the same on real images.
+"""Differences between the outputs of two forms of a model on real images.
 
 Takes a reference (a module, a checkpoint or an ONNX file), a candidate (an ONNX file, or anything a runtime can load)
 and images. Gives differences in pixels and in scores, and the agreement of the detections a user would see. Decides
@@ -16,60 +16,20 @@ the lesser change.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.export.detections import Differences, Layout, agreement, paired_rows, rows_after_nms
-from edgeprune.export.graph import largest_batch, load_graph, metadata_of, parsed_metadata
+from edgeprune.export.detections import Differences, Layout, apply_nms, detection_agreement, pair_rows
+from edgeprune.export.graph import load_graph, metadata_of
 from edgeprune.export.images import batch_from_images
-from edgeprune.export.onnx import HEAD_KEY, describe
-from edgeprune.export.run import Outputs, by_order, in_batches, outputs_of_module, outputs_of_onnx
+from edgeprune.export.metadata import read_metadata
+from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.result import ParityInfo
+from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
 from edgeprune.runtimes.base import Runtime
-
-
-@dataclass(frozen=True)
-class ParityInfo:
-    """How far two forms of a model are apart.
-
-    Attributes:
-        images: images compared.
-        task: detect, segment, pose, obb or classify.
-        head: raw, end-to-end or nms.
-        max_abs: largest difference of any two numbers that belong together, whatever their unit.
-        mean_abs: mean of those differences.
-        max_abs_box_px: largest difference of a box or keypoint coordinate, in pixels of the model's input.
-        max_abs_score: largest difference of a class score or keypoint score, in [0, 1].
-        max_abs_extra: largest difference of mask coefficients, prototypes or angles (radians).
-        unpaired: rows of a sorted list without a partner in the other list; 0 for a raw head.
-        reordered: rows of a sorted list whose partner has another rank; 0 for a raw head.
-        detections_reference: detections of the reference with a score of 0.25 or more, after NMS.
-        detections_candidate: those of the candidate.
-        detections_agreement: 2 × common / (reference + candidate); 1.0 when neither has any. For a classifier, the part
-            of images with the same best class.
-    """
-
-    images: int
-    task: str
-    head: str
-    max_abs: float
-    mean_abs: float
-    max_abs_box_px: float
-    max_abs_score: float
-    max_abs_extra: float
-    unpaired: int
-    reordered: int
-    detections_reference: int
-    detections_candidate: int
-    detections_agreement: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for ``build.json``."""
-        return asdict(self)
 
 
 def parity(
@@ -96,29 +56,24 @@ def parity(
         StageError: the outputs cannot belong to the same model.
     """
     candidate = Path(candidate)
-    told = dict(metadata) if metadata is not None else metadata_of(candidate)
-    data = parsed_metadata(told)
-    size = imgsz or data.get("imgsz") or ()
-    height, width = (size, size) if isinstance(size, int) else (tuple(size) or (0, 0))
+    model = read_metadata(metadata if metadata is not None else metadata_of(candidate))
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz or model.imgsz or (0, 0)
     if not height or not width:
         raise TargetError(f"{candidate} does not say its image size; give imgsz")
-    task = str(data.get("task", "detect"))
-    head = str(data.get(HEAD_KEY) or describe(candidate).head)
-    layout = Layout(task=task, head=head, nc=len(data.get("names") or ()), kpt_shape=tuple(data.get("kpt_shape") or ()))
-
-    pixels = batch_from_images(images, imgsz=(height, width), task=task)
+    layout = Layout.of(model)
+    pixels = batch_from_images(images, imgsz=(height, width), task=layout.task)
     if runtime is None:
         theirs = outputs_of_onnx(candidate, pixels)
     else:
-        with runtime.session(candidate) as session:
-            name = session.input_names[0]
-            batch = largest_batch(data) if (data.get("args") or {}).get("dynamic") else int(data.get("batch") or 1)
-            theirs = in_batches(lambda stack: by_order(session.run({name: stack})), pixels, batch=batch or len(pixels))
-    ours = _reference_outputs(reference, pixels, head=head)
-    return compare(ours, theirs, layout, what=f"{candidate}")
+        batch = model.largest_batch if model.dynamic else model.batch
+        theirs = outputs_of_engine(runtime, candidate, pixels, batch=batch or len(pixels))
+    ours = _reference_outputs(reference, pixels, head=layout.head)
+    return compare_arrays(ours, theirs, layout, what=f"{candidate}")
 
 
-def compare(reference: Outputs, candidate: Outputs, layout: Layout, *, what: str = "the candidate") -> ParityInfo:
+def compare_arrays(
+    reference: Outputs, candidate: Outputs, layout: Layout, *, what: str = "the candidate"
+) -> ParityInfo:
     """Compare the outputs of two forms of a model for the same images; pure arithmetic.
 
     Args:
@@ -141,16 +96,16 @@ def compare(reference: Outputs, candidate: Outputs, layout: Layout, *, what: str
         differences.add(np.abs(ours - theirs), columns=layout.columns(ours.shape[1]), axis=1)
     else:
         for rows, others in zip(ours, theirs, strict=True):
-            paired = paired_rows(rows, others, rotated=layout.task == "obb")
-            differences.add(paired.differences, columns=layout.row_columns(rows.shape[1]), axis=1)
-            differences.score = max(differences.score, paired.missing_score)
-            differences.largest = max(differences.largest, paired.missing_score)
-            unpaired += paired.unpaired
-            reordered += paired.reordered
+            pairing = pair_rows(rows, others, rotated=layout.task == "obb")
+            differences.add(pairing.differences, columns=layout.row_columns(rows.shape[1]), axis=1)
+            differences.score = max(differences.score, pairing.missing_score)
+            differences.largest = max(differences.largest, pairing.missing_score)
+            unpaired += pairing.unpaired
+            reordered += pairing.reordered
     for ours_extra, theirs_extra in zip(reference[1:], candidate[1:], strict=True):
         extra = np.abs(ours_extra.astype(np.float64) - theirs_extra)
         differences.add(extra.reshape(len(extra), 1, -1), columns=np.array(["extra"]), axis=1)
-    counts = agreement(reference[0], candidate[0], layout)
+    counts = detection_agreement(reference[0], candidate[0], layout)
     return ParityInfo(
         images=len(ours),
         task=layout.task,
@@ -178,14 +133,14 @@ def _reference_outputs(reference: nn.Module | Path | str, pixels: np.ndarray, *,
         module = module_from_checkpoint(Path(reference))
     else:
         graph = load_graph(reference)
-        if describe(graph).head == head:
+        if describe_onnx(graph).head == head:
             return outputs_of_onnx(graph, pixels)
         raise StageError(
-            f"{reference} has head {describe(graph).head} and the candidate {head}; they cannot be compared"
+            f"{reference} has head {describe_onnx(graph).head} and the candidate {head}; they cannot be compared"
         )
     outputs = outputs_of_module(module, pixels, end_to_end=head == "end-to-end")
     if head == "nms":
         nc = len(getattr(module, "names", ()))
         task = str(getattr(module, "task", "detect"))
-        outputs[0] = rows_after_nms(outputs[0], nc=nc, task=task)
+        outputs[0] = apply_nms(outputs[0], nc=nc, task=task)
     return outputs

@@ -1,4 +1,4 @@
-"""Where a YOLO's head ends, read from the graph: which convolutions give its outputs, and what only decodes them.
+"""Parts of a YOLO's graph: the convolutions that give the head's outputs, and the decoder behind them.
 
 Nothing here looks at names, so that a renamed or simplified graph is read alike.
 """
@@ -28,7 +28,7 @@ class Regions:
 
 
 def regions_of(model: onnx.ModelProto) -> Regions:
-    """Find the output layers and the decoder of a graph whose nodes all have names (see :func:`with_names`)."""
+    """Find the output layers and the decoder of a graph whose nodes all have names (see :func:`name_nodes`)."""
     weights = shapes_of_weights(model)
     nodes = list(model.graph.node)
     consumers: dict[str, list[int]] = {}
@@ -63,13 +63,13 @@ def _is_layer(node: onnx.NodeProto, weights: dict[str, tuple[int, ...]]) -> bool
     return not (node.op_type == "Conv" and weights[node.input[1]][0] == 1)
 
 
-def with_names(model: onnx.ModelProto) -> onnx.ModelProto:
+def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose nodes all have names of their own: an optimiser leaves some without."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    taken: set[str] = set()
+    names: set[str] = set()
     for index, node in enumerate(copy.graph.node):
-        if not node.name or node.name in taken:
+        if not node.name or node.name in names:
             node.name = f"{node.op_type}_{index}"
-        taken.add(node.name)
+        names.add(node.name)
     return copy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import onnx
 import torch
 from torch import nn
 
-from edgeprune.errors import DataError
-from edgeprune.export.graph import inputs_of, largest_batch, load_graph, metadata_of, parsed_metadata
+from edgeprune.errors import DataError, first_line
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of
+from edgeprune.export.metadata import read_metadata
+from edgeprune.runtimes.base import Runtime
 
 Outputs = list[np.ndarray]
 
@@ -28,27 +30,37 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
 
     graph = model if isinstance(model, onnx.ModelProto) else load_graph(model)
     what = "the model" if isinstance(model, onnx.ModelProto) else str(model)
-    (first, *others) = inputs_of(graph) or (None,)
-    if first is None or others:
-        raise DataError(
-            f"{what} has {1 + len(others) if first else 0} inputs; a model with one image input was expected"
-        )
+    inputs = inputs_of(graph)
+    if len(inputs) != 1:
+        raise DataError(f"{what} has {len(inputs)} inputs; a model with one image input was expected")
+    image_input = inputs[0]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine pays for spinning
     try:
         session: Any = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        most = largest_batch(parsed_metadata(metadata_of(graph))) or len(images)
-        batch = first.shape[0] if first.shape and isinstance(first.shape[0], int) else min(most, len(images))
-        dtype = np.float16 if first.dtype == "float16" else np.float32
-        return in_batches(
-            lambda stack: session.run(None, {first.name: stack.astype(dtype, copy=False)}), images, batch=batch
+        largest = read_metadata(metadata_of(graph)).largest_batch or len(images)
+        batch = (
+            image_input.shape[0]
+            if image_input.shape and isinstance(image_input.shape[0], int)
+            else min(largest, len(images))
+        )
+        dtype = np.float16 if image_input.dtype == "float16" else np.float32
+        return run_in_batches(
+            lambda stack: session.run(None, {image_input.name: stack.astype(dtype, copy=False)}), images, batch=batch
         )
     except Exception as error:  # ONNX Runtime raises its own classes, one a status code
         if isinstance(error, DataError):
             raise
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"ONNX Runtime cannot run {what}: {line}") from error
+        raise DataError(f"ONNX Runtime cannot run {what}: {first_line(error)}") from error
+
+
+def outputs_of_engine(runtime: Runtime, engine: Path, images: np.ndarray, *, batch: int) -> Outputs:
+    """Every output of an engine for images of shape (N, 3, H, W), by its runtime in stacks of ``batch``; first axis
+    N."""
+    with runtime.session(engine) as session:
+        name = session.input_names[0]
+        return run_in_batches(lambda stack: list(session.run({name: stack}).values()), images, batch=batch)
 
 
 def outputs_of_module(module: nn.Module, images: np.ndarray, *, end_to_end: bool) -> Outputs:
@@ -68,21 +80,16 @@ def outputs_of_module(module: nn.Module, images: np.ndarray, *, end_to_end: bool
         result = result[0] if isinstance(result, (tuple, list)) else result
         return [item.numpy() for item in (result if isinstance(result, (tuple, list)) else [result])]
 
-    return in_batches(run, images, batch=1)
+    return run_in_batches(run, images, batch=1)
 
 
-def in_batches(run: Callable[[np.ndarray], Outputs], images: np.ndarray, *, batch: int) -> Outputs:
+def run_in_batches(run: Callable[[np.ndarray], Outputs], images: np.ndarray, *, batch: int) -> Outputs:
     """Run in stacks of exactly ``batch`` images; the last one is filled up with zeros whose outputs are dropped."""
     parts: list[Outputs] = []
     for start in range(0, len(images), batch):
         stack = images[start : start + batch]
-        short = batch - len(stack)
-        if short:
-            stack = np.concatenate([stack, np.zeros((short, *stack.shape[1:]), stack.dtype)])
-        parts.append([np.asarray(output)[: batch - short] for output in run(np.ascontiguousarray(stack))])
+        missing = batch - len(stack)
+        if missing:
+            stack = np.concatenate([stack, np.zeros((missing, *stack.shape[1:]), stack.dtype)])
+        parts.append([np.asarray(output)[: batch - missing] for output in run(np.ascontiguousarray(stack))])
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
-
-
-def by_order(outputs: Mapping[str, np.ndarray]) -> Outputs:
-    """A session's outputs as a list, in the order of the graph."""
-    return list(outputs.values())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,21 @@ from torch import nn
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
-from edgeprune.export.graph import inputs_of, largest_batch, load_graph, metadata_of, parsed_metadata
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of
+from edgeprune.export.metadata import ModelMetadata, read_metadata
 from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
-from edgeprune.export.onnx import HEAD_KEY
-from edgeprune.export.quiet import quiet
-from edgeprune.export.run import Outputs, by_order, in_batches
+from edgeprune.export.parity import parity
+from edgeprune.export.result import ParityInfo
+from edgeprune.export.run import Outputs, run_in_batches
+from edgeprune.measure.per_image import keep_per_image, save_per_image
+from edgeprune.measure.result import Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
+from edgeprune.quiet import quiet
 from edgeprune.runtimes.base import Runtime
+from edgeprune.runtimes.site import Site
+from edgeprune.samples.average_precision import Detections, ImageScores
 
+COMPARED_IMAGES = 16  # enough to meet crowded and empty scenes; parity is exact arithmetic, not a statistic
 # the metric a task is judged by, as Ultralytics names it: masks for segment, keypoints for pose, boxes else
 FITNESS_KEYS = {
     "detect": ("metrics/mAP50-95(B)", "metrics/mAP50(B)"),
@@ -37,36 +44,6 @@ FITNESS_KEYS = {
     "pose": ("metrics/mAP50-95(P)", "metrics/mAP50(P)"),
     "classify": ("metrics/accuracy_top1", "metrics/accuracy_top5"),
 }
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of one artifact on one split.
-
-    Attributes:
-        map50_95: the figure the gates use: mAP50-95 of boxes (detect, obb), masks (segment) or keypoints (pose); for
-            classify the top-1 accuracy.
-        map50: mAP50 of the same; for classify the top-5 accuracy.
-        per_class: the gates' figure by class name, for the classes that the split has.
-        images: images seen.
-        task: detect, segment, pose, obb or classify.
-        split: train, val or test.
-        fitness_key: Ultralytics' name of ``map50_95``.
-        metrics: everything the validator gave, by Ultralytics' names.
-    """
-
-    map50_95: float
-    map50: float
-    per_class: Mapping[str, float]
-    images: int
-    task: str
-    split: str
-    fitness_key: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for ``build.json``."""
-        return asdict(self) | {"per_class": dict(self.per_class), "metrics": dict(self.metrics)}
 
 
 def accuracy(
@@ -83,6 +60,7 @@ def accuracy(
     metadata: Mapping[str, str] | None = None,
     device: str | None = None,
     threads: int = 0,
+    per_image: Path | None = None,
 ) -> Accuracy:
     """Measure an artifact.
 
@@ -100,6 +78,8 @@ def accuracy(
             ``metadata_props``; those of the ONNX file of the same name beside it when None.
         device: torch device of a checkpoint, ``cpu`` or ``0``; a GPU where there is one when None.
         threads: of the runtime; 0 leaves the choice to it.
+        per_image: file (.npz) for what was found in every image, as :func:`~edgeprune.measure.per_image.load_per_image`
+            reads it; None keeps nothing.
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.
@@ -114,12 +94,58 @@ def accuracy(
         dataset.images(split)
         dataset.check_matches(subject.module.names, model=str(model))
         try:
-            return _validated(subject, dataset, split, workers, progress, "cpu" if subject.exported else device)
+            where = "cpu" if subject.exported else device
+            result, details = _validated(subject, dataset, split, workers, progress, where)
         except (EdgepruneError, KeyboardInterrupt):
             raise
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StageError(f"validating {model} on {dataset.source} ({split}) failed: {line}") from error
+        if per_image is not None:
+            save_per_image(details, per_image)
+        return result
+
+
+def measure_artifact(
+    site: Site, onnx: Path, engine: Path | None, dataset: Dataset, per_image: Path | None = None
+) -> ArtifactAccuracy:
+    """Accuracy of an artifact: the engine by the target's runtime, or its graph on this CPU where there is none.
+
+    A runtime that starts a process for every inference is not asked for a whole split: the graph is, and the engine's
+    outputs for some images are compared with the graph's. ``per_image`` as in :func:`accuracy`.
+    """
+    by_engine = engine is not None and site.runtime.fit_for_dataset
+    result = accuracy(
+        engine if engine is not None and by_engine else onnx,
+        data=dataset,
+        imgsz=site.target.imgsz,
+        split=site.target.accuracy.split,
+        batch=site.target.batch,
+        runtime=site.runtime if by_engine else None,
+        metadata=metadata_of(onnx) if by_engine else None,
+        progress=site.reporter.progress,
+        per_image=per_image,
+    )
+    agreement = compare_outputs(site, onnx, engine, dataset, runtime=site.runtime) if engine and not by_engine else None
+    return ArtifactAccuracy(result, site.runtime.name if by_engine else "onnxruntime on this CPU", agreement)
+
+
+def compare_outputs(
+    site: Site, reference: Path, candidate: Path, dataset: Dataset, *, runtime: Runtime | None = None
+) -> ParityInfo:
+    """Differences between the outputs of two forms of a model on validation images.
+
+    Args:
+        site: target and seed.
+        reference: a checkpoint or an ONNX file.
+        candidate: an ONNX file, or an engine of ``runtime``.
+        dataset: gives the images.
+        runtime: loads an engine; its task and names are those of ``reference``, an ONNX file.
+    """
+    site.reporter.progress("comparing outputs on validation images")
+    images = dataset.sample_images(site.target.accuracy.split, COMPARED_IMAGES, site.seed)
+    metadata = metadata_of(reference) if runtime is not None else None
+    return parity(reference, candidate, images, imgsz=site.target.imgsz, runtime=runtime, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -155,30 +181,27 @@ def subject_of(
     graph = load_graph(model) if model.suffix == ".onnx" else None
     if graph is None and metadata is None and (beside := model.with_suffix(".onnx")).is_file():
         metadata = metadata_of(beside)
-    data = parsed_metadata(metadata if metadata is not None else metadata_of(graph) if graph else {})
-    missing = [key for key in ("names", "task", "stride", "imgsz") if key not in data]
-    if missing:
-        raise DataError(f"{model} does not say its {', '.join(missing)}; give metadata, or export it with edgeprune")
-    if data["task"] not in FITNESS_KEYS:
-        raise DataError(f"{model} has task '{data['task']}'; {', '.join(FITNESS_KEYS)} are allowed")
+    facts = read_metadata(metadata if metadata is not None else metadata_of(graph) if graph else {})
+    if facts.missing:
+        keys = ", ".join(facts.missing)
+        raise DataError(f"{model} does not say its {keys}; give metadata, or export it with edgeprune")
+    if facts.task not in FITNESS_KEYS:
+        raise DataError(f"{model} has task '{facts.task}'; {', '.join(FITNESS_KEYS)} are allowed")
     shape = inputs_of(graph)[0].shape if graph else ()
-    dynamic = (bool(shape) and isinstance(shape[0], str)) or bool((data.get("args") or {}).get("dynamic"))
-    height, width = data["imgsz"]
-    size = imgsz or int(height)
+    dynamic = (bool(shape) and isinstance(shape[0], str)) or facts.dynamic
+    height, width = facts.imgsz or (0, 0)
+    size = imgsz or height
     if not dynamic and (height, width) != (size, size):
         raise TargetError(f"{model} takes images of {height} × {width}, not of {size} × {size}; export it for {size}")
     half = bool(graph) and inputs_of(graph)[0].dtype == "float16"
-    # an exported head of a sorted list, end-to-end or with NMS inside, needs no NMS after it
-    sorted_rows = data.get(HEAD_KEY) in {"end-to-end", "nms"} or bool(
-        data.get("end2end") or (data.get("args") or {}).get("nms")
-    )
+    sorted_rows = facts.head != "raw"  # end-to-end or with NMS inside: no NMS after it
     with _session(model, runtime, threads) as run:
-        fixed = 0 if dynamic else int(data.get("batch") or 1)
+        fixed = 0 if dynamic else facts.batch
         yield Subject(
-            _SessionModule(run, data, batch=fixed, half=half, end_to_end=sorted_rows),
-            str(data["task"]),
+            _SessionModule(run, facts, batch=fixed, half=half, end_to_end=sorted_rows),
+            facts.task,
             size,
-            fixed or min(batch, largest_batch(data) or batch),
+            fixed or min(batch, facts.largest_batch or batch),
             sorted_rows,
             exported=True,
         )
@@ -193,7 +216,7 @@ def _session(model: Path, runtime: Runtime | None, threads: int) -> Iterator[Cal
         runtime = OnnxRuntime()
     with runtime.session(model, threads=threads) as session:
         name = session.input_names[0]
-        yield lambda stack: by_order(session.run({name: stack}))
+        yield lambda stack: list(session.run({name: stack}).values())
 
 
 class _SessionModule(nn.Module):
@@ -202,7 +225,7 @@ class _SessionModule(nn.Module):
     def __init__(
         self,
         run: Callable[[np.ndarray], Outputs],
-        data: Mapping[str, Any],
+        facts: ModelMetadata,
         *,
         batch: int,
         half: bool,
@@ -212,13 +235,13 @@ class _SessionModule(nn.Module):
         self.run = run
         self.batch = batch
         self.half_input = half
-        self.names = {int(index): str(name) for index, name in dict(data["names"]).items()}
-        self.stride = torch.tensor([float(data["stride"])])
-        self.task = data["task"]
-        self.yaml = {"channels": int(data.get("channels", 3))}
+        self.names = dict(facts.names)
+        self.stride = torch.tensor([float(facts.stride)])
+        self.task = facts.task
+        self.yaml = {"channels": facts.channels}
         self.end2end = end_to_end
-        if data.get("kpt_shape"):
-            self.kpt_shape = list(data["kpt_shape"])
+        if facts.kpt_shape:
+            self.kpt_shape = list(facts.kpt_shape)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _SessionModule:
         return self  # the validator copies a model before fusing it; a session cannot be copied and has nothing to fuse
@@ -229,16 +252,16 @@ class _SessionModule(nn.Module):
     def forward(self, images: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | list[torch.Tensor]:
         """(N, 3, H, W) in [0, 1] to the exported head's outputs, float32."""
         stack = images.cpu().numpy().astype(np.float16 if self.half_input else np.float32, copy=False)
-        outputs = in_batches(self.run, stack, batch=self.batch or len(stack))
+        outputs = run_in_batches(self.run, stack, batch=self.batch or len(stack))
         tensors = [torch.from_numpy(output.astype(np.float32, copy=False)) for output in outputs]
         return tensors if len(tensors) > 1 else tensors[0]
 
 
 def _validated(
     subject: Subject, dataset: Dataset, split: str, workers: int, progress: Progress, device: str | None
-) -> Accuracy:
+) -> tuple[Accuracy, Detections | ImageScores]:
     with tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder, quiet():
-        validator = _validator_class(subject.task)(
+        validator = keep_per_image(_validator_class(subject.task), subject.task)(
             save_dir=Path(folder),
             args={
                 "task": subject.task,
@@ -264,7 +287,7 @@ def _validated(
         results = validator(model=subject.module)
     metrics = {key: float(value) for key, value in results.items() if isinstance(value, (int, float, np.number))}
     key, key50 = FITNESS_KEYS[subject.task]
-    return Accuracy(
+    result = Accuracy(
         map50_95=metrics[key],
         map50=metrics[key50],
         per_class=_per_class(validator, subject.task),
@@ -274,6 +297,7 @@ def _validated(
         fitness_key=key,
         metrics=metrics,
     )
+    return result, validator.per_image
 
 
 def _validator_class(task: str) -> Any:

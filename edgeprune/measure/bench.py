@@ -1,52 +1,39 @@
 """The benchmark of one or several models: latency side by side, memory, layers, and an optional limit.
 
-Takes ONNX files or engines and a runtime, gives a :class:`BenchResult`: raw samples, and everything that derives from
-them. Prints nothing and writes nothing.
+Gives a :class:`BenchResult`: raw samples, and everything that derives from them. Prints nothing and writes nothing.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from html import escape
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import BenchSettings, LayerTime, Runtime
-from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, latency_gate, overall
-from edgeprune.samples.measurement import Measurement, launches_of
+from edgeprune.runtimes.base import BenchSettings, Runtime
+from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
+from edgeprune.runtimes.site import open_site
+from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, latency_gate, overall_verdict
+from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import (
-    FEWEST_BLOCKS,
+    MIN_BLOCKS,
     RatioInterval,
     Summary,
     quantile_of,
     ratio,
     samples_needed,
     summary,
-    value_of,
 )
+from edgeprune.target import Target
 
+LAUNCHES = 3  # fresh processes that the rounds are divided among
+STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
 TOP_LAYERS = 10
 CONFIDENCE = 0.99  # of the bounds in tables; gates have their own
-COLUMNS = (
-    "model",
-    "p50",
-    "p90",
-    "p95",
-    "p99",
-    "mean",
-    "images/s",
-    "size",
-    "memory",
-    "speed-up",
-    "by CPU time",
-    "state",
-)
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -61,9 +48,9 @@ class ModelBench:
         speed_up: first model's latency / this one's, with a 95 % interval; None for the first, or too few samples.
         cpu_speed_up: the same ratio of processor time, which other work on the machine hardly moves; None where a run
             is not one core's work. For people on shared machines; gates are on the clock.
-        memory: peak memory in bytes of a process with this model alone; None where the runtime does not tell.
+        memory: of a process with this model alone; None where the runtime does not tell, or was not asked.
         layers: slowest layers first.
-        end_to_end: milliseconds of pre-processing, model and post-processing for one frame, when it was asked for.
+        end_to_end: times from a frame to boxes, when they were asked for.
         gate: the verdict on the limit, if one was given.
     """
 
@@ -73,25 +60,10 @@ class ModelBench:
     summary: Summary
     speed_up: RatioInterval | None
     cpu_speed_up: RatioInterval | None
-    memory: dict[str, float] | None
+    memory: PeakMemory | None
     layers: tuple[LayerTime, ...]
-    end_to_end: dict[str, Any] | None
+    end_to_end: EndToEndTimes | None
     gate: Gate | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "model": str(self.model),
-            "size_bytes": self.size_bytes,
-            "latency": self.latency.to_json(),
-            "summary": self.summary.to_json(),
-            "speed_up": None if self.speed_up is None else asdict(self.speed_up),
-            "cpu_speed_up": None if self.cpu_speed_up is None else asdict(self.cpu_speed_up),
-            "memory": self.memory,
-            "layers": [asdict(layer) for layer in self.layers],
-            "end_to_end": self.end_to_end,
-            "gate": None if self.gate is None else self.gate.to_json(),
-        }
 
 
 @dataclass(frozen=True)
@@ -102,11 +74,15 @@ class BenchResult:
         runtime: name of the runtime.
         models: in the order given; the first is the one that ratios are taken of.
         attempts: how often it was measured until it was settled; the last measurement is the one kept.
+        verdict: of the worst gate; None when no limit was given.
+        schema_version: of the JSON that :mod:`edgeprune.serial` makes of it.
     """
 
     runtime: str
     models: tuple[ModelBench, ...]
     attempts: int
+    verdict: Verdict | None
+    schema_version: int = 2
 
     @property
     def gates(self) -> list[Gate]:
@@ -116,27 +92,7 @@ class BenchResult:
     @property
     def exit_code(self) -> int:
         """0 without a limit; else that of the worst gate."""
-        return overall(self.gates).exit_code if self.gates else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data with every raw sample."""
-        return {
-            "schema_version": 1,
-            "runtime": self.runtime,
-            "attempts": self.attempts,
-            "verdict": overall(self.gates).value if self.gates else None,
-            "models": [model.to_json() for model in self.models],
-        }
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """A row of text a model, under :data:`COLUMNS`; bounds stand behind their percentile as ``≤``."""
-        return [_row(model) for model in self.models]
-
-    def _repr_html_(self) -> str:
-        """The table, in a notebook."""
-        head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return 0 if self.verdict is None else self.verdict.exit_code
 
     def to_csv(self) -> str:
         """Raw samples, one a line: model, sample, milliseconds."""
@@ -148,7 +104,94 @@ class BenchResult:
         return text.getvalue()
 
 
+def sampling_settings(target: Target) -> BenchSettings:
+    """How a target asks latency to be sampled, for models that may have another size than its own."""
+    measure = target.measure
+    return BenchSettings(
+        threads=measure.threads,
+        warmup_s=measure.warmup_s,
+        rounds=measure.rounds,
+        per_round=measure.per_round,
+        time_limit_s=measure.time_limit_s,
+        copies=measure.copies,
+        cuda_graph=measure.cuda_graph,
+        launches=LAUNCHES,
+    )
+
+
 def bench(
+    target: str | Path | Target,
+    models: Sequence[Path | str],
+    *,
+    runtime: str | None = None,
+    settings: BenchSettings | None = None,
+    imgsz: int | None = None,
+    precision: str = "fp32",
+    data: str | None = None,
+    max_ms: float | None = None,
+    statistic: str | None = None,
+    retries: int | None = None,
+    until_stable: bool = False,
+    details: bool = True,
+    image: Path | None = None,
+    end_to_end: bool = False,
+    progress: Progress = silent,
+) -> BenchResult:
+    """Time models side by side, by a target's runtime on its device.
+
+    Args:
+        target: name of a shipped profile, path of a profile, or a target.
+        models: checkpoints (exported and simplified first, as a build does it), ONNX files or engines; ratios are of
+            the first.
+        runtime: name of a runtime that takes the place of the target's.
+        settings: how to sample; as the target asks when None.
+        imgsz: side in pixels of what is exported; the target's when None, that of each checkpoint's training when 0.
+        precision: number format to time: ``fp32`` (as the file is), ``fp16`` or ``int8`` (needs ``data``).
+        data: dataset that calibrates INT8.
+        max_ms: limit on ``statistic`` for every model.
+        statistic: a percentile, such as ``p95``; the target's when None.
+        retries: how often an INCONCLUSIVE limit is measured again; as the target says when None.
+        until_stable: measure again, within ``retries``, also while a run was unsteady.
+        details: memory and layers as well.
+        image: frame for the end-to-end time; noise of 1280 x 720 when None.
+        end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
+        progress: who watches.
+
+    Raises:
+        DataError: a model that cannot be read or timed.
+        TargetError: no such target or runtime; a statistic, limit or precision that is none.
+        DeviceError: the device cannot be reached or is another board, or the runtime is missing.
+    """
+    from edgeprune.measure.graphs import graph_of, in_precision
+
+    with (
+        open_site(target, runtime=runtime) as site,
+        tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch,
+    ):
+        site.require_usable()
+        target, settings = site.target, settings or sampling_settings(site.target)
+        side, batch = (target.imgsz if imgsz is None else imgsz) or None, settings.batch or target.batch
+        graphs = []
+        for number, model in enumerate(models, 1):
+            folder = Path(scratch) / str(number)
+            graph = graph_of(Path(model), folder, imgsz=side, batch=batch, progress=progress)
+            graphs.append(in_precision(graph, folder / "precision", precision, data))
+        return bench_graphs(
+            graphs,
+            site.runtime,
+            settings,
+            max_ms=max_ms,
+            statistic=statistic or target.budget.statistic,
+            retries=retries if retries is not None else target.measure.retries or STABLE_RETRIES * until_stable,
+            until_stable=until_stable,
+            details=details,
+            image=image,
+            end_to_end=end_to_end,
+            progress=progress,
+        )
+
+
+def bench_graphs(
     models: Sequence[Path],
     runtime: Runtime,
     settings: BenchSettings | None = None,
@@ -162,26 +205,10 @@ def bench(
     end_to_end: bool = False,
     progress: Progress = silent,
 ) -> BenchResult:
-    """Time models side by side in one fresh process.
+    """Time ONNX files or engines side by side, by a runtime that is there; arguments as for :func:`bench`.
 
-    Args:
-        models: ONNX files or engines; ratios are of the first.
-        runtime: what runs them.
-        settings: how to sample.
-        max_ms: limit on ``statistic`` for every model.
-        statistic: a percentile, such as ``p95``.
-        retries: how often an INCONCLUSIVE limit is measured again, with twice the samples each time. Every look gets
-            its share of the error, so that trying again does not make a wrong PASS likelier.
-        until_stable: measure again, within ``retries``, also while a run was unsteady.
-        details: memory and layers as well.
-        image: frame for the end-to-end time; noise of 1280 x 720 when not given.
-        end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
-        progress: who watches.
-
-    Raises:
-        DataError: a model that is not an ONNX file or an engine.
-        TargetError: a statistic or limit that is none.
-        DeviceError: the runtime is missing.
+    An INCONCLUSIVE limit is measured again with twice the samples each time, ``retries`` times at most. Every look gets
+    its share of the error, so that trying again does not make a wrong PASS likelier.
     """
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
@@ -192,41 +219,41 @@ def bench(
     attempt = 0
     while True:
         attempt += 1
-        measured = runtime.latency(paths, settings, progress=progress)
-        gates: list[Gate | None] = [
-            None if max_ms is None else latency_gate("bench", one, max_ms, statistic, confidence) for one in measured
+        latencies = runtime.latency(paths, settings, progress=progress)
+        gates = [
+            None if max_ms is None else latency_gate("bench", latency, max_ms, statistic, confidence)
+            for latency in latencies
         ]
         summaries = [
-            summary(one.values, batch=int(one.conditions.get("batch", 1)), confidence=CONFIDENCE) for one in measured
+            summary(latency.values, batch=latency.conditions.batch, confidence=CONFIDENCE) for latency in latencies
         ]
-        open_ = any(gate is not None and gate.verdict is Verdict.INCONCLUSIVE for gate in gates)
-        unsteady = until_stable and not all(found.stability.stable for found in summaries)
-        if attempt > retries or not (open_ or unsteady):
+        undecided = any(gate is not None and gate.verdict is Verdict.INCONCLUSIVE for gate in gates)
+        unsteady = until_stable and not all(row.stability.stable for row in summaries)
+        if attempt > retries or not (undecided or unsteady):
             break
         settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
-    rows, launches = [], launches_of(measured[0])
+    rows = []
     for number, path in enumerate(paths):
         if details:
             progress(f"memory and layers of {path.name}", done=number, total=len(paths))
-        memory = runtime.peak_memory(path, threads=settings.threads) if details else None
+        pair = (latencies[0], latencies[number]) if number else None
         layers = runtime.layer_times(path, threads=settings.threads) if details else []
         rows.append(
             ModelBench(
                 model=path,
                 size_bytes=path.stat().st_size,
-                latency=measured[number],
+                latency=latencies[number],
                 summary=summaries[number],
-                speed_up=_speed_up(measured[0].values, measured[number].values, settings, launches) if number else None,
-                cpu_speed_up=_speed_up(_cpu_ms(measured[0]), _cpu_ms(measured[number]), settings, launches)
-                if number
-                else None,
-                memory=memory,
+                speed_up=pair and _speed_up(*pair, lambda latency: latency.values),
+                cpu_speed_up=pair and _speed_up(*pair, lambda latency: latency.conditions.core.cpu_ms),
+                memory=runtime.peak_memory(path, threads=settings.threads) if details else None,
                 layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
                 end_to_end=runtime.end_to_end(path, image=image, threads=settings.threads) if end_to_end else None,
                 gate=gates[number],
             )
         )
-    return BenchResult(runtime.name, tuple(rows), attempt)
+    verdict = overall_verdict([gate for gate in gates if gate is not None]) if max_ms is not None else None
+    return BenchResult(runtime.name, tuple(rows), attempt, verdict)
 
 
 def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries: int) -> None:
@@ -255,47 +282,10 @@ def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> 
 
 
 def _speed_up(
-    first: Sequence[float], other: Sequence[float], settings: BenchSettings, launches: int
+    first: Measurement, second: Measurement, times_ms: Callable[[Measurement], Sequence[float]]
 ) -> RatioInterval | None:
-    if len(other) < FEWEST_BLOCKS * settings.per_round:
+    conditions = second.conditions
+    if len(times_ms(second)) < MIN_BLOCKS * conditions.samples_per_block:
         return None
-    return ratio(first, other, block=settings.per_round, launches=launches)
-
-
-def _cpu_ms(measurement: Measurement) -> Sequence[float]:
-    return measurement.conditions.get("cpu_ms", ())
-
-
-def _row(model: ModelBench) -> tuple[str, ...]:
-    found = model.summary
-
-    def with_bound(value: float, bound: float | None) -> str:
-        return f"{value:.2f}" + (f" (≤ {bound:.2f})" if bound is not None else "")
-
-    return (
-        model.model.name,
-        with_bound(found.p50, found.p50_bound),
-        with_bound(found.p90, found.p90_bound),
-        with_bound(found.p95, found.p95_bound),
-        with_bound(found.p99, found.p99_bound),
-        f"{found.mean:.2f}",
-        f"{found.throughput:.1f}",
-        f"{model.size_bytes / MIB:.1f} MiB",
-        f"{model.memory['model_rss_bytes'] / MIB:.0f} MiB" if model.memory else "–",
-        _interval(model.speed_up),
-        _interval(model.cpu_speed_up),
-        "steady" if found.stability.stable else found.stability.reason,
-    )
-
-
-def _interval(found: RatioInterval | None) -> str:
-    return f"×{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})" if found else "–"
-
-
-def end_to_end_text(found: dict[str, Any]) -> str:
-    """Medians of the parts on one line."""
-    parts = {name: value_of(values, "p50") for name, values in found["ms"].items()}
-    total = value_of([sum(run) for run in zip(*found["ms"].values(), strict=True)], "p50")
-    height, width = found["frame"]
-    listed = " + ".join(f"{name} {value:.2f}" for name, value in parts.items())
-    return f"end to end p50 {total:.2f} ms = {listed} (frame {width} x {height}, {found['boxes']} boxes)"
+    launches = len(conditions.launches)
+    return ratio(times_ms(first), times_ms(second), block=conditions.samples_per_block, launches=launches)

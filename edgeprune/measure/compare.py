@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
-from edgeprune.measure.accuracy import Accuracy, accuracy
-from edgeprune.measure.bench import ModelBench, bench
+from edgeprune.measure.accuracy import accuracy
+from edgeprune.measure.bench import ModelBench, bench_graphs
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
-from edgeprune.measure.scenes import LOOKED_AT, Looker, Scene, scenes
+from edgeprune.measure.result import Accuracy
+from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
+from edgeprune.serial import to_json
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from edgeprune.export.metadata import ModelMetadata
 
-    from edgeprune.report.drawing import Plot
-
-MIB = 2**20
 FORMS = (".pt", ".onnx", ".engine")
 
 
@@ -62,8 +61,8 @@ class Compared:
             "parameters": self.counts.parameters,
             "macs": self.counts.macs,
             "imgsz": list(self.imgsz),
-            "latency": None if self.latency is None else self.latency.to_json(),
-            "accuracy": self.accuracy.to_json(),
+            "latency": None if self.latency is None else to_json(self.latency),
+            "accuracy": to_json(self.accuracy),
         }
 
 
@@ -95,56 +94,6 @@ class Comparison:
     statistic: str
     pending: str = ""
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Head of :meth:`rows`."""
-        return ("", *(model.name for model in self.models))
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table as text: a row a figure, a column a model."""
-        from edgeprune.report.text import figure as figure_text
-
-        first = self.models[0]
-        made = [
-            ("file", *(figure_text(model.size_bytes / MIB, "MiB") for model in self.models)),
-            ("parameters", *(figure_text(model.counts.parameters / 1e6, "M") for model in self.models)),
-            ("MACs", *(_macs(model.counts) for model in self.models)),
-            ("input", *(f"{height} × {width}" for height, width in (model.imgsz for model in self.models))),
-        ]
-        timed = [model.latency for model in self.models]
-        if all(timed):
-            from edgeprune.samples.statistics import value_of
-
-            found = [one for one in timed if one is not None]
-            made.append(
-                (
-                    f"{'SIMULATED ' if any(one.latency.simulated for one in found) else ''}latency {self.statistic}",
-                    *(f"{value_of(one.latency.values, self.statistic):.3f} ms" for one in found),
-                )
-            )
-            made.append(("speed-up, 95 % interval", "1", *(_interval(one) for one in found[1:])))
-            made.append(("images a second", *(f"{one.summary.throughput:.1f}" for one in found)))
-        else:
-            made.append((f"latency {self.statistic}", *("not measured" for _ in self.models)))
-        made.append((self.metric, *(f"{model.accuracy.map50_95:.4f}" for model in self.models)))
-        made.append(
-            (
-                f"{self.metric}, change",
-                "",
-                *(f"{model.accuracy.map50_95 - first.accuracy.map50_95:+.4f}" for model in self.models[1:]),
-            )
-        )
-        second = "top-5 accuracy" if self.task == "classify" else "mAP50"
-        made.append((second, *(f"{model.accuracy.map50:.4f}" for model in self.models)))
-        return made
-
-    def classes(self) -> list[tuple[str, ...]]:
-        """Accuracy by class: a row a class that the split has, a column a model."""
-        return [
-            (name, *(f"{model.accuracy.per_class.get(name, float('nan')):.4f}" for model in self.models))
-            for name in self.models[0].accuracy.per_class
-        ]
-
     def to_json(self) -> dict[str, Any]:
         """Plain data with every raw sample; of the scenes their counts, not their pixels."""
         return {
@@ -164,33 +113,9 @@ class Comparison:
         """The same as a file's text."""
         return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
 
-    def html(self) -> str:
-        """A self-contained page."""
-        from edgeprune.report.compare import comparison_page
-
-        return comparison_page(self)
-
-    def figures(self) -> list[Figure]:
-        """The scenes as matplotlib figures."""
-        from edgeprune.report.scenes import scene_figure
-
-        return [scene_figure(scene) for scene in self.scenes]
-
     def __repr__(self) -> str:
         said = ", ".join(f"{model.name} {model.accuracy.map50_95:.4f}" for model in self.models)
         return f"Comparison({self.task}, {self.metric} on {self.split}: {said})"
-
-    def plots(self) -> list[Plot]:
-        """Accuracy against latency, every sample, and accuracy by class; a notebook shows each."""
-        from edgeprune.report.compare import plots
-
-        return plots(self)
-
-    def _repr_html_(self) -> str:
-        """The tables, in a notebook."""
-        from edgeprune.report.page import table
-
-        return table(self.columns, self.rows()) + table(self.columns, self.classes())
 
 
 def compare(
@@ -252,10 +177,12 @@ def compare(
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
             free = replace(settings, imgsz=sizes[0])
-            timed = bench(graphs, runtime, free, details=False, progress=progress).models
-        lookers = [Looker(name, graph, by, size[0]) for name, graph, size in zip(names, graphs, sizes, strict=True)]
+            timed = bench_graphs(graphs, runtime, free, details=False, progress=progress).models
+        lookers = [SceneModel(name, graph, by, size[0]) for name, graph, size in zip(names, graphs, sizes, strict=True)]
         shown = (
-            scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress) if images else ()
+            choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
+            if images
+            else ()
         )
         counted = [counts_of(graph) for graph in graphs]
     made = [
@@ -265,7 +192,7 @@ def compare(
     return Comparison(
         models=tuple(made),
         scenes=shown,
-        looked_at=min(LOOKED_AT * images, len(dataset.images(split))),
+        looked_at=min(IMAGES_PER_SCENE * images, len(dataset.images(split))),
         task=task,
         metric="top-1 accuracy" if task == "classify" else "mAP50-95",
         split=split,
@@ -300,25 +227,25 @@ def _described(path: Path) -> _What:
 
         loaded = checkpoint.load(path)
         return _What(path, loaded.task, dict(loaded.names))
-    told = _told(path)
-    return _What(path, str(told["task"]), {int(index): str(name) for index, name in told["names"].items()})
+    facts = _facts(path)
+    return _What(path, facts.task, facts.names)
 
 
 def _size(path: Path, graph: Path) -> tuple[int, int]:
-    height, width = _told(graph, path)["imgsz"]
-    return int(height), int(width)
+    return _facts(graph, path).imgsz or (0, 0)
 
 
-def _told(graph: Path, path: Path | None = None) -> dict[str, Any]:
-    from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
+def _facts(graph: Path, path: Path | None = None) -> ModelMetadata:
+    from edgeprune.export.graph import metadata_of
+    from edgeprune.export.metadata import read_metadata
 
-    data = parsed_metadata(metadata_of(load_graph(graph)))
-    missing = [key for key in ("names", "task", "imgsz") if key not in data]
+    facts = read_metadata(metadata_of(graph))
+    missing = [key for key in facts.missing if key != "stride"]
     if missing:
         raise DataError(
             f"{path or graph} does not say its {', '.join(missing)}; export it with edgeprune or Ultralytics"
         )
-    return data
+    return facts
 
 
 def _same(described: Sequence[_What]) -> None:
@@ -347,14 +274,3 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{number}: {path.name}" for number, path in enumerate(paths, 1)]  # one file twice
-
-
-def _macs(counts: Counts) -> str:
-    from edgeprune.report.text import figure as figure_text
-
-    return "not known" if counts.macs is None else figure_text(counts.macs / 1e9, "G")
-
-
-def _interval(one: ModelBench) -> str:
-    found = one.speed_up
-    return f"×{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})" if found else "too few samples"

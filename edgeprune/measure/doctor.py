@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from edgeprune.stages.base import installed
+from edgeprune.version import installed
 
 if TYPE_CHECKING:
-    from edgeprune.devices.local import LocalDevice
-    from edgeprune.devices.remote import RemoteDevice
+    from edgeprune.devices.base import Device
 
 
 @dataclass(frozen=True)
@@ -22,16 +20,16 @@ class Finding:
     """One line of the doctor's table.
 
     Attributes:
-        what: a package, a runtime or a device.
-        ok: usable now.
-        seen: version or fault.
-        remedy: the command that gets it; empty when ``ok``.
+        subject: a package, a runtime or a device.
+        usable: now, as it is.
+        state: version or fault.
+        remedy: the command that gets it; empty when it is usable.
         required: whether edgeprune's CPU target needs it.
     """
 
-    what: str
-    ok: bool
-    seen: str
+    subject: str
+    usable: bool
+    state: str
     remedy: str = ""
     required: bool = False
 
@@ -42,48 +40,56 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    good = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    remedy = "" if good else "make install PYTHON=python3.12"
-    return Finding("Python", good, platform.python_version(), remedy, required=True)
+    """The interpreter against the range that the package declares, so that the two cannot drift apart."""
+    from packaging.specifiers import SpecifierSet
+
+    version = platform.python_version()
+    try:
+        allowed = metadata.metadata("edgeprune")["Requires-Python"] or ""
+    except metadata.PackageNotFoundError:
+        allowed = ""
+    usable = SpecifierSet(allowed).contains(version, prereleases=True)
+    remedy = "" if usable else f"make an environment of a Python {allowed}: make install PYTHON=/path/to/python3"
+    return Finding("Python", usable, version, remedy, required=True)
 
 
 def _packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     try:
-        wanted = [Requirement(text) for text in metadata.requires("edgeprune") or []]
+        requirements = [Requirement(text) for text in metadata.requires("edgeprune") or []]
     except metadata.PackageNotFoundError:
-        wanted = []
-    for requirement in wanted:
+        requirements = []
+    for requirement in requirements:
         if requirement.marker is not None:  # the extras: their runtimes are examined below
             continue
         version = installed(requirement.name)
         if requirement.name == "onnxruntime" and version == "absent":
             version = installed("onnxruntime-gpu")
-        here = version != "absent"
-        good = here and requirement.specifier.contains(version, prereleases=True)
-        seen = version if good or not here else f"{version}, outside the tested range {requirement.specifier}"
-        remedy = "" if good else f'pip install "{requirement.name}{requirement.specifier}"'
-        yield Finding(requirement.name, good, seen, remedy, required=True)
+        usable = version != "absent" and requirement.specifier.contains(version, prereleases=True)
+        outside = f"{version}, outside the tested range {requirement.specifier}"
+        state = version if usable or version == "absent" else outside
+        remedy = "" if usable else f'pip install "{requirement.name}{requirement.specifier}"'
+        yield Finding(requirement.name, usable, state, remedy, required=True)
 
 
 def _runtimes() -> Iterator[Finding]:
     from edgeprune.runtimes import all_runtimes
 
     for runtime in all_runtimes():
-        found = runtime.availability()
-        yield Finding(f"runtime {runtime.name}", found.ok, found.detail, found.remedy, runtime.name == "onnxruntime")
+        available, required = runtime.availability(), runtime.name == "onnxruntime"
+        yield Finding(f"runtime {runtime.name}", available.ok, available.detail, available.remedy, required)
 
 
 def _devices() -> Iterator[Finding]:
-    from edgeprune.devices.local import local
+    from edgeprune.devices.local import LocalDevice
 
-    yield from _board(local())
+    yield from _board(LocalDevice())
     ssh = shutil.which("ssh")
     yield Finding("ssh client", ssh is not None, ssh or "not found", "" if ssh else "apt install openssh-client")
 
 
-def examine_device(place: LocalDevice | RemoteDevice) -> list[Finding]:
+def examine_device(device: Device) -> list[Finding]:
     """What a device is, what it lacks, and what to type next.
 
     Raises:
@@ -91,52 +97,50 @@ def examine_device(place: LocalDevice | RemoteDevice) -> list[Finding]:
     """
     from edgeprune.runtimes import runtime
 
-    found = list(_board(place))
+    findings = list(_board(device))
     for name in ("trtexec", "onnxruntime"):
-        one = runtime(name, place).availability()
-        found.append(Finding(f"runtime {name}", one.ok, one.detail, one.remedy))
-    return found
+        available = runtime(name, device).availability()
+        findings.append(Finding(f"runtime {name}", available.ok, available.detail, available.remedy))
+    return findings
 
 
-def _board(place: LocalDevice | RemoteDevice) -> Iterator[Finding]:
+def _board(device: Device) -> Iterator[Finding]:
     """A line for the machine and, on a Jetson, one for all that decides its figures."""
-    from edgeprune.devices.board import profiles_of
+    from edgeprune.devices.board import targets_for
 
-    facts = place.facts()
-    name = "this machine" if place.name == "local" else place.name
-    told = ("board", "cpu", "machine", "cpus", "memory_bytes", "isa", "kernel", "python", "gpus")
-    listed = ", ".join(f"{key}: {facts[key]}" for key in told if facts.get(key))
-    yield Finding(name, True, f"SIMULATED, {listed}" if place.simulated else listed)
-    if not facts.get("l4t"):
+    facts = device.facts()
+    name = "this machine" if device.name == "local" else device.name
+    keys = ("board", "cpu", "machine", "cpus", "memory_bytes", "isa", "kernel", "python")
+    parts = [*((key, getattr(facts, key)) for key in keys), ("gpus", "; ".join(str(gpu) for gpu in facts.gpus))]
+    listed = ", ".join(f"{key}: {value}" for key, value in parts if value)
+    yield Finding(name, True, f"SIMULATED, {listed}" if device.simulated else listed)
+    if not facts.l4t:
         return
-    login = "" if place.name == "local" else f"ssh {place.name} "
-    jetpack = facts.get("jetpack", "")
-    release = f"{jetpack or 'unknown'} (L4T {facts['l4t']}), CUDA {facts.get('cuda', 'not found')}"
-    yield Finding(
-        "JetPack", bool(jetpack), release, "" if jetpack else "see https://developer.nvidia.com/embedded/jetpack"
-    )
-    tensorrt = facts.get("tensorrt", "")
+    login = "" if device.name == "local" else f"ssh {device.name} "
+    release = f"{facts.jetpack or 'unknown'} (L4T {facts.l4t}), CUDA {facts.cuda or 'not found'}"
+    remedy = "" if facts.jetpack else "see https://developer.nvidia.com/embedded/jetpack"
+    yield Finding("JetPack", bool(facts.jetpack), release, remedy)
     yield Finding(
         "TensorRT",
-        bool(tensorrt),
-        tensorrt or "not installed",
-        "" if tensorrt else f"{login}sudo apt install nvidia-jetpack",
+        bool(facts.tensorrt),
+        facts.tensorrt or "not installed",
+        "" if facts.tensorrt else f"{login}sudo apt install nvidia-jetpack",
     )
-    modes = ", ".join(f"{mode} ({number})" for mode, number in facts.get("power_modes", {}).items())
-    yield Finding("power mode", True, f"{facts.get('power_mode', 'unknown')}; the board has: {modes}")
-    locks = bool(facts.get("sudo"))
+    modes = ", ".join(f"{mode} ({number})" for mode, number in facts.power_modes.items())
+    yield Finding("power mode", True, f"{facts.power_mode or 'unknown'}; the board has: {modes}")
+    locks = bool(facts.sudo)
     yield Finding(
         "clocks and power",
-        locks or facts.get("clocks") == "locked",
-        f"clocks {facts.get('clocks', 'unknown')}; user {'may' if locks else 'may not'} change them without a password",
+        locks or facts.clocks == "locked",
+        f"clocks {facts.clocks or 'unknown'}; user {'may' if locks else 'may not'} change them without a password",
         "" if locks else f"{login}sudo visudo   # allow nvpmodel and jetson_clocks, NOPASSWD: docs/jetson.md",
     )
-    profiles = profiles_of(facts)
-    device = "" if place.name == "local" else f" --device {place.name}"
-    command = f"edgeprune build --target {profiles[0]}{device} --weights best.pt --data data.yaml" if profiles else ""
+    targets = targets_for(facts)
+    option = "" if device.name == "local" else f" --device {device.name}"
+    command = f"edgeprune build --target {targets[0]}{option} --weights best.pt --data data.yaml" if targets else ""
     yield Finding(
-        "profiles of this board",
-        bool(profiles),
-        ", ".join(profiles) or f"none for {', '.join(facts.get('modules', ()))}",
+        "targets of this board",
+        bool(targets),
+        ", ".join(targets) or f"none for {', '.join(facts.modules)}",
         command,
     )

@@ -31,16 +31,16 @@ def graph_of(
         return model
     from edgeprune import checkpoint
     from edgeprune.export.onnx import onnx_from_checkpoint
-    from edgeprune.export.quiet import quiet
-    from edgeprune.export.simplify import simplified_onnx
+    from edgeprune.export.simplify import simplify_onnx
+    from edgeprune.quiet import quiet
 
     progress(f"exporting {model.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    size = imgsz or checkpoint.load(model).train_args.get("imgsz") or 640
+    size = imgsz or checkpoint.load(model).imgsz
     raw, graph = folder / f"{model.stem}-raw.onnx", folder / f"{model.stem}.pt.onnx"
     with quiet():
-        onnx_from_checkpoint(model, raw, imgsz=int(size), batch=batch)
-        simplified_onnx(raw, graph)
+        onnx_from_checkpoint(model, raw, imgsz=size, batch=batch)
+        simplify_onnx(raw, graph)
     raw.unlink()
     return graph
 
@@ -67,19 +67,13 @@ def in_precision(graph: Path, folder: Path, precision: str, data: str | None = N
         raise TargetError(f"--precision {precision}: allowed are fp32, fp16, int8")
     if precision == "int8" and data is None:
         raise TargetError("--precision int8: ranges are found on images; give --data DATASET.yaml")
-    from edgeprune.dataset import Dataset
-    from edgeprune.export.onnx import describe
-    from edgeprune.export.precision import fp16_onnx, int8_onnx
-    from edgeprune.export.quiet import quiet
+    from edgeprune.export.quantize import quantize_onnx
+    from edgeprune.quiet import quiet
 
     folder.mkdir(parents=True, exist_ok=True)
     low = folder / f"{graph.stem}-{precision}.onnx"
     with quiet():
-        if precision == "fp16" or data is None:
-            fp16_onnx(graph, low)
-        else:
-            dataset = Dataset.load(data, task=describe(graph).task, need=("train",))
-            int8_onnx(graph, low, dataset.sample_images("train", images), recipe="cpu")
+        quantize_onnx(graph, low, precision=precision, data=data, images=images, recipe="cpu")
     return low
 
 

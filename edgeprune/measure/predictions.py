@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.dataset import label_of
+from edgeprune.dataset import read_labels
 from edgeprune.errors import DataError, EdgepruneError, StageError
 from edgeprune.export.detections import CONFIDENCE, NMS_IOU
 from edgeprune.export.module import head_arguments
-from edgeprune.export.quiet import quiet
 from edgeprune.measure.accuracy import subject_of
+from edgeprune.quiet import quiet
 from edgeprune.runtimes.base import Runtime
 
 Point = tuple[float, float]
-TOP = 5  # classes that a classifier's answer keeps
+TOP_CLASSES = 5  # classes that a classifier's answer keeps
 
 
 @dataclass(frozen=True)
-class Found:
+class Detection:
     """One object in an image; coordinates in the image's own pixels.
 
     Attributes:
@@ -44,7 +44,7 @@ class Found:
     keypoints: tuple[tuple[float, float, float], ...] = ()
 
 
-def predictions(
+def predict(
     model: Path,
     images: Sequence[Path],
     *,
@@ -52,7 +52,7 @@ def predictions(
     runtime: Runtime | None = None,
     metadata: Mapping[str, str] | None = None,
     confidence: float = CONFIDENCE,
-) -> list[tuple[Found, ...]]:
+) -> list[tuple[Detection, ...]]:
     """What a model finds in each image, best score first; a classifier's five likeliest classes.
 
     Args:
@@ -90,11 +90,13 @@ def predictions(
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StageError(f"running {model} on {len(images)} images failed: {line}") from error
-    return [_found(result) for result in results]
+    return [_detections(result) for result in results]
 
 
-def labels_of(image: Path, size: tuple[int, int], task: str, names: Mapping[int, str], kpt_shape: Sequence[int] | None):
-    """The objects that an image's labels tell, in pixels of an image of ``size`` (height, width).
+def read_objects(
+    image: Path, size: tuple[int, int], task: str, names: Mapping[int, str], kpt_shape: Sequence[int] | None
+) -> tuple[Detection, ...]:
+    """The objects in an image's label file, in pixels of an image of ``size`` (height, width).
 
     A classifier's label is the folder that the image lies in. An image without a label file has no objects.
 
@@ -102,44 +104,41 @@ def labels_of(image: Path, size: tuple[int, int], task: str, names: Mapping[int,
         DataError: a line that is not a label of this task.
     """
     if task == "classify":
-        return tuple(Found(index, None, None) for index, name in names.items() if name == image.parent.name)
-    path = label_of(image)
-    if not path.is_file():
-        return ()
-    found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.strip():
-            try:
-                found.append(_label([float(part) for part in line.split()], size, task, kpt_shape))
-            except (ValueError, IndexError) as error:
-                raise DataError(f"{path}: line {number} is not a label of a {task} dataset: {line[:40]!r}") from error
-    return tuple(found)
+        return tuple(Detection(index, None, None) for index, name in names.items() if name == image.parent.name)
+    objects = []
+    for row in read_labels(image):
+        try:
+            objects.append(_label([float(value) for value in row.values], size, task, kpt_shape))
+        except (ValueError, IndexError) as error:
+            text = " ".join(row.values)[:40]
+            raise DataError(f"{row.file}: line {row.line} is not a label of a {task} dataset: {text!r}") from error
+    return tuple(objects)
 
 
-def _label(row: list[float], size: tuple[int, int], task: str, kpt_shape: Sequence[int] | None) -> Found:
+def _label(row: list[float], size: tuple[int, int], task: str, kpt_shape: Sequence[int] | None) -> Detection:
     height, width = size
     label, rest = int(row[0]), np.array(row[1:])
     if task != "pose" and len(rest) > 4:  # a polygon, or the corners of a rotated box
         points = rest.reshape(-1, 2) * (width, height)
         (left, top), (right, bottom) = points.min(0), points.max(0)
         box = (float(left), float(top), float(right), float(bottom))
-        return Found(label, None, box, (_points(points),) if task in ("segment", "obb") else ())
+        return Detection(label, None, box, (_points(points),) if task in ("segment", "obb") else ())
     x, y, w, h = rest[:4] * (width, height, width, height)
     box = (float(x - w / 2), float(y - h / 2), float(x + w / 2), float(y + h / 2))
     keypoints: tuple[tuple[float, float, float], ...] = ()
     if task == "pose" and kpt_shape:
         points = rest[4:].reshape(kpt_shape[0], kpt_shape[1])
-        seen = points[:, 2] if kpt_shape[1] == 3 else (points.sum(1) > 0).astype(float)
+        visibility = points[:, 2] if kpt_shape[1] == 3 else (points.sum(1) > 0).astype(float)
         keypoints = tuple(
-            (float(p[0] * width), float(p[1] * height), float(v)) for p, v in zip(points, seen, strict=True)
+            (float(p[0] * width), float(p[1] * height), float(v)) for p, v in zip(points, visibility, strict=True)
         )
-    return Found(label, None, box, (), keypoints)
+    return Detection(label, None, box, (), keypoints)
 
 
-def _found(result: Any) -> tuple[Found, ...]:
+def _detections(result: Any) -> tuple[Detection, ...]:
     if result.probs is not None:
-        best = zip(result.probs.top5[:TOP], result.probs.top5conf[:TOP].tolist(), strict=True)
-        return tuple(Found(int(label), float(score), None) for label, score in best)
+        best = zip(result.probs.top5[:TOP_CLASSES], result.probs.top5conf[:TOP_CLASSES].tolist(), strict=True)
+        return tuple(Detection(int(label), float(score), None) for label, score in best)
     rows = result.obb if result.obb is not None else result.boxes
     order = np.argsort(-rows.conf.numpy(), kind="stable")
     outlines: list[tuple[tuple[Point, ...], ...]] = [()] * len(rows)
@@ -150,9 +149,11 @@ def _found(result: Any) -> tuple[Found, ...]:
     keypoints = [()] * len(rows)
     if result.keypoints is not None and result.keypoints.data.shape[1]:
         data = result.keypoints.data.numpy()
-        keypoints = [tuple((float(p[0]), float(p[1]), float(p[2]) if len(p) > 2 else 1.0) for p in one) for one in data]
+        keypoints = [
+            tuple((float(p[0]), float(p[1]), float(p[2]) if len(p) > 2 else 1.0) for p in points) for points in data
+        ]
     boxes, scores, labels = rows.xyxy.tolist(), rows.conf.tolist(), rows.cls.tolist()
-    return tuple(Found(int(labels[i]), scores[i], tuple(boxes[i]), outlines[i], keypoints[i]) for i in order)
+    return tuple(Detection(int(labels[i]), scores[i], tuple(boxes[i]), outlines[i], keypoints[i]) for i in order)
 
 
 def _simplified(points: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The same images through several models: what each found, what it missed, and where it differs from the first."""
+"""The same images through several models: what each finds and misses, and where it differs from the first."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from scipy.optimize import linear_sum_assignment
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
-from edgeprune.measure.predictions import Found, labels_of, predictions
+from edgeprune.measure.predictions import Detection, predict, read_objects
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Runtime
 
-OVERLAP = 0.5  # two boxes of a class are the same object when they overlap this much, as in mAP50
-SIDE = 480  # longest side of an embedded image in pixels
-QUALITY = 82  # of its JPEG
-LOOKED_AT = 4  # images that are run for each one that is shown
+MIN_OVERLAP = 0.5  # two boxes of a class are the same object when they overlap this much, as in mAP50
+JPEG_SIDE = 480  # longest side of an embedded image in pixels
+JPEG_QUALITY = 82  # of its JPEG
+IMAGES_PER_SCENE = 4  # images that are run for each one that is shown
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one model found in one image.
+class SceneResult:
+    """What one model finds in one image.
 
     Attributes:
         name: of the model.
-        found: its detections, best first; a classifier's likeliest classes.
+        detections: what it finds, best first; a classifier's likeliest classes.
         right: for each detection, whether it is an object of the labels (same class, overlap of a half or more).
         same: for each detection, whether the first model has it too; all True for the first model itself.
         missed: objects of the labels that it did not find.
@@ -36,11 +36,11 @@ class Seen:
     """
 
     name: str
-    found: tuple[Found, ...]
+    detections: tuple[Detection, ...]
     right: tuple[bool, ...]
     same: tuple[bool, ...]
-    missed: tuple[Found, ...]
-    lost: tuple[Found, ...]
+    missed: tuple[Detection, ...]
+    lost: tuple[Detection, ...]
 
     @property
     def difference(self) -> int:
@@ -50,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Scene:
-    """One image with its labels and what each model found.
+    """One image with its labels and what each model finds in it.
 
     Attributes:
         image: name of its file.
@@ -59,7 +59,7 @@ class Scene:
         task: detect, segment, pose, obb or classify.
         names: class names by index.
         truth: its labels.
-        seen: by model, in the order given.
+        results: one a model, in the order given.
     """
 
     image: str
@@ -68,13 +68,13 @@ class Scene:
     jpeg: bytes
     task: str
     names: Mapping[int, str]
-    truth: tuple[Found, ...]
-    seen: tuple[Seen, ...]
+    truth: tuple[Detection, ...]
+    results: tuple[SceneResult, ...]
 
     @cached_property
     def difference(self) -> int:
         """How many detections the models do not have in common with the first."""
-        return sum(one.difference for one in self.seen)
+        return sum(result.difference for result in self.results)
 
     def to_json(self) -> dict[str, object]:
         """Counts by model; plain data."""
@@ -83,22 +83,22 @@ class Scene:
             "objects": len(self.truth),
             "models": [
                 {
-                    "model": one.name,
-                    "found": len(one.found),
-                    "right": sum(one.right),
-                    "missed": len(one.missed),
-                    "same_as_first": sum(one.same),
-                    "lost": len(one.lost),
-                    "new": one.same.count(False),
+                    "model": result.name,
+                    "found": len(result.detections),
+                    "right": sum(result.right),
+                    "missed": len(result.missed),
+                    "same_as_first": sum(result.same),
+                    "lost": len(result.lost),
+                    "new": result.same.count(False),
                 }
-                for one in self.seen
+                for result in self.results
             ],
         }
 
 
 @dataclass(frozen=True)
-class Looker:
-    """A model as scenes take it: its name for people, its file, and what runs it."""
+class SceneModel:
+    """A model to run on images: its name for people, its file, and what runs it."""
 
     name: str
     path: Path
@@ -107,8 +107,8 @@ class Looker:
     metadata: Mapping[str, str] | None = None
 
 
-def scenes(
-    models: Sequence[Looker],
+def choose_scenes(
+    models: Sequence[SceneModel],
     dataset: Dataset,
     task: str,
     *,
@@ -124,91 +124,104 @@ def scenes(
         dataset: images and labels.
         task: of the models.
         split: of the dataset.
-        count: images to show; four times as many are looked at, as far as there are so many.
+        count: images to show; four times as many are run, as far as there are so many.
         seed: of the sample.
         progress: told after every model.
 
     Raises:
         DataError: an image or label that cannot be read.
     """
-    images = dataset.sample_images(split, count * LOOKED_AT, seed)
-    found = []
+    if not count:
+        return ()
+    images = dataset.sample_images(split, count * IMAGES_PER_SCENE, seed)
+    detected = []
     for number, model in enumerate(models):
-        progress(f"looking at {len(images)} images with {model.name}", done=number, total=len(models))
-        found.append(predictions(model.path, images, imgsz=model.imgsz, runtime=model.runtime, metadata=model.metadata))
-    made = []
+        progress(f"running {len(images)} images through {model.name}", done=number, total=len(models))
+        detected.append(predict(model.path, images, imgsz=model.imgsz, runtime=model.runtime, metadata=model.metadata))
+    scenes = []
     for index, image in enumerate(images):
         pixels, size = _read(image)
-        truth = labels_of(image, size, task, dataset.names, dataset.kpt_shape)
-        seen = tuple(
-            _seen(model.name, one[index], truth, found[0][index], task)
-            for model, one in zip(models, found, strict=True)
+        truth = read_objects(image, size, task, dataset.names, dataset.kpt_shape)
+        results = tuple(
+            _result(model.name, detections[index], truth, detected[0][index], task)
+            for model, detections in zip(models, detected, strict=True)
         )
-        made.append((pixels, Scene(image.name, *size, b"", task, dataset.names, truth, seen)))
-    order = sorted(range(len(made)), key=lambda index: (-made[index][1].difference, index))[:count]
-    return tuple(_with_jpeg(*made[index]) for index in order)
+        scenes.append((pixels, Scene(image.name, *size, b"", task, dataset.names, truth, results)))
+    order = sorted(range(len(scenes)), key=lambda index: (-scenes[index][1].difference, index))[:count]
+    return tuple(_with_jpeg(*scenes[index]) for index in order)
 
 
-def _seen(name: str, found: tuple[Found, ...], truth: tuple[Found, ...], first: tuple[Found, ...], task: str) -> Seen:
+def _result(
+    name: str, detections: tuple[Detection, ...], truth: tuple[Detection, ...], first: tuple[Detection, ...], task: str
+) -> SceneResult:
+    """A model's detections held against the labels and against those of the first model."""
     if task == "classify":
-        best, wanted = found[:1], {one.label for one in truth}
-        right = tuple(index == 0 and one.label in wanted for index, one in enumerate(found))
-        same = tuple(index > 0 or one.label == first[0].label for index, one in enumerate(found))
+        labels = {label.label for label in truth}
+        right = tuple(index == 0 and answer.label in labels for index, answer in enumerate(detections))
+        same = tuple(index > 0 or answer.label == first[0].label for index, answer in enumerate(detections))
         missed = () if any(right) else truth
-        return Seen(name, found, right, same, missed, () if not best or same[0] else first[:1])
+        return SceneResult(name, detections, right, same, missed, () if not detections or same[0] else first[:1])
     rotated = task == "obb"
-    with_truth, with_first = credited(found, truth, rotated=rotated), pairs(found, first, rotated=rotated)
-    return Seen(
+    with_truth = match_labels(detections, truth, rotated=rotated)
+    with_first = pair_detections(detections, first, rotated=rotated)
+    return SceneResult(
         name,
-        found,
-        tuple(index in with_truth for index in range(len(found))),
-        tuple(index in with_first for index in range(len(found))),
-        tuple(one for index, one in enumerate(truth) if index not in with_truth.values()),
-        tuple(one for index, one in enumerate(first) if index not in with_first.values()),
+        detections,
+        tuple(index in with_truth for index in range(len(detections))),
+        tuple(index in with_first for index in range(len(detections))),
+        tuple(label for index, label in enumerate(truth) if index not in with_truth.values()),
+        tuple(other for index, other in enumerate(first) if index not in with_first.values()),
     )
 
 
-def credited(found: Sequence[Found], truth: Sequence[Found], *, rotated: bool = False) -> dict[int, int]:
-    """Index in ``found`` to the index of the labels' object that it gets the credit for, as mAP gives it: in the order
-    of the scores, each takes the object that it overlaps most of those still free; a second one for it is wrong."""
-    free, got = set(range(len(truth))), {}
-    for index, one in enumerate(found):
-        shared = {j: _overlap(one, truth[j], rotated) for j in free if truth[j].label == one.label}
-        best = max(shared, key=lambda j: (shared[j], -j), default=None)
-        if best is not None and shared[best] >= OVERLAP:
-            got[index] = best
+def match_labels(
+    detections: Sequence[Detection], truth: Sequence[Detection], *, rotated: bool = False
+) -> dict[int, int]:
+    """Index of each right detection to the index of its object in ``truth``, matched as mAP does it.
+
+    In the order of the scores, each detection takes the free object of its class that it overlaps most; a second
+    detection of one object is wrong.
+    """
+    free, matches = set(range(len(truth))), {}
+    for index, detection in enumerate(detections):
+        overlaps = {j: _overlap(detection, truth[j], rotated) for j in free if truth[j].label == detection.label}
+        best = max(overlaps, key=lambda j: (overlaps[j], -j), default=None)
+        if best is not None and overlaps[best] >= MIN_OVERLAP:
+            matches[index] = best
             free.remove(best)
-    return got
+    return matches
 
 
-def pairs(found: Sequence[Found], others: Sequence[Found], *, rotated: bool = False) -> dict[int, int]:
-    """Index in ``found`` to the index in ``others`` of the same object: one to one, the greatest overlap in all.
+def pair_detections(
+    first: Sequence[Detection], second: Sequence[Detection], *, rotated: bool = False
+) -> dict[int, int]:
+    """Index in ``first`` to the index in ``second`` of the same object: one to one, of the greatest overlap in all.
 
     Boxes are compared, also where a mask or keypoints belong to them; ``rotated`` ones as they lie.
     """
-    if not found or not others:
+    if not first or not second:
         return {}
-    shared = np.array([[_overlap(a, b, rotated) if a.label == b.label else 0.0 for b in others] for a in found])
-    shared[shared < OVERLAP] = 0.0
-    rows, columns = linear_sum_assignment(-shared)
-    return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if shared[i, j] > 0}
+    overlaps = np.array([[_overlap(a, b, rotated) if a.label == b.label else 0.0 for b in second] for a in first])
+    overlaps[overlaps < MIN_OVERLAP] = 0.0
+    rows, columns = linear_sum_assignment(-overlaps)
+    return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if overlaps[i, j] > 0}
 
 
-def _overlap(a: Found, b: Found, rotated: bool) -> float:
+def _overlap(a: Detection, b: Detection, rotated: bool) -> float:
     """Intersection over union of two boxes; of rotated ones by their corners."""
     if a.box is None or b.box is None:
         return 0.0
     if rotated and a.outlines and b.outlines:
         import cv2
 
-        first, other = (np.array(one.outlines[0], np.float32) for one in (a, b))
-        both = float(cv2.intersectConvexConvex(first, other)[0])
-        union = float(cv2.contourArea(first)) + float(cv2.contourArea(other)) - both
+        corners_a, corners_b = (np.array(box.outlines[0], np.float32) for box in (a, b))
+        both = float(cv2.intersectConvexConvex(corners_a, corners_b)[0])
+        union = float(cv2.contourArea(corners_a)) + float(cv2.contourArea(corners_b)) - both
         return both / union if union > 0 else 0.0
     width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
     height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
     both = max(width, 0.0) * max(height, 0.0)
-    union = sum((one[2] - one[0]) * (one[3] - one[1]) for one in (a.box, b.box)) - both
+    union = sum((right - left) * (bottom - top) for left, top, right, bottom in (a.box, b.box)) - both
     return both / union if union > 0 else 0.0
 
 
@@ -224,9 +237,9 @@ def _read(image: Path) -> tuple[np.ndarray, tuple[int, int]]:
 def _with_jpeg(pixels: np.ndarray, scene: Scene) -> Scene:
     import cv2
 
-    scale = min(1.0, SIDE / max(scene.height, scene.width))
+    scale = min(1.0, JPEG_SIDE / max(scene.height, scene.width))
     if scale < 1:
         size = max(1, round(scene.width * scale)), max(1, round(scene.height * scale))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return replace(scene, jpeg=encoded.tobytes())

@@ -1,7 +1,9 @@
-"""Labelled batches for criteria that ask the loss, read by Ultralytics' own data sets."""
+"""Labelled batches for criteria that ask the loss, read by Ultralytics' own dataset classes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,26 @@ import numpy as np
 import torch
 
 from edgeprune.errors import DataError, TargetError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their labels, as a model's loss takes them.
+
+    Attributes:
+        images: float32 of shape (images, 3, height, width), RGB in [0, 1].
+        labels: the task's tensors by Ultralytics' names: ``cls``, ``bboxes``, ``batch_idx``, ...
+    """
+
+    images: torch.Tensor
+    labels: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def from_ultralytics(cls, batch: Mapping[str, Any]) -> Batch:
+        """Take what the collate function of an Ultralytics dataset gives; images may be uint8 in 0..255."""
+        images = batch["img"]
+        labels = {key: value for key, value in batch.items() if key != "img" and isinstance(value, torch.Tensor)}
+        return cls(images.float() / 255 if images.dtype == torch.uint8 else images, labels)
 
 
 def calibration_batches(
@@ -21,7 +43,7 @@ def calibration_batches(
     split: str = "train",
     seed: int = 0,
     stride: int = 32,
-) -> list[dict[str, Any]]:
+) -> list[Batch]:
     """Read labelled images as a model's loss wants them, without augmentation.
 
     Args:
@@ -35,7 +57,7 @@ def calibration_batches(
         stride: of the model.
 
     Returns:
-        Dictionaries with ``img`` as float32 in 0..1 of shape (batch, 3, imgsz, imgsz), and the task's labels.
+        Batches with images of shape (batch, 3, imgsz, imgsz); the last one may hold fewer.
 
     Raises:
         TargetError: ``images`` or ``batch`` is under 1.
@@ -68,11 +90,4 @@ def calibration_batches(
     loader = DataLoader(
         Subset(dataset, chosen), batch_size=batch, shuffle=False, collate_fn=getattr(dataset, "collate_fn", None)
     )
-    return [_scaled(one) for one in loader]
-
-
-def _scaled(batch: dict[str, Any]) -> dict[str, Any]:
-    image = batch["img"]
-    if image.dtype == torch.uint8:
-        batch["img"] = image.float() / 255
-    return batch
+    return [Batch.from_ultralytics(batch_of_dataset) for batch_of_dataset in loader]

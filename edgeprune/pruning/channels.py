@@ -1,4 +1,4 @@
-"""What a trace finds out about a model's channels: plain arrays of labels, no torch."""
+"""What a trace says about a model's channels: plain arrays of labels, no torch."""
 
 from __future__ import annotations
 
@@ -45,22 +45,32 @@ class Cost:
 
 @dataclass
 class Trace:
-    """Everything one pass found out; see the classes of its parts."""
+    """What one forward pass showed.
 
-    size: int = 0
+    Attributes:
+        label_count: labels given out so far; they are 0 to ``label_count - 1``.
+        slots: where labels sit, by module and kind.
+        equal_pairs: pairs of arrays whose labels are the same channels, place by place.
+        pins: labels that are never pruned, with the reason.
+        splits: cuts along channels.
+        head_rows: labels of an attention block, with the number of heads that must keep equally many of them.
+        costs: multiply-accumulates of every call.
+    """
+
+    label_count: int = 0
     slots: dict[tuple[str, str], Slot] = field(default_factory=dict)
-    same: list[tuple[Labels, Labels]] = field(default_factory=list)
+    equal_pairs: list[tuple[Labels, Labels]] = field(default_factory=list)
     pins: list[tuple[Labels, str]] = field(default_factory=list)
     splits: list[Split] = field(default_factory=list)
-    rows: list[tuple[Labels, int]] = field(default_factory=list)
+    head_rows: list[tuple[Labels, int]] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
 
-    def fresh(self, count: int) -> Labels:
+    def new_labels(self, count: int) -> Labels:
         """``count`` labels that nothing else carries."""
-        self.size += count
-        return np.arange(self.size - count, self.size)
+        self.label_count += count
+        return np.arange(self.label_count - count, self.label_count)
 
-    def slot(self, module: str, kind: str, labels: Labels) -> Labels:
+    def add_slot(self, module: str, kind: str, labels: Labels) -> Labels:
         """Put labels on a parameter axis; a module that is called twice has both calls' labels united."""
         known = self.slots.setdefault((module, kind), Slot(module, kind, labels))
         if known.labels is not labels:
@@ -69,7 +79,7 @@ class Trace:
 
     def unite(self, first: Labels, second: Labels) -> None:
         """Say that two channels are one, pairwise."""
-        self.same.append((first, second))
+        self.equal_pairs.append((first, second))
 
     def pin(self, labels: Labels, reason: str) -> None:
         """Never prune these."""

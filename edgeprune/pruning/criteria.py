@@ -24,78 +24,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch_pruning as tp
-from torch import nn
 
 from edgeprune.errors import TargetError
-from edgeprune.pruning.channels import Slot
-from edgeprune.pruning.structure import Part, Structure
+from edgeprune.pruning.group import Group
 from edgeprune.pruning.torch_pruning_ import Estimator, torch_pruning_scores
-
-
-@dataclass(frozen=True)
-class GroupSlot:
-    """One place where a group's channels occur.
-
-    Attributes:
-        module: the layer.
-        kind: ``out``, ``in``, ``depthwise``, ``norm`` or ``param:<name>``, as in
-            :class:`~edgeprune.pruning.channels.Slot`.
-        positions: int64 of shape (channels, occurrences): where along the axis each channel sits.
-    """
-
-    module: Any
-    kind: str
-    positions: np.ndarray
-
-    @property
-    def is_norm(self) -> bool:
-        """Whether this is a normalisation layer."""
-        return self.kind == "norm"
-
-    @cached_property
-    def weight(self) -> torch.Tensor:
-        """Float32 of shape (channels, everything else): the weights that belong to each channel."""
-        tensor = getattr(self.module, self.kind.partition(":")[2] or "weight").detach().float()
-        transposed = isinstance(self.module, nn.ConvTranspose2d)
-        if tensor.ndim > 1 and (self.kind == "in") != transposed:
-            tensor = tensor.transpose(0, 1)
-        channels = len(self.positions)
-        return tensor[torch.from_numpy(self.positions.ravel())].reshape(channels, -1)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that are kept or removed one by one, with every weight that goes with them.
-
-    Attributes:
-        name: name of the part.
-        slots: where they occur; pinned occurrences too.
-        gates: float32 of shape (batches, channels): derivative of the loss by a factor on each channel (1 = as it is),
-            one row per calibration batch; None without batches.
-        generator: seeded per group.
-    """
-
-    name: str
-    slots: list[GroupSlot]
-    gates: torch.Tensor | None
-    generator: torch.Generator
-
-    @property
-    def layers(self) -> list[GroupSlot]:
-        """The slots that are convolutions or linear layers."""
-        return [slot for slot in self.slots if slot.kind in ("out", "in", "depthwise")]
-
-    @property
-    def channels(self) -> int:
-        """How many channels there are to score."""
-        return len(self.slots[0].positions)
-
 
 Score = Callable[[Group], torch.Tensor]
 
@@ -125,7 +61,7 @@ class Importance:
     summary: str
     raw: Score | None = None
 
-    def normalised(self, group: Group, normalisation: str | None = None) -> torch.Tensor:
+    def normalised_scores(self, group: Group, normalisation: str | None = None) -> torch.Tensor:
         """Scores of a group's channels, by one of :data:`NORMALISATIONS` instead of the criterion's own.
 
         LAMP's is the criterion itself, so what is normalised there are its results.
@@ -167,19 +103,21 @@ def torch_pruning_importance(
         otherwise: scores the groups in which the object finds nothing to read; without it they are refused.
     """
 
-    own = getattr(estimator, "normalizer", None)
+    normalizer = getattr(estimator, "normalizer", None)
     raw = None
-    if own is not None and own != "lamp":
-        bare: Any = copy.copy(estimator)
-        bare.normalizer = None
-        raw = _scored_by(name, bare, otherwise)
-    score = _scored_by(name, estimator, otherwise)
+    if normalizer is not None and normalizer != "lamp":
+        unnormalised: Any = copy.copy(estimator)
+        unnormalised.normalizer = None
+        raw = _score_function(name, unnormalised, otherwise)
+    score = _score_function(name, estimator, otherwise)
     summary = summary or f"Torch-Pruning's {type(estimator).__name__}."
     REGISTRY[name] = Importance(name, score, False, summary.splitlines()[0], raw)
     return score
 
 
-def _scored_by(name: str, estimator: Estimator, otherwise: Score | None) -> Score:
+def _score_function(name: str, estimator: Estimator, otherwise: Score | None) -> Score:
+    """A criterion that asks a Torch-Pruning object; TargetError for a group that it cannot read."""
+
     def score(group: Group) -> torch.Tensor:
         scores = torch_pruning_scores(estimator, group)
         if scores is not None:
@@ -200,29 +138,6 @@ def importance_named(name: str) -> Importance:
     if name not in REGISTRY:
         raise TargetError(f"unknown importance '{name}'; choose one of {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
-
-
-def group_of(structure: Structure, modules: dict[str, nn.Module], part: Part, **rest: Any) -> Group:
-    """Gather a part's slots from a model's modules."""
-    slots = []
-    for name in part.members:
-        kinds = [f"param:{key}" for key, _ in modules[name].named_parameters(recurse=False)]
-        for kind in ("out", "in", "depthwise", "norm", *kinds):
-            slot = structure.trace.slots.get((name, kind))
-            if slot is not None:
-                positions = _positions(slot, structure.unit, part.units)
-                if positions.size:
-                    slots.append(GroupSlot(modules[name], kind, positions))
-    return Group(part.name, slots, **rest)
-
-
-def _positions(slot: Slot, unit: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Positions of every unit along a slot's axis: shape (units, occurrences)."""
-    rank = np.full(int(unit.max()) + 1, -1, dtype=np.int64)
-    rank[units] = np.arange(len(units))
-    ranks = rank[unit[slot.labels]]
-    at = np.flatnonzero(ranks >= 0)
-    return at[np.argsort(ranks[at], kind="stable")].reshape(len(units), -1) if len(at) else np.zeros((0, 0), np.int64)
 
 
 random = torch_pruning_importance(
@@ -262,16 +177,17 @@ fpgm = torch_pruning_importance(
 @importance("taylor", needs_batches=True)
 def taylor(group: Group) -> torch.Tensor:
     """First-order change of the loss when a channel goes, mean of its size over batches (arXiv 1906.10771)."""
-    return _gates(group).abs().mean(0)
+    return _gradients(group).abs().mean(0)
 
 
 @importance("fisher", needs_batches=True)
 def fisher(group: Group) -> torch.Tensor:
     """Mean square of that derivative: the diagonal of the empirical Fisher matrix (group Fisher, arXiv 2108.00708)."""
-    return _gates(group).square().mean(0)
+    return _gradients(group).square().mean(0)
 
 
-def _gates(group: Group) -> torch.Tensor:
-    if group.gates is None:
+def _gradients(group: Group) -> torch.Tensor:
+    """A group's gradients; TargetError without batches."""
+    if group.gradients is None:
         raise TargetError("this importance needs calibration batches: pass batches=, or --data on the command line")
-    return group.gates
+    return group.gradients

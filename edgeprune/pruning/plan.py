@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from edgeprune import serial
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError
 
@@ -23,40 +23,74 @@ class PlannedDimension:
         name: the dimension.
         before: width of the model the plan is for.
         after: width that is kept.
-        kept: for every part that loses channels, the indices that stay, ascending; empty when nothing goes.
         fixed: why the dimension was left alone, or None.
+        kept: for every part that loses channels, the indices that stay, ascending; empty when nothing goes.
     """
 
     name: str
     before: int
     after: int
+    fixed: str | None
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    fixed: str | None = None
 
 
 @dataclass(frozen=True)
+class SourceDigests:
+    """SHA-256 digests of the model that a plan was made for: of its values, and of its shapes.
+
+    ``shapes`` is what :func:`~edgeprune.checkpoint.shape_signature` gives.
+    """
+
+    weights: str
+    shapes: str
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What a plan was asked for; arguments of :class:`~edgeprune.pruning.pruner.Pruner` and its ``plan``.
+
+    Attributes:
+        request: the one request and its value; ``{"widths": "explicit"}`` where widths were given.
+    """
+
+    imgsz: int
+    importance: str
+    normalisation: str | None
+    scope: str
+    seed: int
+    align: int
+    min_width: int
+    ignore: tuple[str, ...]
+    max_ratio: Mapping[str, float]
+    iterative_steps: int
+    request: Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything needed to prune the same model the same way again.
 
     Attributes:
-        dimensions: every dimension of the model, in order of execution.
-        removed: names of whole blocks that are dropped before any width changes.
-        source: digest of the model it was made for: ``weights`` (values) and ``shapes`` (see ``shape_signature``).
-        result_shapes: shape signature of the pruned model.
-        macs: multiply-accumulates before and after, at ``imgsz``.
-        params: parameters before and after.
-        settings: imgsz, importance, normalisation, scope, seed, align, and the request.
+        schema: version of this layout.
         versions: of edgeprune, ultralytics, torch and torch-pruning, for the record.
+        source: digests of the model it was made for.
+        settings: what was asked.
+        macs: multiply-accumulates before and after, at ``settings.imgsz``.
+        params: parameters before and after.
+        result_shapes: shape signature of the pruned model.
+        removed: names of whole blocks that are dropped before any width changes.
+        dimensions: every dimension of the model, in order of execution.
     """
 
-    dimensions: tuple[PlannedDimension, ...]
-    source: Mapping[str, str]
-    result_shapes: str
+    schema: int = SCHEMA
+    versions: Mapping[str, str]
+    source: SourceDigests
+    settings: PlanSettings
     macs: tuple[int, int]
     params: tuple[int, int]
-    settings: Mapping[str, Any]
-    versions: Mapping[str, str]
+    result_shapes: str
     removed: tuple[str, ...] = ()
+    dimensions: tuple[PlannedDimension, ...]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -68,107 +102,45 @@ class Plan:
         """Multiply-accumulates before over after."""
         return self.macs[0] / self.macs[1]
 
-    def _repr_html_(self) -> str:
-        """Widths before and after, in a notebook."""
-        from html import escape
-
-        rows = [("MACs", *self.macs), ("parameters", *self.params)]
-        rows += [(one.name, one.before, one.after) for one in self.dimensions if one.after != one.before]
-        body = "".join(
-            f"<tr><td>{escape(n)}</td><td>{b:,}</td><td>{a:,}</td><td>{a / b:.0%}</td></tr>" for n, b, a in rows
-        )
-        head = "<tr><th></th><th>before</th><th>after</th><th>kept</th></tr>"
-        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
-
     @property
     def digest(self) -> str:
         """SHA-256 over what the plan does to a model; versions and settings do not count."""
-        content = {key: value for key, value in self._data().items() if key not in ("versions", "settings")}
+        content = {key: value for key, value in serial.to_json(self).items() if key not in ("versions", "settings")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _data(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "versions": dict(self.versions),
-            "source": dict(self.source),
-            "settings": dict(self.settings),
-            "macs": list(self.macs),
-            "params": list(self.params),
-            "result_shapes": self.result_shapes,
-            "removed": list(self.removed),
-            "dimensions": [
-                {
-                    "name": dimension.name,
-                    "before": dimension.before,
-                    "after": dimension.after,
-                    "fixed": dimension.fixed,
-                    "kept": {part: list(indices) for part, indices in dimension.kept.items()},
-                }
-                for dimension in self.dimensions
-            ],
-        }
-
-    def to_data(self) -> dict[str, Any]:
-        """Plain data: dictionaries, lists, strings and numbers."""
-        return self._data()
-
-    def to_json(self) -> str:
-        """Deterministic JSON; one line a part's indices, so that two plans can be compared line by line."""
-        data = self._data()
+    def text(self) -> str:
+        """Deterministic JSON with a line a dimension, so that two plans can be compared line by line."""
+        data = serial.to_json(self)
         dimensions = data.pop("dimensions")
         head = json.dumps(data, indent=1)[:-2]
         lines = ",\n".join("  " + json.dumps(dimension) for dimension in dimensions)
         return f'{head},\n "dimensions": [\n{lines}\n ]\n}}\n'
 
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Read what :meth:`to_json` wrote; DataError says what is wrong with anything else."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"not a plan: no valid JSON ({error})") from error
-        return cls.from_data(data)
-
-    @classmethod
-    def from_data(cls, data: Any) -> Plan:
-        """Read plain data as :meth:`to_data` gives it."""
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            seen = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise DataError(f"not a plan of schema {SCHEMA} (seen: {seen}); make a new one with 'edgeprune prune'")
-        try:
-            return cls(
-                dimensions=tuple(
-                    PlannedDimension(
-                        str(one["name"]),
-                        int(one["before"]),
-                        int(one["after"]),
-                        {part: tuple(int(i) for i in indices) for part, indices in one["kept"].items()},
-                        one["fixed"],
-                    )
-                    for one in data["dimensions"]
-                ),
-                source=dict(data["source"]),
-                result_shapes=str(data["result_shapes"]),
-                macs=(int(data["macs"][0]), int(data["macs"][1])),
-                params=(int(data["params"][0]), int(data["params"][1])),
-                settings=dict(data["settings"]),
-                versions=dict(data["versions"]),
-                removed=tuple(str(name) for name in data["removed"]),
-            )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise DataError(
-                f"a damaged plan: {type(error).__name__} {error}; make a new one with 'edgeprune prune'"
-            ) from error
+    def save(self, path: Path | str) -> None:
+        """Write the plan's file, whole or not at all."""
+        write_atomically(path, self.text())
 
     @classmethod
     def load(cls, path: Path | str) -> Plan:
-        """Read a plan's file."""
+        """Read a plan's file; DataError says what is wrong with anything else."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise DataError(f"cannot read the plan {path}: {error}") from error
-        return cls.from_json(text)
+        return plan_from_data(data, path)
 
-    def save(self, path: Path | str) -> None:
-        """Write the plan's file, whole or not at all."""
-        write_atomically(path, self.to_json())
+
+def plan_from_data(data: object, where: Path | str) -> Plan:
+    """Read a plan from what :func:`edgeprune.serial.to_json` gives for it.
+
+    Args:
+        data: dictionaries, lists and plain values.
+        where: what the data was read from, named in errors.
+
+    Raises:
+        DataError: it is no plan, of another schema, or damaged.
+    """
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        seen = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise DataError(f"{where}: not a plan of schema {SCHEMA} (seen: {seen}); make a new one with 'edgeprune prune'")
+    return serial.from_json(Plan, data, f"{where}: a damaged plan; make a new one with 'edgeprune prune'")

@@ -16,18 +16,18 @@ from torch import nn
 
 from edgeprune.pruning.channels import Cost, Labels, Split, Trace
 
-Kept = Callable[[Labels], np.ndarray]  # labels -> boolean mask of those that stay
+KeptMask = Callable[[Labels], np.ndarray]  # labels to booleans: which of them stay
 
 # Blocks that keep the width of one half in ``c`` (their ``forward`` or ``forward_split`` cuts by it).
-_HALVES = {"C2", "C2f", "C3k2", "C2fCIB", "C2fPSA", "C2fAttn", "C2PSA", "PSA", "RepNCSPELAN4", "ELAN1"}
+_CUT_IN_HALVES = {"C2", "C2f", "C3k2", "C2fCIB", "C2fPSA", "C2fAttn", "C2PSA", "PSA", "RepNCSPELAN4", "ELAN1"}
 # Blocks that keep a list of the widths they cut into.
-_LISTS = {"CBLinear": "c2s"}
+_CUT_BY_LIST = {"CBLinear": "c2s"}
 
 
 def splits_by_attribute(module: nn.Module) -> str:
     """Name of the attribute by which a block cuts its channels; empty when it is not known."""
     name = type(module).__name__
-    return "c" if name in _HALVES else _LISTS.get(name, "")
+    return "c" if name in _CUT_IN_HALVES else _CUT_BY_LIST.get(name, "")
 
 
 def rewrite_split(module: Any, widths: list[int]) -> None:
@@ -39,8 +39,8 @@ def rewrite_split(module: Any, widths: list[int]) -> None:
         setattr(module, attribute, list(widths))
 
 
-def rewrite_noted_widths(module: Any) -> None:
-    """``RepConv`` notes its widths a second time."""
+def rewrite_repeated_widths(module: Any) -> None:
+    """``RepConv`` keeps its widths a second time."""
     if type(module).__name__ == "RepConv":
         module.c1, module.c2 = module.conv1.conv.in_channels, module.conv1.conv.out_channels
 
@@ -51,11 +51,12 @@ class AttentionRule:
 
     Attributes:
         follow: ``(trace, name, module, input labels, positions)``; unites, ties and prices what is inside.
-        rewrite: ``(module, labels of qkv's outputs, kept)``; sets the block's own numbers once its weights are cut.
+        rewrite: ``(module, labels of qkv's outputs, function from labels to their kept mask)``; sets the block's own
+            numbers once its weights are cut.
     """
 
     follow: Callable[[Trace, str, nn.Module, Labels, int], None]
-    rewrite: Callable[[nn.Module, Labels, Kept], None]
+    rewrite: Callable[[nn.Module, Labels, KeptMask], None]
 
 
 def _follow_attention(trace: Trace, name: str, module: Any, inputs: Labels, positions: int) -> None:
@@ -67,8 +68,8 @@ def _follow_attention(trace: Trace, name: str, module: Any, inputs: Labels, posi
     trace.unite(query, keys)
     _join_value(trace, name, value)
     trace.splits.append(Split(name, [inputs, value], even=True))
-    trace.rows += [(query, heads), (value, heads)]
-    trace.costs += _products(name, query, value, positions * positions)
+    trace.head_rows += [(query, heads), (value, heads)]
+    trace.costs += _attention_costs(name, query, value, positions * positions)
 
 
 def _follow_area_attention(trace: Trace, name: str, module: Any, inputs: Labels, positions: int) -> None:
@@ -79,8 +80,8 @@ def _follow_area_attention(trace: Trace, name: str, module: Any, inputs: Labels,
     trace.unite(query, keys)
     _join_value(trace, name, value)
     trace.splits.append(Split(name, [query, value], even=True))
-    trace.rows += [(query, heads), (value, heads)]
-    trace.costs += _products(name, query, value, positions * positions / module.area)
+    trace.head_rows += [(query, heads), (value, heads)]
+    trace.costs += _attention_costs(name, query, value, positions * positions / module.area)
 
 
 def _join_value(trace: Trace, name: str, value: Labels) -> None:
@@ -89,22 +90,22 @@ def _join_value(trace: Trace, name: str, value: Labels) -> None:
     trace.unite(value, trace.slots[f"{name}.proj.conv", "in"].labels)
 
 
-def _products(name: str, query: Labels, value: Labels, coefficient: float) -> list[Cost]:
+def _attention_costs(name: str, query: Labels, value: Labels, coefficient: float) -> list[Cost]:
     return [Cost(f"{name} q.k", query, None, coefficient), Cost(f"{name} attention.v", value, None, coefficient)]
 
 
-def _rewrite_attention(module: Any, qkv: Labels, kept: Kept) -> None:
+def _rewrite_attention(module: Any, qkv: Labels, kept_mask: KeptMask) -> None:
     """``scale`` stays what it was: the products of the kept channels must not change."""
     heads, key = module.num_heads, module.key_dim
-    rows = kept(qkv).reshape(heads, -1)
+    rows = kept_mask(qkv).reshape(heads, -1)
     module.key_dim = int(rows[0, :key].sum())
     module.head_dim = int(rows[0, 2 * key :].sum())
 
 
-def _rewrite_area_attention(module: Any, qkv: Labels, kept: Kept) -> None:
+def _rewrite_area_attention(module: Any, qkv: Labels, kept_mask: KeptMask) -> None:
     """The forward pass scales by ``head_dim ** -0.5``; the query's weights take up what that changes."""
     heads, before = module.num_heads, module.head_dim
-    width = int(kept(qkv).reshape(heads, 3, -1)[0, 2].sum())
+    width = int(kept_mask(qkv).reshape(heads, 3, -1)[0, 2].sum())
     layer = module.qkv.bn if hasattr(module.qkv, "bn") else module.qkv.conv
     query = torch.arange(3 * heads * width).reshape(heads, 3, width)[:, 0].ravel()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which channels can only be pruned together, and what every width costs: from a trace to dimensions."""
+"""From a trace to dimensions: sets of channels that can only be pruned together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from edgeprune.errors import TargetError
 from edgeprune.pruning.channels import Labels, Slot, Trace
 
 
@@ -77,9 +78,17 @@ class Constraints:
     align: int = 8
     min_width: int = 8
 
+    def __post_init__(self) -> None:
+        """Raise TargetError for a value out of range."""
+        if self.align < 1 or self.min_width < 1:
+            raise TargetError(f"align and min_width start at 1 (seen: {self.align}, {self.min_width})")
+        for glob, share in self.max_ratio.items():
+            if not 0 <= share < 1:
+                raise TargetError(f"max_ratio of '{glob}' must be at least 0 and less than 1 (seen: {share})")
+
 
 class Structure:
-    """Dimensions of one traced model, and the analytic cost of any choice of widths.
+    """Dimensions of one traced model.
 
     Attributes:
         dimensions: every width of the model, fixed ones too, in order of execution.
@@ -88,9 +97,9 @@ class Structure:
 
     def __init__(self, trace: Trace, constraints: Constraints) -> None:
         self.trace = trace
-        self.unit = _units(trace)
+        self.unit = _unit_of_labels(trace)
         parts = _parts(trace, self.unit)
-        pinned, tied = self._ties(parts)
+        pinned, tied = self._pins_and_ties(parts)
         self.dimensions = _dimensions(parts, tied, pinned, constraints)
         self.index = {dimension.name: i for i, dimension in enumerate(self.dimensions)}
         self.widths = np.array([dimension.width for dimension in self.dimensions], dtype=np.float64)
@@ -100,7 +109,7 @@ class Structure:
                 owner[part.units] = i
         self._dimension_of_unit = owner
 
-    def _ties(self, parts: list[Part]) -> tuple[dict[int, str], list[list[int]]]:
+    def _pins_and_ties(self, parts: list[Part]) -> tuple[dict[int, str], list[list[int]]]:
         """Pins by part, and lists of parts that must stay equally wide."""
         part_of = np.zeros(self.unit.max() + 1, dtype=np.int64)
         for i, part in enumerate(parts):
@@ -111,31 +120,31 @@ class Structure:
                 pinned.setdefault(int(i), reason)
         tied = []
         for split in self.trace.splits:
-            found = [np.unique(part_of[self.unit[labels]]) for labels in split.parts]
+            halves = [np.unique(part_of[self.unit[labels]]) for labels in split.parts]
             if not split.even:
                 continue
-            if all(len(one) == 1 and len(parts[one[0]].units) == len(split.parts[0]) for one in found):
-                tied.append([int(one[0]) for one in found])
+            if all(len(half) == 1 and len(parts[half[0]].units) == len(split.parts[0]) for half in halves):
+                tied.append([int(half[0]) for half in halves])
             else:  # a cut through a concatenation: which channel falls into which half would change
-                for i in np.concatenate(found):
+                for i in np.concatenate(halves):
                     pinned.setdefault(int(i), f"cut unevenly in {split.owner}")
         return pinned, tied
 
-    def expression(self, labels: Labels) -> np.ndarray:
+    def width_shares(self, labels: Labels) -> np.ndarray:
         """How often each dimension's width goes into the width of ``labels``; float64 of shape (dimensions,)."""
         counts = np.bincount(self._dimension_of_unit[self.unit[labels]], minlength=len(self.dimensions))
         return counts / self.widths
 
-    def span(self, slot: Slot, keep: np.ndarray) -> np.ndarray:
+    def kept_positions(self, slot: Slot, keep: np.ndarray) -> np.ndarray:
         """Positions along a slot's axis that stay, for a boolean ``keep`` per unit."""
         return np.flatnonzero(keep[self.unit[slot.labels]])
 
 
-def _units(trace: Trace) -> np.ndarray:
+def _unit_of_labels(trace: Trace) -> np.ndarray:
     """Unit of every label: connected components of everything that was said to be the same, numbered by first label."""
-    first = np.concatenate([np.asarray(pair[0]) for pair in trace.same] or [np.zeros(0, np.int64)])
-    second = np.concatenate([np.asarray(pair[1]) for pair in trace.same] or [np.zeros(0, np.int64)])
-    graph = coo_matrix((np.ones(len(first), np.int8), (first, second)), shape=(trace.size, trace.size))
+    first = np.concatenate([np.asarray(pair[0]) for pair in trace.equal_pairs] or [np.zeros(0, np.int64)])
+    second = np.concatenate([np.asarray(pair[1]) for pair in trace.equal_pairs] or [np.zeros(0, np.int64)])
+    graph = coo_matrix((np.ones(len(first), np.int8), (first, second)), shape=(trace.label_count, trace.label_count))
     _, component = connected_components(graph, directed=False)
     _, order = np.unique(component, return_index=True)
     rank = np.empty(len(order), np.int64)
@@ -146,7 +155,7 @@ def _units(trace: Trace) -> np.ndarray:
 def _parts(trace: Trace, unit: np.ndarray) -> list[Part]:
     """Group units by the set of places they occur in, each place a random 64-bit number, the set their sum."""
     places = [slot.labels for slot in trace.slots.values()]
-    places += [labels for split in trace.splits for labels in split.parts] + [labels for labels, _ in trace.rows]
+    places += [labels for split in trace.splits for labels in split.parts] + [labels for labels, _ in trace.head_rows]
     random = np.random.default_rng(0x5EED).integers(1, 2**63, size=len(places), dtype=np.uint64)
     signature = np.zeros(unit.max() + 1, dtype=np.uint64)
     for labels, number in zip(places, random, strict=True):
@@ -164,17 +173,17 @@ def _parts(trace: Trace, unit: np.ndarray) -> list[Part]:
         for i in np.unique(part_of[unit[slot.labels]]):
             passing[i].append(slot)
     rows = [1] * len(members)
-    for labels, count in trace.rows:
+    for labels, count in trace.head_rows:
         for i in np.unique(part_of[unit[labels]]):
             rows[i] = math.lcm(rows[i], count)
 
-    taken: dict[str, int] = {}
+    uses: dict[str, int] = {}
     parts = []
     for units, slots, heads in zip(members, passing, rows, strict=True):
         makers = tuple(slot.module for slot in slots if slot.kind in ("out", "depthwise"))
         name = next((slot.module for slot in slots if slot.kind == "out"), "input").removesuffix(".conv")
-        taken[name] = taken.get(name, 0) + 1
-        unique = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        uses[name] = uses.get(name, 0) + 1
+        unique = name if uses[name] == 1 else f"{name}#{uses[name]}"
         parts.append(Part(unique, units, heads, makers, tuple(dict.fromkeys(slot.module for slot in slots))))
     return parts
 
@@ -182,7 +191,7 @@ def _parts(trace: Trace, unit: np.ndarray) -> list[Part]:
 def _dimensions(
     parts: list[Part], tied: list[list[int]], pinned: dict[int, str], constraints: Constraints
 ) -> list[Dimension]:
-    ties = [(group[0], other) for group in tied for other in group[1:]]
+    ties = [(group[0], part) for group in tied for part in group[1:]]
     graph = coo_matrix(
         (np.ones(len(ties)), ([a for a, _ in ties], [b for _, b in ties])), shape=(len(parts), len(parts))
     )
@@ -199,13 +208,13 @@ def _dimension(parts: list[Part], reasons: list[str | None], constraints: Constr
     makers = [maker for part in parts for maker in part.makers]
     step = math.lcm(constraints.align, *(part.rows for part in parts))
     least = max(constraints.min_width, 1)
-    limits = [share for glob, share in constraints.max_ratio.items() if matches(glob, makers)]
+    limits = [share for glob, share in constraints.max_ratio.items() if glob_matches(glob, makers)]
     if limits:
         least = max(least, math.ceil(width * (1 - min(limits)) - 1e-9))
     allowed = [value for value in range(step, width + 1, step) if value >= least]
     fixed = next((reason for reason in reasons if reason), None)
     pinned = fixed is not None
-    glob = next((glob for glob in constraints.ignore if matches(glob, makers)), None)
+    glob = next((glob for glob in constraints.ignore if glob_matches(glob, makers)), None)
     if fixed is None and glob is not None:
         fixed = f"ignored by '{glob}'"
     if fixed is None and not allowed:
@@ -215,6 +224,6 @@ def _dimension(parts: list[Part], reasons: list[str | None], constraints: Constr
     return Dimension(parts[0].name, width, tuple(parts), step, (width,) if fixed else tuple(allowed), fixed, pinned)
 
 
-def matches(glob: str, modules: list[str]) -> bool:
+def glob_matches(glob: str, modules: list[str]) -> bool:
     """Whether a glob names a module, with or without the ``.conv`` that an Ultralytics ``Conv`` wraps."""
     return any(fnmatch(name, glob) or fnmatch(name.removesuffix(".conv"), glob) for name in modules)

@@ -9,7 +9,7 @@ a user too. These groups are for scoring: they belong to no dependency graph, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeprune.errors import StageError, TargetError
-
-if TYPE_CHECKING:
-    from edgeprune.pruning.criteria import Group, GroupSlot
+from edgeprune.pruning.group import Group, GroupSlot
 
 Estimator = Callable[[tp.Group], Any]
 
@@ -47,9 +45,9 @@ def torch_pruning_group(group: Group) -> tp.Group:
     nodes: dict[int, tp.Node] = {}
     root = None
     for slot in slots:
-        layer = _layer(slot)
+        layer = _layer_of(slot)
         node = nodes.setdefault(id(layer), tp.Node(layer, None))
-        function = _function(slot, layer)
+        function = _pruning_function(slot, layer)
         root = root or (node, function)
         for column in slot.positions.T:
             order = np.argsort(column)
@@ -70,11 +68,11 @@ def torch_pruning_scores(estimator: Estimator, group: Group) -> torch.Tensor | N
     Raises:
         TargetError: it failed, or did not give one number per channel.
     """
-    own = torch_pruning_group(group)
+    adapted = torch_pruning_group(group)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(group.generator.get_state())
         try:
-            scores = estimator(own)
+            scores = estimator(adapted)
         except Exception as error:  # a user's object, or one of Torch-Pruning's that was not made ready
             raise TargetError(
                 f"{type(estimator).__name__} cannot score {group.name}: {type(error).__name__}: {error}; one that "
@@ -93,12 +91,12 @@ def torch_pruning_scores(estimator: Estimator, group: Group) -> torch.Tensor | N
     return scores.masked_fill(scores.isnan(), 0.0)
 
 
-def _layer(slot: GroupSlot) -> Any:
+def _layer_of(slot: GroupSlot) -> Any:
     _, _, parameter = slot.kind.partition(":")
     return getattr(slot.module, parameter) if parameter else slot.module
 
 
-def _function(slot: GroupSlot, layer: Any) -> Any:
+def _pruning_function(slot: GroupSlot, layer: Any) -> Any:
     """The pruning function by which importance classes tell what a layer has to do with the channels."""
     if isinstance(layer, nn.Parameter):
         return tp.prune_parameter_out_channels

@@ -2,120 +2,237 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from edgeprune.agent.facts import DeviceFacts
+from edgeprune.artifact import Role
+from edgeprune.errors import DataError
+from edgeprune.pruning.plan import Plan
+from edgeprune.records.facts import (
+    BaselineFacts,
+    EngineFacts,
+    ExportFacts,
+    FinetuneFacts,
+    PretrainFacts,
+    PruneFacts,
+    QuantizeFacts,
+    SimplifyFacts,
+    SparsifyFacts,
+)
+from edgeprune.samples.gates import Gate, Verdict
+from edgeprune.samples.measurement import Measurement, speed_up_of
+from edgeprune.samples.statistics import MIN_BLOCKS, RatioInterval
+from edgeprune.serial import from_json, json_schema
+from edgeprune.target import Target
 
-SCHEMA_VERSION = 1
-VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "PENDING"]
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class GateRow(_Row):
-    stage: str
-    metric: str
-    value: float | None
-    """The measured figure; null while PENDING."""
-    limit: float | None
-    """What it was held against; null for a row that only informs."""
-    unit: str
-    verdict: VerdictName
-    reason: str
-
-
-class MeasurementRow(_Row):
-    stage: str
-    role: str
-    """``baseline`` (the unpruned model) or ``candidate``."""
-    name: str
-    unit: str
-    values: list[float]
-    """Raw samples in the order they were taken."""
-    warmups: list[float]
-    conditions: dict[str, Any]
-    simulated: bool
+SCHEMA_VERSION = 2
+Facts = TypeVar("Facts")
 
 
-class ArtifactRow(_Row):
-    stage: str
-    role: str
-    kind: str
-    path: str
-    """Relative to the run directory."""
-    sha256: str
+@dataclass(frozen=True)
+class StageRow(Generic[Facts]):
+    """One stage of the build.
 
+    Attributes:
+        key: digest of what the stage depends on; equal keys mean an equal result.
+        reused: whether it was taken from the run directory.
+        seconds: wall time when it ran.
+        facts: what it came to.
+    """
 
-class StageRow(_Row):
-    name: str
     key: str
     reused: bool
     seconds: float
-    """Wall time when the stage ran, in seconds."""
-    facts: dict[str, Any]
+    facts: Facts
 
 
-class DeviceRow(_Row):
-    name: str
-    """``local``, ``user@host[:port]`` or ``fake:BOARD``."""
-    simulated: bool
-    """True for a stand-in: nothing was measured on a device, and no gate on it can pass."""
-    identity: dict[str, str]
-    """What must be equal before its figures are compared with others'."""
-    facts: dict[str, Any]
+@dataclass(frozen=True)
+class StageRows:
+    """The stages in the order in which they run; None for one that this build does not have."""
+
+    pretrain: StageRow[PretrainFacts] | None
+    baseline: StageRow[BaselineFacts]
+    sparsify: StageRow[SparsifyFacts] | None
+    prune: StageRow[PruneFacts]
+    finetune: StageRow[FinetuneFacts]
+    export: StageRow[ExportFacts]
+    simplify: StageRow[SimplifyFacts]
+    quantize: StageRow[QuantizeFacts] | None
+    engine: StageRow[EngineFacts]
+
+    def items(self) -> Iterator[tuple[str, StageRow[Any]]]:
+        """Name and row of each stage that the build has."""
+        for stage in fields(self):
+            if (row := getattr(self, stage.name)) is not None:
+                yield stage.name, row
 
 
-class SourceRow(_Row):
+@dataclass(frozen=True)
+class MeasurementRow:
+    """Samples behind the gates of a stage; ``role`` is ``baseline`` (the unpruned model) or ``candidate``."""
+
+    stage: str
+    role: Literal["baseline", "candidate"]
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class ArtifactRow:
+    """A file that a stage made; ``path`` is relative to the run directory."""
+
+    stage: str
+    role: Role
     path: str
     sha256: str
 
 
-class BuildRecord(_Row):
-    """Written last, beside the artifacts that it names."""
+@dataclass(frozen=True)
+class DeviceRow:
+    """The machine that engines were built and timed on.
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    Attributes:
+        name: ``local``, ``user@host[:port]``, ``fake:BOARD``, or ``carried by hand``.
+        simulated: True for a stand-in: nothing was measured on a device, and no gate on it can pass.
+        identity: what must be equal before its figures are compared with others'.
+        facts: what the device is.
+    """
+
+    name: str
+    simulated: bool
+    identity: Mapping[str, str]
+    facts: DeviceFacts
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """An input; ``sha256`` of a dataset is the digest over its images' names and sizes and its labels."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRecord:
+    """A finished build; written last, beside the artifacts that it names.
+
+    Attributes:
+        schema_version: of this form.
+        edgeprune: version of edgeprune.
+        created: ISO 8601, UTC.
+        command: what rebuilds it, one item an argument.
+        verdict: the worst of the gates.
+        gates: every row of the verdict table.
+        target: the profile, resolved, with the command line's values in it.
+        weights: what was pruned.
+        dataset: what it was trained and judged on.
+        task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
+        names: of the classes, by index.
+        seed: of everything random.
+        plan: the width kept for every dimension.
+        stages: what each came to.
+        artifacts: files of the stages.
+        bundle: file in the bundle to sha256.
+        measurements: samples that were judged.
+        versions: of the packages that the result depends on.
+        host: the machine that the build ran on.
+        device: the machine that engines were built and timed on; None while they wait for one.
+        next_command: what to type where the target's runtime is, while gates are PENDING.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
     edgeprune: str
-    """Version of edgeprune."""
     created: str
-    """ISO 8601, UTC."""
-    command: list[str]
-    """What rebuilds it, one item an argument."""
-    verdict: VerdictName
-    """The worst of the gates."""
-    gates: list[GateRow]
-    target: dict[str, Any]
-    """The profile, resolved, with the command line's values in it."""
+    command: tuple[str, ...]
+    verdict: Verdict
+    gates: tuple[Gate, ...]
+    target: Target
     weights: SourceRow
     dataset: SourceRow
-    """``sha256`` is the digest over its images' names and sizes and its labels."""
     task: str
-    """``detect``, ``segment``, ``pose``, ``obb`` or ``classify``."""
-    names: dict[int, str]
+    names: Mapping[int, str]
     seed: int
-    plan: dict[str, Any] = Field(default_factory=dict)
-    """Width kept for every dimension."""
-    stages: list[StageRow]
-    artifacts: list[ArtifactRow]
-    bundle: dict[str, str]
-    """File in the bundle to sha256."""
-    measurements: list[MeasurementRow]
-    versions: dict[str, str]
-    host: dict[str, Any]
-    """The machine that the build ran on."""
+    plan: Plan
+    stages: StageRows
+    artifacts: tuple[ArtifactRow, ...]
+    bundle: Mapping[str, str]
+    measurements: tuple[MeasurementRow, ...]
+    versions: Mapping[str, str]
+    host: DeviceFacts
     device: DeviceRow | None = None
-    """The machine that engines were built and timed on; null while they wait for one."""
     next_command: str | None = None
-    """What to type where the target's runtime is, while gates are PENDING."""
+
+    @property
+    def judged_latency(self) -> tuple[Measurement, Measurement] | None:
+        """Samples of the unpruned model and of what ships, taken together for the last latency gate; None without."""
+        for stage in ("engine", "prune"):
+            roles = {
+                row.role: row.measurement
+                for row in self.measurements
+                if row.stage == stage and row.measurement.unit == "ms" and row.measurement.values
+            }
+            if len(roles) == 2:
+                return roles["baseline"], roles["candidate"]
+        return None
+
+    @property
+    def speed_up(self) -> RatioInterval | None:
+        """Latency of the unpruned model over that of what ships, with its 95 % interval; None with too few samples."""
+        pair = self.judged_latency
+        if pair is None:
+            return None
+        before, after = pair
+        enough = MIN_BLOCKS * after.conditions.samples_per_block
+        return speed_up_of(before, after) if len(before.values) == len(after.values) >= enough else None
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build came to.
+
+    Attributes:
+        verdict: the worst of the gates.
+        gates: every row of the verdict table.
+        out: the run directory.
+        bundle: what ships.
+        report: the report for people; ``report.html`` beside it has the figures.
+        record: what ``bundle/build.json`` holds.
+    """
+
+    verdict: Verdict
+    gates: tuple[Gate, ...]
+    out: Path
+    bundle: Path
+    report: Path
+    record: BuildRecord
+
+
+def build_from_json(data: object, where: Path) -> BuildRecord:
+    """Read the content of a ``build.json`` of this version or of an older one.
+
+    Raises:
+        DataError: it is none, is damaged, or was written by a newer edgeprune.
+    """
+    if not isinstance(data, dict) or "gates" not in data or "target" not in data:
+        raise DataError(f"{where}: is not a build.json of edgeprune")
+    version = data.get("schema_version")
+    if version == 1:
+        from edgeprune.records.version1 import upgrade
+
+        data = upgrade(data, where)
+    elif isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(
+            f"{where}: was written by edgeprune {data.get('edgeprune', '')} in schema version {version}, known are 1 "
+            f"and {SCHEMA_VERSION}; update edgeprune: pip install --upgrade edgeprune"
+        )
+    return from_json(BuildRecord, data, where)
 
 
 def build_schema() -> dict[str, Any]:
     """JSON Schema of ``build.json``; committed as ``edgeprune/records/build.schema.json``."""
-    schema = BuildRecord.model_json_schema(mode="serialization")
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "edgeprune build.json"
-    return schema
+    return json_schema(BuildRecord, "edgeprune build.json")
 
 
 if __name__ == "__main__":

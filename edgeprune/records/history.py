@@ -7,17 +7,16 @@ never compared. A latency or speed-up regressed where its interval lies wholly o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgeprune.errors import DataError, TargetError
+from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import read_build
-from edgeprune.report.plots import accuracy, facts, judged_latency
-from edgeprune.samples.measurement import Measurement, differing_conditions, launches_of
-from edgeprune.samples.statistics import FEWEST_BLOCKS, PLACEMENT, bounds, ratio
+from edgeprune.samples.gates import Verdict
+from edgeprune.samples.measurement import Measurement, differing_conditions
+from edgeprune.samples.statistics import PLACEMENT_ALLOWANCE, bounds
 
 CONFIDENCE = 0.975  # one-sided: two intervals of 95 % that do not touch
 
@@ -30,26 +29,22 @@ class Figure:
     low: float | None
     high: float | None
 
-    def to_json(self) -> dict[str, float | None]:
-        """Plain data."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
 
 @dataclass(frozen=True)
-class Built:
+class BuildSummary:
     """One build.
 
     Attributes:
         path: where it was read from.
         created: ISO 8601, UTC.
         verdict: of the build.
-        statistic: which percentile ``latency`` is.
-        latency: of what ships, in ms.
+        statistic: which percentile ``latency_ms`` is.
+        latency_ms: of what ships.
         speed_up: against its own unpruned model, measured together.
         accuracy: of what ships.
         metric: name of the accuracy.
         size_mib: of what ships.
-        conditions: of the latency: the measurement itself, without its samples.
+        max_map_drop: drop of accuracy that the target allows.
         baseline: sha256 of the weights that it was built from.
         dataset: digest of the dataset with its split.
         device: identity in words.
@@ -60,15 +55,14 @@ class Built:
 
     path: Path
     created: str
-    verdict: str
+    verdict: Verdict
     statistic: str
-    latency: Figure | None
+    latency_ms: Figure | None
     speed_up: Figure | None
-    accuracy: float | None
+    accuracy: float
     metric: str
-    size_mib: float | None
+    size_mib: float
     max_map_drop: float
-    conditions: Measurement | None
     baseline: str
     dataset: str
     device: str
@@ -76,57 +70,19 @@ class Built:
     regressions: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "path": str(self.path),
-            "created": self.created,
-            "verdict": self.verdict,
-            "statistic": self.statistic,
-            "latency_ms": self.latency and self.latency.to_json(),
-            "speed_up": self.speed_up and self.speed_up.to_json(),
-            "metric": self.metric,
-            "accuracy": self.accuracy,
-            "size_mib": self.size_mib,
-            "device": self.device,
-            "compared_with": None if self.compared_with is None else str(self.compared_with),
-            "regressions": list(self.regressions),
-            "improvements": list(self.improvements),
-        }
-
 
 @dataclass(frozen=True)
 class History:
     """Builds of one target, oldest first."""
 
     target: str
-    builds: tuple[Built, ...]
+    builds: tuple[BuildSummary, ...]
+    schema_version: int = 1
 
     @property
     def regressed(self) -> bool:
         """Whether the latest build is worse than the one before it."""
         return bool(self.builds[-1].regressions)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"schema_version": 1, "target": self.target, "builds": [built.to_json() for built in self.builds]}
-
-    def json_text(self) -> str:
-        """The same as a file's text."""
-        return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-
-    def html(self) -> str:
-        """A self-contained page."""
-        from edgeprune.report.history_page import history_page
-
-        return history_page(self)
-
-    def _repr_html_(self) -> str:
-        """The table, in a notebook."""
-        from edgeprune.report.history_page import COLUMNS, rows
-        from edgeprune.report.page import table
-
-        return table(COLUMNS, rows(self))
 
 
 def history(folders: Sequence[Path | str], target: str | None = None) -> History:
@@ -140,112 +96,129 @@ def history(folders: Sequence[Path | str], target: str | None = None) -> History
         DataError: a folder without a build.
         TargetError: builds of several targets, or none of the target that was asked for.
     """
-    records = [(path, read_build(path)) for folder in folders for path in _builds_in(Path(folder))]
-    names = sorted({record["target"]["name"] for _, record in records})
+    records = {path: read_build(path) for folder in folders for path in _builds_in(Path(folder))}
+    names = sorted({record.target.name for record in records.values()})
     if target is None and len(names) > 1:
         raise TargetError(f"builds of several targets were given; choose one with --target: {', '.join(names)}")
-    wanted = target or names[0]
-    if wanted not in names:
-        raise TargetError(f"--target {wanted}: no such build was given; there are: {', '.join(names)}")
-    chosen = {path: record for path, record in records if record["target"]["name"] == wanted}
-    made: list[Built] = []
-    for path, record in sorted(chosen.items(), key=lambda item: (item[1]["created"], str(item[0]))):
-        made.append(_judged(_built(path, record), made))
-    return History(wanted, tuple(made))
+    chosen = target or names[0]
+    if chosen not in names:
+        raise TargetError(f"--target {chosen}: no such build was given; there are: {', '.join(names)}")
+    entries: list[_Entry] = []
+    for path, record in sorted(records.items(), key=lambda item: (item[1].created, str(item[0]))):
+        if record.target.name == chosen:
+            pair = record.judged_latency
+            entry = _Entry(_summary(path, record), None if pair is None else pair[1])
+            entries.append(_with_changes(entry, entries))
+    return History(chosen, tuple(entry.build for entry in entries))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A build with the measurement behind its latency, whose conditions decide what it may be compared with."""
+
+    build: BuildSummary
+    measurement: Measurement | None
 
 
 def _builds_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a build, else the builds in it."""
     own = (folder / "bundle" / "build.json", folder / "build.json")
     if not folder.is_dir() or any(path.is_file() for path in own):
         return [folder]
-    found = sorted(path.parent.parent for path in folder.glob("*/bundle/build.json"))
-    found += sorted(path.parent for path in folder.glob("*/build.json"))
-    if not found:
+    builds = sorted(path.parent.parent for path in folder.glob("*/bundle/build.json"))
+    builds += sorted(path.parent for path in folder.glob("*/build.json"))
+    if not builds:
         raise DataError(
             f"{folder}: holds no build, nor do the folders in it; expected bundle/build.json in one of them"
         )
-    return found
+    return builds
 
 
-def _built(path: Path, record: Mapping[str, Any]) -> Built:
-    pair = judged_latency(record)
-    statistic = record["target"]["budget"].get("statistic", "p50")
-    latency = speed_up = conditions = None
-    device = "no latency was measured"
+def _summary(path: Path, record: BuildRecord) -> BuildSummary:
+    pair, ratio, target, shipped = record.judged_latency, record.speed_up, record.target, record.stages.engine.facts
+    statistic = target.budget.statistic
+    latency, device = None, "no latency was measured"
     if pair is not None:
-        before, after = (Measurement.from_json(row) for row in pair)
-        conditions = after
-        seen = bounds(after.values, statistic, CONFIDENCE)
-        latency = Figure(seen.value, seen.low, seen.high)
-        block = int(after.conditions.get("per_round", 5))
-        if len(before.values) == len(after.values) >= FEWEST_BLOCKS * block:
-            found = ratio(before.values, after.values, block=block, launches=launches_of(after))
-            speed_up = Figure(found.ratio, found.low, found.high)
-        device = ", ".join(str(value) for value in (after.conditions.get("identity") or {}).values()) or "not named"
-    size = facts(record, "engine").get("bytes")
-    return Built(
+        bound = bounds(pair[1].values, statistic, CONFIDENCE)
+        latency = Figure(bound.value, bound.low, bound.high)
+        device = ", ".join(pair[1].conditions.identity.values()) or "not named"
+    return BuildSummary(
         path=path,
-        created=record["created"],
-        verdict=record["verdict"],
+        created=record.created,
+        verdict=record.verdict,
         statistic=statistic,
-        latency=latency,
-        speed_up=speed_up,
-        accuracy=accuracy(record, "engine"),
-        metric=facts(record, "engine").get("accuracy", {}).get("metric", "mAP50-95"),
-        size_mib=None if size is None else size / 2**20,
-        max_map_drop=record["target"]["accuracy"]["max_map_drop"],
-        conditions=conditions,
-        baseline=record["weights"]["sha256"],
-        dataset=f"{record['dataset']['sha256']} {record['target']['accuracy'].get('split', 'val')}",
+        latency_ms=latency,
+        speed_up=None if ratio is None else Figure(ratio.ratio, ratio.low, ratio.high),
+        accuracy=shipped.accuracy.value,
+        metric=shipped.accuracy.metric,
+        size_mib=shipped.size_bytes / 2**20,
+        max_map_drop=target.accuracy.max_map_drop,
+        baseline=record.weights.sha256,
+        dataset=f"{record.dataset.sha256} {target.accuracy.split}",
         device=device,
     )
 
 
-def comparable(one: Built, other: Built) -> list[str]:
-    """Why the latencies of two builds may not be compared; empty when they may be."""
-    if one.conditions is None or other.conditions is None:
-        return ["no latency was measured"]
-    if one.statistic != other.statistic:
-        return [f"statistic ({one.statistic}, {other.statistic})"]
-    return differing_conditions(one.conditions, other.conditions)
+def _comparable(first: _Entry, second: _Entry) -> bool:
+    """Whether the latencies of two builds may be compared."""
+    if first.measurement is None or second.measurement is None or first.build.statistic != second.build.statistic:
+        return False
+    return not differing_conditions(first.measurement, second.measurement)
 
 
-def _judged(built: Built, earlier: Sequence[Built]) -> Built:
-    """The build with what moved since the latest earlier one that each of its figures may be compared with."""
-    from dataclasses import replace
+def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
+    """The entry with what moved since the latest earlier one that each of its figures may be compared with."""
+    changes = _Changes([], [])
+    build = entry.build
+    same_site = next((other for other in reversed(earlier) if _comparable(entry, other)), None)
+    if same_site is not None:
+        before = same_site.build
+        if build.latency_ms is not None and before.latency_ms is not None and _had_core_alone(entry, same_site):
+            # two runs of one file differ by where it lies in memory; no interval within a run knows of that
+            changes.note(
+                "latency", "ms", before.latency_ms, build.latency_ms, less_is_better=True, slack=1 + PLACEMENT_ALLOWANCE
+            )
+        if before.baseline == build.baseline and build.speed_up is not None and before.speed_up is not None:
+            changes.note("speed-up", "×", before.speed_up, build.speed_up, less_is_better=False, slack=1.0)
+    same_data = next(
+        (other.build for other in reversed(earlier) if other.build.dataset == build.dataset and other.build.accuracy),
+        None,
+    )
+    if same_data is not None:
+        change = build.accuracy - same_data.accuracy
+        text = f"{build.metric} {same_data.accuracy:.4f} → {build.accuracy:.4f}"
+        if change < -build.max_map_drop:  # no interval is in the record: what the target calls a loss is one here
+            changes.worse.append(f"{text}, more than {build.max_map_drop:g}")
+        elif change > build.max_map_drop:
+            changes.better.append(text)
+    compared_with = None if same_site is None else same_site.build.path
+    moved = replace(
+        build,
+        compared_with=compared_with,
+        regressions=tuple(changes.worse),
+        improvements=tuple(changes.better),
+    )
+    return replace(entry, build=moved)
 
-    worse: list[str] = []
-    better: list[str] = []
-    timed = next((one for one in reversed(earlier) if not comparable(built, one)), None)
-    if timed is not None and built.latency is not None and timed.latency is not None and _alone(built, timed):
-        # two runs of one file differ by where it lies in memory; no interval within a run knows of that
-        _note(worse, better, "latency", "ms", timed.latency, built.latency, sign=1, slack=1 + PLACEMENT)
-    if timed is not None and timed.baseline == built.baseline and built.speed_up and timed.speed_up:
-        _note(worse, better, "speed-up", "×", timed.speed_up, built.speed_up, sign=-1, slack=1.0)
-    same_data = next((one for one in reversed(earlier) if one.dataset == built.dataset and one.accuracy), None)
-    if same_data is not None and built.accuracy is not None and same_data.accuracy is not None:
-        change = built.accuracy - same_data.accuracy
-        words = f"{built.metric} {same_data.accuracy:.4f} → {built.accuracy:.4f}"
-        if change < -built.max_map_drop:  # no interval is in the record: what the target calls a loss is one here
-            worse.append(f"{words}, more than {built.max_map_drop:g}")
-        elif change > built.max_map_drop:
-            better.append(words)
-    return replace(built, compared_with=timed and timed.path, regressions=tuple(worse), improvements=tuple(better))
 
-
-def _alone(*builds: Built) -> bool:
+def _had_core_alone(*entries: _Entry) -> bool:
     """Whether each run had its core to itself: milliseconds of a shared one are of its other users."""
-    return not any(one.conditions is not None and one.conditions.conditions.get("contended") for one in builds)
+    return not any(entry.measurement is not None and entry.measurement.conditions.core.contended for entry in entries)
 
 
-def _note(
-    worse: list[str], better: list[str], name: str, unit: str, old: Figure, new: Figure, *, sign: int, slack: float
-) -> None:
-    """Words for a figure whose interval left the old one; ``sign`` 1 where more is worse."""
-    if old.low is None or old.high is None or new.low is None or new.high is None:
-        return
-    told = f"{name} {old.value:.3f} → {new.value:.3f} {unit}"
-    if new.low > old.high * slack:
-        (worse if sign > 0 else better).append(told)
-    elif new.high * slack < old.low:
-        (better if sign > 0 else worse).append(told)
+@dataclass(frozen=True)
+class _Changes:
+    """What got worse and what got better, in words."""
+
+    worse: list[str]
+    better: list[str]
+
+    def note(self, name: str, unit: str, old: Figure, new: Figure, *, less_is_better: bool, slack: float) -> None:
+        """Add a figure whose interval left the old one's by more than the factor ``slack``."""
+        if old.low is None or old.high is None or new.low is None or new.high is None:
+            return
+        text = f"{name} {old.value:.3f} → {new.value:.3f} {unit}"
+        if new.low > old.high * slack:
+            (self.worse if less_is_better else self.better).append(text)
+        elif new.high * slack < old.low:
+            (self.better if less_is_better else self.worse).append(text)

@@ -5,177 +5,213 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.measure.predictions import Found
-from edgeprune.measure.scenes import Scene, Seen
-from edgeprune.report.drawing import inline
-from edgeprune.report.page import table
+from edgeprune.measure.predictions import Detection
+from edgeprune.measure.scenes import Scene, SceneResult
+from edgeprune.report.drawing import inline_svg
+from edgeprune.report.page import render
+from edgeprune.report.table import Table
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # On photographs: the same in light and dark, and apart for eyes that do not tell red from green.
 RIGHT, WRONG, MISSED, LOST = "#35c4ff", "#ff9f1c", "#ffe14d", "#ff5fd2"
-KEY = (
-    (RIGHT, "solid", "right: an object of the labels"),
-    (WRONG, "solid", "✗ wrong: no object of the labels"),
-    (MISSED, "dashed", "missed: in the labels, not found"),
-    (LOST, "dotted", "lost: the first model has it, this one does not"),
-)
-NEW = "+ new: the first model does not have it"
-PANEL_IN = 3.2
-LETTER_IN = 0.067  # width of a letter of a label, about
-MOST_LABELS = 8  # with more boxes than this only what is marked gets its name in the picture; the table has all
+PANEL_IN, GAP_IN, TITLE_IN = 3.2, 0.1, 0.3
+LETTER_IN = 0.067  # width of a letter of a tag, about
+TAG_IN = 0.17  # height of a tag
+MOST_TAGS = 8  # with more boxes than this only what is marked gets its name in the picture; the table has all
 COLUMNS = ("model", "class", "score", "by the labels", "against the first model", "where, px")
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A line of the legend; one without a colour explains a sign of the labels."""
+
+    colour: str
+    line: str
+    meaning: str
+
+
+LEGEND = (
+    Mark(RIGHT, "solid", "right: an object of the labels"),
+    Mark(WRONG, "solid", "✗ wrong: no object of the labels"),
+    Mark(MISSED, "dashed", "missed: in the labels, not found"),
+    Mark(LOST, "dotted", "lost: the first model has it, this one does not"),
+    Mark("", "", "+ new: the first model does not have it"),
+    Mark("", "", "a name that has no room is in the table only"),
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing of a scene: its labels, or what one model found in it."""
+
+    name: str
+    svg: Markup
+    summary: str
+
+
+@dataclass(frozen=True)
+class SceneFigure:
+    """A scene as a page shows it: a panel for the labels and for every model, and the objects as a table."""
+
+    key: str
+    image: str
+    panels: tuple[Panel, ...]
+    caption: str
+    table: Table
+
+
+def scene_figures(scenes: Iterable[Scene]) -> list[SceneFigure]:
+    """The scenes drawn for a page, in their order."""
+    return [_scene_figure(scene) for scene in scenes]
+
+
 def scenes_html(scenes: Iterable[Scene]) -> str:
-    """A figure for every scene with the meaning of its marks before them; nothing without scenes."""
-    shown = list(scenes)
-    if not shown:
-        return ""
-    key = "".join(f'<li><i style="border-color:{c};border-style:{s}"></i>{escape(w)}</li>' for c, s, w in KEY)
-    return f'<ul class="key">{key}<li>{escape(NEW)}</li></ul>{"".join(_figure(scene) for scene in shown)}'
+    """The scenes as a fragment of HTML with the meaning of their marks."""
+    return render("scenes", legend=LEGEND, scenes=scene_figures(scenes))
 
 
-def scene_figure(scene: Scene) -> Figure:
+def draw_scene(scene: Scene) -> Figure:
     """The scene as a matplotlib figure: labels and every model, side by side."""
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
-    names = ["labels", *(one.name for one in scene.seen)]
-    height = PANEL_IN * scene.height / scene.width + 0.4
-    figure = Figure(figsize=(PANEL_IN * len(names), height), layout="constrained")
+    panels = [("labels", None), *((result.name, result) for result in scene.results)]
+    width, height = PANEL_IN * len(panels) + GAP_IN * (len(panels) - 1), PANEL_IN * scene.height / scene.width
+    figure = Figure(figsize=(width, height + TITLE_IN))
     pixels = imread(io.BytesIO(scene.jpeg), format="jpeg")
-    for axes, name, one in zip(np.ravel(figure.subplots(1, len(names))), names, [None, *scene.seen], strict=True):
+    for place, (name, result) in enumerate(panels):
+        left = place * (PANEL_IN + GAP_IN)
+        axes = figure.add_axes((left / width, 0, PANEL_IN / width, height / (height + TITLE_IN)))
         axes.imshow(pixels, extent=(0, scene.width, scene.height, 0))
         axes.set_title(name, fontsize=9)
-        _draw(axes, scene, one)
+        _draw(axes, scene, result)
     return figure
 
 
-def summary_of(scene: Scene, one: Seen) -> str:
+def summary_of(scene: Scene, result: SceneResult) -> str:
     """What the marks come to, in words."""
+    first = result is scene.results[0]
     if scene.task == "classify":
-        return _answers(scene, one)
-    against = "" if one is scene.seen[0] else f"; {len(one.lost)} lost, {one.same.count(False)} new"
+        answers = ", ".join(f"{scene.names[answer.label]} {answer.score:.2f}" for answer in result.detections)
+        against = "" if first or all(result.same) else "; the first model said otherwise"
+        return f"{'right' if any(result.right) else 'wrong'}: {answers}{against}"
+    against = "" if first else f"; {len(result.lost)} lost, {result.same.count(False)} new"
     return (
-        f"{len(one.found)} found: {sum(one.right)} right, {one.right.count(False)} wrong, {len(one.missed)} missed"
-        + against
+        f"{len(result.detections)} found: {sum(result.right)} right, {result.right.count(False)} wrong, "
+        f"{len(result.missed)} missed{against}"
     )
 
 
-def _answers(scene: Scene, one: Seen) -> str:
-    best = [f"{scene.names[found.label]} {found.score:.2f}" for found in one.found]
-    head = "right" if any(one.right) else "wrong"
-    against = "" if one is scene.seen[0] or all(one.same) else "; the first model said otherwise"
-    return f"{head}: {', '.join(best)}{against}"
-
-
-def _figure(scene: Scene) -> str:
+def _scene_figure(scene: Scene) -> SceneFigure:
     # ids by content, so that several pages' worth of scenes can stand in one notebook
-    key = f"scene-{hashlib.sha256(scene.jpeg + repr(scene.seen).encode()).hexdigest()[:10]}"
-    truth = f"{len(scene.truth)} objects" if scene.task != "classify" else _truth(scene)
-    panels = [_panel(scene, None, f"{key}-0", key, "labels", truth)]
+    key = f"scene-{hashlib.sha256(scene.jpeg + repr(scene.results).encode()).hexdigest()[:10]}"
+    classes = ", ".join(scene.names[label.label] for label in scene.truth) or "no label"
+    truth = classes if scene.task == "classify" else f"{len(scene.truth)} objects"
+    panels = [_panel(scene, None, key, 0, "labels", truth)]
     panels += [
-        _panel(scene, one, f"{key}-{number}", key, one.name, summary_of(scene, one))
-        for number, one in enumerate(scene.seen, 1)
+        _panel(scene, result, key, number, result.name, summary_of(scene, result))
+        for number, result in enumerate(scene.results, 1)
     ]
-    said = "; ".join(f"{one.name}: {summary_of(scene, one)}" for one in scene.seen)
-    return (
-        f'<figure id="{key}"><h2>{escape(scene.image)}</h2><div class="scene">{"".join(panels)}</div>'
-        f"<figcaption>{escape(f'Labels: {truth}. {said}.')}</figcaption>"
-        f"<details><summary>the numbers</summary>{table(COLUMNS, _rows(scene))}</details></figure>"
-    )
+    caption = "; ".join(f"{panel.name}: {panel.summary}" for panel in panels[1:])
+    return SceneFigure(key, scene.image, tuple(panels), f"Labels: {truth}. {caption}.", Table.of(COLUMNS, _rows(scene)))
 
 
-def _truth(scene: Scene) -> str:
-    return ", ".join(scene.names[one.label] for one in scene.truth) or "no label"
-
-
-def _panel(scene: Scene, one: Seen | None, key: str, shared: str, name: str, said: str) -> str:
+def _panel(scene: Scene, result: SceneResult | None, key: str, number: int, name: str, summary: str) -> Panel:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     size = PANEL_IN, PANEL_IN * scene.height / scene.width
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
-        figure = Figure(figsize=size)
-        axes = figure.add_axes((0, 0, 1, 1))
-        _draw(axes, scene, one)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = inline(text.getvalue(), key, f"{scene.image}, {name}", said)
-    at = svg.index("</desc>") + len("</desc>")
-    if one is None:  # the pixels are in the page once; the other panels point at them
+    if result is None:  # the pixels are in the page once; the other panels point at them
         data = base64.b64encode(scene.jpeg).decode()
         sides = f'width="{72 * size[0]:.2f}" height="{72 * size[1]:.2f}"'
-        picture = (
-            f'<image id="{shared}-pixels" {sides} preserveAspectRatio="none" href="data:image/jpeg;base64,{data}"/>'
-        )
+        pixels = f'<image id="{key}-pixels" {sides} preserveAspectRatio="none" href="data:image/jpeg;base64,{data}"/>'
     else:
-        picture = f'<use href="#{shared}-pixels"/>'
-    return f'<div class="panel"><h3>{escape(name)}</h3>{svg[:at]}{picture}{svg[at:]}<p>{escape(said)}</p></div>'
+        pixels = f'<use href="#{key}-pixels"/>'
+    own_key = f"{key}-{number}"
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": own_key}):
+        figure = Figure(figsize=size)
+        axes = figure.add_axes((0, 0, 1, 1))
+        _draw(axes, scene, result)
+        return Panel(name, inline_svg(figure, own_key, f"{scene.image}, {name}", summary, pixels), summary)
 
 
-def _draw(axes: Axes, scene: Scene, one: Seen | None) -> None:
+def _draw(axes: Axes, scene: Scene, result: SceneResult | None) -> None:
     axes.set_xlim(0, scene.width)
     axes.set_ylim(scene.height, 0)
     axes.set_aspect("auto")
     axes.axis("off")
     if scene.task == "classify":
-        if one is not None:
-            colour = RIGHT if any(one.right) else WRONG
+        if result is not None:
+            colour = RIGHT if any(result.right) else WRONG
             _outline(axes, [(0, 0), (scene.width, 0), (scene.width, scene.height), (0, scene.height)], colour, width=6)
         return
-    if one is None:
-        for found in scene.truth:
-            _object(axes, scene, found, RIGHT, "solid", scene.names[found.label] if _few(scene.truth) else "")
+    tags: list[tuple[str, Detection]] = []
+    if result is None:
+        for label in scene.truth:
+            _object(axes, scene, label, RIGHT, "solid")
+        if len(scene.truth) <= MOST_TAGS:
+            tags = [(scene.names[label.label], label) for label in scene.truth]
+    else:
+        for label in result.missed:
+            _object(axes, scene, label, MISSED, "dashed")
+        for detection in result.lost:
+            _object(axes, scene, detection, LOST, "dotted")
+        for detection, right, same in zip(result.detections, result.right, result.same, strict=True):
+            _object(axes, scene, detection, RIGHT if right else WRONG, "solid")
+            mark = ("" if right else "✗ ") + ("" if same else "+ ")
+            if mark or len(result.detections) <= MOST_TAGS:
+                tags.append((f"{mark}{scene.names[detection.label]} {detection.score:.2f}", detection))
+        tags.sort(key=lambda tag: tag[0][0] not in "✗+")  # what is marked takes its place first
+    _write_tags(axes, scene, tags)
+
+
+def _object(axes: Axes, scene: Scene, detection: Detection, colour: str, line: str) -> None:
+    if detection.box is None:
         return
-    for found in one.missed:
-        _object(axes, scene, found, MISSED, "dashed", "")
-    for found in one.lost:
-        _object(axes, scene, found, LOST, "dotted", "")
-    for found, right, same in zip(one.found, one.right, one.same, strict=True):
-        mark = ("" if right else "✗ ") + ("" if same else "+ ")
-        label = f"{mark}{scene.names[found.label]} {found.score:.2f}" if mark or _few(one.found) else ""
-        _object(axes, scene, found, RIGHT if right else WRONG, "solid", label)
-
-
-def _few(found: Sequence[Found]) -> bool:
-    return len(found) <= MOST_LABELS
-
-
-def _object(axes: Axes, scene: Scene, found: Found, colour: str, line: str, label: str) -> None:
-    if found.box is None:
-        return
-    left, top, right, bottom = found.box
-    upright = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    left, top, right, bottom = detection.box
     if scene.task == "obb":
-        for corners in found.outlines:
+        for corners in detection.outlines:
             _outline(axes, corners, colour, line)
     else:
-        _outline(axes, upright, colour, line)
-        for outline in found.outlines:
+        _outline(axes, [(left, top), (right, top), (right, bottom), (left, bottom)], colour, line)
+        for outline in detection.outlines:
             axes.fill(*zip(*outline, strict=True), color=colour, alpha=0.35, linewidth=0)
-    if found.keypoints:
-        _skeleton(axes, found.keypoints, colour, line)
-    if label:
-        inside = top < scene.height * 0.07
-        room = scene.width * (1 - len(label) * LETTER_IN / PANEL_IN)
-        axes.text(
-            *(max(min(left, room), 0), max(top, 0)),
-            label,
-            color="#ffffff",
-            fontsize=8,
-            va="top" if inside else "bottom",
-            bbox={"facecolor": "#000000", "alpha": 0.65, "pad": 1.0, "linewidth": 0},
-        )
+    if detection.keypoints:
+        _skeleton(axes, detection.keypoints, colour, line)
+
+
+def _write_tags(axes: Axes, scene: Scene, tags: Iterable[tuple[str, Detection]]) -> None:
+    """Name boxes at one of their corners, so that no name covers another; one without room is left to the table."""
+    taken: list[tuple[float, float, float, float]] = []
+    height = TAG_IN / PANEL_IN * scene.width
+    for text, detection in tags:
+        if detection.box is None:
+            continue
+        left, top, right, bottom = detection.box
+        width = (len(text) + 1) * LETTER_IN / PANEL_IN * scene.width
+        for x, y in itertools.product((left, right - width), (top - height, bottom, top, bottom - height)):
+            x, y = max(min(x, scene.width - width), 0), max(min(y, scene.height - height), 0)
+            place = (x, y, x + width, y + height)
+            if not any(_overlap(place, other) for other in taken):
+                taken.append(place)
+                style = {"facecolor": "#000000", "alpha": 0.65, "pad": 1.0, "linewidth": 0}
+                axes.text(x, y + height / 2, text, color="#ffffff", fontsize=8, va="center", bbox=style)
+                break
+
+
+def _overlap(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def _outline(axes: Axes, corners: Any, colour: str, line: str = "solid", width: float = 1.8) -> None:
@@ -190,9 +226,9 @@ def _outline(axes: Axes, corners: Any, colour: str, line: str = "solid", width: 
 
 def _skeleton(axes: Axes, keypoints: Sequence[tuple[float, float, float]], colour: str, line: str) -> None:
     shown = [index for index, (_, _, visible) in enumerate(keypoints) if visible > 0.5]
-    for a, b in _bones(len(keypoints)):
-        if a in shown and b in shown:
-            xs, ys = zip(*(keypoints[index][:2] for index in (a, b)), strict=True)
+    for bone in _bones(len(keypoints)):
+        if set(bone) <= set(shown):
+            xs, ys = zip(*(keypoints[index][:2] for index in bone), strict=True)
             axes.plot(xs, ys, color=colour, linestyle=line, linewidth=1.4)
     axes.plot(
         [keypoints[index][0] for index in shown],
@@ -211,21 +247,24 @@ def _bones(keypoints: int) -> list[tuple[int, int]]:
         return []
     from ultralytics.utils.plotting import Annotator
 
-    return [(a - 1, b - 1) for a, b in Annotator(np.zeros((32, 32, 3), np.uint8)).skeleton]
+    return [(start - 1, end - 1) for start, end in Annotator(np.zeros((32, 32, 3), np.uint8)).skeleton]
 
 
 def _rows(scene: Scene) -> list[tuple[str, ...]]:
-    rows = [("labels", scene.names[one.label], "", "", "", _where(one)) for one in scene.truth]
-    for one in scene.seen:
-        first = one is scene.seen[0]
-        for found, right, same in zip(one.found, one.right, one.same, strict=True):
+    names = scene.names
+    rows = [("labels", names[label.label], "", "", "", _corners(label)) for label in scene.truth]
+    for result in scene.results:
+        first = result is scene.results[0]
+        for detection, right, same in zip(result.detections, result.right, result.same, strict=True):
             against = "" if first else "same" if same else "new"
-            said = "right" if right else "" if scene.task == "classify" and found is not one.found[0] else "wrong"
-            rows.append((one.name, scene.names[found.label], f"{found.score:.3f}", said, against, _where(found)))
-        rows += [(one.name, scene.names[found.label], "–", "missed", "", _where(found)) for found in one.missed]
-        rows += [(one.name, scene.names[found.label], "–", "", "lost", _where(found)) for found in one.lost]
+            unlikely = scene.task == "classify" and detection is not result.detections[0]
+            judged = "right" if right else "" if unlikely else "wrong"
+            score = f"{detection.score:.3f}"
+            rows.append((result.name, names[detection.label], score, judged, against, _corners(detection)))
+        rows += [(result.name, names[label.label], "–", "missed", "", _corners(label)) for label in result.missed]
+        rows += [(result.name, names[lost.label], "–", "", "lost", _corners(lost)) for lost in result.lost]
     return rows
 
 
-def _where(found: Found) -> str:
-    return "" if found.box is None else ", ".join(f"{side:.0f}" for side in found.box)
+def _corners(detection: Detection) -> str:
+    return "" if detection.box is None else ", ".join(f"{side:.0f}" for side in detection.box)

@@ -21,7 +21,7 @@ def runtime(name: str, device: Device | None = None, *, dla_core: int | None = N
     Raises:
         TargetError: no runtime has this name, or it cannot be driven from afar.
     """
-    from edgeprune.devices.local import local
+    from edgeprune.devices.local import LocalDevice
     from edgeprune.devices.remote import RemoteDevice
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
     from edgeprune.runtimes.tensorrt_ import TensorRt
@@ -33,7 +33,7 @@ def runtime(name: str, device: Device | None = None, *, dla_core: int | None = N
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
         "onnxruntime-tensorrt-rtx": lambda: OnnxRuntime("tensorrt-rtx"),
         "tensorrt": lambda: TensorRt(dla_core=dla_core),
-        "trtexec": lambda: TrtExec(device or local(), dla_core=dla_core),
+        "trtexec": lambda: TrtExec(device or LocalDevice(), dla_core=dla_core),
     }
     if name not in made:
         raise TargetError(f"runtime {name!r} is not one of {', '.join(NAMES)}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from edgeprune.progress import Progress, silent
+from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.samples.measurement import Measurement
 
@@ -88,16 +89,6 @@ class Session(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LayerTime:
-    """Time of one layer of an engine: mean over runs, in milliseconds, with what the runtime tells of it."""
-
-    name: str
-    op: str
-    mean_ms: float
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Runtime(ABC):
     """Runs artifacts of one kind on one device. Errors: ``DataError`` for a model it cannot read, ``DeviceError`` for a
     runtime that is missing, ``StageError`` when an engine cannot be built."""
@@ -143,12 +134,10 @@ class Runtime(ABC):
 
     def end_to_end(
         self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50
-    ) -> dict[str, Any] | None:
-        """From a frame in memory to boxes: ``ms`` by part (``pre``, ``model``, ``post``), a value a run; ``boxes``, how
-        many the frame gave; ``frame`` (height, width). None where the runtime cannot tell."""
+    ) -> EndToEndTimes | None:
+        """From a frame in memory to boxes; None where the runtime cannot tell."""
         return None
 
-    def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float] | None:
-        """Peak memory of a fresh process with this model alone: ``peak_rss_bytes`` of all of it, ``model_rss_bytes`` of
-        the model. None where the runtime cannot tell."""
+    def peak_memory(self, model: Path, *, threads: int = 1) -> PeakMemory | None:
+        """Peak memory of a fresh process with this model alone; None where the runtime cannot tell."""
         return None

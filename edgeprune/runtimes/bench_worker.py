@@ -1,15 +1,12 @@
 """The process that times ONNX models: a JSON job on stdin, JSON lines on stdout, nothing else running in it.
 
 ``python -m edgeprune.runtimes.bench_worker`` is started afresh for every measurement, so that neither torch nor the
-caller's threads and memory are in the samples. The file imports only the standard library, NumPy and ONNX Runtime, and
-stands alone: it can be copied to a device that has no edgeprune (Python 3.8 or newer).
+caller's threads and memory are in the samples. It needs Python 3.8, NumPy and ONNX Runtime, and of edgeprune only the
+jobs (:mod:`edgeprune.runtimes.jobs`) and the program for devices (:mod:`edgeprune.agent`), which travel with it.
 
-Job: ``{"task": "latency" | "profile" | "memory", "models": [path], "provider": name, "provider_options": {},
-"threads": n, "cpus": [..], "batch": n or 0, "imgsz": [h, w] or null, "copies": bool, "seed": n}`` and, by task,
-``warmup_s, rounds, per_round, time_limit_s`` or ``runs``.
-
-Lines out: ``{"progress": {...}}`` while it works, then one of ``{"result": {...}}`` and
-``{"error": {"kind": "data" | "device", "message": text}}``. Anything else (a non-zero exit) is a crash.
+In: one of the job classes, ``{"job": "LatencyJob", "models": [path], ...}``. Out: ``{"progress": {...}}`` while it
+works, then one of ``{"result": {...}}`` (the answer's class) and ``{"error": {"kind": "data" | "device", "message":
+text}}``. Anything else (a non-zero exit) is a crash.
 """
 
 from __future__ import annotations
@@ -24,16 +21,35 @@ import platform
 import resource
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 
-STEADY = 0.02  # warm-up ends when two windows' medians agree this well
-LONGEST_WARMUP = 5  # times warmup_s; a machine that never settles is the stability test's business
-WINDOW_S = 0.15
-REPORT_S = 0.2
-TYPES = {
+from edgeprune.agent.host import WorkerState
+from edgeprune.runtimes.jobs import (
+    LatencyJob,
+    LayerTime,
+    LayerTimes,
+    MemoryJob,
+    OrtJob,
+    PeakMemory,
+    ProfileJob,
+    Sampling,
+    TimedModel,
+    TimedModels,
+    WorkerProgress,
+)
+
+WARM_TOLERANCE = 0.02  # warm-up ends when two windows' medians agree this well
+MAX_WARMUP_FACTOR = 5  # times warmup_s; a machine that never settles is the stability test's business
+WARMUP_WINDOW_S = 0.15
+REPORT_INTERVAL_S = 0.2
+MEMORY_RUNS = 3
+NUMPY_TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -45,26 +61,32 @@ TYPES = {
 
 
 # a provider that is a package of its own, with the module that says where its library lies
-PLUGINS = {"NvTensorRTRTXExecutionProvider": "onnxruntime_ep_nv_tensorrt_rtx"}
-HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "QLinearConv", "QLinearMatMul"}
+PLUGIN_MODULES = {"NvTensorRTRTXExecutionProvider": "onnxruntime_ep_nv_tensorrt_rtx"}
+ARITHMETIC_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "QLinearConv", "QLinearMatMul"}
 
 
 class JobError(Exception):
     """A job that cannot be done, for a reason that the caller's user can act on."""
 
-    def __init__(self, kind, message):
+    def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
 
 
-def open_session(path, provider="CPUExecutionProvider", threads=1, provider_options=None, profile_prefix=None):
+def open_session(
+    path: str | Path,
+    provider: str = "CPUExecutionProvider",
+    threads: int = 1,
+    provider_options: Mapping[str, str] | None = None,
+    profile_prefix: str = "",
+) -> Any:
     """Load an ONNX file or an optimised engine with exactly this provider; ``threads=0`` leaves the number to ORT.
 
     ONNX Runtime falls back to the CPU with no more than a warning when a provider does not load; here it is an error.
     """
     import onnxruntime as ort
 
-    if provider not in PLUGINS and provider not in ort.get_available_providers():
+    if provider not in PLUGIN_MODULES and provider not in ort.get_available_providers():
         raise JobError(
             "device", f"this ONNX Runtime has no {provider}, only {', '.join(ort.get_available_providers())}"
         )
@@ -83,10 +105,10 @@ def open_session(path, provider="CPUExecutionProvider", threads=1, provider_opti
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from pip packages are not on the loader's path
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    providers = [(provider, provider_options or {})]
+    providers: list[Any] | None = [(provider, dict(provider_options or {}))]
     if provider == "TensorrtExecutionProvider":
-        providers.append(("CUDAExecutionProvider", {}))
-    if provider in PLUGINS:
+        providers = [*providers, ("CUDAExecutionProvider", {})]
+    if provider in PLUGIN_MODULES:
         texts = {key: str(value) for key, value in (provider_options or {}).items()}
         options.add_provider_for_devices(plugin_devices(provider)[:1], texts)
         providers = None  # the options name the device
@@ -101,103 +123,103 @@ def open_session(path, provider="CPUExecutionProvider", threads=1, provider_opti
             "device",
             f"{provider} did not load, ONNX Runtime fell back to {session.get_providers()[0]}: libraries are missing",
         )
-    refuse_fallback(provider, placements(session) if provider != "CPUExecutionProvider" else {})
+    refuse_fallback(provider, nodes_by_provider(session) if provider != "CPUExecutionProvider" else {})
     return session
 
 
-def plugin_devices(provider):
+def plugin_devices(provider: str) -> list[Any]:
     """The devices of a provider that comes as a plugin package; registers it once a process."""
     import onnxruntime as ort
 
     if not hasattr(ort, "register_execution_provider_library"):
         raise JobError("device", f"onnxruntime {ort.__version__} takes no plugins; 1.24 or newer does")
-    plugin = importlib.import_module(PLUGINS[provider])
-    found = [one for one in ort.get_ep_devices() if one.ep_name == provider]
-    if not found:
+    plugin = importlib.import_module(PLUGIN_MODULES[provider])
+
+    def registered():
+        return [device for device in ort.get_ep_devices() if device.ep_name == provider]
+
+    if not registered():
         try:
             ort.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
         except Exception as error:  # ONNX Runtime's own exceptions have no common public base
             raise JobError("device", f"{provider} does not load: {first_line(error)}") from error
-        found = [one for one in ort.get_ep_devices() if one.ep_name == provider]
-    if not found:
+    if not registered():
         raise JobError("device", f"{provider} finds no GPU that it can use")
-    return found
+    return registered()
 
 
-def placements(session):
+def nodes_by_provider(session: Any) -> dict[str, list[str]]:
     """Provider to the types of the nodes that it was given; empty where ONNX Runtime cannot tell (before 1.24)."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
-    placed = {}
+    nodes = {}
     for part in session.get_provider_graph_assignment_info():
-        placed.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
-    return placed
+        nodes.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    return nodes
 
 
-def refuse_fallback(provider, placed):
+def refuse_fallback(provider: str, nodes: Mapping[str, Sequence[str]]) -> None:
     """A provider that loads may still leave the work to the CPU without a word; shapes may go there, arithmetic not."""
-    left = [op for op in placed.get("CPUExecutionProvider", ()) if op in HEAVY]
+    left = [op for op in nodes.get("CPUExecutionProvider", ()) if op in ARITHMETIC_OPS]
     if left:
         raise JobError("device", f"{provider} left {len(left)} of the model's {left[0]} and the like to the CPU")
-    if placed and not placed.get(provider):
-        raise JobError("device", f"{provider} took no node of the model, {' and '.join(sorted(placed))} took all")
+    if nodes and not nodes.get(provider):
+        raise JobError("device", f"{provider} took no node of the model, {' and '.join(sorted(nodes))} took all")
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
     """The part of an error that fits on one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def input_shapes(session, batch=0, imgsz=None):
+def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = None) -> dict[str, tuple[int, ...]]:
     """Shapes of every input, ``{name: [n, ...]}``; free axes are filled from ``batch`` and ``imgsz`` (h, w).
 
     What is not given comes from the model's own metadata (Ultralytics writes ``imgsz``); an axis that the model fixes
     must agree with what was asked.
     """
     metadata = session.get_modelmeta().custom_metadata_map
-    asked = list(imgsz) if imgsz else None
-    if asked is None and "imgsz" in metadata:
+    sides = list(imgsz) if imgsz else None
+    if sides is None and "imgsz" in metadata:
         with contextlib.suppress(ValueError, SyntaxError, TypeError):
-            asked = [int(side) for side in ast.literal_eval(metadata["imgsz"])]
+            sides = [int(side) for side in ast.literal_eval(metadata["imgsz"])]
     shapes = {}
     for value in session.get_inputs():
         shape = []
         for axis, size in enumerate(value.shape):
             if isinstance(size, int) and size > 0:
-                wanted = (
-                    batch if axis == 0 else (imgsz[axis - 2] if imgsz and len(value.shape) == 4 and axis >= 2 else 0)
-                )
-                if wanted and wanted != size:
+                image_axis = len(value.shape) == 4 and axis >= 2
+                given = batch if axis == 0 else (imgsz[axis - 2] if imgsz and image_axis else 0)
+                if given and given != size:
                     raise JobError(
-                        "data",
-                        f"input {value.name} has axis {axis} fixed at {size}, asked was {wanted}; export it so",
+                        "data", f"input {value.name} has axis {axis} fixed at {size}, asked was {given}; export it so"
                     )
                 shape.append(size)
             elif axis == 0:
                 shape.append(batch or 1)
-            elif asked and len(value.shape) == 4 and axis >= 2:
-                shape.append(asked[axis - 2])
+            elif sides and len(value.shape) == 4 and axis >= 2:
+                shape.append(sides[axis - 2])
             else:
                 raise JobError("data", f"input {value.name} leaves axis {axis} ({size}) free; give --imgsz")
-        shapes[value.name] = shape
+        shapes[value.name] = tuple(shape)
     return shapes
 
 
-def random_inputs(session, shapes, seed):
+def random_inputs(session: Any, shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np.ndarray]:
     """Values in [0, 1) for float inputs, 0 to 255 for whole ones; the same for the same seed."""
     generator = np.random.default_rng(seed)
     inputs = {}
     for value in session.get_inputs():
-        if value.type not in TYPES:
+        if value.type not in NUMPY_TYPES:
             raise JobError("data", f"input {value.name} has type {value.type}, which is not timed here")
-        kind = np.dtype(TYPES[value.type])
+        kind = np.dtype(NUMPY_TYPES[value.type])
         drawn = generator.random(shapes[value.name], dtype=np.float32)
         inputs[value.name] = (drawn if kind.kind == "f" else drawn * min(np.iinfo(kind).max, 255)).astype(kind)
     return inputs
 
 
-def runner(session, inputs, device, copies):
+def runner(session: Any, inputs: Mapping[str, np.ndarray], device: str, copies: bool) -> Callable[[], Any]:
     """A function without arguments that runs the model once and returns when the outputs are there.
 
     With ``copies`` inputs start and outputs end in host memory; without, both stay on the device.
@@ -207,7 +229,7 @@ def runner(session, inputs, device, copies):
         return lambda: run(names, inputs)
     import onnxruntime as ort
 
-    if session.get_providers()[0] in PLUGINS:
+    if session.get_providers()[0] in PLUGIN_MODULES:
         raise JobError("device", "a plugin provider is timed with copies only; set measure.copies: true")
     binding = session.io_binding()
     for name, values in inputs.items():
@@ -217,192 +239,222 @@ def runner(session, inputs, device, copies):
     return lambda: session.run_with_iobinding(binding)
 
 
-class Timed:
-    """One model under the clock; times in milliseconds."""
+class Timer:
+    """One model under the clock; times in milliseconds. What is timed is :meth:`run`."""
 
-    def __init__(self, path, job):
-        before = resident("VmRSS")
-        started = perf_counter()
-        session = open_session(path, job["provider"], job["threads"], job.get("provider_options"))
-        self.load_ms = (perf_counter() - started) * 1e3
-        self.shapes = input_shapes(session, job.get("batch", 0), job.get("imgsz"))
-        device = "cpu" if job["provider"] == "CPUExecutionProvider" else "cuda"
-        self.run = self.prepared(session, device, job)
-        self.run()
-        self.memory_rise = resident("VmHWM") - before
-        placed = placements(session) if job["provider"] != "CPUExecutionProvider" else {}
-        self.told = {"nodes": {name: len(ops) for name, ops in placed.items()}}
-        self.reset()
+    run: Callable[[], Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    load_ms: float
+    report: dict[str, Any]
+    """What a subclass adds to its :class:`TimedModel`."""
 
-    def reset(self):
-        """Nothing measured yet."""
-        self.values, self.warmups = [], []
+    def __init__(self) -> None:
+        self.values_ms: list[float] = []
+        self.warmups_ms: list[float] = []
+        self.cpu_ms: list[float] = []
         self.interrupted = 0
-        self.cpu_ms = []
-        self.settled = False
+        self.warm = False
 
-    def prepared(self, session, device, job):
-        """What is timed: a function without arguments."""
-        inputs = random_inputs(session, self.shapes, job.get("seed", 0))
-        return runner(session, inputs, device, job.get("copies", True))
-
-    def begin(self):
+    def begin_block(self) -> None:
         """Called before a block of samples."""
 
-    def sample(self):
+    def sample(self) -> float:
         """One timed run."""
         run = self.run
         started = perf_counter()
         run()
         return (perf_counter() - started) * 1e3
 
-    def warm_up(self, least_s, least_runs=0):
+    def warm_up(self, least_s: float, least_runs: int = 0) -> None:
         """Run ``least_runs`` times and for ``least_s``, on until two windows agree, at most 5 times that."""
         started, previous = perf_counter(), None
-        self.warmups += [self.sample() for _ in range(least_runs)]
+        self.warmups_ms += [self.sample() for _ in range(least_runs)]
         while True:
             window, opened = [], perf_counter()
-            while len(window) < 5 or perf_counter() - opened < WINDOW_S:
+            while len(window) < 5 or perf_counter() - opened < WARMUP_WINDOW_S:
                 window.append(self.sample())
-            self.warmups += window
+            self.warmups_ms += window
             level = float(np.median(window))
-            self.settled = previous is not None and abs(level / previous - 1) <= STEADY
+            self.warm = previous is not None and abs(level / previous - 1) <= WARM_TOLERANCE
             previous = level
             spent = perf_counter() - started
-            if (self.settled and spent >= least_s) or spent >= LONGEST_WARMUP * least_s:
+            if (self.warm and spent >= least_s) or spent >= MAX_WARMUP_FACTOR * least_s:
                 return
 
-    def take(self, count, settle):
+    def take_block(self, count: int, settle: bool) -> None:
         """Take ``count`` samples; ``settle`` runs once untimed, so that no sample pays for another model's cache."""
-        self.begin()
+        self.begin_block()
         if settle:
-            self.warmups.append(self.sample())
+            self.warmups_ms.append(self.sample())
         for _ in range(count):
             switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
             cpu = process_time()
-            self.values.append(self.sample())
+            self.values_ms.append(self.sample())
             self.cpu_ms.append((process_time() - cpu) * 1e3)
             self.interrupted += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
 
+    def timed_model(self) -> TimedModel:
+        """What was measured."""
+        return TimedModel(
+            values_ms=tuple(self.values_ms),
+            warmups_ms=tuple(self.warmups_ms),
+            warm=self.warm,
+            shapes=self.shapes,
+            load_ms=self.load_ms,
+            interrupted_share=self.interrupted / len(self.values_ms),
+            cpu_ms=tuple(self.cpu_ms),
+            cpu_share=sum(self.cpu_ms) / max(sum(self.values_ms), 1e-9),
+            **self.report,
+        )
 
-def latency(job, timed=None):
-    """Interleaved samples of every model, ``rounds`` times ``per_round`` in an order that rotates."""
-    return interleaved(job, [(timed or Timed)(path, job) for path in job["models"]], host)
+
+class SessionTimer(Timer):
+    """A model loaded by ONNX Runtime.
+
+    Args:
+        path: of the model.
+        job: provider and threads.
+        batch: fills a free batch axis.
+        imgsz: height and width, fill free image axes.
+        copies: inputs start and outputs end in host memory.
+        seed: of the inputs.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        job: OrtJob,
+        *,
+        batch: int = 0,
+        imgsz: Sequence[int] | None = None,
+        copies: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        before = resident_bytes("VmRSS")
+        started = perf_counter()
+        self.session = open_session(path, job.provider, job.threads, job.provider_options)
+        self.load_ms = (perf_counter() - started) * 1e3
+        self.shapes = input_shapes(self.session, batch, imgsz)
+        self.run = self.prepare(job.provider, copies, seed)
+        self.run()
+        self.memory_rise_bytes = resident_bytes("VmHWM") - before
+        nodes = nodes_by_provider(self.session) if job.provider != "CPUExecutionProvider" else {}
+        self.report = {"nodes": {name: len(ops) for name, ops in nodes.items()}}
+
+    def prepare(self, provider: str, copies: bool, seed: int) -> Callable[[], Any]:
+        """What is timed: a function without arguments."""
+        inputs = random_inputs(self.session, self.shapes, seed)
+        return runner(self.session, inputs, "cpu" if provider == "CPUExecutionProvider" else "cuda", copies)
 
 
-def interleaved(job, models, about):
-    """Rounds over loaded models, with what ``about()`` says of the process at the end; the time limit counts from here,
-    because a provider that compiles when it loads would have used it up."""
+def time_models(job: LatencyJob) -> TimedModels:
+    """Interleaved samples of every model."""
+    options = {"batch": job.batch, "imgsz": job.imgsz, "copies": job.copies, "seed": job.seed}
+    return take_turns(job, [SessionTimer(path, job, **options) for path in job.models], worker_state)
+
+
+def take_turns(job: Sampling, models: Sequence[Timer], state: Callable[[], WorkerState]) -> TimedModels:
+    """``rounds`` times ``per_round`` samples of each loaded model, in an order that rotates.
+
+    The time limit counts from here: a provider that compiles when it loads would have used it up.
+
+    Args:
+        job: how to sample.
+        models: loaded.
+        state: asked at the end, of this process.
+    """
     started = perf_counter()
     for model in models:
-        tell(stage="warm-up", done=0, total=job["rounds"])
-        model.warm_up(job["warmup_s"], job.get("warmup_runs", 0))
+        report(WorkerProgress("warm-up", 0, job.rounds))
+        model.warm_up(job.warmup_s, job.warmup_runs)
     gc.collect()
     gc.disable()
-    told = perf_counter()
-    for number in range(job["rounds"]):
+    reported = perf_counter()
+    for number in range(job.rounds):
         for place in range(len(models)):
-            models[(place + number) % len(models)].take(job["per_round"], settle=len(models) > 1)
+            models[(place + number) % len(models)].take_block(job.per_round, settle=len(models) > 1)
         now = perf_counter()
-        if now - told > REPORT_S or number + 1 == job["rounds"]:
-            told = now
-            tell(
-                stage="rounds",
-                done=number + 1,
-                total=job["rounds"],
-                last_ms=[m.values[-job["per_round"] :] for m in models],
-            )
-        if job["time_limit_s"] and now - started > job["time_limit_s"]:
+        if now - reported > REPORT_INTERVAL_S or number + 1 == job.rounds:
+            reported = now
+            last_ms = tuple(tuple(model.values_ms[-job.per_round :]) for model in models)
+            report(WorkerProgress("rounds", number + 1, job.rounds, last_ms))
+        if job.time_limit_s and now - started > job.time_limit_s:
             break
     gc.enable()
-    return {"models": [describe(model) for model in models], "host": about()}
+    return TimedModels(tuple(model.timed_model() for model in models), state())
 
 
-def describe(model):
-    taken = len(model.values)
-    return {
-        "values": model.values,
-        "warmups": model.warmups,
-        "warm": model.settled,
-        "shapes": model.shapes,
-        "load_ms": model.load_ms,
-        "interrupted_share": model.interrupted / taken,
-        "cpu_ms": model.cpu_ms,
-        "cpu_share": sum(model.cpu_ms) / max(sum(model.values), 1e-9),
-        **model.told,
-    }
-
-
-def memory(job):
+def measure_memory(job: MemoryJob) -> PeakMemory:
     """Peak memory that one model adds to a process that had only ONNX Runtime and NumPy loaded, in bytes."""
     import onnxruntime  # noqa: F401  its own size is not the model's
 
-    (path,) = job["models"]
-    model = Timed(path, job)
-    for _ in range(job.get("runs", 3)):
+    (path,) = job.models
+    model = SessionTimer(path, job)
+    for _ in range(MEMORY_RUNS):
         model.run()
-    return {"peak_rss_bytes": resident("VmHWM"), "model_rss_bytes": model.memory_rise, "load_ms": model.load_ms}
+    return PeakMemory(resident_bytes("VmHWM"), model.memory_rise_bytes)
 
 
-def profile(job):
-    """Mean time of every node over the last ``runs`` runs, by ONNX Runtime's own profiler, in milliseconds."""
-    (path,) = job["models"]
+def time_nodes(job: ProfileJob) -> LayerTimes:
+    """Mean and median time of every node over the last ``runs`` runs, by ONNX Runtime's own profiler."""
+    (path,) = job.models
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
-        session = open_session(path, job["provider"], job["threads"], job.get("provider_options"), prefix)
-        shapes = input_shapes(session, job.get("batch", 0), job.get("imgsz"))
-        inputs = random_inputs(session, shapes, job.get("seed", 0))
-        for _ in range(job["runs"] + max(3, job["runs"] // 5)):
+        session = open_session(path, job.provider, job.threads, job.provider_options, prefix)
+        inputs = random_inputs(session, input_shapes(session), seed=0)
+        for _ in range(job.runs + max(3, job.runs // 5)):
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
-    return {"layers": nodes_of(events, job["runs"]), "shapes": shapes}
+    return LayerTimes(tuple(node_times(events, job.runs)))
 
 
-def nodes_of(events, runs):
-    """Rows per node from a profile's events: those of the last ``runs`` runs, in the order of execution."""
-    nodes = {}
+def node_times(events: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime]:
+    """Times per node from a profile's events: those of the last ``runs`` runs, in the order of execution."""
+    events_of: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            nodes.setdefault(event["name"][: -len("_kernel_time")], []).append(event)
-    rows = []
-    for name, seen in nodes.items():
-        kept = [event["dur"] / 1e3 for event in seen[-runs:]]
-        told = seen[-1]["args"]
-        rows.append(
-            {
-                "name": name,
-                "op": told.get("op_name", ""),
-                "mean_ms": float(np.mean(kept)),
-                "median_ms": float(np.median(kept)),
-                "provider": told.get("provider", ""),
-                "inputs": shapes_of(told.get("input_type_shape", [])),
-                "outputs": shapes_of(told.get("output_type_shape", [])),
-                "parameter_bytes": int(told.get("parameter_size", 0)),
-            }
+            events_of.setdefault(event["name"][: -len("_kernel_time")], []).append(event)
+    layers = []
+    for name, events_of_node in events_of.items():
+        ms = [event["dur"] / 1e3 for event in events_of_node[-runs:]]
+        details = events_of_node[-1]["args"]
+        layers.append(
+            LayerTime(
+                name=name,
+                op=details.get("op_name", ""),
+                mean_ms=float(np.mean(ms)),
+                median_ms=float(np.median(ms)),
+                runs=len(ms),
+                provider=details.get("provider", ""),
+                inputs=tensors(details.get("input_type_shape", [])),
+                outputs=tensors(details.get("output_type_shape", [])),
+                parameter_bytes=int(details.get("parameter_size", 0)),
+            )
         )
-    return rows
+    return layers
 
 
-def shapes_of(listed):
+def tensors(listed: Sequence[Mapping[str, Sequence[int]]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """``[{"float": [1, 3, 320, 320]}]`` as pairs of type and shape."""
-    return [[kind, shape] for entry in listed for kind, shape in entry.items()]
+    return tuple((kind, tuple(shape)) for entry in listed for kind, shape in entry.items())
 
 
-def host():
-    """What of this process' surroundings explains its timing."""
+def worker_state() -> WorkerState:
+    """This process, as far as it explains a timing."""
     import onnxruntime as ort
 
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "onnxruntime": ort.__version__,
-        "nice": os.getpriority(os.PRIO_PROCESS, 0),
-        "cpus_allowed": sorted(os.sched_getaffinity(0)),
-        "peak_rss_bytes": resident("VmHWM"),
-    }
+    return WorkerState(
+        python=platform.python_version(),
+        numpy=np.__version__,
+        onnxruntime=ort.__version__,
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
+        cpus_allowed=tuple(sorted(os.sched_getaffinity(0))),
+        peak_rss_bytes=resident_bytes("VmHWM"),
+    )
 
 
-def resident(field):
+def resident_bytes(field: str) -> int:
     """VmRSS (now) or VmHWM (peak) of this process in bytes. (getrusage's peak begins with that of the parent.)"""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -410,18 +462,18 @@ def resident(field):
     return 0
 
 
-def tell(**progress):
-    """Report that work moves; a caller that is gone ends the process here (broken pipe)."""
-    say({"progress": progress})
+def report(progress: WorkerProgress) -> None:
+    """Say that work moves; a caller that is gone ends the process here (broken pipe)."""
+    write_line(progress=asdict(progress))
 
 
-def say(line):
+def write_line(**line: Any) -> None:
     """One JSON line for the caller."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
-def raise_priority():
+def raise_priority() -> None:
     """Go before other work on this machine, where this user may; what other work costs is not the model's time."""
     with contextlib.suppress(OSError):
         os.nice(-20)
@@ -429,23 +481,30 @@ def raise_priority():
         Path("/proc/self/autogroup").write_text("-20")
 
 
-def serve(tasks, needs="onnxruntime"):
-    """Do the job on stdin with the task that it names; 0 unless it crashed."""
-    job = json.load(sys.stdin)
-    if job.get("priority"):
+def serve(tasks: Mapping[type, Callable[[Any], Any]], needs: str = "onnxruntime") -> int:
+    """Do the job on stdin by the function of its class; 0 unless it crashed.
+
+    Args:
+        tasks: class of a job to the function that gives its answer, a data class.
+        needs: packages to name when one is missing.
+    """
+    fields = json.load(sys.stdin)
+    kind = {kind.__name__: kind for kind in tasks}[fields.pop("job")]
+    job = kind(**fields)
+    if getattr(job, "priority", False):
         raise_priority()
-    if job.get("cpus"):
-        os.sched_setaffinity(0, job["cpus"])
+    if getattr(job, "cpus", ()):
+        os.sched_setaffinity(0, job.cpus)
     try:
-        say({"result": tasks[job["task"]](job)})
+        write_line(result=asdict(tasks[kind](job)))
     except JobError as error:
-        say({"error": {"kind": error.kind, "message": str(error)}})
+        write_line(error={"kind": error.kind, "message": str(error)})
     except ImportError as error:
-        say({"error": {"kind": "device", "message": f"{error}; install {needs} for {sys.executable}"}})
+        write_line(error={"kind": "device", "message": f"{error}; install {needs} for {sys.executable}"})
     except BrokenPipeError:
         os._exit(1)  # the caller ended; there is nobody to tell
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(serve({"latency": latency, "memory": memory, "profile": profile}))
+    sys.exit(serve({LatencyJob: time_models, MemoryJob: measure_memory, ProfileJob: time_nodes}))

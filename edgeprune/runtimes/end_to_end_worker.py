@@ -3,27 +3,29 @@
 ``python -m edgeprune.runtimes.end_to_end_worker`` speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`.
 Before the model: letterbox as Ultralytics' predictor does it (keep the aspect, pad with grey 114), BGR to RGB, to
 [0, 1]. After it: confidence, non-maximum suppression per class, back to the frame. By OpenCV and NumPy, without torch.
-
-Job: ``{"task": "end_to_end", "models": [path], "image": path or null, "provider": name, "threads": n, "runs": n}``, or
-``latency`` as in the bench worker, of as many models, with ``"frames": [path], "stand_in": bool``.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import cv2
 import numpy as np
 
-from edgeprune.runtimes.bench_worker import TYPES, JobError, Timed, latency, serve
+from edgeprune.runtimes.bench_worker import NUMPY_TYPES, JobError, SessionTimer, serve, take_turns, worker_state
+from edgeprune.runtimes.jobs import EndToEndJob, EndToEndLatencyJob, EndToEndTimes, OrtJob, TimedModel, TimedModels
 
-FRAME = (720, 1280)
-CONFIDENCE, OVERLAP, MOST = 0.25, 0.7, 300  # what Ultralytics' predictor keeps by default
+NOISE_FRAME = (720, 1280)
+MIN_CONFIDENCE, MAX_OVERLAP, MAX_BOXES = 0.25, 0.7, 300  # what Ultralytics' predictor keeps by default
 GREY = 114
+PARTS = ("pre", "model", "post")
 
 
-def letterboxed(frame, height, width, kind):
+def letterbox(frame: np.ndarray, height: int, width: int, kind: Any) -> tuple[np.ndarray, float, tuple[int, int]]:
     """A BGR frame (h, w, 3) as an input (1, 3, height, width), with the scale and the padding that were used."""
     scale = min(height / frame.shape[0], width / frame.shape[1])
     inner = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
@@ -34,123 +36,141 @@ def letterboxed(frame, height, width, kind):
     return np.ascontiguousarray(values, dtype=kind) / kind(255), scale, (left, top)
 
 
-def boxes_of(output, scale, padding):
+def boxes_of(output: np.ndarray, scale: float, padding: tuple[int, int]) -> np.ndarray:
     """Detections [x1, y1, x2, y2, score, class] in the frame's pixels, shape (n, 6).
 
     Takes a raw head (1, 4 + classes, candidates) or rows that are suppressed already (1, n, 6).
     """
-    found = output[0].astype(np.float32, copy=False)
-    if found.shape[1] == 6:
-        rows = found[found[:, 4] >= CONFIDENCE]
+    head = output[0].astype(np.float32, copy=False)
+    if head.shape[1] == 6:
+        rows = head[head[:, 4] >= MIN_CONFIDENCE]
     else:
-        scores = found[4:].max(axis=0)
-        kept = np.flatnonzero(scores >= CONFIDENCE)
-        labels = found[4:, kept].argmax(axis=0)
-        centre, size = found[:2, kept].T, found[2:4, kept].T
+        scores = head[4:].max(axis=0)
+        sure = np.flatnonzero(scores >= MIN_CONFIDENCE)
+        labels = head[4:, sure].argmax(axis=0)
+        centre, size = head[:2, sure].T, head[2:4, sure].T
         corner = centre - size / 2
         chosen = cv2.dnn.NMSBoxesBatched(
-            np.hstack((corner, size)).tolist(), scores[kept].tolist(), labels.tolist(), CONFIDENCE, OVERLAP
+            np.hstack((corner, size)).tolist(), scores[sure].tolist(), labels.tolist(), MIN_CONFIDENCE, MAX_OVERLAP
         )
-        chosen = np.asarray(chosen, int).reshape(-1)[:MOST]
-        rows = np.hstack((corner, corner + size, scores[kept, None], labels[:, None]))[chosen]
+        chosen = np.asarray(chosen, int).reshape(-1)[:MAX_BOXES]
+        rows = np.hstack((corner, corner + size, scores[sure, None], labels[:, None]))[chosen]
     rows = rows.copy()
     rows[:, :4] = (rows[:, :4] - np.tile(padding, 2)) / scale
     return rows
 
 
-class EndToEnd(Timed):
-    """One detector under the clock from a frame in memory to its boxes; every model sees the same frames in turn."""
+class EndToEndTimer(SessionTimer):
+    """One detector under the clock from a frame in memory to its boxes; every model sees the same frames in turn.
 
-    first = None  # the model whose outputs stand in for the others', where they are asked to
+    Args:
+        path: of the model.
+        job: provider and threads.
+        frames: images as BGR pixels.
+        inputs: as for :class:`SessionTimer`.
+    """
 
-    def prepared(self, session, device, job):
+    def __init__(
+        self,
+        path: str,
+        job: OrtJob,
+        frames: Sequence[np.ndarray],
+        **inputs: Any,
+    ) -> None:
+        self.frames = frames
+        self.stand_ins: list[np.ndarray] = []
+        """Outputs by frame that go through the post-processing instead of this model's own."""
+        self.parts_ms: dict[str, list[float]] = {part: [] for part in PARTS}
+        self.boxes, self.turn, self.block = 0, 0, -1
+        super().__init__(path, job, **inputs)
+
+    def prepare(self, provider: str, copies: bool, seed: int) -> Callable[[], Any]:
         """Before the model, the model, after the model; the parts of each timed run are kept."""
-        self.session, self.device = session, device
-        self.name, self.kind, (self.height, self.width) = image_input(session, self.shapes)
-        self.frames = [frame_of(path) for path in job.get("frames") or [None]]
-        self.parts = {"pre": [], "model": [], "post": []}
-        self.boxes, self.turn, self.block, self.outputs = 0, 0, -1, {}
-        self.stands_in = None
-        if job.get("stand_in"):
-            EndToEnd.first = EndToEnd.first or self
-            self.stands_in = EndToEnd.first
-            for number, frame in enumerate(self.frames):
-                values, _, _ = letterboxed(frame, self.height, self.width, self.kind)
-                self.outputs[number] = session.run(None, {self.name: values})[0]
-        return self.once
+        self.name, self.kind, (self.height, self.width) = image_input(self.session, self.shapes)
+        return self.frame_to_boxes
 
-    def begin(self):
+    def output_of(self, frame: np.ndarray) -> np.ndarray:
+        """What the model gives for a frame."""
+        values, _, _ = letterbox(frame, self.height, self.width, self.kind)
+        return self.session.run(None, {self.name: values})[0]
+
+    def begin_block(self) -> None:
         """Every block begins with the same frame for every model; blocks go on through the frames."""
         self.block += 1
         self.turn = self.block
 
-    def once(self):
+    def frame_to_boxes(self) -> None:
         """One frame to boxes."""
         number = self.turn % len(self.frames)
         self.turn += 1
         started = perf_counter()
-        values, scale, padding = letterboxed(self.frames[number], self.height, self.width, self.kind)
+        values, scale, padding = letterbox(self.frames[number], self.height, self.width, self.kind)
         prepared = perf_counter()
         output = self.session.run(None, {self.name: values})[0]
         ran = perf_counter()
-        if self.stands_in is not None:
-            output = self.stands_in.outputs[number]
+        if self.stand_ins:
+            output = self.stand_ins[number]
         self.boxes = len(boxes_of(output, scale, padding))
-        ended = perf_counter()
-        self.latest = {"pre": prepared - started, "model": ran - prepared, "post": ended - ran}
+        self.latest_s = (prepared - started, ran - prepared, perf_counter() - ran)
 
-    def sample(self):
+    def sample(self) -> float:
         """One timed run, its parts kept beside it."""
-        took = super().sample()
-        for part, seconds in self.latest.items():
-            self.parts[part].append(seconds * 1e3)
-        return took
+        ms = super().sample()
+        for part, seconds in zip(PARTS, self.latest_s):  # noqa: B905  Python 3.8 knows no strict
+            self.parts_ms[part].append(seconds * 1e3)
+        return ms
+
+    def timed_model(self) -> TimedModel:
+        """What was measured, with the medians of the parts."""
+        taken = len(self.values_ms)
+        return replace(
+            super().timed_model(),
+            parts_ms={part: float(np.median(ms[-taken:])) for part, ms in self.parts_ms.items()},
+            boxes=self.boxes,
+            frames=tuple(frame.shape[:2] for frame in self.frames),
+        )
 
 
-def image_input(session, shapes):
+def image_input(session: Any, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Any, tuple[int, int]]:
     """Name, type and (height, width) of a detector's one image input; anything else is refused."""
     task = session.get_modelmeta().custom_metadata_map.get("task", "detect")
     inputs = session.get_inputs()
-    if task != "detect" or len(inputs) != 1 or inputs[0].type not in TYPES:
+    if task != "detect" or len(inputs) != 1 or inputs[0].type not in NUMPY_TYPES:
         raise JobError("data", f"end-to-end time is known for detectors with one image input, this is {task}")
-    shape = shapes[inputs[0].name]
-    if len(shape) != 4 or shape[:2] != [1, 3]:
-        raise JobError("data", f"input {shape} is not one RGB image")
-    return inputs[0].name, TYPES[inputs[0].type], shape[2:]
+    shape = tuple(shapes[inputs[0].name])
+    if len(shape) != 4 or shape[:2] != (1, 3):
+        raise JobError("data", f"input {list(shape)} is not one RGB image")
+    return inputs[0].name, NUMPY_TYPES[inputs[0].type], (shape[2], shape[3])
 
 
-def end_to_end_latency(job):
+def time_frames_to_boxes(job: EndToEndLatencyJob) -> TimedModels:
     """Interleaved samples of every model from frame to boxes, with the medians of their parts."""
-    kept = []
-
-    def timed(path, job):
-        kept.append(EndToEnd(path, job))
-        return kept[-1]
-
-    result = latency(job, timed)
-    for row, model in zip(result["models"], kept):  # noqa: B905  Python 3.8 knows no strict
-        taken = len(model.values)
-        row["parts_ms"] = {part: float(np.median(values[-taken:])) for part, values in model.parts.items()}
-        row["boxes"] = model.boxes
-        row["frames"] = [list(frame.shape[:2]) for frame in model.frames]
-    return result
+    options = {"batch": job.batch, "imgsz": job.imgsz, "copies": job.copies, "seed": job.seed}
+    frames = [frame_of(path) for path in job.frames or (None,)]
+    timers = [EndToEndTimer(path, job, frames, **options) for path in job.models]
+    if job.stand_in:
+        outputs = [timers[0].output_of(frame) for frame in frames]
+        for timer in timers:
+            timer.stand_ins = outputs
+    return take_turns(job, timers, worker_state)
 
 
-def end_to_end(job):
+def time_parts(job: EndToEndJob) -> EndToEndTimes:
     """Milliseconds of every part in every run, and how many boxes the frame gave."""
-    (path,) = job["models"]
-    model = EndToEnd(path, {**job, "frames": [job.get("image")], "stand_in": False})
-    warm = max(3, job["runs"] // 5)  # the first runs are the warm-up
-    for _ in range(job["runs"] + warm):
+    (path,) = job.models
+    model = EndToEndTimer(path, job, [frame_of(job.image)])
+    warmups = max(3, job.runs // 5)
+    for _ in range(job.runs + warmups):
         model.sample()
-    times = {part: values[-job["runs"] :] for part, values in model.parts.items()}
-    return {"ms": times, "boxes": model.boxes, "frame": list(model.frames[0].shape[:2])}
+    pre, inference, post = (tuple(model.parts_ms[part][-job.runs :]) for part in PARTS)
+    height, width = model.frames[0].shape[:2]
+    return EndToEndTimes(pre, inference, post, model.boxes, (height, width))
 
 
-def frame_of(image):
+def frame_of(image: str | None) -> np.ndarray:
     """The image file as BGR pixels, or seeded noise of 1280 x 720 (which gives a detector little to suppress)."""
     if image is None:
-        return np.random.default_rng(0).integers(0, 256, (*FRAME, 3), dtype=np.uint8)
+        return np.random.default_rng(0).integers(0, 256, (*NOISE_FRAME, 3), dtype=np.uint8)
     frame = cv2.imread(image, cv2.IMREAD_COLOR)
     if frame is None:
         raise JobError("data", f"{image}: is not an image that OpenCV reads")
@@ -159,4 +179,4 @@ def frame_of(image):
 
 if __name__ == "__main__":
     cv2.setNumThreads(1)
-    sys.exit(serve({"end_to_end": end_to_end, "latency": end_to_end_latency}))
+    sys.exit(serve({EndToEndJob: time_parts, EndToEndLatencyJob: time_frames_to_boxes}))

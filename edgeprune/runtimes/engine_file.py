@@ -6,7 +6,6 @@ all of it down once. The file names the engine by its digest: one that lies besi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.devices.identity import digest_of
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.runtimes.layer_info import Layer, layers_from_json
 from edgeprune.runtimes.onnx_facts import InputFacts
@@ -113,5 +113,4 @@ def timing_cache_for(identity: Mapping[str, str]) -> Path:
     """
     given, cache = os.environ.get("EDGEPRUNE_CACHE"), os.environ.get("XDG_CACHE_HOME")
     root = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "edgeprune"
-    digest = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
-    return root / "timing" / f"{digest[:16]}.cache"
+    return root / "timing" / f"{digest_of(identity)}.cache"

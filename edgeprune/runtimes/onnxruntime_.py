@@ -10,25 +10,43 @@ import importlib.util
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeprune.devices.agent import Telemetry, gpus
-from edgeprune.devices.host import cpu_identity, host_conditions
+from edgeprune.agent.facts import gpus
+from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_state
+from edgeprune.agent.telemetry import Telemetry
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
+from edgeprune.runtimes.base import Availability, BenchSettings, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, open_session
 from edgeprune.runtimes.engine_file import timing_cache_for
+from edgeprune.runtimes.jobs import (
+    EndToEndJob,
+    EndToEndLatencyJob,
+    EndToEndTimes,
+    Job,
+    LatencyJob,
+    LayerTime,
+    LayerTimes,
+    MemoryJob,
+    PeakMemory,
+    ProfileJob,
+    TimedModel,
+    TimedModels,
+)
 from edgeprune.runtimes.onnx_facts import read_model, require_precision
-from edgeprune.runtimes.worker import BENCH_WORKER, END_TO_END_WORKER, rounds_told, run_worker
+from edgeprune.runtimes.worker import Answer, OnProgress, run_worker, show_rounds
+from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, EndToEndState
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
+from edgeprune.serial import from_json
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -40,8 +58,6 @@ COMPILING = (PROVIDERS["tensorrt"], PROVIDERS["tensorrt-rtx"])  # they compile w
 NO_GPU = ("nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi")
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
-IDENTIFYING = ("name", "compute_cap", "driver_version")
-LEAST_CPU_SHARE = 0.9
 REPLACE_BY_GPU = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
@@ -105,7 +121,7 @@ class OnnxRuntime(Runtime):
         if self.provider == PROVIDERS["tensorrt-rtx"]:
             found["plugin"] = f"{RTX_PACKAGE} {metadata.version(RTX_PACKAGE)}"
         if self.provider != PROVIDERS["cpu"]:
-            found["gpu"] = "; ".join(" ".join(gpu[key] for key in IDENTIFYING) for gpu in gpus())
+            found["gpu"] = "; ".join(str(gpu) for gpu in gpus())
         return found
 
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
@@ -125,7 +141,7 @@ class OnnxRuntime(Runtime):
         partial = engine.with_name(f".{engine.name}.{uuid.uuid4().hex[:8]}.onnx")
         try:
             if self.provider not in COMPILING:
-                self._optimise(onnx, partial)
+                self._optimize(onnx, partial)
                 proto = read_model(partial)
             found = {entry.key: entry.value for entry in proto.metadata_props}
             built = {"identity": self.identity(), "precision": precision}
@@ -138,13 +154,13 @@ class OnnxRuntime(Runtime):
         finally:
             partial.unlink(missing_ok=True)
 
-    def _optimise(self, onnx: Path, optimised: Path) -> None:
+    def _optimize(self, onnx: Path, optimized: Path) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.log_severity_level = 3  # "hardware specific optimizations": that is wanted, and in the identity
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.optimized_model_filepath = str(optimised)
+        options.optimized_model_filepath = str(optimized)
         try:
             ort.InferenceSession(str(onnx), options, providers=[self.provider])
         except Exception as error:  # ONNX Runtime's exceptions have no common public base
@@ -166,145 +182,121 @@ class OnnxRuntime(Runtime):
     ) -> list[Measurement]:
         """Time the models in fresh processes, one a launch, each with all models; see
         :mod:`edgeprune.runtimes.bench_worker` and, for the scope ``end_to_end``, its sibling."""
-        launches = max(1, min(settings.launches, settings.rounds))
+        count = max(1, min(settings.launches, settings.rounds))
         identity, before = self.identity(), self._host()
-        rows: list[list[dict[str, Any]]] = [[] for _ in models]
-        hosts, watched = [], []
-        for launch in range(launches):
+        timed: list[list[TimedModel]] = [[] for _ in models]  # by model, then by launch
+        workers: list[WorkerState] = []
+        states: list[DeviceState] = []
+        for launch in range(count):
             # Loaded in another order each time, so that no model always lies where another does.
-            shift = launch % max(1, len(models))
-            order = [*range(shift, len(models)), *range(shift)] if not settings.stand_in else range(len(models))
-            result = self._launch([models[index] for index in order], settings, launch, launches, progress)
-            hosts.append(result["host"])
-            watched.append(result["conditions"])
-            for index, row in zip(order, result["models"], strict=True):
-                rows[index].append(row)
+            shift = launch % max(1, len(models)) if not settings.stand_in else 0
+            order = [*range(shift, len(models)), *range(shift)]
+            job = self._latency_job([models[index] for index in order], settings, launch, count)
+            on_progress = show_rounds(progress, launch * job.rounds, settings.rounds)
+            answer, state = self._run_job(job, TimedModels, on_progress)
+            workers.append(answer.worker)
+            states.append(state)
+            for index, model in zip(order, answer.models, strict=True):
+                timed[index].append(model)
         after = self._host()
-        least = [min(len(row["values"]) for row in launch) for launch in zip(*rows, strict=True)]
+        host = replace(before, load_average_after=after.load_average, temperature_after_c=after.temperature_c)
+        launches = [min(len(model.values_ms) for model in launch) for launch in zip(*timed, strict=True)]
         return [
             Measurement(
                 name="latency",
                 unit="ms",
-                values=tuple(value for row in kept for value in row["values"]),
-                warmups=tuple(value for row in kept for value in row["warmups"]),
-                conditions={
-                    "identity": identity,
-                    "runtime": self.name,
-                    "provider": self.provider,
-                    "threads": settings.threads,
-                    "batch": next(iter(kept[0]["shapes"].values()))[0],
-                    "shapes": kept[0]["shapes"],
-                    "scope": settings.scope,
-                    "per_round": settings.per_round,
-                    "launches": least,
-                    "copies": settings.copies,
-                    "cuda_graph": False,
-                    "nodes": kept[0]["nodes"],
-                    "model": Path(path).name,
-                    "models_in_run": len(models),
-                    "warm": all(row["warm"] for row in kept),
-                    "load_ms": kept[0]["load_ms"],
-                    "interrupted_share": _mean([row["interrupted_share"] for row in kept], least),
-                    "cpu_share": (share := _mean([row["cpu_share"] for row in kept], least)),
-                    "contended": self._contended(share, settings.threads),
-                    **(
-                        {"cpu_ms": [value for row in kept for value in row["cpu_ms"]]}
-                        if self._one_core(settings.threads)
-                        else {}
+                values=tuple(ms for part in parts for ms in part.values_ms),
+                warmups=tuple(ms for part in parts for ms in part.warmups_ms),
+                conditions=Conditions.of_onnxruntime(
+                    launches=launches,
+                    samples_per_block=settings.per_round,
+                    identity=identity,
+                    runtime=self.name,
+                    provider=self.provider,
+                    threads=settings.threads,
+                    shapes=parts[0].shapes,
+                    scope=settings.scope,
+                    copies=settings.copies,
+                    model=Path(path).name,
+                    models_in_run=len(models),
+                    warm=all(part.warm for part in parts),
+                    load_ms=parts[0].load_ms,
+                    nodes=parts[0].nodes,
+                    core=CoreState.over_launches(
+                        launches,
+                        [part.cpu_share for part in parts],
+                        [part.interrupted_share for part in parts],
+                        (ms for part in parts for ms in part.cpu_ms),
+                        one_core=self.provider == PROVIDERS["cpu"] and settings.threads == 1,
                     ),
-                    **{key: kept[-1][key] for key in ("parts_ms", "boxes", "frames") if key in kept[-1]},
-                    **({"stand_in": True} if settings.stand_in else {}),
-                    "worker": hosts[0],
-                    "host": before,
-                    "load_average_after": after["load_average"],
-                    "temperature_after_c": after["temperature_c"],
-                    **over_launches(watched),
-                },
+                    host=host,
+                    device=over_launches(states),
+                    worker=workers[0],
+                    end_to_end=EndToEndState(parts[-1].parts_ms, parts[-1].boxes, parts[-1].frames, settings.stand_in)
+                    if settings.scope == "end_to_end"
+                    else None,
+                ),
                 simulated=self.simulated,
             )
-            for path, kept in zip(models, rows, strict=True)
+            for path, parts in zip(models, timed, strict=True)
         ]
 
-    def _launch(
-        self, models: Sequence[Path], settings: BenchSettings, launch: int, launches: int, progress: Progress
-    ) -> dict[str, Any]:
-        rounds = settings.rounds * (launch + 1) // launches - settings.rounds * launch // launches
-        job = self._job("latency", models, settings.threads) | {
+    def _latency_job(self, models: Sequence[Path], settings: BenchSettings, launch: int, launches: int) -> LatencyJob:
+        fields = self._job_fields(models, settings.threads) | {
+            "priority": settings.priority,
             "warmup_s": settings.warmup_s,
             "warmup_runs": settings.warmup_runs,
-            "rounds": rounds,
+            "rounds": settings.rounds * (launch + 1) // launches - settings.rounds * launch // launches,
             "per_round": settings.per_round,
             "time_limit_s": settings.time_limit_s / launches,
             "seed": settings.seed,
+            "copies": settings.copies,
+            "cpus": settings.cpus,
             "batch": settings.batch,
             "imgsz": settings.imgsz,
-            "cpus": settings.cpus,
-            "copies": settings.copies,
-            "priority": settings.priority,
-            "frames": [str(Path(frame).resolve()) for frame in settings.frames],
-            "stand_in": settings.stand_in,
         }
-
-        module = END_TO_END_WORKER if settings.scope == "end_to_end" else BENCH_WORKER
-        return self._work(job, rounds_told(progress, launch * rounds, settings.rounds), module=module)
-
-    def _one_core(self, threads: int) -> bool:
-        """Whether a run keeps one core busy and nothing else, so that processor time means something."""
-        return self.provider == PROVIDERS["cpu"] and threads == 1
-
-    def _contended(self, cpu_share: float, threads: int) -> bool:
-        """Whether a run had to share its core: it was given less of it than the clock went on."""
-        return self._one_core(threads) and cpu_share < LEAST_CPU_SHARE
+        if settings.scope != "end_to_end":
+            return LatencyJob(**fields)
+        frames = tuple(str(Path(frame).resolve()) for frame in settings.frames)
+        return EndToEndLatencyJob(**fields, frames=frames, stand_in=settings.stand_in)
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
-        """Per-node times in order of execution, in a fresh process; ``detail`` has shapes, provider and median."""
-        result = self._work(self._job("profile", [model], threads) | {"runs": runs})
-        return [
-            LayerTime(
-                name=row["name"],
-                op=row["op"],
-                mean_ms=row["mean_ms"],
-                detail={key: value for key, value in row.items() if key not in ("name", "op", "mean_ms")},
-            )
-            for row in result["layers"]
-        ]
+        """Times per node in order of execution, in a fresh process."""
+        job = ProfileJob(**self._job_fields([model], threads), runs=runs)
+        return list(self._run_job(job, LayerTimes)[0].layers)
 
     def end_to_end(
         self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50
-    ) -> dict[str, Any] | None:
+    ) -> EndToEndTimes | None:
         """Time a detector from frame to boxes; see :mod:`edgeprune.runtimes.end_to_end_worker`."""
         if image is not None and not image.is_file():
             raise DataError(f"{image}: no such file")
-        job = self._job("end_to_end", [model], threads)
-        return self._work(
-            job | {"runs": runs, "image": None if image is None else str(image.resolve())}, module=END_TO_END_WORKER
-        )
+        frame = None if image is None else str(image.resolve())
+        job = EndToEndJob(**self._job_fields([model], threads), runs=runs, image=frame)
+        return self._run_job(job, EndToEndTimes)[0]
 
-    def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float]:
-        """Peak resident memory of a fresh process that runs only this model, and the model's part of it, in bytes."""
-        return self._work(self._job("memory", [model], threads))
+    def peak_memory(self, model: Path, *, threads: int = 1) -> PeakMemory | None:
+        """Peak resident memory of a fresh process that runs only this model, and the model's part of it."""
+        return self._run_job(MemoryJob(**self._job_fields([model], threads)), PeakMemory)[0]
 
-    def _work(
-        self,
-        job: Mapping[str, Any],
-        told: Callable[[dict[str, Any]], None] | None = None,
-        *,
-        module: str = BENCH_WORKER,
-    ) -> dict[str, Any]:
-        """Run a worker here; a GPU is watched meanwhile (``conditions``)."""
+    def _run_job(
+        self, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
+    ) -> tuple[Answer, DeviceState]:
+        """The answer of a worker here, and what the device was like meanwhile (a GPU is watched)."""
         if self.provider == PROVIDERS["cpu"]:
-            return {"conditions": {}, **run_worker(job, told, module=module)}
-        watch = Telemetry()
+            return run_worker(job, answer, on_progress), DeviceState()
+        telemetry = Telemetry()
         try:
-            result = run_worker(job, told, module=module)
+            result = run_worker(job, answer, on_progress)
         finally:
-            conditions = watch.finish(locked=False)
-        return {"conditions": conditions, **result}
+            state = telemetry.finish(locked=False)
+        return result, from_json(DeviceState, state, "telemetry")
 
-    def _host(self) -> dict[str, Any]:
-        return host_conditions()
+    def _host(self) -> HostState:
+        return host_state()
 
-    def _job(self, task: str, models: Sequence[Path], threads: int) -> dict[str, Any]:
+    def _job_fields(self, models: Sequence[Path], threads: int) -> dict[str, Any]:
+        """What every job of ONNX Runtime names, checked: see :class:`~edgeprune.runtimes.jobs.OrtJob`."""
         self._require()
         if not models:
             raise TargetError("no model to measure; give at least one ONNX file or engine")
@@ -313,8 +305,7 @@ class OnnxRuntime(Runtime):
                 raise DataError(f"{model}: no such file")
             self._refuse_foreign(Path(model))
         return {
-            "task": task,
-            "models": [str(Path(model).resolve()) for model in models],
+            "models": tuple(str(Path(model).resolve()) for model in models),
             "provider": self.provider,
             "provider_options": self._options(),
             "threads": threads,
@@ -359,10 +350,6 @@ class OrtSession:
         return dict(zip(self.output_names, self._session.run(self.output_names, dict(inputs)), strict=True))
 
 
-def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
-    return float(np.average(values, weights=weights))
-
-
 def _mapped(error: JobError) -> DataError | DeviceError:
     return DataError(str(error)) if error.kind == "data" else DeviceError(str(error))
 
@@ -378,9 +365,9 @@ def _rtx_availability(ort: Any) -> Availability:
         return Availability(
             False, "nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi"
         )
-    serves = [gpu for gpu in found if gpu["compute_cap"] in ("8.6", "8.9") or _major(gpu["compute_cap"]) >= 12]
+    serves = [gpu for gpu in found if gpu.compute_capability in ("8.6", "8.9") or _major(gpu.compute_capability) >= 12]
     if not serves:
-        seen = ", ".join(f"{gpu['name']} ({gpu['compute_cap']})" for gpu in found)
+        seen = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in found)
         return Availability(
             False,
             f"TensorRT-RTX serves desktop RTX cards of compute capability 8.6, 8.9, 12.0 and newer; seen: {seen}",

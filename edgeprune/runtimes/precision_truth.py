@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.layer_info import Layer
@@ -63,10 +62,6 @@ class PrecisionShare:
         count = sum(self.counts.values())
         placed = f"; {self.dla} on the DLA, {len(self.fallbacks)} fell back to the GPU" if self.dla else ""
         return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{placed}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for the record of a build."""
-        return asdict(self) | {"fallbacks": list(self.fallbacks)}
 
 
 def precision_share(layers: Sequence[Layer], times: Sequence[LayerTime] = ()) -> PrecisionShare:

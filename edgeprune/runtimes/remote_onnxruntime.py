@@ -6,37 +6,42 @@ survive a lost connection); a session is a pipe, and an image whose answer was l
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import edgeprune
-from edgeprune.artifact import write_atomically
+from edgeprune.agent.host import HostState
+from edgeprune.devices.archive import archive
 from edgeprune.devices.channel import Pipe
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
 from edgeprune.runtimes.base import Availability, Session
-from edgeprune.runtimes.onnxruntime_ import PROVIDERS, OnnxRuntime
-from edgeprune.runtimes.worker import BENCH_WORKER, answered, line_of
-
-WORKER = "edgeprune.runtimes.remote_worker"
-SENT = (
-    "devices/host.py",
-    "runtimes/bench_worker.py",
-    "runtimes/end_to_end_worker.py",
-    "runtimes/remote_worker.py",
+from edgeprune.runtimes.jobs import (
+    REMOTE_WORKER,
+    DescribeJob,
+    Done,
+    EndToEndJob,
+    EndToEndLatencyJob,
+    HostJob,
+    Job,
+    LatencyJob,
+    OptimizeJob,
+    OrtDescription,
+    OrtJob,
+    ProfileJob,
 )
-PACKAGES = ("__init__.py", "devices/__init__.py", "runtimes/__init__.py")
+from edgeprune.runtimes.onnxruntime_ import PROVIDERS, OnnxRuntime
+from edgeprune.runtimes.worker import Answer, OnProgress, answer_in, job_text, line_of
+from edgeprune.samples.conditions import DeviceState
+
+WORKERS = tuple(f"runtimes/{name}.py" for name in ("jobs", "bench_worker", "end_to_end_worker", "remote_worker"))
 PYTHONS = ("python3", ".venv/bin/python", "venv/bin/python", "edgeprune/.venv/bin/python", "miniconda3/bin/python")
-WATCHED = ("latency", "profile", "optimise")
 QUICK_S = 120.0
 LONGEST_S = 3600.0
 
@@ -53,7 +58,7 @@ class RemoteOnnxRuntime(OnnxRuntime):
         super().__init__(provider)
         self.device = device
         self.simulated = device.simulated
-        self._found: dict[str, Any] | None = None
+        self._ort: OrtDescription | None = None
         self._python = ""
 
     def availability(self) -> Availability:
@@ -64,22 +69,22 @@ class RemoteOnnxRuntime(OnnxRuntime):
             f"on {self.device.name}: python3 -m venv .venv && .venv/bin/pip install numpy {package}; "
             "or name a Python that has them (device.python in the profile)"
         )
-        if self._found is None:
+        if self._ort is None:
             failed = self._probe()
-            if self._found is None:
+            if self._ort is None:
                 return Availability(
                     False, f"no Python on {self.device.name} has NumPy and onnxruntime ({failed})", remedy
                 )
-        version = self._found["onnxruntime"]
-        if self.provider not in self._found["providers"]:
+        version = self._ort.onnxruntime
+        if self.provider not in self._ort.providers:
             return Availability(False, f"onnxruntime {version} on {self.device.name} has no {self.provider}", remedy)
         return Availability(True, f"onnxruntime {version}, {self.provider}, on {self.device.name}")
 
     def identity(self) -> dict[str, str]:
         """The device's own, with runtime and provider."""
         self._require()
-        assert self._found is not None  # availability found it
-        runtime = f"onnxruntime {self._found['onnxruntime']}"
+        assert self._ort is not None  # availability found it
+        runtime = f"onnxruntime {self._ort.onnxruntime}"
         return {**self.device.identity(), "runtime": runtime, "provider": self.provider}
 
     @contextmanager
@@ -95,7 +100,7 @@ class RemoteOnnxRuntime(OnnxRuntime):
                 remote.close()
 
     def _session_argv(self, model: Path, threads: int) -> list[str]:
-        return [*self._worker(WORKER), "session", self.device.placed(model), self.provider, str(threads)]
+        return [*self._worker(REMOTE_WORKER), "session", self.device.place(model), self.provider, str(threads)]
 
     def _probe(self) -> str:
         """Find the Python; gives why the last candidate was not it."""
@@ -104,7 +109,7 @@ class RemoteOnnxRuntime(OnnxRuntime):
             for number, python in enumerate((self.device.python,) if self.device.python else PYTHONS):
                 self._python = python
                 try:
-                    self._found = self._work({"task": "describe", "models": []}, module=WORKER)
+                    self._ort, _ = self._run_job(DescribeJob(), OrtDescription)
                     return ""
                 except (ToolError, _Missing) as error:
                     if number == 0:  # the likeliest one's reason is worth telling
@@ -113,55 +118,55 @@ class RemoteOnnxRuntime(OnnxRuntime):
         return why
 
     def _worker(self, module: str) -> list[str]:
-        return ["env", f"PYTHONPATH={self.device.placed(archive())}", self._python, "-m", module]
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            packed = Path(folder) / "workers.zip"
+            packed.write_bytes(archive(*WORKERS))
+            return ["env", f"PYTHONPATH={self.device.place(packed)}", self._python, "-m", module]
 
-    def _work(
-        self,
-        job: Mapping[str, Any],
-        told: Callable[[dict[str, Any]], None] | None = None,
-        *,
-        module: str = BENCH_WORKER,
-    ) -> dict[str, Any]:
-        """A worker there; what the device was like meanwhile is in the result's ``conditions``."""
+    def _run_job(
+        self, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
+    ) -> tuple[Answer, DeviceState]:
+        """The answer of a worker there, and what the device was like meanwhile."""
+
+        def hear(line: str) -> None:
+            line_of(line, on_progress)
+
         with self.device:
-            asked = {**job, "models": [self.device.placed(Path(model)) for model in job["models"]]}
-            if job.get("image"):
-                asked["image"] = self.device.placed(Path(job["image"]))
-            if job.get("frames"):
-                asked["frames"] = [self.device.placed(Path(frame)) for frame in job["frames"]]
-            argv = self._worker(module)
-
-            def heard(text: str) -> None:
-                line = line_of(text)
-                if "progress" in line and told is not None:
-                    told(line["progress"])
-
             done = self.device.run(
-                argv,
-                timeout_s=QUICK_S if job["task"] in ("describe", "host") else LONGEST_S,
-                stdin=json.dumps(asked).encode(),
-                measured=job["task"] in WATCHED,
-                told=heard,
+                self._worker(job.module),
+                timeout_s=QUICK_S if isinstance(job, (DescribeJob, HostJob)) else LONGEST_S,
+                stdin=job_text(self._place(job)),
+                measured=isinstance(job, (LatencyJob, ProfileJob, OptimizeJob)),
+                on_line=hear,
             )
-        lines = [line_of(text) for text in done.stdout.splitlines()]
-        answer = next((line for line in reversed(lines) if "result" in line or "error" in line), {})
-        if "error" in answer and job["task"] == "describe":
-            raise _Missing(answer["error"]["message"])
-        result = answered(answer, done.returncode, [module, self.device.name], done.stderr)
-        return {**result, "conditions": dict(done.conditions)}
+        lines = (line_of(text) for text in reversed(done.stdout.splitlines()))
+        last = next((line for line in lines if line), {})
+        if "error" in last and isinstance(job, DescribeJob):
+            raise _Missing(last["error"]["message"])
+        result = answer_in(last, answer, done.returncode, [job.module, self.device.name], done.stderr)
+        return result, done.device
 
-    def _host(self) -> dict[str, Any]:
-        return self._work({"task": "host", "models": []}, module=WORKER)
+    def _place(self, job: Job) -> Job:
+        """The job with its files brought to the device, and their paths there."""
+        if isinstance(job, OrtJob):
+            job = replace(job, models=tuple(self.device.place(Path(model)) for model in job.models))
+        if isinstance(job, EndToEndLatencyJob):
+            job = replace(job, frames=tuple(self.device.place(Path(frame)) for frame in job.frames))
+        if isinstance(job, EndToEndJob) and job.image is not None:
+            job = replace(job, image=self.device.place(Path(job.image)))
+        return job
 
-    def _optimise(self, onnx: Path, optimised: Path) -> None:
+    def _host(self) -> HostState:
+        return self._run_job(HostJob(), HostState)[0]
+
+    def _optimize(self, onnx: Path, optimized: Path) -> None:
         with self.device.workspace() as folder:
             there = f"{folder}/engine.onnx"
-            job = {"task": "optimise", "models": [], "model": self.device.placed(onnx), "engine": there}
             try:
-                self._work({**job, "provider": self.provider}, module=WORKER)
+                self._run_job(OptimizeJob(self.device.place(onnx), there, self.provider), Done)
             except DataError as error:
                 raise StageError(f"{onnx}: {error}") from error
-            self.device.fetch(there, optimised)
+            self.device.fetch(there, optimized)
 
 
 class RemoteSession:
@@ -238,24 +243,3 @@ def _header(pipe: Pipe) -> dict[str, Any]:
     if error := header.get("error"):
         raise (DataError if error["kind"] == "data" else DeviceError)(error["message"])
     return header
-
-
-@cache
-def archive() -> Path:
-    """The workers as one zip file that Python imports from; the same bytes for the same sources."""
-    root = Path(edgeprune.__file__).parent
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as packed:
-        for name in PACKAGES:
-            packed.writestr(zipfile.ZipInfo(f"edgeprune/{name}"), b"")
-        for name in SENT:
-            packed.writestr(zipfile.ZipInfo(f"edgeprune/{name}"), (root / name).read_bytes())
-    folder = tempfile.TemporaryDirectory(prefix="edgeprune-workers-")
-    _KEPT.append(folder)  # removed when this process ends
-    path = Path(folder.name) / "workers.zip"
-    with suppress(FileNotFoundError):
-        write_atomically(path, content.getvalue())
-    return path
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []

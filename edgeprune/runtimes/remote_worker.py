@@ -3,56 +3,55 @@
 ``python -m edgeprune.runtimes.remote_worker`` needs Python 3.8, NumPy and ONNX Runtime there, and nothing of edgeprune
 but the few files that are sent with it. ``session MODEL PROVIDER THREADS`` stays and answers on stdin and stdout: a
 line of JSON with names, types and shapes, then the arrays' bytes, in both directions. Without arguments it takes a job
-on stdin and speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`: ``describe``, ``host`` or ``optimise``.
+on stdin and speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from edgeprune.devices.host import host_conditions
+import numpy as np
+
+from edgeprune.agent.host import HostState, host_state
 from edgeprune.runtimes.bench_worker import JobError, first_line, open_session, serve
+from edgeprune.runtimes.jobs import DescribeJob, Done, HostJob, OptimizeJob, OrtDescription
 
 
-def describe(job):
+def describe(job: DescribeJob) -> OrtDescription:
     """Version and providers of ONNX Runtime here."""
     import onnxruntime as ort
 
-    return {
-        "onnxruntime": ort.__version__,
-        "providers": ort.get_available_providers(),
-        "python": sys.version.split()[0],
-    }
+    return OrtDescription(ort.__version__, tuple(ort.get_available_providers()), sys.version.split()[0])
 
 
-def host(job):
+def describe_host(job: HostJob) -> HostState:
     """What explains a timing on this host at this moment."""
-    return host_conditions()
+    return host_state()
 
 
-def optimise(job):
-    """Write the graph as ONNX Runtime optimises it for this machine."""
+def optimize(job: OptimizeJob) -> Done:
+    """Write the graph as ONNX Runtime optimizes it for this machine."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.optimized_model_filepath = job["engine"]
+    options.optimized_model_filepath = job.engine
     try:
-        ort.InferenceSession(job["model"], options, providers=[job["provider"]])
+        ort.InferenceSession(job.model, options, providers=[job.provider])
     except Exception as error:  # ONNX Runtime's exceptions have no common public base
         raise JobError("data", f"ONNX Runtime cannot compile it: {first_line(error)}") from error
-    return {}
+    return Done()
 
 
-def session(path, provider, threads):
+def serve_session(path: str, provider: str, threads: int) -> None:
     """Load a model and run whatever arrives until stdin ends."""
-    import numpy as np
-
     out, source = sys.stdout.buffer, sys.stdin.buffer
 
-    def send(header, arrays=()):
+    def send(header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
         out.write(json.dumps(header).encode() + b"\n")
         for array in arrays:
             out.write(array.tobytes())
@@ -89,6 +88,6 @@ def session(path, provider, threads):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["session"]:
-        session(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        serve_session(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
-        sys.exit(serve({"describe": describe, "host": host, "optimise": optimise}))
+        sys.exit(serve({DescribeJob: describe, HostJob: describe_host, OptimizeJob: optimize}))

@@ -1,53 +1,90 @@
-"""A target's runtime on the device that its profile names: what a build, a search and a sweep measure with."""
+"""A site: a target's runtime on the target's device. Builds, searches, sweeps and benchmarks all measure at one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 from edgeprune.devices import device_of
+from edgeprune.devices.base import Device
 from edgeprune.devices.board import mismatch
 from edgeprune.errors import DeviceError
-from edgeprune.runtimes import runtime
+from edgeprune.progress import Reporter, Silent
+from edgeprune.runtimes import runtime as runtime_named
 from edgeprune.runtimes.base import Availability, Runtime
-from edgeprune.target import Target
+from edgeprune.target import Target, load_target
 
-if TYPE_CHECKING:
-    from edgeprune.devices.local import LocalDevice
-    from edgeprune.devices.remote import RemoteDevice
+
+@dataclass(frozen=True)
+class Site:
+    """Where figures come from.
+
+    Attributes:
+        target: what is asked for.
+        runtime: what runs artifacts, on the device.
+        device: this machine, another, or a stand-in.
+        availability: whether the runtime can be used there, and how to get it where not.
+        reporter: who watches.
+        seed: of everything drawn.
+    """
+
+    target: Target
+    runtime: Runtime
+    device: Device
+    availability: Availability
+    reporter: Reporter
+    seed: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything can be measured here."""
+        return self.availability.ok
+
+    @property
+    def remedy(self) -> str:
+        """The command that makes it usable; empty when it is."""
+        return self.availability.remedy
+
+    def require_usable(self) -> None:
+        """Raise ``DeviceError``, with what is missing and the command that gets it, unless the site is usable."""
+        if not self.usable:
+            detail, remedy = self.availability.detail, self.remedy
+            raise DeviceError(f"{self.runtime.name} is not usable here: {detail}; next: {remedy}")
 
 
 @contextmanager
-def placed(profile: Target | None, name: str) -> Iterator[tuple[Runtime, Availability]]:
-    """The profile's runtime on its device while the block lasts; without a profile the runtime of this name, here.
+def open_site(
+    target: str | Path | Target, *, runtime: str | None = None, seed: int = 0, reporter: Reporter | None = None
+) -> Iterator[Site]:
+    """The target's runtime on its device, for as long as the block lasts.
+
+    A runtime that is missing on this machine gives a site that is not usable; a device that the target names has to be
+    the target's board and to have the runtime.
+
+    Args:
+        target: name of a shipped profile, path of a profile, or a target.
+        runtime: name of a runtime that takes the place of the target's; the device may then be any board.
+        seed: of everything drawn.
+        reporter: who watches; nobody when None.
 
     Raises:
-        DeviceError: as :func:`runtime_on`.
+        TargetError: no such target or runtime, or a device name that is none.
+        DeviceError: the named device cannot be reached, is another board, or lacks the runtime.
     """
-    if profile is None:
-        found = runtime(name)
-        yield found, found.availability()
-        return
-    with device_of(profile.device) as place:
-        yield runtime_on(place, profile)
-
-
-def runtime_on(place: LocalDevice | RemoteDevice, profile: Target) -> tuple[Runtime, Availability]:
-    """The target's runtime on its device. Here it may be missing (PENDING); a device that was named has to have it.
-
-    Raises:
-        DeviceError: the named device is another board, or lacks the runtime.
-    """
-    runs_on = runtime(profile.runtime, place, dla_core=profile.device.dla_core)
-    if place.name == "local":
-        other = mismatch(profile.device, place.facts()) if profile.device.kind == "jetson" else ""
-        if other:
-            return runs_on, Availability(False, f"this machine: {other}")
-        return runs_on, runs_on.availability()
-    if other := mismatch(profile.device, place.facts()):
-        raise DeviceError(f"{place.name}: {other}; next: edgeprune device probe {place.name}")
-    available = runs_on.availability()
-    if not available.ok:
-        raise DeviceError(f"{place.name}: {available.detail}; next: {available.remedy}")
-    return runs_on, available
+    target = target if isinstance(target, Target) else load_target(target)
+    reporter = reporter or Silent()
+    board = target.device
+    with device_of(board, reporter.note) as device:
+        if runtime is None:
+            used = runtime_named(target.runtime, device, dla_core=board.dla_core)
+            # a CPU or GPU profile names no board that this machine would have to be
+            difference = mismatch(board, device.facts()) if device.name != "local" or board.kind == "jetson" else ""
+        else:
+            used, difference = runtime_named(runtime, device), ""
+        probe = f"edgeprune device probe {device.name}"
+        available = Availability(False, difference, probe) if difference else used.availability()
+        if device.name != "local" and not available.ok:
+            raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")
+        yield Site(target, used, device, available, reporter, seed)

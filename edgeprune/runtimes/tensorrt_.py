@@ -7,26 +7,38 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeprune.devices.host import host_conditions
+from edgeprune.agent.host import host_state
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
+from edgeprune.runtimes.base import Availability, BenchSettings, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
 from edgeprune.runtimes.identity import identity_on
+from edgeprune.runtimes.jobs import (
+    EngineBuild,
+    EngineBuildJob,
+    EngineLatencyJob,
+    EngineMemoryJob,
+    EngineProfileJob,
+    LayerTime,
+    LayerTimes,
+    PeakMemory,
+    TimedModels,
+)
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
-from edgeprune.runtimes.trtexec_argv import KNOWN, NEWEST_MAJOR, OLDEST
-from edgeprune.runtimes.worker import rounds_told, run_worker
+from edgeprune.runtimes.trtexec_argv import KNOWN_VERSIONS, OLDEST, TOO_NEW
+from edgeprune.runtimes.worker import run_worker, show_rounds
+from edgeprune.samples.conditions import Conditions
 from edgeprune.samples.measurement import Measurement
 
-WORKER = "edgeprune.runtimes.tensorrt_worker"
 INSTALL = 'pip install "tensorrt>=10.3,<12" "cuda-bindings>=12.8,<14"'
 ON_A_JETSON = "on a Jetson: sudo apt install python3-libnvinfer, and a venv with --system-site-packages"
 
@@ -59,11 +71,13 @@ class TensorRt(Runtime):
         if numbers < OLDEST[:2]:
             return Availability(
                 False,
-                f"TensorRT {version} is too old; known are {KNOWN}",
+                f"TensorRT {version} is too old; known are {KNOWN_VERSIONS}",
                 f"install JetPack 6.1 or newer, or {INSTALL}",
             )
-        if numbers[0] > NEWEST_MAJOR:
-            return Availability(False, f"TensorRT {version} is newer than what edgeprune knows ({KNOWN})", INSTALL)
+        if numbers >= TOO_NEW[:2]:
+            return Availability(
+                False, f"TensorRT {version} is newer than what edgeprune knows ({KNOWN_VERSIONS})", INSTALL
+            )
         try:
             from edgeprune.runtimes.cuda_ import runtime as cuda_bindings
 
@@ -96,31 +110,30 @@ class TensorRt(Runtime):
         self._require()
         graph, identity = onnx_facts(onnx, precision=precision), self.identity()
         cache = timing_cache_for(identity) if self.keep_timing_cache else None
-        job = {
-            "task": "build",
-            "onnx": str(Path(onnx).resolve()),
-            "engine": str(Path(engine).resolve()),
-            "timing_cache": str(cache) if cache is not None else "",
-            "shapes": graph.free_shapes(),
-            "dla_core": self.dla_core,
-        }
+        job = EngineBuildJob(
+            onnx=str(Path(onnx).resolve()),
+            engine=str(Path(engine).resolve()),
+            timing_cache=str(cache) if cache is not None else "",
+            shapes=graph.free_shapes(),
+            dla_core=self.dla_core,
+        )
         try:
-            made = run_worker(job, module=WORKER)
+            build = run_worker(job, EngineBuild)
         except (DataError, ToolError) as error:
             raise StageError(str(error)) from error
         write_facts(
             engine,
             EngineFacts(
-                builder=f"tensorrt {made['version']}",
+                builder=f"tensorrt {build.version}",
                 identity=identity,
                 precision=precision,
                 inputs=graph.inputs,
                 outputs=graph.outputs,
                 metadata=graph.metadata,
-                layers=_layers(made["layers"]),
+                layers=_layers(build.layers),
                 shapes=graph.free_shapes(),
                 dla_core=self.dla_core,
-                build_s=made["build_s"],
+                build_s=build.build_s,
             ),
         )
 
@@ -159,78 +172,68 @@ class TensorRt(Runtime):
 
         Samples are GPU time of one inference at a time; ``settings.threads`` and ``imgsz`` have no meaning here.
         """
-        job = self._job("latency", models) | {
-            "copies": settings.copies,
-            "cuda_graph": settings.cuda_graph and self.dla_core is None,
-            "warmup_s": settings.warmup_s,
-            "rounds": settings.rounds,
-            "per_round": settings.per_round,
-            "time_limit_s": settings.time_limit_s,
-            "seed": settings.seed,
-            "cpus": settings.cpus,
-        }
-        identity, before = self.identity(), host_conditions()
-
-        result = run_worker(job, rounds_told(progress), module=WORKER)
+        job = EngineLatencyJob(
+            **self._job_fields(models),
+            cuda_graph=settings.cuda_graph and self.dla_core is None,
+            warmup_s=settings.warmup_s,
+            warmup_runs=settings.warmup_runs,
+            rounds=settings.rounds,
+            per_round=settings.per_round,
+            time_limit_s=settings.time_limit_s,
+            seed=settings.seed,
+            copies=settings.copies,
+            cpus=settings.cpus,
+        )
+        identity, host = self.identity(), host_state()
+        answer = run_worker(job, TimedModels, show_rounds(progress))
         return [
             Measurement(
                 name="latency",
                 unit="ms",
-                values=tuple(row["values"]),
-                warmups=tuple(row["warmups"]),
-                conditions={
-                    "identity": identity,
-                    "runtime": self.name,
-                    "provider": self.name,
-                    "threads": settings.threads,
-                    "batch": next(iter(row["shapes"].values()))[0],
-                    "shapes": row["shapes"],
-                    "per_round": settings.per_round,
-                    "copies": settings.copies,
-                    "scope": "model",
-                    "span": "copies in, inference, copies out" if settings.copies else "inference on the device alone",
-                    "clock": "CUDA events",
-                    "cuda_graph": row["cuda_graph"],
-                    "cuda_graph_asked": settings.cuda_graph,
-                    "spin_wait": True,
-                    "in_flight": 1,
-                    "device_rise_bytes": row["device_rise_bytes"],
-                    "model": Path(path).name,
-                    "models_in_run": len(models),
-                    "warm": row["warm"],
-                    "load_ms": row["load_ms"],
-                    "interrupted_share": row["interrupted_share"],
-                    "worker": result["host"],
-                    "host": before,
-                },
+                values=timed.values_ms,
+                warmups=timed.warmups_ms,
+                conditions=Conditions.of_tensorrt(
+                    launches=[len(timed.values_ms)],
+                    samples_per_block=settings.per_round,
+                    identity=identity,
+                    threads=settings.threads,
+                    shapes=timed.shapes,
+                    copies=settings.copies,
+                    cuda_graph=timed.cuda_graph,
+                    cuda_graph_asked=settings.cuda_graph,
+                    model=Path(path).name,
+                    models_in_run=len(models),
+                    warm=timed.warm,
+                    load_ms=timed.load_ms,
+                    interrupted_share=timed.interrupted_share,
+                    device_rise_bytes=timed.device_rise_bytes,
+                    host=host,
+                    worker=answer.worker,
+                ),
             )
-            for path, row in zip(models, result["models"], strict=True)
+            for path, timed in zip(models, answer.models, strict=True)
         ]
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in a fresh process; ``op`` is TensorRT's word for the layer."""
         types = {layer.name: layer.type for layer in self.layer_info(model)}
-        result = run_worker(self._job("profile", [model]) | {"runs": runs}, module=WORKER)
-        return [
-            LayerTime(
-                row["name"], types.get(row["name"], ""), row["mean_ms"], {"median_ms": row["median_ms"], "runs": runs}
-            )
-            for row in result["layers"]
-        ]
+        answer = run_worker(EngineProfileJob(**self._job_fields([model]), runs=runs), LayerTimes)
+        return [replace(layer, op=types.get(layer.name, "")) for layer in answer.layers]
 
-    def peak_memory(self, model: Path, *, threads: int = 1) -> dict[str, float]:
-        """Memory of a fresh process with this engine alone: of the host, and ``device_bytes`` of the GPU."""
-        return run_worker(self._job("memory", [model]), module=WORKER)
+    def peak_memory(self, model: Path, *, threads: int = 1) -> PeakMemory | None:
+        """Memory of a fresh process with this engine alone, of the host and of the GPU."""
+        return run_worker(EngineMemoryJob(**self._job_fields([model])), PeakMemory)
 
-    def _job(self, task: str, models: Sequence[Path]) -> dict[str, Any]:
+    def _job_fields(self, models: Sequence[Path]) -> dict[str, Any]:
+        """What every job names, checked: see :class:`~edgeprune.runtimes.jobs.EngineJob`."""
         self._require()
         if not models:
             raise TargetError("no model to measure; give at least one engine")
-        known = {str(Path(model).resolve()): self._known(model) for model in models}
+        facts = [self._known(model) for model in models]
         return {
-            "task": task,
-            "models": [str(Path(model).resolve()) for model in models],
-            "options": {path: _options(facts) for path, facts in known.items()},
+            "models": tuple(str(Path(model).resolve()) for model in models),
+            "shapes": tuple(dict(known.shapes) if known else {} for known in facts),
+            "dla_cores": tuple(known.dla_core if known else None for known in facts),
         }
 
     def _known(self, model: Path) -> EngineFacts | None:

@@ -2,10 +2,6 @@
 
 ``python -m edgeprune.runtimes.tensorrt_worker``; the protocol, the interleaving and the warm-up are those of
 :mod:`edgeprune.runtimes.bench_worker`, the clock is the GPU's (CUDA events around one inference at a time).
-
-Job: ``{"task": "build" | "latency" | "profile" | "memory", …}``; ``build`` takes ``onnx, engine, timing_cache, shapes,
-dla_core`` and writes the engine and the cache; the others take ``models``, and ``options`` with ``shapes`` and
-``dla_core`` by model; ``latency`` also ``copies, cuda_graph, seed, warmup_s, rounds, per_round, time_limit_s``.
 """
 
 # pyright: reportAttributeAccessIssue=error, reportMissingImports=error
@@ -20,31 +16,53 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.agent.host import WorkerState
 from edgeprune.artifact import write_atomically
-from edgeprune.runtimes.bench_worker import Timed, interleaved, resident, serve
+from edgeprune.runtimes.bench_worker import Timer, resident_bytes, serve, take_turns
 from edgeprune.runtimes.cuda_ import Cuda
+from edgeprune.runtimes.jobs import (
+    EngineBuild,
+    EngineBuildJob,
+    EngineJob,
+    EngineLatencyJob,
+    EngineMemoryJob,
+    EngineProfileJob,
+    LayerTime,
+    LayerTimes,
+    PeakMemory,
+    TimedModels,
+)
 from edgeprune.runtimes.tensorrt_engine import LoadedEngine, build, trt
 
 
-class TimedEngine(Timed):
-    """One engine under the GPU's clock."""
+class EngineTimer(Timer):
+    """One engine under the GPU's clock.
 
-    def __init__(self, path: str, job: dict[str, Any], cuda: Cuda) -> None:
-        before, free = resident("VmRSS"), cuda.free_bytes()
+    Args:
+        path: of the engine.
+        cuda: the stream.
+        copies: copies between host and device are in the time.
+        cuda_graph: capture an inference once and replay it, where it can be.
+        seed: of the inputs.
+        options: of :class:`LoadedEngine`.
+    """
+
+    def __init__(self, path: str, cuda: Cuda, *, copies: bool, cuda_graph: bool, seed: int = 0, **options: Any) -> None:
+        super().__init__()
+        before, free = resident_bytes("VmRSS"), cuda.free_bytes()
         started = perf_counter()
-        self.engine = LoadedEngine(Path(path).read_bytes(), cuda, **job.get("options", {}).get(path, {}))
+        self.engine = LoadedEngine(Path(path).read_bytes(), cuda, **options)
         self.load_ms = (perf_counter() - started) * 1e3
-        fill(self.engine, job.get("seed", 0))
-        self.shapes = {name: list(array.shape) for name, array in self.engine.inputs.items()}
-        self.copies = job.get("copies", True)
+        fill_inputs(self.engine, seed)
+        self.shapes = {name: array.shape for name, array in self.engine.inputs.items()}
+        self.copies = copies
         self.start, self.end = cuda.event(), cuda.event()
         self.engine.copy_in()
-        captured = bool(job.get("cuda_graph")) and self.engine.capture()
-        self.run = self.sample
-        self.run()
-        self.memory_rise = resident("VmHWM") - before
-        self.told = {"cuda_graph": captured, "device_rise_bytes": max(free - cuda.free_bytes(), 0)}
-        self.reset()
+        captured = cuda_graph and self.engine.capture()
+        self.sample()
+        self.memory_rise_bytes = resident_bytes("VmHWM") - before
+        self.device_rise_bytes = max(free - cuda.free_bytes(), 0)
+        self.report = {"cuda_graph": captured, "device_rise_bytes": self.device_rise_bytes}
 
     def sample(self) -> float:
         """One inference between two marks on the stream, in milliseconds."""
@@ -59,7 +77,7 @@ class TimedEngine(Timed):
         return cuda.elapsed_ms(self.start, self.end)
 
 
-def fill(engine: LoadedEngine, seed: int) -> None:
+def fill_inputs(engine: LoadedEngine, seed: int) -> None:
     """Values in [0, 1) for float inputs, 0 to 127 for whole ones; the same for the same seed."""
     generator = np.random.default_rng(seed)
     for array in engine.inputs.values():
@@ -67,68 +85,78 @@ def fill(engine: LoadedEngine, seed: int) -> None:
         array[...] = drawn if array.dtype.kind == "f" else drawn * 127
 
 
-def build_task(job: dict[str, Any]) -> dict[str, Any]:
+def options_of(job: EngineJob, index: int) -> dict[str, Any]:
+    """What loading an engine of the job takes."""
+    return {"shapes": job.shapes[index], "dla_core": job.dla_cores[index]}
+
+
+def build_engine(job: EngineBuildJob) -> EngineBuild:
     """Build and write an engine; gives the inspector's text."""
-    cache = Path(job["timing_cache"]) if job.get("timing_cache") else None
+    cache = Path(job.timing_cache) if job.timing_cache else None
     built = build(
-        Path(job["onnx"]),
+        Path(job.onnx),
         timing_cache=cache.read_bytes() if cache is not None and cache.is_file() else b"",
-        shapes=job.get("shapes"),
-        dla_core=job.get("dla_core"),
+        shapes=job.shapes,
+        dla_core=job.dla_core,
     )
-    write_atomically(job["engine"], built.plan)
+    write_atomically(job.engine, built.plan)
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cache, built.timing_cache)
-    return {"layers": built.layers, "build_s": built.build_s, "version": str(trt.__version__)}
+    return EngineBuild(built.layers, built.build_s, str(trt.__version__))
 
 
-def latency_task(job: dict[str, Any]) -> dict[str, Any]:
+def time_engines(job: EngineLatencyJob) -> TimedModels:
     """Interleaved samples of every engine."""
     cuda = Cuda(spin=True)
-    return interleaved(job, [TimedEngine(path, job, cuda) for path in job["models"]], host)
+    timing = {"copies": job.copies, "cuda_graph": job.cuda_graph, "seed": job.seed}
+    timers = [EngineTimer(path, cuda, **timing, **options_of(job, index)) for index, path in enumerate(job.models)]
+    return take_turns(job, timers, worker_state)
 
 
-def profile_task(job: dict[str, Any]) -> dict[str, Any]:
+def time_layers(job: EngineProfileJob) -> LayerTimes:
     """Mean and median time of every layer over the last ``runs`` inferences."""
-    [path] = job["models"]
-    cuda = Cuda()
-    engine = LoadedEngine(Path(path).read_bytes(), cuda, **job.get("options", {}).get(path, {}))
-    fill(engine, job.get("seed", 0))
+    [path] = job.models
+    engine = LoadedEngine(Path(path).read_bytes(), Cuda(), **options_of(job, 0))
+    fill_inputs(engine, seed=0)
     engine.copy_in()
-    runs = job["runs"]
-    times = engine.profile(runs + max(3, runs // 5))
-    return {
-        "layers": [
-            {"name": name, "mean_ms": float(np.mean(ms[-runs:])), "median_ms": float(np.median(ms[-runs:]))}
+    times = engine.profile(job.runs + max(3, job.runs // 5))
+    return LayerTimes(
+        tuple(
+            LayerTime(name, "", float(np.mean(ms[-job.runs :])), float(np.median(ms[-job.runs :])), job.runs)
             for name, ms in times.items()
-        ]
-    }
+        )
+    )
 
 
-def memory_task(job: dict[str, Any]) -> dict[str, Any]:
+def measure_memory(job: EngineMemoryJob) -> PeakMemory:
     """Memory that one engine adds to a process that had only TensorRT and NumPy loaded, in bytes."""
-    [path] = job["models"]
-    model = TimedEngine(path, {**job, "cuda_graph": False}, Cuda())
-    return {
-        "peak_rss_bytes": resident("VmHWM"),
-        "model_rss_bytes": model.memory_rise,
-        "device_bytes": model.told["device_rise_bytes"],
-        "activation_bytes": model.engine.device_bytes,
-    }
+    [path] = job.models
+    model = EngineTimer(path, Cuda(), copies=True, cuda_graph=False, **options_of(job, 0))
+    return PeakMemory(
+        peak_rss_bytes=resident_bytes("VmHWM"),
+        model_rss_bytes=model.memory_rise_bytes,
+        device_bytes=model.device_rise_bytes,
+        activation_bytes=model.engine.device_bytes,
+    )
 
 
-def host() -> dict[str, Any]:
-    """What of this process' surroundings explains its timing."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "tensorrt": str(trt.__version__),
-        "peak_rss_bytes": resident("VmHWM"),
-    }
+def worker_state() -> WorkerState:
+    """This process, as far as it explains a timing."""
+    return WorkerState(
+        python=platform.python_version(),
+        numpy=np.__version__,
+        tensorrt=str(trt.__version__),
+        peak_rss_bytes=resident_bytes("VmHWM"),
+    )
 
 
-TASKS = {"build": build_task, "latency": latency_task, "profile": profile_task, "memory": memory_task}
+TASKS = {
+    EngineBuildJob: build_engine,
+    EngineLatencyJob: time_engines,
+    EngineProfileJob: time_layers,
+    EngineMemoryJob: measure_memory,
+}
 
 if __name__ == "__main__":
     sys.exit(serve(TASKS, needs="tensorrt and cuda-bindings"))

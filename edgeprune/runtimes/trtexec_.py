@@ -1,7 +1,7 @@
 """trtexec behind the runtime seam: a device needs nothing but TensorRT's own program, over SSH as well as here.
 
 trtexec times one engine a process. To compare two, short processes take turns, so that what slows the device slows
-both; a process is a block of neighbouring samples, and the gates are told so (``per_round``, ``processes``).
+both; each process is a launch and a block of neighbouring samples, and the measurement's conditions say so.
 """
 
 from __future__ import annotations
@@ -9,60 +9,79 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
+from edgeprune.agent.host import host_state
+from edgeprune.agent.trtexec import PROGRAMS
 from edgeprune.devices.base import Completed, Device
-from edgeprune.devices.host import host_conditions
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
 from edgeprune.runtimes.identity import identity_on
-from edgeprune.runtimes.layer_info import Layer, LayerInfo, layer_info_of
+from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import (
-    TRTEXEC,
     Version,
     build_argv,
     info_argv,
     outputs_argv,
     profile_argv,
-    required,
+    require_known,
     shown_version,
     time_argv,
     version_argv,
     version_from_banner,
 )
 from edgeprune.runtimes.trtexec_output import Settings, failure, outputs_of, profile_of, settings_used, times_of
+from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.telemetry import over_launches
 
-PROGRAMS = (TRTEXEC, "trtexec", "/opt/tensorrt/bin/trtexec")
-PROCESSES = 24  # of each model; the ratio's gate wants 20 blocks
-FEWEST_PROCESSES = 8  # blocks below which no ratio is formed at all
-SPARE = 2  # samples asked for and dropped: the first after the warm-up still pays for it
-VERSION_S, RUN_S, BUILD_S = 60.0, 600.0, 7200.0  # longest runs, in seconds; an INT8 build on an Orin Nano takes minutes
+MAX_PROCESSES = 24  # of each model; the ratio's gate wants 20 blocks
+MIN_PROCESSES = 8  # blocks below which no ratio is formed at all
+DROPPED_SAMPLES = 2  # asked for in addition: the first after the warm-up still pays for it
+VERSION_TIMEOUT_S = 60.0
+RUN_TIMEOUT_S = 600.0
+BUILD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
+Parsed = TypeVar("Parsed")
+
+
+class EngineOptions(TypedDict, total=False):
+    """What every command repeats that loads an engine."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dla_core: int | None
 
 
 @dataclass(frozen=True)
-class _Ready:
+class _DeviceEngine:
     """An engine that lies on the device: its path there, and what is known of it."""
 
     path: str
     facts: EngineFacts | None
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What every run of it has to repeat."""
-        if self.facts is None:
-            return {}
-        return {"shapes": self.facts.shapes, "dla_core": self.facts.dla_core}
+    def options(self) -> EngineOptions:
+        """What every command that loads it repeats."""
+        return {} if self.facts is None else {"shapes": self.facts.shapes, "dla_core": self.facts.dla_core}
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """What one timing process gave."""
+
+    latency_ms: tuple[float, ...]
+    enqueue_ms: tuple[float, ...]
+    settings: Settings
+    device: DeviceState
 
 
 class TrtExec(Runtime):
@@ -92,20 +111,20 @@ class TrtExec(Runtime):
         self.dla_core = dla_core
         self.keep_timing_cache = keep_timing_cache
         self._programs = (program,) if program else PROGRAMS
-        self._found: tuple[str, Version] | None = None
+        self._trtexec: tuple[str, Version] | None = None
 
     def availability(self) -> Availability:
         """Whether the device has a trtexec whose command line is known."""
         try:
-            program, version = self._program()
+            program, version = self.find_program()
         except DeviceError as error:
             detail, _, remedy = str(error).partition("; next: ")
             return Availability(False, detail, remedy or "on a Jetson: sudo apt install nvidia-jetpack")
         return Availability(True, f"trtexec {shown_version(version)} at {program} on {self.device.name}")
 
     def identity(self) -> dict[str, str]:
-        """The device's own, TensorRT's version, and the GPU where nvidia-smi names one."""
-        _, version = self._program()
+        """The device's own, TensorRT's version, and the DLA core where there is one."""
+        _, version = self.find_program()
         return identity_on(self.device, f"trtexec {shown_version(version)}", self.dla_core)
 
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
@@ -117,29 +136,33 @@ class TrtExec(Runtime):
         """
         with self.device.workspace() as folder:
             log = engine.with_name(engine.name + ".log")
-            ready = self._built(folder, Path(onnx), "0", precision, log)
+            built = self._build(folder, Path(onnx), "0", precision, log)
             partial = engine.with_name(f".{engine.name}.partial")
             try:
-                self.device.fetch(ready.path, partial)
+                self.device.fetch(built.path, partial)
                 partial.replace(engine)
             finally:
                 partial.unlink(missing_ok=True)
-        assert ready.facts is not None  # a build always has them
-        write_facts(engine, ready.facts)
+        assert built.facts is not None  # a build always has them
+        write_facts(engine, built.facts)
 
     def layer_info(self, model: Path) -> tuple[Layer, ...]:
         """Layers of an engine: from its facts, else by loading it on the device."""
-        model = self._checked(model)
+        model = self._require_file(model)
         if (facts := read_facts(model)) is not None:
             return facts.layers
+        program, version = self.find_program()
         with self.device.workspace() as folder:
-            return self._info(folder, self._on_device(folder, model, 0)).layers
+            engine, output = self._load(folder, model, 0), f"{folder}/layers.json"
+            argv = info_argv(version, engine=engine.path, layer_info=output, trtexec=program, **engine.options)
+            self.run(argv, RUN_TIMEOUT_S)
+            return self.read(output, layer_info_of).layers
 
     @contextmanager
     def session(self, model: Path, *, threads: int = 0) -> Iterator[Session]:
         """Run an engine, or an ONNX file that is built first, a process an inference: slow for a whole dataset."""
         with self.device.workspace() as folder:
-            yield _Running(self, folder, self._on_device(folder, self._checked(model), 0))
+            yield _TrtExecSession(self, folder, self._load(folder, self._require_file(model), 0))
 
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
@@ -148,23 +171,24 @@ class TrtExec(Runtime):
 
         ``settings.threads``, ``seed`` and ``cpus`` have no meaning here: trtexec fills the inputs itself.
         """
-        self._program()
+        self.find_program()
         if not models:
             raise TargetError("no model to measure; give at least one ONNX file or engine")
-        paths = [self._checked(model) for model in models]
-        processes = max(FEWEST_PROCESSES, min(PROCESSES, settings.rounds))
+        paths = [self._require_file(model) for model in models]
+        processes = max(MIN_PROCESSES, min(MAX_PROCESSES, settings.rounds))
         samples = -(-settings.rounds * settings.per_round // processes)
-        runs: list[list[_Process]] = [[] for _ in paths]
-        before = host_conditions() if self.device.name == "local" else {}
+        launches: list[list[_Launch]] = [[] for _ in paths]
+        host = host_state() if self.device.name == "local" else None
         with self.device.workspace() as folder:
-            ready = [self._on_device(folder, path, number, progress) for number, path in enumerate(paths)]
+            engines = [self._load(folder, path, number, progress) for number, path in enumerate(paths)]
             started = time.perf_counter()
             for number in range(processes):
-                for place in range(len(paths)):
-                    which = (place + number) % len(paths)
-                    runs[which].append(self._timed(folder, ready[which], settings, samples))
-                last = " / ".join(f"{float(np.median(one[-1].values)):.2f}" for one in runs)
-                progress(f"processes in turn: {last} ms", done=number + 1, total=processes)
+                for turn in range(len(paths)):
+                    index = (turn + number) % len(paths)
+                    launches[index].append(self._time(folder, engines[index], settings, samples))
+                latest_ms = [float(np.median(own[-1].latency_ms)) for own in launches]
+                text = f"processes in turn: {' / '.join(f'{ms:.2f}' for ms in latest_ms)} ms"
+                progress(text, done=number + 1, total=processes, latest_ms=latest_ms)
                 if settings.time_limit_s and time.perf_counter() - started > settings.time_limit_s:
                     break
         identity = self.identity()
@@ -172,84 +196,104 @@ class TrtExec(Runtime):
             Measurement(
                 name="latency",
                 unit="ms",
-                values=tuple(value for process in taken for value in process.values),
-                conditions={
-                    "identity": identity,
-                    "runtime": self.name,
-                    "provider": self.name,
-                    "threads": settings.threads,
-                    "batch": self._batch(one, settings),
-                    "shapes": {entry.name: list(entry.shape) for entry in one.facts.inputs} if one.facts else {},
-                    "per_round": samples,
-                    "processes": [len(process.values) for process in taken],
-                    "copies": settings.copies,
-                    "scope": "model",
-                    "span": "copies in, inference, copies out" if settings.copies else "inference on the device alone",
-                    "cuda_graph": all(process.settings.cuda_graph for process in taken),
-                    "cuda_graph_asked": settings.cuda_graph,
-                    "spin_wait": all(process.settings.spin for process in taken),
-                    "in_flight": 1,
-                    "enqueue_ms": [value for process in taken for value in process.enqueue],
-                    "model": path.name,
-                    "models_in_run": len(paths),
-                    "host": before,
-                    **self._seen(taken),
-                },
-                simulated=self.simulated or bool(one.facts and one.facts.simulated),
+                values=tuple(ms for launch in own for ms in launch.latency_ms),
+                conditions=Conditions.of_trtexec(
+                    [len(launch.latency_ms) for launch in own],
+                    identity=identity,
+                    threads=settings.threads,
+                    batch=engine.facts.inputs[0].shape[0]
+                    if engine.facts and engine.facts.inputs
+                    else settings.batch or 1,
+                    shapes={entry.name: entry.shape for entry in engine.facts.inputs} if engine.facts else {},
+                    copies=settings.copies,
+                    cuda_graph=all(launch.settings.cuda_graph for launch in own),
+                    cuda_graph_asked=settings.cuda_graph,
+                    spin_wait=all(launch.settings.spin for launch in own),
+                    enqueue_ms=[ms for launch in own for ms in launch.enqueue_ms],
+                    model=path.name,
+                    models_in_run=len(paths),
+                    host=host,
+                    device=over_launches([launch.device for launch in own]),
+                ),
+                simulated=self.simulated or bool(engine.facts and engine.facts.simulated),
             )
-            for path, one, taken in zip(paths, ready, runs, strict=True)
+            for path, engine, own in zip(paths, engines, launches, strict=True)
         ]
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in their own process; ``op`` is TensorRT's word for the layer."""
-        program, version = self._program()
+        program, version = self.find_program()
         with self.device.workspace() as folder:
-            ready = self._on_device(folder, self._checked(model), 0)
-            types = {layer.name: layer.type for layer in ready.facts.layers} if ready.facts else {}
-            target = f"{folder}/profile.json"
+            engine, output = self._load(folder, self._require_file(model), 0), f"{folder}/profile.json"
+            types = {layer.name: layer.type for layer in engine.facts.layers} if engine.facts else {}
             argv = profile_argv(
-                version, engine=ready.path, profile=target, iterations=runs, trtexec=program, **ready.options
+                version, engine=engine.path, profile=output, iterations=runs, trtexec=program, **engine.options
             )
-            self._run(argv, RUN_S, measured=True)
-            return self._read(target, lambda text: profile_of(text, types))
+            self.run(argv, RUN_TIMEOUT_S, measured=True)
+            return self.read(output, lambda text: profile_of(text, types))
 
-    def _program(self) -> tuple[str, Version]:
-        if self._found is None:
+    # ------------------------------------------------------------ on the device
+
+    def find_program(self) -> tuple[str, Version]:
+        """Path of trtexec on the device and its version; looked for once.
+
+        Raises:
+            DeviceError: there is none, or its command line is not known.
+        """
+        if self._trtexec is None:
             for program in self._programs:
                 try:
-                    done = self.device.run(version_argv(program), timeout_s=VERSION_S)
+                    done = self.device.run(version_argv(program), timeout_s=VERSION_TIMEOUT_S)
                 except ToolError:
                     continue  # it is not there, or is no program
                 if done.returncode in (126, 127):
                     continue
-                self._found = program, required(version_from_banner(done.stdout + done.stderr))
-                return self._found
+                self._trtexec = program, require_known(version_from_banner(done.stdout + done.stderr))
+                return self._trtexec
             listed = ", ".join(self._programs)
             raise DeviceError(
                 f"{self.device.name} has no trtexec ({listed}); next: on a Jetson: sudo apt install nvidia-jetpack"
             )
-        return self._found
+        return self._trtexec
 
-    def _checked(self, model: Path) -> Path:
-        self._program()  # whether it can be used at all is the first thing to say
+    def run(self, argv: list[str], timeout_s: float, *, measured: bool = False) -> Completed:
+        """Run trtexec; ``ToolError``, with what its log means, when it fails."""
+        done = self.device.run(argv, timeout_s=timeout_s, measured=measured)
+        if done.returncode != 0:
+            raise failure(argv, done.returncode, f"{done.stdout}\n{done.stderr}")
+        return done
+
+    def read(self, remote: str, parse: Callable[[str], Parsed]) -> Parsed:
+        """A file of the device, parsed; what trtexec wrote wrongly is the device's fault, not the caller's."""
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            local = Path(folder) / "file"
+            self.device.fetch(remote, local)
+            try:
+                return parse(local.read_text())
+            except (ValueError, KeyError) as error:
+                raise DeviceError(f"what trtexec wrote on {self.device.name} cannot be read: {error}") from error
+
+    def _require_file(self, model: Path) -> Path:
+        self.find_program()  # whether it can be used at all is the first thing to say
         model = Path(model)
         if not model.is_file():
             raise DataError(f"{model}: no such file")
         return model
 
-    def _on_device(self, folder: str, model: Path, number: int, progress: Progress = silent) -> _Ready:
+    def _load(self, folder: str, model: Path, number: int, progress: Progress = silent) -> _DeviceEngine:
+        """Put an engine on the device, or build it there from an ONNX file."""
         if model.suffix == ".onnx":
             progress(f"building {model.name} on {self.device.name}", done=0, total=0)
-            return self._built(folder, model, str(number), "fp32", None)
+            return self._build(folder, model, str(number), "fp32", None)
         facts = read_facts(model)
         refuse_foreign(model, facts, self.identity())
         remote = f"{folder}/{number}.engine"
         self.device.send(model, remote)
-        return _Ready(remote, facts)
+        return _DeviceEngine(remote, facts)
 
-    def _built(self, folder: str, onnx: Path, name: str, precision: str, log: Path | None) -> _Ready:
+    def _build(self, folder: str, onnx: Path, name: str, precision: str, log: Path | None) -> _DeviceEngine:
         """Build inside ``folder`` on the device; the engine stays there."""
-        program, version = self._program()
+        program, version = self.find_program()
         graph, identity = onnx_facts(onnx, precision=precision), self.identity()
         paths = {kind: f"{folder}/{name}.{kind}" for kind in ("onnx", "engine", "layers.json", "cache")}
         self.device.send(onnx, paths["onnx"])
@@ -268,66 +312,54 @@ class TrtExec(Runtime):
         )
         started = time.perf_counter()
         try:
-            done = self._run(argv, BUILD_S, measured=True)
+            done = self.run(argv, BUILD_TIMEOUT_S, measured=True)
         except ToolError as error:
             if log is not None:
                 log.write_text(error.tail + "\n")
             raise StageError(f"{onnx}: {error}") from error
-        taken = time.perf_counter() - started
+        build_s = time.perf_counter() - started
         if log is not None:
             log.write_text(done.stdout + done.stderr)
         if cache is not None:
-            self._keep(paths["cache"], cache)
-        info = self._read(paths["layers.json"], layer_info_of)
-        return _Ready(
-            paths["engine"],
-            EngineFacts(
-                builder=f"trtexec {shown_version(version)}",
-                identity=identity,
-                precision=precision,
-                inputs=graph.inputs,
-                outputs=graph.outputs,
-                metadata=graph.metadata,
-                layers=info.layers,
-                shapes=graph.free_shapes(),
-                dla_core=self.dla_core,
-                build_s=taken,
-                simulated=self.simulated,
-            ),
+            self._fetch_timing_cache(paths["cache"], cache)
+        facts = EngineFacts(
+            builder=f"trtexec {shown_version(version)}",
+            identity=identity,
+            precision=precision,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            metadata=graph.metadata,
+            layers=self.read(paths["layers.json"], layer_info_of).layers,
+            shapes=graph.free_shapes(),
+            dla_core=self.dla_core,
+            build_s=build_s,
+            simulated=self.simulated,
         )
+        return _DeviceEngine(paths["engine"], facts)
 
-    def _keep(self, remote: str, cache: Path) -> None:
+    def _fetch_timing_cache(self, remote: str, cache: Path) -> None:
         # the cache only makes the next build faster: a home that cannot be written to is no reason to fail this one
         with contextlib.suppress(OSError, DeviceError, ToolError):
             cache.parent.mkdir(parents=True, exist_ok=True)
             self.device.fetch(remote, cache)
 
-    def _info(self, folder: str, ready: _Ready) -> LayerInfo:
-        program, version = self._program()
-        target = f"{folder}/layers.json"
-        self._run(
-            info_argv(version, engine=ready.path, layer_info=target, trtexec=program, **ready.options),
-            RUN_S,
-            measured=False,
-        )
-        return self._read(target, layer_info_of)
-
-    def _timed(self, folder: str, ready: _Ready, settings: BenchSettings, samples: int) -> _Process:
-        program, version = self._program()
-        target = f"{folder}/times.json"
+    def _time(self, folder: str, engine: _DeviceEngine, settings: BenchSettings, samples: int) -> _Launch:
+        """One timing process, and whether it timed what was asked."""
+        program, version = self.find_program()
+        output = f"{folder}/times.json"
         argv = time_argv(
             version,
-            engine=ready.path,
-            times=target,
+            engine=engine.path,
+            times=output,
             copies=settings.copies,
             cuda_graph=settings.cuda_graph,
-            iterations=samples + SPARE,
+            iterations=samples + DROPPED_SAMPLES,
             warmup_ms=round(1000 * settings.warmup_s),
             trtexec=program,
-            **ready.options,
+            **engine.options,
         )
-        done = self._run(argv, RUN_S, measured=True)
-        times = self._read(target, times_of)
+        done = self.run(argv, RUN_TIMEOUT_S, measured=True)
+        times = self.read(output, times_of)
         try:
             used = settings_used(done.stdout + done.stderr)
         except ValueError as error:
@@ -338,86 +370,47 @@ class TrtExec(Runtime):
                 f"{'' if used.one_at_a_time else ' and several inferences in flight'}, asked was "
                 f"{'in' if settings.copies else 'out'} and one at a time; its version's defaults are not known"
             )
-        values = times.latency(settings.copies)[-samples:]
-        if len(values) < samples:
-            raise DeviceError(f"trtexec on {self.device.name} gave {len(values)} of {samples} samples; measure again")
-        return _Process(values, times.enqueue[-samples:], used, done.conditions)
-
-    def _run(self, argv: list[str], timeout_s: float, *, measured: bool) -> Completed:
-        done = self.device.run(argv, timeout_s=timeout_s, measured=measured)
-        if done.returncode != 0:
-            raise failure(argv, done.returncode, f"{done.stdout}\n{done.stderr}")
-        return done
-
-    def _read(self, remote: str, parse: Any) -> Any:
-        """A file of the device, parsed; what trtexec wrote wrongly is the device's fault, not the caller's."""
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-            local = Path(folder) / "file"
-            self.device.fetch(remote, local)
-            try:
-                return parse(local.read_text())
-            except (ValueError, KeyError) as error:
-                raise DeviceError(f"what trtexec wrote on {self.device.name} cannot be read: {error}") from error
-
-    def _batch(self, ready: _Ready, settings: BenchSettings) -> int:
-        return ready.facts.inputs[0].shape[0] if ready.facts and ready.facts.inputs else settings.batch or 1
-
-    @staticmethod
-    def _seen(taken: Sequence[_Process]) -> dict[str, Any]:
-        """What the device was like over all processes: the last word on everything, but any throttling counts."""
-        seen: dict[str, Any] = {}
-        for process in taken:
-            seen.update(process.conditions)
-        if any("throttled" in process.conditions for process in taken):
-            seen["throttled"] = any(process.conditions.get("throttled") for process in taken)
-        watts = [
-            told["power_w_mean"] for one in taken if "power_w_mean" in (told := one.conditions.get("telemetry", {}))
-        ]
-        if watts:  # of all processes, not of the last one
-            seen["telemetry"] = {**seen["telemetry"], "power_w_mean": sum(watts) / len(watts)}
-        if any("waited_s" in process.conditions for process in taken):
-            seen["waited_s"] = sum(float(process.conditions.get("waited_s", 0)) for process in taken)
-        return seen
+        latency_ms = times.latency(settings.copies)[-samples:]
+        if len(latency_ms) < samples:
+            raise DeviceError(
+                f"trtexec on {self.device.name} gave {len(latency_ms)} of {samples} samples; measure again"
+            )
+        return _Launch(latency_ms, times.enqueue[-samples:], used, done.device)
 
 
-@dataclass(frozen=True)
-class _Process:
-    """What one timing process gave."""
-
-    values: tuple[float, ...]
-    enqueue: tuple[float, ...]
-    settings: Settings
-    conditions: Mapping[str, Any]
-
-
-class _Running:
+class _TrtExecSession:
     """An engine that lies on the device; every run is a process there."""
 
-    def __init__(self, runtime: TrtExec, folder: str, ready: _Ready) -> None:
-        self._runtime, self._folder, self._ready = runtime, folder, ready
-        facts = ready.facts
-        self.input_names = [one.name for one in facts.inputs] if facts else []
+    def __init__(self, runtime: TrtExec, folder: str, engine: _DeviceEngine) -> None:
+        self._runtime, self._folder, self._engine = runtime, folder, engine
+        facts = engine.facts
+        self.input_names = [entry.name for entry in facts.inputs] if facts else []
         self.output_names: list[str] = list(facts.outputs) if facts else []
         self.metadata: dict[str, str] = dict(facts.metadata) if facts else {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name, as float32."""
-        runtime, facts = self._runtime, self._ready.facts
-        types = {one.name: one.dtype for one in facts.inputs} if facts else {}
-        program, version = runtime._program()
+        runtime, engine = self._runtime, self._engine
+        types = {entry.name: entry.dtype for entry in engine.facts.inputs} if engine.facts else {}
+        program, version = runtime.find_program()
         remote: dict[str, str] = {}
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             for number, (name, values) in enumerate(inputs.items()):
                 local = Path(folder) / f"{number}.bin"
-                np.ascontiguousarray(values, dtype=types.get(name, values.dtype)).tofile(local)
+                local.write_bytes(input_bytes(values, types.get(name)))
                 remote[name] = f"{self._folder}/in{number}.bin"
                 runtime.device.send(local, remote[name])
-        target = f"{self._folder}/outputs.json"
+        output = f"{self._folder}/outputs.json"
         argv = outputs_argv(
-            version, engine=self._ready.path, inputs=remote, outputs=target, trtexec=program, **self._ready.options
+            version, engine=engine.path, inputs=remote, outputs=output, trtexec=program, **engine.options
         )
-        runtime._run(argv, RUN_S, measured=False)
-        found = runtime._read(target, outputs_of)
+        runtime.run(argv, RUN_TIMEOUT_S)
+        tensors = runtime.read(output, outputs_of)
         if not self.output_names:  # trtexec writes them in no particular order; the graph's is in the facts
-            self.output_names = sorted(found)
-        return {name: found[name] for name in self.output_names}
+            self.output_names = sorted(tensors)
+        return {name: tensors[name] for name in self.output_names}
+
+
+def input_bytes(values: np.ndarray, dtype: str | None) -> bytes:
+    """A tensor as trtexec reads it from a file: the engine's own type, or the array's when None, in C order."""
+    return np.ascontiguousarray(values, dtype=dtype or values.dtype).tobytes()

@@ -4,23 +4,23 @@ What a flag's absence means changed between TensorRT 10 and 11 (data transfers, 
 strong typing became the only typing). So every line says what it means where the version has a word for it, and what a
 run then did is read back from its log (:func:`edgeprune.runtimes.trtexec_output.settings_used`). Read in the sources of
 release/10.0 to 10.16, 11.0 and 11.1 (NVIDIA/TensorRT, samples/common/sampleOptions.cpp) and NVIDIA's migration guide
-of 11. Standard library only: the lines also go into a script for a board.
+of 11. The same lines are recorded for a board
+that nothing connects to (:mod:`edgeprune.carry`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
+from edgeprune.agent.trtexec import TRTEXEC, version_in
 from edgeprune.errors import DeviceError
 
 Version = tuple[int, int, int]
 
-TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's Debian packages put it, off the PATH
-OLDEST: Version = (10, 3, 0)
-NEWEST_MAJOR = 11
-KNOWN = "10.3 and newer of 10, and 11"
-BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+)\]")
+GENERATIONS: tuple[tuple[Version, Version], ...] = (((10, 3, 0), (11, 0, 0)), ((11, 0, 0), (12, 0, 0)))
+"""First version of each kind of command line that is known, and the version that ends it."""
+OLDEST, TOO_NEW = GENERATIONS[0][0], GENERATIONS[-1][1]
+KNOWN_VERSIONS = "10.3 and newer of 10, and 11"
 
 
 def version_argv(trtexec: str = TRTEXEC) -> list[str]:
@@ -31,21 +31,17 @@ def version_argv(trtexec: str = TRTEXEC) -> list[str]:
 def version_from_banner(text: str) -> Version:
     """(major, minor, patch) from ``&&&& RUNNING TensorRT.trtexec [TensorRT v100300] …``.
 
-    The number is ``NV_TENSORRT_VERSION``: major·10000 + minor·100 + patch from 10 on, major·1000 + … before.
-
     Raises:
         DeviceError: there is no banner.
     """
-    found = BANNER.search(text)
-    if not found:
+    version = version_in(text)
+    if version is None:
         last = text.strip().splitlines()[-1:] or ["it printed nothing"]
         raise DeviceError(f"trtexec printed no version banner ({last[0]}); check by hand: {TRTEXEC} --help")
-    number = int(found[1])
-    thousand = 10_000 if number >= 10_000 else 1_000
-    return number // thousand, number % thousand // 100, number % 100
+    return version
 
 
-def required(version: Version) -> Version:
+def require_known(version: Version) -> Version:
     """The version itself when its command line is known.
 
     Raises:
@@ -54,11 +50,11 @@ def required(version: Version) -> Version:
     shown = shown_version(version)
     if version < OLDEST:
         raise DeviceError(
-            f"TensorRT {shown} is too old: known are {KNOWN} (older builders weakly type what was asked); "
+            f"TensorRT {shown} is too old: known are {KNOWN_VERSIONS} (older builders weakly type what was asked); "
             "on a Jetson install JetPack 6.1 or newer"
         )
-    if version[0] > NEWEST_MAJOR:
-        raise DeviceError(f"TensorRT {shown} is newer than what edgeprune knows ({KNOWN}); update edgeprune")
+    if version >= TOO_NEW:
+        raise DeviceError(f"TensorRT {shown} is newer than what edgeprune knows ({KNOWN_VERSIONS}); update edgeprune")
     return version
 
 
@@ -92,7 +88,7 @@ def build_argv(
         dla_core: build for this DLA core; what it cannot take falls back to the GPU.
         trtexec: path or name of the program.
     """
-    required(version)
+    require_known(version)
     return [
         trtexec,
         f"--onnx={onnx}",
@@ -234,7 +230,7 @@ def outputs_argv(
 def _loaded(
     version: Version, engine: str, shapes: Mapping[str, Sequence[int]] | None, dla_core: int | None, trtexec: str
 ) -> list[str]:
-    required(version)
+    require_known(version)
     return [
         trtexec,
         f"--loadEngine={engine}",

@@ -83,10 +83,9 @@ def profile_of(text: str, types: Mapping[str, str] | None = None) -> list[LayerT
     for row in rows:
         if "name" not in row or row.get("averageMs") is None:
             continue  # the entry with the count, or a layer that never ran
-        detail: dict[str, Any] = {"runs": runs}
-        if row.get("medianMs") is not None:
-            detail["median_ms"] = float(row["medianMs"])
-        layers.append(LayerTime(row["name"], (types or {}).get(row["name"], ""), float(row["averageMs"]), detail))
+        median_ms = None if row.get("medianMs") is None else float(row["medianMs"])
+        operation = (types or {}).get(row["name"], "")
+        layers.append(LayerTime(row["name"], operation, float(row["averageMs"]), median_ms, runs))
     if not layers:
         raise ValueError("it holds no layer")
     return layers

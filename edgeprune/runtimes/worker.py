@@ -1,89 +1,85 @@
-"""Runs a worker process: a JSON job in, JSON lines out, live; the one place that starts and ends it."""
+"""Runs a worker process: a JSON job in, JSON lines out, live."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import edgeprune
+from edgeprune.devices.process import by_lines, run_program
 from edgeprune.errors import DataError, DeviceError, ToolError
 from edgeprune.progress import Progress
+from edgeprune.runtimes.jobs import Job, WorkerProgress
+from edgeprune.serial import from_json
 
-TAIL_BYTES = 4000
-BENCH_WORKER = "edgeprune.runtimes.bench_worker"
-END_TO_END_WORKER = "edgeprune.runtimes.end_to_end_worker"
+Answer = TypeVar("Answer")
+OnProgress = Callable[[WorkerProgress], None]
 
 
-def run_worker(
-    job: Mapping[str, Any], told: Callable[[dict[str, Any]], None] | None = None, *, module: str = BENCH_WORKER
-) -> dict[str, Any]:
-    """Run one job in a fresh interpreter and return its result.
+def run_worker(job: Job, answer: type[Answer], on_progress: OnProgress | None = None) -> Answer:
+    """Run one job in a fresh interpreter and return its answer.
 
     The process never outlives this call: any exception on the way, Ctrl-C included, kills it.
 
     Args:
-        job: what to do; see :mod:`edgeprune.runtimes.bench_worker`.
-        told: called with every progress line as it arrives.
-        module: the worker's module.
+        job: what to do; see :mod:`edgeprune.runtimes.jobs`.
+        answer: class of the answer.
+        on_progress: called whenever the worker says that it moves.
 
     Raises:
         DataError: the worker cannot use a model.
         DeviceError: the runtime or a provider is missing.
         ToolError: the worker crashed; the tail of its stderr is in the error.
     """
-    argv = [sys.executable, "-m", module]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=Path(edgeprune.__file__).parents[1],  # the same edgeprune, also from a checkout that is not installed
-            start_new_session=True,  # Ctrl-C reaches the caller, which ends the worker below
-        )
-        try:
-            assert process.stdin is not None and process.stdout is not None  # both are pipes
-            with contextlib.suppress(BrokenPipeError):  # it ended at once: its exit status says why
-                process.stdin.write(json.dumps(dict(job)).encode())
-                process.stdin.close()
-            answer: dict[str, Any] = {}
-            for raw in process.stdout:
-                line = line_of(raw)
-                if "progress" in line and told is not None:
-                    told(line["progress"])
-                elif "result" in line or "error" in line:
-                    answer = line
-            returncode = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-        tail = _tail(errors)
-    return answered(answer, returncode, _named(argv), tail)
+    last: dict[str, Any] = {}
+
+    def take(raw: bytes) -> None:
+        nonlocal last
+        last = line_of(raw, on_progress) or last
+
+    ended = run_program(
+        [sys.executable, "-m", job.module],
+        stdin=job_text(job),
+        on_output=by_lines(take),
+        cwd=str(Path(__file__).parents[2]),  # the same edgeprune, also from a checkout that is not installed
+    )
+    return answer_in(last, answer, ended.returncode, [f"{job.module} ({sys.executable} -m {job.module})"], ended.stderr)
 
 
-def answered(answer: Mapping[str, Any], returncode: int, argv: Sequence[str], tail: str) -> dict[str, Any]:
-    """The result in a worker's last line; its error, or the crash that left none, as one of edgeprune's."""
-    if "result" in answer and returncode == 0:
-        return answer["result"]
-    if "error" in answer:
+def job_text(job: Job) -> bytes:
+    """What a worker reads."""
+    return json.dumps({"job": type(job).__name__, **asdict(job)}).encode()
+
+
+def line_of(raw: bytes | str, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """The last line of the protocol, or an empty one: progress is passed on, what a library prints between is not."""
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return {}
+    if not isinstance(line, dict):
+        return {}
+    if "progress" in line and on_progress is not None:
+        on_progress(WorkerProgress(**line["progress"]))
+    return line if "result" in line or "error" in line else {}
+
+
+def answer_in(last: Mapping[str, Any], answer: type[Answer], returncode: int, argv: Sequence[str], tail: str) -> Answer:
+    """The answer in a worker's last line; its error, or the crash that left none, as one of edgeprune's."""
+    if "result" in last and returncode == 0:
+        return from_json(answer, last["result"], argv[0])
+    if "error" in last:
         kinds: dict[str, type[DataError] | type[DeviceError]] = {"data": DataError, "device": DeviceError}
-        raise kinds[answer["error"]["kind"]](answer["error"]["message"])
+        raise kinds[last["error"]["kind"]](last["error"]["message"])
     raise ToolError(argv, returncode, tail)
 
 
-def rounds_told(progress: Progress, before: int = 0, total: int = 0) -> Callable[[dict[str, Any]], None]:
-    """What a worker says of its interleaved rounds, for people: the last medians side by side.
+def show_rounds(progress: Progress, before: int = 0, total: int = 0) -> OnProgress:
+    """Shows a worker's interleaved rounds to people: the last medians side by side.
 
     Args:
         progress: told every line.
@@ -91,28 +87,9 @@ def rounds_told(progress: Progress, before: int = 0, total: int = 0) -> Callable
         total: rounds of all launches; what the worker says when 0.
     """
 
-    def told(line: dict[str, Any]) -> None:
-        last = [f"{statistics.median(values):.2f}" for values in line.get("last_ms", ())]
-        text = f"{line['stage']}: {' / '.join(last)} ms" if last else line["stage"]
-        progress(text, done=before + line["done"], total=total or line["total"])
+    def show(worker: WorkerProgress) -> None:
+        medians_ms = [statistics.median(values) for values in worker.last_ms]
+        text = f"{worker.stage}: {' / '.join(f'{ms:.2f}' for ms in medians_ms)} ms" if medians_ms else worker.stage
+        progress(text, done=before + worker.done, total=total or worker.total, latest_ms=medians_ms)
 
-    return told
-
-
-def _named(argv: Sequence[str]) -> list[str]:
-    return [f"{argv[2]} ({argv[0]} -m {argv[2]})", *argv[3:]]
-
-
-def line_of(raw: bytes | str) -> dict[str, Any]:
-    """A line of the protocol; whatever a library prints between is passed over."""
-    try:
-        line = json.loads(raw)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}
-
-
-def _tail(file: Any) -> str:
-    end = file.seek(0, 2)
-    file.seek(max(0, end - TAIL_BYTES))
-    return file.read().decode(errors="replace")
+    return show

@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.samples.measurement import Measurement, differing_conditions, launches_of
-from edgeprune.samples.statistics import PLACEMENT, Stability, bounds, quantile_of, ratio, samples_to_settle, stability
+from edgeprune.samples.average_precision import MIN_IMAGES, DropInterval
+from edgeprune.samples.measurement import Measurement, differing_conditions, speed_up_of
+from edgeprune.samples.statistics import (
+    PLACEMENT_ALLOWANCE,
+    Stability,
+    bounds,
+    quantile_of,
+    samples_to_settle,
+    stability,
+)
 
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
 FAIL_CONFIDENCE = 0.97  # promised are 5 %: a wrong FAIL costs a second look, a wrong PASS ships
-FEWEST_PAIRS = 20  # pairs of blocks below which neither the ratio's interval nor its movement can be told
-MOST_SAMPLES = 100_000
-ROUNDING = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
+MIN_BLOCK_PAIRS = 20  # pairs of blocks below which a ratio has no interval and no visible drift
+MAX_SAMPLES = 100_000
+UNSTEADY_MARGIN = 2.0  # how far under its limit an unsteady latency has to stay, in every sample, to pass all the same
+ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
+ROUNDING_ERROR = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
 
 
 class Verdict(str, Enum):
-    """Outcome of a gate, worst first in :func:`overall`."""
+    """Outcome of a gate, worst first in :func:`overall_verdict`."""
 
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
@@ -59,18 +68,43 @@ class Gate:
     verdict: Verdict
     reason: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for ``build.json``."""
-        return asdict(self) | {"verdict": self.verdict.value}
 
-
-def overall(gates: Sequence[Gate]) -> Verdict:
+def overall_verdict(gates: Sequence[Gate]) -> Verdict:
     """The verdict of a build: the worst of its gates. Rows without a limit do not count; no gate at all is PENDING."""
-    held = [gate for gate in gates if gate.limit is not None or gate.verdict is not Verdict.PASS]
+    deciding = [gate for gate in gates if gate.limit is not None or gate.verdict is not Verdict.PASS]
     for verdict in Verdict:
-        if any(gate.verdict is verdict for gate in held):
+        if any(gate.verdict is verdict for gate in deciding):
             return verdict
     return Verdict.PENDING
+
+
+def inform_by_later(gates: Sequence[Gate]) -> list[Gate]:
+    """What an earlier stage said of a limit only informs once a later stage has measured against the same limit.
+
+    A verdict is about what ships: the last stage that held a metric against a limit, with a figure, decides; the rows
+    of stages before it keep their figure and say in their reason what they would have been.
+
+    Args:
+        gates: rows in the order of the stages.
+    """
+    kept: list[Gate] = []
+    for number, gate in enumerate(gates):
+        later = [
+            other.stage
+            for other in gates[number + 1 :]
+            if other.stage != gate.stage and other.value is not None and _question(other) == _question(gate)
+        ]
+        if gate.limit is None or not later:
+            kept.append(gate)
+        else:
+            reason = f"{gate.verdict.value} by itself ({gate.reason}); {later[-1]} decides"
+            kept.append(replace(gate, limit=None, verdict=Verdict.PASS, reason=reason))
+    return kept
+
+
+def _question(gate: Gate) -> tuple[str, float | None, str]:
+    """What a gate asks; a planned frame-to-boxes latency asks what a real one does."""
+    return gate.metric.removeprefix("planned "), gate.limit, gate.unit
 
 
 def latency_gate(
@@ -82,8 +116,9 @@ def latency_gate(
 ) -> Gate:
     """Hold a percentile of measured latency against a limit.
 
-    PASS only when the upper confidence bound is at or under the limit and the run was steady; FAIL when the lower bound
-    (at :data:`FAIL_CONFIDENCE`) is over it; INCONCLUSIVE otherwise, saying how many samples would settle it. A run that
+    PASS only when the upper confidence bound is at or under the limit and the run was steady, or when a run that was
+    not steady stayed :data:`UNSTEADY_MARGIN` times under the limit in every sample; FAIL when the lower bound (at
+    :data:`FAIL_CONFIDENCE`) is over it; INCONCLUSIVE otherwise, saying how many samples would settle it. A run that
     shared its core fails only when it would have failed alone.
 
     Args:
@@ -97,39 +132,41 @@ def latency_gate(
         TargetError: the limit is not a positive number, or the statistic is not a percentile.
         StageError: the measurement is not in ms.
     """
-    limit_ms = _limit(limit_ms, positive=True)
+    limit_ms = _checked_limit(limit_ms, positive=True)
     try:
         quantile_of(statistic)
     except ValueError as error:
         raise TargetError(f"statistic: {error}") from None
     if measurement.unit != "ms":
         raise StageError(f"a latency gate needs samples in ms, {measurement.name} is in {measurement.unit}")
-    row = _Row(stage, f"{scope_of(measurement)}latency {statistic}", limit_ms, "ms", measurement.simulated)
+    row = _Row(stage, f"{scope_words(measurement)}latency {statistic}", limit_ms, "ms", measurement.simulated)
     if not measurement.values:
         return row(None, Verdict.PENDING, "nothing was measured")
     if not all(math.isfinite(value) for value in measurement.values):
         return row(None, Verdict.INCONCLUSIVE, "a sample is not a finite number")
-    found = bounds(measurement.values, statistic, confidence, FAIL_CONFIDENCE)
+    bound = bounds(measurement.values, statistic, confidence, FAIL_CONFIDENCE)
     steady = stability(measurement.values)
-    if reason := _unsteady(steady, measurement):
-        return row(found.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
-    if found.high is not None and found.high <= limit_ms:
-        return row(found.value, Verdict.PASS, f"at most {found.high:.4g} ms with {confidence:.1%} confidence")
+    if reason := _unsteady_reason(steady, measurement):
+        if bound.high is not None and (slowest := max(measurement.values)) * UNSTEADY_MARGIN <= limit_ms:
+            return row(bound.value, Verdict.PASS, f"at most {slowest:.4g} ms in every sample, though {reason}")
+        return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
+    if bound.high is not None and bound.high <= limit_ms:
+        return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms with {confidence:.1%} confidence")
     share = _core_share(measurement)
-    if found.low is not None and found.low > limit_ms >= found.low * share:
+    if bound.low is not None and bound.low > limit_ms >= bound.low * share:
         reason = (
-            f"at least {found.low:.4g} ms, but the model had only {share:.0%} of a core: other work ran on the machine"
+            f"at least {bound.low:.4g} ms, but the model had only {share:.0%} of a core: other work ran on the machine"
         )
-        return row(found.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
-    if found.low is not None and found.low > limit_ms:
-        return row(found.value, Verdict.FAIL, f"at least {found.low:.4g} ms with {FAIL_CONFIDENCE:.0%} confidence")
+        return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
+    if bound.low is not None and bound.low > limit_ms:
+        return row(bound.value, Verdict.FAIL, f"at least {bound.low:.4g} ms with {FAIL_CONFIDENCE:.0%} confidence")
     more = samples_to_settle(measurement.values, statistic, limit_ms, confidence)
-    low = "?" if found.low is None else f"{found.low:.4g}"
-    high = "?" if found.high is None else f"{found.high:.4g}"
+    low = "?" if bound.low is None else f"{bound.low:.4g}"
+    high = "?" if bound.high is None else f"{bound.high:.4g}"
     return row(
-        found.value,
+        bound.value,
         Verdict.INCONCLUSIVE,
-        f"between {low} and {high} ms after {found.samples} samples; {_advice(more, found.samples)}",
+        f"between {low} and {high} ms after {bound.samples} samples; {_advice(more, bound.samples)}",
     )
 
 
@@ -157,7 +194,7 @@ def speed_up_gate(
         TargetError: the limit is not a positive number.
         StageError: the two were taken under different conditions, or their samples are not pairs.
     """
-    limit = _limit(limit, positive=True)
+    limit = _checked_limit(limit, positive=True)
     differing = differing_conditions(baseline, candidate)
     if differing:
         raise StageError(
@@ -168,96 +205,123 @@ def speed_up_gate(
         raise StageError(
             f"{len(baseline.values)} and {len(candidate.values)} samples are not pairs; measure both models in one run"
         )
-    row = _Row(stage, f"{scope_of(candidate)}speed-up", limit, "×", baseline.simulated or candidate.simulated)
+    row = _Row(stage, f"{scope_words(candidate)}speed-up", limit, "×", baseline.simulated or candidate.simulated)
     if not baseline.values:
         return row(None, Verdict.PENDING, "nothing was measured")
     if not all(math.isfinite(value) and value > 0 for value in (*baseline.values, *candidate.values)):
         return row(None, Verdict.INCONCLUSIVE, "a sample is not a positive number")
-    block = int(candidate.conditions.get("per_round", 5))
+    block = candidate.conditions.samples_per_block
     count = len(candidate.values)
-    if count < FEWEST_PAIRS * block:
+    if count < MIN_BLOCK_PAIRS * block:
         return row(
             None,
             Verdict.INCONCLUSIVE,
-            f"{count} pairs are too few; {_advice(FEWEST_PAIRS * block, count)}",
+            f"{count} pairs are too few; {_advice(MIN_BLOCK_PAIRS * block, count)}",
         )
-    launches = launches_of(candidate)
-    found = ratio(
-        baseline.values,
-        candidate.values,
-        tails=(1 - confidence, 1 - FAIL_CONFIDENCE),
-        block=block,
-        launches=launches,
-    )
-    if reason := _unsteady(found.stability, baseline, candidate):
-        return row(found.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
-    if found.low >= limit:
-        return row(found.ratio, Verdict.PASS, f"at least {found.low:.3f}× with {confidence:.1%} confidence")
-    if found.high < limit:
-        return row(found.ratio, Verdict.FAIL, f"at most {found.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
-    away = abs(math.log(found.ratio / limit))
-    width = math.log(found.ratio / found.low) if found.ratio >= limit else math.log(found.high / found.ratio)
-    fixed = math.log1p(PLACEMENT) / math.sqrt(launches)  # the part of the width that more samples do not take away
+    gain = speed_up_of(baseline, candidate, tails=(1 - confidence, 1 - FAIL_CONFIDENCE))
+    if reason := _unsteady_reason(gain.stability, baseline, candidate):
+        return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
+    if gain.low >= limit:
+        return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× with {confidence:.1%} confidence")
+    if gain.high < limit:
+        return row(gain.ratio, Verdict.FAIL, f"at most {gain.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
+    away = abs(math.log(gain.ratio / limit))
+    width = math.log(gain.ratio / gain.low) if gain.ratio >= limit else math.log(gain.high / gain.ratio)
+    # the part of the width that more samples do not take away
+    fixed = math.log1p(PLACEMENT_ALLOWANCE) / math.sqrt(len(candidate.conditions.launches))
     factor = ((width - fixed) / (away - fixed)) ** 2 if away > fixed else math.inf
-    more = math.ceil(count * max(factor, 1.1)) if factor < MOST_SAMPLES / count else None
+    more = math.ceil(count * max(factor, 1.1)) if factor < MAX_SAMPLES / count else None
     return row(
-        found.ratio,
+        gain.ratio,
         Verdict.INCONCLUSIVE,
-        f"between {found.low:.3f} and {found.high:.3f} after {count} pairs; {_advice(more, count)}",
+        f"between {gain.low:.3f} and {gain.high:.3f} after {count} pairs; {_advice(more, count)}",
     )
 
 
-def at_most(
+def at_most_gate(
     stage: str, metric: str, value: float | None, limit: float, unit: str, reason: str = "within the limit"
 ) -> Gate:
     """PASS when ``value <= limit``; a value that is missing is PENDING, one that is not a number INCONCLUSIVE.
 
     ``reason`` goes with a PASS; every other verdict says why by itself.
     """
-    return _held(stage, metric, value, limit, unit, lambda seen: seen <= limit + ROUNDING, "more than", reason)
+    return _threshold_gate(
+        stage, metric, value, limit, unit, lambda x: x <= limit + ROUNDING_ERROR, "more than", reason
+    )
 
 
-def at_least(
+def at_least_gate(
     stage: str, metric: str, value: float | None, limit: float, unit: str, reason: str = "within the limit"
 ) -> Gate:
     """PASS when ``value >= limit``; a value that is missing is PENDING, one that is not a number INCONCLUSIVE.
 
     ``reason`` goes with a PASS; every other verdict says why by itself.
     """
-    return _held(stage, metric, value, limit, unit, lambda seen: seen >= limit - ROUNDING, "less than", reason)
+    return _threshold_gate(
+        stage, metric, value, limit, unit, lambda x: x >= limit - ROUNDING_ERROR, "less than", reason
+    )
 
 
 def accuracy_gate(
-    stage: str, baseline: float | None, candidate: float | None, max_drop: float, metric: str = "mAP50-95"
+    stage: str,
+    baseline: float | None,
+    candidate: float | None,
+    max_drop: float,
+    metric: str = "mAP50-95",
+    *,
+    interval: DropInterval | None = None,
 ) -> Gate:
     """Hold the loss of accuracy, ``baseline - candidate``, against ``max_drop`` (absolute, in the metric's own scale).
 
-    A baseline at zero has nothing to lose and proves nothing: INCONCLUSIVE.
+    With an interval: PASS when its upper end is within ``max_drop``, FAIL when its lower end is over it, INCONCLUSIVE
+    between, with the number of images that would do. A baseline at zero has nothing to lose and proves nothing.
+
+    Args:
+        stage: the stage behind which the gate stands.
+        baseline: figure of the unpruned model, 0 to 1.
+        candidate: of the pruned one.
+        max_drop: largest loss allowed.
+        metric: name of the figure.
+        interval: spread of the loss over images; without one the bare figures decide (records that have none).
     """
-    name = f"{metric} drop"
     drop = None if baseline is None or candidate is None else baseline - candidate
-    gate = at_most(stage, name, drop, max_drop, metric)
+    gate = at_most_gate(stage, f"{metric} drop", drop, max_drop, metric)
     if drop is None or not math.isfinite(drop):
         return gate
     if baseline is not None and baseline <= 0:
         reason = f"the baseline's {metric} is {baseline:.4f}: it finds nothing, so the drop says nothing"
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
-    return replace(gate, reason=f"{baseline:.4f} → {candidate:.4f}, {max_drop:.4f} may be lost")
+    figures = f"{baseline:.4f} → {candidate:.4f}, {max_drop:.4f} may be lost"
+    if interval is None:
+        return replace(gate, reason=figures)
+    if interval.standard_error is None:
+        reason = f"{figures}; {interval.images} images are too few to tell, {MIN_IMAGES} are the least"
+        return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
+    if high <= max_drop + ROUNDING_ERROR:
+        verdict, reason = Verdict.PASS, f"{figures}; on other images at most {high:+.4f}"
+    elif low > max_drop:
+        verdict, reason = Verdict.FAIL, f"{figures}; on other images at least {low:+.4f}"
+    else:
+        images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
+        more = "more images cannot tell" if images is None else f"about {images} would settle it"
+        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; on other images {low:+.4f} to {high:+.4f}, {more}"
+    return replace(gate, verdict=verdict, reason=f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} images)")
 
 
-def informs(stage: str, metric: str, value: float | None, unit: str, reason: str = "for information") -> Gate:
-    """A row without a limit; it never decides a build (see :func:`overall`)."""
+def info_gate(stage: str, metric: str, value: float | None, unit: str, reason: str = "for information") -> Gate:
+    """A row without a limit; it never decides a build (see :func:`overall_verdict`)."""
     if value is None or not math.isfinite(value):
         return Gate(stage, metric, None, None, unit, Verdict.INCONCLUSIVE, f"not a number: {value}")
     return Gate(stage, metric, value, None, unit, Verdict.PASS, reason)
 
 
-def pending(stage: str, metric: str, limit: float | None, unit: str, next_command: str) -> Gate:
+def pending_gate(stage: str, metric: str, limit: float | None, unit: str, next_command: str) -> Gate:
     """A gate that could not be held here; ``next_command`` is what to type where it can."""
     return Gate(stage, metric, None, limit, unit, Verdict.PENDING, f"not measured yet; next: {next_command}")
 
 
-def not_real(gate: Gate) -> Gate:
+def simulated_gate(gate: Gate) -> Gate:
     """What a stand-in device said: a PASS of it is INCONCLUSIVE."""
     if gate.verdict is not Verdict.PASS or gate.limit is None:
         return gate
@@ -276,10 +340,10 @@ class _Row:
 
     def __call__(self, value: float | None, verdict: Verdict, reason: str) -> Gate:
         gate = Gate(self.stage, self.metric, value, self.limit, self.unit, verdict, reason)
-        return not_real(gate) if self.simulated else gate
+        return simulated_gate(gate) if self.simulated else gate
 
 
-def _held(
+def _threshold_gate(
     stage: str,
     metric: str,
     value: float | None,
@@ -289,7 +353,7 @@ def _held(
     otherwise: str,
     reason: str,
 ) -> Gate:
-    row = _Row(stage, metric, _limit(limit), unit)
+    row = _Row(stage, metric, _checked_limit(limit), unit)
     if value is None:
         return row(None, Verdict.PENDING, "was not measured")
     if not math.isfinite(value):
@@ -299,31 +363,33 @@ def _held(
     return row(value, Verdict.FAIL, f"{value:.6g} is {otherwise} {limit:.6g} {unit}".rstrip())
 
 
-def _limit(limit: float, positive: bool = False) -> float:
+def _checked_limit(limit: float, positive: bool = False) -> float:
     if not math.isfinite(limit) or (positive and limit <= 0):
         raise TargetError(f"a limit must be a {'positive' if positive else 'finite'} number, not {limit}")
     return float(limit)
 
 
-def _unsteady(steady: Stability, *measurements: Measurement) -> str:
-    if any(measurement.conditions.get("throttled") for measurement in measurements):
+def _unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
+    if any(measurement.conditions.device.throttled for measurement in measurements):
         return "the device throttled during the run"
     return "" if steady.stable else steady.reason
 
 
-def scope_of(measurement: Measurement) -> str:
+def scope_words(measurement: Measurement) -> str:
     """Words before a metric: nothing for the model alone."""
-    if measurement.conditions.get("scope") != "end_to_end":
+    if measurement.conditions.scope != "end_to_end":
         return ""
-    return "planned end-to-end " if measurement.conditions.get("stand_in") else "end-to-end "
+    state = measurement.conditions.end_to_end
+    return "planned end-to-end " if state is not None and state.stand_in else "end-to-end "
 
 
 def _core_share(measurement: Measurement) -> float:
     """How much of its core a contended run had; alone it would have taken at least that share of its time."""
-    return float(measurement.conditions.get("cpu_share", 1.0)) if measurement.conditions.get("contended") else 1.0
+    core = measurement.conditions.core
+    return core.share if core.contended else 1.0
 
 
 def _advice(total: int | None, taken: int) -> str:
     if total is None:
-        return f"too near to the limit for {MOST_SAMPLES} samples: prune more, or move the limit"
+        return f"too near to the limit for {MAX_SAMPLES} samples: prune more, or move the limit"
     return f"about {max(total - taken, 1)} more samples would settle it"

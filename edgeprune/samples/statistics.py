@@ -1,4 +1,4 @@
-"""Latency statistics: quantiles with distribution-free bounds, paired ratios, stability. NumPy only.
+"""Latency statistics: quantiles with distribution-free bounds, paired ratios, stability.
 
 Nothing here assumes a shape for the distribution of latency. A bound on a quantile comes from order statistics, as in
 MLPerf's early stopping (https://github.com/mlcommons/inference_policies): the number of samples above a quantile is
@@ -10,21 +10,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 STATISTICS = ("p50", "p90", "p95", "p99", "mean")
-LEAST_EXCESS = 1  # one sample may lie above a bound, so that a single hiccup is not the bound (MLPerf: p90 at 99 %: 64)
+MIN_EXCESS = 1  # one sample may lie above a bound, so that a single hiccup is not the bound (MLPerf: p90 at 99 %: 64)
 DRIFT_TOLERANCE = 0.05  # levels that differ by less are the noise of a quiet machine; TensorRT's own is about 5 %
 NOISE_TOLERANCE = 0.5  # quartiles further apart than half of the median: nothing was held still
 FALSE_ALARM = 0.001  # share of steady runs that the test for moving levels may call unsteady
-FEWEST_TO_JUDGE = 20  # below this neither a level nor its movement can be told
-PLACEMENT = 0.01  # the same model loaded twice differs by this much: where its memory lies (bench_resolution.py)
-FEWEST_BLOCKS = 8  # pairs of blocks that a ratio needs
+MIN_TO_JUDGE = 20  # below this neither a level nor its movement can be told
+PLACEMENT_ALLOWANCE = (
+    0.01  # the same model loaded twice differs by this much: where its memory lies (bench_resolution.py)
+)
+MIN_BLOCKS = 8  # pairs of blocks that a ratio needs
 SEGMENTS = 10  # consecutive pieces of a run whose levels are compared
+
+
+def scipy(module: str) -> Any:
+    """A module of SciPy, loaded by the first call that needs it; it comes without types."""
+    return import_module(f"scipy.{module}")
 
 
 def quantile_of(statistic: str) -> float:
@@ -52,21 +63,14 @@ def value_of(values: Sequence[float], statistic: str) -> float:
     return float(np.sort(np.asarray(values, float))[max(rank, 1) - 1])
 
 
-def binomial_cdf(n: int, p: float) -> np.ndarray:
-    """P(Bin(n, p) <= k) for k = 0..n, shape (n + 1,); exact sums of the probabilities, taken in logarithms."""
-    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
-    k = np.arange(n + 1)
-    log_p = log_factorial[n] - log_factorial - log_factorial[::-1] + k * math.log(p) + (n - k) * math.log1p(-p)
-    return np.minimum(np.cumsum(np.exp(log_p)), 1.0)
-
-
-def samples_needed(q: float, confidence: float = 0.99, excess: int = LEAST_EXCESS) -> int:
+def samples_needed(q: float, confidence: float = 0.99, excess: int = MIN_EXCESS) -> int:
     """Fewest independent samples for an upper bound on quantile ``q`` that leaves ``excess`` samples above it.
 
     p90 at 99 % needs 64 and p99 needs 662 (MLPerf's numbers), p50 needs 11 and p95 130.
     """
+    binomial_cdf = scipy("special").bdtr
     n = excess + 1
-    while binomial_cdf(n, 1 - q)[excess] > 1 - confidence:
+    while binomial_cdf(excess, n, 1 - q) > 1 - confidence:
         n += 1
     return n
 
@@ -74,19 +78,17 @@ def samples_needed(q: float, confidence: float = 0.99, excess: int = LEAST_EXCES
 @lru_cache(maxsize=4096)  # a simulation asks for the same few again and again
 def upper_rank(n: int, q: float, confidence: float) -> int | None:
     """The least 1-based rank whose order statistic is >= quantile ``q`` with this confidence; None: too few samples."""
-    ranks = np.flatnonzero(binomial_cdf(n, q) >= confidence)  # P(X_(k) >= Q) = P(Bin(n, q) <= k - 1)
-    rank = int(ranks[0]) + 1 if len(ranks) else n + 1
-    return rank if rank <= n - LEAST_EXCESS else None
+    rank = int(scipy("stats").binom.ppf(confidence, n, q)) + 1  # P(X_(k) >= Q) = P(Bin(n, q) <= k - 1)
+    return rank if rank <= n - MIN_EXCESS else None
 
 
 @lru_cache(maxsize=4096)
 def lower_rank(n: int, q: float, confidence: float) -> int | None:
     """The greatest 1-based rank whose order statistic is <= quantile ``q`` with this confidence, or None."""
-    ranks = np.flatnonzero(binomial_cdf(n, q) <= 1 - confidence)  # P(X_(k) > Q) <= P(Bin(n, q) <= k - 1)
-    return int(ranks[-1]) + 1 if len(ranks) else None
+    return int(scipy("stats").binom.ppf(1 - confidence, n, q)) or None  # P(X_(k) > Q) <= P(Bin(n, q) <= k - 1)
 
 
-def effective_count(values: np.ndarray) -> int:
+def effective_count(values: Floats) -> int:
     """How many independent samples this series is worth: n / (1 + 2 sum of its autocorrelations).
 
     The sum runs over the first lags whose correlation is significant (2 / sqrt(n)), so that white noise keeps its n.
@@ -208,7 +210,7 @@ def stability(values: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> St
     """Detect drift, steps (throttling) and runs that are too noisy to mean anything.
 
     Two conditions must meet before levels count as moving: ranks differ between ten consecutive segments more than
-    chance allows (Kruskal-Wallis, false alarm 0.1 %), and the levels differ by more than ``tolerance``.
+    chance allows (Kruskal-Wallis at :data:`FALSE_ALARM`), and the levels differ by more than ``tolerance``.
 
     Args:
         values: samples in the order they were taken, any unit.
@@ -216,8 +218,8 @@ def stability(values: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> St
     """
     data = np.asarray(values, float)
     n = len(data)
-    if n < FEWEST_TO_JUDGE:
-        return Stability(False, f"{n} samples are too few to tell whether the run was steady, {FEWEST_TO_JUDGE} needed")
+    if n < MIN_TO_JUDGE:
+        return Stability(False, f"{n} samples are too few to tell whether the run was steady, {MIN_TO_JUDGE} needed")
     if not np.isfinite(data).all():
         return Stability(False, "a sample is not a finite number")
     middle = float(np.median(data))
@@ -226,7 +228,7 @@ def stability(values: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> St
     segments = min(SEGMENTS, n // 5)
     pieces = np.array_split(data, segments)
     levels = np.array([np.median(piece) for piece in pieces])
-    if _rank_statistic(data, segments) > _chi_square_limit(segments - 1):
+    if data.min() < data.max() and scipy("stats").kruskal(*pieces).pvalue < FALSE_ALARM:
         steady_change, reason = _movement(data, levels, middle)
         if steady_change > tolerance:
             return Stability(False, reason, steady_change)
@@ -237,33 +239,11 @@ def stability(values: Sequence[float], tolerance: float = DRIFT_TOLERANCE) -> St
     return Stability(True, f"steady over {n} samples")
 
 
-def _ranks(data: np.ndarray) -> np.ndarray:
-    """Mid-ranks from 1, equal values sharing their mean rank."""
-    _, inverse, counts = np.unique(data, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + 1 + last) / 2)[inverse]
-
-
-def _rank_statistic(data: np.ndarray, segments: int) -> float:
-    """Kruskal-Wallis H of consecutive segments, corrected for ties (Kruskal and Wallis, 1952)."""
-    n = len(data)
-    ranks = _ranks(data)
-    h = 12 / (n * (n + 1)) * sum(part.sum() ** 2 / len(part) for part in np.array_split(ranks, segments)) - 3 * (n + 1)
-    _, counts = np.unique(data, return_counts=True)
-    ties = 1 - float((counts**3 - counts).sum()) / (n**3 - n)
-    return h / ties if ties > 0 else 0.0
-
-
-def _chi_square_limit(freedom: int, z: float = 3.0902) -> float:
-    """Chi-square quantile at 1 - FALSE_ALARM (z is the normal one) by Wilson and Hilferty (1931); 0.5 % off at most."""
-    return freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
-
-
-def _movement(data: np.ndarray, levels: np.ndarray, middle: float) -> tuple[float, str]:
+def _movement(data: Floats, levels: Floats, middle: float) -> tuple[float, str]:
     """Size and name of what moved: a step where one change of level explains it better than a slope does."""
     n = len(data)
     place = np.arange(n, dtype=float) - (n - 1) / 2
-    ranks = _ranks(data) - (n + 1) / 2
+    ranks = scipy("stats").rankdata(data) - (n + 1) / 2
     spread = float((ranks**2).sum())
     slope = float(place @ ranks) ** 2 / float((place**2).sum()) / spread
     cuts = np.arange(max(3, n // 20), n - max(3, n // 20))
@@ -311,7 +291,7 @@ def ratio(
     confidence: float = 0.95,
     *,
     tails: tuple[float, float] | None = None,
-    allowance: float = PLACEMENT,
+    allowance: float = PLACEMENT_ALLOWANCE,
     launches: int = 1,
     block: int = 5,
     resamples: int = 4000,
@@ -345,14 +325,14 @@ def ratio(
     if not (np.isfinite(first).all() and np.isfinite(second).all() and (first > 0).all() and (second > 0).all()):
         raise ValueError("a sample is not a positive number")
     count = len(first) // block
-    if count < FEWEST_BLOCKS:
-        raise ValueError(f"{len(first)} pairs give {count} blocks of {block}, at least {FEWEST_BLOCKS} are needed")
+    if count < MIN_BLOCKS:
+        raise ValueError(f"{len(first)} pairs give {count} blocks of {block}, at least {MIN_BLOCKS} are needed")
     logs = np.log(_block_medians(first, count, block)) - np.log(_block_medians(second, count, block))
     generator = np.random.default_rng(seed)
     span = 2
     starts = generator.integers(0, count, (resamples, math.ceil(count / span)))
     picks = (starts[:, :, None] + np.arange(span)) % count
-    medians = np.median(logs[picks.reshape(resamples, -1)[:, :count]], axis=1)
+    medians = np.median(logs[np.reshape(picks, (resamples, -1))[:, :count]], axis=1)
     below, above = tails or ((1 - confidence) / 2, (1 - confidence) / 2)
     low, high = np.quantile(medians, (below, 1 - above))
     centre = float(np.median(logs))
@@ -363,7 +343,7 @@ def ratio(
     high = max(high, centre, exact.high if exact.high is not None else logs.max())
     moving = (
         stability(np.exp(logs).tolist())
-        if count >= FEWEST_TO_JUDGE
+        if count >= MIN_TO_JUDGE
         else Stability(True, f"{count} blocks, too few to judge")
     )
     return RatioInterval(
@@ -371,8 +351,8 @@ def ratio(
     )
 
 
-def _block_medians(data: np.ndarray, count: int, block: int) -> np.ndarray:
-    return np.median(data[: count * block].reshape(count, block), axis=1)
+def _block_medians(data: Floats, count: int, block: int) -> Floats:
+    return np.median(np.reshape(data[: count * block], (count, block)), axis=1)
 
 
 @dataclass(frozen=True)
@@ -393,10 +373,6 @@ class Summary:
     maximum: float
     throughput: float
     stability: Stability
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; a bound that too few samples give is None."""
-        return asdict(self)
 
 
 def summary(values_ms: Sequence[float], *, batch: int = 1, confidence: float = 0.99) -> Summary:

@@ -1,42 +1,48 @@
-"""What a device was like over several runs, from what it was like in each (:func:`edgeprune.devices.agent.summary`)."""
+"""What a device was like over several runs, from what it was like in each (:mod:`edgeprune.agent.telemetry`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from edgeprune.samples.conditions import DeviceState, Telemetry
 
 
-def over_launches(watched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Conditions of a measurement that took several launches: throttled when it was in any, its highest temperature."""
-    told = {key: value for one in watched for key, value in one.items()}
-    if temperatures := [one["temperature_c"] for one in watched if "temperature_c" in one]:
-        told["temperature_c"] = max(temperatures)
-    if reasons := [one["throttled_why"] for one in watched if "throttled_why" in one]:
-        told["throttled_why"] = "; ".join(dict.fromkeys(reasons))
-    if telemetry := [one["telemetry"] for one in watched if "telemetry" in one]:
-        told["telemetry"] = _joined(telemetry)
-    return told
+def over_launches(states: Sequence[DeviceState]) -> DeviceState:
+    """The state of a device over several launches: throttled when it was in any, its highest temperature, waiting
+    summed; power mode and clocks are those of the last launch that tells them."""
+    temperatures = [state.temperature_c for state in states if state.temperature_c is not None]
+    telemetry = [state.telemetry for state in states if state.telemetry is not None]
+    return DeviceState(
+        power_mode=next((state.power_mode for state in reversed(states) if state.power_mode), ""),
+        clocks=next((state.clocks for state in reversed(states) if state.clocks), ""),
+        temperature_c=max(temperatures, default=None),
+        throttled=any(state.throttled for state in states),
+        throttled_why="; ".join(dict.fromkeys(state.throttled_why for state in states if state.throttled_why)),
+        waited_s=sum(state.waited_s for state in states),
+        telemetry=_joined(telemetry) if telemetry else None,
+    )
 
 
-def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums, extremes and means by name: ``samples`` weigh the means, ``…_max`` and ``…_min`` are of all."""
-    told = {key: value for one in parts for key, value in one.items()}
-    told["samples"] = sum(one["samples"] for one in parts)
-    for name in told:
-        found = [one for one in parts if name in one]
-        if name.endswith("_mean"):
-            weights = [one["samples"] for one in found]
-            told[name] = sum(one[name] * weight for one, weight in zip(found, weights, strict=True)) / sum(weights)
-        elif name.endswith("_max"):
-            told[name] = max(one[name] for one in found)
-        elif name.endswith("_min"):
-            told[name] = min(one[name] for one in found)
-        elif name == "temperature_max_c":
-            places = {place for one in found for place in one[name]}
-            told[name] = {place: max(one[name][place] for one in found if place in one[name]) for place in places}
-        elif name == "over_current_events":
-            kinds = {kind for one in found for kind in one[name]}
-            told[name] = {kind: sum(one[name].get(kind, 0) for one in found) for kind in kinds}
-        elif name == "first_line":
-            told[name] = found[0][name]
-    return told
+def _joined(parts: Sequence[Telemetry]) -> Telemetry:
+    """Sums, extremes and means; ``samples`` weigh the mean power."""
+    powered = [(part.power_w_mean, max(part.samples, 1)) for part in parts if part.power_w_mean is not None]
+    weight = sum(samples for _, samples in powered)
+    hottest: dict[str, float] = {}
+    events: dict[str, int] = {}
+    for part in parts:
+        for place, value in part.temperature_max_c.items():
+            hottest[place] = max(value, hottest.get(place, value))
+        for kind, count in part.over_current_events.items():
+            events[kind] = events.get(kind, 0) + count
+    return Telemetry(
+        source=parts[-1].source,
+        samples=sum(part.samples for part in parts),
+        temperature_max_c=hottest,
+        power_w_mean=sum(watts * samples for watts, samples in powered) / weight if powered else None,
+        power_w_max=max((part.power_w_max for part in parts if part.power_w_max is not None), default=None),
+        gpu_mhz_min=min((part.gpu_mhz_min for part in parts if part.gpu_mhz_min is not None), default=None),
+        gpu_mhz_max=max((part.gpu_mhz_max for part in parts if part.gpu_mhz_max is not None), default=None),
+        over_current_events=events,
+        first_line=parts[0].first_line,
+        last_line=parts[-1].last_line,
+    )

@@ -1,16 +1,16 @@
 """Milliseconds as a function of the widths: fitted to a few measured copies, monotone, with the device's steps.
 
 Each layer's time is a sum, with coefficients that are never negative, of a constant, its multiply-accumulates, the
-values it writes and reads, its weights, and the values that lie in widths off the device's step (those are reordered
-or padded). Everything but the last grows with the widths, so a narrower layer is predicted slower only where the
-device was seen to be slower there. Coefficients come from all layers of a kind first, then from the layer's own times,
+values it writes and reads, its weights, and the values that lie in widths off the device's step (those are reordered or
+padded). Everything but the last grows with the widths, so a narrower layer is predicted slower only where the device
+was measured to be slower there. Coefficients come from all layers of a kind first, then from the layer's own times,
 held near the first estimate (few widths are measured, and the noise of a node is larger than that of its kind).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
@@ -18,19 +18,19 @@ from scipy.optimize import nnls
 from edgeprune.search.layers import FIXED, Layer
 
 STEPS = (1, 4, 8, 16, 32, 64)
-HOLD = 0.3  # how strongly a layer's own coefficients are held to those of its kind, as a share of its time
-BETTER = 0.98  # a coarser step has to explain the times this much better than a finer one
-ITERATIONS = 1000  # SciPy gives up after three times the number of terms, which nearly parallel terms can need
+HELD_TO_KIND = 0.3  # how strongly a layer's own coefficients are held to those of its kind, as a share of its time
+COARSER_STEP_GAIN = 0.98  # the misfit of a coarser step has to be below this share of a finer step's
+NNLS_ITERATIONS = 1000  # SciPy gives up after three times the number of terms, which nearly parallel terms can need
 TERMS = ("constant", "multiply-accumulates", "written", "read", "weights", "off step, written", "off step, read")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One measured copy: its widths (dimensions,), its milliseconds by layer, and of the whole model."""
+class MeasuredCopy:
+    """A measured model: its widths of shape (dimensions,), its milliseconds by layer, and those of the whole."""
 
     widths: np.ndarray
     layer_ms: Mapping[str, float]
-    whole_ms: float
+    total_ms: float
 
 
 class Sizes:
@@ -73,7 +73,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predicted milliseconds of a model for any widths.
+    """Predicts the milliseconds of a model for any widths.
 
     Attributes:
         layers: names, in order of execution.
@@ -113,18 +113,18 @@ class LatencyModel:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model with what it is worth.
+    """A fitted model with its errors.
 
     Attributes:
         model: fitted to every sample.
-        errors: predicted over measured minus 1 of each whole model, predicted without having seen it; the first sample,
-            the unpruned model, is always seen.
-        timed: layers that took any time.
+        errors: predicted over measured milliseconds minus 1, of every sample but the first (the unpruned model), by a
+            model that was fitted without it.
+        timed: names of the layers that took any time.
     """
 
     model: LatencyModel
     errors: tuple[float, ...]
-    timed: tuple[str, ...] = field(default=())
+    timed: tuple[str, ...] = ()
 
     @property
     def median_error(self) -> float:
@@ -132,27 +132,27 @@ class Fit:
         return float(np.median(np.abs(self.errors))) if self.errors else float("nan")
 
 
-def fitted(layers: Sequence[Layer], samples: Sequence[Sample]) -> Fit:
+def fit_costs(layers: Sequence[Layer], samples: Sequence[MeasuredCopy]) -> Fit:
     """Fit costs to measured copies, the first of which is the unpruned model.
 
     Node times are scaled so that they sum up to the measured time of the whole model; a profiler adds its own.
     """
     timed = [layer for layer in layers if any(layer.name in sample.layer_ms for sample in samples)]
-    step = min(STEPS, key=lambda one: _misfit(timed, samples, one) / BETTER ** STEPS.index(one))
+    step = min(STEPS, key=lambda step: _misfit(timed, samples, step) / COARSER_STEP_GAIN ** STEPS.index(step))
     errors = []
     for left_out in range(1, len(samples)):
         if len(samples) > 2:
-            seen = [sample for i, sample in enumerate(samples) if i != left_out]
-            predicted = _model(timed, seen, step).total_ms(samples[left_out].widths)
-            errors.append(predicted / samples[left_out].whole_ms - 1)
+            others = [sample for i, sample in enumerate(samples) if i != left_out]
+            predicted = _model(timed, others, step).total_ms(samples[left_out].widths)
+            errors.append(predicted / samples[left_out].total_ms - 1)
     return Fit(_model(timed, samples, step), tuple(errors), tuple(layer.name for layer in timed))
 
 
-def _scaled(layers: Sequence[Layer], samples: Sequence[Sample]) -> tuple[np.ndarray, float]:
+def _scaled(layers: Sequence[Layer], samples: Sequence[MeasuredCopy]) -> tuple[np.ndarray, float]:
     """Times of shape (samples, layers) in ms of the whole model's clock, and the fixed part."""
     times, fixed = [], []
     for sample in samples:
-        factor = sample.whole_ms / sum(sample.layer_ms.values())
+        factor = sample.total_ms / sum(sample.layer_ms.values())
         times.append([factor * sample.layer_ms.get(layer.name, 0.0) for layer in layers])
         fixed.append(factor * sample.layer_ms.get(FIXED, 0.0))
     return np.array(times), float(np.median(fixed))
@@ -166,18 +166,18 @@ def _by_kind(layers: Sequence[Layer], terms: np.ndarray, times: np.ndarray) -> n
         weight = 1 / np.maximum(times[:, at].max(0), 1e-6)
         rows = (terms[:, :, at] * weight).reshape(len(TERMS), -1).T
         scale = np.maximum(np.abs(rows).max(0), 1e-30)
-        found, _ = nnls(rows / scale, (times[:, at] * weight).ravel(), maxiter=ITERATIONS)
-        result[:, at] = (found / scale)[:, None]
+        coefficients, _ = nnls(rows / scale, (times[:, at] * weight).ravel(), maxiter=NNLS_ITERATIONS)
+        result[:, at] = (coefficients / scale)[:, None]
     return result
 
 
-def _misfit(layers: Sequence[Layer], samples: Sequence[Sample], step: int) -> float:
+def _misfit(layers: Sequence[Layer], samples: Sequence[MeasuredCopy], step: int) -> float:
     """Sum of what the fit leaves of all layers' times when the device is taken to have this step, in ms."""
     model, (times, _) = _model(layers, samples, step), _scaled(layers, samples)
     return float(np.abs(np.array([model.layer_ms(sample.widths) for sample in samples]) - times).sum())
 
 
-def _model(layers: Sequence[Layer], samples: Sequence[Sample], step: int) -> LatencyModel:
+def _model(layers: Sequence[Layer], samples: Sequence[MeasuredCopy], step: int) -> LatencyModel:
     times, fixed = _scaled(layers, samples)
     sizes = Sizes(layers, step)
     terms = np.stack([sizes.terms(sizes.state(sample.widths)) for sample in samples], axis=1)
@@ -186,7 +186,7 @@ def _model(layers: Sequence[Layer], samples: Sequence[Sample], step: int) -> Lat
     for i in range(len(layers)):
         most = np.maximum(np.abs(terms[:, :, i]).max(1), 1e-30)  # a term's largest value: coefficients become ms
         level = max(float(times[:, i].max()), 1e-6)
-        rows = np.concatenate([terms[:, :, i].T / most / level, HOLD / level * np.eye(len(TERMS))])
-        wanted = np.concatenate([times[:, i] / level, HOLD / level * first[:, i] * most])
-        coefficients[:, i] = nnls(rows, wanted, maxiter=ITERATIONS)[0] / most
+        rows = np.concatenate([terms[:, :, i].T / most / level, HELD_TO_KIND / level * np.eye(len(TERMS))])
+        values = np.concatenate([times[:, i] / level, HELD_TO_KIND / level * first[:, i] * most])
+        coefficients[:, i] = nnls(rows, values, maxiter=NNLS_ITERATIONS)[0] / most
     return LatencyModel(tuple(layer.name for layer in layers), sizes, coefficients, fixed)

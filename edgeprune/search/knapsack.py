@@ -14,8 +14,10 @@ import numpy as np
 
 from edgeprune.search.cost import LatencyModel
 
-AHEAD = 6  # how many allowed widths below the present one are looked at: enough to step over those that save nothing
-LEAST_SAVING = 1e-7  # ms; less is rounding
+WIDTHS_AHEAD = (
+    6  # how many allowed widths below the present one are looked at: enough to step over those that save nothing
+)
+LEAST_SAVING_MS = 1e-7  # ms; less is rounding
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Choice:
 
 
 class Knapsack:
-    """Solves for one model and one set of importances, for as many latencies as wanted.
+    """Solves for one model and one set of importances, for any number of latencies.
 
     Args:
         model: predicted times.
@@ -59,7 +61,7 @@ class Knapsack:
         sizes = model.sizes
         self.touched = {i: np.flatnonzero((sizes.rows[:, i] != 0) | (sizes.columns[:, i] != 0)) for i in self.allowed}
         self.path: list[tuple[float, int, float, float]] = []  # (ms after the step, dimension, width, price)
-        self._exhausted_at = self._descend()
+        self._floor_ms = self._descend()
 
     def solve(self, limit_ms: float) -> Choice:
         """The first state of the descent whose predicted time is at most the limit; else the last one."""
@@ -68,16 +70,16 @@ class Knapsack:
             if reached <= limit_ms:
                 break
             widths[i], reached, price = width, ms, paid
-        widths = self._given_back(widths, reached, limit_ms) if reached <= limit_ms else widths
+        widths = self._give_back(widths, reached, limit_ms) if reached <= limit_ms else widths
         return Choice(widths, self.model.total_ms(widths), self.loss(widths), price, reached > limit_ms)
 
     @property
     def floor_ms(self) -> float:
         """Predicted time with everything removed that saves any."""
-        return self._exhausted_at
+        return self._floor_ms
 
     def loss(self, widths: np.ndarray) -> float:
-        """Importance that widths give up."""
+        """Sum of the importance that widths give up."""
         return float(sum(self.curves[i][int(self.full[i] - widths[i])] for i in self.allowed))
 
     def _descend(self) -> float:
@@ -91,26 +93,26 @@ class Knapsack:
         priced: dict[int, tuple[float, float]] = {}  # dimension to (price, width) as of now
 
         def price(i: int) -> None:
-            found = self._best_step(i, widths, state, layer_ms)
-            if found is not None:
-                priced[i] = found
-                heapq.heappush(queue, (found[0], i))
+            step = self._cheapest_step(i, widths, state, layer_ms)
+            if step is not None:
+                priced[i] = step
+                heapq.heappush(queue, (step[0], i))
 
         for i in self.allowed:
             price(i)
         while queue:
-            asked, i = heapq.heappop(queue)
-            if priced.get(i, (None,))[0] != asked:
+            queued_price, i = heapq.heappop(queue)
+            if priced.get(i, (None,))[0] != queued_price:
                 continue
-            found = self._best_step(i, widths, state, layer_ms)
-            if found is None:
+            step = self._cheapest_step(i, widths, state, layer_ms)
+            if step is None:
                 priced.pop(i, None)
                 continue
-            if queue and found[0] > queue[0][0] * (1 + 1e-9):
-                priced[i] = found
-                heapq.heappush(queue, (found[0], i))
+            if queue and step[0] > queue[0][0] * (1 + 1e-9):
+                priced[i] = step
+                heapq.heappush(queue, (step[0], i))
                 continue
-            paid, width = found
+            paid, width = step
             at = self.touched[i]
             state[:, at] = self._moved(i, widths[i], np.array([width]), state)[:, 0]
             widths[i] = width
@@ -128,11 +130,11 @@ class Knapsack:
         rows, columns = sizes.rows[at, i], sizes.columns[at, i]
         return state[:, None, at] + np.array([step * rows, step * columns, off * rows, off * columns])
 
-    def _best_step(
+    def _cheapest_step(
         self, i: int, widths: np.ndarray, state: np.ndarray, layer_ms: np.ndarray
     ) -> tuple[float, float] | None:
         """The narrower width with the least importance per ms saved, as (price, width); None when none saves time."""
-        below = self.allowed[i][self.allowed[i] < widths[i]][::-1][:AHEAD]
+        below = self.allowed[i][self.allowed[i] < widths[i]][::-1][:WIDTHS_AHEAD]
         if len(below) == 0:
             return None
         at = self.touched[i]
@@ -140,15 +142,15 @@ class Knapsack:
         saved = layer_ms[at].sum() - (self.model.coefficients[:, None, at] * terms).sum((0, 2))
         curve = self.curves[i]
         lost = curve[(self.full[i] - below).astype(int)] - curve[int(self.full[i] - widths[i])]
-        helps = saved > LEAST_SAVING
+        helps = saved > LEAST_SAVING_MS
         if not helps.any():
             return None
-        prices = np.where(helps, np.maximum(lost, 0.0) / np.maximum(saved, LEAST_SAVING), np.inf)
+        prices = np.where(helps, np.maximum(lost, 0.0) / np.maximum(saved, LEAST_SAVING_MS), np.inf)
         best = int(prices.argmin())
         return float(prices[best]), float(below[best])
 
-    def _given_back(self, widths: np.ndarray, reached: float, limit_ms: float) -> np.ndarray:
-        """The last block overshot: give back, best first, what still fits."""
+    def _give_back(self, widths: np.ndarray, reached: float, limit_ms: float) -> np.ndarray:
+        """Widen dimensions again while the limit allows it, the most important first: the last step went too far."""
         while True:
             best, chosen = 0.0, None
             for i, allowed in self.allowed.items():

@@ -1,4 +1,4 @@
-"""The layers that a runtime spends time on, their sizes as functions of the widths, and whose a timed node is."""
+"""The layers of a model, their sizes as functions of the widths, and which layer a runtime's timed node belongs to."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ from edgeprune.runtimes.base import LayerTime
 
 FIXED = "(fixed)"  # what no width changes: decoding and sorting behind the last convolution
 # Nodes that prepare the next layer's input; everything else without a layer of its own finishes the one before.
-PREPARES = ("ReorderInput", "Concat", "Split", "Slice", "Resize", "Upsample", "MaxPool", "AveragePool", "Pad", "Gather")
-TAILS = ("", ".conv", ".conv1.conv")  # an activation names its Conv, a fused RepConv only itself
+PREPARING_OPS = (
+    "ReorderInput",
+    "Concat",
+    "Split",
+    "Slice",
+    "Resize",
+    "Upsample",
+    "MaxPool",
+    "AveragePool",
+    "Pad",
+    "Gather",
+)
+LAYER_SUFFIXES = ("", ".conv", ".conv1.conv")  # an activation names its Conv, a fused RepConv only itself
 PATH = re.compile(r"/(model\.\d+(?:/[^\s,()+]*)?)")
 
 
@@ -49,21 +60,21 @@ class Layer:
 
 def layers_of(model: nn.Module, structure: Structure) -> list[Layer]:
     """Every layer of a traced model, in order of execution; one that is called several times is one layer."""
-    modules, found = dict(model.named_modules()), {}
+    modules, layers = dict(model.named_modules()), {}
     for cost in structure.trace.costs:
         name, _, product = cost.module.partition(" ")
-        rows = structure.expression(cost.rows)
-        columns = np.zeros_like(rows) if cost.columns is None else structure.expression(cost.columns)
+        rows = structure.width_shares(cost.rows)
+        columns = np.zeros_like(rows) if cost.columns is None else structure.width_shares(cost.columns)
         module = modules[name]
         if product:  # one layer for both products of an attention block
-            known = found.get(name)
+            known = layers.get(name)
             rows = rows if known is None else known.rows + rows
-            found[name] = Layer(name, "attention", rows, columns, 1.0, cost.coefficient, cost.coefficient**0.5)
+            layers[name] = Layer(name, "attention", rows, columns, 1.0, cost.coefficient, cost.coefficient**0.5)
             continue
         weight = getattr(module, "weight", None)
         kernel = float(np.prod(weight.shape[2:])) if isinstance(weight, nn.Parameter) else 1.0
         taps = kernel / getattr(module, "groups", 1) if cost.columns is not None else kernel
-        calls = 1.0 if name not in found else found[name].outputs / (cost.coefficient / taps) + 1
+        calls = 1.0 if name not in layers else layers[name].outputs / (cost.coefficient / taps) + 1
         outputs = calls * cost.coefficient / taps
         stride = float(np.prod(getattr(module, "stride", 1)))
         inputs = outputs * stride
@@ -71,11 +82,11 @@ def layers_of(model: nn.Module, structure: Structure) -> list[Layer]:
             outputs, inputs = outputs * stride, outputs
             taps /= stride
         kind = "depthwise" if cost.columns is None else f"{type(module).__name__} {kernel:g} taps"
-        found[name] = Layer(name, kind, rows, columns, taps, outputs, inputs)
-    return list(found.values())
+        layers[name] = Layer(name, kind, rows, columns, taps, outputs, inputs)
+    return list(layers.values())
 
 
-def path_of(node: str) -> str:
+def path_of_node(node: str) -> str:
     """Module path that an exported node's name starts with, empty when it has none.
 
     ``/model.22/m.0/m.0.1/attn/qkv/conv/Conv_output_0`` is ``model.22.m.0.1.attn.qkv.conv.Conv_output_0``: a container's
@@ -95,11 +106,11 @@ def path_of(node: str) -> str:
     return ".".join(parts)
 
 
-def owner_of(node: str, known: set[str]) -> str:
-    """The layer that a node belongs to by its name alone, empty when none is named."""
-    path = path_of(node)
+def layer_of_node(node: str, known: set[str]) -> str:
+    """Name of the layer that a node's own name speaks of, empty when it speaks of none."""
+    path = path_of_node(node)
     while path:
-        for tail in TAILS:
+        for tail in LAYER_SUFFIXES:
             if path + tail in known:
                 return path + tail
         path = path.rpartition(".")[0]
@@ -107,29 +118,29 @@ def owner_of(node: str, known: set[str]) -> str:
 
 
 def _decoding(node: str, last: Layer) -> str:
-    """A node of the head that names none of its layers works on outputs whose widths are fixed."""
+    """:data:`FIXED` for a node of the head that belongs to none of its layers: it decodes outputs of fixed widths."""
     head = ".".join(last.name.split(".")[:2])
-    return FIXED if f"{path_of(node)}.".startswith(f"{head}.") else ""
+    return FIXED if f"{path_of_node(node)}.".startswith(f"{head}.") else ""
 
 
-def attributed(times: Sequence[LayerTime], layers: Sequence[Layer]) -> dict[str, float]:
+def sum_by_layer(times: Sequence[LayerTime], layers: Sequence[Layer]) -> dict[str, float]:
     """Milliseconds by layer name, of nodes in order of execution; what belongs to no layer is under ``(fixed)``.
 
     A node that names no layer (a reorder, a concatenation, an addition) belongs to the layer whose input it prepares,
     else to the one whose output it finishes.
     """
     known = {layer.name for layer in layers}
-    owners = [owner_of(one.name, known) or _decoding(one.name, layers[-1]) for one in times]
+    owners = [layer_of_node(time.name, known) or _decoding(time.name, layers[-1]) for time in times]
     following, nearest = [""] * len(owners), ""
     for place in range(len(owners) - 1, -1, -1):
         nearest = owners[place] or nearest
         following[place] = nearest
     spent: dict[str, float] = {}
     before = ""
-    for one, owner, after in zip(times, owners, following, strict=True):
+    for time, owner, after in zip(times, owners, following, strict=True):
         before = owner or before
         if not owner:
-            prepares = any(one.op.startswith(word) or one.name.startswith(word) for word in PREPARES)
+            prepares = any(time.op.startswith(op) or time.name.startswith(op) for op in PREPARING_OPS)
             owner = (after if prepares or not before else before) if after else (before or FIXED)
-        spent[owner] = spent.get(owner, 0.0) + float(one.detail.get("median_ms", one.mean_ms))
+        spent[owner] = spent.get(owner, 0.0) + time.ms
     return spent

@@ -16,34 +16,42 @@ import torch
 from torch import nn
 
 from edgeprune.progress import Progress, silent
-from edgeprune.pruning.choose import kept_indices
-from edgeprune.pruning.depth import removable_blocks, without_blocks
-from edgeprune.pruning.gates import Batch, loss_model, mean_loss
-from edgeprune.pruning.narrow import masked_state
+from edgeprune.pruning.batches import Batch
+from edgeprune.pruning.depth import removable_blocks, remove_blocks
+from edgeprune.pruning.equivalence import masked_parameters
+from edgeprune.pruning.loss import loss_model, mean_loss
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner, Scores
-from edgeprune.search.importance import DEPTH, Prices, prices
+from edgeprune.pruning.structure import Dimension
 from edgeprune.search.knapsack import Choice, Knapsack
 from edgeprune.search.layers import layers_of
+from edgeprune.search.prices import NARROWING_SHARE, Prices, price_channels
 from edgeprune.search.probing import Candidate
-from edgeprune.search.profile import Profile
+from edgeprune.search.profile import LayerProfile
 
-MOST_DROPPED = (
-    12  # sets of dropped blocks that are tried, each with a knapsack of its own: seconds for the largest model
-)
+MAX_BRANCHES = 12  # sets of dropped blocks, each with a knapsack of its own: seconds for the largest model
 BLOCK_BATCHES = 2  # batches that a block's loss is measured on: it has to rank a few blocks, not thousands of channels
 
 
 @dataclass(frozen=True)
 class _Branch:
-    """One set of dropped blocks, with everything for its channels."""
+    """One set of dropped blocks.
+
+    Attributes:
+        removed: names of the blocks.
+        pruner: of the model without them.
+        scores: of its channels.
+        prices: of its channels.
+        knapsack: solves for its channels.
+        spent: price of the dropped blocks.
+    """
 
     removed: tuple[str, ...]
     pruner: Pruner
     scores: Scores
     prices: Prices
-    sack: Knapsack
-    spent: float  # price of the dropped blocks
+    knapsack: Knapsack
+    spent: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Planner:
         importance: what made them, for the plan.
         profile: measured times of the same model.
         batches: labelled batches; with them whole blocks compete, without only channels do.
-        depth: see :func:`~edgeprune.search.importance.prices`.
+        depth: see :func:`~edgeprune.search.prices.prices`.
         seed: of the scores, for the plan.
     """
 
@@ -73,18 +81,19 @@ class Planner:
         pruner: Pruner,
         scores: Scores,
         importance: str,
-        profile: Profile,
+        profile: LayerProfile,
         *,
         batches: Sequence[Batch] | None = None,
-        depth: float = DEPTH,
+        narrowing_share: float = NARROWING_SHARE,
         seed: int = 0,
         progress: Progress = silent,
     ) -> None:
-        self.importance, self.profile, self.depth, self.seed = importance, profile, depth, seed
+        self.importance, self.profile, self.seed = importance, profile, seed
+        self.narrowing_share = narrowing_share
         self.batches, self.progress = list(batches or [])[:BLOCK_BATCHES], progress
         self._branches = [self._branch(pruner, scores, (), 0.0)]
         self._blocks: list[Block] | None = None if self.batches else []
-        self.unpruned_ms = self._branches[0].sack.start_ms
+        self.unpruned_ms = self._branches[0].knapsack.start_ms
 
     def solve(self, share: float) -> Candidate:
         """The plan that gives up least with a predicted latency of at most ``share`` of the unpruned model's."""
@@ -101,23 +110,23 @@ class Planner:
         """A candidate's plan, and the pruned model."""
         branch, choice = candidate.content
         widths = {
-            one.name: int(width)
-            for one, width in zip(branch.pruner.dimensions, choice.widths, strict=True)
-            if one.fixed is None
+            dimension.name: int(width)
+            for dimension, width in zip(branch.pruner.dimensions, choice.widths, strict=True)
+            if dimension.fixed is None
         }
         plan = branch.pruner.plan(widths=widths, scores=branch.scores, importance=self.importance, seed=self.seed)
         return plan, branch.pruner.apply(plan)
 
-    def held_by(self, candidate: Candidate, most: int = 4) -> list[str]:
-        """What keeps a candidate from being faster: its slowest layers with the reason why each stays, in one line."""
+    def slowest_layers(self, candidate: Candidate, count: int = 4) -> list[str]:
+        """What keeps a candidate from being faster: its slowest layers, a line each, with why none gets narrower."""
         branch, choice = candidate.content
-        model, names = branch.sack.model, branch.pruner.dimensions
+        model, dimensions = branch.knapsack.model, branch.pruner.dimensions
         spent = model.layer_ms(choice.widths)
         lines = []
-        for place in np.argsort(-spent)[:most]:
+        for place in np.argsort(-spent)[:count]:
             involved = np.flatnonzero((model.sizes.rows[place] != 0) | (model.sizes.columns[place] != 0))
-            why = "; ".join(_reason(names[i], int(choice.widths[i])) for i in involved)
-            lines.append(f"{model.layers[place]} {spent[place]:.2f} ms ({why})")
+            reason = "; ".join(_reason(dimensions[i], int(choice.widths[i])) for i in involved)
+            lines.append(f"{model.layers[place]} {spent[place]:.2f} ms ({reason})")
         return lines
 
     def _branch(self, pruner: Pruner, scores: Scores, removed: tuple[str, ...], spent: float) -> _Branch:
@@ -126,27 +135,27 @@ class Planner:
             back = original_names(pruner.original, removed)
             layers = layers_of(pruner.model, pruner.structure)
             model = model.for_layers(layers, {layer.name: back(layer.name) for layer in layers})
-        allowed = {i: one.allowed for i, one in enumerate(pruner.dimensions) if one.fixed is None}
-        priced = prices(pruner, scores, model, self.depth)
+        allowed = {i: free.allowed for i, free in enumerate(pruner.dimensions) if free.fixed is None}
+        priced = price_channels(pruner, scores, model, self.narrowing_share)
         if removed:  # the first branch's scale: shares of what everything would cost there
             first = self._branches[0].prices
-            priced = Prices(priced.losses, first.per_loss, priced.per_depth)
+            priced = Prices(priced.losses, first.per_loss, priced.per_narrowing)
         return _Branch(
             removed, pruner, scores, priced, Knapsack(model, pruner.structure.widths, allowed, priced.curves), spent
         )
 
     def _best(self, limit: float) -> tuple[_Branch, Choice]:
-        found = [(branch, branch.sack.solve(limit)) for branch in self._branches]
-        reached = [one for one in found if not one[1].exhausted]
-        if not reached:
-            return min(found, key=lambda one: one[1].ms)
-        return min(reached, key=lambda one: one[0].spent + one[1].loss)
+        choices = [(branch, branch.knapsack.solve(limit)) for branch in self._branches]
+        within = [(branch, choice) for branch, choice in choices if not choice.exhausted]
+        if not within:
+            return min(choices, key=lambda pair: pair[1].ms)
+        return min(within, key=lambda pair: pair[0].spent + pair[1].loss)
 
     def _cheaper_block(self, choice: Choice) -> Block | None:
         """The next block, if it costs less per ms than the last channels of the best choice so far."""
         if self._blocks is None:
             self._blocks = self._priced_blocks(choice)
-        if not self._blocks or len(self._branches) > MOST_DROPPED:
+        if not self._blocks or len(self._branches) > MAX_BRANCHES:
             return None
         block = self._blocks[0]
         return block if choice.exhausted or block.price / block.saved_ms < choice.price else None
@@ -172,18 +181,20 @@ class Planner:
         )
         back = original_names(pruner.original, removed)
         scores = {}
-        for one in pruner.dimensions:
-            known = first.scores.get(back(one.name))
-            if one.fixed is None:
-                fits = known is not None and known.shape == (len(one.parts), one.width)
-                scores[one.name] = known if fits else torch.zeros(len(one.parts), one.width, dtype=torch.float64)
+        for dimension in pruner.dimensions:
+            if dimension.fixed is None:
+                shape = (len(dimension.parts), dimension.width)
+                known = first.scores.get(back(dimension.name))
+                fits = known is not None and known.shape == shape
+                scores[dimension.name] = known if fits else torch.zeros(shape, dtype=torch.float64)
         self._branches.append(self._branch(pruner, scores, removed, last.spent + block.price))
 
     def _priced_blocks(self, choice: Choice) -> list[Block]:
         """Every removable block with its price, cheapest per ms first.
 
-        The measured rise of the loss is brought onto the channels' scale by the measured rise of the channels' own
-        choice: scores are estimates, and add up to more than the loss in fact rises by.
+        A block's price is the rise of the loss without it, in the unit of the channels' scores. Scores are estimates
+        and add up to more than the loss rises by; their scale is therefore taken from ``choice``: the sum of the scores
+        that it gives up, over the rise of the loss that is measured with those channels at zero.
         """
         branch = self._branches[0]
         estimated = branch.prices.estimated_loss(choice.widths)
@@ -195,60 +206,48 @@ class Planner:
         narrowed = self._narrowed_loss(ready, choice) - whole
         if narrowed <= 0:
             return []
-        found = []
-        before = branch.sack.start_ms
+        blocks = []
+        before = branch.knapsack.start_ms
         for number, place in enumerate(places):
             self.progress(f"loss without {place.name}", done=number, total=len(places))
-            without = without_blocks(branch.pruner.original, [place.name])
+            without = remove_blocks(branch.pruner.original, [place.name])
             rise = max(mean_loss(loss_model(without), self.batches) - whole, 0.0)
             saved = before - self._without_ms(place.name)
-            inner = self._inner_depth(place.name)
+            inner = self._inner_narrowing(place.name)
             if saved > 0:
                 price = branch.prices.per_loss * estimated * rise / narrowed + inner
-                found.append(Block(place.name, price, saved))
-        return sorted(found, key=lambda block: block.price / block.saved_ms)
+                blocks.append(Block(place.name, price, saved))
+        return sorted(blocks, key=lambda block: block.price / block.saved_ms)
 
     def _without_ms(self, name: str) -> float:
         """Predicted time of the unpruned model without a block's own layers."""
-        model = self._branches[0].sack.model
-        spent = model.layer_ms(self._branches[0].sack.full)
+        model = self._branches[0].knapsack.model
+        spent = model.layer_ms(self._branches[0].knapsack.full)
         inside = [layer.startswith(f"{name}.") for layer in model.layers]
         return float(spent[~np.array(inside)].sum()) + model.fixed_ms
 
-    def _inner_depth(self, name: str) -> float:
-        """Price of depth that a block's own widths would pay on their way to their least."""
+    def _inner_narrowing(self, name: str) -> float:
+        """Price of narrowing a block's own dimensions to their least width."""
         branch = self._branches[0]
         inner = 0.0
-        for i, share in branch.prices.per_depth.items():
-            one = branch.pruner.dimensions[i]
-            if all(member.startswith(f"{name}.") for part in one.parts for member in part.makers):
-                inner += share * (one.width / one.allowed[0] - 1)
+        for i, share in branch.prices.per_narrowing.items():
+            dimension = branch.pruner.dimensions[i]
+            if all(member.startswith(f"{name}.") for part in dimension.parts for member in part.makers):
+                inner += share * (dimension.width / dimension.allowed[0] - 1)
         return inner
 
-    @torch.no_grad()
     def _narrowed_loss(self, ready: nn.Module, choice: Choice) -> float:
         """Mean loss per image with the channels held at zero that a choice removes."""
-        branch = self._branches[0]
-        keep = branch.pruner.everything()
-        for one, width in zip(branch.pruner.dimensions, choice.widths.astype(int).tolist(), strict=True):
-            if width != one.width:
-                for part, row in zip(one.parts, branch.scores[one.name], strict=True):
-                    keep[part.units] = False
-                    keep[part.units[list(kept_indices(part, row, width))]] = True
-        state = masked_state(branch.pruner.model, branch.pruner.structure, keep)
-        own = dict(ready.named_parameters())
-        before = {name: own[name].data for name in state if name in own}
-        try:
-            for name in before:
-                own[name].data = state[name]
-            return mean_loss(ready, self.batches)
-        finally:
-            for name, data in before.items():
-                own[name].data = data
+        pruner, scores = self._branches[0].pruner, self._branches[0].scores
+        chosen = zip(pruner.dimensions, choice.widths.astype(int).tolist(), strict=True)
+        narrowed = {dimension.name: width for dimension, width in chosen if width != dimension.width}
+        keep = pruner.widths_mask(narrowed, scores)
+        return mean_loss(ready, self.batches, masked_parameters(pruner.model, pruner.structure, keep))
 
 
 def original_names(model: nn.Module, removed: Sequence[str]) -> Callable[[str], str]:
-    """A function from names of the model without blocks to names of the model itself: lists close up behind a block."""
+    """A function from names in a model without some blocks to the names that they had before; blocks behind a removed
+    one move up in their list."""
     gone: dict[str, set[int]] = {}
     for name in removed:
         owner, _, index = name.rpartition(".")
@@ -269,9 +268,9 @@ def original_names(model: nn.Module, removed: Sequence[str]) -> Callable[[str], 
     return back
 
 
-def _reason(dimension: object, width: int) -> str:
-    name, fixed = getattr(dimension, "name", ""), getattr(dimension, "fixed", None)
-    if fixed:
-        return f"{name} stays {width} wide: {fixed}"
-    least = getattr(dimension, "allowed", (width,))[0]
+def _reason(dimension: Dimension, width: int) -> str:
+    name = dimension.name
+    if dimension.fixed:
+        return f"{name} stays {width} wide: {dimension.fixed}"
+    least = dimension.allowed[0]
     return f"{name} is at its least, {width}" if width == least else f"{name} is {width} wide, less saves nothing"

@@ -1,4 +1,4 @@
-"""Probe and correct: measure what the cost model proposes, rescale the model by what was seen, propose again.
+"""Probe and correct: measure what the cost model proposes, rescale the model by the measurement, propose again.
 
 Pure: what a candidate is, and how it is measured, is the caller's. Shares of the budget are used throughout: 1 uses all
 of it, more misses it.
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-WINDOW = (0.92, 1.0)
-"""A candidate is good when it uses between 92 % and 100 % of the budget."""
-CLEAR = 0.25  # share of the window next to its end that a probe has to leave, unless its bound lies within: the gate
-# behind the search has the samples to settle what is clear of the end
-NUDGE = 0.01  # a proposal that was measured already is moved by this share of the latency until it is another one
-NUDGES = 40
-APART = 0.1  # probes nearer to each other than this, in logarithms of the latency, say nothing about a slope
-STEEPEST = 0.6
+from edgeprune.target.schema import BUDGET_WINDOW
+
+CLEAR_SHARE = 0.25
+"""Share of the window next to its end that a probe has to leave free, unless its upper bound lies within: the gate
+behind the search has the samples to settle what keeps this distance."""
+NUDGE_SHARE = 0.01  # a proposal that was measured already is moved by this share of the latency until it is another one
+MAX_NUDGES = 40
+MIN_SLOPE_SPAN = 0.1  # probes nearer to each other than this, in logarithms of the latency, say nothing about a slope
+MAX_SLOPE = 0.6  # of the correction beyond the probes, in logarithms of the latency
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,13 @@ class Reading:
 
     Attributes:
         used: share of the budget that its latency takes.
-        worst: upper confidence bound of ``used``.
-        faster: lower confidence bound of the unpruned model's latency over its own; above 1 it is faster for sure.
-        detail: what the report shows.
+        used_high: upper confidence bound of ``used``.
+        speed_up_low: lower confidence bound of the unpruned model's latency over its own.
     """
 
     used: float
-    worst: float
-    faster: float
-    detail: dict[str, Any] = field(default_factory=dict)
+    used_high: float
+    speed_up_low: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Probe:
     Attributes:
         candidate: what was measured.
         predicted: share of the budget that was expected.
-        reading: what was seen.
+        reading: what was measured.
         start_used: share of the budget that the unpruned model takes.
         clear_at: share of the budget from which on only the bound counts.
     """
@@ -75,7 +74,7 @@ class Probe:
     predicted: float
     reading: Reading
     start_used: float
-    clear_at: float = WINDOW[1] - CLEAR * (WINDOW[1] - WINDOW[0])
+    clear_at: float = BUDGET_WINDOW[1] - CLEAR_SHARE * (BUDGET_WINDOW[1] - BUDGET_WINDOW[0])
 
     @property
     def error(self) -> float:
@@ -85,16 +84,16 @@ class Probe:
     @property
     def meets(self) -> bool:
         """Whether it is within the budget, and faster than the unpruned model by more than the noise."""
-        return self.reading.used <= WINDOW[1] and self.reading.faster > 1
+        return self.reading.used <= BUDGET_WINDOW[1] and self.reading.speed_up_low > 1
 
     @property
     def clear(self) -> bool:
         """Whether it keeps a distance from the budget's end, or its bound is within the budget too."""
-        return self.meets and (self.reading.worst <= WINDOW[1] or self.reading.used <= self.clear_at)
+        return self.meets and (self.reading.used_high <= BUDGET_WINDOW[1] or self.reading.used <= self.clear_at)
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeRun:
     """Outcome of a search.
 
     Attributes:
@@ -109,14 +108,14 @@ class Probed:
     probes: tuple[Probe, ...]
 
 
-def probed(
+def run_probes(
     solve: Callable[[float], Candidate],
     measure: Callable[[Candidate, float], Reading],
     *,
     start_used: float,
     max_probes: int = 6,
-    least_used: float = WINDOW[0],
-) -> Probed:
+    least_used: float = BUDGET_WINDOW[0],
+) -> ProbeRun:
     """Solve, measure, correct, until a probe lies in the window.
 
     Args:
@@ -126,12 +125,12 @@ def probed(
         max_probes: most calls of ``measure``.
         least_used: share of the budget that a candidate uses at least; the window's lower end.
     """
-    aim = math.sqrt(least_used * WINDOW[1])
-    clear_at = WINDOW[1] - CLEAR * (WINDOW[1] - least_used)
+    aim = math.sqrt(least_used * BUDGET_WINDOW[1])
+    clear_at = BUDGET_WINDOW[1] - CLEAR_SHARE * (BUDGET_WINDOW[1] - least_used)
     correction = _Correction()
     probes: list[Probe] = []
     while len(probes) < max_probes:
-        candidate = _fresh(solve, correction.share_for(aim / start_used), probes)
+        candidate = _new_candidate(solve, correction.share_for(aim / start_used), probes)
         if candidate is None:
             break
         predicted = start_used * candidate.share * correction.at(candidate.share)
@@ -143,20 +142,20 @@ def probed(
         if candidate.exhausted and not probe.meets:
             break  # the fastest there is, and still too slow
     meets = [probe for probe in probes if probe.clear] or [probe for probe in probes if probe.meets]
-    return Probed(
+    return ProbeRun(
         best=min(meets, key=lambda probe: probe.candidate.loss, default=None),
         floor=min(probes, key=lambda probe: probe.reading.used),
         probes=tuple(probes),
     )
 
 
-def _fresh(solve: Callable[[float], Candidate], share: float, probes: list[Probe]) -> Candidate | None:
-    """A candidate that was not measured yet, near the wanted share; None when widths leave none in between."""
-    seen = {probe.candidate.key: probe for probe in probes}
+def _new_candidate(solve: Callable[[float], Candidate], share: float, probes: list[Probe]) -> Candidate | None:
+    """A candidate near this share that was not measured yet; None when the allowed widths leave none."""
+    measured = {probe.candidate.key: probe for probe in probes}
     direction = 0.0
-    for _ in range(NUDGES):
+    for _ in range(MAX_NUDGES):
         candidate = solve(share)
-        known = seen.get(candidate.key)
+        known = measured.get(candidate.key)
         if known is None:
             return candidate
         step = 1.0 if known.clear else -1.0  # within the budget: try a milder one; else a faster one
@@ -164,7 +163,7 @@ def _fresh(solve: Callable[[float], Candidate], share: float, probes: list[Probe
             return None
         if step < 0 and candidate.exhausted:
             return None
-        direction, share = step, share * (1 + NUDGE * step)
+        direction, share = step, share * (1 + NUDGE_SHARE * step)
         if share >= 1:
             return None
     return None
@@ -181,17 +180,18 @@ class _Correction:
         self._points.setdefault(math.log(predicted), []).append(math.log(measured / predicted))
 
     def at(self, share: float) -> float:
-        """Factor at a predicted share: on logarithms, linear between the probes around it, and on below the lowest."""
+        """Factor at a predicted share: linear between the probes around it, in logarithms, and continued below the
+        lowest."""
         places, at = sorted(self._points), math.log(share)
         values = [float(np.mean(self._points[place])) for place in places]
-        beyond = next((i for i, place in enumerate(places) if place - places[0] >= APART), None)
+        beyond = next((i for i, place in enumerate(places) if place - places[0] >= MIN_SLOPE_SPAN), None)
         if at >= places[0] or beyond is None:
             return math.exp(float(np.interp(at, places, values)))
         slope = (values[beyond] - values[0]) / (places[beyond] - places[0])
-        return math.exp(values[0] + (at - places[0]) * max(-STEEPEST, min(slope, STEEPEST)))
+        return math.exp(values[0] + (at - places[0]) * max(-MAX_SLOPE, min(slope, MAX_SLOPE)))
 
     def share_for(self, measured: float) -> float:
-        """Predicted share whose corrected one is the wanted."""
+        """The predicted share whose corrected share is ``measured``."""
         low, high = math.log(measured) - 2.0, 0.0
         for _ in range(60):
             middle = (low + high) / 2

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+from edgeprune.artifact import Role
+from edgeprune.errors import StageError
+from edgeprune.progress import Reporter, Silent
 from edgeprune.samples.gates import Gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
@@ -19,24 +21,19 @@ from edgeprune.workspace import Key, Record, Workspace
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
-    from edgeprune.devices.local import LocalDevice
-    from edgeprune.devices.remote import RemoteDevice
-    from edgeprune.runtimes.base import Runtime
+    from edgeprune.measure.compiling import CompiledFiles
+    from edgeprune.measure.latency import JudgedLatency
+    from edgeprune.runtimes.site import Site
 
 
-class Reporter(Protocol):
-    """Who watches a build. The command line draws bars; the Python API is silent by default."""
+Facts = TypeVar("Facts")
+
+
+class BuildReporter(Reporter, Protocol):
+    """Who watches a build."""
 
     def stage(self, name: str, number: int, total: int, reused: bool) -> None:
         """A stage starts, or is taken from the run directory."""
-        ...
-
-    def progress(self, text: str, *, done: int = 0, total: int = 0) -> None:
-        """The stage at work moved on."""
-        ...
-
-    def note(self, text: str) -> None:
-        """One line worth keeping on the screen."""
         ...
 
     def gates(self, gates: Sequence[Gate]) -> None:
@@ -44,12 +41,10 @@ class Reporter(Protocol):
         ...
 
 
-class Silent:
-    """The reporter that reports nothing."""
+class SilentBuild(Silent):
+    """The default :class:`BuildReporter`: nobody watches."""
 
     def stage(self, name: str, number: int, total: int, reused: bool) -> None: ...
-    def progress(self, text: str, *, done: int = 0, total: int = 0) -> None: ...
-    def note(self, text: str) -> None: ...
     def gates(self, gates: Sequence[Gate]) -> None: ...
 
 
@@ -74,50 +69,78 @@ class Weights:
 
 
 @dataclass
-class Context:
-    """Everything a stage may read. ``records`` grows as stages finish; nothing in it is changed afterwards."""
+class Build:
+    """Everything a stage may read. ``records`` grows as stages finish; nothing else in it changes.
 
-    target: Target
+    Attributes:
+        site: target, runtime and device.
+        weights: what is pruned.
+        dataset: what it is trained, calibrated and judged on.
+        trust: whether the user's checkpoint may hold foreign classes.
+        workspace: the run directory.
+        reporter: who watches; the site's too.
+        next_command: what to type where the site is not usable.
+        records: finished stages by name.
+    """
+
+    site: Site
     weights: Weights
     dataset: Dataset
-    seed: int
     trust: bool
     workspace: Workspace
-    runtime: Runtime
-    usable: bool  # whether the target's runtime works on this machine
-    next_command: str  # what to type where it does not
-    reporter: Reporter
-    device: LocalDevice | RemoteDevice | None = None  # None: this machine, which nobody asked to be looked at
-    records: dict[str, Record] = field(default_factory=dict)
+    reporter: BuildReporter
+    next_command: str = ""
+    records: dict[str, Record[Any]] = field(default_factory=dict)
 
-    def source(self, *roles: tuple[str, str]) -> dict[str, str]:
-        """Key entries for the artifacts that a stage reads, as (stage, role) pairs."""
-        return {f"source.{stage}.{role}": self.records[stage].artifacts[role].sha256 for stage, role in roles}
+    @property
+    def target(self) -> Target:
+        """The site's."""
+        return self.site.target
+
+    def finished(self, facts: type[Facts]) -> Record[Facts] | None:
+        """The finished stage that has facts of this class; None where it has not run, or is not needed."""
+        return next((record for record in self.records.values() if isinstance(record.facts, facts)), None)
+
+    def record(self, facts: type[Facts]) -> Record[Facts]:
+        """The same for a stage that must have run."""
+        record = self.finished(facts)
+        if record is None:
+            raise StageError(f"no finished stage has {facts.__name__}; there are: {', '.join(self.records) or 'none'}")
+        return record
+
+    def facts(self, facts: type[Facts]) -> Facts:
+        """What the stage that has facts of this class came to."""
+        return self.record(facts).facts
+
+    def source(self, *artifacts: tuple[Record[Any], Role]) -> dict[str, str]:
+        """Key entries for the artifacts that a stage reads, as pairs of a finished stage and a role."""
+        return {f"source.{record.key.stage}.{role}": record.artifacts[role].sha256 for record, role in artifacts}
 
 
 @dataclass(frozen=True)
-class Output:
-    """What a stage made inside its folder: role to (kind, file), and plain facts for gates and report."""
+class Output(Generic[Facts]):
+    """What a stage made inside its folder, files by role, and what it came to, for gates and report."""
 
-    artifacts: Mapping[str, tuple[str, Path]]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: Mapping[Role, Path]
+    facts: Facts
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """What the gates behind a stage said, with the measurements they said it from."""
 
     gates: Sequence[Gate]
-    measurements: Sequence[tuple[str, Measurement]] = ()  # (role, measurement), role ``baseline`` or ``candidate``
+    measurements: Sequence[tuple[Literal["baseline", "candidate"], Measurement]] = ()
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[Facts]):
     """One step of the pipeline.
 
     Attributes:
         name: as in run directories, tables and ``--why``.
         version: raised whenever the same inputs would give another result; older results are then stale.
+        facts: class of what it comes to; no other stage has it.
         inputs: what the result depends on, as flat or nested plain values.
         packages: distributions whose version the result depends on.
         run: does the work inside an empty folder.
@@ -128,17 +151,21 @@ class Stage:
 
     name: str
     version: int
-    inputs: Callable[[Context], Mapping[str, Any]]
-    run: Callable[[Context, Path, Key], Output]
-    judge: Callable[[Context, Record], Judged]
+    facts: type[Facts]
+    inputs: Callable[[Build], Mapping[str, Any]]
+    run: Callable[[Build, Path, Key], Output[Facts]]
+    judge: Callable[[Build, Record[Facts]], Judgement]
     packages: tuple[str, ...] = ()
-    needed: Callable[[Context], bool] = lambda context: True
+    needed: Callable[[Build], bool] = lambda build: True
     shows_output: bool = False
 
 
-def installed(package: str) -> str:
-    """Version of an installed distribution, ``absent`` when there is none; imports nothing."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
+def artifacts_of(files: CompiledFiles) -> dict[Role, Path]:
+    """Artifacts of a stage that compiled a checkpoint."""
+    artifacts: dict[Role, Path] = {"model": files.model, "onnx": files.onnx}
+    return artifacts if files.engine is None else {**artifacts, "engine": files.engine}
+
+
+def judgement_of(latency: JudgedLatency) -> Judgement:
+    """The gate of a latency with both measurements."""
+    return Judgement([latency.gate], [("baseline", latency.baseline), ("candidate", latency.candidate)])

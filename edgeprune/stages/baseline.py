@@ -6,97 +6,90 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.samples.gates import Gate
-from edgeprune.samples.measurement import Measurement
-from edgeprune.stages import compiling
-from edgeprune.stages.base import Context, Judged, Output, Stage
+from edgeprune.measure import compiling
+from edgeprune.measure.latency import latency_settings
+from edgeprune.records.facts import BaselineFacts, PretrainFacts
+from edgeprune.samples.gates import Gate, info_gate, pending_gate, scope_words
+from edgeprune.samples.statistics import value_of
+from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of
 from edgeprune.workspace import Key, Record
 
 
-def source_checkpoint(context: Context) -> Path:
+def source_checkpoint(build: Build) -> Path:
     """The trained model that the build starts from: the user's, or what pretrain made of a model YAML."""
-    return context.weights.path if context.weights.trained else context.records["pretrain"].path("model")
+    return build.weights.path if build.weights.trained else build.record(PretrainFacts).path("model")
 
 
-def source_inputs(context: Context) -> dict[str, str]:
+def source_inputs(build: Build) -> dict[str, str]:
     """Key entry for :func:`source_checkpoint`."""
-    if context.weights.trained:
-        return {"source.weights": context.weights.sha256}
-    return context.source(("pretrain", "model"))
+    if build.weights.trained:
+        return {"source.weights": build.weights.sha256}
+    return build.source((build.record(PretrainFacts), "model"))
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
+def _inputs(build: Build) -> Mapping[str, Any]:
     return {
-        **source_inputs(context),
+        **source_inputs(build),
         "params": {
-            **compiling.export_inputs(context),
-            **compiling.engine_inputs(context),
-            "data": context.dataset.digest,
-            "split": context.target.accuracy.split,
+            **compiling.graph_inputs(build.target, build.dataset),
+            **compiling.engine_inputs(build.site),
+            "data": build.dataset.digest,
+            "split": build.target.accuracy.split,
         },
     }
 
 
-def _run(context: Context, folder: Path, key: Key) -> Output:
+def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     from edgeprune import checkpoint
+    from edgeprune.measure.accuracy import measure_artifact
 
-    source = checkpoint.load(source_checkpoint(context), trust=context.trust)
+    source = checkpoint.load(source_checkpoint(build), trust=build.trust)
     # A copy of our own: the checkpoint in the key is then the checkpoint that later stages read, and it is stock.
     model = folder / "model.pt"
     checkpoint.save(source.model, model, like=source)
-    context.reporter.progress("exporting and compiling the unpruned model")
-    files = compiling.compiled(context, model, folder)
-    context.reporter.progress("measuring its accuracy")
-    plain = {"onnx": ("onnx", folder / "model.onnx")} if context.target.precision != "fp32" else None
+    build.reporter.progress("exporting and compiling the unpruned model")
+    files = compiling.compile_checkpoint(build.site, model, folder, build.dataset)
+    build.reporter.progress("measuring its accuracy")
+    low = files.onnx != files.onnx_fp32
+    per_image, per_image_fp32 = folder / "per_image.npz", folder / "per_image_fp32.npz"
+    accuracy = measure_artifact(build.site, files.onnx, files.engine, build.dataset, per_image)
+    plain = measure_artifact(build.site, files.onnx_fp32, None, build.dataset, per_image_fp32) if low else None
+    reference = per_image if plain is None or plain.value <= accuracy.value else per_image_fp32
     return Output(
-        {"model": ("checkpoint", model), **files},
-        {
-            "accuracy": compiling.measured_accuracy(context, files),
-            "accuracy_fp32": compiling.measured_accuracy(context, plain) if plain else None,
-            "parameters": checkpoint.parameter_count(source.model),
-            "signature": checkpoint.shape_signature(source.model),
-            "bytes": {role: path.stat().st_size for role, (_, path) in files.items()},
-        },
+        {**artifacts_of(files), "per_image": reference},
+        BaselineFacts(
+            accuracy=accuracy,
+            accuracy_fp32=plain,
+            parameters=checkpoint.parameter_count(source.model),
+            signature=checkpoint.shape_signature(source.model),
+            onnx_bytes=files.onnx.stat().st_size,
+            engine_bytes=None if files.engine is None else files.engine.stat().st_size,
+        ),
     )
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    from edgeprune.samples.gates import informs, pending, scope_of
-
-    accuracy = record.facts["accuracy"]
+def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
+    accuracy, plain = record.facts.accuracy, record.facts.accuracy_fp32
     rows: list[Gate] = [
-        informs("baseline", accuracy["metric"], accuracy["value"], "", f"unpruned, by {accuracy['measured_on']}")
+        info_gate("baseline", accuracy.metric, accuracy.value, "", f"unpruned, by {accuracy.measured_on}")
     ]
-    if plain := record.facts["accuracy_fp32"]:
-        reason = f"unpruned, before {context.target.precision}, by {plain['measured_on']}"
-        rows.append(informs("baseline", f"{plain['metric']} in FP32", plain["value"], "", reason))
-    measurements: list[tuple[str, Measurement]] = []
-    if context.usable:
-        from edgeprune.samples.statistics import value_of
-        from edgeprune.stages.timing import settings
-
-        [latency] = context.runtime.latency(
-            [record.path("engine")], settings(context), progress=context.reporter.progress
-        )
-        measurements.append(("baseline", latency))
-        statistic = context.target.budget.statistic
-        rows.append(
-            informs(
-                "baseline",
-                f"{scope_of(latency)}latency {statistic}",
-                value_of(latency.values, statistic),
-                "ms",
-                "unpruned, measured",
-            )
-        )
-    else:
-        rows.append(pending("baseline", f"latency {context.target.budget.statistic}", None, "ms", context.next_command))
-    return Judged(rows, measurements)
+    if plain is not None:
+        reason = f"unpruned, before {build.target.precision}, by {plain.measured_on}"
+        rows.append(info_gate("baseline", f"{plain.metric} in FP32", plain.value, "", reason))
+    statistic = build.target.budget.statistic
+    if not build.site.usable:
+        return Judgement([*rows, pending_gate("baseline", f"latency {statistic}", None, "ms", build.next_command)])
+    settings = latency_settings(build.site, build.dataset)
+    [latency] = build.site.runtime.latency([record.path("engine")], settings, progress=build.reporter.progress)
+    value = value_of(latency.values, statistic)
+    rows.append(info_gate("baseline", f"{scope_words(latency)}latency {statistic}", value, "ms", "unpruned, measured"))
+    return Judgement(rows, [("baseline", latency)])
 
 
 STAGE = Stage(
     name="baseline",
-    version=2,
+    version=4,
+    facts=BaselineFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,

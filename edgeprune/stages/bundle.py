@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from edgeprune.artifact import sha256_of
+from edgeprune.records.build import BuildRecord
+from edgeprune.records.facts import EngineFacts, FinetuneFacts, PruneFacts
 from edgeprune.runtimes.engine_file import facts_path
 from edgeprune.runtimes.trtexec_argv import build_argv, time_argv
-from edgeprune.samples.gates import Gate, at_most
-from edgeprune.stages.base import Context
+from edgeprune.samples.gates import Gate, at_most_gate
+from edgeprune.serial import write_json
+from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
+from edgeprune.target import Target
 
 HEADS = {
     "raw": (
@@ -35,51 +37,49 @@ HEADS = {
 CLASSIFIER = "`output0` (batch, classes) has probabilities"
 
 
-def stock_gate(context: Context) -> Gate:
+def stock_gate(build: Build) -> Gate:
     """The checkpoint that ships must load where edgeprune is not installed."""
     from edgeprune.checkpoint import foreign_globals
 
-    foreign = foreign_globals(context.records["finetune"].path("model"))
+    foreign = foreign_globals(build.record(FinetuneFacts).path("model"))
     reason = "it loads where edgeprune is not installed"
-    gate = at_most("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes", reason)
+    gate = at_most_gate("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes", reason)
     return replace(gate, reason=f"found {', '.join(foreign)}") if foreign else gate
 
 
-def files(context: Context) -> dict[str, Path]:
+def files(build: Build) -> dict[str, Path]:
     """Name in the bundle to the artifact it is a copy of."""
     chosen = {
-        "model.onnx": final_onnx(context),
-        "model.pt": context.records["finetune"].path("model"),
-        "plan.json": context.records["prune"].path("plan"),
+        "model.onnx": final_onnx(build),
+        "model.pt": build.record(FinetuneFacts).path("model"),
+        "plan.json": build.record(PruneFacts).path("plan"),
     }
-    if "engine" in context.records["engine"].artifacts:
-        engine = context.records["engine"].path("engine")
+    if "engine" in (shipped := build.record(EngineFacts)).artifacts:
+        engine = shipped.path("engine")
         chosen[f"engine{engine.suffix}"] = engine
         if (facts := facts_path(engine)).is_file():
             chosen[f"engine{engine.suffix}.json"] = facts
     return chosen
 
 
-def trtexec_lines(target: Mapping[str, Any]) -> list[list[str]]:
+def trtexec_lines(target: Target) -> list[list[str]]:
     """The lines to type on a board: build the engine of ``model.onnx``, then time it as the profile says.
 
     They are those of TensorRT 10.3, which every later version to 11.1 takes too.
     """
     version = (10, 3, 0)
-    device, measure = target["device"], target["measure"]
-    engine, core = "model.engine", device.get("dla_core")
-    side = target["imgsz"]
-    shapes = {"images": (target["batch"], 3, side, side)} if target["export"]["dynamic"] else None
+    measure, core, side, engine = target.measure, target.device.dla_core, target.imgsz, "model.engine"
+    shapes = {"images": (target.batch, 3, side, side)} if target.export.dynamic else None
     return [
         build_argv(version, onnx="model.onnx", engine=engine, layer_info="layers.json", shapes=shapes, dla_core=core),
         time_argv(
             version,
             engine=engine,
             times="times.json",
-            copies=measure["copies"],
-            cuda_graph=measure["cuda_graph"],
-            iterations=measure["rounds"] * measure["per_round"],
-            warmup_ms=round(1000 * measure["warmup_s"]),
+            copies=measure.copies,
+            cuda_graph=measure.cuda_graph,
+            iterations=measure.rounds * measure.per_round,
+            warmup_ms=round(1000 * measure.warmup_s),
             shapes=shapes,
             dla_core=core,
         ),
@@ -91,18 +91,17 @@ def digests(chosen: Mapping[str, Path]) -> dict[str, str]:
     return {name: sha256_of(path) for name, path in chosen.items()}
 
 
-def write_bundle(context: Context, chosen: Mapping[str, Path], record_json: str, names: Mapping[int, str]) -> Path:
+def write_bundle(root: Path, chosen: Mapping[str, Path], record: BuildRecord) -> Path:
     """Write ``bundle/`` beside the stages; the old one is replaced only when the new one is whole."""
-    root = context.workspace.root
     partial = root / f".partial-bundle-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for name, source in chosen.items():
         (partial / name).parent.mkdir(exist_ok=True)
         shutil.copy(source, partial / name)
-    (partial / "build.json").write_text(record_json)
-    (partial / "labels.txt").write_text("".join(f"{names[index]}\n" for index in sorted(names)))
-    (partial / "README.md").write_text(readme(json.loads(record_json)))
+    write_json(partial / "build.json", record)
+    (partial / "labels.txt").write_text("".join(f"{record.names[index]}\n" for index in sorted(record.names)))
+    (partial / "README.md").write_text(readme(record))
     final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
     if final.exists():
         final.replace(old)
@@ -111,17 +110,17 @@ def write_bundle(context: Context, chosen: Mapping[str, Path], record_json: str,
     return final
 
 
-def readme(record: dict) -> str:
+def readme(record: BuildRecord) -> str:
     """How to run what is in the bundle, and what is still to do."""
-    from edgeprune.report.text import verdict_markdown
+    from edgeprune.report.verdict import verdict_table
 
-    target = record["target"]
-    size = target["imgsz"]
-    plan = "engine.engine" in record["bundle"]
-    engine = "engine.onnx" in record["bundle"]
-    text = f"""# {target["name"]}: {record["verdict"]}
+    target = record.target
+    size = target.imgsz
+    plan = "engine.engine" in record.bundle
+    engine = "engine.onnx" in record.bundle
+    text = f"""# {target.name}: {record.verdict.value}
 
-{target["description"]}; input {target["batch"]}×3×{size}×{size}, {target["precision"]}.
+{target.description}; input {target.batch}×3×{size}×{size}, {target.precision}.
 
 | file | what it is |
 | --- | --- |
@@ -159,13 +158,13 @@ image = np.zeros(({batch}, 3, {size}, {size}), np.float32)
 outputs = session.run(None, {{session.get_inputs()[0].name: image}})
 ```
 """.format(
-        task=record["task"],
+        task=record.task,
         size=size,
-        batch=target["batch"],
+        batch=target.batch,
         best="engine.onnx" if engine else "model.onnx",
         head=_head(record),
     )
-    if "device/request.json" in record["bundle"]:
+    if "device/request.json" in record.bundle:
         text += """
 ## Measure it on the board
 
@@ -176,16 +175,13 @@ sh run-on-device.sh                     # on the board, in the copied folder: bu
 edgeprune import-results results.tar    # back here: judges the gates and updates this record
 ```
 """
-    if target["runtime"] in ("tensorrt", "trtexec"):
+    if target.runtime in ("tensorrt", "trtexec"):
         lines = "\n".join(shlex.join(line) for line in trtexec_lines(target))
         text += f"\nThe engine alone and its times, by hand on the board, in this folder:\n\n```\n{lines}\n```\n"
-    if record["next_command"]:
-        text += f"\n## Still to do\n\n```\n{record['next_command']}\n```\n"
-    return f"{text}\n## Verdict\n\n{verdict_markdown(record['gates'])}\n"
+    if record.next_command:
+        text += f"\n## Still to do\n\n```\n{record.next_command}\n```\n"
+    return f"{text}\n## Verdict\n\n{verdict_table(record.gates).markdown()}\n"
 
 
-def _head(record: dict) -> str:
-    if record["task"] == "classify":
-        return CLASSIFIER
-    heads = [stage["facts"].get("head") for stage in record["stages"] if stage["name"] == "export"]
-    return HEADS.get(str(heads[0]) if heads else "", "as its metadata says")  # a record of an older version names none
+def _head(record: BuildRecord) -> str:
+    return CLASSIFIER if record.task == "classify" else HEADS[record.stages.export.facts.head]

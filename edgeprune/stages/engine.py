@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.samples.gates import Gate, accuracy_gate, at_most, informs, not_real, pending, speed_up_gate
-from edgeprune.stages import compiling, timing
-from edgeprune.stages.base import Context, Judged, Output, Stage
-from edgeprune.stages.energy import energy_row
+from edgeprune.artifact import Role
+from edgeprune.export.result import LintFinding
+from edgeprune.measure import compiling, latency
+from edgeprune.measure.layers import compare_layers
+from edgeprune.records.facts import BaselineFacts, EngineFacts, QuantizeFacts, SimplifyFacts
+from edgeprune.samples.average_precision import drop_interval
+from edgeprune.samples.gates import (
+    Gate,
+    accuracy_gate,
+    at_most_gate,
+    info_gate,
+    pending_gate,
+    simulated_gate,
+    speed_up_gate,
+)
+from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
+from edgeprune.stages.energy import energy_gates
 from edgeprune.stages.parity import agreement_gate
-from edgeprune.stages.precision import precision_facts, precision_gate
+from edgeprune.stages.precision import engine_precision, precision_gate
 from edgeprune.workspace import Key, Record
 
 
-def final_onnx(context: Context) -> Path:
+def final_onnx(build: Build) -> Path:
     """The graph that is compiled: quantised where the target asks for it, else simplified."""
-    return context.records["quantize" if "quantize" in context.records else "simplify"].path("onnx")
+    return _final_graph(build).path("onnx")
 
 
-def _lint(context: Context, onnx: Path) -> list[dict[str, Any]] | None:
+def _final_graph(build: Build) -> Record[QuantizeFacts] | Record[SimplifyFacts]:
+    return build.finished(QuantizeFacts) or build.record(SimplifyFacts)
+
+
+def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
     """Findings about what TensorRT's parser will refuse, for a target that has one; asked before any device is."""
-    target = context.target
+    target = build.target
     oldest = target.oldest_tensorrt
     if oldest is None:
         return None
@@ -36,113 +53,120 @@ def _lint(context: Context, onnx: Path) -> list[dict[str, Any]] | None:
         imgsz=(target.imgsz, target.imgsz),
         precision=target.precision,
     )
-    return [asdict(finding) for finding in lint(onnx, limits)]
+    return tuple(lint(onnx, limits))
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
-    stage = "quantize" if "quantize" in context.records else "simplify"
+def _inputs(build: Build) -> Mapping[str, Any]:
     return {
-        **context.source((stage, "onnx"), ("baseline", "onnx")),
+        **build.source(
+            (_final_graph(build), "onnx"),
+            (build.record(BaselineFacts), "onnx"),
+            (build.record(BaselineFacts), "per_image"),
+        ),
         "params": {
-            **compiling.engine_inputs(context),
-            "precision": context.target.precision,
-            "threads": context.target.measure.threads,
-            "imgsz": context.target.imgsz,
-            "batch": context.target.batch,
-            "split": context.target.accuracy.split,
-            "data": context.dataset.digest,
+            **compiling.engine_inputs(build.site),
+            "precision": build.target.precision,
+            "threads": build.target.measure.threads,
+            "imgsz": build.target.imgsz,
+            "batch": build.target.batch,
+            "split": build.target.accuracy.split,
+            "data": build.dataset.digest,
         },
     }
 
 
-def _run(context: Context, folder: Path, key: Key) -> Output:
-    onnx = final_onnx(context)
-    files: dict[str, tuple[str, Path]] = {}
-    lint = _lint(context, onnx)
-    if context.usable:
-        context.reporter.progress(f"compiling for {context.target.runtime}")
-        files["engine"] = ("engine", compiling.engine_of(context, onnx, folder))
-    context.reporter.progress("measuring the accuracy of the artifact")
-    accuracy = compiling.measured_accuracy(context, {**files, "onnx": ("onnx", onnx)})
-    facts: dict[str, Any] = {
-        "lint": lint,
-        "accuracy": accuracy,
-        "bytes": (files["engine"][1] if files else onnx).stat().st_size,
-    }
-    if files:
-        from edgeprune.measure.layers import layers_side_by_side
+def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
+    from edgeprune.measure.accuracy import measure_artifact
+    from edgeprune.measure.per_image import load_per_image
 
-        context.reporter.progress("timing layers")
-        facts["layers"] = layers_side_by_side(
-            context.runtime,
-            context.records["baseline"].path("engine"),
-            files["engine"][1],
-            threads=context.target.measure.threads,
-        )
-        facts["precision"] = precision_facts(
-            context.runtime, files["engine"][1], context.target.precision, facts["layers"]["candidate"]
-        )
-    return Output(files, facts)
+    onnx = final_onnx(build)
+    lint = _lint(build, onnx)
+    engine = None
+    if build.site.usable:
+        build.reporter.progress(f"compiling for {build.target.runtime}")
+        engine = compiling.compile_engine(build.site, onnx, folder)
+    build.reporter.progress("measuring the accuracy of the artifact")
+    per_image = folder / "per_image.npz"
+    accuracy = measure_artifact(build.site, onnx, engine, build.dataset, per_image)
+    baseline = build.record(BaselineFacts)
+    drop = drop_interval(
+        load_per_image(baseline.path("per_image")),
+        load_per_image(per_image),
+        baseline.facts.reference_accuracy - accuracy.value,
+        seed=build.site.seed,
+    )
+    artifacts: dict[Role, Path] = {"per_image": per_image}
+    if engine is None:
+        return Output(artifacts, EngineFacts(accuracy, onnx.stat().st_size, lint, None, None, drop))
+    build.reporter.progress("timing layers")
+    layers = compare_layers(build.site.runtime, baseline.path("engine"), engine, threads=build.target.measure.threads)
+    precision = engine_precision(build.site.runtime, engine, layers.candidate)
+    artifacts["engine"] = engine
+    return Output(artifacts, EngineFacts(accuracy, engine.stat().st_size, lint, layers, precision, drop))
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    baseline = context.records["baseline"]
-    size = at_most(
+def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
+    baseline, facts = build.record(BaselineFacts), record.facts
+    unpruned_bytes = baseline.facts.engine_bytes if build.site.usable else baseline.facts.onnx_bytes
+    assert unpruned_bytes is not None  # where the runtime is usable the baseline has an engine
+    size = at_most_gate(
         "engine",
-        "size" if context.usable else "ONNX size",
-        record.facts["bytes"] / 2**20,
-        baseline.facts["bytes"]["engine" if context.usable else "onnx"] / 2**20,
+        "size" if build.site.usable else "ONNX size",
+        facts.size_bytes / 2**20,
+        unpruned_bytes / 2**20,
         "MiB",
         "not larger than the unpruned one",
     )
-    others = [*_accuracy(context, record), size]
-    if held := record.facts.get("precision"):
-        others.insert(0, precision_gate("engine", held, context.target.precision))
-    if context.runtime.simulated:
-        others = [not_real(gate) for gate in others]
-    if record.facts["lint"] is not None:
-        errors = [finding for finding in record.facts["lint"] if finding["severity"] == "error"]
-        reason = f"{len(record.facts['lint'])} findings, none of them an error; docs/lint.md"
-        gate = at_most("engine", "graph lint for TensorRT", float(len(errors)), 0.0, "errors", reason)
+    others = [*_accuracy(build, facts), size]
+    if facts.precision is not None:
+        others.insert(0, precision_gate("engine", facts.precision, build.target.precision))
+    if build.site.runtime.simulated:
+        others = [simulated_gate(gate) for gate in others]
+    if facts.lint is not None:
+        errors = [finding for finding in facts.lint if finding.severity == "error"]
+        reason = f"{len(facts.lint)} findings, none of them an error; docs/lint.md"
+        gate = at_most_gate("engine", "graph lint for TensorRT", float(len(errors)), 0.0, "errors", reason)
         if errors:
-            gate = replace(gate, reason=f"{errors[0]['rule']}: {errors[0]['message']}; {errors[0]['remedy']}")
+            gate = replace(gate, reason=f"{errors[0].rule}: {errors[0].message}; {errors[0].remedy}")
         others.insert(0, gate)
-    budget = context.target.budget
-    if not context.usable:
-        latency = pending("engine", f"latency {budget.statistic}", _limit_ms(context), "ms", context.next_command)
-        return Judged([latency, *others])
+    budget = build.target.budget
+    if not build.site.usable:
+        unmeasured = pending_gate("engine", f"latency {budget.statistic}", _limit_ms(build), "ms", build.next_command)
+        return Judgement([unmeasured, *others])
     if budget.kind == "macs_speed_up":
-        before, after = timing.raced(context, baseline.path("engine"), record.path("engine"), trained=True)
+        before, after = latency.measure_pair(
+            build.site, baseline.path("engine"), record.path("engine"), build.dataset, trained=True
+        )
         row = speed_up_gate("engine", before, after, 1.0)  # fewer MACs alone are no reason to ship a model
-        return Judged([row, *energy_row("engine", after), *others], [("baseline", before), ("candidate", after)])
-    judged = timing.judged(context, "engine", baseline.path("engine"), record.path("engine"), trained=True)
-    energy = [row for role, taken in judged.measurements if role == "candidate" for row in energy_row("engine", taken)]
-    return Judged([*judged.gates, *energy, *others], judged.measurements)
+        return Judgement([row, *energy_gates("engine", after), *others], [("baseline", before), ("candidate", after)])
+    timed = latency.judge_latency(
+        build.site, "engine", baseline.path("engine"), record.path("engine"), build.dataset, trained=True
+    )
+    judged = judgement_of(timed)
+    return Judgement([*judged.gates, *energy_gates("engine", timed.candidate), *others], judged.measurements)
 
 
-def _limit_ms(context: Context) -> float | None:
-    budget = context.target.budget
+def _limit_ms(build: Build) -> float | None:
+    budget = build.target.budget
     return budget.value if budget.kind == "latency_ms" else None
 
 
-def _accuracy(context: Context, record: Record) -> list[Gate]:
-    before, after = compiling.unpruned_accuracy(context), record.facts["accuracy"]
-    floor = context.target.accuracy.max_map_drop
-    gate = accuracy_gate("engine", before, after["value"], floor, metric=after["metric"])
-    if context.usable and "agreement" in after:
-        return [gate, agreement_gate("engine", after["agreement"])]
-    if context.usable:
-        return [gate]
+def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
+    before, after = build.facts(BaselineFacts).reference_accuracy, facts.accuracy
+    floor = build.target.accuracy.max_map_drop
+    gate = accuracy_gate("engine", before, after.value, floor, metric=after.metric, interval=facts.accuracy_drop)
+    if build.site.usable:
+        return [gate] if after.agreement is None else [gate, agreement_gate("engine", after.agreement)]
     # The graph was judged by another runtime: worth knowing, but not a verdict on an engine that nobody has built yet.
-    proxy = informs(
-        "engine", f"{after['metric']} of the ONNX", after["value"], "", f"by {after['measured_on']}: {gate.reason}"
-    )
-    return [proxy, pending("engine", gate.metric, gate.limit, gate.unit, context.next_command)]
+    reason = f"by {after.measured_on}: {gate.reason}"
+    proxy = info_gate("engine", f"{after.metric} of the ONNX", after.value, "", reason)
+    return [proxy, pending_gate("engine", gate.metric, gate.limit, gate.unit, build.next_command)]
 
 
 STAGE = Stage(
     name="engine",
-    version=1,
+    version=3,
+    facts=EngineFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,

@@ -6,50 +6,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.stages import compiling
-from edgeprune.stages.base import Context, Judged, Output, Stage
-from edgeprune.stages.parity import parity_facts, parity_gate
+from edgeprune.measure import compiling
+from edgeprune.records.facts import ExportFacts, FinetuneFacts, PruneFacts
+from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.parity import parity_gate
 from edgeprune.workspace import Key, Record
 
 TOLERANCE = 1e-3  # pixels of a decoded box and units of a score, fp32 against fp32
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
+def _inputs(build: Build) -> Mapping[str, Any]:
     return {
-        **context.source(("finetune", "model")),
-        "params": {**compiling.export_inputs(context), "data": context.dataset.digest},
+        **build.source((build.record(FinetuneFacts), "model")),
+        "params": {**compiling.graph_inputs(build.target, build.dataset), "data": build.dataset.digest},
     }
 
 
-def _run(context: Context, folder: Path, key: Key) -> Output:
+def _run(build: Build, folder: Path, key: Key) -> Output[ExportFacts]:
     from edgeprune import checkpoint
+    from edgeprune.measure.accuracy import compare_outputs
 
-    model, signature = context.records["finetune"].path("model"), context.records["prune"].facts["signature"]
-    checkpoint.require_shapes(checkpoint.load(model).model, signature, "fine-tuning")
+    model, pruned = build.record(FinetuneFacts).path("model"), build.facts(PruneFacts)
+    checkpoint.require_shapes(checkpoint.load(model).model, pruned.signature, "fine-tuning")
     onnx = folder / "model.onnx"
-    context.reporter.progress("exporting to ONNX")
-    plan = context.records["prune"].facts["plan"]
-    info = compiling.onnx_of(context, model, onnx, {"edgeprune_signature": signature, "edgeprune_plan": plan})
-    return Output(
-        {"onnx": ("onnx", onnx)},
-        {
-            "opset": info.opset,
-            "head": info.head,
-            "parity": parity_facts(context, model, onnx),
-            "bytes": onnx.stat().st_size,
-        },
-    )
+    build.reporter.progress("exporting to ONNX")
+    metadata = {"edgeprune_signature": pruned.signature, "edgeprune_plan": pruned.plan}
+    info = compiling.export_onnx(build.target, model, onnx, metadata)
+    parity = compare_outputs(build.site, model, onnx, build.dataset)
+    return Output({"onnx": onnx}, ExportFacts(info.opset, info.head, parity, onnx.stat().st_size))
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    return Judged(
-        parity_gate("export", record.facts["parity"], TOLERANCE, f"{record.facts['head']} head, against PyTorch")
-    )
+def _judge(build: Build, record: Record[ExportFacts]) -> Judgement:
+    facts = record.facts
+    return Judgement([parity_gate("export", facts.parity, TOLERANCE, f"{facts.head} head, against PyTorch")])
 
 
 STAGE = Stage(
     name="export",
-    version=2,
+    version=3,
+    facts=ExportFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,

@@ -8,84 +8,91 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from edgeprune.samples.gates import Gate, informs
-from edgeprune.stages import compiling, timing
-from edgeprune.stages.base import Context
+from edgeprune.measure import compiling, latency
+from edgeprune.measure.result import ArtifactAccuracy
+from edgeprune.records.facts import BaselineFacts, FallbackFacts
+from edgeprune.samples.gates import Gate, info_gate
+from edgeprune.stages.base import Build
 
 RANKING_IMAGES = 4  # layers are ranked by their error where the head ends, which hardly differs between images
-EFFORT = 0.5  # of a gate's measurement: what the fallback costs is told, not judged
+EFFORT = 0.5  # of a gate's measurement: what the fallback costs is reported, not judged
 
 
-def rescued(context: Context, source: Path, low: Path) -> dict[str, Any]:
+def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
     """Measure a low-precision graph; where it misses the floor, replace ``low`` by a graph with layers in float.
 
-    Returns facts: ``accuracy`` of the graph as it was made with its ``metric``, the ``floor``, ``mixed``
-    (:class:`~edgeprune.export.mixed.MixedInfo` as plain data, None when nothing was searched) and ``why`` not.
+    Args:
+        build: target, dataset and unpruned accuracy.
+        source: the FP32 graph.
+        low: the same in the target's number format.
     """
-    floor = compiling.unpruned_accuracy(context) - context.target.accuracy.max_map_drop
-    measured = _accuracy(context, low)
-    facts = {"accuracy": measured["value"], "metric": measured["metric"], "floor": floor, "mixed": None, "why": ""}
-    if measured["value"] >= floor:
-        return facts | {"why": "it reaches the floor"}
-    if not context.target.mixed_precision:
-        return facts | {"why": "mixed_precision is off in the profile"}
-    plain = compiling.measured_accuracy(context, {"onnx": ("onnx", source)})["value"]
-    if plain < floor:
-        return facts | {"why": f"the FP32 graph has {plain:.4f} itself: precision is not what costs the accuracy"}
-    from edgeprune.export.mixed import mixed_precision_onnx
+    from edgeprune.measure.accuracy import measure_artifact
 
-    precision, count = context.target.precision, context.dataset.sample_images
+    floor = build.facts(BaselineFacts).reference_accuracy - build.target.accuracy.max_map_drop
+    measured = _accuracy(build, low)
+    facts = FallbackFacts(measured.value, measured.metric, floor, mixed=None, reason="")
+    if measured.value >= floor:
+        return replace(facts, reason="it reaches the floor")
+    if not build.target.mixed_precision:
+        return replace(facts, reason="mixed_precision is off in the profile")
+    plain = measure_artifact(build.site, source, None, build.dataset).value
+    if plain < floor:
+        reason = f"the FP32 graph has {plain:.4f} itself: precision is not what costs the accuracy"
+        return replace(facts, reason=reason)
+    from edgeprune.export.mixed import restore_float_layers
+
+    precision, count = build.target.precision, build.dataset.sample_images
     with tempfile.TemporaryDirectory(dir=low.parent, prefix=".fallback-") as scratch:
         start = low
         if precision == "int8-fp16":  # layers go back in the INT8 graph, which is cast afterwards
             start = Path(scratch) / "int8.onnx"
-            compiling.in_precision(context, source, start, "int8")
-        found = mixed_precision_onnx(
+            compiling.convert_precision(build.target, source, start, build.dataset, build.site.seed, "int8")
+        mixed = restore_float_layers(
             source,
             start,
             Path(scratch) / "mixed.onnx",
-            count(context.target.accuracy.split, RANKING_IMAGES, context.seed),
+            count(build.target.accuracy.split, RANKING_IMAGES, build.site.seed),
             floor=floor,
-            accuracy_of=lambda path: _accuracy(context, path)["value"],
-            latency_of=(lambda paths: _latency(context, paths)) if context.usable else None,
+            accuracy_of=lambda path: _accuracy(build, path).value,
+            latency_of=(lambda paths: _latency(build, paths)) if build.site.usable else None,
             half=precision == "int8-fp16",
-            progress=context.reporter.progress,
+            progress=build.reporter.progress,
         )
         (Path(scratch) / "mixed.onnx").replace(low)
-    context.reporter.note(f"{precision} missed the accuracy floor; {found.reason}")
-    return facts | {"mixed": found.to_json()}
+    build.reporter.note(f"{precision} missed the accuracy floor; {mixed.reason}")
+    return replace(facts, mixed=mixed)
 
 
-def fallback_rows(facts: dict[str, Any], precision: str) -> list[Gate]:
+def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
     """Rows of the verdict table: accuracy before and after, which layers went back, and what that costs."""
-    name, mixed = f"{facts['metric']} in {precision}", facts["mixed"]
-    reason = f"floor {facts['floor']:.4f}; {facts['why'] or 'missed: layers go back to float'}"
-    rows = [informs("quantize", name, facts["accuracy"], "", reason)]
-    if mixed:
-        reason = f"{mixed['reason']}: {', '.join(mixed['layers'])}"
-        rows.append(informs("quantize", "layers back in float", float(len(mixed["layers"])), "layers", reason))
+    reason = f"floor {facts.floor:.4f}; {facts.reason or 'missed: layers go back to float'}"
+    rows = [info_gate("quantize", f"{facts.metric} in {precision}", facts.accuracy, "", reason)]
+    if facts.mixed is not None:
+        layers = facts.mixed.layers
+        reason = f"{facts.mixed.reason}: {', '.join(layers)}"
+        rows.append(info_gate("quantize", "layers back in float", float(len(layers)), "layers", reason))
     return rows
 
 
-def _accuracy(context: Context, onnx: Path) -> dict[str, Any]:
+def _accuracy(build: Build, onnx: Path) -> ArtifactAccuracy:
+    from edgeprune.measure.accuracy import measure_artifact
+
     with tempfile.TemporaryDirectory(dir=onnx.parent, prefix=".trial-") as folder:
-        files = {"onnx": ("onnx", onnx)}
-        if context.usable:
-            files["engine"] = ("engine", compiling.engine_of(context, onnx, Path(folder)))
-        return compiling.measured_accuracy(context, files)
+        engine = compiling.compile_engine(build.site, onnx, Path(folder)) if build.site.usable else None
+        return measure_artifact(build.site, onnx, engine, build.dataset)
 
 
-def _latency(context: Context, paths: Sequence[Path]) -> list[float]:
+def _latency(build: Build, paths: Sequence[Path]) -> list[float]:
     from edgeprune.samples.statistics import value_of
 
     with tempfile.TemporaryDirectory(dir=paths[0].parent, prefix=".trial-") as folder:
-        engines = []
+        engines: list[Path] = []
         for number, path in enumerate(paths):
             place = Path(folder) / str(number)
             place.mkdir()
-            engines.append(compiling.engine_of(context, path, place))
-        before, after = timing.raced(context, engines[0], engines[1], EFFORT)
-    return [value_of(found.values, "p50") for found in (before, after)]
+            engines.append(compiling.compile_engine(build.site, path, place))
+        before, after = latency.measure_pair(build.site, engines[0], engines[1], build.dataset, effort=EFFORT)
+    return [value_of(measurement.values, "p50") for measurement in (before, after)]

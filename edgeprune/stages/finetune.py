@@ -2,78 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.samples.gates import informs
-from edgeprune.stages.base import Context, Judged, Output, Stage
-from edgeprune.stages.pretrain import train_inputs, train_settings, trained
+from edgeprune.records.facts import BaselineFacts, FinetuneFacts, PruneFacts
+from edgeprune.samples.gates import info_gate
+from edgeprune.settings import AccuracyGoal, TrainSettings
+from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.pretrain import train_inputs
+from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
+def _inputs(build: Build) -> Mapping[str, Any]:
     return {
-        **context.source(("prune", "model"), ("baseline", "model")),
-        "params": train_inputs(context, context.target.finetune),
+        **build.source((build.record(PruneFacts), "model"), (build.record(BaselineFacts), "model")),
+        "params": train_inputs(build, build.target.finetune),
     }
 
 
-def _run(context: Context, folder: Path, key: Key) -> Output:
+def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
     from edgeprune import checkpoint
+    from edgeprune.training.early_stop import baseline_accuracy
     from edgeprune.training.finetune import finetune
-    from edgeprune.training.until import UntilDrop, unpruned_figure
 
-    asked, work = context.target.finetune, context.workspace.scratch(key)
-    unpruned = context.records["baseline"].path("model")
-    settings = train_settings(
-        context, asked, distill=unpruned if asked.distill else None, response=asked.response, feature=asked.feature
-    )
-    until = None
-    if asked.until is not None:
-        baseline = unpruned_figure(unpruned, data=context.dataset.source, settings=settings, work=work)
-        until = UntilDrop(baseline, asked.until)
-    pruned = checkpoint.load(context.records["prune"].path("model"))
+    section, work = build.target.finetune, build.workspace.scratch(key)
+    unpruned = build.record(BaselineFacts).path("model")
+    teacher = unpruned if section.distill else None
+    settings = TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed, teacher=teacher)
+    goal = None
+    if section.until is not None:
+        baseline = baseline_accuracy(unpruned, data=build.dataset.source, settings=settings, work=work)
+        goal = AccuracyGoal(baseline=baseline, max_drop=section.until)
+    pruned = build.record(PruneFacts)
     result = finetune(
-        context.records["prune"].path("model"),
-        data=context.dataset.source,
+        pruned.path("model"),
+        data=build.dataset.source,
         out=folder,
         settings=settings,
         work=work,
-        metadata=pruned.edgeprune,
-        until=until,
+        metadata=checkpoint.load(pruned.path("model")).edgeprune,
+        until=goal,
     )
     tuned = checkpoint.load(result.best)
-    signature = context.records["prune"].facts["signature"]
-    checkpoint.require_shapes(tuned.model, signature, "fine-tuning")
-    artifacts, facts = trained(result)
-    facts |= {
-        "signature": signature,
-        "parameters": checkpoint.parameter_count(tuned.model),
-        "until": None if until is None else asdict(until),
-    }
-    return Output(artifacts, facts)
+    checkpoint.require_shapes(tuned.model, pruned.facts.signature, "fine-tuning")
+    parameters = checkpoint.parameter_count(tuned.model)
+    return Output({"model": result.best}, FinetuneFacts(result.summary, pruned.facts.signature, parameters, goal))
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    facts = record.facts
-    taught = f", taught by the unpruned model{_nearer(facts['curves'])}" if context.target.finetune.distill else ""
-    until = facts["until"]
-    goal = f", until within {until['most']:g} of {until['baseline']:.4f}" if until else ""
-    reason = f"best epoch {facts['best_epoch']} of {facts['epochs_run']}{taught}{goal}; the artifact is judged below"
-    return Judged([informs("finetune", "mAP50-95 (PyTorch)", facts["map50_95"], "", reason)])
+def _judge(build: Build, record: Record[FinetuneFacts]) -> Judgement:
+    training, goal = record.facts.training, record.facts.goal
+    reason = f"best epoch {training.best_epoch} of {training.epochs_run}"
+    if build.target.finetune.distill:
+        reason += f", taught by the unpruned model{_distances(training)}"
+    if goal is not None:
+        reason += f", until within {goal.max_drop:g} of {goal.baseline:.4f}"
+    reason += "; the artifact is judged below"
+    return Judgement([info_gate("finetune", "mAP50-95 (PyTorch)", training.map50_95, "", reason)])
 
 
-def _nearer(curves: Sequence[Mapping[str, float]]) -> str:
+def _distances(training: TrainSummary) -> str:
     """How far the answers were from the teacher's in the first epoch and in the last, as the loss sees it."""
-    seen = [row["train/response_loss"] for row in curves if "train/response_loss" in row]
-    return f" (distance of answers {seen[0]:.3g} → {seen[-1]:.3g})" if seen else ""
+    name = "train/response_loss"
+    distances = [epoch.figures[name] for epoch in training.epochs if name in epoch.figures]
+    return f" (distance of answers {distances[0]:.3g} → {distances[-1]:.3g})" if distances else ""
 
 
 STAGE = Stage(
     name="finetune",
-    version=2,
+    version=3,
+    facts=FinetuneFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from edgeprune.measure.result import LayerMs
 from edgeprune.runtimes.base import LayerTime, Runtime
-from edgeprune.runtimes.precision_truth import LEAST_SHARE, precision_share
-from edgeprune.samples.gates import Gate, Verdict, at_least
+from edgeprune.runtimes.precision_truth import LEAST_SHARE, PrecisionShare, precision_share
+from edgeprune.samples.gates import Gate, Verdict, at_least_gate
 
 
-def precision_facts(
-    runtime: Runtime, engine: Path, precision: str, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    """Shares of an engine by number format, as plain facts; None where the runtime cannot tell.
+def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs]) -> PrecisionShare | None:
+    """Shares of an engine's work by number format; None where the runtime does not tell.
 
     Args:
         runtime: that built it.
         engine: the file.
-        precision: what the target asks.
-        rows: ``{name, op, ms}`` of its layers, from :func:`edgeprune.measure.layers.layers_side_by_side`.
+        layers: times of its layers.
     """
-    layers = runtime.layer_info(engine)
-    if layers is None:
+    infos = runtime.layer_info(engine)
+    if infos is None:
         return None
-    times = [LayerTime(row["name"], row["op"], row["ms"]) for row in rows]
-    share = precision_share(layers, times)
-    return {**share.to_json(), "held": share.held(precision), "text": share.text()}
+    return precision_share(infos, [LayerTime(layer.name, layer.op, layer.ms) for layer in layers])
 
 
-def precision_gate(stage: str, facts: Mapping[str, Any], precision: str) -> Gate:
+def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:
     """FAIL, with the numbers, when less than half of the multiplying work is in the asked precision."""
-    gate = at_least(stage, f"{precision} in the engine", facts["held"], LEAST_SHARE, "", facts["text"])
+    gate = at_least_gate(stage, f"{precision} in the engine", share.held(precision), LEAST_SHARE, "", share.text())
     if gate.verdict is not Verdict.FAIL:
         return gate
-    reason = f"asked for {precision}, the engine is {facts['text']}; the builder ignored what the graph says"
+    reason = f"asked for {precision}, the engine is {share.text()}; the builder ignored what the graph says"
     return replace(gate, reason=reason)

@@ -10,85 +10,87 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import TargetError
-from edgeprune.samples.gates import at_least, pending
-from edgeprune.stages import compiling, timing
-from edgeprune.stages.base import Context, Judged, Output, Stage
-from edgeprune.stages.searching import Workshop
-from edgeprune.stages.sparsify import inputs_to_prune, model_to_prune
+from edgeprune.measure import compiling, latency
+from edgeprune.records.facts import BaselineFacts, Change, ProbeFacts, PruneFacts
+from edgeprune.samples.gates import at_least_gate, pending_gate
+from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
+from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.workspace import Key, Record
 
 PROFILES = "profiles"  # folder of the run directory for layer times: they outlive the stages that used them
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
-    target = context.target
+def _inputs(build: Build) -> Mapping[str, Any]:
+    target = build.target
     return {
-        **inputs_to_prune(context),
+        **build.source((record_to_prune(build), "model")),
         "params": {
-            **compiling.export_inputs(context),
-            **compiling.engine_inputs(context),
+            **compiling.graph_inputs(build.target, build.dataset),
+            **compiling.engine_inputs(build.site),
             "budget": target.budget.model_dump(),
             "channel_alignment": target.channel_alignment,
             "prune": target.prune.model_dump(),
-            "data": context.dataset.digest,
+            "data": build.dataset.digest,
             "threads": target.measure.threads,
             "scope": {"copies": target.measure.copies, "cuda_graph": target.measure.cuda_graph},
-            "seed": context.seed,
+            "seed": build.site.seed,
         },
     }
 
 
-def _run(context: Context, folder: Path, key: Key) -> Output:
+def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     from edgeprune import checkpoint
+    from edgeprune.search.budget import BudgetSearch
 
-    source = checkpoint.load(model_to_prune(context))
-    workshop = Workshop(context, source, folder)
-    budget, limit = context.target.budget, workshop.macs_limit
-    probes: list[dict[str, Any]] = []
+    source = checkpoint.load(record_to_prune(build).path("model"))
+    search = BudgetSearch(build.site, source, folder, build.dataset, importance_to_prune(build))
+    budget, limit = build.target.budget, search.macs_limit
+    probes: tuple[ProbeFacts, ...] = ()
     if budget.kind == "macs_speed_up":
         if budget.value > limit:
             raise TargetError(
                 f"the budget {budget} is out of reach for this model: ×{limit:.2f} fewer MACs is all that its layers "
                 "allow. Ask for less, take a smaller scale of the model or a smaller --imgsz"
             )
-        files, plan = workshop.by_macs(budget.value)
-    elif not context.usable:
-        files, plan = workshop.by_macs(min(context.target.prune.planning_macs_speed_up, limit))
+        files, plan = search.prune_by_macs(budget.value)
+    elif not build.site.usable:
+        files, plan = search.prune_by_macs(min(build.target.prune.planning_macs_speed_up, limit))
     else:
-        found = workshop.within_budget(context.records["baseline"].path("engine"), context.workspace.root / PROFILES)
-        files, plan, probes = found.files, found.plan, found.probes
+        baseline = build.record(BaselineFacts).path("engine")
+        result = search.search(baseline, build.workspace.root / PROFILES)
+        files, plan, probes = result.files, result.plan, result.probes
     plan.save(folder / "plan.json")
     return Output(
-        {**files, "plan": ("plan", folder / "plan.json")},
-        {
-            "probes": probes,
-            "macs": dict(zip(("before", "after"), plan.macs, strict=True)),
-            "parameters": dict(zip(("before", "after"), plan.params, strict=True)),
-            "signature": plan.result_shapes,
-            "plan": plan.digest,
-            "importance": plan.settings["importance"],
-            "removed": list(plan.removed),
-        },
+        {**artifacts_of(files), "plan": folder / "plan.json"},
+        PruneFacts(
+            probes=probes,
+            macs=Change(*plan.macs),
+            parameters=Change(*plan.params),
+            signature=plan.result_shapes,
+            plan=plan.digest,
+            importance=plan.settings.importance,
+            removed=plan.removed,
+        ),
     )
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    budget = context.target.budget
-    macs = record.facts["macs"]
-    reduction = macs["before"] / macs["after"]
+def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
+    budget = build.target.budget
     if budget.kind == "macs_speed_up":
-        row = at_least("prune", "MACs speed-up", reduction, budget.value, "×", "counted from the widths of the plan")
-        return Judged([row])
+        reason = "counted from the widths of the plan"
+        return Judgement([at_least_gate("prune", "MACs speed-up", record.facts.macs.ratio, budget.value, "×", reason)])
     metric = f"latency {budget.statistic}" if budget.kind == "latency_ms" else "latency speed-up"
     unit = "ms" if budget.kind == "latency_ms" else "×"
-    if not context.usable:
-        return Judged([pending("prune", metric, budget.value, unit, context.next_command)])
-    return timing.judged(context, "prune", context.records["baseline"].path("engine"), record.path("engine"))
+    if not build.site.usable:
+        return Judgement([pending_gate("prune", metric, budget.value, unit, build.next_command)])
+    baseline = build.record(BaselineFacts).path("engine")
+    return judgement_of(latency.judge_latency(build.site, "prune", baseline, record.path("engine"), build.dataset))
 
 
 STAGE = Stage(
     name="prune",
-    version=2,
+    version=3,
+    facts=PruneFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,

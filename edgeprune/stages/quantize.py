@@ -9,55 +9,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.samples.gates import informs
-from edgeprune.stages import compiling
-from edgeprune.stages.base import Context, Judged, Output, Stage
-from edgeprune.stages.fallback import fallback_rows, rescued
+from edgeprune.measure import compiling
+from edgeprune.records.facts import BaselineFacts, QuantizeFacts, SimplifyFacts
+from edgeprune.samples.gates import info_gate
+from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.fallback import fallback_gates, meet_floor
 from edgeprune.workspace import Key, Record
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
+def _inputs(build: Build) -> Mapping[str, Any]:
     return {
-        **context.source(("simplify", "onnx")),
+        **build.source((build.record(SimplifyFacts), "onnx")),
         "params": {
-            **compiling.export_inputs(context),
-            **compiling.engine_inputs(context),
-            "data": context.dataset.digest,
-            "seed": context.seed,
-            "floor": compiling.unpruned_accuracy(context) - context.target.accuracy.max_map_drop,
-            "split": context.target.accuracy.split,
-            "mixed_precision": context.target.mixed_precision,
+            **compiling.graph_inputs(build.target, build.dataset),
+            **compiling.engine_inputs(build.site),
+            "data": build.dataset.digest,
+            "seed": build.site.seed,
+            "floor": build.facts(BaselineFacts).reference_accuracy - build.target.accuracy.max_map_drop,
+            "split": build.target.accuracy.split,
+            "mixed_precision": build.target.mixed_precision,
         },
     }
 
 
-def _run(context: Context, folder: Path, key: Key) -> Output:
-    source, onnx = context.records["simplify"].path("onnx"), folder / "model.onnx"
-    context.reporter.progress(f"transforming to {context.target.precision}")
-    facts = compiling.in_precision(context, source, onnx)
-    for line in facts["warnings"]:
-        context.reporter.note(f"warning: {line}")
-    context.reporter.progress("measuring what the precision costs")
-    facts["fallback"] = rescued(context, source, onnx)
-    return Output({"onnx": ("onnx", onnx)}, facts | {"bytes": onnx.stat().st_size})
+def _run(build: Build, folder: Path, key: Key) -> Output[QuantizeFacts]:
+    source, onnx = build.record(SimplifyFacts).path("onnx"), folder / "model.onnx"
+    build.reporter.progress(f"transforming to {build.target.precision}")
+    conversion = compiling.convert_precision(build.target, source, onnx, build.dataset, build.site.seed)
+    for line in conversion.warnings:
+        build.reporter.note(f"warning: {line}")
+    build.reporter.progress("measuring what the precision costs")
+    fallback = meet_floor(build, source, onnx)
+    return Output({"onnx": onnx}, QuantizeFacts(conversion, fallback, onnx.stat().st_size))
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    facts = record.facts
-    reason = f"{facts['precision']} graph; its accuracy is judged at the engine stage"
-    rows = [informs("quantize", "ONNX size", facts["bytes"] / 2**20, "MiB", reason)]
-    if facts["images"]:
-        reason = "; ".join(f"warning: {line}" for line in facts["warnings"]) or f"{facts['method']}, train split"
-        rows.append(informs("quantize", "calibration images", float(facts["images"]), "images", reason))
-    return Judged([*rows, *fallback_rows(facts["fallback"], facts["precision"])])
+def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
+    conversion = record.facts.conversion
+    reason = f"{conversion.precision} graph; its accuracy is judged at the engine stage"
+    rows = [info_gate("quantize", "ONNX size", record.facts.onnx_bytes / 2**20, "MiB", reason)]
+    if conversion.images:
+        reason = "; ".join(f"warning: {line}" for line in conversion.warnings) or f"{conversion.method}, train split"
+        rows.append(info_gate("quantize", "calibration images", float(conversion.images), "images", reason))
+    return Judgement([*rows, *fallback_gates(record.facts.fallback, conversion.precision)])
 
 
 STAGE = Stage(
     name="quantize",
-    version=3,
+    version=4,
+    facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,
     packages=("onnx", "onnxruntime", "onnxruntime-gpu", "ultralytics"),
-    needed=lambda context: context.target.precision != "fp32",
+    needed=lambda build: build.target.precision != "fp32",
 )

@@ -6,47 +6,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.samples.gates import at_most
-from edgeprune.stages.base import Context, Judged, Output, Stage
-from edgeprune.stages.parity import parity_facts, parity_gate
+from edgeprune.records.facts import Change, ExportFacts, SimplifyFacts
+from edgeprune.samples.gates import at_most_gate
+from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.parity import parity_gate
 from edgeprune.workspace import Key, Record
 
 TOLERANCE = 1e-4  # simplification rearranges, it does not approximate
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
+def _inputs(build: Build) -> Mapping[str, Any]:
     return {
-        **context.source(("export", "onnx")),
-        "params": {"imgsz": context.target.imgsz, "data": context.dataset.digest, "seed": context.seed},
+        **build.source((build.record(ExportFacts), "onnx")),
+        "params": {"imgsz": build.target.imgsz, "data": build.dataset.digest, "seed": build.site.seed},
     }
 
 
-def _run(context: Context, folder: Path, key: Key) -> Output:
-    from edgeprune.export.simplify import simplified_onnx
+def _run(build: Build, folder: Path, key: Key) -> Output[SimplifyFacts]:
+    from edgeprune.export.simplify import simplify_onnx
+    from edgeprune.measure.accuracy import compare_outputs
 
-    source, onnx = context.records["export"].path("onnx"), folder / "model.onnx"
-    context.reporter.progress("simplifying")
-    info = simplified_onnx(source, onnx)
-    return Output(
-        {"onnx": ("onnx", onnx)},
-        {
-            "nodes": {"before": info.nodes_before, "after": info.nodes_after},
-            "reason": info.reason,
-            "parity": parity_facts(context, source, onnx),
-        },
-    )
+    source, onnx = build.record(ExportFacts).path("onnx"), folder / "model.onnx"
+    build.reporter.progress("simplifying")
+    info = simplify_onnx(source, onnx)
+    parity = compare_outputs(build.site, source, onnx, build.dataset)
+    return Output({"onnx": onnx}, SimplifyFacts(Change(info.nodes_before, info.nodes_after), info.reason, parity))
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    nodes = record.facts["nodes"]
-    reason = record.facts["reason"] or f"{nodes['before']} nodes before"
-    rows = parity_gate("simplify", record.facts["parity"], TOLERANCE, "against the exported graph")
-    return Judged([*rows, at_most("simplify", "graph nodes", nodes["after"], nodes["before"], "nodes", reason)])
+def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
+    nodes = record.facts.nodes
+    reason = record.facts.reason or f"{nodes.before} nodes before"
+    parity = parity_gate("simplify", record.facts.parity, TOLERANCE, "against the exported graph")
+    return Judgement([parity, at_most_gate("simplify", "graph nodes", nodes.after, nodes.before, "nodes", reason)])
 
 
 STAGE = Stage(
     name="simplify",
-    version=1,
+    version=2,
+    facts=SimplifyFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,

@@ -10,72 +10,68 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.samples.gates import Gate, informs
-from edgeprune.stages.base import Context, Judged, Output, Stage
-from edgeprune.stages.pretrain import train_inputs, train_settings, trained
+from edgeprune.records.facts import BaselineFacts, SparsifyFacts
+from edgeprune.samples.gates import info_gate
+from edgeprune.settings import SparsitySettings, TrainSettings
+from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.pretrain import train_inputs
 from edgeprune.workspace import Key, Record
 
 
-def model_to_prune(context: Context) -> Path:
-    """The checkpoint that pruning starts from."""
-    return context.records[_before_prune(context)].path("model")
+def record_to_prune(build: Build) -> Record[SparsifyFacts] | Record[BaselineFacts]:
+    """The stage whose checkpoint pruning starts from."""
+    return build.finished(SparsifyFacts) or build.record(BaselineFacts)
 
 
-def inputs_to_prune(context: Context) -> dict[str, str]:
-    """Key entry for :func:`model_to_prune`."""
-    return context.source((_before_prune(context), "model"))
-
-
-def importance_to_prune(context: Context) -> str:
+def importance_to_prune(build: Build) -> str:
     """The criterion that the profile asks for; its ``auto`` is the size of the scales once they have been trained."""
-    asked = context.target.prune.importance
-    return "bn_scale" if asked == "auto" and _before_prune(context) == "sparsify" else asked
+    importance = build.target.prune.importance
+    return "bn_scale" if importance == "auto" and build.finished(SparsifyFacts) is not None else importance
 
 
-def _before_prune(context: Context) -> str:
-    return "sparsify" if "sparsify" in context.records else "baseline"
+def _inputs(build: Build) -> Mapping[str, Any]:
+    assert build.target.sparsify is not None  # the stage is not needed without it
+    return {
+        **build.source((build.record(BaselineFacts), "model")),
+        "params": train_inputs(build, build.target.sparsify),
+    }
 
 
-def _inputs(context: Context) -> Mapping[str, Any]:
-    assert context.target.sparsify is not None  # the stage is not needed without it
-    return {**context.source(("baseline", "model")), "params": train_inputs(context, context.target.sparsify)}
-
-
-def _run(context: Context, folder: Path, key: Key) -> Output:
+def _run(build: Build, folder: Path, key: Key) -> Output[SparsifyFacts]:
     from edgeprune.training.sparsify import sparsify
-    from edgeprune.training.sparsity import SparsitySettings
 
-    asked = context.target.sparsify
-    assert asked is not None
+    section = build.target.sparsify
+    assert section is not None
     result = sparsify(
-        context.records["baseline"].path("model"),
-        data=context.dataset.source,
+        build.record(BaselineFacts).path("model"),
+        data=build.dataset.source,
         out=folder,
-        settings=train_settings(context, asked),
-        work=context.workspace.scratch(key),
-        sparsity=SparsitySettings(asked.strength, asked.bias_strength, asked.schedule, asked.final, asked.tied),
+        settings=TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed),
+        work=build.workspace.scratch(key),
+        sparsity=SparsitySettings.of(section),
     )
-    artifacts, facts = trained(result.trained)
-    return Output(artifacts, {**facts, "scales": result.to_json()})
+    return Output({"model": result.trained.best}, SparsifyFacts(result.trained.summary, result.scales))
 
 
-def _judge(context: Context, record: Record) -> Judged:
-    facts, scales = record.facts, record.facts["scales"]
-    before, after = (scales[when]["overall"]["share_off"] for when in ("before", "after"))
-    rows: list[Gate] = [
-        informs("sparsify", "mAP50-95 (PyTorch)", facts["map50_95"], "", f"after {facts['epochs_run']} epochs"),
-        informs("sparsify", "channels off", 100 * after, "%", f"{100 * before:.1f} % before; {scales['verdict']}"),
-    ]
-    return Judged(rows)
+def _judge(build: Build, record: Record[SparsifyFacts]) -> Judgement:
+    training, scales = record.facts.training, record.facts.scales
+    before, after = 100 * scales.before.overall.share_off, 100 * scales.after.overall.share_off
+    return Judgement(
+        [
+            info_gate("sparsify", "mAP50-95 (PyTorch)", training.map50_95, "", f"after {training.epochs_run} epochs"),
+            info_gate("sparsify", "channels off", after, "%", f"{before:.1f} % before; {scales.summary}"),
+        ]
+    )
 
 
 STAGE = Stage(
     name="sparsify",
-    version=1,
+    version=2,
+    facts=SparsifyFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,
     packages=("torch", "ultralytics"),
-    needed=lambda context: context.target.sparsify is not None,
+    needed=lambda build: build.target.sparsify is not None,
     shows_output=True,
 )

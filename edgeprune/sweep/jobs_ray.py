@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeprune.errors import DeviceError, EdgepruneError
-from edgeprune.stages.base import Reporter, Silent
-from edgeprune.sweep.points import Job, failed, finetune_step, measure_step, search_step
+from edgeprune.progress import Reporter, Silent
+from edgeprune.sweep.point import Finished, Job, Steps
 
 RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a result and is not tried again
 
@@ -25,10 +25,10 @@ def device_resource(target: str) -> str:
 def run_on_ray(
     jobs: Sequence[Job],
     swept: bytes,
-    finished: Callable[[Job, dict[str, Any]], None],
+    finished: Finished,
+    steps: Steps,
     *,
     reporter: Reporter | None = None,
-    steps: Sequence[Callable[..., Any]] = (search_step, finetune_step, measure_step),
 ) -> None:
     """Run jobs on the cluster that ``RAY_ADDRESS`` names, or on one of this machine alone.
 
@@ -36,8 +36,8 @@ def run_on_ray(
         jobs: independent of each other.
         swept: bytes of the model that latencies are compared with.
         finished: called here with each result as it comes.
+        steps: search, fine-tune, measure; copied to the workers.
         reporter: who watches.
-        steps: search, fine-tune, measure.
 
     Raises:
         DeviceError: Ray is not installed, or no node of the cluster has the device.
@@ -51,7 +51,7 @@ def run_on_ray(
         ray.init(log_to_driver=False)
     reporter = reporter or Silent()
     offered = ray.cluster_resources()
-    needed = {device_resource(job.target["name"]) for job in jobs}
+    needed = {device_resource(job.target.name) for job in jobs}
     missing = [name for name in sorted(needed) if not offered.get(name)]
     if missing:
         raise DeviceError(
@@ -60,29 +60,29 @@ def run_on_ray(
         )
     gpus = 1 if offered.get("GPU") else 0
     remote: Any = ray.remote(max_retries=RETRIES)  # its types know functions written out, not made
-    search, finetune, measure = (remote(_guarded(step)) for step in steps)
-    whole = ray.put(swept)
+    search, finetune, measure = (remote(_guarded(step)) for step in (steps.search, steps.finetune, steps.measure))
+    reference = ray.put(swept)
     waiting: dict[Any, Job] = {}
     for job in jobs:
-        device = {device_resource(job.target["name"]): 1}
-        given = ray.put(job)
-        found = search.options(resources=device, num_cpus=1).remote(given)
-        tuned = finetune.options(num_gpus=gpus, num_cpus=1).remote(given, found)
-        waiting[measure.options(resources=device, num_cpus=1).remote(given, whole, found, tuned)] = job
+        device = {device_resource(job.target.name): 1}
+        sent = ray.put(job)
+        pruned = search.options(resources=device, num_cpus=1).remote(sent)
+        tuned = finetune.options(num_gpus=gpus, num_cpus=1).remote(sent, pruned)
+        waiting[measure.options(resources=device, num_cpus=1).remote(sent, reference, pruned, tuned)] = job
     total = len(waiting)
     while waiting:
         [ready], _ = ray.wait(list(waiting), num_returns=1)
         job = waiting.pop(ready)
         try:
             result = ray.get(ready)
-            finished(job, failed(job, result) if isinstance(result, Exception) else result)
         except RayError as error:
-            finished(job, failed(job, error))
+            result = error
+        finished(job, job.failure(result) if isinstance(result, Exception) else result)
         reporter.progress(f"{job.name} is there", done=total - len(waiting), total=total)
 
 
 def _guarded(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step that hands an error of edgeprune on as a value: the steps behind it pass it on to the point."""
+    """A step that returns an error of edgeprune as its value, its own or that of a step before it."""
 
     def guarded(*inputs: Any) -> Any:
         for value in inputs:

@@ -38,7 +38,7 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     elif isinstance(head, Detect):
         replaced = head.nc != count
         if replaced:
-            _fit_detect(head, _same_names(owner.names, names), count)
+            _fit_detect(head, _old_indices(owner.names, names), count)
     else:
         raise DataError(
             f"a {type(head).__name__} head cannot be trained here; detect, segment, pose, obb and classify can"
@@ -50,52 +50,52 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     return replaced
 
 
-def require_names(what: str, known: Mapping[int, str], wanted: Mapping[int, str]) -> None:
-    """Refuse a teacher or a baseline that speaks of other classes than the data set.
+def require_same_names(what: str, names: Mapping[int, str], dataset_names: Mapping[int, str]) -> None:
+    """Refuse a model, called ``what``, that has other classes than the data set.
 
     Raises:
-        DataError: they differ.
+        DataError: they differ in number, order or name.
     """
-    if dict(known) != dict(wanted):
+    if dict(names) != dict(dataset_names):
         raise DataError(
-            f"{what} knows {_some(known)}, the data set {_some(wanted)}; "
+            f"{what} knows {_listed(names)}, the data set {_listed(dataset_names)}; "
             "name one that was trained on these classes, or go without"
         )
 
 
-def _some(names: Mapping[int, str]) -> str:
-    listed = list(names.values())
-    return f"{len(listed)} classes ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''})"
+def _listed(names: Mapping[int, str]) -> str:
+    first = ", ".join(list(names.values())[:3])
+    return f"{len(names)} classes ({first}{', …' if len(names) > 3 else ''})"
 
 
-def _fit_detect(head: Detect, kept: dict[int, int], count: int) -> None:
+def _fit_detect(head: Detect, old_indices: dict[int, int], count: int) -> None:
     branches: list[Any] = [b for b in (head.cv3, getattr(head, "one2one_cv3", None)) if b is not None]
     for branch in branches:
         for level, layers in enumerate(branch):
             old = layers[-1]
             # the prior of Ultralytics' bias_init: five objects in a 640 px image; the box branch keeps what it learned
             prior = math.log(5 / count / (640 / float(head.stride[level])) ** 2)
-            layers[-1] = _class_convolution(old, kept, count, prior)
+            layers[-1] = _class_convolution(old, old_indices, count, prior)
     segments: Any = getattr(getattr(head, "proto", None), "semseg", None)
     if segments is not None:  # the training-only class map of YOLO26's mask prototypes
-        segments[-1] = _class_convolution(segments[-1], kept, count, None)
+        segments[-1] = _class_convolution(segments[-1], old_indices, count, None)
     head.nc = count
     head.no = count + head.reg_max * 4
 
 
-def _class_convolution(old: nn.Conv2d, kept: dict[int, int], count: int, prior: float | None) -> nn.Conv2d:
+def _class_convolution(old: nn.Conv2d, old_indices: dict[int, int], count: int, prior: float | None) -> nn.Conv2d:
     new = nn.Conv2d(old.in_channels, count, 1, bias=old.bias is not None).to(old.weight.device)
     with torch.no_grad():
         if prior is not None and new.bias is not None:
             new.bias.fill_(prior)
-        for after, before in kept.items():
+        for after, before in old_indices.items():
             new.weight[after] = old.weight[before].float()
             if new.bias is not None and old.bias is not None:
                 new.bias[after] = old.bias[before].float()
     return new
 
 
-def _same_names(before: Mapping[int, str], after: Mapping[int, str]) -> dict[int, int]:
+def _old_indices(before: Mapping[int, str], after: Mapping[int, str]) -> dict[int, int]:
     """New class index to the old index of the same name."""
     position = {name: index for index, name in before.items()}
     return {index: position[name] for index, name in after.items() if name in position}

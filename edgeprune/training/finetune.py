@@ -1,7 +1,6 @@
 """Fine-tune a pruned model: the given module itself, never a copy built from its YAML.
 
-Takes weights, a data set and settings; gives a float32 checkpoint of the best epoch in stock Ultralytics classes;
-refuses to end with another structure than it began with.
+The result is a float32 checkpoint of the best epoch, in stock Ultralytics classes, of the structure that was given.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from edgeprune import checkpoint
 from edgeprune.errors import DataError, StageError
 from edgeprune.options import image_side
 from edgeprune.progress import Progress, silent
-from edgeprune.training.classes import fit_classes, require_names
-from edgeprune.training.publish import publish
-from edgeprune.training.run import TrainResult, Watcher, class_names, train_in
-from edgeprune.training.settings import TrainSettings
+from edgeprune.settings import AccuracyGoal, TrainSettings
+from edgeprune.training.classes import fit_classes, require_same_names
+from edgeprune.training.early_stop import StopAtGoal
+from edgeprune.training.result import TrainResult
+from edgeprune.training.result_from_run import result_from_run
+from edgeprune.training.run import Watcher, class_names, run_training
 from edgeprune.training.trainers import averaged_model, trainer_for
-from edgeprune.training.until import UntilDrop
 
 
 def finetune(
@@ -30,8 +30,8 @@ def finetune(
     out: Path | str,
     settings: TrainSettings,
     work: Path | str,
-    metadata: dict[str, Any] | None = None,
-    until: UntilDrop | None = None,
+    metadata: Mapping[str, object] | None = None,
+    until: AccuracyGoal | None = None,
     watchers: Sequence[Watcher] = (),
     identity: Mapping[str, Any] | None = None,
     keep: Literal["best", "last"] = "best",
@@ -53,28 +53,28 @@ def finetune(
         identity: plain data that says what they do; with other values a run in ``work`` begins anew.
         keep: which epoch's averaged weights to give.
         label: what ``progress`` calls the work.
-        progress: told of every epoch.
+        progress: called after every epoch.
 
     Raises:
         TargetError: a wrong setting.
         DataError: weights, teacher or data set are unusable or disagree.
         StageError: training failed, or the structure changed.
     """
-    given = checkpoint.load(weights)
-    before = given.model
-    trainer_for(given.task)
-    image_side(settings.imgsz, given.stride, given.task)
-    names = class_names(data, given.task, quiet=settings.quiet)
+    source = checkpoint.load(weights)
+    before = source.model
+    trainer_for(source.task)
+    image_side(settings.imgsz, source.stride, source.task)
+    names = class_names(data, source.task, silently=settings.quiet)
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
-    if settings.distill:
-        _check_teacher(settings.distill, given.task, names, features=bool(settings.feature))
+    if settings.teacher:
+        _check_teacher(settings.teacher, source.task, names, features=bool(settings.feature))
     if until is not None:
-        watchers = [*watchers, ("on_fit_epoch_end", until)]
+        watchers = [*watchers, ("on_fit_epoch_end", StopAtGoal(until))]
         identity = {**(identity or {}), "until": asdict(until)}
-    run = train_in(
+    run = run_training(
         work,
-        given.path,
+        source.path,
         data=data,
         settings=settings,
         watchers=watchers,
@@ -88,11 +88,11 @@ def finetune(
             f"training changed the model from {checkpoint.parameter_count(before)} to "
             f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
         )
-    kept = given.edgeprune if metadata is None else metadata
-    if "shape_signature" in kept:  # another data set's classes are the one change of shapes that is meant
-        kept = {**kept, "shape_signature": checkpoint.shape_signature(after)}
+    carried = source.edgeprune if metadata is None else metadata
+    if "shape_signature" in carried:  # another data set's classes are the one change of shapes that is meant
+        carried = {**carried, "shape_signature": checkpoint.shape_signature(after)}
     epoch = run.best_epoch if keep == "best" else run.epochs_run
-    return publish(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=kept)
+    return result_from_run(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=carried)
 
 
 def _check_teacher(path: Path, task: str, names: dict[int, str], features: bool) -> None:
@@ -102,4 +102,4 @@ def _check_teacher(path: Path, task: str, names: dict[int, str], features: bool)
             f"teacher {path} is a {teacher.task} model and the student a {task} model; distillation needs two models "
             "of one task, and of features (feature above 0) a detection head"
         )
-    require_names(f"teacher {path}", teacher.names, names)
+    require_same_names(f"teacher {path}", teacher.names, names)

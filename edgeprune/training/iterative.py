@@ -6,9 +6,10 @@ share of the epochs repairs it. One round is the one-shot schedule, so that the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
@@ -16,17 +17,9 @@ from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import calibration_batches
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.pruner import AUTO, Pruner
+from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
-from edgeprune.training.run import TrainResult
-from edgeprune.training.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round: multiply-accumulates saved so far against the unpruned model, and its training."""
-
-    macs_speed_up: float
-    trained: TrainResult
+from edgeprune.training.result import PruningRound
 
 
 def prune_in_rounds(
@@ -41,19 +34,19 @@ def prune_in_rounds(
     importance: str = AUTO,
     scope: Literal["global", "local"] = "global",
     align: int = 8,
-    metadata: dict[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
     progress: Progress = silent,
-) -> list[Round]:
+) -> list[PruningRound]:
     """Reach ``macs_speed_up`` in ``rounds`` equal factors; ``settings.epochs`` is the total over all rounds.
 
     Args:
-        weights: an unpruned checkpoint; the teacher is what ``settings.distill`` names.
+        weights: an unpruned checkpoint; the teacher is what ``settings.teacher`` names.
         macs_speed_up: multiply-accumulates before over after, above 1.
         rounds: 1 or more; the last one gets the epochs that cannot be divided.
         data, settings, metadata, progress: as in :func:`edgeprune.training.finetune.finetune`.
         out: folder for ``best.pt`` of the last round; earlier rounds stay in ``work``.
         work: scratch folder; the same call again goes on in the round and epoch where it stopped.
-        importance, scope, align: as in :class:`edgeprune.pruning.Pruner`; a criterion that asks the loss is shown
+        importance, scope, align: as in :func:`edgeprune.pruning.api.prune`; a criterion that asks the loss is shown
             images of the training split.
 
     Raises:
@@ -64,8 +57,8 @@ def prune_in_rounds(
         raise TargetError(f"rounds={rounds} with epochs={settings.epochs}: every round needs at least one epoch")
     if not macs_speed_up > 1:
         raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
-    whole = float(Pruner(checkpoint.load(weights).model, settings.imgsz, align=align).macs())
-    current, done, batches = Path(weights), [], None
+    unpruned_macs = float(Pruner(checkpoint.load(weights).model, settings.imgsz, align=align).macs())
+    current, finished, batches = Path(weights), [], None
     for number in range(1, rounds + 1):
         folder = Path(work) / f"round-{number}"
         start = folder / "pruned.pt"
@@ -73,10 +66,10 @@ def prune_in_rounds(
         if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
             batches = calibration_batches(data, loaded.task, settings.imgsz, seed=settings.seed, stride=loaded.stride)
         pruner = Pruner(loaded.model, settings.imgsz, align=align)
-        target = macs_speed_up ** (number / rounds) / (whole / pruner.macs())
-        plan = pruner.plan(macs_speed_up=max(target, 1.0), importance=importance, scope=scope, batches=batches)
-        kept = {**(loaded.edgeprune if metadata is None else metadata), "shape_signature": plan.result_shapes}
-        checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=kept)
+        further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())
+        plan = pruner.plan(macs_speed_up=max(further, 1.0), importance=importance, scope=scope, batches=batches)
+        carried = {**(loaded.edgeprune if metadata is None else metadata), "shape_signature": plan.result_shapes}
+        checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=carried)
         epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
         trained = finetune(
             start,
@@ -87,6 +80,6 @@ def prune_in_rounds(
             label=f"round {number}/{rounds}",
             progress=progress,
         )
-        done.append(Round(whole / plan.macs[1], trained))
+        finished.append(PruningRound(unpruned_macs / plan.macs[1], trained))
         current = trained.best
-    return done
+    return finished

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
 from edgeprune.checkpoint import load
 from edgeprune.errors import DataError
 from edgeprune.progress import Progress, silent
+from edgeprune.settings import TrainSettings
+from edgeprune.training.arguments import first_line
 from edgeprune.training.finetune import finetune
-from edgeprune.training.publish import publish
-from edgeprune.training.run import TrainResult, class_names, train_in
-from edgeprune.training.settings import TrainSettings, first_line
+from edgeprune.training.result import TrainResult
+from edgeprune.training.result_from_run import result_from_run
+from edgeprune.training.run import class_names, run_training
 from edgeprune.training.trainers import trainer_for
 
 
@@ -24,7 +26,7 @@ def pretrain(
     out: Path | str,
     settings: TrainSettings,
     work: Path | str,
-    metadata: dict[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train an unpruned model; as resumable and as precise as :func:`edgeprune.training.finetune.finetune`.
@@ -39,13 +41,23 @@ def pretrain(
     """
     source = str(model_yaml_or_pt)
     if not source.endswith((".yaml", ".yml")):
-        given: dict[str, Any] = {"data": data, "out": out, "settings": settings, "work": work, "metadata": metadata}
-        return finetune(source, **given, label="pretrain", progress=progress)
+        return finetune(
+            source,
+            data=data,
+            out=out,
+            settings=settings,
+            work=work,
+            metadata=metadata,
+            label="pretrain",
+            progress=progress,
+        )
     try:
         task = str(guess_model_task(yaml_model_load(source)))
     except Exception as error:
         raise DataError(f"model {source} cannot be built: {first_line(error)}") from error
     trainer_for(task)
-    class_names(data, task, quiet=settings.quiet)
-    run = train_in(work, source, data=data, settings=settings, label="pretrain", progress=progress)
-    return publish(run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata)
+    class_names(data, task, silently=settings.quiet)
+    run = run_training(work, source, data=data, settings=settings, label="pretrain", progress=progress)
+    return result_from_run(
+        run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata
+    )

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
 from ultralytics.data.utils import check_cls_dataset, check_det_dataset
@@ -26,67 +27,61 @@ from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
-from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, ToolError
+from edgeprune.errors import DataError, StageError, ToolError
+from edgeprune.logs import EPOCH_WATCHERS
 from edgeprune.progress import Progress, silent
-from edgeprune.training.processes import by_first
-from edgeprune.training.response import AttachTeacher
-from edgeprune.training.settings import TrainSettings, first_line, ultralytics_arguments
-from edgeprune.training.trainers import STATE, trainer_for
+from edgeprune.quiet import quiet
+from edgeprune.settings import TrainSettings
+from edgeprune.training.arguments import first_line, training_device, ultralytics_arguments
+from edgeprune.training.distillation import AttachTeacher
+from edgeprune.training.distributed import on_first_process
+from edgeprune.training.result import Epoch
+from edgeprune.training.trainers import STATE, has_diverged, trainer_for
 
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
 
 
 @dataclass(frozen=True)
-class TrainResult:
-    """What a training stage gives back.
+class FinishedRun:
+    """A run that ended.
 
     Attributes:
-        best: the best epoch's checkpoint, float32, stock Ultralytics classes only.
+        best: full-precision checkpoint of the best epoch, in the scratch folder.
+        last: checkpoint of the last epoch with everything that an exact continuation needs.
+        task: of the model.
         epochs_run: epochs finished, over all continuations.
         best_epoch: the epoch of ``best``, counted from 1.
-        curves: one row an epoch: the columns of ``results.csv`` by name (losses, metrics, learning rates).
-        map50_95: the task's main figure of ``best`` on the validation split, as plain ``YOLO(best).val`` gives it:
-            mAP50-95 of boxes, masks or key points; top-1 accuracy for a classifier.
+        epochs: every finished epoch in order.
         seconds: time in the training loop, over all continuations.
     """
-
-    best: Path
-    epochs_run: int
-    best_epoch: int
-    curves: list[dict[str, float]]
-    map50_95: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that ended: ``best`` is its full-precision checkpoint in the scratch folder, ``last`` its full state."""
 
     best: Path
     last: Path
     task: str
     epochs_run: int
     best_epoch: int
-    curves: list[dict[str, float]]
+    epochs: tuple[Epoch, ...]
     seconds: float
 
 
-def class_names(data: Path | str, task: str, *, quiet: bool = False) -> dict[int, str]:
+def class_names(data: Path | str, task: str, *, silently: bool = False) -> dict[int, str]:
     """Class index to name of a data set, which is found (or fetched) and checked the way Ultralytics does.
+
+    With ``silently`` Ultralytics' log is hidden.
 
     Raises:
         DataError: the data set is missing, incomplete or contradicts itself.
     """
     try:
-        with _quiet(quiet):
+        with quiet() if silently else nullcontext():
             described = (check_cls_dataset if task == "classify" else check_det_dataset)(str(data))
     except Exception as error:  # Ultralytics raises six kinds here, all of them about the data set
         raise DataError(f"data set {data}: {first_line(error)}") from error
     return dict(described["names"])
 
 
-def train_in(
+def run_training(
     work: Path | str,
     source: Path | str,
     *,
@@ -112,56 +107,63 @@ def train_in(
     folder = work / "run"
     last = folder / "weights" / "last.pt"
     ended = folder / "ended"  # a watcher may end a run after its last epoch was saved
-
-    def found() -> tuple[dict[str, Any] | None, bool]:
-        """What there is to go on from, and whether that is all; anything else is cleared away."""
-        work.mkdir(parents=True, exist_ok=True)
-        state = _state_of(last) if _same_run(work, source, data, settings, identity or {}) else None
-        if state is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            return None, False
-        _drop_rows_after(folder / "results.csv", state.epochs)
-        return asdict(state), state.ended or ended.exists()
-
-    resumable, finished = by_first(found)
+    epochs_done, finished = on_first_process(partial(_prepare, folder, source, data, settings, identity or {}))
     if not finished:
-        with _quiet(settings.quiet), _clear_errors(settings, last):
-            model = YOLO(str(last if resumable else source))
-            if settings.distill and settings.response:
-                teach = AttachTeacher(settings.distill, settings.response)
+        with quiet() if settings.quiet else nullcontext():
+            model = YOLO(str(last if epochs_done else source))
+            if settings.teacher and settings.response:
+                teach = AttachTeacher(settings.teacher, settings.response)
                 watchers = [*watchers, ("on_pretrain_routine_end", teach)]
-            for event, watcher in [*watchers, ("on_fit_epoch_end", _Reporter(label, progress))]:
+            for event, watcher in [*EPOCH_WATCHERS, *watchers, ("on_fit_epoch_end", EpochReporter(label, progress))]:
                 model.add_callback(event, watcher)
-            if resumable:
-                done = resumable["epochs"]
-                progress(f"{label} goes on after epoch {done}", done=done, total=settings.epochs)
-                allowed = {key: arguments[key] for key in ("device", "workers")}
-                arguments = {**allowed, "resume": str(last), "save_dir": str(folder)}
+            if epochs_done:
+                progress(f"{label} goes on after epoch {epochs_done}", done=epochs_done, total=settings.epochs)
+                changeable = {key: arguments[key] for key in ("device", "workers")}
+                arguments = {**changeable, "resume": str(last), "save_dir": str(folder)}
             else:
                 arguments |= {"project": str(work), "name": folder.name, "exist_ok": True}
-            model.train(trainer=trainer_for(str(model.task)), data=str(data), **arguments)
-        by_first(ended.touch)
-    state = _state_of(last)
+            _train(model, settings, last, data=str(data), **arguments)
+        on_first_process(ended.touch)
+    state = _read_state(last)
     best = folder / "weights" / "best.pt"
     if state is None or not best.is_file():
         raise StageError(f"{label} ended without a checkpoint in {folder}; the log above says why")
-    curves = read_curves(folder / "results.csv")
-    return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, curves, state.seconds)
+    epochs = read_epochs(folder / "results.csv")
+    return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, epochs, state.seconds)
 
 
-def validated(
+def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -> None:
+    """``model.train`` with known failures as one line each; anything else keeps its traceback."""
+    try:
+        model.train(trainer=trainer_for(str(model.task)), **arguments)
+    except subprocess.CalledProcessError as error:
+        raise ToolError([str(part) for part in error.cmd], error.returncode, "see the output above") from error
+    except (RuntimeError, MemoryError) as error:
+        kept = f"; the last good epoch is kept in {last.parent}" if last.is_file() else ""
+        # torch has no class of its own for an exhausted CPU, but names its allocator
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+            raise StageError(
+                f"out of memory with batch {settings.batch} at {settings.imgsz} px; lower batch or imgsz{kept}"
+            ) from error
+        if has_diverged(model.trainer):
+            reason = first_line(error)
+            raise StageError(f"training diverged ({reason}); lower lr0 (it is {settings.lr0}){kept}") from error
+        raise
+
+
+def validation_accuracy(
     weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str, batch: int | None = None
 ) -> float:
     """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``.
 
     ``batch`` is Ultralytics' default unless given.
     """
-    with _quiet(settings.quiet):
+    with quiet() if settings.quiet else nullcontext():
         model = YOLO(str(weights))
         metrics: Any = model.val(
             data=str(data),
             imgsz=settings.imgsz,
-            device=settings.device.split(",")[0],
+            device=training_device(settings).split(",")[0],
             plots=False,
             verbose=False,
             project=str(Path(work).resolve()),
@@ -172,16 +174,33 @@ def validated(
     return float(metrics.results_dict[TASK2METRIC[str(model.task)]])
 
 
-def read_curves(results: Path) -> list[dict[str, float]]:
-    """The rows of a ``results.csv``, every column as a float."""
+def read_epochs(results: Path) -> tuple[Epoch, ...]:
+    """The rows of a ``results.csv``; none where there is no such file."""
     if not results.is_file():
-        return []
+        return ()
     with results.open(newline="") as file:
-        return [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return tuple(Epoch(int(row.pop("epoch")), row.pop("time"), row) for row in rows)
+
+
+def _prepare(
+    folder: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
+) -> tuple[int, bool]:
+    """Epochs that a run in ``folder`` can go on from, and whether it had ended; without any the folder is cleared."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    same = _record_request(folder.parent / "run.json", source, data, settings, identity)
+    state = _read_state(folder / "weights" / "last.pt") if same else None
+    if state is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0, False
+    _drop_rows_after(folder / "results.csv", state.epochs)
+    return state.epochs, state.ended or (folder / "ended").exists()
 
 
 @dataclass(frozen=True)
 class _State:
+    """What a last.pt says about its run: task, finished epochs, seconds of training, and whether it had ended."""
+
     task: str
     epochs: int
     best_epoch: int
@@ -189,34 +208,34 @@ class _State:
     ended: bool
 
 
-def _state_of(last: Path) -> _State | None:
-    """What a last.pt says about its run; None if there is none or it cannot be read, so that the run begins anew."""
+def _read_state(last: Path) -> _State | None:
+    """The state in a last.pt; None if there is none or it cannot be read, so that the run begins anew."""
     if not last.is_file():
         return None
     try:
-        raw, _ = torch_safe_load(str(last), safe_only=True)  # not checkpoint.load: under distillation it is no model
-        own = raw[STATE]
-        return _State(
-            raw["train_args"]["task"], raw["epoch"] + 1, own["best_epoch"], float(own["seconds"]), bool(own["ended"])
-        )
+        content, _ = torch_safe_load(
+            str(last), safe_only=True
+        )  # not checkpoint.load: under distillation it is no model
+        own = content[STATE]
+        task, epochs = content["train_args"]["task"], content["epoch"] + 1
+        return _State(task, epochs, own["best_epoch"], float(own["seconds"]), bool(own["ended"]))
     except Exception as error:  # whatever is wrong with it, the run can begin anew
         LOGGER.warning(f"{last} cannot be continued ({first_line(error)}); training starts anew")
         return None
 
 
-def _same_run(
-    work: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
+def _record_request(
+    record: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
 ) -> bool:
-    """Whether ``work`` was started with the same things; records them if not."""
-    asked = asdict(settings) | dict(identity)
+    """Write what is trained and how into ``record``; whether it said the same already."""
+    request = asdict(settings) | dict(identity)
     for key in ("device", "workers", "quiet"):  # may change between continuations
-        asked.pop(key)
+        request.pop(key)
     path = Path(source)
-    asked |= {"source": sha256_of(path) if path.is_file() else str(source), "data": str(data)}
-    if settings.distill:
-        asked["distill"] = sha256_of(settings.distill)
-    text = json.dumps(asked, indent=2, sort_keys=True, default=str)
-    record = work / "run.json"
+    request |= {"source": sha256_of(path) if path.is_file() else str(source), "data": str(data)}
+    if settings.teacher:
+        request["teacher"] = sha256_of(settings.teacher)
+    text = json.dumps(request, indent=2, sort_keys=True, default=str)
     if record.is_file() and record.read_text() == text:
         return True
     write_atomically(record, text)
@@ -224,16 +243,19 @@ def _same_run(
 
 
 def _drop_rows_after(results: Path, epochs: int) -> None:
-    """Ultralytics writes an epoch's row before it saves the epoch: a kill between leaves a row that will come again."""
+    """Cut a ``results.csv`` to its finished epochs.
+
+    Ultralytics writes an epoch's row before it saves the epoch: a kill between the two leaves a row that comes again.
+    """
     if not results.is_file():
         return
     lines = results.read_text().splitlines(keepends=True)
-    kept = [line for line in lines[1:] if line.endswith("\n") and int(float(line.split(",")[0])) <= epochs]
-    write_atomically(results, "".join([*lines[:1], *kept]))
+    rows = [line for line in lines[1:] if line.endswith("\n") and int(float(line.split(",")[0])) <= epochs]
+    write_atomically(results, "".join([*lines[:1], *rows]))
 
 
-class _Reporter:
-    """Tells the watcher of every epoch; a class, so that distributed training can pickle it without its watcher."""
+class EpochReporter:
+    """Reports every epoch as progress; a class, so that distributed training can pickle it without its listener."""
 
     def __init__(self, label: str, progress: Progress) -> None:
         self.label = label
@@ -243,52 +265,8 @@ class _Reporter:
         return {"label": self.label, "progress": silent}
 
     def __call__(self, trainer: BaseTrainer) -> None:
-        metric = (trainer.metrics or {}).get(TASK2METRIC[trainer.args.task])
-        figure = "" if metric is None else f", {TASK2METRIC[trainer.args.task].split('/')[-1]} {metric:.3f}"
+        name = TASK2METRIC[trainer.args.task]
+        accuracy = (trainer.metrics or {}).get(name)
+        text = "" if accuracy is None else f", {name.split('/')[-1]} {accuracy:.3f}"
         done = trainer.epoch + 1
-        self.progress(f"{self.label} epoch {done}/{trainer.epochs}{figure}", done=done, total=trainer.epochs)
-
-
-@contextmanager
-def _quiet(quiet: bool) -> Iterator[None]:
-    """Ultralytics' log at warnings only, which hides its progress bars too."""
-    level = LOGGER.level
-    if quiet:
-        LOGGER.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
-
-
-@contextmanager
-def _clear_errors(settings: TrainSettings, last: Path) -> Iterator[None]:
-    """Known failures of a training run as one line each; anything else keeps its traceback."""
-    try:
-        yield
-    except EdgepruneError:
-        raise
-    except subprocess.CalledProcessError as error:
-        raise ToolError([str(part) for part in error.cmd], error.returncode, "see the output above") from error
-    except (RuntimeError, MemoryError, FileNotFoundError, ValueError, AssertionError) as error:
-        text = first_line(error)
-        small = text.lower()
-        kept = f"; the last good epoch is kept in {last.parent}" if last.is_file() else ""
-        if isinstance(error, MemoryError) or "out of memory" in small or "can't allocate memory" in small:
-            raise StageError(
-                f"out of memory with batch {settings.batch} at {settings.imgsz} px; lower batch or imgsz{kept}"
-            ) from error
-        if "nan" in small.split() or "nan/inf" in small:
-            raise StageError(f"training diverged ({text}); lower lr0 (it is {settings.lr0}){kept}") from error
-        if (
-            small.startswith("dataset '")
-            or "no valid images" in small
-            or "no images found" in small
-            or "no labels" in small
-        ):
-            raise DataError(f"the data set is unusable: {text}") from error
-        if text.startswith("Invalid CUDA"):
-            raise TargetError(
-                f"device {settings.device!r} is not here; cpu is allowed, or GPUs by number: edgeprune doctor"
-            ) from error
-        raise
+        self.progress(f"{self.label} epoch {done}/{trainer.epochs}{text}", done=done, total=trainer.epochs)

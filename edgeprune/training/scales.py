@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from edgeprune.training.result import SCALE_OFF, ScaleHistogram, ScaleReport
 from edgeprune.training.sparsity import ScaleGroup
 
-THRESHOLD = 1e-2
-"""A scale below this counts as switched off."""
 SMALL_BIAS = 0.1
 """SiLU(0.1) is 0.05: a constant that small can be dropped with its channel."""
-EDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, float("inf"))
-"""Bins of the histograms of absolute values."""
+EDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+"""Lower limits of the histograms' bins; the last bin is open."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,22 +36,13 @@ class Scales:
 
     @property
     def share_off(self) -> float:
-        """Share of prunable channels all of whose scales lie below :data:`THRESHOLD`, 0 to 1."""
-        return float((self.channels < THRESHOLD).mean())
+        """Share of prunable channels all of whose scales lie below :data:`SCALE_OFF`, 0 to 1."""
+        return float((self.channels < SCALE_OFF).mean())
 
-    def to_json(self) -> dict[str, Any]:
-        """Histograms per layer and overall, as plain data; ``edges`` are the bins' limits (the last one is open)."""
-        layers = {
-            name: {"channels": len(scales), "share_off": float((scales < THRESHOLD).mean())}
-            | _histograms(scales, biases)
-            for name, (scales, biases) in self.layers.items()
-        }
-        overall = {"channels": len(self.channels), "share_off": self.share_off}
-        return {
-            "edges": [edge for edge in EDGES if np.isfinite(edge)],
-            "overall": overall | _histograms(self.channels, self.biases),
-            "layers": layers,
-        }
+    def report(self) -> ScaleReport:
+        """Histograms by layer and overall."""
+        layers = {name: _histogram(scales, biases) for name, (scales, biases) in self.layers.items()}
+        return ScaleReport(EDGES, _histogram(self.channels, self.biases), layers)
 
 
 def scales_of(model: nn.Module, groups: Sequence[ScaleGroup]) -> Scales:
@@ -63,8 +53,8 @@ def scales_of(model: nn.Module, groups: Sequence[ScaleGroup]) -> Scales:
     for group in groups:
         rows = []
         for name, indices in group.norms:
-            norm, at = modules[name], list(indices)
-            row = (_absolute(norm.weight)[at], _absolute(norm.bias)[at])
+            norm, positions = modules[name], list(indices)
+            row = (_absolute(norm.weight)[positions], _absolute(norm.bias)[positions])
             layers.setdefault(name, []).append(row)
             rows.append(row)
         largest.append((np.max([row[0] for row in rows], axis=0), np.max([row[1] for row in rows], axis=0)))
@@ -78,10 +68,10 @@ def scales_of(model: nn.Module, groups: Sequence[ScaleGroup]) -> Scales:
     )
 
 
-def verdict(before: Scales, after: Scales) -> str:
+def summary_of(before: Scales, after: Scales) -> str:
     """One line: how many channels are off now, and whether their biases are small enough to drop."""
-    off = after.channels < THRESHOLD
-    head = f"scales below {THRESHOLD:g}: {before.share_off:.1%} of channels before, {after.share_off:.1%} after"
+    off = after.channels < SCALE_OFF
+    head = f"scales below {SCALE_OFF:g}: {before.share_off:.1%} of channels before, {after.share_off:.1%} after"
     if not off.any():
         return f"{head}; nothing is ready to prune: train longer or raise lambda"
     small = float((after.biases[off] < SMALL_BIAS).mean())
@@ -97,8 +87,6 @@ def _absolute(parameter: nn.Parameter) -> Array:
     return parameter.detach().abs().double().cpu().numpy()
 
 
-def _histograms(scales: Array, biases: Array) -> dict[str, list[int]]:
-    return {
-        "scales": np.histogram(scales, EDGES)[0].tolist(),
-        "biases": np.histogram(biases, EDGES)[0].tolist(),
-    }
+def _histogram(scales: Array, biases: Array) -> ScaleHistogram:
+    in_bins = [tuple(np.histogram(values, (*EDGES, np.inf))[0].tolist()) for values in (scales, biases)]
+    return ScaleHistogram(len(scales), float((scales < SCALE_OFF).mean()), *in_bins)

@@ -13,70 +13,18 @@ scales with mixed precision nor uses up the clipping norm. A step that the scale
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edgeprune.errors import StageError, TargetError
-from edgeprune.pruning import Pruner
-from edgeprune.pruning.criteria import group_of
-
-Schedule = Literal["constant", "linear", "cosine"]
-SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine")
-
-
-@dataclass(frozen=True)
-class SparsitySettings:
-    """How hard to push.
-
-    A scale starts near 1. With AdamW it moves by up to the learning rate a step wherever ``strength`` is above its
-    gradient, so the learning rates of all steps must add up to more than 1 for channels to switch off; a ``strength``
-    far above the gradients only costs accuracy. With SGD it moves by learning rate x strength / (1 - momentum).
-    Measured on the digits demo, three quarters of the scales' gradients (root mean square) were below 3e-4 and 5 % were
-    above 0.03, hence the default. Reference implementations, which train with SGD, use 1e-2.
-
-    Attributes:
-        strength: lambda, the weight of the penalty on scales at the start.
-        bias_strength: the same for the biases of the same channels; 0 leaves them alone.
-        schedule: how both fall over the run: not at all, linearly, or along a half cosine.
-        final: what is left of them at the end, 0 to 1.
-        tied: ``group`` penalises scales that a shortcut ties as one; ``exempt`` leaves them alone.
-
-    Raises:
-        TargetError: on construction, if a value is impossible.
-    """
-
-    strength: float = 1e-3
-    bias_strength: float = 0.0
-    schedule: Schedule = "linear"
-    final: float = 0.1
-    tied: Literal["group", "exempt"] = "group"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength < math.inf:
-            raise TargetError(f"lambda={self.strength!r}: allowed is a number above 0, for example 0.001")
-        if not 0 <= self.bias_strength < math.inf:
-            raise TargetError(f"bias lambda={self.bias_strength!r}: allowed is 0 or a number above it")
-        if self.schedule not in SCHEDULES:
-            raise TargetError(f"schedule={self.schedule!r}: allowed is one of {', '.join(SCHEDULES)}")
-        if not 0 <= self.final <= 1:
-            raise TargetError(f"final={self.final!r}: allowed is 0 (falls to nothing) to 1 (does not fall)")
-        if self.tied not in ("group", "exempt"):
-            raise TargetError(f"tied={self.tied!r}: allowed is group or exempt")
-
-    def factor(self, epoch: int, epochs: int) -> float:
-        """What is left of the strength in ``epoch`` (from 0) of ``epochs``: 1 in the first, ``final`` in the last."""
-        if self.schedule == "constant" or epochs < 2:
-            return 1.0
-        progress = min(epoch / (epochs - 1), 1.0)
-        if self.schedule == "cosine":
-            progress = (1 - math.cos(math.pi * progress)) / 2
-        return 1.0 - (1.0 - self.final) * progress
+from edgeprune.errors import StageError
+from edgeprune.pruning.group import group_of
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.settings import SparsitySettings
 
 
 @dataclass(frozen=True)
@@ -107,10 +55,10 @@ def scale_groups(model: nn.Module, imgsz: int) -> list[ScaleGroup]:
         if dimension.fixed is not None:
             continue
         for part in dimension.parts:
-            found = group_of(pruner.structure, modules, part, gates=None, generator=torch.Generator())
+            group = group_of(pruner.structure, modules, part, gradients=None, generator=torch.Generator())
             norms = tuple(
                 (named[id(slot.module)], tuple(column.tolist()))
-                for slot in found.slots
+                for slot in group.slots
                 if slot.is_norm and isinstance(slot.module, nn.BatchNorm2d)
                 for column in slot.positions.T
             )

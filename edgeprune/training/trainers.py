@@ -15,6 +15,8 @@ from __future__ import annotations
 import io
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
@@ -37,15 +39,16 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, StageError
+from edgeprune.training.arguments import first_line
 from edgeprune.training.classes import fit_classes
-from edgeprune.training.processes import join_on_cpu
+from edgeprune.training.distributed import join_on_cpu
 
 STATE = "edgeprune"
 """Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
 TEACHER = "teacher_model."
 
 
-class KeepsGivenModel(BaseTrainer):
+class GivenModelTrainer(BaseTrainer):
     """Mixin in front of a task's trainer; see the module's docstring."""
 
     model: Any  # Ultralytics gives these None or a path until training is set up
@@ -64,6 +67,16 @@ class KeepsGivenModel(BaseTrainer):
             join_on_cpu(self)
         self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
         self.add_callback("on_train_epoch_start", _start_epoch)
+
+    def get_dataset(self) -> dict[str, Any]:
+        """Ultralytics' description of the data set, found and checked; DataError where it cannot be."""
+        with _data_errors():
+            return super().get_dataset()
+
+    def get_dataloader(self, *arguments: Any, **named: Any) -> Any:
+        """Ultralytics' loader of a split; DataError where the split holds no usable image."""
+        with _data_errors():
+            return super().get_dataloader(*arguments, **named)
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> Any:
         """The given module itself; only without one is a model built from ``cfg``."""
@@ -165,27 +178,27 @@ class KeepsGivenModel(BaseTrainer):
         return average
 
 
-class PrunedDetectionTrainer(KeepsGivenModel, DetectionTrainer):
+class PrunedDetectionTrainer(GivenModelTrainer, DetectionTrainer):
     """Detection."""
 
 
-class PrunedSegmentationTrainer(KeepsGivenModel, SegmentationTrainer):
+class PrunedSegmentationTrainer(GivenModelTrainer, SegmentationTrainer):
     """Instance segmentation."""
 
 
-class PrunedPoseTrainer(KeepsGivenModel, PoseTrainer):
+class PrunedPoseTrainer(GivenModelTrainer, PoseTrainer):
     """Key points."""
 
 
-class PrunedOBBTrainer(KeepsGivenModel, OBBTrainer):
+class PrunedOBBTrainer(GivenModelTrainer, OBBTrainer):
     """Oriented boxes."""
 
 
-class PrunedClassificationTrainer(KeepsGivenModel, ClassificationTrainer):
+class PrunedClassificationTrainer(GivenModelTrainer, ClassificationTrainer):
     """Classification."""
 
 
-TRAINERS: dict[str, type[KeepsGivenModel]] = {
+TRAINERS: dict[str, type[GivenModelTrainer]] = {
     "detect": PrunedDetectionTrainer,
     "segment": PrunedSegmentationTrainer,
     "pose": PrunedPoseTrainer,
@@ -194,7 +207,7 @@ TRAINERS: dict[str, type[KeepsGivenModel]] = {
 }
 
 
-def trainer_for(task: str) -> type[KeepsGivenModel]:
+def trainer_for(task: str) -> type[GivenModelTrainer]:
     """The trainer of an Ultralytics task.
 
     Raises:
@@ -219,6 +232,20 @@ def averaged_model(last: Path) -> nn.Module:
     return student(torch_safe_load(str(last), safe_only=True)[0]["ema"]).float()
 
 
+def has_diverged(trainer: Any) -> bool:
+    """Whether the loss or the accuracy of a trainer's last epoch is NaN or infinite."""
+    figures = [] if trainer is None else [trainer.loss, trainer.fitness]
+    return any(figure is not None and not torch.isfinite(torch.as_tensor(figure)) for figure in figures)
+
+
+@contextmanager
+def _data_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, FileNotFoundError, ValueError, AssertionError) as error:
+        raise DataError(f"the data set is unusable: {first_line(error)}") from error
+
+
 def _serialized(checkpoint: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
@@ -227,7 +254,7 @@ def _serialized(checkpoint: dict[str, Any]) -> bytes:
 
 def _refuse_empty_labels(trainer: BaseTrainer) -> None:
     labels = getattr(trainer.train_loader.dataset, "labels", None)
-    if labels is not None and not any(len(one["cls"]) for one in labels):
+    if labels is not None and not any(len(image["cls"]) for image in labels):
         raise DataError(f"no image of the training split of {trainer.args.data} has a label; check its labels folder")
 
 
@@ -246,7 +273,7 @@ def _start_epoch(trainer: BaseTrainer) -> None:
     if LOCAL_RANK == -1 and isinstance(sampler, torch.utils.data.RandomSampler):
         # a new one, not a new seed: the iterator of the epoch before still draws once more, from the one it holds
         sampler.generator = torch.Generator().manual_seed(seed)
-    if isinstance(trainer, KeepsGivenModel) and trainer.seconds_before:
+    if isinstance(trainer, GivenModelTrainer) and trainer.seconds_before:
         # time limits and estimates count what was spent before; with the clock moved back, epochs count from 0 too
         trainer.train_time_start -= trainer.seconds_before
         trainer.start_epoch = 0

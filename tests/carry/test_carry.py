@@ -10,24 +10,27 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 pytest.importorskip("edgeprune.runtimes.trtexec_argv", reason="needs the TensorRT room")
 
 from edgeprune.artifact import Artifact, sha256_of
-from edgeprune.carry.back import imported
+from edgeprune.carry.back import import_results
 from edgeprune.carry.out import carried_files
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.errors import DataError, DeviceError
-from edgeprune.records.build import BuildRecord
-from edgeprune.samples.gates import informs, pending
+from edgeprune.records.show import read_build
+from edgeprune.runtimes.site import open_site
+from edgeprune.samples.gates import Verdict, info_gate, pending_gate
+from edgeprune.serial import write_json
+from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import load_target
-from edgeprune.workspace import Key, Record
-from tests.report.records import build_record
+from edgeprune.workspace import Key, Record, Workspace
+from tests.records.sample import accuracy, build_record
 
 PROFILE = """
 extends: jetson-orin-nano
@@ -62,84 +65,64 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network.names = {number: str(number) for number in range(10)}
         checkpoint.save(network, root / f"{name}.pt", like=None)
         onnx_from_checkpoint(root / f"{name}.pt", root / f"{name}.onnx", imgsz=64)
-    target = load_target(root / "board.yaml")
-    records = {
-        stage: Record(Key(stage, {}), root, {"onnx": Artifact.of("onnx", root / name)}, {}, 0.0, "")
-        for stage, name in (("baseline", "baseline.onnx"), ("simplify", "model.onnx"))
+    target, sample = load_target(root / "board.yaml"), build_record()
+    records: dict[str, Record[Any]] = {
+        stage: Record(Key(stage, {}), root, {"onnx": Artifact(root / name, sha256_of(root / name))}, facts, 0.0, "")
+        for stage, name, facts in (
+            ("baseline", "baseline.onnx", sample.stages.baseline.facts),
+            ("simplify", "model.onnx", sample.stages.simplify.facts),
+        )
     }
-    context = SimpleNamespace(
-        target=target,
-        records=records,
-        workspace=SimpleNamespace(root=root),
-        dataset=Dataset.load(root / "digits" / "data.yaml", task="detect", need=("val",)),
-        seed=0,
-        weights=SimpleNamespace(task="detect"),
-        usable=False,
-    )
+    dataset = Dataset.load(root / "digits" / "data.yaml", task="detect", need=("val",))
+    weights = Weights(root / "model.pt", "", "detect")
+    with open_site(target) as site:
+        build = Build(site, weights, dataset, False, Workspace(root), SilentBuild(), records=records)
     with pytest.MonkeyPatch.context() as fewer:
         fewer.setattr("edgeprune.carry.out.IMAGES", 3)
-        files = carried_files(cast(Any, context))
+        files = carried_files(build)
     for name, source in files.items():
         (root / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, root / "bundle" / name)
     command = "scp and so on"
     gates = [
-        informs("baseline", "mAP50-95", 0.5, "", "unpruned"),
-        pending("baseline", "latency p50", None, "ms", command),
-        pending("prune", "latency p50", 40.0, "ms", command),
-        pending("engine", "latency p50", 40.0, "ms", command),
-        informs("engine", "mAP50-95 of the ONNX", 0.495, "", "by onnxruntime"),
-        pending("engine", "mAP50-95 drop", 0.02, "mAP50-95", command),
+        info_gate("baseline", "mAP50-95", 0.5, "", "unpruned"),
+        pending_gate("baseline", "latency p50", None, "ms", command),
+        pending_gate("prune", "latency p50", 40.0, "ms", command),
+        pending_gate("engine", "latency p50", 40.0, "ms", command),
+        info_gate("engine", "mAP50-95 of the ONNX", 0.495, "", "by onnxruntime"),
+        pending_gate("engine", "mAP50-95 drop", 0.02, "mAP50-95", command),
     ]
-    record = whole(build_record())
-    for row in record["stages"]:
-        if row["name"] in ("baseline", "engine"):
-            value = 0.5 if row["name"] == "baseline" else 0.495
-            row["facts"]["accuracy"] = {"value": value, "metric": "mAP50-95", "measured_on": "onnxruntime"}
-    record |= {
-        "gates": [gate.to_json() for gate in gates],
-        "target": target.model_dump(mode="json"),
-        "verdict": "PENDING",
-        "measurements": [],
-        "bundle": {name: sha256_of(path) for name, path in files.items()},
-        "next_command": command,
-    }
-    BuildRecord.model_validate(record)
-    (root / "bundle" / "build.json").write_text(json.dumps(record))
+    baseline, engine = sample.stages.baseline, sample.stages.engine
+    unpruned, shipped = (
+        replace(row.facts, accuracy=accuracy(value)) for row, value in ((baseline, 0.5), (engine, 0.495))
+    )
+    record = replace(
+        sample,
+        gates=tuple(gates),
+        target=target,
+        verdict=Verdict.PENDING,
+        stages=replace(
+            sample.stages, baseline=replace(baseline, facts=unpruned), engine=replace(engine, facts=shipped)
+        ),
+        measurements=(),
+        bundle={name: sha256_of(path) for name, path in files.items()},
+        next_command=command,
+    )
+    write_json(root / "bundle" / "build.json", record)
     (root / "report.md").write_text("old")
     return root
-
-
-def whole(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as a build writes it, out of the report's sample."""
-    stages = [{"key": "0" * 64, "reused": False, "seconds": 1.0, **row} for row in record["stages"]]
-    return {
-        "schema_version": 1,
-        "edgeprune": "0",
-        "created": "2026-01-01T00:00:00+00:00",
-        "command": ["edgeprune", "build"],
-        "weights": {"path": "w.pt", "sha256": "0"},
-        "dataset": {"path": "data.yaml", "sha256": "0"},
-        "task": "detect",
-        "names": {str(number): str(number) for number in range(10)},
-        "seed": 0,
-        "artifacts": [],
-        "host": {},
-        **record,
-        "stages": stages,
-    }
 
 
 def measured(run: Path, there: Path, text: str = "orin-nano") -> tuple[subprocess.CompletedProcess[str], FakeBoard]:
     """Copy the folder to a stand-in board and run it there."""
     shutil.copytree(run / "bundle" / "device", there)
-    board = fake_device(text)._channel
+    board = fake_device(text).channel
     assert isinstance(board, FakeBoard)
     done = subprocess.run(
         ["sh", str(there / "run-on-device.sh")],
         capture_output=True,
         text=True,
-        env=board._env,
+        env=board.env,
         timeout=120,
         check=False,
     )
@@ -164,31 +147,33 @@ def copied(run: Path, tmp_path: Path) -> Path:
 
 def test_what_comes_back_is_judged_and_a_stand_in_does_not_pass(run: Path, results: Path, tmp_path: Path) -> None:
     here = copied(run, tmp_path)
-    record, bundle = imported(results, here)
-    BuildRecord.model_validate(record)
-    assert record == json.loads((bundle / "build.json").read_text())
-    verdicts = {(row["stage"], row["metric"]): row["verdict"] for row in record["gates"]}
-    assert "PENDING" not in verdicts.values()
-    assert verdicts["engine", "latency p50"] == "INCONCLUSIVE"
-    assert verdicts["prune", "latency p50"] == "INCONCLUSIVE"
-    assert verdicts["engine", "mAP50-95 drop"] == "INCONCLUSIVE"
+    record, bundle = import_results(results, here)
+    assert record == read_build(bundle)
+    verdicts = {(gate.stage, gate.metric): gate.verdict for gate in record.gates}
+    assert Verdict.PENDING not in verdicts.values()
+    assert verdicts["engine", "latency p50"] is Verdict.INCONCLUSIVE
+    [earlier] = [gate for gate in record.gates if (gate.stage, gate.metric) == ("prune", "latency p50")]
+    assert earlier.limit is None and earlier.reason.startswith("INCONCLUSIVE by itself (simulated, no device")
+    assert verdicts["engine", "mAP50-95 drop"] is Verdict.INCONCLUSIVE
     assert {("baseline", "mAP50-95"), ("engine", "mAP50-95 of the ONNX")} <= set(verdicts)  # kept
-    assert record["verdict"] in ("INCONCLUSIVE", "FAIL")
-    [latency] = [row for row in record["gates"] if (row["stage"], row["metric"]) == ("engine", "latency p50")]
-    assert latency["reason"].startswith("simulated, no device was measured (at most ")
-    assert record["device"]["simulated"] and record["device"]["identity"]["module"] == "p3767-0005"
-    assert record["device"]["identity"]["clocks"] == "locked"
-    assert record["device"]["identity"]["power_mode"] == "MAXN_SUPER"
-    assert record["bundle"]["model.engine"] == sha256_of(bundle / "model.engine")
-    assert record["next_command"] is None
-    timed = {(row["stage"], row["role"]): row for row in record["measurements"]}
+    assert record.verdict in (Verdict.INCONCLUSIVE, Verdict.FAIL)
+    [latency] = [gate for gate in record.gates if (gate.stage, gate.metric) == ("engine", "latency p50")]
+    assert latency.reason.startswith("simulated, no device was measured (at most ")
+    assert record.device is not None
+    assert record.device.simulated and record.device.identity["module"] == "p3767-0005"
+    assert record.device.identity["clocks"] == "locked"
+    assert record.device.identity["power_mode"] == "MAXN_SUPER"
+    assert record.bundle["model.engine"] == sha256_of(bundle / "model.engine")
+    assert record.next_command is None
+    timed = {(row.stage, row.role): row.measurement for row in record.measurements}
     before, after = timed["engine", "baseline"], timed["engine", "candidate"]
-    assert len(before["values"]) == len(after["values"]) == 24 * 20
-    assert sum(after["values"]) < sum(before["values"])  # the narrower file is the faster one in the script
-    assert after["conditions"]["telemetry"]["source"] == "tegrastats"
+    assert len(before.values) == len(after.values) == 24 * 20
+    assert sum(after.values) < sum(before.values)  # the narrower file is the faster one in the script
+    telemetry = after.conditions.device.telemetry
+    assert telemetry is not None and telemetry.source == "tegrastats"
     assert "SIMULATED device" in (here / "report.md").read_text()
-    again, _ = imported(results, here)  # taking them back twice changes nothing
-    assert again["gates"] == record["gates"]
+    again, _ = import_results(results, here)  # taking them back twice changes nothing
+    assert again.gates == record.gates
 
 
 def test_a_real_boards_results_can_pass_or_fail(
@@ -198,15 +183,24 @@ def test_a_real_boards_results_can_pass_or_fail(
     here = copied(run, tmp_path)
     folder = unpacked(results, tmp_path)
     change(folder, simulated=False)
-    record, _ = imported(folder, here)
-    verdicts = {(row["stage"], row["metric"]): row["verdict"] for row in record["gates"]}
-    assert verdicts["engine", "latency p50"] == "PASS"
-    assert verdicts["engine", "fp32 in the engine"] == "PASS"
+    record, _ = import_results(folder, here)
+    verdicts = {(gate.stage, gate.metric): gate.verdict for gate in record.gates}
+    assert verdicts["engine", "latency p50"] is Verdict.PASS
+    assert verdicts["engine", "fp32 in the engine"] is Verdict.PASS
     found = json.loads((here / "bundle" / "build.json").read_text())
     found["target"]["budget"]["latency_ms"] = 0.01
     (here / "bundle" / "build.json").write_text(json.dumps(found))
-    record, _ = imported(folder, here)
-    assert record["verdict"] == "FAIL"
+    record, _ = import_results(folder, here)
+    assert record.verdict is Verdict.FAIL
+
+
+def test_a_board_with_a_newer_tensorrt_runs_the_commands_of_its_generation(run: Path, tmp_path: Path) -> None:
+    done, _ = measured(run, tmp_path / "device", "orin-nano,tensorrt=11.1.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "run").mkdir()
+    record, _ = import_results(tmp_path / "device" / "results.tar", copied(run, tmp_path / "run"))
+    assert record.device is not None and record.device.identity["runtime"] == "trtexec 11.1.0"
+    assert Verdict.PENDING not in [gate.verdict for gate in record.gates]
 
 
 def unpacked(results: Path, tmp_path: Path) -> Path:
@@ -220,7 +214,7 @@ def change(folder: Path, **entries: object) -> None:
     (folder / "results.json").write_text(json.dumps({**found, **entries}))
 
 
-@pytest.mark.parametrize("wrong", ["times", "request", "board", "mode", "not a tar", "no build", "escape"])
+@pytest.mark.parametrize("wrong", ["times", "request", "commands", "board", "mode", "not a tar", "no build", "escape"])
 def test_results_that_do_not_belong_are_refused_and_nothing_changes(
     run: Path, results: Path, tmp_path: Path, wrong: str
 ) -> None:
@@ -230,8 +224,9 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
     given: Path = folder
     error: type[Exception] = DataError
     words = {
-        "times": r"times/model-003\.json is missing or was changed",
+        "times": r"commands/009/times\.json is missing or was changed",
         "request": "answer another request",
+        "commands": "command 50 is not what this edgeprune measures; build again",
         "board": "not from the target's board: it is .* the profile is about",
         "mode": "measured in power mode 15W, the target asks for MAXN_SUPER",
         "not a tar": "is not the results.tar",
@@ -239,9 +234,13 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
         "escape": r"\.\./evil does not belong into results",
     }[wrong]
     if wrong == "times":
-        (folder / "times" / "model-003.json").write_text("[]")
+        (folder / "commands" / "009" / "times.json").write_text("[]")
     elif wrong == "request":
         change(folder, request_sha256="0" * 64)
+    elif wrong == "commands":
+        answers = json.loads((folder / "results.json").read_text())["answers"]
+        assert len(answers) == 2 + 48 + 2 + 3
+        change(folder, answers=answers[:50])
     elif wrong == "board":
         error = DeviceError
         change(folder, facts={**json.loads((folder / "results.json").read_text())["facts"], "modules": ["p3701-0000"]})
@@ -260,7 +259,7 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
         with tarfile.open(given, "w") as packed:
             packed.add(tmp_path / "evil", arcname="../evil")
     with pytest.raises(error, match=words):
-        imported(given, here)
+        import_results(given, here)
     assert (tmp_path / "bundle" / "build.json").read_bytes() == before
 
 
@@ -296,15 +295,13 @@ def test_a_damaged_folder_is_refused_on_the_board(run: Path, tmp_path: Path) -> 
 
 def test_stopping_it_puts_the_board_back(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "bundle" / "device", tmp_path / "device")
-    board = fake_device("orin-nano")._channel
+    board = fake_device("orin-nano").channel
     assert isinstance(board, FakeBoard)
-    argv = [sys.executable, str(tmp_path / "device" / "on_device.py")]
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=board._env
-    ) as process:
+    argv = [sys.executable, str(tmp_path / "device" / "agent.zip"), "carried", str(tmp_path / "device")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=board.env) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("timing 2"):
+            if line.startswith("timing"):
                 break
         assert board.state()["mode"] == "MAXN_SUPER"
         os.kill(process.pid, signal.SIGTERM)

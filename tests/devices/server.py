@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from getpass import getuser
 from pathlib import Path
 
@@ -94,7 +95,8 @@ class Server:
         """Kill every connection; the listener stays. Gives how many there were."""
         doomed = self.sessions()
         for pid in doomed:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
         return len(doomed)
 
     def stop(self) -> None:

@@ -7,66 +7,70 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgeprune.devices import device
-from edgeprune.devices.agent import jetpack_of, l4t_of, modules_of, nvidia_smi_of, power_modes, summary, tegrastats_of
+from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of
+from edgeprune.agent.power import power_modes
+from edgeprune.agent.telemetry import Reading, board_power_mw, nvidia_smi_reading, summary, tegrastats_reading
+from edgeprune.devices import device_named
 from edgeprune.devices.board import mismatch
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
-from edgeprune.samples.gates import Verdict, accuracy_gate, latency_gate, not_real
-from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.conditions import DeviceState, Telemetry
+from edgeprune.samples.gates import Verdict, accuracy_gate, latency_gate, simulated_gate
 from edgeprune.target import load_target, shipped_targets
+from tests.samples.made import latency
 
 
-def board(place: RemoteDevice) -> FakeBoard:
-    channel = place._channel
+def board(device: RemoteDevice) -> FakeBoard:
+    channel = device.channel
     assert isinstance(channel, FakeBoard)
     return channel
 
 
-def timed(place: RemoteDevice, seconds: float = 0.0) -> dict:
+def timed(device: RemoteDevice, seconds: float = 0.0) -> DeviceState:
     code = f"import time; time.sleep({seconds})"
-    return dict(place.run([sys.executable, "-c", code], timeout_s=30, measured=True).conditions)
+    return device.run([sys.executable, "-c", code], timeout_s=30, measured=True).device
 
 
 @pytest.mark.parametrize(
     ("name", "module"), [("orin-nano", "p3767-0005"), ("orin-nx", "p3767-0000"), ("thor", "p3834-0008")]
 )
 def test_a_board_says_what_it_is(name: str, module: str) -> None:
-    place = device(f"fake:{name}")
-    facts = place.facts()
-    assert place.simulated
-    assert module in facts["modules"]
-    assert facts["jetpack"] == jetpack_of(facts["l4t"]) != ""
-    assert facts["tensorrt"].startswith(BOARDS[name].tensorrt)
-    assert facts["power_mode"] == BOARDS[name].mode
-    assert list(facts["power_modes"]) == list(BOARDS[name].modes)
-    identity = place.identity()
+    device = device_named(f"fake:{name}")
+    facts = device.facts()
+    assert device.simulated
+    assert module in facts.modules
+    assert facts.jetpack == jetpack_of(facts.l4t) != ""
+    assert facts.tensorrt.startswith(BOARDS[name].tensorrt)
+    assert facts.power_mode == BOARDS[name].mode
+    assert list(facts.power_modes) == list(BOARDS[name].modes)
+    identity = device.identity()
     assert identity["module"] == module
     assert {"board", "l4t", "jetpack", "tensorrt", "cuda", "power_mode", "clocks"} <= set(identity)
 
 
 def test_power_mode_and_clocks_are_set_for_the_run_verified_and_put_back() -> None:
-    place = fake_device("orin-nano", power_mode="MAXN_SUPER")
-    with place:
-        done = place.run(["sh", "-c", "nvpmodel -q; cat $EDGEPRUNE_ROOT/state.json"], timeout_s=30, measured=True)
+    device = fake_device("orin-nano", power_mode="MAXN_SUPER")
+    with device:
+        done = device.run(["sh", "-c", "nvpmodel -q; cat $EDGEPRUNE_ROOT/state.json"], timeout_s=30, measured=True)
         assert "MAXN_SUPER" in done.stdout and '"locked": true' in done.stdout
-        assert done.conditions["power_mode"] == "MAXN_SUPER"
-        assert done.conditions["clocks"] == "locked"
-    assert board(place).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
-    assert place.identity()["power_mode"] == "MAXN_SUPER"
-    assert place.identity()["clocks"] == "locked"
+        assert done.device.power_mode == "MAXN_SUPER"
+        assert done.device.clocks == "locked"
+    assert board(device).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
+    assert device.identity()["power_mode"] == "MAXN_SUPER"
+    assert device.identity()["clocks"] == "locked"
 
 
 def test_a_mode_is_found_by_the_name_that_this_board_gives_it() -> None:
-    place = fake_device("agx-orin", power_mode="30W")
-    assert timed(place)["power_mode"] == "MODE_30W"
-    assert place.identity()["power_mode"] == "30W"
+    device = fake_device("agx-orin", power_mode="30W")
+    assert timed(device).power_mode == "MODE_30W"
+    assert device.identity()["power_mode"] == "30W"
 
 
 @pytest.mark.parametrize(
@@ -78,105 +82,105 @@ def test_a_mode_is_found_by_the_name_that_this_board_gives_it() -> None:
     ],
 )
 def test_a_mode_that_cannot_be_had_is_a_device_error_and_nothing_was_run(text: str, mode: str, words: str) -> None:
-    place = fake_device(text, power_mode=mode)
-    with place:
+    device = fake_device(text, power_mode=mode)
+    with device:
         with pytest.raises(DeviceError, match=words):
-            timed(place)
-        assert board(place).state()["mode"] == "25W"
+            timed(device)
+        assert board(device).state()["mode"] == "25W"
 
 
 def test_without_sudo_the_mode_that_it_is_in_will_do_and_clocks_are_free() -> None:
-    place = fake_device("orin-nano,no-sudo,mode=MAXN_SUPER", power_mode="MAXN_SUPER")
-    seen = timed(place)
-    assert (seen["power_mode"], seen["clocks"]) == ("MAXN_SUPER", "free")
-    assert place.identity()["clocks"] == "free"
+    device = fake_device("orin-nano,no-sudo,mode=MAXN_SUPER", power_mode="MAXN_SUPER")
+    state = timed(device)
+    assert (state.power_mode, state.clocks) == ("MAXN_SUPER", "free")
+    assert device.identity()["clocks"] == "free"
 
 
 AS_IT_WAS = {"mode": "25W", "locked": False, "runs": 0}
 
 
-def settled(place: RemoteDevice) -> dict:
+def settled(device: RemoteDevice) -> dict:
     """The board's state once it is as it was, or after ten seconds."""
     ends = time.perf_counter() + 10
-    while board(place).state() | {"runs": 0} != AS_IT_WAS and time.perf_counter() < ends:
+    while board(device).state() | {"runs": 0} != AS_IT_WAS and time.perf_counter() < ends:
         time.sleep(0.05)
-    return board(place).state() | {"runs": 0}
+    return board(device).state() | {"runs": 0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_the_keeper_puts_power_and_clocks_back_however_it_ends(number: int) -> None:
-    place = fake_device("orin-nano", power_mode="7W")
-    with place:
-        timed(place)
-        assert board(place).state() | {"runs": 0} == {"mode": "7W", "locked": True, "runs": 0}
-        keeper = json.loads((Path(place._work) / "keeper.json").read_text())["pid"]
-        os.kill(keeper, number)
+def test_the_holder_puts_power_and_clocks_back_however_it_ends(number: int) -> None:
+    device = fake_device("orin-nano", power_mode="7W")
+    with device:
+        timed(device)
+        assert board(device).state() | {"runs": 0} == {"mode": "7W", "locked": True, "runs": 0}
+        holder = json.loads((Path(device.work) / "hold.json").read_text())["pid"]
+        os.kill(holder, number)
         if number != signal.SIGKILL:
-            assert settled(place) == AS_IT_WAS
-        assert timed(place)["power_mode"] == "7W"  # the next measured run takes the board again
-    assert settled(place) == AS_IT_WAS
+            assert settled(device) == AS_IT_WAS
+        assert timed(device).power_mode == "7W"  # the next measured run takes the board again
+    assert settled(device) == AS_IT_WAS
 
 
 def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> None:
-    place = fake_device("orin-nano", power_mode="7W")
-    board(place)._env["EDGEPRUNE_IDLE_S"] = "3"  # pyright: ignore[reportOptionalSubscript]  it has its own
-    with place:
-        timed(place)
-        first = json.loads((Path(place._work) / "keeper.json").read_text())["pid"]
-        timed(place, 0.5)
-        assert json.loads((Path(place._work) / "keeper.json").read_text())["pid"] == first
-        assert settled(place) == AS_IT_WAS
-        assert timed(place)["power_mode"] == "7W"
+    device = fake_device("orin-nano", power_mode="7W")
+    board(device).env["EDGEPRUNE_IDLE_S"] = "3"  # pyright: ignore[reportOptionalSubscript]  it has its own
+    with device:
+        timed(device)
+        first = json.loads((Path(device.work) / "hold.json").read_text())["pid"]
+        timed(device, 0.5)
+        assert json.loads((Path(device.work) / "hold.json").read_text())["pid"] == first
+        assert settled(device) == AS_IT_WAS
+        assert timed(device).power_mode == "7W"
 
 
 def test_leaving_in_the_middle_of_a_job_ends_it_and_puts_the_board_back() -> None:
-    place = fake_device("orin-nano", power_mode="7W")
+    device = fake_device("orin-nano", power_mode="7W")
 
     def stop(line: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        place.run(["sh", "-c", "echo here; sleep 30"], timeout_s=60, measured=True, told=stop)
-    assert board(place).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
-    assert not list((board(place).root / "tmp").glob("edgeprune-*"))
+        device.run(["sh", "-c", "echo here; sleep 30"], timeout_s=60, measured=True, on_line=stop)
+    assert board(device).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
+    assert not list((board(device).root / "tmp").glob("edgeprune-*"))
 
 
 def test_throttling_is_seen_and_makes_a_gate_inconclusive() -> None:
-    seen = timed(fake_device("orin-nano,throttle"), 1.2)
-    assert seen["throttled"] is True
-    assert "gpu-throttle-alert was at work" in seen["throttled_why"]
+    state = timed(fake_device("orin-nano,throttle"), 1.2)
+    assert state.throttled is True
+    assert "gpu-throttle-alert was at work" in state.throttled_why
     calm = timed(fake_device("orin-nano"), 0.6)
-    assert "throttled" not in calm
-    assert calm["telemetry"]["source"] == "tegrastats"
-    assert calm["telemetry"]["power_w_mean"] == pytest.approx(9.0)
-    assert calm["telemetry"]["gpu_mhz_max"] == BOARDS["orin-nano"].gpu_mhz
-    hot = Measurement("latency", "ms", tuple(1 + 0.001 * (n % 7) for n in range(400)), conditions=seen)
+    assert not calm.throttled and calm.telemetry is not None
+    assert calm.telemetry.source == "tegrastats"
+    assert calm.telemetry.power_w_mean == pytest.approx(9.0)
+    assert calm.telemetry.gpu_mhz_max == BOARDS["orin-nano"].gpu_mhz
+    hot = latency((1 + 0.001 * (n % 7) for n in range(400)), device=state)
     assert latency_gate("engine", hot, 2.0).verdict is Verdict.INCONCLUSIVE
 
 
 def test_what_a_stand_in_says_never_passes() -> None:
-    pretended = Measurement("latency", "ms", tuple(1 + 0.001 * (n % 7) for n in range(400)), simulated=True)
+    pretended = latency((1 + 0.001 * (n % 7) for n in range(400)), simulated=True)
     gate = latency_gate("engine", pretended, 2.0)
     assert gate.verdict is Verdict.INCONCLUSIVE
     assert gate.reason.startswith("simulated, no device was measured")
     assert latency_gate("engine", pretended, 0.5).verdict is Verdict.FAIL
-    assert not_real(accuracy_gate("engine", 0.5, 0.5, 0.02)).verdict is Verdict.INCONCLUSIVE
+    assert simulated_gate(accuracy_gate("engine", 0.5, 0.5, 0.02)).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_connection_that_drops_again_and_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeprune.devices.remote.PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("edgeprune.devices.remote.RETRY_PAUSES_S", (0.01, 0.01, 0.01))
     notes: list[str] = []
-    place = fake_device("orin-nano,drops=3", notes=notes.append)
+    device = fake_device("orin-nano,drops=3", note=notes.append)
     (tmp_path / "f").write_bytes(os.urandom(100_000))
-    with place.workspace() as folder:
+    with device.workspace() as folder:
         for number in range(4):
-            place.send(tmp_path / "f", f"{folder}/{number}")
+            device.send(tmp_path / "f", f"{folder}/{number}")
             mark = f"{folder}/starts"
-            assert place.run(["sh", "-c", f"echo x >> {mark}; echo {number}"], timeout_s=10).stdout == f"{number}\n"
-        place.fetch(mark, tmp_path / "starts")
+            assert device.run(["sh", "-c", f"echo x >> {mark}; echo {number}"], timeout_s=10).stdout == f"{number}\n"
+        device.fetch(mark, tmp_path / "starts")
     assert (tmp_path / "starts").read_text() == "x\n" * 4
     assert len(notes) >= 3
-    assert not list((board(place).root / "tmp").glob("edgeprune-*"))
+    assert not list((board(device).root / "tmp").glob("edgeprune-*"))
 
 
 @pytest.mark.parametrize(
@@ -203,26 +207,26 @@ def test_only_the_profiles_own_board_will_do(name: str, fake: str, words: str) -
 def test_a_measured_run_here_is_watched_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEPRUNE_LOCK", str(tmp_path / "lock"))
     monkeypatch.chdir(tmp_path)
-    done = device("").run(["pwd"], timeout_s=10, measured=True)
+    done = device_named("").run(["pwd"], timeout_s=10, measured=True)
     assert done.stdout.strip() == str(tmp_path)
-    assert done.conditions["telemetry"]["source"] in ("sysfs", "nvidia-smi", "tegrastats")
+    assert done.device.telemetry.source in ("sysfs", "nvidia-smi", "tegrastats")
 
 
 def test_a_mode_that_cannot_be_put_back_is_told() -> None:
     notes: list[str] = []
-    place = fake_device("orin-nano,reboot=25W", power_mode="15W", notes=notes.append)
-    timed(place)
+    device = fake_device("orin-nano,reboot=25W", power_mode="15W", note=notes.append)
+    timed(device)
     assert any("is not as it was: power mode 25W needs a reboot of the board" in note for note in notes)
 
 
 def test_this_machine_is_no_jetson() -> None:
-    assert "it is no Jetson" in mismatch(load_target("jetson-orin").device, device("").facts())
+    assert "it is no Jetson" in mismatch(load_target("jetson-orin").device, device_named("").facts())
 
 
 @pytest.mark.parametrize("text", ["fake:toaster", "fake:orin-nano,nonsense", "fake:orin-nano,drops=x"])
 def test_a_stand_in_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(TargetError, match="is no stand-in; allowed: orin-nano"):
-        device(text)
+        device_named(text)
 
 
 def test_every_jetson_profile_names_a_module_and_a_mode_that_boards_have() -> None:
@@ -300,54 +304,49 @@ def test_modes_out_of_a_configuration() -> None:
 def test_tegrastats_of_both_generations(
     line: str, total_mw: int, load: int | None, mhz: int | None, hottest: float
 ) -> None:
-    from edgeprune.devices.agent import board_power
-
-    found = tegrastats_of(line)
-    assert board_power(found["power_mw"]) == total_mw
-    assert found.get("gpu_load") == load
-    assert found.get("gpu_mhz") == mhz
-    assert max(found["temperature_c"].values()) == hottest
+    reading = tegrastats_reading(line)
+    assert board_power_mw(reading.power_mw) == total_mw
+    assert reading.gpu_load == load
+    assert reading.gpu_mhz == mhz
+    assert max(reading.temperature_c.values()) == hottest
 
 
-def sample(mhz: int = 1000, **more: object) -> dict:
-    return {"temperature_c": {"gpu": 50.0}, "power_mw": {"VDD_IN": 9000}, "gpu_mhz": mhz, "gpu_load": 99, **more}
+def reading(mhz: int = 1000, throttle_reasons: int = 0) -> Reading:
+    return Reading({"gpu": 50.0}, {"VDD_IN": 9000}, gpu_mhz=mhz, gpu_load=99, throttle_reasons=throttle_reasons)
 
 
 @pytest.mark.parametrize(
-    ("samples", "after", "cooling", "locked", "why"),
+    ("readings", "events", "throttling", "locked", "why"),
     [
-        ([sample()], {"oc1_event_cnt": 0, "oc3_event_cnt": 9}, {}, True, ""),
-        ([sample()], {"oc1_event_cnt": 2}, {}, True, "oc1_event_cnt rose by 2"),
-        ([sample()], {}, {"gpu-throttle-alert": 1}, True, "gpu-throttle-alert was at work"),
-        ([sample(), sample(600)], {}, {}, True, "fell from 1000 to 600 MHz"),
-        ([sample(), sample(600)], {}, {}, False, ""),
-        ([sample(throttle_reasons=0x4)], {}, {}, False, ""),
-        ([sample(throttle_reasons=0x20)], {}, {}, False, "throttle reasons 0x20"),
+        ([reading()], {"oc1_event_cnt": 0, "oc3_event_cnt": 8}, {}, True, ""),
+        ([reading()], {"oc1_event_cnt": 2}, {}, True, "oc1_event_cnt rose by 2"),
+        ([reading()], {}, {"gpu-throttle-alert": 1}, True, "gpu-throttle-alert was at work"),
+        ([reading(), reading(600)], {}, {}, True, "fell from 1000 to 600 MHz"),
+        ([reading(), reading(600)], {}, {}, False, ""),
+        ([reading(throttle_reasons=0x4)], {}, {}, False, ""),
+        ([reading(throttle_reasons=0x20)], {}, {}, False, "throttle reasons 0x20"),
     ],
 )
-def test_what_counts_as_throttling(samples: list, after: dict, cooling: dict, locked: bool, why: str) -> None:
-    found = summary(samples, [], "tegrastats", {"oc1_event_cnt": 0, "oc3_event_cnt": 1}, after, cooling, locked)
-    assert found.get("throttled", False) == bool(why)
-    assert why in found.get("throttled_why", "")
+def test_what_counts_as_throttling(readings: list, events: dict, throttling: dict, locked: bool, why: str) -> None:
+    state = summary(readings, [], "tegrastats", events, throttling, locked)
+    assert state.get("throttled", False) == bool(why)
+    assert why in state.get("throttled_why", "")
 
 
 def test_energy_is_told_where_power_was_sampled() -> None:
-    from edgeprune.stages.energy import energy_row
+    from edgeprune.stages.energy import energy_gates
 
-    seen = {"telemetry": {"source": "tegrastats", "power_w_mean": 9.0}}
-    [row] = energy_row("engine", Measurement("latency", "ms", (2.0, 4.0), conditions=seen))
+    seen = DeviceState(telemetry=Telemetry(source="tegrastats", power_w_mean=9.0))
+    [row] = energy_gates("engine", latency((2.0, 4.0), device=seen))
     assert (row.value, row.unit, row.limit) == (27.0, "mJ", None)
-    assert energy_row("engine", Measurement("latency", "ms", (2.0, 4.0))) == []
+    assert energy_gates("engine", latency((2.0, 4.0))) == []
 
 
 def test_nvidia_smi_lines() -> None:
-    assert nvidia_smi_of("55, 123.45, 1980, 0x0000000000000020") == {
-        "temperature_c": {"gpu": 55.0},
-        "power_mw": {"VIN": 123450},
-        "gpu_mhz": 1980,
-        "throttle_reasons": 0x20,
-    }
-    assert nvidia_smi_of("[N/A], [N/A], [N/A], [N/A]") == {"temperature_c": {}, "power_mw": {}}
+    assert nvidia_smi_reading("55, 123.45, 1980, 0x0000000000000020") == Reading(
+        {"gpu": 55.0}, {"VIN": 123450}, gpu_mhz=1980, throttle_reasons=0x20
+    )
+    assert nvidia_smi_reading("[N/A], [N/A], [N/A], [N/A]") == Reading()
 
 
 def test_an_identity_changes_with_all_that_changes_figures() -> None:
@@ -356,9 +355,9 @@ def test_an_identity_changes_with_all_that_changes_figures() -> None:
     others = [
         identity_of(facts, power_mode="15W"),
         identity_of(facts, clocks=False),
-        identity_of({**facts, "tensorrt": "10.7.0"}),
-        identity_of({**facts, "l4t": "36.4.7"}),
-        identity_of({**facts, "modules": ["p3767-0003"]}),
+        identity_of(replace(facts, tensorrt="10.7.0")),
+        identity_of(replace(facts, l4t="36.4.7")),
+        identity_of(replace(facts, modules=("p3767-0003",))),
     ]
     assert len({digest_of(one) for one in (first, *others)}) == 6
-    assert digest_of(identity_of({**facts, "load_average": [9, 9, 9]})) == digest_of(first)
+    assert digest_of(identity_of(replace(facts, load_average=(9, 9, 9)))) == digest_of(first)

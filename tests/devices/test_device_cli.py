@@ -64,7 +64,7 @@ def test_bench_over_ssh_says_where_it_was(
     assert code == 0
     [row] = json.loads(out)["models"]
     assert row["latency"]["conditions"]["worker"]["python"]
-    assert row["latency"]["conditions"]["telemetry"]
+    assert row["latency"]["conditions"]["device"]["telemetry"]
     assert server.left() == []
 
 
@@ -79,7 +79,7 @@ def test_a_stand_ins_figures_do_not_pass_a_limit(
     assert row["latency"]["simulated"] is True
     assert row["gate"]["verdict"] == "INCONCLUSIVE"
     assert row["latency"]["conditions"]["identity"]["module"] == "p3767-0005"
-    assert row["latency"]["conditions"]["clocks"] == "locked"
+    assert row["latency"]["conditions"]["device"]["clocks"] == "locked"
 
 
 def test_accuracy_and_comparison_go_to_the_profiles_device(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.devices import local
-from edgeprune.devices.host import cpu_identity, governor, host_conditions, temperature_c, versions
+from edgeprune.agent.facts import Gpu, gpus
+from edgeprune.agent.host import cpu_identity, governor, host_state, temperature_c, versions
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nflags\t\t: fpu avx2 fma avx512f avx512_vnni\n\nprocessor\t: 1\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
@@ -45,17 +45,15 @@ def test_governor_and_temperature(tmp_path: Path) -> None:
 
 def test_versions_and_conditions_of_this_host() -> None:
     assert {"python", "numpy"} <= set(versions())
-    found = host_conditions()
-    assert found["cpus"] >= 1 and len(found["load_average"]) == 3
+    found = host_state()
+    assert found.cpus >= 1 and len(found.load_average) == 3
 
 
 def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 9.0, 570.1, 81559 MiB'\n")
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 9.0, 570.1, 81559'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert local.gpus() == [
-        {"name": "NVIDIA H100", "compute_cap": "9.0", "driver_version": "570.1", "memory.total": "81559 MiB"}
-    ]
+    assert gpus() == [Gpu("NVIDIA H100", "9.0", "570.1", 81559)]
     tool.write_text("#!/bin/sh\nexit 9\n")
-    assert local.gpus() == []
+    assert gpus() == []

@@ -62,13 +62,12 @@ def test_a_build_runs_there_survives_a_lost_connection_and_leaves_nothing(
     record = json.loads((tmp_path / "run" / "bundle" / "build.json").read_text())
     assert record["device"]["name"] == server.name
     assert record["device"]["simulated"] is False
-    [prune] = [row for row in record["stages"] if row["name"] == "prune"]
-    assert prune["facts"]["probes"]
+    assert record["stages"]["prune"]["facts"]["probes"]
     timed = {(row["stage"], row["role"]) for row in record["measurements"]}
     assert {("baseline", "baseline"), ("prune", "candidate"), ("engine", "candidate")} <= timed
     for row in record["measurements"]:
-        assert row["conditions"]["telemetry"]
-        assert row["conditions"]["identity"]["runtime"].startswith("onnxruntime")
+        assert row["measurement"]["conditions"]["device"]["telemetry"]
+        assert row["measurement"]["conditions"]["identity"]["runtime"].startswith("onnxruntime")
     [accuracy] = [row for row in record["gates"] if row["stage"] == "engine" and row["metric"] == "mAP50-95 drop"]
     assert accuracy["value"] is not None
     assert f"Device {server.name}" in (tmp_path / "run" / "report.md").read_text()

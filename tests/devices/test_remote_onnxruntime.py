@@ -12,7 +12,7 @@ import pytest
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.devices.ssh import Ssh
 from edgeprune.errors import DataError, DeviceError
-from edgeprune.measure.bench import bench
+from edgeprune.measure.bench import bench_graphs
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
@@ -36,7 +36,7 @@ def test_engine_latency_layers_memory_and_outputs_come_from_there(server: Server
         engine = tmp_path / "engine.onnx"
         there.engine_from_onnx(small, engine)
         seen: list[str] = []
-        result = bench([engine, big], there, QUICK, progress=lambda text, **_: seen.append(text))
+        result = bench_graphs([engine, big], there, QUICK, progress=lambda text, **_: seen.append(text))
         with there.session(engine) as session, OnnxRuntime().session(small) as local:
             assert session.input_names == ["images"]
             inputs = {"images": np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)}
@@ -46,10 +46,10 @@ def test_engine_latency_layers_memory_and_outputs_come_from_there(server: Server
             np.testing.assert_array_equal(theirs, session.run(inputs)["output0"])
     first = result.models[0]
     assert len(first.latency.values) == 24 * 4
-    assert first.latency.conditions["identity"]["runtime"].startswith("onnxruntime ")
-    assert first.latency.conditions["telemetry"]["source"] in ("sysfs", "nvidia-smi")
+    assert first.latency.conditions.identity["runtime"].startswith("onnxruntime ")
+    assert first.latency.conditions.device.telemetry.source in ("sysfs", "nvidia-smi")
     assert not first.latency.simulated
-    assert first.memory is not None and first.memory["peak_rss_bytes"] > 1e6
+    assert first.memory is not None and first.memory.peak_rss_bytes > 1e6
     assert {layer.op for layer in first.layers} & {"Conv", "FusedConv"}
     assert result.models[1].speed_up is not None and result.models[1].speed_up.ratio < 1
     assert any(text.startswith("rounds: ") for text in seen)
@@ -74,13 +74,19 @@ def test_a_file_that_is_no_model_is_refused_by_name(server: Server, tmp_path: Pa
 
 def test_the_workers_need_no_more_than_python_3_8() -> None:
     import ast
+    import io
+    import zipfile
 
     import edgeprune
-    from edgeprune.runtimes.remote_onnxruntime import SENT
+    from edgeprune.devices.archive import archive
+    from edgeprune.runtimes.remote_onnxruntime import WORKERS
 
-    root = Path(edgeprune.__file__).parent
-    for name in (*SENT, "devices/agent.py", "devices/fake_programs.py"):
-        ast.parse((root / name).read_text(), feature_version=(3, 8))
+    sent = zipfile.ZipFile(io.BytesIO(archive(*WORKERS)))
+    names = sent.namelist()
+    assert {"edgeprune/agent/jobs.py", "edgeprune/runtimes/bench_worker.py", "__main__.py"} <= set(names)
+    sources = [sent.read(name) for name in names]
+    for source in (*sources, Path(edgeprune.__file__).with_name("devices").joinpath("fake_programs.py").read_bytes()):
+        ast.parse(source, feature_version=(3, 8))
 
 
 def test_an_unreachable_device_is_not_a_missing_runtime(serve: Callable[..., Server]) -> None:

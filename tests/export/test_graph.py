@@ -9,7 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export import graph
-from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata, save_graph, set_metadata
+from edgeprune.export.graph import load_graph, metadata_of, save_graph, set_metadata
+from edgeprune.export.metadata import read_metadata
 
 
 def relu_model() -> onnx.ModelProto:
@@ -112,4 +113,4 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 def test_metadata_that_is_no_literal_is_refused_and_never_evaluated():
     with pytest.raises(DataError, match="names"):
-        parsed_metadata({"names": "__import__('os').getcwd()"})
+        read_metadata({"names": "__import__('os').getcwd()"})

@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import TargetError
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.lint import RULES, Limits, lint
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.export.precision import fp16_onnx, int8_onnx
 from tests.export.helpers import saved, stock_model
 
 METADATA = {"names": "{0: 'a'}", "task": "detect", "stride": "32", "imgsz": "[64, 64]"}
@@ -126,10 +127,10 @@ def forms(tmp_path_factory, shared):
     images = sorted((shared / "data" / "bccd" / "images" / "train").glob("*.jpg"))[:16]
     plain = folder / "fp32.onnx"
     onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), folder / "m.pt"), plain, imgsz=64)
-    fp16_onnx(plain, folder / "fp16.onnx")
-    int8_onnx(plain, folder / "int8.onnx", images, method="minmax")
-    int8_onnx(plain, folder / "int8-fp16.onnx", images, method="minmax", half=True)
-    int8_onnx(plain, folder / "cpu.onnx", images, method="minmax", recipe="cpu")
+    cast_to_fp16(plain, folder / "fp16.onnx")
+    quantize_to_int8(plain, folder / "int8.onnx", images, method="minmax")
+    quantize_to_int8(plain, folder / "int8-fp16.onnx", images, method="minmax", half=True)
+    quantize_to_int8(plain, folder / "cpu.onnx", images, method="minmax", recipe="cpu")
     return folder
 
 

@@ -9,10 +9,12 @@ from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError
 from edgeprune.export.graph import load_graph
-from edgeprune.export.mixed import mixed_precision_onnx, quantized_layers, returned_to_float
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.mixed import quantized_layers, restore_float, restore_float_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.export.precision import fp16_onnx, int8_onnx, precision_of
-from edgeprune.export.regions import with_names
+from edgeprune.export.precision import precision_of
+from edgeprune.export.regions import name_nodes
 from edgeprune.export.run import outputs_of_onnx
 from edgeprune.measure.accuracy import accuracy
 from tests.export.helpers import linked_copy, saved, stock_model
@@ -27,7 +29,7 @@ def pair(request, tmp_path_factory, shared):
     source, quantized = folder / "fp32.onnx", folder / "int8.onnx"
     onnx_from_checkpoint(saved(stock_model("yolov8", "classify"), folder / "m.pt"), source, imgsz=64)
     bad = {"method": "minmax", "per_channel": False, "head_in_float": False, "recipe": request.param}
-    int8_onnx(source, quantized, images, **bad)
+    quantize_to_int8(source, quantized, images, **bad)
     return source, quantized, images[:2]
 
 
@@ -48,8 +50,8 @@ def closeness(source: Path):
 
 def test_every_layer_back_in_float_is_the_source_again(pair):
     source, quantized, _ = pair
-    plain, int8 = with_names(load_graph(source)), load_graph(quantized)
-    back = returned_to_float(plain, int8, quantized_layers(int8))
+    plain, int8 = name_nodes(load_graph(source)), load_graph(quantized)
+    back = restore_float(plain, int8, quantized_layers(int8))
     assert precision_of(back) == "fp32"
     of_source, of_back = (outputs_of_onnx(model, pixels())[0] for model in (plain, back))
     np.testing.assert_allclose(of_back, of_source, atol=1e-6)
@@ -58,7 +60,7 @@ def test_every_layer_back_in_float_is_the_source_again(pair):
 def test_no_layer_back_is_the_int8_graph(pair):
     source, quantized, _ = pair
     int8 = load_graph(quantized)
-    same = returned_to_float(with_names(load_graph(source)), int8, [])
+    same = restore_float(name_nodes(load_graph(source)), int8, [])
     np.testing.assert_array_equal(outputs_of_onnx(same, pixels())[0], outputs_of_onnx(int8, pixels())[0])
 
 
@@ -66,7 +68,7 @@ def test_one_layer_back_leaves_the_others(pair):
     source, quantized, _ = pair
     int8 = load_graph(quantized)
     layers = quantized_layers(int8)
-    mixed = returned_to_float(with_names(load_graph(source)), int8, layers[3:4])
+    mixed = restore_float(name_nodes(load_graph(source)), int8, layers[3:4])
     assert quantized_layers(mixed) == [name for name in layers if name != layers[3]]
 
 
@@ -75,7 +77,7 @@ def test_the_floor_is_reached_with_few_named_layers_and_the_cost_is_told(pair, t
     accuracy_of = closeness(source)
     before = accuracy_of(quantized)
     floor = before + 0.3 * (1.0 - before)
-    found = mixed_precision_onnx(
+    found = restore_float_layers(
         source,
         quantized,
         tmp_path / "mixed.onnx",
@@ -99,13 +101,13 @@ def test_the_floor_is_reached_with_few_named_layers_and_the_cost_is_told(pair, t
 
 def test_a_graph_that_is_accurate_enough_is_left_alone(pair, tmp_path):
     source, quantized, images = pair
-    found = mixed_precision_onnx(source, quantized, tmp_path / "m.onnx", images, floor=0.0, accuracy_of=lambda _: 0.5)
+    found = restore_float_layers(source, quantized, tmp_path / "m.onnx", images, floor=0.0, accuracy_of=lambda _: 0.5)
     assert (found.layers, found.reached, found.trials) == ((), True, ((0, 0.5),))
 
 
 def test_a_floor_out_of_reach_is_said_and_the_best_is_kept(pair, tmp_path):
     source, quantized, images = pair
-    found = mixed_precision_onnx(
+    found = restore_float_layers(
         source, quantized, tmp_path / "m.onnx", images, floor=2.0, accuracy_of=closeness(source)
     )
     assert not found.reached
@@ -126,14 +128,14 @@ def test_a_trained_model_that_int8_breaks_is_rescued_by_the_layers_that_broke_it
     source, low, target = (tmp_path / f"{name}.onnx" for name in ("fp32", "int8", "mixed"))
     onnx_from_checkpoint(tmp_path / "m.pt", source, imgsz=320)
     bad = {"method": "minmax", "per_channel": False, "head_in_float": False, "recipe": "cpu"}
-    int8_onnx(source, low, dataset.sample_images("train", 16), **bad)
+    quantize_to_int8(source, low, dataset.sample_images("train", 16), **bad)
 
     def accuracy_of(path: Path) -> float:
         return accuracy(path, data=dataset).map50_95
 
     floor = accuracy_of(source) - 0.02
     shown = dataset.sample_images("val", 1)
-    found = mixed_precision_onnx(source, low, target, shown, floor=floor, accuracy_of=accuracy_of)
+    found = restore_float_layers(source, low, target, shown, floor=floor, accuracy_of=accuracy_of)
     assert found.accuracy_before < floor - 0.1
     assert found.reached
     assert accuracy_of(target) >= floor
@@ -147,14 +149,14 @@ def test_a_graph_that_overflows_in_half_precision_gets_its_layers_back(shared, t
     changed = imbalanced(model, octaves=22)
     source, half = tmp_path / "fp32.onnx", tmp_path / "fp16.onnx"
     onnx_from_checkpoint(saved(model, tmp_path / "m.pt"), source, imgsz=64)
-    fp16_onnx(source, half)
+    cast_to_fp16(source, half)
     images = sorted((shared / "data" / "bccd" / "images" / "train").glob("*.jpg"))[:1]
 
     def accuracy_of(path: Path) -> float:
         found = closeness(source)(path)
         return found if np.isfinite(found) else 0.0
 
-    found = mixed_precision_onnx(source, half, tmp_path / "mixed.onnx", images, floor=0.98, accuracy_of=accuracy_of)
+    found = restore_float_layers(source, half, tmp_path / "mixed.onnx", images, floor=0.98, accuracy_of=accuracy_of)
     assert found.accuracy_before < 0.5
     assert found.reached
     names = [layer.removesuffix("/conv/Conv").rsplit("/", 1)[1] for layer in found.layers]
@@ -166,5 +168,5 @@ def test_a_graph_that_overflows_in_half_precision_gets_its_layers_back(shared, t
 def test_files_of_two_models_are_refused(pair, tmp_path):
     source, _, images = pair
     with pytest.raises(StageError, match="no INT8 or FP16 form"):
-        mixed_precision_onnx(source, source, tmp_path / "m.onnx", images, floor=0.1, accuracy_of=lambda _: 0.0)
+        restore_float_layers(source, source, tmp_path / "m.onnx", images, floor=0.1, accuracy_of=lambda _: 0.0)
     assert not (tmp_path / "m.onnx").exists()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -8,9 +10,10 @@ from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.export.detections import Layout
-from edgeprune.export.graph import load_graph, metadata_of, parsed_metadata
-from edgeprune.export.onnx import describe, onnx_from_checkpoint
-from edgeprune.export.parity import compare
+from edgeprune.export.graph import load_graph, metadata_of
+from edgeprune.export.metadata import read_metadata
+from edgeprune.export.onnx import describe_onnx, onnx_from_checkpoint
+from edgeprune.export.parity import compare_arrays
 from edgeprune.export.run import outputs_of_onnx
 from tests.export.helpers import saved, stock_model
 
@@ -45,9 +48,10 @@ def test_every_task_exports_with_named_outputs_and_metadata(task, outputs, tmp_p
     assert [tensor.name for tensor in info.outputs] == ["output0", "output1"][: len(outputs)]
     assert info.task == task
     assert info.head == "raw"
-    data = parsed_metadata(metadata_of(tmp_path / "m.onnx"))
-    assert data["names"] == {0: "class0", 1: "class1", 2: "class2"}
-    assert (data["task"], data["imgsz"], data["plan"]) == (task, [64, 64], "123")
+    entries = metadata_of(tmp_path / "m.onnx")
+    told = read_metadata(entries)
+    assert told.names == {0: "class0", 1: "class1", 2: "class2"}
+    assert (told.task, told.imgsz, entries["plan"]) == (task, (64, 64), "123")
 
 
 def test_outputs_get_the_names_that_are_asked(tmp_path):
@@ -55,14 +59,24 @@ def test_outputs_get_the_names_that_are_asked(tmp_path):
     onnx_from_checkpoint(pt, tmp_path / "a.onnx", imgsz=64)
     info = onnx_from_checkpoint(pt, tmp_path / "b.onnx", imgsz=64, output_names=["boxes", "masks"])
     assert [tensor.name for tensor in info.outputs] == ["boxes", "masks"]
-    found = compare(*(outputs_of_onnx(tmp_path / f"{name}.onnx", IMAGES) for name in "ab"), Layout("segment", "raw", 3))
+    found = compare_arrays(
+        *(outputs_of_onnx(tmp_path / f"{name}.onnx", IMAGES) for name in "ab"), Layout("segment", "raw", 3)
+    )
     assert found.max_abs == 0
 
 
-def test_a_pruned_checkpoint_says_by_which_plan(tmp_path):
+@pytest.mark.parametrize(
+    ("plan", "signature"),
+    [
+        ({"plan": {"dimensions": []}, "plan_digest": "the digest"}, "shape_signature"),
+        ({"plan": "the digest"}, "signature"),
+    ],
+    ids=["now", "0.1"],
+)
+def test_a_pruned_checkpoint_says_by_which_plan(plan, signature, tmp_path):
     model = stock_model("yolov8", "detect")
     shapes = checkpoint.shape_signature(model)
-    checkpoint.save(model, tmp_path / "m.pt", metadata={"plan": "the digest", "signature": shapes})
+    checkpoint.save(model, tmp_path / "m.pt", metadata={**plan, signature: shapes})
     onnx_from_checkpoint(tmp_path / "m.pt", tmp_path / "m.onnx", imgsz=64)
     told = metadata_of(tmp_path / "m.onnx")
     assert (told["edgeprune_plan"], told["edgeprune_signature"]) == ("the digest", shapes)
@@ -70,13 +84,13 @@ def test_a_pruned_checkpoint_says_by_which_plan(tmp_path):
 
 def test_the_head_without_nms_is_the_default_where_there_is_one(dual, tmp_path):
     assert onnx_from_checkpoint(dual, tmp_path / "m.onnx", imgsz=64).head == "end-to-end"
-    assert describe(tmp_path / "m.onnx").outputs[0].shape == (1, 84, 6)
+    assert describe_onnx(tmp_path / "m.onnx").outputs[0].shape == (1, 84, 6)
     raw = onnx_from_checkpoint(dual, tmp_path / "r.onnx", imgsz=64, head="raw")
     assert (raw.head, raw.outputs[0].shape) == ("raw", (1, 7, 84))
 
 
 def test_nms_can_be_embedded(small, tmp_path):
-    info = onnx_from_checkpoint(small, tmp_path / "m.onnx", imgsz=64, nms=True)
+    info = onnx_from_checkpoint(small, tmp_path / "m.onnx", imgsz=64, head="nms")
     assert info.head == "nms"
     assert info.ops["NonMaxSuppression"] == 1
 
@@ -128,7 +142,6 @@ def test_the_export_is_fp32(small, tmp_path):
         ({"imgsz": 64, "batch": 0}, "1 or more"),
         ({"imgsz": 64, "head": "best"}, "auto, end-to-end, raw, nms"),
         ({"imgsz": 64, "head": "end-to-end"}, "no end-to-end head"),
-        ({"imgsz": 64, "head": "raw", "nms": True}, "contradict"),
         ({"imgsz": 64, "head": "nms", "dynamic": True}, "give --batch N"),
         ({"imgsz": 64, "output_names": ["boxes", "masks"]}, "has 1 outputs"),
         ({"imgsz": 64, "output_names": ["images"]}, "a name of its own"),
@@ -143,7 +156,7 @@ def test_arguments_the_exporter_would_bend_are_refused(small, tmp_path, argument
 def test_a_classifier_has_no_nms(tmp_path):
     pt = saved(stock_model("yolov8", "classify"), tmp_path / "m.pt")
     with pytest.raises(TargetError, match="classifier"):
-        onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64, nms=True)
+        onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64, head="nms")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", b"PK\x03\x04 half a zip"])
@@ -191,7 +204,7 @@ def test_a_failing_exporter_is_a_stage_error_and_leaves_nothing(small, tmp_path,
 
 def test_weights_over_two_gigabytes_are_refused_before_the_export(tmp_path, monkeypatch):
     pt = saved(stock_model("yolov8", "detect"), tmp_path / "m.pt")
-    monkeypatch.setattr("edgeprune.export.onnx.MAX_BYTES", 1000)
+    monkeypatch.setattr(sys.modules["edgeprune.export.onnx"], "MAX_BYTES", 1000)
     with pytest.raises(DataError, match="2 GB"):
         onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64)
     assert not (tmp_path / "m.onnx").exists()

@@ -9,10 +9,13 @@ from onnx import TensorProto, numpy_helper
 
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.export.graph import count_ops, inputs_of, load_graph, metadata_of, opset_of, outputs_of
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.int8 import calibration_warnings, quantize_to_int8
+from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
-from edgeprune.export.precision import PRECISION_KEY, calibration_warnings, fp16_onnx, int8_onnx, precision_of
-from edgeprune.export.regions import regions_of, with_names
+from edgeprune.export.precision import precision_of
+from edgeprune.export.regions import name_nodes, regions_of
 from edgeprune.export.run import outputs_of_onnx
 from tests.export.helpers import saved, stock_model
 
@@ -49,7 +52,7 @@ def small(tmp_path_factory):
     ],
 )
 def test_the_heads_last_layers_are_found_in_the_graph(family, task, layers, small):
-    found = regions_of(with_names(load_graph(small(family, task))))
+    found = regions_of(name_nodes(load_graph(small(family, task))))
     assert len(found.output_layers) == layers
     ops = {node.name: node.op_type for node in load_graph(small(family, task)).graph.node}
     assert {ops[name] for name in found.output_layers} <= {"Conv", "Gemm"}
@@ -59,7 +62,7 @@ def test_the_heads_last_layers_are_found_in_the_graph(family, task, layers, smal
 @pytest.mark.parametrize(("family", "task"), [("yolov8", "detect"), ("yolo26", "detect"), ("yolo11", "segment")])
 def test_half_precision_is_in_the_graph_and_pixels_stay_exact(family, task, small, train_images, tmp_path):
     source = small(family, task)
-    fp16_onnx(source, tmp_path / "half.onnx")
+    cast_to_fp16(source, tmp_path / "half.onnx")
     model = load_graph(tmp_path / "half.onnx")
     assert precision_of(model) == "fp16"
     assert {tensor.dtype for tensor in (*inputs_of(model), *outputs_of(model))} == {"float"}
@@ -71,7 +74,7 @@ def test_half_precision_is_in_the_graph_and_pixels_stay_exact(family, task, smal
 
 
 def test_nothing_is_cast_to_half_and_back_between_float_nodes(small, tmp_path):
-    fp16_onnx(small("yolo26"), tmp_path / "half.onnx")
+    cast_to_fp16(small("yolo26"), tmp_path / "half.onnx")
     graph = load_graph(tmp_path / "half.onnx").graph
     to = {n.output[0]: next(a.i for a in n.attribute if a.name == "to") for n in graph.node if n.op_type == "Cast"}
     for node in graph.node:
@@ -80,13 +83,13 @@ def test_nothing_is_cast_to_half_and_back_between_float_nodes(small, tmp_path):
 
 
 def test_inputs_and_outputs_become_half_when_asked(small, tmp_path):
-    fp16_onnx(small(), tmp_path / "half.onnx", half_inputs=True)
+    cast_to_fp16(small(), tmp_path / "half.onnx", half_inputs=True)
     assert inputs_of(load_graph(tmp_path / "half.onnx"))[0].dtype == "float16"
 
 
 def test_a_node_can_be_kept_in_float(small, tmp_path):
     name = next(node.name for node in load_graph(small()).graph.node if node.op_type == "Conv")
-    fp16_onnx(small(), tmp_path / "half.onnx", keep_float=[name])
+    cast_to_fp16(small(), tmp_path / "half.onnx", keep_float=[name])
     model = load_graph(tmp_path / "half.onnx")
     weights = {item.name: item.data_type for item in model.graph.initializer}
     kept = next(node for node in model.graph.node if node.name == name)
@@ -94,7 +97,7 @@ def test_a_node_can_be_kept_in_float(small, tmp_path):
 
 
 def test_int8_for_tensorrt_has_what_the_parser_takes(small, train_images, tmp_path):
-    info = int8_onnx(small(), tmp_path / "q.onnx", train_images, method="minmax")
+    info = quantize_to_int8(small(), tmp_path / "q.onnx", train_images, method="minmax")
     model = load_graph(tmp_path / "q.onnx")
     assert precision_of(model) == "int8"
     assert (info.quantized_layers, len(info.float_layers)) == (57, 6)
@@ -125,7 +128,7 @@ def test_the_recipe_for_the_cpu_is_fused_into_integer_kernels(small, train_image
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 
     for recipe in ("cpu", "tensorrt"):
-        int8_onnx(small(), tmp_path / f"{recipe}.onnx", train_images, method="minmax", recipe=recipe)
+        quantize_to_int8(small(), tmp_path / f"{recipe}.onnx", train_images, method="minmax", recipe=recipe)
         OnnxRuntime().engine_from_onnx(
             tmp_path / f"{recipe}.onnx", tmp_path / f"{recipe}-engine.onnx", precision="int8"
         )
@@ -134,7 +137,7 @@ def test_the_recipe_for_the_cpu_is_fused_into_integer_kernels(small, train_image
 
 
 def test_int8_with_half_holds_both(small, train_images, tmp_path):
-    int8_onnx(small("yolo26"), tmp_path / "q.onnx", train_images, method="minmax", half=True)
+    quantize_to_int8(small("yolo26"), tmp_path / "q.onnx", train_images, method="minmax", half=True)
     model = load_graph(tmp_path / "q.onnx")
     assert precision_of(model) == "int8-fp16"
     assert opset_of(model) >= 19
@@ -146,21 +149,21 @@ def test_int8_with_half_holds_both(small, train_images, tmp_path):
 def test_calibration_is_reproducible(method, small, train_images, tmp_path):
     source = small("yolov8", "classify")
     for name in ("a", "b"):
-        int8_onnx(source, tmp_path / f"{name}.onnx", train_images, method=method)
+        quantize_to_int8(source, tmp_path / f"{name}.onnx", train_images, method=method)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_the_methods_differ(small, train_images, tmp_path):
     source = small("yolov8", "classify")
     for method in ("entropy", "minmax"):
-        int8_onnx(source, tmp_path / f"{method}.onnx", train_images, method=method)
+        quantize_to_int8(source, tmp_path / f"{method}.onnx", train_images, method=method)
     assert (tmp_path / "entropy.onnx").read_bytes() != (tmp_path / "minmax.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("count", [0, 4, 15])
 def test_too_few_images_are_refused(count, small, train_images, tmp_path):
     with pytest.raises(DataError, match=f"got {count} images; at least 16"):
-        int8_onnx(small(), tmp_path / "q.onnx", train_images[:count])
+        quantize_to_int8(small(), tmp_path / "q.onnx", train_images[:count])
     assert not (tmp_path / "q.onnx").exists()
 
 
@@ -180,29 +183,29 @@ def test_few_images_are_a_warning():
 )
 def test_unknown_arguments_are_refused(arguments, says, small, train_images, tmp_path):
     with pytest.raises(TargetError, match=says):
-        int8_onnx(small(), tmp_path / "q.onnx", train_images, **arguments)
+        quantize_to_int8(small(), tmp_path / "q.onnx", train_images, **arguments)
     assert not (tmp_path / "q.onnx").exists()
 
 
 def test_every_layer_in_float_is_no_int8(small, train_images, tmp_path):
     layers = [node.name for node in load_graph(small()).graph.node if node.op_type == "Conv"]
     with pytest.raises(StageError, match="no layer"):
-        int8_onnx(small(), tmp_path / "q.onnx", train_images, method="minmax", keep_float=layers)
+        quantize_to_int8(small(), tmp_path / "q.onnx", train_images, method="minmax", keep_float=layers)
     assert not (tmp_path / "q.onnx").exists()
 
 
 def test_a_graph_that_is_not_fp32_is_refused(small, train_images, tmp_path):
-    fp16_onnx(small(), tmp_path / "half.onnx")
+    cast_to_fp16(small(), tmp_path / "half.onnx")
     with pytest.raises(DataError, match="already holds fp16"):
-        int8_onnx(tmp_path / "half.onnx", tmp_path / "q.onnx", train_images)
+        quantize_to_int8(tmp_path / "half.onnx", tmp_path / "q.onnx", train_images)
     with pytest.raises(DataError, match="already holds fp16"):
-        fp16_onnx(tmp_path / "half.onnx", tmp_path / "again.onnx")
+        cast_to_fp16(tmp_path / "half.onnx", tmp_path / "again.onnx")
 
 
 def test_an_image_that_cannot_be_read_stops_the_calibration(small, train_images, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.jpg"):
-        int8_onnx(small(), tmp_path / "q.onnx", [*train_images, tmp_path / "broken.jpg"], method="minmax")
+        quantize_to_int8(small(), tmp_path / "q.onnx", [*train_images, tmp_path / "broken.jpg"], method="minmax")
     assert not (tmp_path / "q.onnx").exists()
 
 

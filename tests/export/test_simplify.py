@@ -6,13 +6,13 @@ import pytest
 
 from edgeprune.errors import DataError
 from edgeprune.export.graph import load_graph, metadata_of
-from edgeprune.export.simplify import simplified_onnx
+from edgeprune.export.simplify import simplify_onnx
 
 
 @pytest.mark.parametrize("family", ["yolov8", "yolo26"])
 def test_fewer_nodes_say_the_same(family, exported, val_images, tmp_path):
     source = exported(family)
-    info = simplified_onnx(source, tmp_path / "s.onnx", images=val_images)
+    info = simplify_onnx(source, tmp_path / "s.onnx", images=val_images)
     assert info.changed
     assert info.nodes_after < info.nodes_before
     assert info.max_abs is not None
@@ -23,12 +23,12 @@ def test_fewer_nodes_say_the_same(family, exported, val_images, tmp_path):
 
 def test_the_same_source_gives_the_same_bytes(exported, tmp_path):
     for name in ("a", "b"):
-        simplified_onnx(exported("yolo26"), tmp_path / f"{name}.onnx")
+        simplify_onnx(exported("yolo26"), tmp_path / f"{name}.onnx")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_without_images_noise_is_compared(exported, tmp_path):
-    info = simplified_onnx(exported("yolov8"), tmp_path / "s.onnx")
+    info = simplify_onnx(exported("yolov8"), tmp_path / "s.onnx")
     assert info.changed
     assert info.max_abs is not None
 
@@ -38,7 +38,7 @@ def test_when_onnxsim_fails_the_source_goes_on(exported, tmp_path, monkeypatch):
         raise RuntimeError("no such op\nmore lines")
 
     monkeypatch.setattr(onnxsim, "simplify", broken)
-    info = simplified_onnx(exported("yolov8"), tmp_path / "s.onnx")
+    info = simplify_onnx(exported("yolov8"), tmp_path / "s.onnx")
     assert not info.changed
     assert info.nodes_after == info.nodes_before
     assert info.reason == "the unsimplified file goes on: onnxsim failed (no such op)"
@@ -53,7 +53,7 @@ def test_when_onnxsim_changes_an_output_the_source_goes_on(exported, tmp_path, m
         return model, True
 
     monkeypatch.setattr(onnxsim, "simplify", wrong)
-    info = simplified_onnx(exported("yolov8"), tmp_path / "s.onnx")
+    info = simplify_onnx(exported("yolov8"), tmp_path / "s.onnx")
     assert not info.changed
     assert "changed an output by" in info.reason
     assert load_graph(tmp_path / "s.onnx") == load_graph(exported("yolov8"))
@@ -65,7 +65,7 @@ def test_when_onnxsims_file_does_not_run_the_source_goes_on(exported, tmp_path, 
         return model, True
 
     monkeypatch.setattr(onnxsim, "simplify", wrong)
-    info = simplified_onnx(exported("yolov8"), tmp_path / "s.onnx")
+    info = simplify_onnx(exported("yolov8"), tmp_path / "s.onnx")
     assert not info.changed
     assert "does not run" in info.reason
 
@@ -75,18 +75,18 @@ def test_only_arguments_that_both_ends_of_the_range_know_are_used(exported, tmp_
         return model, True
 
     monkeypatch.setattr(onnxsim, "simplify", oldest)
-    info = simplified_onnx(exported("yolov8"), tmp_path / "s.onnx")
+    info = simplify_onnx(exported("yolov8"), tmp_path / "s.onnx")
     assert info.changed
 
 
 def test_a_damaged_source_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"\x08\x01nonsense")
     with pytest.raises(DataError):
-        simplified_onnx(tmp_path / "m.onnx", tmp_path / "s.onnx")
+        simplify_onnx(tmp_path / "m.onnx", tmp_path / "s.onnx")
     assert not (tmp_path / "s.onnx").exists()
 
 
 def test_the_source_is_left_alone(exported, tmp_path):
     before = onnx.load(str(exported("yolov8"))).SerializeToString()
-    simplified_onnx(exported("yolov8"), tmp_path / "s.onnx")
+    simplify_onnx(exported("yolov8"), tmp_path / "s.onnx")
     assert onnx.load(str(exported("yolov8"))).SerializeToString() == before

@@ -16,12 +16,15 @@ from typer.testing import CliRunner
 from edgeprune.cli.bench import bench as command
 from edgeprune.cli.bench import sparkline
 from edgeprune.errors import DataError, TargetError
-from edgeprune.measure.bench import COLUMNS, bench
+from edgeprune.measure.bench import bench_graphs
+from edgeprune.report.bench import COLUMNS, bench_table
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement
+from edgeprune.serial import to_json
 from tests.runtimes.models import convolutions
+from tests.samples.made import latency
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(command)
@@ -41,10 +44,7 @@ class Scripted(OnnxRuntime):
         count = settings.rounds * settings.per_round
         shape = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, np.size(level)), np.ravel(level))
         generator = np.random.default_rng(len(self.rounds))
-        return [
-            Measurement("latency", "ms", tuple((shape * generator.normal(1 + i, 0.02, count)).tolist()))
-            for i in range(len(models))
-        ]
+        return [latency(shape * generator.normal(1 + i, 0.02, count)) for i in range(len(models))]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_two_models_side_by_side(model: Path, tmp_path: Path) -> None:
     large = convolutions(tmp_path / "large.onnx", width=64, depth=4)
-    result = bench([large, model], OnnxRuntime(), BenchSettings(warmup_s=0.05, rounds=20, per_round=3))
+    result = bench_graphs([large, model], OnnxRuntime(), BenchSettings(warmup_s=0.05, rounds=20, per_round=3))
     first, second = result.models
     assert first.speed_up is None
     assert second.speed_up is not None and second.speed_up.low > 2
@@ -62,9 +62,9 @@ def test_two_models_side_by_side(model: Path, tmp_path: Path) -> None:
     assert first.layers[0].mean_ms == max(layer.mean_ms for layer in first.layers)
     assert first.memory is not None and first.size_bytes == large.stat().st_size
     assert result.exit_code == 0 and result.gates == []
-    assert all(len(row) == len(COLUMNS) for row in result.rows())
+    assert all(len(row) == len(COLUMNS) for row in bench_table(result).rows)
     assert result.to_csv().count("\n") == 1 + 2 * 60
-    data = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    data = json.loads(json.dumps(to_json(result), allow_nan=False))
     assert data["models"][1]["latency"]["values"] == list(second.latency.values)
 
 
@@ -73,33 +73,35 @@ def test_two_models_side_by_side(model: Path, tmp_path: Path) -> None:
     [(20.0, Verdict.PASS, 0), (5.0, Verdict.FAIL, 1), (10.0, Verdict.INCONCLUSIVE, 5)],
 )
 def test_a_limit_decides_the_exit_code(model: Path, limit: float, verdict: Verdict, exit_code: int) -> None:
-    result = bench([model], Scripted(10.0), max_ms=limit, statistic="p50", details=False)
+    result = bench_graphs([model], Scripted(10.0), max_ms=limit, statistic="p50", details=False)
     assert [gate.verdict for gate in result.gates] == [verdict]
     assert result.exit_code == exit_code
 
 
 def test_the_worst_model_decides(model: Path) -> None:
-    result = bench([model, model], Scripted(10.0), max_ms=15, statistic="p50", details=False)
+    result = bench_graphs([model, model], Scripted(10.0), max_ms=15, statistic="p50", details=False)
     assert [gate.verdict for gate in result.gates] == [Verdict.PASS, Verdict.FAIL]
     assert result.exit_code == 1
 
 
 def test_inconclusive_is_measured_again_with_twice_the_samples(model: Path) -> None:
     runtime = Scripted(np.array([10, 13]), np.array([10, 13]), 10.0)
-    result = bench([model], runtime, max_ms=12, statistic="p50", retries=3, details=False)
+    result = bench_graphs([model], runtime, max_ms=12, statistic="p50", retries=3, details=False)
     assert runtime.rounds == [40, 80, 160]
     assert result.attempts == 3 and result.exit_code == 0
 
 
 def test_until_stable_goes_on_without_a_limit(model: Path) -> None:
     runtime = Scripted(np.array([10, 13]), 10.0)
-    assert bench([model], runtime, retries=2, until_stable=True, details=False).attempts == 2
-    assert bench([model], Scripted(np.array([10, 13])), retries=0, until_stable=True, details=False).attempts == 1
+    assert bench_graphs([model], runtime, retries=2, until_stable=True, details=False).attempts == 2
+    assert (
+        bench_graphs([model], Scripted(np.array([10, 13])), retries=0, until_stable=True, details=False).attempts == 1
+    )
 
 
 def test_rounds_suffice_for_the_statistic(model: Path) -> None:
     runtime = Scripted(10.0)
-    assert bench([model], runtime, max_ms=50, statistic="p99", details=False).exit_code == 0
+    assert bench_graphs([model], runtime, max_ms=50, statistic="p99", details=False).exit_code == 0
     assert runtime.rounds[0] * 5 >= 662
 
 
@@ -110,7 +112,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, name: str, said: str) -> No
     if not name.startswith("gone"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match=said):
-        bench([tmp_path / name], OnnxRuntime())
+        bench_graphs([tmp_path / name], OnnxRuntime())
 
 
 @pytest.mark.parametrize(

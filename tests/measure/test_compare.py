@@ -16,6 +16,8 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.compare import Comparison, _names, compare
 from edgeprune.measure.graphs import counts_of
+from edgeprune.report.comparison import classes_table, comparison_page, draw_scenes, models_table
+from edgeprune.report.notebook import comparison_html
 from edgeprune.runtimes.base import BenchSettings
 from tests.export.helpers import saved, stock_model
 from tests.report.browser import WIDTHS, looked_at, needs_chromium
@@ -53,30 +55,31 @@ def test_a_checkpoint_and_its_graph_compare_as_the_same(found):
     assert graph.counts == checkpoint.counts
     assert graph.accuracy.map50_95 == pytest.approx(checkpoint.accuracy.map50_95, abs=1e-6)
     for scene in found.scenes:
-        assert len(scene.seen[1].found) == len(scene.seen[2].found) and len(scene.truth) > 0
+        assert len(scene.results[1].detections) == len(scene.results[2].detections) and len(scene.truth) > 0
     assert found.models[0].latency is not None and found.models[0].latency.speed_up is None
     assert found.models[2].latency is not None and found.models[2].latency.speed_up is not None
 
 
 def test_tables_json_and_figures(found):
-    assert found.columns == ("", "base.pt", "pruned.onnx", "pruned.pt")
-    assert all(len(row) == 4 for row in (*found.rows(), *found.classes()))
-    assert [row[0] for row in found.rows()][:3] == ["file", "parameters", "MACs"]
+    table = models_table(found)
+    assert table.columns == ("", "base.pt", "pruned.onnx", "pruned.pt")
+    assert all(len(row) == 4 for row in (*table.rows, *classes_table(found).rows))
+    assert [row[0] for row in table.rows][:3] == ["file", "parameters", "MACs"]
     data = json.loads(found.json_text())
     assert [row["name"] for row in data["models"]] == ["base.pt", "pruned.onnx", "pruned.pt"]
     assert len(data["models"][1]["latency"]["latency"]["values"]) == 40
     assert {"found", "right", "missed", "lost", "new"} <= set(data["scenes"]["shown"][0]["models"][1])
-    assert found._repr_html_().startswith("<div")
-    assert [len(figure.axes) for figure in found.figures()] == [4, 4]
+    assert comparison_html(found).lstrip().startswith("<div")
+    assert [len(figure.axes) for figure in draw_scenes(found)] == [4, 4]
     # the most differing image comes first, and the images are in the page once each
     assert found.scenes[0].difference >= found.scenes[1].difference
-    assert found.html().count("data:image/jpeg;base64,") == 2
+    assert comparison_page(found).count("data:image/jpeg;base64,") == 2
 
 
 @needs_chromium
 @pytest.mark.parametrize("width", WIDTHS)
 def test_in_a_browser(found, tmp_path, width):
-    seen = looked_at(found.html(), tmp_path, width)
+    seen = looked_at(comparison_page(found), tmp_path, width)
     assert len(seen["titled"]) == 3 + 2 and len(seen["pixels"]) == 2 * 4
 
 

@@ -10,21 +10,21 @@ import pytest
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
-from edgeprune.measure.predictions import Found, labels_of, predictions
-from edgeprune.measure.scenes import Looker, Scene, Seen, credited, pairs, scenes
-from edgeprune.report.scenes import scene_figure, scenes_html, summary_of
+from edgeprune.measure.predictions import Detection, predict, read_objects
+from edgeprune.measure.scenes import Scene, SceneModel, SceneResult, choose_scenes, match_labels, pair_detections
+from edgeprune.report.scenes import draw_scene, scenes_html, summary_of
 from tests.export.helpers import linked_copy, saved, stock_model
 
 NAMES = {0: "cell", 1: "<other>"}
 
 
-def box(left: float, top: float, side: float = 10, label: int = 0, score: float | None = 0.9) -> Found:
-    return Found(label, score, (left, top, left + side, top + side))
+def box(left: float, top: float, side: float = 10, label: int = 0, score: float | None = 0.9) -> Detection:
+    return Detection(label, score, (left, top, left + side, top + side))
 
 
-def rotated(centre: float, angle: float) -> Found:
+def rotated(centre: float, angle: float) -> Detection:
     corners = cv2.boxPoints(((centre, centre), (40.0, 10.0), angle))
-    return Found(0, 0.5, (0, 0, 100, 100), (tuple((float(x), float(y)) for x, y in corners),))
+    return Detection(0, 0.5, (0, 0, 100, 100), (tuple((float(x), float(y)) for x, y in corners),))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_labels_of_every_task(tmp_path, task, line, box_px, outline, keypoints):
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text(line + "\n\n")
-    [found] = labels_of(tmp_path / "images" / "a.jpg", (100, 200), task, NAMES, (2, 3) if task == "pose" else None)
+    [found] = read_objects(tmp_path / "images" / "a.jpg", (100, 200), task, NAMES, (2, 3) if task == "pose" else None)
     assert found.label == 1 and found.score is None
     assert found.box == pytest.approx(box_px)
     assert sum(map(len, found.outlines)) == outline
@@ -55,53 +55,53 @@ def test_a_broken_label_is_named_and_a_missing_one_is_no_object(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 x 0.2 0.4\n")
     with pytest.raises(DataError, match="line 1"):
-        labels_of(tmp_path / "images" / "a.jpg", (100, 200), "detect", NAMES, None)
-    assert labels_of(tmp_path / "images" / "b.jpg", (100, 200), "detect", NAMES, None) == ()
+        read_objects(tmp_path / "images" / "a.jpg", (100, 200), "detect", NAMES, None)
+    assert read_objects(tmp_path / "images" / "b.jpg", (100, 200), "detect", NAMES, None) == ()
 
 
 def test_the_label_of_a_classifier_is_its_folder(tmp_path):
-    [found] = labels_of(tmp_path / "cell" / "a.jpg", (10, 10), "classify", NAMES, None)
+    [found] = read_objects(tmp_path / "cell" / "a.jpg", (10, 10), "classify", NAMES, None)
     assert (found.label, found.box) == (0, None)
 
 
 def test_pairs_are_of_one_class_one_to_one_and_by_the_greatest_overlap():
     found = [box(0, 0), box(1, 0), box(50, 50), box(80, 80, label=1)]
     others = [box(0, 0), box(50, 53), box(80, 80)]
-    assert pairs(found, others) == {0: 0, 2: 1}
-    assert pairs(found, []) == {} and pairs([], others) == {}
+    assert pair_detections(found, others) == {0: 0, 2: 1}
+    assert pair_detections(found, []) == {} and pair_detections([], others) == {}
 
 
 def test_the_surest_detection_of_an_object_gets_the_credit():
     found = [box(2, 0, score=0.8), box(0, 0, score=0.3), box(50, 50, score=0.2)]
-    assert credited(found, [box(0, 0, score=None)]) == {0: 0}
-    assert credited(found, [box(0, 0, score=None), box(4, 0, score=None)]) == {0: 0}
-    assert pairs(found, [box(0, 0)]) == {1: 0}
+    assert match_labels(found, [box(0, 0, score=None)]) == {0: 0}
+    assert match_labels(found, [box(0, 0, score=None), box(4, 0, score=None)]) == {0: 0}
+    assert pair_detections(found, [box(0, 0)]) == {1: 0}
 
 
 def test_rotated_boxes_are_compared_as_they_lie():
-    assert pairs([rotated(50, 0)], [rotated(50, 90)], rotated=True) == {}
-    assert pairs([rotated(50, 0)], [rotated(51, 3)], rotated=True) == {0: 0}
-    assert pairs([rotated(50, 0)], [rotated(50, 90)]) == {0: 0}  # their upright boxes are the same
+    assert pair_detections([rotated(50, 0)], [rotated(50, 90)], rotated=True) == {}
+    assert pair_detections([rotated(50, 0)], [rotated(51, 3)], rotated=True) == {0: 0}
+    assert pair_detections([rotated(50, 0)], [rotated(50, 90)]) == {0: 0}  # their upright boxes are the same
 
 
 def scene(task: str = "detect") -> Scene:
     jpeg = cv2.imencode(".jpg", np.full((60, 80, 3), 128, np.uint8))[1].tobytes()
-    first = Seen("base", (box(5, 5), box(40, 30)), (True, False), (True, True), (box(60, 40),), ())
-    other = Seen("pruned", (box(5, 5), box(20, 45, label=1)), (True, False), (True, False), (), (box(40, 30),))
+    first = SceneResult("base", (box(5, 5), box(40, 30)), (True, False), (True, True), (box(60, 40),), ())
+    other = SceneResult("pruned", (box(5, 5), box(20, 45, label=1)), (True, False), (True, False), (), (box(40, 30),))
     return Scene("a<b.jpg", 60, 80, jpeg, task, NAMES, (box(5, 5, score=None), box(60, 40, score=None)), (first, other))
 
 
 def test_marks_are_told_in_words_and_in_the_table():
     made = scene()
-    assert summary_of(made, made.seen[0]) == "2 found: 1 right, 1 wrong, 1 missed"
-    assert summary_of(made, made.seen[1]) == "2 found: 1 right, 1 wrong, 0 missed; 1 lost, 1 new"
+    assert summary_of(made, made.results[0]) == "2 found: 1 right, 1 wrong, 1 missed"
+    assert summary_of(made, made.results[1]) == "2 found: 1 right, 1 wrong, 0 missed; 1 lost, 1 new"
     page = scenes_html([made])
     assert page.count("data:image/jpeg;base64,") == 1  # once, however many panels there are
     assert page.count("<use href=") == 2 and page.count('role="img"') == 3
     assert "a&lt;b.jpg" in page and "a<b" not in page and "✗ + &lt;other&gt; 0.90" in page
-    assert "<td>lost</td>" in page and "<td>missed</td>" in page and "<td>new</td>" in page
+    assert ">lost</td>" in page and ">missed</td>" in page and ">new</td>" in page
     assert made.difference == 2
-    assert len(scene_figure(made).axes) == 3
+    assert len(draw_scene(made).axes) == 3
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def coco(shared, tmp_path_factory):
 def test_scenes_of_other_tasks_are_drawn(task, data, coco, tmp_path):
     dataset = Dataset.load(coco(data), task=task, need=("val",))
     path = saved(stock_model("yolov8", task, nc=dataset.nc, kpt_shape=dataset.kpt_shape), tmp_path / "m.pt")
-    made = scenes([Looker("a", path, imgsz=96), Looker("b", path, imgsz=96)], dataset, task, count=1)
+    made = choose_scenes([SceneModel("a", path, imgsz=96), SceneModel("b", path, imgsz=96)], dataset, task, count=1)
     [one] = made
     assert one.truth and one.difference == 0
     assert all(found.outlines for found in one.truth) == (task in ("segment", "obb"))
@@ -131,10 +131,12 @@ def test_a_classifier_answers_with_its_likeliest_classes(tmp_path):
             cv2.imwrite(str(tmp_path / "data" / split / name / "a.jpg"), np.full((40, 50, 3), 90, np.uint8))
     dataset = Dataset.load(tmp_path / "data", task="classify")
     path = saved(stock_model("yolov8", "classify", nc=2), tmp_path / "m.pt")
-    made = scenes([Looker("a", path, imgsz=64), Looker("b", path, imgsz=64)], dataset, "classify", count=2)
+    made = choose_scenes(
+        [SceneModel("a", path, imgsz=64), SceneModel("b", path, imgsz=64)], dataset, "classify", count=2
+    )
     assert {one.truth[0].label for one in made} == {0, 1}
-    assert sum(any(one.seen[0].right) for one in made) == 1  # the same grey image cannot be both
-    assert summary_of(made[0], made[0].seen[1]).split(":")[0] in ("right", "wrong")
+    assert sum(any(one.results[0].right) for one in made) == 1  # the same grey image cannot be both
+    assert summary_of(made[0], made[0].results[1]).split(":")[0] in ("right", "wrong")
     assert "data:image/jpeg" in scenes_html(made)
 
 
@@ -143,7 +145,7 @@ def test_what_a_model_finds_is_what_ultralytics_shows(shared):
 
     weights = shared / "weights" / "bccd-yolov8n-320.pt"
     image = sorted((shared / "data" / "bccd" / "images" / "val").iterdir())[0]
-    [ours] = predictions(weights, [image])
+    [ours] = predict(weights, [image])
     [theirs] = YOLO(weights).predict(str(image), imgsz=320, rect=False, verbose=False)
     assert len(ours) == len(theirs.boxes) > 5
     assert [found.score for found in ours] == pytest.approx(sorted(theirs.boxes.conf.tolist(), reverse=True), abs=1e-4)

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from edgeprune.errors import TargetError
-from edgeprune.pruning.criteria import REGISTRY, group_of, importance, importance_named
-from edgeprune.pruning.gates import gate_gradients, loss_model, loss_of
+from edgeprune.pruning.batches import Batch
+from edgeprune.pruning.channel_gradients import channel_gradients
+from edgeprune.pruning.criteria import REGISTRY, importance, importance_named
+from edgeprune.pruning.group import group_of
+from edgeprune.pruning.loss import batch_loss, loss_model
 from edgeprune.pruning.pruner import Pruner
 
 
@@ -20,18 +23,18 @@ def pruner(stock):
 @pytest.fixture(scope="module")
 def batch():
     generator = torch.Generator().manual_seed(0)
-    return {
-        "img": torch.rand(2, 3, 64, 64, generator=generator),
+    labels = {
         "cls": torch.tensor([[1.0], [2.0], [0.0]]),
         "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.3, 0.6, 0.2, 0.2], [0.6, 0.4, 0.5, 0.6]]),
         "batch_idx": torch.tensor([0.0, 0.0, 1.0]),
     }
+    return Batch(torch.rand(2, 3, 64, 64, generator=generator), labels)
 
 
 def _group(pruner, name):
     dimension = pruner.dimensions[pruner.structure.index[name]]
     modules = dict(pruner.model.named_modules())
-    return group_of(pruner.structure, modules, dimension.parts[0], gates=None, generator=torch.Generator())
+    return group_of(pruner.structure, modules, dimension.parts[0], gradients=None, generator=torch.Generator())
 
 
 def _norms(pruner):
@@ -61,12 +64,11 @@ def test_a_channel_that_is_concatenated_four_times_counts_every_column(pruner):
 
 
 @pytest.mark.parametrize("name", ["model.0", "model.4.cv1", "model.12.m.0.cv1", "model.22.cv3.0.0"])
-def test_gates_are_the_derivative_by_a_factor_on_the_channel(pruner, batch, name):
-    gates = gate_gradients(pruner.model, pruner.structure, [batch])
+def test_gradients_are_the_derivative_by_a_factor_on_the_channel(pruner, batch, name):
+    gradients = channel_gradients(pruner.model, pruner.structure, [batch])
     part = pruner.dimensions[pruner.structure.index[name]].parts[0]
     unit = int(part.units[3])
     ready = loss_model(pruner.model).double()
-    batch = {key: value.double() if key == "img" else value for key, value in batch.items()}
 
     def loss(factor: float) -> float:
         changed = []
@@ -79,7 +81,7 @@ def test_gates_are_the_derivative_by_a_factor_on_the_channel(pruner, batch, name
                     layer.bias[at] *= factor
                 changed.append((layer, at))
         with torch.no_grad():
-            value = float(loss_of(ready, batch))
+            value = float(batch_loss(ready, batch))
             for layer, at in changed:
                 layer.weight[at] /= factor
                 layer.bias[at] /= factor
@@ -87,7 +89,7 @@ def test_gates_are_the_derivative_by_a_factor_on_the_channel(pruner, batch, name
 
     step = 1e-5
     numeric = (loss(1 + step) - loss(1 - step)) / (2 * step)
-    assert gates[0, unit] == pytest.approx(numeric, rel=0.05, abs=1e-4)
+    assert gradients[0, unit] == pytest.approx(numeric, rel=0.05, abs=1e-4)
 
 
 def test_ten_lines_add_a_criterion(pruner):
@@ -97,7 +99,7 @@ def test_ten_lines_add_a_criterion(pruner):
 
     try:
         plan = pruner.plan(ratio=0.3, importance="largest_weight")
-        assert plan.settings["importance"] == "largest_weight"
+        assert plan.settings.importance == "largest_weight"
         pruner.apply(plan)
     finally:
         del REGISTRY["largest_weight"]
@@ -129,7 +131,7 @@ def test_a_normalisation_decides_between_dimensions_and_is_in_the_plan(pruner):
     plans = [pruner.plan(ratio=0.5, importance="l1", normalisation=one) for one in (None, "mean", "none", "max")]
     assert plans[0].widths == plans[1].widths  # the mean is what l1 does by itself
     assert plans[0].widths != plans[2].widths != plans[3].widths
-    assert [plan.settings["normalisation"] for plan in plans] == [None, "mean", "none", "max"]
+    assert [plan.settings.normalisation for plan in plans] == [None, "mean", "none", "max"]
     with pytest.raises(TargetError, match="standarization"):
         pruner.plan(ratio=0.5, normalisation="magic")
 
@@ -140,8 +142,8 @@ def test_an_unknown_criterion_lists_the_known_ones():
 
 
 def test_auto_is_taylor_with_batches_and_lamp_without(pruner, batch):
-    assert pruner.plan(ratio=0.2).settings["importance"] == "lamp"
-    assert pruner.plan(ratio=0.2, batches=[batch]).settings["importance"] == "taylor"
+    assert pruner.plan(ratio=0.2).settings.importance == "lamp"
+    assert pruner.plan(ratio=0.2, batches=[batch]).settings.importance == "taylor"
 
 
 def test_random_is_the_seed(pruner):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.pruning import narrow
-from edgeprune.pruning.depth import removable_blocks, without_blocks
+from edgeprune.pruning import equivalence
+from edgeprune.pruning.depth import removable_blocks, remove_blocks
 from edgeprune.pruning.pruner import Pruner
 
 
@@ -17,10 +17,10 @@ from edgeprune.pruning.pruner import Pruner
 def test_every_removable_block_can_go(stock, name):
     model = stock(f"{name}.yaml")
     blocks = removable_blocks(model)
-    image = narrow.check_image(model)
+    image = equivalence.check_image(model)
     assert len(blocks) >= 10
     for names in [[blocks[0].name], [blocks[-1].name], [block.name for block in blocks]]:
-        narrow.check_forward(without_blocks(model, names), image)
+        equivalence.check_forward(remove_blocks(model, names), image)
 
 
 def test_a_block_that_adds_nothing_leaves_no_trace(stock):
@@ -31,11 +31,14 @@ def test_a_block_that_adds_nothing_leaves_no_trace(stock):
         block.m[0].cv2.bn.weight.zero_()
         block.m[0].cv2.bn.bias.zero_()
         block.cv2.conv.weight[:, 64:96] = 0
-    image = narrow.check_image(model)
-    shorter = without_blocks(model, ["model.4.m.0"])
+    image = equivalence.check_image(model)
+    shorter = remove_blocks(model, ["model.4.m.0"])
     assert len(shorter.model[4].m) == 1
     assert len(block.m) == 2
-    assert narrow.largest_difference(narrow.raw_outputs(model, image), narrow.raw_outputs(shorter, image)) <= 1e-5
+    assert (
+        equivalence.largest_difference(equivalence.raw_outputs(model, image), equivalence.raw_outputs(shorter, image))
+        <= 1e-5
+    )
 
 
 def test_a_plan_that_drops_blocks_is_relative_to_the_whole_model(stock):
@@ -53,4 +56,4 @@ def test_a_plan_that_drops_blocks_is_relative_to_the_whole_model(stock):
 
 def test_an_unknown_block_is_refused_with_those_that_exist(stock):
     with pytest.raises(TargetError, match=r"model\.2\.m\.0"):
-        without_blocks(stock("yolov8n.yaml"), ["model.0"])
+        remove_blocks(stock("yolov8n.yaml"), ["model.0"])

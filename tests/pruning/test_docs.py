@@ -27,7 +27,7 @@ def test_a_criterion_of_ones_own_is_registered_and_prunes(stock, name):
     finally:
         criteria.REGISTRY.clear()
         criteria.REGISTRY.update(before)
-    assert plan.settings["importance"] == name
+    assert plan.settings.importance == name
     pruner.apply(plan)
 
 

@@ -18,7 +18,7 @@ import ultralytics
 
 from edgeprune.checkpoint import parameter_count, save, shape_signature, signature_of
 from edgeprune.errors import TargetError
-from edgeprune.pruning import narrow
+from edgeprune.pruning import equivalence
 from edgeprune.pruning.pruner import Pruner
 
 DETECT = ["yolov8{}", "yolo11{}", "yolo26{}"]
@@ -36,12 +36,12 @@ def test_pruned_models_compute_what_the_masked_original_does(stock, name):
         plan = pruner.plan(macs_speed_up=speed_up, scores=scores, importance="random", seed=1)
         assert speed_up <= plan.macs_speed_up <= speed_up * 1.03
         pruned = pruner.apply(plan, check=False)
-        image = narrow.check_image(model)
-        expected = narrow.masked_outputs(model, pruner.structure, pruner._keep(plan), image)
-        got = narrow.raw_outputs(pruned, image)
+        image = equivalence.check_image(model)
+        expected = equivalence.masked_outputs(model, pruner.structure, pruner.plan_mask(plan), image)
+        got = equivalence.raw_outputs(pruned, image)
         assert max(float((a - b).abs().max()) for a, b in zip(expected, got, strict=True)) <= 1e-5
-        assert narrow.largest_difference(expected, got) <= 1e-4
-        narrow.check_forward(pruned, image)
+        assert equivalence.largest_difference(expected, got) <= 1e-4
+        equivalence.check_forward(pruned, image)
         assert shape_signature(pruned) == plan.result_shapes
         assert parameter_count(pruned) == plan.params[1]
         _every_free_width_is_aligned(pruner, plan)
@@ -52,10 +52,10 @@ def _every_free_width_is_aligned(pruner, plan):
     for line in plan.dimensions:
         if line.fixed is None:
             assert line.after % 8 == 0, line
-    widths = pruner._vector(plan.widths)
+    widths = pruner._width_vector(plan.widths)
     free = {dimension.name for dimension in pruner.dimensions if dimension.fixed is None}
     for (name, kind), slot in pruner.structure.trace.slots.items():
-        expression = pruner.structure.expression(slot.labels)
+        expression = pruner.structure.width_shares(slot.labels)
         if kind == "out" and all(pruner.dimensions[i].name in free for i in expression.nonzero()[0]):
             assert (expression @ widths) % 8 == 0, name
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 
 from edgeprune.checkpoint import parameter_count
 from edgeprune.errors import EdgepruneError, StageError, TargetError
-from edgeprune.pruning import narrow
+from edgeprune.pruning import equivalence
 from edgeprune.pruning.depth import removable_blocks
-from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.plan import plan_from_data
 from edgeprune.pruning.pruner import Pruner
 
 FAMILIES = ["yolov8n", "yolo11n", "yolo26n"]
@@ -45,8 +46,10 @@ def test_allowed_widths_apply(pruners, name, data):
         if dimension.fixed is None
     }
     plan = pruner.plan(widths=widths, scores=scores)
-    pruned = pruner.apply(Plan.from_json(plan.to_json()))  # compares outputs with the masked original
-    assert all(torch.isfinite(out).all() for out in narrow.raw_outputs(pruned, narrow.check_image(pruned)))
+    pruned = pruner.apply(
+        plan_from_data(json.loads(plan.text()), "a plan")
+    )  # compares outputs with the masked original
+    assert all(torch.isfinite(out).all() for out in equivalence.raw_outputs(pruned, equivalence.check_image(pruned)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -70,14 +73,14 @@ def test_any_width_applies_or_is_refused(pruners, name, data):
 @given(data=st.data())
 def test_a_plan_with_one_changed_number_applies_or_is_refused(pruners, name, data):
     pruner, scores = pruners[name]
-    content = pruner.plan(ratio=0.5, scores=scores).to_data()
+    content = json.loads(pruner.plan(ratio=0.5, scores=scores).text())
     lines = [line for line in content["dimensions"] if line["kept"]]
     line = data.draw(st.sampled_from(lines), label="line")
     part = data.draw(st.sampled_from(sorted(line["kept"])), label="part")
     at = data.draw(st.integers(0, len(line["kept"][part]) - 1), label="position")
     line["kept"][part][at] = data.draw(st.integers(-2, line["before"] + 1), label="index")
     try:
-        pruner.apply(Plan.from_data(content))
+        pruner.apply(plan_from_data(content, "a plan"))
     except StageError as error:
         assert line["name"] in str(error)
 
@@ -121,7 +124,9 @@ def test_any_request_under_any_constraint_is_met_or_refused(stock, name, data):
         if dimension.fixed is None:
             assert line.after % align == 0
             assert line.after >= min_width
-    pruned = pruner.apply(Plan.from_json(plan.to_json()))  # compares outputs with the masked original
+    pruned = pruner.apply(
+        plan_from_data(json.loads(plan.text()), "a plan")
+    )  # compares outputs with the masked original
     assert parameter_count(pruned) == plan.params[1]
 
 
@@ -129,4 +134,4 @@ def test_any_request_under_any_constraint_is_met_or_refused(stock, name, data):
 @given(junk=st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_junk_is_never_a_plan(junk):
     with pytest.raises(EdgepruneError):
-        Plan.from_data(junk)
+        plan_from_data(junk, "junk")

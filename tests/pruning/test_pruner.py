@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from importlib.metadata import version
 
 import pytest
@@ -13,9 +14,10 @@ from torch import nn
 import edgeprune
 from edgeprune.checkpoint import parameter_count, shape_signature
 from edgeprune.errors import DataError, StageError, TargetError
-from edgeprune.pruning import narrow
-from edgeprune.pruning.plan import Plan
-from edgeprune.pruning.pruner import LARGEST_ERROR, Pruner, prune
+from edgeprune.pruning import equivalence
+from edgeprune.pruning.api import prune
+from edgeprune.pruning.plan import plan_from_data
+from edgeprune.pruning.pruner import LARGEST_ERROR, Pruner
 
 FAMILIES = ["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"]
 
@@ -38,10 +40,10 @@ def test_apply_reproduces_the_masked_original(stock, yaml):
     plan = pruner.plan(macs_speed_up=2)
     pruned = pruner.apply(plan)
     image = torch.rand(1, 3, 96, 96)
-    expected = narrow.masked_outputs(model, pruner.structure, pruner._keep(plan), image)
-    got = narrow.raw_outputs(pruned, image)
+    expected = equivalence.masked_outputs(model, pruner.structure, pruner.plan_mask(plan), image)
+    got = equivalence.raw_outputs(pruned, image)
     assert max(float((a - b).abs().max()) for a, b in zip(expected, got, strict=True)) <= 1e-5
-    assert narrow.largest_difference(expected, got) <= 1e-4
+    assert equivalence.largest_difference(expected, got) <= 1e-4
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -49,26 +51,26 @@ def test_a_wrong_channel_is_noticed(stock, pruner, plan):
     pruned = pruner.apply(plan)
     with torch.no_grad():
         pruned.model[4].cv2.conv.weight[:] = pruned.model[4].cv2.conv.weight.flip(1)
-    image = narrow.check_image(pruned)
-    expected = narrow.masked_outputs(pruner.model, pruner.structure, pruner._keep(plan), image)
-    assert narrow.largest_difference(expected, narrow.raw_outputs(pruned, image)) > 10 * LARGEST_ERROR
+    image = equivalence.check_image(pruned)
+    expected = equivalence.masked_outputs(pruner.model, pruner.structure, pruner.plan_mask(plan), image)
+    assert equivalence.largest_difference(expected, equivalence.raw_outputs(pruned, image)) > 10 * LARGEST_ERROR
 
 
 def test_shapes_follow_the_plan(pruner, plan):
     pruned = pruner.apply(plan)
-    widths = pruner._vector(plan.widths)
+    widths = pruner._width_vector(plan.widths)
     modules = dict(pruned.named_modules())
     for (name, kind), slot in pruner.structure.trace.slots.items():
         weight = modules[name].weight
         axis = 1 if kind == "in" else 0
-        assert weight.shape[axis] == pruner.structure.expression(slot.labels) @ widths, (name, kind)
+        assert weight.shape[axis] == pruner.structure.width_shares(slot.labels) @ widths, (name, kind)
     assert any(line.after < line.before for line in plan.dimensions)
     assert parameter_count(pruned) == plan.params[1]
     assert shape_signature(pruned) == plan.result_shapes
 
 
 def test_the_plan_survives_json_and_gives_the_same_bits(pruner, plan):
-    again = Plan.from_json(plan.to_json())
+    again = plan_from_data(json.loads(plan.text()), "a plan")
     assert again == plan
     assert again.digest == plan.digest
     first, second = pruner.apply(plan).state_dict(), pruner.apply(again).state_dict()
@@ -150,13 +152,13 @@ def test_a_glob_that_matches_nothing_is_refused(stock):
 
 def test_a_damaged_plan_is_refused():
     with pytest.raises(DataError, match="not a plan"):
-        Plan.from_json('{"schema": 99}')
+        plan_from_data({"schema": 99}, "here")
     with pytest.raises(DataError, match="damaged"):
-        Plan.from_json('{"schema": 1}')
+        plan_from_data({"schema": 1}, "here")
 
 
 def test_prune_takes_a_model(stock):
     result = prune(stock("yolov8n.yaml"), imgsz=320, params_ratio=0.5)
-    assert result.params_after <= 0.5 * result.params_before
-    assert result.params_after >= 0.5 * 0.97 * result.params_before
-    assert parameter_count(result.model) == result.params_after
+    assert result.plan.params[1] <= 0.5 * result.plan.params[0]
+    assert result.plan.params[1] >= 0.5 * 0.97 * result.plan.params[0]
+    assert parameter_count(result.model) == result.plan.params[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 
 from edgeprune.checkpoint import load, parameter_count, save, shape_signature
 from edgeprune.errors import DataError, StageError
-from edgeprune.pruning.pruner import prune
+from edgeprune.pruning.api import prune
+from edgeprune.settings import TrainSettings
 from edgeprune.stages import export
 from edgeprune.training import finetune as training
-from edgeprune.training.settings import TrainSettings
+from tests.records.sample import build_record
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +39,20 @@ def _saved(model, path, metadata=None):
 
 def test_every_reader_of_a_checkpoint_refuses_it(pruned, rebuilt, tmp_path):
     good = load(_saved(pruned.model, tmp_path / "good.pt", pruned.metadata()))
-    assert good.edgeprune["shape_signature"] == shape_signature(good.model) == pruned.signature
+    assert good.edgeprune["shape_signature"] == shape_signature(good.model) == pruned.plan.result_shapes
     with pytest.raises(DataError, match=f"pruned to the shapes .* with {parameter_count(rebuilt)} parameters"):
         load(_saved(rebuilt, tmp_path / "reset.pt", pruned.metadata()))
 
 
 def test_the_metadata_of_a_build_counts_too(pruned, rebuilt, tmp_path):
     with pytest.raises(DataError, match="was rebuilt or exchanged"):
-        load(_saved(rebuilt, tmp_path / "reset.pt", {"signature": pruned.signature}))
+        load(_saved(rebuilt, tmp_path / "reset.pt", {"signature": pruned.plan.result_shapes}))
 
 
 def test_training_that_gives_it_back_fails(pruned, rebuilt, tmp_path, monkeypatch):
     start = _saved(pruned.model, tmp_path / "pruned.pt", pruned.metadata())
     best = _saved(rebuilt, tmp_path / "best.pt")
-    monkeypatch.setattr(training, "train_in", lambda *args, **rest: SimpleNamespace(best=best, best_epoch=1))
+    monkeypatch.setattr(training, "run_training", lambda *args, **rest: SimpleNamespace(best=best, best_epoch=1))
     monkeypatch.setattr(training, "class_names", lambda *args, **rest: load(start).names)
     with pytest.raises(StageError, match=f"to {parameter_count(rebuilt)} parameters"):
         training.finetune(
@@ -61,14 +63,13 @@ def test_training_that_gives_it_back_fails(pruned, rebuilt, tmp_path, monkeypatc
 
 def test_exporting_it_fails_before_anything_is_written(pruned, rebuilt, tmp_path):
     model = _saved(rebuilt, tmp_path / "reset.pt")
-    records = {
-        "finetune": SimpleNamespace(path=lambda kind: model),
-        "prune": SimpleNamespace(facts={"signature": pruned.signature, "plan": pruned.plan.digest}),
-    }
+    facts = replace(build_record().stages.prune.facts, signature=pruned.plan.result_shapes, plan=pruned.plan.digest)
+    tuned = SimpleNamespace(path=lambda role: model)
+    build = SimpleNamespace(record=lambda kind: tuned, facts=lambda kind: facts)
     folder = tmp_path / "export"
     folder.mkdir()
     with pytest.raises(StageError, match="after fine-tuning the model has other shapes"):
-        export._run(SimpleNamespace(records=records), folder, None)  # pyright: ignore[reportArgumentType]
+        export._run(build, folder, None)  # pyright: ignore[reportArgumentType]
     assert not list(folder.iterdir())
 
 

@@ -12,10 +12,11 @@ import torch_pruning as tp
 from torch import nn
 
 from edgeprune.errors import TargetError
-from edgeprune.pruning.criteria import REGISTRY, group_of, torch_pruning_importance
+from edgeprune.pruning.copies import set_raw_outputs
+from edgeprune.pruning.criteria import REGISTRY, torch_pruning_importance
+from edgeprune.pruning.group import group_of
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.torch_pruning_ import torch_pruning_group, torch_pruning_scores
-from edgeprune.pruning.trace import raw_head
 
 DIRECT = {
     "random": tp.importance.RandomImportance(),
@@ -67,7 +68,7 @@ class Judged:
 
     def group(self, part: Any, seed: int = 0) -> Any:
         generator = torch.Generator().manual_seed(seed)
-        return group_of(self.pruner.structure, self.modules, part, gates=None, generator=generator)
+        return group_of(self.pruner.structure, self.modules, part, gradients=None, generator=generator)
 
     def theirs(self, part: Any) -> tp.Group:
         """Torch-Pruning's own group, from the same root."""
@@ -88,7 +89,7 @@ def _random_scales(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)
-    return raw_head(model.float())
+    return set_raw_outputs(model.float())
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +104,11 @@ def toy():
 @pytest.fixture(scope="module")
 def yolov5(stock):
     """A whole detector without one split: C3 blocks, SPPF, the neck's concatenations, the head's branches."""
-    return Judged(raw_head(copy.deepcopy(stock("yolov5n.yaml"))))
+    return Judged(set_raw_outputs(copy.deepcopy(stock("yolov5n.yaml"))))
 
 
 def _blocks_of_yolov8(stock, which):
-    model = raw_head(copy.deepcopy(stock("yolov8n.yaml")))
+    model = set_raw_outputs(copy.deepcopy(stock("yolov8n.yaml")))
     if which == "stem":
         return Judged(model, nn.Sequential(model.model[0], model.model[1]))
     branch = getattr(model.model[22], which)[1]
@@ -159,7 +160,7 @@ def test_what_occurs_twice_in_one_layer_counts_as_the_mean_over_occurrences(stoc
     judged = Pruner(stock("yolo11n.yaml"), 64, align=1, min_width=1)
     modules = dict(judged.model.named_modules())
     groups = [
-        group_of(judged.structure, modules, part, gates=None, generator=torch.Generator())
+        group_of(judged.structure, modules, part, gradients=None, generator=torch.Generator())
         for dimension in judged.dimensions
         if dimension.fixed is None
         for part in dimension.parts
@@ -200,7 +201,7 @@ def test_one_line_registers_an_importance_of_torch_pruning(toy):
     finally:
         summary = REGISTRY.pop("largest").summary
     assert "MagnitudeImportance" in summary
-    assert plan.settings["importance"] == "largest"
+    assert plan.settings.importance == "largest"
     assert all(float(score.max()) == pytest.approx(1.0) for score in scores.values())
 
 
@@ -229,7 +230,7 @@ def test_gradients_of_the_users_backward_pass_reach_torch_prunings_taylor(toy):
     try:
         with pytest.raises(TargetError, match=r"TaylorImportance cannot score .* needs a backward pass"):
             toy.pruner.scores("their_taylor")
-        raw_head(toy.pruner.model)(torch.rand(2, 3, 64, 64)).square().sum().backward()
+        set_raw_outputs(toy.pruner.model)(torch.rand(2, 3, 64, 64)).square().sum().backward()
         assert all(score.std() > 0 for score in toy.pruner.scores("their_taylor").values())
     finally:
         del REGISTRY["their_taylor"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,29 @@ import pytest
 from edgeprune import cli
 from edgeprune.errors import DataError, TargetError
 from edgeprune.records.history import history
-from edgeprune.report.history_page import rows
+from edgeprune.report.history import history_page, history_table
+from edgeprune.report.notebook import history_html
+from edgeprune.samples.conditions import CoreState
+from edgeprune.serial import write_json
+from tests.records.sample import CONDITIONS, build_record, samples
+from tests.records.sample import accuracy as sample_accuracy
 from tests.report.browser import WIDTHS, looked_at, needs_chromium
-from tests.report.records import build_record
 
 
 def built(folder: Path, day: int, level: float = 12.5, accuracy: float = 0.54, **conditions: Any) -> Path:
     """A finished build of that day: what ships takes ``level`` ms."""
-    record = build_record()
-    record["created"] = f"2026-01-{day:02d}T00:00:00+00:00"
-    generator = np.random.default_rng(day)
-    for row, mean in zip(record["measurements"], (20.0, level), strict=True):
-        row["values"] = generator.normal(mean, mean / 50, 300).tolist()
-        row["conditions"] = row["conditions"] | conditions
-    next(row for row in record["stages"] if row["name"] == "engine")["facts"]["accuracy"]["value"] = accuracy
+    record, generator = build_record(), np.random.default_rng(day)
+    under = replace(CONDITIONS, **conditions)
+    engine = record.stages.engine
+    facts = replace(engine.facts, accuracy=sample_accuracy(accuracy))
+    record = replace(
+        record,
+        created=f"2026-01-{day:02d}T00:00:00+00:00",
+        measurements=(samples("baseline", 20.0, generator, under), samples("candidate", level, generator, under)),
+        stages=replace(record.stages, engine=replace(engine, facts=facts)),
+    )
     (folder / "bundle").mkdir(parents=True)
-    (folder / "bundle" / "build.json").write_text(json.dumps(record))
+    write_json(folder / "bundle" / "build.json", record)
     return folder
 
 
@@ -63,7 +71,9 @@ def test_figures_under_other_conditions_are_never_compared(tmp_path, conditions)
 
 
 def test_a_contended_run_is_judged_by_its_ratio_only(tmp_path):
-    found = history([built(tmp_path / "a", 1, 12), built(tmp_path / "b", 2, 15, contended=True)])
+    found = history(
+        [built(tmp_path / "a", 1, 12), built(tmp_path / "b", 2, 15, core=CoreState(share=0.5, contended=True))]
+    )
     assert [one.split()[0] for one in found.builds[1].regressions] == ["speed-up"]
 
 
@@ -116,7 +126,7 @@ def test_in_a_browser(tmp_path, width):
         [built(tmp_path / "a", 1, 12), built(tmp_path / "b", 2, 14), built(tmp_path / "c", 3, 9, threads=2)]
     )
     (tmp_path / "page").mkdir()
-    seen = looked_at(found.html(), tmp_path / "page", width)
+    seen = looked_at(history_page(found), tmp_path / "page", width)
     assert seen["verdict"] == "no regression" and len(seen["titled"]) == 3
-    assert all(len(row) == 9 for row in rows(found))
-    assert found._repr_html_().count("<tr>") == 4
+    assert all(len(row) == 9 for row in history_table(found).rows)
+    assert history_html(found).count("<tr>") == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,66 +11,46 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune.report.html import report_html
-from edgeprune.report.plots import plots
+from edgeprune.records.build import BuildRecord
+from edgeprune.records.facts import SparsifyFacts
+from edgeprune.report.build import build_markdown, build_page, sizes_table
+from edgeprune.report.build_plots import build_plots
+from edgeprune.report.sparsity import scale_plots
+from edgeprune.samples.gates import pending_gate
+from edgeprune.settings import SparsitySettings
+from edgeprune.target import Budget
+from edgeprune.training.result import SparsityReport
 from edgeprune.training.scales import scales_of
 from edgeprune.training.sparsity import ScaleGroup
 from tests.measure.test_scenes import scene
+from tests.records.sample import build_record, row
 from tests.report.browser import WIDTHS, browse, looked_at, needs_chromium
-from tests.report.records import build_record
+from tests.report.markup import Page, check_that_nothing_leaves
 
 FIGURES = ["trade-off", "latency", "search", "widths", "curves", "layers"]
-VOID = {"meta", "link", "br", "img", "hr"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, text by element id, and whether every element is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.errors: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.errors.append(tag)
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
     """The page of the complete record."""
-    return report_html(build_record())
+    return build_page(build_record())
 
 
 @pytest.mark.parametrize("verdict", ["PASS", "FAIL", "INCONCLUSIVE", "PENDING"])
 def test_the_verdict_reads_as_in_the_record(verdict: str) -> None:
-    page = report_html(build_record(verdict) | {"stages": [], "measurements": [], "plan": {}})
+    page = build_page(without("measurements", without("dimensions", build_record(verdict))))
     assert re.findall(r'id="verdict">(\w+)<', page) == [verdict]
     assert f"<title>cpu: {verdict}</title>" in page
 
 
 def test_every_figure_has_title_description_and_table(text: str) -> None:
-    found = plots(build_record())
+    found = build_plots(build_record())
     assert [plot.key for plot in found] == FIGURES
     for plot in found:
         assert f'<title id="{plot.key}-title">{plot.title}</title>' in plot.svg
         assert f'<desc id="{plot.key}-desc">' in plot.svg and len(plot.alt) > 20
         assert f'aria-labelledby="{plot.key}-title {plot.key}-desc"' in plot.svg
-        assert plot.rows and all(len(row) == len(plot.columns) for row in plot.rows)
+        assert plot.table.rows and all(len(row) == len(plot.table.columns) for row in plot.table.rows)
         assert "#01010" not in plot.svg and "#04040" not in plot.svg  # every colour is the page's
     assert text.count("<figure") == text.count("<details") == text.count("</svg>") == len(FIGURES)
 
@@ -85,76 +65,130 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(text: str) -> None:
 
 
 def test_nothing_leaves_the_file(text: str) -> None:
-    page = Page(text)
-    assert not page.named("script") and not page.named("img") and not page.named("iframe")
-    for name in ("src", "href", "xlink:href", "action"):
-        for _, attributes in page.tags:
-            value = attributes.get(name)
-            assert value is None or value.startswith(("#", "data:")), value
-    assert not re.search(r"@import|url\((?!#)", text)
-    [policy] = [row for row in page.named("meta") if row.get("http-equiv") == "Content-Security-Policy"]
-    assert "default-src 'none'" in str(policy["content"])
+    check_that_nothing_leaves(text)
 
 
 def test_text_of_the_record_is_escaped() -> None:
-    record = build_record()
-    record["next_command"] = "scp <x> & run"
-    page = report_html(record)
+    page = build_page(replace(build_record(), next_command="scp <x> & run"))
     assert "<b>bold</b>" not in page and "&lt;b&gt;bold&lt;/b&gt;" in page
-    assert "scp &lt;x&gt; &amp; run" in page and "&#x27;a b.pt&#x27;" in page
+    assert "scp &lt;x&gt; &amp; run" in page and "&#39;a b.pt&#39;" in page
 
 
-def without(*path: str) -> dict[str, Any]:
-    record = build_record()
-    if path[0] in record:
-        record[path[0]] = type(record[path[0]])()
-        return record
-    facts = next(row["facts"] for row in record["stages"] if row["name"] == path[0])
-    del facts[path[1]]
-    return record
+def with_facts(record: BuildRecord, stage: str, **changes: Any) -> BuildRecord:
+    """The record with other facts of a stage."""
+    given = getattr(record.stages, stage)
+    changed = replace(given, facts=replace(given.facts, **changes))
+    return replace(record, stages=replace(record.stages, **{stage: changed}))
+
+
+def without(part: str, record: BuildRecord | None = None) -> BuildRecord:
+    """The record without the data of one part of the page."""
+    record = record or build_record()
+    if part == "measurements":
+        return replace(record, measurements=())
+    if part == "dimensions":
+        return replace(record, plan=replace(record.plan, dimensions=()))
+    if part == "probes":
+        return with_facts(record, "prune", probes=())
+    if part == "epochs":
+        return with_facts(record, "finetune", training=replace(record.stages.finetune.facts.training, epochs=()))
+    return with_facts(record, "engine", layers=None)
 
 
 @pytest.mark.parametrize(
-    ("path", "gone"),
+    ("part", "gone"),
     [
-        (("measurements",), {"trade-off", "latency"}),
-        (("plan",), {"widths"}),
-        (("stages",), {"trade-off", "search", "curves", "layers"}),
-        (("prune", "probes"), {"search"}),
-        (("finetune", "curves"), {"curves"}),
-        (("engine", "layers"), {"layers"}),
-        (("engine", "accuracy"), {"trade-off"}),
+        ("measurements", {"trade-off", "latency"}),
+        ("dimensions", {"widths"}),
+        ("probes", {"search"}),
+        ("epochs", {"curves"}),
+        ("layers", {"layers"}),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_part_without_data_is_left_out(path: tuple[str, ...], gone: set[str]) -> None:
-    page = report_html(without(*path))
+def test_a_part_without_data_is_left_out(part: str, gone: set[str]) -> None:
+    page = build_page(without(part))
     assert set(re.findall(r'<figure id="([\w-]+)"', page)) == set(FIGURES) - gone
     assert not Page(page).errors
 
 
 def test_the_figures_carry_the_numbers() -> None:
     record = build_record()
-    by_key = {plot.key: plot for plot in plots(record)}
-    assert by_key["search"].rows[1][:2] == ("2", "×1.900") and by_key["search"].rows[1][4] == "95.2 %"
-    assert by_key["widths"].rows[-1] == ("model.11", "64", "20", "31%")
+    by_key = {plot.key: plot for plot in build_plots(record)}
+    assert by_key["search"].table.rows[1][:2] == ("2", "×1.900") and by_key["search"].table.rows[1][4] == "95.2 %"
+    assert by_key["widths"].table.rows[-1] == ("model.11", "64", "20", "31%")
     assert "Budget 13.3" in by_key["trade-off"].alt
-    assert by_key["layers"].rows[-1][3] == "gone or fused"
+    assert by_key["layers"].table.rows[-1][3] == "gone or fused"
     assert "Speed-up ×1.598" in by_key["latency"].alt
-    record["target"]["budget"] = {"latency_ms": 12.6, "speed_up": None, "macs_speed_up": None, "statistic": "p95"}
-    assert "Budget 12.60 ms" in {plot.key: plot for plot in plots(record)}["trade-off"].alt
+    target = record.target.model_copy(update={"budget": Budget(latency_ms=12.6, statistic="p95")})
+    record = replace(record, target=target)
+    assert "Budget 12.60 ms" in {plot.key: plot for plot in build_plots(record)}["trade-off"].alt
+
+
+def test_the_banner_names_the_failed_gate_and_the_next_step() -> None:
+    page = build_page(build_record("FAIL"))
+    banner = page[page.index("<header") : page.index("</header>")]
+    assert "engine, speed-up" in banner and "because of speed-up" in banner and "(limit ×1.5)" in banner
+    assert "power" not in banner  # it waits, it did not fail
+    assert "edgeprune build --weights" in banner
+    assert "<pre>" not in build_page(build_record("PASS")).partition("</header>")[0]
+
+
+def test_a_long_command_stands_once_in_the_page_and_in_the_markdown() -> None:
+    command = "scp -r bundle board: && ssh board 'sh run-on-device.sh' && edgeprune import-results results.tar"
+    record = build_record("PENDING")
+    waiting = [pending_gate("engine", f"latency p{percent}", 8.0, "ms", command) for percent in (50, 95)]
+    record = replace(record, next_command=command, gates=(*record.gates, *waiting))
+    page, markdown = build_page(record), build_markdown(record)
+    assert page.count("import-results") == markdown.count("import-results") == 1
+    assert page.count("the command above") == markdown.count("the command below") == 2
+
+
+def test_before_and_after_has_latency_and_accuracy_with_what_they_rest_on() -> None:
+    record = build_record()
+    rows = {row[0]: row[1:] for row in sizes_table(record).rows}
+    slow, fast, ratio = rows["latency p50, 95 % interval"]
+    assert re.fullmatch(r"[\d.]+ ms \([\d.]+ to [\d.]+\)", slow) and fast.endswith(")")
+    assert re.fullmatch(r"×1\.598 \([\d.]+ to [\d.]+\)", ratio)
+    assert rows["mAP50-95, 16 images of val"] == ("0.5500", "0.5400", "-0.0100")
+    # the same latency reads the same wherever it stands
+    shown = fast.split()[0]
+    plots = {plot.key: plot for plot in build_plots(record)}
+    assert f"What ships: {shown} ms" in plots["trade-off"].alt and f"{shown} ms shipped" in plots["latency"].alt
+    assert ("what ships", shown) == plots["trade-off"].table.rows[1][:2]
+    assert plots["latency"].table.rows[1][2].startswith(shown)
+
+
+def test_a_probe_lies_at_its_share_of_the_budget_whatever_the_machine_did_meanwhile() -> None:
+    record = build_record()
+    slower = [
+        replace(probe, latency=replace(probe.latency, baseline_ms=40.0, candidate_ms=25.4))
+        for probe in record.stages.prune.facts.probes
+    ]
+    drifted = with_facts(record, "prune", probes=tuple(slower))
+    given, after = (next(plot for plot in build_plots(one) if plot.key == "trade-off") for one in (record, drifted))
+    assert given.svg == after.svg and given.table == after.table
+    assert [row[1] for row in given.table.rows if row[0].startswith("probe")] == [
+        "80.0% of the budget",
+        "95.2% of the budget",
+    ]
+
+
+def test_the_window_of_the_search_is_the_one_that_the_search_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.report.build_plots.BUDGET_WINDOW", (0.9, 0.98))
+    [plot] = [plot for plot in build_plots(build_record()) if plot.key == "search"]
+    assert "wanted: 90 to 98 %" in plot.svg
 
 
 def test_the_same_record_gives_the_same_page(text: str) -> None:
-    assert report_html(build_record()) == text
+    assert build_page(build_record()) == text
 
 
 @needs_chromium
 @pytest.mark.parametrize("width", WIDTHS)
 def test_in_a_browser(tmp_path: Path, width: int) -> None:
     record = sparsified(build_record("FAIL"))
-    seen = looked_at(report_html(record, [scene()]), tmp_path, width)
-    assert seen["verdict"] == record["verdict"] == "FAIL"
+    seen = looked_at(build_page(record, [scene()]), tmp_path, width)
+    assert seen["verdict"] == record.verdict.value == "FAIL"
     assert len(seen["titled"]) == len(FIGURES) + 3 and len(seen["pixels"]) == 3
 
 
@@ -168,26 +202,24 @@ def test_the_browser_would_notice(tmp_path: Path) -> None:
     assert any("192.0.2.1" in url for url in asked)
 
 
-def sparsified(record: dict[str, Any]) -> dict[str, Any]:
+def sparsified(record: BuildRecord) -> BuildRecord:
     """The record with what a sparsity training says of the scales."""
     model = nn.Sequential(nn.BatchNorm2d(40), nn.BatchNorm2d(20))
     groups = [ScaleGroup(40, (("0", tuple(range(40))),)), ScaleGroup(20, (("1", tuple(range(20))),))]
-    before = scales_of(model, groups).to_json()
+    before = scales_of(model, groups).report()
     with torch.no_grad():
         model[0].weight[:30] = 1e-4
-    record["stages"].append(
-        {"name": "sparsify", "facts": {"scales": {"before": before, "after": scales_of(model, groups).to_json()}}}
-    )
-    return record
+    scales = SparsityReport("summary", SparsitySettings(), before, scales_of(model, groups).report())
+    facts = SparsifyFacts(record.stages.finetune.facts.training, scales)
+    return replace(record, stages=replace(record.stages, sparsify=row(facts)))
 
 
 def test_scales_are_drawn_when_the_build_sparsified() -> None:
-    drawn = {plot.key: plot for plot in plots(sparsified(build_record()))}["scales"]
+    record = sparsified(build_record())
+    drawn = {plot.key: plot for plot in build_plots(record)}["scales"]
     assert "60 prunable channels" in drawn.alt and "before 0.0%, after 50.0%" in drawn.alt
-    assert drawn.rows[1][:5] == ("all channels", "after", "60", "50.0%", "30")
-    assert len(drawn.rows) == 2 + 4 and all(len(row) == len(drawn.columns) for row in drawn.rows)
-    alone = build_record()
-    alone["stages"].append(
-        {"name": "sparsify", "facts": {"scales": sparsified(build_record())["stages"][-1]["facts"]["scales"]["after"]}}
-    )
-    assert "scales 50.0%" in {plot.key: plot for plot in plots(alone)}["scales"].alt
+    assert drawn.table.rows[1][:5] == ("all channels", "after", "60", "50.0%", "30")
+    assert len(drawn.table.rows) == 2 + 4 and all(len(row) == len(drawn.table.columns) for row in drawn.table.rows)
+    assert record.stages.sparsify is not None
+    scales, _ = scale_plots(None, record.stages.sparsify.facts.scales.after)
+    assert "scales 50.0%" in scales.alt

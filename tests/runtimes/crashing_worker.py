@@ -7,7 +7,7 @@ import time
 
 job = json.load(sys.stdin)
 print("a library's banner, not a line of the protocol", flush=True)
-print(json.dumps({"progress": {"pid": os.getpid()}}), flush=True)
+print(json.dumps({"progress": {"stage": "its pid", "done": os.getpid(), "total": 0}}), flush=True)
 if job["how"] == "exit":
     print("first\nlast words", file=sys.stderr)
     sys.exit(7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,13 +12,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import DataError, StageError
-from edgeprune.measure.bench import end_to_end_text
+from edgeprune.report.bench import end_to_end_text
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.runtimes.end_to_end_worker import boxes_of, letterboxed
+from edgeprune.runtimes.end_to_end_worker import boxes_of, letterbox
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.samples.conditions import EndToEndState
 from edgeprune.samples.gates import speed_up_gate
-from edgeprune.samples.measurement import Measurement
 from tests.runtimes.models import convolutions
+from tests.samples.made import latency
 
 
 def detector(path: Path, output: np.ndarray, task: str = "detect") -> Path:
@@ -69,7 +71,7 @@ def test_the_letterbox_is_that_of_ultralytics(size: tuple[int, int]) -> None:
     from ultralytics.data.augment import LetterBox
 
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    found, scale, (left, top) = letterboxed(frame, 320, 256, np.float32)
+    found, scale, (left, top) = letterbox(frame, 320, 256, np.float32)
     expected = LetterBox(new_shape=(320, 256), auto=False)(image=frame)[..., ::-1].transpose(2, 0, 1) / 255
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     assert (left == 0 or top == 0) and scale == min(320 / size[0], 256 / size[1])
@@ -84,9 +86,9 @@ def test_boxes_return_to_the_frame() -> None:
 def test_parts_are_timed_apart(tmp_path: Path) -> None:
     rows = np.array([[[10, 10, 20, 20, 0.9, 0], [30, 30, 40, 40, 0.8, 1], [1, 1, 2, 2, 0.01, 0]]])
     found = OnnxRuntime().end_to_end(detector(tmp_path / "m.onnx", rows), runs=7)
-    assert {part: len(values) for part, values in found["ms"].items()} == {"pre": 7, "model": 7, "post": 7}
-    assert found["boxes"] == 2 and found["frame"] == [720, 1280]
-    assert all(value > 0 for values in found["ms"].values() for value in values)
+    assert len(found.pre_ms) == len(found.model_ms) == len(found.post_ms) == 7
+    assert found.boxes == 2 and found.frame == (720, 1280)
+    assert all(value > 0 for values in (found.pre_ms, found.model_ms, found.post_ms) for value in values)
     assert "pre" in end_to_end_text(found) and "1280 x 720, 2 boxes" in end_to_end_text(found)
 
 
@@ -121,11 +123,11 @@ def test_whole_runs_are_interleaved_over_the_same_frames(tmp_path: Path) -> None
     )
     first, second = OnnxRuntime().latency([busy, idle], settings)
     assert len(first.values) == len(second.values) == 48
-    assert first.conditions["launches"] == [16, 16, 16] and len(first.warmups) >= 3 * 7
-    assert first.conditions["scope"] == "end_to_end" and first.conditions["frames"] == [[80, 80], [120, 120]]
-    assert first.conditions["boxes"] > 20 and second.conditions["boxes"] == 0
-    parts = first.conditions["parts_ms"]
-    assert all(value > 0 for value in parts.values()) and parts["post"] > second.conditions["parts_ms"]["post"]
+    assert first.conditions.launches == (16, 16, 16) and len(first.warmups) >= 3 * 7
+    assert first.conditions.scope == "end_to_end" and first.conditions.end_to_end.frames == ((80, 80), (120, 120))
+    assert first.conditions.end_to_end.boxes > 20 and second.conditions.end_to_end.boxes == 0
+    parts = first.conditions.end_to_end.parts_ms
+    assert all(value > 0 for value in parts.values()) and parts["post"] > second.conditions.end_to_end.parts_ms["post"]
     assert sum(parts.values()) == pytest.approx(float(np.median(first.values)), rel=0.3)
 
 
@@ -133,19 +135,17 @@ def test_the_first_models_boxes_stand_in_for_an_untrained_candidates(tmp_path: P
     busy, idle = detector(tmp_path / "busy.onnx", head()), detector(tmp_path / "idle.onnx", few_boxes(0.0))
     settings = BenchSettings(warmup_s=0.02, rounds=4, per_round=4, launches=2, scope="end_to_end", stand_in=True)
     first, second = OnnxRuntime().latency([busy, idle], settings)
-    assert first.conditions["boxes"] == second.conditions["boxes"] > 20
-    assert second.conditions["stand_in"] is True
+    assert first.conditions.end_to_end.boxes == second.conditions.end_to_end.boxes > 20
+    assert second.conditions.end_to_end.stand_in is True
 
 
 @pytest.mark.parametrize(("stand_in", "said"), [(False, "end-to-end speed-up"), (True, "planned end-to-end speed-up")])
 def test_a_gate_says_what_was_timed(stand_in: bool, said: str) -> None:
-    conditions = {"scope": "end_to_end", "per_round": 5, **({"stand_in": True} if stand_in else {})}
+    conditions: dict[str, Any] = {"scope": "end_to_end", "end_to_end": EndToEndState(stand_in=stand_in)}
     values = np.random.default_rng(0).normal(20, 0.2, 200)
-    slow, fast = (
-        Measurement("latency", "ms", tuple((values / by).tolist()), conditions=conditions) for by in (1.0, 2.0)
-    )
+    slow, fast = (latency(values / by, **conditions) for by in (1.0, 2.0))
     gate = speed_up_gate("engine", slow, fast, 1.5)
     assert (gate.metric, gate.verdict.value) == (said, "PASS")
-    alone = Measurement("latency", "ms", fast.values, conditions={"per_round": 5})
+    alone = latency(fast.values)
     with pytest.raises(StageError, match="scope"):
         speed_up_gate("engine", slow, alone, 1.5)

@@ -13,12 +13,18 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeprune.devices.archive import archive
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
-from edgeprune.measure.layers import layers_side_by_side
-from edgeprune.runtimes import NAMES, all_runtimes, bench_worker, onnxruntime_, runtime
+from edgeprune.measure.layers import compare_layers
+from edgeprune.measure.result import LayerComparison
+from edgeprune.runtimes import NAMES, all_runtimes, onnxruntime_, runtime
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.jobs import MemoryJob, ProfileJob
 from edgeprune.runtimes.onnxruntime_ import ENGINE_KEY, OnnxRuntime
+from edgeprune.runtimes.remote_onnxruntime import WORKERS
+from edgeprune.runtimes.worker import job_text
 from edgeprune.samples.measurement import Measurement, differing_conditions
+from edgeprune.serial import from_json, to_json
 from tests.runtimes.models import METADATA, convolutions, quantised
 
 QUICK = BenchSettings(warmup_s=0.05, rounds=6, per_round=3, time_limit_s=20)
@@ -86,20 +92,21 @@ def test_an_engine_of_another_machine_is_refused(cpu: OnnxRuntime, tmp_path: Pat
 def test_latency_is_raw_interleaved_and_described(cpu: OnnxRuntime, tmp_path: Path) -> None:
     small, large = convolutions(tmp_path / "s.onnx"), convolutions(tmp_path / "l.onnx", width=64, depth=4)
     told: list[tuple[str, int, int]] = []
-    found = cpu.latency([small, large], QUICK, progress=lambda text, done=0, total=0: told.append((text, done, total)))
+    found = cpu.latency([small, large], QUICK, progress=lambda text, done, total, **_: told.append((text, done, total)))
     assert [len(one.values) for one in found] == [18, 18]
     assert np.median(found[1].values) > 2 * np.median(found[0].values)
     assert all(len(one.warmups) >= 6 + 5 for one in found)  # warm-up, and one settling run at each of six turns
     assert told[-1][1:] == (6, 6) and " / " in told[-1][0]
     conditions = found[0].conditions
-    assert conditions["shapes"] == {"images": [1, 3, 32, 32]}
-    assert (conditions["threads"], conditions["batch"], conditions["per_round"]) == (1, 1, 3)
-    assert conditions["identity"] == cpu.identity()
-    assert {"governor", "load_average", "isa", "versions"} <= set(conditions["host"])
-    assert conditions["worker"]["onnxruntime"] in conditions["identity"]["runtime"]
-    assert 0 < conditions["cpu_share"] <= 1.1
+    assert conditions.shapes == {"images": (1, 3, 32, 32)}
+    assert (conditions.threads, conditions.batch, conditions.samples_per_block) == (1, 1, 3)
+    assert conditions.identity == cpu.identity()
+    host = conditions.host
+    assert host.governor and host.load_average and host.isa and host.versions
+    assert conditions.worker.onnxruntime in conditions.identity["runtime"]
+    assert 0 < conditions.core.share <= 1.1
     assert not differing_conditions(*found)
-    assert Measurement.from_json(json.loads(json.dumps(found[0].to_json()))) == found[0]
+    assert from_json(Measurement, to_json(found[0]), "a measurement") == found[0]
 
 
 def test_the_time_limit_ends_a_run_between_rounds(cpu: OnnxRuntime, tmp_path: Path) -> None:
@@ -112,12 +119,12 @@ def test_the_time_limit_ends_a_run_between_rounds(cpu: OnnxRuntime, tmp_path: Pa
 
 def test_the_worker_loads_no_torch(tmp_path: Path) -> None:
     model = convolutions(tmp_path / "m.onnx")
-    job = {"task": "memory", "models": [str(model)], "provider": "CPUExecutionProvider", "threads": 1}
+    job = job_text(MemoryJob((str(model),), "CPUExecutionProvider", {}, 1, False)).decode()
     code = (
         "import io, json, sys\n"
-        f"sys.stdin = io.StringIO({json.dumps(json.dumps(job))})\n"
+        f"sys.stdin = io.StringIO({json.dumps(job)})\n"
         "from edgeprune.runtimes import bench_worker\n"
-        "bench_worker.serve({'memory': bench_worker.memory})\n"
+        "bench_worker.serve({bench_worker.MemoryJob: bench_worker.measure_memory})\n"
         "print(sorted({'torch', 'onnx', 'ultralytics', 'scipy'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -126,20 +133,16 @@ def test_the_worker_loads_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_worker_stands_alone(tmp_path: Path) -> None:
-    """It is one file that can be copied to a device without edgeprune."""
-    copy = tmp_path / "worker.py"
-    copy.write_bytes(Path(bench_worker.__file__).read_bytes())
-    job = {
-        "task": "profile",
-        "models": [str(convolutions(tmp_path / "m.onnx"))],
-        "runs": 3,
-        "provider": "CPUExecutionProvider",
-        "threads": 1,
-        "cpus": [0],
-    }
+    """It is one zip file that can be copied to a device without edgeprune."""
+    copy = tmp_path / "workers.zip"
+    copy.write_bytes(archive(*WORKERS))
+    job = ProfileJob((str(convolutions(tmp_path / "m.onnx")),), "CPUExecutionProvider", {}, 1, False, runs=3)
+    code = (
+        f"import runpy, sys; sys.path.insert(0, {str(copy)!r}); runpy.run_module({job.module!r}, run_name='__main__')"
+    )
     done = subprocess.run(
-        [sys.executable, "-I", str(copy)],
-        input=json.dumps(job),
+        [sys.executable, "-I", "-c", code],
+        input=job_text(job).decode(),
         capture_output=True,
         text=True,
         check=True,
@@ -153,23 +156,23 @@ def test_layer_times_follow_the_graph(cpu: OnnxRuntime, tmp_path: Path) -> None:
     convs = [layer for layer in layers if "Conv" in layer.op]
     assert len(convs) == 3
     assert all(layer.mean_ms >= 0 for layer in layers)
-    assert convs[-1].detail["outputs"] == [["float", [1, 32, 32, 32]]]
-    assert convs[-1].detail["inputs"][1] == ["float", [32, 32, 3, 3]]
+    assert convs[-1].outputs == (("float", (1, 32, 32, 32)),)
+    assert convs[-1].inputs[1] == ("float", (32, 32, 3, 3))
 
 
-def test_layers_side_by_side(cpu: OnnxRuntime, tmp_path: Path) -> None:
+def test_compare_layers(cpu: OnnxRuntime, tmp_path: Path) -> None:
     wide, narrow = convolutions(tmp_path / "w.onnx", width=32), convolutions(tmp_path / "n.onnx")
-    found = layers_side_by_side(cpu, wide, narrow, runs=5)
-    assert json.loads(json.dumps(found)) == found
-    assert {row["name"] for row in found["baseline"]} & {row["name"] for row in found["candidate"]}
-    assert all(set(row) == {"name", "op", "ms"} for rows in found.values() for row in rows)
+    layers = compare_layers(cpu, wide, narrow, runs=5)
+    assert from_json(LayerComparison, to_json(layers), "layers") == layers
+    assert {layer.name for layer in layers.baseline} & {layer.name for layer in layers.candidate}
+    assert all(layer.op and layer.ms >= 0 for layer in (*layers.baseline, *layers.candidate))
 
 
 def test_memory_grows_with_the_model(cpu: OnnxRuntime, tmp_path: Path) -> None:
     small = cpu.peak_memory(convolutions(tmp_path / "s.onnx"))
     large = cpu.peak_memory(convolutions(tmp_path / "l.onnx", width=512, depth=5))  # 38 MB of weights
-    assert large["model_rss_bytes"] > small["model_rss_bytes"] + 30e6
-    assert large["peak_rss_bytes"] > large["model_rss_bytes"]
+    assert large.model_rss_bytes > small.model_rss_bytes + 30e6
+    assert large.peak_rss_bytes > large.model_rss_bytes
 
 
 @pytest.mark.parametrize(
@@ -185,14 +188,14 @@ def test_free_axes_are_filled(
 ) -> None:
     model = convolutions(tmp_path / "m.onnx", shape=shape)
     [found] = cpu.latency([model], BenchSettings(warmup_s=0.01, rounds=1, per_round=1, **settings))
-    assert found.conditions["shapes"] == {"images": expected}
-    assert found.conditions["batch"] == expected[0]
+    assert found.conditions.shapes == {"images": tuple(expected)}
+    assert found.conditions.batch == expected[0]
 
 
 def test_latency_of_fp16_whole_numbers_and_without_copies(cpu: OnnxRuntime, tmp_path: Path) -> None:
     half = convolutions(tmp_path / "h.onnx", half=True)
     [found] = cpu.latency([half], BenchSettings(warmup_s=0.01, rounds=2, per_round=1, copies=False))
-    assert len(found.values) == 2 and found.conditions["copies"] is False
+    assert len(found.values) == 2 and found.conditions.copies is False
 
 
 def test_bad_models_are_named(cpu: OnnxRuntime, tmp_path: Path) -> None:
@@ -267,6 +270,6 @@ def test_a_measurement_goes_before_other_work_where_it_may(tmp_path: Path) -> No
     model = convolutions(tmp_path / "m.onnx")
     quick = BenchSettings(warmup_s=0.01, rounds=2, per_round=2)
     [first] = OnnxRuntime().latency([model], quick)
-    assert first.conditions["worker"]["nice"] == -20
+    assert first.conditions.worker.nice == -20
     [beside] = OnnxRuntime().latency([model], replace(quick, priority=False))
-    assert beside.conditions["worker"]["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
+    assert beside.conditions.worker.nice == os.getpriority(os.PRIO_PROCESS, 0)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgeprune.measure.layers import layers_side_by_side
+from edgeprune.measure.layers import compare_layers
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.layer_info import layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.gates import Verdict
 from edgeprune.stages.parity import agreement_gate
-from edgeprune.stages.precision import precision_facts, precision_gate
+from edgeprune.stages.precision import engine_precision, precision_gate
+from tests.records.sample import PARITY
 from tests.runtimes import fake_trtexec
 from tests.runtimes.models import convolutions
 from tests.runtimes.test_trtexec import Bench
@@ -31,10 +33,9 @@ def built(tmp_path: Path, version, really: str) -> tuple[TrtExec, Path]:
 @pytest.mark.parametrize(("really", "verdict"), [("fp16", Verdict.PASS), ("fp32", Verdict.FAIL)])
 def test_an_engine_must_hold_what_was_asked(tmp_path, version, really, verdict):
     trtexec, engine = built(tmp_path, version, really)
-    rows = layers_side_by_side(trtexec, engine, engine)["candidate"]
-    facts = precision_facts(trtexec, engine, "fp16", rows)
-    assert facts is not None
-    gate = precision_gate("engine", facts, "fp16")
+    share = engine_precision(trtexec, engine, compare_layers(trtexec, engine, engine).candidate)
+    assert share is not None
+    gate = precision_gate("engine", share, "fp16")
     assert gate.verdict is verdict and gate.metric == "fp16 in the engine"
     if verdict is Verdict.FAIL:
         assert gate.value == 0 and "asked for fp16, the engine is fp32 100% of the time of 3 layers" in gate.reason
@@ -50,7 +51,7 @@ def test_every_precision_has_its_share(asked, really, held):
 
 
 def test_a_runtime_that_cannot_tell_has_no_gate(tmp_path):
-    assert precision_facts(runtime("onnxruntime"), tmp_path / "m.onnx", "fp32", []) is None
+    assert engine_precision(runtime("onnxruntime"), tmp_path / "m.onnx", []) is None
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_a_runtime_that_cannot_tell_has_no_gate(tmp_path):
     ],
 )
 def test_an_engine_must_find_what_its_onnx_finds(agreement, seen, verdict, words):
-    facts = {"detections_agreement": agreement, "detections_reference": seen, "images": 16}
-    gate = agreement_gate("engine", facts | {"detections_candidate": max(seen - 1, 0)})
+    parity = replace(
+        PARITY, detections_agreement=agreement, detections_reference=seen, detections_candidate=max(seen - 1, 0)
+    )
+    gate = agreement_gate("engine", parity)
     assert gate.verdict is verdict and words in gate.reason

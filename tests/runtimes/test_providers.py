@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgeprune.agent.facts import Gpu
 from edgeprune.runtimes import runtime
-from edgeprune.runtimes.bench_worker import JobError, placements, refuse_fallback
+from edgeprune.runtimes.bench_worker import JobError, nodes_by_provider, refuse_fallback
 from tests.runtimes.models import convolutions
 
 
@@ -23,7 +24,7 @@ def session_on(path: Path) -> object:
 
 
 def test_where_nodes_run_is_read_from_the_session(tmp_path: Path) -> None:
-    placed = placements(session_on(convolutions(tmp_path / "m.onnx")))
+    placed = nodes_by_provider(session_on(convolutions(tmp_path / "m.onnx")))
     assert sorted(set(placed["CPUExecutionProvider"])) in (["Conv", "Relu"], ["Conv"], ["FusedConv"])
     refuse_fallback("CPUExecutionProvider", placed | {"CPUExecutionProvider": ["Shape"]})
     with pytest.raises(JobError, match=r"CUDAExecutionProvider left .* of the model's .*Conv and the like to the CPU"):
@@ -66,7 +67,7 @@ def test_tensorrt_rtx_is_available_where_its_plugin_serves_the_card(
     real, version = onnxruntime_._installed, onnxruntime_.metadata.version
     monkeypatch.setattr(onnxruntime_, "_installed", lambda name: cards is not None if "rtx" in name else real(name))
     monkeypatch.setattr(onnxruntime_.metadata, "version", lambda name: "0.5.0" if "rtx" in name else version(name))
-    listed = [{"name": name, "compute_cap": cap, "driver_version": "580"} for name, cap in cards or ()]
+    listed = [Gpu(name, capability, "580", None) for name, capability in cards or ()]
     monkeypatch.setattr(onnxruntime_, "gpus", lambda: listed)
     found = runtime("onnxruntime-tensorrt-rtx").availability()
     assert found.ok is ok and re.search(words, found.detail) and bool(found.remedy) is not ok
@@ -81,7 +82,7 @@ def test_a_plugin_is_registered_and_its_device_asked_for(monkeypatch: pytest.Mon
     device = SimpleNamespace(ep_name=provider)
     seen: list[tuple[str, str]] = []
     plugin = SimpleNamespace(get_ep_name=lambda: provider, get_library_path=lambda: "/lib/plugin.so")
-    monkeypatch.setitem(sys.modules, bench_worker.PLUGINS[provider], plugin)
+    monkeypatch.setitem(sys.modules, bench_worker.PLUGIN_MODULES[provider], plugin)
     monkeypatch.setattr(ort, "register_execution_provider_library", lambda *given: seen.append(given))
     monkeypatch.setattr(ort, "get_ep_devices", lambda: [device] if seen else [])
     assert bench_worker.plugin_devices(provider) == [device] and seen == [(provider, "/lib/plugin.so")]
@@ -97,6 +98,6 @@ def test_a_plugin_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch, tm
     provider = "NvTensorRTRTXExecutionProvider"
     library = tmp_path / "libnothing.so"
     plugin = SimpleNamespace(get_ep_name=lambda: provider, get_library_path=lambda: str(library))
-    monkeypatch.setitem(sys.modules, bench_worker.PLUGINS[provider], plugin)
+    monkeypatch.setitem(sys.modules, bench_worker.PLUGIN_MODULES[provider], plugin)
     with pytest.raises(JobError, match=r"does not load: .*libnothing\.so"):  # by the real ONNX Runtime
         bench_worker.open_session(convolutions(tmp_path / "m.onnx"), provider)

@@ -70,7 +70,7 @@ def test_from_onnx_to_layers_in_every_version(tmp_path, placed, version):
     assert [layer.precision for layer in tensorrt.layer_info(engine)].count("fp16") == 6
     times = tensorrt.layer_times(engine, runs=5)
     assert [(one.name, one.op) for one in times] == [row[:2] for row in LAYERS]
-    assert times[1].mean_ms == 0.25 and times[1].detail == {"median_ms": 0.25, "runs": 5}
+    assert times[1].mean_ms == 0.25 and (times[1].median_ms, times[1].runs) == (0.25, 5)
     image = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
     with tensorrt.session(engine) as session:
         np.testing.assert_allclose(session.run({"images": image})["output0"], 2 * image)
@@ -80,10 +80,10 @@ def test_from_onnx_to_layers_in_every_version(tmp_path, placed, version):
             session.run({"images": image[:, :, :8, :8]})
     settings = BenchSettings(rounds=4, per_round=3, warmup_s=0.02, copies=False, cuda_graph=True)
     first, second = tensorrt.latency([engine, engine], settings)
-    assert first.values == (2.0,) * 12 == second.values and first.conditions["cuda_graph"]
-    assert first.conditions["clock"] == "CUDA events" and not first.conditions["copies"]
+    assert first.values == (2.0,) * 12 == second.values and first.conditions.cuda_graph
+    assert first.conditions.gpu.clock == "CUDA events" and not first.conditions.copies
     memory = tensorrt.peak_memory(engine)
-    assert memory["activation_bytes"] == 4096 and memory["device_bytes"] > 0
+    assert memory.activation_bytes == 4096 and memory.device_bytes > 0
 
 
 @needs_stubs
@@ -151,24 +151,23 @@ def test_copies_and_graphs_are_in_the_time_as_asked(placed, capsys):
             return plan
 
     worker.Path = File
-    job = {"copies": True, "cuda_graph": False}
-    timed = worker.TimedEngine(str(path), job, worker.Cuda())
+    timed = worker.EngineTimer(str(path), worker.Cuda(), copies=True, cuda_graph=False)
     for copies, graph, expected in (
         (True, False, ["mark", "to device", "to host", "mark"]),
         (False, True, ["mark", "launch", "mark"]),
     ):
-        timed = worker.TimedEngine(str(path), {"copies": copies, "cuda_graph": graph}, worker.Cuda())
+        timed = worker.EngineTimer(str(path), worker.Cuda(), copies=copies, cuda_graph=graph)
         fake_cuda.CALLS.clear()
         assert timed.sample() == 2.0
-        assert expected == fake_cuda.CALLS and timed.told["cuda_graph"] is graph
+        assert expected == fake_cuda.CALLS and timed.report["cuda_graph"] is graph
     fake_cuda.STATE["captures"] = False
     try:
-        timed = worker.TimedEngine(str(path), {"copies": False, "cuda_graph": True}, worker.Cuda())
+        timed = worker.EngineTimer(str(path), worker.Cuda(), copies=False, cuda_graph=True)
     finally:
         fake_cuda.STATE["captures"] = True
     fake_cuda.CALLS.clear()
     timed.sample()
-    assert timed.told["cuda_graph"] is False and "launch" not in fake_cuda.CALLS
+    assert timed.report["cuda_graph"] is False and "launch" not in fake_cuda.CALLS
 
 
 @needs_stubs

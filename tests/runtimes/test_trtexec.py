@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgeprune.errors import DataError, DeviceError, StageError, ToolError
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.engine_file import facts_path, read_facts
 from edgeprune.runtimes.trtexec_ import TrtExec
+from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, speed_up_gate
 from tests.runtimes import fake_trtexec
 from tests.runtimes.models import METADATA, convolutions
@@ -34,18 +36,15 @@ class Bench(LocalDevice):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conditions: list[dict[str, Any]] = []
+        self.states: list[DeviceState] = []
 
     def identity(self) -> dict[str, str]:
         return {"board": "bench", "power_mode": "15W"}
 
-    def facts(self) -> dict[str, Any]:
-        return {}
-
     def run(self, argv: Sequence[str], **options: Any) -> Completed:
         done = super().run(argv, **{**options, "measured": False})  # what it was like meanwhile is made up below
-        told = self.conditions.pop(0) if options.get("measured") and self.conditions else {}
-        return Completed(done.argv, done.returncode, done.stdout, done.stderr, told)
+        state = self.states.pop(0) if options.get("measured") and self.states else DeviceState()
+        return replace(done, device=state)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +72,7 @@ def test_from_onnx_to_layers(tmp_path, version):
     assert [layer.name for layer in trtexec.layer_info(engine)] == [row[0] for row in LAYERS]
     times = trtexec.layer_times(engine, runs=9)
     assert [(one.name, one.op) for one in times] == [row[:2] for row in LAYERS]
-    assert times[0].mean_ms > 0 and times[0].detail["runs"] == 9
+    assert times[0].mean_ms > 0 and times[0].runs == 9
     assert ("--stronglyTyped" in fake_trtexec.calls(program)[0]) == (version[0] == 10)
 
 
@@ -85,8 +84,8 @@ def test_scope_and_graph_are_what_was_asked(tmp_path, version, copies, graph):
     settings = BenchSettings(rounds=8, per_round=2, warmup_s=0.1, copies=copies, cuda_graph=graph)
     [found] = trtexec.latency([onnx_file], settings)
     told = found.conditions
-    assert (told["copies"], told["cuda_graph"], told["spin_wait"], told["in_flight"]) == (copies, graph, True, 1)
-    assert found.simulated and len(found.values) == 16 and told["processes"] == [2] * 8 and told["per_round"] == 2
+    assert (told.copies, told.cuda_graph, told.gpu.spin_wait, told.gpu.in_flight) == (copies, graph, True, 1)
+    assert found.simulated and len(found.values) == 16 and told.launches == (2,) * 8 and told.samples_per_block == 2
     alone = 1 + onnx_file.stat().st_size / 1000
     assert min(found.values) == pytest.approx(alone + (0.25 if copies else 0), rel=1e-4)
 
@@ -102,7 +101,7 @@ def test_processes_take_turns_so_that_drift_meets_both(tmp_path):
     assert np.median(before[-1]) / np.median(before[0]) > 1.2  # the drift is in the samples
     ratios = np.median(before, 1) / np.median(after, 1)
     assert ratios.std() / ratios.mean() < 0.03  # and not in the ratio
-    assert first.conditions["identity"] == second.conditions["identity"] and "processes in turn" in told[-1]
+    assert first.conditions.identity == second.conditions.identity and "processes in turn" in told[-1]
 
 
 def test_what_is_simulated_passes_no_gate(tmp_path):
@@ -118,14 +117,14 @@ def test_a_graph_that_cannot_be_captured_is_said(tmp_path):
     [found] = trtexec.latency(
         [convolutions(tmp_path / "m.onnx")], BenchSettings(rounds=8, per_round=1, warmup_s=0, cuda_graph=True)
     )
-    assert found.conditions["cuda_graph_asked"] and not found.conditions["cuda_graph"]
+    assert found.conditions.gpu.cuda_graph_asked and not found.conditions.cuda_graph
 
 
 def test_a_time_limit_ends_it_and_lost_samples_are_said(tmp_path):
     trtexec, _ = tool(tmp_path)
     limited = BenchSettings(rounds=24, per_round=1, warmup_s=0, time_limit_s=0.001)
     [found] = trtexec.latency([convolutions(tmp_path / "m.onnx")], limited)
-    assert found.conditions["processes"] == [1]
+    assert found.conditions.launches == (1,)
     trtexec, _ = tool(tmp_path, samples_lost=4)
     with pytest.raises(DeviceError, match="gave 3 of 5 samples"):
         trtexec.latency([tmp_path / "m.onnx"], SHORT)
@@ -133,15 +132,15 @@ def test_a_time_limit_ends_it_and_lost_samples_are_said(tmp_path):
 
 def test_what_the_device_saw_goes_into_the_conditions(tmp_path):
     trtexec, _ = tool(tmp_path)
-    trtexec.device.conditions = [  # type: ignore[attr-defined]  the stand-in's own
-        {},
-        {"throttled": True, "power_mode": "15W", "waited_s": 1.5},
-        *({"throttled": False, "waited_s": 0.5, "telemetry": {"power_w_mean": 6.0 + n}} for n in range(7)),
+    trtexec.device.states = [  # type: ignore[attr-defined]  the stand-in's own
+        DeviceState(),
+        DeviceState(throttled=True, power_mode="15W", waited_s=1.5),
+        *(DeviceState(waited_s=0.5, telemetry=Telemetry(power_w_mean=6.0 + n)) for n in range(7)),
     ]
     [found] = trtexec.latency([convolutions(tmp_path / "m.onnx")], SHORT)
-    told = found.conditions
-    assert told["throttled"] and told["power_mode"] == "15W" and told["waited_s"] == 5.0
-    assert told["telemetry"]["power_w_mean"] == 9.0
+    told = found.conditions.device
+    assert told.throttled and told.power_mode == "15W" and told.waited_s == 5.0
+    assert told.telemetry is not None and told.telemetry.power_w_mean == 9.0
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
@@ -180,7 +179,7 @@ def test_a_dla_core_is_built_for_and_run_with(tmp_path):
     [found] = trtexec.latency([engine], BenchSettings(rounds=8, per_round=1, warmup_s=0, cuda_graph=True))
     build, run = fake_trtexec.calls(program)[0], fake_trtexec.calls(program)[-1]
     assert build["--useDLACore"] == run["--useDLACore"] == "1" and "--allowGPUFallback" in build
-    assert not found.conditions["cuda_graph"] and found.conditions["identity"]["dla_core"] == "1"
+    assert not found.conditions.cuda_graph and found.conditions.identity["dla_core"] == "1"
 
 
 def test_free_axes_are_built_for_one_size(tmp_path):

@@ -6,11 +6,12 @@ import pytest
 
 from edgeprune.errors import DeviceError
 from edgeprune.runtimes.trtexec_argv import (
+    GENERATIONS,
     build_argv,
     info_argv,
     outputs_argv,
     profile_argv,
-    required,
+    require_known,
     time_argv,
     version_argv,
     version_from_banner,
@@ -142,11 +143,18 @@ def test_no_banner_is_said():
 )
 def test_an_unknown_version_is_refused_with_what_is_known(version, words):
     with pytest.raises(DeviceError, match=words):
-        required(version)
+        require_known(version)
     with pytest.raises(DeviceError, match=words):
         build_argv(version, onnx="a", engine="b")
     with pytest.raises(DeviceError, match=words):
         time_argv(version, engine="a", times="t", copies=False, cuda_graph=False, iterations=1)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_a_generation_has_one_command_line(version):
+    whole = (*version, 0)
+    [first] = [first for first, below in GENERATIONS if first <= whole < below]
+    assert every_line(whole) == every_line(first)
 
 
 def test_an_input_that_trtexec_would_split_is_refused():
@@ -164,7 +172,7 @@ def test_what_the_bundle_says_to_type_is_taken_by_every_version(version, tmp_pat
         "extends: jetson-orin-nx\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}\nexport: {dynamic: true}"
     )
     for target in (load_target("jetson-orin"), load_target(profile)):
-        build, timing = trtexec_lines(target.model_dump(mode="json"))
+        build, timing = trtexec_lines(target)
         assert names(build) | names(timing) <= known_flags(version)
         assert {"--onnx=model.onnx", "--stronglyTyped", "--skipInference"} <= set(build)
         assert {"--noDataTransfers", "--iterations=300", "--exportTimes=times.json"} <= set(timing)

@@ -10,6 +10,7 @@ import pytest
 from edgeprune.runtimes.layer_info import format_in, layer_info_of, layers_from_json
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_output import failure, outputs_of, profile_of, settings_used, times_of
+from edgeprune.serial import to_json
 from tests.runtimes.trtexec_samples import (
     FAILURES,
     LAYERS,
@@ -53,7 +54,7 @@ def test_a_profile_gives_layers_in_order(median):
         ("a", "CaskConvolution", 0.25),
         ("b + c", "", 0.5),
     ]
-    assert layers[1].detail == {"runs": 30} | ({"median_ms": 0.5} if median else {})
+    assert (layers[1].runs, layers[1].median_ms) == (30, 0.5 if median else None)
 
 
 def test_a_profile_without_times_is_read_or_said():
@@ -183,4 +184,4 @@ def test_what_falls_off_the_dla_is_named(generation):
     share = precision_share(layer_info_of(layers_json(generation, "int8", dla=True)).layers)
     assert share.dla == 1 and share.fallbacks == ("__myl_MulSigmAdd_myl0_1", "/model.3/MatMul_myl0_2")
     assert "1 on the DLA, 2 fell back to the GPU" in share.text()
-    assert share.to_json()["fallbacks"] == list(share.fallbacks)
+    assert to_json(share)["fallbacks"] == list(share.fallbacks)

@@ -7,15 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from edgeprune.errors import ToolError
+from edgeprune.runtimes.jobs import Done, WorkerProgress
 from edgeprune.runtimes.worker import run_worker
 
 MODULE = "tests.runtimes.crashing_worker"
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class CrashJob:
+    """How to end; ``tests/runtimes/crashing_worker.py``."""
+
+    module: ClassVar[str] = MODULE
+    how: str
 
 
 def alive(pid: int) -> bool:
@@ -33,21 +44,21 @@ def alive(pid: int) -> bool:
 def test_a_crash_is_a_tool_error(how: str, code: int, said: str) -> None:
     seen = []
     with pytest.raises(ToolError, match=said) as caught:
-        run_worker({"how": how}, seen.append, module=MODULE)
+        run_worker(CrashJob(how), Done, seen.append)
     assert caught.value.returncode == code
     assert MODULE in str(caught.value)
-    assert not alive(seen[0]["pid"])
+    assert not alive(seen[0].done)
 
 
 def test_an_exception_on_the_way_ends_the_worker() -> None:
     seen = []
 
-    def told(line: dict) -> None:
-        seen.append(line["pid"])
+    def told(progress: WorkerProgress) -> None:
+        seen.append(progress.done)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_worker({"how": "hang"}, told, module=MODULE)
+        run_worker(CrashJob("hang"), Done, told)
     assert not alive(seen[0])
 
 
@@ -55,8 +66,8 @@ def test_ctrl_c_ends_the_worker() -> None:
     code = (
         # a shell that put the tests into the background has told them to ignore Ctrl-C
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from edgeprune.runtimes.worker import run_worker\n"
-        f"run_worker({{'how': 'hang'}}, lambda line: print(line['pid'], flush=True), module={MODULE!r})\n"
+        "from tests.runtimes.test_worker import CrashJob, Done, run_worker\n"
+        "run_worker(CrashJob('hang'), Done, lambda progress: print(progress.done, flush=True))\n"
     )
     caller = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

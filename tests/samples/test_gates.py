@@ -11,24 +11,23 @@ from hypothesis import strategies as st
 
 from benchmarks import gate_calibration
 from edgeprune.errors import StageError, TargetError
+from edgeprune.samples.average_precision import DropInterval
+from edgeprune.samples.conditions import CoreState, DeviceState
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
     accuracy_gate,
-    at_least,
-    at_most,
-    informs,
+    at_least_gate,
+    at_most_gate,
+    info_gate,
+    inform_by_later,
     latency_gate,
-    overall,
-    pending,
+    overall_verdict,
+    pending_gate,
     speed_up_gate,
 )
 from edgeprune.samples.measurement import Measurement, differing_conditions
-
-
-def latency(values, **more) -> Measurement:
-    conditions = {"identity": {"cpu": "a", "runtime": "r 1"}, "threads": 1, "per_round": 5} | more.pop("conditions", {})
-    return Measurement("latency", "ms", tuple(float(value) for value in values), conditions=conditions, **more)
+from tests.samples.made import latency
 
 
 def noise(level: float, n: int = 300, seed: int = 0) -> np.ndarray:
@@ -51,20 +50,83 @@ def test_too_few_samples_say_how_many_more() -> None:
     assert "about 540 more samples" in gate.reason
 
 
-@pytest.mark.parametrize("limit", [5.0, 50.0])
+@pytest.mark.parametrize("limit", [5.0, 15.0])
 @pytest.mark.parametrize("shape", [np.linspace(1, 1.2, 300), np.repeat([1, 1.25], 150)], ids=["drift", "step"])
 def test_unsteady_runs_decide_nothing(limit: float, shape: np.ndarray) -> None:
     assert latency_gate("engine", latency(noise(10) * shape), limit).verdict is Verdict.INCONCLUSIVE
 
 
+def test_an_unsteady_run_far_inside_its_limit_passes() -> None:
+    gate = latency_gate("engine", latency(noise(10) * np.repeat([1, 1.25], 150)), 50)
+    assert gate.verdict is Verdict.PASS and "at most 13" in gate.reason, gate.reason
+    few = latency_gate("engine", latency([10.0, 13.0] * 5), 50)
+    assert few.verdict is Verdict.INCONCLUSIVE, "ten samples bound no 95th percentile, however low they are"
+
+
+def gate(stage: str, verdict: Verdict, metric: str = "speed-up", value: float | None = 1.53) -> Gate:
+    return Gate(stage, metric, value, 1.5, "×", verdict, "by its samples")
+
+
+@pytest.mark.parametrize("early", [Verdict.INCONCLUSIVE, Verdict.FAIL, Verdict.PASS])
+@pytest.mark.parametrize("late", [Verdict.INCONCLUSIVE, Verdict.FAIL, Verdict.PASS])
+def test_what_ships_decides_a_budget(early: Verdict, late: Verdict) -> None:
+    rows = inform_by_later([gate("prune", early), gate("engine", late)])
+    assert overall_verdict(rows) is late
+    assert rows[0].limit is None and rows[0].value == 1.53
+    assert rows[0].reason == f"{early.value} by itself (by its samples); engine decides"
+
+
+def test_a_planned_frame_to_boxes_latency_is_decided_by_the_real_one() -> None:
+    rows = [
+        gate("prune", Verdict.FAIL, "planned end-to-end speed-up"),
+        gate("engine", Verdict.PASS, "end-to-end speed-up"),
+    ]
+    assert overall_verdict(inform_by_later(rows)) is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        gate("engine", Verdict.PENDING, value=None),
+        gate("engine", Verdict.PASS, metric="size"),
+        Gate("engine", "speed-up", 1.53, 1.4, "×", Verdict.PASS, "another limit"),
+        gate("prune", Verdict.PASS),
+    ],
+    ids=["not measured", "another metric", "another limit", "the same stage"],
+)
+def test_what_was_not_asked_again_still_decides(later: Gate) -> None:
+    assert inform_by_later([gate("prune", Verdict.FAIL), later])[0].verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("drop", "error", "verdict", "words"),
+    [
+        (0.0, 0.01, Verdict.PASS, "at most +0.01"),
+        (-0.05, 0.01, Verdict.PASS, "at most -0.03"),
+        (0.02, 0.01, Verdict.INCONCLUSIVE, "about 241 would settle it (95%, 87 images)"),
+        (0.04, 0.01, Verdict.INCONCLUSIVE, "+0.0234 to +0.0566"),
+        (0.06, 0.01, Verdict.FAIL, "at least +0.04"),
+        (0.0, None, Verdict.INCONCLUSIVE, "are too few"),
+    ],
+)
+def test_a_loss_of_accuracy_is_judged_by_its_interval(
+    drop: float, error: float | None, verdict: Verdict, words: str
+) -> None:
+    interval = DropInterval(drop, error, images=87, draws=200)
+    judged = accuracy_gate("engine", 0.5, 0.5 - drop, 0.03, interval=interval)
+    assert judged.verdict is verdict, judged.reason
+    assert words in judged.reason
+    assert judged.value == pytest.approx(drop) and judged.limit == 0.03
+
+
 def test_throttling_reported_by_the_device_decides_nothing() -> None:
-    hot = latency(noise(10), conditions={"throttled": True})
-    assert latency_gate("engine", hot, 50).verdict is Verdict.INCONCLUSIVE
+    hot = latency(noise(10), device=DeviceState(throttled=True))
+    assert latency_gate("engine", hot, 15).verdict is Verdict.INCONCLUSIVE
     assert speed_up_gate("engine", hot, hot, 0.5).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_shared_core_fails_only_what_would_fail_alone() -> None:
-    shared = latency(noise(10), conditions={"contended": True, "cpu_share": 0.6})
+    shared = latency(noise(10), core=CoreState(share=0.6, contended=True))
     assert latency_gate("engine", shared, 8).verdict is Verdict.INCONCLUSIVE
     assert "60%" in latency_gate("engine", shared, 8).reason
     assert latency_gate("engine", shared, 5).verdict is Verdict.FAIL
@@ -89,7 +151,7 @@ def test_latency_gate_refuses_another_unit_and_statistic() -> None:
     with pytest.raises(TargetError, match="p50, p90"):
         latency_gate("engine", latency(noise(10)), 10, "mean")
     with pytest.raises(StageError, match="MiB"):
-        latency_gate("engine", Measurement("size", "MiB", (1.0,)), 10)
+        latency_gate("engine", Measurement("size", "MiB", (1.0,), latency([1.0]).conditions), 10)
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(1.9, Verdict.PASS), (2.1, Verdict.FAIL), (2.0, Verdict.INCONCLUSIVE)])
@@ -120,7 +182,7 @@ def test_speed_up_holds_under_a_common_drift_but_not_under_its_own() -> None:
     ],
 )
 def test_different_conditions_are_never_compared(conditions: dict, named: str) -> None:
-    here, there = latency(noise(10)), latency(noise(5), conditions=conditions)
+    here, there = latency(noise(10)), latency(noise(5), **conditions)
     with pytest.raises(StageError, match=named):
         speed_up_gate("engine", here, there, 1.5)
     assert any(named in text for text in differing_conditions(here, there))
@@ -143,23 +205,23 @@ def test_simulated_never_passes_but_may_fail() -> None:
 @pytest.mark.parametrize(
     ("gate", "verdict"),
     [
-        (at_most("s", "m", 1.0, 1.0, ""), Verdict.PASS),
-        (at_most("s", "m", 1.1, 1.0, "px"), Verdict.FAIL),
-        (at_most("s", "m", None, 1.0, ""), Verdict.PENDING),
-        (at_most("s", "m", math.nan, 1.0, ""), Verdict.INCONCLUSIVE),
-        (at_most("s", "m", -math.inf, 1.0, ""), Verdict.INCONCLUSIVE),
-        (at_least("s", "m", 2.0, 2.0, "×"), Verdict.PASS),
-        (at_least("s", "m", 1.9, 2.0, "×"), Verdict.FAIL),
-        (at_least("s", "m", math.inf, 2.0, "×"), Verdict.INCONCLUSIVE),
+        (at_most_gate("s", "m", 1.0, 1.0, ""), Verdict.PASS),
+        (at_most_gate("s", "m", 1.1, 1.0, "px"), Verdict.FAIL),
+        (at_most_gate("s", "m", None, 1.0, ""), Verdict.PENDING),
+        (at_most_gate("s", "m", math.nan, 1.0, ""), Verdict.INCONCLUSIVE),
+        (at_most_gate("s", "m", -math.inf, 1.0, ""), Verdict.INCONCLUSIVE),
+        (at_least_gate("s", "m", 2.0, 2.0, "×"), Verdict.PASS),
+        (at_least_gate("s", "m", 1.9, 2.0, "×"), Verdict.FAIL),
+        (at_least_gate("s", "m", math.inf, 2.0, "×"), Verdict.INCONCLUSIVE),
         (accuracy_gate("s", 0.555, 0.545, 0.01), Verdict.PASS),  # 0.010000000000000009 in binary
         (accuracy_gate("s", 0.555, 0.5449, 0.01), Verdict.FAIL),
         (accuracy_gate("s", 0.5, 0.6, 0.0), Verdict.PASS),
         (accuracy_gate("s", 0.0, 0.0, 0.01), Verdict.INCONCLUSIVE),
         (accuracy_gate("s", 0.5, math.nan, 0.01), Verdict.INCONCLUSIVE),
         (accuracy_gate("s", 0.5, None, 0.01), Verdict.PENDING),
-        (informs("s", "m", 3.0, "MB"), Verdict.PASS),
-        (informs("s", "m", math.nan, "MB"), Verdict.INCONCLUSIVE),
-        (pending("s", "m", 8.0, "ms", "make jetson-orin"), Verdict.PENDING),
+        (info_gate("s", "m", 3.0, "MB"), Verdict.PASS),
+        (info_gate("s", "m", math.nan, "MB"), Verdict.INCONCLUSIVE),
+        (pending_gate("s", "m", 8.0, "ms", "make jetson-orin"), Verdict.PENDING),
     ],
 )
 def test_plain_gates(gate: Gate, verdict: Verdict) -> None:
@@ -171,20 +233,20 @@ def test_plain_gates(gate: Gate, verdict: Verdict) -> None:
 @settings(max_examples=200)
 def test_a_pass_means_the_limit_holds(value: float, limit: float) -> None:
     for gate, holds in (
-        (at_most("s", "m", value, limit, ""), value <= limit + 1e-9),
-        (at_least("s", "m", value, limit, ""), value >= limit - 1e-9),
+        (at_most_gate("s", "m", value, limit, ""), value <= limit + 1e-9),
+        (at_least_gate("s", "m", value, limit, ""), value >= limit - 1e-9),
     ):
         assert (gate.verdict is Verdict.PASS) == (math.isfinite(value) and holds)
 
 
 def test_overall_is_the_worst_and_information_is_no_proof() -> None:
-    good, bad, open_ = (at_most("s", "m", value, 1.0, "") for value in (0.5, 2.0, None))
-    info = informs("s", "size", 3.0, "MB")
-    assert overall([]) is overall([info]) is Verdict.PENDING
-    assert overall([good, info]) is Verdict.PASS
-    assert overall([good, open_]) is Verdict.PENDING
-    assert overall([good, at_most("s", "m", math.nan, 1.0, ""), open_]) is Verdict.INCONCLUSIVE
-    assert overall([good, open_, bad]) is Verdict.FAIL
+    good, bad, open_ = (at_most_gate("s", "m", value, 1.0, "") for value in (0.5, 2.0, None))
+    info = info_gate("s", "size", 3.0, "MB")
+    assert overall_verdict([]) is overall_verdict([info]) is Verdict.PENDING
+    assert overall_verdict([good, info]) is Verdict.PASS
+    assert overall_verdict([good, open_]) is Verdict.PENDING
+    assert overall_verdict([good, at_most_gate("s", "m", math.nan, 1.0, ""), open_]) is Verdict.INCONCLUSIVE
+    assert overall_verdict([good, open_, bad]) is Verdict.FAIL
     assert [verdict.exit_code for verdict in Verdict] == [1, 5, 5, 0]
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from edgeprune.samples import statistics
 from edgeprune.samples.statistics import (
-    binomial_cdf,
     bounds,
     effective_count,
+    lower_rank,
     quantile_of,
     ratio,
     samples_needed,
@@ -25,6 +25,7 @@ from edgeprune.samples.statistics import (
     upper_rank,
     value_of,
 )
+from edgeprune.serial import to_json
 
 
 @pytest.mark.parametrize(("q", "needed"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662)])
@@ -34,9 +35,25 @@ def test_samples_needed_are_mlperfs(q: float, needed: int) -> None:
     assert upper_rank(needed - 1, q, 0.99) is None
 
 
-def test_binomial_cdf_is_exact() -> None:
-    exact = np.cumsum([math.comb(30, k) * 0.3**k * 0.7 ** (30 - k) for k in range(31)])
-    np.testing.assert_allclose(binomial_cdf(30, 0.3), exact, rtol=1e-10)
+@pytest.mark.parametrize("n", [11, 30, 64, 150])
+@pytest.mark.parametrize("q", [0.3, 0.5, 0.9, 0.95])
+@pytest.mark.parametrize("confidence", [0.9, 0.97, 0.99, 0.995])
+def test_ranks_are_those_of_exact_binomial_sums(n: int, q: float, confidence: float) -> None:
+    exact = np.cumsum([math.comb(n, k) * q**k * (1 - q) ** (n - k) for k in range(n + 1)])
+    upper = int(np.flatnonzero(exact >= confidence)[0]) + 1
+    assert upper_rank(n, q, confidence) == (upper if upper < n else None)
+    lower = np.flatnonzero(exact <= 1 - confidence)
+    assert lower_rank(n, q, confidence) == (int(lower[-1]) + 1 if len(lower) else None)
+
+
+@pytest.mark.parametrize(("false_alarm", "least", "most"), [(0.05, 27, 77), (0.001, 0, 6)])
+def test_as_many_steady_runs_are_called_unsteady_as_the_false_alarm_says(
+    false_alarm: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "FALSE_ALARM", false_alarm)
+    generator = np.random.default_rng(4)
+    runs = [generator.normal(10, 0.3, 200).tolist() for _ in range(1000)]
+    assert least <= sum(not stability(run, tolerance=0).stable for run in runs) <= most
 
 
 @pytest.mark.parametrize("name", ["p0", "p100", "median", "p", "95", "p-5", "pnan"])
@@ -206,7 +223,7 @@ def test_summary_counts_images() -> None:
     found = summary([20.0] * 200, batch=4)
     assert found.throughput == pytest.approx(200)
     assert found.p99_bound is None and found.p95_bound == 20
-    assert found.to_json()["stability"]["stable"] is True
+    assert to_json(found)["stability"]["stable"] is True
 
 
 def test_statistics_and_gates_import_nothing_heavy() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.search.cost import LatencyModel, Sample, Sizes
+from edgeprune.search.cost import LatencyModel, MeasuredCopy, Sizes
 from edgeprune.search.layers import Layer
 
 
@@ -30,13 +30,13 @@ def true_ms(layers: list[Layer], widths: np.ndarray, step: int = 1) -> dict[str,
     return spent
 
 
-def samples(layers: list[Layer], copies: list[list[float]], step: int = 1, overhead: float = 1.0) -> list[Sample]:
+def samples(layers: list[Layer], copies: list[list[float]], step: int = 1, overhead: float = 1.0) -> list[MeasuredCopy]:
     """Measured copies of the device; the profiler's clock is ``overhead`` times the whole model's."""
     made = []
     for widths in copies:
         spent = true_ms(layers, np.array(widths, float), step)
         whole = sum(spent.values())
-        made.append(Sample(np.array(widths, float), {k: v * overhead for k, v in spent.items()}, whole))
+        made.append(MeasuredCopy(np.array(widths, float), {k: v * overhead for k, v in spent.items()}, whole))
     return made
 
 

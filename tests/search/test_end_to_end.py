@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeprune.errors import TargetError
-from edgeprune.stages.base import Silent
+from edgeprune.progress import Silent
 from edgeprune.target import Target, load_target
 
 PROFILE = """
@@ -48,10 +48,10 @@ def small(place: Path) -> Target:
 
 @pytest.fixture(scope="module")
 def found(place: Path, small: Target) -> Any:
-    from edgeprune.sweep.alone import search
+    from edgeprune.search.run import search
 
     notes = Notes()
-    result = search(place / "new.pt", small, place / "pruned.pt", cache=place / "profiles", reporter=notes)
+    result = search(small, place / "new.pt", output=place / "pruned.pt", cache=place / "profiles", reporter=notes)
     return result, notes
 
 
@@ -62,7 +62,7 @@ def test_a_search_leaves_a_stock_checkpoint_with_its_plan(place: Path, found: An
     result, notes = found
     assert result.speed_up > 1
     assert 1 <= len(result.probes) <= 4
-    assert sum(row["kept"] for row in result.probes) == 1
+    assert sum(row.kept for row in result.probes) == 1
     assert result.importance == "lamp", "without data the importance needs none"
     saved = checkpoint.load(place / "pruned.pt")
     plan = Plan.load(place / "pruned.plan.json")
@@ -71,24 +71,24 @@ def test_a_search_leaves_a_stock_checkpoint_with_its_plan(place: Path, found: An
 
 
 def test_the_profile_is_kept_and_read_again(place: Path, found: Any, small: Target) -> None:
-    from edgeprune.sweep.alone import profile
+    from edgeprune.search.run import profile
 
     [file] = (place / "profiles").glob("profile-*.json")
     before = file.read_bytes()
     data = json.loads(before)
     assert data["copies"][0]["whole_ms"] > 0
     assert data["conditions"]["device"]["runtime"].startswith("onnxruntime")
-    again = profile(place / "new.pt", small, cache=place / "profiles")
+    again = profile(small, place / "new.pt", cache=place / "profiles")
     assert file.read_bytes() == before
-    assert again.samples[0].whole_ms == data["copies"][0]["whole_ms"]
+    assert again.copies[0].total_ms == data["copies"][0]["whole_ms"]
     assert len(again.fit.errors) == len(data["copies"]) - 1
 
 
 def test_an_unreachable_budget_says_what_holds_it_and_writes_nothing(place: Path, found: Any, small: Target) -> None:
-    from edgeprune.sweep.alone import search
+    from edgeprune.search.run import search
 
     with pytest.raises(TargetError, match=r"floor measured here is ×\d.*held by model\.") as refused:
-        search(place / "new.pt", small, place / "never.pt", speed_up=500, cache=place / "profiles")
+        search(small, place / "new.pt", output=place / "never.pt", speed_up=500, cache=place / "profiles")
     assert "\n" not in str(refused.value)
     assert not (place / "never.pt").exists()
     assert not (place / "never.plan.json").exists()
@@ -104,9 +104,9 @@ def test_an_unreachable_budget_says_what_holds_it_and_writes_nothing(place: Path
     ids=["not a checkpoint", "size off the stride", "two budgets"],
 )
 def test_wrong_arguments_are_refused(place: Path, small: Target, changes: dict[str, Any], message: str) -> None:
-    from edgeprune.sweep.alone import search
+    from edgeprune.search.run import search
 
     output = place / changes.pop("output", "wrong.pt")
     with pytest.raises(TargetError, match=message):
-        search(place / "new.pt", small, output, **changes)
+        search(small, place / "new.pt", output=output, **changes)
     assert not output.exists()

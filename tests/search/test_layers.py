@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeprune.runtimes.base import LayerTime
-from edgeprune.search.layers import FIXED, Layer, attributed, owner_of, path_of
+from edgeprune.search.layers import FIXED, Layer, layer_of_node, path_of_node, sum_by_layer
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from edgeprune.search.layers import FIXED, Layer, attributed, owner_of, path_of
     ],
 )
 def test_path_of_a_node(node: str, path: str) -> None:
-    assert path_of(node) == path
+    assert path_of_node(node) == path
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_path_of_a_node(node: str, path: str) -> None:
 )
 def test_owner_of_a_node(node: str, owner: str) -> None:
     known = {"model.2.cv1.conv", "model.4.cv2.conv1.conv", "model.22.proto.upsample"}
-    assert owner_of(node, known) == owner
+    assert layer_of_node(node, known) == owner
 
 
 def test_nodes_between_layers_belong_to_a_neighbour_and_decoding_to_nobody() -> None:
@@ -54,7 +54,7 @@ def test_nodes_between_layers_belong_to_a_neighbour_and_decoding_to_nobody() -> 
         ("ReorderOutput_token_9", "ReorderOutput", 0.4),
         ("/model.3/Sigmoid", "Sigmoid", 0.5),
     ]
-    spent = attributed([LayerTime(name, op, 0.0, {"median_ms": ms}) for name, op, ms in nodes], layers)
+    spent = sum_by_layer([LayerTime(name, op, 0.0, ms) for name, op, ms in nodes], layers)
     assert spent == pytest.approx(
         {"model.2.cv1.conv": 1.1, "model.2.cv2.conv": 2.5, "model.3.cv2.conv": 4.4, FIXED: 0.5}
     )

@@ -8,38 +8,36 @@ import numpy as np
 import pytest
 import torch
 
+from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.search.layers import layers_of
 from edgeprune.search.planner import Planner, original_names
-from edgeprune.search.profile import Profile, copies_of
+from edgeprune.search.profile import LayerProfile, copy_widths
 
 from ..pruning.conftest import _built
 from .devices import samples, true_ms
 
 
-def labelled(seed: int, size: int = 64) -> dict[str, Any]:
+def labelled(seed: int, size: int = 64) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.2, 0.3]])
-    return {
-        "img": torch.rand(2, 3, size, size, generator=generator),
-        "batch_idx": torch.tensor([0.0, 1.0]),
-        "cls": torch.tensor([[0.0], [1.0]]),
-        "bboxes": boxes,
-    }
+    images = torch.rand(2, 3, size, size, generator=generator)
+    classes = torch.tensor([[0.0], [1.0]])
+    return Batch(images, {"batch_idx": torch.tensor([0.0, 1.0]), "cls": classes, "bboxes": boxes})
 
 
-def profile_of(model: Any, launch_ms: float = 0.0) -> Profile:
+def profile_of(model: Any, launch_ms: float = 0.0) -> LayerProfile:
     """A made-up device; ``launch_ms`` is what every layer takes, however narrow."""
     pruner = Pruner(model, 64)
     layers = tuple(layers_of(pruner.model, pruner.structure))
     names = tuple(one.name for one in pruner.dimensions)
-    copies = [[widths.get(one.name, one.width) for one in pruner.dimensions] for widths in copies_of(pruner, 0)]
+    copies = [[widths.get(one.name, one.width) for one in pruner.dimensions] for widths in copy_widths(pruner, 0)]
     measured = []
     for sample in samples(list(layers), copies):
         spent = {name: ms + launch_ms for name, ms in sample.layer_ms.items()}
         measured.append(type(sample)(sample.widths, spent, sum(spent.values())))
-    return Profile({}, "", names, layers, tuple(measured), len(layers))
+    return LayerProfile({}, "", names, layers, tuple(measured), len(layers))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +45,7 @@ def model() -> Any:
     return _built("yolov8n.yaml")
 
 
-def planner(model: Any, launch_ms: float, batches: list[dict[str, Any]] | None) -> Planner:
+def planner(model: Any, launch_ms: float, batches: list[Batch] | None) -> Planner:
     pruner = Pruner(model, 64)
     return Planner(pruner, pruner.scores("l2"), "l2", profile_of(model, launch_ms), batches=batches)
 
@@ -86,7 +84,7 @@ def test_an_exhausted_plan_names_what_holds_it(model: Any) -> None:
     made = planner(model, 0.0, None)
     floor = made.solve(0.001)
     assert floor.exhausted
-    lines = made.held_by(floor)
+    lines = made.slowest_layers(floor)
     assert len(lines) == 4
     assert all("ms (" in line and "model." in line for line in lines)
     assert any("at its least" in line or "stays" in line for line in lines)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeprune.search.probing import WINDOW, Candidate, Probed, Reading, probed
+from edgeprune.search.probing import Candidate, ProbeRun, Reading, run_probes
+from edgeprune.target.schema import BUDGET_WINDOW
 
 
 def solver(floor: float = 0.02, step: float = 0.0) -> Callable[[float], Candidate]:
@@ -35,8 +36,8 @@ def device(
     return measure
 
 
-def lands(result: Probed) -> bool:
-    return result.best is not None and WINDOW[0] <= result.best.reading.used <= WINDOW[1]
+def lands(result: ProbeRun) -> bool:
+    return result.best is not None and BUDGET_WINDOW[0] <= result.best.reading.used <= BUDGET_WINDOW[1]
 
 
 @pytest.mark.parametrize("asked", [1.1, 1.3, 1.7, 2.2, 3.0, 6.0])
@@ -46,31 +47,31 @@ def lands(result: Probed) -> bool:
     ids=["right", "pessimistic", "optimistic", "overhead"],
 )
 def test_lands_in_the_window(truth: Callable[[float], float], asked: float) -> None:
-    result = probed(solver(), device(truth, asked), start_used=asked)
+    result = run_probes(solver(), device(truth, asked), start_used=asked)
     assert lands(result)
     assert len(result.probes) <= 5
 
 
 def test_a_right_model_takes_one_probe() -> None:
-    assert len(probed(solver(), device(lambda s: s, 2.0), start_used=2.0).probes) == 1
+    assert len(run_probes(solver(), device(lambda s: s, 2.0), start_used=2.0).probes) == 1
 
 
 def test_a_probe_records_what_was_predicted_and_how_wrong_that_was() -> None:
-    [first, *_] = probed(solver(), device(lambda s: 1.2 * s, 2.0), start_used=2.0).probes
+    [first, *_] = run_probes(solver(), device(lambda s: 1.2 * s, 2.0), start_used=2.0).probes
     assert first.error == pytest.approx(1 / 1.2 - 1)
 
 
 def test_noise_of_three_percent_still_lands_mostly() -> None:
     hits = 0
     for seed in range(40):
-        result = probed(solver(), device(lambda s: s**0.8, 2.2, 0.03, seed), start_used=2.2)
+        result = run_probes(solver(), device(lambda s: s**0.8, 2.2, 0.03, seed), start_used=2.2)
         assert len(result.probes) <= 6
         hits += lands(result) and 1.0 <= 1 / (2.2 * result.best.candidate.share**0.8) <= 1.13  # type: ignore[union-attr]
     assert hits >= 36
 
 
 def test_an_unreachable_budget_gives_the_floor() -> None:
-    result = probed(solver(floor=0.3), device(lambda s: s, 5.0), start_used=5.0)
+    result = run_probes(solver(floor=0.3), device(lambda s: s, 5.0), start_used=5.0)
     assert result.best is None
     assert result.floor.candidate.exhausted
     assert result.floor.reading.used == pytest.approx(1.5)
@@ -78,7 +79,7 @@ def test_an_unreachable_budget_gives_the_floor() -> None:
 
 
 def test_coarse_widths_do_not_measure_the_same_candidate_twice() -> None:
-    result = probed(solver(step=0.17), device(lambda s: s, 2.0), start_used=2.0, max_probes=12)
+    result = run_probes(solver(step=0.17), device(lambda s: s, 2.0), start_used=2.0, max_probes=12)
     keys = [probe.candidate.key for probe in result.probes]
     assert len(keys) == len(set(keys))
     assert result.best is not None
@@ -86,7 +87,7 @@ def test_coarse_widths_do_not_measure_the_same_candidate_twice() -> None:
 
 
 def test_the_mildest_that_meets_the_budget_is_kept() -> None:
-    result = probed(solver(), device(lambda s: s**0.5, 1.8), start_used=1.8)
+    result = run_probes(solver(), device(lambda s: s**0.5, 1.8), start_used=1.8)
     assert result.best is not None
     assert all(probe.candidate.loss >= result.best.candidate.loss for probe in result.probes if probe.clear)
 
@@ -97,19 +98,19 @@ def test_what_is_not_faster_than_the_parent_is_never_kept() -> None:
     def measure(candidate: Candidate, predicted: float) -> Reading:
         return Reading(0.95, 0.96, 0.97)
 
-    result = probed(solver(), measure, start_used=1.02)
+    result = run_probes(solver(), measure, start_used=1.02)
     assert result.best is None
     assert all(not probe.meets for probe in result.probes)
 
 
 def test_a_step_in_the_device_is_found_from_both_sides() -> None:
     """Latency that jumps: above a share of 0.5 nothing is gained."""
-    result = probed(solver(), device(lambda s: 0.9 if s > 0.5 else 0.8 * s, 2.0), start_used=2.0, max_probes=8)
+    result = run_probes(solver(), device(lambda s: 0.9 if s > 0.5 else 0.8 * s, 2.0), start_used=2.0, max_probes=8)
     assert result.best is not None
     assert result.best.reading.used <= 1
 
 
 def test_a_narrower_window_can_be_asked_for() -> None:
-    result = probed(solver(), device(lambda s: s**0.8, 2.2), start_used=2.2, least_used=0.97)
+    result = run_probes(solver(), device(lambda s: s**0.8, 2.2), start_used=2.2, least_used=0.97)
     assert result.best is not None
     assert 0.97 <= result.best.reading.used <= 1

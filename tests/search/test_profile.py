@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
+from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.pruning.pruner import Pruner
+from edgeprune.report.layer_profile import layer_costs_plot, layer_costs_text
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.samples.measurement import Measurement
-from edgeprune.search.profile import Profile, profiled
-from edgeprune.sweep.figures import profile_summary
+from edgeprune.search.layers import FIXED
+from edgeprune.search.profile import LayerProfile, profile_layers
 
 from ..pruning.conftest import _built
+from ..samples.made import latency
 
 
 class Fusing:
@@ -27,34 +31,45 @@ class Fusing:
         self.ms: dict[Path, float] = {}
         self.disturbed = disturbed
 
-    def compiled(self, model: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> dict[str, tuple[str, Path]]:
+    def compile(self, model: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> CompiledFiles:
         folder.mkdir(parents=True)
         self.ms[folder] = 1.0 + Pruner(model, 64).macs() * 1e-8
-        return {"engine": ("engine", folder)}
+        return CompiledFiles(folder, folder, folder, folder)
 
-    def raced(self, engines: Sequence[Path], effort: float) -> list[Measurement]:
+    def latency(self, engines: Sequence[Path], effort: float) -> list[Measurement]:
         slower = [self.ms[one] * self.disturbed ** (number % 2) for number, one in enumerate(engines)]
-        return [Measurement(name="latency", unit="ms", values=(ms,) * 20) for ms in slower]
+        return [latency((ms,) * 20) for ms in slower]
 
-    def taken_apart(self, engine: Path) -> list[LayerTime]:
+    def layer_times(self, engine: Path) -> list[LayerTime]:
         return [LayerTime("{ForeignNode[everything]}", "Myelin", self.ms[engine])]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def found(tmp_path_factory: pytest.TempPathFactory) -> LayerProfile:
     folder = tmp_path_factory.mktemp("fusing")
-    return profiled(_built("yolov8n.yaml"), Fusing(), imgsz=64, align=8, folder=folder / "work", cache=folder / "cache")
+    return profile_layers(
+        _built("yolov8n.yaml"), Fusing(), imgsz=64, align=8, folder=folder / "work", cache=folder / "cache"
+    )
 
 
-def test_a_runtime_without_layer_names_is_shared_out_by_multiplications(found: Profile) -> None:
+def test_a_runtime_without_layer_names_is_shared_out_by_multiplications(found: LayerProfile) -> None:
     assert found.nodes == 0
     assert abs(found.fit.median_error) < 0.05
-    assert "shared out by multiplications" in profile_summary(found)
+    assert "shared out by multiplications" in layer_costs_text(found.costs())
 
 
-def test_the_whole_is_still_what_was_measured(found: Profile) -> None:
-    for sample in found.samples:
-        assert found.fit.model.total_ms(sample.widths) == pytest.approx(sample.whole_ms, rel=0.1)
+def test_the_whole_is_still_what_was_measured(found: LayerProfile) -> None:
+    for sample in found.copies:
+        assert found.fit.model.total_ms(sample.widths) == pytest.approx(sample.total_ms, rel=0.1)
+
+
+def test_the_softmax_and_the_decoding_behind_the_layers_have_a_row(found: LayerProfile) -> None:
+    unpruned, *copies = found.copies
+    timed = replace(unpruned, layer_ms={**unpruned.layer_ms, FIXED: 0.2 * unpruned.total_ms})
+    costs = replace(found, copies=(timed, *copies)).costs()
+    assert sum(layer.ms for layer in costs.layers) == pytest.approx(costs.total_ms)
+    plot = layer_costs_plot(costs)
+    assert any("softmax" in row[0] for row in plot.table.rows) and "softmax" in plot.svg
 
 
 def test_a_profile_that_other_work_disturbed_is_used_once_and_not_kept(tmp_path: Path) -> None:
@@ -62,6 +77,8 @@ def test_a_profile_that_other_work_disturbed_is_used_once_and_not_kept(tmp_path:
     for disturbed in (4.0, 1.0):
         bench = Fusing(disturbed)
         cache = tmp_path / "cache"
-        profiled(_built("yolov8n.yaml"), bench, imgsz=64, align=8, folder=tmp_path / f"work-{disturbed}", cache=cache)
+        profile_layers(
+            _built("yolov8n.yaml"), bench, imgsz=64, align=8, folder=tmp_path / f"work-{disturbed}", cache=cache
+        )
         kept.append(len(list(cache.glob("*.json"))) if cache.exists() else 0)
     assert kept == [0, 1]

@@ -2,22 +2,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from edgeprune.artifact import Artifact
+from edgeprune.artifact import Artifact, Role
 from edgeprune.dataset import Dataset
-from edgeprune.runtimes import runtime
-from edgeprune.stages.base import Context, Silent
-from edgeprune.target import load_target
-from edgeprune.workspace import Record
+from edgeprune.runtimes.site import open_site
+from edgeprune.stages.base import Build, SilentBuild, Weights
+from edgeprune.workspace import Key, Record, Workspace
 from tests.export.helpers import linked_copy
 
 CALIBRATION = 16
 
 
-class Notes(Silent):
+class Notes(SilentBuild):
     """Keeps the lines that would stay on the screen."""
 
     def __init__(self) -> None:
@@ -38,26 +37,26 @@ def bccd(shared, tmp_path_factory) -> Dataset:
 
 
 @pytest.fixture
-def context(bccd: Dataset, tmp_path: Path) -> Callable[..., Context]:
-    """A build's context half way: a profile, the dataset, and records of the stages before, as facts and files."""
+def build_at(bccd: Dataset, tmp_path: Path) -> Callable[..., Build]:
+    """A build half way: a profile, the dataset, and records of the stages before, as facts and files."""
 
-    def made(profile: str, records: Mapping[str, tuple[dict[str, Path], dict[str, Any]]] | None = None) -> Context:
+    def made(profile: str, records: Mapping[str, tuple[dict[Role, Path], Any]] | None = None) -> Build:
         path = tmp_path / "profile.yaml"
         path.write_text(profile)
-        target, none = load_target(path), cast(Any, None)
-        runs_on = runtime(target.runtime)
-        usable = runs_on.availability().ok
         finished = {
             stage: Record(
-                none,
+                Key(stage, {}),
                 tmp_path,
-                {role: Artifact("onnx", file, "") for role, file in files.items()},
+                {role: Artifact(file, "") for role, file in files.items()},
                 facts,
                 0.0,
                 "",
             )
             for stage, (files, facts) in (records or {}).items()
         }
-        return Context(target, none, bccd, 0, False, none, runs_on, usable, "next", Notes(), records=finished)
+        notes = Notes()
+        with open_site(path, reporter=notes) as site:
+            weights = Weights(tmp_path / "model.pt", "", "detect")
+            return Build(site, weights, bccd, False, Workspace(tmp_path), notes, "next", finished)
 
     return made

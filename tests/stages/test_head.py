@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from edgeprune.errors import TargetError
-from edgeprune.export.onnx import describe
-from edgeprune.stages import compiling, engine
+from edgeprune.export.onnx import describe_onnx
+from edgeprune.measure.accuracy import measure_artifact
+from edgeprune.measure.compiling import compile_checkpoint
+from edgeprune.stages import engine
 from edgeprune.target import load_target
 from tests.export.helpers import saved, stock_model
 
@@ -29,17 +31,19 @@ calibration: {images: 16, method: minmax}
         ("fp16", ">=10.3,<12", "end-to-end"),
     ],
 )
-def test_a_model_with_two_heads_ships_the_one_that_the_target_can_build(precision, versions, head, context, tmp_path):
+def test_a_model_with_two_heads_ships_the_one_that_the_target_can_build(precision, versions, head, build_at, tmp_path):
     model = stock_model("yolo26", "detect")
     model.names = {0: "RBC", 1: "WBC", 2: "Platelets"}
-    build = context(JETSON.replace("PRECISION", precision).replace("RANGE", versions))
+    build = build_at(JETSON.replace("PRECISION", precision).replace("RANGE", versions))
     (tmp_path / "out").mkdir()
-    files = compiling.compiled(build, saved(model, tmp_path / "m.pt"), tmp_path / "out")
-    onnx = files["onnx"][1]
-    assert describe(onnx).head == head
-    assert [finding for finding in engine._lint(build, onnx) or () if finding["severity"] == "error"] == []
-    measured = compiling.measured_accuracy(build, files)  # decoded outside where the graph does not
-    assert 0 <= measured["value"] <= 1
+    files = compile_checkpoint(build.site, saved(model, tmp_path / "m.pt"), tmp_path / "out", build.dataset)
+    onnx = files.onnx
+    assert describe_onnx(onnx).head == head
+    assert [finding for finding in engine._lint(build, onnx) or () if finding.severity == "error"] == []
+    measured = measure_artifact(
+        build.site, files.onnx, files.engine, build.dataset
+    )  # decoded outside where the graph does not
+    assert 0 <= measured.value <= 1
 
 
 @pytest.mark.parametrize("export", ["{nms: true}", "{head: end-to-end}"])

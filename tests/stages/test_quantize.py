@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ import pytest
 import edgeprune
 from edgeprune.errors import DataError
 from edgeprune.export.graph import load_graph, metadata_of
-from edgeprune.export.mixed import FLOAT_LAYERS_KEY, quantized_layers
+from edgeprune.export.metadata import FLOAT_LAYERS_KEY
+from edgeprune.export.mixed import quantized_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.precision import precision_of
-from edgeprune.export.simplify import simplified_onnx
+from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
+from edgeprune.records.facts import QuantizeFacts
 from edgeprune.stages import quantize
-from edgeprune.stages.base import Output
-from edgeprune.workspace import Record
+from edgeprune.stages.base import Build, Output
+from edgeprune.workspace import Key, Record
+from tests.records.sample import accuracy as sample_accuracy
+from tests.records.sample import build_record
 
 # Ranges of the 99th percentile cut off what carries most of a signal: INT8 as it must not ship.
 HARD = """
@@ -35,7 +40,7 @@ def plain(shared, tmp_path_factory) -> Path:
     """A trained YOLOv8n as the simplify stage leaves it."""
     path = tmp_path_factory.mktemp("plain") / "model.onnx"
     onnx_from_checkpoint(shared / "weights" / "bccd-yolov8n-320.pt", path, imgsz=192)
-    simplified_onnx(path, path)
+    simplify_onnx(path, path)
     return path
 
 
@@ -45,66 +50,70 @@ def reached(plain, bccd) -> float:
     return accuracy(plain, data=bccd).map50_95
 
 
-def quantized(context: Any, folder: Path) -> Output:
+def quantized(build: Build, folder: Path) -> Output[QuantizeFacts]:
     folder.mkdir()
-    return quantize.STAGE.run(context, folder, context.workspace)
+    return quantize.STAGE.run(build, folder, Key("quantize", {}))
 
 
-def rows(context: Any, output: Output) -> dict[str, Any]:
-    record = Record(context.workspace, Path(), {}, output.facts, 0.0, "")
-    return {gate.metric: gate for gate in quantize.STAGE.judge(context, record).gates}
+def rows(build: Build, output: Output[QuantizeFacts]) -> dict[str, Any]:
+    record = Record(Key("quantize", {}), Path(), {}, output.facts, 0.0, "")
+    return {gate.metric: gate for gate in quantize.STAGE.judge(build, record).gates}
 
 
 def records(plain: Path, value: float) -> dict[str, Any]:
-    return {"simplify": ({"onnx": plain}, {}), "baseline": ({}, {"accuracy": {"value": value}})}
+    stages = build_record().stages
+    return {
+        "simplify": ({"onnx": plain}, stages.simplify.facts),
+        "baseline": ({}, replace(stages.baseline.facts, accuracy=sample_accuracy(value))),
+    }
 
 
-def test_a_hard_case_is_rescued_and_the_table_names_the_layers(context, plain, reached, bccd, tmp_path):
-    off = quantized(context(f"{HARD}mixed_precision: false\n", records(plain, reached)), tmp_path / "off")
-    before = off.facts["fallback"]["accuracy"]
-    assert "off in the profile" in off.facts["fallback"]["why"]
-    assert off.facts["fallback"]["mixed"] is None
-    assert FLOAT_LAYERS_KEY not in metadata_of(off.artifacts["onnx"][1])
+def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, reached, bccd, tmp_path):
+    off = quantized(build_at(f"{HARD}mixed_precision: false\n", records(plain, reached)), tmp_path / "off")
+    before = off.facts.fallback.accuracy
+    assert "off in the profile" in off.facts.fallback.reason
+    assert off.facts.fallback.mixed is None
+    assert FLOAT_LAYERS_KEY not in metadata_of(off.artifacts["onnx"])
     assert reached - before > 0.03
 
     allowed = (reached - before) / 2
-    build = context(f"{HARD}accuracy: {{max_map_drop: {allowed}}}\n", records(plain, reached))
+    build = build_at(f"{HARD}accuracy: {{max_map_drop: {allowed}}}\n", records(plain, reached))
     output = quantized(build, tmp_path / "out")
-    found = output.facts["fallback"]
-    mixed = found["mixed"]
-    assert found["accuracy"] == pytest.approx(before)
-    assert mixed["accuracy_after"] >= reached - allowed
-    assert mixed["reached"]
-    assert 0 < len(mixed["layers"]) < mixed["layers_low"]
-    assert mixed["latency_after_ms"] > 0
-    shipped = output.artifacts["onnx"][1]
-    assert accuracy(shipped, data=bccd).map50_95 == pytest.approx(mixed["accuracy_after"], abs=5e-3)
+    mixed = output.facts.fallback.mixed
+    assert mixed is not None
+    assert output.facts.fallback.accuracy == pytest.approx(before)
+    assert mixed.accuracy_after >= reached - allowed
+    assert mixed.reached
+    assert 0 < len(mixed.layers) < mixed.layers_low
+    assert mixed.latency_after_ms is not None and mixed.latency_after_ms > 0
+    shipped = output.artifacts["onnx"]
+    assert accuracy(shipped, data=bccd).map50_95 == pytest.approx(mixed.accuracy_after, abs=5e-3)
     assert precision_of(shipped) == "int8"
-    assert set(quantized_layers(load_graph(shipped))).isdisjoint(mixed["layers"])
-    assert metadata_of(shipped)[FLOAT_LAYERS_KEY].split(", ") == list(mixed["layers"])
+    assert set(quantized_layers(load_graph(shipped))).isdisjoint(mixed.layers)
+    assert metadata_of(shipped)[FLOAT_LAYERS_KEY].split(", ") == list(mixed.layers)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]  # no trial is left
 
     table = rows(build, output)
-    assert all(name in table["layers back in float"].reason for name in mixed["layers"])
+    assert all(name in table["layers back in float"].reason for name in mixed.layers)
     assert "latency" in table["layers back in float"].reason
-    assert table["layers back in float"].value == len(mixed["layers"])
-    assert table["mAP50-95 in int8"].value == pytest.approx(found["accuracy"])
+    assert table["layers back in float"].value == len(mixed.layers)
+    assert table["mAP50-95 in int8"].value == pytest.approx(before)
     assert table["calibration images"].reason == "warning: INT8 was calibrated on 16 images; 64 or more are advised"
     assert any("calibrated on 16 images" in line for line in build.reporter.lines)
     assert any("missed the accuracy floor" in line for line in build.reporter.lines)
 
 
-def test_nothing_is_searched_where_float_itself_is_too_bad(context, plain, reached, tmp_path):
-    build = context(HARD, records(plain, reached + 0.5))
+def test_nothing_is_searched_where_float_itself_is_too_bad(build_at, plain, reached, tmp_path):
+    build = build_at(HARD, records(plain, reached + 0.5))
     output = quantized(build, tmp_path / "out")
-    assert output.facts["fallback"]["mixed"] is None
+    assert output.facts.fallback.mixed is None
     assert "precision is not what costs" in rows(build, output)["mAP50-95 in int8"].reason
 
 
-def test_a_precision_that_costs_little_is_left_alone(context, plain, reached, tmp_path):
-    build = context(HARD.replace("precision: int8", "precision: fp16"), records(plain, reached))
+def test_a_precision_that_costs_little_is_left_alone(build_at, plain, reached, tmp_path):
+    build = build_at(HARD.replace("precision: int8", "precision: fp16"), records(plain, reached))
     output = quantized(build, tmp_path / "out")
-    assert output.facts["fallback"]["why"] == "it reaches the floor"
+    assert output.facts.fallback.reason == "it reaches the floor"
     assert "layers back in float" not in rows(build, output)
     assert "calibration images" not in rows(build, output)
 

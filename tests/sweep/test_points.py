@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.errors import TargetError
-from edgeprune.sweep import points
-from edgeprune.sweep.figures import page, trade_off
-from edgeprune.sweep.points import Job, Point, Sweep, run_here, run_sweep
+from edgeprune.records.sweep import Point, Sweep
+from edgeprune.report.sweep import sweep_page, sweep_plot
+from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.sweep.run import run_here, sweep
 from edgeprune.target import load_target
 
 
@@ -36,41 +37,40 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "new.pt", Path(data)
 
 
-class Steps:
+class CountedSteps:
     """Stand-ins for the three steps that count how often they ran."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.ran: list[str] = []
-        monkeypatch.setattr(points, "search_step", self.search)
-        monkeypatch.setattr(points, "finetune_step", lambda job, found: found["checkpoint"])
-        monkeypatch.setattr(points, "measure_step", self.measure)
 
-    def search(self, job: Job) -> dict[str, Any]:
+    def search(self, job: Job) -> Pruned:
         self.ran.append(job.name)
-        if job.target["budget"].get("speed_up") == 50:
+        if job.target.budget.speed_up == 50:
             raise TargetError("the budget is out of reach: held by model.0.conv")
-        return {"checkpoint": b"pruned", "macs": 2.0, "probes": 2}
+        return Pruned(b"pruned", 2.0, 2)
 
-    def measure(self, job: Job, swept: bytes, found: dict[str, Any], tuned: bytes) -> dict[str, Any]:
-        speed_up = job.target["budget"]["speed_up"] if job.pruned else 1.0
-        made = Point(job.name, "budget" if job.pruned else "", 10 / speed_up, speed_up, 0.5 / speed_up, 2.0, 1000)
-        return {**asdict(made), "checkpoint": tuned if job.pruned else None}
+    def finetune(self, job: Job, pruned: Pruned) -> bytes:
+        return pruned.checkpoint
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        speed_up = job.target.budget.value if job.pruned else 1.0
+        point = Point(job.name, "budget" if job.pruned else "", 10 / speed_up, speed_up, 0.5 / speed_up, 2.0, 1000)
+        return Result(point, tuned if job.pruned else None)
 
 
-def sweep(given: tuple[Path, Path], out: Path, *speed_ups: float, **options: Any) -> Sweep:
+def sweep_of(given: tuple[Path, Path], out: Path, *speed_ups: float, steps: CountedSteps) -> Sweep:
     weights, data = given
-    return run_sweep(weights, "cpu", data, out, budgets=[("speed_up", one) for one in speed_ups], imgsz=96, **options)
+    budgets = [("speed_up", speed_up) for speed_up in speed_ups]
+    return sweep("cpu", weights, data, out=out, budgets=budgets, imgsz=96, steps=steps)
 
 
-def test_finished_points_are_not_run_again_and_failed_ones_are(
-    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = Steps(monkeypatch)
-    first = sweep(given, tmp_path, 1.5, 50)
+def test_finished_points_are_not_run_again_and_failed_ones_are(given: tuple[Path, Path], tmp_path: Path) -> None:
+    steps = CountedSteps()
+    first = sweep_of(given, tmp_path, 1.5, 50, steps=steps)
     assert [point.failed is None for point in first.points] == [True, False]
     assert steps.ran == ["new", "new-speed-up-1.5", "new-speed-up-50"]
     steps.ran.clear()
-    second = sweep(given, tmp_path, 1.5, 50, 2.0)
+    second = sweep_of(given, tmp_path, 1.5, 50, 2.0, steps=steps)
     assert steps.ran == ["new-speed-up-50", "new-speed-up-2"]
     assert second.points[0] == first.points[0]
     table = (tmp_path / "sweep.md").read_text()
@@ -85,8 +85,7 @@ def test_finished_points_are_not_run_again_and_failed_ones_are(
     ids=lambda change: next(iter(change)),
 )
 def test_a_point_depends_on_what_it_is_made_from(change: dict[str, Any]) -> None:
-    target = load_target("cpu").model_dump(mode="json")
-    job = Job("a", b"weights", target, "data.yaml", "d1", 0, False, "cache", True, 2)
+    job = Job("a", b"weights", load_target("cpu"), "data.yaml", "d1", 0, False, "cache", True, 2)
     assert replace(job, **change).key != job.key
     assert replace(job, name="b", cache="elsewhere", data="/other/place.yaml").key == job.key
 
@@ -94,8 +93,8 @@ def test_a_point_depends_on_what_it_is_made_from(change: dict[str, Any]) -> None
 def test_the_figure_has_every_point_in_words_and_in_its_table() -> None:
     whole = (Point("n", "", 10.0, 1.0, 0.5, 1.0, 3_000_000, "unpruned"),)
     pruned = (Point("n-2", "×2", 5.0, 2.0, 0.45, 2.5, 1_000_000, "1 probes"), Point("n-9", "×9", failed="out of reach"))
-    figure = trade_off(Sweep(whole, pruned, "p50", "mAP50-95"))
-    text = page([figure])
+    made = Sweep(whole, pruned, "p50", "mAP50-95")
+    figure, text = sweep_plot(made), sweep_page(made)
     assert "5.00 ms, mAP50-95 0.4500" in figure.alt
     assert text.count("<tr>") == 4
     assert "out of reach" in text
@@ -122,13 +121,9 @@ def test_wrong_options_are_one_line(given: tuple[Path, Path], tmp_path: Path, op
     assert not (tmp_path / "out").exists()
 
 
-def test_one_by_one_a_failed_job_does_not_stop_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    Steps(monkeypatch)
+def test_one_by_one_a_failed_job_does_not_stop_the_next() -> None:
     target = load_target("cpu")
-    jobs = [
-        Job(str(ask), b"", target.with_overrides(speed_up=ask).model_dump(mode="json"), "", "", 0, False, "", True, 0)
-        for ask in (50, 2)
-    ]
-    results: list[dict[str, Any]] = []
-    run_here(jobs, b"", lambda job, result: results.append(result))
-    assert [result["failed"] is None for result in results] == [False, True]
+    jobs = [Job(str(ask), b"", target.with_overrides(speed_up=ask), "", "", 0, False, "", True, 0) for ask in (50, 2)]
+    results: list[Result] = []
+    run_here(jobs, b"", lambda job, result: results.append(result), CountedSteps())
+    assert [result.point.failed is None for result in results] == [False, True]

@@ -6,14 +6,16 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeprune.errors import DeviceError, TargetError
-from edgeprune.sweep.points import Job, Point, run_here
+from edgeprune.records.sweep import Point
+from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.sweep.run import run_here
 from edgeprune.target import load_target
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgeprune[ray]'")
@@ -21,38 +23,44 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edge
 
 def job(name: str, folder: Path, speed_up: float) -> Job:
     target = load_target("cpu").with_overrides(speed_up=speed_up)
-    return Job(name, b"weights", target.model_dump(mode="json"), str(folder), "", 0, False, str(folder), True, 2)
+    return Job(name, b"weights", target, str(folder), "", 0, False, str(folder), True, 2)
 
 
 def node() -> str:
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
 
 
-def searched(one: Job) -> dict[str, Any]:
-    """Quick stand-in for a search; the budget of 3 cannot be reached."""
-    if one.target["budget"]["speed_up"] == 3:
-        raise TargetError("the budget is out of reach")
-    return {"checkpoint": b"pruned", "macs": 2.0, "probes": 1, "node": node()}
+@dataclass(frozen=True)
+class PrunedThere(Pruned):
+    """Says where the search ran."""
+
+    node: str = ""
 
 
-def tuned(one: Job, found: dict[str, Any]) -> bytes:
-    """Quick stand-in for fine-tuning; in the job named ``killed`` its process dies the first time."""
-    tries = Path(one.data) / f"{one.name}.tries"
-    with tries.open("a") as file:
-        file.write("x")
-    if one.name == "killed" and len(tries.read_text()) == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return found["checkpoint"] + b" tuned"
+class QuickSteps:
+    """Stand-ins for search, fine-tuning and measuring."""
 
+    def search(self, job: Job) -> Pruned:
+        """The budget of 3 cannot be reached."""
+        if job.target.budget.speed_up == 3:
+            raise TargetError("the budget is out of reach")
+        return PrunedThere(b"pruned", 2.0, 1, node())
 
-def measured(one: Job, swept: bytes, found: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
-    """Quick stand-in for measuring; says where it and the search ran."""
-    speed_up = one.target["budget"]["speed_up"]
-    (Path(one.data) / f"{one.name}.nodes").write_text(json.dumps([found["node"], node()]))
-    return asdict(Point(one.name, f"×{speed_up}", 10 / speed_up, speed_up, 0.5)) | {"checkpoint": checkpoint}
+    def finetune(self, job: Job, pruned: Pruned) -> bytes:
+        """In the job named ``killed`` its process dies the first time."""
+        tries = Path(job.data) / f"{job.name}.tries"
+        with tries.open("a") as file:
+            file.write("x")
+        if job.name == "killed" and len(tries.read_text()) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pruned.checkpoint + b" tuned"
 
-
-STEPS = (searched, tuned, measured)
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        """Says where it and the search ran."""
+        assert isinstance(pruned, PrunedThere)
+        speed_up = job.target.budget.value
+        (Path(job.data) / f"{job.name}.nodes").write_text(json.dumps([pruned.node, node()]))
+        return Result(Point(job.name, f"×{speed_up}", 10 / speed_up, speed_up, 0.5), tuned)
 
 
 @pytest.fixture(scope="module")
@@ -72,35 +80,32 @@ def test_a_killed_worker_costs_nothing_and_the_device_is_where_it_is(cluster: An
     from edgeprune.sweep.jobs_ray import run_on_ray
 
     jobs = [job("first", tmp_path, 1.5), job("killed", tmp_path, 2), job("unreachable", tmp_path, 3)]
-    results: dict[str, dict[str, Any]] = {}
-    run_on_ray(jobs, b"swept", lambda one, result: results.update({one.name: result}), steps=STEPS)
+    results: dict[str, Result] = {}
+    run_on_ray(jobs, b"swept", lambda one, result: results.update({one.name: result}), QuickSteps())
 
     assert set(results) == {"first", "killed", "unreachable"}
     assert (tmp_path / "killed.tries").read_text() == "xx", "its first worker died and a second one did the work"
-    assert results["killed"]["checkpoint"] == b"pruned tuned"
-    assert results["unreachable"]["failed"] == "the budget is out of reach"
+    assert results["killed"].checkpoint == b"pruned tuned"
+    assert results["unreachable"].point.failed == "the budget is out of reach"
     nodes = {name: json.loads((tmp_path / f"{name}.nodes").read_text()) for name in ("first", "killed")}
     assert {place for pair in nodes.values() for place in pair} == {cluster.node_id}
 
 
-def test_the_same_points_as_one_by_one(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeprune.sweep import points
+def test_the_same_points_as_one_by_one(cluster: Any, tmp_path: Path) -> None:
     from edgeprune.sweep.jobs_ray import run_on_ray
 
     jobs = [job("a", tmp_path, 1.5), job("b", tmp_path, 2), job("c", tmp_path, 3)]
     there: dict[str, Any] = {}
-    run_on_ray(jobs, b"swept", lambda one, result: there.update({one.name: result}), steps=STEPS)
-    for name, step in zip(("search_step", "finetune_step", "measure_step"), STEPS, strict=True):
-        monkeypatch.setattr(points, name, step)
+    run_on_ray(jobs, b"swept", lambda one, result: there.update({one.name: result}), QuickSteps())
     here: dict[str, Any] = {}
-    run_here(jobs, b"swept", lambda one, result: here.update({one.name: result}))
+    run_here(jobs, b"swept", lambda one, result: here.update({one.name: result}), QuickSteps())
     assert there == here
 
 
 def test_a_cluster_without_the_device_is_refused_with_the_command(cluster: Any, tmp_path: Path) -> None:
     from edgeprune.sweep.jobs_ray import run_on_ray
 
-    other = load_target("jetson-orin").model_dump(mode="json")
+    other = load_target("jetson-orin")
     strange = Job("x", b"", other, str(tmp_path), "", 0, False, str(tmp_path), True, 0)
     with pytest.raises(DeviceError, match=r"device:jetson-orin.*ray start"):
-        run_on_ray([strange], b"", lambda one, result: None, steps=STEPS)
+        run_on_ray([strange], b"", lambda one, result: None, QuickSteps())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edgeprune.data.digits import CLASSES, write_digits
-from edgeprune.training.settings import TrainSettings
+from edgeprune.settings import TrainSettings
 from tests.training.narrow import narrow_checkpoint
 
 
@@ -34,7 +34,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings() -> TrainSettings:
     """Two quick epochs."""
-    return TrainSettings(epochs=2, batch=8, imgsz=64, quiet=True)
+    return TrainSettings(epochs=2, batch=8, device="cpu", imgsz=64, quiet=True)
 
 
 @pytest.fixture(scope="session")

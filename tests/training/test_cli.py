@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
 from edgeprune.cli import training as cli
+from edgeprune.cli.settings import training_arguments
 from edgeprune.errors import DataError, TargetError
 from tests.training.narrow import narrow_checkpoint
 
@@ -24,7 +25,7 @@ app.command()(cli.iterate)
 
 
 def quick(narrow: Path, digits: Path, out: Path, *more: str) -> list[str]:
-    given = {"--data": digits, "--out": out, "--epochs": 1, "--batch": 8, "--imgsz": 64}
+    given = {"--data": digits, "--out": out, "--epochs": 1, "--batch": 8, "--imgsz": 64, "--device": "cpu"}
     return [str(narrow), *(str(part) for pair in given.items() for part in pair), "--quiet", *more]
 
 
@@ -50,12 +51,12 @@ def test_sparsify_prints_its_verdict(tmp_path: Path, narrow: Path, digits: Path)
 @pytest.mark.parametrize("pair", ["mosaic", "=3", "mo-saic=1"])
 def test_a_training_argument_is_a_pair(pair: str) -> None:
     with pytest.raises(TargetError, match="NAME=VALUE"):
-        cli.training_arguments([pair])
+        training_arguments([pair])
 
 
 def test_training_arguments_are_read_as_yaml() -> None:
     pairs = ["mosaic=0.5", "cos_lr=false", "freeze=[0, 1]", "cache=disk"]
-    assert cli.training_arguments(pairs) == {"mosaic": 0.5, "cos_lr": False, "freeze": [0, 1], "cache": "disk"}
+    assert training_arguments(pairs) == {"mosaic": 0.5, "cos_lr": False, "freeze": [0, 1], "cache": "disk"}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_iterate_prints_every_round(tmp_path: Path, narrow: Path, digits: Path) 
     assert "round 1: MACs x1.2" in result.output
 
 
-@pytest.mark.parametrize("module", ["edgeprune.cli.training", "edgeprune.cli.data", "edgeprune.training.settings"])
+@pytest.mark.parametrize("module", ["edgeprune.cli.training", "edgeprune.cli.data", "edgeprune.settings"])
 def test_the_command_line_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,11 +16,11 @@ import torch
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.settings import TrainSettings
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.finetune import finetune
 from edgeprune.training.pretrain import pretrain
 from edgeprune.training.run import class_names
-from edgeprune.training.settings import TrainSettings
 from tests.training.narrow import narrow_checkpoint
 
 STOCK = """
@@ -50,7 +50,7 @@ def test_every_task_keeps_every_width(config: str, task: str, tmp_path: Path, ta
     weights = narrow_checkpoint(tmp_path / "narrow.pt", config)
     expected = checkpoint.load(weights).model
     fit_classes(expected, class_names(data, task))
-    settings = TrainSettings(epochs=1, batch=4, imgsz=64, quiet=True)
+    settings = TrainSettings(epochs=1, batch=4, device="cpu", imgsz=64, quiet=True)
     result = finetune(weights, data=data, out=tmp_path / "out", settings=settings, work=tmp_path / "work")
     trained = checkpoint.load(result.best)
     assert checkpoint.shape_signature(trained.model) == checkpoint.shape_signature(expected)
@@ -58,13 +58,14 @@ def test_every_task_keeps_every_width(config: str, task: str, tmp_path: Path, ta
     assert trained.task == task
     raw = torch.load(result.best, map_location="cpu", weights_only=False)
     assert {p.dtype for p in raw["model"].parameters()} == {torch.float32}
-    assert (result.epochs_run, result.best_epoch, len(result.curves)) == (1, 1, 1)
+    summary = result.summary
+    assert (summary.epochs_run, summary.best_epoch, len(summary.epochs)) == (1, 1, 1)
 
 
 def test_stock_ultralytics_alone_measures_the_reported_figure(tmp_path: Path, shared: Path) -> None:
     data = _eight_cells(shared / "data" / "bccd", tmp_path / "cells")
     weights = shared / "weights" / "bccd-yolov8n-320.pt"
-    settings = TrainSettings(epochs=1, batch=8, imgsz=160, lr0=1e-5, quiet=True)
+    settings = TrainSettings(epochs=1, batch=8, device="cpu", imgsz=160, lr0=1e-5, quiet=True)
     result = finetune(weights, data=data, out=tmp_path / "out", settings=settings, work=tmp_path / "work")
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -80,8 +81,8 @@ def test_stock_ultralytics_alone_measures_the_reported_figure(tmp_path: Path, sh
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["edgeprune"] is False
     assert seen["dtypes"] == ["torch.float32"]
-    assert result.map50_95 > 0.1, "a figure of 0 would equal anything that went wrong"
-    assert seen["map"] == pytest.approx(result.map50_95, abs=1e-4)
+    assert result.summary.map50_95 > 0.1, "a figure of 0 would equal anything that went wrong"
+    assert seen["map"] == pytest.approx(result.summary.map50_95, abs=1e-4)
 
 
 def test_the_same_call_again_trains_nothing_and_other_settings_train_anew(
@@ -104,7 +105,7 @@ def test_the_same_call_again_trains_nothing_and_other_settings_train_anew(
     assert train(settings) == first
     assert told == []
     assert sha256_of(first.best) == digest
-    assert train(replace(settings, epochs=1)).epochs_run == 1
+    assert train(replace(settings, epochs=1)).summary.epochs_run == 1
     assert len(told) == 1
 
 
@@ -135,12 +136,13 @@ def test_metadata_travels_in_the_checkpoint(
 def test_distillation_leaves_only_the_student(
     tmp_path: Path, narrow: Path, full: Path, digits: Path, settings: TrainSettings, response: float, feature: float
 ) -> None:
-    taught = replace(settings, epochs=1, distill=full, response=response, feature=feature)
+    taught = replace(settings, epochs=1, teacher=full, response=response, feature=feature)
     result = finetune(narrow, data=digits, out=tmp_path / "out", settings=taught, work=tmp_path / "work")
     student = checkpoint.load(result.best).model
     assert checkpoint.shape_signature(student) == checkpoint.shape_signature(checkpoint.load(narrow).model)
-    assert result.curves[0]["train/response_loss"] > 0
-    assert (result.curves[0].get("train/dis_loss", 0.0) > 0) == bool(feature)
+    figures = result.summary.epochs[0].figures
+    assert figures["train/response_loss"] > 0
+    assert (figures.get("train/dis_loss", 0.0) > 0) == bool(feature)
     assert not any(module._forward_hooks for module in student.modules())
 
 
@@ -165,9 +167,9 @@ def test_a_run_that_loses_the_structure_is_refused(
         ({"lr0": float("nan")}, "lr0=nan"),
         ({"time_h": -1.0}, "time_h=-1"),
         ({"optimizer": "auto"}, "ignore lr0"),
-        ({"extra": {"epochs": 3}}, "use epochs"),
-        ({"extra": {"time": 3}}, "use time_h"),
-        ({"extra": {"project": "x"}}, "set by edgeprune"),
+        ({"train": {"epochs": 3}}, "use epochs"),
+        ({"train": {"time": 3}}, "use time_h"),
+        ({"train": {"project": "x"}}, "set by edgeprune"),
     ],
     ids=str,
 )
@@ -177,15 +179,15 @@ def test_impossible_settings_are_refused_at_once(values: dict, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("train", "message"),
     [({"mozaic": 1.0}, "did you mean 'mosaic'"), ({"mosaic": "lots"}, "mosaic"), ({"dropout": 3.0}, "dropout")],
     ids=["unknown", "type", "range"],
 )
 def test_training_arguments_are_checked_before_training(
-    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, extra: dict, message: str
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, train: dict, message: str
 ) -> None:
     with pytest.raises(TargetError, match=message) as caught:
-        finetune(narrow, data=digits, out=tmp_path / "o", settings=replace(settings, extra=extra), work=tmp_path / "w")
+        finetune(narrow, data=digits, out=tmp_path / "o", settings=replace(settings, train=train), work=tmp_path / "w")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "o").exists()
 
@@ -219,6 +221,24 @@ def test_a_data_set_without_labels_is_refused_before_the_first_epoch(
     assert not (tmp_path / "w" / "run" / "weights" / "last.pt").exists()
 
 
+def test_a_data_set_of_broken_images_is_refused(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
+) -> None:
+    shutil.copytree(digits.parent, tmp_path / "broken", ignore=shutil.ignore_patterns("*.cache"))
+    for image in (tmp_path / "broken").glob("images/train/*"):
+        image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(DataError, match="data set is unusable") as caught:
+        data = tmp_path / "broken" / "data.yaml"
+        finetune(narrow, data=data, out=tmp_path / "o", settings=settings, work=tmp_path / "w")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_here_is_refused(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    settings = TrainSettings(epochs=1, device="99", imgsz=64, quiet=True)
+    with pytest.raises(TargetError, match="device '99' is not here"):
+        finetune(narrow, data=digits, out=tmp_path / "o", settings=settings, work=tmp_path / "w")
+
+
 @pytest.mark.parametrize("missing", ["weights", "data", "teacher", "model yaml"])
 def test_missing_files_are_named(
     tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, missing: str
@@ -231,7 +251,7 @@ def test_missing_files_are_named(
         elif missing == "data":
             finetune(narrow, data=tmp_path / "gone.yaml", settings=settings, **where)
         elif missing == "teacher":
-            finetune(narrow, data=digits, settings=replace(settings, distill=gone), **where)
+            finetune(narrow, data=digits, settings=replace(settings, teacher=gone), **where)
         else:
             pretrain(tmp_path / "gone.yaml", data=digits, settings=settings, **where)
     assert "\n" not in str(caught.value)
@@ -242,7 +262,7 @@ def test_a_teacher_with_other_classes_is_refused(
 ) -> None:
     teacher = narrow_checkpoint(tmp_path / "teacher.pt", names=("cat", "dog"))
     with pytest.raises(DataError, match=r"2 classes \(cat, dog\)"):
-        taught = replace(settings, distill=teacher)
+        taught = replace(settings, teacher=teacher)
         finetune(narrow, data=digits, out=tmp_path / "o", settings=taught, work=tmp_path / "w")
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
-from edgeprune.pruning import Pruner
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.settings import TrainSettings
 from edgeprune.training.iterative import prune_in_rounds
-from edgeprune.training.settings import TrainSettings
 
 
 def test_two_rounds_reach_the_total_and_share_the_epochs(
@@ -20,7 +20,7 @@ def test_two_rounds_reach_the_total_and_share_the_epochs(
     thrice = replace(settings, epochs=3)
     given = {"macs_speed_up": 1.4, "rounds": 2, "data": digits, "settings": thrice}
     done = prune_in_rounds(narrow, out=tmp_path / "out", work=tmp_path / "work", **given)
-    assert [one.trained.epochs_run for one in done] == [1, 2]
+    assert [each.trained.summary.epochs_run for each in done] == [1, 2]
     assert 1.4**0.5 <= done[0].macs_speed_up < 1.3
     before = Pruner(checkpoint.load(narrow).model, 64).macs()
     after = Pruner(checkpoint.load(tmp_path / "out" / "best.pt").model, 64).macs()

@@ -28,10 +28,10 @@ sys.modules[module.__name__] = module
 from ultralytics import settings
 settings.update({"tensorboard": True})
 from edgeprune.training.finetune import finetune
-from edgeprune.training.settings import TrainSettings
+from edgeprune.settings import TrainSettings
 out = Path(sys.argv[3])
 finetune(sys.argv[1], data=sys.argv[2], out=out, work=out / "w",
-         settings=TrainSettings(epochs=1, batch=8, imgsz=64, quiet=True, extra={"plots": True}))
+         settings=TrainSettings(epochs=1, batch=8, device="cpu", imgsz=64, quiet=True, train={"plots": True}))
 """
 
 

@@ -20,9 +20,8 @@ import ultralytics.utils.callbacks.base
 import ultralytics.utils.checks
 import ultralytics.utils.torch_utils
 
-from edgeprune.training.settings import TrainSettings
+from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.training.sparsify import sparsify
-from edgeprune.training.sparsity import SparsitySettings
 
 WATCHED = (
     ultralytics.engine.trainer,
@@ -61,7 +60,7 @@ def test_training_changes_no_class_and_no_function_of_ultralytics(
     before = everything()
     defaults = {event: list(called) for event, called in ultralytics.utils.callbacks.base.default_callbacks.items()}
     assert len(before) > 1000
-    taught = replace(settings, epochs=1, distill=full, feature=1.0)
+    taught = replace(settings, epochs=1, teacher=full, feature=1.0)
     sparsify(narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=taught, sparsity=SparsitySettings())
     after = everything()
     lazily = {"__abstractmethods__", "_abc_impl", "__annotations__", "__annotations_cache__"}

@@ -13,16 +13,16 @@ import pytest
 import torch
 from ultralytics.nn.tasks import torch_safe_load
 
+from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
-from edgeprune.training.run import FinishedRun, read_curves, train_in
-from edgeprune.training.settings import TrainSettings
+from edgeprune.training.run import FinishedRun, read_epochs, run_training
 
-SETTINGS = TrainSettings(epochs=3, batch=8, imgsz=64, quiet=True)
+SETTINGS = TrainSettings(epochs=3, batch=8, device="cpu", imgsz=64, quiet=True)
 
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from edgeprune.training.run import train_in
+from edgeprune.training.run import run_training
 from tests.training.test_resume import SETTINGS
 
 def die(trainer):
@@ -30,7 +30,7 @@ def die(trainer):
         os.kill(os.getpid(), signal.SIGKILL)
 
 weights, data, work = sys.argv[1:]
-train_in(work, weights, data=data, settings=SETTINGS, watchers=[("on_train_batch_end", die)])
+run_training(work, weights, data=data, settings=SETTINGS, watchers=[("on_train_batch_end", die)])
 """
 
 
@@ -63,13 +63,13 @@ def assert_equal_runs(one: FinishedRun, two: FinishedRun) -> None:
     assert len(steps[0]) == 1
     assert a["updates"] == b["updates"] == min(steps[0])
     assert one.best_epoch == two.best_epoch
-    without_clock = [[{k: v for k, v in row.items() if k != "time"} for row in run.curves] for run in (one, two)]
+    without_clock = [[(epoch.number, epoch.figures) for epoch in run.epochs] for run in (one, two)]
     assert without_clock[0] == without_clock[1]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, narrow: Path, digits: Path) -> FinishedRun:
-    return train_in(tmp_path_factory.mktemp("whole"), narrow, data=digits, settings=SETTINGS)
+    return run_training(tmp_path_factory.mktemp("whole"), narrow, data=digits, settings=SETTINGS)
 
 
 def test_kill_nine_in_an_epoch(tmp_path: Path, narrow: Path, digits: Path, uninterrupted: FinishedRun) -> None:
@@ -77,9 +77,9 @@ def test_kill_nine_in_an_epoch(tmp_path: Path, narrow: Path, digits: Path, unint
     command = [sys.executable, "-c", CHILD, str(narrow), str(digits), str(work)]
     killed = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert killed.returncode == -9, killed.stderr
-    assert len(read_curves(work / "run" / "results.csv")) == 1
+    assert len(read_epochs(work / "run" / "results.csv")) == 1
     told: list[str] = []
-    resumed = train_in(
+    resumed = run_training(
         work, narrow, data=digits, settings=SETTINGS, progress=lambda text, *, done=0, total=0: told.append(text)
     )
     assert told[0] == "training goes on after epoch 1"
@@ -91,11 +91,11 @@ def test_killed_between_the_row_and_the_checkpoint(
     tmp_path: Path, narrow: Path, digits: Path, uninterrupted: FinishedRun
 ) -> None:
     with pytest.raises(Killed):
-        train_in(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(2))
+        run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(2))
     results = tmp_path / "run" / "results.csv"
     results.write_text(results.read_text() + results.read_text().splitlines()[-1].replace("2,", "3,", 1) + "\n3,0.1,")
-    resumed = train_in(tmp_path, narrow, data=digits, settings=SETTINGS)
-    assert [row["epoch"] for row in resumed.curves] == [1, 2, 3]
+    resumed = run_training(tmp_path, narrow, data=digits, settings=SETTINGS)
+    assert [epoch.number for epoch in resumed.epochs] == [1, 2, 3]
     assert_equal_runs(uninterrupted, resumed)
 
 
@@ -103,29 +103,29 @@ def test_killed_between_the_row_and_the_checkpoint(
 def test_resumed_distillation_goes_on_exactly(
     tmp_path: Path, narrow: Path, full: Path, digits: Path, response: float, feature: float
 ) -> None:
-    taught = replace(SETTINGS, epochs=2, distill=full, response=response, feature=feature)
-    whole = train_in(tmp_path / "whole", narrow, data=digits, settings=taught)
+    taught = replace(SETTINGS, epochs=2, teacher=full, response=response, feature=feature)
+    whole = run_training(tmp_path / "whole", narrow, data=digits, settings=taught)
     with pytest.raises(Killed):
-        train_in(tmp_path / "cut", narrow, data=digits, settings=taught, watchers=stop_after(1))
-    assert_equal_runs(whole, train_in(tmp_path / "cut", narrow, data=digits, settings=taught))
+        run_training(tmp_path / "cut", narrow, data=digits, settings=taught, watchers=stop_after(1))
+    assert_equal_runs(whole, run_training(tmp_path / "cut", narrow, data=digits, settings=taught))
 
 
 def test_resumed_dual_heads_go_on_exactly(tmp_path: Path, digits: Path) -> None:
     short = replace(SETTINGS, epochs=2)
-    whole = train_in(tmp_path / "whole", "yolo26n.yaml", data=digits, settings=short)
+    whole = run_training(tmp_path / "whole", "yolo26n.yaml", data=digits, settings=short)
     with pytest.raises(Killed):
-        train_in(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short, watchers=stop_after(1))
-    assert_equal_runs(whole, train_in(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short))
+        run_training(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short, watchers=stop_after(1))
+    assert_equal_runs(whole, run_training(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"], ids=["empty", "truncated"])
 def test_a_spoilt_last_pt_begins_anew(tmp_path: Path, narrow: Path, digits: Path, content: bytes) -> None:
     once = replace(SETTINGS, epochs=1)
-    first = train_in(tmp_path, narrow, data=digits, settings=once)
+    first = run_training(tmp_path, narrow, data=digits, settings=once)
     first.last.write_bytes(content)
     (tmp_path / "run" / "ended").unlink()
-    again = train_in(tmp_path, narrow, data=digits, settings=once)
-    assert (again.epochs_run, len(again.curves)) == (1, 1)
+    again = run_training(tmp_path, narrow, data=digits, settings=once)
+    assert (again.epochs_run, len(again.epochs)) == (1, 1)
 
 
 def test_a_full_disk_keeps_the_epoch_before(
@@ -148,7 +148,7 @@ def test_a_full_disk_keeps_the_epoch_before(
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
     told: list[str] = []
-    train_in(
+    run_training(
         tmp_path / "work",
         narrow,
         data=digits,
@@ -161,8 +161,8 @@ def test_a_full_disk_keeps_the_epoch_before(
 def test_a_time_limit_counts_the_time_before_the_kill(tmp_path: Path, narrow: Path, digits: Path) -> None:
     limited = replace(SETTINGS, epochs=1000, time_h=0.5)
     with pytest.raises(Killed):
-        train_in(tmp_path, narrow, data=digits, settings=limited, watchers=stop_after(2))
-    before = read_curves(tmp_path / "run" / "results.csv")[-1]["time"]
+        run_training(tmp_path, narrow, data=digits, settings=limited, watchers=stop_after(2))
+    before = read_epochs(tmp_path / "run" / "results.csv")[-1].seconds
     seen: list[tuple[float, int]] = []
 
     def note(trainer) -> None:
@@ -170,7 +170,7 @@ def test_a_time_limit_counts_the_time_before_the_kill(tmp_path: Path, narrow: Pa
         raise Killed
 
     with pytest.raises(Killed):
-        train_in(tmp_path, narrow, data=digits, settings=limited, watchers=[("on_fit_epoch_end", note)])
+        run_training(tmp_path, narrow, data=digits, settings=limited, watchers=[("on_fit_epoch_end", note)])
     spent, epochs = seen[0]
     assert spent > before
     assert epochs == pytest.approx(1800 / (spent / 3), rel=0.05), "three epochs took what was spent, over both runs"

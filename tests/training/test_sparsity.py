@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,14 +18,12 @@ from torch import nn
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
-from edgeprune.training.scales import scales_of, verdict
-from edgeprune.training.settings import TrainSettings
+from edgeprune.settings import AccuracyGoal, Schedule, SparsitySettings, TrainSettings
+from edgeprune.training.scales import scales_of, summary_of
 from edgeprune.training.sparsify import sparsify
 from edgeprune.training.sparsity import (
-    SCHEDULES,
     AttachSparsity,
     ScaleGroup,
-    SparsitySettings,
     SparsityTerm,
     scale_groups,
 )
@@ -154,7 +153,7 @@ def test_two_processes_sparsify_like_one_with_the_doubled_batch(tmp_path: Path) 
         assert torch.allclose(first[name], value, atol=1e-5), f"{name} differs from one process"
 
 
-@given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.integers(1, 400))
+@given(st.sampled_from(get_args(Schedule)), st.floats(0, 1), st.integers(1, 400))
 def test_the_strength_never_rises_and_ends_where_it_should(schedule, final: float, epochs: int) -> None:
     settings = SparsitySettings(schedule=schedule, final=final)
     factors = [settings.factor(epoch, epochs) for epoch in range(epochs)]
@@ -196,7 +195,7 @@ def test_training_shrinks_scales_and_reports_it(
     tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
 ) -> None:
     hard = SparsitySettings(strength=1.0, schedule="constant")
-    quick = replace(settings, epochs=1, lr0=0.1, optimizer="SGD", extra={"warmup_epochs": 0.0})
+    quick = replace(settings, epochs=1, lr0=0.1, optimizer="SGD", train={"warmup_epochs": 0.0})
     result = sparsify(narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=quick, sparsity=hard)
     plain = sparsify(
         narrow,
@@ -206,15 +205,13 @@ def test_training_shrinks_scales_and_reports_it(
         settings=quick,
         sparsity=replace(hard, strength=1e-9),
     )
-    assert result.after.channels.mean() < plain.after.channels.mean() - 0.05
+    groups = scale_groups(checkpoint.load(narrow).model, 64)
+    after, plain_after = (scales_of(checkpoint.load(r.trained.best).model, groups).channels for r in (result, plain))
+    assert after.mean() < plain_after.mean() - 0.05
     report = json.loads((tmp_path / "o" / "scales.json").read_text())
-    assert report["verdict"] == result.verdict
-    assert result.trained.best_epoch == result.trained.epochs_run
-    assert (
-        sum(report["after"]["overall"]["scales"])
-        == report["after"]["overall"]["channels"]
-        == len(result.after.channels)
-    )
+    assert report["summary"] == result.scales.summary
+    assert result.trained.summary.best_epoch == result.trained.summary.epochs_run
+    assert sum(report["after"]["overall"]["scales"]) == report["after"]["overall"]["channels"] == len(after)
     layers = report["after"]["layers"].values()
     assert all(sum(layer["biases"]) == layer["channels"] for layer in layers)
 
@@ -230,7 +227,7 @@ def test_the_verdict_is_about_biases_of_channels_that_are_off(bias: float, words
         norm.bias.data.fill_(bias)
     after = scales_of(model, GROUPS)
     assert after.share_off == 1.0
-    assert words in verdict(before, after)
+    assert words in summary_of(before, after)
 
 
 def test_a_channel_is_off_only_if_all_its_tied_scales_are() -> None:
@@ -242,18 +239,22 @@ def test_a_channel_is_off_only_if_all_its_tied_scales_are() -> None:
 
 def test_nothing_off_is_said_plainly() -> None:
     scales = scales_of(Small(), GROUPS[:1])
-    assert "nothing is ready" in verdict(scales, scales)
+    assert "nothing is ready" in summary_of(scales, scales)
 
 
 def test_distributed_training_can_pickle_what_it_is_given(narrow: Path) -> None:
     """Ultralytics hands trainer class, model and callbacks to its processes through cloudpickle, by name."""
     cloudpickle = pytest.importorskip("cloudpickle")
-    from edgeprune.training.response import AttachTeacher
-    from edgeprune.training.run import _Reporter
+    from edgeprune.training.distillation import AttachTeacher
+    from edgeprune.training.early_stop import StopAtGoal
+    from edgeprune.training.run import EpochReporter
     from edgeprune.training.trainers import TRAINERS
-    from edgeprune.training.until import UntilDrop
 
-    callbacks = [AttachSparsity(GROUPS, SparsitySettings()), UntilDrop(0.5, 0.01), _Reporter("x", lambda *a, **k: None)]
+    callbacks = [
+        AttachSparsity(GROUPS, SparsitySettings()),
+        StopAtGoal(AccuracyGoal(baseline=0.5, max_drop=0.01)),
+        EpochReporter("x", lambda *a, **k: None),
+    ]
     callbacks.append(AttachTeacher(Path("teacher.pt"), 0.5))
     again = cloudpickle.loads(cloudpickle.dumps({"trainers": TRAINERS, "callbacks": callbacks}))
     assert all(again["trainers"][task] is trainer for task, trainer in TRAINERS.items())

@@ -8,7 +8,7 @@ import pytest
 
 import edgeprune
 from edgeprune import checkpoint
-from edgeprune.pipeline import BuildResult
+from edgeprune.records.build import BuildResult
 
 PROFILE = """
 extends: cpu
@@ -29,28 +29,25 @@ def built(tmp_path_factory: pytest.TempPathFactory, narrow: Path, digits: Path) 
     return edgeprune.build(folder / "sparse.yaml", narrow, digits, out=folder / "run")
 
 
-def facts(built: BuildResult, stage: str) -> dict:
-    return next(row["facts"] for row in built.record["stages"] if row["name"] == stage)
-
-
 def test_the_stage_comes_between_baseline_and_prune(built: BuildResult) -> None:
-    assert [row["name"] for row in built.record["stages"]][:4] == ["baseline", "sparsify", "prune", "finetune"]
+    assert [name for name, _ in built.record.stages.items()][:4] == ["baseline", "sparsify", "prune", "finetune"]
 
 
 def test_its_scales_are_on_record_for_the_report(built: BuildResult) -> None:
-    scales = facts(built, "sparsify")["scales"]
-    assert scales["settings"]["strength"] == 0.5
-    before, after = scales["before"], scales["after"]
-    assert before["overall"]["channels"] == after["overall"]["channels"] == sum(after["overall"]["scales"])
-    assert before["layers"].keys() == after["layers"].keys()
-    assert before["overall"]["scales"] != after["overall"]["scales"]
-    row = next(row for row in built.record["gates"] if row["metric"] == "channels off")
-    assert row["value"] == pytest.approx(100 * after["overall"]["share_off"])
-    assert scales["verdict"] in row["reason"]
+    assert built.record.stages.sparsify is not None
+    scales = built.record.stages.sparsify.facts.scales
+    assert scales.settings.strength == 0.5
+    before, after = scales.before, scales.after
+    assert before.overall.channels == after.overall.channels == sum(after.overall.scales)
+    assert before.layers.keys() == after.layers.keys()
+    assert before.overall.scales != after.overall.scales
+    gate = next(gate for gate in built.record.gates if gate.metric == "channels off")
+    assert gate.value == pytest.approx(100 * after.overall.share_off)
+    assert scales.summary in gate.reason
 
 
 def test_sparse_weights_are_pruned_by_scale(built: BuildResult, narrow: Path) -> None:
-    assert facts(built, "prune")["importance"] == "bn_scale"
+    assert built.record.stages.prune.facts.importance == "bn_scale"
     [sparse] = built.out.glob("sparsify-*/best.pt")
     [pruned] = built.out.glob("prune-*/*/model.pt")
     kept = checkpoint.load(pruned).model.state_dict()["model.0.bn.weight"]
@@ -65,9 +62,9 @@ def test_the_baseline_is_the_model_before_sparsity_training(built: BuildResult, 
 
 
 def test_the_goal_ends_fine_tuning_and_is_on_record(built: BuildResult) -> None:
-    tuned = facts(built, "finetune")
-    assert tuned["epochs_run"] == 1
-    assert tuned["until"]["most"] == 0.5
-    reason = next(row["reason"] for row in built.record["gates"] if row["stage"] == "finetune")
+    tuned = built.record.stages.finetune.facts
+    assert tuned.training.epochs_run == 1
+    assert tuned.goal is not None and tuned.goal.max_drop == 0.5
+    reason = next(gate.reason for gate in built.record.gates if gate.stage == "finetune")
     assert "until within 0.5 of" in reason
     assert "taught by the unpruned model (distance of answers" in reason

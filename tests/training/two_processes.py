@@ -16,9 +16,9 @@ from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune import checkpoint
+from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.training.finetune import finetune
-from edgeprune.training.settings import TrainSettings
-from edgeprune.training.sparsity import AttachSparsity, SparsitySettings, scale_groups
+from edgeprune.training.sparsity import AttachSparsity, scale_groups
 
 PLAIN = dict.fromkeys(("fliplr", "hsv_h", "hsv_s", "hsv_v", "scale", "translate", "mosaic", "warmup_epochs"), 0.0)
 
@@ -57,7 +57,14 @@ def freeze_statistics(trainer: Any) -> None:
 
 def main(weights: Path, data: Path, out: Path, strength: float) -> None:
     settings = TrainSettings(
-        epochs=3, batch=8, imgsz=64, lr0=0.02, optimizer="SGD", quiet=True, extra={**PLAIN, "momentum": 0.9}
+        epochs=3,
+        batch=8,
+        device="cpu",
+        imgsz=64,
+        lr0=0.02,
+        optimizer="SGD",
+        quiet=True,
+        train={**PLAIN, "momentum": 0.9},
     )
     groups = scale_groups(checkpoint.load(weights).model, 64)
     watchers = [
@@ -69,7 +76,7 @@ def main(weights: Path, data: Path, out: Path, strength: float) -> None:
         ("on_train_batch_start", freeze_statistics),
     ]
     result = finetune(weights, data=data, out=out, settings=settings, work=out / "w", watchers=watchers, keep="last")
-    print(result.best, result.map50_95)
+    print(result.best, result.summary.map50_95)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""What the accuracy gate promises, by simulation: wrong PASS and wrong FAIL over many drawn datasets.
+
+Two detectors look at the same drawn images. Both have the same true mAP, or the second has lost twice the floor (its
+labels are missed more often). Run with ``python -m benchmarks.accuracy_gate``; prints the table of accuracy_gate.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeprune.samples.average_precision import Detections, drop_interval, mean_average_precision
+from edgeprune.samples.gates import Verdict, accuracy_gate
+
+THRESHOLDS = 10
+CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Labels of drawn images, and how hard each one is for any detector."""
+
+    images: int
+    label_image: np.ndarray
+    category: np.ndarray
+    difficulty: np.ndarray
+
+
+def draw_scene(rng: np.random.Generator, images: int) -> Scene:
+    """About four labels an image; images differ in how hard they are."""
+    label_image = np.repeat(np.arange(images), rng.poisson(4, images))
+    hard = rng.normal(0, 0.7, images)[label_image]
+    return Scene(images, label_image, rng.integers(0, CLASSES, len(label_image)), rng.normal(0, 1, len(hard)) + hard)
+
+
+def detect(rng: np.random.Generator, scene: Scene, skill: float) -> Detections:
+    """A detector of some skill: what is harder than that is missed; some boxes are invented."""
+    own = scene.difficulty + rng.normal(0, 0.5, len(scene.difficulty))
+    found = np.flatnonzero(own < skill)
+    looseness = np.clip((own[found] + 3) / 6, 0, 1)
+    invented = rng.poisson(scene.images)
+    image = np.concatenate((scene.label_image[found], rng.integers(0, scene.images, invented)))
+    confidence = np.concatenate((rng.beta(5, 2, len(found)), rng.beta(2, 5, invented)))
+    correct = np.zeros((len(image), THRESHOLDS), bool)
+    correct[: len(found)] = looseness[:, None] < 1 - np.arange(THRESHOLDS) / 15
+    category = np.concatenate((scene.category[found], rng.integers(0, CLASSES, invented)))
+    return Detections(
+        scene.images,
+        image.astype(np.int32),
+        confidence.astype(np.float32),
+        category.astype(np.int32),
+        correct,
+        scene.label_image.astype(np.int32),
+        scene.category.astype(np.int32),
+    )
+
+
+def true_drop(skill: float, lost: float, images: int = 20_000) -> float:
+    """Difference of mAP on very many images."""
+    rng = np.random.default_rng(99)
+    scene = draw_scene(rng, images)
+    before, after = mean_average_precision([detect(rng, scene, skill), detect(rng, scene, skill - lost)])
+    return before - after
+
+
+def verdicts(runs: int, images: int, lost: float, floor: float, skill: float = 1.0, seed: int = 0) -> Counter[Verdict]:
+    """How the gate judged ``runs`` datasets of ``images`` images."""
+    counts: Counter[Verdict] = Counter()
+    for run in range(runs):
+        rng = np.random.default_rng([seed, run])
+        scene = draw_scene(rng, images)
+        tables = detect(rng, scene, skill), detect(rng, scene, skill - lost)
+        before, after = mean_average_precision(tables)
+        interval = drop_interval(*tables, before - after, seed=run)
+        counts[accuracy_gate("engine", before, after, floor, interval=interval).verdict] += 1
+    return counts
+
+
+def main(runs: int) -> None:
+    """Print the table."""
+    lost = 0.35
+    drop = true_drop(1.0, lost)
+    print(f"True drop of the worse detector {drop:.4f}, floor {drop / 2:.4f}; {runs} datasets a row.\n")
+    print("| true drop | images | PASS | INCONCLUSIVE | FAIL | wrong |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, skill_lost in (("none", 0.0), ("twice the floor", lost)):
+        for images in (30, 90, 300):
+            seen = verdicts(runs, images, skill_lost, drop / 2)
+            wrong = seen[Verdict.PASS if skill_lost else Verdict.FAIL] / runs
+            row = [seen[verdict] for verdict in (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)]
+            print(f"| {name} | {images} | {' | '.join(map(str, row))} | {wrong:.1%} |")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)

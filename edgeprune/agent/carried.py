@@ -1,0 +1,171 @@
+"""A folder that was carried to a board by hand: runs the commands that were recorded for it and keeps what they gave.
+
+``request.json`` names them (:class:`edgeprune.carry.request.Request`). Queues behind other builds, sets power mode and
+clocks as asked where this user may, and puts them back on every way out. Leaves ``results.tar``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tarfile
+import zlib
+from dataclasses import asdict
+
+from edgeprune.agent.facts import device_facts
+from edgeprune.agent.files import sha256_of
+from edgeprune.agent.hold import board_lock
+from edgeprune.agent.jobs import run_program, run_watched
+from edgeprune.agent.power import prepare_board, restore_board
+from edgeprune.agent.system import (
+    ROOT,
+    Refused,
+    Stopped,
+    ignore_signals,
+    refusal_of,
+    stop_on_signals,
+    write_json,
+)
+from edgeprune.agent.trtexec import find_trtexec, version_in
+
+RESULTS = "results"
+
+
+def run_carried(folder: str) -> int:
+    """Run the commands of a carried folder; gives the exit code, after a line that says why it is not 0."""
+    try:
+        _run_all(os.path.abspath(folder))
+    except Refused as error:
+        reason, code = str(error), 4
+    except Stopped:
+        reason, code = "stopped; power and clocks are as they were", 130
+    except OSError as error:
+        reason, code = refusal_of(error)["message"], 4
+    else:
+        return 0
+    sys.stderr.write(f"run-on-device: {reason}\n")
+    return code
+
+
+def _run_all(folder: str) -> None:
+    request = _checked_request(folder)
+    facts = device_facts()
+    if request["modules"] and not set(request["modules"]) & set(facts.modules):
+        raise Refused(
+            "device",
+            f"this is {facts.board or facts.cpu} ({', '.join(facts.modules) or 'no module id'}), the request is for "
+            f"{request['board']} ({', '.join(request['modules'])}); carry the folder there, or build for this board's "
+            "profile",
+        )
+    program, banner, commands = _commands(request)
+    results = os.path.join(folder, RESULTS)
+    shutil.rmtree(results, ignore_errors=True)
+    os.makedirs(results)
+    stop_on_signals()
+    waiting = []
+
+    def wait(holder: str) -> None:
+        if not waiting:
+            waiting.append(holder)
+            _print(f"the board is busy with another build ({holder}); waiting")
+
+    with board_lock(wait) as waited_s:
+        try:
+            conditions = prepare_board(request["power_mode"], request["clocks"], folder)
+            inputs = _inflate(folder, request["inputs"])
+            answers = []
+            for number, command in enumerate(commands):
+                _print(f"{command['title']} ({number + 1} of {len(commands)})")
+                argv = [program, *command["argv"][1:]]
+                locked = conditions.get("clocks") == "locked"
+                answers.append(_run_one(dict(command, argv=argv), folder, f"{RESULTS}/commands/{number:03d}", locked))
+        finally:
+            ignore_signals()
+            failure = restore_board(folder)
+            if failure:
+                _print(f"the board is not as it was: {failure}")
+    for path in inputs:
+        os.unlink(path)
+    if waiting:
+        answers[0]["conditions"]["waited_s"] = round(waited_s, 2)
+    names = [os.path.join(parent, name) for parent, _, names in os.walk(results) for name in names]
+    write_json(
+        os.path.join(results, "results.json"),
+        {
+            "schema_version": 2,
+            "request_sha256": sha256_of(os.path.join(folder, "request.json")),
+            "facts": dict(asdict(facts), power_mode=conditions.get("power_mode", facts.power_mode)),
+            "banner": banner,
+            "conditions": conditions,
+            "simulated": bool(ROOT),
+            "answers": answers,
+            "files": {os.path.relpath(path, results): sha256_of(path) for path in names},
+        },
+    )
+    partial = os.path.join(folder, "results.tar.part")
+    with tarfile.open(partial, "w") as packed:
+        packed.add(results, arcname=RESULTS)
+    os.replace(partial, os.path.join(folder, "results.tar"))
+    _print("done: bring results.tar back, then: edgeprune import-results results.tar")
+
+
+def _checked_request(folder: str) -> dict:
+    """The request, after every file that it names was compared with its digest."""
+    with open(os.path.join(folder, "request.json")) as file:
+        request = json.load(file)
+    for name, sha256 in request["files"].items():
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path) or sha256_of(path) != sha256:
+            raise Refused("device", f"{name} is missing or not what was packed; copy the folder again")
+    return request
+
+
+def _commands(request: dict) -> tuple[str, str, list[dict]]:
+    """trtexec, its banner, and the commands that were recorded for its version."""
+    trtexec = find_trtexec()
+    if trtexec is None:
+        raise Refused("device", "there is no trtexec here; next: sudo apt install nvidia-jetpack")
+    program, banner = trtexec
+    version = list(version_in(banner) or ())
+    for script in request["scripts"]:
+        if script["first"] <= version < script["below"]:
+            return program, banner, script["commands"]
+    shown = ".".join(str(part) for part in version)
+    raise Refused("device", f"TensorRT {shown} is not among those that this request knows: {request['known_versions']}")
+
+
+def _inflate(folder: str, names: dict) -> list[str]:
+    """Write the inputs that were packed, beside what was packed; gives their paths."""
+    paths = []
+    for name in names:
+        with open(os.path.join(folder, name + ".z"), "rb") as packed, open(os.path.join(folder, name), "wb") as file:
+            file.write(zlib.decompress(packed.read()))
+        paths.append(os.path.join(folder, name))
+    return paths
+
+
+def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:
+    """One command, in ``folder``; what it prints and writes goes to ``place`` below it."""
+    own = os.path.join(folder, place)
+    os.makedirs(own)
+    answer: dict = {"returncode": None, "conditions": {}}
+    job = dict(command, cwd=folder, stdin="")
+    if command["measured"]:
+        run_watched(job, own, locked, answer)
+    else:
+        answer["returncode"] = run_program(job, own)
+    if answer["returncode"] != 0:
+        lines = []
+        for name in ("stdout", "stderr"):
+            with open(os.path.join(own, name), errors="replace") as file:
+                lines += [line.strip() for line in file if line.strip()]
+        errors = [line for line in lines if "[E]" in line] or lines[-1:] or ["it printed nothing"]
+        raise Refused("tool", f"trtexec failed with {answer['returncode']}: {errors[0]} (all of it: {own})")
+    return answer
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

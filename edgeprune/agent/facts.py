@@ -1,0 +1,188 @@
+"""What a device is: board, releases, power modes, GPUs, programs. What is not there is left empty, never guessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass, field
+from typing import Mapping
+
+from edgeprune.agent.host import cpu_identity, load_average
+from edgeprune.agent.power import clocks_locked, power_mode, power_modes
+from edgeprune.agent.system import may_sudo, output_of, system_path, text_of
+from edgeprune.agent.trtexec import TRTEXEC
+
+JETPACKS = (  # L4T release, JetPack release
+    ("39.2.2", "7.2.2"),
+    ("39.2", "7.2"),
+    ("38.4", "7.1"),
+    ("38.2", "7.0"),
+    ("36.5", "6.2.2"),
+    ("36.4.7", "6.2.1"),
+    ("36.4.4", "6.2.1"),
+    ("36.4.3", "6.2"),
+    ("36.4", "6.1"),
+    ("36.3", "6.0"),
+    ("35", "5.1"),
+)
+TENSORRT_PACKAGES = ("tensorrt", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as nvidia-smi lists it.
+
+    Attributes:
+        name: ``NVIDIA H100 80GB HBM3``.
+        compute_capability: ``9.0``.
+        driver: version of NVIDIA's driver.
+        memory_mib: its memory; None where nvidia-smi does not tell.
+    """
+
+    name: str
+    compute_capability: str
+    driver: str
+    memory_mib: int | None
+
+    def __str__(self) -> str:
+        """What tells this GPU and its driver from another, as identities have it."""
+        return f"{self.name} {self.compute_capability} {self.driver}"
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device is. Strings are empty, and collections too, for what it does not have.
+
+    Attributes:
+        machine: architecture, as ``uname -m`` prints it.
+        system: ``Linux``.
+        kernel: its release.
+        python: version of the Python that found this out.
+        cpu: model name.
+        isa: its vector instruction sets.
+        cpus: how many this process may use.
+        memory_bytes: of the machine.
+        load_average: over 1, 5 and 15 minutes.
+        board: model in the device tree.
+        compatible: the device tree's names of the board.
+        modules: module ids among them (``p3767-0005``).
+        l4t: release of NVIDIA's Linux for Tegra.
+        jetpack: release of JetPack.
+        power_mode: the one that the board is in.
+        power_modes: name to number, of all that it has.
+        clocks: ``locked`` or ``free``.
+        sudo: whether power and clocks may be changed without a password; None where there is nothing to change.
+        trtexec: path of TensorRT's program.
+        tegrastats: path of NVIDIA's power meter.
+        jetson_clocks: path of the program that locks clocks.
+        cuda: version of the toolkit.
+        tensorrt: version, as its package says.
+        gpus: as nvidia-smi lists them; Jetsons before JetPack 7 list none.
+    """
+
+    machine: str
+    system: str
+    kernel: str
+    python: str
+    cpu: str
+    isa: str
+    cpus: int
+    memory_bytes: int
+    load_average: tuple[float, ...]
+    board: str = ""
+    compatible: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    l4t: str = ""
+    jetpack: str = ""
+    power_mode: str = ""
+    power_modes: Mapping[str, int] = field(default_factory=dict)
+    clocks: str = ""
+    sudo: bool | None = None
+    trtexec: str = ""
+    tegrastats: str = ""
+    jetson_clocks: str = ""
+    cuda: str = ""
+    tensorrt: str = ""
+    gpus: tuple[Gpu, ...] = ()
+
+
+def device_facts() -> DeviceFacts:
+    """Look at this machine; nothing on it is changed."""
+    cpu = cpu_identity()
+    compatible = text_of(system_path("/proc/device-tree/compatible")).replace("\0", " ")
+    l4t = l4t_of(text_of(system_path("/etc/nv_tegra_release")))
+    modes = text_of(system_path("/etc/nvpmodel.conf"))
+    board = text_of(system_path("/proc/device-tree/model"))
+    trtexec = shutil.which("trtexec") or system_path(TRTEXEC)
+    trtexec = trtexec if os.path.isfile(trtexec) else ""
+    return DeviceFacts(
+        machine=cpu["architecture"],
+        system=platform.system(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        cpu=cpu["cpu"],
+        isa=cpu["isa"],
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        load_average=load_average(),
+        board=board,
+        compatible=tuple(compatible.split()),
+        modules=tuple(modules_of(compatible)),
+        l4t=l4t,
+        jetpack=jetpack_of(l4t),
+        power_mode=power_mode(),
+        power_modes=power_modes(modes),
+        clocks=("locked" if clocks_locked() else "free") if modes else "",
+        sudo=may_sudo() if modes else None,
+        trtexec=trtexec,
+        tegrastats=shutil.which("tegrastats") or "",
+        jetson_clocks=shutil.which("jetson_clocks") or "",
+        cuda=cuda_version(),
+        tensorrt=package_version(TENSORRT_PACKAGES) if board or trtexec else "",
+        gpus=tuple(gpus()),
+    )
+
+
+def jetpack_of(l4t: str) -> str:
+    """``36.4.3`` to ``6.2``; empty for a release that is not in the table."""
+    return next((jetpack for release, jetpack in JETPACKS if l4t == release or l4t.startswith(release + ".")), "")
+
+
+def l4t_of(release: str) -> str:
+    """``# R36 (release), REVISION: 4.3, …`` to ``36.4.3``."""
+    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", release)
+    return ".".join(match.groups()) if match else ""
+
+
+def modules_of(compatible: str) -> list[str]:
+    """Module ids in a device tree's ``compatible``; ``nvidia,p3768-0000+p3767-0005-super`` has two."""
+    return list(dict.fromkeys(re.findall(r"p\d{4}-\d{4}", compatible)))
+
+
+def gpus() -> list[Gpu]:
+    """NVIDIA GPUs as nvidia-smi lists them; empty where there is none."""
+    fields = "name,compute_cap,driver_version,memory.total"
+    code, text = output_of(["nvidia-smi", "--query-gpu=" + fields, "--format=csv,noheader,nounits"])
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()] if code == 0 else []
+    return [Gpu(row[0], row[1], row[2], int(row[3]) if row[3].isdigit() else None) for row in rows if len(row) == 4]
+
+
+def package_version(names: tuple[str, ...]) -> str:
+    """Version of the first of these Debian packages that is installed."""
+    for name in names:
+        code, text = output_of(["dpkg-query", "-W", "-f", "${Version}", name])
+        match = re.match(r"\d+(?:\.\d+)+", text)
+        if code == 0 and match:
+            return match.group(0)
+    return ""
+
+
+def cuda_version() -> str:
+    """Version of the CUDA toolkit that ``/usr/local/cuda`` is."""
+    try:
+        return str(json.loads(text_of(system_path("/usr/local/cuda/version.json")))["cuda"]["version"])
+    except (ValueError, KeyError, TypeError):
+        return ""

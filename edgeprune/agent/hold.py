@@ -1,0 +1,196 @@
+"""Holding a board for measured jobs: one build at a time, in its power mode, for as long as its jobs follow closely.
+
+A detached process, the holder, keeps the device-wide lock with power mode and clocks set, so that jobs which are
+compared run under one setting. ``hold.json`` in the work directory says how far it is; a job that runs leaves a file
+``busy-PID`` there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import time
+
+from edgeprune.agent.power import prepare_board, restore_board
+from edgeprune.agent.system import (
+    Refused,
+    Stopped,
+    ignore_signals,
+    is_alive,
+    read_json,
+    refusal_of,
+    start_detached,
+    stop_on_signals,
+    text_of,
+    work_folder,
+    write_json,
+)
+
+HOLD_FILE = "hold.json"
+NOT_RESTORED_FILE = "not_restored"
+# a pause after which the board is another's; shorter ones lie between processes that are compared
+IDLE_S = float(os.environ.get("EDGEPRUNE_IDLE_S", "10"))
+
+
+@contextlib.contextmanager
+def board_lock(on_wait):
+    """The device-wide lock: one build or timing at a time, whoever started it.
+
+    Args:
+        on_wait: called with the present holder while the lock is another's.
+
+    Yields:
+        The seconds that were waited.
+    """
+    path, flags = _lock_path(), os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    mask = os.umask(0)
+    try:
+        try:
+            handle = os.open(path, flags | os.O_CREAT, 0o666)
+        except PermissionError:  # another user's file in a sticky folder may be locked, but not written
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    finally:
+        os.umask(mask)
+    began = time.time()
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                on_wait(text_of(path) or "another user")
+                time.sleep(0.1)
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} of {_user()}".encode(), 0)
+        yield time.time() - began
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def held_board(mode: str, lock_clocks: bool, on_wait):
+    """The board for one job: waits for the holder, which is started where there is none.
+
+    Args:
+        mode: power mode by its name; empty for the one that the board is in.
+        lock_clocks: lock the clocks, where this user may.
+        on_wait: called once with the present holder while the board is another build's.
+
+    Yields:
+        The board's power mode and clocks, and ``waited_s`` if another build had it.
+    """
+    work = work_folder()
+    busy = os.path.join(work, f"busy-{os.getpid()}")
+    began, waited = time.time(), []
+
+    def wait(holder: str) -> None:
+        if not waited:
+            waited.append(holder)
+            on_wait(holder)
+
+    try:
+        conditions = dict(_joined_hold(work, busy, mode, lock_clocks, wait))
+        if waited and time.time() - began > 1.0:
+            conditions["waited_s"] = round(time.time() - began, 2)
+        yield conditions
+    finally:
+        with contextlib.suppress(OSError):
+            os.utime(os.path.join(work, HOLD_FILE))
+        with contextlib.suppress(OSError):
+            os.unlink(busy)
+
+
+def hold_board(work: str, mode: str, clocks: str) -> None:
+    """Be the holder of a work directory's board (the program's own process).
+
+    Ends, and puts back what it changed, on a signal, when the work directory is gone, or ``IDLE_S`` after the last job.
+    """
+    path = os.path.join(work, HOLD_FILE)
+    stop_on_signals()
+    announced = []
+
+    def announce(**state) -> None:
+        with _decision(work):
+            write_json(path, dict(state, pid=os.getpid()))
+
+    def wait(holder: str) -> None:
+        if not announced:
+            announced.append(holder)
+            announce(state="waiting", holder=holder)
+        if not os.path.isdir(work):
+            raise Stopped
+
+    try:
+        with board_lock(wait):
+            try:
+                announce(state="ready", conditions=prepare_board(mode, bool(clocks), work))
+                while _is_needed(work, path):
+                    time.sleep(0.1)
+            finally:
+                ignore_signals()
+                failure = restore_board(work)
+                if failure:
+                    with contextlib.suppress(OSError), open(os.path.join(work, NOT_RESTORED_FILE), "w") as file:
+                        file.write(failure)
+    except Refused as error:
+        announce(state="refused", kind=error.kind, message=str(error))
+    except Stopped:
+        pass
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            announce(state="refused", **refusal_of(error))
+
+
+def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait) -> dict:
+    path = os.path.join(work, HOLD_FILE)
+    while True:
+        with _decision(work):
+            hold = read_json(path)
+            if not hold or not is_alive(hold["pid"]):
+                hold = {"pid": start_detached("hold", work, mode, "1" if lock_clocks else ""), "state": "starting"}
+                write_json(path, hold)
+            if hold["state"] == "ready":
+                with open(busy, "w"):
+                    pass
+                return hold["conditions"]
+            if hold["state"] == "refused":
+                os.unlink(path)
+                raise Refused(hold["kind"], hold["message"])
+        if hold["state"] == "waiting":
+            on_wait(hold["holder"])
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _decision(work: str):
+    """Only one process at a time decides: a job that wants the board held, or a holder that wants to let go."""
+    with open(os.path.join(work, "hold.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_needed(work: str, path: str) -> bool:
+    """Whether a measured job runs or ran a moment ago; once not, nobody can join any more."""
+    with _decision(work):
+        for busy in glob.glob(os.path.join(work, "busy-*")):
+            if is_alive(int(busy.rsplit("-", 1)[1])):
+                return True
+        if time.time() - os.stat(path).st_mtime < IDLE_S:
+            return True
+        os.unlink(path)
+        return False
+
+
+def _lock_path() -> str:
+    folder = "/run/lock" if os.path.isdir("/run/lock") else "/tmp"
+    return os.environ.get("EDGEPRUNE_LOCK") or os.path.join(folder, "edgeprune.lock")
+
+
+def _user() -> str:
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or str(os.getuid())

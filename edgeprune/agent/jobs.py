@@ -1,0 +1,187 @@
+"""Jobs: programs that outlive the connection. One process runs a job and leaves its result, others follow its output.
+
+A job's folder holds ``job.json``, ``pid``, ``stdin``, ``stdout``, ``stderr``, ``waiting`` (who had the board while it
+was another's) and, when it is over, ``result.json``.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from edgeprune.agent.hold import held_board
+from edgeprune.agent.system import (
+    Refused,
+    Stopped,
+    ignore_signals,
+    is_alive,
+    read_json,
+    refusal_of,
+    say,
+    start_detached,
+    stop_on_signals,
+    text_of,
+    work_folder,
+    write_json,
+)
+from edgeprune.agent.telemetry import Telemetry
+
+HEARTBEAT_S = 5.0
+RESERVED_BYTES = 1 << 16  # room for the result when a job has filled the disk
+FULL_DISK_BYTES = 1 << 20
+STDERR_BYTES = 1 << 18
+PIECE_BYTES = 1 << 20
+
+
+def follow_job(folder: str, offset: int) -> dict:
+    """Start the job on stdin unless it runs already, send its output from ``offset`` on, and give its result."""
+    job = sys.stdin.buffer.read()
+    with contextlib.suppress(OSError):
+        os.utime(os.path.join(work_folder(), "owner.json"))  # in use: not stale
+    if not os.path.exists(os.path.join(folder, "pid")):
+        os.makedirs(folder, exist_ok=True)
+        write_json(os.path.join(folder, "job.json"), json.loads(job.decode()))
+        write_json(os.path.join(folder, "pid"), start_detached("run", folder))
+    pid = int(text_of(os.path.join(folder, "pid")))
+    result_path, waiting_path = os.path.join(folder, "result.json"), os.path.join(folder, "waiting")
+    spoke_at, pause_s, said_waiting = time.time(), 0.02, False
+    while True:
+        finished = os.path.exists(result_path) or not _is_running(pid)
+        offset, spoke = _send_output(os.path.join(folder, "stdout"), offset, finished)
+        if not said_waiting and os.path.exists(waiting_path):
+            said_waiting = spoke = True
+            say(waiting=text_of(waiting_path))
+        if finished:
+            break
+        if spoke or time.time() - spoke_at > HEARTBEAT_S:
+            spoke_at, pause_s = time.time(), 0.02
+            if not spoke:
+                say(heartbeat=True)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.25)
+    result = read_json(result_path)
+    if result is None:
+        raise Refused("tool", "the job's process died without a result (killed, or the device is out of memory)")
+    with contextlib.suppress(OSError), open(os.path.join(folder, "stderr"), "rb") as file:
+        file.seek(max(0, os.path.getsize(file.name) - STDERR_BYTES))
+        result["stderr"] = file.read().decode(errors="replace")
+    return {"done": result}
+
+
+def run_job(folder: str) -> None:
+    """Do the job in ``folder`` (the program's own process); a result is there in every case."""
+    with open(os.path.join(folder, "job.json")) as file:
+        job = json.load(file)
+    stop_on_signals()
+    result: dict = {"returncode": None, "conditions": {}}
+    reserve = os.path.join(folder, "reserve")
+    try:
+        with open(reserve, "wb") as file:
+            file.write(b"\0" * RESERVED_BYTES)
+        if job["measured"]:
+            with held_board(
+                job["power_mode"], job["clocks"], lambda holder: _write(folder, "waiting", holder.encode())
+            ) as conditions:
+                result["conditions"] = conditions
+                run_watched(job, folder, conditions.get("clocks") == "locked", result)
+        else:
+            result["returncode"] = run_program(job, folder)
+    except Refused as error:
+        result["error"] = {"kind": error.kind, "message": str(error)}
+    except Stopped:
+        result["error"] = {"kind": "stopped", "message": "the job was stopped"}
+    except OSError as error:
+        result["error"] = refusal_of(error, "tool")
+    ignore_signals()
+    with contextlib.suppress(OSError):
+        os.unlink(reserve)
+    if result["returncode"] and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
+        result["error"] = refusal_of(OSError(errno.ENOSPC, ""))
+    write_json(os.path.join(folder, "result.json"), result)
+
+
+def run_watched(job: dict, folder: str, locked: bool, result: dict) -> None:
+    """Run a job's program under telemetry, with the clocks ``locked`` or not; ``result`` gets its ``returncode``, and
+    its ``conditions`` grow."""
+    telemetry = Telemetry()
+    try:
+        result["returncode"] = run_program(job, folder)
+    finally:
+        result["conditions"].update(telemetry.finish(locked))
+
+
+def run_program(job: dict, folder: str) -> int:
+    """Run a job's program, in a process group that ends with it; its streams go to files in ``folder``.
+
+    Raises:
+        Refused: it does not start, or runs longer than ``timeout_s``.
+    """
+    _write(folder, "stdin", base64.b64decode(job["stdin"]))
+    with contextlib.ExitStack() as files:
+        stdin, stdout, stderr = (
+            files.enter_context(open(os.path.join(folder, name), mode))
+            for name, mode in (("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb"))
+        )
+        try:
+            process = subprocess.Popen(
+                job["argv"],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=os.path.expanduser(job.get("cwd") or "~"),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Refused("start", f"does not start: {error.strerror or error}") from error
+    try:
+        return process.wait(job["timeout_s"])
+    except subprocess.TimeoutExpired:
+        raise Refused("timeout", f"ran longer than {job['timeout_s']:g} s and was stopped") from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the process lives; one that waits to be collected by its parent does not."""
+    with contextlib.suppress(ChildProcessError):
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return False
+    return is_alive(pid)
+
+
+def _send_output(path: str, offset: int, finished: bool) -> tuple[int, bool]:
+    """Send what the output has from ``offset`` on: whole lines, and the rest when the job is over.
+
+    Returns:
+        The new offset, and whether something was sent that leaves the job running.
+    """
+    try:
+        with open(path, "rb") as file:
+            while True:
+                file.seek(offset)
+                piece = file.read(PIECE_BYTES)
+                whole = finished or len(piece) == PIECE_BYTES
+                size = len(piece) if whole else piece.rfind(b"\n") + 1
+                if not size:
+                    return offset, False
+                offset += size
+                say(out=piece[:size].decode(errors="replace"), at=offset)
+                if not finished:
+                    return offset, True
+    except FileNotFoundError:  # it has not begun
+        return offset, False
+
+
+def _write(folder: str, name: str, content: bytes) -> None:
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(content)

@@ -1,0 +1,174 @@
+"""Reading a machine: its files, programs and processes.
+
+Absolute paths of the system are read below ``EDGEPRUNE_ROOT``, which only a stand-in board sets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = os.environ.get("EDGEPRUNE_ROOT", "")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+END_TIMEOUT_S = 20.0  # for a process that was asked to end, until it has tidied up
+
+
+class Refused(Exception):
+    """A person has to change something; ``kind`` is for the program on the other side."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Stopped(Exception):
+    """A signal asked this process to end."""
+
+
+def archive_path() -> str:
+    """The zip file that this program runs from."""
+    return os.path.abspath(sys.argv[0])
+
+
+def work_folder() -> str:
+    """The folder that the zip file lies in; all that edgeprune leaves on a device is below it."""
+    return os.path.dirname(archive_path())
+
+
+def start_detached(*arguments: str) -> int:
+    """Start this program in a session of its own, which outlives the connection; gives its process id."""
+    process = subprocess.Popen(
+        [sys.executable, archive_path(), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return process.pid
+
+
+def say(**line) -> None:
+    """Send one line of JSON to the workstation."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def system_path(path: str) -> str:
+    """An absolute path as this board has it."""
+    return ROOT + path
+
+
+def text_of(path: str) -> str:
+    """A file's text without the white space and zero bytes around it; empty where it cannot be read."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read().strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def output_of(argv: list[str], stdin: str = "", timeout_s: float = 20) -> tuple[int, str]:
+    """Exit code of a program, and both of its streams as one text; 127 where it does not start or end."""
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            errors="replace",
+            timeout=timeout_s,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 127, str(error)
+    return done.returncode, done.stdout
+
+
+def may_sudo() -> bool:
+    """Whether power and clocks may be changed without a password: any command, or just that one."""
+    if os.geteuid() == 0 and not ROOT:
+        return True
+    attempts = (["sudo", "-n", "true"], ["sudo", "-n", "jetson_clocks", "--show"])
+    return bool(shutil.which("sudo")) and any(output_of(argv)[0] == 0 for argv in attempts)
+
+
+def as_root(argv: list[str]) -> list[str]:
+    """The command as root; without a terminal, ``sudo`` must not ask."""
+    return list(argv) if os.geteuid() == 0 and not ROOT else ["sudo", "-n", *argv]
+
+
+def read_json(path: str):
+    """What a JSON file holds; None where there is none, or half of one."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: str, data) -> None:
+    """Write a JSON file, whole or not at all."""
+    partial = path + ".part"
+    with open(partial, "w") as file:
+        json.dump(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id exists, whoever it belongs to."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
+
+
+def end_process(pid: int, finished=lambda: False) -> None:
+    """Ask a process to end, and wait until it is gone or ``finished()`` says that its work is."""
+    if not pid or finished() or not is_alive(pid):
+        return
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGTERM)
+    ends = time.time() + END_TIMEOUT_S
+    while is_alive(pid) and not finished() and time.time() < ends:
+        time.sleep(0.05)
+
+
+def stop_on_signals() -> None:
+    """From now on a signal to end raises :class:`Stopped`."""
+
+    def stop(*_) -> None:
+        raise Stopped
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+
+
+def ignore_signals() -> None:
+    """From now on a signal to end is ignored: what is left to do must be done."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def refusal_of(error: OSError, fallback: str = "device") -> dict:
+    """An error of the operating system as ``{kind, message}``; a full disk is told with what frees it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = work_folder()
+        free = shutil.disk_usage(folder).free / 2**20
+        place = os.path.dirname(folder)
+        return {
+            "kind": "full",
+            "message": f"the disk of {place} is full ({free:.1f} MiB free); "
+            "free some space there, or set TMPDIR to another disk",
+        }
+    where = f"{error.filename}: " if error.filename else ""
+    return {"kind": fallback, "message": where + (error.strerror or str(error))}

@@ -1,0 +1,236 @@
+"""What a device is like while a job runs: temperatures, power, clocks, and whether it was throttled."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass, field
+from typing import Mapping, Sequence
+
+from edgeprune.agent.host import temperatures_c
+from edgeprune.agent.system import system_path, text_of
+
+WHOLE_BOARD_RAILS = ("VDD_IN", "VIN")  # boards without one have rails that add up
+NVML_THROTTLE_REASONS = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown, software thermal, hardware thermal, power brake
+MAX_LINES = 20_000
+TEGRASTATS = ("tegrastats", "--interval", "200")
+NVIDIA_SMI = (
+    "nvidia-smi",
+    "--query-gpu=temperature.gpu,power.draw,clocks.sm,clocks_throttle_reasons.active",
+    "--format=csv,noheader,nounits",
+    "-lms",
+    "200",
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the sensors.
+
+    Attributes:
+        temperature_c: by sensor.
+        power_mw: by power rail.
+        gpu_mhz: the GPU's clock; None where it is not told.
+        gpu_load: in percent; None where it is not told.
+        throttle_reasons: NVML's bits.
+    """
+
+    temperature_c: Mapping[str, float] = field(default_factory=dict)
+    power_mw: Mapping[str, int] = field(default_factory=dict)
+    gpu_mhz: int | None = None
+    gpu_load: int | None = None
+    throttle_reasons: int = 0
+
+
+def tegrastats_reading(line: str) -> Reading:
+    """One line of tegrastats.
+
+    JetPack 6: ``GR3D_FREQ 99%@[612]``, ``VDD_IN 4700mW/4650mW`` (now / mean). JetPack 7 on Thor: ``GR3D_FREQ
+    @[314,314,314]`` or nothing, ``VIN 87426mW/43713mW/87426mW`` (now / mean / peak). A sensor that is off reads -256.
+    """
+    temperatures = re.findall(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b", line)
+    rails = re.findall(r"\b([A-Z][A-Z0-9_]*) (-?\d+)mW", line)
+    gpu = re.search(r"GR3D_FREQ (?:(\d+)%)?(?:@\[?([\d,]+)\]?)?", line)
+    load, clocks = gpu.groups() if gpu else (None, None)
+    return Reading(
+        {name.lower(): float(value) for name, value in temperatures if float(value) > -100},
+        {name: int(value) for name, value in rails if name != "NC"},
+        gpu_mhz=max(int(clock) for clock in clocks.split(",")) if clocks else None,
+        gpu_load=int(load) if load else None,
+    )
+
+
+def nvidia_smi_reading(line: str) -> Reading:
+    """One line of nvidia-smi without units: ``temperature.gpu, power.draw, clocks.sm, throttle reasons``."""
+    cells = [cell.strip() for cell in line.split(",")]
+    values = {}
+    for name, cell in zip(("gpu", "watt", "mhz"), cells):
+        with contextlib.suppress(ValueError):
+            values[name] = float(cell)
+    reasons = 0
+    with contextlib.suppress(ValueError, IndexError):
+        reasons = int(cells[3], 16)
+    return Reading(
+        {"gpu": values["gpu"]} if "gpu" in values else {},
+        {"VIN": round(values["watt"] * 1000)} if "watt" in values else {},
+        gpu_mhz=int(values["mhz"]) if "mhz" in values else None,
+        throttle_reasons=reasons,
+    )
+
+
+def board_power_mw(rails: Mapping[str, int]) -> int | None:
+    """Power of the whole board: its input rail, or the sum of the parts on boards that have none."""
+    for name in WHOLE_BOARD_RAILS:
+        if name in rails:
+            return rails[name]
+    parts = [value for name, value in rails.items() if name.startswith(("VDD_", "VIN_")) and name != "VDDQ_VDD2_1V8AO"]
+    return sum(parts) if parts else None
+
+
+def over_current_events() -> dict[str, int]:
+    """The kernel's counters of over-current events."""
+    events = {}
+    for path in glob.glob(system_path("/sys/class/hwmon/hwmon*/oc*_event_cnt")):
+        with contextlib.suppress(ValueError):
+            events[os.path.basename(path)] = int(text_of(path))
+    return events
+
+
+def throttling_devices() -> dict[str, int]:
+    """States of the kernel's cooling devices that slow something down; above 0 they are at work."""
+    states = {}
+    for path in glob.glob(system_path("/sys/class/thermal/cooling_device*")):
+        kind = text_of(os.path.join(path, "type"))
+        if "throttle" in kind:
+            with contextlib.suppress(ValueError):
+                states[kind] = int(text_of(os.path.join(path, "cur_state")))
+    return states
+
+
+class Telemetry:
+    """Reads the sensors from its making to :meth:`finish`; by tegrastats on a Jetson, nvidia-smi on a desktop, the
+    kernel's thermal zones else."""
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+        self.lines: list[str] = []
+        self.events_before = over_current_events()
+        self.throttling: dict[str, int] = {}
+        self.process = None
+        self.source, self.parse = "sysfs", tegrastats_reading
+        if shutil.which("tegrastats"):
+            self.source, argv = "tegrastats", TEGRASTATS
+        elif shutil.which("nvidia-smi"):
+            self.source, argv, self.parse = "nvidia-smi", NVIDIA_SMI, nvidia_smi_reading
+        else:
+            argv = ()
+        if argv:
+            with contextlib.suppress(OSError):
+                self.process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._follow if self.process else self._poll, daemon=True)
+        self.thread.start()
+
+    def _follow(self) -> None:
+        for raw in self.process.stdout if self.process and self.process.stdout else ():
+            line = raw.decode(errors="replace").strip()
+            if line and len(self.lines) < MAX_LINES:
+                self.lines.append(line)
+                self.readings.append(self.parse(line))
+            self._note_throttling()
+
+    def _poll(self) -> None:
+        while not self.stop.wait(1.0):
+            self.readings.append(Reading(temperatures_c()))
+            self._note_throttling()
+
+    def _note_throttling(self) -> None:
+        for name, state in throttling_devices().items():
+            self.throttling[name] = max(self.throttling.get(name, 0), state)
+
+    def finish(self, locked: bool) -> dict:
+        """End reading; gives :func:`summary`. ``locked``: the clocks were, and should not have moved."""
+        self.stop.set()
+        self._note_throttling()
+        if self.process:
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.thread.join(5)
+        after = over_current_events()
+        events = {name: after[name] - self.events_before.get(name, 0) for name in after}
+        return summary(self.readings, self.lines, self.source, events, self.throttling, locked)
+
+
+def summary(
+    readings: Sequence[Reading],
+    lines: Sequence[str],
+    source: str,
+    events: Mapping[str, int],
+    throttling: Mapping[str, int],
+    locked: bool,
+) -> dict:
+    """What a run's readings come to, as a ``DeviceState`` of :mod:`edgeprune.samples.conditions` in JSON.
+
+    ``throttled`` makes the run's gate inconclusive. Over-current events of the third kind are instantaneous spikes
+    that boards in their widest mode count all the time; they are kept, but are no throttling by themselves.
+
+    Args:
+        readings: in order.
+        lines: of the source, in order.
+        source: ``tegrastats``, ``nvidia-smi`` or ``sysfs``.
+        events: over-current events during the run.
+        throttling: highest state of each cooling device that slows something down.
+        locked: the clocks were locked.
+    """
+    temperatures: dict[str, float] = {}
+    for reading in readings:
+        for name, value in reading.temperature_c.items():
+            temperatures[name] = max(value, temperatures.get(name, value))
+    powers = [power for power in (board_power_mw(reading.power_mw) for reading in readings) if power is not None]
+    clocks = [
+        reading.gpu_mhz
+        for reading in readings
+        if reading.gpu_mhz and (reading.gpu_load is None or reading.gpu_load > 10)
+    ]
+    causes = [f"{name} was at work" for name, state in sorted(throttling.items()) if state > 0]
+    causes += [
+        f"{name} rose by {count}" for name, count in sorted(events.items()) if count > 0 and not name.startswith("oc3")
+    ]
+    reasons = 0
+    for reading in readings:
+        reasons |= reading.throttle_reasons
+    if reasons & NVML_THROTTLE_REASONS:
+        causes.append(f"nvidia-smi reports throttle reasons {reasons:#x}")
+    if locked and clocks and min(clocks) < 0.95 * max(clocks):
+        causes.append(f"the GPU's clock fell from {max(clocks)} to {min(clocks)} MHz although clocks are locked")
+    telemetry: dict = {"source": source, "samples": len(readings), "temperature_max_c": temperatures}
+    if powers:
+        telemetry["power_w_mean"], telemetry["power_w_max"] = sum(powers) / len(powers) / 1000, max(powers) / 1000
+    if clocks:
+        telemetry["gpu_mhz_min"], telemetry["gpu_mhz_max"] = min(clocks), max(clocks)
+    if any(events.values()):
+        telemetry["over_current_events"] = dict(events)
+    if lines:
+        telemetry["first_line"], telemetry["last_line"] = lines[0], lines[-1]
+    state: dict = {"telemetry": telemetry}
+    if temperatures:
+        state["temperature_c"] = max(temperatures.values())
+    if causes:
+        state["throttled"], state["throttled_why"] = True, "; ".join(causes)
+    return state

@@ -1,0 +1,36 @@
+"""TensorRT's own program on a device: where it lies, and which version it is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+from edgeprune.agent.system import output_of, system_path
+
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's Debian packages put it, off the PATH
+PROGRAMS = (TRTEXEC, "trtexec", "/opt/tensorrt/bin/trtexec")
+BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+)\]")
+HELP_TIMEOUT_S = 60.0
+
+
+def version_in(text: str) -> tuple[int, int, int] | None:
+    """(major, minor, patch) from ``&&&& RUNNING TensorRT.trtexec [TensorRT v100300] …``; None without that banner.
+
+    The number is ``NV_TENSORRT_VERSION``: major·10000 + minor·100 + patch from 10 on, major·1000 + … before.
+    """
+    match = BANNER.search(text)
+    if not match:
+        return None
+    number = int(match.group(1))
+    unit = 10_000 if number >= 10_000 else 1_000
+    return number // unit, number % unit // 100, number % 100
+
+
+def find_trtexec() -> tuple[str, str] | None:
+    """Path of the program, and what it prints first; None where there is none that prints its version."""
+    for name in PROGRAMS:
+        path = shutil.which(system_path(name) if name.startswith("/") else name)
+        text = output_of([path, "--help"], timeout_s=HELP_TIMEOUT_S)[1] if path else ""
+        if path and version_in(text):
+            return path, text
+    return None

@@ -1,0 +1,57 @@
+"""Work directories: whose they are, and how one is left so that nothing of it stays on the device."""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import shutil
+import time
+
+from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE
+from edgeprune.agent.power import restore_board
+from edgeprune.agent.system import Refused, end_process, read_json, text_of, write_json
+
+PREFIX = "edgeprune-"
+STALE_S = 7 * 86400
+
+
+def enter_work(work: str, owner: str) -> dict:
+    """Name the owner of this work directory; gives those of others that lie beside it, and removes stale ones."""
+    write_json(os.path.join(work, "owner.json"), {"owner": owner})
+    others = []
+    for folder in glob.glob(os.path.join(os.path.dirname(work), PREFIX + "*")):
+        path = os.path.join(folder, "owner.json")
+        named = read_json(path)
+        try:
+            mine = os.stat(folder).st_uid == os.geteuid() and os.path.abspath(folder) != os.path.abspath(work)
+            age_s = time.time() - os.stat(path).st_mtime
+        except OSError:
+            continue
+        if not mine or not isinstance(named, dict) or "owner" not in named:
+            continue
+        if age_s > STALE_S:
+            leave_work(folder)
+        else:
+            others.append({"folder": folder, "owner": named["owner"]})
+    return {"python": platform.python_version(), "free_bytes": shutil.disk_usage(work).free, "others": others}
+
+
+def leave_work(work: str) -> dict:
+    """End the jobs of a work directory, put power and clocks back, and remove it.
+
+    Returns:
+        ``not_restored``: what could not be put back, for people; ``removed``: whether the folder is gone.
+    """
+    if not os.path.basename(os.path.abspath(work)).startswith(PREFIX):
+        raise Refused("device", f"{work} is not a work directory of edgeprune")
+    for folder in glob.glob(os.path.join(work, "jobs", "*")):
+        result = os.path.join(folder, "result.json")
+        end_process(int(text_of(os.path.join(folder, "pid")) or 0), lambda path=result: os.path.exists(path))
+    hold = read_json(os.path.join(work, HOLD_FILE))
+    if hold:
+        end_process(hold["pid"])
+    # a holder that was killed could not put anything back itself
+    failure = restore_board(work) or text_of(os.path.join(work, NOT_RESTORED_FILE))
+    shutil.rmtree(work, ignore_errors=True)
+    return {"removed": not os.path.exists(work), "not_restored": failure}

@@ -1,0 +1,208 @@
+"""A board that nothing connects to, as a device: its commands are recorded, and answered when its results are here.
+
+Both devices give the same commands the same names of files, so that a replay can hold every command of the runtime
+against the one that the board ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from edgeprune.agent.facts import DeviceFacts
+from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.carry.request import Command, Results
+from edgeprune.devices.base import Completed, Device
+from edgeprune.errors import DataError, DeviceError
+from edgeprune.runtimes.trtexec_argv import Version, version_argv
+from edgeprune.samples.conditions import DeviceState
+
+NAME = "carried by hand"
+PROGRAM = "trtexec"  # in recorded commands; the board knows where it lies
+RESULTS = "results"  # folder of the board's answers, in the carried one
+WORKSPACE_FILE = re.compile(r"workspace-\d+/[\w.-]+")
+WRITING = ("--save", "--export")
+TITLES = {
+    "--saveEngine": "building an engine: minutes",
+    "--exportTimes": "timing",
+    "--exportProfile": "timing layers",
+    "--exportOutput": "running images",
+}
+
+
+class CarriedDevice(Device):
+    """What recording and replay share: which file of the carried folder a path of the runtime means.
+
+    Args:
+        contents: digest of a packed file's content to its name in the carried folder.
+        banner: what trtexec prints first.
+    """
+
+    name = NAME
+
+    def __init__(self, contents: Mapping[str, str], banner: str) -> None:
+        super().__init__()
+        self._banner = banner
+        self._names = dict(contents)
+        self._files: dict[str, str] = {}  # path in a workspace to the carried folder's
+        self._workspaces = 0
+        self._commands = 0
+
+    @contextmanager
+    def workspace(self) -> Iterator[str]:
+        """A name for a folder that is nowhere."""
+        self._workspaces += 1
+        yield f"workspace-{self._workspaces}"
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        cwd: str = "",
+        stdin: bytes = b"",
+        measured: bool = False,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """The next command; its files are renamed as the carried folder has them."""
+        if list(argv) == version_argv(argv[0]):
+            return Completed(tuple(argv), 0, self._banner, "")
+        number = self._commands
+        self._commands += 1
+        options = [part.partition("=")[0] for part in argv]
+        title = next((text for option, text in TITLES.items() if option in options), "running trtexec")
+        renamed = tuple(self._renamed(part, f"{RESULTS}/commands/{number:03d}") for part in argv)
+        return self._answer(number, Command(renamed, timeout_s, measured, title))
+
+    def send(self, local: Path, remote: str) -> None:
+        """Note which packed file, or which result of an earlier command, ``remote`` is."""
+        sha256 = sha256_of(local)
+        if sha256 not in self._names:
+            raise DataError(f"{local.name} is not what was packed for the board; build again with the same command")
+        self._files[remote] = self._names[sha256]
+
+    def fetch(self, remote: str, local: Path) -> None:
+        """Copy what a command wrote."""
+        name = self._files[remote]
+        content = self._content(name)
+        write_atomically(local, content)
+        self._names[hashlib.sha256(content).hexdigest()] = name
+
+    def _renamed(self, part: str, folder: str) -> str:
+        """A part of a command line with its paths as the carried folder has them; outputs get a place in ``folder``."""
+
+        def name(match: re.Match[str]) -> str:
+            if part.startswith(WRITING):
+                self._files[match[0]] = f"{folder}/{PurePosixPath(match[0]).name}"
+            return self._files[match[0]]
+
+        return WORKSPACE_FILE.sub(name, part)
+
+    @abstractmethod
+    def _answer(self, number: int, command: Command) -> Completed:
+        """What command ``number`` came to."""
+
+    @abstractmethod
+    def _content(self, name: str) -> bytes:
+        """What a command wrote."""
+
+    def _look(self) -> DeviceFacts:
+        raise DeviceError(f"{self.name}: nothing is known of the board before its results are back")
+
+    def _release(self) -> None:
+        """There is no connection."""
+
+
+class RecordingDevice(CarriedDevice):
+    """Keeps the commands of a runtime in ``commands``, and answers as a trtexec would that takes a millisecond.
+
+    Args:
+        contents: see :class:`CarriedDevice`.
+        version: of the trtexec that it stands for.
+        copies: copies between host and device are in the time.
+        outputs: names of the engine's outputs.
+    """
+
+    simulated = True
+
+    def __init__(self, contents: Mapping[str, str], version: Version, *, copies: bool, outputs: Sequence[str]) -> None:
+        major, minor, patch = version
+        super().__init__(contents, f"TensorRT.trtexec [TensorRT v{major * 10_000 + minor * 100 + patch}]")
+        self.commands: list[Command] = []
+        transfers = "Enabled" if copies else "Disabled"
+        self._log = f"Data transfers: {transfers}\nSpin-wait: Enabled\nCUDA Graph: Disabled\nExposeDMA: Enabled\n"
+        self._outputs = outputs
+        self._written: dict[str, bytes] = {}
+
+    def identity(self) -> dict[str, str]:
+        """Of no device."""
+        return {"board": self.name}
+
+    def _answer(self, number: int, command: Command) -> Completed:
+        self.commands.append(command)
+        options = {name: value for name, _, value in (part.partition("=") for part in command.argv)}
+        sample = {"startEnqMs": 0, "endEnqMs": 0, "h2dMs": 0, "computeMs": 1, "d2hMs": 0}
+        files = {
+            "--saveEngine": f"engine of command {number}",
+            "--exportLayerInfo": {"Layers": [{"Name": "layer", "LayerType": "layer"}], "Bindings": []},
+            "--exportTimes": [sample] * int(options.get("--iterations", 0)),
+            "--exportProfile": [{"name": "layer", "averageMs": 1}],
+            "--exportOutput": [{"name": name, "dimensions": "1", "values": [0]} for name in self._outputs],
+        }
+        self._written |= {options[name]: json.dumps(data).encode() for name, data in files.items() if name in options}
+        return Completed(command.argv, 0, self._log, "")
+
+    def _content(self, name: str) -> bytes:
+        return self._written[name]
+
+
+class ReplayingDevice(CarriedDevice):
+    """Answers every command with what the board gave for it.
+
+    Args:
+        contents: see :class:`CarriedDevice`.
+        results: what the board answered.
+        commands: what it was asked.
+        folder: where its files lie; their digests were compared.
+    """
+
+    def __init__(
+        self, contents: Mapping[str, str], results: Results, commands: Sequence[Command], folder: Path
+    ) -> None:
+        super().__init__(contents, results.banner)
+        self.simulated = results.simulated
+        self._results, self._recorded, self._folder = results, commands, folder
+
+    def _answer(self, number: int, command: Command) -> Completed:
+        answers = self._results.answers
+        if number >= min(len(answers), len(self._recorded)) or self._recorded[number] != command:
+            raise DataError(
+                f"results: command {number} is not what this edgeprune measures; "
+                "build again with the same command, and carry the new folder to the board"
+            )
+        answer, printed = answers[number], f"{RESULTS}/commands/{number:03d}"
+        stdout, stderr = (self._content(f"{printed}/{name}").decode(errors="replace") for name in ("stdout", "stderr"))
+        conditions = self._results.conditions
+        state = replace(answer.conditions, power_mode=conditions.power_mode, clocks=conditions.clocks)
+        return Completed(command.argv, answer.returncode, stdout, stderr, state if command.measured else DeviceState())
+
+    def _content(self, name: str) -> bytes:
+        file = name.removeprefix(f"{RESULTS}/")
+        if file not in self._results.files:
+            raise DataError(f"results: {file} is missing; run run-on-device.sh again")
+        return (self._folder / file).read_bytes()
+
+    def _look(self) -> DeviceFacts:
+        conditions = self._results.conditions
+        facts = replace(self._results.facts, sudo=False)  # the clocks are as they were measured, locked or not
+        return replace(
+            facts,
+            power_mode=conditions.power_mode or facts.power_mode,
+            clocks=conditions.clocks or facts.clocks,
+        )

@@ -1,0 +1,102 @@
+"""What a carried folder asks of a board, and what the board answers: ``request.json`` and ``results.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgeprune.agent.facts import DeviceFacts
+from edgeprune.runtimes.trtexec_argv import Version
+from edgeprune.samples.conditions import DeviceState
+
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """One run of trtexec.
+
+    Attributes:
+        argv: its command line; files are named as the carried folder has them.
+        timeout_s: longest run.
+        measured: a build or a timing, which is watched.
+        title: what it does, for people.
+    """
+
+    argv: tuple[str, ...]
+    timeout_s: float
+    measured: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Script:
+    """The commands for one generation of trtexec: from version ``first`` on, before version ``below``."""
+
+    first: Version
+    below: Version
+    commands: tuple[Command, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the board is asked.
+
+    Attributes:
+        schema_version: of this file.
+        target: name of the target.
+        board: what it has to be.
+        modules: the ids that it may have; empty for any.
+        power_mode: what it is measured in; empty for the one that it is in.
+        clocks: lock the clocks, where the board's user may.
+        known_versions: of TensorRT, for people.
+        scripts: what to run, by the version of trtexec.
+        inputs: the engine's inputs, in order: name to the digest of the raw values, which are packed as ``NAME.z``.
+        images: how many images they hold; the rest of the last one is zeros.
+        files: digests of all that was packed.
+    """
+
+    schema_version: int
+    target: str
+    board: str
+    modules: tuple[str, ...]
+    power_mode: str
+    clocks: bool
+    known_versions: str
+    scripts: tuple[Script, ...]
+    inputs: Mapping[str, str]
+    images: int
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One command that ended, and what the board was like meanwhile."""
+
+    returncode: int
+    conditions: DeviceState
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the board answered.
+
+    Attributes:
+        schema_version: of this file.
+        request_sha256: of the request that it answers.
+        facts: what the board is.
+        banner: what its trtexec prints first.
+        conditions: power mode and clocks of all runs.
+        simulated: the board was a stand-in.
+        answers: of the script's commands, in order; what command N wrote and printed is in ``commands/N``.
+        files: digests of all that came back.
+    """
+
+    schema_version: int
+    request_sha256: str
+    facts: DeviceFacts
+    banner: str
+    conditions: DeviceState
+    simulated: bool
+    answers: tuple[Answer, ...]
+    files: Mapping[str, str]

@@ -1,0 +1,79 @@
+"""What is done with a board that nothing connects to: engines built, timed and run, by the runtime of a live build.
+
+The same calls record the commands before the folder is carried (:class:`~edgeprune.carry.device.RecordingDevice`) and
+judge what came back (:class:`~edgeprune.carry.device.ReplayingDevice`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.carry.device import PROGRAM, CarriedDevice
+from edgeprune.export.run import Outputs, outputs_of_engine
+from edgeprune.measure.compiling import compile_engine
+from edgeprune.measure.latency import latency_settings
+from edgeprune.measure.layers import compare_layers
+from edgeprune.progress import Silent
+from edgeprune.runtimes.base import Availability
+from edgeprune.runtimes.onnx_facts import onnx_facts
+from edgeprune.runtimes.precision_truth import PrecisionShare
+from edgeprune.runtimes.site import Site
+from edgeprune.runtimes.trtexec_ import MAX_PROCESSES, TrtExec
+from edgeprune.samples.measurement import Measurement
+from edgeprune.stages.precision import engine_precision
+from edgeprune.target import Target
+
+MIN_SAMPLES = 20  # of a process: nobody waits for a board that measures by itself, and a start takes seconds
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What the board gave.
+
+    Attributes:
+        engine: the candidate's file.
+        baseline: latency of the unpruned engine.
+        candidate: latency of the candidate's.
+        precision: what the candidate computes in.
+        pixels: of the images that went along.
+        outputs: of the candidate, for these images.
+    """
+
+    engine: Path
+    baseline: Measurement
+    candidate: Measurement
+    precision: PrecisionShare
+    pixels: np.ndarray
+    outputs: Outputs
+
+
+def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.ndarray, folder: Path) -> Visit:
+    """Build both engines, time them in turns, time their layers, and run the candidate's on images.
+
+    Args:
+        device: records or replays.
+        target: as the build has it.
+        packed: folder with ``baseline.onnx`` and ``model.onnx``.
+        pixels: of shape (images, 3, height, width), 0 to 1.
+        folder: where the engines go.
+    """
+    runtime = TrtExec(device, dla_core=target.device.dla_core, program=PROGRAM, keep_timing_cache=False)
+    site = Site(target, runtime, device, Availability(True, ""), Silent())
+    engines: list[Path] = []
+    for name in ("baseline", "model"):
+        (folder / name).mkdir()
+        engines.append(compile_engine(site, packed / f"{name}.onnx", folder / name))
+    settings = latency_settings(site)
+    samples = max(MIN_SAMPLES, -(-settings.rounds * settings.per_round // MAX_PROCESSES))
+    before, after = runtime.latency(
+        engines, replace(settings, rounds=MAX_PROCESSES, per_round=samples, time_limit_s=0.0)
+    )
+    layers = compare_layers(runtime, *engines, threads=target.measure.threads)
+    precision = engine_precision(runtime, engines[1], layers.candidate)
+    assert precision is not None  # trtexec tells the layers of every engine that it built
+    [image_input] = onnx_facts(packed / "model.onnx", precision=target.precision).inputs
+    outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])
+    return Visit(engines[1], before, after, precision, pixels, outputs)

@@ -1,0 +1,86 @@
+"""Options of a command from a class of settings: one for each field, with its default, its range and its docstring."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+from annotated_types import Ge, Le
+
+from edgeprune.errors import TargetError
+from edgeprune.settings import YAML_KEYS, Overrides, Settings, descriptions
+
+FLAGS = {"time_h": "--time"}
+"""Options that are not called like their field or its key in YAML."""
+
+
+def options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter of ``command`` that is a class of settings by one option for each of its fields.
+
+    ``**overrides: Unpack[Overrides]`` becomes options too; what is not given is None.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    sections: dict[str, type[Settings]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            parameters += [_option(key, None, Overrides) for key in get_type_hints(Overrides)]
+        elif inspect.isclass(hints[name]) and issubclass(hints[name], Settings):
+            sections[name] = hints[name]
+            parameters += _options(hints[name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    def run(**values: Any) -> None:
+        for name, cls in sections.items():
+            given = {field.name: values.pop(field.name) for field in fields(cls)}
+            if "train" in given:
+                given["train"] = training_arguments(given["train"] or [])
+            values[name] = cls(**given)
+        command(**values)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _options(cls: type[Settings]) -> Iterator[inspect.Parameter]:
+    for field in fields(cls):
+        yield _option(field.name, None if field.default is MISSING else field.default, cls)
+
+
+def _option(name: str, default: Any, cls: type) -> inspect.Parameter:
+    base, limits = get_type_hints(cls)[name], get_args(get_type_hints(cls, include_extras=True)[name])
+    least: Any = next((limit.ge for limit in limits if isinstance(limit, Ge)), None)
+    most: Any = next((limit.le for limit in limits if isinstance(limit, Le)), None)
+    flag = FLAGS.get(name, f"--{YAML_KEYS.get(name, name).replace('_', '-')}")
+    text = descriptions(cls)[name].replace("``", "")
+    if get_origin(base) is dict:  # given as pairs
+        base, text = list[str] | None, f"{text.rstrip('.')}: NAME=VALUE."
+    option = typer.Option(flag, help=text, min=least, max=most)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[base, option])
+
+
+def training_arguments(pairs: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs as a dictionary, values read as YAML (numbers, true, lists).
+
+    Raises:
+        TargetError: something that is no such pair.
+    """
+    import yaml
+
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if not sign or not name.isidentifier():
+            raise TargetError(f"--train {pair!r}: allowed is NAME=VALUE, for example --train mosaic=0.5")
+        arguments[name] = value
+    return arguments

@@ -1,0 +1,218 @@
+"""INT8 by explicit Q/DQ pairs, through ONNX Runtime's static quantisation.
+
+Takes an FP32 ONNX file (best simplified) and calibration images. The decoder stays in float, and so do the last layers
+of the head: one 8-bit scale for coordinates and scores would round every score to zero.
+
+There are two recipes, because two kinds of runtime fuse different graphs:
+
+``tensorrt``
+    symmetric int8 activations and weights, per channel, float bias, a Q/DQ pair of its own for every consumer, none on
+    a convolution's output (NVIDIA's advice on placing Q/DQ: quantise the inputs of weighted layers, not their outputs,
+    so that convolution and activation stay one kernel). What TensorRT's parser accepts; ONNX Runtime's CPU kernels do
+    not fuse it, there it is slower than FP32.
+``cpu``
+    asymmetric uint8 activations, symmetric int8 weights per channel, int32 bias, activations quantised too: what ONNX
+    Runtime's CPU provider fuses into integer kernels (U8S8, fast with AVX-512 VNNI or AVX2). TensorRT rejects it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeprune.errors import DataError, StageError, TargetError, first_line
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_graph, set_metadata
+from edgeprune.export.half import cast_graph_to_half
+from edgeprune.export.images import batch_from_images
+from edgeprune.export.metadata import PRECISION_KEY
+from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.precision import load_fp32, precision_of, require_loads
+from edgeprune.export.regions import regions_of
+from edgeprune.export.result import PrecisionInfo
+
+METHODS = ("entropy", "percentile", "minmax")
+RECIPES = ("tensorrt", "cpu")
+FEWEST_IMAGES = 16  # published INT8 collapses trace to calibration on four images
+ADVISED_IMAGES = 64
+
+CPU_OPS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
+
+
+def quantize_to_int8(
+    source: Path | str,
+    output: Path | str,
+    images: Sequence[Path],
+    *,
+    recipe: str = "tensorrt",
+    method: str = "entropy",
+    percentile: float = 99.99,
+    per_channel: bool = True,
+    head_in_float: bool = True,
+    keep_float: Collection[str] = (),
+    half: bool = False,
+) -> PrecisionInfo:
+    """Quantise a graph's convolutions to INT8 with explicit Q/DQ pairs, by ONNX Runtime's static quantisation.
+
+    Args:
+        source, output, recipe, method, percentile, keep_float: as in
+            :func:`~edgeprune.export.quantize.quantize_onnx`.
+        images: calibration images, of the training split.
+        per_channel: a scale a channel for weights; False is one a tensor.
+        head_in_float: leave the head's last layers in float.
+        half: cast what stays in float to FP16 (precision ``int8-fp16``).
+
+    Raises:
+        DataError: the source cannot be read or is not FP32, an image cannot be read, or fewer than 16 images.
+        TargetError: an unknown recipe, method or node, or the output cannot be written.
+        StageError: ONNX Runtime could not quantise the graph, or what it gave does not load.
+    """
+    if recipe not in RECIPES:
+        raise TargetError(f"INT8 recipe '{recipe}' is unknown; {', '.join(RECIPES)} are allowed")
+    if method not in METHODS:
+        raise TargetError(f"calibration method '{method}' is unknown; {', '.join(METHODS)} are allowed")
+    if half and recipe == "cpu":
+        raise TargetError("int8-fp16 is for TensorRT; ONNX Runtime's CPU provider has no half precision kernels")
+    warnings = calibration_warnings(len(images))
+    model = load_fp32(source, keep_float)
+    regions = regions_of(model)
+    excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
+    quantized = _quantize_static(model, images, recipe, method, percentile, per_channel, excluded)
+    layers = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in regions.decoder]
+    set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: "int8"})
+    if half:
+        quantized = cast_graph_to_half(quantized, keep_float)
+    require_loads(quantized, source)
+    save_graph(quantized, output)
+    return PrecisionInfo(
+        precision="int8-fp16" if half else "int8",
+        recipe=recipe,
+        quantized_layers=sum(name not in excluded for name in layers),
+        float_layers=tuple(name for name in layers if name in excluded),
+        images=len(images),
+        method=method,
+        size_before=model.ByteSize(),
+        size_after=quantized.ByteSize(),
+        warnings=warnings,
+    )
+
+
+def calibration_warnings(count: int) -> tuple[str, ...]:
+    """What is to be said of a calibration set of this size; ``DataError`` when it is too small to be used at all."""
+    if count < FEWEST_IMAGES:
+        raise DataError(
+            f"INT8 calibration got {count} images; at least {FEWEST_IMAGES} are needed and {ADVISED_IMAGES} advised: "
+            f"raise calibration.images, or give a larger training split"
+        )
+    if count < ADVISED_IMAGES:
+        return (f"INT8 was calibrated on {count} images; {ADVISED_IMAGES} or more are advised",)
+    return ()
+
+
+def _quantize_static(
+    model: onnx.ModelProto,
+    images: Sequence[Path],
+    recipe: str,
+    method: str,
+    percentile: float,
+    per_channel: bool,
+    excluded: Collection[str],
+) -> onnx.ModelProto:
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
+
+    info, (image_input, *_) = describe_onnx(model), inputs_of(model)
+    reader = _calibration_reader(images, image_input.name, info.imgsz, info.task, info.batch if not info.dynamic else 1)
+    # in pieces: the histogram calibrators keep every activation of the images they are given at once
+    options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": _largest_divisor(len(reader), 8)}
+    if method == "percentile":
+        options["CalibPercentile"] = percentile
+    if recipe == "tensorrt":
+        options |= {
+            "ActivationSymmetric": True,
+            "CalibTensorRangeSymmetric": True,
+            "QuantizeBias": False,
+            "DedicatedQDQPair": True,
+            "AddQDQPairToWeight": True,
+            "OpTypesToExcludeOutputQuantization": ["Conv"],
+        }
+    methods = {
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+        "minmax": CalibrationMethod.MinMax,
+    }
+    prepared = onnx.shape_inference.infer_shapes(model)
+    set_metadata(prepared, {"onnx.infer": "onnxruntime.quant"})  # its mark of a prepared graph; else it warns
+    with tempfile.TemporaryDirectory(prefix="edgeprune-int8-") as folder:
+        plain, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        save_graph(prepared, plain)
+        try:
+            with _silence_calibrators():
+                quantize_static(
+                    str(plain),
+                    str(result),
+                    reader,
+                    op_types_to_quantize=["Conv"] if recipe == "tensorrt" else CPU_OPS,
+                    per_channel=per_channel,
+                    activation_type=QuantType.QInt8 if recipe == "tensorrt" else QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    nodes_to_exclude=sorted(excluded),
+                    calibrate_method=methods[method],
+                    extra_options=options,
+                )
+        except DataError:
+            raise
+        except Exception as error:  # it raises ValueError, RuntimeError and ONNX Runtime's own classes
+            raise StageError(f"ONNX Runtime could not quantise the graph: {first_line(error)}") from error
+        quantized = load_graph(result)
+    del quantized.metadata_props[:]
+    if precision_of(quantized) != "int8":
+        raise StageError("ONNX Runtime quantised no layer of the graph; is every convolution kept in float?")
+    return quantized
+
+
+def _calibration_reader(images: Sequence[Path], name: str, imgsz: tuple[int, int], task: str, batch: int) -> Any:
+    """Calibration images as ONNX Runtime's reader, read one batch at a time."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.stacks = [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
+            self.next, self.end = 0, len(self.stacks)
+
+        def __len__(self) -> int:
+            return len(self.stacks)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.next, self.end = start_index, end_index
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+            if self.next >= self.end:
+                return None
+            self.next += 1
+            return {name: batch_from_images(self.stacks[self.next - 1], imgsz=imgsz, task=task)}
+
+    return Reader()
+
+
+def _largest_divisor(count: int, most: int) -> int:
+    return max(d for d in range(1, most + 1) if count % d == 0)
+
+
+@contextlib.contextmanager
+def _silence_calibrators() -> Iterator[None]:
+    """Without the calibrators' prints and the root logger's advice."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        root.setLevel(before)

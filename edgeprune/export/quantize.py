@@ -1,0 +1,66 @@
+"""A graph in a lower precision: half precision by casting, INT8 by calibration on the training images of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from edgeprune.dataset import Dataset
+from edgeprune.errors import DataError, TargetError
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.precision import PRECISIONS
+from edgeprune.export.result import PrecisionInfo
+
+
+def quantize_onnx(
+    model: Path | str,
+    output: Path | str,
+    *,
+    precision: str,
+    data: Dataset | Path | str | None = None,
+    images: int = 128,
+    recipe: str = "tensorrt",
+    method: str = "entropy",
+    percentile: float = 99.99,
+    keep_float: Collection[str] = (),
+    seed: int = 0,
+) -> PrecisionInfo:
+    """Cast an ONNX file to half precision, or quantise it to INT8.
+
+    Args:
+        model: an FP32 ONNX file, best simplified.
+        output: the file to write.
+        precision: ``fp16``, ``int8``, or ``int8-fp16`` (what is not INT8 in half precision).
+        data: a dataset, its YAML, folder or name; INT8 is calibrated on its training split.
+        images: how many images of it.
+        recipe: INT8 for ``tensorrt`` or for ONNX Runtime's ``cpu`` provider.
+        method: how the ranges of INT8 are chosen: ``entropy``, ``percentile`` or ``minmax``.
+        percentile: part of the values that a range covers, for ``percentile``.
+        keep_float: names of nodes that stay in FP32.
+        seed: of the choice of images.
+
+    Raises:
+        DataError: the model or the dataset cannot be read, or there are too few images.
+        TargetError: an argument is out of range, or the output cannot be written.
+        StageError: the graph cannot be transformed.
+    """
+    if precision not in PRECISIONS or precision == "fp32":
+        allowed = ", ".join(name for name in PRECISIONS if name != "fp32")
+        raise TargetError(f"precision '{precision}' is unknown; {allowed} are allowed")
+    if precision == "fp16":
+        return cast_to_fp16(model, output, keep_float=keep_float)
+    if data is None:
+        raise DataError("INT8 needs images to calibrate on; give --data DATASET.yaml")
+    dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=describe_onnx(model).task, need=("train",))
+    return quantize_to_int8(
+        model,
+        output,
+        dataset.sample_images("train", images, seed),
+        recipe=recipe,
+        method=method,
+        percentile=percentile,
+        keep_float=keep_float,
+        half=precision == "int8-fp16",
+    )

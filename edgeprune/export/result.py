@@ -1,0 +1,140 @@
+"""What the functions of this room give as plain data, without torch, for records and reports to keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ParityInfo:
+    """How far two forms of a model are apart.
+
+    Attributes:
+        images: images compared.
+        task: detect, segment, pose, obb or classify.
+        head: raw, end-to-end or nms.
+        max_abs: largest difference of any two numbers that belong together, whatever their unit.
+        mean_abs: mean of those differences.
+        max_abs_box_px: largest difference of a box or keypoint coordinate, in pixels of the model's input.
+        max_abs_score: largest difference of a class score or keypoint score, in [0, 1].
+        max_abs_extra: largest difference of mask coefficients, prototypes or angles (radians).
+        unpaired: rows of a sorted list without a partner in the other list; 0 for a raw head.
+        reordered: rows of a sorted list whose partner has another rank; 0 for a raw head.
+        detections_reference: detections of the reference with a score of 0.25 or more, after NMS.
+        detections_candidate: those of the candidate.
+        detections_agreement: 2 × common / (reference + candidate); 1.0 when neither has any. For a classifier, the part
+            of images with the same best class.
+    """
+
+    images: int
+    task: str
+    head: str
+    max_abs: float
+    mean_abs: float
+    max_abs_box_px: float
+    max_abs_score: float
+    max_abs_extra: float
+    unpaired: int
+    reordered: int
+    detections_reference: int
+    detections_candidate: int
+    detections_agreement: float
+
+
+@dataclass(frozen=True)
+class SimplifyInfo:
+    """What simplifying did.
+
+    Attributes:
+        nodes_before: nodes of the source.
+        nodes_after: nodes of the file that was written.
+        changed: whether that file is the simplified one; False when the source went on.
+        max_abs: largest difference of any output to the source's; None when nothing was compared.
+        reason: one line.
+    """
+
+    nodes_before: int
+    nodes_after: int
+    changed: bool
+    max_abs: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class PrecisionInfo:
+    """What a precision transform did.
+
+    Attributes:
+        precision: fp16, int8 or int8-fp16.
+        recipe: tensorrt or cpu for INT8, else empty.
+        quantized_layers: convolutions that run in INT8.
+        float_layers: convolutions that stay in float, by name.
+        images: calibration images used; 0 for fp16.
+        method: entropy, percentile or minmax for INT8, else empty.
+        size_before: bytes of the source.
+        size_after: bytes of the file that was written.
+        warnings: one line each.
+    """
+
+    precision: str
+    recipe: str
+    quantized_layers: int
+    float_layers: tuple[str, ...]
+    images: int
+    method: str
+    size_before: int
+    size_after: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MixedInfo:
+    """What the fallback found.
+
+    Attributes:
+        layers: convolutions that went back to float, the most sensitive first.
+        layers_low: convolutions that were in low precision before.
+        sensitivity: for each convolution, the part of the head's error that its return alone takes away (INT8), or that
+            it alone causes (FP16).
+        accuracy_before: accuracy of the low-precision graph, by the given function.
+        accuracy_after: accuracy of the file that was written.
+        floor: the accuracy that was asked.
+        reached: whether ``accuracy_after`` is at least ``floor``.
+        trials: (layers in float, accuracy) in the order they were measured.
+        latency_before_ms: median latency of the low-precision graph, None when latency was not measured.
+        latency_after_ms: median latency of the written file, measured beside it.
+        reason: one line.
+    """
+
+    layers: tuple[str, ...]
+    layers_low: int
+    sensitivity: dict[str, float]
+    accuracy_before: float
+    accuracy_after: float
+    floor: float
+    reached: bool
+    trials: tuple[tuple[int, float], ...]
+    latency_before_ms: float | None
+    latency_after_ms: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class LintFinding:
+    """One thing that a rule found.
+
+    Attributes:
+        rule: the rule's name, an entry of ``docs/lint.md``.
+        severity: ``error`` or ``warning``.
+        node: the node, weight or input it is about; empty for the whole graph.
+        message: what was seen.
+        remedy: what to do.
+        count: how many of the same kind there are; ``node`` is the first.
+    """
+
+    rule: str
+    severity: str
+    node: str
+    message: str
+    remedy: str
+    count: int = 1

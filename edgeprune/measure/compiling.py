@@ -1,0 +1,139 @@
+"""From a checkpoint to an engine at a site. Baseline, probes and the final model all go through these steps, so that a
+ratio between two of them speaks of the pruning alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeprune.errors import StageError
+
+if TYPE_CHECKING:
+    from edgeprune.dataset import Dataset
+    from edgeprune.export.onnx import ExportInfo
+    from edgeprune.export.result import PrecisionInfo
+    from edgeprune.runtimes.site import Site
+    from edgeprune.target import Target
+
+PACKAGES = ("torch", "ultralytics", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class CompiledFiles:
+    """A checkpoint and what was compiled of it.
+
+    Attributes:
+        model: the checkpoint.
+        onnx: its graph in the target's number format.
+        onnx_fp32: its graph before the number format was changed; ``onnx`` itself for an fp32 target.
+        engine: what the target's runtime loads; None at a site that is not usable.
+    """
+
+    model: Path
+    onnx: Path
+    onnx_fp32: Path
+    engine: Path | None
+
+    @property
+    def required_engine(self) -> Path:
+        """The engine; ``StageError`` where there is none."""
+        if self.engine is None:
+            raise StageError(f"no engine was compiled of {self.model}: the target's runtime is not usable here")
+        return self.engine
+
+
+def graph_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:
+    """Everything that shapes an exported graph besides the checkpoint, as entries of a stage's key."""
+    inputs: dict[str, object] = {
+        "imgsz": target.imgsz,
+        "batch": target.batch,
+        "export": {**target.export.model_dump(), "head": target.exported_head},
+        "precision": target.precision,
+    }
+    if dataset is not None and target.precision.startswith("int8"):
+        inputs |= {"data": dataset.digest, "calibration": target.calibration.model_dump()}
+    return inputs
+
+
+def engine_inputs(site: Site) -> dict[str, object]:
+    """What an engine depends on besides its graph, as entries of a stage's key: the device that it is built on."""
+    return {"runtime": site.target.runtime, "device": site.runtime.identity() if site.usable else None}
+
+
+def export_onnx(target: Target, checkpoint: Path, onnx: Path, metadata: Mapping[str, str] | None = None) -> ExportInfo:
+    """Export a checkpoint in the size, batch, opset and head of a target."""
+    from edgeprune.export.onnx import onnx_from_checkpoint
+
+    return onnx_from_checkpoint(
+        checkpoint,
+        onnx,
+        imgsz=target.imgsz,
+        batch=target.batch,
+        dynamic=target.export.dynamic,
+        opset=target.export.opset,
+        head=target.exported_head,
+        metadata=metadata,
+    )
+
+
+def convert_precision(
+    target: Target, onnx: Path, low: Path, dataset: Dataset | None, seed: int, precision: str | None = None
+) -> PrecisionInfo:
+    """Write a graph in the target's number format, or in another one below FP32.
+
+    Args:
+        target: its calibration settings and kind of device decide how.
+        onnx: the FP32 graph.
+        low: the file to write.
+        dataset: its training images calibrate INT8.
+        seed: of the choice of images.
+        precision: ``fp16``, ``int8`` or ``int8-fp16``; the target's when None.
+    """
+    from edgeprune.export.quantize import quantize_onnx
+
+    return quantize_onnx(
+        onnx,
+        low,
+        precision=precision or target.precision,
+        data=dataset,
+        images=target.calibration.images,
+        # Without a TensorRT parser to please, ONNX Runtime's own recipe quantises more of the graph.
+        recipe="cpu" if target.device.kind == "cpu" else "tensorrt",
+        method=target.calibration.method,
+        percentile=target.calibration.percentile,
+        seed=seed,
+    )
+
+
+def compile_checkpoint(site: Site, checkpoint: Path, folder: Path, dataset: Dataset | None = None) -> CompiledFiles:
+    """Export a checkpoint, simplify it, convert its number format, and compile it where the site is usable.
+
+    Args:
+        site: the target.
+        checkpoint: a ``.pt`` file.
+        folder: where the files go; it exists.
+        dataset: calibrates INT8.
+    """
+    from edgeprune.export.simplify import simplify_onnx
+
+    raw, plain = folder / "raw.onnx", folder / "model.onnx"
+    export_onnx(site.target, checkpoint, raw)
+    simplify_onnx(raw, plain)
+    raw.unlink()
+    onnx = plain
+    if site.target.precision != "fp32":
+        onnx = folder / f"model-{site.target.precision}.onnx"
+        convert_precision(site.target, plain, onnx, dataset, site.seed)
+    return CompiledFiles(checkpoint, onnx, plain, compile_engine(site, onnx, folder) if site.usable else None)
+
+
+def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
+    """Compile a graph that has the target's precision, by the target's runtime.
+
+    The file is ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT, inside ``folder``.
+    """
+    engine = folder / f"engine{site.runtime.suffix}"
+    site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision)
+    return engine

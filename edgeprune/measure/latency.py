@@ -1,0 +1,119 @@
+"""Latency of a baseline and a candidate side by side at a site, and its gate against the target's budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeprune.errors import StageError
+from edgeprune.measure.bench import least_rounds
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.samples.measurement import Measurement
+from edgeprune.target import Target
+
+if TYPE_CHECKING:
+    from edgeprune.dataset import Dataset
+    from edgeprune.runtimes.site import Site
+
+LAUNCHES = 3  # processes of a measurement that is judged
+FRAMES = 8  # validation images that an end-to-end measurement goes through in turn
+
+
+@dataclass(frozen=True)
+class JudgedLatency:
+    """A gate on latency, with the two measurements that it was judged by."""
+
+    gate: Gate
+    baseline: Measurement
+    candidate: Measurement
+
+
+def latency_settings(
+    site: Site, dataset: Dataset | None = None, *, effort: float = 1.0, trained: bool = True
+) -> BenchSettings:
+    """How the target asks latency to be sampled.
+
+    Args:
+        site: the target.
+        dataset: gives the frames of a budget whose scope is ``end_to_end``.
+        effort: scales the number of rounds; from 1 on there are enough samples for the budget's gate to pass.
+        trained: False for a candidate whose boxes mean nothing yet: with the scope ``end_to_end`` the outputs of the
+            unpruned model then go through its post-processing.
+    """
+    target, measure = site.target, site.target.measure
+    end_to_end = target.budget.scope == "end_to_end"
+    if end_to_end and dataset is None:
+        raise StageError("the scope end_to_end is timed on images, and no dataset was given")
+    frames = dataset.sample_images(target.accuracy.split, FRAMES, site.seed) if dataset and end_to_end else ()
+    settings = BenchSettings(
+        threads=measure.threads,
+        warmup_s=measure.warmup_s,
+        rounds=max(4, round(measure.rounds * effort)),
+        per_round=measure.per_round,
+        time_limit_s=measure.time_limit_s * max(effort, 1.0),
+        seed=site.seed,
+        batch=target.batch,
+        imgsz=(target.imgsz, target.imgsz),
+        copies=measure.copies,
+        cuda_graph=measure.cuda_graph,
+        launches=LAUNCHES if effort >= 1 else 1,
+        scope=target.budget.scope,
+        frames=tuple(frames),
+        stand_in=end_to_end and not trained,
+    )
+    if effort < 1:
+        return settings
+    # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
+    least = least_rounds(target.budget.statistic, pass_confidence(target), settings)
+    return replace(settings, rounds=max(settings.rounds, least))
+
+
+def pass_confidence(target: Target) -> float:
+    """Confidence of a PASS: every measurement that ``retries`` allows gets its share of the error, so that measuring
+    again does not make a wrong PASS likelier."""
+    return 1 - (1 - PASS_CONFIDENCE) / (target.measure.retries + 1)
+
+
+def measure_pair(
+    site: Site,
+    baseline: Path,
+    candidate: Path,
+    dataset: Dataset | None = None,
+    *,
+    effort: float = 1.0,
+    trained: bool = False,
+) -> tuple[Measurement, Measurement]:
+    """Latency of two engines in the budget's scope, interleaved on the target; arguments as in
+    :func:`latency_settings`."""
+    settings = latency_settings(site, dataset, effort=effort, trained=trained)
+    first, second = site.runtime.latency([baseline, candidate], settings, progress=site.reporter.progress)
+    return first, second
+
+
+def budget_gate(target: Target, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
+    """The gate of a latency budget or of a measured speed-up; a budget of MACs asks that it is not slower."""
+    budget = target.budget
+    if budget.kind == "latency_ms":
+        return latency_gate(stage, candidate, budget.value, budget.statistic, pass_confidence(target))
+    least = budget.value if budget.kind == "speed_up" else 1.0
+    return speed_up_gate(stage, baseline, candidate, least, pass_confidence(target))
+
+
+def judge_latency(
+    site: Site, stage: str, baseline: Path, candidate: Path, dataset: Dataset | None = None, *, trained: bool = False
+) -> JudgedLatency:
+    """Measure two engines and judge the candidate by the budget; what is INCONCLUSIVE is measured again with twice the
+    samples, as often as the target's ``retries`` allow."""
+    attempt = 0
+    while True:
+        before, after = measure_pair(site, baseline, candidate, dataset, effort=2.0**attempt, trained=trained)
+        gate = budget_gate(site.target, stage, before, after)
+        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == site.target.measure.retries:
+            break
+        attempt += 1
+        site.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")
+    if attempt:
+        gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
+    return JudgedLatency(gate, before, after)

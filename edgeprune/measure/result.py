@@ -1,0 +1,81 @@
+"""What measuring gives as plain data, without torch, for records and reports to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgeprune.export.result import ParityInfo
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of one artifact on one split.
+
+    Attributes:
+        map50_95: the figure the gates use: mAP50-95 of boxes (detect, obb), masks (segment) or keypoints (pose); for
+            classify the top-1 accuracy.
+        map50: mAP50 of the same; for classify the top-5 accuracy.
+        per_class: the gates' figure by class name, for the classes that the split has.
+        images: images seen.
+        task: detect, segment, pose, obb or classify.
+        split: train, val or test.
+        fitness_key: Ultralytics' name of ``map50_95``.
+        metrics: everything the validator gave, by Ultralytics' names.
+    """
+
+    map50_95: float
+    map50: float
+    per_class: Mapping[str, float]
+    images: int
+    task: str
+    split: str
+    fitness_key: str
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def metric(self) -> str:
+        """What people call ``map50_95`` for this task."""
+        return "top-1 accuracy" if self.task == "classify" else "mAP50-95"
+
+
+@dataclass(frozen=True)
+class ArtifactAccuracy:
+    """Accuracy of a file that may ship, and by what it was measured.
+
+    Attributes:
+        accuracy: of the engine, or of its graph where no runtime can take an engine through a whole split.
+        measured_on: name of the runtime.
+        agreement: outputs of the engine held against those of its graph, where ``accuracy`` is the graph's; else None.
+    """
+
+    accuracy: Accuracy
+    measured_on: str
+    agreement: ParityInfo | None = None
+
+    @property
+    def value(self) -> float:
+        """The figure that the gates use, 0 to 1."""
+        return self.accuracy.map50_95
+
+    @property
+    def metric(self) -> str:
+        """Its name."""
+        return self.accuracy.metric
+
+
+@dataclass(frozen=True)
+class LayerMs:
+    """Time of one layer in milliseconds, the median where the runtime tells one."""
+
+    name: str
+    op: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """Layers of two engines, each in order of execution."""
+
+    baseline: tuple[LayerMs, ...]
+    candidate: tuple[LayerMs, ...]

@@ -1,0 +1,149 @@
+"""Pruning in one call: a model or a checkpoint in, a pruned one out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgeprune import serial
+from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
+from edgeprune.errors import StageError, TargetError
+from edgeprune.pruning.batches import Batch, calibration_batches
+from edgeprune.pruning.depth import least_important_blocks
+from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.pruner import AUTO, Pruner, Scope
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What :func:`prune` gives.
+
+    Attributes:
+        model: the pruned model, of stock classes.
+        plan: what was removed, with multiply-accumulates, parameters and shape signature.
+        savings: multiply-accumulates and parameters that each dimension's new width saves alone, by dimension.
+        checkpoint: what was read; None where a model was given.
+    """
+
+    model: nn.Module
+    plan: Plan
+    savings: Mapping[str, tuple[int, int]]
+    checkpoint: Checkpoint | None
+
+    def metadata(self) -> dict[str, object]:
+        """Plain data for the checkpoint: the plan, its digest, and the shape signature that later stages check."""
+        plan = serial.to_json(self.plan)
+        return {"plan": plan, "plan_digest": self.plan.digest, "shape_signature": self.plan.result_shapes}
+
+
+def prune(
+    weights: nn.Module | Checkpoint | Path | str,
+    output: Path | str | None = None,
+    *,
+    macs_speed_up: float | None = None,
+    params_ratio: float | None = None,
+    ratio: float | None = None,
+    plan: Plan | Path | str | None = None,
+    data: Path | str | None = None,
+    images: int = 64,
+    batch: int = 4,
+    batches: Iterable[Batch] | None = None,
+    imgsz: int | None = None,
+    importance: str = AUTO,
+    normalisation: str | None = None,
+    scope: Scope = "global",
+    iterative_steps: int = 1,
+    drop_blocks: int = 0,
+    ignore: Sequence[str] = (),
+    max_ratio: Mapping[str, float] | None = None,
+    align: int = 8,
+    min_width: int = 8,
+    seed: int = 0,
+    trust: bool = False,
+) -> PruneResult:
+    """Remove channels (and blocks) from a model; exactly one of the first four options says how much.
+
+    Args:
+        weights: a checkpoint, its file, the name of published weights, or a model; it is not changed.
+        output: the pruned checkpoint to write; nothing is written when None.
+        macs_speed_up: multiply-accumulates before over after, at least this.
+        params_ratio: parameters after over before, at most this.
+        ratio: share of the prunable channels to remove.
+        plan: a plan or its file.
+        data: dataset YAML, or the folder of a classification dataset; its training split ranks channels by the loss.
+        images: how many images of ``data``.
+        batch: images per pass; each batch is one sample of the gradient.
+        batches: labelled batches of your own, instead of ``data``.
+        imgsz: pixels; by default the plan's, else what the checkpoint was trained at, else 640.
+        importance: the criterion; ``auto`` is ``taylor`` with ``data`` or ``batches``, ``lamp`` without.
+        normalisation: see :data:`~edgeprune.pruning.criteria.NORMALISATIONS`; the criterion's own when None.
+        scope: ``global`` ranks channels across the model, ``local`` takes the same share everywhere.
+        iterative_steps: reach the request in this many steps, ranking anew at each.
+        drop_blocks: drop this many whole blocks first, those whose absence costs least loss.
+        ignore: globs over modules that keep their width.
+        max_ratio: glob over modules to the largest share of channels that may go there.
+        align: widths are multiples of this.
+        min_width: and not less than this.
+        seed: of the random criterion and of the draw of images.
+        trust: load a checkpoint with classes outside Ultralytics and torch (it can run any code).
+
+    Raises:
+        TargetError: not exactly one request, one that is out of reach, or arguments that contradict each other.
+        DataError: the weights or the dataset cannot be read.
+        StageError: the model cannot be pruned, or the pruned one is not what the plan says.
+    """
+    if isinstance(plan, (str, Path)):
+        plan = Plan.load(plan)
+    if plan is not None and any(value is not None for value in (macs_speed_up, params_ratio, ratio)):
+        raise TargetError("a plan says itself how much to prune; leave out macs_speed_up, params_ratio and ratio")
+    if data is not None and batches is not None:
+        raise TargetError("data= and batches= are two sources of the same images; leave one out")
+    checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None
+    checkpoint = weights if isinstance(weights, Checkpoint) else checkpoint
+    model: Any = checkpoint.model if checkpoint is not None else weights
+    trained = checkpoint.imgsz if checkpoint is not None else 640
+    side = imgsz or (plan.settings.imgsz if plan is not None else trained)
+    if data is not None:
+        if checkpoint is None:
+            raise TargetError("data= needs a checkpoint, which says its task; pass batches= for a bare model")
+        batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed)
+    batches = None if batches is None else list(batches)
+    removed = plan.removed if plan is not None else ()
+    if drop_blocks and plan is None:
+        if batches is None:
+            raise TargetError("drop_blocks ranks blocks by the loss: pass data=, or --data DATA.yaml")
+        removed = tuple(least_important_blocks(model, drop_blocks, batches))
+    pruner = Pruner(model, side, ignore=ignore, max_ratio=max_ratio, align=align, min_width=min_width, removed=removed)
+    if plan is None:
+        plan = pruner.plan(
+            macs_speed_up=macs_speed_up,
+            params_ratio=params_ratio,
+            ratio=ratio,
+            importance=importance,
+            scope=scope,
+            batches=batches,
+            seed=seed,
+            iterative_steps=iterative_steps,
+            normalisation=normalisation,
+        )
+    pruned = pruner.apply(plan)
+    count = parameter_count(pruned)
+    if count != plan.params[1]:
+        raise StageError(f"the pruned model has {count} parameters, the plan says {plan.params[1]}")
+    result = PruneResult(pruned, plan, pruner.savings(plan.widths), checkpoint)
+    if output is not None:
+        save(pruned, output, like=checkpoint, metadata=result.metadata())
+    return result
+
+
+def labelled_batches(
+    checkpoint: Checkpoint, data: Path | str, imgsz: int, *, images: int, batch: int, seed: int
+) -> list[Batch]:
+    """Labelled images of the training split for a checkpoint's own task; see :func:`calibration_batches`."""
+    return calibration_batches(
+        data, checkpoint.task, imgsz, images=images, batch=batch, seed=seed, stride=checkpoint.stride
+    )

@@ -1,0 +1,62 @@
+"""Derivatives of the loss by a factor on each channel, which ``taylor`` and ``fisher`` rank by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.errors import DataError
+from edgeprune.pruning.batches import Batch
+from edgeprune.pruning.loss import batch_loss, loss_model
+from edgeprune.pruning.structure import Structure
+
+
+def channel_gradients(model: nn.Module, structure: Structure, batches: Iterable[Batch]) -> np.ndarray:
+    """Derivative of each batch's loss by a factor on each unit's output; float32 of shape (batches, units).
+
+    A factor on a channel is a common factor on its normalisation's scale and shift, or, where there is none, on its
+    convolution's weights and bias; several makers (a residual sum) add up.
+
+    Raises:
+        DataError: there was no batch, or the loss was not finite.
+    """
+    differentiable = loss_model(model)
+    for parameter in differentiable.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    modules = dict(differentiable.named_modules())
+    norms = {name for name, kind in structure.trace.slots if kind == "norm"}
+    makers = [
+        (modules[slot.module], structure.unit[slot.labels])
+        for (name, kind), slot in structure.trace.slots.items()
+        if kind == "norm" or (kind in ("out", "depthwise") and name.removesuffix(".conv") + ".bn" not in norms)
+    ]
+    rows = []
+    for batch in batches:
+        differentiable.zero_grad(set_to_none=True)
+        loss = batch_loss(differentiable, batch)
+        if not torch.isfinite(loss):
+            raise DataError(f"the loss of calibration batch {len(rows)} is {float(loss)}; check the labels")
+        loss.backward()
+        row = np.zeros(int(structure.unit.max()) + 1, dtype=np.float32)
+        for module, units in makers:
+            np.add.at(row, units, _layer_gradient(module))
+        rows.append(row)
+    if not rows:
+        raise DataError("there is no calibration batch; pass at least one labelled batch")
+    return np.stack(rows)
+
+
+@torch.no_grad()
+def _layer_gradient(module: Any) -> np.ndarray:
+    """Derivative by a factor on each output channel of one layer, from the gradients of its weights."""
+    axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+    total = torch.zeros(getattr(module, "num_features", None) or module.weight.shape[axis])
+    for parameter in (module.weight, module.bias):
+        if parameter is not None and parameter.grad is not None:
+            product = (parameter * parameter.grad).float().cpu()
+            total += product.movedim(axis if product.ndim > 1 else 0, 0).reshape(len(total), -1).sum(1)
+    return total.numpy()

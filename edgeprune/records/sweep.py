@@ -1,0 +1,42 @@
+"""What a sweep leaves as data: a point for every budget, beside the unpruned models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Point:
+    """One finished point.
+
+    Attributes:
+        name: of the model or the budget.
+        budget: as text; empty for an unpruned model.
+        ms: the budget's statistic of its latency.
+        speed_up: latency of the swept model over its own, measured side by side.
+        accuracy: of the engine, by the target's runtime.
+        macs: MACs of the swept model over its own; 1.0 for unpruned models.
+        parameters: of its checkpoint.
+        note: probes that the search took.
+        failed: why there is no point, else None.
+    """
+
+    name: str
+    budget: str
+    ms: float = 0.0
+    speed_up: float = 0.0
+    accuracy: float = 0.0
+    macs: float = 1.0
+    parameters: int = 0
+    note: str = ""
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All points: the unpruned models first, the swept one at their head."""
+
+    unpruned: tuple[Point, ...]
+    points: tuple[Point, ...]
+    statistic: str
+    metric: str

@@ -1,0 +1,77 @@
+"""A benchmark for people: its table, and the parts of an end-to-end time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeprune.report.table import Table
+from edgeprune.report.text import interval_text
+from edgeprune.samples.statistics import value_of
+
+if TYPE_CHECKING:
+    from edgeprune.measure.bench import BenchResult, ModelBench
+    from edgeprune.runtimes.jobs import EndToEndTimes
+    from edgeprune.samples.statistics import RatioInterval
+
+COLUMNS = (
+    "model",
+    "p50",
+    "p90",
+    "p95",
+    "p99",
+    "mean",
+    "images/s",
+    "size",
+    "memory",
+    "speed-up",
+    "by CPU time",
+    "state",
+)
+MIB = 2**20
+
+
+def bench_table(result: BenchResult) -> Table:
+    """A row a model; bounds stand behind their percentile as ``≤``."""
+    return Table.of(COLUMNS, (_row(model) for model in result.models))
+
+
+def slowest_layers_table(model: ModelBench) -> Table:
+    """The layers that took longest, the slowest first."""
+    rows = ((layer.name, layer.op, f"{layer.mean_ms:.3f}") for layer in model.layers)
+    return Table.of(("layer", "operation", "ms"), rows)
+
+
+def end_to_end_text(times: EndToEndTimes) -> str:
+    """Medians of the parts on one line."""
+    samples_ms = {"pre": times.pre_ms, "model": times.model_ms, "post": times.post_ms}
+    parts = {name: value_of(values, "p50") for name, values in samples_ms.items()}
+    total = value_of([sum(run) for run in zip(*samples_ms.values(), strict=True)], "p50")
+    height, width = times.frame
+    listed = " + ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    return f"end to end p50 {total:.2f} ms = {listed} (frame {width} x {height}, {times.boxes} boxes)"
+
+
+def _row(model: ModelBench) -> tuple[str, ...]:
+    summary = model.summary
+
+    def with_bound(value: float, bound: float | None) -> str:
+        return f"{value:.2f}" + (f" (≤ {bound:.2f})" if bound is not None else "")
+
+    return (
+        model.model.name,
+        with_bound(summary.p50, summary.p50_bound),
+        with_bound(summary.p90, summary.p90_bound),
+        with_bound(summary.p95, summary.p95_bound),
+        with_bound(summary.p99, summary.p99_bound),
+        f"{summary.mean:.2f}",
+        f"{summary.throughput:.1f}",
+        f"{model.size_bytes / MIB:.1f} MiB",
+        f"{model.memory.model_rss_bytes / MIB:.0f} MiB" if model.memory else "–",
+        _interval(model.speed_up),
+        _interval(model.cpu_speed_up),
+        "steady" if summary.stability.stable else summary.stability.reason,
+    )
+
+
+def _interval(ratio: RatioInterval | None) -> str:
+    return interval_text(ratio) if ratio else "–"

@@ -1,0 +1,191 @@
+"""The report of a build: ``report.html``, one file without a network, and ``report.md``.
+
+The verdict comes first, then what it rests on. What the record has no data for is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgeprune.records.build import BuildRecord
+from edgeprune.report.build_plots import build_plots
+from edgeprune.report.page import render
+from edgeprune.report.scenes import LEGEND, scene_figures
+from edgeprune.report.table import Table
+from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
+from edgeprune.report.verdict import COLUMNS, deciding_gates, gate_cells, short_reasons, verdict_table
+from edgeprune.samples.gates import Gate, Verdict
+from edgeprune.samples.statistics import Bounds, bounds
+
+if TYPE_CHECKING:
+    from edgeprune.measure.scenes import Scene
+
+MEANINGS = {
+    Verdict.PASS: "Every gate passed: it may ship.",
+    Verdict.FAIL: "At least one gate failed: it must not ship as it is.",
+    Verdict.INCONCLUSIVE: "The measurements do not settle it: nothing failed, nothing is proven.",
+    Verdict.PENDING: "It was not all measured on the target yet.",
+}
+INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
+NEXT_STEPS = {
+    Verdict.PASS: "Next:",
+    Verdict.FAIL: "Next, with what failed mended (finished stages are taken as they are):",
+    Verdict.INCONCLUSIVE: "Next, measure again (finished stages are taken as they are):",
+    Verdict.PENDING: "Next, where the target's runtime is:",
+}
+
+
+def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
+    """The page as text of one file.
+
+    Args:
+        record: of the build.
+        scenes: the same images through the unpruned model and what ships.
+    """
+    target, verdict, gates = record.target, record.verdict, record.gates
+    shown_once = record.next_command, "the command above"
+    return render(
+        "build",
+        title=f"{target.name}: {verdict.value}",
+        name=target.name,
+        verdict=verdict.value,
+        meaning=MEANINGS[verdict],
+        request=f"{target.description}. Budget: {budget_text(target.budget)}; accuracy may drop by "
+        f"{target.accuracy.max_map_drop:g}.",
+        deciding=[_gate_row(gate) for gate in deciding_gates(gates, verdict)],
+        next_step=NEXT_STEPS[Verdict.PENDING if record.next_command else verdict],
+        next_command=record.next_command or (None if verdict is Verdict.PASS else shell_line(record.command)),
+        gate_columns=COLUMNS,
+        gates=[_gate_row(gate) for gate in short_reasons(gates, *shown_once)],
+        sizes=sizes_table(record),
+        plots=build_plots(record),
+        classes=classes_table(record),
+        legend=LEGEND,
+        scenes=scene_figures(scenes),
+        conditions=conditions_table(record),
+        command=shell_line(record.command),
+        provenance=f"edgeprune {record.edgeprune}, seed {record.seed}, {record.created}; weights sha256 "
+        f"{record.weights.sha256[:16]}…",
+    )
+
+
+def sizes_table(record: BuildRecord) -> Table:
+    """What the build did to MACs, parameters, file, latency and accuracy; intervals stand behind their figures."""
+    stages = record.stages
+    prune, baseline, engine = stages.prune.facts, stages.baseline.facts, stages.engine.facts
+    rows = [
+        _compared("MACs", prune.macs.before / 1e9, prune.macs.after / 1e9, "G"),
+        _compared("parameters", prune.parameters.before / 1e6, prune.parameters.after / 1e6, "M"),
+        _compared("file", (baseline.engine_bytes or baseline.onnx_bytes) / 2**20, engine.size_bytes / 2**20, "MiB"),
+    ]
+    if (pair := record.judged_latency) is not None:
+        statistic, interval = record.target.budget.statistic, record.speed_up
+        figures = (bounds(measurement.values, statistic, INTERVAL_TAIL) for measurement in pair)
+        ratio = interval_text(interval) if interval is not None else "–"
+        rows.append((f"latency {statistic}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio))
+    before, after = baseline.accuracy, engine.accuracy
+    images = f"{after.metric}, {after.accuracy.images} images of {after.accuracy.split}"
+    rows.append((images, f"{before.value:.4f}", f"{after.value:.4f}", f"{after.value - before.value:+.4f}"))
+    return Table.of(("", "unpruned", "shipped", "change"), rows)
+
+
+def classes_table(record: BuildRecord) -> Table:
+    """Accuracy by class of the unpruned model and of what ships."""
+    before = record.stages.baseline.facts.accuracy.accuracy.per_class
+    after = record.stages.engine.facts.accuracy.accuracy.per_class
+    rows = [
+        (name, f"{value:.4f}", f"{after[name]:.4f}", f"{after[name] - value:+.4f}")
+        for name, value in before.items()
+        if name in after
+    ]
+    return Table.of(("class", "unpruned", "shipped", "change"), rows)
+
+
+def conditions_table(record: BuildRecord) -> Table:
+    """What the latency was measured under, from the last measurement, and the versions."""
+    rows: list[tuple[str, str]] = []
+    if record.measurements:
+        conditions = record.measurements[-1].measurement.conditions
+        rows += list(conditions.identity.items())
+        rows += [("threads", str(conditions.threads)), ("batch", str(conditions.batch))]
+        rows += [("input", ", ".join(f"{name} {list(shape)}" for name, shape in conditions.shapes.items()))]
+        rows += [("models side by side", str(conditions.models_in_run))]
+        if (host := conditions.host) is not None:
+            loads = f"{list(host.load_average)}, {list(host.load_average_after)}"
+            rows += [("load average before and after", loads), ("governor", host.governor)]
+            rows += [("temperature", f"{host.temperature_c:g} °C")] if host.temperature_c is not None else []
+        if conditions.core.contended or conditions.core.cpu_ms:
+            rows.append(("share of its core that the model had", f"{conditions.core.share:.0%}"))
+        if any(row.measurement.simulated for row in record.measurements):
+            rows.append(("simulated", "yes: no device was measured"))
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))
+    return Table.of(("", ""), rows)
+
+
+def build_markdown(record: BuildRecord) -> str:
+    """``report.md``: the verdict first, then what was done and how to do it again."""
+    target = record.target
+    lines = [
+        f"# {target.name}: {record.verdict.value}",
+        "",
+        f"{target.description}. Budget: {budget_text(target.budget)}; mAP50-95 may drop by "
+        f"{target.accuracy.max_map_drop:g}.",
+        "",
+        verdict_table(record.gates, record.next_command).markdown(),
+        "",
+    ]
+    if record.next_command:
+        lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record.next_command}\n```", ""]
+    if record.device is not None:
+        lines += [device_text(record.device), ""]
+    prune = record.stages.prune.facts
+    macs, parameters = prune.macs, prune.parameters
+    lines += [
+        "## What was pruned",
+        "",
+        "| | before | after | ratio |",
+        "| --- | --- | --- | --- |",
+        f"| MACs | {macs.before / 1e9:.3f} G | {macs.after / 1e9:.3f} G | ×{macs.ratio:.2f} |",
+        f"| parameters | {parameters.before / 1e6:.3f} M | {parameters.after / 1e6:.3f} M | ×{parameters.ratio:.2f} |",
+        "",
+    ]
+    if prune.probes:
+        lines += ["| probe | MACs | unpruned | pruned | share of the budget |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            f"| {number} | ×{probe.macs_ratio:.2f} | {ms_text(probe.latency.baseline_ms)} ms | "
+            f"{ms_text(probe.latency.candidate_ms)} ms | {100 * probe.budget_share:.1f} % |"
+            for number, probe in enumerate(prune.probes, 1)
+        ]
+        lines.append("")
+    lines += ["## Stages", "", "| stage | key | seconds | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} | {row.key[:12]} | {row.seconds:.1f} | {'reused' if row.reused else 'ran'} |"
+        for name, row in record.stages.items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    lines += [
+        "",
+        "## Again",
+        "",
+        f"```\n{shell_line(record.command)}\n```",
+        "",
+        f"edgeprune {record.edgeprune}; {versions}; seed {record.seed}; {record.created}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _gate_row(gate: Gate) -> dict[str, str]:
+    stage, metric, value, limit, state, reason = gate_cells(gate)
+    limit = limit if gate.limit is not None else ""
+    return {"stage": stage, "metric": metric, "value": value, "limit": limit, "state": state, "reason": reason}
+
+
+def _compared(name: str, before: float, after: float, unit: str) -> tuple[str, ...]:
+    return name, number_text(before, unit), number_text(after, unit), f"×{before / after:.2f}" if after else "–"
+
+
+def _with_interval(figure: Bounds) -> str:
+    ends = "" if figure.low is None or figure.high is None else f" ({ms_text(figure.low)} to {ms_text(figure.high)})"
+    return f"{ms_text(figure.value)} ms{ends}"

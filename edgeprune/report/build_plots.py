@@ -1,0 +1,286 @@
+"""The drawings of a build's report. One whose data the record does not have is None."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeprune.records.build import BuildRecord
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
+from edgeprune.report.sparsity import scale_plots
+from edgeprune.report.table import Table
+from edgeprune.report.text import ms_text
+from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.target.schema import BUDGET_WINDOW
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_LAYERS = 12
+# The slowest samples of a busy machine would flatten the rest: the axis ends a little past this percentile.
+AXIS_QUANTILE, AXIS_MARGIN = 0.95, 1.1
+
+
+def build_plots(record: BuildRecord) -> list[Plot]:
+    """Every figure that the record has data for, in reading order."""
+    plots = (
+        trade_off(record),
+        latency(record),
+        search(record),
+        widths(record),
+        curves(record),
+        layers(record),
+        *scales(record),
+    )
+    return [plot for plot in plots if plot is not None]
+
+
+def trade_off(record: BuildRecord) -> Plot | None:
+    """Accuracy against latency: the unpruned model, what ships, the limits, and where each probe was."""
+    pair = record.judged_latency
+    if pair is None:
+        return None
+    before, after = record.stages.baseline.facts.accuracy.value, record.stages.engine.facts.accuracy.value
+    statistic = record.target.budget.statistic
+    slow, fast = (value_of(measurement.values, statistic) for measurement in pair)
+    limit, floor = limit_ms(record), before - record.target.accuracy.max_map_drop
+    metric = record.stages.baseline.facts.accuracy.metric
+    # the machine drifts between a probe and the last measurement: what holds is a probe's share of its own budget
+    shares = [] if limit is None else [probe.budget_share for probe in record.stages.prune.facts.probes]
+
+    def draw(axes: Axes) -> None:
+        axes.scatter([slow], [before], s=70, color=COLOURS["before"], marker="s", label="unpruned", zorder=3)
+        axes.scatter([fast], [after], s=90, color=COLOURS["after"], marker="o", label="what ships", zorder=3)
+        if limit is not None:
+            axes.axvline(limit, color=COLOURS["limit"], linestyle="--", label="budget")
+            rug = axes.get_xaxis_transform()
+            probes, height = [limit * share for share in shares], [0.05] * len(shares)
+            axes.scatter(probes, height, marker="^", s=36, color=COLOURS["muted"], transform=rug)
+            axes.scatter([], [], marker="^", s=36, color=COLOURS["muted"], label="probe, by its share of the budget")
+        axes.axhline(floor, color=COLOURS["limit"], linestyle=":", label="accuracy floor")
+        axes.margins(0.18)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{_scope(record)}latency {statistic}, ms")
+        axes.set_ylabel(metric)
+        legend_above(axes, 2)
+
+    alt = f"Unpruned: {ms_text(slow)} ms at {metric} {before:.4f}. What ships: {ms_text(fast)} ms at {after:.4f}. "
+    alt += ("" if limit is None else f"Budget {ms_text(limit)} ms. ") + f"Accuracy floor {floor:.4f}."
+    rows = [("unpruned", ms_text(slow), f"{before:.4f}"), ("what ships", ms_text(fast), f"{after:.4f}")]
+    rows += [(f"probe {number}", f"{share:.1%} of the budget", "not trained") for number, share in enumerate(shares, 1)]
+    rows += [("budget", ms_text(limit), ""), ("floor", "", f"{floor:.4f}")]
+    table = Table.of(("", f"{statistic}, ms", metric), rows)
+    return draw_plot("trade-off", "Accuracy against latency", alt, draw, table)
+
+
+def latency(record: BuildRecord) -> Plot | None:
+    """Distribution of the samples that were judged, with the budget; the words say the bound that the gate used."""
+    pair = record.judged_latency
+    if pair is None:
+        return None
+    statistic, limit = record.target.budget.statistic, limit_ms(record)
+    before, after = (measurement.values for measurement in pair)
+    high = bounds(after, statistic).high
+    quantile = float(statistic[1:]) / 100
+    edge = AXIS_MARGIN * max(*(float(np.quantile(values, AXIS_QUANTILE)) for values in (before, after)), limit or 0.0)
+    beyond = sum(value > edge for value in (*before, *after))
+
+    def draw(axes: Axes) -> None:
+        for values, colour, name in ((before, "before", "unpruned"), (after, "after", "what ships")):
+            ordered = np.sort(values)
+            shares = np.arange(1, len(ordered) + 1) / len(ordered)
+            axes.step(ordered, shares, where="post", color=COLOURS[colour], label=name)
+        axes.axhline(quantile, color=COLOURS["muted"], linewidth=0.8, label=statistic)
+        if limit is not None:
+            axes.axvline(limit, color=COLOURS["limit"], linestyle="--", label="budget")
+        axes.set_xlim(0.9 * min(*before, *after), edge)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(f"{_scope(record)}latency, ms")
+        axes.set_ylabel("share of samples at or below")
+        legend_above(axes, 2)
+
+    interval = record.speed_up
+    names = ("p50", "p90", "p95", "p99")
+    alt = f"{len(after)} samples each. {statistic} {ms_text(value_of(before, statistic))} ms unpruned, "
+    alt += f"{ms_text(value_of(after, statistic))} ms shipped"
+    alt += f", at most {ms_text(high)} ms with 99 % confidence." if high is not None else "."
+    if beyond:
+        alt += f" Slower than the plot shows: {beyond} of both."
+    if interval is not None:
+        alt += f" Speed-up ×{interval.ratio:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}."
+    rows = []
+    for label, values in (("unpruned", before), ("what ships", after)):
+        figures = [bounds(values, name) for name in names]
+        cells = [
+            ms_text(figure.value) + (f" (≤ {ms_text(figure.high)})" if figure.high is not None else "")
+            for figure in figures
+        ]
+        rows.append((label, str(len(values)), *cells))
+    columns = ("ms, bound at 99 %", "samples", *names)
+    return draw_plot("latency", "Latency, every sample", alt, draw, Table.of(columns, rows))
+
+
+def search(record: BuildRecord) -> Plot | None:
+    """How the budget was found: what each probe took of it, and what was expected."""
+    probes = record.stages.prune.facts.probes
+    if not probes:
+        return None
+    took = [100 * probe.budget_share for probe in probes]
+    expected = [100 * probe.predicted_share for probe in probes]
+    numbers = list(range(1, len(probes) + 1))
+
+    def draw(axes: Axes) -> None:
+        low, high = (100 * share for share in BUDGET_WINDOW)
+        axes.axhspan(low, high, color=COLOURS["limit"], alpha=0.18, linewidth=0, label=f"wanted: {low:g} to {high:g} %")
+        axes.scatter(numbers, expected, color=COLOURS["before"], marker="_", s=160, label="expected")
+        axes.plot(numbers, took, color=COLOURS["after"], marker="o", linewidth=1, label="measured")
+        for number, value, probe in zip(numbers, took, probes, strict=True):
+            axes.annotate(
+                f"MACs ×{probe.macs_ratio:.2f}", (number, value), (8, -3), textcoords="offset points", fontsize=10
+            )
+        axes.set_xticks(numbers)
+        axes.set_xlim(0.5, len(numbers) + 0.9)
+        axes.set_ylim(min(85, *took) - 4, max(105, *took) + 4)
+        axes.set_xlabel("probe")
+        axes.set_ylabel("% of the budget")
+        legend_above(axes, 2)
+
+    rows = [
+        (
+            str(number),
+            f"×{probe.macs_ratio:.3f}",
+            ms_text(probe.latency.baseline_ms),
+            ms_text(probe.latency.candidate_ms),
+            f"{value:.1f} %",
+            f"{prediction:.1f} %",
+        )
+        for number, probe, value, prediction in zip(numbers, probes, took, expected, strict=True)
+    ]
+    alt = f"Probes: {len(probes)}; the last took {took[-1]:.1f} % of the budget at MACs ×{probes[-1].macs_ratio:.2f}."
+    columns = ("probe", "MACs", "unpruned, ms", "pruned, ms", "of the budget", "expected")
+    return draw_plot("search", "How the budget was found", alt, draw, Table.of(columns, rows))
+
+
+def widths(record: BuildRecord) -> Plot | None:
+    """Channels of every dimension before and after, in order of execution."""
+    dimensions = [dimension for dimension in record.plan.dimensions if not dimension.fixed]
+    if not dimensions:
+        return None
+    before, after = [dimension.before for dimension in dimensions], [dimension.after for dimension in dimensions]
+    place, step = np.arange(len(dimensions)), max(1, len(dimensions) // 6)
+
+    def draw(axes: Axes) -> None:
+        axes.bar(place, before, width=0.85, color=COLOURS["before"], alpha=0.35, label="before")
+        axes.bar(place, after, width=0.85, color=COLOURS["after"], label="after")
+        axes.set_xlim(-0.6, len(dimensions) - 0.4)
+        axes.set_xticks(place[::step])
+        axes.set_xticklabels([dimension.name for dimension in dimensions[::step]], rotation=25, ha="right")
+        axes.set_ylabel("channels")
+        legend_above(axes, 2)
+
+    alt = f"{sum(before)} channels in {len(dimensions)} dimensions before, {sum(after)} after; "
+    narrowest = min(dimensions, key=lambda dimension: dimension.after / dimension.before)
+    alt += f"the most went from {narrowest.name}: {narrowest.before} to {narrowest.after}."
+    rows = [
+        (dimension.name, str(dimension.before), str(dimension.after), f"{dimension.after / dimension.before:.0%}")
+        for dimension in dimensions
+    ]
+    table = Table.of(("dimension", "before", "after", "kept"), rows)
+    return draw_plot("widths", "Widths before and after", alt, draw, table)
+
+
+def curves(record: BuildRecord) -> Plot | None:
+    """Accuracy by epoch of fine-tuning, against the unpruned model on the same split by its own runtime."""
+    training = record.stages.finetune.facts.training
+    names = [name for name in (training.epochs[0].figures if training.epochs else ()) if name.startswith("metrics/")]
+    shown = [name for name in names if "mAP50" in name or "accuracy" in name]
+    if not shown:
+        return None
+    epochs = [epoch.number for epoch in training.epochs]
+    from matplotlib.ticker import MaxNLocator
+
+    before, best = record.stages.baseline.facts.accuracy.value, training.best_epoch
+
+    def draw(axes: Axes) -> None:
+        for name, colour, style in zip(shown, ("before", "after") * 2, ("-", "-", "--", "--"), strict=False):
+            label = name.removeprefix("metrics/")
+            values = [epoch.figures[name] for epoch in training.epochs]
+            axes.plot(epochs, values, style, color=COLOURS[colour], marker="o", markersize=3, label=label)
+        axes.axhline(before, color=COLOURS["limit"], linestyle=":", label="unpruned")
+        if best in epochs:
+            axes.axvline(best, color=COLOURS["muted"], linewidth=0.8)
+        axes.set_xlabel("epoch")
+        axes.set_ylim(0, 1)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="lower right", fontsize=10)
+
+    alt = f"Epochs: {len(epochs)}, best {best}. "
+    first, last = training.epochs[0].figures, training.epochs[-1].figures
+    alt += "; ".join(f"{name.removeprefix('metrics/')} {first[name]:.3f} to {last[name]:.3f}" for name in shown)
+    rows = [(str(epoch.number), *(f"{epoch.figures[name]:.4f}" for name in shown)) for epoch in training.epochs]
+    columns = ("epoch", *(name.removeprefix("metrics/") for name in shown))
+    return draw_plot("curves", "Fine-tuning", f"{alt}.", draw, Table.of(columns, rows))
+
+
+def layers(record: BuildRecord) -> Plot | None:
+    """The slowest layers of the unpruned model, before and after."""
+    timed = record.stages.engine.facts.layers
+    if timed is None or not timed.baseline or not timed.candidate:
+        return None
+    before = {layer.name: layer for layer in timed.baseline}
+    after = {layer.name: layer.ms for layer in timed.candidate}
+    order = sorted(before, key=lambda name: -before[name].ms)
+    shown = order[:MOST_LAYERS][::-1]
+
+    def draw(axes: Axes) -> None:
+        place = np.arange(len(shown))
+        axes.barh(place + 0.2, [before[name].ms for name in shown], 0.38, color=COLOURS["before"], label="unpruned")
+        axes.barh(
+            place - 0.2, [after.get(name, 0.0) for name in shown], 0.38, color=COLOURS["after"], label="what ships"
+        )
+        axes.set_yticks(place, [_short(name) for name in shown], fontsize=8)
+        axes.set_xlabel("ms a run")
+        axes.legend(loc="lower right", fontsize=10)
+
+    total = sum(layer.ms for layer in before.values()), sum(after.values())
+    alt = f"All layers together {total[0]:.2f} ms unpruned, {total[1]:.2f} ms shipped; slowest {order[0]}."
+    rows = [
+        (
+            name,
+            before[name].op,
+            f"{before[name].ms:.4f}",
+            f"{after[name]:.4f}" if name in after else "gone or fused",
+        )
+        for name in order
+    ]
+    columns = ("layer", "operation", "unpruned, ms", "shipped, ms")
+    return draw_plot("layers", "Where the milliseconds went", alt, draw, Table.of(columns, rows), height_in=4.2)
+
+
+def scales(record: BuildRecord) -> list[Plot]:
+    """What sparsity training did to batch normalisation."""
+    sparsify = record.stages.sparsify
+    return [] if sparsify is None else scale_plots(sparsify.facts.scales.before, sparsify.facts.scales.after)
+
+
+def limit_ms(record: BuildRecord) -> float | None:
+    """The budget as milliseconds on the latency axis; None for a budget that does not speak of latency."""
+    budget, pair = record.target.budget, record.judged_latency
+    if budget.speed_up is not None and pair is not None:
+        return value_of(pair[0].values, budget.statistic) / budget.speed_up
+    return budget.latency_ms
+
+
+def _scope(record: BuildRecord) -> str:
+    """Words before ``latency``: nothing for the model alone."""
+    return "end-to-end " if record.target.budget.scope == "end_to_end" else ""
+
+
+def _short(name: str) -> str:
+    """``model.22/cv2.0.1`` of ``/model.22/cv2.0/cv2.0.1/conv/Conv_output_0_nchwc``; the table has the full name."""
+    parts = [part for part in name.split("/") if part]
+    kept = [part for part in parts if not re.match(r"(conv|Conv|act|Mul|Sigmoid|output)(_|$)", part)] or parts
+    return shortened("/".join(dict.fromkeys((kept[0], kept[-1]))))

@@ -1,0 +1,76 @@
+"""Sensitivity for people: the loss of every dimension as a table, a drawing and a page."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot
+from edgeprune.report.page import render
+from edgeprune.report.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from edgeprune.pruning.sensitivity import Sensitivity
+
+MOST_NAMED = 8  # lines that the legend names, the most sensitive ones
+
+
+def sensitivity_text(sensitivity: Sensitivity) -> str:
+    """What the losses are held against, in one line."""
+    return f"loss per image {sensitivity.whole_loss:.3f} with everything kept; channels by {sensitivity.importance}"
+
+
+def sensitivity_table(sensitivity: Sensitivity) -> Table:
+    """Loss per image for each dimension and share that is removed, the most sensitive first."""
+    ratios = sorted({point.ratio for point in sensitivity.points})
+    rows = (
+        (name, *(f"{points[ratio].loss:.3f}" if ratio in points else "" for ratio in ratios))
+        for name, points in _most_sensitive_first(sensitivity)
+    )
+    return Table.of(("dimension", *(f"-{ratio:.0%}" for ratio in ratios)), rows)
+
+
+def sensitivity_plot(sensitivity: Sensitivity) -> Plot:
+    """Rise of the loss over the share of the channels that is removed."""
+    alt = f"{sensitivity_text(sensitivity)}; the most sensitive is {_most_sensitive_first(sensitivity)[0][0]}."
+    title = "Rise of the loss"
+    table = sensitivity_table(sensitivity)
+    return draw_plot("sensitivity", title, alt, lambda axes: _draw(axes, sensitivity), table, height_in=4.2)
+
+
+def sensitivity_file(sensitivity: Sensitivity, suffix: str) -> bytes:
+    """The drawing as a file.
+
+    Args:
+        sensitivity: what to draw.
+        suffix: ``.html`` for a page with the table; ``.png``, ``.svg`` or ``.pdf``.
+    """
+    from matplotlib.figure import Figure
+
+    if suffix == ".html":
+        return render("figures", title="Sensitivity", summary="", plots=[sensitivity_plot(sensitivity)]).encode()
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    _draw(figure.subplots(), sensitivity)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix.removeprefix("."))
+    return buffer.getvalue()
+
+
+def _most_sensitive_first(sensitivity: Sensitivity):
+    rows = sensitivity.by_dimension().items()
+    return sorted(rows, key=lambda row: -max(point.loss for point in row[1].values()))
+
+
+def _draw(axes: Axes, sensitivity: Sensitivity) -> None:
+    for place, (name, points) in enumerate(_most_sensitive_first(sensitivity)):
+        removed = [0.0, *(1 - point.kept / point.width for point in points.values())]
+        rise = [0.0, *(point.loss - sensitivity.whole_loss for point in points.values())]
+        if place < MOST_NAMED:
+            axes.plot(removed, rise, marker=".", zorder=2, linewidth=2, label=name)
+        else:
+            axes.plot(removed, rise, marker=".", zorder=1, linewidth=1, color=COLOURS["muted"], alpha=0.35)
+    axes.set_xlabel("share of the channels removed")
+    axes.set_ylabel("rise of the loss per image")
+    axes.legend(fontsize="small", title="most sensitive")

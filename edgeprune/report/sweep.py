@@ -1,0 +1,73 @@
+"""A sweep for people: the table of its points, their drawing, and the page of both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot
+from edgeprune.report.page import render
+from edgeprune.report.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from edgeprune.records.sweep import Point, Sweep
+
+COLUMNS = ("model", "budget", "ms", "speed-up", "accuracy", "MACs", "parameters", "note")
+
+
+def sweep_table(sweep: Sweep, *, reasons: bool = True) -> Table:
+    """A row a point, the unpruned models first; ``reasons`` says why a point failed, instead of only that it did."""
+    rows = [point_cells(point) for point in (*sweep.unpruned, *sweep.points)]
+    if not reasons:
+        points = (*sweep.unpruned, *sweep.points)
+        rows = [(*row[:-1], "failed") if point.failed else row for row, point in zip(rows, points, strict=True)]
+    return Table.of(COLUMNS, rows)
+
+
+def point_cells(point: Point) -> tuple[str, ...]:
+    """A point as text under :data:`COLUMNS`."""
+    if point.failed is not None:
+        return point.name, point.budget, "–", "–", "–", "–", "–", point.failed
+    figures = (f"{point.ms:.2f}", f"×{point.speed_up:.3f}", f"{point.accuracy:.4f}", f"×{point.macs:.2f}")
+    return point.name, point.budget, *figures, f"{point.parameters / 1e6:.3f} M", point.note
+
+
+def sweep_page(sweep: Sweep) -> str:
+    """The page as text of one file."""
+    plot = sweep_plot(sweep)
+    return render("figures", title=plot.title, summary="", plots=[plot])
+
+
+def sweep_plot(sweep: Sweep) -> Plot:
+    """Accuracy against latency of every point, with the unpruned models on the same axes."""
+
+    def draw(axes: Axes) -> None:
+        unpruned = [(point.ms, point.accuracy, point.name) for point in sweep.unpruned]
+        pruned = sorted((point.ms, point.accuracy) for point in sweep.points if point.failed is None)
+        axes.scatter(
+            [p[0] for p in unpruned],
+            [p[1] for p in unpruned],
+            s=60,
+            marker="s",
+            color=COLOURS["before"],
+            label="unpruned",
+            zorder=3,
+        )
+        for ms, value, name in unpruned:
+            axes.annotate(name, (ms, value), (6, 4), textcoords="offset points", fontsize=9)
+        if pruned:
+            axes.plot(*zip(*pruned, strict=True), marker="o", color=COLOURS["after"], label="pruned", zorder=3)
+        axes.margins(0.15)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"latency {sweep.statistic}, ms")
+        axes.set_ylabel(sweep.metric)
+        axes.legend(loc="lower right", fontsize=10)
+
+    table = sweep_table(sweep)
+    points = (*sweep.unpruned, *sweep.points)
+    alt = "; ".join(
+        f"{row[0]}: failed" if point.failed else f"{row[0]}: {row[2]} ms, {sweep.metric} {row[4]}"
+        for row, point in zip(table.rows, points, strict=True)
+    )
+    return draw_plot("sweep", "Accuracy against latency", f"{alt}.", draw, table)

@@ -1,0 +1,61 @@
+"""A table of text, shown as HTML, as Markdown, or by the command line in a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgeprune.report.page import render
+
+FIGURE = re.compile(r"([×≤+−-]?\d|–|$)")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as people read them.
+
+    Attributes:
+        columns: the head; all names empty for a table without one.
+        rows: a cell a column.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+        """The table of any iterables."""
+        return cls(tuple(columns), tuple(rows))
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """For every column, whether its cells are figures, or missing: those are aligned to the right."""
+        if not self.rows:
+            return (False,) * len(self.columns)
+        return tuple(all(FIGURE.match(cell) for cell in cells) for cells in zip(*self.rows, strict=True))
+
+    def first(self, count: int) -> Table:
+        """The same table with no more rows than that."""
+        return Table(self.columns, self.rows[:count])
+
+    def without(self, column: str) -> Table:
+        """The same table with a column left out."""
+        place = self.columns.index(column)
+        rows = (row[:place] + row[place + 1 :] for row in self.rows)
+        return Table.of(self.columns[:place] + self.columns[place + 1 :], rows)
+
+    def transposed(self) -> Table:
+        """The same cells with a row a column: the names of the columns come first."""
+        columns, *rows = zip(self.columns, *self.rows, strict=True)
+        return Table.of(columns, rows)
+
+    def html(self) -> str:
+        """A fragment of HTML; nothing without rows."""
+        return render("table", table=self)
+
+    def markdown(self) -> str:
+        """A Markdown table with its cells on one line each."""
+        rule = tuple("---:" if numeric else "---" for numeric in self.numeric)
+        lines = (self.columns, rule, *self.rows)
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

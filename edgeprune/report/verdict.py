@@ -1,0 +1,48 @@
+"""The verdict table: every gate as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from edgeprune.report.table import Table
+from edgeprune.report.text import number_text
+from edgeprune.samples.gates import Gate, Verdict
+
+COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
+
+
+def gate_cells(gate: Gate) -> tuple[str, ...]:
+    """The cells of one gate as people read them, in the order of :data:`COLUMNS`."""
+    unit = "" if gate.unit in gate.metric else gate.unit  # "mAP50-95 drop" says it already
+    return (
+        gate.stage,
+        gate.metric,
+        number_text(gate.value, unit),
+        number_text(gate.limit, unit),
+        gate.verdict.value if gate.limit is not None or gate.verdict is not Verdict.PASS else "info",
+        gate.reason,
+    )
+
+
+def verdict_table(gates: Iterable[Gate], next_command: str | None = None) -> Table:
+    """The gates in their order, one a row; ``next_command`` as in :func:`short_reasons`."""
+    return Table.of(COLUMNS, (gate_cells(gate) for gate in short_reasons(gates, next_command, "the command below")))
+
+
+def short_reasons(gates: Iterable[Gate], next_command: str | None, instead: str) -> list[Gate]:
+    """The gates without the command that they wait for in each of their reasons.
+
+    Args:
+        gates: rows of the verdict table.
+        next_command: what to type where the target's runtime is; it stands once beside the table.
+        instead: words that say where, such as ``the command below``.
+    """
+    if not next_command:
+        return list(gates)
+    return [replace(gate, reason=gate.reason.replace(next_command, instead)) for gate in gates]
+
+
+def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:
+    """The gates that made the verdict of a build what it is; none when all passed."""
+    return [] if verdict is Verdict.PASS else [gate for gate in gates if gate.verdict is verdict]

@@ -1,0 +1,202 @@
+"""Mean average precision of one set of detections under many resamplings of its images, and the interval of a drop.
+
+An mAP has no spread of its own: it is one figure for a whole split. How far it would move on other images of the same
+kind is told by the bootstrap (Efron 1979): images are drawn again with replacement, and the figure is formed anew from
+the very same detections. Two models that saw the same images are resampled together, so what makes an image hard for
+both cancels in their difference. NumPy only.
+
+The average precision is the one that Ultralytics computes (101 recall points, precision envelope, trapezoids): at
+recall x the envelope is the largest precision at any true positive whose recall is above x, so only true positives need
+to be looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.samples.statistics import scipy
+
+RECALL_STEPS = 100  # recall is read at 0, 0.01, …, 1
+DRAWS = 200  # resamplings; a standard error from so many is known to 5 %
+MIN_IMAGES = 20  # below this a spread over images says nothing
+DRAWS_AT_ONCE = 50  # bounds the memory: draws × detections of one class, 4 bytes each
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """One figure an image, where accuracy is their mean (top-1 of a classifier: 0 or 1).
+
+    Attributes:
+        scores: shape (images,).
+    """
+
+    scores: Floats
+
+    @property
+    def images(self) -> int:
+        """Images in the split."""
+        return len(self.scores)
+
+    def resampled(self, weights: NDArray[np.float32]) -> Floats:
+        """The mean under every row of ``weights``, shape (draws, images) to (draws,)."""
+        return (weights @ self.scores.astype(np.float32)).astype(np.float64) / weights.sum(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a model found in every image of a split, matched with the labels.
+
+    Attributes:
+        images: images in the split, also those without labels or detections.
+        image: of every detection, 0 to ``images - 1``; shape (detections,).
+        confidence: shape (detections,).
+        category: class index of every detection; shape (detections,).
+        correct: whether a detection matches a label, at every IoU threshold; shape (detections, thresholds).
+        label_image: image of every label; shape (labels,).
+        label_category: class index of every label; shape (labels,).
+    """
+
+    images: int
+    image: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    category: NDArray[np.int32]
+    correct: NDArray[np.bool_]
+    label_image: NDArray[np.int32]
+    label_category: NDArray[np.int32]
+
+    def resampled(self, weights: NDArray[np.float32]) -> Floats:
+        """Mean average precision over classes and thresholds under every row of ``weights``.
+
+        Args:
+            weights: how often each image counts, shape (draws, images).
+
+        Returns:
+            Shape (draws,). A class without labels in a draw is left out of its mean, as Ultralytics leaves it out.
+        """
+        total = np.zeros(len(weights))
+        classes = np.zeros(len(weights))
+        order = np.argsort(-self.confidence, kind="stable")
+        for category in np.unique(self.label_category):
+            labels = weights[:, self.label_image[self.label_category == category]].sum(axis=1, dtype=np.float64)
+            of_class = order[self.category[order] == category]
+            precision = _average_precision(weights, self.image[of_class], self.correct[of_class], labels)
+            total += np.where(labels > 0, precision, 0.0)
+            classes += labels > 0
+        return total / np.maximum(classes, 1)
+
+
+def _average_precision(
+    weights: NDArray[np.float32], image: NDArray[np.int32], correct: NDArray[np.bool_], labels: Floats
+) -> Floats:
+    """Average precision of one class, mean over thresholds; detections in falling order of confidence.
+
+    Args:
+        weights: shape (draws, images).
+        image: of every detection, shape (detections,).
+        correct: shape (detections, thresholds).
+        labels: weight of the labels in every draw, shape (draws,).
+    """
+    result = np.zeros(len(weights))
+    hit_anywhere = np.flatnonzero(correct.any(axis=1))
+    if not len(hit_anywhere):
+        return result
+    used = hit_anywhere[-1] + 1  # what comes after the last true positive changes nothing
+    image, correct = image[:used], correct[:used]
+    starts = np.concatenate(([0], hit_anywhere[:-1] + 1))
+    for begin in range(0, len(weights), DRAWS_AT_ONCE):
+        rows = slice(begin, begin + DRAWS_AT_ONCE)
+        weight = weights[rows][:, image]
+        count = np.add.reduceat(weight, starts, axis=1).cumsum(axis=1, dtype=np.float64)
+        weight = weight[:, hit_anywhere]
+        all_labels = np.maximum(labels[rows], 1)[:, None]
+        for threshold in range(correct.shape[1]):
+            columns = np.flatnonzero(correct[hit_anywhere, threshold])
+            if not len(columns):
+                continue
+            hits = weight[:, columns].cumsum(axis=1, dtype=np.float64)
+            precision = hits / np.maximum(count[:, columns], 1)
+            envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            points = np.ceil(hits / all_labels * RECALL_STEPS - 1e-9)  # recall points below this true positive's recall
+            width = np.where(points > 0, (points - 0.5) / RECALL_STEPS, 0.0)
+            result[rows] += envelope[:, 0] * width[:, 0] + (envelope[:, 1:] * np.diff(width, axis=1)).sum(axis=1)
+    return result / correct.shape[1]
+
+
+@dataclass(frozen=True)
+class DropInterval:
+    """Loss of accuracy from baseline to candidate, with the spread that other images would bring.
+
+    Attributes:
+        drop: baseline minus candidate, in the metric's own scale (0 to 1).
+        standard_error: of ``drop``, from the paired bootstrap; None where there are too few images for one.
+        images: images that both models saw.
+        draws: resamplings behind ``standard_error``.
+    """
+
+    drop: float
+    standard_error: float | None
+    images: int
+    draws: int
+
+    def upper(self, confidence: float) -> float:
+        """The true drop is at most this, with ``confidence``; infinite where the spread is unknown."""
+        return math.inf if self.standard_error is None else self.drop + self._quantile(confidence) * self.standard_error
+
+    def lower(self, confidence: float) -> float:
+        """The true drop is at least this, with ``confidence``; minus infinity where the spread is unknown."""
+        return (
+            -math.inf if self.standard_error is None else self.drop - self._quantile(confidence) * self.standard_error
+        )
+
+    def images_to_settle(self, limit: float, confidence: float) -> int | None:
+        """How many images would bring the interval off ``limit``; None where that cannot be told."""
+        away = abs(limit - self.drop)
+        if self.standard_error is None or away == 0:
+            return None
+        return math.ceil(self.images * (self._quantile(confidence) * self.standard_error / away) ** 2)
+
+    def _quantile(self, confidence: float) -> float:
+        return float(scipy("stats").t.ppf(confidence, max(self.images - 1, 1)))
+
+
+def drop_interval(
+    baseline: Detections | ImageScores,
+    candidate: Detections | ImageScores,
+    drop: float,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> DropInterval:
+    """The spread of a loss of accuracy over images, by a paired bootstrap.
+
+    Args:
+        baseline: per-image results of the unpruned model.
+        candidate: of the pruned one, on the same images in the same order.
+        drop: the loss as the validator gives it; the bootstrap gives only its spread.
+        draws: resamplings.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: the two saw different numbers of images.
+    """
+    if baseline.images != candidate.images:
+        raise ValueError(f"{baseline.images} and {candidate.images} images cannot be paired")
+    images = baseline.images
+    if images < MIN_IMAGES:
+        return DropInterval(drop, None, images, 0)
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+    weights = weights.astype(np.float32)
+    difference = baseline.resampled(weights) - candidate.resampled(weights)
+    return DropInterval(drop, float(difference.std(ddof=1)), images, draws)
+
+
+def mean_average_precision(tables: Sequence[Detections]) -> list[float]:
+    """The plain mAP of every table: each image counts once."""
+    return [float(table.resampled(np.ones((1, table.images), np.float32))[0]) for table in tables]

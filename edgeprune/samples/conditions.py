@@ -1,0 +1,364 @@
+"""What a measurement was taken under: the fields that must match before two are compared, and those that explain it.
+
+Every kind of runtime has one constructor of :class:`Conditions`; nothing else makes one, and no constructor leaves out
+how many processes the samples come from, nor how many neighbouring samples are a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import cast
+
+from edgeprune.agent.host import HostState, WorkerState
+
+MIN_CORE_SHARE = 0.9  # a run with less of its core than this shared it with other work
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What sensors of the device showed while it ran.
+
+    Attributes:
+        source: ``tegrastats``, ``nvidia-smi`` or ``sysfs``.
+        samples: how often they were read.
+        temperature_max_c: by sensor.
+        power_w_mean: of the whole board.
+        power_w_max: likewise.
+        gpu_mhz_min: of the GPU's clock under load.
+        gpu_mhz_max: likewise.
+        over_current_events: by the kernel's counter.
+        first_line: the source's own, for people.
+        last_line: likewise.
+    """
+
+    source: str = ""
+    samples: int = 0
+    temperature_max_c: Mapping[str, float] = field(default_factory=dict[str, float])
+    power_w_mean: float | None = None
+    power_w_max: float | None = None
+    gpu_mhz_min: float | None = None
+    gpu_mhz_max: float | None = None
+    over_current_events: Mapping[str, int] = field(default_factory=dict[str, int])
+    first_line: str = ""
+    last_line: str = ""
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """The device during a run.
+
+    Attributes:
+        power_mode: a Jetson's; empty where there is none.
+        clocks: ``locked`` or ``free``; empty where they cannot be locked.
+        temperature_c: the highest of the run.
+        throttled: it was slowed down by heat or power; its gate is inconclusive.
+        throttled_why: by what.
+        waited_s: how long the run waited behind another one.
+        telemetry: None where nothing was watched.
+    """
+
+    power_mode: str = ""
+    clocks: str = ""
+    temperature_c: float | None = None
+    throttled: bool = False
+    throttled_why: str = ""
+    waited_s: float = 0.0
+    telemetry: Telemetry | None = None
+
+
+@dataclass(frozen=True)
+class CoreState:
+    """How much of its core the model had.
+
+    Attributes:
+        share: processor time over wall time; a busy single thread alone on its core has 1.
+        contended: a run of one core shared it with other work.
+        interrupted_share: of the samples, those in which the process had to yield its core.
+        cpu_ms: processor time of each sample; empty where a run is not one core's work.
+    """
+
+    share: float = 1.0
+    contended: bool = False
+    interrupted_share: float = 0.0
+    cpu_ms: tuple[float, ...] = ()
+
+    @classmethod
+    def over_launches(
+        cls,
+        launches: Sequence[int],
+        shares: Sequence[float],
+        interrupted_shares: Sequence[float],
+        cpu_ms: Iterable[float],
+        *,
+        one_core: bool,
+    ) -> CoreState:
+        """Of several processes, each with the weight of its samples.
+
+        Args:
+            launches: samples from each process.
+            shares: of its core, of each.
+            interrupted_shares: of the samples, of each.
+            cpu_ms: processor time of every sample.
+            one_core: a run keeps one core busy and nothing else, so that processor time means something.
+        """
+        weights = [count / sum(launches) for count in launches]
+        share = sum(value * weight for value, weight in zip(shares, weights, strict=True))
+        interrupted = sum(value * weight for value, weight in zip(interrupted_shares, weights, strict=True))
+        return cls(share, one_core and share < MIN_CORE_SHARE, interrupted, tuple(cpu_ms) if one_core else ())
+
+
+@dataclass(frozen=True)
+class GpuTiming:
+    """How TensorRT was timed.
+
+    Attributes:
+        span: what lies between start and end of a sample.
+        clock: whose clock; empty for trtexec's own.
+        cuda_graph_asked: a graph was asked for; whether there was one is ``Conditions.cuda_graph``.
+        spin_wait: the host waited without sleeping.
+        in_flight: inferences at a time.
+        enqueue_ms: what enqueueing each sample cost the host; empty where it is not told.
+        device_rise_bytes: GPU memory that the engine took; None where it is not told.
+    """
+
+    span: str
+    cuda_graph_asked: bool
+    clock: str = ""
+    spin_wait: bool = True
+    in_flight: int = 1
+    enqueue_ms: tuple[float, ...] = ()
+    device_rise_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class EndToEndState:
+    """What a run from frame to boxes worked on.
+
+    Attributes:
+        parts_ms: medians of ``pre``, ``model`` and ``post``.
+        boxes: how many the last frame gave.
+        frames: (height, width) of each frame.
+        stand_in: the first model's outputs went through the post-processing of all.
+    """
+
+    parts_ms: Mapping[str, float] = field(default_factory=dict[str, float])
+    boxes: int = 0
+    frames: tuple[tuple[int, ...], ...] = ()
+    stand_in: bool = False
+
+
+MUST_MATCH = {"must_match": True}  # two measurements that differ in a field with this mark are not compared
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a measurement was taken under. Fields marked :data:`MUST_MATCH` decide what may be compared.
+
+    Attributes:
+        identity: of the device: CPU or board, GPU, power mode, runtime with its version.
+        runtime: its name.
+        provider: of ONNX Runtime; the runtime's name for others.
+        threads: intra-op threads; 0: the runtime chose.
+        batch: images per inference.
+        shapes: of the inputs, by name.
+        scope: ``model`` or ``end_to_end``.
+        copies: copies between host and device are in the time.
+        cuda_graph: an inference was replayed from a CUDA graph.
+        samples_per_block: neighbouring samples that what slows the device at one time slows alike.
+        launches: samples from each process, in order; where memory lies is drawn anew in each.
+        model: file name.
+        models_in_run: models that took turns.
+        warm: the warm-up ended because the level was steady; None where it is not told.
+        load_ms: of the model, in the first process; None where it is not told.
+        nodes: how many nodes each provider of ONNX Runtime was given.
+        core: how much of its core the model had.
+        host: of the processes; None where they ran on a device that does not tell.
+        device: its state during the run.
+        worker: the first process that timed; None for trtexec.
+        gpu: how TensorRT was timed; None for ONNX Runtime.
+        end_to_end: None for the model alone.
+    """
+
+    identity: Mapping[str, str] = field(metadata=MUST_MATCH)
+    runtime: str = field(metadata=MUST_MATCH)
+    provider: str = field(metadata=MUST_MATCH)
+    threads: int = field(metadata=MUST_MATCH)
+    batch: int = field(metadata=MUST_MATCH)
+    shapes: Mapping[str, tuple[int, ...]] = field(metadata=MUST_MATCH)
+    scope: str = field(metadata=MUST_MATCH)
+    copies: bool = field(metadata=MUST_MATCH)
+    cuda_graph: bool = field(metadata=MUST_MATCH)
+    samples_per_block: int
+    launches: tuple[int, ...]
+    model: str = ""
+    models_in_run: int = 1
+    warm: bool | None = None
+    load_ms: float | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict[str, int])
+    core: CoreState = CoreState()
+    host: HostState | None = None
+    device: DeviceState = DeviceState()
+    worker: WorkerState | None = None
+    gpu: GpuTiming | None = None
+    end_to_end: EndToEndState | None = None
+
+    @classmethod
+    def of_onnxruntime(
+        cls,
+        *,
+        launches: Sequence[int],
+        samples_per_block: int,
+        identity: Mapping[str, str],
+        runtime: str,
+        provider: str,
+        threads: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        scope: str,
+        copies: bool,
+        model: str,
+        models_in_run: int,
+        warm: bool,
+        load_ms: float,
+        nodes: Mapping[str, int],
+        core: CoreState,
+        host: HostState,
+        device: DeviceState,
+        worker: WorkerState,
+        end_to_end: EndToEndState | None = None,
+    ) -> Conditions:
+        """Of ONNX Runtime, here or on another machine."""
+        return cls(
+            identity=identity,
+            runtime=runtime,
+            provider=provider,
+            threads=threads,
+            batch=_batch(shapes),
+            shapes=shapes,
+            scope=scope,
+            copies=copies,
+            cuda_graph=False,
+            samples_per_block=samples_per_block,
+            launches=tuple(launches),
+            model=model,
+            models_in_run=models_in_run,
+            warm=warm,
+            load_ms=load_ms,
+            nodes=nodes,
+            core=core,
+            host=host,
+            device=device,
+            worker=worker,
+            end_to_end=end_to_end,
+        )
+
+    @classmethod
+    def of_tensorrt(
+        cls,
+        *,
+        launches: Sequence[int],
+        samples_per_block: int,
+        identity: Mapping[str, str],
+        threads: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        copies: bool,
+        cuda_graph: bool,
+        cuda_graph_asked: bool,
+        model: str,
+        models_in_run: int,
+        warm: bool,
+        load_ms: float,
+        interrupted_share: float,
+        device_rise_bytes: int | None,
+        host: HostState,
+        worker: WorkerState,
+    ) -> Conditions:
+        """Of TensorRT's Python API on this machine."""
+        return cls(
+            identity=identity,
+            runtime="tensorrt",
+            provider="tensorrt",
+            threads=threads,
+            batch=_batch(shapes),
+            shapes=shapes,
+            scope="model",
+            copies=copies,
+            cuda_graph=cuda_graph,
+            samples_per_block=samples_per_block,
+            launches=tuple(launches),
+            model=model,
+            models_in_run=models_in_run,
+            warm=warm,
+            load_ms=load_ms,
+            core=CoreState(interrupted_share=interrupted_share),
+            host=host,
+            worker=worker,
+            gpu=GpuTiming(_span(copies), cuda_graph_asked, "CUDA events", device_rise_bytes=device_rise_bytes),
+        )
+
+    @classmethod
+    def of_trtexec(
+        cls,
+        launches: Sequence[int],
+        *,
+        identity: Mapping[str, str],
+        threads: int,
+        batch: int,
+        shapes: Mapping[str, Sequence[int]],
+        copies: bool,
+        cuda_graph: bool,
+        cuda_graph_asked: bool,
+        model: str,
+        models_in_run: int,
+        device: DeviceState,
+        host: HostState | None = None,
+        spin_wait: bool = True,
+        enqueue_ms: Sequence[float] = (),
+    ) -> Conditions:
+        """Of trtexec, driven now or carried back: each process gave as many samples as ``launches`` says, and is a
+        block."""
+        return cls(
+            identity=identity,
+            runtime="trtexec",
+            provider="trtexec",
+            threads=threads,
+            batch=batch,
+            shapes={name: tuple(shape) for name, shape in shapes.items()},
+            scope="model",
+            copies=copies,
+            cuda_graph=cuda_graph,
+            samples_per_block=min(launches),
+            launches=tuple(launches),
+            model=model,
+            models_in_run=models_in_run,
+            host=host,
+            device=device,
+            gpu=GpuTiming(_span(copies), cuda_graph_asked, spin_wait=spin_wait, enqueue_ms=tuple(enqueue_ms)),
+        )
+
+
+def _batch(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return next(iter(shapes.values()))[0]
+
+
+def _span(copies: bool) -> str:
+    return "copies in, inference, copies out" if copies else "inference on the device alone"
+
+
+def differences(first: Conditions, second: Conditions) -> list[str]:
+    """Names of the conditions that forbid comparing, with both values; empty when two measurements may be compared."""
+    named: list[str] = []
+    for entry in fields(Conditions):
+        if not entry.metadata.get("must_match"):
+            continue
+        here, there = getattr(first, entry.name), getattr(second, entry.name)
+        if here == there:
+            continue
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            first_entries, second_entries = cast("Mapping[str, object]", here), cast("Mapping[str, object]", there)
+            for key in sorted({*first_entries, *second_entries}):
+                a, b = first_entries.get(key), second_entries.get(key)
+                named += [f"{entry.name}.{key} ({a}, {b})"] if a != b else []
+        else:
+            named.append(f"{entry.name} ({here}, {there})")
+    return named

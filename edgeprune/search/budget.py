@@ -1,0 +1,226 @@
+"""The search for a plan within a budget at a site: profile, propose, probe, correct. The prune stage and ``search``
+share it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.dataset import Dataset
+from edgeprune.errors import TargetError
+from edgeprune.measure.compiling import CompiledFiles
+from edgeprune.pruning.batches import Batch, calibration_batches
+from edgeprune.pruning.criteria import importance_named
+from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.pruner import AUTO, Pruner, resolve_importance
+from edgeprune.records.facts import ProbeFacts, ProbeLatency
+from edgeprune.runtimes.site import Site
+from edgeprune.search.bench import SiteBench
+from edgeprune.search.planner import Planner
+from edgeprune.search.prober import Prober
+from edgeprune.search.probing import Candidate, Probe, Reading, run_probes
+from edgeprune.search.profile import LayerProfile, profile_layers
+from edgeprune.target import Budget
+from edgeprune.target.schema import BUDGET_WINDOW
+
+UNREACHABLE_SHARE = 1e-6  # share of a latency that no plan reaches
+
+
+@dataclass(frozen=True)
+class PlanFound:
+    """The plan that a search ends with.
+
+    Attributes:
+        files: checkpoint, graph and engine of the pruned model.
+        plan: the widths that it kept.
+        probes: in order; empty when the unpruned model is within the budget already.
+        speed_up: measured latency of the unpruned model over the pruned one's in the probe that was kept; 1.0 without.
+        profile: what the cost model was fitted to; None without probes.
+    """
+
+    files: CompiledFiles
+    plan: Plan
+    probes: tuple[ProbeFacts, ...]
+    speed_up: float
+    profile: LayerProfile | None
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """A candidate that was probed."""
+
+    files: CompiledFiles
+    plan: Plan
+    latency: ProbeLatency
+
+
+class BudgetSearch:
+    """One model and everything that its candidates share: dimensions, scores, a place to compile them in.
+
+    Args:
+        site: the target.
+        source: the unpruned checkpoint.
+        folder: where candidates are made.
+        dataset: its training split ranks channels; without it the importance needs no data.
+        importance: criterion that ranks channels; the target's when None.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        source: Checkpoint,
+        folder: Path,
+        dataset: Dataset | None = None,
+        importance: str | None = None,
+    ) -> None:
+        target = site.target
+        self.site, self.source, self.folder, self.dataset = site, source, folder, dataset
+        self.bench = SiteBench(site, source, dataset)
+        self.pruner = Pruner(
+            source.model,
+            target.imgsz,
+            ignore=target.prune.ignore,
+            max_ratio=target.prune.max_ratio,
+            align=target.channel_alignment,
+            min_width=target.prune.min_width,
+        )
+        importance = importance or target.prune.importance
+        self.batches: list[Batch] | None = None
+        if dataset is not None and (importance == AUTO or importance_named(importance).needs_batches):
+            site.reporter.progress("reading images for the importance of channels")
+            self.batches = calibration_batches(
+                dataset.source, source.task, target.imgsz, seed=site.seed, stride=source.stride
+            )
+        self.importance = resolve_importance(importance, self.batches)
+        site.reporter.progress(f"ranking channels by {self.importance}")
+        self.scores = self.pruner.scores(self.importance, batches=self.batches, seed=site.seed)
+
+    @property
+    def macs_limit(self) -> float:
+        """Largest MACs ratio that the widths allow."""
+        narrowest = {
+            dimension.name: min(dimension.allowed) for dimension in self.pruner.dimensions if dimension.allowed
+        }
+        return self.pruner.macs() / self.pruner.macs(narrowest)
+
+    def prune_by_macs(self, macs_speed_up: float) -> tuple[CompiledFiles, Plan]:
+        """Prune to a MACs ratio: for a budget of MACs, or at a site that is not usable."""
+        plan = self.pruner.plan(
+            macs_speed_up=max(macs_speed_up, 1.0),
+            importance=self.importance,
+            scores=self.scores,
+            seed=self.site.seed,
+        )
+        return self.bench.compile(self.pruner.apply(plan), self.folder / "chosen", _metadata(plan)), plan
+
+    def search(self, baseline: Path, cache: Path | None, least_used: float = BUDGET_WINDOW[0]) -> PlanFound:
+        """Find the plan that gives up least and meets the latency budget, measured on the target.
+
+        Args:
+            baseline: engine of the unpruned model.
+            cache: folder of profiles.
+            least_used: share of the budget that the plan is to use at least.
+
+        Raises:
+            TargetError: the budget is out of reach; says how far one gets and which layers hold it.
+        """
+        site, budget = self.site, self.site.target.budget
+        prober = Prober(site, baseline, self.dataset)
+        start_used = prober.start_used()
+        if start_used <= 1:  # fast enough as it is: a plan that keeps every channel
+            files, plan = self.prune_by_macs(1.0)
+            return PlanFound(files, plan, (), 1.0, None)
+        planner = self.planner(cache)
+        fit = planner.profile.fit
+        site.reporter.note(
+            f"cost model: {len(fit.timed)} layers, device step {fit.model.sizes.step}, held-out error "
+            f"{fit.median_error:.1%} (median of {len(fit.errors)})"
+        )
+        probed: dict[Hashable, _Probed] = {}
+        max_probes = site.target.prune.max_probes
+
+        def measure(candidate: Candidate, predicted: float) -> Reading:
+            number = len(probed) + 1
+            site.reporter.progress(f"probe {number}: exporting and compiling", done=number - 1, total=max_probes)
+            plan, model = planner.plan(candidate)
+            files = self.bench.compile(model, self.folder / f"probe-{number}", _metadata(plan))
+            site.reporter.progress(f"probe {number}: measuring", done=number - 1, total=max_probes)
+            reading, latency = prober.measure(files.required_engine)
+            probed[candidate.key] = _Probed(files, plan, latency)
+            site.reporter.note(
+                f"probe {number}: MACs ×{plan.macs_speed_up:.2f}, {budget.statistic} {latency.baseline_ms:.2f} → "
+                f"{latency.candidate_ms:.2f} ms, {reading.used:.1%} of the budget, predicted {predicted:.1%} "
+                f"({predicted / reading.used - 1:+.1%})"
+            )
+            return reading
+
+        run = run_probes(planner.solve, measure, start_used=start_used, max_probes=max_probes, least_used=least_used)
+        if run.best is None:
+            raise TargetError(_out_of_reach(budget, run.floor, probed[run.floor.candidate.key].latency, planner))
+        kept = probed[run.best.candidate.key]
+        for candidate in probed.values():
+            if candidate is not kept:
+                shutil.rmtree(candidate.files.model.parent)
+        probes = tuple(_facts(probe, probed[probe.candidate.key], probe is run.best) for probe in run.probes)
+        return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile)
+
+    def profile(self, cache: Path | None) -> LayerProfile:
+        """Measured layer times of the unpruned model and copies of it, from the cache where they are."""
+        return profile_layers(
+            self.source.model,
+            self.bench,
+            imgsz=self.site.target.imgsz,
+            align=self.site.target.channel_alignment,
+            folder=self.folder / "profile",
+            cache=cache,
+            seed=self.site.seed,
+            progress=self.site.reporter.progress,
+        )
+
+    def planner(self, cache: Path | None) -> Planner:
+        """The solver, on a profile that is measured if need be."""
+        return Planner(
+            self.pruner,
+            self.scores,
+            self.importance,
+            self.profile(cache),
+            batches=self.batches,
+            seed=self.site.seed,
+            progress=self.site.reporter.progress,
+        )
+
+
+def _metadata(plan: Plan) -> dict[str, Any]:
+    return {"plan_digest": plan.digest, "shape_signature": plan.result_shapes}
+
+
+def _facts(probe: Probe, candidate: _Probed, kept: bool) -> ProbeFacts:
+    return ProbeFacts(
+        macs_ratio=candidate.plan.macs_speed_up,
+        parameters=candidate.plan.params[1],
+        removed=candidate.plan.removed,
+        latency=candidate.latency,
+        budget_share=probe.reading.used,
+        budget_share_high=probe.reading.used_high,
+        predicted_share=probe.predicted,
+        uncorrected_share=probe.candidate.share * probe.start_used,
+        kept=kept,
+    )
+
+
+def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, planner: Planner) -> str:
+    if budget.kind == "latency_ms":
+        reached = f"{budget.statistic} {latency.candidate_ms:.2f} ms"
+    else:
+        reached = f"×{latency.speed_up:.2f}"
+    slower = "" if floor.reading.speed_up_low > 1 else ", which is not faster than the unpruned model beyond the noise"
+    held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
+    what = "the floor measured here is" if floor.candidate.exhausted else "the fastest of the probes measured here is"
+    return (
+        f"the budget {budget} is out of reach for this model: {what} {reached}{slower}; the floor is held by {held}. "
+        "Ask for less, take a smaller scale of the model or a smaller --imgsz"
+    )

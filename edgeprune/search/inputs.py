@@ -1,0 +1,61 @@
+"""What searches, sweeps and builds start from: a checkpoint and a dataset, held against each other and the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from edgeprune import checkpoint
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.dataset import Dataset
+from edgeprune.errors import TargetError
+from edgeprune.options import image_side
+from edgeprune.target import Target
+
+
+def read_inputs(
+    target: Target, weights: str | Path, data: str | Path | None, *, trust: bool, splits: Iterable[str] = ("train",)
+) -> tuple[Checkpoint, Dataset | None]:
+    """A checkpoint, and the dataset with these splits where one is given; nothing is written.
+
+    Args:
+        target: its image size, precision and scope have to fit.
+        weights: a checkpoint, or the name of one.
+        data: a dataset YAML, by path or name.
+        trust: load a checkpoint that holds foreign classes.
+        splits: of the dataset, which have to be there.
+
+    Raises:
+        TargetError: the target asks for what the model does not allow, or needs images and has none.
+        DataError: checkpoint or dataset are unreadable or unsafe, or their classes disagree.
+    """
+    source = checkpoint.load(weights, trust=trust)
+    image_side(target.imgsz, source.stride, source.task)
+    if data is not None:
+        return source, read_dataset(target, data, source.task, splits, source.names)
+    if target.precision.startswith("int8"):
+        raise TargetError(f"precision {target.precision} is calibrated on images: give --data")
+    if target.budget.scope == "end_to_end":
+        raise TargetError("budget.scope: end_to_end is timed on images: give --data")
+    return source, None
+
+
+def read_dataset(
+    target: Target, data: str | Path, task: str, splits: Iterable[str], names: Mapping[int, str] | None
+) -> Dataset:
+    """A dataset with these splits, for a model of this task and these class names; None for a model without names.
+
+    Raises:
+        TargetError: the target's scope is not for this task.
+        DataError: it is unreadable, has too few images to calibrate on, or has other classes.
+    """
+    if target.budget.scope == "end_to_end" and task != "detect":
+        raise TargetError(f"budget.scope: end_to_end is known for detectors; a {task} model allows model")
+    dataset = Dataset.load(data, task=task, need=sorted(splits))
+    if target.precision.startswith("int8"):
+        from edgeprune.export.int8 import calibration_warnings
+
+        calibration_warnings(min(target.calibration.images, len(dataset.images("train"))))  # refuses too few
+    if names is not None:
+        dataset.check_matches(names)
+    return dataset

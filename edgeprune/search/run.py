@@ -1,0 +1,144 @@
+"""The public functions of this room: a budget search on its own, and a layer profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from edgeprune.artifact import write_atomically
+from edgeprune.errors import TargetError
+from edgeprune.progress import Reporter
+from edgeprune.pruning.plan import Plan
+from edgeprune.quiet import quiet
+from edgeprune.records.facts import ProbeFacts
+from edgeprune.runtimes.site import open_site
+from edgeprune.search.bench import SiteBench
+from edgeprune.search.budget import BudgetSearch
+from edgeprune.search.inputs import read_inputs
+from edgeprune.search.profile import LayerProfile, profile_layers
+from edgeprune.target import Target, load_target
+from edgeprune.target.schema import BUDGET_WINDOW
+
+CACHE = Path("runs") / "profiles"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search gives.
+
+    Attributes:
+        checkpoint: pruned, not fine-tuned, stock classes.
+        plan: which channels stayed.
+        plan_file: the same as JSON.
+        speed_up: latency of the unpruned model over the pruned one's, measured side by side in the probe kept; 1.0
+            when the unpruned model met the budget.
+        probes: every probe, in order.
+        importance: what ranked the channels.
+        profile: of the unpruned model; None when no probe was needed.
+    """
+
+    checkpoint: Path
+    plan: Plan
+    plan_file: Path
+    speed_up: float
+    probes: tuple[ProbeFacts, ...]
+    importance: str
+    profile: LayerProfile | None
+
+
+def search(
+    target: str | Path | Target,
+    weights: str | Path,
+    data: str | Path | None = None,
+    *,
+    output: str | Path,
+    speed_up: float | None = None,
+    latency_ms: float | None = None,
+    imgsz: int | None = None,
+    plan_file: str | Path | None = None,
+    cache: str | Path | None = CACHE,
+    least_used: float = BUDGET_WINDOW[0],
+    seed: int = 0,
+    trust: bool = False,
+    reporter: Reporter | None = None,
+) -> SearchResult:
+    """Find the pruning that gives up least and meets a latency budget, measured on the target's runtime.
+
+    Args:
+        target: name of a shipped profile, path of a profile, or a :class:`~edgeprune.target.Target`.
+        weights: an Ultralytics checkpoint.
+        data: dataset YAML whose training split ranks channels by the loss; without it the importance needs no data.
+        output: the pruned checkpoint; its plan is written beside it unless ``plan_file`` says where.
+        speed_up: replaces the profile's budget: measured latency ratio.
+        latency_ms: replaces the profile's budget: milliseconds of its statistic.
+        imgsz: replaces the profile's image side, pixels.
+        plan_file: the plan as JSON.
+        cache: folder of measured profiles; None measures anew.
+        least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes.
+        seed: of everything drawn.
+        trust: load a checkpoint with foreign classes.
+        reporter: who watches; nobody by default.
+
+    Raises:
+        TargetError: a wrong argument, or a budget out of reach. Nothing was written.
+        DataError: weights or dataset are unreadable.
+        DeviceError: the target's runtime is not here.
+    """
+    output = Path(output)
+    plan_file = output.with_suffix(".plan.json") if plan_file is None else Path(plan_file)
+    if output.suffix != ".pt":
+        raise TargetError(f"-o {output}: the pruned checkpoint is a .pt file")
+    target = target if isinstance(target, Target) else load_target(target)
+    target = target.with_overrides(speed_up=speed_up, latency_ms=latency_ms, imgsz=imgsz)
+    if target.budget.kind == "macs_speed_up":
+        raise TargetError(
+            f"the budget {target.budget} is not one of latency; give --speed-up or --latency-ms, or use "
+            "'edgeprune prune --macs-speed-up'"
+        )
+    source, dataset = read_inputs(target, weights, data, trust=trust)
+    with (
+        open_site(target, seed=seed, reporter=reporter) as site,
+        TemporaryDirectory(prefix="edgeprune-search-", ignore_cleanup_errors=True) as scratch,
+        quiet(),
+    ):
+        site.require_usable()
+        folder = Path(scratch)
+        budget_search = BudgetSearch(site, source, folder, dataset)
+        baseline = budget_search.bench.compile(source.model, folder / "baseline", {}).required_engine
+        chosen = budget_search.search(baseline, None if cache is None else Path(cache), least_used)
+        chosen.plan.save(plan_file)
+        write_atomically(output, chosen.files.model.read_bytes())
+        importance = budget_search.importance
+        return SearchResult(output, chosen.plan, plan_file, chosen.speed_up, chosen.probes, importance, chosen.profile)
+
+
+def profile(
+    target: str | Path | Target,
+    weights: str | Path,
+    *,
+    imgsz: int | None = None,
+    cache: str | Path | None = CACHE,
+    seed: int = 0,
+    trust: bool = False,
+    reporter: Reporter | None = None,
+) -> LayerProfile:
+    """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
+    target = (target if isinstance(target, Target) else load_target(target)).with_overrides(imgsz=imgsz)
+    source, _ = read_inputs(target, weights, None, trust=trust)
+    with (
+        open_site(target, seed=seed, reporter=reporter) as site,
+        TemporaryDirectory(prefix="edgeprune-search-", ignore_cleanup_errors=True) as scratch,
+        quiet(),
+    ):
+        site.require_usable()
+        return profile_layers(
+            source.model,
+            SiteBench(site, source),
+            imgsz=target.imgsz,
+            align=target.channel_alignment,
+            folder=Path(scratch) / "profile",
+            cache=None if cache is None else Path(cache),
+            seed=seed,
+            progress=site.reporter.progress,
+        )

@@ -1,0 +1,321 @@
+"""Settings that a target's YAML, the command line and Python share, each described once.
+
+A class of settings is a frozen dataclass: a field's type holds the allowed range, its docstring the help. From it
+derive a section of a target's YAML and of its JSON Schema (:mod:`edgeprune.target`), the options of a command
+(:mod:`edgeprune.cli.settings`), and what a function in Python takes.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict, TypeVar, get_type_hints
+
+from annotated_types import Ge, Gt, Le
+
+from edgeprune.errors import SettingError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+S = TypeVar("S", bound="Settings")
+
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Ratio = Annotated[float, Ge(1), Le(1000)]
+Share = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(0)]
+
+YAML_KEYS = {"strength": "lambda", "bias_strength": "bias_lambda"}
+"""Fields that are called otherwise in YAML and on the command line; ``lambda`` cannot be a name in Python."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of the classes of settings: checks every field on construction.
+
+    Raises:
+        SettingError: a value is of another type or out of range; names the field, the value and what is allowed.
+    """
+
+    # pydantic reads a section of a target's YAML by this
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {
+        "extra": "forbid",
+        "allow_inf_nan": False,
+        "alias_generator": lambda name: YAML_KEYS.get(name, name),
+        "serialize_by_alias": True,
+    }
+
+    def __post_init__(self) -> None:
+        from pydantic import ValidationError
+
+        for name, adapter in _adapters(type(self)).items():
+            value = getattr(self, name)
+            try:
+                adapter.validate_python(value)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise SettingError(f"{name}={value!r}: {message[0].lower()}{message[1:]}") from error
+
+    @classmethod
+    def of(cls: type[S], *sources: Settings, **values: Any) -> S:
+        """The fields of this class that ``sources`` have, of the last that has one, and ``values``."""
+        known = {
+            name: getattr(source, name) for source in sources for name in field_names(cls) if hasattr(source, name)
+        }
+        return cls(**{**known, **values})
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        schema = handler(core_schema)
+        for name, text in descriptions(cls).items():
+            key = YAML_KEYS.get(name, name)  # a schema may be asked for by the names of fields
+            schema["properties"][key if key in schema["properties"] else name]["description"] = text
+        return schema
+
+
+def field_names(cls: type[Settings]) -> list[str]:
+    """Names of a class's fields."""
+    return [item.name for item in fields(cls)]
+
+
+@cache
+def descriptions(cls: type) -> dict[str, str]:
+    """Field to docstring, of a class and its bases, each on one line."""
+    texts: dict[str, str] = {}
+    for base in reversed([base for base in cls.__mro__ if base.__module__ != "builtins"]):
+        [tree] = ast.parse(inspect.getsource(base)).body
+        assert isinstance(tree, ast.ClassDef)
+        for statement, following in pairwise(tree.body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                texts[ast.unparse(statement.target)] = " ".join(ast.literal_eval(following.value).split())
+    return {name: texts[name] for name in get_type_hints(cls) if name in texts}
+
+
+@cache
+def _adapters(cls: type[Settings]) -> dict[str, TypeAdapter[Any]]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    strict, hints = ConfigDict(strict=True, allow_inf_nan=False), get_type_hints(cls, include_extras=True)
+    return {name: TypeAdapter(hints[name], config=strict) for name in field_names(cls)}
+
+
+class Overrides(TypedDict, total=False):
+    """What a command may say instead of the target's YAML. A budget replaces the target's, but not its statistic."""
+
+    latency_ms: float | None
+    """Budget: latency on the target in milliseconds, at most."""
+    speed_up: float | None
+    """Budget: measured latency of the unpruned model over that of the pruned one, at least."""
+    macs_speed_up: float | None
+    """Budget: MACs of the unpruned model over those of the pruned one, at least; needs no device."""
+    max_map_drop: float | None
+    """Largest loss of mAP50-95, 0 to 1 (0.02 is two points)."""
+    imgsz: int | None
+    """Input side in pixels, a multiple of 32."""
+    epochs: int | None
+    """Epochs of fine-tuning."""
+    until: str | None
+    """End fine-tuning early: ``map_drop <= 0.01``."""
+    device: str | None
+    """Where engines are built and timed: ``user@host[:port]``, or ``local`` for this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """Settings of a training stage; ``train`` takes every other Ultralytics training argument."""
+
+    epochs: Annotated[int, Ge(1), Le(100_000)] = 50
+    """Passes over the training split."""
+    time_h: Positive | None = None
+    """Hours after which training ends, whatever ``epochs`` says."""
+    batch: Annotated[int, Ge(1), Le(4096)] = 16
+    """Images in one optimiser step, over all devices."""
+    lr0: Positive = 0.001
+    """Learning rate after warm-up."""
+    optimizer: Literal["AdamW", "SGD", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD"] = "AdamW"
+    """Optimiser; never ``auto``, which would ignore ``lr0``."""
+    patience: Count = 50
+    """Epochs without improvement after which training ends; 0 never."""
+    device: str = ""
+    """Where to train, as Ultralytics names it (``cpu``, ``0``, ``0,1``); empty takes a GPU when there is one."""
+    workers: Count = 4
+    """Data loader processes per device; a CPU has none."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """Further Ultralytics training arguments, by their names."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer == "auto":
+            raise SettingError("optimizer='auto' would ignore lr0; allowed is the name of one")
+        super().__post_init__()
+        own = {"time": "time_h", "distill_model": "teacher", "dis": "feature"} | {
+            name: name for name in field_names(TrainSettings)
+        }
+        for key in self.train:
+            if key in own:
+                raise SettingError(f"train argument {key!r} has a setting of its own: use {own[key]}")
+            if key in SET_HERE:
+                raise SettingError(f"train argument {key!r} is set by edgeprune itself; remove it")
+
+
+SET_HERE = frozenset(
+    ("model", "data", "mode", "task", "project", "name", "exist_ok", "save_dir", "resume", "pretrained", "save", "val")
+    + ("cfg", "profile")
+)
+"""Ultralytics arguments that edgeprune sets itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching(Settings):
+    """How much a teacher, the unpruned model, is heard."""
+
+    response: NotNegative = 1.0
+    """Weight of the distance to the teacher's answers; 1 is as strong as the labels, 0 leaves it out."""
+    feature: NotNegative = 0.0
+    """Weight of Ultralytics' own distillation of the head's inputs (its ``dis``); alone it cost .03."""
+
+    def teaches(self) -> bool:
+        """Whether a teacher would be heard at all."""
+        return bool(self.response or self.feature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Settings):
+    """What a training takes besides a section of a target's YAML; in a build the target and the command say it."""
+
+    imgsz: Annotated[int, Ge(32), Le(8192)] = 640
+    """Side of the square training images in pixels."""
+    seed: Count = 0
+    """Seed of everything random."""
+    quiet: bool = False
+    """Hide Ultralytics' log and progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Run, Teaching, Training):
+    """Everything that one training run is asked to do."""
+
+    teacher: Path | None = None
+    """Weights of a teacher with the same classes, usually the unpruned model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher and not self.teaches():
+            raise SettingError("a teacher with response=0 and feature=0 teaches nothing; raise one or name no teacher")
+
+
+class _Condition:
+    """Lets a number be written as ``map_drop <= NUMBER`` in YAML."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(
+            read_map_drop, handler(source), json_schema_input_schema=handler.generate_schema(float | str | None)
+        )
+
+
+def read_map_drop(value: Any) -> Any:
+    """The number in ``map_drop <= 0.01`` or ``0.01``; a value that is no text is given back.
+
+    Raises:
+        ValueError: a text that says something else.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(?:map_drop\s*<=)?\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*", value)
+    if match is None:
+        raise ValueError(f"{value!r} is no condition; allowed is 'map_drop <= 0.01', with a number of 0 to 1")
+    return float(match[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning(Teaching, Training):
+    """Settings of the fine-tune stage."""
+
+    distill: bool = True
+    """Use the unpruned model as teacher: +.004 mAP50-95 at MACs ×4 (``benchmarks/training_distillation.md``) for epochs
+    that take half as long again."""
+    until: Annotated[Share | None, _Condition()] = None
+    """``map_drop <= 0.01``: end as soon as mAP50-95 on the validation split is that close to the unpruned model's, with
+    margin, both by Ultralytics' validator. The gate on the artifact is held as ever."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distill and not self.teaches():
+            raise SettingError(
+                "distill with response 0 and feature 0 teaches nothing; raise one or set distill to false"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyGoal(Settings):
+    """When fine-tuning may end early: once an epoch's accuracy has come within a drop of the unpruned model's."""
+
+    baseline: Share
+    """Accuracy of the unpruned model on the validation split, by the trainer's own validation."""
+    max_drop: Share
+    """Allowed drop."""
+    margin: Share = 0.002
+    """How far below ``max_drop`` the drop must be, since the gate measures the artifact on another runtime."""
+
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsitySettings(Settings):
+    """How hard sparsity training pushes the scales of batch normalisation towards zero.
+
+    A scale starts near 1. With AdamW it moves by up to the learning rate a step wherever ``strength`` is above its
+    gradient, so the learning rates of all steps must add up to more than 1 for channels to switch off; a ``strength``
+    far above the gradients only costs accuracy. With SGD it moves by learning rate x strength / (1 - momentum).
+    Measured on the digits demo, three quarters of the scales' gradients (root mean square) were below 3e-4 and 5 % were
+    above 0.03, hence the default. Reference implementations, which train with SGD, use 1e-2.
+    """
+
+    strength: Positive = 0.001
+    """Weight of the penalty on scales at the start."""
+    bias_strength: NotNegative = 0.0
+    """The same for the biases of these channels; 0 leaves them alone."""
+    schedule: Schedule = "linear"
+    """How both fall over the run: not at all, linearly, or along a half cosine."""
+    final: Share = 0.1
+    """What is left of both at the end, 0 to 1."""
+    tied: Literal["group", "exempt"] = "group"
+    """Scales tied by shortcuts: penalised as one, or left alone."""
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """What is left of the strength in ``epoch`` (from 0) of ``epochs``: 1 in the first, ``final`` in the last."""
+        if self.schedule == "constant" or epochs < 2:
+            return 1.0
+        progress = min(epoch / (epochs - 1), 1.0)
+        if self.schedule == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return 1.0 - (1.0 - self.final) * progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsifying(SparsitySettings, Training):
+    """Settings of the sparsify stage: training with a penalty on the scales of batch normalisation, before pruning."""
+
+    epochs: Annotated[int, Ge(1), Le(100_000)] = 20
+    """Passes over the training split."""
+    lr0: Positive = 0.003
+    """Learning rate after warm-up. The rates of all steps must add up to more than 1 for scales to reach zero."""
+    patience: Count = 0
+    """Epochs without improvement after which training ends; 0, the default, never: scales shrink for longer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer == "MuSGD":
+            raise SettingError(
+                "optimizer: MuSGD rescales gradients, which undoes the sparsity term; allowed: SGD, AdamW"
+            )

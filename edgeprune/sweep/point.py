@@ -1,0 +1,105 @@
+"""What a sweep is made of: the job behind a point and what its steps hand on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgeprune.records.sweep import Point
+from edgeprune.target import Target
+
+VERSION = 1  # of how a point is made: raised whenever the same job would give another point
+
+
+@dataclass(frozen=True)
+class Job:
+    """One point to make; it can be sent to another machine.
+
+    Attributes:
+        name: for people and files.
+        weights: the checkpoint's bytes.
+        target: with the point's budget.
+        data: dataset YAML, the same path on every machine.
+        digest: of the dataset's content.
+        seed: of everything drawn.
+        trust: load a checkpoint with foreign classes.
+        cache: folder of layer profiles on the machine with the device.
+        pruned: False for a model that is only measured.
+        epochs: of fine-tuning; 0 for none.
+    """
+
+    name: str
+    weights: bytes
+    target: Target
+    data: str
+    digest: str
+    seed: int
+    trust: bool
+    cache: str
+    pruned: bool
+    epochs: int
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that the result depends on."""
+        content = {
+            "target": self.target.model_dump(mode="json"),
+            "digest": self.digest,
+            "seed": self.seed,
+            "trust": self.trust,
+            "pruned": self.pruned,
+            "epochs": self.epochs,
+            "weights": hashlib.sha256(self.weights).hexdigest(),
+        }
+        return hashlib.sha256(json.dumps([VERSION, content], sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    @property
+    def budget(self) -> str:
+        """The budget as text; empty for a model that is only measured."""
+        return str(self.target.budget) if self.pruned else ""
+
+    def failure(self, error: Exception) -> Result:
+        """The result of this job when it ended with an error."""
+        lines = str(error).strip().splitlines()
+        return Result(Point(self.name, self.budget, failed=lines[0] if lines else type(error).__name__))
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What the search step hands on: a checkpoint's bytes, MACs of the swept model over its own, and how many probes
+    the search took."""
+
+    checkpoint: bytes
+    macs: float
+    probes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A point, and the bytes of its checkpoint where one was made."""
+
+    point: Point
+    checkpoint: bytes | None = None
+
+
+class Steps(Protocol):
+    """The three steps of a job; each may run on another machine."""
+
+    def search(self, job: Job) -> Pruned:
+        """Prune to the budget, or give the checkpoint as it is. Needs the device."""
+        ...
+
+    def finetune(self, job: Job, pruned: Pruned) -> bytes:
+        """The bytes of the fine-tuned checkpoint. Wants a GPU."""
+        ...
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        """The point: latency next to the swept model (bytes of its checkpoint), and accuracy. Needs the device."""
+        ...
+
+
+Finished = Callable[[Job, Result], None]
+"""Called with each result as it comes."""

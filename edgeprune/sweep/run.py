@@ -1,0 +1,150 @@
+"""Several budgets side by side: each is pruned, fine-tuned and measured, as a job that depends on no other.
+
+Finished points are kept in the sweep's folder and are not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeprune import checkpoint
+from edgeprune.artifact import write_atomically
+from edgeprune.errors import DataError, EdgepruneError, TargetError
+from edgeprune.progress import Reporter, Silent
+from edgeprune.records.sweep import Point, Sweep
+from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
+from edgeprune.runtimes.site import open_site
+from edgeprune.search.inputs import read_inputs
+from edgeprune.serial import read_json, write_json
+from edgeprune.sweep.jobs_ray import run_on_ray
+from edgeprune.sweep.point import Finished, Job, Result, Steps
+from edgeprune.sweep.steps import RealSteps
+from edgeprune.target import Target, load_target
+
+JOBS = ("here", "ray")
+
+
+def sweep(
+    target: str | Path | Target,
+    weights: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    budgets: Sequence[tuple[str, float]],
+    unpruned: Sequence[str | Path] = (),
+    epochs: int | None = None,
+    imgsz: int | None = None,
+    jobs: str = "here",
+    seed: int = 0,
+    trust: bool = False,
+    reporter: Reporter | None = None,
+    steps: Steps | None = None,
+) -> Sweep:
+    """Prune, fine-tune and measure a model for several budgets; write ``sweep.md``, ``sweep.json``, ``sweep.html``.
+
+    Args:
+        target: name of a shipped profile, path of a profile, or a target; its budget is replaced.
+        weights: the checkpoint to prune.
+        data: dataset YAML.
+        out: folder for all of it; finished points in it are taken as they are.
+        budgets: (``latency_ms`` or ``speed_up``, value) each.
+        unpruned: checkpoints of other scales, measured for comparison.
+        epochs: of every fine-tuning; the profile's when not given, 0 for none.
+        imgsz: replaces the profile's image side, pixels.
+        jobs: ``here`` or ``ray``.
+        seed: of everything drawn.
+        trust: load checkpoints with foreign classes.
+        reporter: who watches; nobody when None.
+        steps: what makes a point; the real steps when None.
+
+    Raises:
+        TargetError: a wrong argument.
+        DataError: weights or dataset are unreadable.
+    """
+    if jobs not in JOBS:
+        raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
+    if epochs is not None and epochs < 0:
+        raise TargetError(f"--epochs {epochs}: 0 or more")
+    target = (target if isinstance(target, Target) else load_target(target)).with_overrides(imgsz=imgsz)
+    out, reporter = Path(out), reporter or Silent()
+    splits = {"train", target.accuracy.split}
+    source, dataset = read_inputs(target, weights, data, trust=trust, splits=splits)
+    digest = dataset.digest if dataset is not None else ""
+    if jobs == "here":  # on a cluster the device is another node's
+        with open_site(target) as site:
+            site.require_usable()
+
+    def job(path: str | Path, budget: tuple[str, float] | None) -> Job:
+        loaded = checkpoint.load(path, trust=trust).path
+        asked = target if budget is None else _with_budget(target, *budget)
+        return Job(
+            name=loaded.stem if budget is None else f"{loaded.stem}-{budget[0].replace('_', '-')}-{budget[1]:g}",
+            weights=loaded.read_bytes(),
+            target=asked,
+            data=str(Path(data).resolve()) if Path(data).exists() else str(data),
+            digest=digest,
+            seed=seed,
+            trust=trust,
+            cache=str((out / "profiles").resolve()),
+            pruned=budget is not None,
+            epochs=0 if budget is None else (target.finetune.epochs if epochs is None else epochs),
+        )
+
+    todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]
+    folder = out / "points"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {job.key: point for job in todo if (point := _read(folder / f"{job.name}-{job.key}.json")) is not None}
+    missing = [job for job in todo if job.key not in done]
+    if done:
+        reporter.note(f"{len(done)} of {len(todo)} points are there already")
+
+    def finished(job: Job, result: Result) -> None:
+        point = result.point
+        if point.failed is None:
+            if result.checkpoint is not None:
+                write_atomically(folder / f"{job.name}-{job.key}.pt", result.checkpoint)
+            write_json(folder / f"{job.name}-{job.key}.json", point)
+        done[job.key] = point
+        reporter.note(" ".join(point_cells(point)))
+
+    steps = steps or RealSteps()
+    if missing and jobs == "here":
+        run_here(missing, todo[0].weights, finished, steps)
+    elif missing:
+        run_on_ray(missing, todo[0].weights, finished, steps, reporter=reporter)
+    points = [done[job.key] for job in todo]
+    measured = len(unpruned) + 1
+    metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
+    made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
+    _write(made, out)
+    return made
+
+
+def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps) -> None:
+    """One job after the other, in this process; ``swept`` is the checkpoint that latencies are compared with."""
+    for job in jobs:
+        try:
+            pruned = steps.search(job)
+            finished(job, steps.measure(job, swept, pruned, steps.finetune(job, pruned)))
+        except EdgepruneError as error:
+            finished(job, job.failure(error))
+
+
+def _with_budget(target: Target, kind: str, value: float) -> Target:
+    if kind == "latency_ms":
+        return target.with_overrides(latency_ms=value)
+    return target.with_overrides(speed_up=value)
+
+
+def _read(file: Path) -> Point | None:
+    try:
+        return read_json(Point, file)
+    except DataError:
+        return None
+
+
+def _write(made: Sweep, out: Path) -> None:
+    write_atomically(out / "sweep.md", sweep_table(made).markdown() + "\n")
+    write_json(out / "sweep.json", made)
+    write_atomically(out / "sweep.html", sweep_page(made))

@@ -1,0 +1,91 @@
+"""The three steps behind a point: search (on the device), fine-tune (where a GPU is), measure (on the device).
+
+They take and give plain data and the bytes of checkpoints, so that each can run in this process or anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from edgeprune import checkpoint
+from edgeprune.measure.accuracy import measure_artifact
+from edgeprune.quiet import quiet
+from edgeprune.records.sweep import Point
+from edgeprune.runtimes.site import open_site
+from edgeprune.samples.measurement import speed_up_of
+from edgeprune.samples.statistics import value_of
+from edgeprune.search.bench import SiteBench
+from edgeprune.search.inputs import read_inputs
+from edgeprune.search.run import search
+from edgeprune.sweep.point import Job, Pruned, Result
+
+SCRATCH = "edgeprune-sweep-"
+
+
+class RealSteps:
+    """:class:`~edgeprune.sweep.point.Steps` that search, train and measure."""
+
+    def search(self, job: Job) -> Pruned:
+        """Prune to the budget, or give the checkpoint as it is."""
+        if not job.pruned:
+            return Pruned(job.weights, 1.0, 0)
+        with TemporaryDirectory(prefix=SCRATCH) as scratch:
+            weights = _unpacked(scratch, job.weights)
+            output = Path(scratch) / "pruned.pt"
+            found = search(
+                job.target, weights, job.data, output=output, cache=job.cache, seed=job.seed, trust=job.trust
+            )
+            return Pruned(found.checkpoint.read_bytes(), found.plan.macs_speed_up, len(found.probes))
+
+    def finetune(self, job: Job, pruned: Pruned) -> bytes:
+        """The bytes of the fine-tuned checkpoint."""
+        if not job.pruned or not job.epochs:
+            return pruned.checkpoint
+        from edgeprune.settings import TrainSettings
+        from edgeprune.training.finetune import finetune
+
+        finetuning = job.target.finetune
+        with TemporaryDirectory(prefix=SCRATCH) as scratch:
+            teacher = _unpacked(scratch, job.weights, "teacher.pt") if finetuning.distill else None
+            settings = TrainSettings.of(finetuning, imgsz=job.target.imgsz, seed=job.seed, teacher=teacher)
+            result = finetune(
+                _unpacked(scratch, pruned.checkpoint),
+                data=job.data,
+                out=Path(scratch) / "out",
+                settings=replace(settings, epochs=job.epochs, quiet=True),
+                work=Path(scratch) / "work",
+            )
+            return result.best.read_bytes()
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        """The point: latency next to the swept model, and accuracy by the target's runtime."""
+        target = job.target
+        with TemporaryDirectory(prefix=SCRATCH) as scratch, open_site(target, seed=job.seed) as site, quiet():
+            site.require_usable()
+            folder = Path(scratch)
+            source, dataset = read_inputs(target, _unpacked(scratch, tuned), job.data, trust=job.trust)
+            assert dataset is not None  # a job has data
+            reference = checkpoint.load(_unpacked(scratch, swept, "swept.pt"), trust=job.trust)
+            bench = SiteBench(site, source, dataset)
+            before = bench.compile(reference.model, folder / "swept", {})
+            after = bench.compile(source.model, folder / "candidate", {})
+            first, second = bench.latency([before.required_engine, after.required_engine], 1.0)
+            point = Point(
+                name=job.name,
+                budget=job.budget,
+                ms=value_of(second.values, target.budget.statistic),
+                speed_up=speed_up_of(first, second).ratio,
+                accuracy=measure_artifact(site, after.onnx, after.engine, dataset).value,
+                macs=pruned.macs,
+                parameters=checkpoint.parameter_count(source.model),
+                note=f"probes: {pruned.probes}, epochs: {job.epochs}" if job.pruned else "unpruned",
+            )
+        return Result(point, tuned if job.pruned else None)
+
+
+def _unpacked(folder: str, content: bytes, name: str = "given.pt") -> Path:
+    file = Path(folder) / name
+    file.write_bytes(content)
+    return file

@@ -1,0 +1,25 @@
+"""Targets: a device plus a runtime plus a budget, read from YAML once and frozen from then on."""
+
+from edgeprune.target.from_yaml import load_target, shipped_targets, targets_dir
+from edgeprune.target.schema import (
+    BUDGETS,
+    Board,
+    Budget,
+    Measuring,
+    Target,
+    default_target,
+    target_schema,
+)
+
+__all__ = [
+    "BUDGETS",
+    "Board",
+    "Budget",
+    "Measuring",
+    "Target",
+    "default_target",
+    "load_target",
+    "shipped_targets",
+    "target_schema",
+    "targets_dir",
+]

@@ -1,0 +1,112 @@
+"""Read a target from its YAML, the only place where that is done: names, ``extends``, and keys written twice.
+
+Whatever is refused is named by file, key and what is allowed, as a :class:`~edgeprune.errors.TargetError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from edgeprune.errors import TargetError
+from edgeprune.target.schema import Target, target_from
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Read a target by the name of a shipped one (``cpu``) or by the path of its YAML (``my/board.yaml``).
+
+    Raises:
+        TargetError: no such target, not YAML, an unknown key, an impossible or contradictory value, a cycle in
+            ``extends``; the message names file, key and what is allowed.
+    """
+    path = _path_of(name_or_path)
+    return target_from(_read_with_parents(path, ()), str(path))
+
+
+def shipped_targets() -> dict[str, Path]:
+    """Name to file of every target that ships with edgeprune."""
+    return {path.stem: path for path in sorted(targets_dir().glob("*.yaml"))}
+
+
+def targets_dir() -> Path:
+    """Folder of the shipped targets: inside the installed package, or the repository's own in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "targets"
+    return inside if inside.is_dir() else package.parent / "targets"
+
+
+def _path_of(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    shipped = shipped_targets()
+    if text in shipped:
+        return shipped[text]
+    path = Path(text)
+    if path.is_file():
+        return path
+    close = difflib.get_close_matches(text, shipped, n=1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    raise TargetError(f"no target {text!r}{hint} Allowed: {', '.join(shipped)}, or the path of a .yaml profile.")
+
+
+def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in children:
+        raise TargetError(f"{path}: extends: goes in a circle: {' → '.join(p.stem for p in (*children, path))}")
+    data = _read_yaml(path)
+    if "extends" not in data:
+        return {"name": path.stem, **data}
+    parent_name = data.pop("extends")
+    if not isinstance(parent_name, str):
+        raise TargetError(f"{path}: extends: {parent_name!r} is not the name or path of one profile")
+    beside = [path.parent / parent_name, path.parent / f"{parent_name}.yaml"]
+    try:
+        parent = next((p for p in beside if p.is_file()), None) or _path_of(parent_name)
+    except TargetError as error:
+        raise TargetError(f"{path}: extends: {error}") from error
+    return _merged(_read_with_parents(parent, (*children, path)), {"name": path.stem, **data})
+
+
+def _merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(parent)
+    for key, value in child.items():
+        # A budget is one statement: half of the parent's and half of the child's would contradict itself.
+        if key != "budget" and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merged(merged[key], cast("Mapping[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's own safe loader, but a key written twice is an error instead of the last one silently winning."""
+
+
+def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for position, key in enumerate(keys):
+        if key in keys[:position]:
+            line = node.value[position][0].start_mark.line + 1
+            raise TargetError(f"{loader.name}: line {line}: {key}: is written twice")
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            data = yaml.load(file, Loader=_UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise TargetError(f"{path}: {where}not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise TargetError(f"{path}: a profile is a mapping of keys to values, seen: {type(data).__name__}")
+    return data

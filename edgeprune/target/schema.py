@@ -1,0 +1,381 @@
+"""What a target is: a device plus a runtime plus a budget, and how its models are made, typed and frozen."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgeprune.errors import TargetError
+from edgeprune.settings import Finetuning, Overrides, Positive, Ratio, Share, Sparsifying, Training
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+    from typing_extensions import Unpack
+
+OLDEST_TENSORRT = "10.3"  # JetPack 6.1; older releases are refused, and it is assumed where no range is given
+STRIDE = 32  # the coarsest stride of every Ultralytics detector; an imgsz off it is padded behind the user's back
+
+BUDGETS = ("latency_ms", "speed_up", "macs_speed_up")
+"""The ways to state a budget; a target has exactly one."""
+Statistic = Literal["p50", "p90", "p95", "p99"]
+RuntimeName = Literal[
+    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec"
+]
+Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+BUDGET_WINDOW = (0.92, 1.0)
+"""A search accepts a candidate that takes a share of the budget between these: 1 takes all of it, more misses it."""
+
+
+class Budget(_Part):
+    """How fast the model must be: exactly one of ``latency_ms``, ``speed_up`` and ``macs_speed_up``."""
+
+    latency_ms: Positive | None = None
+    """Latency on the target in milliseconds, of the statistic below."""
+    speed_up: Ratio | None = None
+    """Measured latency of the unpruned model divided by that of the pruned one, on the target."""
+    macs_speed_up: Ratio | None = None
+    """MACs of the unpruned model divided by those of the pruned one; needs no device."""
+    statistic: Statistic = "p95"
+    """Which statistic of the latency ``latency_ms`` speaks of."""
+    scope: Literal["model", "end_to_end"] = "model"
+    """What is timed: ``model`` alone (input in memory to output in memory), or ``end_to_end`` (a frame in memory to the
+    boxes in it: letterbox, model, non-maximum suppression), through ONNX Runtime and for detectors."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Budget:
+        given = [key for key in BUDGETS if getattr(self, key) is not None]
+        if len(given) != 1:
+            stated = " and ".join(given) or "none of them"
+            raise ValueError(f"exactly one of latency_ms, speed_up, macs_speed_up is allowed; seen: {stated}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Name of the one key that is set."""
+        return next(key for key in BUDGETS if getattr(self, key) is not None)
+
+    @property
+    def value(self) -> float:
+        """Value of the one key that is set."""
+        return getattr(self, self.kind)
+
+    def __str__(self) -> str:
+        scope = "end-to-end " if self.scope == "end_to_end" else ""
+        if self.kind == "latency_ms":
+            return f"{self.statistic} {scope}latency ≤ {self.value:g} ms"
+        return f"{scope + 'latency' if self.kind == 'speed_up' else 'MACs'} speed-up ≥ ×{self.value:g}"
+
+
+class AccuracyFloor(_Part):
+    """How much accuracy the pruned artifact may lose."""
+
+    max_map_drop: Share = 0.02
+    """Largest drop of mAP50-95 against the unpruned model's artifact, absolute (0.02 is two points). For a precision
+    below FP32, against its FP32 form where that is the better one: what the precision alone loses counts too."""
+    split: Literal["val", "test", "train"] = "val"
+    """Dataset split on which both are measured."""
+
+
+class Pruning(_Part):
+    """How channels are chosen."""
+
+    importance: str = "auto"
+    """Channel importance criterion; ``auto`` is the one that kept most accuracy in ``benchmarks/``; after sparsify it
+    is ``bn_scale``."""
+    min_width: Annotated[int, Field(ge=1)] = 8
+    """No layer gets narrower than this many channels."""
+    ignore: tuple[str, ...] = ()
+    """Globs of module names that keep their width."""
+    max_ratio: dict[str, Share] = Field(default_factory=dict)
+    """Glob of module names to the largest share of channels that may go there."""
+    max_probes: Annotated[int, Field(ge=1, le=50)] = 6
+    """Most measurements that the budget search may take on the target."""
+    planning_macs_speed_up: Ratio = 2.0
+    """MACs ratio that stands in for a latency budget while the target's runtime is not at hand (verdict PENDING)."""
+
+
+class Export(_Part):
+    """What the ONNX file looks like."""
+
+    opset: Annotated[int, Field(ge=11, le=25)] = 17
+    """ONNX opset; 17 is read by every TensorRT from 10.3 on."""
+    dynamic: bool = False
+    """Dynamic batch and size; a latency budget speaks of one shape, so the default is static."""
+    nms: bool = False
+    """Embed non-maximum suppression in the graph."""
+    head: Literal["auto", "end-to-end", "raw"] = "auto"
+    """Which head of a model with two (YOLOv10, YOLO26) is exported. ``auto`` takes the end-to-end one, whose output
+    needs no NMS, but the raw one for INT8 where the range of TensorRT reaches down to 10.3, which cannot build it."""
+
+
+class Calibration(_Part):
+    """How INT8 ranges are found; used only by an int8 precision."""
+
+    images: Annotated[int, Field(ge=16, le=100_000)] = 256
+    """Images of the training split; fewer than 64 is a warning."""
+    method: Literal["entropy", "percentile", "minmax"] = "entropy"
+    """How a range is chosen from the values seen."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    """Share of the values that a range covers, in percent, for ``percentile``."""
+
+
+class Measuring(_Part):
+    """How latency is sampled; the gate asks for more where the samples do not settle it."""
+
+    threads: Annotated[int, Field(ge=0, le=1024)] = 1
+    """Threads of the runtime; 0 leaves the choice to it."""
+    warmup_s: Annotated[float, Field(ge=0, le=600)] = 1.0
+    """Least warm-up for each model, in seconds."""
+    rounds: Annotated[int, Field(ge=4, le=100_000)] = 60
+    """Interleaved rounds."""
+    per_round: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """Samples of each model in a round."""
+    time_limit_s: Positive = 60.0
+    """Longest run of one measurement, in seconds."""
+    copies: bool = True
+    """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time."""
+    cuda_graph: bool = False
+    """Capture an inference once and replay it, where the engine can be captured (runtimes ``tensorrt`` and
+    ``trtexec``); the measurement says whether it was so."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 2
+    """How often an INCONCLUSIVE gate is measured again, with twice the samples each time."""
+
+
+class Board(_Part):
+    """The board that the target is about."""
+
+    kind: Literal["cpu", "cuda", "jetson"]
+    """Family of the device."""
+    board: str = ""
+    """Name for people."""
+    compatible: tuple[str, ...] = ()
+    """Ids from ``/proc/device-tree/compatible`` that are this board (``nvidia,p3767-0005``)."""
+    power_mode: str | None = None
+    """Power mode by its name in ``/etc/nvpmodel.conf``; ids differ between boards and releases."""
+    jetpack: str | None = None
+    """Range of JetPack releases, as a version specifier (``>=6.1``)."""
+    tensorrt: str | None = None
+    """Range of TensorRT versions, as a version specifier (``>=10.3,<12``)."""
+    dla_cores: Annotated[int, Field(ge=0, le=2)] = 0
+    """Deep-learning accelerator cores on the board."""
+    host: str = ""
+    """Where the device is: ``user@host[:port]``; empty is this machine. ``--device`` replaces it."""
+    python: str = ""
+    """Python on that device with NumPy and onnxruntime, for a runtime that needs one; found when empty."""
+    lock_clocks: bool = True
+    """Lock the board's clocks while something is built or timed, where the user may (``sudo -n``), and restore them."""
+    dla_core: Annotated[int, Field(ge=0, le=1)] | None = None
+    """Build engines for this DLA core; what it cannot take falls back to the GPU. Null for the GPU alone."""
+
+
+class Target(_Part):
+    """A device plus a runtime plus a budget."""
+
+    name: str
+    """Name of the profile; the file's name without ``.yaml``."""
+    description: str
+    """One line for people."""
+    device: Board
+    runtime: RuntimeName
+    """What runs the engine."""
+    precision: Precision = "fp32"
+    """Number format of the engine; made by a transform of the ONNX graph."""
+    mixed_precision: bool = True
+    """Where a precision below FP32 misses the accuracy floor, return those few layers to float that win most back."""
+    imgsz: Annotated[int, Field(ge=STRIDE, le=8192, multiple_of=STRIDE)] = 640
+    """Input height and width in pixels; a multiple of the model's stride."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Images per inference on the device."""
+    channel_alignment: Literal[1, 2, 4, 8, 16, 32, 64] = 8
+    """Widths are kept at multiples of this; tensor cores and vector units waste what lies between."""
+    budget: Budget
+    accuracy: AccuracyFloor = Field(default_factory=AccuracyFloor)
+    prune: Pruning = Field(default_factory=Pruning)
+    pretrain: Training = Field(default_factory=lambda: Training(epochs=100, lr0=0.002))
+    """Used only when the weights are a model YAML."""
+    sparsify: Sparsifying | None = None
+    """Sparsity training between the baseline and pruning; left out by default."""
+    finetune: Finetuning = Field(default_factory=Finetuning)
+    export: Export = Field(default_factory=Export)
+    calibration: Calibration = Field(default_factory=Calibration)
+    measure: Measuring = Field(default_factory=Measuring)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Target:
+        if self.device.kind == "cpu" and self.runtime != "onnxruntime":
+            raise ValueError(f"runtime: {self.runtime} needs an NVIDIA GPU; a cpu device allows onnxruntime")
+        if self.device.kind == "cpu" and self.precision == "int8-fp16":
+            raise ValueError("precision: int8-fp16 is for TensorRT; a cpu device allows fp32, fp16, int8")
+        core = self.device.dla_core
+        if core is not None and core >= self.device.dla_cores:
+            raise ValueError(f"device: dla_core {core} is not one of the board's {self.device.dla_cores} DLA cores")
+        if core is not None and self.runtime not in ("tensorrt", "trtexec"):
+            raise ValueError(f"device: dla_core needs the runtime tensorrt or trtexec; seen: {self.runtime}")
+        if self.measure.cuda_graph and self.device.kind == "cpu":
+            raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
+        if self.measure.cuda_graph and self.runtime.startswith("onnxruntime"):
+            raise ValueError(f"measure: cuda_graph needs the runtime tensorrt or trtexec; seen: {self.runtime}")
+        if self.runtime == "onnxruntime-tensorrt-rtx" and not self.measure.copies:
+            raise ValueError("measure: copies must be true for onnxruntime-tensorrt-rtx, which is timed with them only")
+        if self.measure.cuda_graph and core is not None:
+            raise ValueError("measure: cuda_graph and device.dla_core exclude each other; a DLA cannot be captured")
+        if self.budget.scope == "end_to_end":
+            if not self.runtime.startswith("onnxruntime"):
+                raise ValueError(f"budget.scope: end_to_end is timed through ONNX Runtime; {self.runtime} allows model")
+            if self.batch != 1:
+                raise ValueError(f"budget.scope: end_to_end times one frame at a time; batch {self.batch} allows model")
+            if self.budget.kind == "macs_speed_up":
+                raise ValueError("budget.scope: end_to_end speaks of latency; macs_speed_up allows model")
+        if self.device.kind != "jetson" and (self.device.power_mode or self.device.jetpack):
+            raise ValueError(f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}")
+        if self.export.nms and self.export.head != "auto":
+            raise ValueError(f"export: nms and head {self.export.head} contradict each other; leave one of them out")
+        if self._no_sorted_head and (self.export.nms or self.export.head == "end-to-end"):
+            raise ValueError(
+                "export: TensorRT 10.3 (JetPack 6.1, 6.2) cannot build INT8 with top-k or NMS inside; allowed: "
+                "head raw, precision fp16, or a device.tensorrt from 10.4 on"
+            )
+        return self
+
+    @property
+    def exported_head(self) -> str:
+        """The head to export: ``auto``, ``end-to-end``, ``raw`` or ``nms``."""
+        if self.export.nms:
+            return "nms"
+        return "raw" if self._no_sorted_head else self.export.head
+
+    @property
+    def oldest_tensorrt(self) -> str | None:
+        """Oldest TensorRT release in the device's range; None for a runtime without TensorRT."""
+        if "tensorrt" not in self.runtime and self.runtime != "trtexec":
+            return None
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+        from packaging.version import Version
+
+        try:
+            versions = SpecifierSet(self.device.tensorrt or "")
+        except InvalidSpecifier:
+            raise ValueError(
+                f"device: tensorrt: {self.device.tensorrt!r} is not a version specifier; allowed: like '>=10.3,<12'"
+            ) from None
+        lowest = (Version(item.version.rstrip(".*")) for item in versions if item.operator in (">=", ">", "==", "~="))
+        return str(max(lowest, default=Version(OLDEST_TENSORRT)))
+
+    @property
+    def _no_sorted_head(self) -> bool:
+        """Whether INT8 would meet a TensorRT that cannot build top-k or NMS in it."""
+        oldest = self.oldest_tensorrt if self.precision.startswith("int8") else None
+        return oldest is not None and oldest.split(".")[:2] == OLDEST_TENSORRT.split(".")
+
+    def with_overrides(self, **overrides: Unpack[Overrides]) -> Target:
+        """The same target with what is not None in ``overrides`` in place.
+
+        A budget replaces the target's whole budget but keeps its ``statistic``, and its ``scope`` where it is one of
+        latency.
+
+        Raises:
+            TargetError: a value is impossible, as in a target's YAML.
+        """
+        given = {key: value for key, value in overrides.items() if value is not None}
+        data = self.model_dump(mode="json")
+        if budget := {key: given.pop(key) for key in BUDGETS if key in given}:
+            scope = "model" if "macs_speed_up" in budget else self.budget.scope
+            data["budget"] = {"statistic": self.budget.statistic, "scope": scope, **budget}
+        for key, value in given.items():
+            section, name = OVERRIDDEN.get(key, ("", key))
+            (data[section] if section else data)[name] = value
+        if given.get("device") == "local":
+            data["device"]["host"] = ""
+        return target_from(data, "command line")
+
+
+OVERRIDDEN = {
+    "max_map_drop": ("accuracy", "max_map_drop"),
+    "epochs": ("finetune", "epochs"),
+    "until": ("finetune", "until"),
+    "device": ("device", "host"),
+}
+"""Override to the section and key that it replaces; every other one is a key of the target itself."""
+
+
+def default_target() -> Target:
+    """What a model is measured with when nobody names a target: ONNX Runtime on this machine's CPU, one thread."""
+    return Target(
+        name="this machine",
+        description="ONNX Runtime on this machine's CPU, one thread",
+        device=Board(kind="cpu"),
+        runtime="onnxruntime",
+        budget=Budget(speed_up=1.0),
+        measure=Measuring(rounds=40, retries=0),
+    )
+
+
+def target_schema() -> dict[str, Any]:
+    """JSON Schema of a target's YAML, for editors; committed as ``targets/schema.json``."""
+    schema = Target.model_json_schema()
+    schema["title"] = "edgeprune target profile"
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"] = {
+        "extends": {"type": "string", "description": "Name or path of the profile that this one starts from."},
+        **schema["properties"],
+    }
+    # A profile that extends another may leave anything out, also within a part; one that stands alone needs these. The
+    # name is the file's own.
+    schema["if"] = {"not": {"required": ["extends"]}}
+    schema["then"] = {"required": [key for key in schema.pop("required") if key != "name"]}
+    for part in schema["$defs"].values():
+        part.pop("required", None)
+    return schema
+
+
+def target_from(data: Mapping[str, Any], source: str) -> Target:
+    """A target from the mapping that its YAML holds.
+
+    Args:
+        data: keys and values, after ``extends``.
+        source: where they come from, for messages.
+
+    Raises:
+        TargetError: unknown keys, or impossible or contradictory values; names every key and what is allowed.
+    """
+    try:
+        # JSON mode is the strict one that still lets a list be a tuple; `batch: yes` must not become batch 1.
+        return Target.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise TargetError(f"{source}: {'; '.join(_explanation(item) for item in error.errors())}") from error
+
+
+def _explanation(item: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "profile"
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        allowed = _keys_of_part(item["loc"][:-1])
+        close = difflib.get_close_matches(str(item["loc"][-1]), allowed, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        return f"{key}: unknown key{hint} Allowed: {', '.join(allowed)}"
+    if item["type"] == "missing":
+        return f"{key}: is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if item["loc"] else message
+    value = json.dumps(item["input"], default=str, ensure_ascii=False)
+    return f"{key}: {message[0].lower()}{message[1:]}; seen: {value}"
+
+
+def _keys_of_part(location: tuple[str | int, ...]) -> list[str]:
+    schema = target_schema()
+    part = schema
+    for step in location:
+        value = part["properties"][step]
+        references = [choice["$ref"] for choice in (value, *value.get("anyOf", ())) if "$ref" in choice]
+        part = schema["$defs"][references[0].rpartition("/")[2]]
+    return list(part["properties"])

@@ -1,0 +1,54 @@
+"""End fine-tuning as soon as the accuracy is close enough to the unpruned model's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ultralytics.cfg import TASK2METRIC
+
+from edgeprune import checkpoint
+from edgeprune.artifact import write_atomically
+from edgeprune.settings import AccuracyGoal, TrainSettings
+from edgeprune.training.classes import require_same_names
+from edgeprune.training.run import class_names, validation_accuracy
+
+
+@dataclass(frozen=True)
+class StopAtGoal:
+    """Ultralytics callback for ``on_fit_epoch_end``: stop once the drop is below the allowed one by the margin.
+
+    A class of an importable module with plain attributes, so that distributed training can hand it to its processes.
+    """
+
+    goal: AccuracyGoal
+
+    def __call__(self, trainer: Any) -> None:
+        accuracy = (trainer.metrics or {}).get(TASK2METRIC[trainer.args.task])
+        if accuracy is not None and self.goal.baseline - accuracy <= self.goal.max_drop - self.goal.margin:
+            trainer.stop = True  # Ultralytics reads it after this event, and tells the other processes
+
+
+def baseline_accuracy(weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str) -> float:
+    """What the trainer's own validation says of ``weights``, 0 to 1; kept in ``work``, so that a run goes on unchanged.
+
+    An accuracy measured on another runtime does not serve: with other padding or thresholds it differs by more than the
+    drops that are asked for.
+
+    Raises:
+        DataError: the weights cannot be read, or know other classes than ``data``.
+    """
+    unpruned = checkpoint.load(weights)
+    require_same_names(f"baseline {weights}", unpruned.names, class_names(data, unpruned.task, silently=settings.quiet))
+    record = Path(work) / "unpruned.json"
+    if record.is_file():
+        content = json.loads(record.read_text())
+        if content["weights"] == unpruned.sha256:
+            return float(content["figure"])
+    # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
+    accuracy = validation_accuracy(weights, data=data, settings=settings, work=work, batch=2 * settings.batch)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, json.dumps({"weights": unpruned.sha256, "figure": accuracy}))
+    return accuracy

@@ -1,0 +1,53 @@
+"""Models that are described by YAML instead of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import DataError
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a model YAML describes.
+
+    Attributes:
+        path: the YAML as Ultralytics takes it: a file, or a name such as ``yolo11n.yaml``.
+        digest: SHA-256 of its resolved content, scale included.
+        task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
+        stride: coarsest stride in pixels.
+    """
+
+    path: Path
+    digest: str
+    task: str
+    stride: int
+
+
+def read_model_yaml(source: str | Path) -> ModelDescription:
+    """Read a model YAML and build the model once, which tells its task and stride and that it can be built.
+
+    Raises:
+        DataError: no such YAML, or one that Ultralytics cannot build a model from.
+    """
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import yaml_model_load
+
+    try:
+        content = yaml_model_load(str(source))
+        model = YOLO(str(source), verbose=False)
+        network: Any = model.model
+        stride = int(network.stride.max())
+    except Exception as error:  # Ultralytics raises whatever its parser met
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"--weights {source}: no model can be built from it ({line}); "
+            "give a checkpoint (.pt) or a model YAML such as yolo11n.yaml"
+        ) from error
+    content.pop("yaml_file", None)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return ModelDescription(Path(source), digest, str(model.task), max(stride, 32))

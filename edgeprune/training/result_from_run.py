@@ -1,0 +1,94 @@
+"""The result of training: the checkpoint that is handed on, from a finished run's scratch folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.cfg import TASK2METRIC
+from ultralytics.utils import RANK
+
+from edgeprune import checkpoint
+from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.settings import TrainSettings
+from edgeprune.training.distributed import on_first_process
+from edgeprune.training.result import TrainResult, TrainSummary
+from edgeprune.training.run import FinishedRun, validation_accuracy
+
+COPIED_FILES = ("results.csv", "*.png", "*.jpg", "events.out.tfevents.*")
+"""What a run leaves for people to look at: curves, plots where ``plots`` asked for them, TensorBoard's events."""
+
+
+def result_from_run(
+    run: FinishedRun,
+    model: nn.Module,
+    *,
+    epoch: int | None = None,
+    data: Path | str,
+    out: Path | str,
+    settings: TrainSettings,
+    work: Path | str,
+    metadata: Mapping[str, object] | None,
+) -> TrainResult:
+    """Write ``model`` as ``out/best.pt`` (float32), :data:`COPIED_FILES` beside it, and validate the file itself.
+
+    ``epoch`` is the model's, counted from 1; without one it is the run's best.
+    A second call with the file still there and unchanged does not validate again. Of several processes the first one
+    writes, and the figure is that of the epoch: Ultralytics' validator would wait for the others.
+    """
+    epoch = run.best_epoch if epoch is None else epoch
+    where = {"data": data, "out": Path(out), "work": Path(work)}
+    write = partial(_write, run, model, epoch, settings=settings, metadata=metadata, **where)
+    summary = TrainSummary(run.epochs_run, epoch, run.epochs, on_first_process(write), run.seconds)
+    return TrainResult(Path(out) / "best.pt", summary)
+
+
+def _write(
+    run: FinishedRun,
+    model: nn.Module,
+    epoch: int,
+    *,
+    data: Path | str,
+    out: Path,
+    settings: TrainSettings,
+    work: Path,
+    metadata: Mapping[str, object] | None,
+) -> float:
+    best, record = out / "best.pt", work / "result.json"
+    source = weights_digest(model)
+    written = _read(record)
+    if written.get("source") != source or not best.is_file() or sha256_of(best) != written.get("best"):
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(model, best, like=checkpoint.load(run.best), metadata=metadata)
+        for pattern in COPIED_FILES:
+            for file in run.best.parent.parent.glob(pattern):
+                shutil.copyfile(file, out / file.name)
+        if RANK == -1:
+            accuracy = validation_accuracy(best, data=data, settings=settings, work=work)
+        else:
+            accuracy = next(row.figures[TASK2METRIC[run.task]] for row in run.epochs if row.number == epoch)
+        written = {"source": source, "best": sha256_of(best), "map50_95": accuracy}
+        write_atomically(record, json.dumps(written))
+    return float(written["map50_95"])
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over every value of a model, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return json.loads(record.read_text())
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,128 @@
+"""Every page and fragment: made from typed data, well formed, each value escaped, asking for nothing outside."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import UndefinedError
+
+from edgeprune.report import notebook
+from edgeprune.report.build import build_page
+from edgeprune.report.comparison import comparison_page, comparison_plots
+from edgeprune.report.drawing import COLOURS, Plot
+from edgeprune.report.history import history_page
+from edgeprune.report.layer_profile import layer_costs_page, layer_costs_plot
+from edgeprune.report.page import render
+from edgeprune.report.sensitivity import sensitivity_file, sensitivity_plot
+from edgeprune.report.sparsity import scale_plots, sparsity_page
+from edgeprune.report.sweep import sweep_page, sweep_plot
+from edgeprune.report.table import Table
+from tests.report import results
+from tests.report.browser import WIDTHS, looked_at, needs_chromium
+from tests.report.markup import Page, check_that_nothing_leaves
+
+PAGES: dict[str, Callable[[], str]] = {
+    "build": lambda: build_page(results.build(), [results.scene()]),
+    "comparison": lambda: comparison_page(results.comparison()),
+    "history": lambda: history_page(results.history()),
+    "layer profile": lambda: layer_costs_page(results.layer_costs()),
+    "sensitivity": lambda: sensitivity_file(results.sensitivity(), ".html").decode(),
+    "sparsity": lambda: sparsity_page(results.sparsity()),
+    "sweep": lambda: sweep_page(results.sweep()),
+}
+FRAGMENTS: dict[str, Callable[[], str]] = {
+    "build": lambda: notebook.build_html(results.finished_build()),
+    "bench": lambda: notebook.bench_html(results.bench_result()),
+    "comparison": lambda: notebook.comparison_html(results.comparison()),
+    "history": lambda: notebook.history_html(results.history()),
+    "layer costs": lambda: notebook.layer_costs_html(results.layer_costs()),
+    "plan": lambda: notebook.plan_html(results.plan()),
+    "scene": lambda: notebook.scene_html(results.scene()),
+    "sensitivity": lambda: notebook.sensitivity_html(results.sensitivity()),
+    "sweep": lambda: notebook.sweep_html(results.sweep()),
+    "plot": lambda: comparison_plots(results.comparison())[2]._repr_html_(),
+}
+
+
+def check_that_it_is_escaped(text: str) -> None:
+    """The name shows, and nothing of it became markup."""
+    page = Page(text)
+    assert not page.errors and not page.open
+    assert not page.named("b")
+    assert "&lt;b&gt;&amp;" in text
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole_and_escapes_every_value(name: str) -> None:
+    text = PAGES[name]()
+    assert text.startswith("<!doctype html>")
+    check_that_it_is_escaped(text)
+    check_that_nothing_leaves(text)
+    ids = [attributes["id"] for _, attributes in Page(text).tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_a_fragment_for_a_notebook_escapes_every_value(name: str) -> None:
+    check_that_it_is_escaped(FRAGMENTS[name]())
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_in_a_browser(tmp_path: Path, name: str, width: int) -> None:
+    looked_at(PAGES[name](), tmp_path, width)
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [layer_costs_plot(results.layer_costs()), sweep_plot(results.sweep()), sensitivity_plot(results.sensitivity())],
+    ids=lambda plot: plot.key,
+)
+def test_a_drawing_of_its_own_has_its_colours(plot: Plot) -> None:
+    text = plot.svg_file()
+    assert text.startswith("<svg ")
+    assert all(f"--{name}:#" in text for name in COLOURS if f"var(--{name})" in text)
+
+
+def test_one_model_alone_is_drawn_without_another() -> None:
+    [scales, _] = scale_plots(None, results.sparsity().after)
+    assert "scales 50.0%" in scales.alt
+
+
+def test_a_value_that_a_template_lacks_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        render("history", title="no more than a title")
+
+
+def test_columns_of_figures_are_aligned_to_the_right() -> None:
+    table = Table.of(("name", "ms", "speed-up"), [("a|b", "1.5", "×2.0"), ("c", "–", "")])
+    assert table.numeric == (False, True, True)
+    assert table.markdown().splitlines() == [
+        "| name | ms | speed-up |",
+        "| --- | ---: | ---: |",
+        "| a\\|b | 1.5 | ×2.0 |",
+        "| c | – |  |",
+    ]
+    assert Table.of(("a",), ()).html().strip() == ""
+
+
+def test_every_class_that_a_notebook_shows_exists() -> None:
+    for name in notebook.FORMATTERS:
+        module, _, kind = name.rpartition(".")
+        assert isinstance(getattr(import_module(module), kind), type), name
+
+
+def test_a_notebook_learns_the_classes_when_edgeprune_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    interactive = pytest.importorskip("IPython.core.interactiveshell", reason="IPython is not installed (extra dev)")
+    shell = interactive.InteractiveShell()
+    monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: shell)
+    monkeypatch.delitem(sys.modules, "edgeprune")
+    import_module("edgeprune")
+    shown: dict[str, Any] = shell.display_formatter.format(results.plan())[0]
+    assert "&lt;b&gt;" in shown["text/html"]

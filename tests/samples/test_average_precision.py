@@ -1,0 +1,114 @@
+"""mAP under resampled images is Ultralytics' own mAP of the resampled detections; a drop's interval holds the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import accuracy_gate as accuracy_gate_benchmark
+from edgeprune.samples.average_precision import (
+    MIN_IMAGES,
+    Detections,
+    ImageScores,
+    drop_interval,
+    mean_average_precision,
+)
+from edgeprune.samples.gates import Verdict
+
+THRESHOLDS = 10
+
+
+def random_detections(rng: np.random.Generator, images: int, classes: int, quality: float = 0.7) -> Detections:
+    """A detector that finds a label with probability ``quality``, less at higher IoU, and invents some boxes."""
+    per_image = rng.poisson(3, images)
+    label_image = np.repeat(np.arange(images), per_image)
+    label_category = rng.integers(0, classes, len(label_image))
+    difficulty = rng.random(len(label_image)) + 0.3 * rng.standard_normal(images)[label_image]
+    found = difficulty < quality + 0.2
+    looseness = np.clip(rng.normal(1 - quality, 0.2, found.sum()), 0, 1)
+    correct = looseness[:, None] < 1 - np.arange(THRESHOLDS) / THRESHOLDS
+    invented = rng.poisson(2 * images)
+    image = np.concatenate((label_image[found], rng.integers(0, images, invented)))
+    confidence = np.concatenate((rng.beta(4, 2, found.sum()), rng.beta(2, 4, invented)))
+    category = np.concatenate((label_category[found], rng.integers(0, classes, invented)))
+    correct = np.concatenate((correct, np.zeros((invented, THRESHOLDS), bool)))
+    return Detections(
+        images,
+        image.astype(np.int32),
+        confidence.astype(np.float32),
+        category.astype(np.int32),
+        correct,
+        label_image.astype(np.int32),
+        label_category.astype(np.int32),
+    )
+
+
+def ultralytics_map(table: Detections, weights: np.ndarray) -> float:
+    """mAP by Ultralytics of the images repeated as often as their weight says."""
+    from ultralytics.utils.metrics import ap_per_class
+
+    repeat = weights[table.image].astype(int)
+    labels = weights[table.label_image].astype(int)
+    ap = ap_per_class(
+        np.repeat(table.correct, repeat, axis=0).astype(float),
+        np.repeat(table.confidence, repeat),
+        np.repeat(table.category, repeat).astype(float),
+        np.repeat(table.label_category, labels).astype(float),
+    )[5]
+    return float(ap.mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_resampled_map_is_what_ultralytics_gives_for_the_repeated_images(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = random_detections(rng, images=60, classes=4)
+    weights = np.concatenate((np.ones((1, 60)), rng.multinomial(60, np.full(60, 1 / 60), size=6))).astype(np.float32)
+    seen = table.resampled(weights)
+    assert seen == pytest.approx([ultralytics_map(table, row) for row in weights], abs=2e-3)
+    assert mean_average_precision([table])[0] == pytest.approx(ultralytics_map(table, weights[0]), abs=1e-9)
+
+
+def test_a_model_without_detections_has_zero() -> None:
+    none = np.zeros(0, np.int32)
+    labels = np.arange(30, dtype=np.int32)
+    table = Detections(30, none, none.astype(np.float32), none, np.zeros((0, 10), bool), labels, labels * 0)
+    assert mean_average_precision([table]) == [0.0]
+
+
+def test_pairing_takes_away_what_both_models_share() -> None:
+    table = random_detections(np.random.default_rng(0), images=100, classes=3)
+    assert drop_interval(table, table, 0.0).standard_error == 0.0
+
+
+def test_too_few_images_have_no_interval() -> None:
+    scores = ImageScores(np.ones(MIN_IMAGES - 1))
+    interval = drop_interval(scores, scores, 0.0)
+    assert interval.standard_error is None
+    assert interval.upper(0.95) == np.inf
+    assert interval.lower(0.95) == -np.inf
+    assert interval.images_to_settle(0.02, 0.95) is None
+
+
+def test_different_splits_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="20 and 30 images"):
+        drop_interval(ImageScores(np.ones(20)), ImageScores(np.ones(30)), 0.0)
+
+
+def test_the_error_of_a_share_is_that_of_the_binomial() -> None:
+    rng = np.random.default_rng(0)
+    scores = (rng.random(400) < 0.3).astype(float)
+    interval = drop_interval(ImageScores(scores), ImageScores(np.zeros(400)), 0.3, draws=2000)
+    assert interval.standard_error == pytest.approx(np.sqrt(0.3 * 0.7 / 400), rel=0.1)
+    assert interval.upper(0.95) == pytest.approx(0.3 + 1.65 * 0.0229, abs=0.006)
+    assert interval.lower(0.95) == pytest.approx(0.3 - 1.65 * 0.0229, abs=0.006)
+    assert interval.images_to_settle(0.29, 0.95) == pytest.approx(400 * (1.65 * 0.0229 / 0.01) ** 2, rel=0.25)
+
+
+@pytest.mark.parametrize("images", [40, 100])
+def test_the_accuracy_gate_keeps_its_promise(images: int) -> None:
+    lost = 0.35
+    floor = accuracy_gate_benchmark.true_drop(1.0, lost, images=4000) / 2
+    equal = accuracy_gate_benchmark.verdicts(60, images, 0.0, floor)
+    worse = accuracy_gate_benchmark.verdicts(60, images, lost, floor)
+    assert equal[Verdict.FAIL] <= 3 and worse[Verdict.PASS] <= 3, (equal, worse)
+    assert equal[Verdict.PASS] > worse[Verdict.PASS] and worse[Verdict.FAIL] > equal[Verdict.FAIL]

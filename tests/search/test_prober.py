@@ -1,0 +1,71 @@
+"""How much of a budget a probe takes, on a host whose clock drifts between probes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.progress import Silent
+from edgeprune.samples.measurement import Measurement
+from edgeprune.search.prober import Prober
+from edgeprune.search.probing import Candidate, Reading, run_probes
+from edgeprune.target import Target, load_target
+from edgeprune.target.schema import BUDGET_WINDOW
+from tests.samples.made import latency
+
+
+class DriftingRuntime:
+    """A device that takes ``ms`` for an engine of that name, times the host's level of the moment."""
+
+    def __init__(self, levels: list[float]) -> None:
+        self.levels, self.dice = list(levels), np.random.default_rng(0)
+
+    def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
+        level = self.levels.pop(0)
+        return [latency(float(engine.stem) * level * self.dice.normal(1, 0.005, 200)) for engine in engines]
+
+
+def site(target: Target, levels: list[float]) -> Any:
+    return SimpleNamespace(target=target, runtime=DriftingRuntime(levels), seed=0, reporter=Silent())
+
+
+@pytest.mark.parametrize("statistic", ["p50", "p95"])
+def test_drift_of_the_host_does_not_move_a_budget_in_milliseconds(statistic: str) -> None:
+    target = load_target("cpu").with_overrides(latency_ms=5.3)
+    target = target.model_copy(update={"budget": target.budget.model_copy(update={"statistic": statistic})})
+    prober = Prober(site(target, [1.0, 1.0, 1.15, 0.9, 1.1, 1.0]), Path("10.onnx"))
+    assert prober.start_used() == pytest.approx(10 / 5.3, rel=0.02)
+    judged = [prober.measure(Path("5.onnx")) for _ in range(5)]
+    assert [reading.used for reading, _ in judged] == pytest.approx([5 / 5.3] * 5, rel=0.06)
+    assert judged[1][1].drift == pytest.approx(1.15, rel=0.02)
+    assert all(reading.speed_up_low > 1.9 for reading, _ in judged)
+
+
+def test_a_ratio_needs_no_reference() -> None:
+    target = load_target("cpu").with_overrides(speed_up=1.9)
+    prober = Prober(site(target, [1.3]), Path("10.onnx"))
+    assert prober.start_used() == 1.9
+    reading, _ = prober.measure(Path("5.onnx"))
+    assert reading.used == pytest.approx(0.95, rel=0.01)
+    assert reading.used < reading.used_high < 1
+
+
+def test_a_search_in_milliseconds_on_a_drifting_host_lands() -> None:
+    levels = [1.0, 1.12, 0.95, 1.1, 1.0, 0.93, 1.05]
+    prober = Prober(site(load_target("cpu").with_overrides(latency_ms=4.0), levels), Path("10.onnx"))
+    start = prober.start_used()
+
+    def solve(share: float) -> Candidate:
+        return Candidate(share, share, 1 / share, False)
+
+    def measure(candidate: Candidate, predicted: float) -> Reading:
+        return prober.measure(Path(f"{10 * candidate.share**0.9:.6f}.onnx"))[0]
+
+    result = run_probes(solve, measure, start_used=start)
+    assert result.best is not None
+    assert BUDGET_WINDOW[0] <= result.best.reading.used <= BUDGET_WINDOW[1]
+    assert 10 * result.best.candidate.share**0.9 <= 4.0 * 1.04

@@ -1,0 +1,77 @@
+"""The floors of the house: the contracts in pyproject.toml, which ``make check`` runs, catch every kind of breach."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package and the contracts in a folder where they may be broken."""
+    shutil.copytree(ROOT / "edgeprune", tmp_path / "edgeprune", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint(folder: Path) -> tuple[int, list[str]]:
+    """Exit code of the command of ``make check`` in a folder, and the names of the contracts that are broken."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return ended.returncode, re.findall(r"^(.+?) BROKEN", ended.stdout, re.MULTILINE)
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text((path.read_text() if path.exists() else "") + text)
+
+
+def test_the_house_keeps_its_contracts(copy: Path) -> None:
+    assert lint(copy) == (0, [])
+
+
+FLOORS, CIRCLES, LIGHT = (
+    "A room imports only rooms below it",
+    "No circle of files or rooms",
+    "What judges figures needs no torch",
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "broken"),
+    [
+        ("samples/gates.py", "\nimport edgeprune.runtimes.base\n", {FLOORS, CIRCLES}),
+        ("pruning/plan.py", "\ndef late():\n    from edgeprune.report import text\n", {FLOORS}),
+        (
+            "target/schema.py",
+            "\nif TYPE_CHECKING:\n    from edgeprune.stages.base import Stage\n",
+            {FLOORS, CIRCLES, LIGHT},
+        ),
+        ("measure/bench.py", "\nimport edgeprune\n", {FLOORS}),
+        ("attic.py", '"""A room that has no floor."""\n', {FLOORS}),
+        ("pruning/channels.py", "\nfrom edgeprune.pruning import structure\n", {CIRCLES}),
+        ("samples/statistics.py", "\ndef late():\n    import torch\n", {LIGHT}),
+    ],
+    ids=["module", "lazy", "types-only", "public-face", "unplaced", "circle", "torch"],
+)
+def test_a_breach_fails_the_check(copy: Path, file: str, text: str, broken: set[str]) -> None:
+    append(copy / "edgeprune" / file, text)
+    code, contracts = lint(copy)
+    assert code == 1
+    assert broken <= set(contracts)
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """The contract on circles compares siblings; this one sees a package's own ``__init__`` too."""
+    graph = grimp.build_graph("edgeprune", cache_dir=None, exclude_type_checking_imports=False)
+    waiting = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    while leaves := [module for module, imported in waiting.items() if not imported]:
+        waiting = {module: imported - set(leaves) for module, imported in waiting.items() if module not in leaves}
+    assert sorted(waiting) == []

@@ -1,0 +1,74 @@
+"""Fine-tuning ends when the allowed drop holds, and not before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import TargetError
+from edgeprune.settings import AccuracyGoal, TrainSettings
+from edgeprune.training.early_stop import StopAtGoal, baseline_accuracy
+from edgeprune.training.finetune import finetune
+
+
+@pytest.mark.parametrize(
+    ("figure", "stops"),
+    [(0.4921, True), (0.4919, False), (0.55, True), (0.0, False)],
+    ids=["with margin", "without margin", "better than the baseline", "far off"],
+)
+def test_it_stops_with_margin_only(figure: float, stops: bool) -> None:
+    trainer = SimpleNamespace(metrics={"metrics/mAP50-95(B)": figure}, args=SimpleNamespace(task="detect"), stop=False)
+    StopAtGoal(AccuracyGoal(baseline=0.5, max_drop=0.01, margin=0.002))(trainer)
+    assert trainer.stop == stops
+
+
+def test_other_processes_without_metrics_do_not_stop() -> None:
+    trainer = SimpleNamespace(metrics=None, args=SimpleNamespace(task="detect"), stop=False)
+    StopAtGoal(AccuracyGoal(baseline=0.0, max_drop=1.0))(trainer)
+    assert not trainer.stop
+
+
+def test_a_run_that_ended_early_is_finished(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
+) -> None:
+    def run(told: list[str]):
+        return finetune(
+            narrow,
+            data=digits,
+            out=tmp_path / "out",
+            settings=settings,
+            work=tmp_path / "work",
+            until=AccuracyGoal(baseline=0.0, max_drop=0.5),
+            progress=lambda text, *, done=0, total=0: told.append(text),
+        )
+
+    told: list[str] = []
+    first = run(told)
+    assert first.summary.epochs_run == 1
+    assert run(told) == first
+    assert len(told) == 1
+
+
+def test_the_unpruned_figure_is_what_the_trainer_itself_would_say(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
+) -> None:
+    """The same weights, once validated by the trainer at the end of their epoch, once as a baseline."""
+    eager = replace(settings, epochs=3, batch=4, lr0=5e-3)
+    trained = finetune(narrow, data=digits, out=tmp_path / "out", settings=eager, work=tmp_path / "work")
+    by_trainer = trained.summary.epochs[trained.summary.best_epoch - 1].figures["metrics/mAP50-95(B)"]
+    where = {"data": digits, "settings": eager, "work": tmp_path / "other"}
+    assert baseline_accuracy(trained.best, **where) == pytest.approx(by_trainer, abs=1e-4)
+    (tmp_path / "other" / "unpruned.json").write_text(json.dumps({"weights": sha256_of(trained.best), "figure": 0.25}))
+    assert baseline_accuracy(trained.best, **where) == 0.25, "a run that goes on keeps the goal that it began with"
+    assert baseline_accuracy(narrow, **where) != 0.25
+
+
+@pytest.mark.parametrize("values", [(-0.1, 0.1), (0.5, 2.0), (0.5, float("nan"))], ids=str)
+def test_impossible_values_are_refused(values: tuple[float, float]) -> None:
+    with pytest.raises(TargetError):
+        AccuracyGoal(baseline=values[0], max_drop=values[1])
