@@ -32,11 +32,12 @@ REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help install install-dev demo test test-matrix check schemas pages docs wheel clean $(TARGETS)
+.PHONY: help install install-dev demo test test-hostile test-matrix check schemas pages docs wheel clean $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
 	@echo "make test               the tests"
+	@echo "make test-hostile       every command on every situation, hostile inputs by the thousand: an hour or two"
 	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
 	@echo "make check              linter, formatter, type checker, floors of the house, strict build of the pages"
 	@echo "make docs               the pages of docs/ into site/"
@@ -84,6 +85,10 @@ endif
 
 test: install-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+
+# What `make test` has the fast part of. Kills and long runs, and the page of all: benchmarks/robustness.py.
+test-hostile: install-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m hostile tests/situations tests/hostile $(PYTEST)
 
 # The pruning and training rooms on the oldest and the newest Ultralytics of the range in pyproject.toml.
 test-matrix: install-dev

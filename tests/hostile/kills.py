@@ -1,0 +1,346 @@
+"""Builds that are killed, stopped, met by another, short of disk or damaged, and processes that run for long.
+
+``python -m tests.hostile.kills [--kills 30] [--builds 200] [--benches 50] [--only NAME]`` prints a table. A small build
+with sparsity training and INT8 in it is killed at random moments over all its stages; in the end its verdict and its
+finished artifacts are those of a build that nobody disturbed, and nothing is left in the temporary folder or in HOME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.situations import catalogue
+from tests.situations.commands import Inputs
+from tests.situations.driver import ROOT, VERDICTS, Outcome, Sandbox, server, table
+from tests.situations.profiles import profile
+
+STAGES = ("baseline", "sparsify", "prune", "finetune", "export", "simplify", "quantize", "engine")
+BUILD_S = 600
+LEFT = ("tmp/", "HOME/", "in/", "cwd/", "ABOVE/")
+
+
+@dataclass
+class Report:
+    """What was tried and what went wrong."""
+
+    rows: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def add(self, what: str, count: int, faults: list[str]) -> None:
+        """One line of the table."""
+        self.rows.append((what, count, "; ".join(dict.fromkeys(faults)) or "none"))
+        print(f"{what}: {count} tried, faults: {self.rows[-1][2]}", flush=True)
+
+
+class Site:
+    """A sandbox with the inputs of the build."""
+
+    def __init__(self) -> None:
+        above = Path(tempfile.mkdtemp(prefix="edgeprune-kills-"))
+        self.box = Sandbox(above / "root", above=above)
+        self.inputs: Inputs = catalogue.good(self.box.root / "in")
+        changes = {"precision": "int8", "sparsify": {"epochs": 1, "batch": 4, "workers": 0, "device": "cpu"}}
+        self.target = profile(self.box.root / "in" / "kills.yaml", changes)
+        self.run = self.box.out / "run"
+
+    def argv(self, run: Path | None = None) -> list[object]:
+        """The command line of the build."""
+        given = self.inputs
+        return [
+            "build",
+            "--target",
+            self.target,
+            "--weights",
+            given.weights,
+            "--data",
+            given.data,
+            "--out",
+            run or self.run,
+        ]
+
+    def build(self) -> Outcome:
+        """Run it to its end."""
+        return self.box.run(self.argv(), timeout_s=BUILD_S, keep=True)
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of every artifact of a finished stage, by path in the run directory."""
+        found = {}
+        for record in self.run.glob("*/record.json"):
+            for item in json.loads(record.read_text())["artifacts"].values():
+                path = record.parent / item["file"]
+                found[path.relative_to(self.run).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+    def leftovers(self, outcome: Outcome) -> list[str]:
+        """What lies outside the run directory, and what a build never leaves inside it."""
+        left = [path for path in outcome.written if path.startswith(LEFT)]
+        left += [path.name for path in self.run.glob(".partial-*")]
+        scratch = self.run / ".scratch"
+        return left + ([f".scratch/{path.name}" for path in scratch.iterdir()] if scratch.is_dir() else [])
+
+    def fresh(self) -> None:
+        """Nothing is built yet."""
+        shutil.rmtree(self.run, ignore_errors=True)
+
+
+def verdict_of(outcome: Outcome) -> str:
+    """The verdict and the gates that carry a decision, as printed; figures of time differ from run to run."""
+    found = re.findall(r"^verdict: (\w+)", outcome.out, re.MULTILINE)
+    return found[-1] if found else f"exit {outcome.code}"
+
+
+def killed(site: Site, count: int, seed: int = 0) -> list[str]:
+    """SIGKILL at random moments, until every stage was met often; then the build is finished."""
+    faults: list[str] = []
+    site.fresh()
+    began = time.monotonic()
+    undisturbed = site.build()
+    whole_s = time.monotonic() - began
+    if undisturbed.code not in VERDICTS:
+        return [f"the undisturbed build: {undisturbed.fault() or undisturbed.last_line}"]
+    expected, verdict = site.digests(), verdict_of(undisturbed)
+    draw = random.Random(seed)
+    survived: dict[str, str] = {}
+    site.fresh()
+    for number in range(count):
+        if number % 5 == 0:
+            site.fresh()
+            survived = {}
+        pid = site.box.begin(site.argv(), timeout_s=BUILD_S)
+        time.sleep(draw.uniform(0.2, max(whole_s * 0.6, 1.0)))
+        at = re.findall(r"^\[\d+/\d+\] (\w+)", site.box.printed(), re.MULTILINE)
+        _killed_group(pid, signal.SIGKILL)
+        site.box.end(keep=True)
+        now = site.digests()
+        changed = [name for name, digest in survived.items() if now.get(name) != digest]
+        faults += [f"after a kill in {at[-1] if at else 'the beginning'}: {name} changed" for name in changed]
+        survived = now
+        print(f"  kill {number + 1} in {at[-1] if at else 'the beginning'}, {len(now)} artifacts finished", flush=True)
+    ended = site.build()
+    if verdict_of(ended) != verdict:
+        faults.append(f"verdict {verdict_of(ended)} where an undisturbed build gives {verdict}")
+    now = site.digests()
+    faults += [f"{name} changed" for name, digest in survived.items() if now.get(name) != digest]
+    faults += [f"{name} is not what an undisturbed build gives" for name in expected if now.get(name) != expected[name]]
+    return faults + [f"left {path}" for path in site.leftovers(ended)]
+
+
+def _killed_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+        os.killpg(pid, number)
+
+
+def stopped(site: Site, number: signal.Signals, code: int, stages: tuple[str, ...] = STAGES) -> list[str]:
+    """One signal in every stage: its exit code, one line, and a build that goes on."""
+    faults: list[str] = []
+    site.fresh()
+    for stage in stages:
+        site.box.begin(site.argv(), timeout_s=BUILD_S)
+        pid = site.box.pid
+        if not _waits_for(site.box, stage):
+            faults.append(f"{stage} never began: {site.box.end(keep=True).last_line}")
+            continue
+        os.kill(pid, number)
+        outcome = site.box.end(keep=True)
+        if outcome.code != code:
+            faults.append(f"{number.name} in {stage}: exit code {outcome.code}")
+        if outcome.traceback:
+            faults.append(f"{number.name} in {stage}: traceback {outcome.last_line}")
+        faults += [f"{number.name} in {stage}: left {path}" for path in outcome.written if path.startswith(LEFT)]
+    ended = site.build()
+    if ended.code not in VERDICTS:
+        faults.append(f"afterwards: {ended.fault() or ended.last_line}")
+    return faults + [f"left {path}" for path in site.leftovers(ended)]
+
+
+def _waits_for(box: Sandbox, stage: str) -> bool:
+    ends = time.monotonic() + BUILD_S
+    while time.monotonic() < ends:
+        if re.search(rf"^\[\d+/\d+\] {stage}", box.printed(), re.MULTILINE):
+            return True
+        if not Path(f"/proc/{box.pid}").exists():
+            return False
+        time.sleep(0.02)
+    return False
+
+
+def two_on_one_folder(site: Site) -> list[str]:
+    """The second one is refused in one line, the first one ends as ever."""
+    faults: list[str] = []
+    site.fresh()
+    site.box.begin(site.argv(), timeout_s=BUILD_S)
+    if not _waits_for(site.box, "sparsify"):
+        site.box.end(keep=True)
+        return ["it never began"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "YOLO_OFFLINE": "true"}
+    second = subprocess.run(
+        [sys.executable, "-m", "edgeprune", *map(str, site.argv())],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
+    lines = [line for line in second.stderr.splitlines() if line.startswith("edgeprune: ")]
+    if second.returncode != 3 or len(lines) != 1:
+        faults.append(f"the second build: exit {second.returncode}, {second.stderr.strip()[-200:]}")
+    first = site.box.end(keep=True)
+    if first.code not in VERDICTS:
+        faults.append(f"the first build: {first.fault() or first.last_line}")
+    return faults
+
+
+def damaged(site: Site, seed: int = 0) -> list[str]:
+    """One byte of each finished stage flipped: it is made again, alike, and what stands behind it stays."""
+    faults: list[str] = []
+    site.fresh()
+    first = site.build()
+    expected, draw = site.digests(), random.Random(seed)
+    for name in sorted(expected):
+        path = site.run / name
+        data = bytearray(path.read_bytes())
+        data[draw.randrange(len(data))] ^= 0x10
+        path.write_bytes(bytes(data))
+        again = site.build()
+        if verdict_of(again) != verdict_of(first):
+            faults.append(f"{name}: verdict {verdict_of(again)} where it was {verdict_of(first)}")
+        if site.digests() != expected:
+            faults.append(f"{name}: artifacts differ afterwards")
+        reused = re.search(rf"^\[\d+/\d+\] {name.partition('-')[0]}(.*)", again.out, re.MULTILINE)
+        if reused and "reused" in reused[1]:
+            faults.append(f"{name}: the damaged stage was reused")
+    return faults
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[bool]:
+    """A file system of that size; False where this machine does not allow one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    try:
+        yield mounted.returncode == 0
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def full_disk(site: Site) -> list[str]:
+    """Disks of several sizes: one line, exit 3, what was finished stays; with room it goes on."""
+    faults: list[str] = []
+    for size in ("100k", "2m", "5m", "9m"):
+        with small_disk(site.box.root / "disk", size) as mounted:
+            if not mounted:
+                return ["not tried: this machine mounts nothing"]
+            run = site.box.root / "disk" / "run"
+            outcome = site.box.run(site.argv(run), timeout_s=BUILD_S)
+            if outcome.code not in (2, 3, *VERDICTS) or outcome.fault():
+                faults.append(f"{size}: {outcome.fault() or outcome.code}")
+            left = [path for path in outcome.written if path.startswith(("tmp/", "HOME/", "ABOVE/"))]
+            faults += [f"{size}: left {path}" for path in left]
+    return faults
+
+
+SOAK = """
+import contextlib, gc, io, json, os, sys
+import edgeprune.cli
+count, argv = int(sys.argv[1]), json.loads(sys.argv[2])
+def seen():
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[1])
+    children = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                children += file.read().rpartition(")")[2].split()[1] == str(os.getpid())
+    return [len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), children, pages * 4096 / 2**20]
+for number in range(count):
+    sys.argv = ["edgeprune", *argv]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            edgeprune.cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    gc.collect()
+    print(json.dumps([code, *seen(), len(os.listdir(os.environ["TMPDIR"]))]), flush=True)
+"""
+GROWTH_MIB = 0.5  # a run, on average of the second half: more is a leak, less is what allocators keep
+
+
+def soaked(site: Site, argv: list[object], count: int, allowed: tuple[int, ...]) -> list[str]:
+    """The command again and again in one process: files, threads, children, memory and temporary files do not grow."""
+    (site.box.root / "soak").mkdir(exist_ok=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "YOLO_OFFLINE": "true"}
+    env |= {"TMPDIR": str(site.box.root / "soak"), "HOME": str(server().home)}
+    done = subprocess.run(
+        [sys.executable, "-c", SOAK, str(count), json.dumps([str(word) for word in argv])],
+        capture_output=True, text=True, env=env, cwd=site.box.cwd, check=False,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    if len(rows) < count:
+        return [f"ended after {len(rows)} of {count}: {done.stderr.strip()[-300:]}"]
+    faults = [f"exit codes {sorted({row[0] for row in rows})}"] if {row[0] for row in rows} - set(allowed) else []
+    half = rows[len(rows) // 2 :]
+    for name, place, limit in (("files", 1, 0), ("threads", 2, 0), ("children", 3, 0), ("temporary files", 5, 0)):
+        if half[-1][place] - half[0][place] > limit:
+            faults.append(f"{name} grow from {half[0][place]} to {half[-1][place]} in {len(half)} runs")
+    growth = (half[-1][4] - half[0][4]) / max(len(half) - 1, 1)
+    if growth > GROWTH_MIB:
+        faults.append(f"memory grows by {growth:.2f} MiB a run")
+    return faults
+
+
+def main() -> None:
+    """Run what is asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--builds", type=int, default=200)
+    parser.add_argument("--benches", type=int, default=50)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    site, report = Site(), Report()
+    given_inputs = site.inputs
+    bench = ["bench", given_inputs.onnx, "--rounds", 2, "--warmup-s", 0.01, "--launches", 1, "--no-details"]
+    tasks: dict[str, tuple[int, Callable[[], list[str]]]] = {
+        "SIGKILL": (given.kills, lambda: killed(site, given.kills)),
+        "Ctrl-C": (len(STAGES), lambda: stopped(site, signal.SIGINT, 130)),
+        "SIGTERM": (len(STAGES), lambda: stopped(site, signal.SIGTERM, 143)),
+        "two builds on one folder": (1, lambda: two_on_one_folder(site)),
+        "one byte flipped": (1, lambda: damaged(site)),
+        "a full disk": (4, lambda: full_disk(site)),
+        "cached builds": (given.builds, lambda: soaked(site, site.argv(), given.builds, VERDICTS)),
+        "benches": (given.benches, lambda: soaked(site, bench, given.benches, (0,))),
+        "benches on a remote stand-in": (
+            given.benches,
+            lambda: soaked(site, [*bench, "--runtime", "trtexec", "--device", "fake:orin-nano"], given.benches, (0,)),
+        ),
+    }  # fmt: skip
+    for name, (count, task) in tasks.items():
+        if not given.only or given.only == name:
+            report.add(name, count, task())
+    text = table(("what", "tried", "faults"), report.rows)
+    print(text)
+    if given.output:
+        given.output.write_text(text)
+    shutil.rmtree(site.box.above or site.box.root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

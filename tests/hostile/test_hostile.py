@@ -1,0 +1,34 @@
+"""Hostile and broken inputs, every reader × every command: nothing of theirs runs, no traceback, an end, a right code.
+
+``make test-hostile`` runs it. Faults of today's code are expected to fail, strictly (``known.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.hostile.harness import attempt, tries
+from tests.hostile.known import FAST, KNOWN
+
+pytestmark = pytest.mark.hostile  # on request until all of it has run to the end once: make test-hostile
+
+
+def _parameters() -> Iterator[object]:
+    for name in tries():
+        marks: list[pytest.MarkDecorator] = []
+        if name in KNOWN:
+            marks.append(pytest.mark.xfail(strict=True, reason=KNOWN[name]))
+        yield pytest.param(name, marks=marks, id=name)
+
+
+@pytest.mark.parametrize("name", _parameters())
+def test_a_hostile_input(name: str) -> None:
+    result = attempt(tries()[name])
+    assert not result.kind, f"{' '.join(result.outcome.argv)[:2000]}\n{result.fault}\n{result.outcome.err[-2000:]}"
+
+
+def test_there_are_hundreds_and_what_is_said_of_them_exists() -> None:
+    assert len(tries()) >= 500
+    assert set(FAST) | set(KNOWN) <= set(tries())
