@@ -29,6 +29,17 @@ onload = () => {
     titled: [...page.querySelectorAll("figure")].map(one => !!one.querySelector("h2")
       && !!one.querySelector("svg title")
       && !!one.querySelector("figcaption").textContent && one.querySelectorAll("details tbody tr").length > 0),
+    // text of a drawing beyond its edge, and what a phone would have to be pushed sideways to show
+    clipped: [...page.querySelectorAll(".figures svg")].flatMap(svg => {
+      const edge = svg.getBoundingClientRect();
+      return [...svg.querySelectorAll("text")].filter(one => {
+        const box = one.getBoundingClientRect();
+        return box.left < edge.left - 1 || box.right > edge.right + 1;
+      }).map(one => one.textContent);
+    }).concat([...page.querySelectorAll(".scroll, pre")]
+      .filter(one => one.scrollWidth > one.clientWidth + 1)
+      .filter(one => page.documentElement.clientWidth < 640 || !one.closest("details"))
+      .map(one => one.textContent.trim().slice(0, 60))),
     pixels: [...page.querySelectorAll(".panel > svg > image, .panel > svg > use")].map(one => one.getBBox().width > 0),
   });
 };
@@ -59,6 +70,7 @@ def looked_at(text: str, folder: Path, width: int) -> dict[str, Any]:
     seen = json.loads(found.group(1))
     assert console == [] and asked == set()
     assert seen["wide"] <= width
+    assert not seen["clipped"], seen["clipped"]
     for name in ("drawn", "titled", "pixels"):
         assert all(seen[name]), (name, seen[name])
     assert seen["drawn"]
