@@ -73,7 +73,7 @@ def open_site(
         TargetError: no such target or runtime, or a device name that is none.
         DeviceError: the named device cannot be reached, is another board, or lacks the runtime.
     """
-    target = target if isinstance(target, Target) else load_target(target)
+    target = load_target(target)
     reporter = reporter or Silent()
     board = target.device
     with device_of(board, reporter.note) as device:

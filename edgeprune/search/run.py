@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,7 @@ from edgeprune.progress import Reporter
 from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
 from edgeprune.records.facts import ProbeFacts
-from edgeprune.runtimes.site import open_site
+from edgeprune.runtimes.site import Site, open_site
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch
 from edgeprune.search.inputs import read_inputs
@@ -89,21 +91,14 @@ def search(
     plan_file = output.with_suffix(".plan.json") if plan_file is None else Path(plan_file)
     if output.suffix != ".pt":
         raise TargetError(f"-o {output}: the pruned checkpoint is a .pt file")
-    target = target if isinstance(target, Target) else load_target(target)
-    target = target.with_overrides(speed_up=speed_up, latency_ms=latency_ms, imgsz=imgsz)
+    target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, imgsz=imgsz)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(
             f"the budget {target.budget} is not one of latency; give --speed-up or --latency-ms, or use "
             "'edgeprune prune --macs-speed-up'"
         )
     source, dataset = read_inputs(target, weights, data, trust=trust)
-    with (
-        open_site(target, seed=seed, reporter=reporter) as site,
-        TemporaryDirectory(prefix="edgeprune-search-", ignore_cleanup_errors=True) as scratch,
-        quiet(),
-    ):
-        site.require_usable()
-        folder = Path(scratch)
+    with _open_usable_site(target, seed, reporter) as (site, folder):
         budget_search = BudgetSearch(site, source, folder, dataset)
         baseline = budget_search.bench.compile(source.model, folder / "baseline", {}).required_engine
         chosen = budget_search.search(baseline, None if cache is None else Path(cache), least_used)
@@ -124,21 +119,28 @@ def profile(
     reporter: Reporter | None = None,
 ) -> LayerProfile:
     """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
-    target = (target if isinstance(target, Target) else load_target(target)).with_overrides(imgsz=imgsz)
+    target = load_target(target).with_overrides(imgsz=imgsz)
     source, _ = read_inputs(target, weights, None, trust=trust)
+    with _open_usable_site(target, seed, reporter) as (site, folder):
+        return profile_layers(
+            source.model,
+            SiteBench(site, source),
+            imgsz=target.imgsz,
+            align=target.channel_alignment,
+            folder=folder / "profile",
+            cache=None if cache is None else Path(cache),
+            seed=seed,
+            progress=site.reporter.progress,
+        )
+
+
+@contextmanager
+def _open_usable_site(target: Target, seed: int, reporter: Reporter | None) -> Iterator[tuple[Site, Path]]:
+    """A site that can measure, and a folder for what is compiled there; libraries are quiet meanwhile."""
     with (
         open_site(target, seed=seed, reporter=reporter) as site,
         TemporaryDirectory(prefix="edgeprune-search-", ignore_cleanup_errors=True) as scratch,
         quiet(),
     ):
         site.require_usable()
-        return profile_layers(
-            source.model,
-            SiteBench(site, source),
-            imgsz=target.imgsz,
-            align=target.channel_alignment,
-            folder=Path(scratch) / "profile",
-            cache=None if cache is None else Path(cache),
-            seed=seed,
-            progress=site.reporter.progress,
-        )
+        yield site, Path(scratch)

@@ -66,7 +66,7 @@ def sweep(
         raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
     if epochs is not None and epochs < 0:
         raise TargetError(f"--epochs {epochs}: 0 or more")
-    target = (target if isinstance(target, Target) else load_target(target)).with_overrides(imgsz=imgsz)
+    target = load_target(target).with_overrides(imgsz=imgsz)
     out, reporter = Path(out), reporter or Silent()
     splits = {"train", target.accuracy.split}
     source, dataset = read_inputs(target, weights, data, trust=trust, splits=splits)

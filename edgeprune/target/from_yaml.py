@@ -16,13 +16,16 @@ from edgeprune.errors import TargetError
 from edgeprune.target.schema import Target, target_from
 
 
-def load_target(name_or_path: str | Path) -> Target:
-    """Read a target by the name of a shipped one (``cpu``) or by the path of its YAML (``my/board.yaml``).
+def load_target(name_or_path: str | Path | Target) -> Target:
+    """Read a target by the name of a shipped one (``cpu``) or by the path of its YAML (``my/board.yaml``); a target is
+    given back as it is.
 
     Raises:
         TargetError: no such target, not YAML, an unknown key, an impossible or contradictory value, a cycle in
             ``extends``; the message names file, key and what is allowed.
     """
+    if isinstance(name_or_path, Target):
+        return name_or_path
     path = _path_of(name_or_path)
     return target_from(_read_with_parents(path, ()), str(path))
 
