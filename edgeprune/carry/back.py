@@ -28,7 +28,6 @@ from edgeprune.runtimes.trtexec_argv import shown_version, version_from_banner
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
-    accuracy_gate,
     info_gate,
     inform_by_later,
     overall_verdict,
@@ -175,12 +174,12 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     from edgeprune.measure.latency import budget_gate
     from edgeprune.samples.statistics import value_of
     from edgeprune.stages.energy import energy_gates
+    from edgeprune.stages.engine import drop_gate
     from edgeprune.stages.parity import agreement_gate
     from edgeprune.stages.precision import precision_gate
 
     target, before, after = record.target, visit.baseline, visit.candidate
     statistic = target.budget.statistic
-    unpruned, accuracy = record.stages.baseline.facts.reference_accuracy, record.stages.engine.facts.accuracy
     layout = Layout.of(read_metadata(metadata_of(onnx)))
     agreement = compare_arrays(outputs_of_onnx(onnx, visit.pixels), visit.outputs, layout, what="the engine")
     gates = [
@@ -189,14 +188,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         budget_gate(target, "engine", before, after),
         *energy_gates("engine", after),
         precision_gate("engine", visit.precision, target.precision),
-        accuracy_gate(
-            "engine",
-            unpruned,
-            accuracy.value,
-            target.accuracy.max_map_drop,
-            metric=accuracy.metric,
-            interval=record.stages.engine.facts.accuracy_drop,
-        ),
+        drop_gate(target, record.stages.baseline.facts, record.stages.engine.facts),
         agreement_gate("engine", agreement),
     ]
     return [simulated_gate(gate) for gate in gates] if after.simulated else gates

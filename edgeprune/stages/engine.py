@@ -26,6 +26,7 @@ from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
 from edgeprune.stages.energy import energy_gates
 from edgeprune.stages.parity import agreement_gate
 from edgeprune.stages.precision import engine_precision, precision_gate
+from edgeprune.target import Target
 from edgeprune.workspace import Key, Record
 
 
@@ -151,10 +152,14 @@ def _limit_ms(build: Build) -> float | None:
     return budget.value if budget.kind == "latency_ms" else None
 
 
+def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> Gate:
+    """The gate on what the artifact lost against the unpruned model, in a build and for results that came back."""
+    reference, after, floor = baseline.reference_accuracy, engine.accuracy, target.accuracy.max_map_drop
+    return accuracy_gate("engine", reference, after.value, floor, after.metric, interval=engine.accuracy_drop)
+
+
 def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
-    before, after = build.facts(BaselineFacts).reference_accuracy, facts.accuracy
-    floor = build.target.accuracy.max_map_drop
-    gate = accuracy_gate("engine", before, after.value, floor, metric=after.metric, interval=facts.accuracy_drop)
+    after, gate = facts.accuracy, drop_gate(build.target, build.facts(BaselineFacts), facts)
     if build.site.usable:
         return [gate] if after.agreement is None else [gate, agreement_gate("engine", after.agreement)]
     # The graph was judged by another runtime: worth knowing, but not a verdict on an engine that nobody has built yet.
