@@ -17,7 +17,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, latency_gate, overall_verdict
+from edgeprune.samples.gates import Gate, Verdict, latency_gate, overall_verdict, pass_confidence
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import (
     MIN_BLOCKS,
@@ -213,7 +213,7 @@ def bench_graphs(
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
     _check(paths, statistic, max_ms, retries)
-    confidence = 1 - (1 - PASS_CONFIDENCE) / (retries + 1)
+    confidence = pass_confidence(retries)
     if max_ms is not None:
         settings = replace(settings, rounds=max(settings.rounds, least_rounds(statistic, confidence, settings)))
     attempt = 0

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
-from edgeprune.measure.bench import least_rounds
+from edgeprune.measure.bench import least_rounds, sampling_settings
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.samples.gates import Gate, Verdict, latency_gate, pass_confidence, speed_up_gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
     from edgeprune.runtimes.site import Site
 
-LAUNCHES = 3  # processes of a measurement that is judged
 FRAMES = 8  # validation images that an end-to-end measurement goes through in turn
 
 
@@ -42,23 +41,20 @@ def latency_settings(
         trained: False for a candidate whose boxes mean nothing yet: with the scope ``end_to_end`` the outputs of the
             unpruned model then go through its post-processing.
     """
-    target, measure = site.target, site.target.measure
+    target = site.target
     end_to_end = target.budget.scope == "end_to_end"
     if end_to_end and dataset is None:
         raise StageError("the scope end_to_end is timed on images, and no dataset was given")
     frames = dataset.sample_images(target.accuracy.split, FRAMES, site.seed) if dataset and end_to_end else ()
-    settings = BenchSettings(
-        threads=measure.threads,
-        warmup_s=measure.warmup_s,
-        rounds=max(4, round(measure.rounds * effort)),
-        per_round=measure.per_round,
-        time_limit_s=measure.time_limit_s * max(effort, 1.0),
+    settings = sampling_settings(target)
+    settings = replace(
+        settings,
+        rounds=max(4, round(settings.rounds * effort)),
+        time_limit_s=settings.time_limit_s * max(effort, 1.0),
         seed=site.seed,
         batch=target.batch,
         imgsz=(target.imgsz, target.imgsz),
-        copies=measure.copies,
-        cuda_graph=measure.cuda_graph,
-        launches=LAUNCHES if effort >= 1 else 1,
+        launches=settings.launches if effort >= 1 else 1,
         scope=target.budget.scope,
         frames=tuple(frames),
         stand_in=end_to_end and not trained,
@@ -66,14 +62,8 @@ def latency_settings(
     if effort < 1:
         return settings
     # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
-    least = least_rounds(target.budget.statistic, pass_confidence(target), settings)
+    least = least_rounds(target.budget.statistic, pass_confidence(target.measure.retries), settings)
     return replace(settings, rounds=max(settings.rounds, least))
-
-
-def pass_confidence(target: Target) -> float:
-    """Confidence of a PASS: every measurement that ``retries`` allows gets its share of the error, so that measuring
-    again does not make a wrong PASS likelier."""
-    return 1 - (1 - PASS_CONFIDENCE) / (target.measure.retries + 1)
 
 
 def measure_pair(
@@ -96,9 +86,9 @@ def budget_gate(target: Target, stage: str, baseline: Measurement, candidate: Me
     """The gate of a latency budget or of a measured speed-up; a budget of MACs asks that it is not slower."""
     budget = target.budget
     if budget.kind == "latency_ms":
-        return latency_gate(stage, candidate, budget.value, budget.statistic, pass_confidence(target))
+        return latency_gate(stage, candidate, budget.value, budget.statistic, pass_confidence(target.measure.retries))
     least = budget.value if budget.kind == "speed_up" else 1.0
-    return speed_up_gate(stage, baseline, candidate, least, pass_confidence(target))
+    return speed_up_gate(stage, baseline, candidate, least, pass_confidence(target.measure.retries))
 
 
 def judge_latency(

@@ -107,6 +107,12 @@ def _question(gate: Gate) -> tuple[str, float | None, str]:
     return gate.metric.removeprefix("planned "), gate.limit, gate.unit
 
 
+def pass_confidence(retries: int) -> float:
+    """Confidence of a PASS where an INCONCLUSIVE gate is measured again ``retries`` times: every look gets its share of
+    the error, so that measuring again does not make a wrong PASS likelier."""
+    return 1 - (1 - PASS_CONFIDENCE) / (retries + 1)
+
+
 def latency_gate(
     stage: str,
     measurement: Measurement,

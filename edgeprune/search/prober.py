@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.dataset import Dataset
-from edgeprune.measure.latency import latency_settings, pass_confidence
+from edgeprune.measure.latency import latency_settings
 from edgeprune.records.facts import ProbeLatency
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.gates import pass_confidence
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.search.probing import Reading
@@ -48,7 +49,7 @@ class Prober:
 
     def measure(self, engine: Path) -> tuple[Reading, ProbeLatency]:
         """Time a candidate's engine next to the unpruned model's: its share of the budget, and the latencies."""
-        budget, error = self.site.target.budget, 1 - pass_confidence(self.site.target)
+        budget, error = self.site.target.budget, 1 - pass_confidence(self.site.target.measure.retries)
         baseline, candidate = self._latency([self.baseline, engine])
         speed_up = speed_up_of(baseline, candidate, tails=(error, error))
         statistic = budget.statistic
