@@ -36,7 +36,6 @@ from edgeprune.target import Target, load_target
 from edgeprune.version import installed
 from edgeprune.workspace import (
     LOG,
-    RECORD,
     BuildState,
     Key,
     Record,
@@ -44,6 +43,7 @@ from edgeprune.workspace import (
     Workspace,
     differences,
     flat,
+    has_finished_stage,
     open_workspace,
 )
 
@@ -103,7 +103,7 @@ def build(
     """
     reporter = reporter or SilentBuild()
     name = target.name if isinstance(target, Target) else str(target)
-    target = (target if isinstance(target, Target) else load_target(target)).with_overrides(**overrides)
+    target = load_target(target).with_overrides(**overrides)
     root = Path(out) if out is not None else Path("runs") / target.name
     if root.exists() and not root.is_dir():
         raise TargetError(f"--out {root}: is a file; give the path of a folder")
@@ -134,7 +134,7 @@ def _remove_if_refused(root: Path, fresh: bool) -> Iterator[None]:
     try:
         yield
     except (TargetError, DataError):
-        if fresh and not any(root.glob(f"*/{RECORD}")):
+        if fresh and not has_finished_stage(root):
             shutil.rmtree(root, ignore_errors=True)
         raise
 

@@ -211,6 +211,11 @@ class Workspace:
         return folder, other
 
 
+def has_finished_stage(root: Path) -> bool:
+    """Whether a stage has ever finished in a run directory."""
+    return any(root.glob(f"*/{RECORD}"))
+
+
 @contextlib.contextmanager
 def open_workspace(root: Path) -> Generator[Workspace, None, None]:
     """Create a run directory if need be, hold its lock, and clear what a stopped build left half done.

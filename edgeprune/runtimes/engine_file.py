@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.devices.identity import digest_of
 from edgeprune.errors import DataError, DeviceError
-from edgeprune.runtimes.layer_info import Layer, layers_from_json
+from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnx_facts import InputFacts
+from edgeprune.serial import from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def facts_path(engine: Path) -> Path:
 
 def write_facts(engine: Path, facts: EngineFacts) -> None:
     """Write the facts of an engine that is there already."""
-    data = {"engine": sha256_of(engine), **asdict(facts)}
+    data = {"engine": sha256_of(engine), **to_json(facts)}
     write_atomically(facts_path(engine), json.dumps(data, indent=1, sort_keys=True))
 
 
@@ -70,16 +70,12 @@ def read_facts(engine: Path) -> EngineFacts | None:
     """
     path = facts_path(engine)
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = json.loads(path.read_text())
         digest = data.pop("engine")
-        data["layers"] = tuple(layers_from_json(data["layers"]))
-        data["inputs"] = tuple(InputFacts(**{**one, "shape": tuple(one["shape"])}) for one in data["inputs"])
-        data["outputs"] = tuple(data["outputs"])
-        data["shapes"] = {name: tuple(shape) for name, shape in data["shapes"].items()}
-        facts = EngineFacts(**data)
+        facts = from_json(EngineFacts, data, path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, DataError) as error:
         raise DataError(f"{path} cannot be read ({error}); build the engine again") from error
     if digest != sha256_of(engine):
         raise DataError(f"{path} belongs to another engine than {engine.name}; build the engine again")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # Narrowest first: an INT8 convolution also has FP32 scales and biases, an FP16 one INT32 shapes.
@@ -53,10 +53,6 @@ class Layer:
     placed: str
     kind: str
 
-    def to_json(self) -> dict[str, str]:
-        """Plain data; :func:`layers_from_json` gives it back."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class LayerInfo:
@@ -87,11 +83,6 @@ def layer_info_of(text: str) -> LayerInfo:
         raise ValueError("the layer information lists no layer")
     generation, tensors = _tensors(data)
     return LayerInfo(tuple(_layer(entry, generation) for entry in listed), tensors, generation)
-
-
-def layers_from_json(rows: Sequence[Mapping[str, str]]) -> list[Layer]:
-    """What :meth:`Layer.to_json` wrote."""
-    return [Layer(**row) for row in rows]
 
 
 def format_in(text: str) -> str:

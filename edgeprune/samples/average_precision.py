@@ -13,7 +13,6 @@ to be looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,8 +194,3 @@ def drop_interval(
     weights = weights.astype(np.float32)
     difference = baseline.resampled(weights) - candidate.resampled(weights)
     return DropInterval(drop, float(difference.std(ddof=1)), images, draws)
-
-
-def mean_average_precision(tables: Sequence[Detections]) -> list[float]:
-    """The plain mAP of every table: each image counts once."""
-    return [float(table.resampled(np.ones((1, table.images), np.float32))[0]) for table in tables]

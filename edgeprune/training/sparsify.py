@@ -6,15 +6,14 @@ scales.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from edgeprune import checkpoint
-from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, silent
+from edgeprune.serial import write_json
 from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import SparsifyResult, SparsityReport
@@ -65,5 +64,5 @@ def sparsify(
     )
     after = scales_of(checkpoint.load(trained.best).model, groups)
     report = SparsityReport(summary_of(before, after), sparsity, before.report(), after.report())
-    write_atomically(Path(out) / "scales.json", json.dumps(asdict(report), indent=1) + "\n")
+    write_json(Path(out) / "scales.json", report)
     return SparsifyResult(trained, report)

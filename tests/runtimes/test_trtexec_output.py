@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from edgeprune.runtimes.layer_info import format_in, layer_info_of, layers_from_json
+from edgeprune.runtimes.layer_info import Layer, format_in, layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_output import failure, outputs_of, profile_of, settings_used, times_of
-from edgeprune.serial import to_json
+from edgeprune.serial import from_json, to_json
 from tests.runtimes.trtexec_samples import (
     FAILURES,
     LAYERS,
@@ -106,7 +106,7 @@ def test_layer_information_of_both_generations_tells_the_precision(generation, p
     ]  # fmt: skip
     assert {layer.precision for layer in info.layers if layer.kind == "multiplies"} == {precision}
     assert info.types()["/model.2/MaxPool"] == "CaskPooling"
-    assert layers_from_json([layer.to_json() for layer in info.layers]) == list(info.layers)
+    assert from_json(tuple[Layer, ...], to_json(info.layers), "layers") == info.layers
 
 
 @pytest.mark.parametrize(

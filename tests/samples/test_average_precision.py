@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy_gate as accuracy_gate_benchmark
+from benchmarks.accuracy_gate import mean_average_precision
 from edgeprune.samples.average_precision import (
     MIN_IMAGES,
     Detections,
     ImageScores,
     drop_interval,
-    mean_average_precision,
 )
 from edgeprune.samples.gates import Verdict
 
