@@ -40,6 +40,11 @@ onload = () => {
       .filter(one => one.scrollWidth > one.clientWidth + 1)
       .filter(one => page.documentElement.clientWidth < 640 || !one.closest("details"))
       .map(one => one.textContent.trim().slice(0, 60))),
+    broken: [...page.querySelectorAll(".gates td:first-child")].filter(one => {
+      const text = page.createRange();
+      text.selectNodeContents(one);
+      return text.getClientRects().length > 1;
+    }).map(one => one.textContent),
     pixels: [...page.querySelectorAll(".panel > svg > image, .panel > svg > use")].map(one => one.getBBox().width > 0),
   });
 };
@@ -71,6 +76,7 @@ def looked_at(text: str, folder: Path, width: int) -> dict[str, Any]:
     assert console == [] and asked == set()
     assert seen["wide"] <= width
     assert not seen["clipped"], seen["clipped"]
+    assert not seen["broken"], f"names of stages in pieces: {seen['broken']}"
     for name in ("drawn", "titled", "pixels"):
         assert all(seen[name]), (name, seen[name])
     assert seen["drawn"]
