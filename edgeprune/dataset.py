@@ -16,9 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgeprune.errors import DataError
+from edgeprune.limited_yaml import read_yaml
 
 # the same formats as ultralytics.data.utils.IMG_FORMATS, kept here so that reading a dataset imports no torch
 IMAGE_SUFFIXES = frozenset(
@@ -187,10 +186,7 @@ def label_file(image: Path) -> Path:
 
 
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not readable as YAML: {str(error).splitlines()[0]}") from error
+    content: Any = read_yaml(path, unique_keys=False, undecodable="replace")
     if not isinstance(content, dict):
         raise DataError(f"{path} is no dataset: a YAML with the keys train, val and names was expected")
     names = content.get("names")

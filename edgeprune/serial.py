@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, first_line
+from edgeprune.reading import read_bytes, shown
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -60,7 +61,7 @@ def from_json(cls: type[T], data: object, where: str | Path) -> T:
         return _adapter(cls).validate_python(data, extra="forbid", by_alias=True, by_name=True)
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
-        key = ".".join(str(part) for part in first["loc"])
+        key = shown(".".join(str(part) for part in first["loc"]))
         more = f" (and {len(others)} more)" if others else ""
         seen = "" if first["type"] in ("missing", "missing_argument") else f"; seen: {_short(first['input'])}"
         message = first["msg"][0].lower() + first["msg"][1:]
@@ -73,11 +74,30 @@ def read_json(cls: type[T], path: Path) -> T:
     Raises:
         DataError: the file cannot be read, is not JSON, or is not such data.
     """
+    return from_json(cls, read_json_data(path), shown(path))
+
+
+def read_json_data(path: Path) -> Any:
+    """Dictionaries, lists and plain values of a JSON file; what they have to be is for :func:`from_json` to say.
+
+    Raises:
+        DataError: the file cannot be read, or is not JSON.
+    """
+    return parse_json(read_bytes(path), shown(path))
+
+
+def parse_json(content: bytes | str, where: str | Path) -> Any:
+    """The same of text. The parser holds to the standard and has a limit on depth, which Python's own has not.
+
+    Raises:
+        DataError: it is not JSON.
+    """
+    from pydantic_core import from_json as parsed
+
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is not readable JSON: {error}") from error
-    return from_json(cls, data, path)
+        return parsed(content)
+    except ValueError as error:
+        raise DataError(f"{where}: is not JSON: {first_line(error)}") from error
 
 
 def json_schema(cls: type[Any], title: str) -> dict[str, Any]:
@@ -97,5 +117,4 @@ def _adapter(cls: type[T]) -> TypeAdapter[T]:
 
 
 def _short(value: object) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return shown(" ".join(repr(value).split()), 60)

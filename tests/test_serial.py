@@ -118,7 +118,7 @@ def test_several_errors_are_counted_and_no_json_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\(and 1 more\)$"):
         from_json(Table, {"names": 3, "rows": 4}, "here")
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(DataError, match=r"x\.json: is not readable JSON"):
+    with pytest.raises(DataError, match=r"x\.json: is not JSON"):
         read_json(Table, tmp_path / "x.json")
 
 

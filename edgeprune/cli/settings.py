@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from annotated_types import Ge, Le
 
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.settings import YAML_KEYS, Overrides, Settings, descriptions
 
 FLAGS = {"time_h": "--time"}
@@ -71,14 +71,14 @@ def training_arguments(pairs: list[str]) -> dict[str, Any]:
     Raises:
         TargetError: something that is no such pair.
     """
-    import yaml
+    from edgeprune.limited_yaml import parse_yaml
 
     arguments: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = parse_yaml(text, f"--train {name}")
+        except DataError:
             value = text
         if not sign or not name.isidentifier():
             raise TargetError(f"--train {pair!r}: allowed is NAME=VALUE, for example --train mosaic=0.5")

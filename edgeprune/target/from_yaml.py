@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from edgeprune.errors import TargetError
+from edgeprune.limited_yaml import read_yaml
+from edgeprune.reading import is_file, shown
 from edgeprune.target.schema import Target, target_from
 
 
@@ -48,11 +48,11 @@ def _path_of(name_or_path: str | Path) -> Path:
     if text in shipped:
         return shipped[text]
     path = Path(text)
-    if path.is_file():
+    if is_file(path):
         return path
     close = difflib.get_close_matches(text, shipped, n=1)
     hint = f"; did you mean {close[0]}?" if close else "."
-    raise TargetError(f"no target {text!r}{hint} Allowed: {', '.join(shipped)}, or the path of a .yaml profile.")
+    raise TargetError(f"no target {shown(text)!r}{hint} Allowed: {', '.join(shipped)}, or the path of a .yaml profile.")
 
 
 def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
@@ -64,10 +64,10 @@ def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]
         return {"name": path.stem, **data}
     parent_name = data.pop("extends")
     if not isinstance(parent_name, str):
-        raise TargetError(f"{path}: extends: {parent_name!r} is not the name or path of one profile")
+        raise TargetError(f"{path}: extends: {shown(repr(parent_name))} is not the name or path of one profile")
     beside = [path.parent / parent_name, path.parent / f"{parent_name}.yaml"]
     try:
-        parent = next((p for p in beside if p.is_file()), None) or _path_of(parent_name)
+        parent = next((p for p in beside if is_file(p)), None) or _path_of(parent_name)
     except TargetError as error:
         raise TargetError(f"{path}: extends: {error}") from error
     return _merged(_read_with_parents(parent, (*children, path)), {"name": path.stem, **data})
@@ -84,32 +84,8 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's own safe loader, but a key written twice is an error instead of the last one silently winning."""
-
-
-def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for position, key in enumerate(keys):
-        if key in keys[:position]:
-            line = node.value[position][0].start_mark.line + 1
-            raise TargetError(f"{loader.name}: line {line}: {key}: is written twice")
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            data = yaml.load(file, Loader=_UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise TargetError(f"{path}: {where}not YAML: {getattr(error, 'problem', error)}") from error
+    data = read_yaml(path, error=TargetError)
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise TargetError(f"{path}: a profile is a mapping of keys to values, seen: {type(data).__name__}")
     return data

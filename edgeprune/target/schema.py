@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeprune.errors import TargetError
+from edgeprune.errors import TargetError, first_line
+from edgeprune.reading import shown
 from edgeprune.settings import Finetuning, Overrides, Positive, Ratio, Share, Sparsifying, Training
 
 if TYPE_CHECKING:
@@ -181,8 +182,9 @@ class Board(_Part):
 class Target(_Part):
     """A device plus a runtime plus a budget."""
 
-    name: str
-    """Name of the profile; the file's name without ``.yaml``."""
+    name: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$", max_length=100)]
+    """Name of the profile; the file's name without ``.yaml``.
+    It names the run directory too: no slash, no leading dot."""
     description: str
     """One line for people."""
     device: Board
@@ -349,14 +351,18 @@ def target_from(data: Mapping[str, Any], source: str) -> Target:
         TargetError: unknown keys, or impossible or contradictory values; names every key and what is allowed.
     """
     try:
+        content = json.dumps(data, default=str)
+    except (TypeError, ValueError) as error:  # YAML has keys that JSON has not: dates, lists
+        raise TargetError(f"{source}: every key is a word: {first_line(error)}") from error
+    try:
         # JSON mode is the strict one that still lets a list be a tuple; `batch: yes` must not become batch 1.
-        return Target.model_validate_json(json.dumps(data, default=str), strict=True)
+        return Target.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise TargetError(f"{source}: {'; '.join(_explanation(item) for item in error.errors())}") from error
 
 
 def _explanation(item: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "profile"
+    key = shown(".".join(str(part) for part in item["loc"])) or "profile"
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _keys_of_part(item["loc"][:-1])
         close = difflib.get_close_matches(str(item["loc"][-1]), allowed, n=1)
@@ -368,7 +374,7 @@ def _explanation(item: ErrorDetails) -> str:
     if item["type"] == "value_error":
         return f"{key}: {message}" if item["loc"] else message
     value = json.dumps(item["input"], default=str, ensure_ascii=False)
-    return f"{key}: {message[0].lower()}{message[1:]}; seen: {value}"
+    return f"{key}: {message[0].lower()}{message[1:]}; seen: {shown(value)}"
 
 
 def _keys_of_part(location: tuple[str | int, ...]) -> list[str]:

@@ -1,0 +1,116 @@
+"""YAML that cannot grow without end, the only place where it is read.
+
+A few kilobytes can stand for more entries than a machine has memory (aliases of aliases), and nesting by the thousand
+ends a parser; both are refused before anything is built, by the line where they begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgeprune.errors import DataError, EdgepruneError, first_line
+from edgeprune.reading import read_text, shown
+
+MAX_BYTES = 2**20  # the class names of ImageNet-21k take half of it
+MAX_VALUES = 100_000  # keys, entries and mappings, each counted as often as an alias repeats it
+MAX_DEPTH = 40
+
+
+def read_yaml(
+    path: Path, *, unique_keys: bool = True, error: type[EdgepruneError] = DataError, undecodable: str = "strict"
+) -> Any:
+    """The one document of a YAML file; arguments as :func:`read_text` and :func:`parse_yaml`."""
+    text = read_text(path, most=MAX_BYTES, error=error, undecodable=undecodable)
+    return parse_yaml(text, shown(path), unique_keys=unique_keys, error=error)
+
+
+def parse_yaml(text: str, where: str, *, unique_keys: bool = True, error: type[EdgepruneError] = DataError) -> Any:
+    """Dictionaries, lists and plain values out of YAML; no tag builds anything else.
+
+    Args:
+        text: one document.
+        where: what the text was read from, named in errors.
+        unique_keys: whether a key that is written twice is refused; otherwise the last one counts.
+        error: class of what is raised.
+
+    Raises:
+        EdgepruneError: of that class; it is no YAML, or stands for more than is read.
+    """
+    try:
+        return _LimitedLoader(text, unique_keys).get_single_data()
+    except yaml.YAMLError as failure:
+        mark = getattr(failure, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(failure, "problem", None) or getattr(failure, "context", None) or first_line(failure)
+        raise error(f"{where}: {line}not YAML: {problem}") from failure
+    except _RefusedError as failure:
+        raise error(f"{where}: {failure}") from failure
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as failure:  # a date of 2024-99-99
+        raise error(f"{where}: not YAML: {first_line(failure)}") from failure
+
+
+class _RefusedError(Exception):
+    """Valid YAML that is not read."""
+
+    def __init__(self, node: yaml.Node | yaml.Event, reason: str) -> None:
+        super().__init__(f"line {node.start_mark.line + 1}: {reason}")
+
+
+class _LimitedLoader(yaml.SafeLoader):
+    """YAML's safe loader with limits, which count before anything is built."""
+
+    def __init__(self, text: str, unique_keys: bool) -> None:
+        super().__init__(text)
+        self._unique_keys = unique_keys
+        self._depth = self._values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        self._values += 1
+        event = self.peek_event()
+        if self._depth > MAX_DEPTH:
+            raise _RefusedError(event, f"nested more than {MAX_DEPTH} deep")
+        if self._values > MAX_VALUES:
+            raise _RefusedError(event, f"more than {MAX_VALUES} values")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count_values(node, {})
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        if self._unique_keys:
+            seen: set[tuple[str, str]] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if (key.tag, key.value) in seen:
+                        raise _RefusedError(key, f"{key.value}: is written twice")
+                    seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node stands for with its aliases followed; an alias inside of what it names is refused."""
+    if id(node) in counts:
+        if not (count := counts[id(node)]):
+            raise _RefusedError(node, "an alias stands inside of what it names")
+        return count
+    counts[id(node)] = 0
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    count = 1 + sum(_count_values(part, counts) for part in parts)
+    if count > MAX_VALUES:
+        raise _RefusedError(node, f"aliases repeat it to more than {MAX_VALUES} values")
+    counts[id(node)] = count
+    return count

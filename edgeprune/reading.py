@@ -1,0 +1,69 @@
+"""Files that somebody else may have written: whatever is wrong with the file itself is said in one line, be it a
+folder, a pipe, a name of 5,000 characters, or a lack of permission.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from edgeprune.errors import DataError, EdgepruneError, first_line
+
+MAX_RECORD_BYTES = 256 * 2**20  # a build.json with every sample of a long measurement has a few MiB
+SHOWN_CHARACTERS = 200
+
+
+def read_bytes(path: Path, *, most: int = MAX_RECORD_BYTES, error: type[EdgepruneError] = DataError) -> bytes:
+    """The content of a regular file; a pipe or a device, which may never end, is not opened.
+
+    Args:
+        path: the file.
+        most: size in bytes from which it is refused.
+        error: class of what is raised.
+
+    Raises:
+        EdgepruneError: of that class; the path cannot be read, is no file, or is too large.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe or a device"
+            raise error(f"{shown(path)}: is a {kind}; a file was expected")
+        if status.st_size > most:
+            raise error(f"{shown(path)}: has {status.st_size} bytes; at most {most} are read")
+        return path.read_bytes()
+    except (OSError, ValueError) as failure:  # ValueError: NUL in the name
+        raise error(f"{shown(path)}: cannot be read: {_reason(failure)}") from failure
+
+
+def read_text(
+    path: Path,
+    *,
+    most: int = MAX_RECORD_BYTES,
+    error: type[EdgepruneError] = DataError,
+    undecodable: str = "strict",
+) -> str:
+    """:func:`read_bytes` as UTF-8; ``undecodable`` is what is done with other bytes, as in :meth:`bytes.decode`."""
+    content = read_bytes(path, most=most, error=error)
+    try:
+        return content.decode(errors=undecodable)
+    except UnicodeDecodeError as failure:
+        raise error(f"{shown(path)}: is not text in UTF-8 (byte {failure.start})") from failure
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file, or a link to one; False too for a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def shown(text: Path | str, most: int = SHOWN_CHARACTERS) -> str:
+    """A path, a key or a value as an error repeats it: without control characters, and cut where it is endless."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: most + 1])
+    return plain if len(plain) <= most else f"{plain[:most]}…"
+
+
+def _reason(failure: Exception) -> str:
+    return failure.strerror if isinstance(failure, OSError) and failure.strerror else first_line(failure)
