@@ -59,7 +59,7 @@ def carried_files(build: Build) -> dict[str, Path]:
     shutil.copyfile(build.record(BaselineFacts).path("onnx"), folder / "baseline.onnx")
     shutil.copyfile(final_onnx(build), folder / "model.onnx")
     (folder / "agent.zip").write_bytes(archive())
-    (folder / "run-on-device.sh").write_text(SCRIPT)
+    (folder / "run-on-device.sh").write_text(SCRIPT, encoding="utf-8")
     (folder / "run-on-device.sh").chmod(0o755)
     images = build.dataset.sample_images(target.accuracy.split, IMAGES, build.site.seed)
     pixels = batch_from_images(images, imgsz=(target.imgsz, target.imgsz), task=build.weights.task)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from typing_extensions import Unpack
 
+from edgeprune.cli import streams
 from edgeprune.cli.bench import bench
 from edgeprune.cli.compare import compare
 from edgeprune.cli.data import app as data_app
@@ -31,8 +32,9 @@ from edgeprune.cli.history import history
 from edgeprune.cli.pruning import register as register_pruning
 from edgeprune.cli.search import register as register_sweep
 from edgeprune.cli.settings import options_from_settings
+from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, sparsify
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.settings import Overrides
 from edgeprune.version import __version__
 
@@ -54,17 +56,30 @@ def main() -> None:
     """Entry point: errors of edgeprune are one line on stderr and an exit code; anything else is a bug."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun on a device is put back
         signal.signal(number, _exit_on_signal)
+    with streams.streams():
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command of the command line; gives its exit code where it does not exit itself."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except EdgepruneError as error:
         print(f"edgeprune: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception:
+        return error.exit_code
+    except Exception as error:
+        if isinstance(error, OSError) and (refused := streams.refused_write(error)) is not None:
+            print(f"edgeprune: {refused}", file=sys.stderr)
+            return TargetError.exit_code
         import traceback
 
         traceback.print_exc()
         print("edgeprune: this is a bug of edgeprune; please report it with the lines above", file=sys.stderr)
-        sys.exit(BUG_EXIT_CODE)
+        return BUG_EXIT_CODE
+    return 0
 
 
 def _exit_on_signal(number: int, _: object) -> None:
@@ -117,7 +132,7 @@ def build(
         print("edgeprune: stopped; the same command goes on from the last finished stage or epoch", file=sys.stderr)
         raise typer.Exit(130) from None
     print_verdict(result.record)
-    print(f"bundle: {result.bundle}\nreport: {result.report.with_suffix('.html')}")
+    say(f"bundle: {result.bundle}\nreport: {result.report.with_suffix('.html')}")
     raise typer.Exit(result.verdict.exit_code)
 
 
@@ -136,7 +151,7 @@ def show(
     from edgeprune.records.show import read_build, stage_history
 
     if why is not None:
-        print(stage_history(directory, why))
+        say(stage_history(directory, why))
         return
     record = read_build(directory)
     print_verdict(record)
@@ -181,7 +196,7 @@ def targets_show(
 
     from edgeprune.target import load_target
 
-    print(yaml.safe_dump(load_target(name).model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    say(yaml.safe_dump(load_target(name).model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
 
 
 @targets_app.command("schema")
@@ -195,7 +210,7 @@ def targets_schema() -> None:
 
     from edgeprune.target import target_schema
 
-    print(json.dumps(target_schema(), indent=1, ensure_ascii=False))
+    say(json.dumps(target_schema(), indent=1, ensure_ascii=False))
 
 
 # After this module's own commands, so that `--help` begins with build; each room keeps its commands beside its code.
@@ -220,3 +235,4 @@ app.add_typer(targets_app, name="targets")
 app.add_typer(data_app, name="data")
 app.add_typer(device_app, name="device")
 app.command("import-results")(import_results)
+streams.register(app)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeprune.cli.streams import BARS, results_console, say
+
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult
     from edgeprune.runtimes.base import BenchSettings
 
-BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 40
 
 
@@ -160,7 +161,7 @@ def write(path: Path | None, text: str) -> None:
     if path is None:
         return
     if str(path) == "-":
-        typer.echo(text, nl=False)
+        say(text.removesuffix("\n"))
         return
     from edgeprune.artifact import write_atomically
     from edgeprune.errors import TargetError
@@ -172,13 +173,12 @@ def write(path: Path | None, text: str) -> None:
 
 
 def _print(result: BenchResult) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from edgeprune.cli.console import print_table
     from edgeprune.report.bench import bench_table, end_to_end_text, slowest_layers_table
 
-    console = Console(highlight=False)
+    console = results_console()
     simulated = "SIMULATED " if any(model.latency.simulated for model in result.models) else ""
     title = f"{simulated}latency in ms by {result.runtime}, bounds at 99 %"
     print_table(bench_table(result).transposed(), title, models_across=True)  # that also fits a narrow terminal

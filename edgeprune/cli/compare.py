@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, replaced, write
+from edgeprune.cli.streams import say
 
 
 def compare(
@@ -79,8 +80,8 @@ def compare(
     print_table(classes_table(result), models_across=True)
     for scene in result.scenes:
         lost = ", ".join(f"{one.name} {len(one.lost)} lost, {one.same.count(False)} new" for one in scene.results[1:])
-        typer.echo(f"{scene.image}: {lost}")
+        say(f"{scene.image}: {lost}")
     if result.pending:
-        typer.echo(f"latency was not measured: {result.pending}")
+        say(f"latency was not measured: {result.pending}")
     if output is not None:
-        typer.echo(f"page: {output / 'compare.html'}")
+        say(f"page: {output / 'compare.html'}")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edgeprune.cli.streams import results_console
 from edgeprune.report.text import budget_text
 from edgeprune.report.verdict import COLUMNS, gate_cells, short_reasons
 from edgeprune.samples.gates import Gate
@@ -30,8 +29,8 @@ class ConsoleReporter:
     """Draws a build as it goes; use it as a context manager so that the last bar is taken away on every exit."""
 
     def __init__(self) -> None:
-        # The real stdout, because stages redirect sys.stdout into their logs while a bar is on the screen.
-        self._console = Console(file=sys.stdout, highlight=False)
+        # Made once, because stages redirect sys.stdout into their logs while a bar is on the screen.
+        self._console = results_console()
         self._live: Progress | None = None
         self._task: Any = None
 
@@ -95,12 +94,12 @@ def print_table(content: ReportTable, title: str | None = None, *, models_across
         table.add_column(escape(column), justify="right" if right else "left", overflow="fold")
     for row in content.rows:
         table.add_row(*(escape(cell) for cell in row))
-    Console(highlight=False).print(table)
+    results_console().print(table)
 
 
 def print_verdict(record: BuildRecord) -> None:
     """The verdict table of a build."""
-    console = Console(highlight=False)
+    console = results_console()
     title = f"{record.target.name}: {budget_text(record.target.budget)}"
     wide = console.width >= MIN_WIDTH_FOR_REASONS
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
@@ -132,12 +131,12 @@ def print_targets(targets: Sequence[Target]) -> None:
         table.add_row(
             target.name, target.runtime, target.precision, str(target.imgsz), str(target.budget), target.description
         )
-    Console(highlight=False).print(table)
+    results_console().print(table)
 
 
 def print_doctor(findings: Sequence[Finding]) -> None:
     """What works here; a missing thing is followed by the command that gets it."""
-    console = Console(highlight=False)
+    console = results_console()
     table = Table(show_edge=False)
     for column in ("", "what", "seen", "to get it"):
         table.add_column(column, overflow="fold")

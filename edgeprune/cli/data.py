@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from edgeprune.cli.streams import say
 
 app = typer.Typer(no_args_is_help=True, help="Make demo data without a network.")
 
@@ -32,6 +35,6 @@ def digits(
     from edgeprune.data.digits import write_digits
 
     def show(text: str, *, done: int = 0, total: int = 0, **_: object) -> None:
-        typer.echo(f"{text}: {done}/{total}", err=True)
+        print(f"{text}: {done}/{total}", file=sys.stderr)
 
-    typer.echo(write_digits(out, train=train, val=val, test=test, imgsz=imgsz, seed=seed, progress=show))
+    say(str(write_digits(out, train=train, val=val, test=test, imgsz=imgsz, seed=seed, progress=show)))

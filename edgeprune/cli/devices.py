@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgeprune.cli.streams import say
+
 app = typer.Typer(no_args_is_help=True, help="Look at the devices that models ship on.")
 
 
@@ -52,5 +54,5 @@ def import_results(
 
     record, bundle = judge_results(results, run)
     print_verdict(record)
-    print(f"bundle: {bundle}")
+    say(f"bundle: {bundle}")
     raise typer.Exit(record.verdict.exit_code)

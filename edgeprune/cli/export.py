@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeprune.cli.streams import say
 from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
 
@@ -264,4 +265,4 @@ def _runtime(artifact: Path, profile: Target | None, name: str) -> Iterator[Runt
 
 
 def _print(data: object, text: str, as_json: bool) -> None:
-    typer.echo(json_text(data) if as_json else text)
+    say(json_text(data) if as_json else text)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgeprune.cli.streams import results_console
+
 
 def history(
     folders: Annotated[
@@ -23,7 +25,6 @@ def history(
     Example:
       edgeprune history runs/cpu -o history.html
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from edgeprune.cli.bench import write
@@ -37,7 +38,7 @@ def history(
     write(output, history_page(builds) if output is not None else "")
     if str(json) != "-":
         print_table(history_table(builds).without("against before"), f"{builds.target}, oldest first")
-        console = Console(highlight=False)
+        console = results_console()
         for build in builds.builds:
             colour = "red" if build.regressions else "dim"
             console.print(f"[{colour}]{escape(build.path.name)}: {escape(change_text(build))}[/]")

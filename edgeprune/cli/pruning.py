@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
+from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import output_file, output_plot
-
-if TYPE_CHECKING:
-    pass
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
@@ -64,8 +62,6 @@ def prune(
       edgeprune prune best.pt --ratio 0.3 --dry-run --save-plan plan.json
       edgeprune prune best.pt --plan plan.json -o same.pt
     """
-    from rich.console import Console
-
     from edgeprune.cli.console import print_table
     from edgeprune.pruning import api
     from edgeprune.pruning.choose import EXCHANGE_TOLERANCE
@@ -96,16 +92,15 @@ def prune(
         seed=seed,
         trust=trust,
     )
-    console = Console()
     if dry_run:
         print_table(dimensions_table(result.plan, result.savings), plan_text(result.plan))
     if save_plan is not None:
         result.plan.save(save_plan)
-    console.print(plan_text(result.plan), highlight=False)
+    say(plan_text(result.plan))
     requested = result.plan.settings.request.get("macs_speed_up")
     if isinstance(requested, (int, float)) and result.plan.macs_speed_up > requested * (1 + EXCHANGE_TOLERANCE):
         steps = result.plan.settings.align
-        console.print(f"×{requested:g} was asked: no widths in steps of {steps} come closer; try a smaller --align")
+        say(f"×{requested:g} was asked: no widths in steps of {steps} come closer; try a smaller --align")
 
 
 def sensitivity(
@@ -132,12 +127,9 @@ def sensitivity(
     Example:
       edgeprune sensitivity best.pt --data data.yaml --ratios 0.5 --plot loss.png
     """
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
     from edgeprune.artifact import write_atomically
     from edgeprune.checkpoint import load
-    from edgeprune.cli.console import print_table
+    from edgeprune.cli.console import ConsoleReporter, print_table
     from edgeprune.pruning.api import labelled_batches
     from edgeprune.pruning.pruner import Pruner
     from edgeprune.pruning.sensitivity import sensitivity as measure_sensitivity
@@ -152,14 +144,8 @@ def sensitivity(
     side = imgsz or checkpoint.imgsz
     batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed)
     pruner = Pruner(checkpoint.model, side, align=align, ignore=ignore or ())
-    console = Console()
-    with Bar(console=console, transient=True) as bar:
-        task = bar.add_task("sensitivity", total=None)
-
-        def progress(text: str, *, done: int = 0, total: int = 0, **_: object) -> None:
-            bar.update(task, description=text, completed=done, total=total or None)
-
-        result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=progress)
+    with ConsoleReporter() as reporter:
+        result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=reporter.progress)
     print_table(sensitivity_table(result), sensitivity_text(result))
     if output is not None:
         write_json(output, result)

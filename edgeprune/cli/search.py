@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgeprune.cli.streams import say
+
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
@@ -46,7 +48,7 @@ def profile(
 
         page = plot.suffix == ".html"
         write_atomically(plot, layer_costs_page(costs) if page else layer_costs_plot(costs).svg_file())
-        print(f"figure: {plot}")
+        say(f"figure: {plot}")
 
 
 def search(
@@ -88,15 +90,15 @@ def search(
         )
     macs, params = found.plan.macs, found.plan.params
     if not found.probes:
-        print("the unpruned model is within the budget; every channel stays")
-    print(
+        say("the unpruned model is within the budget; every channel stays")
+    say(
         f"latency ×{found.speed_up:.3f}, MACs ×{found.plan.macs_speed_up:.2f} ({macs[0] / 1e9:.3f} G -> "
         f"{macs[1] / 1e9:.3f} G), parameters {params[0] / 1e6:.3f} M -> {params[1] / 1e6:.3f} M, channels by "
         f"{found.importance}"
     )
     if found.plan.removed:
-        print(f"blocks dropped: {', '.join(found.plan.removed)}")
-    print(f"checkpoint: {found.checkpoint}\nplan: {found.plan_file}")
+        say(f"blocks dropped: {', '.join(found.plan.removed)}")
+    say(f"checkpoint: {found.checkpoint}\nplan: {found.plan_file}")
 
 
 def sweep(
@@ -145,8 +147,8 @@ def sweep(
     print_table(sweep_table(found, reasons=False))
     for point in found.points:  # a reason in a column would be a word wide
         if point.failed:
-            print(f"{point.name}: {point.failed}")
-    print(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
+            say(f"{point.name}: {point.failed}")
+    say(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
     raise typer.Exit(0 if all(point.failed is None for point in found.points) else 1)
 
 

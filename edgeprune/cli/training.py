@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprune.cli.settings import options_from_settings
+from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import output_folder
 from edgeprune.settings import AccuracyGoal, Run, Sparsifying, SparsitySettings, TrainSettings, read_map_drop
@@ -72,13 +73,13 @@ def sparsify(weights: Weights, data: Data, section: Sparsifying, run: Run, out: 
     result = train(weights, data=data, out=out, settings=settings, work=out / ".training", sparsity=sparsity)
     _print(result.trained)
     scales = result.scales
-    typer.echo(scales.summary)
-    typer.echo("prunable channels by size, before and after:   scale            bias")
+    say(scales.summary)
+    say("prunable channels by size, before and after:   scale            bias")
     before, after = scales.before.overall, scales.after.overall
     for low, *counts in zip(scales.before.edges, before.scales, after.scales, before.biases, after.biases, strict=True):
-        typer.echo("  from {:<6g} {:>31} {:>6} {:>9} {:>6}".format(low, *counts))
+        say("  from {:<6g} {:>31} {:>6} {:>9} {:>6}".format(low, *counts))
     write_atomically(out / "scales.html", sparsity_page(scales))
-    typer.echo(f"by layer: {out / 'scales.html'}")
+    say(f"by layer: {out / 'scales.html'}")
 
 
 @options_from_settings
@@ -112,7 +113,7 @@ def iterate(
         align=align,
     )
     for number, pruning_round in enumerate(finished, 1):
-        typer.echo(f"round {number}: MACs x{pruning_round.macs_speed_up:.2f}")
+        say(f"round {number}: MACs x{pruning_round.macs_speed_up:.2f}")
         _print(pruning_round.trained)
 
 
@@ -134,7 +135,7 @@ def _accuracy_goal(until: str, baseline: str, data: str, settings: TrainSettings
 
 def _print(result: TrainResult) -> None:
     summary = result.summary
-    typer.echo(
+    say(
         f"{result.best}: {summary.map50_95:.4f} on the validation split "
         f"(epoch {summary.best_epoch} of {summary.epochs_run}, {summary.seconds:.0f} s)"
     )

@@ -84,7 +84,7 @@ def write_digits(
         test: images in the test split.
         imgsz: side of the square images in pixels.
         seed: seed of everything random.
-        progress: called after every hundred images.
+        progress: called after every hundred images of a split, and at its end.
 
     Raises:
         DataError: ``out`` holds something else, or a parameter is impossible.
@@ -130,23 +130,22 @@ def _write_splits(folder: Path, recipe: DigitsRecipe, progress: Progress) -> Non
     digits, classes = _digit_samples()
     photographs = _photographs()
     pools = _disjoint_pools(classes, recipe.seed)
-    total, done = recipe.train + recipe.val + recipe.test, 0
     for part, split in enumerate(SPLITS):
         images, labels = folder / "images" / split, folder / "labels" / split
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
-        for index in range(getattr(recipe, split)):
+        total = getattr(recipe, split)
+        for index in range(total):
             rng = np.random.default_rng([recipe.seed, part, index])
             pixels, rows = _draw_scene(rng, recipe.imgsz, photographs, digits, classes, pools[part])
             Image.fromarray(pixels).save(images / f"{index:05d}.jpg", quality=92)
-            (labels / f"{index:05d}.txt").write_text("".join(rows))
-            done += 1
-            if done % 100 == 0 or done == total:
-                progress(f"digits {split}", done=done, total=total)
+            (labels / f"{index:05d}.txt").write_text("".join(rows), encoding="utf-8")
+            if (done := index + 1) % 100 == 0 or done == total:
+                progress(f"{split} images", done=done, total=total)
     names = "".join(f"  {index}: '{name}'\n" for index, name in enumerate(CLASSES))
     paths = "".join(f"{split}: images/{split}\n" for split in SPLITS)
-    (folder / "data.yaml").write_text(f"{paths}names:\n{names}")
-    (folder / RECORD).write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    (folder / "data.yaml").write_text(f"{paths}names:\n{names}", encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
 
 
 def _digit_samples() -> tuple[Array, Array]:

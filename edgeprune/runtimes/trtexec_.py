@@ -315,11 +315,11 @@ class TrtExec(Runtime):
             done = self.run(argv, BUILD_TIMEOUT_S, measured=True)
         except ToolError as error:
             if log is not None:
-                log.write_text(error.tail + "\n")
+                log.write_text(error.tail + "\n", encoding="utf-8")
             raise StageError(f"{onnx}: {error}") from error
         build_s = time.perf_counter() - started
         if log is not None:
-            log.write_text(done.stdout + done.stderr)
+            log.write_text(done.stdout + done.stderr, encoding="utf-8")
         if cache is not None:
             self._fetch_timing_cache(paths["cache"], cache)
         facts = EngineFacts(

@@ -100,8 +100,9 @@ def write_bundle(root: Path, chosen: Mapping[str, Path], record: BuildRecord) ->
         (partial / name).parent.mkdir(exist_ok=True)
         shutil.copy(source, partial / name)
     write_json(partial / "build.json", record)
-    (partial / "labels.txt").write_text("".join(f"{record.names[index]}\n" for index in sorted(record.names)))
-    (partial / "README.md").write_text(readme(record))
+    labels = "".join(f"{record.names[index]}\n" for index in sorted(record.names))
+    (partial / "labels.txt").write_text(labels, encoding="utf-8")
+    (partial / "README.md").write_text(readme(record), encoding="utf-8")
     final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
     if final.exists():
         final.replace(old)

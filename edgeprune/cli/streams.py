@@ -1,0 +1,193 @@
+"""Where words go: results to stdout, whatever libraries print to stderr, and no stream ends a command in a traceback.
+
+One mechanism for every command: :func:`streams` around the program, :class:`Command` around each command, and
+:func:`say` or :func:`results_console` for what a command has to tell.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import sys
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+from typer.core import TyperCommand
+
+from edgeprune.errors import EdgepruneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BARS = "▁▂▃▄▅▆▇█"
+# What a terminal that knows no Unicode shows for signs that do not decompose into its letters.
+PLAIN = {"×": "x", "→": "->", "–": "-", "−": "-", "≤": "<=", "≥": ">=", "…": "...", "·": "-", "✗": "x", "°": " deg "}
+PLAIN |= dict(zip(BARS, "_.-:=+*#", strict=True))
+UNPRINTABLE = "edgeprune.plain"
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.EFBIG)
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell says of a program whose reader went away
+
+_apart: list[TextIO] = []
+
+
+class OutputError(EdgepruneError):
+    """stdout cannot be written."""
+
+
+class _Output(io.TextIOWrapper):
+    """stdout whose faults are one line, or the end of a pipe that nobody reads any more.
+
+    Attributes:
+        has_own_number: whether it has a descriptor besides 1, so that 1 can be given to others.
+    """
+
+    def __init__(self, output: io.TextIOWrapper) -> None:
+        self.has_own_number = _number(output) == 1
+        binary = os.fdopen(os.dup(1), "wb") if self.has_own_number else output.buffer
+        buffered = output.line_buffering
+        super().__init__(binary, encoding=output.encoding, errors=UNPRINTABLE, newline="", line_buffering=buffered)
+
+    def write(self, text: str) -> int:
+        with _faults():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _faults():
+            super().flush()
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise SystemExit(BROKEN_PIPE) from None
+    except OSError as error:
+        raise OutputError(f"the output cannot be written: {error.strerror}; give stdout another place") from error
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """A handler for ``codecs``: letters lose their accents, signs get words, the rest is a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    words = (
+        PLAIN.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() for sign in signs
+    )
+    return "".join(word or "?" for word in words), error.end
+
+
+codecs.register_error(UNPRINTABLE, _plain)
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Make both streams fit for any word and any place for as long as the program runs, and stdout empty at its end."""
+    before = sys.stdout, sys.stderr
+    if sys.stdout is None:  # closed by who started the program: nothing that is opened later may take its number
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors=UNPRINTABLE)
+    output = sys.stdout
+    if isinstance(output, io.TextIOWrapper):
+        sys.stdout = _Output(output)
+    try:
+        yield
+    finally:
+        made = sys.stdout
+        sys.stdout, sys.stderr = before
+        if isinstance(made, _Output):
+            with suppress(OutputError, SystemExit):
+                made.flush()
+            if not made.has_own_number:
+                made.detach()  # the buffer is somebody else's
+
+
+class Command(TyperCommand):
+    """A command during which stdout is its own: what libraries and programs print there goes to stderr."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""  # the help would ask for a <bool>, which a flag does not take
+        return params
+
+    def invoke(self, ctx: Any) -> Any:
+        output = sys.stdout
+        moved = os.dup(1) if isinstance(output, _Output) and output.has_own_number else None
+        if moved is not None:
+            os.dup2(sys.stderr.fileno(), 1)
+        _apart.append(output)
+        sys.stdout = sys.stderr
+        try:
+            return super().invoke(ctx)
+        finally:
+            sys.stdout = _apart.pop()
+            if moved is not None:
+                os.dup2(moved, 1)
+                os.close(moved)
+
+
+def register(app: typer.Typer) -> None:
+    """Make every command of the application and of its groups a :class:`Command`."""
+    for command in app.registered_commands:
+        command.cls = Command
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            register(group.typer_instance)
+
+
+def results() -> TextIO:
+    """The stream for what a command has to tell: stdout, also while libraries are kept away from it."""
+    return _apart[-1] if _apart else sys.stdout
+
+
+def say(*lines: str) -> None:
+    """Lines of a command's result."""
+    for line in lines:
+        print(line, file=results(), flush=True)
+
+
+def results_console() -> Console:
+    """Rich's console on :func:`results`."""
+    from rich.console import Console
+
+    return Console(file=results(), highlight=False)
+
+
+def refused_write(error: OSError) -> str | None:
+    """One line for a place that cannot be written, which is the user's to change; None for any other fault."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return None
+    path = Path(error.filename)
+    # /proc and its like refuse a new file by saying that it is not there
+    if error.errno not in REFUSALS and not (error.errno == errno.ENOENT and _refuses_files(path.parent)):
+        return None
+    return f"{path}: {error.strerror}; work in a folder that you may write to, with space left"
+
+
+def _refuses_files(folder: Path) -> bool:
+    """Whether a folder that is there takes no new file."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return False
+    except OSError:
+        return folder.is_dir()
+
+
+def _number(stream: TextIO) -> int | None:
+    """The descriptor of a stream; None for one in memory."""
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,116 @@
+"""Streams that take no Unicode, no bytes, or are not there; and a stdout that is the command's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from edgeprune.cli import app
+from edgeprune.cli.streams import BROKEN_PIPE, Command, refused_write
+
+MAIN = "from edgeprune.cli import main; main()"
+# A command whose library prints by every way there is: Python's, the descriptor's, and a child's.
+CHATTY = """
+import os, subprocess, sys
+from edgeprune.cli import app, main, streams
+from edgeprune.cli.streams import say
+
+@app.command()
+def chatty() -> None:
+    print("from Python")
+    sys.stdout.flush()
+    os.write(1, b"from C\\n")
+    subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+    say('{"answer": "×2"}')
+
+streams.register(app)
+main()
+"""
+
+
+def edgeprune(*argv: str, script: str = MAIN, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """The program in a process of its own."""
+    environment = {**os.environ, **options.pop("env", {})}
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, "-c", script, *argv], env=environment, timeout=60, check=False, **given)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_words_that_a_terminal_cannot_show_are_written_as_it_can(encoding: str) -> None:
+    shown = edgeprune("targets", "show", "cpu", env={"PYTHONIOENCODING": encoding})
+    listed = edgeprune("targets", env={"PYTHONIOENCODING": encoding, "COLUMNS": "80"})
+    helped = edgeprune("--help", env={"PYTHONIOENCODING": encoding})
+    assert [one.returncode for one in (shown, listed, helped)] == [0, 0, 0], listed.stderr
+    assert "x1.5" in listed.stdout.decode("ascii") if encoding == "ascii" else "×1.5" in listed.stdout.decode(encoding)
+
+
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        for argv in (["targets"], ["--help"], ["targets", "schema"]):
+            ended = edgeprune(*argv, stdout=full)
+            assert ended.returncode == 3
+            assert ended.stderr.decode().startswith("edgeprune: the output cannot be written: No space left on device")
+            assert ended.stderr.count(b"\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_missed_gate() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = edgeprune("targets", stdout=writing)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (BROKEN_PIPE, b"")
+
+
+def test_without_stdout_a_command_ends_by_its_own_code() -> None:
+    script = f"import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-c', {MAIN!r}, 'targets'])"
+    ended = edgeprune(script=script)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_stdout_has_what_the_command_says_and_nothing_that_a_library_prints() -> None:
+    ended = edgeprune("chatty", script=CHATTY)
+    assert json.loads(ended.stdout) == {"answer": "×2"}
+    assert ended.stderr.decode().split("\n")[:3] == ["from Python", "from C", "from a child"]
+
+
+def commands(group: Any) -> Iterator[Any]:
+    """Every command below a group."""
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            yield from commands(command)
+        else:
+            yield command
+
+
+def test_every_command_has_its_stdout_to_itself() -> None:
+    found = list(commands(get_command(app)))
+    assert len(found) > 20
+    assert all(isinstance(command, Command) for command in found)
+
+
+def test_help_shows_flags_without_a_value_and_every_exit_code() -> None:
+    words = " ".join(edgeprune("build", "--help").stdout.decode().split())
+    assert "--trust Load classes" in words.replace(" │ │ ", " ") and "<bool>" not in words
+    told = " ".join(edgeprune("--help").stdout.decode().split())
+    assert all(f"{code} " in told.rpartition("Exit codes:")[2] for code in (0, 1, 2, 3, 4, 5, 70, 130))
+
+
+@pytest.mark.parametrize("name", ["/proc/edgeprune", "/proc/self/fdinfo/runs"])
+def test_a_place_that_takes_no_file_is_the_users_to_change(name: str) -> None:
+    with pytest.raises(OSError) as refused:
+        Path(name).mkdir()
+    assert refused_write(refused.value) is not None
+
+
+def test_a_missing_file_in_a_good_folder_stays_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "record.json").read_text()
+    assert refused_write(missing.value) is None
