@@ -23,6 +23,7 @@ from torch import nn
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError
+from edgeprune.families import family_of
 
 STOCK_PACKAGES = ("torch", "torchvision", "ultralytics")
 PLAIN_PACKAGES = (
@@ -91,8 +92,8 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
         trust: build any class that the file names. Such a file can run any code; only for files of your own.
 
     Raises:
-        DataError: missing, damaged, unsafe, not an Ultralytics checkpoint, or one that says it was pruned but holds a
-            model of other shapes; one line with the next command.
+        DataError: missing, damaged, unsafe, not an Ultralytics checkpoint, of a class that does not run here, or one
+            that says it was pruned but holds a model of other shapes; one line with the next command.
     """
     file = _find_file(path)
     data = _load_trusted(file) if trust else _load_restricted(file)
@@ -107,9 +108,8 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
             else f"a file with {', '.join(map(str, list(data)[:4]))}"
         )
         raise DataError(f"{path} is {seen}, not an Ultralytics checkpoint; save it with model.save('weights.pt') first")
-    if not hasattr(model, "model") or not hasattr(model, "yaml"):
-        raise DataError(f"{path} holds a {type(model).__name__}, not an Ultralytics model; pass a YOLO checkpoint")
-    checkpoint = _checkpoint_of(model.float().eval(), data, file)
+    family = family_of(model, path)
+    checkpoint = _checkpoint_of(model.float().eval(), family.task, data, file)
     signature = shape_signature(model)
     if checkpoint.signature is not None and checkpoint.signature != signature:
         raise DataError(
@@ -285,14 +285,13 @@ def _load_trusted(path: Path) -> Any:
         ) from error
 
 
-def _checkpoint_of(model: Any, data: Mapping[str, Any], path: Path) -> Checkpoint:
+def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -> Checkpoint:
     """What a file says about its model, which gets the attributes that Ultralytics' own loader sets."""
-    from ultralytics.nn.tasks import guess_model_task
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     train_args = dict(data.get("train_args") or {})
     model.args = {**DEFAULT_CFG_DICT, **train_args}
-    model.task = getattr(model, "task", None) or guess_model_task(model)
+    model.task = task
     if not hasattr(model, "stride"):
         model.stride = torch.tensor([32.0])  # classifiers of old versions
     for module in model.modules():
@@ -305,7 +304,7 @@ def _checkpoint_of(model: Any, data: Mapping[str, Any], path: Path) -> Checkpoin
     heavy = ("model", "ema", "optimizer", "train_args", "edgeprune", "scaler", "updates", "train_results")
     return Checkpoint(
         model=model,
-        task=str(model.task),
+        task=task,
         names={int(index): str(name) for index, name in names.items()},
         stride=int(model.stride.max()),
         path=path,

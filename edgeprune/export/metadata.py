@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.errors import DataError
+from edgeprune.families import refuse_foreign_head
 
 # the build's own entries
 HEAD_KEY = "edgeprune_head"
@@ -61,8 +62,9 @@ def read_metadata(entries: Mapping[str, str]) -> ModelMetadata:
     """Read the entries of a file's ``metadata_props``; nothing in them is evaluated.
 
     Raises:
-        DataError: an entry is no literal; names it.
+        DataError: an entry is no literal; names it. Or the head is of a family that is not read here.
     """
+    refuse_foreign_head(entries.get("head", ""))
     names = _literal(entries, "names") or {}
     imgsz, arguments = _literal(entries, "imgsz"), _literal(entries, "args") or {}
     inner_head = "nms" if arguments.get("nms") else "end-to-end" if _literal(entries, "end2end") else "raw"

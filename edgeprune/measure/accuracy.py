@@ -21,12 +21,13 @@ from torch import nn
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.metadata import ModelMetadata, read_metadata
 from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, run_in_batches
+from edgeprune.families import family_for
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
@@ -187,6 +188,8 @@ def subject_of(
         raise DataError(f"{model} does not say its {keys}; give metadata, or export it with edgeprune")
     if facts.task not in FITNESS_KEYS:
         raise DataError(f"{model} has task '{facts.task}'; {', '.join(FITNESS_KEYS)} are allowed")
+    if graph and facts.task == "detect" and facts.head == "raw":
+        _require_raw_output(model, outputs_of(graph)[0].shape, 4 + len(facts.names))
     shape = inputs_of(graph)[0].shape if graph else ()
     dynamic = (bool(shape) and isinstance(shape[0], str)) or facts.dynamic
     height, width = facts.imgsz or (0, 0)
@@ -204,6 +207,15 @@ def subject_of(
             fixed or min(batch, facts.largest_batch or batch),
             sorted_rows,
             exported=True,
+        )
+
+
+def _require_raw_output(model: Path, shape: tuple[int | str, ...], rows: int) -> None:
+    """Raise ``DataError`` for an output that is not (N, 4 + classes, anchors): the validator would find nothing."""
+    if len(shape) != 3 or (isinstance(shape[1], int) and shape[1] != rows):
+        raise DataError(
+            f"{model} gives an output of shape {shape}, where a detector's has {rows} rows (box and classes); it is of "
+            "another family (RT-DETR), or its metadata is another model's"
         )
 
 
@@ -261,7 +273,7 @@ def _validated(
     subject: Subject, dataset: Dataset, split: str, workers: int, progress: Progress, device: str | None
 ) -> tuple[Accuracy, Detections | ImageScores]:
     with tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder, quiet():
-        validator = keep_per_image(_validator_class(subject.task), subject.task)(
+        validator = keep_per_image(family_for(subject.task).validator, subject.task)(
             save_dir=Path(folder),
             args={
                 "task": subject.task,
@@ -298,22 +310,6 @@ def _validated(
         metrics=metrics,
     )
     return result, validator.per_image
-
-
-def _validator_class(task: str) -> Any:
-    from ultralytics.models.yolo.classify import ClassificationValidator
-    from ultralytics.models.yolo.detect import DetectionValidator
-    from ultralytics.models.yolo.obb import OBBValidator
-    from ultralytics.models.yolo.pose import PoseValidator
-    from ultralytics.models.yolo.segment import SegmentationValidator
-
-    return {
-        "detect": DetectionValidator,
-        "segment": SegmentationValidator,
-        "pose": PoseValidator,
-        "obb": OBBValidator,
-        "classify": ClassificationValidator,
-    }[task]
 
 
 def _per_class(validator: Any, task: str) -> dict[str, float]:

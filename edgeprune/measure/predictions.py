@@ -17,6 +17,7 @@ from edgeprune.dataset import read_labels
 from edgeprune.errors import DataError, EdgepruneError, StageError
 from edgeprune.export.detections import CONFIDENCE, NMS_IOU
 from edgeprune.export.module import head_arguments
+from edgeprune.families import family_for
 from edgeprune.measure.accuracy import subject_of
 from edgeprune.quiet import quiet
 from edgeprune.runtimes.base import Runtime
@@ -68,7 +69,7 @@ def predict(
         StageError: the model could not be run.
     """
     with subject_of(model, imgsz, 1, runtime, "auto", metadata) as subject, quiet():
-        predictor = _predictor_class(subject.task)(
+        predictor = family_for(subject.task).predictor(
             overrides={
                 "task": subject.task,
                 "mode": "predict",
@@ -165,19 +166,3 @@ def _simplified(points: np.ndarray) -> np.ndarray:
 
 def _points(points: np.ndarray) -> tuple[Point, ...]:
     return tuple((float(x), float(y)) for x, y in points)
-
-
-def _predictor_class(task: str) -> Any:
-    from ultralytics.models.yolo.classify import ClassificationPredictor
-    from ultralytics.models.yolo.detect import DetectionPredictor
-    from ultralytics.models.yolo.obb import OBBPredictor
-    from ultralytics.models.yolo.pose import PosePredictor
-    from ultralytics.models.yolo.segment import SegmentationPredictor
-
-    return {
-        "detect": DetectionPredictor,
-        "segment": SegmentationPredictor,
-        "pose": PosePredictor,
-        "obb": OBBPredictor,
-        "classify": ClassificationPredictor,
-    }[task]

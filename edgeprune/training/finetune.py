@@ -20,7 +20,7 @@ from edgeprune.training.early_stop import StopAtGoal
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
 from edgeprune.training.run import Watcher, class_names, run_training
-from edgeprune.training.trainers import averaged_model, trainer_for
+from edgeprune.training.trainers import averaged_model
 
 
 def finetune(
@@ -62,7 +62,6 @@ def finetune(
     """
     source = checkpoint.load(weights)
     before = source.model
-    trainer_for(source.task)
     image_side(settings.imgsz, source.stride, source.task)
     names = class_names(data, source.task, silently=settings.quiet)
     if fit_classes(before, names):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError
+from edgeprune.families import family_of, refuse_foreign_head
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,19 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
     """Read a model YAML and build the model once, which tells its task and stride and that it can be built.
 
     Raises:
-        DataError: no such YAML, or one that Ultralytics cannot build a model from.
+        DataError: no such YAML, one that Ultralytics cannot build a model from, or of a family that does not run here.
     """
     from ultralytics import YOLO
     from ultralytics.nn.tasks import yaml_model_load
 
     try:
-        content = yaml_model_load(str(source))
+        content: dict[str, Any] = yaml_model_load(str(source))
+        refuse_foreign_head(str(content["head"][-1][2]))
         model = YOLO(str(source), verbose=False)
         network: Any = model.model
         stride = int(network.stride.max())
+    except DataError:
+        raise
     except Exception as error:  # Ultralytics raises whatever its parser met
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
@@ -50,4 +54,4 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
         ) from error
     content.pop("yaml_file", None)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    return ModelDescription(Path(source), digest, str(model.task), max(stride, 32))
+    return ModelDescription(Path(source), digest, family_of(network, source).task, max(stride, 32))

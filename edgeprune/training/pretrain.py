@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ultralytics.nn.tasks import guess_model_task, yaml_model_load
-
 from edgeprune.checkpoint import load
-from edgeprune.errors import DataError
 from edgeprune.progress import Progress, silent
 from edgeprune.settings import TrainSettings
-from edgeprune.training.arguments import first_line
 from edgeprune.training.finetune import finetune
+from edgeprune.training.model_yaml import read_model_yaml
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
 from edgeprune.training.run import class_names, run_training
-from edgeprune.training.trainers import trainer_for
 
 
 def pretrain(
@@ -51,12 +47,7 @@ def pretrain(
             label="pretrain",
             progress=progress,
         )
-    try:
-        task = str(guess_model_task(yaml_model_load(source)))
-    except Exception as error:
-        raise DataError(f"model {source} cannot be built: {first_line(error)}") from error
-    trainer_for(task)
-    class_names(data, task, silently=settings.quiet)
+    class_names(data, read_model_yaml(source).task, silently=settings.quiet)
     run = run_training(work, source, data=data, settings=settings, label="pretrain", progress=progress)
     return result_from_run(
         run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata

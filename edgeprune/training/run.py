@@ -36,7 +36,7 @@ from edgeprune.training.arguments import first_line, training_device, ultralytic
 from edgeprune.training.distillation import AttachTeacher
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.result import Epoch
-from edgeprune.training.trainers import STATE, has_diverged, trainer_for
+from edgeprune.training.trainers import STATE, TRAINERS, has_diverged
 
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
@@ -135,7 +135,7 @@ def run_training(
 def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -> None:
     """``model.train`` with known failures as one line each; anything else keeps its traceback."""
     try:
-        model.train(trainer=trainer_for(str(model.task)), **arguments)
+        model.train(trainer=TRAINERS[str(model.task)], **arguments)
     except subprocess.CalledProcessError as error:
         raise ToolError([str(part) for part in error.cmd], error.returncode, "see the output above") from error
     except (RuntimeError, MemoryError) as error:

@@ -207,17 +207,6 @@ TRAINERS: dict[str, type[GivenModelTrainer]] = {
 }
 
 
-def trainer_for(task: str) -> type[GivenModelTrainer]:
-    """The trainer of an Ultralytics task.
-
-    Raises:
-        DataError: a task that cannot be trained here.
-    """
-    if task not in TRAINERS:
-        raise DataError(f"models for the task {task!r} cannot be trained here; {', '.join(TRAINERS)} can")
-    return TRAINERS[task]
-
-
 def student(model: nn.Module) -> nn.Module:
     """The model without the wrapper and the hooks of distillation; the model itself if it has none."""
     if not isinstance(model, DistillationModel):

@@ -467,8 +467,6 @@ situation("D", "8 rounds, half precision", "profile")(
 
 # E. Models that need another validator or trainer
 
-E_RIGHT: dict[str, Check] = {"val": as_ultralytics()}
-
 
 def _foreign_family(made: Callable[[], Any], **train_args: Any) -> Make:
     def make(folder: Path) -> Inputs:
@@ -481,19 +479,21 @@ def _foreign_family(made: Callable[[], Any], **train_args: Any) -> Make:
     return make
 
 
-situation(
-    "E",
-    "RT-DETR",
-    "weights",
-    {"val": either(refused("RTDETR", "RT-DETR"), all_of(as_ultralytics(), not_zero))},
-    without="onnx",
-)(_foreign_family(models.rt_detr))
-situation("E", "YOLO-World", "weights", E_RIGHT, without="onnx")(_foreign_family(models.world))
-situation("E", "YOLOE", "weights", {"val": refused("YOLOE")}, without="onnx")(_weights(models.yoloe))
+situation("E", "RT-DETR", "weights", {"*": refused("RTDETRDetectionModel")}, without="onnx")(
+    _foreign_family(models.rt_detr)
+)
+situation("E", "YOLO-World", "weights", {"*": refused("WorldModel")}, without="onnx")(_foreign_family(models.world))
+situation("E", "YOLOE", "weights", {"*": refused("YOLOEModel")}, without="onnx")(_weights(models.yoloe))
 situation("E", "two heads", "weights", RIGHT, without="onnx")(lambda folder: good(folder, "end-to-end"))
 
 
-@situation("E", "RT-DETR as ONNX", "onnx", without="weights")
+@situation(
+    "E",
+    "RT-DETR as ONNX",
+    "onnx",
+    dict.fromkeys(("val onnx", "compare onnx", "parity onnx"), refused("RTDETRDecoder")),
+    without="weights",
+)
 def _(folder: Path) -> Inputs:
     inputs = good(folder)
     return replace(inputs, onnx=graphs.stock(models.rt_detr(), folder / "detr.onnx"))
