@@ -7,8 +7,9 @@ VENV ?= .venv
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-# Types of TensorRT's Python API, for the type checker and tests; alone, since what they require are NVIDIA's libraries.
-STUBS ?= tensorrt-stubs==10.13.0.35.1
+# Alone, without what they require: types of TensorRT's Python API (NVIDIA's libraries), Triton's schema of a model's
+# configuration (an older protobuf than onnx brings).
+STUBS ?= tensorrt-stubs==10.13.0.35.1 tritonclient==2.73.0
 EDGEPRUNE := $(VENV)/bin/edgeprune
 
 # What a target is built from; without WEIGHTS it is the model and the data of `make demo`.

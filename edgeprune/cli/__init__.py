@@ -18,6 +18,8 @@ from edgeprune.cli import streams
 from edgeprune.cli.bench import bench
 from edgeprune.cli.compare import compare
 from edgeprune.cli.data import app as data_app
+from edgeprune.cli.deploy import app as deploy_app
+from edgeprune.cli.deploy import header_app
 from edgeprune.cli.devices import app as device_app
 from edgeprune.cli.devices import import_results
 from edgeprune.cli.export import (
@@ -233,6 +235,8 @@ for name, command in {
     app.command(name)(command)
 app.add_typer(targets_app, name="targets")
 app.add_typer(data_app, name="data")
+app.add_typer(deploy_app, name="deploy")
+app.add_typer(header_app, name="engine-header")
 app.add_typer(device_app, name="device")
 app.command("import-results")(import_results)
 streams.register(app)

@@ -1,0 +1,102 @@
+"""``edgeprune deploy`` and ``edgeprune engine-header``: what ships, as the tools of this field take it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeprune.cli.streams import say
+from edgeprune.options import output_file
+
+app = typer.Typer(no_args_is_help=True, help="Write the files that DeepStream or Triton takes as they are.")
+header_app = typer.Typer(no_args_is_help=True, help="Add, remove or show the header YOLO() needs on a TensorRT engine.")
+
+Bundle = Annotated[Path, typer.Argument(help="Bundle of a build, or an ONNX file.")]
+Engine = Annotated[Path, typer.Argument(help="TensorRT engine, with or without the header.")]
+EngineOut = Annotated[Path, typer.Option("--out", "-o", callback=output_file, help="Engine file to write.")]
+
+
+@app.command()
+def deepstream(
+    bundle: Bundle,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; deepstream/ in the bundle.")] = None,
+) -> None:
+    """Write Gst-nvinfer's configuration, the parser of the boxes and a pipeline to try them in. Detection models.
+
+    Example:
+      edgeprune deploy deepstream runs/jetson-orin/bundle
+    """
+    import os
+
+    from edgeprune.deploy.deepstream import write_deepstream
+    from edgeprune.deploy.shipped import ENGINE, ShippedModel
+
+    model = ShippedModel.read(bundle)
+    folder = out or model.onnx.parent / "deepstream"
+    home = os.path.relpath(model.onnx.parent, folder)
+    write_deepstream(model, folder, engine=f"{home}/{ENGINE}", labels=f"{home}/labels.txt")
+    say(f"{folder}: config_infer_primary.txt, the parser, a pipeline; go on with {folder / 'README.md'}")
+
+
+@app.command()
+def triton(
+    bundle: Bundle,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model repository; made where it is missing.")],
+    name: Annotated[str, typer.Option(help="Name of the model on the server.")] = "edgeprune",
+) -> None:
+    """Write a model repository for Triton: the ONNX graph, and the TensorRT engine where the bundle has one.
+
+    Example:
+      edgeprune deploy triton runs/jetson-orin/bundle -o models
+    """
+    from edgeprune.deploy.shipped import ShippedModel
+    from edgeprune.deploy.triton import write_triton
+
+    for root in write_triton(ShippedModel.read(bundle), out, name=name):
+        say(f"{root}: YOLO('http://HOST:8000/{root.name}') once it is served")
+    say(f"tritonserver --model-repository={out}")
+
+
+@header_app.command("add")
+def header_add(
+    engine: Engine,
+    onnx: Annotated[Path, typer.Option(help="Graph or bundle that the engine was built from.")],
+    out: EngineOut,
+) -> None:
+    """Write the engine as `YOLO("model.engine")` loads it; an old header is replaced.
+
+    Example:
+      edgeprune engine-header add bundle/engine.engine --onnx bundle -o model.engine
+    """
+    from edgeprune.deploy.engine_header import add_header
+
+    header = add_header(engine, onnx, out)
+    say(f"{out}: header with {', '.join(header)}")
+
+
+@header_app.command("strip")
+def header_strip(engine: Engine, out: EngineOut) -> None:
+    """Write the bare plan that trtexec, DeepStream and Triton take.
+
+    Example:
+      edgeprune engine-header strip model.engine -o engine.engine
+    """
+    from edgeprune.deploy.engine_header import strip_header
+
+    taken = strip_header(engine, out)
+    say(f"{out}: the bare plan" + (f", {taken} bytes of header taken off" if taken else "; it had no header"))
+
+
+@header_app.command("show")
+def header_show(engine: Engine) -> None:
+    """Print the header of an engine as JSON; {} where it has none.
+
+    Example:
+      edgeprune engine-header show model.engine
+    """
+    from edgeprune.deploy.engine_header import read_header
+
+    say(json.dumps(read_header(engine), indent=1, ensure_ascii=False))

@@ -1,0 +1,180 @@
+"""DeepStream: the configuration of Gst-nvinfer, the parser of the model's boxes, and a pipeline to try them in.
+
+Keys as read in ``gstnvinfer_property_parser.cpp`` and ``deepstream_config_file_parser.c`` of NVIDIA/DeepStream.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from edgeprune.artifact import write_atomically
+from edgeprune.deploy.shipped import ENGINE, ShippedModel
+from edgeprune.errors import TargetError
+
+NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2, "int8-fp16": 1}  # informs: a plan has its formats already
+NO_CLUSTERING, NMS = 4, 2
+SCORE, IOU, OBJECTS = 0.25, 0.7, 300  # Ultralytics' predict defaults: conf, iou, max_det
+LIBRARY = "libnvdsinfer_edgeprune.so"
+
+MAKEFILE = f"""\
+# On the board: needs DeepStream's headers only.
+DEEPSTREAM ?= /opt/nvidia/deepstream/deepstream
+
+{LIBRARY}: nvdsinfer_edgeprune.cpp
+\t$(CXX) -O2 -std=c++14 -Wall -shared -fPIC -I$(DEEPSTREAM)/sources/includes $< -o $@
+"""
+
+
+def write_deepstream(
+    model: ShippedModel, folder: Path, *, engine: str = f"../{ENGINE}", labels: str = "../labels.txt"
+) -> None:
+    """Write the files of ``deepstream/`` into a folder.
+
+    Args:
+        model: what ships.
+        folder: made where it is missing.
+        engine: where the bare plan is, relative to the folder.
+        labels: where the class names are, one a line, relative to the folder.
+
+    Raises:
+        TargetError: a task, or a form of the graph, that Gst-nvinfer has no way for.
+    """
+    refuse(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    parser = files("edgeprune.deploy").joinpath("nvdsinfer_edgeprune.cpp").read_bytes()
+    for name, content in {
+        "config_infer_primary.txt": config(model, engine=engine, labels=labels).encode(),
+        "deepstream_app_config.txt": app_config(model).encode(),
+        "nvdsinfer_edgeprune.cpp": parser,
+        "Makefile": MAKEFILE.encode(),
+        "README.md": readme(model, engine=engine).encode(),
+    }.items():
+        write_atomically(folder / name, content)
+
+
+def refuse(model: ShippedModel) -> None:
+    """Raise ``TargetError`` for what Gst-nvinfer has no way for."""
+    if model.metadata.task != "detect":
+        raise TargetError(
+            f"DeepStream files are written for detect, and {model.onnx.name} is a {model.metadata.task} model: "
+            "Gst-nvinfer hands its output on with output-tensor-meta=1, what reads it there is yours to write"
+        )
+    for tensor in (model.input, *model.outputs):
+        if tensor.dtype != "float":
+            raise TargetError(
+                f"Gst-nvinfer takes and gives float32, and {tensor.name} of {model.onnx.name} is {tensor.dtype}"
+            )
+    if model.metadata.channels not in (1, 3):
+        raise TargetError(f"Gst-nvinfer gives 1 or 3 channels, and {model.onnx.name} takes {model.metadata.channels}")
+
+
+def batch_of(model: ShippedModel) -> int:
+    """Frames a batch: the graph's own, which a plan of fixed shape cannot leave."""
+    axis = model.input.shape[0]
+    return axis if isinstance(axis, int) else model.metadata.batch
+
+
+def config(model: ShippedModel, *, engine: str, labels: str) -> str:
+    """``config_infer_primary.txt``: paths are relative to the file itself, as Gst-nvinfer reads them."""
+    height, width = model.size
+    raw = model.metadata.head == "raw"
+    return f"""\
+# Gst-nvinfer for this bundle's model; written by edgeprune from model.onnx.
+[property]
+gpu-id=0
+# The plan that was built and measured, and no onnx-file: where the plan does not load, DeepStream stops instead of
+# building another one with flags of its own.
+model-engine-file={engine}
+labelfile-path={labels}
+batch-size={batch_of(model)}
+infer-dims={model.metadata.channels};{height};{width}
+network-mode={NETWORK_MODES[model.precision]}
+network-type=0
+process-mode=1
+gie-unique-id=1
+interval=0
+num-detected-classes={len(model.metadata.names)}
+# RGB from 0 to 1, letterboxed in the middle. Gst-nvinfer pads with black, training with grey (114).
+net-scale-factor=0.00392156862745098
+model-color-format={2 if model.metadata.channels == 1 else 0}
+maintain-aspect-ratio=1
+symmetric-padding=1
+scaling-filter=1
+# {"every candidate comes out, and NMS is left to DeepStream" if raw else "the graph gives final boxes, no clustering"}
+cluster-mode={NMS if raw else NO_CLUSTERING}
+custom-lib-path={LIBRARY}
+parse-bbox-func-name=NvDsInferParseEdgeprune{"Raw" if raw else "Rows"}
+
+[class-attrs-all]
+pre-cluster-threshold={SCORE}
+{f"nms-iou-threshold={IOU}" if raw else f"post-cluster-threshold={SCORE}"}
+topk={OBJECTS}
+"""
+
+
+def app_config(model: ShippedModel) -> str:
+    """``deepstream_app_config.txt``: a file to boxes on screen; the source and the sink are the user's to change."""
+    return f"""\
+# deepstream-app -c deepstream_app_config.txt
+[application]
+enable-perf-measurement=1
+perf-measurement-interval-sec=5
+
+[tiled-display]
+enable=0
+
+[source0]
+enable=1
+# 3: a file or a stream by its address; 4: RTSP; 1: a USB camera
+type=3
+uri=file:///opt/nvidia/deepstream/deepstream/samples/streams/sample_1080p_h264.mp4
+num-sources={batch_of(model)}
+gpu-id=0
+
+[streammux]
+gpu-id=0
+batch-size={batch_of(model)}
+batched-push-timeout=40000
+width=1920
+height=1080
+live-source=0
+
+[primary-gie]
+enable=1
+gpu-id=0
+gie-unique-id=1
+config-file=config_infer_primary.txt
+
+[osd]
+enable=1
+gpu-id=0
+border-width=2
+text-size=15
+
+[sink0]
+enable=1
+# 2: a window; 3: a file (output-file, container, codec); 1: nothing, for measuring
+type=2
+sync=0
+"""
+
+
+def readme(model: ShippedModel, *, engine: str) -> str:
+    """How to come from the bundle to boxes on screen."""
+    return f"""\
+# DeepStream
+
+On the board, in this folder. Written by edgeprune; the parser was compiled and run against this layout on a
+workstation, DeepStream itself was not run.
+
+1. The plan: `{engine}`. Where the bundle has none yet, build it with the trtexec line of `../README.md`. It must be
+   the bare plan: a file with Ultralytics' header is refused by TensorRT
+   (`edgeprune engine-header strip model.engine -o engine.engine`).
+2. The parser: `make` (DeepStream elsewhere: `make DEEPSTREAM=/path`).
+3. Boxes: `deepstream-app -c deepstream_app_config.txt`, with your own `uri` under `[source0]`.
+
+No boxes? Three causes cover most reports: `num-detected-classes` is not that of the labels, the plan is of another
+model than the parser (head {model.metadata.head}), or `pre-cluster-threshold` is too high. Boxes that sit beside their
+objects: `maintain-aspect-ratio` and `symmetric-padding` must both be 1.
+"""

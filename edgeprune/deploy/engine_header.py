@@ -1,0 +1,76 @@
+"""The header that Ultralytics puts before a TensorRT plan: length in 4 bytes, little-endian, then that much JSON.
+
+``YOLO("model.engine")`` reads names, task, size and stride from it (``BaseBackend.engine_header`` in
+``ultralytics/nn/backends/base.py``); trtexec, DeepStream and Triton take the bare plan and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edgeprune.artifact import write_atomically
+from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.errors import DataError
+
+LENGTH_BYTES = 4
+
+
+def split_header(data: bytes) -> tuple[dict[str, object], bytes]:
+    """Header and bare plan of an engine file; an empty header where it has none.
+
+    A plan begins with bytes that are no JSON of the length they spell, so a header cannot be mistaken.
+    """
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    if 0 < length <= len(data) - LENGTH_BYTES:
+        try:
+            header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])
+        except (ValueError, RecursionError):
+            header = None
+        if isinstance(header, dict):
+            return header, data[LENGTH_BYTES + length :]
+    return {}, data
+
+
+def read_header(engine: Path) -> dict[str, object]:
+    """The header of an engine file, empty where it has none.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return split_header(_read(engine))[0]
+
+
+def strip_header(engine: Path, output: Path) -> int:
+    """Write the bare plan; the number of bytes that were taken off, 0 where there was no header.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    data = _read(engine)
+    _, plan = split_header(data)
+    write_atomically(output, plan)
+    return len(data) - len(plan)
+
+
+def add_header(engine: Path, onnx: Path, output: Path) -> dict[str, object]:
+    """Write the plan with the header that describes ``onnx``, the graph it was built from; an old header is replaced.
+
+    Raises:
+        DataError: a file cannot be read, or the graph does not say what Ultralytics needs.
+    """
+    header = ShippedModel.read(onnx).literals()
+    text = json.dumps(header).encode()
+    _, plan = split_header(_read(engine))
+    write_atomically(output, len(text).to_bytes(LENGTH_BYTES, "little") + text + plan)
+    return header
+
+
+def _read(engine: Path) -> bytes:
+    try:
+        data = engine.read_bytes()
+    except OSError as error:
+        raise DataError(f"{engine} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise DataError(f"{engine} is empty; build the engine again")
+    return data

@@ -1,0 +1,83 @@
+"""A model repository for NVIDIA's Triton Inference Server; its schema is ``inference.ModelConfig``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from edgeprune.artifact import write_atomically
+from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.errors import TargetError
+from edgeprune.export.graph import TensorInfo
+
+TYPES = {
+    "float": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "int64": "TYPE_INT64",
+    "int32": "TYPE_INT32",
+    "uint8": "TYPE_UINT8",
+}
+FREE_BATCH = 16  # the most of one run where the graph sets no limit
+QUEUE_US = 500  # how long a request may wait for others to join its batch
+
+
+def write_triton(model: ShippedModel, folder: Path, *, name: str = "edgeprune") -> list[Path]:
+    """Write a model repository: ``NAME_onnx``, and ``NAME_tensorrt`` where a plan was built.
+
+    Args:
+        model: what ships.
+        folder: the repository; made where it is missing.
+        name: of the models in it.
+
+    Returns:
+        The folder of each model.
+
+    Raises:
+        TargetError: a name that is no file name, or a tensor type that Triton does not have.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise TargetError(f"'{name}' cannot name a model of Triton: letters, digits, '_', '-' and '.' are allowed")
+    forms = {"onnx": ("onnxruntime", "model.onnx", model.onnx)}
+    if model.engine is not None:
+        forms["tensorrt"] = ("tensorrt", "model.plan", model.engine)
+    written = []
+    for form, (backend, filename, source) in forms.items():
+        root = folder / f"{name}_{form}"
+        text = config(model, name=root.name, backend=backend)  # raises before anything is written
+        (root / "1").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, root / "1" / filename)
+        write_atomically(root / "config.pbtxt", text.encode())
+        written.append(root)
+    return written
+
+
+def config(model: ShippedModel, *, name: str, backend: str) -> str:
+    """``config.pbtxt``.
+
+    A graph of fixed shape states its batch as an axis (``max_batch_size: 0``); one of free batch lets Triton put
+    requests together. ``parameters.metadata`` is where Ultralytics' Triton client looks for names, task and stride.
+    """
+    free = isinstance(model.input.shape[0], str)
+    limit = (model.metadata.largest_batch or FREE_BATCH) if free else 0
+    lines = [
+        f"name: {json.dumps(name)}",
+        f"backend: {json.dumps(backend)}",
+        f"max_batch_size: {limit}",
+        f"input [{_tensor(model.input, free)}]",
+        f"output [{', '.join(_tensor(output, free) for output in model.outputs)}]",
+        f"instance_group [{{ count: 1, kind: {'KIND_GPU' if backend == 'tensorrt' else 'KIND_AUTO'} }}]",
+    ]
+    if free:
+        lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_US} }}")
+    metadata = json.dumps(str(model.literals()), ensure_ascii=True)
+    lines.append(f'parameters [{{ key: "metadata", value: {{ string_value: {metadata} }} }}]')
+    return "\n".join(lines) + "\n"
+
+
+def _tensor(tensor: TensorInfo, free: bool) -> str:
+    if tensor.dtype not in TYPES:
+        raise TargetError(f"tensor {tensor.name} is {tensor.dtype}; Triton files are written for {', '.join(TYPES)}")
+    dims = [axis if isinstance(axis, int) else -1 for axis in tensor.shape[1 if free else 0 :]]
+    return f"{{ name: {json.dumps(tensor.name)}, data_type: {TYPES[tensor.dtype]}, dims: {dims} }}"

@@ -1,0 +1,140 @@
+"""DeepStream's files: keys that its parsers know, paths that exist, boxes equal to Ultralytics' on the same graph."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import subprocess
+from configparser import ConfigParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torchvision.ops import batched_nms
+from ultralytics import YOLO
+
+from edgeprune.deploy.deepstream import IOU, OBJECTS, SCORE, write_deepstream
+from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.errors import DataError, TargetError
+from edgeprune.export.onnx import onnx_from_checkpoint
+
+INCLUDE = Path(__file__).parent / "include"
+# keys by group, as the parsers of NVIDIA/DeepStream compare them; an unknown one is a warning there that nobody reads
+KEYS = {
+    group: set(keys.split())
+    for group, keys in json.loads(Path(__file__).with_name("deepstream_keys.json").read_text()).items()
+}
+
+
+def parsed(path: Path) -> ConfigParser:
+    config = ConfigParser(strict=True, interpolation=None, delimiters=("=",))
+    config.optionxform = str  # type: ignore[assignment]
+    config.read_string(path.read_text())
+    return config
+
+
+@pytest.fixture(scope="module")
+def parser(tmp_path_factory):
+    """The shipped parser, compiled with warnings as errors against the stand-in of DeepStream's header."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    library = tmp_path_factory.mktemp("parser") / "parser.so"
+    subprocess.run(
+        ["g++", "-O1", "-std=c++14", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        + ["-isystem", str(INCLUDE), str(INCLUDE / "call.cpp"), "-o", str(library)],
+        check=True,
+    )
+    call = ctypes.CDLL(str(library)).call
+    pointer = np.ctypeslib.ndpointer(np.float32, flags="C")
+    call.argtypes = [ctypes.c_int, pointer, *[ctypes.c_uint] * 4, ctypes.c_float, pointer, ctypes.c_int]
+
+    def parse(output: np.ndarray, *, raw: bool, classes: int, side: int, threshold: float) -> np.ndarray | None:
+        rows = np.zeros((20000, 6), np.float32)
+        plane = np.ascontiguousarray(output, np.float32)
+        count = call(raw, plane, *plane.shape, classes, side, threshold, rows, len(rows))
+        return None if count < 0 else rows[:count]
+
+    return parse
+
+
+def square(path: Path) -> np.ndarray:
+    """The middle of an image, 320 × 320, so that no letterbox stands between the graph and the boxes; BGR."""
+    image = cv2.imread(str(path))
+    top, left = (image.shape[0] - 320) // 2, (image.shape[1] - 320) // 2
+    return np.ascontiguousarray(image[top : top + 320, left : left + 320])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("family", "head"), [("yolov8", "raw"), ("yolov8", "nms"), ("yolo26", "end-to-end")])
+def test_files_claim_what_the_graph_gives(exported, parser, shared, tmp_path, family, head):
+    onnx = exported(family, head)
+    folder = tmp_path / "deepstream"
+    write_deepstream(ShippedModel.read(onnx), folder, labels=str(onnx.with_name("labels.txt")))
+    config = parsed(folder / "config_infer_primary.txt")
+    values = config["property"]
+    assert set(config.sections()) == {"property", "class-attrs-all"}
+    assert values["model-engine-file"] == "../engine.engine" and "onnx-file" not in values
+    assert int(values["num-detected-classes"]) == len(Path(values["labelfile-path"]).read_text().splitlines()) == 3
+    assert values["parse-bbox-func-name"] in (folder / "nvdsinfer_edgeprune.cpp").read_text()
+    assert values["custom-lib-path"] + ":" in (folder / "Makefile").read_text()
+    app = parsed(folder / "deepstream_app_config.txt")
+    for file in (config, app):
+        for group in file.sections():
+            assert set(file[group]) <= KEYS[group], group
+    assert (folder / app["primary-gie"]["config-file"]).is_file()
+
+    # pre-processing as the file says it, then the graph, then the parser, then the clustering that was asked for
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    shape = session.get_inputs()[0].shape
+    assert [int(values["batch-size"]), *map(int, values["infer-dims"].split(";"))] == shape
+    compared = 0
+    for path in sorted((shared / "data" / "bccd" / "images" / "val").glob("*.jpg"))[:6]:
+        image = square(path)
+        pixels = image[:, :, ::-1] if values["model-color-format"] == "0" else image
+        tensor = (pixels.astype(np.float32) * float(values["net-scale-factor"])).transpose(2, 0, 1)[None]
+        output = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(tensor)})[0][0]
+        raw = values["parse-bbox-func-name"].endswith("Raw")
+        rows = parser(output, raw=raw, classes=3, side=320, threshold=SCORE)
+        assert raw == (values["cluster-mode"] == "2") == (head == "raw")
+        if raw:
+            boxes, scores, labels = (torch.from_numpy(part) for part in (rows[:, :4], rows[:, 4], rows[:, 5]))
+            rows = rows[batched_nms(boxes, scores, labels, IOU).numpy()]
+        expected = YOLO(onnx, task="detect").predict(
+            image, imgsz=320, conf=SCORE, iou=IOU, max_det=OBJECTS, verbose=False
+        )
+        wanted = expected[0].boxes.data.numpy()
+        order, other = np.argsort(-rows[:, 4], kind="stable"), np.argsort(-wanted[:, 4], kind="stable")
+        assert len(rows) == len(wanted)
+        assert np.array_equal(rows[order][:, 5], wanted[other][:, 5])
+        np.testing.assert_allclose(rows[order][:, :5], wanted[other][:, :5], atol=2e-2)
+        compared += len(rows)
+    assert compared > 20  # nothing was compared with nothing
+
+
+def test_the_parser_refuses_another_models_layout(parser):
+    wrong = np.zeros((9, 100), np.float32)
+    assert parser(wrong, raw=True, classes=3, side=320, threshold=0.25) is None
+    assert parser(np.zeros((300, 5), np.float32), raw=False, classes=3, side=320, threshold=0.25) is None
+
+
+def test_a_class_beyond_the_labels_and_a_box_in_the_padding_are_dropped(parser):
+    rows = np.array([[10, 10, 50, 50, 0.9, 7], [-40, 0, -10, 20, 0.9, 0], [300, 300, 400, 400, 0.8, 1]], np.float32)
+    kept = parser(rows, raw=False, classes=3, side=320, threshold=0.25)
+    np.testing.assert_array_equal(kept, np.array([[300, 300, 320, 320, 0.8, 1]], np.float32))
+
+
+def test_what_gst_nvinfer_has_no_way_for_is_refused(tmp_path):
+    from tests.export.helpers import stock_model
+
+    checkpoint = tmp_path / "pose.pt"
+    torch.save({"model": stock_model("yolov8", "pose"), "train_args": {"imgsz": 64}}, checkpoint)
+    onnx_from_checkpoint(checkpoint, tmp_path / "pose.onnx", imgsz=64)
+    with pytest.raises(TargetError, match=r"written for detect, and pose\.onnx is a pose model"):
+        write_deepstream(ShippedModel.read(tmp_path / "pose.onnx"), tmp_path / "deepstream")
+    assert not (tmp_path / "deepstream").exists()
+    with pytest.raises(DataError, match=r"no bundle: it has no model\.onnx"):
+        ShippedModel.read(tmp_path)

@@ -1,0 +1,88 @@
+"""Ultralytics' header on a plan: written, read back by Ultralytics itself, taken off to the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+from ultralytics.nn.backends.base import BaseBackend
+
+from edgeprune.cli import app
+from edgeprune.deploy.engine_header import add_header, read_header, split_header, strip_header
+from edgeprune.errors import DataError
+
+PLAN = b"ftrt" + bytes(range(256)) * 40
+
+
+class Loaded(BaseBackend):
+    """What a backend of Ultralytics knows after it has read a header."""
+
+    def load_model(self, weight):
+        offset, header = self.engine_header(weight)
+        self.plan = Path(weight).read_bytes()[offset:]
+        self.apply_metadata(header)
+
+    def forward(self, im):
+        raise NotImplementedError
+
+
+@pytest.mark.shared
+def test_ultralytics_reads_the_header_as_it_reads_the_graph(exported, tmp_path):
+    onnx = exported("yolov8", "raw")
+    plan, model = tmp_path / "engine.engine", tmp_path / "model.engine"
+    plan.write_bytes(PLAN)
+    add_header(plan, onnx, model)
+    loaded, graph = Loaded(str(model), "cpu"), BaseBackend.read_metadata(onnx)
+    assert loaded.plan == PLAN
+    assert loaded.task == "detect" and loaded.stride == 32 and list(loaded.imgsz) == [320, 320]
+    assert {int(index): name for index, name in loaded.names.items()} == {0: "RBC", 1: "WBC", 2: "Platelets"}
+    assert loaded.batch == 1 and loaded.channels == 3 and loaded.args["batch"] == 1
+    assert set(BaseBackend.read_metadata(model)) == set(graph)
+    assert read_header(model) == json.loads(json.dumps(BaseBackend.read_metadata(model)))
+
+    bare = tmp_path / "bare.engine"
+    assert strip_header(model, bare) == model.stat().st_size - len(PLAN)
+    assert bare.read_bytes() == PLAN
+    add_header(model, onnx, tmp_path / "twice.engine")
+    assert (tmp_path / "twice.engine").read_bytes() == model.read_bytes()
+
+
+@given(st.binary(max_size=64))
+def test_a_plan_without_a_header_stays_as_it_is(data):
+    header, plan = split_header(data)
+    assert (header, plan) == ({}, data)
+
+
+@given(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), max_size=4), st.binary(max_size=64))
+def test_every_header_comes_off_again(header, plan):
+    text = json.dumps(header).encode()
+    assert split_header(len(text).to_bytes(4, "little") + text + plan) == (header, plan)
+
+
+def test_nonsense_is_refused_in_one_line(tmp_path):
+    empty = tmp_path / "empty.engine"
+    empty.write_bytes(b"")
+    for path, words in (
+        (empty, "is empty"),
+        (tmp_path, "cannot be read"),
+        (tmp_path / "none.engine", "cannot be read"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_header(path)
+
+
+@pytest.mark.shared
+def test_the_commands(exported, tmp_path):
+    runner = CliRunner()
+    plan, model, bare = (tmp_path / name for name in ("engine.engine", "model.engine", "bare.engine"))
+    plan.write_bytes(PLAN)
+    onnx = str(exported("yolov8", "raw"))
+    assert runner.invoke(app, ["engine-header", "add", str(plan), "--onnx", onnx, "-o", str(model)]).exit_code == 0
+    assert json.loads(runner.invoke(app, ["engine-header", "show", str(model)]).stdout)["task"] == "detect"
+    assert "it had no header" in runner.invoke(app, ["engine-header", "strip", str(plan), "-o", str(bare)]).stdout
+    assert runner.invoke(app, ["engine-header", "strip", str(model), "-o", str(bare)]).exit_code == 0
+    assert bare.read_bytes() == PLAN

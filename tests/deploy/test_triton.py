@@ -1,0 +1,80 @@
+"""Triton's repository: parsed by Triton's own schema, and every claim held against the graph by running it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+
+from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.deploy.triton import write_triton
+from edgeprune.errors import TargetError
+from edgeprune.export.onnx import onnx_from_checkpoint
+
+NUMPY = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
+
+
+@pytest.fixture(scope="module")
+def schema():
+    """``inference.ModelConfig`` of Triton's client; its package is not imported, which would need gRPC."""
+    package = importlib.util.find_spec("tritonclient")
+    assert package is not None and package.origin is not None, "make install-dev brings tritonclient"
+    path = Path(package.origin).parent / "grpc" / "model_config_pb2.py"
+    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_configuration_is_the_graphs(shared, tmp_path, schema, dynamic):
+    bundle, repository = tmp_path / "bundle", tmp_path / "models"
+    bundle.mkdir()
+    onnx = bundle / "model.onnx"
+    onnx_from_checkpoint(shared / "weights" / "bccd-yolov8n-320.pt", onnx, imgsz=320, dynamic=dynamic)
+    (bundle / "engine.engine").write_bytes(b"plan")
+    roots = write_triton(ShippedModel.read(bundle), repository, name="cells")
+    assert [root.name for root in roots] == ["cells_onnx", "cells_tensorrt"]
+    assert (roots[0] / "1" / "model.onnx").read_bytes() == onnx.read_bytes()
+    assert (roots[1] / "1" / "model.plan").read_bytes() == b"plan"
+    for root, backend in zip(roots, ("onnxruntime", "tensorrt"), strict=True):
+        config = text_format.Parse((root / "config.pbtxt").read_text(), schema.ModelConfig())
+        assert (config.name, config.backend) == (root.name, backend)
+        assert config.max_batch_size == (16 if dynamic else 0)
+        assert config.HasField("dynamic_batching") == dynamic
+        metadata = ast.literal_eval(config.parameters["metadata"].string_value)  # as Ultralytics' client reads it
+        assert metadata["task"] == "detect" and metadata["names"] == {0: "RBC", 1: "WBC", 2: "Platelets"}
+        assert metadata["stride"] == 32 and metadata["imgsz"] == [320, 320]
+
+        session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        assert [tensor.name for tensor in config.input] == [tensor.name for tensor in session.get_inputs()]
+        assert [tensor.name for tensor in config.output] == [tensor.name for tensor in session.get_outputs()]
+        batch = [2] if dynamic else []
+        shape = batch + [size if size > 0 else 320 for size in config.input[0].dims]
+        kind = schema.DataType.Name(config.input[0].data_type)
+        outputs = session.run(None, {config.input[0].name: np.zeros(shape, NUMPY[kind])})
+        for tensor, output in zip(config.output, outputs, strict=True):
+            claimed = batch + list(tensor.dims)
+            assert len(claimed) == output.ndim
+            assert all(claim in (-1, size) for claim, size in zip(claimed, output.shape, strict=True))
+            assert NUMPY[schema.DataType.Name(tensor.data_type)] == output.dtype
+
+
+@pytest.mark.shared
+def test_without_a_plan_only_the_graph_is_served(exported, tmp_path):
+    assert [root.name for root in write_triton(ShippedModel.read(exported("yolov8", "raw")), tmp_path)] == [
+        "edgeprune_onnx"
+    ]
+
+
+@pytest.mark.shared
+def test_a_name_that_leaves_the_repository_is_refused(exported, tmp_path):
+    with pytest.raises(TargetError, match="cannot name a model of Triton"):
+        write_triton(ShippedModel.read(exported("yolov8", "raw")), tmp_path, name="../elsewhere")
+    assert not list(tmp_path.iterdir())
