@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 __version__ = "0.1.0"
@@ -13,3 +16,14 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
+
+
+def pip(*arguments: str) -> str:
+    """A command line of the pip that belongs to the interpreter that runs: any other installs where it is not seen.
+
+    Args:
+        arguments: of pip, one each; ``pip("install", "onnxruntime>=1.24")``.
+    """
+    python = sys.executable or "python3"
+    here = os.path.relpath(python)
+    return shlex.join([python if here.startswith("..") else here, "-m", "pip", *arguments])

@@ -17,12 +17,31 @@ if TYPE_CHECKING:
 SPARKS = 40
 
 
+def _known_runtime(name: str | None) -> str | None:
+    if name is not None:
+        from edgeprune.errors import TargetError
+        from edgeprune.runtimes import NAMES
+
+        if name not in NAMES:
+            raise TargetError(f"--runtime {name} is unknown; allowed are {', '.join(NAMES)}")
+    return name
+
+
+RuntimeName = Annotated[
+    str | None,
+    typer.Option(
+        callback=_known_runtime,
+        help="As in a profile: onnxruntime (if not given), onnxruntime-cuda, tensorrt, trtexec; doctor lists all.",
+    ),
+]
+
+
 def bench(
     models: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files or engines; ratios are of the first.")],
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, batch, statistic, sampling.")
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="Runtime instead of the profile's; onnxruntime.")] = None,
+    runtime: RuntimeName = None,
     device: Annotated[
         str | None, typer.Option(help="Where to run: user@host[:port]; the profile's, or this machine.")
     ] = None,

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from edgeprune.cli.streams import results_console
+from edgeprune.report.history import change_text, created_text, device_names, figures_text
 from edgeprune.report.text import budget_text
-from edgeprune.report.verdict import COLUMNS, gate_cells, short_reasons
+from edgeprune.report.verdict import COLUMNS, gate_cells, gate_text, short_reasons
 from edgeprune.samples.gates import Gate
 
 if TYPE_CHECKING:
     from edgeprune.measure.doctor import Finding
     from edgeprune.records.build import BuildRecord
+    from edgeprune.records.history import History
     from edgeprune.report.table import Table as ReportTable
     from edgeprune.target import Target
 
+INDENT = 4  # of what stands below a row
 MIN_WIDTH_FOR_REASONS = 120  # columns from which the reasons stand beside their gates
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "PENDING": "cyan", "info": "dim"}
 
@@ -70,9 +76,8 @@ class ConsoleReporter:
     def gates(self, gates: Sequence[Gate]) -> None:
         self._clear()
         for gate in gates:
-            _, metric, value, limit, verdict, _ = gate_cells(gate)
-            against = f" (limit {limit})" if gate.limit is not None else ""
-            self._console.print(f"  [{COLOURS[verdict]}]{verdict:<12}[/] {escape(metric)} {value}{against}")
+            verdict = gate_cells(gate)[-2]
+            self._console.print(f"  [{COLOURS[verdict]}]{verdict:<12}[/] {escape(gate_text(gate))}")
 
     def _clear(self) -> None:
         if self._live is not None:
@@ -98,49 +103,102 @@ def print_table(content: ReportTable, title: str | None = None, *, models_across
 
 
 def print_verdict(record: BuildRecord) -> None:
-    """The verdict table of a build."""
+    """The verdict table of a build; on a narrow terminal a reason stands below its row."""
     console = results_console()
-    title = f"{record.target.name}: {budget_text(record.target.budget)}"
-    wide = console.width >= MIN_WIDTH_FOR_REASONS
-    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
-    for column in COLUMNS if wide else COLUMNS[:-1]:
-        numeric = column in ("value", "limit")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column not in ("metric", "reason"))
     gates = short_reasons(record.gates, record.next_command, "the command below")
-    for gate in gates:
-        *cells, verdict, reason = gate_cells(gate)
-        row = [*(escape(cell) for cell in cells), f"[{COLOURS[verdict]}]{verdict}[/]"]
-        table.add_row(*row, escape(reason)) if wide else table.add_row(*row)
-    console.print(table)
-    if not wide:  # a column of reasons would be a word wide
+    title = f"{record.target.name}: {budget_text(record.target.budget)}"
+    if console.width >= MIN_WIDTH_FOR_REASONS:
+        table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
+        for column in COLUMNS:
+            numeric = column in ("value", "limit")
+            table.add_column(column, justify="right" if numeric else "left", no_wrap=column not in ("metric", "reason"))
         for gate in gates:
-            console.print(f"  [dim]{gate.stage}, {escape(gate.metric)}:[/] {escape(gate.reason)}")
+            *cells, verdict, reason = (escape(cell) for cell in gate_cells(gate))
+            table.add_row(*cells, f"[{COLOURS[verdict]}]{verdict}[/]", reason)
+        console.print(table)
+    else:
+        console.print(f"[bold]{escape(title)}[/]")
+        rows = []
+        for gate in gates:
+            stage, *_, verdict, reason = gate_cells(gate)
+            rows.append(_Row((verdict, stage, gate_text(gate)), reason, colour=COLOURS[verdict]))
+        _print_rows(rows)
     verdict = record.verdict.value
     console.print(f"verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
     if record.next_command:
         console.print("next, where the target's runtime is:")
-        console.print(f"  {record.next_command}", markup=False, soft_wrap=True)
+        _print_command(record.next_command)
 
 
 def print_targets(targets: Sequence[Target]) -> None:
-    """The shipped profiles, one a row."""
-    table = Table(show_edge=False)
-    for column in ("name", "runtime", "precision", "imgsz", "budget", "description"):
-        table.add_column(column, no_wrap=column == "name")
-    for target in targets:
-        table.add_row(
-            target.name, target.runtime, target.precision, str(target.imgsz), str(target.budget), target.description
-        )
-    results_console().print(table)
+    """The shipped profiles, each with its description below."""
+    rows = [
+        _Row((target.name, f"{target.runtime}, {target.precision}", f"{target.imgsz} px", str(target.budget)), text)
+        for target in targets
+        for text in [target.description]
+    ]
+    _print_rows(rows)
+
+
+def print_history(history: History) -> None:
+    """Builds of one target, oldest first, each with its figures and what moved below."""
+    results_console().print(f"[bold]{escape(history.target)}[/], oldest first")
+    devices = device_names(history)
+    rows = []
+    for built in history.builds:
+        cells = (built.path.name, created_text(built), built.verdict.value, f"device {devices[built.device]}")
+        colour = "bold red" if built.regressions else "bold" if built.compared_with else "dim"
+        rows.append(_Row(cells, f"{figures_text(built)}\n{change_text(built)}", colour=colour))
+    _print_rows(rows)
+    if len(devices) > 1:
+        _print_rows([_Row((f"device {letter}", name)) for name, letter in devices.items()])
 
 
 def print_doctor(findings: Sequence[Finding]) -> None:
-    """What works here; a missing thing is followed by the command that gets it."""
-    console = results_console()
-    table = Table(show_edge=False)
-    for column in ("", "what", "seen", "to get it"):
-        table.add_column(column, overflow="fold")
+    """What works here; a missing thing is followed by the command that gets it, on a line of its own."""
+    rows = []
     for finding in findings:
-        mark = "[green]ok[/]" if finding.usable else ("[red]missing[/]" if finding.required else "[dim]absent[/]")
-        table.add_row(mark, finding.subject, escape(finding.state), escape(finding.remedy))
-    console.print(table)
+        mark = "ok" if finding.usable else "missing" if finding.required else "absent"
+        colour = {"ok": "green", "missing": "red", "absent": "dim"}[mark]
+        rows.append(_Row((mark, finding.subject, finding.state), command=finding.remedy, colour=colour))
+    _print_rows(rows)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One thing in a list of things.
+
+    Attributes:
+        cells: aligned with those of the other rows; the first one has the colour.
+        note: words below, wrapped.
+        command: what to type, below and never broken, so that it can be copied whole.
+        colour: of the first cell.
+    """
+
+    cells: Sequence[str]
+    note: str = ""
+    command: str = ""
+    colour: str = "bold"
+
+
+def _print_rows(rows: Sequence[_Row]) -> None:
+    """Rows below each other in columns of one width; what is too wide for the terminal wraps within its column."""
+    console = results_console()
+    widths = [max(map(len, cells)) for cells in zip(*(row.cells for row in rows), strict=True)]
+    for row in rows:
+        line = Table.grid(padding=(0, 2, 0, 0))
+        for width in widths[:-1]:
+            line.add_column(min_width=width, overflow="fold")
+        line.add_column(overflow="fold")
+        first, *others = row.cells
+        line.add_row(f"[{row.colour}]{escape(first)}[/]", *map(escape, others))
+        console.print(line)
+        if row.note:
+            console.print(Padding(Text(row.note, style="dim"), (0, 0, 0, INDENT), expand=False))
+        if row.command:
+            _print_command(row.command)
+
+
+def _print_command(command: str) -> None:
+    """A command as it is typed: the terminal may wrap it, and copies it whole."""
+    results_console().print(f"{' ' * INDENT}{command}", markup=False, soft_wrap=True)

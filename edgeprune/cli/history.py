@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeprune.cli.streams import results_console
+from edgeprune.cli.streams import say
 
 
 def history(
@@ -18,30 +18,28 @@ def history(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the page, an HTML file, here.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything to this file; - prints only that.")] = None,
 ) -> None:
-    """Show builds of one target over time, with what got worse by more than chance. Exits 1 when the latest did.
+    """Show builds of one target over time, with what got worse by more than chance.
+
+    Exits 1 when the latest build got worse, 5 when nothing of it can be compared with an earlier one.
 
     Figures of different devices, or under other conditions, are never compared.
 
     Example:
-      edgeprune history runs/cpu -o history.html
+      edgeprune history runs/cpu -o history.html   # exits 0, 1 or 5: alone there is nothing to compare
     """
-    from rich.markup import escape
-
     from edgeprune.cli.bench import write
-    from edgeprune.cli.console import print_table
+    from edgeprune.cli.console import print_history
     from edgeprune.records.history import history as read_history
-    from edgeprune.report.history import change_text, history_page, history_table
+    from edgeprune.report.history import history_page
+    from edgeprune.samples.gates import Verdict
     from edgeprune.serial import json_text
 
     builds = read_history(folders, target)
     write(json, json_text(builds) + "\n")
     write(output, history_page(builds) if output is not None else "")
     if str(json) != "-":
-        print_table(history_table(builds).without("against before"), f"{builds.target}, oldest first")
-        console = results_console()
-        for build in builds.builds:
-            colour = "red" if build.regressions else "dim"
-            console.print(f"[{colour}]{escape(build.path.name)}: {escape(change_text(build))}[/]")
+        print_history(builds)
         if output is not None:
-            console.print(f"page: {escape(str(output))}")
-    raise typer.Exit(1 if builds.regressed else 0)
+            say(f"page: {output}")
+    verdict = Verdict.FAIL if builds.regressed else Verdict.PASS if builds.compared else Verdict.INCONCLUSIVE
+    raise typer.Exit(verdict.exit_code)

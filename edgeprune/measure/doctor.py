@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from edgeprune.version import installed
+from edgeprune.version import installed, pip
 
 if TYPE_CHECKING:
     from edgeprune.devices.base import Device
@@ -69,7 +69,7 @@ def _packages() -> Iterator[Finding]:
         usable = version != "absent" and requirement.specifier.contains(version, prereleases=True)
         outside = f"{version}, outside the tested range {requirement.specifier}"
         state = version if usable or version == "absent" else outside
-        remedy = "" if usable else f'pip install "{requirement.name}{requirement.specifier}"'
+        remedy = "" if usable else pip("install", f"{requirement.name}{requirement.specifier}")
         yield Finding(requirement.name, usable, state, remedy, required=True)
 
 
@@ -110,8 +110,9 @@ def _board(device: Device) -> Iterator[Finding]:
 
     facts = device.facts()
     name = "this machine" if device.name == "local" else device.name
-    keys = ("board", "cpu", "machine", "cpus", "memory_bytes", "isa", "kernel", "python")
+    keys = ("board", "cpu", "machine", "cpus", "isa", "kernel", "python")
     parts = [*((key, getattr(facts, key)) for key in keys), ("gpus", "; ".join(str(gpu) for gpu in facts.gpus))]
+    parts.append(("memory", f"{facts.memory_bytes / 2**30:.0f} GiB" if facts.memory_bytes else ""))
     listed = ", ".join(f"{key}: {value}" for key, value in parts if value)
     yield Finding(name, True, f"SIMULATED, {listed}" if device.simulated else listed)
     if not facts.l4t:

@@ -27,6 +27,7 @@ from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import MIN_BLOCKS, RatioInterval
 from edgeprune.serial import from_json, json_schema
 from edgeprune.target import Target
+from edgeprune.version import pip
 
 SCHEMA_VERSION = 2
 Facts = TypeVar("Facts")
@@ -225,7 +226,7 @@ def build_from_json(data: object, where: Path) -> BuildRecord:
     elif isinstance(version, int) and version > SCHEMA_VERSION:
         raise DataError(
             f"{where}: was written by edgeprune {data.get('edgeprune', '')} in schema version {version}, known are 1 "
-            f"and {SCHEMA_VERSION}; update edgeprune: pip install --upgrade edgeprune"
+            f"and {SCHEMA_VERSION}; update edgeprune: {pip('install', '--upgrade', 'edgeprune')}"
         )
     return from_json(BuildRecord, data, where)
 

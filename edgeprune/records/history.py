@@ -7,8 +7,8 @@ never compared. A latency or speed-up regressed where its interval lies wholly o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError
@@ -48,7 +48,8 @@ class BuildSummary:
         baseline: sha256 of the weights that it was built from.
         dataset: digest of the dataset with its split.
         device: identity in words.
-        compared_with: the earlier build that its latency is held against, by its path; None where there is none.
+        compared_with: ``latency``, ``speed-up`` and ``accuracy``, as far as they may be compared, to the path of the
+            earlier build that the figure is held against.
         regressions: what got worse, in words.
         improvements: what got better.
     """
@@ -66,7 +67,7 @@ class BuildSummary:
     baseline: str
     dataset: str
     device: str
-    compared_with: Path | None = None
+    compared_with: Mapping[str, Path] = field(default_factory=dict)
     regressions: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
 
@@ -77,12 +78,17 @@ class History:
 
     target: str
     builds: tuple[BuildSummary, ...]
-    schema_version: int = 1
+    schema_version: int = 2
 
     @property
     def regressed(self) -> bool:
         """Whether the latest build is worse than the one before it."""
         return bool(self.builds[-1].regressions)
+
+    @property
+    def compared(self) -> bool:
+        """Whether any figure of the latest build could be held against an earlier one's."""
+        return bool(self.builds[-1].compared_with)
 
 
 def history(folders: Sequence[Path | str], target: str | None = None) -> History:
@@ -168,36 +174,33 @@ def _comparable(first: _Entry, second: _Entry) -> bool:
 
 def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
     """The entry with what moved since the latest earlier one that each of its figures may be compared with."""
-    changes = _Changes([], [])
-    build = entry.build
+    changes, build = _Changes([], []), entry.build
+    compared: dict[str, Path] = {}
     same_site = next((other for other in reversed(earlier) if _comparable(entry, other)), None)
     if same_site is not None:
         before = same_site.build
         if build.latency_ms is not None and before.latency_ms is not None and _had_core_alone(entry, same_site):
+            compared["latency"] = before.path
             # two runs of one file differ by where it lies in memory; no interval within a run knows of that
             changes.note(
                 "latency", "ms", before.latency_ms, build.latency_ms, less_is_better=True, slack=1 + PLACEMENT_ALLOWANCE
             )
         if before.baseline == build.baseline and build.speed_up is not None and before.speed_up is not None:
+            compared["speed-up"] = before.path
             changes.note("speed-up", "×", before.speed_up, build.speed_up, less_is_better=False, slack=1.0)
     same_data = next(
         (other.build for other in reversed(earlier) if other.build.dataset == build.dataset and other.build.accuracy),
         None,
     )
     if same_data is not None:
+        compared["accuracy"] = same_data.path
         change = build.accuracy - same_data.accuracy
         text = f"{build.metric} {same_data.accuracy:.4f} → {build.accuracy:.4f}"
         if change < -build.max_map_drop:  # no interval is in the record: what the target calls a loss is one here
             changes.worse.append(f"{text}, more than {build.max_map_drop:g}")
         elif change > build.max_map_drop:
             changes.better.append(text)
-    compared_with = None if same_site is None else same_site.build.path
-    moved = replace(
-        build,
-        compared_with=compared_with,
-        regressions=tuple(changes.worse),
-        improvements=tuple(changes.better),
-    )
+    moved = replace(build, compared_with=compared, regressions=tuple(changes.worse), improvements=tuple(changes.better))
     return replace(entry, build=moved)
 
 

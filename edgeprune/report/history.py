@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
+from edgeprune.report.text import ms_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
 
     from edgeprune.records.history import BuildSummary, Figure, History
 
-COLUMNS = (
-    "build",
-    "created",
-    "verdict",
-    "latency, ms",
-    "speed-up",
-    "accuracy",
-    "size, MiB",
-    "device",
-    "against before",
-)
+COLUMNS = ("build", "created, UTC", "verdict", "latency, ms", "speed-up", "accuracy", "MiB", "device", "against before")
+_Pair = tuple[tuple[int, float], tuple[int, float]]
 MARKS = ("o", "s", "D", "^", "v", "P")  # by device
+NOTHING = "nothing to compare with: no earlier build under the same conditions"
 
 
 def history_table(history: History) -> Table:
@@ -34,9 +29,9 @@ def history_table(history: History) -> Table:
     rows = [
         (
             built.path.name,
-            built.created,
+            created_text(built),
             built.verdict.value,
-            f"{built.statistic} {_figure(built.latency_ms)}" if built.latency_ms else "–",
+            f"{built.statistic} {_figure(built.latency_ms, ms_text)}" if built.latency_ms else "–",
             f"×{_figure(built.speed_up)}" if built.speed_up else "–",
             f"{built.accuracy:.4f}",
             f"{built.size_mib:.2f}",
@@ -48,18 +43,34 @@ def history_table(history: History) -> Table:
     return Table.of(COLUMNS, rows)
 
 
+def created_text(built: BuildSummary) -> str:
+    """The minute in which a build ended."""
+    return built.created[:16].replace("T", " ")
+
+
+def figures_text(built: BuildSummary) -> str:
+    """What a build measured, in one line."""
+    figures = [f"{built.statistic} {_figure(built.latency_ms, ms_text)} ms"] if built.latency_ms else []
+    figures += [f"×{_figure(built.speed_up)}"] if built.speed_up else []
+    return ", ".join([*figures, f"{built.metric} {built.accuracy:.4f}", f"{built.size_mib:.2f} MiB"])
+
+
 def change_text(built: BuildSummary) -> str:
-    """What moved, in words."""
+    """What moved, in words, and against which build."""
+    if not built.compared_with:
+        return NOTHING
     changes = [f"regression: {change}" for change in built.regressions]
     changes += [f"better: {change}" for change in built.improvements]
-    if changes:
-        return "; ".join(changes)
-    return "nothing moved by more than chance" if built.compared_with else "no earlier build under the same conditions"
+    against: dict[str, list[str]] = {}
+    for figure, path in built.compared_with.items():
+        against.setdefault(path.name, []).append(figure)
+    told = "; ".join(f"{', '.join(figures)} against {name}" for name, figures in against.items())
+    return f"{'; '.join(changes) or 'nothing moved by more than chance'} ({told})"
 
 
 def device_names(history: History) -> dict[str, str]:
-    """Identity to a letter, in order of appearance."""
-    return {name: f"device {chr(65 + i)}" for i, name in enumerate(dict.fromkeys(b.device for b in history.builds))}
+    """Identity to a letter, in order of appearance; they may be compared only within one."""
+    return {name: chr(65 + i) for i, name in enumerate(dict.fromkeys(b.device for b in history.builds))}
 
 
 def history_page(history: History) -> str:
@@ -70,11 +81,16 @@ def history_page(history: History) -> str:
         _trend(history, "speed-up", "Speed-up against the unpruned model", "×", lambda built: built.speed_up),
         _accuracy(history),
     )
+    if latest.regressions:
+        state, verdict = "FAIL", "regression"
+    else:
+        state, verdict = ("PASS", "no regression") if history.compared else ("info", "nothing to compare")
+    count = len(history.builds)
     return render(
         "history",
-        title=f"{history.target}: {len(history.builds)} builds",
-        state="FAIL" if latest.regressions else "PASS",
-        verdict="regression" if latest.regressions else "no regression",
+        title=f"{history.target}: {count} build{'s' if count != 1 else ''}",
+        state=state,
+        verdict=verdict,
         latest=f"Latest: {latest.path.name}, {latest.verdict.value}; {change_text(latest)}.",
         plots=[plot for plot in plots if plot is not None],
         builds=history_table(history),
@@ -106,17 +122,9 @@ def _trend(
                 color=COLOURS["after" if place % 2 == 0 else "before"],
                 linewidth=1,
                 capsize=4,
-                label=letters[device],
+                label=f"device {letters[device]}",
             )
-        places = {built.path: (number, value.value) for number, built, value in points}
-        _join(
-            axes,
-            [
-                (places[built.compared_with], places[built.path])
-                for _, built, _ in points
-                if built.compared_with in places
-            ],
-        )
+        _join(axes, _compared(key, [(number, built, value.value) for number, built, value in points]))
         _mark_regressions(axes, [(number, value.value) for number, built, value in points if _regressed(built, key)])
         _set_axes(axes, history, f"{key}, {unit}")
 
@@ -129,7 +137,9 @@ def _trend(
         )
         for _, built, value in points
     ]
-    alt = f"{points[0][2].value:.3f} {unit} in the first build, {points[-1][2].value:.3f} {unit} in the latest; "
+    latest = f"{points[-1][2].value:.3f} {unit} in {points[-1][1].path.name}"
+    figures = {built.path: f"{value.value:.3f} {unit}" for _, built, value in points}
+    alt = f"{_against(points[-1][1], key, latest, figures)}; "
     alt += f"regressions: {sum(_regressed(built, key) for _, built, _ in points)}."
     table = Table.of(("build", f"{unit}, 95 % interval", "device", "regression"), rows)
     return draw_plot(key, title, alt, draw, table)
@@ -141,15 +151,12 @@ def _accuracy(history: History) -> Plot:
 
     def draw(axes: Axes) -> None:
         axes.plot([number for number, *_ in points], [value for *_, value in points], "o", color=COLOURS["after"])
-        latest: dict[str, tuple[int, float]] = {}
-        for number, built, value in points:
-            if built.dataset in latest:
-                _join(axes, [(latest[built.dataset], (number, value))])
-            latest[built.dataset] = number, value
+        _join(axes, _compared("accuracy", points))
         _mark_regressions(axes, [(number, value) for number, built, value in points if _regressed(built, metric)])
         _set_axes(axes, history, metric)
 
-    alt = f"{metric} {points[0][2]:.4f} in the first build, {points[-1][2]:.4f} in the latest; "
+    latest = f"{metric} {points[-1][2]:.4f} in {points[-1][1].path.name}"
+    alt = f"{_against(points[-1][1], 'accuracy', latest, {built.path: f'{value:.4f}' for _, built, value in points})}; "
     alt += f"regressions: {sum(_regressed(built, metric) for _, built, _ in points)}."
     rows = [(built.path.name, f"{value:.4f}", _regressions(built, metric)) for _, built, value in points]
     table = Table.of(("build", metric, "regression"), rows)
@@ -164,10 +171,22 @@ def _regressions(built: BuildSummary, metric: str) -> str:
     return "; ".join(regression for regression in built.regressions if regression.startswith(metric)) or "–"
 
 
-def _join(axes: Axes, pairs: Iterable[tuple[tuple[int, float], tuple[int, float]]]) -> None:
-    """Lines between the figures that are held against each other; others are not comparable and stay apart."""
+def _against(latest: BuildSummary, figure: str, words: str, figures: Mapping[Path, str]) -> str:
+    """The latest build's figure, with the earlier one's only where the two may be compared."""
+    before = latest.compared_with.get(figure)
+    return f"{words}, nothing to compare with" if before is None else f"{words}, {figures[before]} in {before.name}"
+
+
+def _compared(figure: str, points: Sequence[tuple[int, BuildSummary, float]]) -> list[_Pair]:
+    """The places of each two figures that are held against each other; others are not comparable and stay apart."""
+    places = {built.path: (number, value) for number, built, value in points}
+    befores = ((built.path, built.compared_with.get(figure)) for _, built, _ in points)
+    return [(places[before], places[path]) for path, before in befores if before in places]
+
+
+def _join(axes: Axes, pairs: Sequence[_Pair]) -> None:
     for pair in pairs:
-        axes.plot(*zip(*pair, strict=True), "-", color=COLOURS["muted"], linewidth=1, zorder=1)
+        axes.plot(*zip(*pair, strict=True), color=COLOURS["muted"], linewidth=1, zorder=1)
 
 
 def _mark_regressions(axes: Axes, points: list[tuple[int, float]]) -> None:
@@ -190,8 +209,6 @@ def _set_axes(axes: Axes, history: History, label: str) -> None:
         axes.legend(loc="best", fontsize=10)
 
 
-def _figure(figure: Figure | None) -> str:
-    if figure is None:
-        return "–"
-    ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.3f} to {figure.high:.3f})"
-    return f"{figure.value:.3f}{ends}"
+def _figure(figure: Figure, text: Callable[[float], str] = "{:.3f}".format) -> str:
+    ends = "" if figure.low is None or figure.high is None else f" ({text(figure.low)} to {text(figure.high)})"
+    return f"{text(figure.value)}{ends}"

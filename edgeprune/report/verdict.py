@@ -25,6 +25,12 @@ def gate_cells(gate: Gate) -> tuple[str, ...]:
     )
 
 
+def gate_text(gate: Gate) -> str:
+    """What a gate measured, and its limit where it has one, in a few words."""
+    _, metric, value, limit, *_ = gate_cells(gate)
+    return f"{metric} {value}" + (f" (limit {limit})" if gate.limit is not None else "")
+
+
 def verdict_table(gates: Iterable[Gate], next_command: str | None = None) -> Table:
     """The gates in their order, one a row; ``next_command`` as in :func:`short_reasons`."""
     return Table.of(COLUMNS, (gate_cells(gate) for gate in short_reasons(gates, next_command, "the command below")))

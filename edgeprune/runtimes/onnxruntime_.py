@@ -47,6 +47,7 @@ from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, End
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
 from edgeprune.serial import from_json
+from edgeprune.version import pip
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -58,7 +59,6 @@ COMPILING = (PROVIDERS["tensorrt"], PROVIDERS["tensorrt-rtx"])  # they compile w
 NO_GPU = ("nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi")
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
-REPLACE_BY_GPU = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
 class OnnxRuntime(Runtime):
@@ -86,13 +86,13 @@ class OnnxRuntime(Runtime):
             return Availability(
                 False,
                 "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-                f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {keep}",
+                _replaced_by(keep),
             )
         if not wheels and importlib.util.find_spec("onnxruntime") is None:
             return Availability(
                 False,
                 "onnxruntime is not installed",
-                "pip install " + ("onnxruntime" if cpu_only else "onnxruntime-gpu"),
+                pip("install", "onnxruntime" if cpu_only else "onnxruntime-gpu"),
             )
         try:
             import onnxruntime as ort
@@ -100,14 +100,16 @@ class OnnxRuntime(Runtime):
             return Availability(
                 False,
                 f"onnxruntime does not import ({error})",
-                "pip install --force-reinstall " + (wheels[0] if wheels else "onnxruntime"),
+                pip("install", "--force-reinstall", wheels[0] if wheels else "onnxruntime"),
             )
 
         if self.provider == PROVIDERS["tensorrt-rtx"]:
             return _rtx_availability(ort)
         here = ort.get_available_providers()
         if self.provider not in here:
-            return Availability(False, f"onnxruntime {ort.__version__} has no {self.provider}", REPLACE_BY_GPU)
+            return Availability(
+                False, f"onnxruntime {ort.__version__} has no {self.provider}", _replaced_by("onnxruntime-gpu")
+            )
         if not cpu_only and not gpus():
             return Availability(False, *NO_GPU)
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
@@ -354,13 +356,18 @@ def _mapped(error: JobError) -> DataError | DeviceError:
     return DataError(str(error)) if error.kind == "data" else DeviceError(str(error))
 
 
+def _replaced_by(package: str) -> str:
+    """The command that leaves this one of the packages that overwrite each other's files."""
+    return f"{pip('uninstall', '-y', 'onnxruntime', 'onnxruntime-gpu')} && {pip('install', package)}"
+
+
 def _rtx_availability(ort: Any) -> Availability:
     """Whether the plugin, an ONNX Runtime that takes plugins and a card that it serves are here."""
     if not _installed(RTX_PACKAGE):
-        return Availability(False, f"{RTX_PACKAGE} is not installed", f"pip install {RTX_PACKAGE}")
+        return Availability(False, f"{RTX_PACKAGE} is not installed", pip("install", RTX_PACKAGE))
     if not hasattr(ort, "register_execution_provider_library"):
         seen = f"onnxruntime {ort.__version__} takes no plugins"
-        return Availability(False, seen, 'pip install --upgrade "onnxruntime>=1.24"')
+        return Availability(False, seen, pip("install", "--upgrade", "onnxruntime>=1.24"))
     if not (found := gpus()):
         return Availability(
             False, "nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi"

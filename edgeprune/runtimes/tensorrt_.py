@@ -38,8 +38,10 @@ from edgeprune.runtimes.trtexec_argv import KNOWN_VERSIONS, OLDEST, TOO_NEW
 from edgeprune.runtimes.worker import run_worker, show_rounds
 from edgeprune.samples.conditions import Conditions
 from edgeprune.samples.measurement import Measurement
+from edgeprune.version import pip
 
-INSTALL = 'pip install "tensorrt>=10.3,<12" "cuda-bindings>=12.8,<14"'
+CUDA_BINDINGS = "cuda-bindings>=12.8,<14"
+INSTALL = pip("install", "tensorrt>=10.3,<12", CUDA_BINDINGS)
 ON_A_JETSON = "on a Jetson: sudo apt install python3-libnvinfer, and a venv with --system-site-packages"
 
 
@@ -83,9 +85,7 @@ class TensorRt(Runtime):
 
             error, count = cuda_bindings().cudaGetDeviceCount()
         except ImportError as failed:
-            return Availability(
-                False, f"CUDA's bindings do not import ({failed})", 'pip install "cuda-bindings>=12.8,<14"'
-            )
+            return Availability(False, f"CUDA's bindings do not import ({failed})", pip("install", CUDA_BINDINGS))
         if int(error) != 0 or not count:
             return Availability(
                 False,

@@ -64,7 +64,7 @@ def _judge(build: Build, record: Record[FinetuneFacts]) -> Judgement:
 
 def _distances(training: TrainSummary) -> str:
     """How far the answers were from the teacher's in the first epoch and in the last, as the loss sees it."""
-    name = "train/response_loss"
+    name = "train/kd_loss"
     distances = [epoch.figures[name] for epoch in training.epochs if name in epoch.figures]
     return f" (distance of answers {distances[0]:.3g} → {distances[-1]:.3g})" if distances else ""
 

@@ -13,6 +13,7 @@ from typing import Any
 from edgeprune.errors import DeviceError, EdgepruneError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.sweep.point import Finished, Job, Steps
+from edgeprune.version import pip
 
 RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a result and is not tried again
 
@@ -46,7 +47,7 @@ def run_on_ray(
         import ray
         from ray.exceptions import RayError
     except ImportError as error:
-        raise DeviceError("--jobs ray needs Ray; next: pip install 'ray>=2.40,<3'") from error
+        raise DeviceError(f"--jobs ray needs Ray; next: {pip('install', 'ray>=2.40,<3')}") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     reporter = reporter or Silent()

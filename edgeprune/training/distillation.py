@@ -23,8 +23,8 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune import checkpoint
 
-LOSS_NAME = "response_loss"
-"""The distance's name in ``results.csv``."""
+LOSS_NAME = "kd_loss"
+"""The distance's name in ``results.csv``; Ultralytics' table of epochs gives a column eleven letters."""
 
 
 class DistillationLoss:

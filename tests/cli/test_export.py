@@ -88,8 +88,8 @@ def test_val_measures_any_form_as_a_profile_asks(name, runtime, classes):
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        (["--target", "cpu", "--runtime", "cpu"], TargetError, "leave one out"),
-        (["--runtime", "gpu"], TargetError, "cpu, cuda, tensorrt"),
+        (["--target", "cpu", "--runtime", "onnxruntime"], TargetError, "leave one out"),
+        (["--runtime", "cuda"], TargetError, "onnxruntime, onnxruntime-cuda"),
         (["--target", "cpu"], TargetError, "64 × 64, not of 640"),
         (["--target", "jetson-orin"], DeviceError, "next:"),
     ],

@@ -47,7 +47,7 @@ def test_a_slower_build_is_a_regression_and_chance_is_none(tmp_path):
     assert [one.path.name for one in found.builds] == ["a", "b", "c"]
     assert [len(one.regressions) for one in found.builds] == [0, 0, 2]
     assert [one.split()[0] for one in found.builds[2].regressions] == ["latency", "speed-up"]
-    assert found.builds[2].compared_with == tmp_path / "b" and found.regressed
+    assert found.builds[2].compared_with["latency"] == tmp_path / "b" and found.regressed
     assert not history([tmp_path / "a", tmp_path / "b"]).regressed
 
 
@@ -65,8 +65,10 @@ def test_figures_under_other_conditions_are_never_compared(tmp_path, conditions)
     found = history(
         [built(tmp_path / "a", 1, 12), built(tmp_path / "b", 2, 24, **conditions), built(tmp_path / "c", 3, 12)]
     )
-    assert found.builds[1].regressions == () and found.builds[1].compared_with is None
-    assert found.builds[2].compared_with == tmp_path / "a"  # the other device's build lies between and is passed over
+    assert found.builds[1].regressions == () and set(found.builds[1].compared_with) == {"accuracy"}
+    assert (
+        found.builds[2].compared_with["latency"] == tmp_path / "a"
+    )  # the other device's build lies between and is passed over
     assert found.builds[2].improvements == ()
 
 
@@ -115,8 +117,8 @@ def test_the_command_names_the_regression_and_ends_with_1(tmp_path, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["edgeprune", "history", "runs/monday", "--json", "-"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 0
-    assert json.loads(capsys.readouterr().out)["builds"][0]["compared_with"] is None
+    assert ended.value.code == 5  # alone it has nothing to be better or worse than
+    assert json.loads(capsys.readouterr().out)["builds"][0]["compared_with"] == {}
 
 
 @needs_chromium

@@ -100,7 +100,7 @@ def test_history_holds_it_against_another(run: Path, tmp_path: Path) -> None:
     changed(other, created="2099-01-01T00:00:00+00:00")
     first, second = history([run, other]).builds
     assert first.latency_ms is not None and first.speed_up is not None and "AMD EPYC" in first.device
-    assert second.compared_with == run and not second.regressions
+    assert second.compared_with["latency"] == run and not second.regressions
 
 
 def test_its_report_has_every_figure(run: Path) -> None:

@@ -164,7 +164,7 @@ def history(name: str = HOSTILE) -> History:
         first,
         path=Path("b"),
         latency_ms=Figure(14.0, 13.9, 14.1),
-        compared_with=first.path,
+        compared_with=dict.fromkeys(("latency", "speed-up", "accuracy"), first.path),
         regressions=(f"latency 12.000 → 14.000 ms {name}",),
     )
     other = replace(first, path=Path("c"), latency_ms=Figure(9.0, 8.9, 9.1), dataset="2" * 64)

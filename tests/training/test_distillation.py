@@ -99,7 +99,7 @@ def test_it_is_scaled_like_the_losses_beside_it(layout: str, factor: float) -> N
     two, _ = DistillationLoss(own, Fixed(doubled(theirs)), 0.7, GAINS)(
         doubled(mine), {"img": torch.cat([images, images])}
     )
-    assert list(items) == ["box_loss", "response_loss"]
+    assert list(items) == ["box_loss", "kd_loss"]
     assert one.shape == (4,)
     assert float(two.sum()) == pytest.approx(factor * float(one.sum()), rel=1e-5)
 
@@ -129,7 +129,7 @@ def test_a_classifier_is_taught_too(tmp_path: Path, task: str, task_data, settin
     teacher = narrow_checkpoint(tmp_path / "t.pt", "yolov8n-cls.yaml", names=names, factor=1.0)
     where = {"data": task_data(task), "out": tmp_path / "o", "work": tmp_path / "w"}
     taught = replace(settings, epochs=1, batch=4, teacher=teacher)
-    assert finetune(pruned, settings=taught, **where).summary.epochs[0].figures["train/response_loss"] > 0
+    assert finetune(pruned, settings=taught, **where).summary.epochs[0].figures["train/kd_loss"] > 0
     with pytest.raises(DataError, match="detection head"):
         finetune(pruned, settings=replace(taught, feature=1.0), **where)
 

@@ -141,7 +141,7 @@ def test_distillation_leaves_only_the_student(
     student = checkpoint.load(result.best).model
     assert checkpoint.shape_signature(student) == checkpoint.shape_signature(checkpoint.load(narrow).model)
     figures = result.summary.epochs[0].figures
-    assert figures["train/response_loss"] > 0
+    assert figures["train/kd_loss"] > 0
     assert (figures.get("train/dis_loss", 0.0) > 0) == bool(feature)
     assert not any(module._forward_hooks for module in student.modules())
 

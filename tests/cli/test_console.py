@@ -1,0 +1,61 @@
+"""Lists on a terminal of 80 columns: nothing is cut, nothing runs over, and what is to be typed can be copied whole."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from edgeprune.cli.console import print_doctor, print_history, print_targets, print_verdict
+from edgeprune.measure.doctor import Finding
+from edgeprune.target import load_target, shipped_targets
+from edgeprune.version import pip
+from tests.records.sample import build_record
+from tests.report import results
+
+COMMAND = "scp -r runs/jetson-orin/bundle/device board: && ssh board sh device/run-on-device.sh && scp board:out.tar ."
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_doctors_commands_stand_whole_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    far = Finding("runtime onnxruntime-tensorrt-rtx", False, "seen " * 30, f"{COMMAND} && {COMMAND}")
+    print_doctor([Finding("Python", True, "3.12.1", required=True), far])
+    shown = lines(capsys)
+    assert f"    {far.remedy}" in shown
+    assert max(len(line) for line in shown if line.strip() != far.remedy) <= 80
+    assert sum(line.count("seen") for line in shown) == 30
+
+
+def test_the_verdict_keeps_every_word_and_the_next_command_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    record = replace(build_record("PENDING"), next_command=COMMAND)
+    print_verdict(record)
+    shown = lines(capsys)
+    assert f"    {COMMAND}" in shown
+    assert max(len(line) for line in shown if COMMAND not in line) <= 80
+    for gate in record.gates:
+        assert any(gate.stage in line and gate.metric in line for line in shown)
+        assert f"    {gate.reason}" in shown
+
+
+def test_targets_and_history_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    targets = [load_target(name) for name in shipped_targets()]
+    print_targets(targets)
+    print_history(results.history("monday"))
+    shown = lines(capsys)
+    assert max(map(len, shown)) <= 80
+    assert all(any(target.name in line and str(target.budget) in line for line in shown) for target in targets)
+    assert any("nothing to compare with" in line for line in shown)
+
+
+def test_pip_is_the_one_of_the_interpreter_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/a b/bin/python")
+    assert pip("install", "onnx>=1.16") == "'/opt/a b/bin/python' -m pip install 'onnx>=1.16'"
