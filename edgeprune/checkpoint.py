@@ -11,19 +11,26 @@ import copy
 import hashlib
 import json
 import os
-import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune as torch_prune
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import DataError, StageError
+from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.families import family_of
+from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
+from edgeprune.reading import is_file, shown
+from edgeprune.unpickle import content_of
 
 STOCK_PACKAGES = ("torch", "torchvision", "ultralytics")
 PLAIN_PACKAGES = (
@@ -69,7 +76,7 @@ class Checkpoint:
     def imgsz(self) -> int:
         """Side of the images that it was trained on, in pixels; 640 where it does not say."""
         side = self.train_args.get("imgsz")
-        return side if isinstance(side, int) else 640
+        return 640 if side is None else max(size_of(side, str(self.path)))
 
     @property
     def signature(self) -> str | None:
@@ -96,12 +103,15 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
             that says it was pruned but holds a model of other shapes; one line with the next command.
     """
     file = _find_file(path)
-    data = _load_trusted(file) if trust else _load_restricted(file)
+    data = content_of(file, trust=trust)
     if not isinstance(data, Mapping):
         raise DataError(f"{path} holds a {type(data).__name__}, not an Ultralytics checkpoint; pass a trained .pt file")
     model = data.get("ema") or data.get("model")
+    if isinstance(model, nn.DataParallel):
+        model = model.module
     if not isinstance(model, nn.Module):
-        tensors = sum(isinstance(value, torch.Tensor) for value in data.values())
+        held = model if isinstance(model, Mapping) else data
+        tensors = sum(isinstance(value, torch.Tensor) for value in held.values())
         seen = (
             f"a bare state dict of {tensors} tensors"
             if tensors
@@ -109,7 +119,15 @@ def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
         )
         raise DataError(f"{path} is {seen}, not an Ultralytics checkpoint; save it with model.save('weights.pt') first")
     family = family_of(model, path)
-    checkpoint = _checkpoint_of(model.float().eval(), family.task, data, file)
+    layers = getattr(model, "model", None)
+    if not isinstance(layers, nn.Sequential) or not len(layers) or getattr(model, "yaml", None) is None:
+        raise DataError(f"{path} holds a {type(model).__name__}, not an Ultralytics model; pass a YOLO checkpoint")
+    refuse_broken_weights(model, str(path))
+    try:
+        model = model.float().eval()
+    except RecursionError:
+        raise DataError(f"{path} holds a model whose layers contain themselves; train it again") from None
+    checkpoint = _checkpoint_of(model, family.task, data, file)
     signature = shape_signature(model)
     if checkpoint.signature is not None and checkpoint.signature != signature:
         raise DataError(
@@ -229,8 +247,8 @@ def _find_file(path: Path | str) -> Path:
     """An existing file; a bare name of published weights is downloaded by Ultralytics where it keeps its weights."""
     file = Path(path)
     if file.suffix != ".pt":
-        raise DataError(f"{path} is not a .pt file; pass a checkpoint")
-    if file.is_file():
+        raise DataError(f"{shown(path)} is not a .pt file; pass a checkpoint")
+    if is_file(file):
         return file
     if file.name == str(path):
         from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
@@ -240,79 +258,114 @@ def _find_file(path: Path | str) -> Path:
                 file = Path(attempt_download_asset(file.name))
             except Exception as error:
                 raise DataError(
-                    f"{path} is not here and cannot be downloaded ({_line(error)}); put the file here, or go online"
+                    f"{path} is not here and cannot be downloaded ({first_line(error)}); put it here, or go online"
                 ) from error
             if file.is_file():
                 return file
             raise DataError(f"{path} is not here and cannot be downloaded; put the file here, or go online")
-    raise DataError(f"cannot read {path}: no such file; check the path")
-
-
-def _load_restricted(path: Path) -> Any:
-    from ultralytics.nn.tasks import torch_safe_load
-
-    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        raise DataError("this torch cannot load weights safely; install torch 2.6 or newer")
-    try:
-        return torch_safe_load(str(path), safe_only=True)[0]
-    except Exception as error:
-        text = " ".join(str(cause) for cause in _causes(error))
-        foreign_class = re.search(r"GLOBAL (\S+)", text)
-        other_object = re.search(r"'(\w+)' object has no attribute 'model'", text)
-        if "TorchScript" in text:
-            message = f"{path} is a TorchScript archive; pass the .pt checkpoint it was exported from"
-        elif other_object is not None:
-            message = f"{path} holds a {other_object[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
-        elif foreign_class is not None:
-            message = (
-                f"{path} needs {foreign_class[1]}, a class outside Ultralytics and torch, and loading it could run any "
-                "code; pass --trust if the file is your own"
-            )
-        else:
-            message = f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
-        raise DataError(message) from error
-
-
-def _load_trusted(path: Path) -> Any:
-    """Everything the file asks for; still nothing is installed when a module is missing."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except ModuleNotFoundError as error:
-        raise DataError(f"{path} needs the module {error.name}; install it and try again") from error
-    except Exception as error:
-        raise DataError(
-            f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
-        ) from error
+    raise DataError(f"cannot read {shown(path)}: no such file; check the path")
 
 
 def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -> Checkpoint:
     """What a file says about its model, which gets the attributes that Ultralytics' own loader sets."""
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    train_args = dict(data.get("train_args") or {})
-    model.args = {**DEFAULT_CFG_DICT, **train_args}
+    what = str(path)
+    train_args = _train_args(data.get("train_args"), what)
     model.task = task
-    if not hasattr(model, "stride"):
-        model.stride = torch.tensor([32.0])  # classifiers of old versions
+    yaml = mapping_of(model.yaml, what, "yaml")
+    for key in ("nc", "ch", "channels"):
+        if key in yaml:
+            count_of(yaml[key], what, f"yaml.{key}")
+    stride = stride_of(getattr(model, "stride", 32), what)  # classifiers of old versions have none
+    if not isinstance(getattr(model, "stride", None), torch.Tensor):
+        model.stride = torch.tensor([float(stride)])
+    head = model.model[-1]
+    classes = getattr(head, "nc", None) or getattr(getattr(head, "linear", None), "out_features", None)
+    classes = None if classes is None else count_of(classes, what, "head.nc")
+    names = getattr(model, "names", None)
+    if names is None and classes is not None:
+        names = [str(index) for index in range(classes)]  # as Ultralytics numbers what has no names
+    model.names = names_of(names, what, count=classes)
+    model.args = {**DEFAULT_CFG_DICT, **train_args}
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = True
         elif isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
             module.recompute_scale_factor = None  # saved by torch before 1.11
-    names = getattr(model, "names", None) or {}
-    names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
+    own = mapping_of(data.get("edgeprune"), what, "edgeprune")
+    for key in ("shape_signature", "signature", "plan_digest"):
+        if not isinstance(own.get(key, ""), str):
+            raise refused(what, f"edgeprune.{key}", own[key], "a digest")
     heavy = ("model", "ema", "optimizer", "train_args", "edgeprune", "scaler", "updates", "train_results")
     return Checkpoint(
         model=model,
-        task=task,
-        names={int(index): str(name) for index, name in names.items()},
-        stride=int(model.stride.max()),
+        task=model.task,
+        names=dict(model.names),
+        stride=stride,
         path=path,
         sha256=sha256_of(path),
         train_args=train_args,
-        edgeprune=dict(data.get("edgeprune") or {}),
-        extra={key: value for key, value in data.items() if key not in heavy},
+        edgeprune=own,
+        extra={key: value for key, value in data.items() if key not in heavy and is_plain(value)},
     )
+
+
+def _train_args(value: object, what: str) -> dict[str, Any]:
+    """Arguments that a model was trained with; early versions wrote a namespace."""
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    arguments = mapping_of(vars(value) if isinstance(value, SimpleNamespace) else value, what, "train_args")
+    if arguments.get("imgsz") is not None:
+        size_of(arguments["imgsz"], what, key="train_args.imgsz")
+    for key, given in arguments.items():
+        if given is not None and type(DEFAULT_CFG_DICT.get(key)) is float and type(given) not in (int, float, bool):
+            raise refused(what, f"train_args.{key}", given, "a number")
+    if arguments.get("single_cls") not in (None, True, False):
+        raise refused(what, "train_args.single_cls", arguments["single_cls"], "true or false")
+    return arguments
+
+
+def refuse_broken_weights(model: nn.Module, what: str) -> None:
+    """Raise DataError for the first tensor that is no plain, finite weight, with its name and what mends it.
+
+    Args:
+        model: any module.
+        what: its file, for the message.
+    """
+    for name, module in model.named_modules():
+        for tensor, means, mend in _computed_tensors(module):
+            raise DataError(f"{what}: {name}.{tensor} is computed by {means}; make it plain with {mend} and save again")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if not tensors:
+        raise DataError(f"{what} holds a model without weights; train it first")
+    for name, tensor in tensors:
+        if tensor.is_meta or tensor.is_complex():
+            raise DataError(f"{what}: {name} has {'no' if tensor.is_meta else 'complex'} numbers; save trained weights")
+        if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+            raise DataError(f"{what}: {name} holds integers; pass the checkpoint from before it was quantised")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            seen = "NaN" if bool(torch.isnan(tensor).any()) else "infinity"
+            raise DataError(
+                f"{what}: {name} has {seen} in it, as when training diverged; take an earlier checkpoint, or train "
+                "again with a lower lr0"
+            )
+
+
+def _computed_tensors(module: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """Tensors that a layer computes from others before it runs: their names, by what, and the call that ends it."""
+    if is_parametrized(module):
+        parametrizations: Any = module.parametrizations
+        for name in parametrizations:
+            yield name, "a parametrization", f"torch.nn.utils.parametrize.remove_parametrizations(layer, '{name}')"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, torch_prune.BasePruningMethod):
+            name = hook._tensor_name
+            yield name, f"a pruning mask ({name}_mask)", f"torch.nn.utils.prune.remove(layer, '{name}')"
+        elif isinstance(hook, WeightNorm):
+            yield hook.name, "weight norm", f"torch.nn.utils.remove_weight_norm(layer, '{hook.name}')"
+        elif isinstance(hook, SpectralNorm):
+            yield hook.name, "spectral norm", f"torch.nn.utils.remove_spectral_norm(layer, '{hook.name}')"
 
 
 def _without_training_state(model: nn.Module) -> nn.Module:
@@ -358,17 +411,3 @@ def foreign_globals(path: Path) -> list[str]:
     """Globals named in a checkpoint's pickle that are neither Ultralytics', torch's nor plain data; loads nothing."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     return [name for name in names if name.partition(".")[0] not in (*STOCK_PACKAGES, *PLAIN_PACKAGES)]
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """An exception and those that it was raised from."""
-    causes = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    return causes
-
-
-def _line(error: BaseException) -> str:
-    text = re.sub(r"[^\x20-\x7e]+", " ", str(error)).strip() or "no details"
-    return f"{type(error).__name__}: {text[:160]}"

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
+import types
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
-from edgeprune.checkpoint import load, parameter_count, require_shapes, save, shape_signature
+from edgeprune.checkpoint import (
+    _checkpoint_of,
+    load,
+    parameter_count,
+    refuse_broken_weights,
+    require_shapes,
+    save,
+    shape_signature,
+)
 from edgeprune.errors import DataError, StageError
+from tests.situations.models import old_modules
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +101,6 @@ def test_a_file_that_runs_code_is_refused_and_does_not_run(tmp_path):
 
 
 def test_a_foreign_class_is_named_and_loads_with_trust(model, tmp_path):
-    import copy
-
     foreign = copy.deepcopy(model)
     foreign.model[0].act = _Foreign()
     torch.save({"model": foreign}, tmp_path / "foreign.pt")
@@ -147,6 +161,169 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(make, message, file, tmp_p
     assert "\n" not in str(caught.value)
 
 
+OLD_NAMES = {
+    b"ultralytics.utils\n": b"ultralytics.yolo.utils\n",
+    b"ultralytics.utils.loss\n": b"ultralytics.yolo.utils.loss\n",
+    b"ultralytics.utils.tal\n": b"ultralytics.yolo.utils.tal\n",
+    b"ultralytics.nn.modules.conv\n": b"ultralytics.nn.modules\n",
+    b"ultralytics.nn.modules.block\n": b"ultralytics.nn.modules\n",
+    b"ultralytics.nn.modules.head\n": b"ultralytics.nn.modules\n",
+}
+
+
+@pytest.fixture
+def old(model, tmp_path) -> Path:
+    """A best.pt as Ultralytics 8.0.112 wrote it: a loss on the model, arguments in a namespace, modules elsewhere."""
+    from ultralytics.utils import IterableSimpleNamespace
+    from ultralytics.utils.loss import v8DetectionLoss
+
+    trained = copy.deepcopy(model)
+    trained.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, imgsz=64, epochs=100)
+    trained.criterion = v8DetectionLoss(trained)
+    today = tmp_path / "today.pt"
+    torch.save({"model": trained, "ema": None, "train_args": vars(trained.args)}, today)
+    return old_modules(today, tmp_path / "old.pt", OLD_NAMES)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_checkpoint_of_version_8_0_loads_as_stock_ultralytics_loads_it(model, old, tmp_path, trust):
+    checkpoint = load(old, trust=trust)
+    assert checkpoint.task == "detect"
+    assert checkpoint.imgsz == 64
+    assert all(torch.equal(a, b) for a, b in zip(checkpoint.model.parameters(), model.parameters(), strict=True))
+    save(checkpoint.model, tmp_path / "new.pt", like=checkpoint)
+    assert b"ultralytics.yolo" not in (tmp_path / "new.pt").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["yolov5n.pt", "yolov8n.pt", "it's.pt", "two words.pt"])
+def test_a_file_that_exists_is_read_itself(file, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(file.read_bytes())
+    assert load(name).imgsz == 320
+    (tmp_path / name).write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(DataError, match="truncated"):
+        load(name)
+    assert (tmp_path / name).is_file()  # Ultralytics' own loader takes a damaged one for its cache, and deletes it
+
+
+def test_what_wraps_a_model_for_several_gpus_is_unwrapped(model, tmp_path):
+    torch.save({"model": nn.DataParallel(model)}, tmp_path / "parallel.pt")
+    assert parameter_count(load(tmp_path / "parallel.pt").model) == parameter_count(model)
+
+
+def _averaged(model: Any) -> Any:
+    return torch.optim.swa_utils.AveragedModel(model)
+
+
+def _unstructured_mask(model: Any) -> Any:
+    torch_prune.l1_unstructured(model.model[1].conv, "weight", amount=0.3)
+    return model
+
+
+def _structured_mask(model: Any) -> Any:
+    torch_prune.ln_structured(model.model[1].conv, "weight", amount=0.3, n=2, dim=0)
+    return model
+
+
+def _weight_norm(model: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(model.model[1].conv)
+    return model
+
+
+def _spectral_norm(model: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.spectral_norm(model.model[1].conv)
+    return model
+
+
+def _with(value: float) -> Callable[[Any], Any]:
+    def change(model: Any) -> Any:
+        model.model[1].bn.running_var[3] = value
+        return model
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_averaged, r"AveragedModel.*averaged\.module"),
+        (_unstructured_mask, r"model\.1\.conv\.weight is computed by a pruning mask.*prune\.remove\(layer, 'weight'\)"),
+        (_structured_mask, r"model\.1\.conv\.weight is computed by a pruning mask"),
+        (_weight_norm, r"model\.1\.conv\.weight is computed by weight norm.*remove_weight_norm"),
+        (_spectral_norm, r"computes.*save it again"),
+        (_with(float("nan")), r"model\.1\.bn\.running_var has NaN"),
+        (_with(float("inf")), r"model\.1\.bn\.running_var has infinity"),
+    ],
+)
+def test_weights_that_are_not_plain_and_finite_are_refused_by_name(model, tmp_path, change, message):
+    torch.save({"model": change(copy.deepcopy(model))}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=message) as caught:
+        load(tmp_path / "w.pt")
+    assert "--trust" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_parametrizations_of_a_model_in_memory_are_refused(model):
+    normed = copy.deepcopy(model)
+    nn.utils.parametrizations.weight_norm(normed.model[1].conv)  # torch refuses to save these itself
+    with pytest.raises(DataError, match=r"model\.1\.conv\.weight.*remove_parametrizations"):
+        refuse_broken_weights(normed, "the model")
+
+
+def test_a_class_of_yolov5s_own_repository_is_called_that(tmp_path):
+    module = types.ModuleType("models.yolo")
+    exec("class DetectionModel: pass", module.__dict__)
+    module.DetectionModel.__module__ = "models.yolo"  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "models", types.ModuleType("models"))
+        patch.setitem(sys.modules, "models.yolo", module)
+        torch.save({"model": module.DetectionModel()}, tmp_path / "v5.pt")  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="repositories of YOLOv5"):
+        load(tmp_path / "v5.pt")
+
+
+JUNK = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4),
+        st.just(torch.zeros(2)),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.text(max_size=3), st.integers(0, 3)), inner, max_size=3),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    told=st.dictionaries(st.sampled_from(["names", "stride", "task", "yaml"]), JUNK, max_size=2),
+    entries=st.dictionaries(st.sampled_from(["train_args", "edgeprune", "epoch", "version", "date"]), JUNK, max_size=2),
+    argument=st.tuples(st.sampled_from(["imgsz", "single_cls", "lr0", "task"]), JUNK),
+)
+def test_metadata_of_any_kind_is_read_right_or_refused_in_one_line(model, told, entries, argument):
+    """Everything :func:`load` takes from an unpickled file; the file itself would only make this slow."""
+    given_model = copy.copy(model)
+    for name, value in told.items():
+        setattr(given_model, name, value)
+    try:
+        found = _checkpoint_of(given_model, "detect", {"train_args": dict([argument]), **entries}, Path(__file__))
+    except DataError as error:
+        assert "\n" not in str(error)
+        assert str(error).isascii()
+        return
+    assert list(found.names) == list(range(80))
+    assert all(type(name) is str for name in found.names.values())
+    assert found.model.task == "detect"
+    assert 0 < found.stride <= 1024
+    assert 0 < found.imgsz <= 16_384
+    assert found.signature is None or isinstance(found.signature, str)
+
+
 @pytest.mark.parametrize("path", ["/nowhere/model.pt", "nothing-of-this-name.pt", "model.onnx"])
 def test_a_missing_file_is_refused(path):
     with pytest.raises(DataError, match=r"no such file|not a \.pt"):
@@ -186,8 +363,6 @@ def test_a_failed_write_leaves_the_old_file(model, file, tmp_path, monkeypatch):
 
 
 def test_the_signature_follows_shapes_only(model):
-    import copy
-
     signature = shape_signature(model)
     assert shape_signature(copy.deepcopy(model).half()) == signature
     wider = copy.deepcopy(model)
@@ -202,7 +377,7 @@ def test_a_model_rebuilt_from_its_yaml_never_passes_for_the_pruned_one(model):
 
     result = prune(model, imgsz=64, macs_speed_up=2)
     require_shapes(result.model, result.plan.result_shapes, "training")
-    rebuilt: Any = DetectionModel(result.model.yaml, verbose=False)
+    rebuilt: Any = DetectionModel(cast(Any, result.model.yaml), verbose=False)
     rebuilt.load(result.model)  # what Model.train does: copies what fits, says little
     with pytest.raises(StageError, match="after training"):
         require_shapes(rebuilt, result.plan.result_shapes, "training")

@@ -656,6 +656,9 @@ situation("H", "DataParallel", "weights", {"*": either(runs, refused("DataParall
 situation("H", "DataParallel alone", "weights", {"*": either(runs, refused("DataParallel"))})(
     _content(lambda made: nn.DataParallel(made))
 )
+situation("H", "weights averaged by torch", "weights", {"*": refused("AveragedModel")})(
+    _content(lambda made: _checkpoint(torch.optim.swa_utils.AveragedModel(made)))
+)
 situation("H", "model alone", "weights")(_content(lambda made: made))
 situation("H", "state dict", "weights", {"*": refused("state dict")})(_content(lambda made: made.state_dict()))
 situation("H", "state dict in a checkpoint", "weights", {"*": refused("state dict")})(
@@ -724,13 +727,21 @@ for _name in ("unstructured", "structured"):
     )
 
 
-def _normed() -> Any:
-    made = models.answering(models.model())
-    nn.utils.parametrizations.weight_norm(made.model[0].conv)
+def _normed(norm: Callable[[nn.Module], Any]) -> Callable[[], Any]:
+    """With one of torch's older norms, which are hooks: its parametrizations cannot be saved with a model."""
+
+    def made() -> Any:
+        normed = models.answering(models.model())
+        norm(normed.model[0].conv)
+        return normed
+
     return made
 
 
-situation("I", "weight norm", "weights", {"*": either(runs, refused("parametri"))})(_weights(_normed))
+situation("I", "weight norm", "weights", {"*": refused("remove_weight_norm")})(_weights(_normed(nn.utils.weight_norm)))
+situation("I", "spectral norm", "weights", {"*": refused("torch.nn.utils", "hook")})(
+    _weights(_normed(nn.utils.spectral_norm))
+)
 for _where in ("first", "statistic", "last", "whole"):
     situation("I", f"NaN in {_where}", "weights", {"*": refused("NaN", "finite")})(
         _weights(lambda where=_where: models.with_value(models.answering(models.model()), float("nan"), where=where))

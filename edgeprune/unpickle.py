@@ -1,0 +1,174 @@
+"""What a checkpoint's pickle may build: the classes of Ultralytics and torch under today's names and older ones.
+
+Reading never runs code from the file. A class that is not built is refused by a line that says what it is and what to
+do: that a class is torch's own does not make it part of a checkpoint, and that it is unknown does not make it hostile.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from edgeprune.errors import DataError
+from edgeprune.quiet import quiet
+
+# where Ultralytics 8.0 had what it has today: the map of its own loader, which its restricted form does not go by
+MOVED_MODULES = {
+    "ultralytics.yolo.utils": "ultralytics.utils",
+    "ultralytics.yolo.v8": "ultralytics.models.yolo",
+    "ultralytics.yolo.data": "ultralytics.data",
+}
+PLAIN_CLASSES = ("ultralytics.utils.IterableSimpleNamespace",)  # training arguments of version 8.0
+LOSS_MODULES = ("ultralytics.utils.loss", "ultralytics.utils.tal")
+# hooks and wrappers of torch that are built to say what is in the file: data, and code of torch alone
+TORCH_MODULES = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
+WRAPPERS = ("torch.nn.parallel.data_parallel.DataParallel",)
+YOLOV5_PACKAGES = ("models", "utils")  # of the repositories of YOLOv5 and YOLOv7
+
+
+def content_of(path: Path, *, trust: bool) -> Any:
+    """What ``torch.load`` gives for a checkpoint, on the CPU.
+
+    Args:
+        path: an existing file, which is read itself whatever its name is.
+        trust: build any class that the file names, by running what it says.
+
+    Raises:
+        DataError: damaged, TorchScript, no checkpoint, or one that needs a class which is not built.
+    """
+    try:
+        return _trusted(path) if trust else _restricted(path)
+    except Exception as error:
+        text = " ".join(str(cause) for cause in _causes(error))
+        foreign_class = re.search(r"GLOBAL (\S+)", text)
+        other_object = re.search(r"'(\w+)' object has no attribute 'model'", text)
+        if "TorchScript" in text:
+            message = f"{path} is a TorchScript archive; pass the .pt checkpoint it was exported from"
+        elif other_object is not None:
+            message = f"{path} holds a {other_object[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
+        elif isinstance(error, (ModuleNotFoundError, AttributeError)) and trust:
+            message = f"{path} needs {error}; install what defines it, in the version that wrote the file"
+        elif foreign_class is not None:
+            message = f"{path} needs {foreign_class[1]}, {_what_it_is(foreign_class[1])}"
+        else:
+            message = f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
+        raise DataError(message) from error
+
+
+def _restricted(path: Path) -> Any:
+    from ultralytics.nn.tasks import torch_safe_load
+
+    entries: list[Any] = [(found, name) for name in _needed(path) if (found := _known_class(name)) is not None]
+    torch.serialization.add_safe_globals(entries)
+    with _own_name(path) as file, quiet(logging.ERROR):
+        return torch_safe_load(str(file), safe_only=True)[0]
+
+
+def _trusted(path: Path) -> Any:
+    """Everything the file asks for; still nothing is installed when a module is missing."""
+    from ultralytics.nn.tasks import temporary_modules
+
+    with temporary_modules(MOVED_MODULES):
+        return torch.load(path, map_location="cpu", weights_only=False)
+
+
+@contextmanager
+def _own_name(path: Path) -> Iterator[Path]:
+    """A name under which Ultralytics reads this very file.
+
+    It drops quotes from a name, takes yolov5n.pt for yolov5nu.pt, and deletes a damaged file that is given by the bare
+    name of published weights, to download it again.
+    """
+    from ultralytics.utils.checks import check_yolov5u_filename
+
+    whole = path.absolute()
+    if check_yolov5u_filename(str(whole).strip().replace("'", ""), verbose=False) == str(whole):
+        yield whole
+        return
+    with TemporaryDirectory(prefix="edgeprune-load-") as folder:
+        link = Path(folder) / "checkpoint.pt"
+        link.symlink_to(whole)
+        yield link
+
+
+def _needed(path: Path) -> list[str]:
+    """Globals that a restricted load would refuse; none for a file that is no archive, which loading will refuse."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception:  # whatever is wrong with it is said by loading it
+        return []
+
+
+def _known_class(name: str) -> type | None:
+    """The class that an old name, or a name of torch's utilities, stands for today; None for any other name."""
+    for old, new in MOVED_MODULES.items():
+        if name.startswith(f"{old}."):
+            name = new + name.removeprefix(old)
+            break
+    else:
+        if name not in WRAPPERS and name.rpartition(".")[0] not in TORCH_MODULES:
+            return None
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except ImportError:
+        return None
+    if not isinstance(found, type) or found.__module__ != module:
+        return None
+    return found if name in (*PLAIN_CLASSES, *WRAPPERS) or module in (*LOSS_MODULES, *TORCH_MODULES) else None
+
+
+def _what_it_is(name: str) -> str:
+    """What a class is and what to do, as the end of a sentence."""
+    package = name.partition(".")[0]
+    if name.startswith("torch.nn.parallel."):
+        return "a wrapper of training on several GPUs; save what it wraps: torch.save({'model': model.module}, path)"
+    if name.startswith("torch.optim.swa_utils."):
+        return "an average of weights; save what it wraps: torch.save({'model': averaged.module}, path)"
+    if name.startswith(("torch.nn.utils.", "torch.nn.modules.module.")):
+        return (
+            "which torch leaves on a layer whose weights it computes; make them plain where the model was made "
+            "(torch.nn.utils.parametrize.remove_parametrizations) and save it again"
+        )
+    if package in ("torch", "torchvision"):
+        return (
+            f"a class of {package} that no checkpoint of Ultralytics has; replace it by a stock block, or pass --trust "
+            "if the file is your own: loading it can then run any code"
+        )
+    if package == "ultralytics":
+        from ultralytics import __version__
+
+        return (
+            f"which the installed Ultralytics {__version__} does not have; load it with the version that wrote it and "
+            "save it again, or train it again"
+        )
+    if package in YOLOV5_PACKAGES:
+        return (
+            "a class of the repositories of YOLOv5 or YOLOv7, whose models Ultralytics does not load; train the model "
+            "with Ultralytics (yolov5nu.pt and the like)"
+        )
+    return (
+        "a class outside Ultralytics and torch, and loading it could run any code; pass --trust if the file is your own"
+    )
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """An exception and those that it was raised from."""
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    return causes
+
+
+def _line(error: BaseException) -> str:
+    text = re.sub(r"[^\x20-\x7e]+", " ", str(error)).strip() or "no details"
+    return f"{type(error).__name__}: {text[:160]}"
