@@ -19,3 +19,12 @@ def shared() -> Path:
     if not (SHARED / "weights").is_dir():
         pytest.skip(f"real data and weights are not here ({SHARED.name}/ beside the checkout)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def nvidia_parser() -> None:
+    """Skipped, visibly, where NVIDIA's own parser is not installed: it is for Linux with x86-64 only."""
+    from edgeprune.runtimes.nvidia_parser import parser_availability
+
+    if not (found := parser_availability()).ok:
+        pytest.skip(f"NVIDIA's parser is not here: {found.detail}")

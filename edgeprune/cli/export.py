@@ -16,6 +16,7 @@ from edgeprune.serial import json_text, to_json
 
 if TYPE_CHECKING:
     from edgeprune.runtimes.base import Runtime
+    from edgeprune.runtimes.jobs import ParserAnswer
     from edgeprune.target import Target
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -174,6 +175,8 @@ def lint_command(
 ) -> None:
     """Check an ONNX file against what TensorRT accepts, without TensorRT. Exits 1 on an error.
 
+    NVIDIA's own parser and builder are asked too, where they are installed (docs/tensorrt.md).
+
     Examples:
       edgeprune lint small.onnx
       edgeprune lint int8.onnx --tensorrt 10.3 --precision int8
@@ -192,13 +195,30 @@ def lint_command(
         f"{f.severity} {f.rule}{f' ({f.count} ×, first {f.node})' if f.node else ''}: {f.message}; {f.remedy}"
         for f in findings
     ]
-    _print(
-        {"findings": findings},
-        "\n".join(lines) or f"{model}: TensorRT {tensorrt} should take it",
-        as_json,
-    )
-    if any(finding.severity == "error" for finding in findings):
+    answer, said = _ask_parser(model)
+    text = "\n".join(lines) or f"{model}: TensorRT {tensorrt} should take it"
+    _print({"findings": findings, "parser": answer}, f"{text}\n{said}", as_json)
+    if any(finding.severity == "error" for finding in findings) or (answer is not None and answer.refusals):
         raise typer.Exit(1)
+
+
+def _ask_parser(model: Path) -> tuple[ParserAnswer | None, str]:
+    """What NVIDIA's parser says of a graph, None where it says nothing, with a line for people."""
+    from edgeprune.errors import DataError, ToolError
+    from edgeprune.runtimes.nvidia_parser import NAME, ask_parser, parser_availability
+
+    available = parser_availability()
+    if not available.ok:
+        return None, f"{NAME} was not asked, {available.detail}; next: {available.remedy}"
+    try:
+        answer = ask_parser(model)
+    except (DataError, ToolError) as error:
+        return None, f"{NAME} gave no answer: {error}"
+    if answer.refusals:
+        return answer, "\n".join(f"error from {NAME} ({available.detail}): {line}" for line in answer.refusals)
+    if answer.lacking:
+        return answer, f"{NAME} ({available.detail}) cannot tell: it has no {', '.join(answer.lacking)}"
+    return answer, f"{NAME} ({available.detail}) took it and built an engine in {answer.seconds:.1f} s"
 
 
 @app.command("val")

@@ -73,6 +73,13 @@ def save_graph(model: onnx.ModelProto, path: Path | str) -> None:
     write_file(path, data)
 
 
+def with_value_info(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with types and shapes of its values as they follow from its nodes; what it said of them before goes:
+    a transform that changes types leaves the old ones behind, and a strict reader refuses the file."""
+    del model.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
 def write_file(path: Path | str, data: bytes) -> None:
     """Atomic write into a folder that is made when it is missing; ``TargetError`` where that is not possible."""
     path = Path(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from edgeprune.errors import StageError, first_line
-from edgeprune.export.graph import metadata_of, opset_of, rename_tensor, save_graph, set_metadata
+from edgeprune.export.graph import metadata_of, opset_of, rename_tensor, save_graph, set_metadata, with_value_info
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import name_nodes, regions_of
@@ -69,7 +69,7 @@ def cast_graph_to_half(
     half = convert_float_to_float16(named, keep_io_types=not half_inputs, node_block_list=blocked)
     _remove_half_round_trips(half)
     OnnxModel(half).topological_sort(is_deterministic=True)  # it appends its casts at the end
-    half = name_nodes(half)
+    half = with_value_info(name_nodes(half))
     set_metadata(half, metadata)
     return half
 
@@ -111,9 +111,6 @@ def _remove_half_round_trips(model: onnx.ModelProto) -> None:
     renamed = {old: name for old, name in unused.items() if old in made}
     for old, name in renamed.items():
         rename_tensor(kept, old, name)
-    shapes = [value for value in model.graph.value_info if value.name not in {*renamed, *renamed.values()}]
-    del model.graph.value_info[:]  # of the types before
-    model.graph.value_info.extend(shapes)
     del model.graph.node[:]
     model.graph.node.extend(kept)
 

@@ -1,9 +1,10 @@
 """Whether TensorRT will take a graph, read from the graph: an acceptance check where TensorRT is not at hand.
 
-Takes an ONNX file and what the target allows. Gives findings; an ``error`` is what the parser or the builder rejects, a
-``warning`` what it accepts and a user regrets. Every rule is a function of its own with a test and an entry in
-``docs/lint.md``. Sources: the support table of onnx-tensorrt (``docs/operators.md``, TensorRT 10.15), Ultralytics'
-exporter for the JetPack 6 rule, and trials against a parser for Q/DQ.
+Takes an ONNX file and what the target allows. Gives findings; an ``error`` is what the parser or the builder rejects,
+or makes another engine of than was asked; a ``warning`` is what it accepts and a user regrets. Every rule is a function
+of its own with a test and an entry in ``docs/lint.md``, and is held against NVIDIA's own parser
+(:mod:`edgeprune.runtimes.nvidia_parser`), which is one version. Sources of what others reject: the support table of
+onnx-tensorrt (``docs/operators.md``, TensorRT 10.0 and 10.15), Ultralytics' exporter for the JetPack 6 rule.
 """
 
 from __future__ import annotations
@@ -122,17 +123,16 @@ class LintedGraph:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a rule objects to; as in :class:`LintFinding`, with the rule's own severity when None."""
+    """What a rule objects to; as in :class:`LintFinding`."""
 
     node: str
     message: str
     remedy: str
-    severity: str | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: an ``error`` is rejected by the parser or the builder, a ``warning`` is regretted by a user."""
+    """One rule: an ``error`` gives no engine, or another than was asked; a ``warning`` is regretted by a user."""
 
     name: str
     severity: str
@@ -170,19 +170,19 @@ def lint(model: onnx.ModelProto | Path | str, limits: Limits | None = None) -> l
             key = rule.name, problem.message
             first = findings.get(key)
             findings[key] = (
-                LintFinding(rule.name, problem.severity or rule.severity, problem.node, problem.message, problem.remedy)
+                LintFinding(rule.name, rule.severity, problem.node, problem.message, problem.remedy)
                 if first is None
                 else replace(first, count=first.count + 1)
             )
     return sorted(findings.values(), key=lambda finding: finding.severity != "error")
 
 
-@_rule("error")
+@_rule("warning")
 def opset_out_of_range(graph: LintedGraph) -> Iterator[Problem]:
-    """The parser of the target's TensorRT does not know the operator set."""
+    """The parser of the target's TensorRT does not know the operator set, and reads its nodes by an older one."""
     opset, newest = opset_of(graph.model), graph.limits.newest_opset
     if not OLDEST_OPSET <= opset <= newest:
-        message = f"opset {opset}; TensorRT {graph.limits.tensorrt} parses {OLDEST_OPSET} to {newest}"
+        message = f"opset {opset}; TensorRT {graph.limits.tensorrt} knows {OLDEST_OPSET} to {newest}"
         yield Problem("", message, f"export again with --opset {min(17, newest)}")
 
 
@@ -227,7 +227,7 @@ def asymmetric_quantization(graph: LintedGraph) -> Iterator[Problem]:
 
 @_rule("error")
 def quantized_type(graph: LintedGraph) -> Iterator[Problem]:
-    """Quantised types that TensorRT does not have: uint8, and 16 bit."""
+    """Quantised types that TensorRT does not have: 16 bit, which it rejects, and uint8, which it takes for int8."""
     for node in graph.quantizers:
         dtype = graph.quantized_type(node)
         if dtype not in QUANTIZED_TYPES and dtype != TensorProto.INT32:  # int32 has a rule of its own
@@ -255,9 +255,9 @@ def double_weights(graph: LintedGraph) -> Iterator[Problem]:
             yield Problem(name, "weights in double precision", "export again from an FP32 checkpoint")
 
 
-@_rule("error")
+@_rule("warning")
 def int64_weights(graph: LintedGraph) -> Iterator[Problem]:
-    """INT64 that does not fit INT32: older parsers clamp it, later ones run slow kernels."""
+    """INT64 that does not fit INT32, for which there are only slow kernels."""
     limit, widest = np.iinfo(np.int32), np.iinfo(np.int64)
     for name, weight in graph.weights.items():
         if weight.data_type != TensorProto.INT64:
@@ -269,7 +269,7 @@ def int64_weights(graph: LintedGraph) -> Iterator[Problem]:
             remedy = "simplify the graph, or replace the block that exports them"
             yield Problem(name, "INT64 constants beyond the range of INT32", remedy)
         if values.size > 1024:
-            yield Problem(name, "a table of INT64 constants", "simplify the graph, which folds most", "warning")
+            yield Problem(name, "a table of INT64 constants", "simplify the graph, which folds most")
 
 
 @_rule("error")

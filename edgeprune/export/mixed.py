@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from edgeprune.errors import StageError
-from edgeprune.export.graph import inputs_of, load_graph, save_graph, set_metadata
+from edgeprune.export.graph import inputs_of, load_graph, save_graph, set_metadata, with_value_info
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import FLOAT_LAYERS_KEY
@@ -201,7 +201,7 @@ def restore_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: C
                     weight.name = float_name
                     present.add(float_name)
     _remove_unused(mixed)
-    return mixed
+    return with_value_info(mixed)
 
 
 def _float_handlers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:

@@ -35,8 +35,8 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Python, packages with their tested ranges, runtimes, devices."""
-    return [_python(), *_packages(), *_runtimes(), *_devices()]
+    """Python, packages with their tested ranges, runtimes, NVIDIA's parser, devices."""
+    return [_python(), *_packages(), *_runtimes(), _parser(), *_devices()]
 
 
 def _python() -> Finding:
@@ -79,6 +79,13 @@ def _runtimes() -> Iterator[Finding]:
     for runtime in all_runtimes():
         available, required = runtime.availability(), runtime.name == "onnxruntime"
         yield Finding(f"runtime {runtime.name}", available.ok, available.detail, available.remedy, required)
+
+
+def _parser() -> Finding:
+    from edgeprune.runtimes.nvidia_parser import NAME, parser_availability
+
+    available = parser_availability()
+    return Finding(NAME, available.ok, available.detail, available.remedy)
 
 
 def _devices() -> Iterator[Finding]:

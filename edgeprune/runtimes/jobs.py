@@ -13,6 +13,7 @@ from edgeprune.agent.host import WorkerState
 
 BENCH_WORKER = "edgeprune.runtimes.bench_worker"
 END_TO_END_WORKER = "edgeprune.runtimes.end_to_end_worker"
+NVIDIA_PARSER = "edgeprune.runtimes.nvidia_parser"
 REMOTE_WORKER = "edgeprune.runtimes.remote_worker"
 TENSORRT_WORKER = "edgeprune.runtimes.tensorrt_worker"
 
@@ -160,6 +161,15 @@ class EngineProfileJob(EngineJob):
 @dataclass(frozen=True)
 class EngineMemoryJob(EngineJob):
     """Memory of one engine."""
+
+
+@dataclass(frozen=True)
+class ParserJob:
+    """Parse a graph by NVIDIA's parser and build it. ``shapes`` fill free axes."""
+
+    module: ClassVar[str] = NVIDIA_PARSER
+    onnx: str
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -313,3 +323,21 @@ class EngineBuild:
     layers: str
     build_s: float
     version: str
+
+
+@dataclass(frozen=True)
+class ParserAnswer:
+    """What NVIDIA's parser and builder said of a graph.
+
+    Attributes:
+        version: of TensorRT for RTX.
+        refusals: why they do not take it, in their words.
+        lacking: operators for which TensorRT for RTX wants a plugin, which it has none of: what the full TensorRT would
+            say is not known.
+        seconds: it took.
+    """
+
+    version: str
+    refusals: tuple[str, ...]
+    lacking: tuple[str, ...]
+    seconds: float

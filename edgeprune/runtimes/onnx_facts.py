@@ -91,6 +91,8 @@ def _input(value: Any, sides: list[int], path: Path) -> InputFacts:
     from onnx import helper
 
     kind = value.type.tensor_type
+    if not kind.elem_type:
+        raise DataError(f"{path}: input {value.name} is no tensor; a model of images was expected")
     sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in kind.shape.dim]
     filled = list(sizes)
     for axis, size in enumerate(sizes):

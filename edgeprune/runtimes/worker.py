@@ -20,7 +20,9 @@ Answer = TypeVar("Answer")
 OnProgress = Callable[[WorkerProgress], None]
 
 
-def run_worker(job: Job, answer: type[Answer], on_progress: OnProgress | None = None) -> Answer:
+def run_worker(
+    job: Job, answer: type[Answer], on_progress: OnProgress | None = None, *, timeout_s: float | None = None
+) -> Answer:
     """Run one job in a fresh interpreter and return its answer.
 
     The process never outlives this call: any exception on the way, Ctrl-C included, kills it.
@@ -29,11 +31,12 @@ def run_worker(job: Job, answer: type[Answer], on_progress: OnProgress | None = 
         job: what to do; see :mod:`edgeprune.runtimes.jobs`.
         answer: class of the answer.
         on_progress: called whenever the worker says that it moves.
+        timeout_s: longest run; None for no limit.
 
     Raises:
         DataError: the worker cannot use a model.
         DeviceError: the runtime or a provider is missing.
-        ToolError: the worker crashed; the tail of its stderr is in the error.
+        ToolError: the worker crashed, with the tail of its stderr, or ran longer than ``timeout_s``.
     """
     last: dict[str, Any] = {}
 
@@ -45,6 +48,7 @@ def run_worker(job: Job, answer: type[Answer], on_progress: OnProgress | None = 
         [sys.executable, "-m", job.module],
         stdin=job_text(job),
         on_output=by_lines(take),
+        timeout_s=timeout_s,
         cwd=str(Path(__file__).parents[2]),  # the same edgeprune, also from a checkout that is not installed
     )
     return answer_in(last, answer, ended.returncode, [f"{job.module} ({sys.executable} -m {job.module})"], ended.stderr)

@@ -11,6 +11,7 @@ from edgeprune.measure.latency import latency_settings
 from edgeprune.records.facts import BaselineFacts, PretrainFacts
 from edgeprune.samples.gates import Gate, info_gate, pending_gate, scope_words
 from edgeprune.samples.statistics import value_of
+from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of
 from edgeprune.workspace import Key, Record
 
@@ -78,6 +79,8 @@ def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
         rows.append(info_gate("baseline", f"{plain.metric} in FP32", plain.value, "", reason))
     statistic = build.target.budget.statistic
     if not build.site.usable:
+        # known before hours of training; a usable TensorRT has built the graph by now
+        rows += acceptance_gates("baseline", build.target, record.path("onnx"))
         return Judgement([*rows, pending_gate("baseline", f"latency {statistic}", None, "ms", build.next_command)])
     settings = latency_settings(build.site, build.dataset)
     [latency] = build.site.runtime.latency([record.path("engine")], settings, progress=build.reporter.progress)

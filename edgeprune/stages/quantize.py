@@ -12,6 +12,7 @@ from typing import Any
 from edgeprune.measure import compiling
 from edgeprune.records.facts import BaselineFacts, QuantizeFacts, SimplifyFacts
 from edgeprune.samples.gates import info_gate
+from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.fallback import fallback_gates, meet_floor
 from edgeprune.workspace import Key, Record
@@ -50,7 +51,8 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
     if conversion.images:
         reason = "; ".join(f"warning: {line}" for line in conversion.warnings) or f"{conversion.method}, train split"
         rows.append(info_gate("quantize", "calibration images", float(conversion.images), "images", reason))
-    return Judgement([*rows, *fallback_gates(record.facts.fallback, conversion.precision)])
+    accepted = acceptance_gates("quantize", build.target, record.path("onnx"))
+    return Judgement([*rows, *fallback_gates(record.facts.fallback, conversion.precision), *accepted])
 
 
 STAGE = Stage(

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeprune.records.facts import Change, ExportFacts, SimplifyFacts
 from edgeprune.samples.gates import at_most_gate
+from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.parity import parity_gate
 from edgeprune.workspace import Key, Record
@@ -37,7 +38,10 @@ def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
     nodes = record.facts.nodes
     reason = record.facts.reason or f"{nodes.before} nodes before"
     parity = parity_gate("simplify", record.facts.parity, TOLERANCE, "against the exported graph")
-    return Judgement([parity, at_most_gate("simplify", "graph nodes", nodes.after, nodes.before, "nodes", reason)])
+    rows = [parity, at_most_gate("simplify", "graph nodes", nodes.after, nodes.before, "nodes", reason)]
+    if build.target.precision == "fp32":  # else quantize makes the graph that is compiled
+        rows += acceptance_gates("simplify", build.target, record.path("onnx"))
+    return Judgement(rows)
 
 
 STAGE = Stage(

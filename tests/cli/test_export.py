@@ -8,8 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeprune.cli.export import app
-from edgeprune.errors import DeviceError, TargetError
+from edgeprune.errors import DeviceError, TargetError, ToolError
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.runtimes import nvidia_parser
+from edgeprune.runtimes.base import Availability
+from edgeprune.runtimes.jobs import ParserAnswer
+from edgeprune.runtimes.nvidia_parser import parser_availability
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.export.helpers import saved, stock_model
 
@@ -27,7 +31,33 @@ def files(tmp_path_factory):
 def test_lint_exits_by_what_it_finds(name, code, files):
     result = CliRunner().invoke(app, ["lint", str(files / f"{name}.onnx"), "--json"])
     assert result.exit_code == code
-    assert [finding["rule"] for finding in json.loads(result.output)["findings"]] == ["dynamic-shape"] * code
+    printed = json.loads(result.output)
+    assert [finding["rule"] for finding in printed["findings"]] == ["dynamic-shape"] * code
+    if parser_availability().ok:
+        assert (printed["parser"]["refusals"], printed["parser"]["lacking"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "says"),
+    [
+        (ParserAnswer("1.7", ("Det 'a': false",), (), 1.0), 1, "error from NVIDIA's parser (RTX 1.7): Det 'a': false"),
+        (ParserAnswer("1.7", (), ("NonZero",), 1.0), 0, "cannot tell: it has no NonZero"),
+        (ToolError(["NVIDIA's parser"], -11, ""), 0, "gave no answer: NVIDIA's parser exited with -11"),
+        (None, 0, "was not asked, it is not here; next: get it"),
+    ],
+)
+def test_lint_says_what_nvidias_parser_says(answer, code, says, files, monkeypatch):
+    def ask(model):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    available = Availability(True, "RTX 1.7") if answer else Availability(False, "it is not here", "get it")
+    monkeypatch.setattr(nvidia_parser, "parser_availability", lambda: available)
+    monkeypatch.setattr(nvidia_parser, "ask_parser", ask)
+    result = CliRunner().invoke(app, ["lint", str(files / "m.onnx")])
+    assert result.exit_code == code
+    assert says in result.output
 
 
 def test_export_simplify_and_quantize_write_beside_their_source(files):

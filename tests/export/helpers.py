@@ -6,8 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel, OBBModel, PoseModel, SegmentationModel
+
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.simplify import simplify_onnx
+from edgeprune.pruning.api import prune
 
 TASKS: dict[str, tuple[Any, str]] = {
     "detect": (DetectionModel, ""),
@@ -35,6 +43,7 @@ def stock_model(
     family: str,
     task: str,
     *,
+    size: str = "n",
     nc: int = 3,
     seed: int = 0,
     kpt_shape: tuple[int, ...] | None = None,
@@ -48,7 +57,7 @@ def stock_model(
     torch.manual_seed(seed)
     kind, suffix = TASKS[task]
     extra = {"data_kpt_shape": kpt_shape or (4, 3)} if task == "pose" else {}
-    model = kind(f"{family}n{suffix}.yaml", nc=nc, verbose=False, **extra)
+    model = kind(f"{family}{size}{suffix}.yaml", nc=nc, verbose=False, **extra)
     model.names = {index: f"class{index}" for index in range(nc)}
     model.task = task
     with torch.no_grad():
@@ -80,3 +89,29 @@ def saved(model: Any, path: Path) -> Path:
     """A checkpoint of a model, as Ultralytics lays it out."""
     torch.save({"model": model, "train_args": {"task": model.task, "imgsz": 64}}, path)
     return path
+
+
+def noise_images(folder: Path, count: int = 16, side: int = 64) -> list[Path]:
+    """Seeded noise to calibrate on where what is found does not matter."""
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 256, (side, side, 3), np.uint8)).save(path)
+    return paths
+
+
+def pruned_forms(
+    family: str, task: str, folder: Path, *, size: str = "n", head: str = "auto", imgsz: int = 64
+) -> dict[str, Path]:
+    """A stock model, pruned, exported and simplified, in every precision that ships for TensorRT; by precision."""
+    model = stock_model(family, task, size=size)
+    pruned: Any = prune(model, ratio=0.4, imgsz=imgsz, importance="lamp").model
+    pruned.names, pruned.task = model.names, task
+    forms = {precision: folder / f"{precision}.onnx" for precision in ("fp32", "fp16", "int8", "int8-fp16")}
+    onnx_from_checkpoint(saved(pruned, folder / "m.pt"), folder / "raw.onnx", imgsz=imgsz, head=head)
+    simplify_onnx(folder / "raw.onnx", forms["fp32"])
+    cast_to_fp16(forms["fp32"], forms["fp16"])
+    images = noise_images(folder, side=imgsz)
+    for precision in ("int8", "int8-fp16"):
+        quantize_to_int8(forms["fp32"], forms[precision], images, method="minmax", half=precision == "int8-fp16")
+    return forms

@@ -1,0 +1,48 @@
+"""NVIDIA's own parser on the graph that will be compiled, asked before any device is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgeprune.errors import ToolError
+from edgeprune.runtimes.nvidia_parser import NAME, ask_parser, parser_availability
+from edgeprune.samples.gates import Gate, Verdict, at_most_gate
+from edgeprune.target import Target
+
+
+def acceptance_gates(stage: str, target: Target, onnx: Path) -> list[Gate]:
+    """A row for a target whose engines TensorRT builds, none for another.
+
+    PASS when the parser takes the graph and the builder builds it; FAIL with their words; INCONCLUSIVE where they
+    crash, which says nothing of the graph. Where they are not installed, or lack an operator that the full TensorRT
+    may have, the row informs: an engine that was really built needs no second opinion.
+
+    Args:
+        stage: the stage that made the graph.
+        target: whose runtime will compile it.
+        onnx: the graph.
+    """
+    if target.runtime not in ("tensorrt", "trtexec"):
+        return []
+    available = parser_availability()
+    if not available.ok:
+        reason = f"not asked, {available.detail}; next: {available.remedy}"
+        return [_information(stage, reason)]
+    try:
+        answer = ask_parser(onnx)
+    except ToolError as error:
+        return [Gate(stage, NAME, None, 0.0, "errors", Verdict.INCONCLUSIVE, f"gave no answer: {error}")]
+    if answer.lacking and not answer.refusals:
+        reason = f"cannot tell: TensorRT for RTX {answer.version} has no {', '.join(answer.lacking)}"
+        return [_information(stage, reason)]
+    taken = f"TensorRT for RTX {answer.version} parsed and built the graph"
+    gate = at_most_gate(stage, NAME, float(len(answer.refusals)), 0.0, "errors", taken)
+    if not answer.refusals:
+        return [gate]
+    return [replace(gate, reason=f"TensorRT for RTX {answer.version} refuses the graph: {answer.refusals[0]}")]
+
+
+def _information(stage: str, reason: str) -> Gate:
+    """A row without a figure that does not decide."""
+    return Gate(stage, NAME, None, None, "", Verdict.PASS, reason)
