@@ -68,9 +68,10 @@ def search(
 
     Example:
       edgeprune search best.pt --target cpu --imgsz 128 --speed-up 1.2 \\
-        --data data.yaml -o faster.pt
+        --data data.yaml -o faster.pt   # exits 0 or 5: the verdict
     """
     from edgeprune.cli.console import ConsoleReporter
+    from edgeprune.report.text import number_text
     from edgeprune.search.run import search as run
 
     with ConsoleReporter() as reporter:
@@ -88,9 +89,9 @@ def search(
             trust=trust,
             reporter=reporter,
         )
-    macs, params = found.plan.macs, found.plan.params
+    macs, params, gate = found.plan.macs, found.plan.params, found.gate
     if not found.probes:
-        say("the unpruned model is within the budget; every channel stays")
+        say("there is nothing to prune: the unpruned model is within the budget; the plan keeps every channel")
     say(
         f"latency ×{found.speed_up:.3f}, MACs ×{found.plan.macs_speed_up:.2f} ({macs[0] / 1e9:.3f} G -> "
         f"{macs[1] / 1e9:.3f} G), parameters {params[0] / 1e6:.3f} M -> {params[1] / 1e6:.3f} M, channels by "
@@ -99,6 +100,8 @@ def search(
     if found.plan.removed:
         say(f"blocks dropped: {', '.join(found.plan.removed)}")
     say(f"checkpoint: {found.checkpoint}\nplan: {found.plan_file}")
+    say(f"{gate.verdict.value}: {gate.metric} {number_text(gate.value, gate.unit)}, {gate.reason}")
+    raise typer.Exit(gate.verdict.exit_code)
 
 
 def sweep(
@@ -146,10 +149,11 @@ def sweep(
         )
     print_table(sweep_table(found, reasons=False))
     for point in found.points:  # a reason in a column would be a word wide
-        if point.failed:
-            say(f"{point.name}: {point.failed}")
+        if point.failed or point.inconclusive:
+            say(f"{point.name}: {point.failed or point.inconclusive}")
     say(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
-    raise typer.Exit(0 if all(point.failed is None for point in found.points) else 1)
+    undecided = any(point.inconclusive for point in found.points)
+    raise typer.Exit(1 if any(point.failed for point in found.points) else 5 if undecided else 0)
 
 
 def register(app: typer.Typer) -> None:

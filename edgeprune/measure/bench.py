@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +18,12 @@ from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate, Verdict, latency_gate, overall_verdict, pass_confidence
-from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of
 from edgeprune.samples.statistics import (
     MIN_BLOCKS,
     RatioInterval,
     Summary,
     quantile_of,
-    ratio,
     samples_needed,
     summary,
 )
@@ -32,6 +31,7 @@ from edgeprune.target import Target
 
 LAUNCHES = 3  # fresh processes that the rounds are divided among
 STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
+MAX_EFFORT = 16  # times the samples of a first measurement: what they do not settle is settled by another machine
 TOP_LAYERS = 10
 CONFIDENCE = 0.99  # of the bounds in tables; gates have their own
 
@@ -207,7 +207,8 @@ def bench_graphs(
 ) -> BenchResult:
     """Time ONNX files or engines side by side, by a runtime that is there; arguments as for :func:`bench`.
 
-    An INCONCLUSIVE limit is measured again with twice the samples each time, ``retries`` times at most. Every look gets
+    An INCONCLUSIVE limit is measured again with twice the samples each time (:data:`MAX_EFFORT` times as many at most),
+    ``retries`` times at most. Every look gets
     its share of the error, so that trying again does not make a wrong PASS likelier.
     """
     paths = [Path(model) for model in models]
@@ -231,12 +232,13 @@ def bench_graphs(
         unsteady = until_stable and not all(row.stability.stable for row in summaries)
         if attempt > retries or not (undecided or unsteady):
             break
-        settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
+        if 2**attempt <= MAX_EFFORT:
+            settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
     rows = []
     for number, path in enumerate(paths):
         if details:
             progress(f"memory and layers of {path.name}", done=number, total=len(paths))
-        pair = (latencies[0], latencies[number]) if number else None
+        pair = (latencies[0], latencies[number]) if number else ()
         layers = runtime.layer_times(path, threads=settings.threads) if details else []
         rows.append(
             ModelBench(
@@ -244,8 +246,8 @@ def bench_graphs(
                 size_bytes=path.stat().st_size,
                 latency=latencies[number],
                 summary=summaries[number],
-                speed_up=pair and _speed_up(*pair, lambda latency: latency.values),
-                cpu_speed_up=pair and _speed_up(*pair, lambda latency: latency.conditions.core.cpu_ms),
+                speed_up=_with_ends(speed_up_of(*pair)) if pair else None,
+                cpu_speed_up=_with_ends(core_speed_up_of(*pair)) if pair else None,
                 memory=runtime.peak_memory(path, threads=settings.threads) if details else None,
                 layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
                 end_to_end=runtime.end_to_end(path, image=image, threads=settings.threads) if end_to_end else None,
@@ -281,11 +283,5 @@ def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> 
     return -(-samples_needed(quantile_of(statistic), confidence) * 3 // 2 // settings.per_round)
 
 
-def _speed_up(
-    first: Measurement, second: Measurement, times_ms: Callable[[Measurement], Sequence[float]]
-) -> RatioInterval | None:
-    conditions = second.conditions
-    if len(times_ms(second)) < MIN_BLOCKS * conditions.samples_per_block:
-        return None
-    launches = len(conditions.launches)
-    return ratio(times_ms(first), times_ms(second), block=conditions.samples_per_block, launches=launches)
+def _with_ends(found: RatioInterval | None) -> RatioInterval | None:
+    return found if found is not None and found.blocks >= MIN_BLOCKS else None

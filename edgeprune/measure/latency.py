@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
-from edgeprune.measure.bench import least_rounds, sampling_settings
+from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.samples.gates import Gate, Verdict, latency_gate, pass_confidence, speed_up_gate
+from edgeprune.samples.gates import (
+    MIN_BLOCK_PAIRS,
+    Gate,
+    Verdict,
+    latency_gate,
+    pass_confidence,
+    speed_up_gate,
+)
 from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.statistics import MIN_BLOCKS
 from edgeprune.target import Target
 
 if TYPE_CHECKING:
@@ -37,7 +45,8 @@ def latency_settings(
     Args:
         site: the target.
         dataset: gives the frames of a budget whose scope is ``end_to_end``.
-        effort: scales the number of rounds; from 1 on there are enough samples for the budget's gate to pass.
+        effort: scales the number of rounds; from 1 on there are enough for the budget's gate to pass, whatever the
+            target asks for, and for less at least as many as a ratio needs.
         trained: False for a candidate whose boxes mean nothing yet: with the scope ``end_to_end`` the outputs of the
             unpruned model then go through its post-processing.
     """
@@ -49,7 +58,7 @@ def latency_settings(
     settings = sampling_settings(target)
     settings = replace(
         settings,
-        rounds=max(4, round(settings.rounds * effort)),
+        rounds=max(MIN_BLOCKS, round(settings.rounds * effort)),
         time_limit_s=settings.time_limit_s * max(effort, 1.0),
         seed=site.seed,
         batch=target.batch,
@@ -63,7 +72,7 @@ def latency_settings(
         return settings
     # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
     least = least_rounds(target.budget.statistic, pass_confidence(target.measure.retries), settings)
-    return replace(settings, rounds=max(settings.rounds, least))
+    return replace(settings, rounds=max(settings.rounds, least, MIN_BLOCK_PAIRS))
 
 
 def measure_pair(
@@ -95,10 +104,12 @@ def judge_latency(
     site: Site, stage: str, baseline: Path, candidate: Path, dataset: Dataset | None = None, *, trained: bool = False
 ) -> JudgedLatency:
     """Measure two engines and judge the candidate by the budget; what is INCONCLUSIVE is measured again with twice the
-    samples, as often as the target's ``retries`` allow."""
+    samples, :data:`MAX_EFFORT` times as many at most, as often as the target's ``retries`` allow."""
     attempt = 0
     while True:
-        before, after = measure_pair(site, baseline, candidate, dataset, effort=2.0**attempt, trained=trained)
+        before, after = measure_pair(
+            site, baseline, candidate, dataset, effort=min(2.0**attempt, MAX_EFFORT), trained=trained
+        )
         gate = budget_gate(site.target, stage, before, after)
         if gate.verdict is not Verdict.INCONCLUSIVE or attempt == site.target.measure.retries:
             break

@@ -185,8 +185,10 @@ class BuildRecord:
         if pair is None:
             return None
         before, after = pair
-        enough = MIN_BLOCKS * after.conditions.samples_per_block
-        return speed_up_of(before, after) if len(before.values) == len(after.values) >= enough else None
+        if len(before.values) != len(after.values):
+            return None
+        found = speed_up_of(before, after)
+        return found if found.blocks >= MIN_BLOCKS else None
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,11 @@ class ProbeFacts:
         removed: whole blocks that it lacks.
         latency: as it was measured.
         budget_share: share of the budget that its latency takes; at most 1 meets it.
-        budget_share_high: upper confidence bound of that share.
+        budget_share_high: upper confidence bound of that share; None where there were too few samples for one.
         predicted_share: the share that the corrected cost model expected.
         uncorrected_share: the share that the cost model expected before any correction.
         kept: whether this candidate went on.
+        budget_share_low: lower confidence bound of the share; None in older records.
     """
 
     macs_ratio: float
@@ -110,10 +111,11 @@ class ProbeFacts:
     removed: tuple[str, ...]
     latency: ProbeLatency
     budget_share: float
-    budget_share_high: float
+    budget_share_high: float | None
     predicted_share: float
     uncorrected_share: float
     kept: bool
+    budget_share_low: float | None = None
 
     @property
     def error(self) -> float:

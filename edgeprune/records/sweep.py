@@ -19,6 +19,7 @@ class Point:
         parameters: of its checkpoint.
         note: probes that the search took.
         failed: why there is no point, else None.
+        inconclusive: why the search is not sure that the budget is held; empty where it is.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Point:
     parameters: int = 0
     note: str = ""
     failed: str | None = None
+    inconclusive: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ COLUMNS = ("model", "budget", "ms", "speed-up", "accuracy", "MACs", "parameters"
 
 
 def sweep_table(sweep: Sweep, *, reasons: bool = True) -> Table:
-    """A row a point, the unpruned models first; ``reasons`` says why a point failed, instead of only that it did."""
+    """A row a point, the unpruned models first; ``reasons`` says why a point failed or is inconclusive, instead of only
+    that it is."""
     rows = [point_cells(point) for point in (*sweep.unpruned, *sweep.points)]
     if not reasons:
         points = (*sweep.unpruned, *sweep.points)
-        rows = [(*row[:-1], "failed") if point.failed else row for row, point in zip(rows, points, strict=True)]
+        rows = [
+            (*row[:-1], "failed") if point.failed else (*row[:-1], "INCONCLUSIVE") if point.inconclusive else row
+            for row, point in zip(rows, points, strict=True)
+        ]
     return Table.of(COLUMNS, rows)
 
 
@@ -30,7 +34,8 @@ def point_cells(point: Point) -> tuple[str, ...]:
     if point.failed is not None:
         return point.name, point.budget, "–", "–", "–", "–", "–", point.failed
     figures = (f"{point.ms:.2f}", f"×{point.speed_up:.3f}", f"{point.accuracy:.4f}", f"×{point.macs:.2f}")
-    return point.name, point.budget, *figures, f"{point.parameters / 1e6:.3f} M", point.note
+    note = f"{point.note}, INCONCLUSIVE: {point.inconclusive}" if point.inconclusive else point.note
+    return point.name, point.budget, *figures, f"{point.parameters / 1e6:.3f} M", note
 
 
 def sweep_page(sweep: Sweep) -> str:

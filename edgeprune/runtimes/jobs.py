@@ -27,12 +27,17 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How models that take turns are sampled; see :class:`~edgeprune.runtimes.base.BenchSettings`."""
+    """How models that take turns are sampled; see :class:`~edgeprune.runtimes.base.BenchSettings`.
+
+    Attributes:
+        least_rounds: rounds that the time limit has to leave room for; slow models take fewer samples in each for it.
+    """
 
     warmup_s: float
     warmup_runs: int
     rounds: int
     per_round: int
+    least_rounds: int
     time_limit_s: float
     seed: int
     copies: bool
@@ -221,9 +226,11 @@ class TimedModel:
 
 @dataclass(frozen=True)
 class TimedModels:
-    """The answer to a latency job: models in its order, and the process that timed them."""
+    """The answer to a latency job: models in its order, the samples that each took in a round, and the process that
+    timed them."""
 
     models: tuple[TimedModel, ...]
+    per_round: int
     worker: WorkerState
 
 

@@ -44,6 +44,7 @@ from edgeprune.runtimes.jobs import (
 from edgeprune.runtimes.onnx_facts import read_model, require_precision
 from edgeprune.runtimes.worker import Answer, OnProgress, run_worker, show_rounds
 from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, EndToEndState
+from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
 from edgeprune.serial import from_json
@@ -189,13 +190,16 @@ class OnnxRuntime(Runtime):
         timed: list[list[TimedModel]] = [[] for _ in models]  # by model, then by launch
         workers: list[WorkerState] = []
         states: list[DeviceState] = []
+        per_round, least_rounds = settings.per_round, -(-MIN_BLOCK_PAIRS // count) if len(models) > 1 else 0
         for launch in range(count):
             # Loaded in another order each time, so that no model always lies where another does.
             shift = launch % max(1, len(models)) if not settings.stand_in else 0
             order = [*range(shift, len(models)), *range(shift)]
-            job = self._latency_job([models[index] for index in order], settings, launch, count)
+            turns = replace(settings, per_round=per_round)
+            job = self._latency_job([models[index] for index in order], turns, launch, count, least_rounds)
             on_progress = show_rounds(progress, launch * job.rounds, settings.rounds)
             answer, state = self._run_job(job, TimedModels, on_progress)
+            per_round, least_rounds = answer.per_round, 0  # every process takes blocks of the first one's length
             workers.append(answer.worker)
             states.append(state)
             for index, model in zip(order, answer.models, strict=True):
@@ -211,7 +215,7 @@ class OnnxRuntime(Runtime):
                 warmups=tuple(ms for part in parts for ms in part.warmups_ms),
                 conditions=Conditions.of_onnxruntime(
                     launches=launches,
-                    samples_per_block=settings.per_round,
+                    samples_per_block=per_round,
                     identity=identity,
                     runtime=self.name,
                     provider=self.provider,
@@ -243,13 +247,16 @@ class OnnxRuntime(Runtime):
             for path, parts in zip(models, timed, strict=True)
         ]
 
-    def _latency_job(self, models: Sequence[Path], settings: BenchSettings, launch: int, launches: int) -> LatencyJob:
+    def _latency_job(
+        self, models: Sequence[Path], settings: BenchSettings, launch: int, launches: int, least_rounds: int
+    ) -> LatencyJob:
         fields = self._job_fields(models, settings.threads) | {
             "priority": settings.priority,
             "warmup_s": settings.warmup_s,
             "warmup_runs": settings.warmup_runs,
             "rounds": settings.rounds * (launch + 1) // launches - settings.rounds * launch // launches,
             "per_round": settings.per_round,
+            "least_rounds": least_rounds,
             "time_limit_s": settings.time_limit_s / launches,
             "seed": settings.seed,
             "copies": settings.copies,

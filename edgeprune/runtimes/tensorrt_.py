@@ -37,6 +37,7 @@ from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import KNOWN_VERSIONS, OLDEST, TOO_NEW
 from edgeprune.runtimes.worker import run_worker, show_rounds
 from edgeprune.samples.conditions import Conditions
+from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.version import pip
 
@@ -179,6 +180,7 @@ class TensorRt(Runtime):
             warmup_runs=settings.warmup_runs,
             rounds=settings.rounds,
             per_round=settings.per_round,
+            least_rounds=MIN_BLOCK_PAIRS if len(models) > 1 else 0,
             time_limit_s=settings.time_limit_s,
             seed=settings.seed,
             copies=settings.copies,
@@ -194,7 +196,7 @@ class TensorRt(Runtime):
                 warmups=timed.warmups_ms,
                 conditions=Conditions.of_tensorrt(
                     launches=[len(timed.values_ms)],
-                    samples_per_block=settings.per_round,
+                    samples_per_block=answer.per_round,
                     identity=identity,
                     threads=settings.threads,
                     shapes=timed.shapes,

@@ -13,7 +13,7 @@ from enum import Enum
 
 from edgeprune.errors import StageError, TargetError
 from edgeprune.samples.average_precision import MIN_IMAGES, DropInterval
-from edgeprune.samples.measurement import Measurement, differing_conditions, speed_up_of
+from edgeprune.samples.measurement import Measurement, differing_conditions, shared_core, speed_up_of
 from edgeprune.samples.statistics import (
     PLACEMENT_ALLOWANCE,
     Stability,
@@ -231,6 +231,12 @@ def speed_up_gate(
         return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× with {confidence:.1%} confidence")
     if gain.high < limit:
         return row(gain.ratio, Verdict.FAIL, f"at most {gain.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
+    if shared_core(baseline, candidate):
+        share = min(_core_share(baseline), _core_share(candidate))
+        reason = (
+            f"between {gain.low:.3f} and {gain.high:.3f}, with {share:.0%} of a core: other work ran on the machine"
+        )
+        return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
     away = abs(math.log(gain.ratio / limit))
     width = math.log(gain.ratio / gain.low) if gain.ratio >= limit else math.log(gain.high / gain.ratio)
     # the part of the width that more samples do not take away

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from edgeprune.samples.conditions import Conditions, differences
 from edgeprune.samples.statistics import RatioInterval, ratio
@@ -40,19 +41,42 @@ def speed_up_of(
 ) -> RatioInterval:
     """Ratio baseline / candidate of two interleaved measurements, by the blocks and launches that they were taken in.
 
+    Other work on the same core interrupts a long inference more often than a short one, so that the clock shows a gain
+    that is none. Where the core was shared the interval therefore holds the ratio of processor time as well.
+
     Args:
         baseline: the first model's samples.
         candidate: the second's, ``values[i]`` taken next to the baseline's.
         tails: probability left out below and above; 2.5 % each when None.
 
     Raises:
-        ValueError: lengths differ, fewer than eight blocks, or a value that is not finite and positive.
+        ValueError: lengths differ, no pair at all, or a value that is not finite and positive.
     """
-    conditions = candidate.conditions
-    return ratio(
-        baseline.values,
-        candidate.values,
-        tails=tails,
-        block=conditions.samples_per_block,
-        launches=len(conditions.launches),
-    )
+    by_clock = _ratio(candidate, baseline.values, candidate.values, tails)
+    by_core = core_speed_up_of(baseline, candidate, tails=tails) if shared_core(baseline, candidate) else None
+    if by_core is None:
+        return by_clock
+    return replace(by_clock, low=min(by_clock.low, by_core.low), high=max(by_clock.high, by_core.high))
+
+
+def core_speed_up_of(
+    baseline: Measurement, candidate: Measurement, *, tails: tuple[float, float] | None = None
+) -> RatioInterval | None:
+    """The same ratio of processor time, which other work on the machine hardly moves; None where a run is not one
+    core's work, or the processor's clock is too coarse for it."""
+    first, second = baseline.conditions.core.cpu_ms, candidate.conditions.core.cpu_ms
+    if not first or len(first) != len(second) or min(*first, *second) <= 0:
+        return None
+    return _ratio(candidate, first, second, tails)
+
+
+def shared_core(*measurements: Measurement) -> bool:
+    """Whether other work ran on the core of one of them meanwhile."""
+    return any(measurement.conditions.core.contended for measurement in measurements)
+
+
+def _ratio(
+    conditions_of: Measurement, first: Sequence[float], second: Sequence[float], tails: tuple[float, float] | None
+) -> RatioInterval:
+    conditions = conditions_of.conditions
+    return ratio(first, second, tails=tails, block=conditions.samples_per_block, launches=len(conditions.launches))

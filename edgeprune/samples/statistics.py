@@ -270,8 +270,8 @@ class RatioInterval:
 
     Attributes:
         ratio: median over blocks of (median of a in the block) / (median of b in the block).
-        low: lower end of the interval, with the allowance for placement.
-        high: upper end, likewise.
+        low: lower end of the interval, with the allowance for placement; 0 where there are too few blocks to say.
+        high: upper end, likewise; infinite where there are too few blocks to say.
         confidence: of the interval.
         blocks: how many pairs of blocks it rests on.
         stability: of the blocks' ratios in time; what moves both models alike does not move it.
@@ -301,7 +301,8 @@ def ratio(
 
     The series are cut into blocks of neighbours; each block gives one ratio, so whatever slows both models at one time
     (clocks, other work) cancels. Pairs of neighbouring blocks are resampled (circular, Politis and Romano 1992); the
-    interval is never narrower than the distribution-free one of the blocks' median.
+    interval is never narrower than the distribution-free one of the blocks' median. Fewer blocks than
+    :data:`MIN_BLOCKS` give a ratio without ends.
 
     Args:
         a: samples of the first model, for example the baseline.
@@ -317,17 +318,21 @@ def ratio(
         seed: of the resampling, so that the same samples give the same interval.
 
     Raises:
-        ValueError: lengths differ, fewer than eight blocks, or a value that is not finite and positive.
+        ValueError: lengths differ, no pair at all, or a value that is not finite and positive.
     """
     first, second = np.asarray(a, float), np.asarray(b, float)
     if first.shape != second.shape:
         raise ValueError(f"{len(first)} and {len(second)} samples are not pairs")
     if not (np.isfinite(first).all() and np.isfinite(second).all() and (first > 0).all() and (second > 0).all()):
         raise ValueError("a sample is not a positive number")
+    if not len(first):
+        raise ValueError("no samples")
+    block = min(block, len(first))
     count = len(first) // block
-    if count < MIN_BLOCKS:
-        raise ValueError(f"{len(first)} pairs give {count} blocks of {block}, at least {MIN_BLOCKS} are needed")
     logs = np.log(_block_medians(first, count, block)) - np.log(_block_medians(second, count, block))
+    if count < MIN_BLOCKS:
+        few = Stability(True, f"{count} blocks, too few to judge")
+        return RatioInterval(math.exp(float(np.median(logs))), 0.0, math.inf, confidence, count, few)
     generator = np.random.default_rng(seed)
     span = 2
     starts = generator.integers(0, count, (resamples, math.ceil(count / span)))

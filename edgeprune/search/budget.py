@@ -3,6 +3,7 @@ share it."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import AUTO, Pruner, resolve_importance
 from edgeprune.records.facts import ProbeFacts, ProbeLatency
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.gates import Gate, Verdict, simulated_gate
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.planner import Planner
 from edgeprune.search.prober import Prober
@@ -40,6 +42,7 @@ class PlanFound:
         probes: in order; empty when the unpruned model is within the budget already.
         speed_up: measured latency of the unpruned model over the pruned one's in the probe that was kept; 1.0 without.
         profile: what the cost model was fitted to; None without probes.
+        gate: the budget against the probe that was kept: PASS, or INCONCLUSIVE where its interval does not hold it.
     """
 
     files: CompiledFiles
@@ -47,6 +50,7 @@ class PlanFound:
     probes: tuple[ProbeFacts, ...]
     speed_up: float
     profile: LayerProfile | None
+    gate: Gate
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class BudgetSearch:
         return self.bench.compile(self.pruner.apply(plan), self.folder / "chosen", _metadata(plan)), plan
 
     def search(self, baseline: Path, cache: Path | None, least_used: float = BUDGET_WINDOW[0]) -> PlanFound:
-        """Find the plan that gives up least and meets the latency budget, measured on the target.
+        """Find the plan that gives up least and meets the latency budget, measured on the target; the best one that may
+        meet it where no interval holds it.
 
         Args:
             baseline: engine of the unpruned model.
@@ -130,10 +135,12 @@ class BudgetSearch:
         """
         site, budget = self.site, self.site.target.budget
         prober = Prober(site, baseline, self.dataset)
-        start_used = prober.start_used()
-        if start_used <= 1:  # fast enough as it is: a plan that keeps every channel
+        start_used, start_high = prober.start_used()
+        if start_used <= BUDGET_WINDOW[1] < start_high:
+            start_used, start_high = prober.start_used(1)
+        if start_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.prune_by_macs(1.0)
-            return PlanFound(files, plan, (), 1.0, None)
+            return PlanFound(files, plan, (), 1.0, None, self._gate(unpruned_gate(budget, start_used, start_high)))
         planner = self.planner(cache)
         fit = planner.profile.fit
         site.reporter.note(
@@ -143,22 +150,34 @@ class BudgetSearch:
         probed: dict[Hashable, _Probed] = {}
         max_probes = site.target.prune.max_probes
 
-        def measure(candidate: Candidate, predicted: float) -> Reading:
-            number = len(probed) + 1
-            site.reporter.progress(f"probe {number}: exporting and compiling", done=number - 1, total=max_probes)
-            plan, model = planner.plan(candidate)
-            files = self.bench.compile(model, self.folder / f"probe-{number}", _metadata(plan))
+        def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
+            number = len(probed) + (attempt == 0)
+            if attempt == 0:
+                site.reporter.progress(f"probe {number}: exporting and compiling", done=number - 1, total=max_probes)
+                plan, model = planner.plan(candidate)
+                files = self.bench.compile(model, self.folder / f"probe-{number}", _metadata(plan))
+            else:
+                plan, files = probed[candidate.key].plan, probed[candidate.key].files
             site.reporter.progress(f"probe {number}: measuring", done=number - 1, total=max_probes)
-            reading, latency = prober.measure(files.required_engine)
+            reading, latency = prober.measure(files.required_engine, attempt)
             probed[candidate.key] = _Probed(files, plan, latency)
+            again = f"probe {number}, measured again for longer" if attempt else f"probe {number}"
             site.reporter.note(
-                f"probe {number}: MACs ×{plan.macs_speed_up:.2f}, {budget.statistic} {latency.baseline_ms:.2f} → "
-                f"{latency.candidate_ms:.2f} ms, {reading.used:.1%} of the budget, predicted {predicted:.1%} "
-                f"({predicted / reading.used - 1:+.1%})"
+                f"{again}: MACs ×{plan.macs_speed_up:.2f}, {budget.statistic} {latency.baseline_ms:.2f} → "
+                f"{latency.candidate_ms:.2f} ms, {reading.used:.1%} of the budget "
+                f"({_ends(reading.used_low, reading.used_high)}), predicted {predicted:.1%} "
+                f"({predicted / reading.used - 1:+.1%}){'; ' if reading.unsteady else ''}{reading.unsteady}"
             )
             return reading
 
-        run = run_probes(planner.solve, measure, start_used=start_used, max_probes=max_probes, least_used=least_used)
+        run = run_probes(
+            planner.solve,
+            measure,
+            start_used=start_used,
+            max_probes=max_probes,
+            max_repeats=max(1, site.target.measure.retries),
+            least_used=least_used,
+        )
         if run.best is None:
             raise TargetError(_out_of_reach(budget, run.floor, probed[run.floor.candidate.key].latency, planner))
         kept = probed[run.best.candidate.key]
@@ -166,7 +185,13 @@ class BudgetSearch:
             if candidate is not kept:
                 shutil.rmtree(candidate.files.model.parent)
         probes = tuple(_facts(probe, probed[probe.candidate.key], probe is run.best) for probe in run.probes)
-        return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile)
+        gate = self._gate(search_gate(budget, run.best))
+        if gate.verdict is Verdict.INCONCLUSIVE:
+            site.reporter.note(f"no probe holds the budget for sure; the best one goes on: {gate.reason}")
+        return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate)
+
+    def _gate(self, gate: Gate) -> Gate:
+        return simulated_gate(gate) if self.site.runtime.simulated else gate
 
     def profile(self, cache: Path | None) -> LayerProfile:
         """Measured layer times of the unpruned model and copies of it, from the cache where they are."""
@@ -194,6 +219,37 @@ class BudgetSearch:
         )
 
 
+def search_gate(budget: Budget, best: Probe) -> Gate:
+    """The budget against the probe that a search ends with: PASS when its interval holds it, else INCONCLUSIVE."""
+    reading = best.reading
+    if budget.kind == "speed_up":
+        low = 0.0 if math.isinf(reading.used_high) else budget.value / reading.used_high
+        high = budget.value / reading.used_low if reading.used_low > 0 else math.inf
+        value, ends = budget.value / reading.used, f"×{low:.3f} to ×{high:.3f}"
+        metric, unit = "latency speed-up", "×"
+    else:
+        value = budget.value * reading.used
+        ends = f"{budget.value * reading.used_low:.4g} to {budget.value * reading.used_high:.4g} ms"
+        metric, unit = f"latency {budget.statistic}", "ms"
+    if best.holds:
+        return Gate("search", metric, value, budget.value, unit, Verdict.PASS, ends)
+    why = reading.unsteady or "the interval does not hold the budget"
+    reason = f"{ends}: {why}; search again on a quiet machine, or with more measure.retries"
+    return Gate("search", metric, value, budget.value, unit, Verdict.INCONCLUSIVE, reason)
+
+
+def unpruned_gate(budget: Budget, used: float, used_high: float) -> Gate:
+    """The row of a budget that the unpruned model meets."""
+    if budget.kind == "speed_up":
+        return Gate("search", "latency speed-up", 1.0, budget.value, "×", Verdict.PASS, "met without pruning")
+    reason = f"met without pruning: at most {budget.value * used_high:.4g} ms"
+    return Gate("search", f"latency {budget.statistic}", budget.value * used, budget.value, "ms", Verdict.PASS, reason)
+
+
+def _ends(low: float, high: float) -> str:
+    return f"{low:.1%} to {high:.1%}" if math.isfinite(high) else "too few samples for an interval"
+
+
 def _metadata(plan: Plan) -> dict[str, Any]:
     return {"plan_digest": plan.digest, "shape_signature": plan.result_shapes}
 
@@ -205,7 +261,8 @@ def _facts(probe: Probe, candidate: _Probed, kept: bool) -> ProbeFacts:
         removed=candidate.plan.removed,
         latency=candidate.latency,
         budget_share=probe.reading.used,
-        budget_share_high=probe.reading.used_high,
+        budget_share_low=probe.reading.used_low,
+        budget_share_high=probe.reading.used_high if math.isfinite(probe.reading.used_high) else None,
         predicted_share=probe.predicted,
         uncorrected_share=probe.candidate.share * probe.start_used,
         kept=kept,

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeprune.dataset import Dataset
-from edgeprune.measure.latency import latency_settings
+from edgeprune.measure.latency import MAX_EFFORT, latency_settings
 from edgeprune.records.facts import ProbeLatency
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import pass_confidence
-from edgeprune.samples.measurement import Measurement, speed_up_of
+from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of
 from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.search.probing import Reading
 
-UNBOUNDED = 1.05  # stands in for the bound of a high percentile, which a probe has too few samples for
-PROBE_EFFORT = 0.4  # a probe only has to place a point; the gate behind the stage measures in full
+PROBE_EFFORT = 0.4  # a first probe only has to place a point; what it leaves open is measured in full
 PROBE_WARMUP_S = 0.3
 
 
@@ -38,35 +38,52 @@ class Prober:
         self.site, self.baseline, self.dataset = site, baseline, dataset
         self.levels_ms: list[float] = []
 
-    def start_used(self) -> float:
-        """Share of the budget that the unpruned model takes."""
+    def start_used(self, attempt: int = 0) -> tuple[float, float]:
+        """Share of the budget that the unpruned model takes, and its upper confidence bound."""
         budget = self.site.target.budget
         if budget.kind == "speed_up":
-            return budget.value
-        [alone] = self._latency([self.baseline])
+            return budget.value, budget.value
+        [alone] = self._latency([self.baseline], attempt)
         self.levels_ms.append(value_of(alone.values, "p50"))
-        return value_of(alone.values, budget.statistic) / budget.value
+        bound = bounds(alone.values, budget.statistic, pass_confidence(self.site.target.measure.retries))
+        return bound.value / budget.value, (math.inf if bound.high is None else bound.high) / budget.value
 
-    def measure(self, engine: Path) -> tuple[Reading, ProbeLatency]:
-        """Time a candidate's engine next to the unpruned model's: its share of the budget, and the latencies."""
+    def measure(self, engine: Path, attempt: int = 0) -> tuple[Reading, ProbeLatency]:
+        """Time a candidate's engine next to the unpruned model's: its share of the budget, and the latencies.
+
+        Args:
+            engine: of the candidate.
+            attempt: how often it was timed before; the second time is a gate's measurement in full, and each one after
+                it is twice the one before.
+        """
         budget, error = self.site.target.budget, 1 - pass_confidence(self.site.target.measure.retries)
-        baseline, candidate = self._latency([self.baseline, engine])
+        baseline, candidate = self._latency([self.baseline, engine], attempt)
         speed_up = speed_up_of(baseline, candidate, tails=(error, error))
         statistic = budget.statistic
         before, after = value_of(baseline.values, statistic), value_of(candidate.values, statistic)
+        share, unsteady = 1.0, "" if speed_up.stability.stable else speed_up.stability.reason
+        if shared := shared_core(baseline, candidate):
+            share = min(baseline.conditions.core.share, candidate.conditions.core.share)
+            unsteady = unsteady and f"{unsteady}; other work left it {share:.0%} of a core"
         if budget.kind == "speed_up":
-            reading = Reading(budget.value / speed_up.ratio, budget.value / speed_up.low, speed_up.low)
-            return reading, ProbeLatency(before, after, statistic, speed_up.ratio)
-        drift = self._drift(baseline)
-        bound = bounds(candidate.values, statistic, 1 - error)
-        used = bound.value / drift / budget.value
-        used_high = (bound.high or bound.value * UNBOUNDED) / drift / budget.value
-        reading = Reading(used, used_high, speed_up.low)
+            by_core = core_speed_up_of(baseline, candidate) if shared else None
+            ratio = speed_up.ratio if by_core is None else by_core.ratio  # what other work took is not the model's
+            used, drift = budget.value / ratio, None
+            low, high = budget.value / speed_up.high, budget.value / speed_up.low if speed_up.low > 0 else math.inf
+        else:
+            drift = self._drift(baseline)
+            bound = bounds(candidate.values, statistic, 1 - error)
+            used = bound.value / drift / budget.value
+            low = (bound.low or 0.0) * share / drift / budget.value
+            high = math.inf if bound.high is None else bound.high / drift / budget.value
+        reading = Reading(used, low, high, speed_up.low, speed_up.high, unsteady)
         return reading, ProbeLatency(before, after, statistic, speed_up.ratio, drift)
 
-    def _latency(self, engines: list[Path]) -> list[Measurement]:
-        settings = latency_settings(self.site, self.dataset, effort=PROBE_EFFORT)
-        settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S))
+    def _latency(self, engines: list[Path], attempt: int) -> list[Measurement]:
+        effort = min(2.0 ** (attempt - 1), MAX_EFFORT) if attempt else PROBE_EFFORT
+        settings = latency_settings(self.site, self.dataset, effort=effort, trained=False)
+        if not attempt:
+            settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S))
         return self.site.runtime.latency(engines, settings, progress=self.site.reporter.progress)
 
     def _drift(self, baseline: Measurement) -> float:

@@ -1,23 +1,23 @@
 """Probe and correct: measure what the cost model proposes, rescale the model by the measurement, propose again.
 
 Pure: what a candidate is, and how it is measured, is the caller's. Shares of the budget are used throughout: 1 uses all
-of it, more misses it.
+of it, more misses it. A candidate is accepted by the interval of its share, not by the figure: one whose interval does
+not tell is measured again, longer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from edgeprune.target.schema import BUDGET_WINDOW
 
-CLEAR_SHARE = 0.25
-"""Share of the window next to its end that a probe has to leave free, unless its upper bound lies within: the gate
-behind the search has the samples to settle what keeps this distance."""
+VAGUE_USED = 1 / 1.1
+"""A candidate in the window whose share may as well be less than this is measured again: it may give up too much."""
 NUDGE_SHARE = 0.01  # a proposal that was measured already is moved by this share of the latency until it is another one
 MAX_NUDGES = 40
 MIN_SLOPE_SPAN = 0.1  # probes nearer to each other than this, in logarithms of the latency, say nothing about a slope
@@ -49,13 +49,19 @@ class Reading:
 
     Attributes:
         used: share of the budget that its latency takes.
-        used_high: upper confidence bound of ``used``.
+        used_low: lower confidence bound of ``used``; 0 where there are too few samples for one.
+        used_high: upper confidence bound of ``used``; infinite where there are too few samples for one.
         speed_up_low: lower confidence bound of the unpruned model's latency over its own.
+        speed_up_high: upper confidence bound of the same.
+        unsteady: why the samples do not come from one steady state; empty where they do.
     """
 
     used: float
+    used_low: float
     used_high: float
     speed_up_low: float
+    speed_up_high: float
+    unsteady: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,14 @@ class Probe:
     Attributes:
         candidate: what was measured.
         predicted: share of the budget that was expected.
-        reading: what was measured.
+        reading: what was measured, the last time.
         start_used: share of the budget that the unpruned model takes.
-        clear_at: share of the budget from which on only the bound counts.
     """
 
     candidate: Candidate
     predicted: float
     reading: Reading
     start_used: float
-    clear_at: float = BUDGET_WINDOW[1] - CLEAR_SHARE * (BUDGET_WINDOW[1] - BUDGET_WINDOW[0])
 
     @property
     def error(self) -> float:
@@ -82,14 +86,23 @@ class Probe:
         return self.predicted / self.reading.used - 1
 
     @property
-    def meets(self) -> bool:
-        """Whether it is within the budget, and faster than the unpruned model by more than the noise."""
-        return self.reading.used <= BUDGET_WINDOW[1] and self.reading.speed_up_low > 1
+    def holds(self) -> bool:
+        """Whether it is within the budget for sure, and faster than the unpruned model by more than the noise."""
+        reading = self.reading
+        return reading.used_high <= BUDGET_WINDOW[1] and reading.speed_up_low > 1 and not reading.unsteady
 
     @property
-    def clear(self) -> bool:
-        """Whether it keeps a distance from the budget's end, or its bound is within the budget too."""
-        return self.meets and (self.reading.used_high <= BUDGET_WINDOW[1] or self.reading.used <= self.clear_at)
+    def misses(self) -> bool:
+        """Whether it is over the budget for sure, or no faster than the unpruned model."""
+        return self.reading.used_low > BUDGET_WINDOW[1] or self.reading.speed_up_high <= 1
+
+    def vague(self, least_used: float) -> bool:
+        """Whether measuring it longer is worth more than another candidate."""
+        if self.misses:
+            return False
+        if self.holds:
+            return self.reading.used >= least_used and self.reading.used_low < min(VAGUE_USED, least_used)
+        return self.reading.used <= BUDGET_WINDOW[1] or self.candidate.exhausted
 
 
 @dataclass(frozen=True)
@@ -97,8 +110,8 @@ class ProbeRun:
     """Outcome of a search.
 
     Attributes:
-        best: the probe that gives up least among those that meet the budget for sure, else among those that meet it;
-            None when none does.
+        best: the probe that gives up least among those that hold the budget for sure; else the fastest of those that
+            may hold it; None when none may.
         floor: the fastest probe.
         probes: all of them, in order.
     """
@@ -110,40 +123,54 @@ class ProbeRun:
 
 def run_probes(
     solve: Callable[[float], Candidate],
-    measure: Callable[[Candidate, float], Reading],
+    measure: Callable[[Candidate, float, int], Reading],
     *,
     start_used: float,
     max_probes: int = 6,
+    max_repeats: int = 2,
     least_used: float = BUDGET_WINDOW[0],
 ) -> ProbeRun:
-    """Solve, measure, correct, until a probe lies in the window.
+    """Solve, measure, correct, until a probe lies in the window for sure.
 
     Args:
         solve: the best candidate whose predicted share of the unpruned latency is at most the argument.
-        measure: given a candidate and the share of the budget that is predicted for it.
-        start_used: share of the budget that the unpruned model takes, above 1.
-        max_probes: most calls of ``measure``.
+        measure: given a candidate, the share of the budget that is predicted for it, and how often it was measured
+            before: each time is worth more than the one before.
+        start_used: share of the budget that the unpruned model takes.
+        max_probes: most candidates.
+        max_repeats: most further measurements of one candidate, and all candidates' together in place of candidates.
         least_used: share of the budget that a candidate uses at least; the window's lower end.
     """
     aim = math.sqrt(least_used * BUDGET_WINDOW[1])
-    clear_at = BUDGET_WINDOW[1] - CLEAR_SHARE * (BUDGET_WINDOW[1] - least_used)
     correction = _Correction()
     probes: list[Probe] = []
-    while len(probes) < max_probes:
-        candidate = _new_candidate(solve, correction.share_for(aim / start_used), probes)
+    left = max_probes + max_repeats
+    while len(probes) < max_probes and left > 0:
+        candidate = _new_candidate(solve, correction.share_for(min(aim / start_used, 1.0)), probes)
         if candidate is None:
             break
         predicted = start_used * candidate.share * correction.at(candidate.share)
-        probe = Probe(candidate, predicted, measure(candidate, predicted), start_used, clear_at)
+        probe = Probe(candidate, predicted, measure(candidate, predicted, 0), start_used)
+        left -= 1
+        for attempt in range(1, min(max_repeats, left) + 1):
+            if not probe.vague(least_used):
+                break
+            probe = replace(probe, reading=measure(candidate, predicted, attempt))
+            left -= 1
         probes.append(probe)
         correction.learn(candidate.share, probe.reading.used / start_used)
-        if probe.clear and probe.reading.used >= least_used:
+        if probe.holds and probe.reading.used >= least_used:
             break
-        if candidate.exhausted and not probe.meets:
-            break  # the fastest there is, and still too slow
-    meets = [probe for probe in probes if probe.clear] or [probe for probe in probes if probe.meets]
+        if candidate.exhausted and not probe.holds:
+            break  # the fastest there is
+        if not probe.holds and not probe.misses:  # the next one is to keep the distance that this one's interval needs
+            aim = max(least_used, min(aim, probe.reading.used / probe.reading.used_high))
+    holding = [probe for probe in probes if probe.holds]
+    possible = [probe for probe in probes if not probe.misses]
     return ProbeRun(
-        best=min(meets, key=lambda probe: probe.candidate.loss, default=None),
+        best=min(holding, key=lambda probe: probe.candidate.loss)
+        if holding
+        else min(possible, key=lambda probe: probe.reading.used, default=None),
         floor=min(probes, key=lambda probe: probe.reading.used),
         probes=tuple(probes),
     )
@@ -158,7 +185,7 @@ def _new_candidate(solve: Callable[[float], Candidate], share: float, probes: li
         known = measured.get(candidate.key)
         if known is None:
             return candidate
-        step = 1.0 if known.clear else -1.0  # within the budget: try a milder one; else a faster one
+        step = 1.0 if known.holds else -1.0  # within the budget: try a milder one; else a faster one
         if direction and step != direction:
             return None
         if step < 0 and candidate.exhausted:

@@ -15,6 +15,7 @@ from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
 from edgeprune.records.facts import ProbeFacts
 from edgeprune.runtimes.site import Site, open_site
+from edgeprune.samples.gates import Gate
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch
 from edgeprune.search.inputs import read_inputs
@@ -38,6 +39,7 @@ class SearchResult:
         probes: every probe, in order.
         importance: what ranked the channels.
         profile: of the unpruned model; None when no probe was needed.
+        gate: the budget against the probe kept, by its interval: PASS, or INCONCLUSIVE where no probe holds the budget.
     """
 
     checkpoint: Path
@@ -47,6 +49,7 @@ class SearchResult:
     probes: tuple[ProbeFacts, ...]
     importance: str
     profile: LayerProfile | None
+    gate: Gate
 
 
 def search(
@@ -66,6 +69,9 @@ def search(
     reporter: Reporter | None = None,
 ) -> SearchResult:
     """Find the pruning that gives up least and meets a latency budget, measured on the target's runtime.
+
+    Where other work disturbs the measurements so much that no interval holds the budget, the best plan is written all
+    the same and the result's gate is INCONCLUSIVE.
 
     Args:
         target: name of a shipped profile, path of a profile, or a :class:`~edgeprune.target.Target`.
@@ -104,8 +110,16 @@ def search(
         chosen = budget_search.search(baseline, None if cache is None else Path(cache), least_used)
         chosen.plan.save(plan_file)
         write_atomically(output, chosen.files.model.read_bytes())
-        importance = budget_search.importance
-        return SearchResult(output, chosen.plan, plan_file, chosen.speed_up, chosen.probes, importance, chosen.profile)
+        return SearchResult(
+            checkpoint=output,
+            plan=chosen.plan,
+            plan_file=plan_file,
+            speed_up=chosen.speed_up,
+            probes=chosen.probes,
+            importance=budget_search.importance,
+            profile=chosen.profile,
+            gate=chosen.gate,
+        )
 
 
 def profile(

@@ -69,12 +69,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What the search step hands on: a checkpoint's bytes, MACs of the swept model over its own, and how many probes
-    the search took."""
+    """What the search step hands on.
+
+    Attributes:
+        checkpoint: its bytes.
+        macs: of the swept model over its own.
+        probes: how many the search took; 0 where there was nothing to prune.
+        inconclusive: why no probe holds the budget for sure; empty where one does.
+    """
 
     checkpoint: bytes
     macs: float
     probes: int
+    inconclusive: str = ""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def sweep(
         if point.failed is None:
             if result.checkpoint is not None:
                 write_atomically(folder / f"{job.name}-{job.key}.pt", result.checkpoint)
-            write_json(folder / f"{job.name}-{job.key}.json", point)
+            if not point.inconclusive:  # the same command searches such a point again
+                write_json(folder / f"{job.name}-{job.key}.json", point)
         done[job.key] = point
         reporter.note(" ".join(point_cells(point)))
 

@@ -14,6 +14,7 @@ from edgeprune.measure.accuracy import measure_artifact
 from edgeprune.quiet import quiet
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import open_site
+from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
@@ -37,11 +38,12 @@ class RealSteps:
             found = search(
                 job.target, weights, job.data, output=output, cache=job.cache, seed=job.seed, trust=job.trust
             )
-            return Pruned(found.checkpoint.read_bytes(), found.plan.macs_speed_up, len(found.probes))
+            undecided = found.gate.reason if found.gate.verdict is Verdict.INCONCLUSIVE else ""
+            return Pruned(found.checkpoint.read_bytes(), found.plan.macs_speed_up, len(found.probes), undecided)
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
         """The bytes of the fine-tuned checkpoint."""
-        if not job.pruned or not job.epochs:
+        if not job.epochs or not pruned.probes:
             return pruned.checkpoint
         from edgeprune.settings import TrainSettings
         from edgeprune.training.finetune import finetune
@@ -80,9 +82,18 @@ class RealSteps:
                 accuracy=measure_artifact(site, after.onnx, after.engine, dataset).value,
                 macs=pruned.macs,
                 parameters=checkpoint.parameter_count(source.model),
-                note=f"probes: {pruned.probes}, epochs: {job.epochs}" if job.pruned else "unpruned",
+                note=_note(job, pruned),
+                inconclusive=pruned.inconclusive,
             )
         return Result(point, tuned if job.pruned else None)
+
+
+def _note(job: Job, pruned: Pruned) -> str:
+    if not job.pruned:
+        return "unpruned"
+    if not pruned.probes:
+        return "met without pruning"
+    return f"probes: {pruned.probes}, epochs: {job.epochs}"
 
 
 def _unpacked(folder: str, content: bytes, name: str = "given.pt") -> Path:

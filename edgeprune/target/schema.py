@@ -149,7 +149,7 @@ class Measuring(_Part):
     """Capture an inference once and replay it, where the engine can be captured (runtimes ``tensorrt`` and
     ``trtexec``); the measurement says whether it was so."""
     retries: Annotated[int, Field(ge=0, le=20)] = 2
-    """How often an INCONCLUSIVE gate is measured again, with twice the samples each time."""
+    """How often an INCONCLUSIVE gate is measured again, with twice the samples each time, 16 times as many at most."""
 
 
 class Board(_Part):

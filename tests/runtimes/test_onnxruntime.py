@@ -114,7 +114,7 @@ def test_the_time_limit_ends_a_run_between_rounds(cpu: OnnxRuntime, tmp_path: Pa
     settings = BenchSettings(warmup_s=0.05, rounds=10**6, per_round=2, time_limit_s=0.6)
     first, second = cpu.latency([model, model], settings)
     assert len(first.values) == len(second.values) < 10**6
-    assert len(first.values) % 2 == 0
+    assert len(first.values) % first.conditions.samples_per_block == 0
 
 
 def test_the_worker_loads_no_torch(tmp_path: Path) -> None:
@@ -270,6 +270,6 @@ def test_a_measurement_goes_before_other_work_where_it_may(tmp_path: Path) -> No
     model = convolutions(tmp_path / "m.onnx")
     quick = BenchSettings(warmup_s=0.01, rounds=2, per_round=2)
     [first] = OnnxRuntime().latency([model], quick)
-    assert first.conditions.worker.nice == -20
+    assert first.conditions.worker.nice == -20, "wherever the caller stands"
     [beside] = OnnxRuntime().latency([model], replace(quick, priority=False))
     assert beside.conditions.worker.nice == os.getpriority(os.PRIO_PROCESS, 0)

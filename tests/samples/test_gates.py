@@ -26,7 +26,7 @@ from edgeprune.samples.gates import (
     pending_gate,
     speed_up_gate,
 )
-from edgeprune.samples.measurement import Measurement, differing_conditions
+from edgeprune.samples.measurement import Measurement, differing_conditions, speed_up_of
 from tests.samples.made import latency
 
 
@@ -131,6 +131,25 @@ def test_a_shared_core_fails_only_what_would_fail_alone() -> None:
     assert "60%" in latency_gate("engine", shared, 8).reason
     assert latency_gate("engine", shared, 5).verdict is Verdict.FAIL
     assert latency_gate("engine", shared, 11).verdict is Verdict.PASS
+
+
+def time_sliced(busy_ms: float, n: int = 300, seed: int = 0, slice_ms: float = 4.0) -> Measurement:
+    """A model on a core that another process has every second slice of: it waits once for every slice that it fills."""
+    dice = np.random.default_rng(seed)
+    cpu = noise(busy_ms, n, seed)
+    clock = cpu + slice_ms * np.floor(cpu / slice_ms + dice.uniform(0, 0.2, n))
+    return latency(clock, core=CoreState(share=float(cpu.sum() / clock.sum()), contended=True, cpu_ms=tuple(cpu)))
+
+
+def test_a_gain_that_only_the_clock_of_a_shared_core_shows_is_none() -> None:
+    """Other work interrupts the long inference, not the short one: 9 ms to 3.5 ms are ×2.57, the clock says ×4.9."""
+    before, after = time_sliced(9.0), time_sliced(3.5, seed=1)
+    found = speed_up_of(before, after)
+    assert found.ratio > 4 and found.low < 2.6 < found.high
+    gate = speed_up_gate("engine", before, after, 2.8)
+    assert gate.verdict is Verdict.INCONCLUSIVE
+    assert "other work ran on the machine" in gate.reason
+    assert speed_up_gate("engine", before, after, 2.4).verdict is Verdict.PASS, "both clocks are beyond it"
 
 
 @pytest.mark.parametrize("values", [[], [math.nan] * 100, [10.0] * 99 + [math.inf]])

@@ -205,11 +205,17 @@ def test_no_number_of_samples_narrows_the_interval_below_the_allowance() -> None
     assert (found.low, found.ratio, found.high) == pytest.approx((1 / 1.01, 1, 1.01))
 
 
+@pytest.mark.parametrize("pairs", [1, 3, 5, 30, 39])
+def test_too_few_blocks_give_a_ratio_without_ends(pairs: int) -> None:
+    found = ratio([2.0] * pairs, [1.0] * pairs)
+    assert (found.ratio, found.low, found.high) == (2.0, 0.0, math.inf)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "said"),
     [
         ([1.0] * 50, [1.0] * 45, "not pairs"),
-        ([1.0] * 30, [1.0] * 30, "at least 8"),
+        ([], [], "no samples"),
         ([1.0] * 50, [0.0] * 50, "positive"),
         ([math.nan] * 50, [1.0] * 50, "positive"),
     ],

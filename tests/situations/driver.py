@@ -24,7 +24,17 @@ PREFIX = "edgeprune: "
 VERDICTS = (0, 1, 5)
 REFUSALS = (2, 3, 4)
 LONGEST_LINE = 1000  # characters of a refusal: a message, not a copy of the file
-GATED = ("build", "show", "lint", "parity", "bench", "history", "sweep", "import-results")  # may end with 1, or 5
+GATED = (
+    "build",
+    "search",
+    "show",
+    "lint",
+    "parity",
+    "bench",
+    "history",
+    "sweep",
+    "import-results",
+)  # may end with 1, or 5
 CACHES = (".cache/edgeprune", ".cache/matplotlib", ".config/matplotlib", ".config/Ultralytics")
 
 

@@ -44,7 +44,7 @@ class QuickSteps:
         """The budget of 3 cannot be reached."""
         if job.target.budget.speed_up == 3:
             raise TargetError("the budget is out of reach")
-        return PrunedThere(b"pruned", 2.0, 1, node())
+        return PrunedThere(b"pruned", 2.0, 1, node=node())
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
         """In the job named ``killed`` its process dies the first time."""
