@@ -79,6 +79,11 @@ class Checkpoint:
         return 640 if side is None else max(size_of(side, str(self.path)))
 
     @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return int((getattr(self.model, "yaml", None) or {}).get("channels") or 3)
+
+    @property
     def signature(self) -> str | None:
         """Shape signature that it was pruned to; None where it does not say that it was pruned."""
         signature = self.edgeprune.get("shape_signature") or self.edgeprune.get("signature")  # builds of version 0.1

@@ -1,29 +1,43 @@
-"""Datasets, read and checked in one place: splits, class names, labels and a digest of the content.
+"""Datasets, read and checked in one place: splits, class names, images, labels and a digest of the content.
 
 :meth:`Dataset.load` takes a YAML in Ultralytics' format, a folder of class folders (classification), or a name that
 Ultralytics knows (``coco8.yaml``). It refuses, in one line and before anything is written, what is missing, empty,
-unlabelled, or contradicts itself or the model. Images are never opened; only their sizes on disk are read.
+unlabelled, or contradicts itself or the model. Every image of the splits in use is opened once; images that Ultralytics
+leaves out are named and left out here too. Ultralytics itself is given :meth:`Dataset.for_ultralytics`, never the
+dataset.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import DataError
-from edgeprune.limited_yaml import read_yaml
+import yaml
 
-# the same formats as ultralytics.data.utils.IMG_FORMATS, kept here so that reading a dataset imports no torch
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
-)
+from edgeprune.artifact import write_atomically
+from edgeprune.errors import DataError, first_line
+from edgeprune.images import list_images
+from edgeprune.limited_yaml import read_yaml
+from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
+from edgeprune.reading import is_file, read_bytes, shown
+
 SPLITS = ("train", "val", "test")
+KEYPOINT_ENTRIES = ("flip_idx", "kpt_names", "kpt_oks_sigmas")  # entries of a YAML that Ultralytics reads for poses
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".txz", ".tbz2")  # what Ultralytics downloads and unpacks
+MAX_CLASSES, MAX_CHANNELS, MAX_KEYPOINTS = 100_000, 512, 10_000  # far beyond what anybody trains
+NAMED = 3  # images that are left out, named one by one
+
+_logger = logging.getLogger(__name__)
+_said: set[Path] = set()
+"""Splits whose images that are left out were named already, by this process."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +45,17 @@ class Dataset:
     """A dataset whose needed splits exist, are not empty, and carry labels that fit its class names.
 
     Attributes:
-        source: the YAML file, or the folder of a classification dataset; what Ultralytics takes as ``data=``.
+        source: the YAML file, or the folder of a classification dataset.
         root: the folder that relative paths start from.
         task: the task that :meth:`load` was given; without one ``classify`` for a folder, ``pose`` for a YAML with
             ``kpt_shape``, else None, since a YAML does not tell detect, segment and obb apart.
         names: class names by index, 0 to nc - 1.
-        splits: image files by split, sorted; a split whose folder is missing is absent.
+        splits: image files by split, sorted, as they are named: :meth:`images` has those that can be used; a split
+            whose folder is missing is absent.
         looked_at: where each split was looked for, for error messages.
         kpt_shape: keypoints and numbers a keypoint, for pose.
+        channels: of the images, as the YAML says.
+        keypoints: further entries about keypoints, for Ultralytics.
     """
 
     source: Path
@@ -47,7 +64,10 @@ class Dataset:
     names: Mapping[int, str]
     splits: Mapping[str, tuple[Path, ...]]
     looked_at: Mapping[str, str] = field(default_factory=dict)
-    kpt_shape: tuple[int, ...] | None = None
+    kpt_shape: tuple[int, int] | None = None
+    channels: int = 3
+    keypoints: Mapping[str, Any] = field(default_factory=dict)
+    _linked: dict[str, LinkedSplit] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def nc(self) -> int:
@@ -55,52 +75,97 @@ class Dataset:
         return len(self.names)
 
     @classmethod
-    def load(cls, data: Path | str, *, task: str | None = None, need: Sequence[str] = ("train", "val")) -> Dataset:
+    def load(
+        cls,
+        data: Path | str,
+        *,
+        task: str | None = None,
+        need: Sequence[str] = ("train", "val"),
+        trust: bool | None = None,
+    ) -> Dataset:
         """Read a dataset and check it.
 
         Args:
             data: a YAML, a folder of class folders, or a name that Ultralytics can fetch.
             task: the model's task, when it is known; ``classify`` asks for a folder.
             need: the splits that must be there, with images and labels; others are checked when they are asked for.
+            trust: where images are missing, run the script that the YAML has under ``download``; an archive's address
+                there needs no trust. None where the caller cannot be told so, which errors then do not advise.
 
         Raises:
             DataError: one line that names the file, the key or the path, and what to do.
         """
         path = Path(data)
-        if path.is_dir():
-            yamls = sorted(path.glob("*.yaml")) + sorted(path.glob("*.yml"))
-            if len(yamls) == 1 and task != "classify":
-                path = yamls[0]
-            else:
-                return _checked(_dataset_from_folder(path, task), need)
-        elif not path.is_file():
-            path = _fetch(data, task)
+        try:
             if path.is_dir():
-                return _checked(_dataset_from_folder(path, task), need)
-        if task == "classify":
-            raise DataError(f"{path} is a file; a classification dataset is a folder with train/CLASS/*.jpg in it")
-        return _checked(_dataset_from_yaml(path, task), need)
+                yamls = sorted(path.glob("*.yaml")) + sorted(path.glob("*.yml"))
+                if len(yamls) == 1 and task != "classify":
+                    path = yamls[0]
+                else:
+                    return _checked(_dataset_from_folder(path, task), need)
+            elif not is_file(path):
+                path = _fetch(data, task)
+                if path.is_dir():
+                    return _checked(_dataset_from_folder(path, task), need)
+            if task == "classify":
+                raise DataError(f"{path} is a file; a classification dataset is a folder with train/CLASS/*.jpg in it")
+            dataset = _dataset_from_yaml(path, task)
+            if any(split in dataset.looked_at and split not in dataset.splits for split in need):
+                dataset = _downloaded(dataset, task, trust=trust)
+        except (OSError, ValueError, RuntimeError) as error:  # paths that no file can have, loops of links
+            raise DataError(f"dataset {shown(data)} cannot be read: {first_line(error)}") from error
+        return _checked(dataset, need)
 
     def images(self, split: str) -> tuple[Path, ...]:
-        """The image files of a split, sorted; ``DataError`` when the dataset has no such split."""
-        images = self.splits.get(split)
-        if images is None:
-            where = self.looked_at.get(split)
-            reason = f"looked at {where}" if where else f"there is no key '{split}'"
-            raise DataError(
-                f"{self.source} has no split '{split}' ({reason}); it has {', '.join(self.splits) or 'none'}"
-            )
-        if not images:
-            raise DataError(f"{self.source}: split '{split}' is empty (no images under {self.looked_at.get(split)})")
-        return images
+        """The images of a split that Ultralytics takes, sorted; ``DataError`` when the dataset has no such split."""
+        left_out = {skipped.index for skipped in self._link(split).checked.skipped}
+        return tuple(image for index, image in enumerate(self.splits[split]) if index not in left_out)
+
+    def for_ultralytics(self, *splits: str) -> Path:
+        """What to give Ultralytics as ``data=``: the checked images of these splits, and nothing that it may execute.
+
+        Label caches and whatever else Ultralytics writes beside images go to the same folder, in the user's cache.
+        """
+        folders = {split: self._link(split).folder for split in splits}
+        said = repr((self.task, self.names, self.kpt_shape, self.channels, sorted(self.keypoints.items()), folders))
+        name = hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:24]
+        place = next(iter(folders.values())).with_name(f"data-{name}")
+        place.mkdir(exist_ok=True)
+        os.utime(place)
+        if self.task == "classify":
+            for split, folder in {"train": next(iter(folders.values())), **folders}.items():
+                with contextlib.suppress(FileExistsError):
+                    (place / split).symlink_to(folder)
+            return place
+        content: dict[str, Any] = {"path": str(place), "train": None, "val": None}
+        content |= {split: str(folder / "images") for split, folder in folders.items()}
+        content |= {"names": dict(self.names), "channels": self.channels}
+        if self.kpt_shape:
+            content |= {"kpt_shape": list(self.kpt_shape), **self.keypoints}
+        write_atomically(place / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        return place / "data.yaml"
 
     def sample_images(self, split: str, count: int, seed: int = 0) -> list[Path]:
         """``count`` images of a split drawn by chance without replacement, sorted; all of them when there are fewer."""
         images = self.images(split)
         return sorted(random.Random(seed).sample(images, min(count, len(images))))
 
-    def check_matches(self, names_of_model: Mapping[int, str] | Sequence[str], *, model: str = "the model") -> None:
-        """Raise ``DataError`` unless a model's classes are this dataset's classes, in number, order and name."""
+    def check_matches(
+        self,
+        names_of_model: Mapping[int, str] | Sequence[str],
+        *,
+        model: str = "the model",
+        channels: int | None = None,
+    ) -> None:
+        """Raise ``DataError`` unless a model's classes and channels are this dataset's, in number, order and name.
+
+        Args:
+            names_of_model: its class names.
+            model: what errors call it.
+            channels: of the images that it takes; None where it is not known.
+        """
+        if channels is not None:
+            self.check_channels(channels, model=model)
         theirs = _class_names(names_of_model, model)
         if len(theirs) != self.nc:
             raise DataError(
@@ -114,40 +179,76 @@ class Dataset:
                     f"that the model was trained on, or the same names in the same order"
                 )
 
+    def check_channels(self, channels: int, *, model: str = "the model") -> None:
+        """Raise ``DataError`` unless a model takes images of as many channels as this dataset's are read with."""
+        if channels == self.channels:
+            return
+        if self.task == "classify":
+            raise DataError(f"Ultralytics reads a classifier's images in 3 channels, and {model} takes {channels}")
+        raise DataError(
+            f"{self.source} has images of {self.channels} channels and {model} takes {channels}; where the images have "
+            f"them, write 'channels: {channels}' in the YAML"
+        )
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over class names and, for every split, each image's relative name and size and its label's bytes.
 
         It does not depend on where the dataset lies, and it reads no pixels.
         """
-        digest = hashlib.sha256(repr(sorted(self.names.items())).encode())
+        digest = hashlib.sha256(repr(sorted(self.names.items())).encode(errors="surrogateescape"))
+        if self.channels != 3:
+            digest.update(f"channels {self.channels}".encode())
         for split in sorted(self.splits):
             digest.update(f"\0{split}\0".encode())
             for image in self.splits[split]:
-                digest.update(f"{_relative(image, self.root)}\0{image.stat().st_size}\0".encode())
+                size = image.stat().st_size if is_file(image) else -1
+                digest.update(f"{_relative(image, self.root)}\0{size}\0".encode(errors="surrogateescape"))
                 if self.task != "classify":
                     file = label_file(image)
-                    digest.update(file.read_bytes() if file.is_file() else b"\1")
+                    digest.update(read_bytes(file) if is_file(file) else b"\1")
         return digest.hexdigest()
 
+    def _link(self, split: str) -> LinkedSplit:
+        """The split as it was checked, on the first call; see :mod:`edgeprune.linked_split`."""
+        if split in self._linked:
+            return self._linked[split]
+        images = self.splits.get(split)
+        if images is None:
+            where = self.looked_at.get(split)
+            reason = f"looked at {where}" if where else f"there is no key '{split}'"
+            raise DataError(
+                f"{self.source} has no split '{split}' ({reason}); it has {', '.join(self.splits) or 'none'}"
+            )
+        if not images:
+            raise DataError(f"{self.source}: split '{split}' is empty (no images under {self.looked_at.get(split)})")
+        if self.task == "classify":
+            sources, groups = _classified(self, split), tuple(self.names.values())
+            rules = LabelRules(self.nc, "classify")
+        else:
+            sources, groups = [Source(image, label_file(image)) for image in images], ("images",)
+            boxes = "pose" if self.task == "pose" else "detect"  # every other task's labels are checked alike
+            rules = LabelRules(self.nc, boxes, self.kpt_shape or (0, 0), self.channels)
+        linked = link_split(sources, groups, rules, self._refuse_labels)
+        _say_skipped(self, split, linked)
+        self._linked[split] = linked
+        return linked
 
-def list_images(path: Path) -> Iterator[Path]:
-    """The images that one entry of a split means, as Ultralytics lists them.
-
-    Args:
-        path: a folder, searched with its subfolders; a text file with one image a line, where ``./`` starts from its
-            own folder; or one image.
-    """
-    if path.is_dir():
-        for folder, _, files in os.walk(path, followlinks=True):
-            yield from (Path(folder) / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-    elif path.suffix == ".txt":
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                image = Path(line.strip())
-                yield (path.parent / image) if line.startswith("./") else image
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
-        yield path
+    def _refuse_labels(self, image: Path) -> None:
+        """Refuse a label that contradicts the class names, or is not text; Ultralytics leaves such an image out."""
+        for row in read_labels(image) if self.task != "classify" else ():
+            first = row.values[0]
+            try:
+                index = float(first)
+            except ValueError:
+                raise DataError(
+                    f"{row.file}:{row.line}: '{shown(first, 40)}' is no class index; a line is CLASS X Y W H"
+                ) from None
+            if not 0 <= index < self.nc or index != int(index):
+                raise DataError(
+                    f"{row.file}:{row.line}: class {shown(first, 40)} is out of range; {self.source} names 0 to "
+                    f"{self.nc - 1}"
+                )
 
 
 @dataclass(frozen=True)
@@ -167,39 +268,43 @@ class LabelRow:
 
 
 def read_labels(image: Path) -> list[LabelRow]:
-    """The objects in an image's label file; none where there is no such file."""
+    """The objects in an image's label file; none where there is no such file. ``DataError`` for one that is no text."""
     file = label_file(image)
-    if not file.is_file():
+    if not is_file(file):
         return []
-    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+    try:
+        text = read_bytes(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{shown(file)}: is not text in UTF-8 (byte {error.start}); a label has one line CLASS X Y W H an object"
+        ) from error
+    lines = enumerate(text.splitlines(), start=1)
     return [LabelRow(file, number, tuple(line.split())) for number, line in lines if line.strip()]
 
 
 def label_file(image: Path) -> Path:
-    """Where Ultralytics looks for an image's labels: the last ``images`` folder becomes ``labels``, with ``.txt``."""
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    """Where Ultralytics looks for an image's labels."""
+    from ultralytics.data.utils import img2label_paths
+
+    return Path(img2label_paths([image])[0])
 
 
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     content: Any = read_yaml(path, unique_keys=False, undecodable="replace")
     if not isinstance(content, dict):
         raise DataError(f"{path} is no dataset: a YAML with the keys train, val and names was expected")
-    names = content.get("names")
+    names, nc = content.get("names"), _class_count(content, path)
     if names is None:
-        if not isinstance(content.get("nc"), int):
+        if nc is None:
             raise DataError(f"{path} has neither 'names' nor 'nc'; list the class names under 'names'")
-        names = [f"class_{index}" for index in range(content["nc"])]
+        names = [f"class_{index}" for index in range(nc)]
     names = _class_names(names, str(path))
-    if content.get("nc") is not None and content["nc"] != len(names):
-        raise DataError(f"{path} says nc: {content['nc']} and names {len(names)} classes; make them agree")
-    kpt_shape = content.get("kpt_shape")
-    if task == "pose" and not kpt_shape:
-        raise DataError(f"{path} has no 'kpt_shape'; a pose dataset needs it, for example kpt_shape: [17, 3]")
+    if nc is not None and nc != len(names):
+        raise DataError(f"{path} says nc: {nc} and names {len(names)} classes; make them agree")
+    channels = content.get("channels", 3)
+    if type(channels) is not int or not 1 <= channels <= MAX_CHANNELS:
+        raise DataError(f"{path}: channels: {shown(str(channels), 40)}; a number from 1 to {MAX_CHANNELS} is allowed")
+    kpt_shape = _kpt_shape(content, path, task)
     if "val" not in content and "validation" in content:  # Ultralytics renames it the same way
         content["val"] = content["validation"]
 
@@ -210,10 +315,10 @@ def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
         entries = content.get(split)
         if not entries:
             continue
-        folders = [_entry(root, str(entry)) for entry in (entries if isinstance(entries, list) else [entries])]
-        looked_at[split] = ", ".join(map(str, folders))
+        folders = _entries(root, entries, f"{path}: {split}")
+        looked_at[split] = shown(", ".join(map(str, folders)))
         if all(folder.exists() for folder in folders):
-            splits[split] = tuple(sorted(image for folder in folders for image in list_images(folder)))
+            splits[split] = tuple(sorted((image for folder in folders for image in list_images(folder)), key=str))
     return Dataset(
         source=path.resolve(),
         root=root,
@@ -221,15 +326,51 @@ def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
         names=names,
         splits=splits,
         looked_at=looked_at,
-        kpt_shape=tuple(kpt_shape) if kpt_shape else None,
+        kpt_shape=kpt_shape,
+        channels=channels,
+        keypoints={key: content[key] for key in KEYPOINT_ENTRIES if content.get(key) is not None},
     )
+
+
+def _class_count(content: Mapping[str, Any], path: Path) -> int | None:
+    """``nc`` as Ultralytics reads it: a whole number, also in quotes."""
+    given = content.get("nc")
+    if given is None:
+        return None
+    try:
+        count = float(given)
+    except (TypeError, ValueError, OverflowError):
+        count = 0.5
+    if not 1 <= count <= MAX_CLASSES or count != int(count):
+        raise DataError(f"{path}: nc: {shown(str(given), 40)}; a whole number from 1 to {MAX_CLASSES} is allowed")
+    return int(count)
+
+
+def _kpt_shape(content: Mapping[str, Any], path: Path, task: str | None) -> tuple[int, int] | None:
+    given = content.get("kpt_shape")
+    if given is None:
+        if task == "pose":
+            raise DataError(f"{path} has no 'kpt_shape'; a pose dataset needs it, for example kpt_shape: [17, 3]")
+        return None
+    whole = isinstance(given, list) and len(given) == 2 and all(type(number) is int for number in given)
+    if not whole or not 1 <= given[0] <= MAX_KEYPOINTS or given[1] not in (2, 3):
+        raise DataError(
+            f"{path}: kpt_shape: {shown(str(given), 40)}; keypoints and 2 or 3, for example [17, 3], is allowed"
+        )
+    flip = content.get("flip_idx")
+    indices = [*map(str, range(given[0]))]
+    if flip is not None and not (isinstance(flip, list) and sorted(map(str, flip)) == sorted(indices)):
+        raise DataError(
+            f"{path}: flip_idx: {shown(str(flip), 40)}; the {given[0]} indices of the keypoints are expected"
+        )
+    return given[0], given[1]
 
 
 def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
     train = path / "train"
     if task not in {None, "classify"}:
         raise DataError(f"{path} is a folder; a YAML file was expected for task {task}")
-    classes = sorted(folder.name for folder in train.iterdir() if folder.is_dir()) if train.is_dir() else []
+    classes = _class_folders(train)
     if not classes:
         raise DataError(f"{path} has no class folders; put the images of a class under {train}/CLASS")
     val = next((path / name for name in ("val", "validation", "valid") if (path / name).is_dir()), path / "val")
@@ -239,85 +380,130 @@ def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
         root=path.resolve(),
         task="classify",
         names=dict(enumerate(classes)),
-        splits={split: tuple(sorted(list_images(folder))) for split, folder in folders.items() if folder.is_dir()},
+        splits={
+            split: tuple(image for name in _class_folders(folder) for image in list_images(folder / name))
+            for split, folder in folders.items()
+            if folder.is_dir()
+        },
         looked_at={split: str(folder) for split, folder in folders.items()},
     )
 
 
-def _fetch(name: Path | str, task: str | None) -> Path:
-    """Where Ultralytics' own resolver finds, or its downloader puts, a dataset that is not given by path."""
-    path = Path(name)
-    if path.is_absolute() or len(path.parts) > 1:  # a path, not a name
-        raise DataError(f"dataset {name} does not exist; give a YAML, or a folder of class folders")
-    from ultralytics.data.utils import check_cls_dataset, check_det_dataset  # heavy, and only here
+def _class_folders(folder: Path) -> list[str]:
+    """Names of the classes that have a folder here; ``.ipynb_checkpoints`` is none."""
+    if not folder.is_dir():
+        return []
+    return sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+
+
+def _classified(dataset: Dataset, split: str) -> list[Source]:
+    """The images of a split with the class that each one's folder stands for."""
+    known, sources = set(dataset.names.values()), []
+    for image in dataset.splits[split]:
+        folder = Path(dataset.looked_at[split])
+        name = image.relative_to(folder).parts[0]
+        if name not in known:
+            raise DataError(f"{folder / name} is no class of {dataset.source / 'train'}; it has {_few(dataset.names)}")
+        sources.append(Source(image, None, name))
+    return sources
+
+
+def _downloaded(dataset: Dataset, task: str | None, *, trust: bool | None) -> Dataset:
+    """The dataset after its ``download`` entry, where it has one: images are missing."""
+    path = dataset.source
+    download = read_yaml(path, unique_keys=False, undecodable="replace").get("download")
+    if not isinstance(download, str):
+        return dataset
+    archive = download.lower().startswith("http") and download.lower().partition("?")[0].endswith(ARCHIVES)
+    if not archive and not trust:
+        remedy = "get the images first" if trust is None else "read it, then give --trust, or get the images first"
+        raise DataError(f"{path}: images are missing, and 'download' is a script, which is not run: {remedy}")
+    _logger.warning("%s: images are missing; running its 'download'", path)
+    _by_ultralytics(str(path), task)
+    return _dataset_from_yaml(path, task)
+
+
+def _by_ultralytics(name: str, task: str | None) -> Path:
+    """What Ultralytics' own resolver makes of a dataset, downloaded where it is missing: a folder, or a YAML."""
+    from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
     from edgeprune.quiet import quiet
 
     try:
         with quiet():
             if task == "classify":
-                return Path(check_cls_dataset(str(name))["train"]).parent
-            return Path(check_det_dataset(str(name))["yaml_file"])
-    except Exception as error:  # its downloader raises whatever the network gave it
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                return Path(check_cls_dataset(name)["train"]).parent
+            return Path(check_det_dataset(name)["yaml_file"])
+    except Exception as error:  # its downloader raises whatever the network gave it, and scripts what they like
         raise DataError(
-            f"dataset {name} is not here and Ultralytics could not fetch it ({line}); give the path of a YAML"
+            f"dataset {shown(name)} is not here and Ultralytics could not fetch it ({first_line(error)}); "
+            "give the path of a YAML"
         ) from error
+
+
+def _fetch(name: Path | str, task: str | None) -> Path:
+    """What a name stands for that Ultralytics knows: its own YAMLs may download what they like."""
+    path = Path(name)
+    if path.is_absolute() or len(path.parts) > 1:  # a path, not a name
+        raise DataError(f"dataset {shown(name)} does not exist; give a YAML, or a folder of class folders")
+    return _by_ultralytics(str(name), task)
 
 
 def _root(path: object, source: Path) -> Path:
     if not path:
         return source.resolve().parent
-    root = Path(str(path))
+    if not isinstance(path, str):
+        raise DataError(f"{source}: path: {shown(str(path), 40)}; a folder is expected")
+    root = Path(path)
     if not root.exists() and not root.is_absolute():
-        from ultralytics.utils import SETTINGS
+        from ultralytics.utils import DATASETS_DIR
 
-        root = Path(SETTINGS["datasets_dir"]) / root
+        root = DATASETS_DIR / root
     return root.resolve()
 
 
-def _entry(root: Path, entry: str) -> Path:
-    path = (root / entry).resolve()
-    if not path.exists() and entry.startswith("../"):  # Ultralytics forgives the exporters that write this
-        path = (root / entry[3:]).resolve()
-    return path
+def _entries(root: Path, entries: object, where: str) -> list[Path]:
+    """The folders and lists that a split names."""
+    if isinstance(entries, str):
+        path = (root / entries).resolve()
+        if not path.exists() and entries.startswith("../"):  # Ultralytics forgives the exporters that write this
+            path = (root / entries[3:]).resolve()
+        return [path]
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise DataError(f"{where}: {shown(str(entries), 40)}; a path, or a list of paths, is expected")
+    return [(root / entry).resolve() for entry in entries]
 
 
 def _checked(dataset: Dataset, need: Sequence[str]) -> Dataset:
     for split in need:
         images = dataset.images(split)
-        if dataset.task == "classify":
-            _check_class_folders(dataset, split, images)
-        else:
-            _check_labels(dataset, split, images)
+        linked = dataset._link(split)
+        if not images:
+            first = linked.checked.skipped[0].reason
+            raise DataError(
+                f"{dataset.source}: none of the {len(dataset.splits[split])} images of split '{split}' can be used; "
+                f"{shown(dataset.splits[split][0])}: {first}"
+            )
+        if not linked.checked.labelled:
+            raise DataError(
+                f"{dataset.source}: none of the {len(images)} images of split '{split}' has a label; "
+                f"looked at {label_file(images[0]).parent}"
+            )
     return dataset
 
 
-def _check_class_folders(dataset: Dataset, split: str, images: Sequence[Path]) -> None:
-    known = set(dataset.names.values())
-    for image in images:
-        if image.parent.name not in known:
-            raise DataError(f"{image.parent} is no class of {dataset.source / 'train'}; it has {_few(dataset.names)}")
-
-
-def _check_labels(dataset: Dataset, split: str, images: Sequence[Path]) -> None:
-    rows = 0
-    for row in (row for image in images for row in read_labels(image)):
-        rows += 1
-        first = row.values[0]
-        try:
-            index = float(first)
-        except ValueError:
-            raise DataError(f"{row.file}:{row.line}: '{first}' is no class index; a line is CLASS X Y W H") from None
-        if not 0 <= index < dataset.nc or index != int(index):
-            raise DataError(
-                f"{row.file}:{row.line}: class {first} is out of range; {dataset.source} names 0 to {dataset.nc - 1}"
-            )
-    if not rows:
-        raise DataError(
-            f"{dataset.source}: none of the {len(images)} images of split '{split}' has a label; "
-            f"looked at {label_file(images[0]).parent}"
-        )
+def _say_skipped(dataset: Dataset, split: str, linked: LinkedSplit) -> None:
+    """One warning about the images of a split that are left out."""
+    skipped, images = linked.checked.skipped, dataset.splits[split]
+    if not skipped or linked.folder in _said:
+        return
+    _said.add(linked.folder)
+    first = "; ".join(f"{shown(images[one.index])}: {shown(one.reason)}" for one in skipped[:NAMED])
+    more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+    _logger.warning(
+        "%s: %d of the %d images of split '%s' are left out, as Ultralytics does: %s%s",
+        *(dataset.source, len(skipped), len(images), split, first, more),
+    )
 
 
 def _class_names(names: object, source: str) -> dict[int, str]:

@@ -211,6 +211,16 @@ class Workspace:
         return folder, other
 
 
+def user_cache(name: str) -> Path:
+    """A folder of what may be used again on this machine and may be deleted at any time; it need not exist.
+
+    Under ``$EDGEPRUNE_CACHE``, else ``$XDG_CACHE_HOME/edgeprune``, else ``~/.cache/edgeprune``.
+    """
+    given, cache = os.environ.get("EDGEPRUNE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    root = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "edgeprune"
+    return root / name
+
+
 def has_finished_stage(root: Path) -> bool:
     """Whether a stage has ever finished in a run directory."""
     return any(root.glob(f"*/{RECORD}"))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # a test never installs packages
 os.environ.setdefault("YOLO_OFFLINE", "true")  # nor asks the network
+
+if "EDGEPRUNE_CACHE" not in os.environ:  # nor leaves anything in the user's cache
+    os.environ["EDGEPRUNE_CACHE"] = tempfile.mkdtemp(prefix="edgeprune-cache-")
+    atexit.register(shutil.rmtree, os.environ["EDGEPRUNE_CACHE"], ignore_errors=True)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

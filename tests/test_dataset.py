@@ -1,23 +1,33 @@
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from edgeprune.dataset import IMAGE_SUFFIXES, Dataset, label_file, read_labels
+from edgeprune.dataset import Dataset, label_file, read_labels
 from edgeprune.errors import DataError
+from edgeprune.images import IMAGE_SUFFIXES
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 
 
+def picture(seed: int, form: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (12, 10)) -> bytes:
+    """A small image file of plain colour."""
+    buffer = io.BytesIO()
+    Image.new(mode, size, seed * 7 % 200).save(buffer, form)
+    return buffer.getvalue()
+
+
 def written(root: Path, yaml: str = YAML, labels: str = "0 .5 .5 .1 .1\n1 .2 .2 .1 .1\n", count: int = 3) -> Path:
-    """A dataset of empty image files (their pixels are never read), with the same labels for each."""
+    """A dataset of tiny images, with the same labels for each."""
     for split in ("train", "val"):
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            (root / "images" / split / f"{index}.jpg").write_bytes(bytes(index + 1))
+            (root / "images" / split / f"{index}.jpg").write_bytes(picture(index))
             (root / "labels" / split / f"{index}.txt").write_text(labels)
     (root / "data.yaml").write_text(yaml)
     return root / "data.yaml"
@@ -27,7 +37,7 @@ def class_folders(root: Path, classes: str = "ab", splits: tuple[str, ...] = ("t
     for split in splits:
         for name in classes:
             (root / split / name).mkdir(parents=True, exist_ok=True)
-            (root / split / name / "0.png").write_bytes(b"x")
+            (root / split / name / "0.png").write_bytes(picture(0, "PNG"))
     return root
 
 
@@ -75,7 +85,7 @@ def test_real_datasets_load_as_ultralytics_reads_them(name, shared):
     for split in ("train", "val"):
         assert all(image.parent == Path(theirs[split]) for image in dataset.images(split))
     images = [str(image) for image in dataset.images("val")]
-    assert [str(label_file(Path(image))) for image in images] == img2label_paths(images)
+    assert [str(label_file(Path(image))) for image in images] == img2label_paths([*images])
     assert dataset.task == ("pose" if "pose" in name else None)
 
 
@@ -191,7 +201,7 @@ def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
     assert first.digest == second.digest
     changes = [
         lambda root: (root / "labels/val/0.txt").write_text("0 .5 .5 .2 .2\n"),
-        lambda root: (root / "images/train/0.jpg").write_bytes(b"longer"),
+        lambda root: (root / "images/train/0.jpg").write_bytes(picture(0, size=(40, 30))),
         lambda root: (root / "images/train/0.jpg").rename(root / "images/train/zero.jpg"),
         lambda root: (root / "data.yaml").write_text(YAML.replace("dog", "hen")),
         lambda root: shutil.copy(root / "images/val/0.jpg", root / "images/val/9.jpg"),

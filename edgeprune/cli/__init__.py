@@ -6,6 +6,7 @@ Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 a stage or a tool failed, 4 the dev
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -58,6 +59,7 @@ def main() -> None:
     """Entry point: errors of edgeprune are one line on stderr and an exit code; anything else is a bug."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun on a device is put back
         signal.signal(number, _exit_on_signal)
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # Ultralytics would install packages for what a file names
     with streams.streams():
         sys.exit(_run())
 
@@ -112,7 +114,7 @@ def build(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load classes outside Ultralytics; such a file can run any code.")
+        bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
     ] = False,
     **overrides: Unpack[Overrides],
 ) -> None:

@@ -20,7 +20,9 @@ Batch = Annotated[int, typer.Option(help="Images per inference on --data.")]
 Ignore = Annotated[list[str] | None, typer.Option(help="Glob over module names that keep their width; repeatable.")]
 MaxRatio = Annotated[list[str] | None, typer.Option(help="GLOB=SHARE: remove at most this share there; repeatable.")]
 Align = Annotated[int, typer.Option(help="Widths are multiples of this: 1, 4, 8, 16 or 32.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Load classes outside Ultralytics; such a file can run any code.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
+]
 
 
 def prune(
@@ -142,7 +144,7 @@ def sensitivity(
         raise TargetError(f"--ratios is a comma-separated list of numbers (seen: {ratios})") from error
     checkpoint = load(weights, trust=trust)
     side = imgsz or checkpoint.imgsz
-    batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed)
+    batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed, trust=trust)
     pruner = Pruner(checkpoint.model, side, align=align, ignore=ignore or ())
     with ConsoleReporter() as reporter:
         result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=reporter.progress)

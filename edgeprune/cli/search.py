@@ -15,7 +15,9 @@ Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split
 ImgSz = Annotated[int | None, typer.Option(help="Image side in pixels; replaces the profile's.")]
 Cache = Annotated[Path, typer.Option(help="Folder of measured layer times, one file a device and model.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Load a checkpoint with foreign classes; executes code from it.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
+]
 PROFILES = Path("runs/profiles")
 
 

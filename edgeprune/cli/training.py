@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
 Data = Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Load foreign classes, run the dataset's download script: both can run any code."),
+]
 Out = Annotated[
     Path,
     typer.Option("--out", "-o", callback=output_folder, help="Folder for best.pt; the same command again goes on."),
@@ -34,6 +38,7 @@ def finetune(
     baseline: Annotated[
         str | None, typer.Option(help="mAP50-95 of the unpruned model (0 to 1), or its weights; else the teacher's.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Train a pruned model with its structure kept, optionally with the unpruned one as teacher.
 
@@ -52,11 +57,13 @@ def finetune(
 
     from edgeprune.training.finetune import finetune as run
 
-    _print(run(weights, data=data, out=out, settings=settings, work=out / ".training", until=goal))
+    _print(run(weights, data=data, out=out, settings=settings, work=out / ".training", until=goal, trust=trust))
 
 
 @options_from_settings
-def sparsify(weights: Weights, data: Data, section: Sparsifying, run: Run, out: Out = Path("sparsified")) -> None:
+def sparsify(
+    weights: Weights, data: Data, section: Sparsifying, run: Run, out: Out = Path("sparsified"), trust: Trust = False
+) -> None:
     """Train with a penalty on the scales of prunable channels, to prune with --importance bn_scale afterwards.
 
     Example:
@@ -70,7 +77,9 @@ def sparsify(weights: Weights, data: Data, section: Sparsifying, run: Run, out: 
     from edgeprune.training.sparsify import sparsify as train
 
     sparsity = SparsitySettings.of(section)
-    result = train(weights, data=data, out=out, settings=settings, work=out / ".training", sparsity=sparsity)
+    result = train(
+        weights, data=data, out=out, settings=settings, work=out / ".training", sparsity=sparsity, trust=trust
+    )
     _print(result.trained)
     scales = result.scales
     say(scales.summary)
@@ -92,6 +101,7 @@ def iterate(
     importance: Annotated[str, typer.Option(help="Channel importance criterion.")] = "auto",
     align: Annotated[int, typer.Option(help="Keep widths at multiples of this.")] = 8,
     out: Out = Path("iterated"),
+    trust: Trust = False,
 ) -> None:
     """Prune and fine-tune in turns, with the epochs shared over the rounds.
 
@@ -111,6 +121,7 @@ def iterate(
         work=out / ".training",
         importance=importance,
         align=align,
+        trust=trust,
     )
     for number, pruning_round in enumerate(finished, 1):
         say(f"round {number}: MACs x{pruning_round.macs_speed_up:.2f}")

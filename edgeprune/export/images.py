@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import DataError
+from edgeprune.images import read_image
 
 
-def batch_from_images(images: Sequence[Path], *, imgsz: tuple[int, int], task: str = "detect") -> np.ndarray:
+def batch_from_images(
+    images: Sequence[Path], *, imgsz: tuple[int, int], task: str = "detect", channels: int = 3
+) -> np.ndarray:
     """Read images the way Ultralytics' validators do for a model of fixed size.
 
     Args:
         images: image files.
         imgsz: height and width in pixels.
         task: ``classify`` resizes the short side and crops the centre; every other task letterboxes with grey 114.
+        channels: of the model's input.
 
     Returns:
-        float32 of shape (images, 3, height, width), RGB, in [0, 1].
+        float32 of shape (images, channels, height, width), RGB where there are three, in [0, 1].
 
     Raises:
         DataError: no images, or one that cannot be read.
@@ -28,30 +32,26 @@ def batch_from_images(images: Sequence[Path], *, imgsz: tuple[int, int], task: s
     if not images:
         raise DataError("no images were given; a split with at least one image is needed")
     if task == "classify":
-        return np.stack([_read_cropped(Path(image), imgsz) for image in images])
+        if channels != 3:  # Ultralytics has no loader for them
+            raise DataError(f"images of a classifier are read in 3 channels, and the model takes {channels}")
+        return np.stack([_cropped(read_image(Path(image), task=task), imgsz) for image in images])
     from ultralytics.data.augment import LetterBox
 
     letterbox: Any = LetterBox(new_shape=imgsz, auto=False)
-    return np.stack([_read_letterboxed(Path(image), letterbox) for image in images])
+    return np.stack([_letterboxed(read_image(Path(image), channels), letterbox) for image in images])
 
 
-def _read_letterboxed(image: Path, letterbox: Callable[..., np.ndarray]) -> np.ndarray:
-    from ultralytics.utils.patches import imread
-
-    pixels = imread(str(image)) if image.is_file() else None
-    if pixels is None:
-        raise DataError(f"image {image} cannot be read")
-    pixels = letterbox(image=pixels)[..., ::-1].transpose(2, 0, 1)  # BGR to RGB, HWC to CHW
-    return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(255)
+def _letterboxed(pixels: np.ndarray, letterbox: Callable[..., np.ndarray]) -> np.ndarray:
+    planes = np.atleast_3d(letterbox(image=pixels)).transpose(2, 0, 1)  # HWC to CHW
+    if len(planes) == 3:
+        planes = planes[::-1]  # BGR to RGB
+    return np.ascontiguousarray(planes, dtype=np.float32) / np.float32(255)
 
 
-def _read_cropped(image: Path, imgsz: tuple[int, int]) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+def _cropped(pixels: np.ndarray, imgsz: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
     from ultralytics.data.augment import classify_transforms
 
-    try:
-        pixels = Image.open(image).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"image {image} cannot be read") from error
-    transformed = classify_transforms(size=imgsz if imgsz[0] != imgsz[1] else imgsz[0])(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))  # BGR to RGB
+    transformed = classify_transforms(size=imgsz if imgsz[0] != imgsz[1] else imgsz[0])(image)
     return np.asarray(transformed, dtype=np.float32)

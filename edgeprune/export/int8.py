@@ -33,7 +33,7 @@ from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_grap
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import PRECISION_KEY
-from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.onnx import ExportInfo, describe_onnx
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import regions_of
 from edgeprune.export.result import PrecisionInfo
@@ -128,7 +128,7 @@ def _quantize_static(
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     info, (image_input, *_) = describe_onnx(model), inputs_of(model)
-    reader = _calibration_reader(images, image_input.name, info.imgsz, info.task, info.batch if not info.dynamic else 1)
+    reader = _calibration_reader(images, image_input.name, info)
     # in pieces: the histogram calibrators keep every activation of the images they are given at once
     options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": _largest_divisor(len(reader), 8)}
     if method == "percentile":
@@ -177,9 +177,11 @@ def _quantize_static(
     return quantized
 
 
-def _calibration_reader(images: Sequence[Path], name: str, imgsz: tuple[int, int], task: str, batch: int) -> Any:
+def _calibration_reader(images: Sequence[Path], name: str, info: ExportInfo) -> Any:
     """Calibration images as ONNX Runtime's reader, read one batch at a time."""
     from onnxruntime.quantization import CalibrationDataReader
+
+    batch = 1 if info.dynamic else info.batch
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -196,7 +198,8 @@ def _calibration_reader(images: Sequence[Path], name: str, imgsz: tuple[int, int
             if self.next >= self.end:
                 return None
             self.next += 1
-            return {name: batch_from_images(self.stacks[self.next - 1], imgsz=imgsz, task=task)}
+            stack = self.stacks[self.next - 1]
+            return {name: batch_from_images(stack, imgsz=info.imgsz, task=info.task, channels=info.channels)}
 
     return Reader()
 

@@ -132,7 +132,7 @@ class _MixedGraphs:
     def sensitivity(self, images: Sequence[Path], progress: Progress) -> dict[str, float]:
         """A number for each layer by which to rank them; see the module."""
         info = describe_onnx(self.source)
-        pixels = batch_from_images(images, imgsz=info.imgsz, task=info.task)
+        pixels = batch_from_images(images, imgsz=info.imgsz, task=info.task, channels=info.channels)
         last = regions_of(self.source).output_layers
         ends = [node.output[0] for node in self.source.graph.node if node.name in last]
 

@@ -78,6 +78,12 @@ class ExportInfo:
     size_bytes: int
 
     @property
+    def channels(self) -> int:
+        """Of the images; 3 where the file leaves it free."""
+        channels = self.inputs[0].shape[1]
+        return channels if isinstance(channels, int) else 3
+
+    @property
     def nodes(self) -> int:
         """Number of nodes."""
         return sum(self.ops.values())

@@ -61,7 +61,7 @@ def parity(
     if not height or not width:
         raise TargetError(f"{candidate} does not say its image size; give imgsz")
     layout = Layout.of(model)
-    pixels = batch_from_images(images, imgsz=(height, width), task=layout.task)
+    pixels = batch_from_images(images, imgsz=(height, width), task=layout.task, channels=model.channels)
     if runtime is None:
         theirs = outputs_of_onnx(candidate, pixels)
     else:

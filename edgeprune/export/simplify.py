@@ -85,7 +85,7 @@ def _simplify_checked(
 def _comparison_images(model: onnx.ModelProto, images: Sequence[Path]) -> np.ndarray:
     info = describe_onnx(model)
     if images:
-        return batch_from_images(images, imgsz=info.imgsz, task=info.task)
+        return batch_from_images(images, imgsz=info.imgsz, task=info.task, channels=info.channels)
     shape = inputs_of(model)[0].shape
     if len(shape) != 4 or not all(info.imgsz):
         raise DataError(f"the model's input has shape {shape}; (batch, channels, height, width) was expected")

@@ -3,7 +3,7 @@
 Takes a checkpoint, an ONNX file or an engine, and a dataset. Gives mAP (or top-1 and top-5), per class too. The
 validator is Ultralytics' own, and so are matching and averaging; only the forward pass is the runtime's. Every form of
 a model is measured on the same square input that it ships with, so that figures of two stages may be subtracted.
-Nothing is written but Ultralytics' label cache beside the labels, where that is writable.
+Nothing is written but the user's cache (:mod:`edgeprune.linked_split`).
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def accuracy(
         raise DataError(f"model {model} does not exist")
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads) as subject:
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=(split,))
+        dataset.check_matches(subject.module.names, model=str(model), channels=subject.channels)
         dataset.images(split)
-        dataset.check_matches(subject.module.names, model=str(model))
         try:
             where = "cpu" if subject.exported else device
             result, details = _validated(subject, dataset, split, workers, progress, where)
@@ -159,6 +159,11 @@ class Subject:
     batch: int
     end_to_end: bool
     exported: bool
+
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return int((getattr(self.module, "yaml", None) or {}).get("channels", 3))
 
 
 @contextmanager
@@ -262,7 +267,7 @@ class _SessionModule(nn.Module):
         """Asked by the validator of an end-to-end model; an exported head is fixed."""
 
     def forward(self, images: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | list[torch.Tensor]:
-        """(N, 3, H, W) in [0, 1] to the exported head's outputs, float32."""
+        """(N, channels, H, W) in [0, 1] to the exported head's outputs, float32."""
         stack = images.cpu().numpy().astype(np.float16 if self.half_input else np.float32, copy=False)
         outputs = run_in_batches(self.run, stack, batch=self.batch or len(stack))
         tensors = [torch.from_numpy(output.astype(np.float32, copy=False)) for output in outputs]
@@ -278,7 +283,7 @@ def _validated(
             args={
                 "task": subject.task,
                 "mode": "val",
-                "data": str(dataset.source),
+                "data": str(dataset.for_ultralytics(split)),
                 "imgsz": subject.imgsz,
                 "batch": subject.batch,
                 "split": split,

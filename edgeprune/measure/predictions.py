@@ -18,6 +18,7 @@ from edgeprune.errors import DataError, EdgepruneError, StageError
 from edgeprune.export.detections import CONFIDENCE, NMS_IOU
 from edgeprune.export.module import head_arguments
 from edgeprune.families import family_for
+from edgeprune.images import read_image
 from edgeprune.measure.accuracy import subject_of
 from edgeprune.quiet import quiet
 from edgeprune.runtimes.base import Runtime
@@ -84,8 +85,13 @@ def predict(
                 **head_arguments(end_to_end=subject.end_to_end),
             }
         )
+        if subject.task == "classify" and subject.channels != 3:  # Ultralytics' predictor knows no others
+            raise DataError(f"images of a classifier are read in 3 channels, and {model} takes {subject.channels}")
         try:
-            results = predictor(source=[str(image) for image in images], model=subject.module)
+            results = [
+                predictor(source=read_image(image, subject.channels, task=subject.task), model=subject.module)[0]
+                for image in images
+            ]
         except (EdgepruneError, KeyboardInterrupt):
             raise
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:

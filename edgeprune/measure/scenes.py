@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError
+from edgeprune.images import read_image
 from edgeprune.measure.predictions import Detection, predict, read_objects
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Runtime
@@ -140,7 +140,8 @@ def choose_scenes(
         detected.append(predict(model.path, images, imgsz=model.imgsz, runtime=model.runtime, metadata=model.metadata))
     scenes = []
     for index, image in enumerate(images):
-        pixels, size = _read(image)
+        pixels = _shown(read_image(image, dataset.channels, task=task))
+        size = (pixels.shape[0], pixels.shape[1])
         truth = read_objects(image, size, task, dataset.names, dataset.kpt_shape)
         results = tuple(
             _result(model.name, detections[index], truth, detected[0][index], task)
@@ -225,13 +226,9 @@ def _overlap(a: Detection, b: Detection, rotated: bool) -> float:
     return both / union if union > 0 else 0.0
 
 
-def _read(image: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    from ultralytics.utils.patches import imread  # paths of any alphabet, as the predictors read them
-
-    pixels = imread(str(image))
-    if pixels is None:
-        raise DataError(f"image {image} cannot be read")
-    return pixels, (pixels.shape[0], pixels.shape[1])
+def _shown(pixels: np.ndarray) -> np.ndarray:
+    """What a page shows of an image: its first three channels, or the one that it has as grey."""
+    return pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
 
 
 def _with_jpeg(pixels: np.ndarray, scene: Scene) -> Scene:
@@ -241,5 +238,5 @@ def _with_jpeg(pixels: np.ndarray, scene: Scene) -> Scene:
     if scale < 1:
         size = max(1, round(scene.width * scale)), max(1, round(scene.height * scale))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return replace(scene, jpeg=encoded.tobytes())

@@ -11,6 +11,7 @@ from torch import nn
 
 from edgeprune import serial
 from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
+from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
@@ -110,7 +111,7 @@ def prune(
     if data is not None:
         if checkpoint is None:
             raise TargetError("data= needs a checkpoint, which says its task; pass batches= for a bare model")
-        batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed)
+        batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed, trust=trust)
     batches = None if batches is None else list(batches)
     removed = plan.removed if plan is not None else ()
     if drop_blocks and plan is None:
@@ -141,9 +142,22 @@ def prune(
 
 
 def labelled_batches(
-    checkpoint: Checkpoint, data: Path | str, imgsz: int, *, images: int, batch: int, seed: int
+    checkpoint: Checkpoint,
+    data: Path | str,
+    imgsz: int,
+    *,
+    images: int = 64,
+    batch: int = 4,
+    seed: int = 0,
+    trust: bool = False,
 ) -> list[Batch]:
-    """Labelled images of the training split for a checkpoint's own task; see :func:`calibration_batches`."""
+    """Labelled images of the training split for a checkpoint's own task; see :func:`calibration_batches`.
+
+    Raises:
+        DataError: the dataset cannot be read, or is not one for this model.
+    """
+    dataset = Dataset.load(data, task=checkpoint.task, need=("train",), trust=trust)
+    dataset.check_matches(checkpoint.names, model=str(checkpoint.path), channels=checkpoint.channels)
     return calibration_batches(
-        data, checkpoint.task, imgsz, images=images, batch=batch, seed=seed, stride=checkpoint.stride
+        dataset, checkpoint.task, imgsz, images=images, batch=batch, seed=seed, stride=checkpoint.stride
     )

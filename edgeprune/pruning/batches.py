@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 
 
@@ -18,7 +19,7 @@ class Batch:
     """Images with their labels, as a model's loss takes them.
 
     Attributes:
-        images: float32 of shape (images, 3, height, width), RGB in [0, 1].
+        images: float32 of shape (images, channels, height, width) in [0, 1], RGB where there are three.
         labels: the task's tensors by Ultralytics' names: ``cls``, ``bboxes``, ``batch_idx``, ...
     """
 
@@ -34,7 +35,7 @@ class Batch:
 
 
 def calibration_batches(
-    data: Path | str,
+    data: Path | str | Dataset,
     task: str,
     imgsz: int,
     *,
@@ -47,7 +48,7 @@ def calibration_batches(
     """Read labelled images as a model's loss wants them, without augmentation.
 
     Args:
-        data: a data set's YAML, or the folder of a classification data set.
+        data: a dataset, or what :meth:`Dataset.load` takes.
         task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
         imgsz: side of the letterboxed images in pixels.
         images: how many images, drawn without replacement; fewer when the split has fewer.
@@ -57,7 +58,7 @@ def calibration_batches(
         stride: of the model.
 
     Returns:
-        Batches with images of shape (batch, 3, imgsz, imgsz); the last one may hold fewer.
+        Batches with images of shape (batch, channels, imgsz, imgsz); the last one may hold fewer.
 
     Raises:
         TargetError: ``images`` or ``batch`` is under 1.
@@ -73,19 +74,21 @@ def calibration_batches(
         raise TargetError(f"images and batch start at 1 (seen: {images}, {batch})")
     overrides = {"imgsz": imgsz, "task": task, "rect": False, "cache": False, "single_cls": False, "fraction": 1.0}
     cfg: Any = get_cfg(overrides=overrides)
+    checked = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
+    given = str(checked.for_ultralytics(split))
     try:
         if task == "classify":
-            folder = check_cls_dataset(str(data))[split]
+            folder = check_cls_dataset(given)[split]
             dataset: Any = ClassificationDataset(root=str(folder), args=cfg, augment=False)
         else:
-            described = check_det_dataset(str(data), autodownload=False)
+            described = check_det_dataset(given, autodownload=False)
             dataset = build_yolo_dataset(cfg, described[split], batch, described, mode="val", stride=stride)
     except Exception as error:
         text = str(error).strip().splitlines() or [""]
-        raise DataError(f"cannot read split '{split}' of {data}: {type(error).__name__}: {text[0][:160]}") from error
+        raise DataError(
+            f"cannot read split '{split}' of {checked.source}: {type(error).__name__}: {text[0][:160]}"
+        ) from error
     count = min(images, len(dataset))
-    if count == 0:
-        raise DataError(f"split '{split}' of {data} has no images")
     chosen = sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
     loader = DataLoader(
         Subset(dataset, chosen), batch_size=batch, shuffle=False, collate_fn=getattr(dataset, "collate_fn", None)

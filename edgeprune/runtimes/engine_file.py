@@ -7,7 +7,6 @@ all of it down once. The file names the engine by its digest: one that lies besi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgeprune.errors import DataError, DeviceError
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnx_facts import InputFacts
 from edgeprune.serial import from_json, to_json
+from edgeprune.workspace import user_cache
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,5 @@ def refuse_foreign(engine: Path, facts: EngineFacts | None, here: Mapping[str, s
 
 
 def timing_cache_for(identity: Mapping[str, str]) -> Path:
-    """The timing cache of a device identity, on this machine; it makes the next build there faster and alike.
-
-    Under ``$EDGEPRUNE_CACHE``, else ``$XDG_CACHE_HOME/edgeprune``, else ``~/.cache/edgeprune``.
-    """
-    given, cache = os.environ.get("EDGEPRUNE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    root = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "edgeprune"
-    return root / "timing" / f"{digest_of(identity)}.cache"
+    """The timing cache of a device identity, in the user's cache; it makes the next build there faster and alike."""
+    return user_cache("timing") / f"{digest_of(identity)}.cache"

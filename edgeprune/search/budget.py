@@ -96,9 +96,7 @@ class BudgetSearch:
         self.batches: list[Batch] | None = None
         if dataset is not None and (importance == AUTO or importance_named(importance).needs_batches):
             site.reporter.progress("reading images for the importance of channels")
-            self.batches = calibration_batches(
-                dataset.source, source.task, target.imgsz, seed=site.seed, stride=source.stride
-            )
+            self.batches = calibration_batches(dataset, source.task, target.imgsz, seed=site.seed, stride=source.stride)
         self.importance = resolve_importance(importance, self.batches)
         site.reporter.progress(f"ranking channels by {self.importance}")
         self.scores = self.pruner.scores(self.importance, batches=self.batches, seed=site.seed)

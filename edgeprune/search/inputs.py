@@ -32,7 +32,9 @@ def read_inputs(
     source = checkpoint.load(weights, trust=trust)
     image_side(target.imgsz, source.stride, source.task)
     if data is not None:
-        return source, read_dataset(target, data, source.task, splits, source.names)
+        return source, read_dataset(
+            target, data, source.task, splits, source.names, channels=source.channels, trust=trust
+        )
     if target.precision.startswith("int8"):
         raise TargetError(f"precision {target.precision} is calibrated on images: give --data")
     if target.budget.scope == "end_to_end":
@@ -41,9 +43,17 @@ def read_inputs(
 
 
 def read_dataset(
-    target: Target, data: str | Path, task: str, splits: Iterable[str], names: Mapping[int, str] | None
+    target: Target,
+    data: str | Path,
+    task: str,
+    splits: Iterable[str],
+    names: Mapping[int, str] | None,
+    *,
+    channels: int | None = None,
+    trust: bool = False,
 ) -> Dataset:
-    """A dataset with these splits, for a model of this task and these class names; None for a model without names.
+    """A dataset with these splits, for a model of this task, these class names (None for a model without) and this
+    number of channels; ``trust`` as in :meth:`Dataset.load`.
 
     Raises:
         TargetError: the target's scope is not for this task.
@@ -51,11 +61,11 @@ def read_dataset(
     """
     if target.budget.scope == "end_to_end" and task != "detect":
         raise TargetError(f"budget.scope: end_to_end is known for detectors; a {task} model allows model")
-    dataset = Dataset.load(data, task=task, need=sorted(splits))
+    dataset = Dataset.load(data, task=task, need=sorted(splits), trust=trust)
     if target.precision.startswith("int8"):
         from edgeprune.export.int8 import calibration_warnings
 
         calibration_warnings(min(target.calibration.images, len(dataset.images("train"))))  # refuses too few
     if names is not None:
-        dataset.check_matches(names)
+        dataset.check_matches(names, channels=channels)
     return dataset

@@ -11,9 +11,10 @@ from ultralytics.cfg import TASK2METRIC
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
+from edgeprune.dataset import Dataset
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import require_same_names
-from edgeprune.training.run import class_names, validation_accuracy
+from edgeprune.training.run import validation_accuracy
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def baseline_accuracy(weights: Path, *, data: Path | str, settings: TrainSetting
         DataError: the weights cannot be read, or know other classes than ``data``.
     """
     unpruned = checkpoint.load(weights)
-    require_same_names(f"baseline {weights}", unpruned.names, class_names(data, unpruned.task, silently=settings.quiet))
+    dataset = Dataset.load(data, task=unpruned.task, need=("val",))
+    require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     record = Path(work) / "unpruned.json"
     if record.is_file():
         content = json.loads(record.read_text())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeprune import checkpoint
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.options import image_side
 from edgeprune.progress import Progress, silent
@@ -19,7 +20,7 @@ from edgeprune.training.classes import fit_classes, require_same_names
 from edgeprune.training.early_stop import StopAtGoal
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
-from edgeprune.training.run import Watcher, class_names, run_training
+from edgeprune.training.run import Watcher, run_training
 from edgeprune.training.trainers import averaged_model
 
 
@@ -35,6 +36,7 @@ def finetune(
     watchers: Sequence[Watcher] = (),
     identity: Mapping[str, Any] | None = None,
     keep: Literal["best", "last"] = "best",
+    trust: bool = False,
     label: str = "fine-tune",
     progress: Progress = silent,
 ) -> TrainResult:
@@ -52,6 +54,7 @@ def finetune(
         watchers: Ultralytics callbacks to add.
         identity: plain data that says what they do; with other values a run in ``work`` begins anew.
         keep: which epoch's averaged weights to give.
+        trust: load weights with foreign classes, and as in :meth:`Dataset.load`; both execute code.
         label: what ``progress`` calls the work.
         progress: called after every epoch.
 
@@ -60,10 +63,12 @@ def finetune(
         DataError: weights, teacher or data set are unusable or disagree.
         StageError: training failed, or the structure changed.
     """
-    source = checkpoint.load(weights)
+    source = checkpoint.load(weights, trust=trust)
     before = source.model
     image_side(settings.imgsz, source.stride, source.task)
-    names = class_names(data, source.task, silently=settings.quiet)
+    dataset = Dataset.load(data, task=source.task, trust=trust)
+    dataset.check_channels(source.channels, model=str(source.path))
+    names = dict(dataset.names)
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.teacher:

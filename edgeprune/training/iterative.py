@@ -14,7 +14,7 @@ from typing import Literal
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.pruning.batches import calibration_batches
+from edgeprune.pruning.api import labelled_batches
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.pruner import AUTO, Pruner
 from edgeprune.settings import TrainSettings
@@ -35,6 +35,7 @@ def prune_in_rounds(
     scope: Literal["global", "local"] = "global",
     align: int = 8,
     metadata: Mapping[str, object] | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> list[PruningRound]:
     """Reach ``macs_speed_up`` in ``rounds`` equal factors; ``settings.epochs`` is the total over all rounds.
@@ -43,7 +44,7 @@ def prune_in_rounds(
         weights: an unpruned checkpoint; the teacher is what ``settings.teacher`` names.
         macs_speed_up: multiply-accumulates before over after, above 1.
         rounds: 1 or more; the last one gets the epochs that cannot be divided.
-        data, settings, metadata, progress: as in :func:`edgeprune.training.finetune.finetune`.
+        data, settings, metadata, trust, progress: as in :func:`edgeprune.training.finetune.finetune`.
         out: folder for ``best.pt`` of the last round; earlier rounds stay in ``work``.
         work: scratch folder; the same call again goes on in the round and epoch where it stopped.
         importance, scope, align: as in :func:`edgeprune.pruning.api.prune`; a criterion that asks the loss is shown
@@ -57,14 +58,14 @@ def prune_in_rounds(
         raise TargetError(f"rounds={rounds} with epochs={settings.epochs}: every round needs at least one epoch")
     if not macs_speed_up > 1:
         raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
-    unpruned_macs = float(Pruner(checkpoint.load(weights).model, settings.imgsz, align=align).macs())
+    unpruned_macs = float(Pruner(checkpoint.load(weights, trust=trust).model, settings.imgsz, align=align).macs())
     current, finished, batches = Path(weights), [], None
     for number in range(1, rounds + 1):
         folder = Path(work) / f"round-{number}"
         start = folder / "pruned.pt"
-        loaded = checkpoint.load(current)
+        loaded = checkpoint.load(current, trust=trust and number == 1)
         if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
-            batches = calibration_batches(data, loaded.task, settings.imgsz, seed=settings.seed, stride=loaded.stride)
+            batches = labelled_batches(loaded, data, settings.imgsz, seed=settings.seed, trust=trust)
         pruner = Pruner(loaded.model, settings.imgsz, align=align)
         further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())
         plan = pruner.plan(macs_speed_up=max(further, 1.0), importance=importance, scope=scope, batches=batches)
@@ -77,6 +78,7 @@ def prune_in_rounds(
             out=Path(out) if number == rounds else folder / "out",
             settings=replace(settings, epochs=epochs),
             work=folder,
+            trust=trust,
             label=f"round {number}/{rounds}",
             progress=progress,
         )

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeprune.checkpoint import load
+from edgeprune.dataset import Dataset
 from edgeprune.progress import Progress, silent
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.model_yaml import read_model_yaml
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
-from edgeprune.training.run import class_names, run_training
+from edgeprune.training.run import run_training
 
 
 def pretrain(
@@ -23,6 +24,7 @@ def pretrain(
     settings: TrainSettings,
     work: Path | str,
     metadata: Mapping[str, object] | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train an unpruned model; as resumable and as precise as :func:`edgeprune.training.finetune.finetune`.
@@ -30,7 +32,7 @@ def pretrain(
     Args:
         model_yaml_or_pt: a model YAML (a path, or a name that Ultralytics ships such as ``yolo11n.yaml``) to build and
             train from random weights, or weights to go on from.
-        data, out, settings, work, metadata, progress: as in ``finetune``.
+        data, out, settings, work, metadata, trust, progress: as in ``finetune``.
 
     Raises:
         TargetError, DataError, StageError: as in ``finetune``.
@@ -44,10 +46,11 @@ def pretrain(
             settings=settings,
             work=work,
             metadata=metadata,
+            trust=trust,
             label="pretrain",
             progress=progress,
         )
-    class_names(data, read_model_yaml(source).task, silently=settings.quiet)
+    Dataset.load(data, task=read_model_yaml(source).task, trust=trust)
     run = run_training(work, source, data=data, settings=settings, label="pretrain", progress=progress)
     return result_from_run(
         run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata

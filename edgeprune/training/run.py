@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
-from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
-from edgeprune.errors import DataError, StageError, ToolError
+from edgeprune.dataset import Dataset
+from edgeprune.errors import StageError, ToolError
 from edgeprune.logs import EPOCH_WATCHERS
 from edgeprune.progress import Progress, silent
 from edgeprune.quiet import quiet
@@ -63,22 +63,6 @@ class FinishedRun:
     best_epoch: int
     epochs: tuple[Epoch, ...]
     seconds: float
-
-
-def class_names(data: Path | str, task: str, *, silently: bool = False) -> dict[int, str]:
-    """Class index to name of a data set, which is found (or fetched) and checked the way Ultralytics does.
-
-    With ``silently`` Ultralytics' log is hidden.
-
-    Raises:
-        DataError: the data set is missing, incomplete or contradicts itself.
-    """
-    try:
-        with quiet() if silently else nullcontext():
-            described = (check_cls_dataset if task == "classify" else check_det_dataset)(str(data))
-    except Exception as error:  # Ultralytics raises six kinds here, all of them about the data set
-        raise DataError(f"data set {data}: {first_line(error)}") from error
-    return dict(described["names"])
 
 
 def run_training(
@@ -160,8 +144,9 @@ def validation_accuracy(
     """
     with quiet() if settings.quiet else nullcontext():
         model = YOLO(str(weights))
+        dataset = Dataset.load(data, task=str(model.task), need=("val",))
         metrics: Any = model.val(
-            data=str(data),
+            data=str(dataset.for_ultralytics("val")),
             imgsz=settings.imgsz,
             device=training_device(settings).split(",")[0],
             plots=False,

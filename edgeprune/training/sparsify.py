@@ -30,13 +30,14 @@ def sparsify(
     work: Path | str,
     sparsity: SparsitySettings | None = None,
     metadata: Mapping[str, object] | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> SparsifyResult:
     """Train ``weights`` with a sparsity term; resumable like fine-tuning. Writes ``scales.json`` beside ``best.pt``.
 
     Args:
         weights: an unpruned checkpoint.
-        data, out, settings, work, metadata, progress: as in :func:`edgeprune.training.finetune.finetune`.
+        data, out, settings, work, metadata, trust, progress: as in :func:`edgeprune.training.finetune.finetune`.
         sparsity: how hard to push.
 
     Raises:
@@ -46,7 +47,7 @@ def sparsify(
     sparsity = sparsity or SparsitySettings()
     if settings.optimizer == "MuSGD":
         raise TargetError("optimizer=MuSGD rescales gradients, which undoes the sparsity term; choose SGD or AdamW")
-    model = checkpoint.load(weights).model
+    model = checkpoint.load(weights, trust=trust).model
     groups = scale_groups(model, settings.imgsz)
     before = scales_of(model, groups)
     trained = finetune(
@@ -56,6 +57,7 @@ def sparsify(
         settings=settings,
         work=work,
         metadata=metadata,
+        trust=trust,
         watchers=[("on_pretrain_routine_end", AttachSparsity(groups, sparsity))],
         identity={"sparsity": asdict(sparsity)},
         keep="last",

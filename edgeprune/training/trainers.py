@@ -38,6 +38,7 @@ from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune.artifact import write_atomically
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.training.arguments import first_line
 from edgeprune.training.classes import fit_classes
@@ -69,9 +70,14 @@ class GivenModelTrainer(BaseTrainer):
         self.add_callback("on_train_epoch_start", _start_epoch)
 
     def get_dataset(self) -> dict[str, Any]:
-        """Ultralytics' description of the data set, found and checked; DataError where it cannot be."""
-        with _data_errors():
-            return super().get_dataset()
+        """Ultralytics' description of the data set as it was checked; DataError where it cannot be used."""
+        given = self.args.data
+        self.args.data = str(Dataset.load(given, task=self.args.task).for_ultralytics("train", "val"))
+        try:
+            with _data_errors():
+                return super().get_dataset()
+        finally:
+            self.args.data = given  # what checkpoints name
 
     def get_dataloader(self, *arguments: Any, **named: Any) -> Any:
         """Ultralytics' loader of a split; DataError where the split holds no usable image."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from edgeprune.checkpoint import load, save, shape_signature
@@ -74,14 +74,11 @@ def test_missing_arguments_are_named(run, weights, arguments, error):
 
 @pytest.fixture(scope="module")
 def coco8(shared, tmp_path_factory):
-    """Description of a writable copy of real images."""
-    folder = tmp_path_factory.mktemp("data") / "coco8"
-    shutil.copytree(shared / "data" / "coco8", folder)
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755)
-    description = folder / "coco8.yaml"
-    lines = description.read_text().splitlines()
-    description.write_text("\n".join(f"path: {folder}" if line.startswith("path:") else line for line in lines))
+    """Real images, described with the class names of an untrained model."""
+    names = {index: str(index) for index in range(80)}
+    content = {"path": str(shared / "data" / "coco8"), "train": "images/train", "val": "images/val", "names": names}
+    description = tmp_path_factory.mktemp("data") / "coco8.yaml"
+    description.write_text(yaml.safe_dump(content))
     return description
 
 

@@ -53,7 +53,8 @@ def test_training_that_gives_it_back_fails(pruned, rebuilt, tmp_path, monkeypatc
     start = _saved(pruned.model, tmp_path / "pruned.pt", pruned.metadata())
     best = _saved(rebuilt, tmp_path / "best.pt")
     monkeypatch.setattr(training, "run_training", lambda *args, **rest: SimpleNamespace(best=best, best_epoch=1))
-    monkeypatch.setattr(training, "class_names", lambda *args, **rest: load(start).names)
+    dataset = SimpleNamespace(names=load(start).names, check_channels=lambda *args, **rest: None)
+    monkeypatch.setattr(training, "Dataset", SimpleNamespace(load=lambda *args, **rest: dataset))
     with pytest.raises(StageError, match=f"to {parameter_count(rebuilt)} parameters"):
         training.finetune(
             start, data="data.yaml", out=tmp_path / "out", settings=TrainSettings(epochs=1), work=tmp_path / "work"

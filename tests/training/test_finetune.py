@@ -15,12 +15,12 @@ import torch
 
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.settings import TrainSettings
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.finetune import finetune
 from edgeprune.training.pretrain import pretrain
-from edgeprune.training.run import class_names
 from tests.training.narrow import narrow_checkpoint
 
 STOCK = """
@@ -49,7 +49,7 @@ def test_every_task_keeps_every_width(config: str, task: str, tmp_path: Path, ta
     data = task_data(task)
     weights = narrow_checkpoint(tmp_path / "narrow.pt", config)
     expected = checkpoint.load(weights).model
-    fit_classes(expected, class_names(data, task))
+    fit_classes(expected, Dataset.load(data, task=task).names)
     settings = TrainSettings(epochs=1, batch=4, device="cpu", imgsz=64, quiet=True)
     result = finetune(weights, data=data, out=tmp_path / "out", settings=settings, work=tmp_path / "work")
     trained = checkpoint.load(result.best)
@@ -227,7 +227,7 @@ def test_a_data_set_of_broken_images_is_refused(
     shutil.copytree(digits.parent, tmp_path / "broken", ignore=shutil.ignore_patterns("*.cache"))
     for image in (tmp_path / "broken").glob("images/train/*"):
         image.write_bytes(image.read_bytes()[:100])
-    with pytest.raises(DataError, match="data set is unusable") as caught:
+    with pytest.raises(DataError, match=r"images of split .train. can be used") as caught:
         data = tmp_path / "broken" / "data.yaml"
         finetune(narrow, data=data, out=tmp_path / "o", settings=settings, work=tmp_path / "w")
     assert "\n" not in str(caught.value)

@@ -1,0 +1,246 @@
+"""A split of a dataset as a folder of links in the user's cache: what Ultralytics is given instead of the dataset.
+
+Every image is opened once, by Ultralytics' own check and then by its loader; what its check rejects gets no link, with
+the reason kept. What Ultralytics writes beside images and labels (label caches, which are pickles; decoded pixels;
+repaired JPEGs) and what it would read there, lies in this folder, which only this program writes: nothing that came
+with a dataset is executed, and nothing of a dataset is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
+from edgeprune.images import read_image
+from edgeprune.quiet import quiet
+from edgeprune.reading import is_file
+from edgeprune.serial import read_json, write_json
+from edgeprune.workspace import user_cache
+
+KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
+FOLDER = "datasets"
+CHECKED = "checked.json"
+FORMAT = "1"
+MANY = 5000  # images from which on it is said that they are opened
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """What a label file is checked against.
+
+    Attributes:
+        classes: number of classes.
+        task: ``detect``, ``pose`` or ``classify``, which has no labels.
+        kpt_shape: keypoints and numbers a keypoint; (0, 0) where the dataset has none.
+        channels: that the images are read with.
+    """
+
+    classes: int
+    task: str
+    kpt_shape: tuple[int, int] = (0, 0)
+    channels: int = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image of a split.
+
+    Attributes:
+        image: its file, as the dataset names it.
+        label: its label file, which need not be there; None for a classifier.
+        group: the folder of links that it goes to: the class for a classifier.
+    """
+
+    image: Path
+    label: Path | None
+    group: str = "images"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that Ultralytics leaves out, and why; ``index`` is its place in the split."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the check of a split came to.
+
+    Attributes:
+        skipped: images without a link.
+        labelled: images with at least one object.
+    """
+
+    skipped: tuple[Skipped, ...]
+    labelled: int
+
+
+@dataclass(frozen=True)
+class LinkedSplit:
+    """A checked split.
+
+    Attributes:
+        folder: of the links: ``images`` and ``labels``, or one folder a class.
+        checked: what its images came to.
+        new: whether it was checked just now.
+    """
+
+    folder: Path
+    checked: Checked
+    new: bool
+
+
+def link_split(
+    sources: Sequence[Source],
+    groups: Sequence[str],
+    rules: LabelRules,
+    refuse: Callable[[Path], None],
+) -> LinkedSplit:
+    """Check a split and link what Ultralytics takes of it, or find what an earlier call left.
+
+    Args:
+        sources: its images in order; the links sort as they do.
+        groups: folders of links to make, also where no image goes there.
+        rules: what labels are checked against.
+        refuse: called with an image whose label Ultralytics rejects: raises ``DataError`` for one that may not be
+            left out in silence.
+
+    Raises:
+        DataError: by ``refuse``, or an image that Ultralytics' check lets pass and its loader cannot read.
+        TargetError: the cache cannot be written.
+    """
+    root = user_cache(FOLDER)
+    folder = root / _key(sources, groups, rules)
+    checked = _read(folder)
+    if checked is not None:
+        return LinkedSplit(folder, checked, new=False)
+    if len(sources) > MANY:
+        _logger.warning("opening %d images, once", len(sources))
+    partial = root / f".partial-{folder.name}-{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        checked = _check(sources, _link(sources, groups, partial), rules, refuse)
+        write_json(partial / CHECKED, checked)
+        if _read(folder) is None:  # else another process was first
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
+    except OSError as error:
+        raise TargetError(
+            f"{root}: cannot be written ({error.strerror}); name another folder for caches in $EDGEPRUNE_CACHE"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return LinkedSplit(folder, checked, new=True)
+
+
+def _read(folder: Path) -> Checked | None:
+    """What an earlier check came to; a folder in use is not swept."""
+    try:
+        os.utime(folder)
+        return read_json(Checked, folder / CHECKED)
+    except (DataError, OSError):
+        return None
+
+
+def _key(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules) -> str:
+    digest = hashlib.sha256(repr((FORMAT, rules, tuple(groups))).encode(errors="surrogateescape"))
+    for source in sources:
+        for path in (source.image, source.label):
+            digest.update(os.fsencode(f"\0{source.group}\0{path}\0"))
+            if path is not None and is_file(path):
+                status = path.stat()
+                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _link(sources: Sequence[Source], groups: Sequence[str], folder: Path) -> list[Path | None]:
+    """Make the links; None for an image that is no regular file."""
+    shutil.rmtree(folder, ignore_errors=True)
+    labelled = any(source.label is not None for source in sources)
+    for group in (*groups, *(("labels",) if labelled else ())):
+        (folder / group).mkdir(parents=True, exist_ok=True)
+    links: list[Path | None] = []
+    for index, source in enumerate(sources):
+        if not is_file(source.image):
+            links.append(None)
+            continue
+        link = folder / source.group / f"{index:07d}{source.image.suffix}"
+        link.symlink_to(source.image.absolute())
+        links.append(link)
+        if source.label is not None and is_file(source.label):
+            (folder / "labels" / f"{index:07d}.txt").symlink_to(source.label.absolute())
+    return links
+
+
+def _check(
+    sources: Sequence[Source], links: Sequence[Path | None], rules: LabelRules, refuse: Callable[[Path], None]
+) -> Checked:
+    """Open every image, in threads; takes away the links of those that Ultralytics leaves out."""
+    from ultralytics.utils import NUM_THREADS
+
+    def one(index: int) -> tuple[str, int] | EdgepruneError:
+        link = links[index]
+        if link is None:
+            return "it is no regular file", 0
+        try:
+            reason, objects = _verified(link, rules)
+            if reason:
+                refuse(sources[index].image)
+                link.unlink()
+                return reason.replace(str(link), str(sources[index].image)), 0
+            read_image(link, rules.channels, task=rules.task)
+        except DataError as error:
+            return DataError(str(error).replace(str(link), str(sources[index].image)))
+        return "", objects
+
+    with ThreadPool(NUM_THREADS) as pool, quiet(logging.ERROR):  # what is wrong with an image is in its reason
+        results = pool.map(one, range(len(sources)), chunksize=16)
+    for result in results:
+        if isinstance(result, EdgepruneError):
+            raise result
+    said = [result for result in results if not isinstance(result, EdgepruneError)]
+    skipped = tuple(Skipped(index, reason) for index, (reason, _) in enumerate(said) if reason)
+    return Checked(skipped, sum(objects > 0 for _, objects in said))
+
+
+def _verified(link: Path, rules: LabelRules) -> tuple[str, int]:
+    """Why Ultralytics leaves an image out, empty where it takes it, and the number of its objects."""
+    from ultralytics.data.utils import verify_image, verify_image_label
+
+    if rules.task == "classify":
+        _, _, corrupt, message = verify_image(((str(link), 0), ""))
+        objects = 1
+    else:
+        keypoints, numbers = rules.kpt_shape
+        label = link.parent.parent / "labels" / f"{link.stem}.txt"
+        arguments = (str(link), str(label), "", rules.task == "pose", rules.classes, keypoints, numbers, False)
+        result = verify_image_label(arguments)
+        corrupt, message = result[8], result[9]
+        objects = 0 if corrupt else len(result[1])
+    if not corrupt:
+        return "", objects
+    reason = first_line(ValueError(message.partition("ignoring corrupt image/label: ")[2]))
+    if "pi_heif" in reason or "pi-heif" in reason:  # where Pillow knows no format, Ultralytics thinks of HEIC
+        reason = "it is no image that Pillow can read (HEIC needs: pip install pi-heif)"
+    return reason, 0
+
+
+def _sweep(root: Path) -> None:
+    """Remove what nothing has used for a month, and what a killed process left."""
+    for folder in root.iterdir():
+        age = time.time() - folder.lstat().st_mtime
+        if age > (KEPT_S / 30 if folder.name.startswith(".partial-") else KEPT_S):
+            shutil.rmtree(folder, ignore_errors=True)
