@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what type checkers and completion see; at run time each is 
     from edgeprune.measure.result import Accuracy, ArtifactAccuracy
     from edgeprune.pipeline import build
     from edgeprune.progress import Progress, Reporter
+    from edgeprune.pruning.adopt import Adoption, adopt
     from edgeprune.pruning.api import PruneResult, prune
     from edgeprune.pruning.plan import Plan
     from edgeprune.records.build import BuildResult
@@ -57,6 +58,7 @@ if TYPE_CHECKING:  # what type checkers and completion see; at run time each is 
 
 _ATTRIBUTES = {
     "Accuracy": "measure.result:Accuracy",
+    "Adoption": "pruning.adopt:Adoption",
     "ArtifactAccuracy": "measure.result:ArtifactAccuracy",
     "BenchResult": "measure.bench:BenchResult",
     "BenchSettings": "runtimes.base:BenchSettings",
@@ -84,6 +86,7 @@ _ATTRIBUTES = {
     "TrainResult": "training.result:TrainResult",
     "TrainSettings": "settings:TrainSettings",
     "Verdict": "samples.gates:Verdict",
+    "adopt": "pruning.adopt:adopt",
     "bench": "measure.bench:bench",
     "build": "pipeline:build",
     "compare": "measure.compare:compare",
@@ -105,6 +108,7 @@ _ATTRIBUTES = {
 
 __all__ = [
     "Accuracy",
+    "Adoption",
     "ArtifactAccuracy",
     "BenchResult",
     "BenchSettings",
@@ -139,6 +143,7 @@ __all__ = [
     "TrainSettings",
     "Verdict",
     "__version__",
+    "adopt",
     "bench",
     "build",
     "compare",

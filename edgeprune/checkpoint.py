@@ -30,7 +30,7 @@ from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.families import family_of
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
 from edgeprune.reading import is_file, shown
-from edgeprune.unpickle import content_of
+from edgeprune.unpickle import content_of, globals_of
 
 STOCK_PACKAGES = ("torch", "torchvision", "ultralytics")
 PLAIN_PACKAGES = (
@@ -96,19 +96,20 @@ class Checkpoint:
         return digest if isinstance(digest, str) else None
 
 
-def load(path: Path | str, *, trust: bool = False) -> Checkpoint:
+def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] | None = None) -> Checkpoint:
     """Read an Ultralytics checkpoint without running code from it.
 
     Args:
         path: a file, or the name of published weights (``yolov8n.pt``), which Ultralytics then downloads.
         trust: build any class that the file names. Such a file can run any code; only for files of your own.
+        aliases: stock classes to build where the file names others, by those names.
 
     Raises:
         DataError: missing, damaged, unsafe, not an Ultralytics checkpoint, of a class that does not run here, or one
             that says it was pruned but holds a model of other shapes; one line with the next command.
     """
     file = _find_file(path)
-    data = content_of(file, trust=trust)
+    data = content_of(file, trust=trust, aliases=aliases or {})
     if not isinstance(data, Mapping):
         raise DataError(f"{path} holds a {type(data).__name__}, not an Ultralytics checkpoint; pass a trained .pt file")
     model = data.get("ema") or data.get("model")
@@ -410,6 +411,15 @@ def _plain_key(key: Any, where: str) -> Any:
     if type(key) in (str, int):
         return key
     raise StageError(f"{where} has a {type(key).__name__} as a key; use strings or integers")
+
+
+def named_globals(path: Path | str) -> list[str]:
+    """Classes and functions that a checkpoint names and a restricted load would not build; loads nothing.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    return globals_of(_find_file(path))
 
 
 def foreign_globals(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -31,21 +31,23 @@ LOSS_MODULES = ("ultralytics.utils.loss", "ultralytics.utils.tal")
 # hooks and wrappers of torch that are built to say what is in the file: data, and code of torch alone
 TORCH_MODULES = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
 WRAPPERS = ("torch.nn.parallel.data_parallel.DataParallel",)
+SPLIT_SUFFIXES = ("_v2", "_infer")  # C2f_v2 and the like; pruning/adopt.py
 YOLOV5_PACKAGES = ("models", "utils")  # of the repositories of YOLOv5 and YOLOv7
 
 
-def content_of(path: Path, *, trust: bool) -> Any:
+def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = None) -> Any:
     """What ``torch.load`` gives for a checkpoint, on the CPU.
 
     Args:
         path: an existing file, which is read itself whatever its name is.
         trust: build any class that the file names, by running what it says.
+        aliases: stock classes to build where the file names others, by those names.
 
     Raises:
         DataError: damaged, TorchScript, no checkpoint, or one that needs a class which is not built.
     """
     try:
-        return _trusted(path) if trust else _restricted(path)
+        return _trusted(path) if trust else _restricted(path, aliases or {})
     except Exception as error:
         text = " ".join(str(cause) for cause in _causes(error))
         foreign_class = re.search(r"GLOBAL (\S+)", text)
@@ -63,12 +65,12 @@ def content_of(path: Path, *, trust: bool) -> Any:
         raise DataError(message) from error
 
 
-def _restricted(path: Path) -> Any:
+def _restricted(path: Path, aliases: Mapping[str, type]) -> Any:
     from ultralytics.nn.tasks import torch_safe_load
 
-    entries: list[Any] = [(found, name) for name in _needed(path) if (found := _known_class(name)) is not None]
-    torch.serialization.add_safe_globals(entries)
-    with _own_name(path) as file, quiet(logging.ERROR):
+    entries: list[Any] = [(stock, name) for name, stock in aliases.items()]
+    entries += [(found, name) for name in globals_of(path) if (found := _known_class(name)) is not None]
+    with torch.serialization.safe_globals(entries), _own_name(path) as file, quiet(logging.ERROR):
         return torch_safe_load(str(file), safe_only=True)[0]
 
 
@@ -99,7 +101,7 @@ def _own_name(path: Path) -> Iterator[Path]:
         yield link
 
 
-def _needed(path: Path) -> list[str]:
+def globals_of(path: Path) -> list[str]:
     """Globals that a restricted load would refuse; none for a file that is no archive, which loading will refuse."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
@@ -129,6 +131,8 @@ def _known_class(name: str) -> type | None:
 def _what_it_is(name: str) -> str:
     """What a class is and what to do, as the end of a sentence."""
     package = name.partition(".")[0]
+    if name.endswith(SPLIT_SUFFIXES):
+        return "a block of another pruner; edgeprune adopt makes such a checkpoint stock, where it knows the block"
     if name.startswith("torch.nn.parallel."):
         return "a wrapper of training on several GPUs; save what it wraps: torch.save({'model': model.module}, path)"
     if name.startswith("torch.optim.swa_utils."):

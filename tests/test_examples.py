@@ -1,7 +1,8 @@
 """Every command has an example in its help, and every example runs and ends as it says.
 
-The examples run as they are written, in one scratch folder that holds ``best.pt`` (a small trained detector) and
-``data.yaml`` (a small dataset). Any other file that an example reads is made by running the example that writes it.
+The examples run as they are written, in one scratch folder that holds ``best.pt`` (a small trained detector),
+``data.yaml`` (a small dataset), ``theirs.pt`` (another pruner's) and ``engine.engine`` (bytes in the place of a plan of
+TensorRT). Any other file that an example reads is made by running the example that writes it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import yaml
 
 from docs.pages import DOCS, ROOT, Example, commands, examples
 from edgeprune import cli
+from tests.pruning.theirs import their_checkpoint, their_pruner
 
 COMMANDS = commands()
 EXAMPLES = [example for name, command in COMMANDS.items() for example in examples(name, command)]
@@ -102,7 +104,7 @@ def _inside(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
-    """What every example may start from: best.pt and data.yaml."""
+    """What every example may start from."""
     from ultralytics.utils import ROOT as ULTRALYTICS
 
     from edgeprune.data.digits import write_digits
@@ -118,6 +120,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     settings = TrainSettings(epochs=2, batch=8, device="cpu", imgsz=64, quiet=True)
     trained = pretrain(work / "narrow.yaml", data=folder / "data.yaml", out=work / "out", settings=settings, work=work)
     (folder / "best.pt").write_bytes(trained.best.read_bytes())
+    (folder / "engine.engine").write_bytes(b"plan")
+    with their_pruner() as module:
+        their_checkpoint(folder / "theirs.pt", "yolov8", module, {4: (1, 0.5)})
     return Scratch(folder)
 
 

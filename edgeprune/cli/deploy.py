@@ -27,7 +27,7 @@ def deepstream(
     """Write Gst-nvinfer's configuration, the parser of the boxes and a pipeline to try them in. Detection models.
 
     Example:
-      edgeprune deploy deepstream runs/jetson-orin/bundle
+      edgeprune deploy deepstream runs/cpu/bundle
     """
     import os
 
@@ -50,7 +50,7 @@ def triton(
     """Write a model repository for Triton: the ONNX graph, and the TensorRT engine where the bundle has one.
 
     Example:
-      edgeprune deploy triton runs/jetson-orin/bundle -o models
+      edgeprune deploy triton runs/cpu/bundle -o models
     """
     from edgeprune.deploy.shipped import ShippedModel
     from edgeprune.deploy.triton import write_triton
@@ -69,7 +69,7 @@ def header_add(
     """Write the engine as `YOLO("model.engine")` loads it; an old header is replaced.
 
     Example:
-      edgeprune engine-header add bundle/engine.engine --onnx bundle -o model.engine
+      edgeprune engine-header add engine.engine --onnx model.onnx -o model.engine
     """
     from edgeprune.deploy.engine_header import add_header
 
@@ -82,7 +82,7 @@ def header_strip(engine: Engine, out: EngineOut) -> None:
     """Write the bare plan that trtexec, DeepStream and Triton take.
 
     Example:
-      edgeprune engine-header strip model.engine -o engine.engine
+      edgeprune engine-header strip model.engine -o bare.engine
     """
     from edgeprune.deploy.engine_header import strip_header
 

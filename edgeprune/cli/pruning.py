@@ -105,6 +105,24 @@ def prune(
         say(f"×{requested:g} was asked: no widths in steps of {steps} come closer; try a smaller --align")
 
 
+def adopt(
+    weights: Annotated[Path, typer.Argument(help="Checkpoint (.pt) that another pruner wrote.")],
+    output: Annotated[Path, typer.Option("--out", "-o", callback=output_file, help="Stock checkpoint (.pt) to write.")],
+) -> None:
+    """Make a checkpoint stock that another pruner left with split blocks (C2f_v2, C3k2_v2, ...); outputs stay equal.
+
+    Example:
+      edgeprune adopt theirs.pt -o stock.pt
+    """
+    from edgeprune.pruning.adopt import adopt as run
+
+    done = run(weights, output)
+    say(f"{output}: stock; {done.parameters[0] / 1e6:.3f} → {done.parameters[1] / 1e6:.3f} M parameters")
+    for name, foreign in done.blocks.items():
+        count = done.filled.get(name, 0)
+        say(f"  {name}: was {foreign}" + (f"; {count} channels of zeros even out its halves" if count else ""))
+
+
 def sensitivity(
     weights: Weights,
     data: Annotated[str, typer.Option(help="Dataset YAML; its train split gives the loss.")],
@@ -156,8 +174,9 @@ def sensitivity(
 
 
 def register(app: typer.Typer) -> None:
-    """Mount both commands on the main application."""
+    """Mount the commands on the main application."""
     app.command()(prune)
+    app.command()(adopt)
     app.command()(sensitivity)
 
 
