@@ -181,11 +181,14 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     target, before, after = record.target, visit.baseline, visit.candidate
     statistic = target.budget.statistic
     layout = Layout.of(read_metadata(metadata_of(onnx)))
+    engine, stand_in = budget_gate(target, "engine", before, after), record.stages.prune.facts.stand_in(target.budget)
+    if stand_in:
+        engine = replace(engine, reason=f"{engine.reason}; {stand_in}")
     agreement = compare_arrays(outputs_of_onnx(onnx, visit.pixels), visit.outputs, layout, what="the engine")
     gates = [
         info_gate("baseline", f"latency {statistic}", value_of(before.values, statistic), "ms", "unpruned, measured"),
         *([] if target.budget.kind == "macs_speed_up" else [budget_gate(target, "prune", before, after)]),
-        budget_gate(target, "engine", before, after),
+        engine,
         *energy_gates("engine", after),
         precision_gate("engine", visit.precision, target.precision),
         drop_gate(target, record.stages.baseline.facts, record.stages.engine.facts),

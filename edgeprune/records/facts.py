@@ -12,6 +12,7 @@ from edgeprune.measure.result import ArtifactAccuracy, LayerComparison
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.settings import AccuracyGoal
+from edgeprune.target import Budget
 from edgeprune.training.result import SparsityReport, TrainSummary
 
 
@@ -144,6 +145,13 @@ class PruneFacts:
     plan: str
     importance: str
     removed: tuple[str, ...]
+
+    def stand_in(self, budget: Budget) -> str:
+        """Words for a row about a latency that nothing could measure while the plan was made; empty where it was."""
+        if budget.kind == "macs_speed_up" or self.probes or self.macs.ratio <= 1:
+            return ""
+        asked = f"{budget.value:g} ms" if budget.kind == "latency_ms" else f"×{budget.value:g}"
+        return f"pruned to a stand-in, ×{self.macs.ratio:.2f} fewer MACs, whatever {asked} means on the device"
 
 
 @dataclass(frozen=True)

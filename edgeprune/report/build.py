@@ -14,7 +14,14 @@ from edgeprune.report.page import render
 from edgeprune.report.scenes import LEGEND, scene_figures
 from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
-from edgeprune.report.verdict import COLUMNS, deciding_gates, gate_cells, short_reasons, verdict_table
+from edgeprune.report.verdict import (
+    COLUMNS,
+    deciding_gates,
+    gate_cells,
+    short_reasons,
+    verdict_table,
+    without_commands,
+)
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.samples.statistics import Bounds, bounds
 
@@ -53,7 +60,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         meaning=MEANINGS[verdict],
         request=f"{target.description}. Budget: {budget_text(target.budget)}; accuracy may drop by "
         f"{target.accuracy.max_map_drop:g}.",
-        deciding=[_gate_row(gate) for gate in deciding_gates(gates, verdict)],
+        deciding=[_gate_row(gate) for gate in deciding_gates(without_commands(gates), verdict)],
         next_step=NEXT_STEPS[Verdict.PENDING if record.next_command else verdict],
         next_command=record.next_command or (None if verdict is Verdict.PASS else shell_line(record.command)),
         gate_columns=COLUMNS,

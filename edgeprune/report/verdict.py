@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from edgeprune.report.table import Table
 from edgeprune.report.text import number_text
-from edgeprune.samples.gates import Gate, Verdict
+from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
 
+DROP = " drop"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 
 
 def gate_cells(gate: Gate) -> tuple[str, ...]:
-    """The cells of one gate as people read them, in the order of :data:`COLUMNS`."""
-    unit = "" if gate.unit in gate.metric else gate.unit  # "mAP50-95 drop" says it already
+    """The cells of one gate as people read them, in the order of :data:`COLUMNS`.
+
+    A drop is shown as the change that it is, as everywhere: + is a gain, - a loss.
+    """
+    metric, show = gate.metric, partial(number_text, unit=gate.unit)
+    if metric.endswith(DROP):
+        metric, show = metric.removesuffix(DROP) + " change", change_text
     return (
         gate.stage,
-        gate.metric,
-        number_text(gate.value, unit),
-        number_text(gate.limit, unit),
+        metric,
+        show(gate.value),
+        show(gate.limit),
         gate.verdict.value if gate.limit is not None or gate.verdict is not Verdict.PASS else "info",
         gate.reason,
     )
+
+
+def change_text(drop: float | None) -> str:
+    """What a loss is as a change, with its sign."""
+    return "–" if drop is None else f"{-drop:+.4f}"
 
 
 def gate_text(gate: Gate) -> str:
@@ -47,6 +59,16 @@ def short_reasons(gates: Iterable[Gate], next_command: str | None, instead: str)
     if not next_command:
         return list(gates)
     return [replace(gate, reason=gate.reason.replace(next_command, instead)) for gate in gates]
+
+
+def without_commands(gates: Iterable[Gate]) -> list[Gate]:
+    """The gates with nothing of what is typed next in the reasons of those that are PENDING."""
+    return [
+        replace(gate, reason=gate.reason.partition(NOT_MEASURED)[0].rstrip("; "))
+        if gate.verdict is Verdict.PENDING
+        else gate
+        for gate in gates
+    ]
 
 
 def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:

@@ -29,6 +29,7 @@ MIN_BLOCK_PAIRS = 20  # pairs of blocks below which a ratio has no interval and 
 MAX_SAMPLES = 100_000
 UNSTEADY_MARGIN = 2.0  # how far under its limit an unsteady latency has to stay, in every sample, to pass all the same
 ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
+NOT_MEASURED = "not measured yet"
 ROUNDING_ERROR = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
 
 
@@ -311,13 +312,13 @@ def accuracy_gate(
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
     low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
     if high <= max_drop + ROUNDING_ERROR:
-        verdict, reason = Verdict.PASS, f"{figures}; on other images at most {high:+.4f}"
+        verdict, reason = Verdict.PASS, f"{figures}; on other images {-high:+.4f} or better"
     elif low > max_drop:
-        verdict, reason = Verdict.FAIL, f"{figures}; on other images at least {low:+.4f}"
+        verdict, reason = Verdict.FAIL, f"{figures}; on other images {-low:+.4f} or worse"
     else:
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} would settle it"
-        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; on other images {low:+.4f} to {high:+.4f}, {more}"
+        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; on other images {-high:+.4f} to {-low:+.4f}, {more}"
     return replace(gate, verdict=verdict, reason=f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} images)")
 
 
@@ -328,9 +329,16 @@ def info_gate(stage: str, metric: str, value: float | None, unit: str, reason: s
     return Gate(stage, metric, value, None, unit, Verdict.PASS, reason)
 
 
-def pending_gate(stage: str, metric: str, limit: float | None, unit: str, next_command: str) -> Gate:
-    """A gate that could not be held here; ``next_command`` is what to type where it can."""
-    return Gate(stage, metric, None, limit, unit, Verdict.PENDING, f"not measured yet; next: {next_command}")
+def pending_gate(stage: str, metric: str, limit: float | None, unit: str, next_command: str, *, but: str = "") -> Gate:
+    """A gate that could not be held here.
+
+    Args:
+        stage, metric, limit, unit: as in :class:`Gate`.
+        next_command: what to type where it can be.
+        but: what was done without it, in words.
+    """
+    reason = f"{NOT_MEASURED}; next: {next_command}"
+    return Gate(stage, metric, None, limit, unit, Verdict.PENDING, f"{but}; {reason}" if but else reason)
 
 
 def simulated_gate(gate: Gate) -> Gate:

@@ -11,7 +11,7 @@ from edgeprune.artifact import Role
 from edgeprune.export.result import LintFinding
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.layers import compare_layers
-from edgeprune.records.facts import BaselineFacts, EngineFacts, QuantizeFacts, SimplifyFacts
+from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, QuantizeFacts, SimplifyFacts
 from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import (
     Gate,
@@ -132,7 +132,8 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
         others.insert(0, gate)
     budget = build.target.budget
     if not build.site.usable:
-        unmeasured = pending_gate("engine", f"latency {budget.statistic}", _limit_ms(build), "ms", build.next_command)
+        metric, stand_in = f"latency {budget.statistic}", build.facts(PruneFacts).stand_in(budget)
+        unmeasured = pending_gate("engine", metric, _limit_ms(build), "ms", build.next_command, but=stand_in)
         return Judgement([unmeasured, *others])
     if budget.kind == "macs_speed_up":
         before, after = latency.measure_pair(

@@ -54,7 +54,9 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
             )
         files, plan = search.prune_by_macs(budget.value)
     elif not build.site.usable:
-        files, plan = search.prune_by_macs(min(build.target.prune.planning_macs_speed_up, limit))
+        stand_in = min(build.target.prune.planning_macs_speed_up, limit)
+        build.reporter.note(f"{budget} cannot be measured here: pruning to a stand-in, ×{stand_in:.2f} fewer MACs")
+        files, plan = search.prune_by_macs(stand_in)
     else:
         baseline = build.record(BaselineFacts).path("engine")
         result = search.search(baseline, build.workspace.root / PROFILES)
@@ -82,7 +84,8 @@ def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
     metric = f"latency {budget.statistic}" if budget.kind == "latency_ms" else "latency speed-up"
     unit = "ms" if budget.kind == "latency_ms" else "×"
     if not build.site.usable:
-        return Judgement([pending_gate("prune", metric, budget.value, unit, build.next_command)])
+        stand_in = record.facts.stand_in(budget)
+        return Judgement([pending_gate("prune", metric, budget.value, unit, build.next_command, but=stand_in)])
     baseline = build.record(BaselineFacts).path("engine")
     return judgement_of(latency.judge_latency(build.site, "prune", baseline, record.path("engine"), build.dataset))
 
