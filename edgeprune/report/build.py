@@ -6,6 +6,7 @@ The verdict comes first, then what it rests on. What the record has no data for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeprune.records.build import BuildRecord
@@ -16,6 +17,7 @@ from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
     COLUMNS,
+    change_text,
     deciding_gates,
     gate_cells,
     short_reasons,
@@ -23,7 +25,7 @@ from edgeprune.report.verdict import (
     without_commands,
 )
 from edgeprune.samples.gates import Gate, Verdict
-from edgeprune.samples.statistics import Bounds, bounds
+from edgeprune.samples.statistics import Bounds, bounds, value_of
 
 if TYPE_CHECKING:
     from edgeprune.measure.scenes import Scene
@@ -58,9 +60,10 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         name=target.name,
         verdict=verdict.value,
         meaning=MEANINGS[verdict],
-        request=f"{target.description}. Budget: {budget_text(target.budget)}; accuracy may drop by "
+        request=f"{target.description}. Budget: {budget_text(target.budget)}; accuracy may fall by "
         f"{target.accuracy.max_map_drop:g}.",
         deciding=[_gate_row(gate) for gate in deciding_gates(without_commands(gates), verdict)],
+        tiles=_tiles(record),
         next_step=NEXT_STEPS[Verdict.PENDING if record.next_command else verdict],
         next_command=record.next_command or (None if verdict is Verdict.PASS else shell_line(record.command)),
         gate_columns=COLUMNS,
@@ -91,10 +94,40 @@ def sizes_table(record: BuildRecord) -> Table:
         figures = (bounds(measurement.values, statistic, INTERVAL_TAIL) for measurement in pair)
         ratio = interval_text(interval) if interval is not None else "–"
         rows.append((f"latency {statistic}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio))
-    before, after = baseline.accuracy, engine.accuracy
+    after = engine.accuracy
     images = f"{after.metric}, {after.accuracy.images} images of {after.accuracy.split}"
-    rows.append((images, f"{before.value:.4f}", f"{after.value:.4f}", f"{after.value - before.value:+.4f}"))
+    change = change_text(baseline.reference_accuracy - after.value)
+    if (drop := engine.accuracy_drop) is not None and drop.standard_error is not None:
+        ends = change_text(drop.upper(INTERVAL_TAIL)), change_text(drop.lower(INTERVAL_TAIL))
+        images, change = f"{images}, 95 % interval", f"{change} ({ends[0]} to {ends[1]})"
+    rows.append((images, f"{baseline.reference_accuracy:.4f}", f"{after.value:.4f}", change))
     return Table.of(("", "unpruned", "shipped", "change"), rows)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One figure at the head of the page: what it is, what it is now, and what it was or how sure it is."""
+
+    name: str
+    value: str
+    detail: str
+
+
+def _tiles(record: BuildRecord) -> list[_Tile]:
+    """What a build is about, in the figures of :func:`sizes_table`."""
+    baseline, engine = record.stages.baseline.facts, record.stages.engine.facts
+    tiles: list[_Tile] = []
+    if (pair := record.judged_latency) is not None:
+        statistic = record.target.budget.statistic
+        slow, fast = (ms_text(value_of(measurement.values, statistic)) for measurement in pair)
+        tiles.append(_Tile(f"latency {statistic}", f"{fast} ms", f"from {slow} ms"))
+    if (ratio := record.speed_up) is not None:
+        tiles.append(_Tile("speed-up", f"×{ratio.ratio:.2f}", f"{ratio.low:.3f} to {ratio.high:.3f}"))
+    change = change_text(baseline.reference_accuracy - engine.accuracy.value)
+    tiles.append(_Tile(engine.accuracy.metric, f"{engine.accuracy.value:.4f}", f"{change} against the unpruned"))
+    before = (baseline.engine_bytes or baseline.onnx_bytes) / 2**20
+    tiles.append(_Tile("file", number_text(engine.size_bytes / 2**20, "MiB"), f"from {number_text(before, 'MiB')}"))
+    return tiles
 
 
 def classes_table(record: BuildRecord) -> Table:
@@ -136,7 +169,7 @@ def build_markdown(record: BuildRecord) -> str:
     lines = [
         f"# {target.name}: {record.verdict.value}",
         "",
-        f"{target.description}. Budget: {budget_text(target.budget)}; mAP50-95 may drop by "
+        f"{target.description}. Budget: {budget_text(target.budget)}; mAP50-95 may fall by "
         f"{target.accuracy.max_map_drop:g}.",
         "",
         verdict_table(record.gates, record.next_command).markdown(),
@@ -146,30 +179,14 @@ def build_markdown(record: BuildRecord) -> str:
         lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record.next_command}\n```", ""]
     if record.device is not None:
         lines += [device_text(record.device), ""]
-    prune = record.stages.prune.facts
-    macs, parameters = prune.macs, prune.parameters
-    lines += [
-        "## What was pruned",
-        "",
-        "| | before | after | ratio |",
-        "| --- | --- | --- | --- |",
-        f"| MACs | {macs.before / 1e9:.3f} G | {macs.after / 1e9:.3f} G | ×{macs.ratio:.2f} |",
-        f"| parameters | {parameters.before / 1e6:.3f} M | {parameters.after / 1e6:.3f} M | ×{parameters.ratio:.2f} |",
-        "",
-    ]
-    if prune.probes:
-        lines += ["| probe | MACs | unpruned | pruned | share of the budget |", "| --- | --- | --- | --- | --- |"]
-        lines += [
-            f"| {number} | ×{probe.macs_ratio:.2f} | {ms_text(probe.latency.baseline_ms)} ms | "
-            f"{ms_text(probe.latency.candidate_ms)} ms | {100 * probe.budget_share:.1f} % |"
-            for number, probe in enumerate(prune.probes, 1)
-        ]
-        lines.append("")
-    lines += ["## Stages", "", "| stage | key | seconds | |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {name} | {row.key[:12]} | {row.seconds:.1f} | {'reused' if row.reused else 'ran'} |"
+    lines += ["## Before and after", "", sizes_table(record).markdown(), ""]
+    if record.stages.prune.facts.probes:
+        lines += ["## Probes", "", _probes_table(record).markdown(), ""]
+    ran = (
+        (name, row.key[:12], f"{row.seconds:.1f}", "reused" if row.reused else "ran")
         for name, row in record.stages.items()
-    ]
+    )
+    lines += ["## Stages", "", Table.of(("stage", "key", "seconds", ""), ran).markdown()]
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     lines += [
         "",
@@ -181,6 +198,21 @@ def build_markdown(record: BuildRecord) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _probes_table(record: BuildRecord) -> Table:
+    """What each candidate of the search took, beside the unpruned model in the same run."""
+    rows = (
+        (
+            str(number),
+            f"×{probe.macs_ratio:.2f}",
+            f"{ms_text(probe.latency.baseline_ms)} ms",
+            f"{ms_text(probe.latency.candidate_ms)} ms",
+            f"{100 * probe.budget_share:.1f} %",
+        )
+        for number, probe in enumerate(record.stages.prune.facts.probes, 1)
+    )
+    return Table.of(("probe", "MACs", "unpruned", "pruned", "share of the budget"), rows)
 
 
 def _gate_row(gate: Gate) -> dict[str, str]:

@@ -98,7 +98,7 @@ def latency(record: BuildRecord) -> Plot | None:
         axes.set_xlim(0.9 * min(*before, *after), edge)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel(f"{_scope(record)}latency, ms")
-        axes.set_ylabel("share of samples at or below")
+        axes.set_ylabel("share at or below")
         legend_above(axes, 2)
 
     interval = record.speed_up
@@ -214,7 +214,7 @@ def curves(record: BuildRecord) -> Plot | None:
         axes.set_xlabel("epoch")
         axes.set_ylim(0, 1)
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend(loc="lower right", fontsize=10)
 
     alt = f"Epochs: {len(epochs)}, best {best}. "
@@ -241,7 +241,7 @@ def layers(record: BuildRecord) -> Plot | None:
         axes.barh(
             place - 0.2, [after.get(name, 0.0) for name in shown], 0.38, color=COLOURS["after"], label="what ships"
         )
-        axes.set_yticks(place, [_short(name) for name in shown], fontsize=8)
+        axes.set_yticks(place, [_short(name) for name in shown], fontsize=9)
         axes.set_xlabel("ms a run")
         axes.legend(loc="lower right", fontsize=10)
 

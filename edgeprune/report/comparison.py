@@ -184,7 +184,7 @@ def latency(comparison: Comparison) -> Plot | None:
         axes.set_xlim(0.9 * min(min(v) for _, v in timed), 1.1 * max(float(np.quantile(v, 0.95)) for _, v in timed))
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("latency, ms")
-        axes.set_ylabel("share of samples at or below")
+        axes.set_ylabel("share at or below")
         legend_above(axes)
 
     names = ("p50", "p90", "p95", "p99")

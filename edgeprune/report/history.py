@@ -31,7 +31,7 @@ def history_table(history: History) -> Table:
             built.path.name,
             created_text(built),
             built.verdict.value,
-            f"{built.statistic} {_figure(built.latency_ms, ms_text)}" if built.latency_ms else "–",
+            f"{_figure(built.latency_ms, ms_text)} {built.statistic}" if built.latency_ms else "–",
             f"×{_figure(built.speed_up)}" if built.speed_up else "–",
             f"{built.accuracy:.4f}",
             f"{built.size_mib:.2f}",
@@ -200,7 +200,7 @@ def _mark_regressions(axes: Axes, points: list[tuple[int, float]]) -> None:
 def _set_axes(axes: Axes, history: History, label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, len(history.builds) + 0.5)
     axes.margins(y=0.25)
     axes.set_xlabel("build, oldest first")

@@ -57,7 +57,7 @@ def layer_costs_plot(costs: LayerCosts) -> Plot:
         axes.barh(place + 0.2, [layer.ms for layer in shown], 0.38, color=COLOURS["before"], label="measured")
         halved = [layer.half_width_ms for layer in shown]
         axes.barh(place - 0.2, halved, 0.38, color=COLOURS["after"], label="at half width")
-        axes.set_yticks(place, [layer.name.removesuffix(".conv").partition(",")[0] for layer in shown], fontsize=8)
+        axes.set_yticks(place, [layer.name.removesuffix(".conv").partition(",")[0] for layer in shown], fontsize=9)
         axes.set_xlabel("ms a run")
         axes.legend(loc="lower right", fontsize=10)
 
@@ -67,5 +67,4 @@ def layer_costs_plot(costs: LayerCosts) -> Plot:
 
 def layer_costs_page(costs: LayerCosts) -> str:
     """The page as text of one file."""
-    plot = layer_costs_plot(costs)
-    return render("figures", title=plot.title, summary="", plots=[plot])
+    return render("figures", title="Layer profile", summary="", plots=[layer_costs_plot(costs)])

@@ -6,6 +6,7 @@ and dark, a desk and a phone.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,20 @@ if TYPE_CHECKING:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("edgeprune.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["words"] = _words
+    return environment
+
+
+def _words(command: str) -> list[str]:
+    """The words of a command line, what is quoted in one piece."""
+    return re.findall(r"(?:'[^']*'|[^\s'])+|'", command)
 
 
 def render(template: str, **values: object) -> str:

@@ -28,7 +28,7 @@ RIGHT, WRONG, MISSED, LOST = "#35c4ff", "#ff9f1c", "#ffe14d", "#ff5fd2"
 PANEL_IN, GAP_IN, TITLE_IN = 3.2, 0.1, 0.3
 LETTER_IN = 0.067  # width of a letter of a tag, about
 TAG_IN = 0.17  # height of a tag
-MOST_TAGS = 8  # with more boxes than this only what is marked gets its name in the picture; the table has all
+MOST_TAGS = 8  # names in one picture, what is marked and likely first: more would hide it; the table has all
 COLUMNS = ("model", "class", "score", "by the labels", "against the first model", "where, px")
 
 
@@ -160,8 +160,7 @@ def _draw(axes: Axes, scene: Scene, result: SceneResult | None) -> None:
     if result is None:
         for label in scene.truth:
             _object(axes, scene, label, RIGHT, "solid")
-        if len(scene.truth) <= MOST_TAGS:
-            tags = [(scene.names[label.label], label) for label in scene.truth]
+        tags = [(scene.names[label.label], label) for label in scene.truth]
     else:
         for label in result.missed:
             _object(axes, scene, label, MISSED, "dashed")
@@ -170,10 +169,9 @@ def _draw(axes: Axes, scene: Scene, result: SceneResult | None) -> None:
         for detection, right, same in zip(result.detections, result.right, result.same, strict=True):
             _object(axes, scene, detection, RIGHT if right else WRONG, "solid")
             mark = ("" if right else "✗ ") + ("" if same else "+ ")
-            if mark or len(result.detections) <= MOST_TAGS:
-                tags.append((f"{mark}{scene.names[detection.label]} {detection.score:.2f}", detection))
-        tags.sort(key=lambda tag: tag[0][0] not in "✗+")  # what is marked takes its place first
-    _write_tags(axes, scene, tags)
+            tags.append((f"{mark}{scene.names[detection.label]} {detection.score:.2f}", detection))
+        tags.sort(key=lambda tag: (tag[0][0] not in "✗+", -(tag[1].score or 0.0)))
+    _write_tags(axes, scene, tags[:MOST_TAGS])
 
 
 def _object(axes: Axes, scene: Scene, detection: Detection, colour: str, line: str) -> None:

@@ -16,6 +16,7 @@ from edgeprune.records.facts import SparsifyFacts
 from edgeprune.report.build import build_markdown, build_page, sizes_table
 from edgeprune.report.build_plots import build_plots
 from edgeprune.report.sparsity import scale_plots
+from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, pending_gate
 from edgeprune.settings import SparsitySettings
 from edgeprune.target import Budget
@@ -72,7 +73,7 @@ def test_nothing_leaves_the_file(text: str) -> None:
 def test_text_of_the_record_is_escaped() -> None:
     page = build_page(replace(build_record(), next_command="scp <x> & run"))
     assert "<b>bold</b>" not in page and "&lt;b&gt;bold&lt;/b&gt;" in page
-    assert "scp &lt;x&gt; &amp; run" in page and "&#39;a b.pt&#39;" in page
+    assert "<span>&lt;x&gt;</span> <span>&amp;</span>" in page and "<span>&#39;a b.pt&#39;</span>" in page
 
 
 def with_facts(record: BuildRecord, stage: str, **changes: Any) -> BuildRecord:
@@ -130,7 +131,7 @@ def test_the_banner_names_the_failed_gate_and_the_next_step() -> None:
     banner = page[page.index("<header") : page.index("</header>")]
     assert "engine, speed-up" in banner and "because of speed-up" in banner and "(limit ×1.5)" in banner
     assert "power" not in banner  # it waits, it did not fail
-    assert "edgeprune build --weights" in banner
+    assert "<span>edgeprune</span> <span>build</span> <span>--weights</span>" in banner
     assert "<pre>" not in build_page(build_record("PASS")).partition("</header>")[0]
 
 
@@ -151,10 +152,14 @@ def test_before_and_after_has_latency_and_accuracy_with_what_they_rest_on() -> N
     assert re.fullmatch(r"[\d.]+ ms \([\d.]+ to [\d.]+\)", slow) and fast.endswith(")")
     assert re.fullmatch(r"×1\.598 \([\d.]+ to [\d.]+\)", ratio)
     assert rows["mAP50-95, 16 images of val"] == ("0.5500", "0.5400", "-0.0100")
+    known = with_facts(record, "engine", accuracy_drop=DropInterval(0.01, 0.004, 87, 200))
+    [*_, changed] = sizes_table(known).rows
+    assert changed[0].endswith("95 % interval") and changed[3] == "-0.0100 (-0.0180 to -0.0020)"
     # the same latency reads the same wherever it stands
     shown = fast.split()[0]
     plots = {plot.key: plot for plot in build_plots(record)}
     assert f"What ships: {shown} ms" in plots["trade-off"].alt and f"{shown} ms shipped" in plots["latency"].alt
+    assert f"<dd>{shown} ms</dd>" in build_page(record)
     assert ("what ships", shown) == plots["trade-off"].table.rows[1][:2]
     assert plots["latency"].table.rows[1][2].startswith(shown)
 

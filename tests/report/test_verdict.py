@@ -25,7 +25,7 @@ def test_a_stand_in_budget_is_announced_in_the_rows_of_the_gates() -> None:
     pruned = replace(record.stages.prune.facts, probes=(), macs=Change(2_000, 1_000))
     words = pruned.stand_in(Budget(latency_ms=4.0))
     assert words == "pruned to a stand-in, ×2.00 fewer MACs, whatever 4 ms means on the device"
-    command = "sh run-on-device.sh"
+    command = "run-on-device.sh"
     gate = pending_gate("prune", "latency p95", 4.0, "ms", command, but=words)
     waiting = replace(record, gates=(gate,), next_command=command)
     for text in (build_markdown(waiting), build_page(waiting)):
