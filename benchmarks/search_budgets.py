@@ -68,7 +68,7 @@ def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, 
     with tempfile.TemporaryDirectory() as scratch:
         began = perf_counter()
         found = search(
-            target, path, options.data, output=Path(scratch) / "pruned.pt", cache=options.cache, reporter=Notes()
+            target, path, options.data, output=Path(scratch) / "pruned.pt", cache=options.cache, progress=Notes()
         )
         seconds = perf_counter() - began
         source, dataset = read_inputs(target, path, options.data, trust=False)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgeprune.carry import out as carry
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.logs import capture_output
+from edgeprune.progress import Progress
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate
@@ -29,7 +30,7 @@ from edgeprune.stages import (
     simplify,
     sparsify,
 )
-from edgeprune.stages.base import Build, BuildReporter, SilentBuild, Stage
+from edgeprune.stages.base import Build, BuildReporter, Stage, build_reporter_of
 from edgeprune.stages.inputs import read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import Target, load_target
@@ -74,7 +75,7 @@ def build(
     out: str | Path | None = None,
     seed: int = 0,
     trust: bool = False,
-    reporter: BuildReporter | None = None,
+    progress: Progress | BuildReporter | None = None,
     **overrides: Unpack[Overrides],
 ) -> BuildResult:
     """Prune, fine-tune, export and compile a model until a measurement on the target says that it meets the budget.
@@ -89,7 +90,7 @@ def build(
         out: run directory; ``runs/<target>`` when not given.
         seed: of training, sampling and importance.
         trust: load a checkpoint that holds classes outside Ultralytics and torch; this executes code from the file.
-        reporter: who watches; nobody by default.
+        progress: called as the work moves, or a :class:`~edgeprune.stages.base.BuildReporter`; nobody by default.
         overrides: what replaces the target's own: ``latency_ms``, ``speed_up``, ``macs_speed_up``, ``max_map_drop``,
             ``imgsz``, ``epochs``, ``until``, ``device`` (:class:`edgeprune.settings.Overrides`).
 
@@ -101,7 +102,7 @@ def build(
             finished stays.
         StageError: a stage broke its promise; what was finished before it stays.
     """
-    reporter = reporter or SilentBuild()
+    reporter = build_reporter_of(progress)
     name = target.name if isinstance(target, Target) else str(target)
     target = load_target(target).with_overrides(**overrides)
     root = Path(out) if out is not None else Path("runs") / target.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Progress(Protocol):
@@ -13,8 +13,10 @@ class Progress(Protocol):
     def __call__(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None: ...
 
 
+@runtime_checkable
 class Reporter(Protocol):
-    """Who watches long work. The command line draws bars; the Python API is silent by default."""
+    """Who watches long work and hears more than that it moves. The command line draws bars; the Python API is silent by
+    default."""
 
     def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
         """The work moved on; a :class:`Progress`."""
@@ -34,3 +36,20 @@ class Silent:
 
     def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None: ...
     def note(self, text: str) -> None: ...
+
+
+class Told(Silent):
+    """A :class:`Reporter` made of a :class:`Progress`: it hears that the work moves, and nothing else."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._told = progress
+
+    def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
+        self._told(text, done=done, total=total, latest_ms=latest_ms)
+
+
+def reporter_of(progress: Progress | Reporter | None) -> Reporter:
+    """What a caller gave as ``progress``, as a reporter; nobody watches when it is None."""
+    if isinstance(progress, Reporter):
+        return progress
+    return Silent() if progress is None else Told(progress)

@@ -131,7 +131,7 @@ def build(
 
     try:
         with ConsoleReporter() as reporter:
-            result = run(target, weights, data, out=out, seed=seed, trust=trust, reporter=reporter, **overrides)
+            result = run(target, weights, data, out=out, seed=seed, trust=trust, progress=reporter, **overrides)
     except KeyboardInterrupt:
         print("edgeprune: stopped; the same command goes on from the last finished stage or epoch", file=sys.stderr)
         raise typer.Exit(130) from None

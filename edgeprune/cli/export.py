@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeprune.cli.bench import RuntimeName
+from edgeprune.cli.bench import Live, RuntimeName
 from edgeprune.cli.streams import say
 from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
@@ -247,7 +247,7 @@ def val_command(
     if target and runtime:
         raise TargetError("--target and --runtime contradict each other: the profile has a runtime; leave one out")
     profile = load_target(target) if target else None
-    with _runtime(artifact, profile, runtime or "onnxruntime") as used:
+    with _runtime(artifact, profile, runtime or "onnxruntime") as used, Live(enabled=not as_json) as live:
         found = accuracy(
             artifact,
             data=data,
@@ -257,6 +257,7 @@ def val_command(
             head=head,
             runtime=used,
             threads=profile.measure.threads if profile else 0,
+            progress=live.progress,
         )
     best, second = ("top-1", "top-5") if found.task == "classify" else ("mAP50-95", "mAP50")
     by = used.name if used else "PyTorch"

@@ -42,7 +42,7 @@ def profile(
 
     suffixes = _checked_plot(plot)
     with ConsoleReporter() as reporter:
-        found = measured(target, weights, imgsz=imgsz, cache=cache, seed=seed, trust=trust, reporter=reporter)
+        found = measured(target, weights, imgsz=imgsz, cache=cache, seed=seed, trust=trust, progress=reporter)
     costs = found.costs()
     print_table(layer_costs_table(costs).first(rows), layer_costs_text(costs))
     if plot is not None and suffixes:
@@ -89,7 +89,7 @@ def search(
             cache=cache,
             seed=seed,
             trust=trust,
-            reporter=reporter,
+            progress=reporter,
         )
     macs, params, gate = found.plan.macs, found.plan.params, found.gate
     if not found.probes:
@@ -147,7 +147,7 @@ def sweep(
             jobs=jobs,
             seed=seed,
             trust=trust,
-            reporter=reporter,
+            progress=reporter,
         )
     print_table(sweep_table(found, reasons=False))
     for point in found.points:  # a reason in a column would be a word wide

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
-from edgeprune.progress import Reporter
+from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
 from edgeprune.records.facts import ProbeFacts
@@ -66,7 +66,7 @@ def search(
     least_used: float = BUDGET_WINDOW[0],
     seed: int = 0,
     trust: bool = False,
-    reporter: Reporter | None = None,
+    progress: Progress | Reporter | None = None,
 ) -> SearchResult:
     """Find the pruning that gives up least and meets a latency budget, measured on the target's runtime.
 
@@ -86,7 +86,7 @@ def search(
         least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
-        reporter: who watches; nobody by default.
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
         TargetError: a wrong argument, or a budget out of reach. Nothing was written.
@@ -104,7 +104,7 @@ def search(
             "'edgeprune prune --macs-speed-up'"
         )
     source, dataset = read_inputs(target, weights, data, trust=trust)
-    with _open_usable_site(target, seed, reporter) as (site, folder):
+    with _open_usable_site(target, seed, reporter_of(progress)) as (site, folder):
         budget_search = BudgetSearch(site, source, folder, dataset)
         baseline = budget_search.bench.compile(source.model, folder / "baseline", {}).required_engine
         chosen = budget_search.search(baseline, None if cache is None else Path(cache), least_used)
@@ -130,12 +130,12 @@ def profile(
     cache: str | Path | None = CACHE,
     seed: int = 0,
     trust: bool = False,
-    reporter: Reporter | None = None,
+    progress: Progress | Reporter | None = None,
 ) -> LayerProfile:
     """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
     target = load_target(target).with_overrides(imgsz=imgsz)
     source, _ = read_inputs(target, weights, None, trust=trust)
-    with _open_usable_site(target, seed, reporter) as (site, folder):
+    with _open_usable_site(target, seed, reporter_of(progress)) as (site, folder):
         return profile_layers(
             source.model,
             SiteBench(site, source),
@@ -149,7 +149,7 @@ def profile(
 
 
 @contextmanager
-def _open_usable_site(target: Target, seed: int, reporter: Reporter | None) -> Iterator[tuple[Site, Path]]:
+def _open_usable_site(target: Target, seed: int, reporter: Reporter) -> Iterator[tuple[Site, Path]]:
     """A site that can measure, and a folder for what is compiled there; libraries are quiet meanwhile."""
     with (
         open_site(target, seed=seed, reporter=reporter) as site,

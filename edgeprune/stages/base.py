@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from edgeprune.artifact import Role
 from edgeprune.errors import StageError
-from edgeprune.progress import Reporter, Silent
+from edgeprune.progress import Progress, Reporter, Silent, Told
 from edgeprune.samples.gates import Gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Facts = TypeVar("Facts")
 
 
+@runtime_checkable
 class BuildReporter(Reporter, Protocol):
     """Who watches a build."""
 
@@ -46,6 +47,17 @@ class SilentBuild(Silent):
 
     def stage(self, name: str, number: int, total: int, reused: bool) -> None: ...
     def gates(self, gates: Sequence[Gate]) -> None: ...
+
+
+class ToldOfBuild(Told, SilentBuild):
+    """A :class:`BuildReporter` made of a function that hears that the work moves."""
+
+
+def build_reporter_of(progress: Progress | BuildReporter | None) -> BuildReporter:
+    """What a caller gave as ``progress``, as a reporter; nobody watches when it is None."""
+    if isinstance(progress, BuildReporter):
+        return progress
+    return SilentBuild() if progress is None else ToldOfBuild(progress)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, EdgepruneError, TargetError
-from edgeprune.progress import Reporter, Silent
+from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
@@ -38,7 +38,7 @@ def sweep(
     jobs: str = "here",
     seed: int = 0,
     trust: bool = False,
-    reporter: Reporter | None = None,
+    progress: Progress | Reporter | None = None,
     steps: Steps | None = None,
 ) -> Sweep:
     """Prune, fine-tune and measure a model for several budgets; write ``sweep.md``, ``sweep.json``, ``sweep.html``.
@@ -55,7 +55,7 @@ def sweep(
         jobs: ``here`` or ``ray``.
         seed: of everything drawn.
         trust: load checkpoints with foreign classes.
-        reporter: who watches; nobody when None.
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
         steps: what makes a point; the real steps when None.
 
     Raises:
@@ -67,7 +67,7 @@ def sweep(
     if epochs is not None and epochs < 0:
         raise TargetError(f"--epochs {epochs}: 0 or more")
     target = load_target(target).with_overrides(imgsz=imgsz)
-    out, reporter = Path(out), reporter or Silent()
+    out, reporter = Path(out), reporter_of(progress)
     splits = {"train", target.accuracy.split}
     source, dataset = read_inputs(target, weights, data, trust=trust, splits=splits)
     digest = dataset.digest if dataset is not None else ""

@@ -52,7 +52,7 @@ def found(place: Path, small: Target) -> Any:
     from edgeprune.search.run import search
 
     notes = Notes()
-    result = search(small, place / "new.pt", output=place / "pruned.pt", cache=place / "profiles", reporter=notes)
+    result = search(small, place / "new.pt", output=place / "pruned.pt", cache=place / "profiles", progress=notes)
     return result, notes
 
 
