@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeprune.records.build import BuildRecord
+from edgeprune.records.facts import ProbeFacts
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
 from edgeprune.report.sparsity import scale_plots
 from edgeprune.report.table import Table
@@ -130,19 +131,24 @@ def search(record: BuildRecord) -> Plot | None:
     took = [100 * probe.budget_share for probe in probes]
     expected = [100 * probe.predicted_share for probe in probes]
     numbers = list(range(1, len(probes) + 1))
+    bounded = [_share_bounds(probe) for probe in probes]
+    lows, highs = zip(*((100 * low, 100 * high) for low, high in bounded), strict=True)
 
     def draw(axes: Axes) -> None:
         low, high = (100 * share for share in BUDGET_WINDOW)
         axes.axhspan(low, high, color=COLOURS["limit"], alpha=0.18, linewidth=0, label=f"wanted: {low:g} to {high:g} %")
         axes.scatter(numbers, expected, color=COLOURS["before"], marker="_", s=160, label="expected")
-        axes.plot(numbers, took, color=COLOURS["after"], marker="o", linewidth=1, label="measured")
+        ends = np.maximum([np.subtract(took, lows), np.subtract(highs, took)], 0)
+        axes.errorbar(
+            numbers, took, yerr=ends, color=COLOURS["after"], fmt="-o", linewidth=1, capsize=4, label="measured"
+        )
         for number, value, probe in zip(numbers, took, probes, strict=True):
             axes.annotate(
                 f"MACs ×{probe.macs_ratio:.2f}", (number, value), (8, -3), textcoords="offset points", fontsize=10
             )
         axes.set_xticks(numbers)
         axes.set_xlim(0.5, len(numbers) + 0.9)
-        axes.set_ylim(min(85, *took) - 4, max(105, *took) + 4)
+        axes.set_ylim(min(85, *lows) - 4, max(105, *highs) + 4)
         axes.set_xlabel("probe")
         axes.set_ylabel("% of the budget")
         legend_above(axes, 2)
@@ -153,14 +159,23 @@ def search(record: BuildRecord) -> Plot | None:
             f"×{probe.macs_ratio:.3f}",
             ms_text(probe.latency.baseline_ms),
             ms_text(probe.latency.candidate_ms),
-            f"{value:.1f} %",
+            f"{value:.1f} %" + (f" ({low:.1f} to {high:.1f})" if low < high else ""),
             f"{prediction:.1f} %",
         )
-        for number, probe, value, prediction in zip(numbers, probes, took, expected, strict=True)
+        for number, probe, value, low, high, prediction in zip(
+            numbers, probes, took, lows, highs, expected, strict=True
+        )
     ]
     alt = f"Probes: {len(probes)}; the last took {took[-1]:.1f} % of the budget at MACs ×{probes[-1].macs_ratio:.2f}."
     columns = ("probe", "MACs", "unpruned, ms", "pruned, ms", "of the budget", "expected")
     return draw_plot("search", "How the budget was found", alt, draw, Table.of(columns, rows))
+
+
+def _share_bounds(probe: ProbeFacts) -> tuple[float, float]:
+    """The interval of a probe's share of the budget; the bare figure twice where the record has none."""
+    if probe.budget_share_low is None or probe.budget_share_high is None:
+        return probe.budget_share, probe.budget_share
+    return probe.budget_share_low, probe.budget_share_high
 
 
 def widths(record: BuildRecord) -> Plot | None:

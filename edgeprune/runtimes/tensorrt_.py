@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,7 +44,8 @@ from edgeprune.version import pip
 
 CUDA_BINDINGS = "cuda-bindings>=12.8,<14"
 INSTALL = pip("install", "tensorrt>=10.3,<12", CUDA_BINDINGS)
-ON_A_JETSON = "on a Jetson: sudo apt install python3-libnvinfer, and a venv with --system-site-packages"
+ON_A_JETSON = "sudo apt install python3-libnvinfer && python3 -m venv --system-site-packages .venv"
+HOW_TO_GET_IT = ON_A_JETSON if platform.machine() == "aarch64" else INSTALL
 
 
 class TensorRt(Runtime):
@@ -66,9 +68,9 @@ class TensorRt(Runtime):
         try:
             module = importlib.import_module("tensorrt")
         except ImportError as error:
-            return Availability(False, f"TensorRT does not import ({error})", f"{INSTALL}; {ON_A_JETSON}")
+            return Availability(False, f"TensorRT does not import ({error})", HOW_TO_GET_IT)
         if not hasattr(module, "Builder"):
-            return Availability(False, "only TensorRT's type stubs are installed", f"{INSTALL}; {ON_A_JETSON}")
+            return Availability(False, "only TensorRT's type stubs are installed", HOW_TO_GET_IT)
         version = str(getattr(module, "__version__", "0"))
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         if numbers < OLDEST[:2]:

@@ -179,6 +179,13 @@ def test_a_probe_lies_at_its_share_of_the_budget_whatever_the_machine_did_meanwh
     ]
 
 
+def test_probes_have_their_intervals_where_the_record_has_them() -> None:
+    record = build_record()
+    known = [replace(probe, budget_share_low=probe.budget_share - 0.03) for probe in record.stages.prune.facts.probes]
+    drawn = {plot.key: plot for plot in build_plots(with_facts(record, "prune", probes=tuple(known)))}
+    assert [row[4] for row in drawn["search"].table.rows] == ["80.0 % (77.0 to 82.0)", "95.2 % (92.2 to 97.2)"]
+
+
 def test_the_window_of_the_search_is_the_one_that_the_search_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeprune.report.build_plots.BUDGET_WINDOW", (0.9, 0.98))
     [plot] = [plot for plot in build_plots(build_record()) if plot.key == "search"]
