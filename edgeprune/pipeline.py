@@ -122,6 +122,8 @@ def build(
             command = _next_command(target, site.remedy, root, argv)
             why = site.availability.detail
             reporter.note(f"{target.runtime} is not usable here ({why}): its gates stay PENDING")
+        if note := site.target.head_note(known=site.usable):
+            reporter.note(note)
         state = Build(site, source, dataset, trust, workspace, reporter, command)
         finished = run_stages(state, argv)
         carried = carry.carried_files(state) if carry.is_carried(state) else {}

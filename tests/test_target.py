@@ -85,6 +85,10 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
         ("extends: jetson-orin\ndevice: {dla_core: 0}", "not one of the board's 0 DLA cores"),
         ("extends: jetson-orin-nx\ndevice: {dla_core: 2}", "less than or equal to 1"),
         ("extends: jetson-orin-nx\ndevice: {dla_core: 0}", "exclude each other"),
+        ("extends: jetson-orin-nx\nruntime: tensorrt\ndevice: {dla_core: 0}", "dla_core needs the runtime trtexec"),
+        ("extends: jetson-orin-nx\nprecision: fp32\ndevice: {dla_core: 0}", "half precision or INT8"),
+        ("extends: jetson-orin-nx\ndevice: {dla_core: 0, tensorrt: '>=10.8,<11.4'}", "no release .* has one"),
+        ("extends: jetson-orin-nx\ndevice: {dla_core: 0, tensorrt: '>=11.4.1'}", "on an AGX Orin"),
         ("extends: desktop-cuda\nruntime: onnxruntime-tensorrt-rtx\nmeasure: {copies: false}", "copies must be true"),
     ],
 )
@@ -96,6 +100,10 @@ def test_graphs_copies_and_dla_cores_that_cannot_be_are_refused(tmp_path: Path, 
 
 def test_a_dla_core_and_a_graph_each_alone_are_taken(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: jetson-orin-nx\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}")
+    assert load_target(tmp_path / "mine.yaml").device.dla_core == 1
+    (tmp_path / "mine.yaml").write_text(
+        "extends: jetson-agx-orin\ndevice: {dla_core: 1, tensorrt: '>=11.4.1'}\nmeasure: {cuda_graph: false}"
+    )
     assert load_target(tmp_path / "mine.yaml").device.dla_core == 1
     orin = load_target("jetson-orin").measure
     assert orin.cuda_graph and not orin.copies and load_target("cpu").measure.copies

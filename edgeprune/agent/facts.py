@@ -17,9 +17,13 @@ from edgeprune.agent.trtexec import TRTEXEC
 
 JETPACKS = (  # L4T release, JetPack release
     ("39.2.2", "7.2.2"),
+    ("39.2.1", "7.2.1"),
     ("39.2", "7.2"),
+    ("39.1", "7.2"),  # between the preview and the release of 7.2
+    ("39.0", "7.2"),  # the preview
     ("38.4", "7.1"),
     ("38.2", "7.0"),
+    ("36.5.2", "6.2.3"),
     ("36.5", "6.2.2"),
     ("36.4.7", "6.2.1"),
     ("36.4.4", "6.2.1"),
@@ -28,7 +32,7 @@ JETPACKS = (  # L4T release, JetPack release
     ("36.3", "6.0"),
     ("35", "5.1"),
 )
-TENSORRT_PACKAGES = ("tensorrt", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
+TENSORRT_PACKAGES = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
 
 
 @dataclass(frozen=True)
@@ -163,11 +167,18 @@ def modules_of(compatible: str) -> list[str]:
 
 
 def gpus() -> list[Gpu]:
-    """NVIDIA GPUs as nvidia-smi lists them; empty where there is none."""
+    """NVIDIA GPUs as nvidia-smi lists them; empty where there is none.
+
+    The stub that Orin boards have (``Orin (nvgpu)``, and ``[N/A]`` for the rest) is not believed.
+    """
     fields = "name,compute_cap,driver_version,memory.total"
     code, text = output_of(["nvidia-smi", "--query-gpu=" + fields, "--format=csv,noheader,nounits"])
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()] if code == 0 else []
-    return [Gpu(row[0], row[1], row[2], int(row[3]) if row[3].isdigit() else None) for row in rows if len(row) == 4]
+    return [
+        Gpu(row[0], row[1], row[2], int(row[3]) if row[3].isdigit() else None)
+        for row in rows
+        if len(row) == 4 and re.fullmatch(r"\d+\.\d+", row[1]) and "nvgpu" not in row[0]
+    ]
 
 
 def package_version(names: tuple[str, ...]) -> str:

@@ -25,11 +25,12 @@ from edgeprune.devices.board import board_modules
 from edgeprune.records.facts import BaselineFacts
 from edgeprune.runtimes.onnx_facts import OnnxFacts, onnx_facts
 from edgeprune.runtimes.trtexec_ import input_bytes
-from edgeprune.runtimes.trtexec_argv import GENERATIONS, KNOWN_VERSIONS, Version
+from edgeprune.runtimes.trtexec_argv import DLA_GENERATIONS, GENERATIONS, KNOWN_VERSIONS, Version
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.target import Target
+from edgeprune.target.releases import DLA_WORDS
 
 FOLDER = "device"
 IMAGES = 16  # whose outputs go back: as many as two forms of a model are compared on
@@ -71,9 +72,10 @@ def carried_files(build: Build) -> dict[str, Path]:
         modules=tuple(board_modules(board)),
         power_mode=board.power_mode or "",
         clocks=board.lock_clocks,
-        known_versions=KNOWN_VERSIONS,
+        known_versions=KNOWN_VERSIONS if board.dla_core is None else f"those with a DLA: {DLA_WORDS}",
         scripts=tuple(
-            Script(first, below, _record(first, target, folder, pixels, inputs)) for first, below in GENERATIONS
+            Script(first, below, _record(first, target, folder, pixels, inputs))
+            for first, below in (GENERATIONS if board.dla_core is None else DLA_GENERATIONS)
         ),
         inputs=inputs,
         images=len(pixels),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import SpecifierSet
 
 from edgeprune.agent.facts import DeviceFacts, modules_of
+from edgeprune.target.releases import DLA_WORDS, board_has_dla
 
 if TYPE_CHECKING:
     from edgeprune.target import Board
@@ -31,6 +32,19 @@ def mismatch(board: Board, facts: DeviceFacts) -> str:
     ):
         if version and versions and not SpecifierSet(versions).contains(version, prereleases=True):
             return f"it has {software} {version}, the profile asks for {versions}"
+    on_dla = board.dla_core is not None and bool(facts.tensorrt)
+    if on_dla and not board_has_dla(facts.tensorrt, facts.modules, facts.jetpack):
+        return f"its TensorRT {facts.tensorrt} has no DLA: {DLA_WORDS}; or leave device.dla_core out"
+    return ""
+
+
+def unknown_release(board: Board, facts: DeviceFacts) -> str:
+    """What cannot be held against the profile of a board, because its release is not known here; empty for nothing."""
+    if board.jetpack and facts.l4t and not facts.jetpack:
+        return (
+            f"L4T {facts.l4t} is no release that edgeprune knows: whether it is JetPack {board.jetpack}, as the "
+            "profile asks, cannot be told"
+        )
     return ""
 
 

@@ -90,7 +90,10 @@ def dpkg_query(argv):
 
 
 def nvidia_smi(argv):
-    return 9  # a Jetson's has nothing to say to these questions
+    if not read("board.json")["thor"]:  # the stub of an Orin
+        print("Orin (nvgpu), [N/A], 540.4.0, [N/A]")
+        return 0
+    return 9  # nothing to say to these questions
 
 
 def tegrastats(argv):
@@ -130,6 +133,12 @@ def trtexec(argv):
     print("&&&& RUNNING TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
     if "help" in options:
         return 0
+    if "useDLACore" in options and "stronglyTyped" in options:
+        print("[E] Error[9]: [standardEngineBuilder.cpp] Error Code 9: !config.getFlag(BuilderFlag::kFP16)")
+        return 1
+    if "useDLACore" in options and not ((10, 3) <= (major, minor) < (10, 8) or (major, minor, patch) >= (11, 4, 1)):
+        print("[E] Cannot create DLA engine, 0 not available")
+        return 1
     plan = options.get("saveEngine") or options.get("loadEngine", "")
     if "onnx" in options:
         with open(options["onnx"], "rb") as file:

@@ -16,7 +16,7 @@ def runtime(name: str, device: Device | None = None, *, dla_core: int | None = N
     Args:
         name: one of ``NAMES``.
         device: where it runs; this machine when None.
-        dla_core: the DLA core that TensorRT's engines are built for, with fallback to the GPU; None for the GPU.
+        dla_core: the DLA core that trtexec builds engines for, with fallback to the GPU; None for the GPU.
 
     Raises:
         TargetError: no runtime has this name, or it cannot be driven from afar.
@@ -32,7 +32,7 @@ def runtime(name: str, device: Device | None = None, *, dla_core: int | None = N
         "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
         "onnxruntime-tensorrt-rtx": lambda: OnnxRuntime("tensorrt-rtx"),
-        "tensorrt": lambda: TensorRt(dla_core=dla_core),
+        "tensorrt": lambda: TensorRt(),
         "trtexec": lambda: TrtExec(device or LocalDevice(), dla_core=dla_core),
     }
     if name not in made:

@@ -109,6 +109,10 @@ class Runtime(ABC):
     def identity(self) -> dict[str, str]:
         """Device identity: what must be equal before two measurements of this runtime may be compared."""
 
+    def tensorrt_version(self) -> str:
+        """Version of the TensorRT that builds its engines, for example ``10.3.0``; empty where it does not tell."""
+        return ""
+
     @abstractmethod
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
         """Compile ``onnx`` into ``engine``; written whole or not at all."""

@@ -136,7 +136,6 @@ class EngineBuildJob:
     engine: str
     timing_cache: str
     shapes: Mapping[str, tuple[int, ...]]
-    dla_core: int | None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeprune.devices import device_of
 from edgeprune.devices.base import Device
-from edgeprune.devices.board import mismatch
+from edgeprune.devices.board import mismatch, unknown_release
 from edgeprune.errors import DeviceError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.runtimes import runtime as runtime_named
@@ -22,7 +22,7 @@ class Site:
     """Where figures come from.
 
     Attributes:
-        target: what is asked for.
+        target: what is asked for; where the runtime is usable, with the TensorRT that it found in place of a range.
         runtime: what runs artifacts, on the device.
         device: this machine, another, or a stand-in.
         availability: whether the runtime can be used there, and how to get it where not.
@@ -87,4 +87,8 @@ def open_site(
         available = Availability(False, difference, probe) if difference else used.availability()
         if device.name != "local" and not available.ok:
             raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")
+        if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):
+            reporter.note(f"warning: {doubt}")
+        if available.ok and (version := used.tensorrt_version()):
+            target = target.at_tensorrt(version)
         yield Site(target, used, device, available, reporter, seed)

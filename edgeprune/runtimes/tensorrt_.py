@@ -52,15 +52,13 @@ class TensorRt(Runtime):
     """TensorRT 10.3 to 11 by its Python API, with CUDA by NVIDIA's own bindings.
 
     Args:
-        dla_core: build engines for this DLA core, with fallback to the GPU.
         keep_timing_cache: keep a timing cache for each device identity on this machine.
     """
 
     name = "tensorrt"
     suffix = ".engine"
 
-    def __init__(self, *, dla_core: int | None = None, keep_timing_cache: bool = True) -> None:
-        self.dla_core = dla_core
+    def __init__(self, *, keep_timing_cache: bool = True) -> None:
         self.keep_timing_cache = keep_timing_cache
 
     def availability(self) -> Availability:
@@ -99,9 +97,12 @@ class TensorRt(Runtime):
 
     def identity(self) -> dict[str, str]:
         """The machine's own, TensorRT's version, and the GPU where nvidia-smi names one."""
+        return identity_on(LocalDevice(), f"tensorrt {self.tensorrt_version()}", None)
+
+    def tensorrt_version(self) -> str:
+        """As the module says."""
         self._require()
-        version = importlib.import_module("tensorrt").__version__
-        return identity_on(LocalDevice(), f"tensorrt {version}", self.dla_core)
+        return str(importlib.import_module("tensorrt").__version__)
 
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
         """Build an engine, with its facts beside it.
@@ -118,7 +119,6 @@ class TensorRt(Runtime):
             engine=str(Path(engine).resolve()),
             timing_cache=str(cache) if cache is not None else "",
             shapes=graph.free_shapes(),
-            dla_core=self.dla_core,
         )
         try:
             build = run_worker(job, EngineBuild)
@@ -135,7 +135,6 @@ class TensorRt(Runtime):
                 metadata=graph.metadata,
                 layers=_layers(build.layers),
                 shapes=graph.free_shapes(),
-                dla_core=self.dla_core,
                 build_s=build.build_s,
             ),
         )
@@ -148,7 +147,7 @@ class TensorRt(Runtime):
         from edgeprune.runtimes import tensorrt_engine
 
         try:
-            engine = tensorrt_engine.loaded(Path(model).read_bytes(), tensorrt_engine.Log(), self.dla_core)
+            engine = tensorrt_engine.loaded(Path(model).read_bytes(), tensorrt_engine.Log())
         except JobError as error:
             raise _mapped(error) from error
         return _layers(tensorrt_engine.inspected(engine, None))
@@ -177,7 +176,7 @@ class TensorRt(Runtime):
         """
         job = EngineLatencyJob(
             **self._job_fields(models),
-            cuda_graph=settings.cuda_graph and self.dla_core is None,
+            cuda_graph=settings.cuda_graph,
             warmup_s=settings.warmup_s,
             warmup_runs=settings.warmup_runs,
             rounds=settings.rounds,

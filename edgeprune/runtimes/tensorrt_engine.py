@@ -59,7 +59,6 @@ def build(
     *,
     timing_cache: bytes = b"",
     shapes: Mapping[str, Sequence[int]] | None = None,
-    dla_core: int | None = None,
 ) -> Built:
     """Build an engine from a graph whose precision is its own.
 
@@ -67,7 +66,6 @@ def build(
         onnx: the graph.
         timing_cache: from an earlier build under the same device identity.
         shapes: input name to shape, for a graph with free axes.
-        dla_core: build for this DLA core, with fallback to the GPU.
 
     Raises:
         JobError: TensorRT refuses the graph or cannot build it; ``kind`` is ``data``.
@@ -93,15 +91,11 @@ def build(
             size = trt.Dims(list(shape))
             profile.set_shape(name, size, size, size)
         config.add_optimization_profile(profile)
-    if dla_core is not None:
-        config.default_device_type = trt.DeviceType.DLA
-        config.DLA_core = dla_core
-        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise JobError("data", f"{onnx}: TensorRT cannot build an engine: {log.meaning()}")
     data = bytes(plan)
-    layers = inspected(loaded(data, log, dla_core), None)
+    layers = inspected(loaded(data, log), None)
     return Built(data, layers, bytes(config.get_timing_cache().serialize()), perf_counter() - started)
 
 

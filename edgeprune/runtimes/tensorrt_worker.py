@@ -97,7 +97,6 @@ def build_engine(job: EngineBuildJob) -> EngineBuild:
         Path(job.onnx),
         timing_cache=cache.read_bytes() if cache is not None and cache.is_file() else b"",
         shapes=job.shapes,
-        dla_core=job.dla_core,
     )
     write_atomically(job.engine, built.plan)
     if cache is not None:

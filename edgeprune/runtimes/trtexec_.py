@@ -124,8 +124,12 @@ class TrtExec(Runtime):
 
     def identity(self) -> dict[str, str]:
         """The device's own, TensorRT's version, and the DLA core where there is one."""
+        return identity_on(self.device, f"trtexec {self.tensorrt_version()}", self.dla_core)
+
+    def tensorrt_version(self) -> str:
+        """As trtexec's banner says."""
         _, version = self.find_program()
-        return identity_on(self.device, f"trtexec {shown_version(version)}", self.dla_core)
+        return shown_version(version)
 
     def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
         """Build on the device and bring the engine back, with its facts beside it and the builder's log.
@@ -304,6 +308,7 @@ class TrtExec(Runtime):
             version,
             onnx=paths["onnx"],
             engine=paths["engine"],
+            precision=precision,
             layer_info=paths["layers.json"],
             timing_cache=paths["cache"] if cache is not None else "",
             shapes=graph.free_shapes(),

@@ -14,12 +14,15 @@ from collections.abc import Mapping, Sequence
 
 from edgeprune.agent.trtexec import TRTEXEC, version_in
 from edgeprune.errors import DeviceError
+from edgeprune.target.releases import DLA_WORDS, has_dla
 
 Version = tuple[int, int, int]
 
 GENERATIONS: tuple[tuple[Version, Version], ...] = (((10, 3, 0), (11, 0, 0)), ((11, 0, 0), (12, 0, 0)))
 """First version of each kind of command line that is known, and the version that ends it."""
 OLDEST, TOO_NEW = GENERATIONS[0][0], GENERATIONS[-1][1]
+DLA_GENERATIONS: tuple[tuple[Version, Version], ...] = (((10, 3, 0), (10, 8, 0)), ((11, 4, 1), (12, 0, 0)))
+"""The same for a DLA, which the versions between do not have."""
 KNOWN_VERSIONS = "10.3 and newer of 10, and 11"
 
 
@@ -58,6 +61,12 @@ def require_known(version: Version) -> Version:
     return version
 
 
+def version_of(text: str) -> Version:
+    """``10.3`` as (10, 3, 0)."""
+    major, minor, patch = (int(part) for part in [*text.split("."), "0", "0"][:3])
+    return major, minor, patch
+
+
 def shown_version(version: Version) -> str:
     """``10.3.0``."""
     return ".".join(str(part) for part in version)
@@ -68,6 +77,7 @@ def build_argv(
     *,
     onnx: str,
     engine: str,
+    precision: str = "fp32",
     layer_info: str = "",
     timing_cache: str = "",
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -76,24 +86,31 @@ def build_argv(
 ) -> list[str]:
     """Build an engine from ONNX and run nothing.
 
-    Precision is the graph's: the network is strongly typed.
+    Precision is the graph's: the network is strongly typed. Only a DLA's is not before 11, where the builder refuses
+    both together (NVIDIA/TensorRT #4228): it is told the precision, and what it did is read from the layers.
 
     Args:
         version: of this trtexec.
         onnx: path of the graph, on the device like every path here.
         engine: where the plan goes.
+        precision: that the graph holds; not ``fp32`` with a DLA.
         layer_info: where the inspector's JSON goes; empty for none.
         timing_cache: read if it exists, then written; empty for none.
         shapes: input name to shape, only for a graph with free axes: trtexec refuses shapes for a static one.
         dla_core: build for this DLA core; what it cannot take falls back to the GPU.
         trtexec: path or name of the program.
+
+    Raises:
+        DeviceError: the version is not known, or has no DLA.
     """
     require_known(version)
+    if dla_core is not None and not has_dla(shown_version(version)):
+        raise DeviceError(f"TensorRT {shown_version(version)} has no DLA: {DLA_WORDS}; or leave device.dla_core out")
     return [
         trtexec,
         f"--onnx={onnx}",
         f"--saveEngine={engine}",
-        *(["--stronglyTyped"] if version[0] < 11 else []),  # the only typing from 11 on
+        *_typing(version, precision if dla_core is not None else None),
         "--profilingVerbosity=detailed",
         *([f"--exportLayerInfo={layer_info}"] if layer_info else []),
         *([f"--timingCacheFile={timing_cache}"] if timing_cache else []),
@@ -237,6 +254,14 @@ def _loaded(
         *_shapes(shapes),
         *([f"--useDLACore={dla_core}"] if dla_core is not None else []),
     ]
+
+
+def _typing(version: Version, dla_precision: str | None) -> list[str]:
+    if version[0] >= 11:
+        return []  # strong is the only typing
+    if dla_precision is None:
+        return ["--stronglyTyped"]
+    return ["--fp16"] if dla_precision == "fp16" else ["--int8", "--fp16"]
 
 
 def _shapes(shapes: Mapping[str, Sequence[int]] | None) -> list[str]:

@@ -13,12 +13,13 @@ from edgeprune.artifact import sha256_of
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import EngineFacts, FinetuneFacts, PruneFacts
 from edgeprune.runtimes.engine_file import facts_path
-from edgeprune.runtimes.trtexec_argv import build_argv, time_argv
+from edgeprune.runtimes.trtexec_argv import build_argv, time_argv, version_of
 from edgeprune.samples.gates import Gate, at_most_gate
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.target import Target
+from edgeprune.target.releases import OLDEST_TENSORRT
 
 HEADS = {
     "raw": (
@@ -65,13 +66,21 @@ def files(build: Build) -> dict[str, Path]:
 def trtexec_lines(target: Target) -> list[list[str]]:
     """The lines to type on a board: build the engine of ``model.onnx``, then time it as the profile says.
 
-    They are those of TensorRT 10.3, which every later version to 11.1 takes too.
+    They are those of the oldest TensorRT in the target's range; those of 10.3 every later version to 11.1 takes too.
     """
-    version = (10, 3, 0)
+    version = version_of(target.oldest_tensorrt or OLDEST_TENSORRT)
     measure, core, side, engine = target.measure, target.device.dla_core, target.imgsz, "model.engine"
     shapes = {"images": (target.batch, 3, side, side)} if target.export.dynamic else None
     return [
-        build_argv(version, onnx="model.onnx", engine=engine, layer_info="layers.json", shapes=shapes, dla_core=core),
+        build_argv(
+            version,
+            onnx="model.onnx",
+            engine=engine,
+            precision=target.precision,
+            layer_info="layers.json",
+            shapes=shapes,
+            dla_core=core,
+        ),
         time_argv(
             version,
             engine=engine,

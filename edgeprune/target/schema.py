@@ -7,17 +7,19 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeprune.errors import TargetError, first_line
 from edgeprune.reading import shown
 from edgeprune.settings import Finetuning, Overrides, Positive, Ratio, Share, Sparsifying, Training
+from edgeprune.target.releases import DLA_WORDS, OLDEST_TENSORRT, range_has_dla
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
     from typing_extensions import Unpack
 
-OLDEST_TENSORRT = "10.3"  # JetPack 6.1; older releases are refused, and it is assumed where no range is given
 STRIDE = 32  # the coarsest stride of every Ultralytics detector; an imgsz off it is padded behind the user's back
 
 BUDGETS = ("latency_ms", "speed_up", "macs_speed_up")
@@ -116,7 +118,8 @@ class Export(_Part):
     """Embed non-maximum suppression in the graph."""
     head: Literal["auto", "end-to-end", "raw"] = "auto"
     """Which head of a model with two (YOLOv10, YOLO26) is exported. ``auto`` takes the end-to-end one, whose output
-    needs no NMS, but the raw one for INT8 where the range of TensorRT reaches down to 10.3, which cannot build it."""
+    needs no NMS, but the raw one for INT8 where the device's TensorRT is 10.3, which cannot build it (without a device:
+    where the range reaches down to 10.3)."""
 
 
 class Calibration(_Part):
@@ -176,7 +179,8 @@ class Board(_Part):
     lock_clocks: bool = True
     """Lock the board's clocks while something is built or timed, where the user may (``sudo -n``), and restore them."""
     dla_core: Annotated[int, Field(ge=0, le=1)] | None = None
-    """Build engines for this DLA core; what it cannot take falls back to the GPU. Null for the GPU alone."""
+    """Build engines for this DLA core (runtime ``trtexec``, FP16 or INT8, TensorRT 10.3 to 10.7 or 11.4.1 and newer);
+    what it cannot take falls back to the GPU. Null for the GPU alone."""
 
 
 class Target(_Part):
@@ -221,8 +225,12 @@ class Target(_Part):
         core = self.device.dla_core
         if core is not None and core >= self.device.dla_cores:
             raise ValueError(f"device: dla_core {core} is not one of the board's {self.device.dla_cores} DLA cores")
-        if core is not None and self.runtime not in ("tensorrt", "trtexec"):
-            raise ValueError(f"device: dla_core needs the runtime tensorrt or trtexec; seen: {self.runtime}")
+        if core is not None and self.runtime != "trtexec":
+            raise ValueError(f"device: dla_core needs the runtime trtexec; seen: {self.runtime}")
+        if core is not None and self.precision == "fp32":
+            raise ValueError("device: dla_core computes in half precision or INT8; allowed: precision fp16, int8")
+        if core is not None and not range_has_dla(self._tensorrt_range, self.device.compatible):
+            raise ValueError(f"device: dla_core: no release in tensorrt {self.device.tensorrt!r} has one; {DLA_WORDS}")
         if self.measure.cuda_graph and self.device.kind == "cpu":
             raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
         if self.measure.cuda_graph and self.runtime.startswith("onnxruntime"):
@@ -256,22 +264,42 @@ class Target(_Part):
             return "nms"
         return "raw" if self._no_sorted_head else self.export.head
 
+    def head_note(self, *, known: bool) -> str:
+        """Why a model with two heads is exported with its raw one; empty where ``auto`` leaves the choice to it.
+
+        Args:
+            known: whether the release is that of a device, and not the oldest of the profile's range.
+        """
+        if not self._no_sorted_head or self.export.nms or self.export.head != "auto":
+            return ""
+        whose = "the device's" if known else f"the oldest that the profile allows, {self.device.tensorrt or 'any'}"
+        release = f"TensorRT {self.oldest_tensorrt} ({whose})"
+        return f"{release} cannot build INT8 with top-k inside: a model with two heads is exported with its raw one"
+
     @property
     def oldest_tensorrt(self) -> str | None:
         """Oldest TensorRT release in the device's range; None for a runtime without TensorRT."""
         if "tensorrt" not in self.runtime and self.runtime != "trtexec":
             return None
-        from packaging.specifiers import InvalidSpecifier, SpecifierSet
-        from packaging.version import Version
+        lowest = (
+            Version(item.version.rstrip(".*"))
+            for item in self._tensorrt_range
+            if item.operator in (">=", ">", "==", "~=")
+        )
+        return str(max(lowest, default=Version(OLDEST_TENSORRT)))
 
+    def at_tensorrt(self, version: str) -> Target:
+        """The same target where the device's TensorRT is known: what depends on the release follows this one."""
+        return self.model_copy(update={"device": self.device.model_copy(update={"tensorrt": f"=={version}"})})
+
+    @property
+    def _tensorrt_range(self) -> SpecifierSet:
         try:
-            versions = SpecifierSet(self.device.tensorrt or "")
+            return SpecifierSet(self.device.tensorrt or "")
         except InvalidSpecifier:
             raise ValueError(
                 f"device: tensorrt: {self.device.tensorrt!r} is not a version specifier; allowed: like '>=10.3,<12'"
             ) from None
-        lowest = (Version(item.version.rstrip(".*")) for item in versions if item.operator in (">=", ">", "==", "~="))
-        return str(max(lowest, default=Version(OLDEST_TENSORRT)))
 
     @property
     def _no_sorted_head(self) -> bool:

@@ -16,14 +16,16 @@ from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of
 from edgeprune.agent.power import power_modes
 from edgeprune.agent.telemetry import Reading, board_power_mw, nvidia_smi_reading, summary, tegrastats_reading
 from edgeprune.devices import device_named
-from edgeprune.devices.board import mismatch
+from edgeprune.devices.board import mismatch, unknown_release
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
+from edgeprune.runtimes.site import open_site
 from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, accuracy_gate, latency_gate, simulated_gate
-from edgeprune.target import load_target, shipped_targets
+from edgeprune.target import Board, load_target, shipped_targets
+from edgeprune.target.schema import target_from
 from tests.samples.made import latency
 
 
@@ -202,6 +204,54 @@ def test_only_the_profiles_own_board_will_do(name: str, fake: str, words: str) -
     found = mismatch(load_target(name).device, fake_device(fake).facts())
     assert bool(found) == bool(words)
     assert re.search(words, found)
+
+
+ORIN_NX = Board(kind="jetson", compatible=("nvidia,p3767-0000",), dla_cores=2, dla_core=0)
+AGX = Board(kind="jetson", compatible=("nvidia,p3701-0005",), dla_cores=2, dla_core=0)
+
+
+@pytest.mark.parametrize(
+    ("board", "fake", "jetpack", "has"),
+    [
+        (ORIN_NX, "orin-nx,tensorrt=10.3.0", "6.2", True),
+        (ORIN_NX, "orin-nx,tensorrt=10.7.0", "6.2", True),
+        (ORIN_NX, "orin-nx,tensorrt=10.16.1", "7.2", False),
+        (ORIN_NX, "orin-nx,tensorrt=11.4.1", "7.2.2", False),
+        (AGX, "agx-orin,tensorrt=11.3.0", "7.2.2", False),
+        (AGX, "agx-orin,tensorrt=11.4.1", "7.2", False),
+        (AGX, "agx-orin,tensorrt=11.4.1", "7.2.2", True),
+    ],
+)
+def test_a_dla_is_there_where_the_boards_tensorrt_has_one(board: Board, fake: str, jetpack: str, has: bool) -> None:
+    facts = replace(fake_device(fake).facts(), jetpack=jetpack)
+    found = mismatch(board, facts)
+    assert ("has no DLA" in found) != has
+    assert not mismatch(board.model_copy(update={"dla_core": None}), facts)
+
+
+def test_an_unknown_release_is_said_and_not_skipped() -> None:
+    board, facts = load_target("jetson-orin-nano").device, fake_device("orin-nano").facts()
+    assert unknown_release(board, facts) == ""
+    unknown = replace(facts, l4t="47.1.0", jetpack=jetpack_of("47.1.0"))
+    assert mismatch(board, unknown) == ""
+    assert "L4T 47.1.0 is no release that edgeprune knows" in unknown_release(board, unknown)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "head", "says"),
+    [
+        ("int8", "fake:orin-nano,tensorrt=10.3.0", "raw", "TensorRT 10.3.0 (the device's)"),
+        ("int8", "fake:orin-nano,tensorrt=10.16.1", "auto", ""),
+        ("fp16", "fake:orin-nano,tensorrt=10.3.0", "auto", ""),
+        ("int8", "", "raw", "TensorRT 10.3 (the oldest that the profile allows, >=10.3,<12)"),
+    ],
+)
+def test_the_head_is_that_of_the_boards_tensorrt(precision: str, device: str, head: str, says: str) -> None:
+    target = target_from({**load_target("jetson-orin-nano").model_dump(mode="json"), "precision": precision}, "a test")
+    with open_site(target.with_overrides(device=device or None)) as site:
+        assert site.target.exported_head == head
+        note = site.target.head_note(known=site.usable)
+    assert bool(note) == bool(says) and says in note
 
 
 def test_a_measured_run_here_is_watched_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -55,5 +55,6 @@ def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert gpus() == [Gpu("NVIDIA H100", "9.0", "570.1", 81559)]
-    tool.write_text("#!/bin/sh\nexit 9\n")
-    assert gpus() == []
+    for nothing in ("exit 9", "echo 'Orin (nvgpu), [N/A], 540.4.0, [N/A]'", "echo 'Orin (nvgpu), 8.7, 540.4.0, 7620'"):
+        tool.write_text(f"#!/bin/sh\n{nothing}\n")
+        assert gpus() == []

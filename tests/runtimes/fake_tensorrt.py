@@ -221,9 +221,8 @@ class _World:
             self.say(this.__dict__["_logger"], said)
             return None
         assert config.profiling_verbosity is self.trt.ProfilingVerbosity.DETAILED
-        dla = config.DLA_core is not None
-        assert not dla or config.__dict__["_flags"] == ["GPU_FALLBACK"]
-        told = {"version": self.version, "precision": self.ways.get("precision", "fp16"), "dla": dla}
+        assert config.DLA_core is None  # strong typing and a DLA exclude each other: trtexec is the way to one
+        told = {"version": self.version, "precision": self.ways.get("precision", "fp16")}
         return self.memory(MAGIC + json.dumps(told).encode())
 
     def Runtime___init__(self, this: Any, logger: Any) -> None:
@@ -260,7 +259,7 @@ class _World:
     def EngineInspector_get_engine_information(self, this: Any, format: Any) -> str:
         assert format is self.trt.LayerInformationFormat.JSON
         told = this.__dict__["_told"]
-        return layers_json(11 if self.version >= (11, 0) else 10, told["precision"], dla=told["dla"])
+        return layers_json(11 if self.version >= (11, 0) else 10, told["precision"])
 
     def IExecutionContext_get_tensor_shape(self, this: Any, name: str) -> tuple[int, ...]:
         return self.ways.get("shape", SHAPE)

@@ -133,7 +133,15 @@ def _settings(version: tuple[int, int, int], given: dict[str, str]) -> dict[str,
 
 def _build(version: tuple[int, int, int], given: dict[str, str], precision: str, dla: bool, computes: bool) -> int:
     onnx = Path(given["--onnx"]).read_bytes()
-    strong = version[0] >= 11 or "--stronglyTyped" in given
+    if "--useDLACore" in given:  # NVIDIA/TensorRT #4228, and the release notes of 10.8 and 11.4.1
+        if "--stronglyTyped" in given:
+            print("[E] Error Code 9: API Usage Error (!config.getFlag(BuilderFlag::kFP16))", file=sys.stderr)
+            return 1
+        if not ((10, 3) <= version[:2] < (10, 8) or version >= (11, 4, 1)):
+            print("[E] Cannot create DLA engine, 0 not available", file=sys.stderr)
+            return 1
+    weak_dla = "--useDLACore" in given and ("--int8" in given or "--fp16" in given)
+    strong = version[0] >= 11 or "--stronglyTyped" in given or weak_dla
     on_dla = dla and "--useDLACore" in given
     engine = {
         "magic": MAGIC,

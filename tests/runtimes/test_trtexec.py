@@ -174,12 +174,20 @@ def test_the_timing_cache_is_kept_for_each_identity(tmp_path):
 def test_a_dla_core_is_built_for_and_run_with(tmp_path):
     trtexec, program = tool(tmp_path, dla_core=1, dla=True)
     engine = tmp_path / "m.engine"
-    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), engine, precision="fp16")
     assert [layer.placed for layer in trtexec.layer_info(engine)].count("dla") == 1
     [found] = trtexec.latency([engine], BenchSettings(rounds=8, per_round=1, warmup_s=0, cuda_graph=True))
     build, run = fake_trtexec.calls(program)[0], fake_trtexec.calls(program)[-1]
     assert build["--useDLACore"] == run["--useDLACore"] == "1" and "--allowGPUFallback" in build
+    assert "--fp16" in build and "--stronglyTyped" not in build
     assert not found.conditions.cuda_graph and found.conditions.identity["dla_core"] == "1"
+
+
+def test_a_board_without_a_dla_in_its_tensorrt_is_told_before_it_builds(tmp_path):
+    trtexec, program = tool(tmp_path, (10, 16, 1), dla_core=0, dla=True)
+    with pytest.raises(DeviceError, match=r"TensorRT 10\.16\.1 has no DLA"):
+        trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), tmp_path / "m.engine", precision="fp16")
+    assert fake_trtexec.calls(program) == []
 
 
 def test_free_axes_are_built_for_one_size(tmp_path):

@@ -6,18 +6,21 @@ import pytest
 
 from edgeprune.errors import DeviceError
 from edgeprune.runtimes.trtexec_argv import (
+    DLA_GENERATIONS,
     GENERATIONS,
     build_argv,
     info_argv,
     outputs_argv,
     profile_argv,
     require_known,
+    shown_version,
     time_argv,
     version_argv,
     version_from_banner,
 )
 from edgeprune.stages.bundle import trtexec_lines
 from edgeprune.target import load_target
+from edgeprune.target.releases import has_dla
 from tests.runtimes.trtexec_flags import VERSIONS, known_flags
 
 
@@ -25,7 +28,8 @@ def names(argv: list[str]) -> set[str]:
     return {word.split("=")[0] for word in argv[1:]}
 
 
-def every_line(version: tuple[int, int, int]) -> list[list[str]]:
+def every_line(version: tuple[int, int, int], dla: bool = True) -> list[list[str]]:
+    """One of each kind, a build for a DLA too where the version has one."""
     shapes = {"images": (1, 3, 64, 64)}
     return [
         version_argv(),
@@ -34,17 +38,18 @@ def every_line(version: tuple[int, int, int]) -> list[list[str]]:
             version,
             onnx="a",
             engine="b",
+            precision="int8",
             layer_info="c",
             timing_cache="d",
             shapes=shapes,
-            dla_core=1,
+            dla_core=1 if dla and has_dla(shown_version(version)) else None,
             trtexec="trtexec",
         ),
         *(
-            time_argv(version, engine="a", times="b", copies=copies, cuda_graph=graph, iterations=5, dla_core=dla)
+            time_argv(version, engine="a", times="b", copies=copies, cuda_graph=graph, iterations=5, dla_core=core)
             for copies in (True, False)
             for graph in (True, False)
-            for dla in (None, 0)
+            for core in (None, 0)
         ),
         info_argv(version, engine="a", layer_info="b", shapes=shapes),
         profile_argv(version, engine="a", profile="b", iterations=5, shapes=shapes, dla_core=0),
@@ -81,7 +86,8 @@ def test_11_undoes_its_defaults_and_takes_nothing_deprecated(version):
 @pytest.mark.parametrize("version", [(10, 3, 0), (11, 1, 0)], ids=str)
 def test_no_line_weakly_types_or_times_more_than_one_inference_at_once(version):
     for argv in every_line(version):
-        assert not names(argv) & {"--fp16", "--int8", "--best", "--bf16"}
+        if "--useDLACore" not in names(argv):
+            assert not names(argv) & {"--fp16", "--int8", "--best", "--bf16"}
     timing = time_argv(version, engine="a", times="t", copies=False, cuda_graph=False, iterations=7, warmup_ms=50)
     assert {"--exposeDMA", "--infStreams=1", "--avgRuns=1", "--iterations=7", "--duration=0", "--warmUp=50"} <= set(
         timing
@@ -89,12 +95,38 @@ def test_no_line_weakly_types_or_times_more_than_one_inference_at_once(version):
 
 
 def test_a_dla_core_goes_with_a_fallback_and_never_with_a_cuda_graph():
-    build = build_argv((10, 3, 0), onnx="a", engine="b", dla_core=1)
+    build = build_argv((10, 3, 0), onnx="a", engine="b", precision="fp16", dla_core=1)
     assert {"--useDLACore=1", "--allowGPUFallback"} <= set(build)
     for version, graph in (((10, 3, 0), "--useCudaGraph"), ((11, 1, 0), "--noCudaGraph")):
         line = time_argv(version, engine="a", times="t", copies=False, cuda_graph=True, iterations=1, dla_core=0)
         assert "--useDLACore=0" in line and (graph in line) == (version[0] == 11)
     assert "--allowGPUFallback" not in build_argv((10, 3, 0), onnx="a", engine="b")
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "typing"),
+    [
+        ((10, 3, 0), "fp16", {"--fp16"}),
+        ((10, 7, 1), "int8", {"--int8", "--fp16"}),
+        ((10, 7, 0), "int8-fp16", {"--int8", "--fp16"}),
+        ((11, 4, 1), "fp16", set()),
+    ],
+)
+def test_a_dla_before_11_is_typed_weakly_as_its_builder_wants(version, precision, typing):
+    build = names(build_argv(version, onnx="a", engine="b", precision=precision, dla_core=0))
+    assert build & {"--fp16", "--int8", "--stronglyTyped"} == typing
+
+
+@pytest.mark.parametrize("version", [(10, 8, 0), (10, 13, 3), (10, 16, 1), (11, 0, 0), (11, 4, 0)], ids=str)
+def test_a_version_without_a_dla_is_said_before_it_is_asked(version):
+    with pytest.raises(DeviceError, match=r"has no DLA: .*10.3 to 10.7.*leave device.dla_core out"):
+        build_argv(version, onnx="a", engine="b", precision="fp16", dla_core=0)
+
+
+def test_the_generations_of_a_dla_are_those_that_have_one():
+    for first, below in DLA_GENERATIONS:
+        assert build_argv(first, onnx="a", engine="b", precision="fp16", dla_core=0)
+        assert not has_dla(shown_version(below))
 
 
 def test_the_build_line_is_what_the_docs_print():
@@ -154,7 +186,10 @@ def test_an_unknown_version_is_refused_with_what_is_known(version, words):
 def test_a_generation_has_one_command_line(version):
     whole = (*version, 0)
     [first] = [first for first, below in GENERATIONS if first <= whole < below]
-    assert every_line(whole) == every_line(first)
+    assert every_line(whole, dla=False) == every_line(first, dla=False)
+    for first, below in DLA_GENERATIONS:
+        if first <= whole < below:
+            assert every_line(whole) == every_line(first)
 
 
 def test_an_input_that_trtexec_would_split_is_refused():
@@ -173,8 +208,10 @@ def test_what_the_bundle_says_to_type_is_taken_by_every_version(version, tmp_pat
     )
     for target in (load_target("jetson-orin"), load_target(profile)):
         build, timing = trtexec_lines(target)
-        assert names(build) | names(timing) <= known_flags(version)
-        assert {"--onnx=model.onnx", "--stronglyTyped", "--skipInference"} <= set(build)
+        if target.device.dla_core is None or version < (10, 8):
+            assert names(build) | names(timing) <= known_flags(version)
+        typing = "--stronglyTyped" if target.device.dla_core is None else "--fp16"
+        assert {"--onnx=model.onnx", typing, "--skipInference"} <= set(build)
         assert {"--noDataTransfers", "--iterations=300", "--exportTimes=times.json"} <= set(timing)
         dynamic = target.export.dynamic
         assert ("--shapes=images:1x3x640x640" in build) == ("--shapes=images:1x3x640x640" in timing) == dynamic

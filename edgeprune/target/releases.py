@@ -1,0 +1,39 @@
+"""What releases of TensorRT can do, as far as a profile has to know it before any device is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+OLDEST_TENSORRT = "10.3"  # JetPack 6.1; older releases are refused, and it is assumed where no range is given
+
+# NVIDIA's release notes and support matrix: 10.7 is the last 10 with a DLA, 11.4.1 the first 11, on AGX Orin alone.
+WITH_DLA = SpecifierSet(">=10.3,<10.8")
+WITH_DLA_AGAIN = SpecifierSet(">=11.4.1,<12")
+DLA_AGAIN_MODULE, DLA_AGAIN_JETPACK = "p3701-", SpecifierSet(">=7.2.2")
+DLA_WORDS = (
+    "a DLA is in TensorRT 10.3 to 10.7 (JetPack 6.1, 6.2), and from 11.4.1 on again on an AGX Orin with JetPack 7.2.2"
+)
+_TRIED = [Version(f"10.{minor}{patch}") for minor in range(3, 8) for patch in ("", ".99")]
+_TRIED_AGAIN = [Version("11.4.1"), Version("11.99")]
+
+
+def has_dla(version: str) -> bool:
+    """Whether a TensorRT of this version builds for a DLA on any board."""
+    return version in WITH_DLA or version in WITH_DLA_AGAIN
+
+
+def board_has_dla(version: str, modules: Iterable[str], jetpack: str) -> bool:
+    """Whether it does on a board with one of these modules and this JetPack; an unknown JetPack is trusted."""
+    if version not in WITH_DLA_AGAIN:
+        return version in WITH_DLA
+    return any(name.startswith(DLA_AGAIN_MODULE) for name in modules) and (not jetpack or jetpack in DLA_AGAIN_JETPACK)
+
+
+def range_has_dla(versions: SpecifierSet, modules: Iterable[str]) -> bool:
+    """Whether any version of a profile's range has a DLA on one of these modules; no modules are any."""
+    modules = list(modules)
+    again = not modules or any(DLA_AGAIN_MODULE in name for name in modules)
+    return any(version in versions for version in (*_TRIED, *(_TRIED_AGAIN if again else ())))
