@@ -4,6 +4,7 @@ folder, a pipe, a name of 5,000 characters, or a lack of permission.
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything of this name, be it a pipe or a link to nowhere."""
+    return os.path.lexists(path) if "\0" not in str(path) else False
 
 
 def shown(text: Path | str, most: int = SHOWN_CHARACTERS) -> str:

@@ -69,8 +69,7 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         record = _update(record, _judge(visit, record, packed / "model.onnx"), visit, answered)
         write_atomically(bundle / "model.engine", visit.engine.read_bytes())
         record = replace(record, bundle={**record.bundle, "model.engine": sha256_of(visit.engine)})
-    _write_build(record, bundle)
-    return record, bundle
+    return _write_build(record, bundle), bundle
 
 
 def _unpack(results: Path, scratch: Path) -> Path:
@@ -171,12 +170,10 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     from edgeprune.export.metadata import read_metadata
     from edgeprune.export.parity import compare_arrays
     from edgeprune.export.run import outputs_of_onnx
-    from edgeprune.measure.latency import budget_gate
+    from edgeprune.records.gates import agreement_gate, drop_gate, precision_gate
+    from edgeprune.samples.gates import budget_gate
     from edgeprune.samples.statistics import value_of
     from edgeprune.stages.energy import energy_gates
-    from edgeprune.stages.engine import drop_gate
-    from edgeprune.stages.parity import agreement_gate
-    from edgeprune.stages.precision import precision_gate
 
     target, before, after = record.target, visit.baseline, visit.candidate
     statistic = target.budget.statistic
@@ -225,13 +222,16 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
     )
 
 
-def _write_build(record: BuildRecord, bundle: Path) -> None:
+def _write_build(record: BuildRecord, bundle: Path) -> BuildRecord:
     """Record last: a reader sees the old build or the new one."""
     from edgeprune.report.build import build_markdown, build_page
-    from edgeprune.stages.bundle import readme
+    from edgeprune.stages.bundle import with_texts
 
+    record, texts = with_texts(record)
     if (bundle.parent / "report.md").is_file():
         write_atomically(bundle.parent / "report.md", build_markdown(record))
         write_atomically(bundle.parent / "report.html", build_page(record))
-    write_atomically(bundle / "README.md", readme(record))
+    for name, text in texts.items():
+        write_atomically(bundle / name, text)
     write_json(bundle / "build.json", record)
+    return record

@@ -147,19 +147,44 @@ def show(
 ) -> None:
     """Show the verdict table of a finished build, or why a stage had to run.
 
+    A build whose files or verdicts were changed afterwards is refused behind the table (see edgeprune verify).
+
     Examples:
       edgeprune show runs/cpu   # exits 0, 1 or 5: the verdict
       edgeprune show runs/cpu --why prune
     """
     from edgeprune.cli.console import print_verdict
-    from edgeprune.records.show import read_build, stage_history
+    from edgeprune.records.show import stage_history
+    from edgeprune.records.verify import verify_build
 
     if why is not None:
         say(stage_history(directory, why))
         return
-    record = read_build(directory)
-    print_verdict(record)
-    raise typer.Exit(record.verdict.exit_code)
+    verified = verify_build(directory)
+    print_verdict(verified.record)
+    verified.require_as_built(whole=False)
+    raise typer.Exit(verified.record.verdict.exit_code)
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="Run directory of a build, or its bundle.")],
+) -> None:
+    """Check that a bundle is as it was built: its files by digest, its gates anew from the raw samples in build.json.
+
+    Example:
+      edgeprune verify runs/cpu/bundle   # exits 0, or 2 and says what differs
+    """
+    from edgeprune.records.verify import verify_build
+
+    verified = verify_build(directory)
+    verified.require_as_built()
+    record = verified.record
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    say(f"as built: {len(record.bundle)} files, {len(record.gates)} gates, verdict {record.verdict.value}")
+    say(f"built {record.created} by edgeprune {record.edgeprune} with {versions}")
+    for line in verified.edited:
+        say(f"by today's rules: {line}")
 
 
 @app.command()

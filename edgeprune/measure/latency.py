@@ -13,13 +13,11 @@ from edgeprune.samples.gates import (
     MIN_BLOCK_PAIRS,
     Gate,
     Verdict,
-    latency_gate,
+    budget_gate,
     pass_confidence,
-    speed_up_gate,
 )
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import MIN_BLOCKS
-from edgeprune.target import Target
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
@@ -89,15 +87,6 @@ def measure_pair(
     settings = latency_settings(site, dataset, effort=effort, trained=trained)
     first, second = site.runtime.latency([baseline, candidate], settings, progress=site.reporter.progress)
     return first, second
-
-
-def budget_gate(target: Target, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
-    """The gate of a latency budget or of a measured speed-up; a budget of MACs asks that it is not slower."""
-    budget = target.budget
-    if budget.kind == "latency_ms":
-        return latency_gate(stage, candidate, budget.value, budget.statistic, pass_confidence(target.measure.retries))
-    least = budget.value if budget.kind == "speed_up" else 1.0
-    return speed_up_gate(stage, baseline, candidate, least, pass_confidence(target.measure.retries))
 
 
 def judge_latency(

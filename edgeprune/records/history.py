@@ -13,10 +13,12 @@ from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.records.build import BuildRecord
+from edgeprune.records.gates import edits
 from edgeprune.records.show import read_build
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement, differing_conditions
 from edgeprune.samples.statistics import PLACEMENT_ALLOWANCE, bounds
+from edgeprune.version import __version__
 
 CONFIDENCE = 0.975  # one-sided: two intervals of 95 % that do not touch
 
@@ -52,6 +54,7 @@ class BuildSummary:
             earlier build that the figure is held against.
         regressions: what got worse, in words.
         improvements: what got better.
+        edited: gates that do not follow from the build's own samples; see :func:`edgeprune.records.gates.edits`.
     """
 
     path: Path
@@ -70,6 +73,7 @@ class BuildSummary:
     compared_with: Mapping[str, Path] = field(default_factory=dict)
     regressions: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ def _summary(path: Path, record: BuildRecord) -> BuildSummary:
         baseline=record.weights.sha256,
         dataset=f"{record.dataset.sha256} {target.accuracy.split}",
         device=device,
+        edited=edits(record) if record.edgeprune == __version__ else (),
     )
 
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError
+from edgeprune.reading import exists, is_file, shown
 from edgeprune.records.build import BuildRecord, build_from_json
+from edgeprune.serial import read_json_data
 from edgeprune.workspace import STATE, read_state
+
+RECORD = "build.json"
+
+
+def bundle_of(directory: Path) -> Path:
+    """The bundle of a run directory, or the folder itself where it is one.
+
+    Raises:
+        DataError: neither holds a ``build.json``.
+    """
+    for folder in (directory / "bundle", directory):
+        if exists(folder / RECORD):
+            return folder
+    if is_file(directory / STATE):
+        command = shlex.join(read_state(directory).command)
+        raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command)}")
+    raise DataError(f"{shown(directory)}: holds no build; expected bundle/{RECORD}, as edgeprune build --out leaves it")
 
 
 def read_build(directory: Path) -> BuildRecord:
@@ -17,17 +35,8 @@ def read_build(directory: Path) -> BuildRecord:
     Raises:
         DataError: there is none, it is not one, or a newer edgeprune wrote it.
     """
-    for path in (directory / "bundle" / "build.json", directory / "build.json"):
-        if path.is_file():
-            try:
-                data = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise DataError(f"{path}: is not JSON: {error}") from error
-            return build_from_json(data, path)
-    if (directory / STATE).is_file():
-        command = shlex.join(read_state(directory).command)
-        raise DataError(f"{directory}: the build is not finished; go on with: {command}")
-    raise DataError(f"{directory}: holds no build; expected bundle/build.json, as edgeprune build --out leaves it")
+    path = bundle_of(directory) / RECORD
+    return build_from_json(read_json_data(path), path)
 
 
 def stage_history(directory: Path, stage: str) -> str:
@@ -39,7 +48,7 @@ def stage_history(directory: Path, stage: str) -> str:
     """
     runs = {run.stage: run for run in read_state(directory).stages}
     if stage not in runs:
-        raise TargetError(f"--why {stage}: the latest build has no such stage; it has: {', '.join(runs)}")
+        raise TargetError(f"--why {shown(stage)}: the latest build has no such stage; it has: {', '.join(runs)}")
     run = runs[stage]
     if run.reused:
         return f"{stage}: reused {run.folder}; nothing that it depends on has changed"

@@ -42,7 +42,8 @@ def upgrade(data: Row, where: Path) -> Row:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{where}: is a damaged build.json of version 1: {type(error).__name__} {error}") from error
     changed = {"stages": stages, "artifacts": artifacts, "measurements": measurements}
-    return {**data, **changed, "schema_version": 2}
+    judged_by = f"{data.get('edgeprune', '')} (build.json of version 1)"  # its gates followed other rules
+    return {**data, **changed, "edgeprune": judged_by, "schema_version": 2}
 
 
 def upgrade_measurement(row: Row) -> Row:

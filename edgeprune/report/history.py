@@ -56,10 +56,11 @@ def figures_text(built: BuildSummary) -> str:
 
 
 def change_text(built: BuildSummary) -> str:
-    """What moved, in words, and against which build."""
+    """What was edited, and what moved, in words, and against which build."""
+    edited = [f"edited: {line}" for line in built.edited]
     if not built.compared_with:
-        return NOTHING
-    changes = [f"regression: {change}" for change in built.regressions]
+        return "; ".join(edited) or NOTHING
+    changes = [*edited, *(f"regression: {change}" for change in built.regressions)]
     changes += [f"better: {change}" for change in built.improvements]
     against: dict[str, list[str]] = {}
     for figure, path in built.compared_with.items():

@@ -22,6 +22,7 @@ from edgeprune.samples.statistics import (
     samples_to_settle,
     stability,
 )
+from edgeprune.target import Target
 
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
 FAIL_CONFIDENCE = 0.97  # promised are 5 %: a wrong FAIL costs a second look, a wrong PASS ships
@@ -249,6 +250,15 @@ def speed_up_gate(
         Verdict.INCONCLUSIVE,
         f"between {gain.low:.3f} and {gain.high:.3f} after {count} pairs; {_advice(more, count)}",
     )
+
+
+def budget_gate(target: Target, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
+    """The gate of a latency budget or of a measured speed-up; a budget of MACs asks that it is not slower, since fewer
+    MACs alone are no reason to ship a model."""
+    budget, confidence = target.budget, pass_confidence(target.measure.retries)
+    if budget.kind == "latency_ms":
+        return latency_gate(stage, candidate, budget.value, budget.statistic, confidence)
+    return speed_up_gate(stage, baseline, candidate, budget.value if budget.kind == "speed_up" else 1.0, confidence)
 
 
 def at_most_gate(

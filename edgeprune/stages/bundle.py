@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.artifact import sha256_of
+from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import EngineFacts, FinetuneFacts, PruneFacts
 from edgeprune.runtimes.engine_file import facts_path
@@ -95,9 +96,20 @@ def trtexec_lines(target: Target) -> list[list[str]]:
     ]
 
 
-def digests(chosen: Mapping[str, Path]) -> dict[str, str]:
-    """sha256 of each file of the bundle."""
-    return {name: sha256_of(path) for name, path in chosen.items()}
+def with_digests(record: BuildRecord, chosen: Mapping[str, Path]) -> BuildRecord:
+    """The record with the sha256 of each file of its bundle, of the texts that are made from the record too."""
+    record = replace(record, bundle={name: sha256_of(path) for name, path in chosen.items()})
+    return with_texts(record)[0]
+
+
+def with_texts(record: BuildRecord) -> tuple[BuildRecord, dict[str, str]]:
+    """The record with the digests of what is made from it, and those files by name."""
+    texts = {
+        "labels.txt": "".join(f"{record.names[index]}\n" for index in sorted(record.names)),
+        "README.md": readme(record),
+    }
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return replace(record, bundle={**record.bundle, **digests}), texts
 
 
 def write_bundle(root: Path, chosen: Mapping[str, Path], record: BuildRecord) -> Path:
@@ -108,10 +120,9 @@ def write_bundle(root: Path, chosen: Mapping[str, Path], record: BuildRecord) ->
     for name, source in chosen.items():
         (partial / name).parent.mkdir(exist_ok=True)
         shutil.copy(source, partial / name)
+    for name, text in with_texts(record)[1].items():
+        write_atomically(partial / name, text)
     write_json(partial / "build.json", record)
-    labels = "".join(f"{record.names[index]}\n" for index in sorted(record.names))
-    (partial / "labels.txt").write_text(labels, encoding="utf-8")
-    (partial / "README.md").write_text(readme(record), encoding="utf-8")
     final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
     if final.exists():
         final.replace(old)

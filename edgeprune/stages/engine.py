@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,12 @@ from edgeprune.export.result import LintFinding
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.layers import compare_layers
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, QuantizeFacts, SimplifyFacts
+from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gate, size_gate
 from edgeprune.samples.average_precision import drop_interval
-from edgeprune.samples.gates import (
-    Gate,
-    accuracy_gate,
-    at_most_gate,
-    info_gate,
-    pending_gate,
-    simulated_gate,
-    speed_up_gate,
-)
+from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
 from edgeprune.stages.energy import energy_gates
-from edgeprune.stages.parity import agreement_gate
-from edgeprune.stages.precision import engine_precision, precision_gate
-from edgeprune.target import Target
+from edgeprune.stages.precision import engine_precision
 from edgeprune.workspace import Key, Record
 
 
@@ -108,28 +98,13 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
 
 def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
     baseline, facts = build.record(BaselineFacts), record.facts
-    unpruned_bytes = baseline.facts.engine_bytes if build.site.usable else baseline.facts.onnx_bytes
-    assert unpruned_bytes is not None  # where the runtime is usable the baseline has an engine
-    size = at_most_gate(
-        "engine",
-        "size" if build.site.usable else "ONNX size",
-        facts.size_bytes / 2**20,
-        unpruned_bytes / 2**20,
-        "MiB",
-        "not larger than the unpruned one",
-    )
-    others = [*_accuracy(build, facts), size]
+    others = [*_accuracy(build, facts), size_gate(baseline.facts, facts)]
     if facts.precision is not None:
         others.insert(0, precision_gate("engine", facts.precision, build.target.precision))
     if build.site.runtime.simulated:
         others = [simulated_gate(gate) for gate in others]
     if facts.lint is not None:
-        errors = [finding for finding in facts.lint if finding.severity == "error"]
-        reason = f"{len(facts.lint)} findings, none of them an error; docs/lint.md"
-        gate = at_most_gate("engine", "graph lint for TensorRT", float(len(errors)), 0.0, "errors", reason)
-        if errors:
-            gate = replace(gate, reason=f"{errors[0].rule}: {errors[0].message}; {errors[0].remedy}")
-        others.insert(0, gate)
+        others.insert(0, lint_gate(facts.lint))
     budget = build.target.budget
     if not build.site.usable:
         metric, stand_in = f"latency {budget.statistic}", build.facts(PruneFacts).stand_in(budget)
@@ -139,7 +114,7 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
         before, after = latency.measure_pair(
             build.site, baseline.path("engine"), record.path("engine"), build.dataset, trained=True
         )
-        row = speed_up_gate("engine", before, after, 1.0)  # fewer MACs alone are no reason to ship a model
+        row = budget_gate(build.target, "engine", before, after)
         return Judgement([row, *energy_gates("engine", after), *others], [("baseline", before), ("candidate", after)])
     timed = latency.judge_latency(
         build.site, "engine", baseline.path("engine"), record.path("engine"), build.dataset, trained=True
@@ -151,12 +126,6 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
 def _limit_ms(build: Build) -> float | None:
     budget = build.target.budget
     return budget.value if budget.kind == "latency_ms" else None
-
-
-def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> Gate:
-    """The gate on what the artifact lost against the unpruned model, in a build and for results that came back."""
-    reference, after, floor = baseline.reference_accuracy, engine.accuracy, target.accuracy.max_map_drop
-    return accuracy_gate("engine", reference, after.value, floor, after.metric, interval=engine.accuracy_drop)
 
 
 def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:

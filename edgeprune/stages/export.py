@@ -8,11 +8,9 @@ from typing import Any
 
 from edgeprune.measure import compiling
 from edgeprune.records.facts import ExportFacts, FinetuneFacts, PruneFacts
+from edgeprune.records.gates import EXPORT_TOLERANCE, parity_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage
-from edgeprune.stages.parity import parity_gate
 from edgeprune.workspace import Key, Record
-
-TOLERANCE = 1e-3  # pixels of a decoded box and units of a score, fp32 against fp32
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -38,7 +36,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[ExportFacts]:
 
 def _judge(build: Build, record: Record[ExportFacts]) -> Judgement:
     facts = record.facts
-    return Judgement([parity_gate("export", facts.parity, TOLERANCE, f"{facts.head} head, against PyTorch")])
+    return Judgement([parity_gate("export", facts.parity, EXPORT_TOLERANCE, f"{facts.head} head, against PyTorch")])
 
 
 STAGE = Stage(

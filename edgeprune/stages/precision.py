@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.measure.result import LayerMs
 from edgeprune.runtimes.base import LayerTime, Runtime
-from edgeprune.runtimes.precision_truth import LEAST_SHARE, PrecisionShare, precision_share
-from edgeprune.samples.gates import Gate, Verdict, at_least_gate
+from edgeprune.runtimes.precision_truth import PrecisionShare, precision_share
 
 
 def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs]) -> PrecisionShare | None:
@@ -24,12 +22,3 @@ def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs]) 
     if infos is None:
         return None
     return precision_share(infos, [LayerTime(layer.name, layer.op, layer.ms) for layer in layers])
-
-
-def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:
-    """FAIL, with the numbers, when less than half of the multiplying work is in the asked precision."""
-    gate = at_least_gate(stage, f"{precision} in the engine", share.held(precision), LEAST_SHARE, "", share.text())
-    if gate.verdict is not Verdict.FAIL:
-        return gate
-    reason = f"asked for {precision}, the engine is {share.text()}; the builder ignored what the graph says"
-    return replace(gate, reason=reason)

@@ -12,7 +12,8 @@ from typing import Any
 from edgeprune.errors import TargetError
 from edgeprune.measure import compiling, latency
 from edgeprune.records.facts import BaselineFacts, Change, ProbeFacts, PruneFacts
-from edgeprune.samples.gates import at_least_gate, pending_gate
+from edgeprune.records.gates import macs_gate
+from edgeprune.samples.gates import pending_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
 from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.workspace import Key, Record
@@ -79,8 +80,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
 def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
     budget = build.target.budget
     if budget.kind == "macs_speed_up":
-        reason = "counted from the widths of the plan"
-        return Judgement([at_least_gate("prune", "MACs speed-up", record.facts.macs.ratio, budget.value, "×", reason)])
+        return Judgement([macs_gate(record.facts.macs, budget.value)])
     metric = f"latency {budget.statistic}" if budget.kind == "latency_ms" else "latency speed-up"
     unit = "ms" if budget.kind == "latency_ms" else "×"
     if not build.site.usable:

@@ -91,7 +91,7 @@ def write_results(
     build.reporter.gates([stock])
     files = {**bundle.files(build), **carried}
     gates = tuple(inform_by_later((*finished.gates, stock)))
-    record = _build_record(build, argv, finished, gates, bundle.digests(files))
+    record = bundle.with_digests(_build_record(build, argv, finished, gates), files)
     folder = bundle.write_bundle(build.workspace.root, files, record)
     report = build.workspace.root / "report.md"
     write_atomically(report, build_markdown(record))
@@ -99,9 +99,7 @@ def write_results(
     return BuildResult(record.verdict, record.gates, build.workspace.root, folder, report, record)
 
 
-def _build_record(
-    build: Build, argv: Sequence[str], finished: StagesResult, gates: tuple[Gate, ...], digests: Mapping[str, str]
-) -> BuildRecord:
+def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gates: tuple[Gate, ...]) -> BuildRecord:
     def row(record: Record[Facts]) -> StageRow[Facts]:
         return StageRow(record.key.digest, record.key.stage in finished.reused, record.seconds, record.facts)
 
@@ -139,7 +137,7 @@ def _build_record(
             for name, record in build.records.items()
             for role, artifact in record.artifacts.items()
         ),
-        bundle=digests,
+        bundle={},
         measurements=finished.measurements,
         versions={package: installed(package) for package in REPORTED_PACKAGES if installed(package) != "absent"},
         host=device_facts(),

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.records.facts import Change, ExportFacts, SimplifyFacts
-from edgeprune.samples.gates import at_most_gate
+from edgeprune.records.gates import SIMPLIFY_TOLERANCE, nodes_gate, parity_gate
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
-from edgeprune.stages.parity import parity_gate
 from edgeprune.workspace import Key, Record
-
-TOLERANCE = 1e-4  # simplification rearranges, it does not approximate
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -35,10 +32,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[SimplifyFacts]:
 
 
 def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
-    nodes = record.facts.nodes
-    reason = record.facts.reason or f"{nodes.before} nodes before"
-    parity = parity_gate("simplify", record.facts.parity, TOLERANCE, "against the exported graph")
-    rows = [parity, at_most_gate("simplify", "graph nodes", nodes.after, nodes.before, "nodes", reason)]
+    parity = parity_gate("simplify", record.facts.parity, SIMPLIFY_TOLERANCE, "against the exported graph")
+    rows = [parity, nodes_gate(record.facts)]
     if build.target.precision == "fp32":  # else quantize makes the graph that is compiled
         rows += acceptance_gates("simplify", build.target, record.path("onnx"))
     return Judgement(rows)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from edgeprune.measure.layers import compare_layers
+from edgeprune.records.gates import agreement_gate, precision_gate
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.layer_info import layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.gates import Verdict
-from edgeprune.stages.parity import agreement_gate
-from edgeprune.stages.precision import engine_precision, precision_gate
+from edgeprune.stages.precision import engine_precision
 from tests.records.sample import PARITY
 from tests.runtimes import fake_trtexec
 from tests.runtimes.models import convolutions

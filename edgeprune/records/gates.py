@@ -1,0 +1,174 @@
+"""Gates that follow from what a record holds: right after a stage, and again whenever somebody reads the record.
+
+A verdict that is written down is a claim. What it was made from (raw latencies, facts of the stages) lies beside it, so
+:func:`edits` makes it anew by the same functions and says where the two differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from edgeprune.errors import EdgepruneError, first_line
+from edgeprune.export.result import LintFinding, ParityInfo
+from edgeprune.records.build import BuildRecord
+from edgeprune.records.facts import BaselineFacts, Change, EngineFacts, SimplifyFacts
+from edgeprune.runtimes.precision_truth import LEAST_SHARE, PrecisionShare
+from edgeprune.samples.gates import (
+    Gate,
+    Verdict,
+    accuracy_gate,
+    at_least_gate,
+    at_most_gate,
+    budget_gate,
+    inform_by_later,
+    overall_verdict,
+    pending_gate,
+    simulated_gate,
+)
+from edgeprune.target import Target
+
+EXPORT_TOLERANCE = 1e-3  # pixels of a decoded box and units of a score, fp32 against fp32
+SIMPLIFY_TOLERANCE = 1e-4  # simplification rearranges, it does not approximate
+MIN_AGREEMENT = 0.9
+"""Of an engine's detections with its ONNX's: other kernels round otherwise, which moves a few across the threshold."""
+SAME = 1e-9  # relative: what is written is read back exactly
+
+
+def parity_gate(stage: str, parity: ParityInfo, limit: float, against: str) -> Gate:
+    """The largest difference of a decoded output."""
+    reason = f"{against}, {parity.images} images"
+    return at_most_gate(stage, "output difference", parity.max_abs, limit, "px/score", reason)
+
+
+def agreement_gate(stage: str, parity: ParityInfo) -> Gate:
+    """Whether an engine finds what its ONNX finds; where that finds nothing on the images, nothing is known."""
+    expected, images = parity.detections_reference, parity.images
+    reason = f"{expected} detections of the ONNX, {parity.detections_candidate} of the engine on {images} images"
+    gate = at_least_gate(stage, "agreement with the ONNX", parity.detections_agreement, MIN_AGREEMENT, "", reason)
+    if expected == 0 and gate.verdict is Verdict.PASS:
+        reason = f"the ONNX finds nothing on {images} images, so agreement says nothing; give a trained model"
+        return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return gate
+
+
+def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:
+    """FAIL, with the numbers, when less than half of the multiplying work is in the asked precision."""
+    gate = at_least_gate(stage, f"{precision} in the engine", share.held(precision), LEAST_SHARE, "", share.text())
+    if gate.verdict is not Verdict.FAIL:
+        return gate
+    reason = f"asked for {precision}, the engine is {share.text()}; the builder ignored what the graph says"
+    return replace(gate, reason=reason)
+
+
+def macs_gate(macs: Change, least: float) -> Gate:
+    """A budget of multiply-accumulates."""
+    return at_least_gate("prune", "MACs speed-up", macs.ratio, least, "×", "counted from the widths of the plan")
+
+
+def nodes_gate(facts: SimplifyFacts) -> Gate:
+    """Simplifying never adds a node."""
+    nodes = facts.nodes
+    reason = facts.reason or f"{nodes.before} nodes before"
+    return at_most_gate("simplify", "graph nodes", nodes.after, nodes.before, "nodes", reason)
+
+
+def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> Gate:
+    """What the artifact lost against the unpruned model, in a build and for results that came back."""
+    reference, after, floor = baseline.reference_accuracy, engine.accuracy, target.accuracy.max_map_drop
+    return accuracy_gate("engine", reference, after.value, floor, after.metric, interval=engine.accuracy_drop)
+
+
+def size_gate(baseline: BaselineFacts, engine: EngineFacts) -> Gate:
+    """What ships is not larger than the unpruned model; the graphs are weighed where there is no engine."""
+    unpruned, metric = baseline.engine_bytes, "size"
+    if unpruned is None:
+        unpruned, metric = baseline.onnx_bytes, "ONNX size"
+    reason = "not larger than the unpruned one"
+    return at_most_gate("engine", metric, engine.size_bytes / 2**20, unpruned / 2**20, "MiB", reason)
+
+
+def lint_gate(findings: tuple[LintFinding, ...]) -> Gate:
+    """No finding that TensorRT's parser would refuse."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    reason = f"{len(findings)} findings, none of them an error; docs/lint.md"
+    gate = at_most_gate("engine", "graph lint for TensorRT", float(len(errors)), 0.0, "errors", reason)
+    if not errors:
+        return gate
+    return replace(gate, reason=f"{errors[0].rule}: {errors[0].message}; {errors[0].remedy}")
+
+
+def edits(record: BuildRecord) -> tuple[str, ...]:
+    """Where gates and verdict of a record are not what its samples and facts give; a line each.
+
+    Rows that nothing in the record can make again (what was counted in files, what only informs) are taken as they
+    stand.
+    """
+    try:
+        made = {_place(gate): gate for gate in gates_again(record)}
+    except (EdgepruneError, ArithmeticError, ValueError) as error:
+        return (f"its samples cannot be judged ({first_line(error)})",)
+    rows = [made.pop(_place(gate), gate) for gate in record.gates]
+    lines = [f"{gate.stage}, {gate.metric}: the row is missing" for gate in made.values()]
+    again = inform_by_later([*rows, *made.values()])
+    for gate, own in zip(record.gates, again, strict=False):
+        for name in ("verdict", "value", "limit"):
+            written, given = getattr(gate, name), getattr(own, name)
+            if not _same(written, given):
+                lines.append(f"{gate.stage}, {gate.metric}: {name} {_text(written)}, its samples give {_text(given)}")
+    verdict = overall_verdict(again)
+    if record.verdict is not verdict:
+        lines.append(f"verdict {record.verdict.value}, the gates give {verdict.value}")
+    return tuple(lines)
+
+
+def gates_again(record: BuildRecord) -> Iterator[Gate]:
+    """Every gate with a limit that samples and facts in the record decide."""
+    target, stages = record.target, record.stages
+    baseline, engine, budget = stages.baseline.facts, stages.engine.facts, target.budget
+    in_ms = budget.kind == "latency_ms"
+    if budget.kind == "macs_speed_up":
+        yield macs_gate(stages.prune.facts.macs, budget.value)
+    else:
+        unmeasured = f"latency {budget.statistic}" if in_ms else "latency speed-up"
+        yield _latency_again(record, "prune") or pending_gate("prune", unmeasured, budget.value, "", "")
+    yield parity_gate("export", stages.export.facts.parity, EXPORT_TOLERANCE, "")
+    yield parity_gate("simplify", stages.simplify.facts.parity, SIMPLIFY_TOLERANCE, "")
+    yield nodes_gate(stages.simplify.facts)
+    limit_ms = budget.value if in_ms else None
+    yield _latency_again(record, "engine") or pending_gate("engine", f"latency {budget.statistic}", limit_ms, "", "")
+    drop = drop_gate(target, baseline, engine)
+    if record.device is None:
+        drop = pending_gate("engine", drop.metric, drop.limit, drop.unit, "")
+    others = [size_gate(baseline, engine), drop]
+    if engine.precision is not None:
+        others.append(precision_gate("engine", engine.precision, target.precision))
+    if record.device is not None and engine.accuracy.agreement is not None:
+        others.append(agreement_gate("engine", engine.accuracy.agreement))
+    simulated = record.device is not None and record.device.simulated
+    yield from map(simulated_gate, others) if simulated else others
+    if engine.lint is not None:
+        yield lint_gate(engine.lint)
+
+
+def _latency_again(record: BuildRecord, stage: str) -> Gate | None:
+    """The gate of a stage's latencies; None where none were measured."""
+    measured = {row.role: row.measurement for row in record.measurements if row.stage == stage}
+    if len(measured) < 2:
+        return None
+    return budget_gate(record.target, stage, measured["baseline"], measured["candidate"])
+
+
+def _place(gate: Gate) -> tuple[str, str]:
+    return gate.stage, gate.metric
+
+
+def _same(first: object, second: object) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=SAME)
+    return first == second
+
+
+def _text(value: object) -> str:
+    return value.value if isinstance(value, Verdict) else "none" if value is None else f"{value:.6g}"

@@ -1,0 +1,74 @@
+"""Whether a finished build is as it was built: every file of its bundle by digest, every gate from its own samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import DataError, first_line
+from edgeprune.reading import shown
+from edgeprune.records.build import BuildRecord
+from edgeprune.records.gates import edits
+from edgeprune.records.show import bundle_of, read_build
+from edgeprune.version import __version__
+
+SHOWN = 3  # faults that one line names
+MISSING = "is missing"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is not as it was built.
+
+    Attributes:
+        record: of the build.
+        bundle: folder of its files.
+        changed: files that have other bytes than ``build.json`` says, a line each.
+        missing: files that it names and that are not there: a record may be kept without them.
+        edited: gates and verdict that do not follow from the record's own samples, a line each.
+    """
+
+    record: BuildRecord
+    bundle: Path
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+    edited: tuple[str, ...]
+
+    def require_as_built(self, *, whole: bool = True) -> None:
+        """Raise ``DataError`` with what differs; a missing file too where the ``whole`` bundle is asked for.
+
+        Gates that another version of edgeprune judged may have followed other rules: they are no reason.
+        """
+        faults = [*(self.missing if whole else ()), *self.changed]
+        faults += self.edited if self.record.edgeprune == __version__ else ()
+        if faults:
+            more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
+            lines = "; ".join(map(shown, faults[:SHOWN]))
+            raise DataError(f"{shown(self.bundle)}: edited, not as it was built: {lines}{more}; build again")
+
+
+def verify_build(directory: Path) -> Verification:
+    """Check a run directory or a bundle.
+
+    Raises:
+        DataError: there is no build, or its record cannot be read.
+    """
+    record, bundle = read_build(directory), bundle_of(directory)
+    states = {name: _state(bundle, name, sha256) for name, sha256 in record.bundle.items()}
+    missing = tuple(f"{shown(name)} {MISSING}" for name, state in states.items() if state == MISSING)
+    changed = tuple(f"{shown(name)} {state}" for name, state in states.items() if state and state != MISSING)
+    return Verification(record, bundle, changed, missing, edits(record))
+
+
+def _state(bundle: Path, name: str, sha256: str) -> str:
+    """What is wrong with a file of a bundle, in words; empty where its bytes are those of the digest."""
+    path = bundle / name
+    try:
+        if not path.resolve().is_relative_to(bundle.resolve()):
+            return "lies outside of the bundle"
+        if not path.is_file():
+            return MISSING
+        return "" if sha256_of(path) == sha256 else "was changed"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {first_line(error)}"

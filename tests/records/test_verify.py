@@ -1,0 +1,155 @@
+"""A finished build proves itself: a changed file is named by its digest, an edited verdict by the record's samples."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune import cli
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import DataError
+from edgeprune.records.build import BuildRecord, DeviceRow
+from edgeprune.records.gates import edits, gates_again
+from edgeprune.records.history import history
+from edgeprune.records.verify import verify_build
+from edgeprune.report.history import change_text
+from edgeprune.samples.average_precision import DropInterval
+from edgeprune.samples.gates import Verdict, inform_by_later, overall_verdict
+from edgeprune.serial import write_json
+from edgeprune.version import __version__
+from tests.records.sample import build_record
+
+
+def judged() -> BuildRecord:
+    """The sample build, its gates as its samples and facts give them: all of them PASS."""
+    record = build_record()
+    engine = record.stages.engine
+    facts = replace(engine.facts, accuracy_drop=DropInterval(0.01, 1e-3, 16, 1000))
+    device = DeviceRow("local", False, record.measurements[0].measurement.conditions.identity, record.host)
+    stages = replace(record.stages, engine=replace(engine, facts=facts))
+    both = (*(replace(row, stage="prune") for row in record.measurements), *record.measurements)
+    record = replace(record, edgeprune=__version__, device=device, stages=stages, measurements=both)
+    gates = tuple(inform_by_later(list(gates_again(record))))
+    return replace(record, gates=gates, verdict=overall_verdict(gates))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle of two files with the record of :func:`judged`."""
+    folder = tmp_path / "run" / "bundle"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(bytes(1000))
+    (folder / "labels.txt").write_text("cell\n")
+    digests = {path.name: sha256_of(path) for path in folder.iterdir()}
+    write_json(folder / "build.json", replace(judged(), bundle=digests))
+    return folder
+
+
+def rewritten(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads((bundle / "build.json").read_text())
+    change(content)
+    (bundle / "build.json").write_text(json.dumps(content))
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *argv: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *map(str, argv)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_a_build_that_nobody_touched_is_as_built(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judged().verdict is Verdict.PASS
+    assert typed(monkeypatch, "verify", bundle) == 0
+    assert capsys.readouterr().out.startswith("as built: 2 files, ")
+    assert typed(monkeypatch, "show", bundle.parent) == 0
+
+
+def test_a_flipped_byte_is_found_and_named(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray((bundle / "model.onnx").read_bytes())
+    data[500] ^= 1
+    (bundle / "model.onnx").write_bytes(data)
+    for command in ("verify", "show"):
+        assert typed(monkeypatch, command, bundle) == 2
+        assert "model.onnx was changed" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_for_verify_to_say_and_a_record_is_shown_alone(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "labels.txt").unlink()
+    assert typed(monkeypatch, "show", bundle) == 0
+    assert typed(monkeypatch, "verify", bundle) == 2
+    assert "labels.txt is missing" in capsys.readouterr().err
+
+
+def test_a_name_that_leaves_the_bundle_is_not_opened(bundle: Path) -> None:
+    rewritten(bundle, lambda content: content["bundle"].update({"../../../etc/hostname": "0" * 64}))
+    assert verify_build(bundle).changed == ("../../../etc/hostname lies outside of the bundle",)
+
+
+def _slower(content: dict[str, Any]) -> None:
+    for row in content["measurements"]:
+        if row["role"] == "candidate":
+            row["measurement"]["values"] = [2 * value for value in row["measurement"]["values"]]
+
+
+def _less_accurate(content: dict[str, Any]) -> None:
+    content["stages"]["engine"]["facts"]["accuracy"]["accuracy"]["map50_95"] = 0.1
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a sample": (_slower, "engine, speed-up: verdict PASS, its samples give FAIL"),
+    "an accuracy": (_less_accurate, "mAP50-95 drop"),
+    "a figure": (lambda content: _gate(content, "speed-up").update(value=9.0), "speed-up: value 9"),
+    "a limit": (lambda content: _gate(content, "speed-up").update(limit=1.1), "speed-up: limit 1.1"),
+    "no limit": (lambda content: _gate(content, "speed-up").update(limit=None), "speed-up: limit none"),
+    "the budget": (lambda content: content["target"]["budget"].update(speed_up=3.0), "speed-up: verdict PASS"),
+    "a row taken away": (lambda content: content["gates"].remove(_gate(content, "speed-up")), "row is missing"),
+    "the verdict": (lambda content: content.update(verdict="FAIL"), "verdict FAIL, the gates give PASS"),
+}
+
+
+def _gate(content: dict[str, Any], metric: str) -> dict[str, Any]:
+    return next(gate for gate in content["gates"] if (gate["stage"], gate["metric"]) == ("engine", metric))
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_was_edited_is_said_by_every_reader(bundle: Path, name: str) -> None:
+    change, part = EDITS[name]
+    rewritten(bundle, change)
+    with pytest.raises(DataError, match="edited, not as it was built") as caught:
+        verify_build(bundle).require_as_built()
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    built = history([bundle]).builds[0]
+    assert any(part in line for line in built.edited)
+    assert "edited: " in change_text(built)
+
+
+def test_what_waits_for_a_device_cannot_be_edited_to_pass() -> None:
+    record = replace(judged(), device=None, measurements=())
+    gates = tuple(inform_by_later(list(gates_again(record))))
+    waiting = replace(record, gates=gates, verdict=overall_verdict(gates))
+    assert waiting.verdict is Verdict.PENDING
+    assert edits(waiting) == ()
+    passed = tuple(replace(gate, verdict=Verdict.PASS, value=gate.limit) for gate in gates)
+    assert len(edits(replace(waiting, gates=passed, verdict=Verdict.PASS))) >= 3
+
+
+def test_gates_of_another_version_may_have_followed_other_rules(bundle: Path) -> None:
+    rewritten(bundle, lambda content: (_slower(content), content.update(edgeprune="0.0.9")))
+    verified = verify_build(bundle)
+    verified.require_as_built()
+    assert verified.edited
