@@ -22,6 +22,8 @@ from edgeprune.version import __version__
 # Ultralytics reads this once, when it is first imported: from then on none of its own loads (resume, teacher, final
 # validation) rebuilds a class it does not know. `--trust` concerns only the file that a user names.
 os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
+# ONNX Runtime reads this once too: without it, its own reports on use become a database below the user's home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:  # what type checkers and completion see; at run time each is imported when it is first used
     from edgeprune.checkpoint import Checkpoint

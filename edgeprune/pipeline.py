@@ -18,6 +18,7 @@ from edgeprune.progress import Progress
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate
+from edgeprune.scratch import scratch
 from edgeprune.settings import Overrides
 from edgeprune.stages import (
     baseline,
@@ -113,6 +114,7 @@ def build(
 
     fresh = not root.exists()
     with (
+        scratch(),
         open_site(target, seed=seed, reporter=reporter) as site,
         _remove_if_refused(root, fresh and source.trained),
         open_workspace(root) as workspace,

@@ -217,8 +217,8 @@ def user_cache(name: str) -> Path:
     Under ``$EDGEPRUNE_CACHE``, else ``$XDG_CACHE_HOME/edgeprune``, else ``~/.cache/edgeprune``.
     """
     given, cache = os.environ.get("EDGEPRUNE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    root = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "edgeprune"
-    return root / name
+    home = os.path.expanduser("~/.cache")  # noqa: PTH111  Path.home() raises where there is none
+    return (Path(given) if given else Path(cache or home) / "edgeprune") / name
 
 
 def has_finished_stage(root: Path) -> bool:

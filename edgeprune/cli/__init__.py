@@ -38,6 +38,7 @@ from edgeprune.cli.settings import options_from_settings
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
+from edgeprune.scratch import scratch
 from edgeprune.settings import Overrides
 from edgeprune.version import __version__
 
@@ -68,7 +69,8 @@ def _run() -> int:
     """Run the command of the command line; gives its exit code where it does not exit itself."""
     try:
         try:
-            app()
+            with scratch():
+                app()
         finally:
             sys.stdout.flush()
     except EdgepruneError as error:

@@ -45,6 +45,8 @@ from edgeprune.runtimes.jobs import (
     WorkerProgress,
 )
 
+# ONNX Runtime reads this when it is imported: without it, its reports on use become a database below the user's home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 WARM_TOLERANCE = 0.02  # warm-up ends when two windows' medians agree this well
 MAX_WARMUP_FACTOR = 5  # times warmup_s; a machine that never settles is the stability test's business
 WARMUP_WINDOW_S = 0.15

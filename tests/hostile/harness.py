@@ -36,8 +36,9 @@ class Result:
     """What a try came to.
 
     Attributes:
-        kind: ``executed``, ``endless``, ``traceback``, ``code`` (another exit code than a documented one, or another
-            outcome than the input calls for); empty when nothing is wrong.
+        kind: ``executed``, ``endless``, ``traceback``, ``outside`` (it wrote where nothing was to be written), ``code``
+            (another exit code than a documented one, or another outcome than the input calls for); empty when nothing
+            is wrong.
         fault: the same in words.
     """
 
@@ -162,6 +163,8 @@ def _judged(one: Try, outcome: Outcome) -> tuple[str, str]:
         return "endless", f"did not end within {outcome.seconds:.0f} s"
     if outcome.traceback:
         return "traceback", f"traceback: {outcome.last_line}"
+    if stray := outcome.stray():
+        return "outside", stray
     if one.reader == "environment":  # what was printed may be lost; the exit code is what counts
         fault = one.right(outcome) if one.right else None
         return ("code", fault) if fault else ("", "")

@@ -104,7 +104,7 @@ def met(name: str, command: str) -> Cell:
 
 
 def _fault(name: str, command: str, outcome: Outcome, inputs: Inputs, box: Sandbox) -> str | None:
-    if fault := outcome.fault():
+    if fault := outcome.fault() or outcome.stray():
         return fault
     line = outcome.refusal or ""
     if "--trust" in line and not explains_trust(outcome.argv[0]):

@@ -1,0 +1,100 @@
+"""Temporary files of edgeprune and of the libraries that it calls: in one place, and swept where a process was killed.
+
+A process that is killed leaves its temporary folders behind, and nobody can tell whose they are. So all of them lie in
+one folder a process below the cache, whose lock the process holds while it lives: the next start removes every folder
+whose lock is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from edgeprune.workspace import user_cache
+
+LONGEST_PATH = 72  # characters: multiprocessing and ssh put sockets below, whose paths have at most 104
+
+_in_use: list[Path] = []
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[None]:
+    """Have temporary files, those of libraries and of child processes too, below the cache while the block lasts.
+
+    Where the cache cannot be written, they go where the system has them. Inside of another such block nothing changes.
+    """
+    if _in_use:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        folder = _own_folder(stack)
+        if folder is not None:
+            stack.enter_context(_temporary_files_in(folder))
+        yield
+
+
+def _own_folder(stack: contextlib.ExitStack) -> Path | None:
+    """A new folder that goes away with ``stack``; None where there is no place for one."""
+    folder = user_cache("tmp") / f"{os.getpid()}-{uuid.uuid4().hex[:4]}"
+    if len(str(folder)) > LONGEST_PATH:
+        folder = Path(tempfile.gettempdir()) / f"edgeprune-{os.getuid()}" / folder.name
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(folder.parent / ".lock", wait=True):  # between a folder and its lock nobody sweeps
+            sweep(folder.parent)
+            folder.mkdir()
+            lock = _lock(folder / ".lock", wait=False)
+        stack.callback(lock.close)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    except OSError:  # a read-only home, a file system without locks
+        return None
+    return folder
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders of processes that are gone."""
+    for folder in root.iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            with contextlib.suppress(OSError), _locked(folder / ".lock", wait=False):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """``tempfile`` of this process and ``$TMPDIR`` of its children name the folder."""
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    tempfile.tempdir, os.environ["TMPDIR"] = str(folder), str(folder)
+    _in_use.append(folder)
+    try:
+        yield
+    finally:
+        _in_use.remove(folder)
+        tempfile.tempdir = before
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable
+
+
+def _lock(path: Path, *, wait: bool) -> IO[str]:
+    """An open file whose lock this process holds until it is closed; ``OSError`` where another one has it."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[None]:
+    with _lock(path, wait=wait):
+        yield

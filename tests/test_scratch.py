@@ -1,0 +1,98 @@
+"""Temporary files lie in one place below the cache, and what a killed process left is gone after the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeprune import scratch
+from edgeprune.workspace import user_cache
+
+LIVES = """
+import sys, tempfile
+from edgeprune.scratch import scratch
+with scratch():
+    folder = tempfile.mkdtemp(prefix="edgeprune-export-")
+    open(folder + "/half.onnx", "w").close()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache with a short path, as a home has one."""
+    with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as folder:
+        monkeypatch.setenv("EDGEPRUNE_CACHE", folder)
+        yield Path(folder)
+
+
+def living() -> tuple[subprocess.Popen[str], Path]:
+    """A process in the middle of something, and its temporary folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LIVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_next_start_removes_what_a_killed_process_left_and_nothing_else(cache: Path) -> None:
+    (killed, left), (alive, used) = living(), living()
+    try:
+        assert left.is_relative_to(cache / "tmp") and used.is_relative_to(cache / "tmp")
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert (left / "half.onnx").is_file()
+        with scratch.scratch():
+            assert not left.exists()
+            assert (used / "half.onnx").is_file()
+    finally:
+        for process in (killed, alive):
+            process.communicate()
+    assert not used.exists(), "a process that ends cleans up itself"
+    assert [path.name for path in (cache / "tmp").iterdir()] == [".lock"]
+
+
+def test_libraries_and_children_use_it_and_afterwards_all_is_as_before(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tempfile.gettempdir()
+    monkeypatch.setenv("TMPDIR", before)
+    with scratch.scratch():
+        inner = tempfile.gettempdir()
+        assert inner == os.environ["TMPDIR"] != before
+        with scratch.scratch():
+            assert tempfile.gettempdir() == inner
+        assert tempfile.gettempdir() == inner
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == before
+
+
+def test_without_a_cache_that_can_be_written_the_system_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tempfile.gettempdir()
+    monkeypatch.setenv("EDGEPRUNE_CACHE", "/proc/nowhere")
+    with scratch.scratch():
+        assert tempfile.gettempdir() == before
+
+
+def test_a_path_that_is_too_long_for_sockets_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / ("n" * 80)))
+    with scratch.scratch():
+        assert len(tempfile.gettempdir()) < scratch.LONGEST_PATH
+        assert not user_cache("").exists()
+
+
+def test_onnx_runtime_leaves_nothing_in_the_home(tmp_path: Path) -> None:
+    code = "import edgeprune, onnxruntime as ort; ort.get_available_providers(); ort.SessionOptions()"
+    code += "\ntry: ort.InferenceSession(b'')\nexcept Exception: pass"
+    for module in ("edgeprune", "edgeprune.runtimes.bench_worker"):
+        env = {**os.environ, "HOME": str(tmp_path)}
+        env.pop("ORT_DISABLE_TELEMETRY", None)
+        subprocess.run([sys.executable, "-c", f"import {module}\n{code}"], env=env, check=True, timeout=120)
+        assert list(tmp_path.rglob("*.db")) == []
