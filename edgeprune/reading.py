@@ -4,8 +4,10 @@ folder, a pipe, a name of 5,000 characters, or a lack of permission.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeprune.errors import DataError, EdgepruneError, first_line
@@ -25,16 +27,25 @@ def read_bytes(path: Path, *, most: int = MAX_RECORD_BYTES, error: type[Edgeprun
     Raises:
         EdgepruneError: of that class; the path cannot be read, is no file, or is too large.
     """
+    size = size_of(path, error=error)
+    if size > most:
+        raise error(f"{shown(path)}: has {size} bytes; at most {most} are read")
+    try:
+        return path.read_bytes()
+    except OSError as failure:
+        raise error(f"{shown(path)}: cannot be read: {_reason(failure)}") from failure
+
+
+def size_of(path: Path, *, error: type[EdgepruneError] = DataError) -> int:
+    """Bytes of a regular file; anything else, which a reader might wait for without end, raises ``error``."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe or a device"
-            raise error(f"{shown(path)}: is a {kind}; a file was expected")
-        if status.st_size > most:
-            raise error(f"{shown(path)}: has {status.st_size} bytes; at most {most} are read")
-        return path.read_bytes()
     except (OSError, ValueError) as failure:  # ValueError: NUL in the name
         raise error(f"{shown(path)}: cannot be read: {_reason(failure)}") from failure
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe or a device"
+        raise error(f"{shown(path)}: is a {kind}; a file was expected")
+    return status.st_size
 
 
 def read_text(
@@ -69,6 +80,17 @@ def shown(text: Path | str, most: int = SHOWN_CHARACTERS) -> str:
     """A path, a key or a value as an error repeats it: without control characters, and cut where it is endless."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: most + 1])
     return plain if len(plain) <= most else f"{plain[:most]}…"
+
+
+@contextlib.contextmanager
+def entries_of(what: str) -> Iterator[None]:
+    """Turn what a missing or unexpected entry of decoded data leads to into one ``ValueError``; a decorator too."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{what} lack an entry or have another one than expected: {shown(first_line(error))}"
+        ) from error
 
 
 def _reason(failure: Exception) -> str:

@@ -21,6 +21,7 @@ from edgeprune.carry.out import FOLDER, packed_contents, read_inputs
 from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.devices.board import mismatch
 from edgeprune.errors import DataError, DeviceError
+from edgeprune.reading import size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.onnx_facts import onnx_facts
@@ -75,6 +76,7 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
 def _unpack(results: Path, scratch: Path) -> Path:
     if results.is_dir():
         return results / "results" if (results / "results" / "results.json").is_file() else results
+    size_of(results)  # a pipe would be waited for
     try:
         with tarfile.open(results) as packed:
             total = 0

@@ -38,10 +38,12 @@ from edgeprune.cli.settings import options_from_settings
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
+from edgeprune.reading import shown
 from edgeprune.scratch import scratch
 from edgeprune.settings import Overrides
 from edgeprune.version import __version__
 
+LONGEST_LINE = 900  # characters of a refusal: a message, not a copy of the file
 BUG_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h: 1 would say that a gate was missed
 
 app = typer.Typer(
@@ -74,11 +76,11 @@ def _run() -> int:
         finally:
             sys.stdout.flush()
     except EdgepruneError as error:
-        print(f"edgeprune: {error}", file=sys.stderr)
+        print(f"edgeprune: {shown(str(error), LONGEST_LINE)}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
         if isinstance(error, OSError) and (refused := streams.refused_write(error)) is not None:
-            print(f"edgeprune: {refused}", file=sys.stderr)
+            print(f"edgeprune: {shown(refused, LONGEST_LINE)}", file=sys.stderr)
             return TargetError.exit_code
         import traceback
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -106,7 +107,10 @@ def fake_device(
     board, *traits = text.split(",")
     values = {name: value for name, _, value in (trait.partition("=") for trait in traits)}
     unknown = sorted(set(values) - {"throttle", "no-sudo", "reboot", "drops", "mode", "tensorrt"})
-    if board not in BOARDS or unknown or not values.get("drops", "1").isdigit():
+    numbers = re.fullmatch(r"\d{1,6}", values.get("drops", "1")) and re.fullmatch(
+        r"\d{1,3}(\.\d{1,3}){1,3}", values.get("tensorrt", "10.3")
+    )
+    if board not in BOARDS or unknown or not numbers:
         raise TargetError(
             f"--device fake:{text}: is no stand-in; allowed: {', '.join(BOARDS)}, "
             "with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,tensorrt=VERSION"

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprune.reading import entries_of
+
 # Narrowest first: an INT8 convolution also has FP32 scales and biases, an FP16 one INT32 shapes.
 FORMATS: tuple[tuple[str, str], ...] = (
     ("fp4", r"FP4\w*|NVFP4"),
@@ -67,6 +69,7 @@ class LayerInfo:
         return {layer.name: layer.type for layer in self.layers}
 
 
+@entries_of("the layers")
 def layer_info_of(text: str) -> LayerInfo:
     """Read the inspector's JSON of a whole engine, of either generation.
 

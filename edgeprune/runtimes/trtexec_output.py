@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import ToolError
+from edgeprune.reading import entries_of
 from edgeprune.runtimes.base import LayerTime
 
 TAIL_LINES = 12
@@ -45,6 +46,7 @@ class Times:
         return tuple(sum(parts) for parts in zip(self.h2d, self.compute, self.d2h, strict=True))
 
 
+@entries_of("trtexec's times")
 def times_of(text: str) -> Times:
     """Samples of ``--exportTimes``; the differences are taken as written, since the clocks beside them are rounded.
 
@@ -67,6 +69,7 @@ def times_of(text: str) -> Times:
     )
 
 
+@entries_of("trtexec's profile")
 def profile_of(text: str, types: Mapping[str, str] | None = None) -> list[LayerTime]:
     """Layers of ``--exportProfile`` in order of execution.
 
@@ -84,13 +87,14 @@ def profile_of(text: str, types: Mapping[str, str] | None = None) -> list[LayerT
         if "name" not in row or row.get("averageMs") is None:
             continue  # the entry with the count, or a layer that never ran
         median_ms = None if row.get("medianMs") is None else float(row["medianMs"])
-        operation = (types or {}).get(row["name"], "")
-        layers.append(LayerTime(row["name"], operation, float(row["averageMs"]), median_ms, runs))
+        name = str(row["name"])
+        layers.append(LayerTime(name, (types or {}).get(name, ""), float(row["averageMs"]), median_ms, int(runs)))
     if not layers:
         raise ValueError("it holds no layer")
     return layers
 
 
+@entries_of("trtexec's outputs")
 def outputs_of(text: str) -> dict[str, np.ndarray]:
     """Tensors of ``--exportOutput``, float32, by name: six significant digits, which is what trtexec prints.
 
@@ -104,7 +108,7 @@ def outputs_of(text: str) -> dict[str, np.ndarray]:
         values = np.array([np.nan if value is None else value for value in row["values"]], np.float32)
         if values.size != int(np.prod(shape)):
             raise ValueError(f"{row['name']} has {values.size} values for the shape {words}")
-        found[row["name"]] = values.reshape(shape)
+        found[str(row["name"])] = values.reshape(shape)
     return found
 
 

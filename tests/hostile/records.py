@@ -61,13 +61,13 @@ class Finished:
         plan: of ``prune --save-plan``.
         run: a finished run directory.
         carried: a run directory whose build waits for a board.
-        results: what the board gave, as a tar; None where no stand-in board could be run.
+        results: what the board gave, as a tar.
     """
 
     plan: Path
     run: Path
     carried: Path
-    results: Path | None
+    results: Path
 
 
 FINISHED: list[Finished] = []
@@ -200,7 +200,7 @@ READERS: dict[str, Callable[[Path, Path], list[object]]] = {
     "history": lambda run, out: ["history", run],
     "history -o": lambda run, out: ["history", run, "-o", out / "page.html", "--json", out / "history.json"],
     "history of two": lambda run, out: ["history", run, FINISHED[0].run, "-o", out / "page.html"],
-    "import-results": lambda run, out: ["import-results", FINISHED[0].results or FINISHED[0].run, "--run", run],
+    "import-results": lambda run, out: ["import-results", FINISHED[0].results, "--run", run],
 }
 WHY: Callable[[Path, Path], list[object]] = lambda run, out: ["show", run, "--why", "prune"]  # noqa: E731
 
@@ -374,11 +374,7 @@ def _results_spoiled(name: str, number: int) -> Callable[[Path], Any]:
     def write(path: Path) -> None:
         import hashlib
 
-        source = FINISHED[0].results
-        if source is None:
-            path.write_bytes(b"")
-            return
-        with tarfile.open(source) as packed:
+        with tarfile.open(FINISHED[0].results) as packed:
             files = {m.name: f.read() for m in packed if m.isfile() and (f := packed.extractfile(m)) is not None}
         chosen = next((one for one in sorted(files) if one.endswith(name)), "results/results.json")
         draw = random.Random(number)

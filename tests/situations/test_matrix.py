@@ -1,7 +1,7 @@
 """Every command on every situation: the right result, a refusal in one line with code 2, 3 or 4, or a verdict.
 
-``make test-hostile`` runs it. What the code of a day does wrong is expected to fail, strictly (``known.py``): who mends
-it takes the mark away.
+The cells of ``FAST`` belong to ``make test``; ``make test-hostile`` runs all. What the code of a day does wrong is
+expected to fail, strictly (``known.py``): who mends it takes the mark away.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from tests.situations.catalogue import SITUATIONS
 from tests.situations.known import EVERY, FAST, KNOWN, reason_of
 from tests.situations.matrix import cells, dropped, met
 
-pytestmark = pytest.mark.hostile  # on request until all of it has run to the end once: make test-hostile
-
 
 def _parameters() -> Iterator[object]:
     for name, command in cells():
-        marks: list[pytest.MarkDecorator] = []
+        marks: list[pytest.MarkDecorator] = [] if (name, command) in FAST else [pytest.mark.hostile]
         if reason := reason_of(name, command):
             marks.append(pytest.mark.xfail(strict=True, reason=reason))
         yield pytest.param(name, command, marks=marks, id=f"{SITUATIONS[name].kind} {name} | {command}")
