@@ -12,6 +12,7 @@ import torch
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
+from edgeprune.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,13 @@ def calibration_batches(
     checked = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
     given = str(checked.for_ultralytics(split))
     try:
-        if task == "classify":
-            folder = check_cls_dataset(given)[split]
-            dataset: Any = ClassificationDataset(root=str(folder), args=cfg, augment=False)
-        else:
-            described = check_det_dataset(given, autodownload=False)
-            dataset = build_yolo_dataset(cfg, described[split], batch, described, mode="val", stride=stride)
+        with quiet():
+            if task == "classify":
+                folder = check_cls_dataset(given)[split]
+                dataset: Any = ClassificationDataset(root=str(folder), args=cfg, augment=False)
+            else:
+                described = check_det_dataset(given, autodownload=False)
+                dataset = build_yolo_dataset(cfg, described[split], batch, described, mode="val", stride=stride)
     except Exception as error:
         text = str(error).strip().splitlines() or [""]
         raise DataError(

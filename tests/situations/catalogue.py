@@ -282,6 +282,33 @@ def _(folder: Path) -> Inputs:
     return inputs
 
 
+UNREADABLE = refused("cannot be read")  # Ultralytics' check lets it pass, and its loader stops at it
+for _split, _commands in {
+    "train": ("finetune", "sparsify", "iterate", "build", "prune --data", "quantize int8 cpu"),
+    "val": ("finetune", "build", "val", "val onnx", "parity onnx"),
+}.items():
+    situation("A", f"truncated TIFF in {_split}", "data", dict.fromkeys(_commands, UNREADABLE))(
+        _on_good(
+            lambda data, split=_split: [
+                _converted(data, lambda image: image, ".tif"),
+                datasets.truncated(data, split),
+            ]
+        )
+    )
+
+
+@situation("A", "JPEG with bytes behind its end", "data", {"*": runs, **COUNTED})
+def _(folder: Path) -> Inputs:
+    inputs = good(folder)
+    assert inputs.data is not None
+    _converted(inputs.data, lambda image: image, ".jpg")
+    for split in ("train", "val"):  # Ultralytics writes such a file anew
+        image = datasets.images_of(inputs.data, split)[0]
+        image.write_bytes(image.read_bytes() + b"\0\0")
+        image.chmod(0o444)
+    return inputs
+
+
 @situation("A", "truncated in test, which is judged", "data profile")
 def _(folder: Path) -> Inputs:
     inputs = _profile({"accuracy": {"max_map_drop": 1.0, "split": "test"}})(folder)
@@ -308,6 +335,20 @@ situation("B", "AppleDouble images and labels", "data", {"*": runs, **COUNTED})(
 situation("B", "AppleDouble classify", "data", {"*": runs})(
     _on_good(lambda data: datasets.apple_doubles(data, "train", "val"), "classify")
 )
+
+
+for _kind in ("fifo", "device", "folder"):
+    situation("B", f"a {_kind} among the images", "data", {"*": runs, **COUNTED})(
+        _on_good(
+            lambda data, kind=_kind: [
+                datasets.replaced(datasets.images_of(data, split)[0].with_name("a.png"), kind)
+                for split in ("train", "val")
+            ]
+        )
+    )
+    situation("B", f"a {_kind} among the labels", "data", {"*": runs, **COUNTED})(
+        _on_good(lambda data, kind=_kind: datasets.replaced(datasets.labels_of(data, "val")[0], kind))
+    )
 
 
 @situation("B", "hidden folder of images", "data", {"*": runs, **COUNTED})
@@ -340,12 +381,12 @@ LABELS = {
     "binary": bytes(range(256)),
     "zeros": b"0 0.5 0.5 0.2 0.2\n\0\0\0\0",
 }
-for _name, _content in LABELS.items():
+for _name, _label in LABELS.items():
     situation("B", f"{_name} label in val", "data", COUNTED)(
-        _on_good(lambda data, content=_content: datasets.label_bytes(data, "val", content))
+        _on_good(lambda data, content=_label: datasets.label_bytes(data, "val", content))
     )
     situation("B", f"{_name} label in train", "data", COUNTED)(
-        _on_good(lambda data, content=_content: datasets.label_bytes(data, "train", content, 2))
+        _on_good(lambda data, content=_label: datasets.label_bytes(data, "train", content, 2))
     )
 situation("B", "label with a byte-order mark", "data", {"*": runs, **COUNTED})(
     _on_good(lambda data: datasets.label_bytes(data, "val", b"\xef\xbb\xbf0 0.5 0.5 0.2 0.2\r\n"))
@@ -396,7 +437,9 @@ def _channels(channels: int, head: str = "detect") -> Make:
 for _channel_count in (1, 4):
     situation("C", f"{_channel_count} channels", "weights onnx data profile", RIGHT)(_channels(_channel_count))
     for _head in ("segment", "classify") if _channel_count == 1 else ("obb",):
-        situation("C", f"{_channel_count} channels {_head}", "weights onnx data profile", {"*": runs})(
+        # Ultralytics has no loader of a classifier's images in another number of channels than three
+        allowed = either(runs, refused("channels", "NMS is for detectors")) if _head == "classify" else runs
+        situation("C", f"{_channel_count} channels {_head}", "weights onnx data profile", {"*": allowed})(
             _channels(_channel_count, _head)
         )
 situation("C", "model of 1 channel on colour", "weights onnx", {"val": either(refused("channel"), as_ultralytics())})(
