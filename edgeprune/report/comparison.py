@@ -10,7 +10,7 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.page import render
 from edgeprune.report.scenes import LEGEND, draw_scene, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import interval_text, number_text
+from edgeprune.report.text import interval_text, ms_text, number_text
 from edgeprune.samples.statistics import bounds, value_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeprune.measure.bench import ModelBench
     from edgeprune.measure.compare import Comparison
 
-MARKS = (("before", "s"), ("after", "o"), ("limit", "D"), ("muted", "^"))  # by model, in the order given
+MARKS = (("before", "s"), ("after", "o"), ("limit", "^"), ("muted", "v"))  # by model, in the order given
 MOST_CLASSES = 12
 MOST_LETTERS = 32  # of a model's name in a legend
 MIB = 2**20
@@ -78,7 +78,7 @@ def models_table(comparison: Comparison) -> Table:
         simulated = "SIMULATED " if any(bench.latency.simulated for bench in timed) else ""
         medians = (value_of(bench.latency.values, comparison.statistic) for bench in timed)
         rows += [
-            (f"{simulated}latency {comparison.statistic}", *(f"{ms:.3f} ms" for ms in medians)),
+            (f"{simulated}latency {comparison.statistic}", *(f"{ms_text(ms)} ms" for ms in medians)),
             (
                 "speed-up, 95 % interval",
                 "1",
@@ -156,7 +156,7 @@ def trade_off(comparison: Comparison) -> Plot | None:
         axes.legend(loc="best", fontsize=10)
 
     rows = [
-        (model.name, f"{bound.value:.3f}", _or(bound.low), _or(bound.high), f"{model.accuracy.map50_95:.4f}")
+        (model.name, *map(ms_text, (bound.value, bound.low, bound.high)), f"{model.accuracy.map50_95:.4f}")
         for bound, model in points
     ]
     alt = "; ".join(f"{name}: {ms} ms at {comparison.metric} {value}" for name, ms, _, _, value in rows)
@@ -188,7 +188,7 @@ def latency(comparison: Comparison) -> Plot | None:
         legend_above(axes)
 
     names = ("p50", "p90", "p95", "p99")
-    rows = [(name, str(len(v)), *(f"{value_of(v, statistic):.3f}" for statistic in names)) for name, v in timed]
+    rows = [(name, str(len(v)), *(ms_text(value_of(v, statistic)) for statistic in names)) for name, v in timed]
     alt = "; ".join(f"{row[0]}: p50 {row[2]} ms, p95 {row[4]} ms" for row in rows)
     table = Table.of(("model", "samples", *names), rows)
     return draw_plot("latency", "Latency, every sample", f"{alt}.", draw, table)
@@ -250,7 +250,3 @@ def _summary(comparison: Comparison) -> str:
         speed = f"×{ratio.ratio:.2f} the speed ({ratio.low:.2f} to {ratio.high:.2f}), " if ratio else ""
         changes.append(f"{model.name}: {speed}{comparison.metric} {change:+.4f}")
     return f"Against {first.name}. {'; '.join(changes)}."
-
-
-def _or(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

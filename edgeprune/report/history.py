@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("build", "created, UTC", "verdict", "latency, ms", "speed-up", "accuracy", "MiB", "device", "against before")
 _Pair = tuple[tuple[int, float], tuple[int, float]]
-MARKS = ("o", "s", "D", "^", "v", "P")  # by device
+MARKS = ("o", "s", "^", "v", "P", "X")  # by device
 NOTHING = "nothing to compare with: no earlier build under the same conditions"
 
 
