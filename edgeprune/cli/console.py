@@ -93,13 +93,17 @@ def print_table(content: ReportTable, title: str | None = None, *, models_across
         title: a line above it.
         models_across: a column a model: all but the first, which says what the figures are, are aligned to the right.
     """
+    console = results_console()
     table = Table(show_edge=False, title=None if title is None else escape(title), title_justify="left")
     for place, (column, numeric) in enumerate(zip(content.columns, content.numeric, strict=True)):
         right = place > 0 if models_across else numeric
-        table.add_column(escape(column), justify="right" if right else "left", overflow="fold")
+        longest = max((len(row[place]) for row in content.rows), default=0)
+        # heads wrap rather than figures and names
+        whole = longest if (right or place == 0) and longest <= console.width // 3 else None
+        table.add_column(escape(column), justify="right" if right else "left", overflow="fold", min_width=whole)
     for row in content.rows:
         table.add_row(*(escape(cell) for cell in row))
-    results_console().print(table)
+    console.print(table)
 
 
 def print_verdict(record: BuildRecord) -> None:
@@ -133,9 +137,11 @@ def print_verdict(record: BuildRecord) -> None:
 def print_targets(targets: Sequence[Target]) -> None:
     """The shipped profiles, each with its description below."""
     rows = [
-        _Row((target.name, f"{target.runtime}, {target.precision}", f"{target.imgsz} px", str(target.budget)), text)
+        _Row(
+            (target.name, f"{target.imgsz} px", str(target.budget)),
+            f"{target.description}; {target.runtime}, {target.precision}",
+        )
         for target in targets
-        for text in [target.description]
     ]
     _print_rows(rows)
 
@@ -188,7 +194,7 @@ def _print_rows(rows: Sequence[_Row]) -> None:
     for row in rows:
         line = Table.grid(padding=(0, 2, 0, 0))
         for width in widths[:-1]:
-            line.add_column(min_width=width, overflow="fold")
+            line.add_column(min_width=min(width, console.width // 2), overflow="fold")
         line.add_column(overflow="fold")
         first, *others = row.cells
         line.add_row(f"[{row.colour}]{escape(first)}[/]", *map(escape, others))

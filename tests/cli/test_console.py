@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgeprune.cli.console import print_doctor, print_history, print_targets, print_verdict
+from edgeprune.cli.console import print_doctor, print_history, print_table, print_targets, print_verdict
 from edgeprune.measure.doctor import Finding
+from edgeprune.report.layer_profile import layer_costs_table
 from edgeprune.target import load_target, shipped_targets
 from edgeprune.version import pip
 from tests.records.sample import build_record
@@ -44,6 +45,15 @@ def test_the_verdict_keeps_every_word_and_the_next_command_whole(capsys: pytest.
     for gate in record.gates:
         assert any(gate.stage in line and gate.metric in line for line in shown)
         assert f"    {gate.reason}" in shown
+
+
+def test_a_table_breaks_its_heads_and_not_its_names_or_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    table = layer_costs_table(results.layer_costs("cv1.conv"))
+    print_table(table)
+    shown = lines(capsys)
+    assert max(map(len, shown)) <= 80
+    for row in (row for row in table.rows if len(row[0]) <= 80 // 3):
+        assert any(all(cell in line for cell in row) for line in shown), row
 
 
 def test_targets_and_history_fit(capsys: pytest.CaptureFixture[str]) -> None:
