@@ -127,7 +127,11 @@ def test_the_record_satisfies_its_schema_and_names_what_is_there(built: Path) ->
         assert sha256_of(built / "run" / item["path"]) == item["sha256"]
     for name, digest in record["bundle"].items():
         assert sha256_of(built / "run" / "bundle" / name) == digest
-    assert {"model.pt", "model.onnx", "engine.onnx", "plan.json"} <= set(record["bundle"])
+    assert {"model.pt", "model.onnx", "engine.onnx", "plan.json", "sample.py"} <= set(record["bundle"])
+    sample = [sys.executable, "sample.py", str(next((built / "digits").rglob("*.png")))]
+    assert (
+        "found, drawn in" in subprocess.run(sample, cwd=built / "run" / "bundle", capture_output=True, text=True).stdout
+    )
     assert (built / "run" / "bundle" / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
 
 

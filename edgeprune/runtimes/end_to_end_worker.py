@@ -1,8 +1,8 @@
 """The process that times a detector from a frame in memory to boxes in the frame's pixels, each part for itself.
 
 ``python -m edgeprune.runtimes.end_to_end_worker`` speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`.
-Before the model: letterbox as Ultralytics' predictor does it (keep the aspect, pad with grey 114), BGR to RGB, to
-[0, 1]. After it: confidence, non-maximum suppression per class, back to the frame. By OpenCV and NumPy, without torch.
+What stands before and after the model is the sample's that ships (:mod:`edgeprune.shipped.sample`): letterbox, RGB, to
+[0, 1]; then confidence, non-maximum suppression per class, back to the frame. By OpenCV and NumPy, without torch.
 """
 
 from __future__ import annotations
@@ -18,45 +18,30 @@ import numpy as np
 
 from edgeprune.runtimes.bench_worker import NUMPY_TYPES, JobError, SessionTimer, serve, take_turns, worker_state
 from edgeprune.runtimes.jobs import EndToEndJob, EndToEndLatencyJob, EndToEndTimes, OrtJob, TimedModel, TimedModels
+from edgeprune.shipped.sample import MAX_FOUND, MIN_SCORE, Placement, candidates, letterbox, suppress
 
 NOISE_FRAME = (720, 1280)
-MIN_CONFIDENCE, MAX_OVERLAP, MAX_BOXES = 0.25, 0.7, 300  # what Ultralytics' predictor keeps by default
-GREY = 114
 PARTS = ("pre", "model", "post")
 
 
-def letterbox(frame: np.ndarray, height: int, width: int, kind: Any) -> tuple[np.ndarray, float, tuple[int, int]]:
-    """A BGR frame (h, w, 3) as an input (1, 3, height, width), with the scale and the padding that were used."""
-    scale = min(height / frame.shape[0], width / frame.shape[1])
-    inner = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    canvas = np.full((height, width, 3), GREY, np.uint8)
-    canvas[top : top + inner[1], left : left + inner[0]] = cv2.resize(frame, inner, interpolation=cv2.INTER_LINEAR)
-    values = canvas[..., ::-1].transpose(2, 0, 1)[None]
-    return np.ascontiguousarray(values, dtype=kind) / kind(255), scale, (left, top)
+def prepared(frame: np.ndarray, height: int, width: int, kind: Any) -> tuple[np.ndarray, Placement]:
+    """A BGR frame (h, w, 3) as an input (1, 3, height, width), and where it lies there."""
+    pixels, placement = letterbox(frame, height, width)
+    return np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1)[None], dtype=kind) / kind(255), placement
 
 
-def boxes_of(output: np.ndarray, scale: float, padding: tuple[int, int]) -> np.ndarray:
+def boxes_of(output: np.ndarray, placement: Placement) -> np.ndarray:
     """Detections [x1, y1, x2, y2, score, class] in the frame's pixels, shape (n, 6).
 
     Takes a raw head (1, 4 + classes, candidates) or rows that are suppressed already (1, n, 6).
     """
     head = output[0].astype(np.float32, copy=False)
     if head.shape[1] == 6:
-        rows = head[head[:, 4] >= MIN_CONFIDENCE]
+        rows = head[head[:, 4] > MIN_SCORE]
     else:
-        scores = head[4:].max(axis=0)
-        sure = np.flatnonzero(scores >= MIN_CONFIDENCE)
-        labels = head[4:, sure].argmax(axis=0)
-        centre, size = head[:2, sure].T, head[2:4, sure].T
-        corner = centre - size / 2
-        chosen = cv2.dnn.NMSBoxesBatched(
-            np.hstack((corner, size)).tolist(), scores[sure].tolist(), labels.tolist(), MIN_CONFIDENCE, MAX_OVERLAP
-        )
-        chosen = np.asarray(chosen, int).reshape(-1)[:MAX_BOXES]
-        rows = np.hstack((corner, corner + size, scores[sure, None], labels[:, None]))[chosen]
-    rows = rows.copy()
-    rows[:, :4] = (rows[:, :4] - np.tile(padding, 2)) / scale
+        rows = suppress(candidates(head, len(head) - 4, rotated=False), rotated=False)
+    rows = rows[:MAX_FOUND].copy()
+    rows[:, :4] = placement.to_image(rows[:, :4].reshape(-1, 2)).reshape(-1, 4)
     return rows
 
 
@@ -91,7 +76,7 @@ class EndToEndTimer(SessionTimer):
 
     def output_of(self, frame: np.ndarray) -> np.ndarray:
         """What the model gives for a frame."""
-        values, _, _ = letterbox(frame, self.height, self.width, self.kind)
+        values, _ = prepared(frame, self.height, self.width, self.kind)
         return self.session.run(None, {self.name: values})[0]
 
     def begin_block(self) -> None:
@@ -104,14 +89,14 @@ class EndToEndTimer(SessionTimer):
         number = self.turn % len(self.frames)
         self.turn += 1
         started = perf_counter()
-        values, scale, padding = letterbox(self.frames[number], self.height, self.width, self.kind)
-        prepared = perf_counter()
+        values, placement = prepared(self.frames[number], self.height, self.width, self.kind)
+        ready = perf_counter()
         output = self.session.run(None, {self.name: values})[0]
         ran = perf_counter()
         if self.stand_ins:
             output = self.stand_ins[number]
-        self.boxes = len(boxes_of(output, scale, padding))
-        self.latest_s = (prepared - started, ran - prepared, perf_counter() - ran)
+        self.boxes = len(boxes_of(output, placement))
+        self.latest_s = (ready - started, ran - ready, perf_counter() - ran)
 
     def sample(self) -> float:
         """One timed run, its parts kept beside it."""

@@ -30,17 +30,18 @@ from edgeprune.runtimes.jobs import (
     EndToEndLatencyJob,
     HostJob,
     Job,
-    LatencyJob,
     OptimizeJob,
     OrtDescription,
     OrtJob,
-    ProfileJob,
 )
 from edgeprune.runtimes.onnxruntime_ import PROVIDERS, OnnxRuntime
 from edgeprune.runtimes.worker import Answer, OnProgress, answer_in, job_text, line_of
 from edgeprune.samples.conditions import DeviceState
 
-WORKERS = tuple(f"runtimes/{name}.py" for name in ("jobs", "bench_worker", "end_to_end_worker", "remote_worker"))
+WORKERS = (
+    *(f"runtimes/{name}.py" for name in ("jobs", "bench_worker", "end_to_end_worker", "remote_worker")),
+    "shipped/sample.py",
+)
 PYTHONS = ("python3", ".venv/bin/python", "venv/bin/python", "edgeprune/.venv/bin/python", "miniconda3/bin/python")
 QUICK_S = 120.0
 LONGEST_S = 3600.0
@@ -131,12 +132,13 @@ class RemoteOnnxRuntime(OnnxRuntime):
         def hear(line: str) -> None:
             line_of(line, on_progress)
 
+        quick = isinstance(job, (DescribeJob, HostJob))  # loads no model
         with self.device:
             done = self.device.run(
                 self._worker(job.module),
-                timeout_s=QUICK_S if isinstance(job, (DescribeJob, HostJob)) else LONGEST_S,
+                timeout_s=QUICK_S if quick else LONGEST_S,
                 stdin=job_text(self._place(job)),
-                measured=isinstance(job, (LatencyJob, ProfileJob, OptimizeJob)),
+                measured=not quick,
                 on_line=hear,
             )
         lines = (line_of(text) for text in reversed(done.stdout.splitlines()))

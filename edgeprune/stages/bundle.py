@@ -37,6 +37,7 @@ HEADS = {
     ),
 }
 CLASSIFIER = "`output0` (batch, classes) has probabilities"
+SAMPLE = Path(__file__).parents[1] / "shipped" / "sample.py"
 
 
 def stock_gate(build: Build) -> Gate:
@@ -55,6 +56,7 @@ def files(build: Build) -> dict[str, Path]:
         "model.onnx": final_onnx(build),
         "model.pt": build.record(FinetuneFacts).path("model"),
         "plan.json": build.record(PruneFacts).path("plan"),
+        "sample.py": SAMPLE,
     }
     if "engine" in (shipped := build.record(EngineFacts)).artifacts:
         engine = shipped.path("engine")
@@ -135,57 +137,47 @@ def readme(record: BuildRecord) -> str:
     """How to run what is in the bundle, and what is still to do."""
     from edgeprune.report.verdict import verdict_table
 
-    target = record.target
+    target, files = record.target, record.bundle
     size = target.imgsz
-    plan = "engine.engine" in record.bundle
-    engine = "engine.onnx" in record.bundle
+    rows = {
+        "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
+        "model.pt": 'the same, pruned and fine-tuned, for plain Ultralytics: `YOLO("model.pt")`',
+        "engine.onnx": "the graph as ONNX Runtime optimised it for the machine that built it: **load it only there**",
+        "engine.engine": "TensorRT's plan: **for the board and the TensorRT version that built it**, no other",
+        "model.engine": "likewise, built by `run-on-device.sh`",
+        "engine.engine.json": "which those are, the engine's layers and their number formats",
+        "sample.py": "runs `model.onnx` on an image and draws what it finds; short enough to be read",
+        "plan.json": "the width that every layer kept",
+    }
+    table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in files)
     text = f"""# {target.name}: {record.verdict.value}
 
 {target.description}; input {target.batch}×3×{size}×{size}, {target.precision}.
 
 | file | what it is |
 | --- | --- |
-| `model.pt` | the pruned, fine-tuned model; plain Ultralytics loads it: `YOLO("model.pt")` |
-| `model.onnx` | the same as a graph, with names, stride and task in its metadata |
-"""
-    if engine:
-        text += "| `engine.onnx` | the graph as ONNX Runtime optimised it for the machine that built it |\n"
-    if plan:
-        text += """| `engine.engine` | TensorRT's plan: for the board and the TensorRT version that built it, no other |
-| `engine.engine.json` | which those are, the engine's layers and their number formats |
-"""
-    text += """| `labels.txt` | class names, one a line |
-| `plan.json` | the width that every layer kept |
+{table}| `labels.txt` | class names, one a line |
 | `build.json` | target, gates, raw measurements, versions, digests |
 
 ## Run it
 
-Head of the graph, {head}.
+```
+pip install numpy opencv-python onnxruntime{" pillow" if record.task == "classify" else ""}
+python sample.py image.jpg          # prints what it finds, draws it in image-found.png
+```
+
+`sample.py` needs neither edgeprune nor Ultralytics. It reads the task, the names and the size from `model.onnx`, \
+letterboxes the image, runs the graph and decodes what it gives; `--model` takes another file. With Ultralytics:
 
 ```python
 from ultralytics import YOLO
 
-results = YOLO("model.onnx", task="{task}").predict("image.jpg", imgsz={size})
+results = YOLO("model.onnx", task="{record.task}").predict("image.jpg", imgsz={size})
 ```
 
-or with nothing but ONNX Runtime (RGB, 0 to 1, NCHW, letterboxed to {size}):
-
-```python
-import numpy as np
-import onnxruntime as ort
-
-session = ort.InferenceSession("{best}", providers=["CPUExecutionProvider"])
-image = np.zeros(({batch}, 3, {size}, {size}), np.float32)
-outputs = session.run(None, {{session.get_inputs()[0].name: image}})
-```
-""".format(
-        task=record.task,
-        size=size,
-        batch=target.batch,
-        best="engine.onnx" if engine else "model.onnx",
-        head=_head(record),
-    )
-    if "device/request.json" in record.bundle:
+In a program of your own: RGB, 0 to 1, NCHW, letterboxed to {size}. Head of the graph, {_head(record)}.
+"""
+    if "device/request.json" in files:
         text += """
 ## Measure it on the board
 

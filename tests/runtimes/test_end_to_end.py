@@ -14,10 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeprune.errors import DataError, StageError
 from edgeprune.report.bench import end_to_end_text
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.runtimes.end_to_end_worker import boxes_of, letterbox
+from edgeprune.runtimes.end_to_end_worker import boxes_of, prepared
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.conditions import EndToEndState
 from edgeprune.samples.gates import speed_up_gate
+from edgeprune.shipped.sample import Placement
 from tests.runtimes.models import convolutions
 from tests.samples.made import latency
 
@@ -60,7 +61,7 @@ def test_boxes_are_those_of_ultralytics(seed: int) -> None:
 
     output = head(seed=seed)
     [expected] = non_max_suppression(torch.from_numpy(output.copy()), conf_thres=0.25, iou_thres=0.7, max_det=300)
-    found = boxes_of(output, 1.0, (0, 0))
+    found = boxes_of(output, Placement((320, 320), np.ones(2), np.zeros(2)))
     assert len(found) == len(expected) > 20
     order = np.argsort(-found[:, 4], kind="stable")
     np.testing.assert_allclose(found[order], expected.numpy(), atol=1e-3)
@@ -71,15 +72,16 @@ def test_the_letterbox_is_that_of_ultralytics(size: tuple[int, int]) -> None:
     from ultralytics.data.augment import LetterBox
 
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    found, scale, (left, top) = letterbox(frame, 320, 256, np.float32)
+    found, placement = prepared(frame, 320, 256, np.float32)
     expected = LetterBox(new_shape=(320, 256), auto=False)(image=frame)[..., ::-1].transpose(2, 0, 1) / 255
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
-    assert (left == 0 or top == 0) and scale == min(320 / size[0], 256 / size[1])
+    assert placement.offset.min() == 0
+    assert placement.scale == pytest.approx(min(320 / size[0], 256 / size[1]), rel=0.02)  # sides are whole pixels
 
 
 def test_boxes_return_to_the_frame() -> None:
     output = np.array([[[64.0, 64.0, 96.0, 128.0, 0.9, 1.0], [0, 0, 9, 9, 0.1, 0]]], np.float32)  # suppressed rows
-    [box] = boxes_of(output, 0.5, (0, 32))
+    [box] = boxes_of(output, Placement((200, 128), np.array([0.5, 0.5]), np.array([0, 32])))
     np.testing.assert_allclose(box, [128, 64, 192, 192, 0.9, 1])
 
 
