@@ -109,6 +109,7 @@ def filled(text: str, known: Mapping[str, Any]) -> str:
         "commands": lambda: _overview(known),
         "profile": profile_tables,
         "criteria": criteria_table,
+        "sudoers": sudoers_part,
     }
 
     def fill(found: re.Match[str]) -> str:
@@ -172,6 +173,13 @@ def criteria_table() -> str:
     shipped = [one for one in REGISTRY.values() if one.score.__module__.startswith("edgeprune.")]
     rows = [[f"`{one.name}`", "yes" if one.needs_batches else "no", one.summary] for one in shipped]
     return _table(["name", "needs images", "what it is"], rows) + "\n"
+
+
+def sudoers_part() -> str:
+    """The command that allows a board's user what edgeprune does there as root."""
+    from edgeprune.agent.root import sudoers
+
+    return f"```\nsudo tee /etc/sudoers.d/edgeprune <<END\n{sudoers('$USER')}END\nsudo visudo -c\n```\n"
 
 
 def _overview(known: Mapping[str, Any]) -> str:

@@ -145,7 +145,7 @@ def built(folder: Path) -> Path:
     return folder / "site"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guides/targets.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/targets.md", "docs/jetson.md"])
 def test_profiles_on_pages_load(tmp_path: Path, page: str) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     profiles = [block for block in blocks if "extends:" in block]
@@ -153,3 +153,15 @@ def test_profiles_on_pages_load(tmp_path: Path, page: str) -> None:
     for block in profiles:
         (tmp_path / "camera.yaml").write_text(block)
         assert load_target(tmp_path / "camera.yaml").name == "camera"
+
+
+def test_the_lines_that_the_jetson_page_explains_are_lines_that_are_printed() -> None:
+    sources = "".join(path.read_text() for path in sorted((ROOT / "edgeprune").rglob("*.py")))
+    printed = re.sub(r'"\s*\n\s*f?"', "", sources)  # strings that go on in the next line
+    printed = re.sub(r"\{[^{}]*\}", "…", printed)
+    table = (DOCS / "jetson.md").read_text().partition("## When a line ends in an error")[2]
+    told = [found for row in table.splitlines() for found in re.findall(r"^\| `([^`]+)` \|", row)]
+    assert len(told) > 12
+    for line in told:
+        for part in (part.strip(" ;,") for part in line.split("…")):
+            assert part in printed, f"docs/jetson.md explains {line!r}, which nothing prints"

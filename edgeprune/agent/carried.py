@@ -73,7 +73,10 @@ def _run_all(folder: str) -> None:
 
     with board_lock(wait) as waited_s:
         try:
-            conditions = prepare_board(request["power_mode"], request["clocks"], folder)
+            left = restore_board()
+            for text in filter(None, (left.done and f"put back from an earlier run: {left.done}", left.failure)):
+                _print(text)
+            conditions = prepare_board(request["power_mode"], request["clocks"])
             inputs = _inflate(folder, request["inputs"])
             answers = []
             for number, command in enumerate(commands):
@@ -83,7 +86,7 @@ def _run_all(folder: str) -> None:
                 answers.append(_run_one(dict(command, argv=argv), folder, f"{RESULTS}/commands/{number:03d}", locked))
         finally:
             ignore_signals()
-            failure = restore_board(folder)
+            failure = restore_board().failure
             if failure:
                 _print(f"the board is not as it was: {failure}")
     for path in inputs:

@@ -12,7 +12,8 @@ from typing import Mapping
 
 from edgeprune.agent.host import cpu_identity, load_average
 from edgeprune.agent.power import clocks_locked, power_mode, power_modes
-from edgeprune.agent.system import may_sudo, output_of, system_path, text_of
+from edgeprune.agent.root import may_sudo
+from edgeprune.agent.system import output_of, system_path, text_of
 from edgeprune.agent.trtexec import TRTEXEC
 
 JETPACKS = (  # L4T release, JetPack release

@@ -14,7 +14,7 @@ import glob
 import os
 import time
 
-from edgeprune.agent.power import prepare_board, restore_board
+from edgeprune.agent.power import Restored, prepare_board, restore_board
 from edgeprune.agent.system import (
     Refused,
     Stopped,
@@ -73,14 +73,32 @@ def board_lock(on_wait):
         os.close(handle)
 
 
+def restore_unless_held() -> str:
+    """Put back what a run that was killed had changed, unless somebody has the board, who did so first.
+
+    Returns:
+        What could not be put back.
+    """
+
+    def give_up(holder: str) -> None:
+        raise Stopped
+
+    try:
+        with board_lock(give_up):
+            return restore_board().failure
+    except Stopped:
+        return ""
+
+
 @contextlib.contextmanager
-def held_board(mode: str, lock_clocks: bool, on_wait):
+def held_board(mode: str, lock_clocks: bool, on_wait, on_note=lambda text: None):
     """The board for one job: waits for the holder, which is started where there is none.
 
     Args:
         mode: power mode by its name; empty for the one that the board is in.
         lock_clocks: lock the clocks, where this user may.
         on_wait: called once with the present holder while the board is another build's.
+        on_note: called with what a person may want to know: what an earlier run had left changed.
 
     Yields:
         The board's power mode and clocks, and ``waited_s`` if another build had it.
@@ -95,7 +113,7 @@ def held_board(mode: str, lock_clocks: bool, on_wait):
             on_wait(holder)
 
     try:
-        conditions = dict(_joined_hold(work, busy, mode, lock_clocks, wait))
+        conditions = dict(_joined_hold(work, busy, mode, lock_clocks, wait, on_note))
         if waited and time.time() - began > 1.0:
             conditions["waited_s"] = round(time.time() - began, 2)
         yield conditions
@@ -129,12 +147,13 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
     try:
         with board_lock(wait):
             try:
-                announce(state="ready", conditions=prepare_board(mode, bool(clocks), work))
+                left = restore_board()
+                announce(state="ready", conditions=prepare_board(mode, bool(clocks)), left=_told(left))
                 while _is_needed(work, path):
                     time.sleep(0.1)
             finally:
                 ignore_signals()
-                failure = restore_board(work)
+                failure = restore_board().failure
                 if failure:
                     with contextlib.suppress(OSError), open(os.path.join(work, NOT_RESTORED_FILE), "w") as file:
                         file.write(failure)
@@ -147,7 +166,7 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
             announce(state="refused", **refusal_of(error))
 
 
-def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait) -> dict:
+def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on_note) -> dict:
     path = os.path.join(work, HOLD_FILE)
     while True:
         with _decision(work):
@@ -158,6 +177,9 @@ def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait) ->
             if hold["state"] == "ready":
                 with open(busy, "w"):
                     pass
+                if hold.get("left"):
+                    on_note(hold.pop("left"))
+                    write_json(path, hold)
                 return hold["conditions"]
             if hold["state"] == "refused":
                 os.unlink(path)
@@ -185,6 +207,12 @@ def _is_needed(work: str, path: str) -> bool:
             return True
         os.unlink(path)
         return False
+
+
+def _told(left: Restored) -> str:
+    """What an earlier run had left changed, in a sentence; empty for nothing."""
+    done = left.done and f"put back what an earlier run that was cut off had left changed: {left.done}"
+    return "; ".join(text for text in (done, left.failure) if text)
 
 
 def _lock_path() -> str:

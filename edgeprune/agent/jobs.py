@@ -1,7 +1,7 @@
 """Jobs: programs that outlive the connection. One process runs a job and leaves its result, others follow its output.
 
 A job's folder holds ``job.json``, ``pid``, ``stdin``, ``stdout``, ``stderr``, ``waiting`` (who had the board while it
-was another's) and, when it is over, ``result.json``.
+was another's), ``note`` (for a person to read) and, when it is over, ``result.json``.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ def follow_job(folder: str, offset: int) -> dict:
         write_json(os.path.join(folder, "job.json"), json.loads(job.decode()))
         write_json(os.path.join(folder, "pid"), start_detached("run", folder))
     pid = int(text_of(os.path.join(folder, "pid")))
-    result_path, waiting_path = os.path.join(folder, "result.json"), os.path.join(folder, "waiting")
-    spoke_at, pause_s, said_waiting = time.time(), 0.02, False
+    result_path = os.path.join(folder, "result.json")
+    spoke_at, pause_s, unsaid = time.time(), 0.02, {"waiting", "note"}
     while True:
         finished = os.path.exists(result_path) or not _is_running(pid)
         offset, spoke = _send_output(os.path.join(folder, "stdout"), offset, finished)
-        if not said_waiting and os.path.exists(waiting_path):
-            said_waiting = spoke = True
-            say(waiting=text_of(waiting_path))
+        for name in [name for name in unsaid if os.path.exists(os.path.join(folder, name))]:
+            unsaid.remove(name)
+            spoke = True
+            say(**{name: text_of(os.path.join(folder, name))})
         if finished:
             break
         if spoke or time.time() - spoke_at > HEARTBEAT_S:
@@ -88,7 +89,10 @@ def run_job(folder: str) -> None:
             file.write(b"\0" * RESERVED_BYTES)
         if job["measured"]:
             with held_board(
-                job["power_mode"], job["clocks"], lambda holder: _write(folder, "waiting", holder.encode())
+                job["power_mode"],
+                job["clocks"],
+                lambda holder: _write(folder, "waiting", holder.encode()),
+                lambda text: _write(folder, "note", text.encode()),
             ) as conditions:
                 result["conditions"] = conditions
                 run_watched(job, folder, conditions.get("clocks") == "locked", result)

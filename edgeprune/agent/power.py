@@ -7,10 +7,25 @@ import glob
 import os
 import re
 import shutil
+from typing import NamedTuple
 
-from edgeprune.agent.system import Refused, as_root, may_sudo, output_of, read_json, system_path, text_of, write_json
+from edgeprune.agent.root import CLOCKS_FILE, as_root, may_sudo
+from edgeprune.agent.system import Refused, output_of, read_json, system_path, text_of, write_json
 
-RESTORE_FILE = "restore.json"
+# Below the user's home, where it outlives a reboot, as a power mode does
+RESTORE_FILE = "~/.local/state/edgeprune/restore.json"
+
+
+class Restored(NamedTuple):
+    """What :func:`restore_board` did, for people.
+
+    Attributes:
+        done: what was put back; empty when nothing was to be.
+        failure: what could not be, and the command that does it.
+    """
+
+    done: str
+    failure: str
 
 
 def power_modes(conf: str) -> dict[str, int]:
@@ -56,7 +71,7 @@ def set_power_mode(wanted: str) -> str | None:
         available = ", ".join(modes) or "none (/etc/nvpmodel.conf is missing)"
         raise Refused(
             "device",
-            f"this board has no power mode {wanted}; it has: {available}; name one in the profile (device.power_mode)",
+            f"this board has no power mode {wanted}; it has: {available}",
         )
     if plain_mode(before) == plain_mode(name):
         return None
@@ -82,13 +97,12 @@ def set_power_mode(wanted: str) -> str | None:
     return before
 
 
-def prepare_board(mode: str, lock_clocks: bool, folder: str) -> dict[str, str]:
+def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
     """Set power mode and clocks for measured jobs; what has to be put back is on disk before it is changed.
 
     Args:
         mode: power mode by its name; empty for the one that the board is in.
         lock_clocks: lock the clocks, where this user may.
-        folder: where :func:`restore_board` finds what was changed.
 
     Returns:
         ``power_mode`` and ``clocks`` as they are now; empty on a machine that has none.
@@ -96,47 +110,74 @@ def prepare_board(mode: str, lock_clocks: bool, folder: str) -> dict[str, str]:
     Raises:
         Refused: see :func:`set_power_mode`.
     """
-    changed: dict[str, str] = {}
+    changed = _to_restore()  # what could not be put back earlier is still how the board was
 
-    def note_change(**entry: str) -> None:
+    def note_change(**entry) -> None:
         changed.update(entry)
-        write_json(os.path.join(folder, RESTORE_FILE), changed)
+        os.makedirs(os.path.dirname(_restore_path()), exist_ok=True)
+        write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=_boot()))
 
     if mode:
-        note_change(power_mode=power_mode())
-        if set_power_mode(mode) is None:
-            changed.pop("power_mode")
+        note_change(power_mode=changed.get("power_mode") or power_mode())
+        try:
+            set_power_mode(mode)
+        except Refused as error:
+            raise Refused(error.kind, f"{error}; or name another mode in the profile: device.power_mode") from error
     if lock_clocks and shutil.which("jetson_clocks") and not clocks_locked() and may_sudo():
-        stored = os.path.join(folder, "clocks.conf")
-        if output_of(as_root(["jetson_clocks", "--store", stored]), timeout_s=60)[0] == 0:
-            note_change(clocks=stored)
+        stored = system_path(CLOCKS_FILE)
+        output_of(as_root(["mkdir", "-p", os.path.dirname(stored)]))
+        # it asks before it replaces a file
+        if output_of(as_root(["jetson_clocks", "--store", stored]), stdin="y\n", timeout_s=60)[0] == 0:
+            note_change(clocks=True)
             output_of(as_root(["jetson_clocks"]), timeout_s=60)
     if not shutil.which("nvpmodel"):
         return {}
     return {"power_mode": power_mode(), "clocks": "locked" if clocks_locked() else "free"}
 
 
-def restore_board(folder: str) -> str:
-    """Undo what :func:`prepare_board` changed; does nothing the second time.
-
-    Returns:
-        What could not be undone, and the command that does it; empty when all was.
-    """
-    path = os.path.join(folder, RESTORE_FILE)
-    changed = read_json(path)
-    if changed is None:
-        return ""
-    failure = ""
+def restore_board() -> Restored:
+    """Undo what :func:`prepare_board` changed, in this process or in one that ended without; the caller has the
+    device-wide lock. What cannot be undone is kept for the next time."""
+    changed, done, failures = _to_restore(), [], []
     if changed.get("clocks"):
-        code, text = output_of(as_root(["jetson_clocks", "--restore", changed["clocks"]]), timeout_s=60)
-        if code != 0:
-            failure = f"clocks are still locked ({text.strip()[-80:]}); type there: sudo jetson_clocks --restore"
+        stored = system_path(CLOCKS_FILE)
+        code, text = output_of(as_root(["jetson_clocks", "--restore", stored]), timeout_s=60)
+        if code == 0:
+            done.append("clocks")
+            changed.pop("clocks")
+        else:
+            failures.append(
+                f"clocks are still locked ({text.strip()[-80:]}); type there: sudo jetson_clocks --restore {stored}"
+            )
     if changed.get("power_mode"):
         try:
-            set_power_mode(changed["power_mode"])
+            if set_power_mode(changed["power_mode"]) is not None:
+                done.append(f"power mode {changed['power_mode']}")
+            changed.pop("power_mode")
         except Refused as error:
-            failure = str(error)
-    for name in (path, changed.get("clocks", "")):
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-    return failure
+            failures.append(str(error))
+    with contextlib.suppress(OSError):
+        if changed:
+            write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=_boot()))
+        else:
+            os.unlink(_restore_path())
+    return Restored(", ".join(done), "; ".join(failures))
+
+
+def _to_restore() -> dict:
+    """``power_mode`` (its name) and ``clocks`` (True), as far as they are to be put back on this machine."""
+    noted = read_json(_restore_path())
+    if not isinstance(noted, dict) or noted.get("host") != os.uname().nodename:  # a home may be on several machines
+        return {}
+    kept = {"power_mode": noted.get("power_mode")}
+    if noted.get("boot") == _boot():  # a reboot unlocks the clocks by itself
+        kept["clocks"] = noted.get("clocks")
+    return {name: value for name, value in kept.items() if value}
+
+
+def _restore_path() -> str:
+    return system_path(os.path.expanduser(RESTORE_FILE))
+
+
+def _boot() -> str:
+    return text_of(system_path("/proc/sys/kernel/random/boot_id"))

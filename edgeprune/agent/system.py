@@ -91,19 +91,6 @@ def output_of(argv: list[str], stdin: str = "", timeout_s: float = 20) -> tuple[
     return done.returncode, done.stdout
 
 
-def may_sudo() -> bool:
-    """Whether power and clocks may be changed without a password: any command, or just that one."""
-    if os.geteuid() == 0 and not ROOT:
-        return True
-    attempts = (["sudo", "-n", "true"], ["sudo", "-n", "jetson_clocks", "--show"])
-    return bool(shutil.which("sudo")) and any(output_of(argv)[0] == 0 for argv in attempts)
-
-
-def as_root(argv: list[str]) -> list[str]:
-    """The command as root; without a terminal, ``sudo`` must not ask."""
-    return list(argv) if os.geteuid() == 0 and not ROOT else ["sudo", "-n", *argv]
-
-
 def read_json(path: str):
     """What a JSON file holds; None where there is none, or half of one."""
     try:

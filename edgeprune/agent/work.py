@@ -8,8 +8,7 @@ import platform
 import shutil
 import time
 
-from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE
-from edgeprune.agent.power import restore_board
+from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
 from edgeprune.agent.system import Refused, end_process, read_json, text_of, write_json
 
 PREFIX = "edgeprune-"
@@ -52,6 +51,6 @@ def leave_work(work: str) -> dict:
     if hold:
         end_process(hold["pid"])
     # a holder that was killed could not put anything back itself
-    failure = restore_board(work) or text_of(os.path.join(work, NOT_RESTORED_FILE))
+    failure = restore_unless_held() or text_of(os.path.join(work, NOT_RESTORED_FILE))
     shutil.rmtree(work, ignore_errors=True)
     return {"removed": not os.path.exists(work), "not_restored": failure}

@@ -135,6 +135,7 @@ def carry_command(root: Path) -> str:
     """What to type to carry the folder there and the results back."""
     run = shlex.quote(str(root))
     return (
+        "ssh USER@BOARD rm -rf edgeprune-device && "  # scp would put the folder inside one that is there
         f"scp -r {shlex.quote(str(root / 'bundle' / FOLDER))} USER@BOARD:edgeprune-device && "
         "ssh USER@BOARD sh edgeprune-device/run-on-device.sh && scp USER@BOARD:edgeprune-device/results.tar . && "
         f"edgeprune import-results results.tar --run {run}"

@@ -103,8 +103,9 @@ class Device(ABC):
             timeout_s: longest run, without the time that a measured run waits for its turn.
             cwd: folder on the device; its home when empty.
             stdin: what the program reads.
-            measured: the program is a build or a timing. It queues behind other builds on that device, runs in the
-                power mode and with the clocks that the device was opened with, and is watched.
+            measured: the program is a build, a timing or anything else that others' timings would feel. It queues
+                behind other builds on that device, runs in the power mode and with the clocks that the device was
+                opened with, and is watched.
             on_line: called with every line of its stdout as it arrives.
         """
 

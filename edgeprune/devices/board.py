@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import SpecifierSet
 
 from edgeprune.agent.facts import DeviceFacts, modules_of
+from edgeprune.agent.power import plain_mode
 from edgeprune.target.releases import DLA_WORDS, board_has_dla
 
 if TYPE_CHECKING:
     from edgeprune.target import Board
+
+SUPER_HINT = ", or flash JetPack 6.2 or newer with the board's -super configuration, which brings it"
 
 
 def mismatch(board: Board, facts: DeviceFacts) -> str:
@@ -35,7 +38,7 @@ def mismatch(board: Board, facts: DeviceFacts) -> str:
     on_dla = board.dla_core is not None and bool(facts.tensorrt)
     if on_dla and not board_has_dla(facts.tensorrt, facts.modules, facts.jetpack):
         return f"its TensorRT {facts.tensorrt} has no DLA: {DLA_WORDS}; or leave device.dla_core out"
-    return ""
+    return _mode_mismatch(board, facts)
 
 
 def unknown_release(board: Board, facts: DeviceFacts) -> str:
@@ -46,6 +49,24 @@ def unknown_release(board: Board, facts: DeviceFacts) -> str:
             "profile asks, cannot be told"
         )
     return ""
+
+
+def _mode_mismatch(board: Board, facts: DeviceFacts) -> str:
+    """Why the power mode of a target cannot be had there, and the key that changes it; empty when it is among the
+    board's own. Whether it can be set is known when it is."""
+    wanted = board.power_mode or ""
+    if not wanted or plain_mode(wanted) in map(plain_mode, facts.power_modes):
+        return ""
+    if not facts.power_modes:
+        return (
+            f"it shows no power modes (no /etc/nvpmodel.conf: a container?), the profile asks for {wanted}; set the "
+            "mode on the board itself, and here in the profile: device.power_mode: null"
+        )
+    return (
+        f"it has no power mode {wanted}; it has: {', '.join(facts.power_modes)}; name one in the profile, for example "
+        f"device.power_mode: {facts.power_mode or next(iter(facts.power_modes))}"
+        + (SUPER_HINT if plain_mode(wanted).endswith("_SUPER") else "")
+    )
 
 
 def board_modules(board: Board) -> list[str]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from edgeprune.agent.root import sudoers
 from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.here import Here
 from edgeprune.devices.process import Ended
@@ -169,6 +170,8 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
     texts = {
         "etc/nvpmodel.conf": f"# scripted\n{conf}",
         "etc/nv_tegra_release": board.release + "\n",
+        "etc/sudoers.d/edgeprune": sudoers("user").replace(" /var/", f" {root}/var/"),
+        "proc/sys/kernel/random/boot_id": "first\n",
         "proc/device-tree/model": board.model + "\0",
         "proc/device-tree/compatible": "\0".join(board.compatible) + "\0",
         "usr/local/cuda/version.json": json.dumps({"cuda": {"name": "CUDA SDK", "version": board.cuda}}),

@@ -4,6 +4,7 @@
 as NVIDIA's programs have them: nvpmodel, jetson_clocks, tegrastats (JetPack 6, and 7 on Thor) and trtexec (10 and 11).
 """
 
+import fnmatch
 import json
 import os
 import random
@@ -61,7 +62,13 @@ def jetson_clocks(argv):
         print("Error: must be run as root")
         return 1
     gpu = "sys/class/devfreq/17000000.gpu/min_freq"
+    if argv[:1] == ["--show"]:
+        return 0
     if argv[:1] == ["--store"]:
+        if os.path.exists(argv[1]):
+            print("File %s already exists. Can I overwrite it? Y/N:" % argv[1])
+            if sys.stdin.readline().strip() not in ("y", "Y"):
+                return 1
         with open(argv[1], "w") as file:
             file.write("stored")
     elif argv[:1] == ["--restore"]:
@@ -77,6 +84,16 @@ def jetson_clocks(argv):
 
 def sudo(argv):
     if not read("board.json")["sudo"]:
+        print("sudo: a password is required", file=sys.stderr)
+        return 1
+    with open(os.path.join(HERE, "etc/sudoers.d/edgeprune")) as file:
+        rules = [line.split("NOPASSWD: ")[1].split() for line in file]
+    program, *arguments = argv[1:]
+    if not any(
+        os.path.basename(rule[0]) == program
+        and ((rule[1:] == ['""'] and not arguments) or fnmatch.fnmatchcase(" ".join(arguments), " ".join(rule[1:])))
+        for rule in rules
+    ):
         print("sudo: a password is required", file=sys.stderr)
         return 1
     return subprocess.call(argv[1:], env=dict(os.environ, FAKE_ROOT_USER="1"))

@@ -64,6 +64,7 @@ class RemoteDevice(Device):
         self.python = python
         self.channel = channel
         self.work = ""  # path of the work directory, while there is one
+        self._progress = 0  # grows with whatever brings a command on
         self._placed: set[str] = set()
 
     @contextmanager
@@ -125,10 +126,15 @@ class RemoteDevice(Device):
         except OSError as error:
             raise DataError(f"{local}: cannot be read: {error.strerror}") from error
 
+        furthest = 0
+
         def attempt() -> None:
+            nonlocal furthest
             offered = self._agent("offer", remote, sha256, str(size))
             if offered["have"]:
                 return
+            self._progress += offered["offset"] > furthest
+            furthest = max(furthest, offered["offset"])
             with local.open("rb") as file:
                 file.seek(offered["offset"])
                 pieces = iter(lambda: file.read(PIECE_BYTES), b"")
@@ -156,7 +162,11 @@ class RemoteDevice(Device):
         def attempt() -> None:
             expected = self._agent("stat", remote)
             with partial.open("ab") as file:
-                self._call("get", remote, str(file.tell()), on_output=file.write)
+                begin = file.tell()
+                try:
+                    self._call("get", remote, str(begin), on_output=file.write)
+                finally:
+                    self._progress += file.tell() > begin
                 file.flush()
                 os.fsync(file.fileno())
             if partial.stat().st_size != expected["size"] or sha256_of(partial) != expected["sha256"]:
@@ -287,21 +297,24 @@ class RemoteDevice(Device):
         raise ToolError(argv, ended.returncode, ended.stderr)
 
     def _retry(self, attempt: Callable[[], Result], attempts: int | None = None) -> Result:
-        """Do it, and do it again on a new connection while the one before was lost."""
-        pauses_s = RETRY_PAUSES_S[:attempts]
-        for number in range(len(pauses_s) + 1):
+        """Do it, and do it again on a new connection while the one before was lost.
+
+        Connections that brought nothing new are counted in a row: one that brought the command on starts again at 0.
+        """
+        pauses_s, lost = RETRY_PAUSES_S[:attempts], 0
+        while True:
+            begun = self._progress
             try:
-                if number == 0:
-                    self._enter_work()  # a first connection that fails is final
+                self._enter_work()  # a first connection that fails is final
                 return attempt()
             except ConnectionLost as error:
-                if not self.work or number == len(pauses_s):
+                lost = 0 if self._progress > begun else lost
+                if not self.work or lost == len(pauses_s):
                     raise
-                pause_s = pauses_s[number]
-                self.note(f"{self.name}: the connection was lost; trying again in {pause_s:g} s ({error})")
+                self.note(f"{self.name}: the connection was lost; trying again in {pauses_s[lost]:g} s ({error})")
                 self.channel.close()
-                time.sleep(pause_s)
-        raise AssertionError("unreachable")
+                time.sleep(pauses_s[lost])
+                lost += 1
 
     def _refusal(self, error: Mapping[str, str], argv: Sequence[str]) -> ToolError | DeviceError:
         """What the agent refused, as an error of edgeprune."""
@@ -321,6 +334,7 @@ class _JobOutput:
 
     def take(self, line: Line) -> None:
         """One answer of the agent."""
+        self._device._progress += "out" in line or "heartbeat" in line  # it runs
         if "out" in line:
             self.offset = line["at"]
             self.parts.append(line["out"])
@@ -329,6 +343,8 @@ class _JobOutput:
         elif "waiting" in line:
             holder = line["waiting"]
             self._device.note(f"{self._device.name} is busy with another build ({holder}); waiting for its turn")
+        elif "note" in line:
+            self._device.note(f"{self._device.name}: {line['note']}")
 
 
 def _owner(pid: int) -> str:

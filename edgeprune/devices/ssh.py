@@ -140,11 +140,10 @@ class Ssh:
                 f"ssh-keygen -R {shlex.quote(self._known_name())} && ssh {there}"
             )
         if "Host key verification failed" in stderr or "host key is known" in stderr:
-            port = f"-p {self.address.port} " if self.address.port else ""
             return DeviceError(
-                f"{self.name}: its host key is not known here; compare its fingerprint with the board's own "
-                f"(ssh-keyscan {port}{self.address.host} | ssh-keygen -lf -), "
-                f"then accept it by logging in once: ssh {there}"
+                f"{self.name}: its host key is not known here; log in once (ssh {there}) and answer yes if the "
+                "fingerprint that ssh shows is the one that the board shows on its own screen: "
+                "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
             )
         if "Permission denied" in stderr:
             return DeviceError(

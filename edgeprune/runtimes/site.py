@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeprune.agent.power import plain_mode
 from edgeprune.devices import device_of
 from edgeprune.devices.base import Device
 from edgeprune.devices.board import mismatch, unknown_release
@@ -15,6 +16,8 @@ from edgeprune.progress import Reporter, Silent
 from edgeprune.runtimes import runtime as runtime_named
 from edgeprune.runtimes.base import Availability, Runtime
 from edgeprune.target import Target, load_target
+
+TRIAL_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -91,4 +94,10 @@ def open_site(
             reporter.note(f"warning: {doubt}")
         if available.ok and (version := used.tensorrt_version()):
             target = target.at_tensorrt(version)
+        if (
+            device.power_mode
+            and available.ok
+            and plain_mode(device.facts().power_mode) != plain_mode(device.power_mode)
+        ):
+            device.run(["true"], timeout_s=TRIAL_TIMEOUT_S, measured=True)  # one that cannot be set is told now
         yield Site(target, used, device, available, reporter, seed)

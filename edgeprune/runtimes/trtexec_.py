@@ -233,7 +233,7 @@ class TrtExec(Runtime):
             argv = profile_argv(
                 version, engine=engine.path, profile=output, iterations=runs, trtexec=program, **engine.options
             )
-            self.run(argv, RUN_TIMEOUT_S, measured=True)
+            self.run(argv, RUN_TIMEOUT_S)
             return self.read(output, lambda text: profile_of(text, types))
 
     # ------------------------------------------------------------ on the device
@@ -260,9 +260,10 @@ class TrtExec(Runtime):
             )
         return self._trtexec
 
-    def run(self, argv: list[str], timeout_s: float, *, measured: bool = False) -> Completed:
-        """Run trtexec; ``ToolError``, with what its log means, when it fails."""
-        done = self.device.run(argv, timeout_s=timeout_s, measured=measured)
+    def run(self, argv: list[str], timeout_s: float) -> Completed:
+        """Run trtexec, which uses the board's GPU whatever it does; ``ToolError``, with what its log means, when it
+        fails."""
+        done = self.device.run(argv, timeout_s=timeout_s, measured=True)
         if done.returncode != 0:
             raise failure(argv, done.returncode, f"{done.stdout}\n{done.stderr}")
         return done
@@ -317,7 +318,7 @@ class TrtExec(Runtime):
         )
         started = time.perf_counter()
         try:
-            done = self.run(argv, BUILD_TIMEOUT_S, measured=True)
+            done = self.run(argv, BUILD_TIMEOUT_S)
         except ToolError as error:
             if log is not None:
                 log.write_text(error.tail + "\n", encoding="utf-8")
@@ -363,7 +364,7 @@ class TrtExec(Runtime):
             trtexec=program,
             **engine.options,
         )
-        done = self.run(argv, RUN_TIMEOUT_S, measured=True)
+        done = self.run(argv, RUN_TIMEOUT_S)
         times = self.read(output, times_of)
         try:
             used = settings_used(done.stdout + done.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,9 +15,11 @@ import pytest
 
 from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of
 from edgeprune.agent.power import power_modes
+from edgeprune.agent.root import ROOT_COMMANDS, as_root
 from edgeprune.agent.telemetry import Reading, board_power_mw, nvidia_smi_reading, summary, tegrastats_reading
 from edgeprune.devices import device_named
 from edgeprune.devices.board import mismatch, unknown_release
+from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
 from edgeprune.devices.remote import RemoteDevice
@@ -98,6 +101,10 @@ def test_without_sudo_the_mode_that_it_is_in_will_do_and_clocks_are_free() -> No
     assert device.identity()["clocks"] == "free"
 
 
+def replace_mode(wanted: Board, mode: str | None) -> Board:
+    return wanted.model_copy(update={"power_mode": mode})
+
+
 AS_IT_WAS = {"mode": "25W", "locked": False, "runs": 0}
 
 
@@ -133,6 +140,127 @@ def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> No
         assert json.loads((Path(device.work) / "hold.json").read_text())["pid"] == first
         assert settled(device) == AS_IT_WAS
         assert timed(device).power_mode == "7W"
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_what_a_run_that_was_cut_off_had_changed_is_put_back_by_the_next_one_which_says_so(rebooted: bool) -> None:
+    device = fake_device("orin-nano", power_mode="7W")
+    device.__enter__()
+    timed(device)
+    os.kill(json.loads((Path(device.work) / "hold.json").read_text())["pid"], signal.SIGKILL)
+    root = board(device).root
+    shutil.rmtree(device.work)  # as a reboot leaves /tmp
+    if rebooted:  # the power mode stays, locked clocks do not
+        (root / "proc/sys/kernel/random/boot_id").write_text("second")
+        (root / "state.json").write_text(json.dumps({"mode": "7W", "locked": False, "runs": 0}))
+        (root / "sys/class/devfreq/17000000.gpu/min_freq").write_text("306000000")
+    notes: list[str] = []
+    with RemoteDevice(board(device), power_mode="15W", note=notes.append) as later:
+        assert (timed(later).power_mode, timed(later).clocks) == ("15W", "locked")
+    assert board(device).state() | {"runs": 0} == AS_IT_WAS
+    [note] = notes
+    assert note.endswith(f"had left changed: {'' if rebooted else 'clocks, '}power mode 25W")
+    with RemoteDevice(board(device), power_mode="15W", note=notes.append) as later:
+        timed(later)
+    assert len(notes) == 1
+
+
+def test_a_build_that_leaves_does_not_touch_the_board_while_another_one_has_it() -> None:
+    first = fake_device("orin-nano", power_mode="7W")
+    with first, RemoteDevice(board(first), power_mode="15W") as other:
+        other.run(["true"], timeout_s=10)
+        timed(first)
+        other.__exit__()
+        assert board(first).state() | {"runs": 0} == {"mode": "7W", "locked": True, "runs": 0}
+        other.__enter__()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["nvpmodel", "-m", "22"],
+        ["nvpmodel", "-m", "2", "-f", "x"],
+        ["jetson_clocks", "--fan"],
+        ["jetson_clocks", "--store", "/etc/shadow"],
+        ["jetson_clocks", "--restore", "/tmp/x"],
+        ["true"],
+    ],
+)
+def test_nothing_but_the_commands_of_the_sudoers_lines_is_run_as_root_and_they_allow_no_other(command: list) -> None:
+    with pytest.raises(ValueError, match="not among"):
+        as_root(command)
+    device = fake_device("orin-nano")
+    assert device.run(["sudo", "-n", *command], timeout_s=10).returncode == 1
+    for rule in ROOT_COMMANDS[:3]:
+        allowed = [Path(rule[0]).name, *(part.replace("[0-9]", "2") for part in rule[1:])]
+        assert as_root(allowed)[-len(allowed) :] == allowed
+        assert device.run(["sudo", "-n", *allowed], timeout_s=10).returncode == 0
+
+
+def test_a_mode_that_the_board_does_not_have_is_told_before_anything_is_built() -> None:
+    facts = fake_device("orin-nano").facts()
+    wanted = load_target("jetson-orin-nano").device
+    assert mismatch(wanted, facts) == ""
+    plain = replace(facts, power_modes={"15W": 0, "7W": 1}, power_mode="15W")
+    assert mismatch(wanted, plain) == (
+        "it has no power mode MAXN_SUPER; it has: 15W, 7W; name one in the profile, for example device.power_mode: 15W"
+        ", or flash JetPack 6.2 or newer with the board's -super configuration, which brings it"
+    )
+    container = replace(facts, power_modes={}, power_mode="")
+    assert "a container?" in mismatch(wanted, container)
+    assert "device.power_mode: null" in mismatch(wanted, container)
+    assert mismatch(replace_mode(wanted, None), container) == ""
+
+
+@pytest.mark.parametrize("trait", ["reboot=MAXN_SUPER", "no-sudo"])
+def test_a_mode_that_cannot_be_set_is_told_when_the_site_is_opened(trait: str, tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(f"extends: jetson-orin-nano\ndevice: {{host: 'fake:orin-nano,{trait}'}}\n")
+    with pytest.raises(DeviceError, match=r"MAXN_SUPER.*sudo nvpmodel -m 2; or name another mode .*device\.power_mode"):
+        with open_site(profile):
+            pytest.fail("it was opened")
+
+
+def test_a_profile_without_a_power_mode_takes_the_board_as_it_is(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: jetson-orin-nano\ndevice: {host: 'fake:orin-nano,no-sudo', power_mode: null}\n")
+    with open_site(profile) as site:
+        assert timed(site.device).power_mode == "25W"  # type: ignore[arg-type]
+
+
+class Breaking(FakeBoard):
+    """A board whose connection breaks whenever a job has been heard ``lines`` times."""
+
+    lines = 1
+
+    def call(self, argv, *, stdin=b"", on_output=None):
+        heard = 0
+
+        def hear(piece: bytes) -> None:
+            nonlocal heard
+            if on_output is not None and heard < self.lines:
+                on_output(piece)
+            heard += 1
+            if heard >= max(self.lines, 1) and b'"done"' not in piece:
+                raise ConnectionLost("scripted")
+
+        return super().call(argv, stdin=stdin, on_output=hear if "job" in argv else on_output)
+
+
+@pytest.mark.parametrize("lines", [1, 0])
+def test_lost_connections_are_counted_in_a_row_and_one_that_brought_something_starts_again(
+    lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.devices.remote.RETRY_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(Breaking, "lines", lines)
+    device = RemoteDevice(Breaking("fake:breaking", BOARDS["orin-nano"], {}))
+    command = ["sh", "-c", "for i in 1 2 3 4 5 6; do echo $i; sleep 0.3; done"]
+    with device:
+        if lines:
+            assert device.run(command, timeout_s=30).stdout.split() == list("123456")
+        else:
+            with pytest.raises(ConnectionLost):
+                device.run(command, timeout_s=30)
 
 
 def test_leaving_in_the_middle_of_a_job_ends_it_and_puts_the_board_back() -> None:

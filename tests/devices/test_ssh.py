@@ -122,7 +122,7 @@ def test_a_server_that_is_gone_for_good_is_a_device_error(server: Server, monkey
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("none", "its host key is not known here.*ssh-keyscan -p"),
+        ("none", "its host key is not known here; log in once .*ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"),
         ("other", "its host key is not the one.*ssh-keygen -R"),
     ],
 )

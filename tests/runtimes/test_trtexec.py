@@ -37,11 +37,14 @@ class Bench(LocalDevice):
     def __init__(self) -> None:
         super().__init__()
         self.states: list[DeviceState] = []
+        self.beside_the_lock: list[str] = []
 
     def identity(self) -> dict[str, str]:
         return {"board": "bench", "power_mode": "15W"}
 
     def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        if not options.get("measured"):
+            self.beside_the_lock.append(argv[1])
         done = super().run(argv, **{**options, "measured": False})  # what it was like meanwhile is made up below
         state = self.states.pop(0) if options.get("measured") and self.states else DeviceState()
         return replace(done, device=state)
@@ -256,6 +259,18 @@ def test_layers_of_an_engine_without_facts_are_asked_of_the_device(tmp_path):
     kept = trtexec.layer_info(engine)
     facts_path(engine).unlink()
     assert trtexec.layer_info(engine) == kept
+
+
+def test_whatever_loads_an_engine_takes_the_board_for_itself(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    with trtexec.session(engine) as session:
+        session.run({"images": np.zeros((1, 3, 32, 32), np.float32)})
+    facts_path(engine).unlink()
+    trtexec.layer_info(engine)
+    trtexec.layer_times(engine, runs=3)
+    assert isinstance(trtexec.device, Bench) and set(trtexec.device.beside_the_lock) == {"--help"}
 
 
 @pytest.mark.parametrize("version", [(8, 6, 2), (10, 2, 0), (12, 0, 0)], ids=str)
