@@ -87,7 +87,7 @@ def entries_of(what: str) -> Iterator[None]:
     """Turn what a missing or unexpected entry of decoded data leads to into one ``ValueError``; a decorator too."""
     try:
         yield
-    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
             f"{what} lack an entry or have another one than expected: {shown(first_line(error))}"
         ) from error

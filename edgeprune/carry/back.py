@@ -6,7 +6,6 @@ board with the target. What the board gave is then replayed to the runtime of a 
 
 from __future__ import annotations
 
-import json
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from edgeprune.carry.out import FOLDER, packed_contents, read_inputs
 from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.devices.board import mismatch
 from edgeprune.errors import DataError, DeviceError
-from edgeprune.reading import size_of
+from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.onnx_facts import onnx_facts
@@ -34,7 +33,7 @@ from edgeprune.samples.gates import (
     overall_verdict,
     simulated_gate,
 )
-from edgeprune.serial import read_json, write_json
+from edgeprune.serial import from_json, read_json, read_json_data, write_json
 from edgeprune.target import Target
 
 if TYPE_CHECKING:
@@ -100,13 +99,13 @@ def _unpack(results: Path, scratch: Path) -> Path:
 def _read_results(folder: Path) -> Results:
     """results.json, after every file was compared with its digest."""
     path = folder / "results.json"
-    try:
-        version = json.loads(path.read_text())["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: holds no results.json of run-on-device.sh ({error}); run it again") from error
+    if not is_file(path):
+        raise DataError(f"{folder}: holds no results.json of run-on-device.sh; run it again")
+    content = read_json_data(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(f"{folder}: results of version {version}, known is {SCHEMA_VERSION}; build and measure again")
-    results = read_json(Results, path)
+    results = from_json(Results, content, path)
     for name, sha256 in results.files.items():
         file = folder / name
         if ".." in PurePosixPath(name).parts or not file.is_file() or sha256_of(file) != sha256:

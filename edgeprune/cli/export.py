@@ -95,7 +95,7 @@ def quantize_command(
         typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-PRECISION.onnx."),
     ] = None,
     recipe: Annotated[str, typer.Option(help="INT8 for 'tensorrt' or for ONNX Runtime's 'cpu' provider.")] = "tensorrt",
-    count: Annotated[int, typer.Option(help="Calibration images.")] = 128,
+    count: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 128,
     method: Annotated[str, typer.Option(help="entropy, percentile or minmax.")] = "entropy",
     seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
     keep_float: Annotated[
@@ -135,7 +135,7 @@ def parity_command(
     candidate: Annotated[Path, typer.Argument(help="ONNX file.")],
     data: Data,
     split: Annotated[str, typer.Option(help="Split the images come from.")] = "val",
-    count: Annotated[int, typer.Option(help="Images.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
     limit: Annotated[float | None, typer.Option(help="Exit 1 beyond this difference in pixels or scores.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from edgeprune.errors import DataError
 from edgeprune.progress import Progress, silent
+from edgeprune.serial import read_json_data
 
 RECIPE = 1
 """Raise it when the same parameters would give other pixels."""
@@ -117,9 +118,11 @@ def _holds(out: Path, recipe: DigitsRecipe) -> bool:
     if not any(out.iterdir()):
         return False
     try:
-        record = json.loads((out / RECORD).read_text())
-    except (OSError, ValueError):
-        raise DataError(f"{out} holds other files; name a new or empty folder with --out") from None
+        record = read_json_data(out / RECORD)
+    except DataError:
+        record = None
+    if not isinstance(record, dict):
+        raise DataError(f"{out} holds other files; name a new or empty folder with --out")
     if record != asdict(recipe):
         differs = ", ".join(f"{k}={record.get(k)}" for k, v in asdict(recipe).items() if record.get(k) != v)
         raise DataError(f"{out} holds digits made with {differs}; name another folder with --out or delete it")

@@ -123,11 +123,7 @@ class Plan:
     @classmethod
     def load(cls, path: Path | str) -> Plan:
         """Read a plan's file; DataError says what is wrong with anything else."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read the plan {path}: {error}") from error
-        return plan_from_data(data, path)
+        return plan_from_data(serial.read_json_data(Path(path)), path)
 
 
 def plan_from_data(data: object, where: Path | str) -> Plan:

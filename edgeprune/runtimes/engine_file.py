@@ -14,9 +14,10 @@ from pathlib import Path
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.devices.identity import digest_of
 from edgeprune.errors import DataError, DeviceError
+from edgeprune.reading import exists
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnx_facts import InputFacts
-from edgeprune.serial import from_json, to_json
+from edgeprune.serial import from_json, read_json_data, to_json
 from edgeprune.workspace import user_cache
 
 
@@ -69,13 +70,15 @@ def read_facts(engine: Path) -> EngineFacts | None:
         DataError: they are damaged, or are those of another engine.
     """
     path = facts_path(engine)
-    try:
-        data = json.loads(path.read_text())
-        digest = data.pop("engine")
-        facts = from_json(EngineFacts, data, path)
-    except FileNotFoundError:
+    if not exists(path):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, DataError) as error:
+    try:
+        data = read_json_data(path)
+        if not isinstance(data, dict):
+            raise DataError(f"a mapping was expected, seen: {type(data).__name__}")
+        digest = data.pop("engine", None)
+        facts = from_json(EngineFacts, data, path)
+    except DataError as error:
         raise DataError(f"{path} cannot be read ({error}); build the engine again") from error
     if digest != sha256_of(engine):
         raise DataError(f"{path} belongs to another engine than {engine.name}; build the engine again")

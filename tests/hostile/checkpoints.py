@@ -91,7 +91,7 @@ EDGEPRUNE: dict[str, Any] = {
     "signature a list": {"signature": ["x"]},
     "signature of another": {"shape_signature": "0" * 64},
     "plan a number": {"plan": 5},
-    "deep": functools.reduce(lambda inner, _: {"a": inner}, range(900), {}),
+    "deep": functools.reduce(lambda inner, _: {"a": inner}, range(300), {}),
     "long": {"plan": LONG_NAME * 100},
 }
 

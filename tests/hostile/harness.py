@@ -159,7 +159,7 @@ def _judged(one: Try, outcome: Outcome) -> tuple[str, str]:
     if outcome.timed_out:
         return "endless", f"did not end within {outcome.seconds:.0f} s"
     if outcome.traceback:
-        return "traceback", f"traceback: {outcome.last_line}"
+        return "traceback", outcome.fault() or ""
     if stray := outcome.stray():
         return "outside", stray
     if one.reader == "environment":  # what was printed may be lost; the exit code is what counts

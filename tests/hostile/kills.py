@@ -85,6 +85,18 @@ class Site:
                 found[path.relative_to(self.run).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
 
+    def verdicts(self) -> dict[str, str]:
+        """Verdict of each gate, but for those on time: what is measured afresh depends on who shares the machine."""
+        record = json.loads((self.run / "bundle" / "build.json").read_text())
+        timed = ("latency", "speed-up", "energy")
+        rows = [row for row in record["gates"] if row["stage"] == "prune" or not row["metric"].endswith(timed)]
+        return {f"{row['stage']} {row['metric']}": row["verdict"] for row in rows if "latency" not in row["metric"]}
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each finished stage."""
+        records = (json.loads(path.read_text()) for path in self.run.glob("*/record.json"))
+        return {record["stage"]: record["seconds"] for record in records}
+
     def leftovers(self, outcome: Outcome) -> list[str]:
         """What lies outside the run directory, and what a build never leaves inside it."""
         left = [path for path in outcome.written if path.startswith(LEFT)]
@@ -97,46 +109,44 @@ class Site:
         shutil.rmtree(self.run, ignore_errors=True)
 
 
-def verdict_of(outcome: Outcome) -> str:
-    """The verdict and the gates that carry a decision, as printed; figures of time differ from run to run."""
-    found = re.findall(r"^verdict: (\w+)", outcome.out, re.MULTILINE)
-    return found[-1] if found else f"exit {outcome.code}"
-
-
 def killed(site: Site, count: int, seed: int = 0) -> list[str]:
-    """SIGKILL at random moments, until every stage was met often; then the build is finished."""
+    """SIGKILL at random moments of stages drawn by chance, five of them on the way of each build, which then ends."""
     faults: list[str] = []
     site.fresh()
-    began = time.monotonic()
     undisturbed = site.build()
-    whole_s = time.monotonic() - began
     if undisturbed.code not in VERDICTS:
         return [f"the undisturbed build: {undisturbed.fault() or undisturbed.last_line}"]
-    expected, verdict = site.digests(), verdict_of(undisturbed)
-    draw = random.Random(seed)
-    survived: dict[str, str] = {}
-    site.fresh()
-    for number in range(count):
-        if number % 5 == 0:
-            site.fresh()
-            survived = {}
-        pid = site.box.begin(site.argv(), timeout_s=BUILD_S)
-        time.sleep(draw.uniform(0.2, max(whole_s * 0.6, 1.0)))
-        at = re.findall(r"^\[\d+/\d+\] (\w+)", site.box.printed(), re.MULTILINE)
-        _killed_group(pid, signal.SIGKILL)
-        site.box.end(keep=True)
+    expected, verdicts, seconds = site.digests(), site.verdicts(), site.seconds()
+    draw, left = random.Random(seed), count
+    while left:
+        site.fresh()
+        survived: dict[str, str] = {}
+        stages = sorted(draw.sample(range(len(STAGES)), min(5, left)))
+        left -= len(stages)
+        for stage in (STAGES[number] for number in stages):
+            pid = site.box.begin(site.argv(), timeout_s=BUILD_S)
+            if not _waits_for(site.box, stage):
+                faults.append(f"{stage} never began: {site.box.end(keep=True).last_line}")
+                continue
+            time.sleep(draw.uniform(0, seconds[stage]))
+            _killed_group(pid, signal.SIGKILL)
+            site.box.end(keep=True)
+            now = site.digests()
+            faults += [
+                f"after a kill in {stage}: {name} changed" for name in survived if now.get(name) != survived[name]
+            ]
+            survived = now
+            print(f"  killed in {stage}, {len(now)} artifacts finished", flush=True)
+        ended = site.build()
+        if ended.code not in VERDICTS or site.verdicts() != verdicts:
+            faults.append(f"other verdicts than those of an undisturbed build: {ended.fault() or ended.last_line}")
         now = site.digests()
-        changed = [name for name, digest in survived.items() if now.get(name) != digest]
-        faults += [f"after a kill in {at[-1] if at else 'the beginning'}: {name} changed" for name in changed]
-        survived = now
-        print(f"  kill {number + 1} in {at[-1] if at else 'the beginning'}, {len(now)} artifacts finished", flush=True)
-    ended = site.build()
-    if verdict_of(ended) != verdict:
-        faults.append(f"verdict {verdict_of(ended)} where an undisturbed build gives {verdict}")
-    now = site.digests()
-    faults += [f"{name} changed" for name, digest in survived.items() if now.get(name) != digest]
-    faults += [f"{name} is not what an undisturbed build gives" for name in expected if now.get(name) != expected[name]]
-    return faults + [f"left {path}" for path in site.leftovers(ended)]
+        faults += [f"{name} changed" for name, digest in survived.items() if now.get(name) != digest]
+        faults += [
+            f"{name} is not what an undisturbed build gives" for name in expected if now.get(name) != expected[name]
+        ]
+        faults += [f"left {path}" for path in site.leftovers(ended)]
+    return faults
 
 
 def _killed_group(pid: int, number: int) -> None:
@@ -209,15 +219,17 @@ def damaged(site: Site, seed: int = 0) -> list[str]:
     faults: list[str] = []
     site.fresh()
     first = site.build()
-    expected, draw = site.digests(), random.Random(seed)
+    if first.code not in VERDICTS:
+        return [f"the first build: {first.fault() or first.last_line}"]
+    expected, verdicts, draw = site.digests(), site.verdicts(), random.Random(seed)
     for name in sorted(expected):
         path = site.run / name
         data = bytearray(path.read_bytes())
         data[draw.randrange(len(data))] ^= 0x10
         path.write_bytes(bytes(data))
         again = site.build()
-        if verdict_of(again) != verdict_of(first):
-            faults.append(f"{name}: verdict {verdict_of(again)} where it was {verdict_of(first)}")
+        if again.code not in VERDICTS or site.verdicts() != verdicts:
+            faults.append(f"{name}: other verdicts than before: {again.fault() or again.last_line}")
         if site.digests() != expected:
             faults.append(f"{name}: artifacts differ afterwards")
         reused = re.search(rf"^\[\d+/\d+\] {name.partition('-')[0]}(.*)", again.out, re.MULTILINE)

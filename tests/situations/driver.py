@@ -86,7 +86,8 @@ class Outcome:
         if self.timed_out:
             return f"did not end within {self.seconds:.0f} s"
         if self.traceback:
-            return f"traceback: {self.last_line}"
+            lines = [line for line in self.err.splitlines() if line.strip() and not line.startswith(PREFIX)]
+            return f"traceback: {lines[-1].strip()[:300] if lines else self.last_line}"
         if self.code < 0:
             return f"died of {signal.Signals(-self.code).name}"
         if self.code in REFUSALS:
