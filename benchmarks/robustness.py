@@ -13,6 +13,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,16 +81,27 @@ def hostile(given: argparse.Namespace) -> str:
     return f"{head}\n\n{counted(results)}" + (f"\n{lines}" if lines else "")
 
 
+KILLS = (  # processes that run side by side: each has a folder of its own
+    ("SIGKILL",),
+    ("Ctrl-C", "SIGTERM", "two builds on one folder", "one byte flipped", "a full disk"),
+    ("cached builds", "benches", "benches on a remote stand-in"),
+)
+
+
 def kills(given: argparse.Namespace) -> str:
-    """Kills and soak, in a process of their own."""
-    made = PAGE.with_suffix(".kills")
+    """Kills and soak, in processes of their own."""
     counts = [word for name in ("kills", "builds", "benches") for word in (f"--{name}", str(getattr(given, name)))]
-    argv = [sys.executable, "-m", "tests.hostile.kills", "--output", str(made), *counts]
-    subprocess.run(argv, cwd=ROOT, check=True)
-    try:
-        return made.read_text()
-    finally:
-        made.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        tables = [Path(folder) / f"{number}.md" for number in range(len(KILLS))]
+        argv = [sys.executable, "-m", "tests.hostile.kills", *counts]
+        running = [
+            subprocess.Popen([*argv, "--output", str(made), "--only", *names], cwd=ROOT)
+            for made, names in zip(tables, KILLS, strict=True)
+        ]
+        for process in running:
+            process.wait()
+        lines = [made.read_text().splitlines() for made in tables]
+    return "\n".join([*lines[0][:2], *(row for table in lines for row in table[2:] if row.strip())]) + "\n"
 
 
 def main() -> None:
@@ -103,14 +115,14 @@ def main() -> None:
     parser.add_argument("--benches", type=int, default=50)
     given = parser.parse_args()
     chosen = given.part or PARTS
-    text = PAGE.read_text() if PAGE.is_file() else ""
-    sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n?)*)", text, re.MULTILINE))
     for part in chosen:
         began = time.monotonic()
         body = {"situations": situations, "hostile": hostile, "kills": kills}[part](given)
+        text = PAGE.read_text() if PAGE.is_file() else ""  # now: the parts may run side by side
+        sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n?)*)", text, re.MULTILINE))
         sections[TITLES[part]] = f"{body}\n{(time.monotonic() - began) / 60:.0f} minutes.\n"
-    pages = [f"## {TITLES[part]}\n\n{sections[TITLES[part]].rstrip()}\n" for part in PARTS if TITLES[part] in sections]
-    PAGE.write_text("# Robustness\n\nWritten by `python benchmarks/robustness.py`.\n\n" + "\n".join(pages))
+        pages = [f"## {title}\n\n{sections[title].rstrip()}\n" for title in TITLES.values() if title in sections]
+        PAGE.write_text("# Robustness\n\nWritten by `python benchmarks/robustness.py`.\n\n" + "\n".join(pages))
     print(PAGE)
 
 

@@ -23,7 +23,7 @@ def _parameters() -> Iterator[object]:
         yield pytest.param(name, marks=marks, id=name)
 
 
-@pytest.mark.parametrize("name", _parameters())
+@pytest.mark.parametrize("name", list(_parameters()))
 def test_a_hostile_input(name: str) -> None:
     result = attempt(tries()[name])
     assert not result.kind, f"{' '.join(result.outcome.argv)[:2000]}\n{result.fault}\n{result.outcome.err[-2000:]}"

@@ -29,7 +29,7 @@ def _clean() -> Iterator[None]:
     dropped(*SITUATIONS)
 
 
-@pytest.mark.parametrize(("name", "command"), _parameters())
+@pytest.mark.parametrize(("name", "command"), list(_parameters()))
 def test_a_command_in_a_situation(name: str, command: str) -> None:
     cell = met(name, command)
     assert cell.fault is None, f"{' '.join(cell.outcome.argv)}\n{cell.fault}\n{cell.outcome.err[-2000:]}"
