@@ -18,8 +18,13 @@ from hypothesis import strategies as st
 
 import edgeprune
 from edgeprune.errors import DataError, TargetError
+from edgeprune.records.history import history
+from edgeprune.records.verify import verify_build
+from edgeprune.report.history import history_table
 from edgeprune.runtimes import trtexec_output
-from tests.hostile.records import spoiled
+from edgeprune.serial import to_json
+from tests.hostile.records import places_of, spoiled
+from tests.records.sample import build_record
 from tests.situations.profiles import QUICK
 
 QUICKLY = settings(
@@ -186,3 +191,27 @@ def test_a_plan_with_any_value(tmp_path: Path, plan: dict[str, Any], data: st.Da
     else:
         read.save(path)
         assert Plan.load(path).widths == read.widths
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    """The content of a ``build.json``, with few samples."""
+    content = to_json(build_record())
+    for row in content["measurements"]:
+        row["measurement"]["values"] = row["measurement"]["values"][:60]
+        row["measurement"]["conditions"]["launches"] = [60]
+    return content
+
+
+@QUICKLY
+@given(data=st.data(), value=JSON)
+def test_a_record_with_any_value(tmp_path: Path, record: dict[str, Any], data: st.DataObject, value: Any) -> None:
+    place = data.draw(st.sampled_from(list(places_of(record))))
+    (tmp_path / "build.json").write_text(json.dumps(spoiled(record, place, value)))
+    try:
+        verified = verify_build(tmp_path)
+        history_table(history([tmp_path]))
+    except (DataError, TargetError) as error:
+        assert len(str(error).splitlines()) == 1, repr(str(error))
+    else:
+        assert all(len(line.splitlines()) == 1 for line in verified.edited), verified.edited
