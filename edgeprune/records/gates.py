@@ -141,7 +141,11 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     drop = drop_gate(target, baseline, engine)
     if record.device is None:
         drop = pending_gate("engine", drop.metric, drop.limit, drop.unit, "")
-    others = [size_gate(baseline, engine), drop]
+    others = [drop]
+    if baseline.engine_bytes is None:  # graphs were weighed before there was a device
+        yield size_gate(baseline, engine)
+    else:
+        others.append(size_gate(baseline, engine))
     if engine.precision is not None:
         others.append(precision_gate("engine", engine.precision, target.precision))
     if record.device is not None and engine.accuracy.agreement is not None:

@@ -148,6 +148,18 @@ def test_what_waits_for_a_device_cannot_be_edited_to_pass() -> None:
     assert len(edits(replace(waiting, gates=passed, verdict=Verdict.PASS))) >= 3
 
 
+def test_a_build_that_a_stand_in_measured_later_is_as_built() -> None:
+    record = judged()
+    baseline = record.stages.baseline
+    weighed = replace(baseline, facts=replace(baseline.facts, engine_bytes=None))
+    assert record.device is not None
+    device = replace(record.device, simulated=True)
+    record = replace(record, device=device, stages=replace(record.stages, baseline=weighed))
+    gates = inform_by_later(list(gates_again(record)))
+    verdicts = {gate.metric: gate.verdict for gate in gates}
+    assert (verdicts["ONNX size"], verdicts["mAP50-95 drop"]) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+
+
 def test_gates_of_another_version_may_have_followed_other_rules(bundle: Path) -> None:
     rewritten(bundle, lambda content: (_slower(content), content.update(edgeprune="0.0.9")))
     verified = verify_build(bundle)
