@@ -167,8 +167,7 @@ def _replay(results: Results, request: Request, target: Target, packed: Path, fo
 def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     """Rows that take the place of the PENDING ones."""
     from edgeprune.export.detections import Layout
-    from edgeprune.export.graph import metadata_of
-    from edgeprune.export.metadata import read_metadata
+    from edgeprune.export.metadata import facts_of
     from edgeprune.export.parity import compare_arrays
     from edgeprune.export.run import outputs_of_onnx
     from edgeprune.records.gates import agreement_gate, drop_gate, precision_gate
@@ -178,7 +177,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
 
     target, before, after = record.target, visit.baseline, visit.candidate
     statistic = target.budget.statistic
-    layout = Layout.of(read_metadata(metadata_of(onnx)))
+    layout = Layout.of(facts_of(onnx))
     engine, stand_in = budget_gate(target, "engine", before, after), record.stages.prune.facts.stand_in(target.budget)
     if stand_in:
         engine = replace(engine, reason=f"{engine.reason}; {stand_in}")

@@ -139,7 +139,7 @@ def parity_command(
     limit: Annotated[float | None, typer.Option(help="Exit 1 beyond this difference in pixels or scores.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two forms of a model on real images.
+    """Compare two forms of a model on real images. Exits 5 where neither detects anything: nothing was compared.
 
     Example:
       edgeprune parity tuned/best.pt small.onnx --data data.yaml --limit 0.01
@@ -151,15 +151,19 @@ def parity_command(
     dataset = Dataset.load(data, task=describe_onnx(candidate).task, need=(split,))
     found = parity(reference, candidate, dataset.sample_images(split, count))
     worst = max(found.max_abs_box_px, found.max_abs_score)
-    _print(
-        found,
+    text = (
         f"{found.images} images, {found.task}, head {found.head}: at most {found.max_abs_box_px:.2g} px and "
-        f"{found.max_abs_score:.2g} of score apart; {found.detections_agreement:.1%} of "
-        f"{found.detections_reference} detections agree",
-        as_json,
+        f"{found.max_abs_score:.2g} of score apart; "
     )
+    if found.found_nothing:
+        text += "INCONCLUSIVE: neither detects anything on these images; give a trained model, or other images"
+    else:
+        text += f"{found.detections_agreement:.1%} of {found.detections_reference} detections agree"
+    _print(found, text, as_json)
     if limit is not None and not worst <= limit:
         raise typer.Exit(1)
+    if found.found_nothing:
+        raise typer.Exit(5)
 
 
 @app.command("lint")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeprune.errors import DataError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
-from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, read_metadata
+from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
 
 ENGINE = "engine.engine"  # TensorRT's plan in a bundle
 
@@ -46,7 +46,7 @@ class ShippedModel:
             raise DataError(f"{path} is no bundle: it has no model.onnx; give runs/TARGET/bundle, or an ONNX file")
         graph = load_graph(onnx)
         entries = metadata_of(graph)
-        metadata = read_metadata(entries)
+        metadata = facts_of(graph)
         if metadata.missing:
             raise DataError(f"{onnx} does not say its {', '.join(metadata.missing)}; export it with edgeprune export")
         inputs = inputs_of(graph)

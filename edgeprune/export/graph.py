@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, TargetError, first_line
+from edgeprune.reading import is_file, shown
 
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
+STANDARD = ("", "ai.onnx")
+PLUGIN_DOMAINS = ("TRT", "trt.plugins")  # of TensorRT's plugins: as exporters write it, and as ONNX Runtime wants it
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "QuantizeLinear", "DequantizeLinear")
+FLOATS = tuple(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"))
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
         DataError: it is missing, over 2 GB, damaged, or not an ONNX model.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"ONNX file {path} does not exist")
+    if not is_file(path):
+        raise DataError(f"ONNX file {shown(path)} does not exist")
     if path.stat().st_size > MAX_BYTES:
         raise DataError(
             f"{path} is over 2 GB ({path.stat().st_size / 2**30:.2f} GiB), more than ONNX can hold in a file"
@@ -48,12 +54,56 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        # ONNX Runtime's own fused operators have no public schema; such a file is foreign to the checker, not wrong
-        if all(opset.domain in {"", "ai.onnx"} for opset in model.opset_import):
+        # ONNX Runtime's own fused operators and TensorRT's plugins have no public schema: foreign to the checker, not
+        # wrong
+        if all(opset.domain in STANDARD for opset in model.opset_import) and not tensorrt_plugins(model):
             raise DataError(f"{path} is not a valid ONNX model ({first_line(error)}); export it again") from error
     except ValueError as error:  # over the size the checker takes
         raise DataError(f"{path} cannot be checked ({first_line(error)})") from error
+    _refuse_broken_weights(model, path)
     return model
+
+
+def _refuse_broken_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Raise DataError for a constant with NaN in it, or a layer's weight with infinity, by name."""
+    layers = {name: node.op_type for node in model.graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    for name, weight in constants_of(model).items():
+        if weight.data_type not in FLOATS:
+            continue
+        values = onnx.numpy_helper.to_array(weight).astype(np.float64, copy=False)
+        if np.isnan(values).any() or (name in layers and not np.isfinite(values).all()):
+            seen = "NaN" if np.isnan(values).any() else "infinity"
+            raise DataError(
+                f"{path}: weight {name} has {seen} in it; export a checkpoint whose training did not diverge"
+            )
+
+
+def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Constants by tensor name, initializers and Constant nodes alike."""
+    constants = {item.name: item for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return constants
+
+
+def tensorrt_plugins(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Operators that only TensorRT has, as ``domain::type``: plugins that exporters write for NMS and the like."""
+    found = (
+        f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        for node in model.graph.node
+        if node.domain in PLUGIN_DOMAINS or (node.domain in STANDARD and node.op_type.endswith("_TRT"))
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def refuse_plugins(model: onnx.ModelProto, what: str) -> None:
+    """Raise DataError for a graph that ONNX Runtime cannot run because it holds plugins of TensorRT."""
+    if plugins := tensorrt_plugins(model):
+        raise DataError(
+            f"{what} holds {', '.join(plugins)}, a plugin that runs on TensorRT only: its outputs and accuracy cannot "
+            "be had here; export it with --head nms, whose NMS every runtime has, or with --head raw"
+        )
 
 
 def save_graph(model: onnx.ModelProto, path: Path | str) -> None:
@@ -137,13 +187,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def shapes_of_weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of a graph's constants by tensor name, initializers and Constant nodes alike."""
-    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    shapes[node.output[0]] = tuple(attribute.t.dims)
-    return shapes
+    return {name: tuple(item.dims) for name, item in constants_of(model).items()}
 
 
 def count_ops(model: onnx.ModelProto) -> dict[str, int]:

@@ -84,7 +84,9 @@ def quantize_to_int8(
     model = load_fp32(source, keep_float)
     regions = regions_of(model)
     excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
-    quantized = _quantize_static(model, images, recipe, method, percentile, per_channel, excluded)
+    body = _without_nodes(model, regions.decoder)
+    body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - regions.decoder)
+    quantized = _with_decoder(body, model, regions.decoder)
     layers = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in regions.decoder]
     set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: "int8"})
     if half:
@@ -116,8 +118,50 @@ def calibration_warnings(count: int) -> tuple[str, ...]:
     return ()
 
 
+def _without_nodes(model: onnx.ModelProto, dropped: Collection[str]) -> onnx.ModelProto:
+    """A copy without these nodes, which lie behind all others; what they read of the others are its outputs.
+
+    Calibration keeps every activation of every image: the rows that NMS finds differ in number, and none of it is
+    quantised.
+    """
+    if not dropped:
+        return model
+    body = onnx.ModelProto()
+    body.CopyFrom(model)
+    kept = [node for node in model.graph.node if node.name not in dropped]
+    made = {name for node in kept for name in node.output}
+    read = {name for node in model.graph.node if node.name in dropped for name in node.input}
+    ends = [value.name for value in model.graph.output if value.name in made]
+    crossing = [name for node in kept for name in node.output if name in read and name not in ends]
+    used = {name for node in kept for name in node.input}
+    constants = [item for item in model.graph.initializer if item.name in used]
+    del body.graph.node[:], body.graph.initializer[:]
+    body.graph.node.extend(kept)
+    body.graph.initializer.extend(constants)
+    del body.graph.output[:]
+    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    for name in (*crossing, *ends):
+        body.graph.output.append(known.get(name) or onnx.helper.make_empty_tensor_value_info(name))
+    return body
+
+
+def _with_decoder(body: onnx.ModelProto, model: onnx.ModelProto, dropped: Collection[str]) -> onnx.ModelProto:
+    """The quantised body with the nodes of ``model`` that were left out of it, their constants and their outputs."""
+    behind = [node for node in model.graph.node if node.name in dropped]
+    body.graph.node.extend(behind)
+    held = {item.name for item in body.graph.initializer}
+    read = {name for node in behind for name in node.input}
+    body.graph.initializer.extend(
+        item for item in model.graph.initializer if item.name in read and item.name not in held
+    )
+    del body.graph.output[:]
+    body.graph.output.extend(model.graph.output)
+    return body
+
+
 def _quantize_static(
     model: onnx.ModelProto,
+    body: onnx.ModelProto,
     images: Sequence[Path],
     recipe: str,
     method: str,
@@ -147,7 +191,7 @@ def _quantize_static(
         "percentile": CalibrationMethod.Percentile,
         "minmax": CalibrationMethod.MinMax,
     }
-    prepared = onnx.shape_inference.infer_shapes(model)
+    prepared = onnx.shape_inference.infer_shapes(body)
     set_metadata(prepared, {"onnx.infer": "onnxruntime.quant"})  # its mark of a prepared graph; else it warns
     with tempfile.TemporaryDirectory(prefix="edgeprune-int8-") as folder:
         plain, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"

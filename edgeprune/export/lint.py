@@ -19,7 +19,17 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from edgeprune.errors import TargetError
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, opset_of, outputs_of
+from edgeprune.export.graph import (
+    PLUGIN_DOMAINS,
+    STANDARD,
+    constants_of,
+    inputs_of,
+    load_graph,
+    metadata_of,
+    opset_of,
+    outputs_of,
+    tensorrt_plugins,
+)
 from edgeprune.export.metadata import REQUIRED
 from edgeprune.export.precision import PRECISIONS, precision_of
 from edgeprune.export.result import LintFinding
@@ -95,12 +105,8 @@ class LintedGraph:
 
     @cached_property
     def weights(self) -> dict[str, onnx.TensorProto]:
-        """Constants by tensor name, initializers and Constant nodes alike."""
-        weights = {item.name: item for item in self.model.graph.initializer}
-        for node in self.model.graph.node:
-            if node.op_type == "Constant":
-                weights.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-        return weights
+        """Constants by tensor name."""
+        return constants_of(self.model)
 
     @cached_property
     def quantizers(self) -> list[onnx.NodeProto]:
@@ -201,9 +207,17 @@ def unsupported_op(graph: LintedGraph) -> Iterator[Problem]:
 def foreign_domain(graph: LintedGraph) -> Iterator[Problem]:
     """Operators of another domain are one runtime's own."""
     for node in graph.model.graph.node:
-        if node.domain not in {"", "ai.onnx"}:
+        if node.domain not in {*STANDARD, *PLUGIN_DOMAINS}:
             remedy = "give the ONNX file from before ONNX Runtime optimised it"
             yield Problem(node.name, f"operator {node.domain}::{node.op_type}", remedy)
+
+
+@_rule("warning")
+def tensorrt_plugin(graph: LintedGraph) -> Iterator[Problem]:
+    """TensorRT's own operators (NMS and the like): it builds them, and nothing else runs them."""
+    for plugin in tensorrt_plugins(graph.model):
+        message = f"{plugin} is a plugin that runs on TensorRT only; its outputs and accuracy cannot be checked here"
+        yield Problem(plugin, message, "export with --head nms, whose NMS every runtime has, or with --head raw")
 
 
 @_rule("error")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import DataError
+import onnx
+
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of
 from edgeprune.families import refuse_foreign_head
+from edgeprune.model_metadata import count_of, mapping_of, names_of, refused, size_of, stride_of, task_of
 
 # the build's own entries
 HEAD_KEY = "edgeprune_head"
@@ -17,6 +21,8 @@ SIGNATURE_KEY = "edgeprune_signature"
 PRECISION_KEY = "edgeprune_precision"
 FLOAT_LAYERS_KEY = "edgeprune_float_layers"  # layers that went back from low precision to float, by name
 
+HEADS = ("raw", "end-to-end", "nms")
+LONGEST_ENTRY = 4_000_000  # characters: the names of a hundred thousand classes
 REQUIRED = ("names", "task", "stride", "imgsz")  # without these a model cannot be validated
 
 
@@ -58,34 +64,72 @@ class ModelMetadata:
         return self.batch if self.head == "nms" else None
 
 
-def read_metadata(entries: Mapping[str, str]) -> ModelMetadata:
+def read_metadata(entries: Mapping[str, str], what: str = "the model's metadata") -> ModelMetadata:
     """Read the entries of a file's ``metadata_props``; nothing in them is evaluated.
 
+    Args:
+        entries: as the file has them.
+        what: the file, for messages.
+
     Raises:
-        DataError: an entry is no literal; names it. Or the head is of a family that is not read here.
+        DataError: an entry is no literal, or of another type or range than it has to be; names it. Or the head is of a
+            family that is not read here.
     """
     refuse_foreign_head(entries.get("head", ""))
-    names = _literal(entries, "names") or {}
-    imgsz, arguments = _literal(entries, "imgsz"), _literal(entries, "args") or {}
-    inner_head = "nms" if arguments.get("nms") else "end-to-end" if _literal(entries, "end2end") else "raw"
+    literals = ("names", "imgsz", "stride", "batch", "channels", "kpt_shape", "args", "end2end")
+    told = {key: value for key in literals if (value := _literal(entries, key, what)) is not None}
+    arguments = mapping_of(told.get("args"), what, "args")
+    for key, value in (
+        *((f"args.{key}", arguments.get(key)) for key in ("nms", "dynamic")),
+        ("end2end", told.get("end2end")),
+    ):
+        if value not in (None, True, False):
+            raise refused(what, key, value, "true or false")
+    kpt_shape = told.get("kpt_shape", ())
+    if not isinstance(kpt_shape, (list, tuple)) or len(kpt_shape) not in (0, 2):
+        raise refused(what, "kpt_shape", kpt_shape, "keypoints and numbers a keypoint")
+    head = entries.get(HEAD_KEY) or ("nms" if arguments.get("nms") else "end-to-end" if told.get("end2end") else "raw")
+    if head not in HEADS:
+        raise refused(what, HEAD_KEY, head, ", ".join(HEADS))
     return ModelMetadata(
-        task=entries.get("task", ""),
-        names={
-            int(index): str(name)
-            for index, name in dict(names if isinstance(names, dict) else enumerate(names)).items()
-        },
-        imgsz=(int(imgsz[0]), int(imgsz[-1])) if imgsz else None,
-        stride=int(_literal(entries, "stride") or 0),
-        batch=int(_literal(entries, "batch") or 1),
-        channels=int(_literal(entries, "channels") or 3),
-        kpt_shape=tuple(_literal(entries, "kpt_shape") or ()),
-        head=entries.get(HEAD_KEY) or inner_head,
+        task=task_of(entries["task"], what) if entries.get("task") else "",
+        names=names_of(told["names"], what) if "names" in told else {},
+        imgsz=size_of(told["imgsz"], what) if "imgsz" in told else None,
+        stride=stride_of(told["stride"], what) if "stride" in told else 0,
+        batch=count_of(told.get("batch", 1), what, "batch"),
+        channels=count_of(told.get("channels", 3), what, "channels"),
+        kpt_shape=tuple(count_of(number, what, "kpt_shape") for number in kpt_shape),
+        head=head,
         dynamic=bool(arguments.get("dynamic")),
     )
 
 
-def _literal(entries: Mapping[str, str], key: str) -> Any:
+def facts_of(model: onnx.ModelProto | Path | str) -> ModelMetadata:
+    """What a graph is: its metadata, with the sizes that its image input fixes, which hold whatever the file says.
+
+    Raises:
+        DataError: the file cannot be read, or an entry of its metadata is not what it has to be.
+    """
+    graph = model if isinstance(model, onnx.ModelProto) else load_graph(model)
+    what = "the model's metadata" if isinstance(model, onnx.ModelProto) else str(model)
+    told = read_metadata(metadata_of(graph), what)
+    shape = next((value.shape for value in inputs_of(graph) if len(value.shape) == 4), ("?",) * 4)
+    batch, channels, height, width = (size if isinstance(size, int) and size > 0 else None for size in shape)
+    return replace(
+        told,
+        imgsz=(height, width) if height and width else told.imgsz,
+        batch=batch or told.batch,
+        channels=channels or told.channels,
+    )
+
+
+def _literal(entries: Mapping[str, str], key: str, what: str) -> Any:
+    text = entries.get(key, "")
+    if not text:
+        return None
     try:
-        return ast.literal_eval(entries[key]) if key in entries else None
-    except (ValueError, SyntaxError) as error:
-        raise DataError(f"the model's metadata entry '{key}' is not readable: {entries[key]!r}") from error
+        if len(text) > LONGEST_ENTRY:
+            raise ValueError
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise refused(what, key, text, "a value as Ultralytics writes it: a number, a list or a mapping") from None

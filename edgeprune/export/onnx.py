@@ -24,14 +24,13 @@ from edgeprune.export.graph import (
     count_ops,
     inputs_of,
     load_graph,
-    metadata_of,
     opset_of,
     outputs_of,
     rename_tensor,
     save_graph,
     set_metadata,
 )
-from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, SIGNATURE_KEY, read_metadata
+from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, SIGNATURE_KEY, facts_of
 from edgeprune.options import image_side
 from edgeprune.quiet import quiet
 
@@ -187,13 +186,12 @@ def describe_onnx(model: onnx.ModelProto | Path | str) -> ExportInfo:
     what = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     if not isinstance(model, onnx.ModelProto):
         model = load_graph(model)
-    metadata = read_metadata(metadata_of(model))
+    metadata = facts_of(model)
     inputs = inputs_of(model)
     shape = inputs[0].shape if inputs else ()
     if len(shape) != 4:
         seen = f"its first input has the shape {shape}" if inputs else "it has no inputs"
         raise DataError(f"{what} has no image input of shape (N, 3, H, W): {seen}; export it with: edgeprune export")
-    height, width = (side if isinstance(side, int) else 0 for side in shape[2:4])
     return ExportInfo(
         opset=opset_of(model),
         ops=count_ops(model),
@@ -201,7 +199,7 @@ def describe_onnx(model: onnx.ModelProto | Path | str) -> ExportInfo:
         outputs=outputs_of(model),
         head=metadata.head,
         task=metadata.task or "unknown",
-        imgsz=metadata.imgsz or (height, width),
+        imgsz=metadata.imgsz or (0, 0),
         batch=metadata.batch,
         dynamic=any(isinstance(side, str) for side in shape),
         size_bytes=model.ByteSize(),

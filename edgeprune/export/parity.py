@@ -23,9 +23,9 @@ from torch import nn
 
 from edgeprune.errors import StageError, TargetError
 from edgeprune.export.detections import Differences, Layout, apply_nms, detection_agreement, pair_rows
-from edgeprune.export.graph import load_graph, metadata_of
+from edgeprune.export.graph import load_graph
 from edgeprune.export.images import batch_from_images
-from edgeprune.export.metadata import read_metadata
+from edgeprune.export.metadata import facts_of, read_metadata
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
@@ -56,7 +56,7 @@ def parity(
         StageError: the outputs cannot belong to the same model.
     """
     candidate = Path(candidate)
-    model = read_metadata(metadata if metadata is not None else metadata_of(candidate))
+    model = facts_of(candidate) if metadata is None else read_metadata(metadata)
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz or model.imgsz or (0, 0)
     if not height or not width:
         raise TargetError(f"{candidate} does not say its image size; give imgsz")

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
-from edgeprune.export.graph import load_graph
+from edgeprune.export.graph import load_graph, refuse_plugins
 from edgeprune.export.regions import name_nodes
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
@@ -35,6 +35,7 @@ def load_fp32(source: Path | str, keep_float: Collection[str]) -> onnx.ModelProt
         TargetError: ``keep_float`` names a node that it does not have.
     """
     model = name_nodes(load_graph(source))
+    refuse_plugins(model, str(source))
     precision = precision_of(model)
     if precision != "fp32":
         raise DataError(f"{source} already holds {precision}; give the FP32 export")

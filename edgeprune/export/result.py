@@ -40,6 +40,16 @@ class ParityInfo:
     detections_candidate: int
     detections_agreement: float
 
+    @property
+    def found_nothing(self) -> bool:
+        """Whether neither form has a detection on any image, so that their agreement says nothing."""
+        return not self.detections_reference and not self.detections_candidate
+
+    @property
+    def compared_nothing(self) -> bool:
+        """Whether no number was held against another: NMS inside gives no rows where it finds nothing."""
+        return self.head == "nms" and self.found_nothing
+
 
 @dataclass(frozen=True)
 class SimplifyInfo:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from edgeprune.errors import DataError, first_line
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of
-from edgeprune.export.metadata import read_metadata
+from edgeprune.export.graph import inputs_of, load_graph, refuse_plugins
+from edgeprune.export.metadata import facts_of
 from edgeprune.runtimes.base import Runtime
 
 Outputs = list[np.ndarray]
@@ -33,13 +33,14 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
     inputs = inputs_of(graph)
     if len(inputs) != 1:
         raise DataError(f"{what} has {len(inputs)} inputs; a model with one image input was expected")
+    refuse_plugins(graph, what)
     image_input = inputs[0]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine pays for spinning
     try:
         session: Any = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        largest = read_metadata(metadata_of(graph)).largest_batch or len(images)
+        largest = facts_of(graph).largest_batch or len(images)
         batch = (
             image_input.shape[0]
             if image_input.shape and isinstance(image_input.shape[0], int)

@@ -2,8 +2,8 @@
 
 Takes a checkpoint, an ONNX file or an engine, and a dataset. Gives mAP (or top-1 and top-5), per class too. The
 validator is Ultralytics' own, and so are matching and averaging; only the forward pass is the runtime's. Every form of
-a model is measured on the same square input that it ships with, so that figures of two stages may be subtracted.
-Nothing is written but the user's cache (:mod:`edgeprune.linked_split`).
+a model is measured on the same input, square or not, that it ships with, so that figures of two stages may be
+subtracted. Nothing is written but the user's cache (:mod:`edgeprune.linked_split`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, outputs_of
-from edgeprune.export.metadata import ModelMetadata, read_metadata
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of, outputs_of, refuse_plugins
+from edgeprune.export.metadata import ModelMetadata, facts_of, read_metadata
 from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, run_in_batches
 from edgeprune.families import family_for
 from edgeprune.measure.per_image import keep_per_image, save_per_image
+from edgeprune.measure.rectangle import at_size
 from edgeprune.measure.result import Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
 from edgeprune.quiet import quiet
@@ -51,7 +53,7 @@ def accuracy(
     model: Path | str,
     *,
     data: Path | str | Dataset,
-    imgsz: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
     split: str = "val",
     batch: int = 1,
     runtime: Runtime | None = None,
@@ -68,7 +70,7 @@ def accuracy(
     Args:
         model: a checkpoint (.pt), an ONNX file, or an engine that ``runtime`` loads.
         data: a dataset, or what :meth:`Dataset.load` takes.
-        imgsz: height and width in pixels; an exported model's own when None.
+        imgsz: side, or height and width, in pixels; the artifact's own when None.
         split: train, val or test.
         batch: images a forward pass, for a checkpoint and for a model of free batch; a fixed batch is kept.
         runtime: runs ONNX files and engines; ONNX Runtime on the CPU when None.
@@ -151,11 +153,20 @@ def compare_outputs(
 
 @dataclass(frozen=True)
 class Subject:
-    """What the validator is given: something that looks like an Ultralytics model, and how to feed it."""
+    """What the validator is given: something that looks like an Ultralytics model, and how to feed it.
+
+    Attributes:
+        module: the model, or a runtime's session in the shape of one.
+        task: detect, segment, pose, obb or classify.
+        imgsz: height and width in pixels.
+        batch: images a forward pass.
+        end_to_end: whether its output needs no NMS.
+        exported: whether a runtime runs it, not torch.
+    """
 
     module: Any
     task: str
-    imgsz: int
+    imgsz: tuple[int, int]
     batch: int
     end_to_end: bool
     exported: bool
@@ -169,7 +180,7 @@ class Subject:
 @contextmanager
 def subject_of(
     model: Path,
-    imgsz: int | None,
+    imgsz: int | tuple[int, int] | None,
     batch: int,
     runtime: Runtime | None,
     head: str,
@@ -178,29 +189,33 @@ def subject_of(
 ) -> Iterator[Subject]:
     """Open any form of a model for Ultralytics' validators and predictors; arguments as in :func:`accuracy`."""
     if model.suffix == ".pt":
-        module: Any = module_from_checkpoint(model)
-        if imgsz is None:
-            imgsz = int((module.args or {}).get("imgsz") or 640)
+        checkpoint = load(model)
+        module = module_from_checkpoint(checkpoint)
+        size = _both_sides(imgsz) or (checkpoint.imgsz, checkpoint.imgsz)
         dual = has_end_to_end_head(module)
-        yield Subject(module, str(module.task), imgsz, batch, dual and head in {"auto", "end-to-end"}, exported=False)
+        yield Subject(module, checkpoint.task, size, batch, dual and head in {"auto", "end-to-end"}, exported=False)
         return
     graph = load_graph(model) if model.suffix == ".onnx" else None
     if graph is None and metadata is None and (beside := model.with_suffix(".onnx")).is_file():
         metadata = metadata_of(beside)
-    facts = read_metadata(metadata if metadata is not None else metadata_of(graph) if graph else {})
+    facts = facts_of(graph) if graph and metadata is None else read_metadata(metadata or {}, str(model))
     if facts.missing:
         keys = ", ".join(facts.missing)
         raise DataError(f"{model} does not say its {keys}; give metadata, or export it with edgeprune")
-    if facts.task not in FITNESS_KEYS:
-        raise DataError(f"{model} has task '{facts.task}'; {', '.join(FITNESS_KEYS)} are allowed")
+    if graph:
+        refuse_plugins(graph, str(model))
     if graph and facts.task == "detect" and facts.head == "raw":
         _require_raw_output(model, outputs_of(graph)[0].shape, 4 + len(facts.names))
     shape = inputs_of(graph)[0].shape if graph else ()
     dynamic = (bool(shape) and isinstance(shape[0], str)) or facts.dynamic
-    height, width = facts.imgsz or (0, 0)
-    size = imgsz or height
-    if not dynamic and (height, width) != (size, size):
-        raise TargetError(f"{model} takes images of {height} × {width}, not of {size} × {size}; export it for {size}")
+    free = isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic
+    own = facts.imgsz or (0, 0)
+    size = _both_sides(imgsz) or own
+    if not free and size != own:
+        raise TargetError(
+            f"{model} takes images of {own[0]} × {own[1]}, not of {size[0]} × {size[1]} (height × width); leave out "
+            "the size, or export the model again"
+        )
     half = bool(graph) and inputs_of(graph)[0].dtype == "float16"
     sorted_rows = facts.head != "raw"  # end-to-end or with NMS inside: no NMS after it
     with _session(model, runtime, threads) as run:
@@ -213,6 +228,10 @@ def subject_of(
             sorted_rows,
             exported=True,
         )
+
+
+def _both_sides(imgsz: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (imgsz, imgsz) if isinstance(imgsz, int) and imgsz else imgsz or None
 
 
 def _require_raw_output(model: Path, shape: tuple[int | str, ...], rows: int) -> None:
@@ -278,13 +297,13 @@ def _validated(
     subject: Subject, dataset: Dataset, split: str, workers: int, progress: Progress, device: str | None
 ) -> tuple[Accuracy, Detections | ImageScores]:
     with tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder, quiet():
-        validator = keep_per_image(family_for(subject.task).validator, subject.task)(
+        validator = keep_per_image(at_size(family_for(subject.task).validator, subject.imgsz), subject.task)(
             save_dir=Path(folder),
             args={
                 "task": subject.task,
                 "mode": "val",
                 "data": str(dataset.for_ultralytics(split)),
-                "imgsz": subject.imgsz,
+                "imgsz": max(subject.imgsz),
                 "batch": subject.batch,
                 "split": split,
                 "workers": workers,

@@ -173,12 +173,12 @@ def compare(
         judged = []
         for number, (name, graph, size) in enumerate(zip(names, graphs, sizes, strict=True)):
             progress(f"accuracy of {name}", done=number, total=len(names))
-            judged.append(accuracy(graph, data=dataset, split=split, imgsz=size[0], runtime=by))
+            judged.append(accuracy(graph, data=dataset, split=split, imgsz=size, runtime=by))
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
             free = replace(settings, imgsz=sizes[0])
             timed = bench_graphs(graphs, runtime, free, details=False, progress=progress).models
-        lookers = [SceneModel(name, graph, by, size[0]) for name, graph, size in zip(names, graphs, sizes, strict=True)]
+        lookers = [SceneModel(name, graph, by, size) for name, graph, size in zip(names, graphs, sizes, strict=True)]
         shown = (
             choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
             if images
@@ -236,10 +236,9 @@ def _size(path: Path, graph: Path) -> tuple[int, int]:
 
 
 def _facts(graph: Path, path: Path | None = None) -> ModelMetadata:
-    from edgeprune.export.graph import metadata_of
-    from edgeprune.export.metadata import read_metadata
+    from edgeprune.export.metadata import facts_of
 
-    facts = read_metadata(metadata_of(graph))
+    facts = facts_of(graph)
     missing = [key for key in facts.missing if key != "stride"]
     if missing:
         raise DataError(

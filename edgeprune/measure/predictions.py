@@ -50,7 +50,7 @@ def predict(
     model: Path,
     images: Sequence[Path],
     *,
-    imgsz: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
     runtime: Runtime | None = None,
     metadata: Mapping[str, str] | None = None,
     confidence: float = CONFIDENCE,
@@ -60,7 +60,7 @@ def predict(
     Args:
         model: a checkpoint, an ONNX file, or an engine that ``runtime`` loads.
         images: image files.
-        imgsz: height and width in pixels; the artifact's own when None.
+        imgsz: side, or height and width, in pixels; the artifact's own when None.
         runtime: runs ONNX files and engines; ONNX Runtime on the CPU when None.
         metadata: of an engine whose file does not hold it, as in :func:`~edgeprune.measure.accuracy.accuracy`.
         confidence: least score of a detection.
@@ -74,7 +74,7 @@ def predict(
             overrides={
                 "task": subject.task,
                 "mode": "predict",
-                "imgsz": subject.imgsz,
+                "imgsz": list(subject.imgsz),
                 "batch": 1,
                 "rect": False,  # the square that ships
                 "conf": confidence,

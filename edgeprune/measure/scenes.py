@@ -103,7 +103,7 @@ class SceneModel:
     name: str
     path: Path
     runtime: Runtime | None = None
-    imgsz: int | None = None
+    imgsz: int | tuple[int, int] | None = None
     metadata: Mapping[str, str] | None = None
 
 

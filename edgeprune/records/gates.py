@@ -39,7 +39,11 @@ SAME = 1e-9  # relative: what is written is read back exactly
 def parity_gate(stage: str, parity: ParityInfo, limit: float, against: str) -> Gate:
     """The largest difference of a decoded output."""
     reason = f"{against}, {parity.images} images"
-    return at_most_gate(stage, "output difference", parity.max_abs, limit, "px/score", reason)
+    gate = at_most_gate(stage, "output difference", parity.max_abs, limit, "px/score", reason)
+    if parity.compared_nothing and gate.verdict is Verdict.PASS:
+        reason = f"NMS inside finds nothing on {parity.images} images, so nothing was compared; give a trained model"
+        return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return gate
 
 
 def agreement_gate(stage: str, parity: ParityInfo) -> Gate:

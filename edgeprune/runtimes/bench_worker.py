@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import sys
 import tempfile
@@ -123,7 +124,7 @@ def open_session(
     except Exception as error:  # ONNX Runtime's own exceptions have no common public base
         if not Path(path).is_file():
             raise JobError("data", f"{path}: no such file") from error
-        raise JobError("data", f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
+        raise JobError("data", f"{path}: ONNX Runtime cannot load it: {load_failure(error)}") from error
     if session.get_providers()[0] != provider:
         raise JobError(
             "device",
@@ -177,6 +178,14 @@ def first_line(error: Exception) -> str:
     """The part of an error that fits on one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def load_failure(error: Exception) -> str:
+    """Why ONNX Runtime cannot load a file, in one line; an operator of TensorRT is called that."""
+    plugin = re.search(r"\w+_TRT\b|\bTRT:\w+", str(error))
+    if plugin is None:
+        return first_line(error)
+    return f"it holds {plugin[0]}, a plugin that runs on TensorRT only; export it with --head nms or --head raw"
 
 
 def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = None) -> dict[str, tuple[int, ...]]:

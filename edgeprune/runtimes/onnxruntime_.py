@@ -25,7 +25,7 @@ from edgeprune.agent.telemetry import Telemetry
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, Runtime, Session
-from edgeprune.runtimes.bench_worker import JobError, open_session
+from edgeprune.runtimes.bench_worker import JobError, load_failure, open_session
 from edgeprune.runtimes.engine_file import timing_cache_for
 from edgeprune.runtimes.jobs import (
     EndToEndJob,
@@ -167,7 +167,7 @@ class OnnxRuntime(Runtime):
         try:
             ort.InferenceSession(str(onnx), options, providers=[self.provider])
         except Exception as error:  # ONNX Runtime's exceptions have no common public base
-            raise StageError(f"{onnx}: ONNX Runtime cannot compile it: {str(error).splitlines()[0]}") from error
+            raise StageError(f"{onnx}: ONNX Runtime cannot compile it: {load_failure(error)}") from error
 
     @contextmanager
     def session(self, model: Path, *, threads: int = 0) -> Iterator[Session]:

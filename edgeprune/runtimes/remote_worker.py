@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.agent.host import HostState, host_state
-from edgeprune.runtimes.bench_worker import JobError, first_line, open_session, serve
+from edgeprune.runtimes.bench_worker import JobError, first_line, load_failure, open_session, serve
 from edgeprune.runtimes.jobs import DescribeJob, Done, HostJob, OptimizeJob, OrtDescription
 
 
@@ -43,7 +43,7 @@ def optimize(job: OptimizeJob) -> Done:
     try:
         ort.InferenceSession(job.model, options, providers=[job.provider])
     except Exception as error:  # ONNX Runtime's exceptions have no common public base
-        raise JobError("data", f"ONNX Runtime cannot compile it: {first_line(error)}") from error
+        raise JobError("data", f"ONNX Runtime cannot compile it: {load_failure(error)}") from error
     return Done()
 
 

@@ -111,6 +111,28 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path, value):
+    weight = np.ones((2, 3, 1, 1), np.float32)
+    weight[1, 2] = value
+    shapes = {"images": [1, 3, 4, 4], "output0": [1, 2, 4, 4]}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    node = helper.make_node("Conv", ["images", "cv1.weight"], ["output0"])
+    constants = [numpy_helper.from_array(weight, "cv1.weight")]
+    bounds = numpy_helper.from_array(np.array(np.inf, np.float32), "bound")  # no weight: a bound may be infinite
+    model = helper.make_model(
+        helper.make_graph([node], "g", values[:1], values[1:], [*constants, bounds]),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(DataError, match=r"weight cv1\.weight has (NaN|infinity)"):
+        load_graph(tmp_path / "m.onnx")
+    weight[1, 2] = 1
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "cv1.weight"))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    assert load_graph(tmp_path / "m.onnx").graph.node
+
+
 def test_metadata_that_is_no_literal_is_refused_and_never_evaluated():
     with pytest.raises(DataError, match="names"):
         read_metadata({"names": "__import__('os').getcwd()"})

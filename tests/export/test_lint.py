@@ -99,6 +99,7 @@ CASES = {
     "opset-out-of-range": Case(graph([RELU], opset=21), PLAIN, "warning"),
     "unsupported-op": Case(one("Det"), PLAIN),
     "foreign-domain": Case(one("QuickGelu", domain="com.microsoft"), PLAIN),
+    "tensorrt-plugin": Case(one("EfficientNMS_TRT", domain="TRT"), PLAIN, "warning"),
     "quantized-bias": Case(biased(quantized=True), biased(quantized=False)),
     "asymmetric-quantization": Case(pair(np.int8(3)), pair(np.int8(0))),
     "quantized-type": Case(pair(np.uint8(0)), pair(np.int8(0))),

@@ -1,0 +1,114 @@
+"""Graphs as others export them: NMS inside, plugins of TensorRT, and models that find nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from edgeprune.cli.export import app
+from edgeprune.errors import DataError
+from edgeprune.export.images import batch_from_images
+from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.lint import lint
+from edgeprune.export.parity import parity
+from edgeprune.export.run import outputs_of_onnx
+from edgeprune.export.simplify import simplify_onnx
+from edgeprune.records.gates import agreement_gate, parity_gate
+from edgeprune.runtimes.bench_worker import JobError, open_session
+from edgeprune.samples.gates import Verdict
+from tests.situations import datasets, graphs, models
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("foreign")
+
+
+@pytest.fixture(scope="module")
+def data(folder) -> Path:
+    return datasets.dataset(folder / "data", "detect")
+
+
+@pytest.fixture(scope="module")
+def images(data) -> list[Path]:
+    return (datasets.images_of(data, "train") * 4)[:16]
+
+
+@pytest.fixture(scope="module")
+def with_nms(folder) -> Path:
+    return graphs.stock(models.answering(models.model()), folder / "nms.onnx", nms=True)
+
+
+@pytest.fixture(scope="module")
+def silent(folder) -> tuple[Path, Path]:
+    """A model that detects nothing, by its raw head and with NMS inside."""
+    made = models.answering(models.model())
+    with torch.no_grad():
+        for branch in made.model[-1].cv3:
+            branch[-1].bias.fill_(-20.0)
+    return graphs.stock(made, folder / "raw.onnx"), graphs.stock(made, folder / "silent.onnx", nms=True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method"), [("cpu", "entropy"), ("cpu", "minmax"), ("tensorrt", "entropy"), ("tensorrt", "percentile")]
+)
+def test_nms_inside_stays_out_of_int8_calibration(with_nms, images, tmp_path, recipe, method):
+    info = quantize_to_int8(with_nms, tmp_path / "int8.onnx", images, recipe=recipe, method=method)
+    assert info.quantized_layers > 10
+    source, made = (onnx.load(str(path)) for path in (with_nms, tmp_path / "int8.onnx"))
+    onnx.checker.check_model(made, full_check=True)
+    assert [value.name for value in made.graph.output] == [value.name for value in source.graph.output]
+    pixels = batch_from_images(images[:2], imgsz=(64, 64))
+    (before,), (after,) = outputs_of_onnx(source, pixels), outputs_of_onnx(made, pixels)
+    assert before.shape == after.shape
+    found = [np.count_nonzero(rows[..., 4]) for rows in (before, after)]
+    assert found[0]
+    assert found[1] == pytest.approx(found[0], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("op", "domain", "name"),
+    [
+        ("EfficientNMS_TRT", "TRT", "TRT::EfficientNMS_TRT"),
+        ("BatchedNMSDynamic_TRT", "trt.plugins", "trt.plugins::BatchedNMSDynamic_TRT"),
+        ("EfficientNMS_TRT", "", "EfficientNMS_TRT"),
+    ],
+)
+def test_plugins_of_tensorrt_are_called_that_and_refused_where_they_cannot_run(
+    folder, images, tmp_path, op, domain, name
+):
+    raw = graphs.stock(models.model(), folder / "plain.onnx")
+    path = graphs.with_plugin(raw, tmp_path / "plugin.onnx", op=op, domain=domain)
+    found = [(finding.rule, finding.severity) for finding in lint(path)]
+    assert found == [("tensorrt-plugin", "warning")]
+    for run in (
+        lambda: parity(path, path, images[:1]),
+        lambda: quantize_to_int8(path, tmp_path / "int8.onnx", images),
+    ):
+        with pytest.raises(DataError, match=f"holds {name}, a plugin that runs on TensorRT only.*--head nms"):
+            run()
+    with pytest.raises(JobError, match="a plugin that runs on TensorRT only"):
+        open_session(path, "CPUExecutionProvider")
+    simplified = simplify_onnx(path, tmp_path / "simple.onnx")
+    assert not simplified.changed
+    assert "plugin of TensorRT" in simplified.reason
+
+
+def test_what_compares_nothing_does_not_pass(silent, data, images, tmp_path):
+    raw, inside = silent
+    for path, verdict in ((raw, Verdict.PASS), (inside, Verdict.INCONCLUSIVE)):  # raw numbers are compared anyway
+        found = parity(path, path, images[:2])
+        assert found.found_nothing
+        assert parity_gate("export", found, 0.01, "against itself").verdict is verdict
+        assert agreement_gate("engine", found).verdict is Verdict.INCONCLUSIVE
+    ended = CliRunner().invoke(app, ["parity", str(raw), str(raw), "--data", str(data)])
+    assert ended.exit_code == 5
+    assert "INCONCLUSIVE: neither detects anything" in ended.output
+    simplified = simplify_onnx(inside, tmp_path / "simple.onnx", images=images[:2])
+    assert not simplified.changed
+    assert "nothing to compare" in simplified.reason
