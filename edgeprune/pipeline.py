@@ -180,6 +180,10 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
             with capture_output(folder / LOG, show=stage.shows_output):
                 output = stage.run(build, folder, key)
             return build.workspace.publish(key, folder, output.artifacts, output.facts, time.perf_counter() - began)
+    except StageError:
+        if (logs := build.workspace.failed_logs(key)).is_dir():
+            build.reporter.note(f"what stage {stage.name} printed before it failed is in {logs}")
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StageError(

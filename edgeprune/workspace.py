@@ -2,7 +2,8 @@
 
 ``ROOT/<stage>-<key12>/{artifacts…, record.json, log.txt}``. A stage works in ``ROOT/.partial-*``, its record is written
 last and the folder is then renamed, so a folder with a record is complete and everything else is leftovers. What must
-survive a kill (epoch checkpoints) lies in ``ROOT/.scratch/<stage>-<key12>``.
+survive a kill (epoch checkpoints) lies in ``ROOT/.scratch/<stage>-<key12>``, and what a stage that failed had printed
+in ``ROOT/failed/<stage>-<key12>``, until it finishes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from edgeprune.serial import from_json, read_json, to_json, write_json
 RECORD = "record.json"
 LOG = "log.txt"
 STATE = "state.json"
+FAILED = "failed"
 Facts = TypeVar("Facts")
 
 
@@ -147,14 +149,31 @@ class Workspace:
 
     @contextlib.contextmanager
     def partial(self, key: Key) -> Generator[Path, None, None]:
-        """A folder to work in; it is gone afterwards unless :meth:`publish` renamed it."""
+        """A folder to work in; it is gone afterwards unless :meth:`publish` renamed it. Of a stage that fails, the logs
+        stay: see :meth:`failed_logs`."""
         folder = self.root / f".partial-{key.folder_name}-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:
             yield folder
+        except Exception:
+            self._keep_logs(folder, self.failed_logs(key))
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def failed_logs(self, key: Key) -> Path:
+        """The folder in which the logs of a stage lie that failed; not there where none was kept."""
+        return self.root / FAILED / key.folder_name
+
+    @staticmethod
+    def _keep_logs(folder: Path, kept: Path) -> None:
+        with contextlib.suppress(OSError):  # a full disk is no reason to hide why the stage failed
+            shutil.rmtree(kept, ignore_errors=True)
+            for log in (*folder.rglob("*.log"), folder / LOG):
+                if log.is_file() and log.stat().st_size:
+                    kept.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(log, kept / log.name)
 
     def scratch(self, key: Key) -> Path:
         """A folder that survives a kill, for work that can go on where it stopped."""
@@ -192,6 +211,7 @@ class Workspace:
             shutil.rmtree(final)
         folder.replace(final)
         shutil.rmtree(self.root / ".scratch" / key.folder_name, ignore_errors=True)
+        shutil.rmtree(self.failed_logs(key), ignore_errors=True)
         return _record(stored, final, type(facts))
 
     def write_state(self, state: BuildState) -> None:

@@ -81,7 +81,25 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
             (folder / "half").write_text("x")
             raise RuntimeError
         assert not list(tmp_path.glob(".partial-*"))
+        assert not workspace.failed_logs(KEY).exists()
         assert workspace.find(KEY, Nodes) is None
+
+
+def test_the_logs_of_a_stage_that_fails_stay_until_it_finishes(tmp_path: Path) -> None:
+    with open_workspace(tmp_path) as workspace:
+        for words in ("first", "second"):
+            with pytest.raises(RuntimeError), workspace.partial(KEY) as folder:
+                (folder / "log.txt").write_text(words)
+                (folder / "inside").mkdir()
+                (folder / "inside" / "engine.log").write_text("[E] why")
+                raise RuntimeError
+            logs = workspace.failed_logs(KEY)
+            assert {path.name: path.read_text() for path in logs.iterdir()} == {
+                "log.txt": words,
+                "engine.log": "[E] why",
+            }
+        publish(workspace)
+        assert not logs.exists()
 
 
 def test_leftovers_of_a_killed_build_are_cleared_but_scratch_stays(tmp_path: Path) -> None:

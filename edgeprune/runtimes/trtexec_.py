@@ -318,14 +318,15 @@ class TrtExec(Runtime):
         )
         started = time.perf_counter()
         try:
-            done = self.run(argv, BUILD_TIMEOUT_S)
+            done = self.device.run(argv, timeout_s=BUILD_TIMEOUT_S, measured=True)
         except ToolError as error:
-            if log is not None:
-                log.write_text(error.tail + "\n", encoding="utf-8")
             raise StageError(f"{onnx}: {error}") from error
         build_s = time.perf_counter() - started
         if log is not None:
             log.write_text(done.stdout + done.stderr, encoding="utf-8")
+        if done.returncode != 0:
+            error = failure(argv, done.returncode, f"{done.stdout}\n{done.stderr}")
+            raise StageError(f"{onnx}: {error}") from error
         if cache is not None:
             self._fetch_timing_cache(paths["cache"], cache)
         facts = EngineFacts(

@@ -212,11 +212,17 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 
 
 def meaning_of(log: str) -> str:
-    """One line that says why trtexec failed: a known cause, else the first line that it marked as an error."""
-    for pattern, meaning in MEANINGS:
-        if found := re.search(pattern, log, re.MULTILINE):
-            return meaning.format(all=found[0].strip(), **found.groupdict())
-    errors = [line for line in log.splitlines() if "[E]" in line]
+    """One line that says why trtexec failed: a known cause, else the first line that it marked as an error.
+
+    Errors are read first: a tactic that does not fit into memory is a warning of many a build that succeeds.
+    """
+    lines = log.splitlines()
+    without_warnings = "\n".join(line for line in lines if not re.search(r"\[[WIV]\]", line))
+    for text in (without_warnings, log):
+        for pattern, meaning in MEANINGS:
+            if found := re.search(pattern, text, re.MULTILINE):
+                return meaning.format(all=found[0].strip(), **found.groupdict())
+    errors = [line for line in lines if "[E]" in line]
     return re.sub(r"^.*?\[E\]\s*", "", errors[0]).strip() if errors else ""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgeprune.runtimes.layer_info import Layer, format_in, layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
-from edgeprune.runtimes.trtexec_output import failure, outputs_of, profile_of, settings_used, times_of
+from edgeprune.runtimes.trtexec_output import failure, meaning_of, outputs_of, profile_of, settings_used, times_of
 from edgeprune.serial import from_json, to_json
 from tests.runtimes.trtexec_samples import (
     FAILURES,
@@ -88,6 +88,15 @@ def test_a_failure_says_what_it_means(log, words):
     error = failure(["trtexec", "--x"], 1, log)
     assert words in str(error) and "\n" not in str(error)
     assert log.splitlines()[-1].strip() in error.tail
+
+
+def test_a_warning_about_a_tactic_is_not_the_cause_of_a_failure():
+    tactic = (
+        "[W] [TRT] Tactic Device request: 522MB Available: 311MB. Device memory is insufficient memory to use tactic."
+    )
+    refused = "[E] Error[10]: Error Code 10: Internal Error (Could not find any implementation for node /model.9/Conv.)"
+    assert meaning_of(f"{tactic}\n{refused}").startswith("TensorRT has no kernel for /model.9/Conv")
+    assert "ran out of memory" in meaning_of(f"{tactic}\n[E] Engine could not be created from network")
 
 
 def test_a_killed_builder_ran_out_of_memory():
