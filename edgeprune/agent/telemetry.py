@@ -19,6 +19,7 @@ from edgeprune.agent.system import system_path, text_of
 WHOLE_BOARD_RAILS = ("VDD_IN", "VIN")  # boards without one have rails that add up
 NVML_THROTTLE_REASONS = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown, software thermal, hardware thermal, power brake
 MAX_LINES = 20_000
+IDLE_SHARE = 0.5  # of the highest clock; below it a GPU waits
 TEGRASTATS = ("tegrastats", "--interval", "200")
 NVIDIA_SMI = (
     "nvidia-smi",
@@ -177,6 +178,20 @@ class Telemetry:
         return summary(self.readings, self.lines, self.source, events, self.throttling, locked)
 
 
+def _clocks_under_load(readings: Sequence[Reading]) -> list[int]:
+    """The GPU's clock while it worked.
+
+    Where no load is told (Thor), the far slower readings at both ends are the pauses before and after the work: heat
+    takes less away, and not only there.
+    """
+    told = [(reading.gpu_mhz, reading.gpu_load) for reading in readings if reading.gpu_mhz]
+    if any(load is not None for _, load in told):
+        return [mhz for mhz, load in told if load is None or load > 10]
+    fastest = max((mhz for mhz, _ in told), default=0)
+    busy = [number for number, (mhz, _) in enumerate(told) if mhz >= IDLE_SHARE * fastest]
+    return [mhz for mhz, _ in told[busy[0] : busy[-1] + 1]] if busy else []
+
+
 def summary(
     readings: Sequence[Reading],
     lines: Sequence[str],
@@ -203,11 +218,7 @@ def summary(
         for name, value in reading.temperature_c.items():
             temperatures[name] = max(value, temperatures.get(name, value))
     powers = [power for power in (board_power_mw(reading.power_mw) for reading in readings) if power is not None]
-    clocks = [
-        reading.gpu_mhz
-        for reading in readings
-        if reading.gpu_mhz and (reading.gpu_load is None or reading.gpu_load > 10)
-    ]
+    clocks = _clocks_under_load(readings)
     causes = [f"{name} was at work" for name, state in sorted(throttling.items()) if state > 0]
     causes += [
         f"{name} rose by {count}" for name, count in sorted(events.items()) if count > 0 and not name.startswith("oc3")

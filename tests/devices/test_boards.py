@@ -489,8 +489,13 @@ def test_tegrastats_of_both_generations(
     assert max(reading.temperature_c.values()) == hottest
 
 
-def reading(mhz: int = 1000, throttle_reasons: int = 0) -> Reading:
-    return Reading({"gpu": 50.0}, {"VDD_IN": 9000}, gpu_mhz=mhz, gpu_load=99, throttle_reasons=throttle_reasons)
+def reading(mhz: int = 1000, throttle_reasons: int = 0, load: int | None = 99) -> Reading:
+    return Reading({"gpu": 50.0}, {"VDD_IN": 9000}, gpu_mhz=mhz, gpu_load=load, throttle_reasons=throttle_reasons)
+
+
+def thor(*clocks_mhz: int) -> list[Reading]:
+    """Readings of a board that tells no load."""
+    return [reading(mhz, load=None) for mhz in clocks_mhz]
 
 
 @pytest.mark.parametrize(
@@ -501,6 +506,10 @@ def reading(mhz: int = 1000, throttle_reasons: int = 0) -> Reading:
         ([reading()], {}, {"gpu-throttle-alert": 1}, True, "gpu-throttle-alert was at work"),
         ([reading(), reading(600)], {}, {}, True, "fell from 1000 to 600 MHz"),
         ([reading(), reading(600)], {}, {}, False, ""),
+        (thor(314, 314, 1575, 1575, 314), {}, {}, True, ""),
+        (thor(314, 1575, 945, 314), {}, {}, True, "fell from 1575 to 945 MHz"),
+        (thor(1575, 314, 1575), {}, {}, True, "fell from 1575 to 314 MHz"),
+        (thor(0, 0), {}, {}, True, ""),
         ([reading(throttle_reasons=0x4)], {}, {}, False, ""),
         ([reading(throttle_reasons=0x20)], {}, {}, False, "throttle reasons 0x20"),
     ],
