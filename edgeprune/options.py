@@ -49,9 +49,15 @@ def output_plot(path: Path | None) -> Path | None:
 
 
 def output_folder(path: Path | None) -> Path | None:
-    """A folder that a command makes or goes on with; TargetError where a file stands in its way."""
+    """A folder that a command makes or goes on with, as a callback of its option; gives it back.
+
+    Raises:
+        TargetError: a file stands in its way, or it cannot be made where it would lie.
+    """
     if path is not None:
-        for folder in (path, *path.absolute().parents):
-            if folder.exists() and not folder.is_dir():
-                raise TargetError(f"{path}: {folder} is a file; give the path of a folder")
+        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not nearest.is_dir():
+            raise TargetError(f"{path}: {nearest} is a file; give the path of a folder")
+        if not os.access(nearest, os.W_OK):
+            raise TargetError(f"{path}: the folder {nearest} is not writable; give another")
     return path

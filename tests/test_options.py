@@ -43,6 +43,16 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         output_file(tmp_path / "model.pt")
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("edgeprune.options.os.access", lambda folder, mode: asked.append(folder))
+    with pytest.raises(TargetError, match="not writable"):
+        output_folder(tmp_path / "runs" / "profiles")
+    assert asked == [tmp_path]  # where it would have to be made
+
+
 @pytest.mark.parametrize("check", [output_file, output_plot, output_folder])
 def test_a_good_place_is_given_back(tmp_path: Path, check) -> None:
     assert check(None) is None

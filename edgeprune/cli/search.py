@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from edgeprune.cli.streams import say
+from edgeprune.options import output_folder
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
 ImgSz = Annotated[int | None, typer.Option(help="Image side in pixels; replaces the profile's.")]
-Cache = Annotated[Path, typer.Option(help="Folder of measured layer times, one file a device and model.")]
+Cache = Annotated[
+    Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
@@ -117,9 +120,10 @@ def sweep(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs of every point; 0 for none.")] = None,
     imgsz: ImgSz = None,
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, table and figure; goes on where it stopped.")] = (
-        Path("runs/sweep")
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(callback=output_folder, help="Folder for checkpoints, table, figure; goes on where it stopped."),
+    ] = Path("runs/sweep"),
     jobs: Annotated[str, typer.Option(help="here: one by one; ray: on a Ray cluster.")] = "here",
     seed: Seed = 0,
     trust: Trust = False,
