@@ -144,11 +144,10 @@ def parity_command(
     Example:
       edgeprune parity tuned/best.pt small.onnx --data data.yaml --limit 0.01
     """
-    from edgeprune.dataset import Dataset
-    from edgeprune.export.onnx import describe_onnx
     from edgeprune.export.parity import parity
+    from edgeprune.export.quantize import dataset_for
 
-    dataset = Dataset.load(data, task=describe_onnx(candidate).task, need=(split,))
+    dataset = dataset_for(candidate, data, split=split)
     found = parity(reference, candidate, dataset.sample_images(split, count))
     worst = max(found.max_abs_box_px, found.max_abs_score)
     text = (

@@ -7,11 +7,25 @@ from pathlib import Path
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
+from edgeprune.export.graph import metadata_of
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.metadata import read_metadata
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.precision import PRECISIONS
 from edgeprune.export.result import PrecisionInfo
+
+
+def dataset_for(model: Path | str, data: Path | str, *, split: str) -> Dataset:
+    """A dataset whose images an ONNX file is run on.
+
+    Raises:
+        DataError: it cannot be read, lacks the split, or is not one for this model.
+    """
+    info, names = describe_onnx(model), read_metadata(metadata_of(model)).names
+    dataset = Dataset.load(data, task=info.task, need=(split,))
+    dataset.check_matches(names or dataset.names, model=str(model), channels=info.channels)
+    return dataset
 
 
 def quantize_onnx(
@@ -53,7 +67,7 @@ def quantize_onnx(
         return cast_to_fp16(model, output, keep_float=keep_float)
     if data is None:
         raise DataError("INT8 needs images to calibrate on; give --data DATASET.yaml")
-    dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=describe_onnx(model).task, need=("train",))
+    dataset = data if isinstance(data, Dataset) else dataset_for(model, data, split="train")
     return quantize_to_int8(
         model,
         output,

@@ -545,7 +545,10 @@ def _(folder: Path) -> Inputs:
 # F. Datasets that do not match
 
 MISMATCH = refused("class", "label", "names")
-READS_LABELS = ("prune --data", "sensitivity", "search", "sweep", "build", "val", "val onnx")
+READS_LABELS = (
+    *("prune --data", "sensitivity", "search", "sweep", "build", "val", "val onnx"),
+    *("parity", "parity onnx", "quantize int8 cpu", "quantize int8 tensorrt"),
+)
 WRONG_CLASSES: dict[str, Check] = {
     **dict.fromkeys((*READS_LABELS, "compare onnx"), MISMATCH),
     "finetune": runs,
