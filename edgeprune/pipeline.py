@@ -146,14 +146,18 @@ def _remove_if_refused(root: Path, fresh: bool) -> Iterator[None]:
 
 def run_stages(build: Build, argv: Sequence[str], stages: Sequence[Stage[Any]] = STAGES) -> StagesResult:
     """Run, or reuse, each stage that this build needs, and judge it; ``build.records`` has them afterwards."""
-    needed = [stage for stage in stages if stage.needed(build)]
     gates: list[Gate] = []
     measurements: list[MeasurementRow] = []
     runs: list[StageRun] = []
-    for number, stage in enumerate(needed, 1):
+    left_out = 0
+    for place, stage in enumerate(stages, 1):
+        if not stage.needed(build):
+            left_out += 1
+            continue
+        number, total = place - left_out, _count(build, stages) + 1
         key = _key(build, stage)
         record = build.workspace.find(key, stage.facts)
-        build.reporter.stage(stage.name, number, len(needed) + 1, record is not None)
+        build.reporter.stage(stage.name, number, total, record is not None)
         runs.append(_stage_run(build.workspace, key, record is not None))
         build.workspace.write_state(BuildState(tuple(argv), tuple(runs)))
         if record is None:
@@ -164,8 +168,13 @@ def run_stages(build: Build, argv: Sequence[str], stages: Sequence[Stage[Any]] =
         build.reporter.gates(judged.gates)
         gates += judged.gates
         measurements += [MeasurementRow(stage.name, role, measurement) for role, measurement in judged.measurements]
-    build.reporter.stage("bundle", len(needed) + 1, len(needed) + 1, False)
+    build.reporter.stage("bundle", len(runs) + 1, len(runs) + 1, False)
     return StagesResult(tuple(gates), tuple(measurements), frozenset(run.stage for run in runs if run.reused))
+
+
+def _count(build: Build, stages: Sequence[Stage[Any]]) -> int:
+    """How many stages this build has, as far as it is known by now."""
+    return sum(stage.needed(build) for stage in stages)
 
 
 def _key(build: Build, stage: Stage[Any]) -> Key:

@@ -238,3 +238,29 @@ def test_a_target_without_its_runtime_is_pending_and_says_what_to_type(built: Pa
     assert (built / "jetson" / "bundle" / "device" / "run-on-device.sh").stat().st_mode & 0o111
     assert (built / "jetson" / "bundle" / "model.onnx").is_file()
     assert not (built / "jetson" / "bundle" / "engine.onnx").exists()
+
+
+@pytest.mark.slow
+def test_a_model_within_its_budget_ships_unpruned_and_untrained(built: Path) -> None:
+    from edgeprune import checkpoint
+
+    weights = next((built / "run").glob("pretrain-*/best.pt"))
+    argv = build(built, "--latency-ms", "100000")
+    argv[argv.index("--weights") + 1] = str(weights)
+    argv[argv.index("--out") + 1] = str(built / "unpruned")
+    ended = run(argv)
+    record = json.loads((built / "unpruned" / "bundle" / "build.json").read_text())
+    assert record["stages"]["finetune"] is None
+    assert record["stages"]["prune"]["facts"]["unpruned"] and not record["stages"]["prune"]["facts"]["probes"]
+    given, shipped = (checkpoint.load(path).model for path in (weights, built / "unpruned" / "bundle" / "model.pt"))
+    assert checkpoint.shape_signature(given) == checkpoint.shape_signature(shipped)
+    verdicts = {(row["stage"], row["metric"]): row["verdict"] for row in record["gates"] if row["limit"] is not None}
+    assert set(verdicts.values()) == {"PASS"}, record["gates"]
+    assert record["verdict"] == "PASS"
+    for text in (
+        ended.stdout,
+        (built / "unpruned" / "report.md").read_text(),
+        (built / "unpruned" / "report.html").read_text(),
+        (built / "unpruned" / "bundle" / "README.md").read_text(),
+    ):
+        assert "met without pruning" in text

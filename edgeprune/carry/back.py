@@ -32,6 +32,7 @@ from edgeprune.samples.gates import (
     inform_by_later,
     overall_verdict,
     simulated_gate,
+    unpruned_gate,
 )
 from edgeprune.serial import from_json, read_json, read_json_data, write_json
 from edgeprune.target import Target
@@ -173,18 +174,24 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     from edgeprune.records.gates import agreement_gate, drop_gate, precision_gate
     from edgeprune.samples.gates import budget_gate
     from edgeprune.samples.statistics import value_of
+    from edgeprune.stages.baseline import unpruned_words
     from edgeprune.stages.energy import energy_gates
 
     target, before, after = record.target, visit.baseline, visit.candidate
-    statistic = target.budget.statistic
     layout = Layout.of(facts_of(onnx))
     engine, stand_in = budget_gate(target, "engine", before, after), record.stages.prune.facts.stand_in(target.budget)
     if stand_in:
         engine = replace(engine, reason=f"{engine.reason}; {stand_in}")
     agreement = compare_arrays(outputs_of_onnx(onnx, visit.pixels), visit.outputs, layout, what="the engine")
+    budget, prune = target.budget, budget_gate(target, "prune", before, after)
+    if record.stages.prune.facts.unpruned and budget.kind != "latency_ms":
+        prune = unpruned_gate("prune", budget.value)
+        engine = unpruned_gate("engine", budget.value if budget.kind == "speed_up" else 1.0)
+    alone = value_of(before.values, budget.statistic)
+    words = unpruned_words(target, before, "unpruned, measured")
     gates = [
-        info_gate("baseline", f"latency {statistic}", value_of(before.values, statistic), "ms", "unpruned, measured"),
-        *([] if target.budget.kind == "macs_speed_up" else [budget_gate(target, "prune", before, after)]),
+        info_gate("baseline", f"latency {budget.statistic}", alone, "ms", words),
+        *([] if budget.kind == "macs_speed_up" else [prune]),
         engine,
         *energy_gates("engine", after),
         precision_gate("engine", visit.precision, target.precision),

@@ -127,8 +127,7 @@ def print_verdict(record: BuildRecord) -> None:
             stage, *_, verdict, reason = gate_cells(gate)
             rows.append(_Row((verdict, stage, gate_text(gate)), reason, colour=COLOURS[verdict]))
         _print_rows(rows)
-    verdict = record.verdict.value
-    console.print(f"verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
+    console.print(f"verdict: [bold {COLOURS[record.verdict.value]}]{record.verdict_words}[/]")
     if record.next_command:
         console.print("next, where the target's runtime is:")
         _print_command(record.next_command)

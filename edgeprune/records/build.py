@@ -22,7 +22,7 @@ from edgeprune.records.facts import (
     SimplifyFacts,
     SparsifyFacts,
 )
-from edgeprune.samples.gates import Gate, Verdict
+from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import MIN_BLOCKS, RatioInterval
 from edgeprune.serial import from_json, json_schema
@@ -58,7 +58,7 @@ class StageRows:
     baseline: StageRow[BaselineFacts]
     sparsify: StageRow[SparsifyFacts] | None
     prune: StageRow[PruneFacts]
-    finetune: StageRow[FinetuneFacts]
+    finetune: StageRow[FinetuneFacts] | None
     export: StageRow[ExportFacts]
     simplify: StageRow[SimplifyFacts]
     quantize: StageRow[QuantizeFacts] | None
@@ -164,6 +164,12 @@ class BuildRecord:
     host: DeviceFacts
     device: DeviceRow | None = None
     next_command: str | None = None
+
+    @property
+    def verdict_words(self) -> str:
+        """The verdict, and whether the budget asked for any pruning at all."""
+        unpruned = self.stages.prune.facts.unpruned and self.verdict is Verdict.PASS
+        return f"{self.verdict.value}, {MET_UNPRUNED}" if unpruned else self.verdict.value
 
     @property
     def judged_latency(self) -> tuple[Measurement, Measurement] | None:

@@ -136,6 +136,7 @@ class PruneFacts:
         plan: digest of the plan.
         importance: criterion that ranked the channels.
         removed: whole blocks that were dropped.
+        unpruned: the budget was met without pruning: the plan keeps every channel, and the model ships as it was given.
     """
 
     probes: tuple[ProbeFacts, ...]
@@ -145,6 +146,7 @@ class PruneFacts:
     plan: str
     importance: str
     removed: tuple[str, ...]
+    unpruned: bool = False
 
     def stand_in(self, budget: Budget) -> str:
         """Words for a row about a latency that nothing could measure while the plan was made; empty where it was."""

@@ -36,6 +36,7 @@ MEANINGS = {
     Verdict.INCONCLUSIVE: "The measurements do not settle it: nothing failed, nothing is proven.",
     Verdict.PENDING: "It was not all measured on the target yet.",
 }
+UNPRUNED = " The budget was met without pruning: what ships is the model as it was given."
 INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 NEXT_STEPS = {
     Verdict.PASS: "Next:",
@@ -56,10 +57,10 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
     shown_once = record.next_command, "the command above"
     return render(
         "build",
-        title=f"{target.name}: {verdict.value}",
+        title=f"{target.name}: {record.verdict_words}",
         name=target.name,
         verdict=verdict.value,
-        meaning=MEANINGS[verdict],
+        meaning=MEANINGS[verdict] + UNPRUNED if record.verdict_words != verdict.value else MEANINGS[verdict],
         request=f"{target.description}. Budget: {budget_text(target.budget)}; accuracy may fall by "
         f"{target.accuracy.max_map_drop:g}.",
         deciding=[_gate_row(gate) for gate in deciding_gates(without_commands(gates), verdict)],
@@ -167,7 +168,7 @@ def build_markdown(record: BuildRecord) -> str:
     """``report.md``: the verdict first, then what was done and how to do it again."""
     target = record.target
     lines = [
-        f"# {target.name}: {record.verdict.value}",
+        f"# {target.name}: {record.verdict_words}",
         "",
         f"{target.description}. Budget: {budget_text(target.budget)}; mAP50-95 may fall by "
         f"{target.accuracy.max_map_drop:g}.",

@@ -208,6 +208,8 @@ def widths(record: BuildRecord) -> Plot | None:
 
 def curves(record: BuildRecord) -> Plot | None:
     """Accuracy by epoch of fine-tuning, against the unpruned model on the same split by its own runtime."""
+    if record.stages.finetune is None:
+        return None
     training = record.stages.finetune.facts.training
     names = [name for name in (training.epochs[0].figures if training.epochs else ()) if name.startswith("metrics/")]
     shown = [name for name in names if "mAP50" in name or "accuracy" in name]

@@ -31,6 +31,7 @@ MAX_SAMPLES = 100_000
 UNSTEADY_MARGIN = 2.0  # how far under its limit an unsteady latency has to stay, in every sample, to pass all the same
 ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
 NOT_MEASURED = "not measured yet"
+MET_UNPRUNED = "met without pruning"  # what a verdict says of a budget that asked for nothing
 ROUNDING_ERROR = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
 
 
@@ -337,6 +338,12 @@ def info_gate(stage: str, metric: str, value: float | None, unit: str, reason: s
     if value is None or not math.isfinite(value):
         return Gate(stage, metric, None, None, unit, Verdict.INCONCLUSIVE, f"not a number: {value}")
     return Gate(stage, metric, value, None, unit, Verdict.PASS, reason)
+
+
+def unpruned_gate(stage: str, limit: float) -> Gate:
+    """The row of a speed-up that the unpruned model has by definition: held against itself it is as fast as itself."""
+    reason = f"{MET_UNPRUNED}: it is the unpruned model itself"
+    return Gate(stage, "speed-up", 1.0, limit, "×", Verdict.PASS, reason)
 
 
 def pending_gate(stage: str, metric: str, limit: float | None, unit: str, next_command: str, *, but: str = "") -> Gate:

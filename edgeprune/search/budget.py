@@ -20,7 +20,7 @@ from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import AUTO, Pruner, resolve_importance
 from edgeprune.records.facts import ProbeFacts, ProbeLatency
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.gates import Gate, Verdict, simulated_gate
+from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, simulated_gate, unpruned_gate
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.planner import Planner
 from edgeprune.search.prober import Prober
@@ -51,6 +51,11 @@ class PlanFound:
     speed_up: float
     profile: LayerProfile | None
     gate: Gate
+
+    @property
+    def unpruned(self) -> bool:
+        """Whether there was nothing to prune."""
+        return not self.probes
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class BudgetSearch:
             start_used, start_high = prober.start_used(1)
         if start_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.prune_by_macs(1.0)
-            return PlanFound(files, plan, (), 1.0, None, self._gate(unpruned_gate(budget, start_used, start_high)))
+            return PlanFound(files, plan, (), 1.0, None, self._gate(_unpruned_gate(budget, start_used, start_high)))
         planner = self.planner(cache)
         fit = planner.profile.fit
         site.reporter.note(
@@ -224,7 +229,7 @@ def search_gate(budget: Budget, best: Probe) -> Gate:
         low = 0.0 if math.isinf(reading.used_high) else budget.value / reading.used_high
         high = budget.value / reading.used_low if reading.used_low > 0 else math.inf
         value, ends = budget.value / reading.used, f"×{low:.3f} to ×{high:.3f}"
-        metric, unit = "latency speed-up", "×"
+        metric, unit = "speed-up", "×"
     else:
         value = budget.value * reading.used
         ends = f"{budget.value * reading.used_low:.4g} to {budget.value * reading.used_high:.4g} ms"
@@ -236,11 +241,11 @@ def search_gate(budget: Budget, best: Probe) -> Gate:
     return Gate("search", metric, value, budget.value, unit, Verdict.INCONCLUSIVE, reason)
 
 
-def unpruned_gate(budget: Budget, used: float, used_high: float) -> Gate:
+def _unpruned_gate(budget: Budget, used: float, used_high: float) -> Gate:
     """The row of a budget that the unpruned model meets."""
     if budget.kind == "speed_up":
-        return Gate("search", "latency speed-up", 1.0, budget.value, "×", Verdict.PASS, "met without pruning")
-    reason = f"met without pruning: at most {budget.value * used_high:.4g} ms"
+        return unpruned_gate("search", budget.value)
+    reason = f"{MET_UNPRUNED}: at most {budget.value * used_high:.4g} ms"
     return Gate("search", f"latency {budget.statistic}", budget.value * used, budget.value, "ms", Verdict.PASS, reason)
 
 

@@ -157,7 +157,7 @@ class Stage(Generic[Facts]):
         packages: distributions whose version the result depends on.
         run: does the work inside an empty folder.
         judge: the gates behind it.
-        needed: whether this build has the stage at all.
+        needed: whether this build has the stage at all, by what the stages before it came to; asked before them too.
         shows_output: True when the stage's own output (a training bar) belongs on the screen, not in the log.
     """
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.records.build import BuildRecord
-from edgeprune.records.facts import EngineFacts, FinetuneFacts, PruneFacts
+from edgeprune.records.facts import EngineFacts, PruneFacts
 from edgeprune.runtimes.engine_file import facts_path
 from edgeprune.runtimes.trtexec_argv import build_argv, time_argv, version_of
 from edgeprune.samples.gates import Gate, at_most_gate
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
+from edgeprune.stages.finetune import record_to_ship
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
 
@@ -44,7 +45,7 @@ def stock_gate(build: Build) -> Gate:
     """The checkpoint that ships must load where edgeprune is not installed."""
     from edgeprune.checkpoint import foreign_globals
 
-    foreign = foreign_globals(build.record(FinetuneFacts).path("model"))
+    foreign = foreign_globals(record_to_ship(build).path("model"))
     reason = "it loads where edgeprune is not installed"
     gate = at_most_gate("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes", reason)
     return replace(gate, reason=f"found {', '.join(foreign)}") if foreign else gate
@@ -54,7 +55,7 @@ def files(build: Build) -> dict[str, Path]:
     """Name in the bundle to the artifact it is a copy of."""
     chosen = {
         "model.onnx": final_onnx(build),
-        "model.pt": build.record(FinetuneFacts).path("model"),
+        "model.pt": record_to_ship(build).path("model"),
         "plan.json": build.record(PruneFacts).path("plan"),
         "sample.py": SAMPLE,
     }
@@ -150,7 +151,7 @@ def readme(record: BuildRecord) -> str:
         "plan.json": "the width that every layer kept",
     }
     table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in files)
-    text = f"""# {target.name}: {record.verdict.value}
+    text = f"""# {target.name}: {record.verdict_words}
 
 {target.description}; input {target.batch}×3×{size}×{size}, {target.precision}.
 

@@ -13,10 +13,11 @@ from edgeprune.measure.layers import compare_layers
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, QuantizeFacts, SimplifyFacts
 from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gate, size_gate
 from edgeprune.samples.average_precision import drop_interval
-from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate
+from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
 from edgeprune.stages.energy import energy_gates
 from edgeprune.stages.precision import engine_precision
+from edgeprune.stages.prune import met_unpruned
 from edgeprune.workspace import Key, Record
 
 
@@ -99,6 +100,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
 def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
     baseline, facts = build.record(BaselineFacts), record.facts
     others = [*_accuracy(build, facts), size_gate(baseline.facts, facts)]
+    unpruned = build.facts(PruneFacts).unpruned
     if facts.precision is not None:
         others.insert(0, precision_gate("engine", facts.precision, build.target.precision))
     if build.site.runtime.simulated:
@@ -114,12 +116,14 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
         before, after = latency.measure_pair(
             build.site, baseline.path("engine"), record.path("engine"), build.dataset, trained=True
         )
-        row = budget_gate(build.target, "engine", before, after)
+        row = unpruned_gate("engine", 1.0) if unpruned else budget_gate(build.target, "engine", before, after)
         return Judgement([row, *energy_gates("engine", after), *others], [("baseline", before), ("candidate", after)])
+    if unpruned and budget.kind == "speed_up":
+        return Judgement([unpruned_gate("engine", budget.value), *others])
     timed = latency.judge_latency(
         build.site, "engine", baseline.path("engine"), record.path("engine"), build.dataset, trained=True
     )
-    judged = judgement_of(timed)
+    judged = judgement_of(met_unpruned(timed) if unpruned else timed)
     return Judgement([*judged.gates, *energy_gates("engine", timed.candidate), *others], judged.measurements)
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.measure import compiling
-from edgeprune.records.facts import ExportFacts, FinetuneFacts, PruneFacts
+from edgeprune.records.facts import ExportFacts, PruneFacts
 from edgeprune.records.gates import EXPORT_TOLERANCE, parity_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.finetune import record_to_ship
 from edgeprune.workspace import Key, Record
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
     return {
-        **build.source((build.record(FinetuneFacts), "model")),
+        **build.source((record_to_ship(build), "model")),
         "params": {**compiling.graph_inputs(build.target, build.dataset), "data": build.dataset.digest},
     }
 
@@ -24,7 +25,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[ExportFacts]:
     from edgeprune import checkpoint
     from edgeprune.measure.accuracy import compare_outputs
 
-    model, pruned = build.record(FinetuneFacts).path("model"), build.facts(PruneFacts)
+    model, pruned = record_to_ship(build).path("model"), build.facts(PruneFacts)
     checkpoint.require_shapes(checkpoint.load(model).model, pruned.signature, "fine-tuning")
     onnx = folder / "model.onnx"
     build.reporter.progress("exporting to ONNX")

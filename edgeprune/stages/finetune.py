@@ -1,4 +1,4 @@
-"""finetune: win the lost accuracy back without giving a channel back."""
+"""finetune: win the lost accuracy back without giving a channel back; left out where none was taken."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.pretrain import train_inputs
 from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
+
+
+def record_to_ship(build: Build) -> Record[FinetuneFacts] | Record[PruneFacts]:
+    """The stage whose checkpoint ships: fine-tuned, or as it was given where there was nothing to prune."""
+    return build.finished(FinetuneFacts) or build.record(PruneFacts)
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -69,6 +74,11 @@ def _distances(training: TrainSummary) -> str:
     return f" (distance of answers {distances[0]:.3g} → {distances[-1]:.3g})" if distances else ""
 
 
+def _needed(build: Build) -> bool:
+    pruned = build.finished(PruneFacts)
+    return pruned is None or not pruned.facts.unpruned
+
+
 STAGE = Stage(
     name="finetune",
     version=3,
@@ -77,5 +87,6 @@ STAGE = Stage(
     run=_run,
     judge=_judge,
     packages=("torch", "ultralytics"),
+    needed=_needed,
     shows_output=True,
 )

@@ -6,14 +6,16 @@ The engine does not care what the weights are worth, so a budget that cannot be 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import TargetError
 from edgeprune.measure import compiling, latency
-from edgeprune.records.facts import BaselineFacts, Change, ProbeFacts, PruneFacts
+from edgeprune.pruning.plan import Plan
+from edgeprune.records.facts import BaselineFacts, Change, ProbeFacts, PruneFacts, SparsifyFacts
 from edgeprune.records.gates import macs_gate
-from edgeprune.samples.gates import pending_gate
+from edgeprune.samples.gates import MET_UNPRUNED, Verdict, pending_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
 from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.workspace import Key, Record
@@ -47,7 +49,10 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     search = BudgetSearch(build.site, source, folder, build.dataset, importance_to_prune(build))
     budget, limit = build.target.budget, search.macs_limit
     probes: tuple[ProbeFacts, ...] = ()
-    if budget.kind == "macs_speed_up":
+    unpruned = budget.kind != "latency_ms" and budget.value <= 1
+    if unpruned:
+        files, plan = search.prune_by_macs(1.0)
+    elif budget.kind == "macs_speed_up":
         if budget.value > limit:
             raise TargetError(
                 f"the budget {budget} is out of reach for this model: ×{limit:.2f} fewer MACs is all that its layers "
@@ -61,7 +66,11 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     else:
         baseline = build.record(BaselineFacts).path("engine")
         result = search.search(baseline, build.workspace.root / PROFILES)
-        files, plan, probes = result.files, result.plan, result.probes
+        files, plan, probes, unpruned = result.files, result.plan, result.probes, result.unpruned
+    if unpruned:
+        build.reporter.note("there is nothing to prune: the unpruned model meets the budget, and ships as it is")
+        if build.finished(SparsifyFacts) is not None:
+            files, plan = _unpruned(build, folder)
     plan.save(folder / "plan.json")
     return Output(
         {**artifacts_of(files), "plan": folder / "plan.json"},
@@ -73,26 +82,48 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
             plan=plan.digest,
             importance=plan.settings.importance,
             removed=plan.removed,
+            unpruned=unpruned,
         ),
     )
+
+
+def _unpruned(build: Build, folder: Path) -> tuple[compiling.CompiledFiles, Plan]:
+    """The model as it was before sparsity training, and the plan that keeps every channel of it."""
+    from edgeprune import checkpoint
+    from edgeprune.search.budget import BudgetSearch
+
+    source = checkpoint.load(build.record(BaselineFacts).path("model"))
+    (folder / "unpruned").mkdir()
+    return BudgetSearch(build.site, source, folder / "unpruned", build.dataset, "l2").prune_by_macs(1.0)
 
 
 def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
     budget = build.target.budget
     if budget.kind == "macs_speed_up":
         return Judgement([macs_gate(record.facts.macs, budget.value)])
+    if record.facts.unpruned and budget.kind == "speed_up":
+        return Judgement([unpruned_gate("prune", budget.value)])
     metric = f"latency {budget.statistic}" if budget.kind == "latency_ms" else "latency speed-up"
     unit = "ms" if budget.kind == "latency_ms" else "×"
     if not build.site.usable:
         stand_in = record.facts.stand_in(budget)
         return Judgement([pending_gate("prune", metric, budget.value, unit, build.next_command, but=stand_in)])
     baseline = build.record(BaselineFacts).path("engine")
-    return judgement_of(latency.judge_latency(build.site, "prune", baseline, record.path("engine"), build.dataset))
+    judged = latency.judge_latency(build.site, "prune", baseline, record.path("engine"), build.dataset)
+    return judgement_of(met_unpruned(judged) if record.facts.unpruned else judged)
+
+
+def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
+    """The same with words for a budget that the unpruned model passes."""
+    gate = judged.gate
+    if gate.verdict is not Verdict.PASS:
+        return judged
+    return replace(judged, gate=replace(gate, reason=f"{MET_UNPRUNED}: {gate.reason}"))
 
 
 STAGE = Stage(
     name="prune",
-    version=3,
+    version=4,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

@@ -126,7 +126,7 @@ def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gat
             baseline=row(build.record(BaselineFacts)),
             sparsify=row_if_run(SparsifyFacts),
             prune=row(build.record(PruneFacts)),
-            finetune=row(build.record(FinetuneFacts)),
+            finetune=row_if_run(FinetuneFacts),
             export=row(build.record(ExportFacts)),
             simplify=row(build.record(SimplifyFacts)),
             quantize=row_if_run(QuantizeFacts),

@@ -116,3 +116,14 @@ def test_wrong_arguments_are_refused(place: Path, small: Target, changes: dict[s
     with pytest.raises(TargetError, match=message):
         search(small, place / "new.pt", output=output, **changes)
     assert not output.exists()
+
+
+def test_a_budget_that_the_unpruned_model_meets_costs_no_probe(place: Path, small: Target) -> None:
+    from edgeprune.pruning.plan import Plan
+    from edgeprune.search.run import search
+
+    result = search(small, place / "new.pt", output=place / "whole.pt", latency_ms=100_000, cache=place / "profiles")
+    assert result.probes == () and result.profile is None
+    assert result.gate.verdict is Verdict.PASS and "met without pruning" in result.gate.reason
+    plan = Plan.load(place / "whole.plan.json")
+    assert plan.macs[0] == plan.macs[1]
