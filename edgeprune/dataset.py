@@ -150,6 +150,17 @@ class Dataset:
         images = self.images(split)
         return sorted(random.Random(seed).sample(images, min(count, len(images))))
 
+    def judging_split(self, asked: str) -> str:
+        """The split that a model is judged on: ``asked``, or for ``auto`` the test split where it has labelled images,
+        because training chose no epoch on it, else val."""
+        return self._unseen_split if asked == "auto" else asked
+
+    @cached_property
+    def _unseen_split(self) -> str:
+        images = self.splits.get("test", ())
+        labelled = bool(images) if self.task == "classify" else any(read_labels(image) for image in images)
+        return "test" if labelled else "val"
+
     def check_matches(
         self,
         names_of_model: Mapping[int, str] | Sequence[str],

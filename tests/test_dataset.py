@@ -249,3 +249,42 @@ def test_labels_are_read_by_object_and_a_missing_file_is_background(tmp_path):
         (3, ("1", ".2", ".2", ".1", ".1")),
     ]
     assert read_labels(image.with_name("gone.jpg")) == []
+
+
+@pytest.mark.parametrize(
+    ("test_images", "test_labels", "judging"),
+    [(3, True, "test"), (3, False, "val"), (0, False, "val")],
+    ids=["labelled", "without labels", "empty"],
+)
+def test_a_labelled_test_split_judges_and_val_does_elsewhere(
+    tmp_path: Path, test_images: int, test_labels: bool, judging: str
+) -> None:
+    data = written(tmp_path, YAML + "test: images/test\n")
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "test").mkdir()
+    for index in range(test_images):
+        (tmp_path / "images" / "test" / f"{index}.jpg").write_bytes(b"x")
+        if test_labels:
+            (tmp_path / "labels" / "test" / f"{index}.txt").write_text("0 .5 .5 .1 .1\n")
+    dataset = Dataset.load(data)
+    assert dataset.judging_split("auto") == judging
+    assert dataset.judging_split("val") == "val", "a profile that names a split keeps its word"
+
+
+def test_without_a_test_split_val_judges(tmp_path: Path) -> None:
+    assert Dataset.load(written(tmp_path)).judging_split("auto") == "val"
+
+
+def test_the_split_that_judges_is_checked_before_anything_runs(tmp_path: Path) -> None:
+    from edgeprune.search.inputs import read_dataset
+    from edgeprune.target import load_target
+
+    data = written(tmp_path, YAML + "test: images/test\n")
+    for kind, text in (("images", "x"), ("labels", "7 .5 .5 .1 .1\n")):
+        (tmp_path / kind / "test").mkdir()
+        (tmp_path / kind / "test" / f"0.{'jpg' if kind == 'images' else 'txt'}").write_text(text)
+    target = load_target("cpu")
+    assert target.accuracy.split == "auto"
+    with pytest.raises(DataError, match="class 7 is out of range"):
+        read_dataset(target, data, "detect", {"train", "val", target.accuracy.split}, None)
+    read_dataset(target, data, "detect", {"train", "val"}, None)

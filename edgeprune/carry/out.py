@@ -62,7 +62,7 @@ def carried_files(build: Build) -> dict[str, Path]:
     (folder / "agent.zip").write_bytes(archive())
     (folder / "run-on-device.sh").write_text(SCRIPT, encoding="utf-8")
     (folder / "run-on-device.sh").chmod(0o755)
-    images = build.dataset.sample_images(target.accuracy.split, IMAGES, build.site.seed)
+    images = build.dataset.sample_images(build.dataset.judging_split(target.accuracy.split), IMAGES, build.site.seed)
     pixels = batch_from_images(images, imgsz=(target.imgsz, target.imgsz), task=build.weights.task)
     inputs = _pack_inputs(folder, pixels, onnx_facts(folder / "model.onnx", precision=target.precision))
     request = Request(

@@ -71,7 +71,7 @@ def accuracy(
         model: a checkpoint (.pt), an ONNX file, or an engine that ``runtime`` loads.
         data: a dataset, or what :meth:`Dataset.load` takes.
         imgsz: side, or height and width, in pixels; the artifact's own when None.
-        split: train, val or test.
+        split: train, val, test, or auto (:meth:`Dataset.judging_split`).
         batch: images a forward pass, for a checkpoint and for a model of free batch; a fixed batch is kept.
         runtime: runs ONNX files and engines; ONNX Runtime on the CPU when None.
         workers: processes that read images; 0 reads in this one.
@@ -93,7 +93,9 @@ def accuracy(
     if not model.is_file():
         raise DataError(f"model {model} does not exist")
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads) as subject:
-        dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=(split,))
+        need = () if split == "auto" else (split,)
+        dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need)
+        split = dataset.judging_split(split)
         dataset.check_matches(subject.module.names, model=str(model), channels=subject.channels)
         dataset.images(split)
         try:
@@ -146,7 +148,8 @@ def compare_outputs(
         runtime: loads an engine; its task and names are those of ``reference``, an ONNX file.
     """
     site.reporter.progress("comparing outputs on validation images")
-    images = dataset.sample_images(site.target.accuracy.split, COMPARED_IMAGES, site.seed)
+    split = dataset.judging_split(site.target.accuracy.split)
+    images = dataset.sample_images(split, COMPARED_IMAGES, site.seed)
     metadata = metadata_of(reference) if runtime is not None else None
     return parity(reference, candidate, images, imgsz=site.target.imgsz, runtime=runtime, metadata=metadata)
 

@@ -52,7 +52,9 @@ def latency_settings(
     end_to_end = target.budget.scope == "end_to_end"
     if end_to_end and dataset is None:
         raise StageError("the scope end_to_end is timed on images, and no dataset was given")
-    frames = dataset.sample_images(target.accuracy.split, FRAMES, site.seed) if dataset and end_to_end else ()
+    frames: list[Path] = []
+    if dataset is not None and end_to_end:
+        frames = dataset.sample_images(dataset.judging_split(target.accuracy.split), FRAMES, site.seed)
     settings = sampling_settings(target)
     settings = replace(
         settings,

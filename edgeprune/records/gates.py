@@ -84,7 +84,11 @@ def nodes_gate(facts: SimplifyFacts) -> Gate:
 def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> Gate:
     """What the artifact lost against the unpruned model, in a build and for results that came back."""
     reference, after, floor = baseline.reference_accuracy, engine.accuracy, target.accuracy.max_map_drop
-    return accuracy_gate("engine", reference, after.value, floor, after.metric, interval=engine.accuracy_drop)
+    split = after.accuracy.split
+    if split == "val":
+        split = "val, which also chose the best epoch"
+    drop = engine.accuracy_drop
+    return accuracy_gate("engine", reference, after.value, floor, after.metric, interval=drop, split=split)
 
 
 def size_gate(baseline: BaselineFacts, engine: EngineFacts) -> Gate:

@@ -164,7 +164,7 @@ def _summary(path: Path, record: BuildRecord) -> BuildSummary:
         size_mib=shipped.size_bytes / 2**20,
         max_map_drop=target.accuracy.max_map_drop,
         baseline=record.weights.sha256,
-        dataset=f"{record.dataset.sha256} {target.accuracy.split}",
+        dataset=f"{record.dataset.sha256} {shipped.accuracy.accuracy.split}",
         device=device,
         edited=edits(record) if record.edgeprune == __version__ else (),
     )

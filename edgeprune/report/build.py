@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.records.build import BuildRecord
@@ -17,6 +18,7 @@ from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
     COLUMNS,
+    accuracy_text,
     change_text,
     deciding_gates,
     gate_cells,
@@ -96,7 +98,9 @@ def sizes_table(record: BuildRecord) -> Table:
         ratio = interval_text(interval) if interval is not None else "–"
         rows.append((f"latency {statistic}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio))
     after = engine.accuracy
-    images = f"{after.metric}, {after.accuracy.images} images of {after.accuracy.split}"
+    images = (
+        f"{after.metric}, {after.accuracy.images} images of {after.accuracy.split} of {Path(record.dataset.path).name}"
+    )
     change = change_text(baseline.reference_accuracy - after.value)
     if (drop := engine.accuracy_drop) is not None and drop.standard_error is not None:
         ends = change_text(drop.upper(INTERVAL_TAIL)), change_text(drop.lower(INTERVAL_TAIL))
@@ -176,6 +180,7 @@ def build_markdown(record: BuildRecord) -> str:
         verdict_table(record.gates, record.next_command).markdown(),
         "",
     ]
+    lines += [accuracy_text(record), ""]
     if record.next_command:
         lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record.next_command}\n```", ""]
     if record.device is not None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from edgeprune.report.table import Table
 from edgeprune.report.text import number_text
-from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
+from edgeprune.samples.gates import ACCURACY_CONFIDENCE, NOT_MEASURED, Gate, Verdict
+
+if TYPE_CHECKING:
+    from edgeprune.records.build import BuildRecord
 
 DROP = " drop"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
@@ -69,6 +73,21 @@ def without_commands(gates: Iterable[Gate]) -> list[Gate]:
         else gate
         for gate in gates
     ]
+
+
+def accuracy_text(record: BuildRecord) -> str:
+    """What the accuracy of a build is of: dataset, split, images, and the loss with its interval."""
+    engine = record.stages.engine.facts
+    found, drop = engine.accuracy.accuracy, engine.accuracy_drop
+    chosen = {"test": "no epoch was chosen on it", "val": "it chose the best epoch too"}.get(found.split, "")
+    text = f"Accuracy is that of {found.images} images, split {found.split} of {record.dataset.path}"
+    text += f" ({chosen})" if chosen else ""
+    if drop is None:
+        return f"{text}."
+    if drop.standard_error is None:
+        return f"{text}; it changed by {change_text(drop.drop)}, and the images are too few for an interval."
+    ends = change_text(drop.upper(ACCURACY_CONFIDENCE)), change_text(drop.lower(ACCURACY_CONFIDENCE))
+    return f"{text}; it changed by {change_text(drop.drop)}, on other images by {ends[0]} to {ends[1]}."
 
 
 def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:

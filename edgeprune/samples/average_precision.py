@@ -188,7 +188,7 @@ def drop_interval(
     if baseline.images != candidate.images:
         raise ValueError(f"{baseline.images} and {candidate.images} images cannot be paired")
     images = baseline.images
-    if _same(baseline, candidate):  # what answers alike on every image loses nothing on any
+    if _same(baseline, candidate):  # a model against itself loses nothing, on however few images
         return DropInterval(drop, 0.0, images, 0)
     if images < MIN_IMAGES:
         return DropInterval(drop, None, images, 0)
@@ -199,7 +199,7 @@ def drop_interval(
 
 
 def _same(first: Detections | ImageScores, second: Detections | ImageScores) -> bool:
-    """Whether two models found the very same in every image."""
-    return type(first) is type(second) and all(
-        np.array_equal(getattr(first, field.name), getattr(second, field.name)) for field in fields(first)
-    )
+    """Whether two detectors found the very same, to the last digit of every confidence: they are one model."""
+    if not (isinstance(first, Detections) and isinstance(second, Detections)) or not len(first.confidence):
+        return False
+    return all(np.array_equal(getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(Detections))

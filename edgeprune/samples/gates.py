@@ -19,6 +19,7 @@ from edgeprune.samples.statistics import (
     Stability,
     bounds,
     quantile_of,
+    samples_needed,
     samples_to_settle,
     stability,
 )
@@ -156,7 +157,9 @@ def latency_gate(
     bound = bounds(measurement.values, statistic, confidence, FAIL_CONFIDENCE)
     steady = stability(measurement.values)
     if reason := _unsteady_reason(steady, measurement):
-        if bound.high is not None and (slowest := max(measurement.values)) * UNSTEADY_MARGIN <= limit_ms:
+        # neighbours that move together are worth few samples: what counts here is that so many stayed so far below
+        enough = len(measurement.values) >= samples_needed(quantile_of(statistic), confidence)
+        if enough and (slowest := max(measurement.values)) * UNSTEADY_MARGIN <= limit_ms:
             return row(bound.value, Verdict.PASS, f"at most {slowest:.4g} ms in every sample, though {reason}")
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if bound.high is not None and bound.high <= limit_ms:
@@ -294,6 +297,7 @@ def accuracy_gate(
     metric: str = "mAP50-95",
     *,
     interval: DropInterval | None = None,
+    split: str = "",
 ) -> Gate:
     """Hold the loss of accuracy, ``baseline - candidate``, against ``max_drop`` (absolute, in the metric's own scale).
 
@@ -306,6 +310,7 @@ def accuracy_gate(
         candidate: of the pruned one.
         max_drop: largest loss allowed.
         metric: name of the figure.
+        split: where the images are from, for the reason.
         interval: spread of the loss over images; without one the bare figures decide (records that have none).
     """
     drop = None if baseline is None or candidate is None else baseline - candidate
@@ -318,8 +323,9 @@ def accuracy_gate(
     figures = f"{baseline:.4f} → {candidate:.4f}, {max_drop:.4f} may be lost"
     if interval is None:
         return replace(gate, reason=figures)
+    images_of = f"images of {split}" if split else "images"
     if interval.standard_error is None:
-        reason = f"{figures}; {interval.images} images are too few to tell, {MIN_IMAGES} are the least"
+        reason = f"{figures}; {interval.images} {images_of} are too few to tell, {MIN_IMAGES} are the least"
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
     low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
     if high <= max_drop + ROUNDING_ERROR:
@@ -330,7 +336,7 @@ def accuracy_gate(
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} would settle it"
         verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; on other images {-high:+.4f} to {-low:+.4f}, {more}"
-    return replace(gate, verdict=verdict, reason=f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} images)")
+    return replace(gate, verdict=verdict, reason=f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} {images_of})")
 
 
 def info_gate(stage: str, metric: str, value: float | None, unit: str, reason: str = "for information") -> Gate:

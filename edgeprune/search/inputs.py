@@ -23,7 +23,7 @@ def read_inputs(
         weights: a checkpoint, or the name of one.
         data: a dataset YAML, by path or name.
         trust: load a checkpoint that holds foreign classes.
-        splits: of the dataset, which have to be there.
+        splits: of the dataset, which have to be there; ``auto`` is the one that judges.
 
     Raises:
         TargetError: the target asks for what the model does not allow, or needs images and has none.
@@ -61,7 +61,10 @@ def read_dataset(
     """
     if target.budget.scope == "end_to_end" and task != "detect":
         raise TargetError(f"budget.scope: end_to_end is known for detectors; a {task} model allows model")
-    dataset = Dataset.load(data, task=task, need=sorted(splits), trust=trust)
+    wanted = set(splits)
+    dataset = Dataset.load(data, task=task, need=sorted(wanted - {"auto"}), trust=trust)
+    if "auto" in wanted and (judging := dataset.judging_split("auto")) not in wanted:
+        dataset = Dataset.load(data, task=task, need=sorted({*wanted - {"auto"}, judging}), trust=trust)
     if target.precision.startswith("int8"):
         from edgeprune.export.int8 import calibration_warnings
 

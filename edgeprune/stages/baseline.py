@@ -37,7 +37,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             **compiling.graph_inputs(build.target, build.dataset),
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,
-            "split": build.target.accuracy.split,
+            "split": build.dataset.judging_split(build.target.accuracy.split),
         },
     }
 

@@ -136,7 +136,7 @@ def write_bundle(root: Path, chosen: Mapping[str, Path], record: BuildRecord) ->
 
 def readme(record: BuildRecord) -> str:
     """How to run what is in the bundle, and what is still to do."""
-    from edgeprune.report.verdict import verdict_table
+    from edgeprune.report.verdict import accuracy_text, verdict_table
 
     target, files = record.target, record.bundle
     size = target.imgsz
@@ -194,7 +194,7 @@ edgeprune import-results results.tar    # back here: judges the gates and update
         text += f"\nThe engine alone and its times, by hand on the board, in this folder:\n\n```\n{lines}\n```\n"
     if record.next_command:
         text += f"\n## Still to do\n\n```\n{record.next_command}\n```\n"
-    return f"{text}\n## Verdict\n\n{verdict_table(record.gates).markdown()}\n"
+    return f"{text}\n## Verdict\n\n{verdict_table(record.gates).markdown()}\n\n{accuracy_text(record)}\n"
 
 
 def _head(record: BuildRecord) -> str:

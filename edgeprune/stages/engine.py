@@ -61,7 +61,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "threads": build.target.measure.threads,
             "imgsz": build.target.imgsz,
             "batch": build.target.batch,
-            "split": build.target.accuracy.split,
+            "split": build.dataset.judging_split(build.target.accuracy.split),
             "data": build.dataset.digest,
         },
     }

@@ -54,7 +54,7 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
             source,
             start,
             Path(scratch) / "mixed.onnx",
-            count(build.target.accuracy.split, RANKING_IMAGES, build.site.seed),
+            count(build.dataset.judging_split(build.target.accuracy.split), RANKING_IMAGES, build.site.seed),
             floor=floor,
             accuracy_of=lambda path: _accuracy(build, path).value,
             latency_of=(lambda paths: _latency(build, paths)) if build.site.usable else None,

@@ -27,7 +27,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "data": build.dataset.digest,
             "seed": build.site.seed,
             "floor": build.facts(BaselineFacts).reference_accuracy - build.target.accuracy.max_map_drop,
-            "split": build.target.accuracy.split,
+            "split": build.dataset.judging_split(build.target.accuracy.split),
             "mixed_precision": build.target.mixed_precision,
         },
     }

@@ -159,7 +159,7 @@ def _scenes(build: Build) -> tuple[Scene, ...]:
         runtime, before, after = None, unpruned.path("onnx"), final_onnx(build)
     models = {"unpruned": before, "what ships": after}
     run = [SceneModel(name, path, runtime, build.target.imgsz) for name, path in models.items()]
-    split = build.target.accuracy.split
+    split = build.dataset.judging_split(build.target.accuracy.split)
     try:
         return choose_scenes(
             run, build.dataset, build.weights.task, split=split, count=SCENE_COUNT, seed=build.site.seed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,7 +79,8 @@ def test_a_model_without_detections_has_zero() -> None:
 
 def test_pairing_takes_away_what_both_models_share() -> None:
     table = random_detections(np.random.default_rng(0), images=100, classes=3)
-    assert drop_interval(table, table, 0.0).standard_error == 0.0
+    surer = replace(table, confidence=table.confidence * np.float32(1.5))
+    assert drop_interval(table, surer, 0.0).standard_error == 0.0
 
 
 def test_too_few_images_have_no_interval() -> None:
@@ -87,6 +90,13 @@ def test_too_few_images_have_no_interval() -> None:
     assert interval.upper(0.95) == np.inf
     assert interval.lower(0.95) == -np.inf
     assert interval.images_to_settle(0.02, 0.95) is None
+
+
+def test_a_model_against_itself_loses_nothing_on_however_few_images() -> None:
+    few = random_detections(np.random.default_rng(0), images=5, classes=2)
+    assert drop_interval(few, few, 0.0).upper(0.95) == 0.0
+    other = replace(few, confidence=few.confidence * np.float32(0.999))
+    assert drop_interval(few, other, 0.0).standard_error is None
 
 
 def test_different_splits_are_not_paired() -> None:

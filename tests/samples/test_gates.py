@@ -59,6 +59,8 @@ def test_unsteady_runs_decide_nothing(limit: float, shape: np.ndarray) -> None:
 def test_an_unsteady_run_far_inside_its_limit_passes() -> None:
     gate = latency_gate("engine", latency(noise(10) * np.repeat([1, 1.25], 150)), 50)
     assert gate.verdict is Verdict.PASS and "at most 13" in gate.reason, gate.reason
+    walking = latency(np.linspace(10, 14, 160))  # neighbours that move together are worth two samples
+    assert latency_gate("engine", walking, 50, "p50").verdict is Verdict.PASS
     few = latency_gate("engine", latency([10.0, 13.0] * 5), 50)
     assert few.verdict is Verdict.INCONCLUSIVE, "ten samples bound no 95th percentile, however low they are"
 
@@ -117,6 +119,11 @@ def test_a_loss_of_accuracy_is_judged_by_its_interval(
     assert judged.verdict is verdict, judged.reason
     assert words in judged.reason
     assert judged.value == pytest.approx(drop) and judged.limit == 0.03
+
+
+def test_the_reason_says_which_images_judged() -> None:
+    gate = accuracy_gate("engine", 0.5, 0.49, 0.03, interval=DropInterval(0.01, 0.005, 72, 200), split="test")
+    assert "72 images of test" in gate.reason
 
 
 def test_throttling_reported_by_the_device_decides_nothing() -> None:
