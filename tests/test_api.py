@@ -60,7 +60,7 @@ from edgeprune.sweep.point import Job
 assert all(type(f).__name__ == "function" for f in (edgeprune.export, edgeprune.search, edgeprune.sweep))
 assert probing.run_probes and Job
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=1200)
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -70,4 +70,4 @@ import edgeprune
 dir(edgeprune)
 assert not {"torch", "ultralytics", "onnx", "onnxruntime", "pydantic", "numpy"} & set(sys.modules), sorted(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=1200)

@@ -25,7 +25,7 @@ def copy(tmp_path: Path) -> Path:
 def lint(folder: Path) -> tuple[int, list[str]]:
     """Exit code of the command of ``make check`` in a folder, and the names of the contracts that are broken."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
     return ended.returncode, re.findall(r"^(.+?) BROKEN", ended.stdout, re.MULTILINE)
 
 

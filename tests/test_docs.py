@@ -141,7 +141,7 @@ def copied(folder: Path) -> Path:
 
 def built(folder: Path) -> Path:
     argv = [sys.executable, "-m", "zensical", "build", "--clean"]
-    subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
+    subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True, timeout=1200)
     return folder / "site"
 
 

@@ -132,6 +132,8 @@ def build(
     """
     from edgeprune.cli.console import ConsoleReporter, print_verdict
     from edgeprune.pipeline import build as run
+    from edgeprune.report.text import shell_line
+    from edgeprune.samples.gates import Verdict
 
     try:
         with ConsoleReporter() as reporter:
@@ -141,6 +143,8 @@ def build(
         raise typer.Exit(130) from None
     print_verdict(result.record)
     say(f"bundle: {result.bundle}\nreport: {result.report.with_suffix('.html')}")
+    if result.verdict is Verdict.INCONCLUSIVE:  # the last line is what to type next
+        say(f"next, on a quiet machine: {shell_line(result.record.command)}")
     raise typer.Exit(result.verdict.exit_code)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
 from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
+from edgeprune.measure.other_work import wait_for_quiet
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.samples.gates import (
     MIN_BLOCK_PAIRS,
@@ -106,6 +107,8 @@ def judge_latency(
             break
         attempt += 1
         site.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")
+        if site.device.name == "local":
+            wait_for_quiet(site.target.measure.quiet_wait_s, site.target.measure.threads, site.reporter.note)
     if attempt:
         gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
     return JudgedLatency(gate, before, after)

@@ -135,7 +135,7 @@ def search(record: BuildRecord) -> Plot | None:
     lows, highs = zip(*((100 * low, 100 * high) for low, high in bounded), strict=True)
 
     def draw(axes: Axes) -> None:
-        low, high = (100 * share for share in BUDGET_WINDOW)
+        low, high = 100 * record.target.prune.least_used, 100 * BUDGET_WINDOW[1]
         axes.axhspan(low, high, color=COLOURS["limit"], alpha=0.18, linewidth=0, label=f"wanted: {low:g} to {high:g} %")
         axes.scatter(numbers, expected, color=COLOURS["before"], marker="_", s=160, label="expected")
         ends = np.maximum([np.subtract(took, lows), np.subtract(highs, took)], 0)

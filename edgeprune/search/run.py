@@ -21,7 +21,6 @@ from edgeprune.search.budget import BudgetSearch
 from edgeprune.search.inputs import read_inputs
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.target import Target, load_target
-from edgeprune.target.schema import BUDGET_WINDOW
 
 CACHE = Path("runs") / "profiles"
 
@@ -63,7 +62,7 @@ def search(
     imgsz: int | None = None,
     plan_file: str | Path | None = None,
     cache: str | Path | None = CACHE,
-    least_used: float = BUDGET_WINDOW[0],
+    least_used: float | None = None,
     seed: int = 0,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
@@ -83,7 +82,8 @@ def search(
         imgsz: replaces the profile's image side, pixels.
         plan_file: the plan as JSON.
         cache: folder of measured profiles; None measures anew.
-        least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes.
+        least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes. The profile's
+            when None.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
@@ -107,7 +107,8 @@ def search(
     with _open_usable_site(target, seed, reporter_of(progress)) as (site, folder):
         budget_search = BudgetSearch(site, source, folder, dataset)
         baseline = budget_search.bench.compile(source.model, folder / "baseline", {}).required_engine
-        chosen = budget_search.search(baseline, None if cache is None else Path(cache), least_used)
+        share = target.prune.least_used if least_used is None else least_used
+        chosen = budget_search.search(baseline, None if cache is None else Path(cache), share)
         chosen.plan.save(plan_file)
         write_atomically(output, chosen.files.model.read_bytes())
         return SearchResult(

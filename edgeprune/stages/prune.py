@@ -65,7 +65,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         files, plan = search.prune_by_macs(stand_in)
     else:
         baseline = build.record(BaselineFacts).path("engine")
-        result = search.search(baseline, build.workspace.root / PROFILES)
+        result = search.search(baseline, build.workspace.root / PROFILES, build.target.prune.least_used)
         files, plan, probes, unpruned = result.files, result.plan, result.probes, result.unpruned
     if unpruned:
         build.reporter.note("there is nothing to prune: the unpruned model meets the budget, and ships as it is")

@@ -104,6 +104,9 @@ class Pruning(_Part):
     """Glob of module names to the largest share of channels that may go there."""
     max_probes: Annotated[int, Field(ge=1, le=50)] = 6
     """Most measurements that the budget search may take on the target."""
+    least_used: Annotated[float, Field(ge=0.5, lt=1)] = BUDGET_WINDOW[0]
+    """Share of a latency budget that a plan uses at least. Less leaves room between the plan and the budget, so that a
+    machine that other work disturbs can still tell that it is met."""
     planning_macs_speed_up: Ratio = 2.0
     """MACs ratio that stands in for a latency budget while the target's runtime is not at hand (verdict PENDING)."""
 
@@ -152,6 +155,8 @@ class Measuring(_Part):
     cuda_graph: bool = False
     """Capture an inference once and replay it, where the engine can be captured (runtimes ``tensorrt`` and
     ``trtexec``); the measurement says whether it was so."""
+    quiet_wait_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Longest wait for other work on this machine to end before an INCONCLUSIVE gate is measured again, in seconds."""
     retries: Annotated[int, Field(ge=0, le=20)] = 2
     """How often an INCONCLUSIVE gate is measured again, with twice the samples each time, 16 times as many at most."""
 

@@ -123,7 +123,7 @@ def measured(run: Path, there: Path, text: str = "orin-nano") -> tuple[subproces
         capture_output=True,
         text=True,
         env=board.env,
-        timeout=120,
+        timeout=1200,
         check=False,
     )
     return done, board
@@ -287,7 +287,7 @@ def test_a_damaged_folder_is_refused_on_the_board(run: Path, tmp_path: Path) -> 
     shutil.copytree(run / "bundle" / "device", tmp_path / "device")
     (tmp_path / "device" / "model.onnx").write_bytes(b"half")
     done = subprocess.run(
-        ["sh", str(tmp_path / "device" / "run-on-device.sh")], capture_output=True, text=True, timeout=60, check=False
+        ["sh", str(tmp_path / "device" / "run-on-device.sh")], capture_output=True, text=True, timeout=1200, check=False
     )
     assert done.returncode == 4
     assert "model.onnx is missing or not what was packed" in done.stderr
@@ -305,7 +305,7 @@ def test_stopping_it_puts_the_board_back(run: Path, tmp_path: Path) -> None:
                 break
         assert board.state()["mode"] == "MAXN_SUPER"
         os.kill(process.pid, signal.SIGTERM)
-        ends = time.perf_counter() + 20
+        ends = time.perf_counter() + 120
         while process.poll() is None and time.perf_counter() < ends:
             time.sleep(0.05)
         assert process.returncode == 130

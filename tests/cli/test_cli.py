@@ -66,7 +66,7 @@ main()
     ],
 )
 def test_works_in_an_environment_without_torch(argv: list[str], code: int, text: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", BARE, *argv], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", BARE, *argv], capture_output=True, text=True, timeout=1200)
     assert ended.returncode == code, ended.stderr
     assert text in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
@@ -91,7 +91,7 @@ LIGHT = {
 
 
 def test_help_imports_only_what_it_prints_with() -> None:
-    ended = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=1200, check=True)
     packages = {name for name in ended.stderr.split() if not name.startswith("_")}
     assert packages - LIGHT == {"edgeprune"}
 
@@ -294,7 +294,7 @@ def test_the_wheel_has_the_profiles_and_the_schema(tmp_path: Path) -> None:
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=1200,
     )
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -40,7 +40,7 @@ def edgeprune(*argv: str, script: str = MAIN, **options: Any) -> subprocess.Comp
     """The program in a process of its own."""
     environment = {**os.environ, **options.pop("env", {})}
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run([sys.executable, "-c", script, *argv], env=environment, timeout=60, check=False, **given)
+    return subprocess.run([sys.executable, "-c", script, *argv], env=environment, timeout=1200, check=False, **given)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

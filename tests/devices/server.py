@@ -35,7 +35,7 @@ class Server:
         for key in ("host", "user"):
             if not (root / key).exists():
                 subprocess.run(
-                    ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / key)], check=True, timeout=20
+                    ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / key)], check=True, timeout=1200
                 )
         shutil.copyfile(root / "user.pub", root / "authorized")
         self.trust(root / "host.pub")
@@ -68,7 +68,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stderr=(self.root / "log").open("ab"),
         )
-        ends = time.perf_counter() + 10
+        ends = time.perf_counter() + 120
         while time.perf_counter() < ends:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:

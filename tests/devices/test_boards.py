@@ -109,8 +109,8 @@ AS_IT_WAS = {"mode": "25W", "locked": False, "runs": 0}
 
 
 def settled(device: RemoteDevice) -> dict:
-    """The board's state once it is as it was, or after ten seconds."""
-    ends = time.perf_counter() + 10
+    """The board's state once it is as it was, or after two minutes."""
+    ends = time.perf_counter() + 120
     while board(device).state() | {"runs": 0} != AS_IT_WAS and time.perf_counter() < ends:
         time.sleep(0.05)
     return board(device).state() | {"runs": 0}

@@ -88,7 +88,7 @@ def test_a_device_that_cannot_do_it_ends_with_4_and_writes_nothing(
         target.write_text(PROFILE.replace(json.dumps(sys.executable), '"/bin/false"'))
     command = argv(inputs, tmp_path / "run", server.name)
     command[command.index("--target") + 1] = str(target)
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert ended.returncode == 4, ended.stdout + ended.stderr
     assert ended.stderr.startswith("edgeprune: ") and ended.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -65,7 +65,7 @@ def test_a_job_survives_a_lost_connection_and_is_not_started_twice(server: Serve
             assert server.drop() >= 1
 
     with device:
-        done = device.run([sys.executable, "-c", code], timeout_s=30, on_line=told)
+        done = device.run([sys.executable, "-c", code], timeout_s=600, on_line=told)
     assert done.stdout.split() == [str(n) for n in range(8)]
     assert heard == done.stdout.split()  # every line once, in spite of the break
     assert mark.read_text() == "x"
@@ -194,7 +194,7 @@ def test_two_measured_runs_queue_and_others_do_not(server: Server, tmp_path: Pat
 
     def timed() -> None:
         device = over(server, note=notes.append)
-        done = device.run([sys.executable, "-c", code], timeout_s=30, measured=True)
+        done = device.run([sys.executable, "-c", code], timeout_s=600, measured=True)
         begin, end = (float(part) for part in done.stdout.split())
         spans.append((begin, end))
 
@@ -203,10 +203,10 @@ def test_two_measured_runs_queue_and_others_do_not(server: Server, tmp_path: Pat
         thread.start()
     time.sleep(0.3)
     queued: list[str] = []
-    over(server, note=queued.append).run(["true"], timeout_s=30)
+    over(server, note=queued.append).run(["true"], timeout_s=600)
     assert queued == [], "what is not measured does not wait for its turn"
     for thread in threads:
-        thread.join(30)
+        thread.join(600)
     (_, first_end), (second_begin, _) = sorted(spans)
     assert second_begin >= first_end
     assert any("is busy with another build" in note for note in notes)

@@ -58,7 +58,8 @@ class ClockedRuntime:
 
 
 def site(target: Target, runtime: ClockedRuntime) -> Any:
-    return SimpleNamespace(target=target, runtime=runtime, seed=0, reporter=Silent())
+    device = SimpleNamespace(name="elsewhere")
+    return SimpleNamespace(target=target, runtime=runtime, device=device, seed=0, reporter=Silent())
 
 
 def asking(budget: dict[str, Any], **measure: Any) -> Target:

@@ -93,7 +93,7 @@ def plain(tmp_path_factory):
 
     yield ask
     worker.stdin.close()
-    worker.wait(timeout=60)
+    worker.wait(timeout=1200)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,9 @@ def browse(page: Path, *flags: str) -> tuple[str, list[str], set[str]]:
     """The page's DOM, its console lines, and what it asked of a network (Chromium's own calls home left out)."""
     log = page.with_suffix(".net.json")
     argv = [str(CHROMIUM), *FLAGS, f"--user-data-dir={page.parent / 'profile'}", f"--log-net-log={log}", *flags]
-    done = subprocess.run([*argv, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [*argv, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=1200, check=True
+    )
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))
     return done.stdout, console, {url for url in asked if not re.match(r"https?://[\w.-]*\.?google(apis)?\.com/", url)}

@@ -14,7 +14,7 @@ if job["how"] == "exit":
 if job["how"] == "kill":
     os.kill(os.getpid(), 9)
 if job["how"] == "hang":
-    time.sleep(60)
+    time.sleep(600)
 if job["how"] == "silent":
     sys.exit(0)
 if job["how"] == "late":

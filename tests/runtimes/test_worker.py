@@ -76,8 +76,8 @@ def test_ctrl_c_ends_the_worker() -> None:
     pid = int(caller.stdout.readline())
     assert alive(pid)
     caller.send_signal(signal.SIGINT)
-    caller.wait(timeout=20)
-    deadline = time.perf_counter() + 10
+    caller.wait(timeout=1200)
+    deadline = time.perf_counter() + 120
     while alive(pid) and time.perf_counter() < deadline:
         time.sleep(0.05)
     assert not alive(pid)

@@ -173,4 +173,5 @@ def test_a_time_limit_counts_the_time_before_the_kill(tmp_path: Path, narrow: Pa
         run_training(tmp_path, narrow, data=digits, settings=limited, watchers=[("on_fit_epoch_end", note)])
     spent, epochs = seen[0]
     assert spent > before
-    assert epochs == pytest.approx(1800 / (spent / 3), rel=0.05), "three epochs took what was spent, over both runs"
+    # Ultralytics asked its clock after the first run and before this line, and counted three epochs over both runs
+    assert 3 * 1800 / spent <= epochs <= 3 * 1800 / before + 1

@@ -1,0 +1,49 @@
+"""Whether this machine has a core to spare, and waiting until it has."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LOOK_S = 1.0  # how long the processors are watched for one look
+IDLE, WAITING = 3, 4  # columns of /proc/stat's line of all processors: nothing to do, and waiting for a disk
+
+
+def idle_cores(seconds: float = LOOK_S) -> float:
+    """How many cores had nothing to do for the next ``seconds``; all of them where the system does not tell."""
+    try:
+        before = _ticks()
+        time.sleep(seconds)
+        after = _ticks()
+    except (OSError, ValueError, IndexError):
+        return float(os.cpu_count() or 1)
+    spent = [now - then for now, then in zip(after, before, strict=True)]
+    return (os.cpu_count() or 1) * (spent[IDLE] + spent[WAITING]) / max(sum(spent), 1)
+
+
+def wait_for_quiet(
+    longest_s: float, cores: int, note: Callable[[str], None], idle: Callable[[], float] = idle_cores
+) -> None:
+    """Wait until so many cores have nothing to do, a little more than half of each, and say so.
+
+    Args:
+        longest_s: give up after so many seconds; 0 does not wait at all.
+        cores: that a measurement wants; 0 counts as one.
+        note: told when a wait begins and how it ended.
+        idle: looks how many cores are idle; it takes a moment.
+    """
+    wanted = 0.6 * max(1, cores)
+    if longest_s <= 0 or idle() >= wanted:
+        return
+    note(f"other work keeps this machine busy: waiting for a quiet moment, {longest_s:g} s at most")
+    looks = max(1, round(longest_s / LOOK_S))
+    quiet = any(idle() >= wanted for _ in range(looks))
+    note("it is quiet now" if quiet else f"still busy after {longest_s:g} s: measuring for longer instead")
+
+
+def _ticks() -> list[int]:
+    """Time of all processors by what they did."""
+    line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    return [int(field) for field in line.split()[1:9]]
