@@ -144,6 +144,6 @@ def test_an_export_without_metadata_must_be_told(v8, bccd, tmp_path):
     told = metadata_of(model)
     del model.metadata_props[:]
     save_graph(model, tmp_path / "bare.onnx")
-    with pytest.raises(DataError, match="names, task, stride, imgsz; give metadata"):
+    with pytest.raises(DataError, match="names, task, stride; give metadata"):
         accuracy(tmp_path / "bare.onnx", data=bccd)
     assert accuracy(tmp_path / "bare.onnx", data=bccd, metadata=told).map50_95 > 0.4
