@@ -215,7 +215,8 @@ def curves(record: BuildRecord) -> Plot | None:
     shown = [name for name in names if "mAP50" in name or "accuracy" in name]
     if not shown:
         return None
-    epochs = [epoch.number for epoch in training.epochs]
+    finished = [*([training.given] if training.given else []), *training.epochs]
+    epochs = [epoch.number for epoch in finished]
     from matplotlib.ticker import MaxNLocator
 
     before, best = record.stages.baseline.facts.accuracy.value, training.best_epoch
@@ -223,7 +224,7 @@ def curves(record: BuildRecord) -> Plot | None:
     def draw(axes: Axes) -> None:
         for name, colour, style in zip(shown, ("before", "after") * 2, ("-", "-", "--", "--"), strict=False):
             label = name.removeprefix("metrics/")
-            values = [epoch.figures[name] for epoch in training.epochs]
+            values = [epoch.figures[name] for epoch in finished]
             axes.plot(epochs, values, style, color=COLOURS[colour], marker="o", markersize=3, label=label)
         axes.axhline(before, color=COLOURS["limit"], linestyle=":", label="unpruned")
         if best in epochs:
@@ -234,10 +235,12 @@ def curves(record: BuildRecord) -> Plot | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend(loc="lower right", fontsize=10)
 
-    alt = f"Epochs: {len(epochs)}, best {best}. "
-    first, last = training.epochs[0].figures, training.epochs[-1].figures
+    alt = (
+        f"Epochs: {len(training.epochs)}, best {best}{' (the pruned model as it was)' if training.kept_given else ''}. "
+    )
+    first, last = finished[0].figures, finished[-1].figures
     alt += "; ".join(f"{name.removeprefix('metrics/')} {first[name]:.3f} to {last[name]:.3f}" for name in shown)
-    rows = [(str(epoch.number), *(f"{epoch.figures[name]:.4f}" for name in shown)) for epoch in training.epochs]
+    rows = [(str(epoch.number), *(f"{epoch.figures[name]:.4f}" for name in shown)) for epoch in finished]
     columns = ("epoch", *(name.removeprefix("metrics/") for name in shown))
     return draw_plot("curves", "Fine-tuning", f"{alt}.", draw, Table.of(columns, rows))
 

@@ -59,6 +59,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
 def _judge(build: Build, record: Record[FinetuneFacts]) -> Judgement:
     training, goal = record.facts.training, record.facts.goal
     reason = f"best epoch {training.best_epoch} of {training.epochs_run}"
+    if training.kept_given:
+        reason = f"epoch 0: none of {training.epochs_run} epochs was better than the pruned model, which is kept"
     if build.target.finetune.distill:
         reason += f", taught by the unpruned model{_distances(training)}"
     if goal is not None:
@@ -81,7 +83,7 @@ def _needed(build: Build) -> bool:
 
 STAGE = Stage(
     name="finetune",
-    version=3,
+    version=4,
     facts=FinetuneFacts,
     inputs=_inputs,
     run=_run,

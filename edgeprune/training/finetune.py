@@ -53,7 +53,8 @@ def finetune(
         until: end as soon as the drop against a baseline is small enough.
         watchers: Ultralytics callbacks to add.
         identity: plain data that says what they do; with other values a run in ``work`` begins anew.
-        keep: which epoch's averaged weights to give.
+        keep: which epoch's averaged weights to give; for ``best`` the model as it was given is epoch 0, so that the
+            result is never worse on the validation split.
         trust: load weights with foreign classes, and as in :meth:`Dataset.load`; both execute code.
         label: what ``progress`` calls the work.
         progress: called after every epoch.
@@ -83,6 +84,7 @@ def finetune(
         settings=settings,
         watchers=watchers,
         identity=identity,
+        keep_given=keep == "best",
         label=label,
         progress=progress,
     )

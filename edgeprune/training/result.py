@@ -16,7 +16,7 @@ class Epoch:
     """One finished epoch, as Ultralytics writes it into ``results.csv``.
 
     Attributes:
-        number: counted from 1.
+        number: counted from 1; 0 is the model as it was given, with figures of the validation alone.
         seconds: training time up to the end of this epoch.
         figures: losses (``train/box_loss``), metrics of the validation split (``metrics/mAP50-95(B)``) and learning
             rates (``lr/pg0``) by Ultralytics' column names.
@@ -33,11 +33,13 @@ class TrainSummary:
 
     Attributes:
         epochs_run: epochs finished, over all continuations.
-        best_epoch: the epoch of the checkpoint that was kept, counted from 1.
+        best_epoch: the epoch of the checkpoint that was kept, counted from 1; 0 when no epoch was better than the given
+            model, which was then kept as it was.
         epochs: every finished epoch in order.
         map50_95: the task's main figure of that checkpoint on the validation split, as plain ``YOLO(best).val`` gives
             it: mAP50-95 of boxes, masks or key points, 0 to 1; top-1 accuracy for a classifier.
         seconds: time in the training loop, over all continuations.
+        given: epoch 0, the model before its first step; None where it was no candidate for the best.
     """
 
     epochs_run: int
@@ -45,6 +47,12 @@ class TrainSummary:
     epochs: tuple[Epoch, ...]
     map50_95: float
     seconds: float
+    given: Epoch | None = None
+
+    @property
+    def kept_given(self) -> bool:
+        """Whether training was of no use: the given model was kept."""
+        return self.best_epoch == 0
 
 
 @dataclass(frozen=True)

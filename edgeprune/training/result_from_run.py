@@ -38,14 +38,14 @@ def result_from_run(
 ) -> TrainResult:
     """Write ``model`` as ``out/best.pt`` (float32), :data:`COPIED_FILES` beside it, and validate the file itself.
 
-    ``epoch`` is the model's, counted from 1; without one it is the run's best.
+    ``epoch`` is the model's, counted from 1, or 0; without one it is the run's best.
     A second call with the file still there and unchanged does not validate again. Of several processes the first one
     writes, and the figure is that of the epoch: Ultralytics' validator would wait for the others.
     """
     epoch = run.best_epoch if epoch is None else epoch
     where = {"data": data, "out": Path(out), "work": Path(work)}
     write = partial(_write, run, model, epoch, settings=settings, metadata=metadata, **where)
-    summary = TrainSummary(run.epochs_run, epoch, run.epochs, on_first_process(write), run.seconds)
+    summary = TrainSummary(run.epochs_run, epoch, run.epochs, on_first_process(write), run.seconds, run.given)
     return TrainResult(Path(out) / "best.pt", summary)
 
 
@@ -72,7 +72,9 @@ def _write(
         if RANK == -1:
             accuracy = validation_accuracy(best, data=data, settings=settings, work=work)
         else:
-            accuracy = next(row.figures[TASK2METRIC[run.task]] for row in run.epochs if row.number == epoch)
+            accuracy = next(
+                row.figures[TASK2METRIC[run.task]] for row in (run.given, *run.epochs) if row and row.number == epoch
+            )
         written = {"source": source, "best": sha256_of(best), "map50_95": accuracy}
         write_atomically(record, json.dumps(written))
     return float(written["map50_95"])

@@ -51,9 +51,10 @@ class FinishedRun:
         last: checkpoint of the last epoch with everything that an exact continuation needs.
         task: of the model.
         epochs_run: epochs finished, over all continuations.
-        best_epoch: the epoch of ``best``, counted from 1.
+        best_epoch: the epoch of ``best``, counted from 1; 0 for the given model.
         epochs: every finished epoch in order.
         seconds: time in the training loop, over all continuations.
+        given: epoch 0, the given model, where it was a candidate for the best.
     """
 
     best: Path
@@ -63,6 +64,7 @@ class FinishedRun:
     best_epoch: int
     epochs: tuple[Epoch, ...]
     seconds: float
+    given: Epoch | None = None
 
 
 def run_training(
@@ -73,12 +75,14 @@ def run_training(
     settings: TrainSettings,
     watchers: Sequence[Watcher] = (),
     identity: Mapping[str, Any] | None = None,
+    keep_given: bool = False,
     label: str = "training",
     progress: Progress = silent,
 ) -> FinishedRun:
     """Train ``source`` (weights or a model YAML) on ``data`` inside ``work``, continuing what is there.
 
-    ``identity`` is plain data that says what the watchers do: with other values a run begins anew.
+    ``identity`` is plain data that says what the watchers do: with other values a run begins anew. With ``keep_given``
+    the model as it was given is epoch 0 and a candidate for the best.
 
     Raises:
         TargetError: an unknown or wrong training argument.
@@ -91,14 +95,19 @@ def run_training(
     folder = work / "run"
     last = folder / "weights" / "last.pt"
     ended = folder / "ended"  # a watcher may end a run after its last epoch was saved
-    epochs_done, finished = on_first_process(partial(_prepare, folder, source, data, settings, identity or {}))
+    identity = {**(identity or {}), "keep_given": keep_given}
+    epochs_done, finished = on_first_process(partial(_prepare, folder, source, data, settings, identity))
     if not finished:
         with quiet() if settings.quiet else nullcontext():
             model = YOLO(str(last if epochs_done else source))
             if settings.teacher and settings.response:
                 teach = AttachTeacher(settings.teacher, settings.response)
                 watchers = [*watchers, ("on_pretrain_routine_end", teach)]
-            for event, watcher in [*EPOCH_WATCHERS, *watchers, ("on_fit_epoch_end", EpochReporter(label, progress))]:
+            report = EpochReporter(label, progress)
+            watchers = [*EPOCH_WATCHERS, *watchers, ("on_fit_epoch_end", report)]
+            if keep_given:
+                watchers.append(("on_train_start", ValidateGiven(report)))
+            for event, watcher in watchers:
                 model.add_callback(event, watcher)
             if epochs_done:
                 progress(f"{label} goes on after epoch {epochs_done}", done=epochs_done, total=settings.epochs)
@@ -113,7 +122,7 @@ def run_training(
     if state is None or not best.is_file():
         raise StageError(f"{label} ended without a checkpoint in {folder}; the log above says why")
     epochs = read_epochs(folder / "results.csv")
-    return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, epochs, state.seconds)
+    return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, epochs, state.seconds, state.given)
 
 
 def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -> None:
@@ -184,13 +193,14 @@ def _prepare(
 
 @dataclass(frozen=True)
 class _State:
-    """What a last.pt says about its run: task, finished epochs, seconds of training, and whether it had ended."""
+    """What a last.pt says about its run: task, finished epochs, seconds of training, whether it had ended, epoch 0."""
 
     task: str
     epochs: int
     best_epoch: int
     seconds: float
     ended: bool
+    given: Epoch | None
 
 
 def _read_state(last: Path) -> _State | None:
@@ -203,7 +213,8 @@ def _read_state(last: Path) -> _State | None:
         )  # not checkpoint.load: under distillation it is no model
         own = content[STATE]
         task, epochs = content["train_args"]["task"], content["epoch"] + 1
-        return _State(task, epochs, own["best_epoch"], float(own["seconds"]), bool(own["ended"]))
+        given = None if own["given"] is None else Epoch(0, 0.0, own["given"]["figures"])
+        return _State(task, epochs, own["best_epoch"], float(own["seconds"]), bool(own["ended"]), given)
     except Exception as error:  # whatever is wrong with it, the run can begin anew
         LOGGER.warning(f"{last} cannot be continued ({first_line(error)}); training starts anew")
         return None
@@ -255,3 +266,15 @@ class EpochReporter:
         text = "" if accuracy is None else f", {name.split('/')[-1]} {accuracy:.3f}"
         done = trainer.epoch + 1
         self.progress(f"{self.label} epoch {done}/{trainer.epochs}{text}", done=done, total=trainer.epochs)
+
+
+class ValidateGiven:
+    """Ultralytics callback for ``on_train_start``: validates the model as it was given, and reports it as epoch 0."""
+
+    def __init__(self, report: EpochReporter) -> None:
+        self.report = report
+
+    def __call__(self, trainer: Any) -> None:
+        LOGGER.info("Epoch 0 is the model as it was given; it is kept unless an epoch is better")
+        if trainer.validate_given():
+            self.report(trainer)

@@ -5,6 +5,7 @@ a half-empty unpruned one. These subclasses override public methods only; no cla
 
 - ``get_model`` returns the given module, in float, with the data set's classes;
 - ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
+- ``validate_given`` makes the model as it was given, before any step, epoch 0 and a candidate for the best;
 - ``resume_training`` reads that back; ``final_eval`` leaves the full-precision files alone.
 
 They live in an importable module because distributed training pickles the trainer class by name.
@@ -60,7 +61,9 @@ class GivenModelTrainer(BaseTrainer):
     seconds_before = 0.0
     """Training time of earlier runs that this one continues, in seconds."""
     best_epoch = 0
-    """The epoch of best.pt, counted from 1; 0 before there is one."""
+    """The epoch of best.pt, counted from 1; 0 for the given model, and before there is a best.pt."""
+    given: dict[str, Any] | None = None
+    """``figures`` of the given model's validation by Ultralytics' names, and its ``fitness``; None without one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -103,44 +106,86 @@ class GivenModelTrainer(BaseTrainer):
             StageError: the weights are no longer finite, or the disk refuses.
         """
         average = self._finite_average()
+        # best.pt first: an epoch is done when last.pt says so, and whatever a kill leaves undone is done again
+        if self.best_fitness == self.fitness and self.fitness != (self.given or {}).get("fitness"):
+            self._save_best(average)
         live = unwrap_model(self.model).state_dict()
         checkpoint = {
+            **self._described(),
             "epoch": self.epoch,
-            "best_fitness": self.best_fitness,
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
             "model": None,
             "ema": average,
             "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "train_args": dict(vars(self.args)),
-            "train_metrics": {**self.metrics, "fitness": self.fitness},
-            "date": datetime.now().astimezone().isoformat(),
-            "version": ultralytics.__version__,
             STATE: {
                 "weights": {key: value for key, value in live.items() if not key.startswith(TEACHER)},
                 "mosaic": list(getattr(self.train_loader.dataset, "buffer", [])),  # the images it draws from
                 "seconds": time.time() - self.train_time_start,  # the trainer's own clock, moved back on resume
                 "ended": bool(self.stop),
+                "given": self.given,
+                "best_epoch": self.best_epoch,
             },
         }
+        self._write(self.last, checkpoint)
+        return True
+
+    def validate_given(self) -> bool:
+        """Validate the model before its first step, as epoch 0, and keep it in best.pt until an epoch is better.
+
+        A model that finds nothing is no candidate. After a resume nothing is done: last.pt says what came of it.
+
+        Returns:
+            Whether it was validated.
+        """
+        if self.given is not None or self.start_epoch:
+            return False
+        self.epoch = -1
+        loader, arguments = self.test_loader, cast(Any, self.validator).args
+        plots = arguments.plots  # a validation before the last epoch switches them off for good
+        batch = self.preprocess_batch(loader.collate_fn([loader.dataset[0]]))
+        with torch.no_grad():  # validation takes the loss and the names of its parts from the last step: none has been
+            loss, self.loss_items = self.ema.ema.eval().loss(batch)
+        self.loss = loss.sum()
+        metrics, fitness = self.validate()
+        arguments.plots = plots
+        if metrics is not None and fitness is not None:  # only the first process has figures
+            candidate = bool(np.isfinite(fitness)) and fitness > 0
+            self.metrics, self.fitness = metrics, fitness
+            self.given = {"figures": dict(metrics), "fitness": float(fitness) if candidate else None}
+            self.best_fitness = fitness if candidate else None
+            if candidate:
+                self._save_best(self._finite_average())
+        return True
+
+    def _save_best(self, average: nn.Module) -> None:
+        """Write best.pt: the averaged model of this epoch, and what is known of it."""
+        self.best_epoch = self.epoch + 1
+        training_state = dict.fromkeys(("ema", "updates", "optimizer", "scaler", "stopper", STATE))
+        self._write(self.best, {**self._described(), **training_state, "model": student(average), "epoch": -1})
+
+    def _described(self) -> dict[str, Any]:
+        """Entries of a checkpoint that say how it came about."""
+        return {
+            "best_fitness": self.best_fitness,
+            "train_args": dict(vars(self.args)),
+            "train_metrics": {**self.metrics, "fitness": self.fitness},
+            "date": datetime.now().astimezone().isoformat(),
+            "version": ultralytics.__version__,
+        }
+
+    def _write(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
         try:
-            self.wdir.mkdir(parents=True, exist_ok=True)
-            # best.pt first: an epoch is done when last.pt says so, and whatever a kill leaves undone is done again
-            if self.best_fitness == self.fitness:
-                self.best_epoch = self.epoch + 1
-                best = {**checkpoint, "model": student(average), "epoch": -1}
-                for key in ("ema", "updates", "optimizer", "scaler", "stopper", STATE):
-                    best[key] = None
-                write_atomically(self.best, _serialized(best))
-            checkpoint[STATE]["best_epoch"] = self.best_epoch
-            write_atomically(self.last, _serialized(checkpoint))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, buffer.getvalue())
         except OSError as error:
             raise StageError(
                 f"epoch {self.epoch + 1} cannot be saved in {self.wdir} ({error.strerror or error}); "
                 "the epoch before is whole: make room and run the same command again"
             ) from error
-        return True
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Continue where last.pt ended: Ultralytics' state, then the live weights, for which it would take the EMA's.
@@ -156,7 +201,7 @@ class GivenModelTrainer(BaseTrainer):
         if unexpected or any(not key.startswith(TEACHER) for key in missing):
             raise StageError(f"{self.args.resume} holds weights of another model; delete its folder and start again")
         self.seconds_before = float(state["seconds"])
-        self.best_epoch = int(state["best_epoch"])
+        self.best_epoch, self.given = int(state["best_epoch"]), state["given"]
         for index in state["mosaic"]:
             self.train_loader.dataset.load_image(index)
 
@@ -239,12 +284,6 @@ def _data_errors() -> Iterator[None]:
         yield
     except (RuntimeError, FileNotFoundError, ValueError, AssertionError) as error:
         raise DataError(f"the data set is unusable: {first_line(error)}") from error
-
-
-def _serialized(checkpoint: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    return buffer.getvalue()
 
 
 def _refuse_empty_labels(trainer: BaseTrainer) -> None:

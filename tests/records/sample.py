@@ -93,9 +93,9 @@ def build_record(verdict: Verdict | str = Verdict.PASS) -> BuildRecord:
     layers = tuple(LayerMs(f"/model.{i}/conv/Conv", "Conv", 1 / (i + 1)) for i in range(20))
     epochs = tuple(
         Epoch(number, float(number), {"metrics/mAP50(B)": 0.6 + number / 20, "metrics/mAP50-95(B)": 0.4 + number / 30})
-        for number in range(1, 5)
+        for number in range(5)
     )
-    training = TrainSummary(4, 3, epochs, 0.53, 12.0)
+    training = TrainSummary(4, 3, epochs[1:], 0.53, 12.0, epochs[0])
     dimensions = (
         PlannedDimension("input", 3, 3, "the input image"),
         *(PlannedDimension(f"model.{i}", 64, 64 - 4 * i, None) for i in range(12)),

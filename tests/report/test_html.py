@@ -119,6 +119,7 @@ def test_the_figures_carry_the_numbers() -> None:
     assert by_key["search"].table.rows[1][:2] == ("2", "×1.900") and by_key["search"].table.rows[1][4] == "95.2 %"
     assert by_key["widths"].table.rows[-1] == ("model.11", "64", "20", "31%")
     assert "Budget 13.3" in by_key["trade-off"].alt
+    assert [row[0] for row in by_key["curves"].table.rows] == ["0", "1", "2", "3", "4"], "epoch 0 is the pruned model"
     assert by_key["layers"].table.rows[-1][3] == "gone or fused"
     assert "Speed-up ×1.598" in by_key["latency"].alt
     target = record.target.model_copy(update={"budget": Budget(latency_ms=12.6, statistic="p95")})

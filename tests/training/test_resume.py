@@ -153,6 +153,7 @@ def test_a_full_disk_keeps_the_epoch_before(
         narrow,
         data=digits,
         settings=SETTINGS,
+        keep_given=True,
         progress=lambda text, *, done=0, total=0: told.append(text),
     )
     assert told[0] == "training goes on after epoch 1"
