@@ -77,7 +77,7 @@ ifeq ($(WEIGHTS),)
 $(TARGETS): install demo/run/bundle/build.json
 	@echo "no WEIGHTS given: using the model and the data of make demo"
 	$(EDGEPRUNE) build --target $@ --weights "$$(ls -t demo/run/pretrain-*/best.pt | head -n 1)" \
-		--data demo/digits/data.yaml --imgsz $(or $(IMGSZ),128) --epochs $(or $(EPOCHS),5) $(REQUEST)
+		--data demo/digits/data.yaml $(if $(IMGSZ),--imgsz $(IMGSZ)) --epochs $(or $(EPOCHS),5) $(REQUEST)
 else
 $(TARGETS): install
 	@test -n "$(DATA)" || { echo "DATA is missing: make $@ WEIGHTS=$(WEIGHTS) DATA=data.yaml"; exit 2; }

@@ -28,6 +28,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.families import family_of
+from edgeprune.input_size import InputSize, input_size
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
 from edgeprune.reading import is_file, shown
 from edgeprune.unpickle import content_of, globals_of
@@ -73,10 +74,15 @@ class Checkpoint:
     extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
-    def imgsz(self) -> int:
-        """Side of the images that it was trained on, in pixels; 640 where it does not say."""
+    def trained_imgsz(self) -> int | None:
+        """Side of the images that it was trained on, in pixels; None where it does not say."""
         side = self.train_args.get("imgsz")
-        return 640 if side is None else max(size_of(side, str(self.path)))
+        return None if side is None else max(size_of(side, str(self.path)))
+
+    def size_for(self, *, command: int | None = None, plan: int | None = None, profile: int | None = None) -> InputSize:
+        """The size to run it at, in pixels, by what each of these says (:mod:`edgeprune.input_size`)."""
+        said = {"command": command, "plan": plan, "profile": profile}
+        return input_size(self.trained_imgsz, self.stride, self.task, **said)
 
     @property
     def channels(self) -> int:

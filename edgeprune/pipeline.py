@@ -109,7 +109,8 @@ def build(
     root = Path(out) if out is not None else Path("runs") / target.name
     if root.exists() and not root.is_dir():
         raise TargetError(f"--out {root}: is a file; give the path of a folder")
-    source, dataset = read_inputs(target, weights, data, trust)
+    inputs = read_inputs(target, weights, data, trust, overrides.get("imgsz"))
+    target, source = inputs.target, inputs.weights
     argv = _command(name, weights, data, trust, {**overrides, "out": out, "seed": seed or None})
 
     fresh = not root.exists()
@@ -126,7 +127,8 @@ def build(
             reporter.note(f"{target.runtime} is not usable here ({why}): its gates stay PENDING")
         if note := site.target.head_note(known=site.usable):
             reporter.note(note)
-        state = Build(site, source, dataset, trust, workspace, reporter, command)
+        reporter.note(str(inputs.size))
+        state = Build(site, source, inputs.dataset, trust, workspace, reporter, command, size=inputs.size)
         finished = run_stages(state, argv)
         carried = carry.carried_files(state) if carry.is_carried(state) else {}
         return write_results(state, argv, finished, carried)

@@ -119,7 +119,7 @@ class Overrides(TypedDict, total=False):
     max_map_drop: float | None
     """Largest loss of mAP50-95, 0 to 1 (0.02 is two points)."""
     imgsz: int | None
-    """Input side in pixels, a multiple of 32."""
+    """Input side in pixels, a multiple of 32; the profile's, or what the weights were trained at."""
     epochs: int | None
     """Epochs of fine-tuning."""
     until: str | None
@@ -190,12 +190,17 @@ class Teaching(Settings):
 class Run(Settings):
     """What a training takes besides a section of a target's YAML; in a build the target and the command say it."""
 
-    imgsz: Annotated[int, Ge(32), Le(8192)] = 640
-    """Side of the square training images in pixels."""
+    imgsz: Annotated[int, Ge(32), Le(8192)] | None = None
+    """Side of the square training images in pixels; what the weights were trained at when not given."""
     seed: Count = 0
     """Seed of everything random."""
     quiet: bool = False
     """Hide Ultralytics' log and progress bars."""
+
+    @property
+    def side(self) -> int:
+        """``imgsz``, or Ultralytics' own 640 for a model that nobody has trained at any size."""
+        return 640 if self.imgsz is None else self.imgsz
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,7 +189,7 @@ def old(model, tmp_path) -> Path:
 def test_a_checkpoint_of_version_8_0_loads_as_stock_ultralytics_loads_it(model, old, tmp_path, trust):
     checkpoint = load(old, trust=trust)
     assert checkpoint.task == "detect"
-    assert checkpoint.imgsz == 64
+    assert checkpoint.trained_imgsz == 64
     assert all(torch.equal(a, b) for a, b in zip(checkpoint.model.parameters(), model.parameters(), strict=True))
     save(checkpoint.model, tmp_path / "new.pt", like=checkpoint)
     assert b"ultralytics.yolo" not in (tmp_path / "new.pt").read_bytes()

@@ -233,7 +233,7 @@ def targets_show(
 
     from edgeprune.target import load_target
 
-    say(yaml.safe_dump(load_target(name).model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
+    say(yaml.safe_dump(load_target(name).as_profile(), sort_keys=False, allow_unicode=True).rstrip())
 
 
 @targets_app.command("schema")

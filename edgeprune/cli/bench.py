@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeprune.cli.sizes import side_to_run
 from edgeprune.cli.streams import BARS, results_console, say
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def bench(
     ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
     cpus: Annotated[str | None, typer.Option(help="Pin the process to these CPUs, for example 2,3.")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels, where the model leaves it free.")] = None,
+    imgsz: Annotated[
+        int | None, typer.Option(help="Input side in pixels of checkpoints and free axes; as for build.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per inference, where the model leaves it free.")] = None,
     warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
@@ -113,13 +116,16 @@ def bench(
     }
     settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
     quiet = "-" in (str(json), str(csv))
+    timed = [*([vs] if vs else []), *models]
+    for model in timed:
+        side_to_run(model, imgsz, profile)
     with Live(enabled=not quiet) as live:
         result = run(
             profile,
-            [*([vs] if vs else []), *models],
+            timed,
             runtime=runtime,
             settings=settings,
-            imgsz=imgsz or (None if target else 0),
+            imgsz=imgsz,
             precision=precision,
             data=data,
             max_ms=max_ms,

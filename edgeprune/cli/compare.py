@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, replaced, write
+from edgeprune.cli.sizes import side_to_run
 from edgeprune.cli.streams import say
 
 
@@ -56,6 +57,7 @@ def compare(
         raise TargetError(f"--statistic: {error}") from None
     if output is not None and output.exists() and not output.is_dir():
         raise TargetError(f"--output {output}: is a file; give the path of a folder")
+    sides = [side_to_run(model, imgsz, profile) for model in models]
     with open_site(profile) as site, Live(enabled=str(json) != "-") as live:
         result = run(
             models,
@@ -64,7 +66,7 @@ def compare(
             settings=settings,
             statistic=chosen,
             split=split,
-            imgsz=imgsz or (profile.imgsz if target else None),
+            imgsz=sides[0],
             images=images,
             seed=seed,
             progress=live.progress,

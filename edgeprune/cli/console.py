@@ -137,7 +137,7 @@ def print_targets(targets: Sequence[Target]) -> None:
     """The shipped profiles, each with its description below."""
     rows = [
         _Row(
-            (target.name, f"{target.imgsz} px", str(target.budget)),
+            (target.name, f"{target.stated_imgsz} px" if target.stated_imgsz else "as trained", str(target.budget)),
             f"{target.description}; {target.runtime}, {target.precision}",
         )
         for target in targets

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprune.cli.bench import Live, RuntimeName
+from edgeprune.cli.sizes import side_to_run
 from edgeprune.cli.streams import say
 from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
@@ -31,7 +32,7 @@ def export_command(
     output: Annotated[
         Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; CHECKPOINT.onnx.")
     ] = None,
-    imgsz: Annotated[int, typer.Option(help="Input side in pixels.")] = 640,
+    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels; what the weights were trained at.")] = None,
     batch: Annotated[int, typer.Option(help="Images per inference; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
@@ -53,7 +54,7 @@ def export_command(
     info = onnx_from_checkpoint(
         checkpoint,
         output,
-        imgsz=imgsz,
+        imgsz=side_to_run(checkpoint, imgsz),
         batch=batch,
         dynamic=dynamic,
         opset=opset,
@@ -254,7 +255,7 @@ def val_command(
         found = accuracy(
             artifact,
             data=data,
-            imgsz=imgsz or (profile.imgsz if profile else None),
+            imgsz=side_to_run(artifact, imgsz, profile),
             split=split or (profile.accuracy.split if profile else "val"),
             batch=batch or (profile.batch if profile else 1),
             head=head,

@@ -98,6 +98,8 @@ def prune(
         print_table(dimensions_table(result.plan, result.savings), plan_text(result.plan))
     if save_plan is not None:
         result.plan.save(save_plan)
+    if result.size.differs:
+        say(str(result.size))
     say(plan_text(result.plan))
     requested = result.plan.settings.request.get("macs_speed_up")
     if isinstance(requested, (int, float)) and result.plan.macs_speed_up > requested * (1 + EXCHANGE_TOLERANCE):
@@ -161,9 +163,11 @@ def sensitivity(
     except ValueError as error:
         raise TargetError(f"--ratios is a comma-separated list of numbers (seen: {ratios})") from error
     checkpoint = load(weights, trust=trust)
-    side = imgsz or checkpoint.imgsz
-    batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed, trust=trust)
-    pruner = Pruner(checkpoint.model, side, align=align, ignore=ignore or ())
+    size = checkpoint.size_for(command=imgsz)
+    if size.differs:
+        say(str(size))
+    batches = labelled_batches(checkpoint, data, size.side, images=images, batch=batch, seed=seed, trust=trust)
+    pruner = Pruner(checkpoint.model, size.side, align=align, ignore=ignore or ())
     with ConsoleReporter() as reporter:
         result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=reporter.progress)
     print_table(sensitivity_table(result), sensitivity_text(result))

@@ -13,7 +13,9 @@ from edgeprune.options import output_folder
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
-ImgSz = Annotated[int | None, typer.Option(help="Image side in pixels; replaces the profile's.")]
+ImgSz = Annotated[
+    int | None, typer.Option(help="Input side in pixels; the profile's, or what the weights were trained at.")
+]
 Cache = Annotated[
     Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")
 ]

@@ -53,7 +53,7 @@ def finetune(
     elif baseline is None and settings.teacher is None:
         raise TargetError("--until needs --baseline, a figure or the weights of the unpruned model, or --teacher")
     else:
-        goal = _accuracy_goal(until, baseline or str(settings.teacher), data, settings, out)
+        goal = _accuracy_goal(until, baseline or str(settings.teacher), weights, data, settings, out, trust)
 
     from edgeprune.training.finetune import finetune as run
 
@@ -128,18 +128,23 @@ def iterate(
         _print(pruning_round.trained)
 
 
-def _accuracy_goal(until: str, baseline: str, data: str, settings: TrainSettings, out: Path) -> AccuracyGoal:
+def _accuracy_goal(
+    until: str, baseline: str, weights: Path, data: str, settings: TrainSettings, out: Path, trust: bool
+) -> AccuracyGoal:
     """``until`` against ``baseline``: a figure, or weights that are validated now."""
     try:
         max_drop = read_map_drop(until)
     except ValueError as error:
         raise TargetError(f"--until: {error}") from error
 
+    from edgeprune.checkpoint import load
     from edgeprune.training.early_stop import baseline_accuracy
+    from edgeprune.training.sizes import sized
 
     try:
         accuracy = float(baseline)
     except ValueError:
+        settings = sized(settings, load(weights, trust=trust))  # both are judged at the size that is trained at
         accuracy = baseline_accuracy(Path(baseline), data=data, settings=settings, work=out / ".training")
     return AccuracyGoal(baseline=accuracy, max_drop=max_drop)
 

@@ -194,7 +194,8 @@ def subject_of(
     if model.suffix == ".pt":
         checkpoint = load(model)
         module = module_from_checkpoint(checkpoint)
-        size = _both_sides(imgsz) or (checkpoint.imgsz, checkpoint.imgsz)
+        side = checkpoint.size_for().side
+        size = _both_sides(imgsz) or (side, side)
         dual = has_end_to_end_head(module)
         yield Subject(module, checkpoint.task, size, batch, dual and head in {"auto", "end-to-end"}, exported=False)
         return

@@ -145,7 +145,8 @@ def bench(
             the first.
         runtime: name of a runtime that takes the place of the target's.
         settings: how to sample; as the target asks when None.
-        imgsz: side in pixels of what is exported; the target's when None, that of each checkpoint's training when 0.
+        imgsz: side in pixels of what is exported; when None the target's where it states one, else that of each
+            checkpoint's training.
         precision: number format to time: ``fp32`` (as the file is), ``fp16`` or ``int8`` (needs ``data``).
         data: dataset that calibrates INT8.
         max_ms: limit on ``statistic`` for every model.
@@ -170,7 +171,7 @@ def bench(
     ):
         site.require_usable()
         target, settings = site.target, settings or sampling_settings(site.target)
-        side, batch = (target.imgsz if imgsz is None else imgsz) or None, settings.batch or target.batch
+        side, batch = imgsz or target.stated_imgsz, settings.batch or target.batch
         graphs = []
         for number, model in enumerate(models, 1):
             folder = Path(scratch) / str(number)

@@ -20,7 +20,7 @@ def graph_of(
     Args:
         model: a checkpoint, an ONNX file or an engine.
         folder: where an export goes; its name begins with the model's.
-        imgsz: size of an export in pixels; that of the checkpoint's training when None, else 640.
+        imgsz: size of an export in pixels, where somebody says one; see :mod:`edgeprune.input_size`.
         batch: of an export.
         progress: told when an export begins.
 
@@ -29,17 +29,15 @@ def graph_of(
     """
     if model.suffix != ".pt" or not model.is_file():
         return model
-    from edgeprune import checkpoint
     from edgeprune.export.onnx import onnx_from_checkpoint
     from edgeprune.export.simplify import simplify_onnx
     from edgeprune.quiet import quiet
 
     progress(f"exporting {model.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    size = imgsz or checkpoint.load(model).imgsz
     raw, graph = folder / f"{model.stem}-raw.onnx", folder / f"{model.stem}.pt.onnx"
     with quiet():
-        onnx_from_checkpoint(model, raw, imgsz=size, batch=batch)
+        onnx_from_checkpoint(model, raw, imgsz=imgsz, batch=batch)
         simplify_onnx(raw, graph)
     raw.unlink()
     return graph

@@ -13,6 +13,7 @@ from edgeprune import serial
 from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
+from edgeprune.input_size import InputSize, input_size
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
@@ -28,12 +29,14 @@ class PruneResult:
         plan: what was removed, with multiply-accumulates, parameters and shape signature.
         savings: multiply-accumulates and parameters that each dimension's new width saves alone, by dimension.
         checkpoint: what was read; None where a model was given.
+        size: of the images that multiply-accumulates were counted for and channels ranked on.
     """
 
     model: nn.Module
     plan: Plan
     savings: Mapping[str, tuple[int, int]]
     checkpoint: Checkpoint | None
+    size: InputSize
 
     def metadata(self) -> dict[str, object]:
         """Plain data for the checkpoint: the plan, its digest, and the shape signature that later stages check."""
@@ -106,8 +109,13 @@ def prune(
     checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None
     checkpoint = weights if isinstance(weights, Checkpoint) else checkpoint
     model: Any = checkpoint.model if checkpoint is not None else weights
-    trained = checkpoint.imgsz if checkpoint is not None else 640
-    side = imgsz or (plan.settings.imgsz if plan is not None else trained)
+    said = {"command": imgsz, "plan": None if plan is None else plan.settings.imgsz}
+    if checkpoint is None:
+        stride, task = int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", ""))
+        size = input_size(None, stride, task, **said)
+    else:
+        size = checkpoint.size_for(**said)
+    side = size.side
     if data is not None:
         if checkpoint is None:
             raise TargetError("data= needs a checkpoint, which says its task; pass batches= for a bare model")
@@ -135,7 +143,7 @@ def prune(
     count = parameter_count(pruned)
     if count != plan.params[1]:
         raise StageError(f"the pruned model has {count} parameters, the plan says {plan.params[1]}")
-    result = PruneResult(pruned, plan, pruner.savings(plan.widths), checkpoint)
+    result = PruneResult(pruned, plan, pruner.savings(plan.widths), checkpoint, size)
     if output is not None:
         save(pruned, output, like=checkpoint, metadata=result.metadata())
     return result

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.artifact import Role
 from edgeprune.errors import DataError
+from edgeprune.input_size import InputSize
 from edgeprune.pruning.plan import Plan
 from edgeprune.records.facts import (
     BaselineFacts,
@@ -141,6 +142,7 @@ class BuildRecord:
         host: the machine that the build ran on.
         device: the machine that engines were built and timed on; None while they wait for one.
         next_command: what to type where the target's runtime is, while gates are PENDING.
+        input_size: why the input has the size that it has; None in older records.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -164,6 +166,7 @@ class BuildRecord:
     host: DeviceFacts
     device: DeviceRow | None = None
     next_command: str | None = None
+    input_size: InputSize | None = None
 
     @property
     def verdict_words(self) -> str:

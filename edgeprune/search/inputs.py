@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune import checkpoint
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
-from edgeprune.options import image_side
+from edgeprune.input_size import InputSize
 from edgeprune.target import Target
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a command starts from.
+
+    Attributes:
+        target: with the size of the input in it.
+        size: where that size comes from.
+        source: the checkpoint.
+        dataset: None where none was given.
+    """
+
+    target: Target
+    size: InputSize
+    source: Checkpoint
+    dataset: Dataset | None
+
+
 def read_inputs(
-    target: Target, weights: str | Path, data: str | Path | None, *, trust: bool, splits: Iterable[str] = ("train",)
-) -> tuple[Checkpoint, Dataset | None]:
+    target: Target,
+    weights: str | Path,
+    data: str | Path | None,
+    *,
+    trust: bool,
+    splits: Iterable[str] = ("train",),
+    imgsz: int | None = None,
+) -> Inputs:
     """A checkpoint, and the dataset with these splits where one is given; nothing is written.
 
     Args:
@@ -24,22 +48,23 @@ def read_inputs(
         data: a dataset YAML, by path or name.
         trust: load a checkpoint that holds foreign classes.
         splits: of the dataset, which have to be there; ``auto`` is the one that judges.
+        imgsz: what the command says; None where it leaves the size to the target and the weights.
 
     Raises:
         TargetError: the target asks for what the model does not allow, or needs images and has none.
         DataError: checkpoint or dataset are unreadable or unsafe, or their classes disagree.
     """
     source = checkpoint.load(weights, trust=trust)
-    image_side(target.imgsz, source.stride, source.task)
+    size = source.size_for(command=imgsz, profile=target.stated_imgsz)
+    target = target.with_overrides(imgsz=size.side)
     if data is not None:
-        return source, read_dataset(
-            target, data, source.task, splits, source.names, channels=source.channels, trust=trust
-        )
+        dataset = read_dataset(target, data, source.task, splits, source.names, channels=source.channels, trust=trust)
+        return Inputs(target, size, source, dataset)
     if target.precision.startswith("int8"):
         raise TargetError(f"precision {target.precision} is calibrated on images: give --data")
     if target.budget.scope == "end_to_end":
         raise TargetError("budget.scope: end_to_end is timed on images: give --data")
-    return source, None
+    return Inputs(target, size, source, None)
 
 
 def read_dataset(

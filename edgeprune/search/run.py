@@ -18,7 +18,7 @@ from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch
-from edgeprune.search.inputs import read_inputs
+from edgeprune.search.inputs import Inputs, read_inputs
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.target import Target, load_target
 
@@ -79,7 +79,7 @@ def search(
         output: the pruned checkpoint; its plan is written beside it unless ``plan_file`` says where.
         speed_up: replaces the profile's budget: measured latency ratio.
         latency_ms: replaces the profile's budget: milliseconds of its statistic.
-        imgsz: replaces the profile's image side, pixels.
+        imgsz: side of the images in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         plan_file: the plan as JSON.
         cache: folder of measured profiles; None measures anew.
         least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes. The profile's
@@ -97,14 +97,15 @@ def search(
     plan_file = output.with_suffix(".plan.json") if plan_file is None else Path(plan_file)
     if output.suffix != ".pt":
         raise TargetError(f"-o {output}: the pruned checkpoint is a .pt file")
-    target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, imgsz=imgsz)
+    target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(
             f"the budget {target.budget} is not one of latency; give --speed-up or --latency-ms, or use "
             "'edgeprune prune --macs-speed-up'"
         )
-    source, dataset = read_inputs(target, weights, data, trust=trust)
-    with _open_usable_site(target, seed, reporter_of(progress)) as (site, folder):
+    inputs = read_inputs(target, weights, data, trust=trust, imgsz=imgsz)
+    source, dataset = inputs.source, inputs.dataset
+    with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         budget_search = BudgetSearch(site, source, folder, dataset)
         baseline = budget_search.bench.compile(source.model, folder / "baseline", {}).required_engine
         share = target.prune.least_used if least_used is None else least_used
@@ -134,14 +135,13 @@ def profile(
     progress: Progress | Reporter | None = None,
 ) -> LayerProfile:
     """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
-    target = load_target(target).with_overrides(imgsz=imgsz)
-    source, _ = read_inputs(target, weights, None, trust=trust)
-    with _open_usable_site(target, seed, reporter_of(progress)) as (site, folder):
+    inputs = read_inputs(load_target(target), weights, None, trust=trust, imgsz=imgsz)
+    with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         return profile_layers(
-            source.model,
-            SiteBench(site, source),
-            imgsz=target.imgsz,
-            align=target.channel_alignment,
+            inputs.source.model,
+            SiteBench(site, inputs.source),
+            imgsz=inputs.size.side,
+            align=inputs.target.channel_alignment,
             folder=folder / "profile",
             cache=None if cache is None else Path(cache),
             seed=seed,
@@ -150,12 +150,13 @@ def profile(
 
 
 @contextmanager
-def _open_usable_site(target: Target, seed: int, reporter: Reporter) -> Iterator[tuple[Site, Path]]:
+def _open_usable_site(inputs: Inputs, seed: int, reporter: Reporter) -> Iterator[tuple[Site, Path]]:
     """A site that can measure, and a folder for what is compiled there; libraries are quiet meanwhile."""
     with (
-        open_site(target, seed=seed, reporter=reporter) as site,
+        open_site(inputs.target, seed=seed, reporter=reporter) as site,
         TemporaryDirectory(prefix="edgeprune-search-", ignore_cleanup_errors=True) as scratch,
         quiet(),
     ):
         site.require_usable()
+        site.reporter.note(str(inputs.size))
         yield site, Path(scratch)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runt
 
 from edgeprune.artifact import Role
 from edgeprune.errors import StageError
+from edgeprune.input_size import InputSize
 from edgeprune.progress import Progress, Reporter, Silent, Told
 from edgeprune.samples.gates import Gate
 from edgeprune.samples.measurement import Measurement
@@ -93,6 +94,7 @@ class Build:
         reporter: who watches; the site's too.
         next_command: what to type where the site is not usable.
         records: finished stages by name.
+        size: where the target's size of the input comes from; None where nobody asked.
     """
 
     site: Site
@@ -103,6 +105,7 @@ class Build:
     reporter: BuildReporter
     next_command: str = ""
     records: dict[str, Record[Any]] = field(default_factory=dict)
+    size: InputSize | None = None
 
     @property
     def target(self) -> Target:

@@ -38,13 +38,21 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,
             "split": build.dataset.judging_split(build.target.accuracy.split),
+            "trained_imgsz": _other_size(build),
         },
     }
 
 
+def _other_size(build: Build) -> int | None:
+    """Side in pixels that the weights were trained at, where the build has another."""
+    return build.size.trained if build.size is not None and build.size.differs else None
+
+
 def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     from edgeprune import checkpoint
+    from edgeprune.measure.accuracy import accuracy as measure_accuracy
     from edgeprune.measure.accuracy import measure_artifact
+    from edgeprune.measure.result import ArtifactAccuracy
 
     source = checkpoint.load(source_checkpoint(build), trust=build.trust)
     # A copy of our own: the checkpoint in the key is then the checkpoint that later stages read, and it is stock.
@@ -57,6 +65,17 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     per_image, per_image_fp32 = folder / "per_image.npz", folder / "per_image_fp32.npz"
     accuracy = measure_artifact(build.site, files.onnx, files.engine, build.dataset, per_image)
     plain = measure_artifact(build.site, files.onnx_fp32, None, build.dataset, per_image_fp32) if low else None
+    as_trained = None
+    if (side := _other_size(build)) is not None:
+        build.reporter.progress(f"measuring its accuracy at {side} px too, as it was trained")
+        split, batch = build.dataset.judging_split(build.target.accuracy.split), build.target.batch
+        as_trained = ArtifactAccuracy(
+            measure_accuracy(
+                model, data=build.dataset, imgsz=side, split=split, batch=batch, progress=build.reporter.progress
+            ),
+            "PyTorch",
+            None,
+        )
     reference = per_image if plain is None or plain.value <= accuracy.value else per_image_fp32
     return Output(
         {**artifacts_of(files), "per_image": reference},
@@ -67,6 +86,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
             signature=checkpoint.shape_signature(source.model),
             onnx_bytes=files.onnx.stat().st_size,
             engine_bytes=None if files.engine is None else files.engine.stat().st_size,
+            accuracy_as_trained=as_trained,
         ),
     )
 
@@ -76,6 +96,12 @@ def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
     rows: list[Gate] = [
         info_gate("baseline", accuracy.metric, accuracy.value, "", f"unpruned, by {accuracy.measured_on}")
     ]
+    if (as_trained := record.facts.accuracy_as_trained) is not None and build.size is not None:
+        metric = f"{as_trained.metric} at {build.size.trained} px"
+        reason = (
+            f"unpruned, at the size it was trained at, by {as_trained.measured_on}; this build is at {build.size.side}"
+        )
+        rows.append(info_gate("baseline", metric, as_trained.value, "", f"{reason} px"))
     if plain is not None:
         reason = f"unpruned, before {build.target.precision}, by {plain.measured_on}"
         rows.append(info_gate("baseline", f"{plain.metric} in FP32", plain.value, "", reason))

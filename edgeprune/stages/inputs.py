@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
-from edgeprune.options import image_side
+from edgeprune.input_size import InputSize, input_size
 from edgeprune.search.inputs import read_dataset
 from edgeprune.stages.base import Weights
 from edgeprune.target import Target
 
 
-def read_inputs(target: Target, weights: str | Path, data: str | Path, trust: bool) -> tuple[Weights, Dataset]:
+@dataclass(frozen=True)
+class Inputs:
+    """What a build starts from.
+
+    Attributes:
+        target: with the size of the input in it.
+        size: where that size comes from.
+        weights: a checkpoint, or a model description.
+        dataset: with the splits that the build reads.
+    """
+
+    target: Target
+    size: InputSize
+    weights: Weights
+    dataset: Dataset
+
+
+def read_inputs(target: Target, weights: str | Path, data: str | Path, trust: bool, imgsz: int | None = None) -> Inputs:
     """Read weights and dataset; nothing is written.
 
     Args:
@@ -21,26 +39,35 @@ def read_inputs(target: Target, weights: str | Path, data: str | Path, trust: bo
         weights: a checkpoint, the name of one, or a model description.
         data: a dataset YAML, by path or name.
         trust: load a checkpoint that holds foreign classes.
+        imgsz: what the command says; None where it leaves the size to the target and the weights.
 
     Raises:
         DataError: one is unreadable or unsafe, or they contradict each other.
         TargetError: the target asks for what they do not allow.
     """
-    source, stride, names, channels = _read_weights(weights, trust)
-    image_side(target.imgsz, stride, source.task)
+    source, stride, trained, names, channels = _read_weights(weights, trust)
+    size = input_size(trained, stride, source.task, command=imgsz, profile=target.stated_imgsz)
+    target = target.with_overrides(imgsz=size.side)
     splits = {"train", "val", target.accuracy.split}
-    return source, read_dataset(target, data, source.task, splits, names, channels=channels, trust=trust)
+    dataset = read_dataset(target, data, source.task, splits, names, channels=channels, trust=trust)
+    return Inputs(target, size, source, dataset)
 
 
-def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, dict[int, str] | None, int | None]:
-    """The weights, the stride of the model, the names of its classes and its channels; None for a description."""
+def _read_weights(
+    weights: str | Path, trust: bool
+) -> tuple[Weights, int, int | None, dict[int, str] | None, int | None]:
+    """The weights, stride and trained size of the model in pixels, the names of its classes, and its channels.
+
+    The latter three are None for a model description.
+    """
     suffix = Path(weights).suffix.lower()
     if suffix in (".yaml", ".yml"):
         from edgeprune.training.model_yaml import read_model_yaml
 
         model = read_model_yaml(weights)
-        return Weights(model.path, model.digest, model.task), model.stride, None, None
+        return Weights(model.path, model.digest, model.task), model.stride, None, None, None
     if suffix == ".pt":
         loaded = checkpoint.load(weights, trust=trust)
-        return Weights(loaded.path, loaded.sha256, loaded.task), loaded.stride, dict(loaded.names), loaded.channels
+        read = Weights(loaded.path, loaded.sha256, loaded.task)
+        return read, loaded.stride, loaded.trained_imgsz, dict(loaded.names), loaded.channels
     raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml)")

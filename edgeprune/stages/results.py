@@ -145,6 +145,7 @@ def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gat
         if site.usable
         else None,
         next_command=build.next_command or None,
+        input_size=build.size,
     )
 
 

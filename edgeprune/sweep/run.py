@@ -51,7 +51,7 @@ def sweep(
         budgets: (``latency_ms`` or ``speed_up``, value) each.
         unpruned: checkpoints of other scales, measured for comparison.
         epochs: of every fine-tuning; the profile's when not given, 0 for none.
-        imgsz: replaces the profile's image side, pixels.
+        imgsz: side of the images in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         jobs: ``here`` or ``ray``.
         seed: of everything drawn.
         trust: load checkpoints with foreign classes.
@@ -66,10 +66,12 @@ def sweep(
         raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
     if epochs is not None and epochs < 0:
         raise TargetError(f"--epochs {epochs}: 0 or more")
-    target = load_target(target).with_overrides(imgsz=imgsz)
+    target = load_target(target)
     out, reporter = Path(out), reporter_of(progress)
     splits = {"train", target.accuracy.split}
-    source, dataset = read_inputs(target, weights, data, trust=trust, splits=splits)
+    inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
+    target, source, dataset = inputs.target, inputs.source, inputs.dataset
+    reporter.note(str(inputs.size))
     digest = dataset.digest if dataset is not None else ""
     if jobs == "here":  # on a cluster the device is another node's
         with open_site(target) as site:

@@ -67,7 +67,8 @@ class RealSteps:
         with TemporaryDirectory(prefix=SCRATCH) as scratch, open_site(target, seed=job.seed) as site, quiet():
             site.require_usable()
             folder = Path(scratch)
-            source, dataset = read_inputs(target, _unpacked(scratch, tuned), job.data, trust=job.trust)
+            inputs = read_inputs(target, _unpacked(scratch, tuned), job.data, trust=job.trust)
+            source, dataset = inputs.source, inputs.dataset
             assert dataset is not None  # a job has data
             reference = checkpoint.load(_unpacked(scratch, swept, "swept.pt"), trust=job.trust)
             bench = SiteBench(site, source, dataset)

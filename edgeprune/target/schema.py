@@ -205,7 +205,8 @@ class Target(_Part):
     mixed_precision: bool = True
     """Where a precision below FP32 misses the accuracy floor, return those few layers to float that win most back."""
     imgsz: Annotated[int, Field(ge=STRIDE, le=8192, multiple_of=STRIDE)] = 640
-    """Input height and width in pixels; a multiple of the model's stride."""
+    """Input height and width in pixels; a multiple of the model's stride. Left out, it is what the weights were trained
+    at, and 640 for weights that do not say and for a model description (.yaml)."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
     """Images per inference on the device."""
     channel_alignment: Literal[1, 2, 4, 8, 16, 32, 64] = 8
@@ -262,6 +263,15 @@ class Target(_Part):
                 "head raw, precision fp16, or a device.tensorrt from 10.4 on"
             )
         return self
+
+    @property
+    def stated_imgsz(self) -> int | None:
+        """``imgsz`` where the profile, or who started the command, says one; None where it was left out."""
+        return self.imgsz if "imgsz" in self.model_fields_set else None
+
+    def as_profile(self) -> dict[str, Any]:
+        """Its keys and plain values as a profile states them: ``imgsz`` only where it was stated."""
+        return self.model_dump(mode="json", exclude=None if self.stated_imgsz else {"imgsz"})
 
     @property
     def exported_head(self) -> str:
@@ -323,7 +333,7 @@ class Target(_Part):
             TargetError: a value is impossible, as in a target's YAML.
         """
         given = {key: value for key, value in overrides.items() if value is not None}
-        data = self.model_dump(mode="json")
+        data = self.as_profile()
         if budget := {key: given.pop(key) for key in BUDGETS if key in given}:
             scope = "model" if "macs_speed_up" in budget else self.budget.scope
             data["budget"] = {"statistic": self.budget.statistic, "scope": scope, **budget}

@@ -57,7 +57,7 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         "lr0": settings.lr0,
         "optimizer": settings.optimizer,
         "patience": settings.patience,
-        "imgsz": settings.imgsz,
+        "imgsz": settings.side,
         "device": device,
         "workers": settings.workers,
         "seed": settings.seed,

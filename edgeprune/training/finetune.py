@@ -13,7 +13,6 @@ from typing import Any, Literal
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
-from edgeprune.options import image_side
 from edgeprune.progress import Progress, silent
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
@@ -21,6 +20,7 @@ from edgeprune.training.early_stop import StopAtGoal
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
 from edgeprune.training.run import Watcher, run_training
+from edgeprune.training.sizes import sized
 from edgeprune.training.trainers import averaged_model
 
 
@@ -66,7 +66,7 @@ def finetune(
     """
     source = checkpoint.load(weights, trust=trust)
     before = source.model
-    image_side(settings.imgsz, source.stride, source.task)
+    settings = sized(settings, source)
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))
     names = dict(dataset.names)

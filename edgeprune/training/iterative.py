@@ -20,6 +20,7 @@ from edgeprune.pruning.pruner import AUTO, Pruner
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import PruningRound
+from edgeprune.training.sizes import sized
 
 
 def prune_in_rounds(
@@ -58,15 +59,17 @@ def prune_in_rounds(
         raise TargetError(f"rounds={rounds} with epochs={settings.epochs}: every round needs at least one epoch")
     if not macs_speed_up > 1:
         raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
-    unpruned_macs = float(Pruner(checkpoint.load(weights, trust=trust).model, settings.imgsz, align=align).macs())
+    unpruned = checkpoint.load(weights, trust=trust)
+    settings = sized(settings, unpruned)
+    unpruned_macs = float(Pruner(unpruned.model, settings.side, align=align).macs())
     current, finished, batches = Path(weights), [], None
     for number in range(1, rounds + 1):
         folder = Path(work) / f"round-{number}"
         start = folder / "pruned.pt"
         loaded = checkpoint.load(current, trust=trust and number == 1)
         if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
-            batches = labelled_batches(loaded, data, settings.imgsz, seed=settings.seed, trust=trust)
-        pruner = Pruner(loaded.model, settings.imgsz, align=align)
+            batches = labelled_batches(loaded, data, settings.side, seed=settings.seed, trust=trust)
+        pruner = Pruner(loaded.model, settings.side, align=align)
         further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())
         plan = pruner.plan(macs_speed_up=max(further, 1.0), importance=importance, scope=scope, batches=batches)
         carried = {**(loaded.edgeprune if metadata is None else metadata), "shape_signature": plan.result_shapes}

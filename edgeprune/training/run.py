@@ -136,7 +136,7 @@ def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -
         # torch has no class of its own for an exhausted CPU, but names its allocator
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
             raise StageError(
-                f"out of memory with batch {settings.batch} at {settings.imgsz} px; lower batch or imgsz{kept}"
+                f"out of memory with batch {settings.batch} at {settings.side} px; lower batch or imgsz{kept}"
             ) from error
         if has_diverged(model.trainer):
             reason = first_line(error)
@@ -156,7 +156,7 @@ def validation_accuracy(
         dataset = Dataset.load(data, task=str(model.task), need=("val",))
         metrics: Any = model.val(
             data=str(dataset.for_ultralytics("val")),
-            imgsz=settings.imgsz,
+            imgsz=settings.side,
             device=training_device(settings).split(",")[0],
             plots=False,
             verbose=False,
@@ -224,7 +224,7 @@ def _record_request(
     record: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
 ) -> bool:
     """Write what is trained and how into ``record``; whether it said the same already."""
-    request = asdict(settings) | dict(identity)
+    request = asdict(settings) | {"imgsz": settings.side} | dict(identity)
     for key in ("device", "workers", "quiet"):  # may change between continuations
         request.pop(key)
     path = Path(source)

@@ -18,6 +18,7 @@ from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import SparsifyResult, SparsityReport
 from edgeprune.training.scales import scales_of, summary_of
+from edgeprune.training.sizes import sized
 from edgeprune.training.sparsity import AttachSparsity, scale_groups
 
 
@@ -47,8 +48,9 @@ def sparsify(
     sparsity = sparsity or SparsitySettings()
     if settings.optimizer == "MuSGD":
         raise TargetError("optimizer=MuSGD rescales gradients, which undoes the sparsity term; choose SGD or AdamW")
-    model = checkpoint.load(weights, trust=trust).model
-    groups = scale_groups(model, settings.imgsz)
+    source = checkpoint.load(weights, trust=trust)
+    settings, model = sized(settings, source), source.model
+    groups = scale_groups(model, settings.side)
     before = scales_of(model, groups)
     trained = finetune(
         weights,

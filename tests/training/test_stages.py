@@ -8,6 +8,7 @@ import pytest
 
 import edgeprune
 from edgeprune import checkpoint
+from edgeprune.input_size import InputSize
 from edgeprune.records.build import BuildResult
 
 PROFILE = """
@@ -31,6 +32,15 @@ def built(tmp_path_factory: pytest.TempPathFactory, narrow: Path, digits: Path) 
 
 def test_the_stage_comes_between_baseline_and_prune(built: BuildResult) -> None:
     assert [name for name, _ in built.record.stages.items()][:4] == ["baseline", "sparsify", "prune", "finetune"]
+
+
+def test_a_size_other_than_the_trained_one_is_on_record_with_the_accuracy_at_both(built: BuildResult) -> None:
+    assert built.record.input_size == InputSize(64, "profile", 640)
+    facts = built.record.stages.baseline.facts
+    assert facts.accuracy_as_trained is not None
+    [gate] = [gate for gate in built.record.gates if gate.metric == "mAP50-95 at 640 px"]
+    assert gate.value == facts.accuracy_as_trained.value
+    assert "this build is at 64 px" in gate.reason
 
 
 def test_its_scales_are_on_record_for_the_report(built: BuildResult) -> None:

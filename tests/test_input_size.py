@@ -1,0 +1,161 @@
+"""The size of the input: one rule, the same in every command, and never silent where it is not the trained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edgeprune import checkpoint
+from edgeprune.cli import app
+from edgeprune.cli.sizes import side_to_run
+from edgeprune.data.digits import write_digits
+from edgeprune.dataset import Dataset
+from edgeprune.errors import TargetError
+from edgeprune.export.onnx import describe_onnx, onnx_from_checkpoint
+from edgeprune.input_size import DEFAULT_SIDE, InputSize, input_size
+from edgeprune.measure.accuracy import subject_of
+from edgeprune.measure.graphs import graph_of
+from edgeprune.pruning.api import prune
+from edgeprune.search.inputs import read_inputs as read_for_search
+from edgeprune.settings import TrainSettings
+from edgeprune.stages.inputs import read_inputs as read_for_build
+from edgeprune.target import default_target, load_target, shipped_targets
+from edgeprune.training.sizes import sized
+from tests.situations import models
+
+TRAINED = 96
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of three classes that says it was trained at 96 px."""
+    return models.saved(models.model(), tmp_path_factory.mktemp("w") / "w.pt", train_args={"imgsz": TRAINED})
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("data") / "digits", train=4, val=2, test=2, imgsz=64)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ({"command": 64, "plan": 128, "profile": 160, "trained": 320}, InputSize(64, "command", 320)),
+        ({"plan": 128, "profile": 160, "trained": 320}, InputSize(128, "plan", 320)),
+        ({"profile": 160, "trained": 320}, InputSize(160, "profile", 320)),
+        ({"trained": 320}, InputSize(320, "weights", 320)),
+        ({"trained": 300}, InputSize(320, "weights", 320)),
+        ({}, InputSize(DEFAULT_SIDE, "default", None)),
+    ],
+    ids=["command", "plan", "profile", "weights", "rounded as in training", "nobody"],
+)
+def test_who_decides(said: dict[str, int], size: InputSize) -> None:
+    assert input_size(said.pop("trained", None), 32, "detect", **said) == size
+
+
+def test_another_size_than_the_trained_one_is_a_warning_with_both() -> None:
+    text = str(input_size(320, 32, "detect", profile=640))
+    assert text == "warning: input 640 px, as the profile says; the weights were trained at 320 px"
+    assert str(input_size(320, 32, "detect", profile=320)) == "input 320 px, as the profile says"
+    assert str(input_size(320, 32, "detect")) == "input 320 px, what the weights were trained at"
+
+
+def test_a_size_that_the_model_does_not_take_is_refused() -> None:
+    with pytest.raises(TargetError, match="use 128"):
+        input_size(None, 64, "detect", command=96)
+
+
+def test_shipped_profiles_leave_the_size_to_the_weights_but_the_demo() -> None:
+    stated = {name: load_target(name).stated_imgsz for name in shipped_targets()}
+    assert {name: side for name, side in stated.items() if side is not None} == {"demo": 128}
+    assert default_target().stated_imgsz is None
+
+
+def test_a_profile_that_states_a_size_means_it_and_others_do_not_begin_to(tmp_path: Path) -> None:
+    stating, silent = tmp_path / "stating.yaml", tmp_path / "silent.yaml"
+    stating.write_text("extends: cpu\ndescription: d\nimgsz: 640\n")
+    silent.write_text("extends: cpu\ndescription: d\n")
+    assert load_target(stating).stated_imgsz == 640, "also where it is the default's value"
+    assert load_target(silent).with_overrides(epochs=3).stated_imgsz is None, "an override of something else"
+    assert load_target(silent).with_overrides(imgsz=64).stated_imgsz == 64
+    shown = CliRunner().invoke(app, ["targets", "show", str(silent)]).stdout
+    assert "imgsz" not in shown, "what is printed can be saved as a profile without stating a size"
+
+
+def side_of_prune(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+    return prune(weights, imgsz=imgsz, ratio=0.2, importance="lamp").plan.settings.imgsz
+
+
+def side_of_export(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+    return onnx_from_checkpoint(weights, tmp_path / "m.onnx", imgsz=imgsz).imgsz[0]
+
+
+def side_of_bench_and_compare(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+    return describe_onnx(graph_of(weights, tmp_path, imgsz=imgsz)).imgsz[0]
+
+
+def side_of_val(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+    with subject_of(weights, imgsz, 1, None, "auto", None) as subject:
+        return subject.imgsz[0]
+
+
+def side_of_training(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+    settings = sized(TrainSettings(imgsz=imgsz, quiet=True), checkpoint.load(weights))
+    assert settings.imgsz == settings.side
+    return settings.side
+
+
+def side_of_search(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+    found = read_for_search(load_target("cpu"), weights, None, trust=False, imgsz=imgsz)
+    assert found.target.imgsz == found.size.side
+    return found.size.side
+
+
+EVERYWHERE = (
+    side_of_prune,
+    side_of_export,
+    side_of_bench_and_compare,
+    side_of_val,
+    side_of_training,
+    side_of_search,
+)
+
+
+@pytest.mark.parametrize("side_of", EVERYWHERE, ids=lambda function: function.__name__)
+def test_every_command_takes_the_trained_size_and_does_as_it_is_told(side_of, weights: Path, tmp_path: Path) -> None:
+    assert side_of(weights, None, tmp_path) == TRAINED
+    assert side_of(weights, 64, tmp_path) == 64
+
+
+def test_a_build_takes_the_trained_size_and_a_description_that_of_the_profile(digits: Path, tmp_path: Path) -> None:
+    made = models.with_attribute(models.model(nc=10), names=dict(Dataset.load(digits).names))
+    ten = models.saved(made, tmp_path / "ten.pt", train_args={"imgsz": TRAINED})
+    found = read_for_build(load_target("cpu"), ten, digits, False)
+    assert (found.size, found.target.imgsz) == (InputSize(TRAINED, "weights", TRAINED), TRAINED)
+    assert read_for_build(load_target("cpu"), ten, digits, False, 64).size == InputSize(64, "command", TRAINED)
+    assert read_for_build(load_target("demo"), ten, digits, False).size == InputSize(128, "profile", TRAINED)
+    fresh = read_for_build(load_target("demo"), "yolov8n.yaml", digits, False)
+    assert (fresh.size, fresh.target.imgsz) == (InputSize(128, "profile", None), 128)
+    assert read_for_build(load_target("cpu"), "yolov8n.yaml", digits, False).target.imgsz == DEFAULT_SIDE
+
+
+def test_running_a_checkpoint_at_another_size_is_said_beside_the_results(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert side_to_run(weights, 64) == 64
+    assert "warning: input 64 px, as was asked; the weights were trained at 96 px" in capsys.readouterr().err
+    assert side_to_run(weights, None, load_target("demo")) == 128
+    assert "as the profile says" in capsys.readouterr().err
+    assert side_to_run(weights, None, load_target("cpu")) is None
+    assert side_to_run(weights, TRAINED) == TRAINED
+    assert side_to_run(Path("model.onnx"), 64) == 64
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_plan_is_applied_at_the_size_that_it_was_made_for(weights: Path) -> None:
+    plan = prune(weights, imgsz=64, ratio=0.2, importance="lamp").plan
+    again = prune(weights, plan=plan)
+    assert again.size == InputSize(64, "plan", TRAINED)
+    assert again.plan == plan
