@@ -47,7 +47,8 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
         )
     try:
         model = onnx.load(str(path))
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError, RuntimeError) as error:
+        # RuntimeError: what the file system says of weights that lie in another file
         raise DataError(f"{path} cannot be read as ONNX ({first_line(error)}); export it again") from error
     if not model.graph.node or not model.opset_import:
         raise DataError(f"{path} is not an ONNX model: it has no graph; export it again")

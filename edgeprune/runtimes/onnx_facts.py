@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.errors import DataError, StageError, TargetError, first_line
 
 PRECISIONS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
 
@@ -45,8 +45,8 @@ def read_model(path: Path) -> Any:
 
     try:
         return onnx.load(str(path))
-    except (OSError, DecodeError) as error:
-        raise DataError(f"{path}: not a readable ONNX file: {error}") from error
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: not a readable ONNX file: {first_line(error)}") from error
 
 
 def onnx_facts(path: Path, *, precision: str = "fp32") -> OnnxFacts:

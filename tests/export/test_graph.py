@@ -11,6 +11,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.export import graph
 from edgeprune.export.graph import load_graph, metadata_of, save_graph, set_metadata
 from edgeprune.export.metadata import read_metadata
+from edgeprune.runtimes.onnx_facts import read_model
 
 
 def relu_model() -> onnx.ModelProto:
@@ -70,6 +71,16 @@ def test_missing_external_data_is_refused(tmp_path):
     (tmp_path / "w.bin").unlink()
     with pytest.raises(DataError):
         load_graph(tmp_path / "m.onnx")
+
+
+def test_weights_in_a_file_that_no_system_can_name_are_refused(tmp_path):
+    model = relu_model()
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "n" * 5000)
+    model.graph.initializer[0].ClearField("raw_data")
+    (tmp_path / "long.onnx").write_bytes(model.SerializeToString())
+    for read in (load_graph, read_model):
+        with pytest.raises(DataError, match=r"long\.onnx"):
+            read(tmp_path / "long.onnx")
 
 
 def test_a_missing_file_is_refused(tmp_path):
