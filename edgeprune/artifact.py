@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -37,8 +38,14 @@ def sha256_of(path: Path | str) -> str:
 
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:
-    """Write a whole file or nothing: a reader sees the old bytes or the new ones, never a half (``os.replace``)."""
+    """Write a whole file or nothing: a reader sees the old bytes or the new ones, never a half (``os.replace``).
+
+    Raises:
+        OSError: the place cannot be written, or is a device or a pipe, which a file would take the place of.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EPERM, "is no regular file", str(path))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:

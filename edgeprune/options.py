@@ -21,6 +21,8 @@ def output_file(path: Path | None) -> Path | None:
     folder = path.absolute().parent
     if path.is_dir():
         raise TargetError(f"{path}: is a folder; give the path of a file")
+    if path.exists() and not path.is_file():  # written atomically, a file would take its place
+        raise TargetError(f"{path}: is a device or a pipe; give the path of a file")
     output_folder(path.parent)
     if not folder.is_dir():
         raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {folder}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
 from edgeprune.options import image_side, output_file, output_folder, output_plot
 
@@ -19,6 +20,7 @@ from edgeprune.options import image_side, output_file, output_folder, output_plo
         (output_file, "folder", "is a folder"),
         (output_file, "missing/model.pt", "mkdir -p"),
         (output_file, "file/model.pt", "is a file"),
+        (output_file, "pipe", "a device or a pipe"),
         (output_plot, "loss.docx", ".png, .svg, .pdf"),
         (output_plot, "missing/loss.png", "mkdir -p"),
         (output_folder, "file", "is a file"),
@@ -30,10 +32,18 @@ def test_a_place_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TargetError, match=seen):
         check(Path(path))
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        write_atomically(tmp_path / "pipe", "words")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"] and (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
