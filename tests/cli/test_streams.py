@@ -52,6 +52,7 @@ def test_words_that_a_terminal_cannot_show_are_written_as_it_can(encoding: str) 
     assert "x1.5" in listed.stdout.decode("ascii") if encoding == "ascii" else "×1.5" in listed.stdout.decode(encoding)
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="/dev/full is not the device that it is on Linux")
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
         for argv in (["targets"], ["--help"], ["targets", "schema"]):
