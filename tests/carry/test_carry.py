@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgeprune.export.onnx import onnx_from_checkpoint
 
     root = tmp_path_factory.mktemp("carry")
-    write_digits(root / "digits", train=4, val=4, test=2, imgsz=64)
+    write_digits(root / "digits", train=4, val=4, test=4, imgsz=64)
     (root / "board.yaml").write_text(PROFILE)
     described = {**yaml_model_load("yolov8n.yaml"), "nc": 10}
     for name, width in (("baseline", 0.25), ("model", 0.125)):

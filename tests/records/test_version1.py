@@ -23,6 +23,7 @@ from edgeprune.report.build import build_markdown, build_page
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement
 from edgeprune.serial import from_json, to_json
+from edgeprune.target.schema import target_from
 
 OLD = Path(__file__).with_name("build-v1.json")
 
@@ -45,13 +46,14 @@ def test_nothing_that_it_says_is_lost(run: Path) -> None:
     facts = {row["name"]: row["facts"] for row in old["stages"]}
     assert [name for name, _ in record.stages.items()] == list(facts)
     assert to_json(record.gates) == old["gates"] and record.verdict is Verdict.INCONCLUSIVE
-    assert record.target.model_dump(mode="json") == old["target"] and to_json(record.plan) == old["plan"]
+    assert record.target == target_from(old["target"], "old") and to_json(record.plan) == old["plan"]
     assert [list(row.measurement.values) for row in record.measurements] == [
         row["values"] for row in old["measurements"]
     ]
 
     stages = record.stages
     assert stages.pretrain is not None and stages.sparsify is not None and stages.quantize is not None
+    assert stages.finetune is not None
     for row, name in ((stages.pretrain, "pretrain"), (stages.sparsify, "sparsify"), (stages.finetune, "finetune")):
         training = row.facts.training
         curves = [{"epoch": e.number, "time": e.seconds, **e.figures} for e in training.epochs]
