@@ -31,20 +31,7 @@ from edgeprune.families import family_of
 from edgeprune.input_size import InputSize, input_size
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
 from edgeprune.reading import is_file, shown
-from edgeprune.unpickle import content_of, globals_of
-
-STOCK_PACKAGES = ("torch", "torchvision", "ultralytics")
-PLAIN_PACKAGES = (
-    "builtins",
-    "collections",
-    "numpy",
-    "pathlib",
-    "_codecs",
-    "copyreg",
-    "datetime",
-    "__builtin__",
-    "types",
-)
+from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreign, ultralytics_reads
 
 
 @dataclass
@@ -206,6 +193,21 @@ def save(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def for_ultralytics(source: Checkpoint, copy_to: Path) -> Path:
+    """A file that ``YOLO(file)`` reads as :func:`load` read the source: the source itself, or a copy of today's names.
+
+    Ultralytics' restricted loader takes neither modules of version 8.0 nor some names of files; ``copy_to`` is written
+    for those, with equal bytes each time.
+
+    Raises:
+        StageError: the source has classes that no stock checkpoint can hold.
+    """
+    if ultralytics_reads(source.path):
+        return source.path
+    save(source.model, copy_to, like=source)
+    return copy_to
 
 
 def shape_signature(model: nn.Module) -> str:
@@ -431,4 +433,4 @@ def named_globals(path: Path | str) -> list[str]:
 def foreign_globals(path: Path) -> list[str]:
     """Globals named in a checkpoint's pickle that are neither Ultralytics', torch's nor plain data; loads nothing."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    return [name for name in names if name.partition(".")[0] not in (*STOCK_PACKAGES, *PLAIN_PACKAGES)]
+    return [name for name in names if is_foreign(name)]

@@ -31,6 +31,19 @@ LOSS_MODULES = ("ultralytics.utils.loss", "ultralytics.utils.tal")
 # hooks and wrappers of torch that are built to say what is in the file: data, and code of torch alone
 TORCH_MODULES = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
 WRAPPERS = ("torch.nn.parallel.data_parallel.DataParallel",)
+STOCK_PACKAGES = ("torch", "torchvision", "ultralytics")
+PLAIN_PACKAGES = (
+    "builtins",
+    "collections",
+    "numpy",
+    "pathlib",
+    "_codecs",
+    "copyreg",
+    "datetime",
+    "__builtin__",
+    "types",
+)
+OWN_FILE = "If the file is your own: build, prune, search, finetune and export load it with --trust"
 SPLIT_SUFFIXES = ("_v2", "_infer")  # C2f_v2 and the like; pruning/adopt.py
 YOLOV5_PACKAGES = ("models", "utils")  # of the repositories of YOLOv5 and YOLOv7
 
@@ -89,16 +102,32 @@ def _own_name(path: Path) -> Iterator[Path]:
     It drops quotes from a name, takes yolov5n.pt for yolov5nu.pt, and deletes a damaged file that is given by the bare
     name of published weights, to download it again.
     """
-    from ultralytics.utils.checks import check_yolov5u_filename
-
     whole = path.absolute()
-    if check_yolov5u_filename(str(whole).strip().replace("'", ""), verbose=False) == str(whole):
+    if _name_is_kept(whole):
         yield whole
         return
     with TemporaryDirectory(prefix="edgeprune-load-") as folder:
         link = Path(folder) / "checkpoint.pt"
         link.symlink_to(whole)
         yield link
+
+
+def _name_is_kept(path: Path) -> bool:
+    from ultralytics.utils.checks import check_yolov5u_filename
+
+    return check_yolov5u_filename(str(path).strip().replace("'", ""), verbose=False) == str(path)
+
+
+def ultralytics_reads(path: Path) -> bool:
+    """Whether ``YOLO(path)`` reads this very file, restricted as it is in a process of edgeprune."""
+    if not _name_is_kept(path.absolute()):
+        return False
+    return not any(_known_class(name) is not None or is_foreign(name) for name in globals_of(path))
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a global is neither Ultralytics', torch's nor plain data."""
+    return name.partition(".")[0] not in (*STOCK_PACKAGES, *PLAIN_PACKAGES)
 
 
 def globals_of(path: Path) -> list[str]:
@@ -143,10 +172,7 @@ def _what_it_is(name: str) -> str:
             "(torch.nn.utils.parametrize.remove_parametrizations) and save it again"
         )
     if package in ("torch", "torchvision"):
-        return (
-            f"a class of {package} that no checkpoint of Ultralytics has; replace it by a stock block, or pass --trust "
-            "if the file is your own: loading it can then run any code"
-        )
+        return f"a class of {package} that no checkpoint of Ultralytics has; replace it by a stock block. {OWN_FILE}"
     if package == "ultralytics":
         from ultralytics import __version__
 
@@ -159,9 +185,7 @@ def _what_it_is(name: str) -> str:
             "a class of the repositories of YOLOv5 or YOLOv7, whose models Ultralytics does not load; train the model "
             "with Ultralytics (yolov5nu.pt and the like)"
         )
-    return (
-        "a class outside Ultralytics and torch, and loading it could run any code; pass --trust if the file is your own"
-    )
+    return f"a class outside Ultralytics and torch, and loading it could run any code. {OWN_FILE}"
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

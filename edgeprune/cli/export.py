@@ -40,6 +40,9 @@ def export_command(
         str, typer.Option(help="auto, end-to-end (no NMS needed), raw (NMS outside) or nms (NMS inside).")
     ] = "auto",
     output_name: Annotated[list[str] | None, typer.Option(help="Name of an output, once for each in order.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load classes outside Ultralytics; such a file can run any code.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint to ONNX in FP32.
@@ -54,12 +57,13 @@ def export_command(
     info = onnx_from_checkpoint(
         checkpoint,
         output,
-        imgsz=side_to_run(checkpoint, imgsz),
+        imgsz=side_to_run(checkpoint, imgsz, trust=trust),
         batch=batch,
         dynamic=dynamic,
         opset=opset,
         head=head,
         output_names=output_name or (),
+        trust=trust,
     )
     shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in (*info.inputs, *info.outputs))
     text = f"{output}: {info.task}, head {info.head}, opset {info.opset}, {info.nodes} nodes; {shapes}"

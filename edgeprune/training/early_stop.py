@@ -50,7 +50,8 @@ def baseline_accuracy(weights: Path, *, data: Path | str, settings: TrainSetting
         if content["weights"] == unpruned.sha256:
             return float(content["figure"])
     # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
-    accuracy = validation_accuracy(weights, data=data, settings=settings, work=work, batch=2 * settings.batch)
+    readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
+    accuracy = validation_accuracy(readable, data=data, settings=settings, work=work, batch=2 * settings.batch)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, json.dumps({"weights": unpruned.sha256, "figure": accuracy}))
     return accuracy

@@ -6,7 +6,7 @@ The result is a float32 checkpoint of the best epoch, in stock Ultralytics class
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,17 +69,19 @@ def finetune(
     settings = sized(settings, source)
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))
+    given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
     names = dict(dataset.names)
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.teacher:
-        _check_teacher(settings.teacher, source.task, names, features=bool(settings.feature))
+        teacher = _checked_teacher(settings.teacher, source.task, names, features=bool(settings.feature))
+        settings = replace(settings, teacher=checkpoint.for_ultralytics(teacher, Path(work) / "teacher.pt"))
     if until is not None:
         watchers = [*watchers, ("on_fit_epoch_end", StopAtGoal(until))]
         identity = {**(identity or {}), "until": asdict(until)}
     run = run_training(
         work,
-        source.path,
+        given,
         data=data,
         settings=settings,
         watchers=watchers,
@@ -101,7 +103,7 @@ def finetune(
     return result_from_run(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=carried)
 
 
-def _check_teacher(path: Path, task: str, names: dict[int, str], features: bool) -> None:
+def _checked_teacher(path: Path, task: str, names: dict[int, str], features: bool) -> checkpoint.Checkpoint:
     teacher = checkpoint.load(path)
     if teacher.task != task or (features and task == "classify"):
         raise DataError(
@@ -109,3 +111,4 @@ def _check_teacher(path: Path, task: str, names: dict[int, str], features: bool)
             "of one task, and of features (feature above 0) a detection head"
         )
     require_same_names(f"teacher {path}", teacher.names, names)
+    return teacher

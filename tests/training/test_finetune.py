@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ultralytics.utils import IterableSimpleNamespace
 
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
@@ -21,6 +22,8 @@ from edgeprune.settings import TrainSettings
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.finetune import finetune
 from edgeprune.training.pretrain import pretrain
+from edgeprune.unpickle import ultralytics_reads
+from tests.situations.models import OLD_PATHS, old_modules
 from tests.training.narrow import narrow_checkpoint
 
 STOCK = """
@@ -122,6 +125,19 @@ def test_nothing_is_written_outside_work_and_out(
     assert list(elsewhere.iterdir()) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cwd", "out", "work"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["best.pt", "results.csv"]
+
+
+def test_what_only_edgeprune_reads_is_trained_too(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
+) -> None:
+    model = checkpoint.load(narrow).model
+    model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5)  # lay below ultralytics.yolo in version 8.0
+    torch.save({"model": model}, tmp_path / "today.pt")
+    given = old_modules(tmp_path / "today.pt", tmp_path / "it's of 8.0.pt", OLD_PATHS["8.0"])
+    once = replace(settings, epochs=1, teacher=given, response=1.0)
+    done = finetune(given, data=digits, out=tmp_path / "out", settings=once, work=tmp_path / "work")
+    assert checkpoint.shape_signature(checkpoint.load(done.best).model) == checkpoint.shape_signature(model)
+    assert not ultralytics_reads(given) and ultralytics_reads(done.best)
 
 
 def test_metadata_travels_in_the_checkpoint(
