@@ -60,6 +60,7 @@ def test_command_line_in_readme_and_pages_parses(page: str, line: str) -> None:
 @pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_options_named_in_the_text_exist(path: Path) -> None:
     known = {name for command in commands().values() for one in command.params for name in one.opts} | {"--help"}
+    known |= {"--fp16", "--int8"}  # trtexec's, whose others have a capital letter
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     found = (name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", code))
     named = {name for name in found if name == name.lower()}  # trtexec writes its own like --exportTimes
