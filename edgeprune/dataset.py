@@ -15,7 +15,7 @@ import logging
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
 from edgeprune.reading import is_file, read_bytes, shown
 
 SPLITS = ("train", "val", "test")
+ONE_CLASS = {0: "item"}  # what Ultralytics calls the class of a model that is trained with single_cls
 KEYPOINT_ENTRIES = ("flip_idx", "kpt_names", "kpt_oks_sigmas")  # entries of a YAML that Ultralytics reads for poses
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".txz", ".tbz2")  # what Ultralytics downloads and unpacks
 MAX_CLASSES, MAX_CHANNELS, MAX_KEYPOINTS = 100_000, 512, 10_000  # far beyond what anybody trains
@@ -56,6 +57,7 @@ class Dataset:
         kpt_shape: keypoints and numbers a keypoint, for pose.
         channels: of the images, as the YAML says.
         keypoints: further entries about keypoints, for Ultralytics.
+        one_class: whether every object counts as of the one class, whatever its label says; see :meth:`of_one_class`.
     """
 
     source: Path
@@ -67,6 +69,7 @@ class Dataset:
     kpt_shape: tuple[int, int] | None = None
     channels: int = 3
     keypoints: Mapping[str, Any] = field(default_factory=dict)
+    one_class: bool = False
     _linked: dict[str, LinkedSplit] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -161,6 +164,31 @@ class Dataset:
         labelled = bool(images) if self.task == "classify" else any(read_labels(image) for image in images)
         return "test" if labelled else "val"
 
+    def of_one_class(self) -> Dataset:
+        """This dataset as Ultralytics trains on it with ``single_cls``: every object is of one class."""
+        return replace(self, names=dict(ONE_CLASS), one_class=True, _linked={})
+
+    def seen_by(
+        self,
+        names_of_model: Mapping[int, str] | Sequence[str],
+        *,
+        model: str = "the model",
+        channels: int | None = None,
+    ) -> Dataset:
+        """This dataset as a model sees it, which its classes and channels fit; arguments as :meth:`check_matches`.
+
+        A model that was trained with ``single_cls`` knows Ultralytics' one class, and sees every object as that.
+
+        Raises:
+            DataError: they do not fit.
+        """
+        known = dict(names_of_model) if isinstance(names_of_model, Mapping) else dict(enumerate(names_of_model))
+        seen = (
+            self.of_one_class() if known == ONE_CLASS and self.names != ONE_CLASS and self.task != "classify" else self
+        )
+        seen.check_matches(names_of_model, model=model, channels=channels)
+        return seen
+
     def check_matches(
         self,
         names_of_model: Mapping[int, str] | Sequence[str],
@@ -210,6 +238,8 @@ class Dataset:
         digest = hashlib.sha256(repr(sorted(self.names.items())).encode(errors="surrogateescape"))
         if self.channels != 3:
             digest.update(f"channels {self.channels}".encode())
+        if self.one_class:
+            digest.update(b"one class")
         for split in sorted(self.splits):
             digest.update(f"\0{split}\0".encode())
             for image in self.splits[split]:
@@ -239,7 +269,7 @@ class Dataset:
         else:
             sources, groups = [Source(image, label_file(image)) for image in images], ("images",)
             boxes = "pose" if self.task == "pose" else "detect"  # every other task's labels are checked alike
-            rules = LabelRules(self.nc, boxes, self.kpt_shape or (0, 0), self.channels)
+            rules = LabelRules(self.nc, boxes, self.kpt_shape or (0, 0), self.channels, self.one_class)
         linked = link_split(sources, groups, rules, self._refuse_labels)
         _say_skipped(self, split, linked)
         self._linked[split] = linked

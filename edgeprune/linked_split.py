@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
 from edgeprune.images import read_image
 from edgeprune.quiet import quiet
-from edgeprune.reading import is_file
+from edgeprune.reading import is_file, read_bytes
 from edgeprune.serial import read_json, write_json
 from edgeprune.workspace import user_cache
 
@@ -29,6 +30,7 @@ KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
 FOLDER = "datasets"
 CHECKED = "checked.json"
 FORMAT = "1"
+ANY_CLASS = re.compile(rb"(?m)^[ \t]*\d+(?:\.0*)?(?=[ \t])")  # the first column of a label
 MANY = 5000  # images from which on it is said that they are opened
 
 _logger = logging.getLogger(__name__)
@@ -43,12 +45,14 @@ class LabelRules:
         task: ``detect``, ``pose`` or ``classify``, which has no labels.
         kpt_shape: keypoints and numbers a keypoint; (0, 0) where the dataset has none.
         channels: that the images are read with.
+        one_class: whether every object is of class 0, whatever its label says; labels are then copies, not links.
     """
 
     classes: int
     task: str
     kpt_shape: tuple[int, int] = (0, 0)
     channels: int = 3
+    one_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def link_split(
     try:
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
-        checked = _check(sources, _link(sources, groups, partial), rules, refuse)
+        checked = _check(sources, _link(sources, groups, rules, partial), rules, refuse)
         write_json(partial / CHECKED, checked)
         if _read(folder) is None:  # else another process was first
             shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +170,7 @@ def _key(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules) ->
     return digest.hexdigest()[:24]
 
 
-def _link(sources: Sequence[Source], groups: Sequence[str], folder: Path) -> list[Path | None]:
+def _link(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules, folder: Path) -> list[Path | None]:
     """Make the links; None for an image that is no regular file."""
     shutil.rmtree(folder, ignore_errors=True)
     labelled = any(source.label is not None for source in sources)
@@ -181,7 +185,11 @@ def _link(sources: Sequence[Source], groups: Sequence[str], folder: Path) -> lis
         link.symlink_to(source.image.absolute())
         links.append(link)
         if source.label is not None and is_file(source.label):
-            (folder / "labels" / f"{index:07d}.txt").symlink_to(source.label.absolute())
+            label = folder / "labels" / f"{index:07d}.txt"
+            if rules.one_class:
+                label.write_bytes(ANY_CLASS.sub(b"0", read_bytes(source.label)))
+            else:
+                label.symlink_to(source.label.absolute())
     return links
 
 

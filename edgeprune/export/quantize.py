@@ -24,8 +24,7 @@ def dataset_for(model: Path | str, data: Path | str, *, split: str) -> Dataset:
     """
     info, names = describe_onnx(model), read_metadata(metadata_of(model)).names
     dataset = Dataset.load(data, task=info.task, need=(split,))
-    dataset.check_matches(names or dataset.names, model=str(model), channels=info.channels)
-    return dataset
+    return dataset.seen_by(names or dataset.names, model=str(model), channels=info.channels)
 
 
 def quantize_onnx(

@@ -96,7 +96,7 @@ def accuracy(
         need = () if split == "auto" else (split,)
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need)
         split = dataset.judging_split(split)
-        dataset.check_matches(subject.module.names, model=str(model), channels=subject.channels)
+        dataset = dataset.seen_by(subject.module.names, model=str(model), channels=subject.channels)
         dataset.images(split)
         try:
             where = "cpu" if subject.exported else device

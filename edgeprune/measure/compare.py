@@ -163,7 +163,7 @@ def compare(
     task = described[0].task
     dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
     dataset.images(split)
-    dataset.check_matches(described[0].names, model=str(paths[0]))
+    dataset = dataset.seen_by(described[0].names, model=str(paths[0]))
     with tempfile.TemporaryDirectory(prefix="edgeprune-compare-") as folder:
         graphs = [
             graph_of(path, Path(folder) / str(number), imgsz=imgsz, batch=max(settings.batch, 1), progress=progress)

@@ -7,7 +7,7 @@ forward pass is the runtime's, as for :mod:`edgeprune.measure.accuracy`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ def read_objects(
     objects = []
     for row in read_labels(image):
         try:
-            objects.append(_label([float(value) for value in row.values], size, task, kpt_shape))
+            label = _label([float(value) for value in row.values], size, task, kpt_shape)
+            objects.append(label if len(names) > 1 else replace(label, label=0))
         except (ValueError, IndexError) as error:
             text = " ".join(row.values)[:40]
             raise DataError(f"{row.file}: line {row.line} is not a label of a {task} dataset: {text!r}") from error

@@ -165,7 +165,7 @@ def labelled_batches(
         DataError: the dataset cannot be read, or is not one for this model.
     """
     dataset = Dataset.load(data, task=checkpoint.task, need=("train",), trust=trust)
-    dataset.check_matches(checkpoint.names, model=str(checkpoint.path), channels=checkpoint.channels)
+    dataset = dataset.seen_by(checkpoint.names, model=str(checkpoint.path), channels=checkpoint.channels)
     return calibration_batches(
         dataset, checkpoint.task, imgsz, images=images, batch=batch, seed=seed, stride=checkpoint.stride
     )

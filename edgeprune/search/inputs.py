@@ -94,6 +94,4 @@ def read_dataset(
         from edgeprune.export.int8 import calibration_warnings
 
         calibration_warnings(min(target.calibration.images, len(dataset.images("train"))))  # refuses too few
-    if names is not None:
-        dataset.check_matches(names, channels=channels)
-    return dataset
+    return dataset if names is None else dataset.seen_by(names, channels=channels)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, input_size
 from edgeprune.search.inputs import read_dataset
 from edgeprune.stages.base import Weights
@@ -50,6 +50,14 @@ def read_inputs(target: Target, weights: str | Path, data: str | Path, trust: bo
     target = target.with_overrides(imgsz=size.side)
     splits = {"train", "val", target.accuracy.split}
     dataset = read_dataset(target, data, source.task, splits, names, channels=channels, trust=trust)
+    if names is None and target.pretrain.train.get("single_cls"):
+        dataset = dataset.of_one_class()
+    if target.finetune.train.get("single_cls") and dataset.nc > 1:
+        raise TargetError(
+            f"finetune.train.single_cls: {source.path} knows {dataset.nc} classes, "
+            "which a build holds against each other before and after; make it a model of one class first: "
+            "edgeprune finetune WEIGHTS --train single_cls=true"
+        )
     return Inputs(target, size, source, dataset)
 
 

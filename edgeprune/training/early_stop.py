@@ -11,7 +11,7 @@ from ultralytics.cfg import TASK2METRIC
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
-from edgeprune.dataset import Dataset
+from edgeprune.dataset import ONE_CLASS, Dataset
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import require_same_names
 from edgeprune.training.run import validation_accuracy
@@ -43,7 +43,9 @@ def baseline_accuracy(weights: Path, *, data: Path | str, settings: TrainSetting
     """
     unpruned = checkpoint.load(weights)
     dataset = Dataset.load(data, task=unpruned.task, need=("val",))
-    require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
+    require_same_names(
+        f"baseline {weights}", unpruned.names, ONE_CLASS if unpruned.names == ONE_CLASS else dataset.names
+    )
     record = Path(work) / "unpruned.json"
     if record.is_file():
         content = json.loads(record.read_text())

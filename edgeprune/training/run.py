@@ -153,7 +153,7 @@ def validation_accuracy(
     """
     with quiet() if settings.quiet else nullcontext():
         model = YOLO(str(weights))
-        dataset = Dataset.load(data, task=str(model.task), need=("val",))
+        dataset = Dataset.load(data, task=str(model.task), need=("val",)).seen_by(model.names)
         metrics: Any = model.val(
             data=str(dataset.for_ultralytics("val")),
             imgsz=settings.side,

@@ -75,7 +75,9 @@ class GivenModelTrainer(BaseTrainer):
     def get_dataset(self) -> dict[str, Any]:
         """Ultralytics' description of the data set as it was checked; DataError where it cannot be used."""
         given = self.args.data
-        self.args.data = str(Dataset.load(given, task=self.args.task).for_ultralytics("train", "val"))
+        dataset = Dataset.load(given, task=self.args.task)
+        dataset = dataset.of_one_class() if self.args.single_cls else dataset
+        self.args.data = str(dataset.for_ultralytics("train", "val"))
         try:
             with _data_errors():
                 return super().get_dataset()
