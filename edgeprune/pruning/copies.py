@@ -47,7 +47,11 @@ def head_of(model: Any) -> Any:
 
 
 def input_channels(model: nn.Module) -> int:
-    """Channels of the image that the first convolution reads."""
+    """Channels of the image that the model takes: what its description says, else what its first convolution reads."""
+    yaml: Any = getattr(model, "yaml", None)
+    told = yaml.get("channels", yaml.get("ch")) if isinstance(yaml, Mapping) else None
+    if isinstance(told, int) and told > 0:
+        return told
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels

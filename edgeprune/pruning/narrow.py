@@ -102,5 +102,7 @@ def _rewrite_layer(module: Any) -> None:
             module.in_channels = module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.num_features = len(module.weight)

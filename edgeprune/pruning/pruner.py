@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from edgeprune.version import __version__
 
 AUTO = "auto"  # taylor where there are labelled batches, else lamp; measured in benchmarks/pruning_criteria.md
 LARGEST_ERROR = 1e-4  # float32 sums in another order give about 1e-6; wrong channels 1e-3 and more
+UNCHANGED = {"macs_speed_up": 1.0, "params_ratio": 1.0, "ratio": 0.0}  # what asks for nothing
 
 Scope = Literal["global", "local"]
 Scores = dict[str, torch.Tensor]
@@ -106,6 +108,14 @@ class Pruner:
             for name, width in widths.items()
             if width != self.structure.widths[self.structure.index[name]]
         }
+
+    def refuse_fixed(self) -> None:
+        """Raise ``TargetError`` where no width of the model can change; says why, the commonest reason first."""
+        if any(dimension.fixed is None for dimension in self.dimensions):
+            return
+        counts = Counter(dimension.fixed for dimension in self.dimensions if dimension.fixed)
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in counts.most_common(4))
+        raise TargetError(f"nothing can be pruned: none of {len(self.dimensions)} widths may change: {reasons}")
 
     def scores(
         self,
@@ -186,6 +196,8 @@ class Pruner:
             raise TargetError("iterative_steps starts at 1, and more than one makes its own scores and widths")
         kind = kinds[0]
         amount = requests.get(kind) or 0.0
+        if widths is None and amount != UNCHANGED[kind]:
+            self.refuse_fixed()
         if iterative_steps > 1:
             batches = None if batches is None else list(batches)
             importance = resolve_importance(importance, batches)

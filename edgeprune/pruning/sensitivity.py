@@ -70,6 +70,7 @@ def sensitivity(
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise TargetError(f"ratios lie between 0 and 1 (seen: {', '.join(map(str, ratios)) or 'none'})")
     pruner = model if isinstance(model, Pruner) else Pruner(model, imgsz)
+    pruner.refuse_fixed()
     batches = list(batches)
     importance = resolve_importance(importance, batches)
     scores = pruner.scores(importance, batches) if scores is None else scores

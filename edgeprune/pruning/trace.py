@@ -215,6 +215,18 @@ class _LabelTracker(TorchFunctionMode):
             return
         self.set_labels(result, self.trace.add_slot(owner[0], "norm", labels))
 
+    def _on_prelu(self, result: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
+        """A slope for every channel, or one for all; zero stays zero."""
+        labels, owner = self.labels_of(x), self.owners.get(id(weight))
+        if labels is None:
+            return
+        if weight.numel() > 1:
+            if owner is None:
+                self._pin_unfollowed(x, "prelu with computed slopes")
+                return
+            labels = self.trace.add_slot(owner[0], f"param:{owner[1]}", labels)
+        self.set_labels(result, labels)
+
     def _on_cat(self, result: torch.Tensor, tensors: Any, dim: int = 0, **kwargs: Any) -> None:
         labels = [own for tensor in tensors if (own := self.labels_of(tensor)) is not None]
         if dim == 1 and len(labels) == len(tensors):

@@ -144,6 +144,7 @@ class BudgetSearch:
         if start_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.prune_by_macs(1.0)
             return PlanFound(files, plan, (), 1.0, None, self._gate(_unpruned_gate(budget, start_used, start_high)))
+        self.pruner.refuse_fixed()
         planner = self.planner(cache)
         fit = planner.profile.fit
         site.reporter.note(

@@ -66,7 +66,7 @@ def test_exporting_it_fails_before_anything_is_written(pruned, rebuilt, tmp_path
     model = _saved(rebuilt, tmp_path / "reset.pt")
     facts = replace(build_record().stages.prune.facts, signature=pruned.plan.result_shapes, plan=pruned.plan.digest)
     tuned = SimpleNamespace(path=lambda role: model)
-    build = SimpleNamespace(record=lambda kind: tuned, facts=lambda kind: facts)
+    build = SimpleNamespace(record=lambda kind: tuned, finished=lambda kind: tuned, facts=lambda kind: facts)
     folder = tmp_path / "export"
     folder.mkdir()
     with pytest.raises(StageError, match="after fine-tuning the model has other shapes"):
