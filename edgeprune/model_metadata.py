@@ -13,6 +13,7 @@ from typing import Any
 
 from edgeprune.errors import DataError
 from edgeprune.families import TASKS
+from edgeprune.reading import shown
 
 LONGEST_NAME = 200  # characters of a class name
 LARGEST_SIDE = 16_384  # pixels
@@ -114,7 +115,7 @@ def refused(what: str, key: str, value: object, allowed: str) -> DataError:
     """The error for an entry: what was seen, in few printable characters, and what is allowed."""
     plain = is_plain(value) and not isinstance(value, Path)
     seen = reprlib.repr(value).encode("ascii", "backslashreplace").decode() if plain else f"a {type(value).__name__}"
-    return DataError(f"{what}: its {key} is {seen[:120]}; allowed: {allowed}")
+    return DataError(f"{what}: its {shown(key, 60)} is {seen[:120]}; allowed: {allowed}")
 
 
 def _is_whole(value: object) -> bool:

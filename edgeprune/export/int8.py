@@ -43,6 +43,7 @@ RECIPES = ("tensorrt", "cpu")
 FEWEST_IMAGES = 16  # published INT8 collapses trace to calibration on four images
 ADVISED_IMAGES = 64
 
+SELECTION = {"NonMaxSuppression", "NonZero", "TopK", "ArgMax"}  # how many rows they give, or indices, is no activation
 CPU_OPS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
 
 
@@ -84,9 +85,10 @@ def quantize_to_int8(
     model = load_fp32(source, keep_float)
     regions = regions_of(model)
     excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
-    body = _without_nodes(model, regions.decoder)
-    body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - regions.decoder)
-    quantized = _with_decoder(body, model, regions.decoder)
+    selecting = _from_selection_on(model, regions.decoder)
+    body = _without_nodes(model, selecting)
+    body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - selecting)
+    quantized = _with_decoder(body, model, selecting)
     layers = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in regions.decoder]
     set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: "int8"})
     if half:
@@ -116,6 +118,21 @@ def calibration_warnings(count: int) -> tuple[str, ...]:
     if count < ADVISED_IMAGES:
         return (f"INT8 was calibrated on {count} images; {ADVISED_IMAGES} or more are advised",)
     return ()
+
+
+def _from_selection_on(model: onnx.ModelProto, decoder: Collection[str]) -> set[str]:
+    """Nodes of the decoder from the first on that chooses among boxes, with everything that reads what it gives.
+
+    The arithmetic before it stays in the graph that is calibrated: a layer whose output left that graph would get its
+    scale at the graph's end, where taking the layer back to float does not reach it.
+    """
+    chosen: set[str] = set()
+    ragged: set[str] = set()
+    for node in model.graph.node:  # in order of execution
+        if node.name in decoder and (node.op_type in SELECTION or ragged.intersection(node.input)):
+            chosen.add(node.name)
+            ragged.update(node.output)
+    return chosen
 
 
 def _without_nodes(model: onnx.ModelProto, dropped: Collection[str]) -> onnx.ModelProto:

@@ -120,7 +120,7 @@ def test_val_measures_any_form_as_a_profile_asks(name, runtime, classes):
     [
         (["--target", "cpu", "--runtime", "onnxruntime"], TargetError, "leave one out"),
         (["--runtime", "cuda"], TargetError, "onnxruntime, onnxruntime-cuda"),
-        (["--target", "cpu"], TargetError, "64 × 64, not of 640"),
+        (["--imgsz", "640"], TargetError, "64 × 64, not of 640"),
         (["--target", "jetson-orin"], DeviceError, "next:"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import edgeprune
+from edgeprune.artifact import Artifact
 from edgeprune.errors import DataError
 from edgeprune.export.graph import load_graph, metadata_of
 from edgeprune.export.metadata import FLOAT_LAYERS_KEY
@@ -33,6 +34,7 @@ precision: int8
 calibration: {images: 16, method: percentile, percentile: 99}
 measure: {warmup_s: 0.05, rounds: 4, per_round: 2}
 """
+ON_VAL = "accuracy: {split: val}\n"  # where `reached` is measured
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,8 @@ def quantized(build: Build, folder: Path) -> Output[QuantizeFacts]:
 
 
 def rows(build: Build, output: Output[QuantizeFacts]) -> dict[str, Any]:
-    record = Record(Key("quantize", {}), Path(), {}, output.facts, 0.0, "")
+    artifacts = {role: Artifact(path, "") for role, path in output.artifacts.items()}
+    record = Record(Key("quantize", {}), Path(), artifacts, output.facts, 0.0, "")
     return {gate.metric: gate for gate in quantize.STAGE.judge(build, record).gates}
 
 
@@ -69,7 +72,7 @@ def records(plain: Path, value: float) -> dict[str, Any]:
 
 
 def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, reached, bccd, tmp_path):
-    off = quantized(build_at(f"{HARD}mixed_precision: false\n", records(plain, reached)), tmp_path / "off")
+    off = quantized(build_at(f"{HARD}{ON_VAL}mixed_precision: false\n", records(plain, reached)), tmp_path / "off")
     before = off.facts.fallback.accuracy
     assert "off in the profile" in off.facts.fallback.reason
     assert off.facts.fallback.mixed is None
@@ -77,7 +80,7 @@ def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, 
     assert reached - before > 0.03
 
     allowed = (reached - before) / 2
-    build = build_at(f"{HARD}accuracy: {{max_map_drop: {allowed}}}\n", records(plain, reached))
+    build = build_at(f"{HARD}accuracy: {{max_map_drop: {allowed}, split: val}}\n", records(plain, reached))
     output = quantized(build, tmp_path / "out")
     mixed = output.facts.fallback.mixed
     assert mixed is not None
@@ -104,14 +107,14 @@ def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, 
 
 
 def test_nothing_is_searched_where_float_itself_is_too_bad(build_at, plain, reached, tmp_path):
-    build = build_at(HARD, records(plain, reached + 0.5))
+    build = build_at(HARD + ON_VAL, records(plain, reached + 0.5))
     output = quantized(build, tmp_path / "out")
     assert output.facts.fallback.mixed is None
     assert "precision is not what costs" in rows(build, output)["mAP50-95 in int8"].reason
 
 
 def test_a_precision_that_costs_little_is_left_alone(build_at, plain, reached, tmp_path):
-    build = build_at(HARD.replace("precision: int8", "precision: fp16"), records(plain, reached))
+    build = build_at((HARD + ON_VAL).replace("precision: int8", "precision: fp16"), records(plain, reached))
     output = quantized(build, tmp_path / "out")
     assert output.facts.fallback.reason == "it reaches the floor"
     assert "layers back in float" not in rows(build, output)
