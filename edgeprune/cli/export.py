@@ -147,7 +147,8 @@ def parity_command(
     """Compare two forms of a model on real images. Exits 5 where neither detects anything: nothing was compared.
 
     Example:
-      edgeprune parity tuned/best.pt small.onnx --data data.yaml --limit 0.01
+      edgeprune parity tuned/best.pt small.onnx --data data.yaml \\
+        --limit 0.01   # exits 0, 1 or 5: 5 where neither detects anything
     """
     from edgeprune.export.parity import parity
     from edgeprune.export.quantize import dataset_for
