@@ -28,6 +28,12 @@ OUT ?=
 WORKERS ?= 2# of pytest; a file of tests stays with one
 OWN := demo
 TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
+KNOWN := SHELL PYTHON VENV TORCH_INDEX STUBS WEIGHTS DATA LATENCY_MS SPEED_UP MACS_SPEED_UP MAX_MAP_DROP IMGSZ EPOCHS DEVICE \
+	SEED OUT WORKERS PYTEST
+GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
+$(error $(filter-out $(KNOWN),$(GIVEN)): not known here; known are $(KNOWN))
+endif
 REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
 	$(if $(MACS_SPEED_UP),--macs-speed-up $(MACS_SPEED_UP)) $(if $(MAX_MAP_DROP),--max-map-drop $(MAX_MAP_DROP)) \
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")

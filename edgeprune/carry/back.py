@@ -23,6 +23,7 @@ from edgeprune.errors import DataError, DeviceError
 from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow
 from edgeprune.records.show import read_build
+from edgeprune.runtimes.engine_file import BUNDLED
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import shown_version, version_from_banner
 from edgeprune.samples.gates import (
@@ -68,8 +69,8 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         engines.mkdir()
         visit = _replay(answered, request, record.target, packed, folder, engines)
         record = _update(record, _judge(visit, record, packed / "model.onnx"), visit, answered)
-        write_atomically(bundle / "model.engine", visit.engine.read_bytes())
-        record = replace(record, bundle={**record.bundle, "model.engine": sha256_of(visit.engine)})
+        write_atomically(bundle / BUNDLED, visit.engine.read_bytes())
+        record = replace(record, bundle={**record.bundle, BUNDLED: sha256_of(visit.engine)})
     return _write_build(record, bundle), bundle
 
 

@@ -32,12 +32,13 @@ def deepstream(
     import os
 
     from edgeprune.deploy.deepstream import write_deepstream
-    from edgeprune.deploy.shipped import ENGINE, ShippedModel
+    from edgeprune.deploy.shipped import ShippedModel
+    from edgeprune.runtimes.engine_file import BUNDLED
 
     model = ShippedModel.read(bundle)
     folder = out or model.onnx.parent / "deepstream"
     home = os.path.relpath(model.onnx.parent, folder)
-    write_deepstream(model, folder, engine=f"{home}/{ENGINE}", labels=f"{home}/labels.txt")
+    write_deepstream(model, folder, engine=f"{home}/{BUNDLED}", labels=f"{home}/labels.txt")
     say(f"{folder}: config_infer_primary.txt, the parser, a pipeline; go on with {folder / 'README.md'}")
 
 

@@ -9,8 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgeprune.artifact import write_atomically
-from edgeprune.deploy.shipped import ENGINE, ShippedModel
+from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import TargetError
+from edgeprune.runtimes.engine_file import BUNDLED
 
 NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2, "int8-fp16": 1}  # informs: a plan has its formats already
 NO_CLUSTERING, NMS = 4, 2
@@ -27,7 +28,7 @@ DEEPSTREAM ?= /opt/nvidia/deepstream/deepstream
 
 
 def write_deepstream(
-    model: ShippedModel, folder: Path, *, engine: str = f"../{ENGINE}", labels: str = "../labels.txt"
+    model: ShippedModel, folder: Path, *, engine: str = f"../{BUNDLED}", labels: str = "../labels.txt"
 ) -> None:
     """Write the files of ``deepstream/`` into a folder.
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from edgeprune.errors import DataError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
-
-ENGINE = "engine.engine"  # TensorRT's plan in a bundle
+from edgeprune.runtimes.engine_file import BUNDLED
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class ShippedModel:
             raise DataError(
                 f"{onnx} has {len(inputs)} inputs; one image tensor (batch, channels, height, width) is taken"
             )
-        engine = onnx.with_name(ENGINE)
+        engine = onnx.with_name(BUNDLED)
         return cls(onnx, engine if engine.is_file() else None, metadata, entries, inputs[0], outputs_of(graph))
 
     @property

@@ -26,6 +26,8 @@ def bundle_of(directory: Path) -> Path:
     if is_file(directory / STATE):
         command = shlex.join(read_state(directory).command)
         raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command)}")
+    if not exists(directory):
+        raise DataError(f"{shown(directory)}: does not exist; give the run directory of a build, or its bundle")
     raise DataError(f"{shown(directory)}: holds no build; expected bundle/{RECORD}, as edgeprune build --out leaves it")
 
 

@@ -76,6 +76,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         classes=classes_table(record),
         legend=LEGEND,
         scenes=scene_figures(scenes),
+        scenes_split=record.stages.engine.facts.accuracy.accuracy.split,
         conditions=conditions_table(record),
         command=shell_line(record.command),
         provenance=f"edgeprune {record.edgeprune}, seed {record.seed}, {record.created}; weights sha256 "

@@ -207,7 +207,8 @@ def widths(record: BuildRecord) -> Plot | None:
 
 
 def curves(record: BuildRecord) -> Plot | None:
-    """Accuracy by epoch of fine-tuning, against the unpruned model on the same split by its own runtime."""
+    """Accuracy by epoch of fine-tuning, which PyTorch measured on val; the unpruned model beside it where it was judged
+    on the same images."""
     if record.stages.finetune is None:
         return None
     training = record.stages.finetune.facts.training
@@ -219,16 +220,17 @@ def curves(record: BuildRecord) -> Plot | None:
     epochs = [epoch.number for epoch in finished]
     from matplotlib.ticker import MaxNLocator
 
-    before, best = record.stages.baseline.facts.accuracy.value, training.best_epoch
+    unpruned, best = record.stages.baseline.facts.accuracy.accuracy, training.best_epoch
 
     def draw(axes: Axes) -> None:
         for name, colour, style in zip(shown, ("before", "after") * 2, ("-", "-", "--", "--"), strict=False):
             label = name.removeprefix("metrics/")
             values = [epoch.figures[name] for epoch in finished]
             axes.plot(epochs, values, style, color=COLOURS[colour], marker="o", markersize=3, label=label)
-        axes.axhline(before, color=COLOURS["limit"], linestyle=":", label="unpruned")
+        if unpruned.split == "val":
+            axes.axhline(unpruned.map50_95, color=COLOURS["limit"], linestyle=":", label="unpruned")
         if best in epochs:
-            axes.axvline(best, color=COLOURS["muted"], linewidth=0.8)
+            axes.axvline(best, color=COLOURS["muted"], linewidth=0.8, label="best epoch")
         axes.set_xlabel("epoch")
         axes.set_ylim(0, 1)
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)

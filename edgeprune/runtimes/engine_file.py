@@ -20,6 +20,8 @@ from edgeprune.runtimes.onnx_facts import InputFacts
 from edgeprune.serial import from_json, read_json_data, to_json
 from edgeprune.workspace import user_cache
 
+BUNDLED = "engine.engine"  # a plan's name in a bundle, wherever it was built
+
 
 @dataclass(frozen=True)
 class EngineFacts:

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import EngineFacts, PruneFacts
-from edgeprune.runtimes.engine_file import facts_path
+from edgeprune.runtimes.engine_file import BUNDLED, facts_path
 from edgeprune.runtimes.trtexec_argv import build_argv, time_argv, version_of
 from edgeprune.samples.gates import Gate, at_most_gate
 from edgeprune.serial import write_json
@@ -73,7 +73,7 @@ def trtexec_lines(target: Target) -> list[list[str]]:
     They are those of the oldest TensorRT in the target's range; those of 10.3 every later version to 11.1 takes too.
     """
     version = version_of(target.oldest_tensorrt or OLDEST_TENSORRT)
-    measure, core, side, engine = target.measure, target.device.dla_core, target.imgsz, "model.engine"
+    measure, core, side, engine = target.measure, target.device.dla_core, target.imgsz, BUNDLED
     shapes = {"images": (target.batch, 3, side, side)} if target.export.dynamic else None
     return [
         build_argv(
@@ -145,7 +145,6 @@ def readme(record: BuildRecord) -> str:
         "model.pt": 'the same, pruned and fine-tuned, for plain Ultralytics: `YOLO("model.pt")`',
         "engine.onnx": "the graph as ONNX Runtime optimised it for the machine that built it: **load it only there**",
         "engine.engine": "TensorRT's plan: **for the board and the TensorRT version that built it**, no other",
-        "model.engine": "likewise, built by `run-on-device.sh`",
         "engine.engine.json": "which those are, the engine's layers and their number formats",
         "sample.py": "runs `model.onnx` on an image and draws what it finds; short enough to be read",
         "plan.json": "the width that every layer kept",

@@ -163,7 +163,7 @@ def test_what_comes_back_is_judged_and_a_stand_in_does_not_pass(run: Path, resul
     assert record.device.simulated and record.device.identity["module"] == "p3767-0005"
     assert record.device.identity["clocks"] == "locked"
     assert record.device.identity["power_mode"] == "MAXN_SUPER"
-    assert record.bundle["model.engine"] == sha256_of(bundle / "model.engine")
+    assert record.bundle["engine.engine"] == sha256_of(bundle / "engine.engine")
     assert record.next_command is None
     timed = {(row.stage, row.role): row.measurement for row in record.measurements}
     before, after = timed["engine", "baseline"], timed["engine", "candidate"]
