@@ -168,6 +168,12 @@ class Dataset:
         """This dataset as Ultralytics trains on it with ``single_cls``: every object is of one class."""
         return replace(self, names=dict(ONE_CLASS), one_class=True, _linked={})
 
+    def known_to(self, names_of_model: Mapping[int, str]) -> Dataset:
+        """This dataset with the classes that a model knows its objects by: Ultralytics' one class for a model that was
+        trained with ``single_cls``, else the dataset's own, whether the model knows them or not."""
+        single = dict(names_of_model) == ONE_CLASS and self.names != ONE_CLASS and self.task != "classify"
+        return self.of_one_class() if single else self
+
     def seen_by(
         self,
         names_of_model: Mapping[int, str] | Sequence[str],
@@ -175,17 +181,14 @@ class Dataset:
         model: str = "the model",
         channels: int | None = None,
     ) -> Dataset:
-        """This dataset as a model sees it, which its classes and channels fit; arguments as :meth:`check_matches`.
-
-        A model that was trained with ``single_cls`` knows Ultralytics' one class, and sees every object as that.
+        """This dataset as :meth:`known_to` a model, which its classes and channels fit; arguments as
+        :meth:`check_matches`.
 
         Raises:
             DataError: they do not fit.
         """
         known = dict(names_of_model) if isinstance(names_of_model, Mapping) else dict(enumerate(names_of_model))
-        seen = (
-            self.of_one_class() if known == ONE_CLASS and self.names != ONE_CLASS and self.task != "classify" else self
-        )
+        seen = self.known_to(known)
         seen.check_matches(names_of_model, model=model, channels=channels)
         return seen
 

@@ -6,6 +6,7 @@ that the rest of the project knows it by, or raises ``DataError`` with what was 
 
 from __future__ import annotations
 
+import ast
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,26 @@ from edgeprune.errors import DataError
 from edgeprune.families import TASKS
 from edgeprune.reading import shown
 
+LONGEST_ENTRY = 4_000_000  # characters: the names of a hundred thousand classes
 LONGEST_NAME = 200  # characters of a class name
 LARGEST_SIDE = 16_384  # pixels
 LARGEST_STRIDE = 1_024  # pixels; 64 is the largest of any published model
 LARGEST_COUNT = 65_536  # of images a run, channels or keypoints
 DEEPEST = 32  # levels of plain data
+
+
+def literal_of(text: str) -> Any:
+    """The value that a text is a literal of, as Ultralytics writes numbers, lists and mappings; nothing is evaluated.
+
+    Raises:
+        ValueError: it is none, or has no end.
+    """
+    if len(text) > LONGEST_ENTRY:
+        raise ValueError(f"{len(text)} characters")
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError("no literal") from error
 
 
 def task_of(value: object, what: str) -> str:

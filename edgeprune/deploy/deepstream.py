@@ -70,12 +70,6 @@ def refuse(model: ShippedModel) -> None:
         raise TargetError(f"Gst-nvinfer gives 1 or 3 channels, and {model.onnx.name} takes {model.metadata.channels}")
 
 
-def batch_of(model: ShippedModel) -> int:
-    """Frames a batch: the graph's own, which a plan of fixed shape cannot leave."""
-    axis = model.input.shape[0]
-    return axis if isinstance(axis, int) else model.metadata.batch
-
-
 def config(model: ShippedModel, *, engine: str, labels: str) -> str:
     """``config_infer_primary.txt``: paths are relative to the file itself, as Gst-nvinfer reads them."""
     height, width = model.size
@@ -88,7 +82,7 @@ gpu-id=0
 # building another one with flags of its own.
 model-engine-file={engine}
 labelfile-path={labels}
-batch-size={batch_of(model)}
+batch-size={model.metadata.batch}
 infer-dims={model.metadata.channels};{height};{width}
 network-mode={NETWORK_MODES[model.precision]}
 network-type=0
@@ -130,12 +124,12 @@ enable=1
 # 3: a file or a stream by its address; 4: RTSP; 1: a USB camera
 type=3
 uri=file:///opt/nvidia/deepstream/deepstream/samples/streams/sample_1080p_h264.mp4
-num-sources={batch_of(model)}
+num-sources={model.metadata.batch}
 gpu-id=0
 
 [streammux]
 gpu-id=0
-batch-size={batch_of(model)}
+batch-size={model.metadata.batch}
 batched-push-timeout=40000
 width=1920
 height=1080

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from edgeprune.errors import DataError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
+from edgeprune.model_metadata import literal_of
 from edgeprune.runtimes.engine_file import BUNDLED
 
 
@@ -74,6 +74,6 @@ class ShippedModel:
 
 def _literal(text: str) -> object:
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return literal_of(text)
+    except ValueError:
         return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import onnx
 
 from edgeprune.export.graph import inputs_of, load_graph, metadata_of
 from edgeprune.families import refuse_foreign_head
-from edgeprune.model_metadata import count_of, mapping_of, names_of, refused, size_of, stride_of, task_of
+from edgeprune.model_metadata import count_of, literal_of, mapping_of, names_of, refused, size_of, stride_of, task_of
 
 # the build's own entries
 HEAD_KEY = "edgeprune_head"
@@ -22,7 +21,6 @@ PRECISION_KEY = "edgeprune_precision"
 FLOAT_LAYERS_KEY = "edgeprune_float_layers"  # layers that went back from low precision to float, by name
 
 HEADS = ("raw", "end-to-end", "nms")
-LONGEST_ENTRY = 4_000_000  # characters: the names of a hundred thousand classes
 REQUIRED = ("names", "task", "stride", "imgsz")  # without these a model cannot be validated
 
 
@@ -128,8 +126,6 @@ def _literal(entries: Mapping[str, str], key: str, what: str) -> Any:
     if not text:
         return None
     try:
-        if len(text) > LONGEST_ENTRY:
-            raise ValueError
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return literal_of(text)
+    except ValueError:
         raise refused(what, key, text, "a value as Ultralytics writes it: a number, a list or a mapping") from None

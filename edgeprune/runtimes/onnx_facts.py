@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
+from edgeprune.model_metadata import literal_of
 
 PRECISIONS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
 
@@ -63,8 +63,8 @@ def onnx_facts(path: Path, *, precision: str = "fp32") -> OnnxFacts:
     require_precision(proto, precision, path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     sides: list[int] = []
-    with contextlib.suppress(ValueError, SyntaxError, TypeError):
-        sides = [int(side) for side in ast.literal_eval(metadata.get("imgsz", "[]"))]
+    with contextlib.suppress(ValueError, TypeError):
+        sides = [int(side) for side in literal_of(metadata.get("imgsz", "[]"))]
     constants = {one.name for one in proto.graph.initializer}
     inputs = tuple(_input(value, sides, path) for value in proto.graph.input if value.name not in constants)
     return OnnxFacts(inputs, tuple(value.name for value in proto.graph.output), metadata)

@@ -11,7 +11,7 @@ from ultralytics.cfg import TASK2METRIC
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
-from edgeprune.dataset import ONE_CLASS, Dataset
+from edgeprune.dataset import Dataset
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import require_same_names
 from edgeprune.training.run import validation_accuracy
@@ -42,10 +42,8 @@ def baseline_accuracy(weights: Path, *, data: Path | str, settings: TrainSetting
         DataError: the weights cannot be read, or know other classes than ``data``.
     """
     unpruned = checkpoint.load(weights)
-    dataset = Dataset.load(data, task=unpruned.task, need=("val",))
-    require_same_names(
-        f"baseline {weights}", unpruned.names, ONE_CLASS if unpruned.names == ONE_CLASS else dataset.names
-    )
+    dataset = Dataset.load(data, task=unpruned.task, need=("val",)).known_to(unpruned.names)
+    require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     record = Path(work) / "unpruned.json"
     if record.is_file():
         content = json.loads(record.read_text())
@@ -53,7 +51,7 @@ def baseline_accuracy(weights: Path, *, data: Path | str, settings: TrainSetting
             return float(content["figure"])
     # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
     readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
-    accuracy = validation_accuracy(readable, data=data, settings=settings, work=work, batch=2 * settings.batch)
+    accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=2 * settings.batch)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, json.dumps({"weights": unpruned.sha256, "figure": accuracy}))
     return accuracy

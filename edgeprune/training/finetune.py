@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeprune import checkpoint
-from edgeprune.dataset import ONE_CLASS, Dataset
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.progress import Progress, silent
 from edgeprune.settings import AccuracyGoal, TrainSettings
@@ -69,9 +69,9 @@ def finetune(
     settings = sized(settings, source)
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))
-    if settings.train.get("single_cls") or source.names == ONE_CLASS:
+    dataset = dataset.of_one_class() if settings.train.get("single_cls") else dataset.known_to(source.names)
+    if dataset.one_class:
         settings = replace(settings, train={**settings.train, "single_cls": True})
-        dataset = dataset.of_one_class()
     given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
     names = dict(dataset.names)
     if fit_classes(before, names):

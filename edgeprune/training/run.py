@@ -145,7 +145,7 @@ def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -
 
 
 def validation_accuracy(
-    weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str, batch: int | None = None
+    weights: Path, *, data: Path | str | Dataset, settings: TrainSettings, work: Path | str, batch: int | None = None
 ) -> float:
     """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``.
 
@@ -153,7 +153,8 @@ def validation_accuracy(
     """
     with quiet() if settings.quiet else nullcontext():
         model = YOLO(str(weights))
-        dataset = Dataset.load(data, task=str(model.task), need=("val",)).seen_by(model.names)
+        dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
+        dataset = dataset.seen_by(model.names)
         metrics: Any = model.val(
             data=str(dataset.for_ultralytics("val")),
             imgsz=settings.side,

@@ -73,7 +73,9 @@ def square(path: Path) -> np.ndarray:
 def test_files_claim_what_the_graph_gives(exported, parser, shared, tmp_path, family, head):
     onnx = exported(family, head)
     folder = tmp_path / "deepstream"
-    write_deepstream(ShippedModel.read(onnx), folder, labels=str(onnx.with_name("labels.txt")))
+    labels_file = tmp_path / "labels.txt"
+    labels_file.write_text("RBC\nWBC\nPlatelets\n")
+    write_deepstream(ShippedModel.read(onnx), folder, labels=str(labels_file))
     config = parsed(folder / "config_infer_primary.txt")
     values = config["property"]
     assert set(config.sections()) == {"property", "class-attrs-all"}

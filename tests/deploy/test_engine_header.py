@@ -23,7 +23,7 @@ class Loaded(BaseBackend):
 
     def load_model(self, weight):
         offset, header = self.engine_header(weight)
-        self.plan = Path(weight).read_bytes()[offset:]
+        self.behind_header = Path(weight).read_bytes()[offset:]
         self.apply_metadata(header)
 
     def forward(self, im):
@@ -37,7 +37,7 @@ def test_ultralytics_reads_the_header_as_it_reads_the_graph(exported, tmp_path):
     plan.write_bytes(PLAN)
     add_header(plan, onnx, model)
     loaded, graph = Loaded(str(model), "cpu"), BaseBackend.read_metadata(onnx)
-    assert loaded.plan == PLAN
+    assert loaded.behind_header == PLAN
     assert loaded.task == "detect" and loaded.stride == 32 and list(loaded.imgsz) == [320, 320]
     assert {int(index): name for index, name in loaded.names.items()} == {0: "RBC", 1: "WBC", 2: "Platelets"}
     assert loaded.batch == 1 and loaded.channels == 3 and loaded.args["batch"] == 1
