@@ -189,14 +189,15 @@ class BuildRecord:
 
     @property
     def speed_up(self) -> RatioInterval | None:
-        """Latency of the unpruned model over that of what ships, with its 95 % interval; None with too few samples."""
+        """Latency of the unpruned model over that of what ships, with its 95 % interval; None with too few samples, or
+        samples that give no ratio (a file says what it likes; the gates call such a row INCONCLUSIVE)."""
         pair = self.judged_latency
         if pair is None:
             return None
-        before, after = pair
-        if len(before.values) != len(after.values):
+        try:
+            found = speed_up_of(*pair)
+        except ValueError:
             return None
-        found = speed_up_of(before, after)
         return found if found.blocks >= MIN_BLOCKS else None
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import cast
+from typing import Annotated, cast
+
+from annotated_types import Gt
 
 from edgeprune.agent.host import HostState, WorkerState
 
@@ -189,8 +191,8 @@ class Conditions:
     scope: str = field(metadata=MUST_MATCH)
     copies: bool = field(metadata=MUST_MATCH)
     cuda_graph: bool = field(metadata=MUST_MATCH)
-    samples_per_block: int
-    launches: tuple[int, ...]
+    samples_per_block: Annotated[int, Gt(0)]
+    launches: tuple[Annotated[int, Gt(0)], ...]
     model: str = ""
     models_in_run: int = 1
     warm: bool | None = None

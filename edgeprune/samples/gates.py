@@ -117,6 +117,21 @@ def pass_confidence(retries: int) -> float:
     return 1 - (1 - PASS_CONFIDENCE) / (retries + 1)
 
 
+def far_inside(values: Sequence[float], statistic: str, limit_ms: float, confidence: float) -> bool:
+    """Whether so many samples stayed so far under the limit that it does not matter how they hang together: neighbours
+    that move together are worth few samples, and may leave no bound at all.
+
+    Args:
+        values: samples in ms.
+        statistic: a percentile such as ``p95``.
+        limit_ms: the budget.
+        confidence: one-sided, of the upper bound that as many independent samples would give.
+    """
+    return (
+        len(values) >= samples_needed(quantile_of(statistic), confidence) and max(values) * UNSTEADY_MARGIN <= limit_ms
+    )
+
+
 def latency_gate(
     stage: str,
     measurement: Measurement,
@@ -157,9 +172,8 @@ def latency_gate(
     bound = bounds(measurement.values, statistic, confidence, FAIL_CONFIDENCE)
     steady = stability(measurement.values)
     if reason := _unsteady_reason(steady, measurement):
-        # neighbours that move together are worth few samples: what counts here is that so many stayed so far below
-        enough = len(measurement.values) >= samples_needed(quantile_of(statistic), confidence)
-        if enough and (slowest := max(measurement.values)) * UNSTEADY_MARGIN <= limit_ms:
+        if far_inside(measurement.values, statistic, limit_ms, confidence):
+            slowest = max(measurement.values)
             return row(bound.value, Verdict.PASS, f"at most {slowest:.4g} ms in every sample, though {reason}")
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if bound.high is not None and bound.high <= limit_ms:

@@ -12,7 +12,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.measure.latency import MAX_EFFORT, latency_settings
 from edgeprune.records.facts import ProbeLatency
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.gates import pass_confidence
+from edgeprune.samples.gates import far_inside, pass_confidence
 from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of
 from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.search.probing import Reading
@@ -45,8 +45,12 @@ class Prober:
             return budget.value, budget.value
         [alone] = self._latency([self.baseline], attempt)
         self.levels_ms.append(value_of(alone.values, "p50"))
-        bound = bounds(alone.values, budget.statistic, pass_confidence(self.site.target.measure.retries))
-        return bound.value / budget.value, (math.inf if bound.high is None else bound.high) / budget.value
+        confidence = pass_confidence(self.site.target.measure.retries)
+        bound = bounds(alone.values, budget.statistic, confidence)
+        high = math.inf if bound.high is None else bound.high
+        if far_inside(alone.values, budget.statistic, budget.value, confidence):
+            high = min(high, max(alone.values))
+        return bound.value / budget.value, high / budget.value
 
     def measure(self, engine: Path, attempt: int = 0) -> tuple[Reading, ProbeLatency]:
         """Time a candidate's engine next to the unpruned model's: its share of the budget, and the latencies.

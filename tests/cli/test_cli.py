@@ -61,7 +61,7 @@ main()
         (["targets"], 0, "jetson-orin"),
         (["targets", "show", "cpu"], 0, "speed_up"),
         (["build", "--help"], 0, "--latency-ms"),
-        (["show", "/nowhere"], 2, "holds no build"),
+        (["show", "/nowhere"], 2, "does not exist"),
         (["doctor"], 4, "pip install"),
     ],
 )

@@ -40,6 +40,22 @@ def built(folder: Path, day: int, level: float = 12.5, accuracy: float = 0.54, *
     return folder
 
 
+def test_samples_that_give_no_ratio_leave_it_out(tmp_path):
+    folder = built(tmp_path / "a", 1)
+    file = folder / "bundle" / "build.json"
+    content = json.loads(file.read_text())
+    for values, block in (([0.0] * 60, 1), ([5.0] * 59, 1), ([5.0] * 60, 0), ([5.0] * 60, -3)):
+        candidate = content["measurements"][1]["measurement"]
+        candidate["values"], candidate["conditions"]["samples_per_block"] = values, block
+        content["measurements"][0]["measurement"]["values"] = [5.0] * 60
+        file.write_text(json.dumps(content))
+        if block < 1:
+            with pytest.raises(DataError, match="samples_per_block"):
+                history([folder])
+        else:
+            assert history([folder]).builds[0].speed_up is None
+
+
 def test_a_slower_build_is_a_regression_and_chance_is_none(tmp_path):
     found = history(
         [built(tmp_path / name, day, level) for name, day, level in [("c", 3, 14), ("a", 1, 12.5), ("b", 2, 12.51)]]

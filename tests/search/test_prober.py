@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,15 @@ def test_drift_of_the_host_does_not_move_a_budget_in_milliseconds(statistic: str
     assert [reading.used for reading, _ in judged] == pytest.approx([5 / 5.3] * 5, rel=0.06)
     assert judged[1][1].drift == pytest.approx(1.15, rel=0.02)
     assert all(reading.speed_up_low > 1.9 for reading, _ in judged)
+
+
+def test_samples_that_walk_far_inside_a_budget_bound_it() -> None:
+    """Neighbours that move together are worth two samples, which bound nothing: every sample's own height does."""
+    walking = SimpleNamespace(latency=lambda *_, **__: [latency(np.linspace(10, 14, 160))])
+    cpu = load_target("cpu")
+    for limit, high in ((100, 0.14), (20, math.inf)):
+        place = SimpleNamespace(target=cpu.with_overrides(latency_ms=limit), runtime=walking, seed=0, reporter=Silent())
+        assert Prober(place, Path("10.onnx")).start_used()[1] == pytest.approx(high)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_ratio_needs_no_reference() -> None:
