@@ -207,25 +207,23 @@ def _print(result: BenchResult) -> None:
     simulated = "SIMULATED " if any(model.latency.simulated for model in result.models) else ""
     title = f"{simulated}latency in ms by {result.runtime}, bounds at 99 %"
     print_table(bench_table(result).transposed(), title, models_across=True)  # that also fits a narrow terminal
-    for model in result.models:
+    for name, model in zip(result.names, result.models, strict=True):
         if model.layers:
-            print_table(slowest_layers_table(model), f"slowest layers of {model.model.name}")
+            print_table(slowest_layers_table(model), f"slowest layers of {name}")
         if model.end_to_end:
-            console.print(f"{escape(model.model.name)}: {end_to_end_text(model.end_to_end)}")
+            console.print(f"{escape(name)}: {end_to_end_text(model.end_to_end)}")
     host = result.models[0].latency.conditions.host
     if host is not None:
         load = ", ".join(f"{value:g}" for value in host.load_average)
         console.print(f"[dim]{escape(host.cpu)}, governor {host.governor}, load average {load}[/]")
-    for model in result.models:
+    for name, model in zip(result.names, result.models, strict=True):
         core = model.latency.conditions.core
         if core.contended:
-            console.print(
-                f"[yellow]{escape(model.model.name)} had {core.share:.0%} of a core: other work ran on this machine[/]"
-            )
-    for model in result.models:
+            console.print(f"[yellow]{escape(name)} had {core.share:.0%} of a core: other work ran on this machine[/]")
+    for name, model in zip(result.names, result.models, strict=True):
         if model.gate is not None:
             gate = model.gate
-            console.print(f"[bold]{gate.verdict.value}[/] {escape(model.model.name)}: {escape(gate.reason)}")
+            console.print(f"[bold]{gate.verdict.value}[/] {escape(name)}: {escape(gate.reason)}")
 
 
 def sparkline(values: list[float]) -> str:

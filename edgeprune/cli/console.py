@@ -148,12 +148,13 @@ def print_targets(targets: Sequence[Target]) -> None:
 def print_history(history: History) -> None:
     """Builds of one target, oldest first, each with its figures and what moved below."""
     results_console().print(f"[bold]{escape(history.target)}[/], oldest first")
-    devices = device_names(history)
+    devices, names = device_names(history), history.names
     rows = []
     for built in history.builds:
-        cells = (built.path.name, created_text(built), built.verdict.value, f"device {devices[built.device]}")
+        cells = (names[built.path], created_text(built), built.verdict.value)
+        cells += (f"device {devices[built.device]}",) if len(devices) > 1 else ()
         colour = "bold red" if built.regressions else "bold" if built.compared_with else "dim"
-        rows.append(_Row(cells, f"{figures_text(built)}\n{change_text(built)}", colour=colour))
+        rows.append(_Row(cells, f"{figures_text(built)}\n{change_text(built, names)}", colour=colour))
     _print_rows(rows)
     if len(devices) > 1:
         _print_rows([_Row((f"device {letter}", name)) for name, letter in devices.items()])

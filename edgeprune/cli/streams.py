@@ -10,13 +10,14 @@ import codecs
 import errno
 import io
 import os
+import re
 import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 from typer.core import TyperCommand
@@ -32,6 +33,7 @@ PLAIN = {"×": "x", "→": "->", "–": "-", "−": "-", "≤": "<=", "≥": ">=
 PLAIN |= dict(zip(BARS, "_.-:=+*#", strict=True))
 UNPRINTABLE = "edgeprune.plain"
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.EFBIG)
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # ECMA-48: colours, and what moves the cursor
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell says of a program whose reader went away
 
 _apart: list[TextIO] = []
@@ -61,6 +63,42 @@ class _Output(io.TextIOWrapper):
     def flush(self) -> None:
         with _faults():
             super().flush()
+
+
+class _LinesOnly(io.TextIOBase):
+    """What libraries print where no terminal shows it: each line as it stood when it ended, without colours and without
+    the hundreds of states that a bar went through.
+
+    Args:
+        stream: where the lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._line = stream, ""
+
+    def write(self, text: str) -> int:
+        *ended, self._line = (self._line + text).split("\n")
+        for line in ended:
+            self._stream.write(f"{_settled(line)}\n")
+        if "\r" in self._line:
+            self._line = self._line[self._line.rindex("\r") :]
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def settle(self) -> None:
+        """Write what stands on a line that never ended."""
+        if rest := _settled(self._line):
+            self._stream.write(f"{rest}\n")
+        self._line = ""
+
+    def __getattr__(self, name: str) -> Any:  # encoding, fileno
+        return getattr(self._stream, name)
+
+
+def _settled(line: str) -> str:
+    return ESCAPES.sub("", line).rstrip("\r").rpartition("\r")[2]
 
 
 @contextmanager
@@ -128,11 +166,14 @@ class Command(TyperCommand):
         if moved is not None:
             os.dup2(sys.stderr.fileno(), 1)
         _apart.append(output)
-        sys.stdout = sys.stderr
+        lines = None if sys.stderr.isatty() else _LinesOnly(sys.stderr)
+        sys.stdout = sys.stderr if lines is None else cast(TextIO, lines)
         try:
             return super().invoke(ctx)
         finally:
             sys.stdout = _apart.pop()
+            if lines is not None:
+                lines.settle()
             if moved is not None:
                 os.dup2(moved, 1)
                 os.close(moved)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError
+from edgeprune.measure.names import names_apart
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
@@ -83,6 +84,11 @@ class BenchResult:
     attempts: int
     verdict: Verdict | None
     schema_version: int = 2
+
+    @property
+    def names(self) -> list[str]:
+        """Of the models, as far as it takes to tell them apart."""
+        return names_apart([model.model for model in self.models])
 
     @property
     def gates(self) -> list[Gate]:
@@ -236,9 +242,10 @@ def bench_graphs(
         if 2**attempt <= MAX_EFFORT:
             settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
     rows = []
+    names = names_apart(paths)
     for number, path in enumerate(paths):
         if details:
-            progress(f"memory and layers of {path.name}", done=number, total=len(paths))
+            progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
         pair = (latencies[0], latencies[number]) if number else ()
         layers = runtime.layer_times(path, threads=settings.threads) if details else []
         rows.append(

@@ -18,6 +18,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.bench import ModelBench, bench_graphs
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
+from edgeprune.measure.names import names_apart
 from edgeprune.measure.result import Accuracy
 from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
 from edgeprune.progress import Progress, silent
@@ -157,7 +158,7 @@ def compare(
     runtime, settings = runtime or OnnxRuntime(), settings or BenchSettings()
     available = runtime.availability()
     by = runtime if available.ok else None
-    names = _names(paths)
+    names = names_apart(paths)
     described = [_described(path) for path in paths]
     _same(described)
     task = described[0].task
@@ -264,12 +265,3 @@ def _same(described: Sequence[_What]) -> None:
                 f"{first.path} and {other.path} have different classes ({len(first.names)} and {len(other.names)}; "
                 f"class {differ[0]}); compare models that were trained on the same classes"
             )
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, with folders before them as far as it takes to tell them apart."""
-    for depth in range(1, 1 + max(len(path.parts) for path in paths)):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{number}: {path.name}" for number, path in enumerate(paths, 1)]  # one file twice

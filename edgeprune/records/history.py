@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError
+from edgeprune.measure.names import names_apart
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.gates import edits
 from edgeprune.records.show import read_build
@@ -88,6 +89,12 @@ class History:
     def regressed(self) -> bool:
         """Whether the latest build is worse than the one before it."""
         return bool(self.builds[-1].regressions)
+
+    @property
+    def names(self) -> Mapping[Path, str]:
+        """Of the builds, by path, as far as it takes to tell them apart."""
+        paths = [built.path for built in self.builds]
+        return dict(zip(paths, names_apart(paths), strict=True))
 
     @property
     def compared(self) -> bool:

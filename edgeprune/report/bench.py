@@ -32,7 +32,7 @@ MIB = 2**20
 
 def bench_table(result: BenchResult) -> Table:
     """A row a model; bounds stand behind their percentile as ``≤``."""
-    return Table.of(COLUMNS, (_row(model) for model in result.models))
+    return Table.of(COLUMNS, (_row(name, model) for name, model in zip(result.names, result.models, strict=True)))
 
 
 def slowest_layers_table(model: ModelBench) -> Table:
@@ -51,14 +51,14 @@ def end_to_end_text(times: EndToEndTimes) -> str:
     return f"end to end p50 {total:.2f} ms = {listed} (frame {width} x {height}, {times.boxes} boxes)"
 
 
-def _row(model: ModelBench) -> tuple[str, ...]:
+def _row(name: str, model: ModelBench) -> tuple[str, ...]:
     summary = model.summary
 
     def with_bound(value: float, bound: float | None) -> str:
         return f"{value:.2f}" + (f" (≤ {bound:.2f})" if bound is not None else "")
 
     return (
-        model.model.name,
+        name,
         with_bound(summary.p50, summary.p50_bound),
         with_bound(summary.p90, summary.p90_bound),
         with_bound(summary.p95, summary.p95_bound),

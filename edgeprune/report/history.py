@@ -25,10 +25,10 @@ NOTHING = "nothing to compare with: no earlier build under the same conditions"
 
 def history_table(history: History) -> Table:
     """A row a build, oldest first; the interval stands behind its figure."""
-    devices = device_names(history)
+    devices, names = device_names(history), history.names
     rows = [
         (
-            built.path.name,
+            names[built.path],
             created_text(built),
             built.verdict.value,
             f"{_figure(built.latency_ms, ms_text)} {built.statistic}" if built.latency_ms else "–",
@@ -36,7 +36,7 @@ def history_table(history: History) -> Table:
             f"{built.accuracy:.4f}",
             f"{built.size_mib:.2f}",
             devices[built.device],
-            change_text(built),
+            change_text(built, names),
         )
         for built in history.builds
     ]
@@ -55,8 +55,8 @@ def figures_text(built: BuildSummary) -> str:
     return ", ".join([*figures, f"{built.metric} {built.accuracy:.4f}", f"{built.size_mib:.2f} MiB"])
 
 
-def change_text(built: BuildSummary) -> str:
-    """What was edited, and what moved, in words, and against which build."""
+def change_text(built: BuildSummary, names: Mapping[Path, str]) -> str:
+    """What was edited, and what moved, in words, and against which build; ``names`` are :attr:`History.names`."""
     edited = [f"edited: {line}" for line in built.edited]
     if not built.compared_with:
         return "; ".join(edited) or NOTHING
@@ -64,7 +64,7 @@ def change_text(built: BuildSummary) -> str:
     changes += [f"better: {change}" for change in built.improvements]
     against: dict[str, list[str]] = {}
     for figure, path in built.compared_with.items():
-        against.setdefault(path.name, []).append(figure)
+        against.setdefault(names[path], []).append(figure)
     told = "; ".join(f"{', '.join(figures)} against {name}" for name, figures in against.items())
     return f"{'; '.join(changes) or 'nothing moved by more than chance'} ({told})"
 
@@ -92,7 +92,7 @@ def history_page(history: History) -> str:
         title=f"{history.target}: {count} build{'s' if count != 1 else ''}",
         state=state,
         verdict=verdict,
-        latest=f"Latest: {latest.path.name}, {latest.verdict.value}; {change_text(latest)}.",
+        latest=f"Latest: {history.names[latest.path]}, {latest.verdict.value}; {change_text(latest, history.names)}.",
         plots=[plot for plot in plots if plot is not None],
         builds=history_table(history),
         devices=Table.of(("", ""), ((letter, name) for name, letter in device_names(history).items())),
@@ -131,16 +131,16 @@ def _trend(
 
     rows = [
         (
-            built.path.name,
+            history.names[built.path],
             _figure(value),
             letters[built.device],
             _regressions(built, key),
         )
         for _, built, value in points
     ]
-    latest = f"{points[-1][2].value:.3f} {unit} in {points[-1][1].path.name}"
+    latest = f"{points[-1][2].value:.3f} {unit} in {history.names[points[-1][1].path]}"
     figures = {built.path: f"{value.value:.3f} {unit}" for _, built, value in points}
-    alt = f"{_against(points[-1][1], key, latest, figures)}; "
+    alt = f"{_against(points[-1][1], key, latest, figures, history.names)}; "
     alt += f"regressions: {sum(_regressed(built, key) for _, built, _ in points)}."
     table = Table.of(("build", f"{unit}, 95 % interval", "device", "regression"), rows)
     return draw_plot(key, title, alt, draw, table)
@@ -156,10 +156,11 @@ def _accuracy(history: History) -> Plot:
         _mark_regressions(axes, [(number, value) for number, built, value in points if _regressed(built, metric)])
         _set_axes(axes, history, metric)
 
-    latest = f"{metric} {points[-1][2]:.4f} in {points[-1][1].path.name}"
-    alt = f"{_against(points[-1][1], 'accuracy', latest, {built.path: f'{value:.4f}' for _, built, value in points})}; "
+    latest = f"{metric} {points[-1][2]:.4f} in {history.names[points[-1][1].path]}"
+    figures = {built.path: f"{value:.4f}" for _, built, value in points}
+    alt = f"{_against(points[-1][1], 'accuracy', latest, figures, history.names)}; "
     alt += f"regressions: {sum(_regressed(built, metric) for _, built, _ in points)}."
-    rows = [(built.path.name, f"{value:.4f}", _regressions(built, metric)) for _, built, value in points]
+    rows = [(history.names[built.path], f"{value:.4f}", _regressions(built, metric)) for _, built, value in points]
     table = Table.of(("build", metric, "regression"), rows)
     return draw_plot("accuracy", "Accuracy of what ships", alt, draw, table)
 
@@ -172,10 +173,12 @@ def _regressions(built: BuildSummary, metric: str) -> str:
     return "; ".join(regression for regression in built.regressions if regression.startswith(metric)) or "–"
 
 
-def _against(latest: BuildSummary, figure: str, words: str, figures: Mapping[Path, str]) -> str:
+def _against(
+    latest: BuildSummary, figure: str, words: str, figures: Mapping[Path, str], names: Mapping[Path, str]
+) -> str:
     """The latest build's figure, with the earlier one's only where the two may be compared."""
     before = latest.compared_with.get(figure)
-    return f"{words}, nothing to compare with" if before is None else f"{words}, {figures[before]} in {before.name}"
+    return f"{words}, nothing to compare with" if before is None else f"{words}, {figures[before]} in {names[before]}"
 
 
 def _compared(figure: str, points: Sequence[tuple[int, BuildSummary, float]]) -> list[_Pair]:

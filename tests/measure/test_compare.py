@@ -14,8 +14,9 @@ from edgeprune.cli.compare import compare as command
 from edgeprune.data.digits import write_digits
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.measure.compare import Comparison, _names, compare
+from edgeprune.measure.compare import Comparison, compare
 from edgeprune.measure.graphs import counts_of
+from edgeprune.measure.names import names_apart
 from edgeprune.report.comparison import classes_table, comparison_page, draw_scenes, models_table
 from edgeprune.report.notebook import comparison_html
 from edgeprune.runtimes.base import BenchSettings
@@ -108,8 +109,8 @@ def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path
 
 
 def test_names_tell_the_files_apart():
-    assert _names([Path("a/m.pt"), Path("b/m.pt")]) == ["a/m.pt", "b/m.pt"]
-    assert _names([Path("m.pt"), Path("m.pt")]) == ["1: m.pt", "2: m.pt"]
+    assert names_apart([Path("a/m.pt"), Path("b/m.pt")]) == ["a/m.pt", "b/m.pt"]
+    assert names_apart([Path("m.pt"), Path("m.pt")]) == ["1: m.pt", "2: m.pt"]
 
 
 def test_the_command_compares_a_checkpoint_with_a_graph(folder, tmp_path, monkeypatch):

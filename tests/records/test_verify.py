@@ -135,7 +135,7 @@ def test_what_was_edited_is_said_by_every_reader(bundle: Path, name: str) -> Non
     assert "\n" not in str(caught.value)
     built = history([bundle]).builds[0]
     assert any(part in line for line in built.edited)
-    assert "edited: " in change_text(built)
+    assert "edited: " in change_text(built, {})
 
 
 def test_what_waits_for_a_device_cannot_be_edited_to_pass() -> None:
