@@ -43,6 +43,7 @@ def compare(
     from edgeprune.measure.bench import sampling_settings
     from edgeprune.measure.compare import compare as run
     from edgeprune.report.comparison import classes_table, comparison_page, models_table
+    from edgeprune.report.scenes import differences_text
     from edgeprune.runtimes.site import open_site
     from edgeprune.samples.statistics import quantile_of
     from edgeprune.target import default_target, load_target
@@ -81,8 +82,10 @@ def compare(
     print_table(models_table(result), models_across=True)
     print_table(classes_table(result), models_across=True)
     for scene in result.scenes:
-        lost = ", ".join(f"{one.name} {len(one.lost)} lost, {one.same.count(False)} new" for one in scene.results[1:])
-        say(f"{scene.image}: {lost}")
+        say(f"{scene.image}: {'; '.join(f'{one.name} {differences_text(one)}' for one in scene.results[1:])}")
+    if result.scenes:
+        first = result.models[0].name
+        say(f"lost: right in {first} and not found; gone: wrong there and not found; new: not found there")
     if result.pending:
         say(f"latency was not measured: {result.pending}")
     if output is not None:

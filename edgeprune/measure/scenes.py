@@ -32,7 +32,8 @@ class SceneResult:
         right: for each detection, whether it is an object of the labels (same class, overlap of a half or more).
         same: for each detection, whether the first model has it too; all True for the first model itself.
         missed: objects of the labels that it did not find.
-        lost: detections of the first model that it does not have.
+        lost: right detections of the first model that it does not have.
+        gone: likewise, its wrong ones: the labels have no such object, so that nothing was lost.
     """
 
     name: str
@@ -41,11 +42,17 @@ class SceneResult:
     same: tuple[bool, ...]
     missed: tuple[Detection, ...]
     lost: tuple[Detection, ...]
+    gone: tuple[Detection, ...]
+
+    @property
+    def new(self) -> int:
+        """How many of its detections the first model does not have."""
+        return self.same.count(False)
 
     @property
     def difference(self) -> int:
         """How many detections it and the first model do not have in common."""
-        return len(self.lost) + self.same.count(False)
+        return len(self.lost) + len(self.gone) + self.new
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ class Scene:
                     "missed": len(result.missed),
                     "same_as_first": sum(result.same),
                     "lost": len(result.lost),
-                    "new": result.same.count(False),
+                    "gone": len(result.gone),
+                    "new": result.new,
                 }
                 for result in self.results
             ],
@@ -161,17 +169,22 @@ def _result(
         right = tuple(index == 0 and answer.label in labels for index, answer in enumerate(detections))
         same = tuple(index > 0 or answer.label == first[0].label for index, answer in enumerate(detections))
         missed = () if any(right) else truth
-        return SceneResult(name, detections, right, same, missed, () if not detections or same[0] else first[:1])
+        other = () if not detections or same[0] else first[:1]
+        lost = tuple(answer for answer in other if answer.label in labels)
+        return SceneResult(name, detections, right, same, missed, lost, () if lost else other)
     rotated = task == "obb"
     with_truth = match_labels(detections, truth, rotated=rotated)
     with_first = pair_detections(detections, first, rotated=rotated)
+    first_right = match_labels(first, truth, rotated=rotated)
+    absent = [index for index in range(len(first)) if index not in with_first.values()]
     return SceneResult(
         name,
         detections,
         tuple(index in with_truth for index in range(len(detections))),
         tuple(index in with_first for index in range(len(detections))),
         tuple(label for index, label in enumerate(truth) if index not in with_truth.values()),
-        tuple(other for index, other in enumerate(first) if index not in with_first.values()),
+        tuple(first[index] for index in absent if index in first_right),
+        tuple(first[index] for index in absent if index not in first_right),
     )
 
 

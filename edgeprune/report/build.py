@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edgeprune.records.build import BuildRecord
 from edgeprune.report.build_plots import build_plots
 from edgeprune.report.page import render
-from edgeprune.report.scenes import LEGEND, scene_figures
+from edgeprune.report.scenes import legend_of, scene_figures
 from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
@@ -74,7 +74,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         sizes=sizes_table(record),
         plots=build_plots(record),
         classes=classes_table(record),
-        legend=LEGEND,
+        legend=legend_of(scenes),
         scenes=scene_figures(scenes),
         scenes_split=record.stages.engine.facts.accuracy.accuracy.split,
         conditions=conditions_table(record),

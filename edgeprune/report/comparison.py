@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
 from edgeprune.report.page import render
-from edgeprune.report.scenes import LEGEND, draw_scene, scene_figures
+from edgeprune.report.scenes import draw_scene, legend_of, scene_figures
 from edgeprune.report.table import Table
 from edgeprune.report.text import interval_text, ms_text, number_text
 from edgeprune.samples.statistics import bounds, value_of
@@ -41,7 +41,7 @@ def comparison_page(comparison: Comparison) -> str:
         choice_of_scenes=f"The {len(comparison.scenes)} of {comparison.looked_at} images of {comparison.split}, drawn "
         "by chance, on which the models differ most from the first one. A detection and an object are the same where "
         "class and half of the box agree.",
-        legend=LEGEND,
+        legend=legend_of(comparison.scenes),
         scenes=scene_figures(comparison.scenes),
         conditions=conditions_table(comparison),
         command=" ".join(["edgeprune compare", *names, "--data", data]),

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # On photographs: the same in light and dark, and apart for eyes that do not tell red from green.
-RIGHT, WRONG, MISSED, LOST = "#35c4ff", "#ff9f1c", "#ffe14d", "#ff5fd2"
+RIGHT, WRONG, MISSED, LOST, GONE = "#35c4ff", "#ff9f1c", "#ffe14d", "#ff5fd2", "#d0d0d0"
 PANEL_IN, GAP_IN, TITLE_IN = 3.2, 0.1, 0.3
 LETTER_IN = 0.067  # width of a letter of a tag, about
 TAG_IN = 0.17  # height of a tag
 MOST_TAGS = 8  # names in one picture, what is marked and likely first: more would hide it; the table has all
-COLUMNS = ("model", "class", "score", "by the labels", "against the first model", "where, px")
+COLUMNS = ("model", "class", "score", "by the labels", "against the first", "where, px")
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,6 @@ class Mark:
     colour: str
     line: str
     meaning: str
-
-
-LEGEND = (
-    Mark(RIGHT, "solid", "right: an object of the labels"),
-    Mark(WRONG, "solid", "✗ wrong: no object of the labels"),
-    Mark(MISSED, "dashed", "missed: in the labels, not found"),
-    Mark(LOST, "dotted", "lost: the first model has it, this one does not"),
-    Mark("", "", "+ new: the first model does not have it"),
-    Mark("", "", "a name that has no room is in the table only"),
-)
 
 
 @dataclass(frozen=True)
@@ -71,14 +61,30 @@ class SceneFigure:
     table: Table
 
 
+def legend_of(scenes: Sequence[Scene]) -> tuple[Mark, ...]:
+    """What the marks mean; empty without scenes."""
+    if not scenes:
+        return ()
+    first = scenes[0].results[0].name
+    return (
+        Mark(RIGHT, "solid", "right: an object of the labels"),
+        Mark(WRONG, "solid", "✗ wrong: no object of the labels"),
+        Mark(MISSED, "dashed", "missed: in the labels, not found"),
+        Mark(LOST, "dotted", f"lost: right in {first}, not found here"),
+        Mark(GONE, "dotted", f"gone: wrong in {first}, not found here"),
+        Mark("", "", f"+ new: not found by {first}"),
+        Mark("", "", "a name that has no room is in the table only"),
+    )
+
+
 def scene_figures(scenes: Iterable[Scene]) -> list[SceneFigure]:
     """The scenes drawn for a page, in their order."""
     return [_scene_figure(scene) for scene in scenes]
 
 
-def scenes_html(scenes: Iterable[Scene]) -> str:
+def scenes_html(scenes: Sequence[Scene]) -> str:
     """The scenes as a fragment of HTML with the meaning of their marks."""
-    return render("scenes", legend=LEGEND, scenes=scene_figures(scenes))
+    return render("scenes", legend=legend_of(scenes), scenes=scene_figures(scenes))
 
 
 def draw_scene(scene: Scene) -> Figure:
@@ -104,13 +110,18 @@ def summary_of(scene: Scene, result: SceneResult) -> str:
     first = result is scene.results[0]
     if scene.task == "classify":
         answers = ", ".join(f"{scene.names[answer.label]} {answer.score:.2f}" for answer in result.detections)
-        against = "" if first or all(result.same) else "; the first model said otherwise"
+        against = "" if first or all(result.same) else f"; {scene.results[0].name} said otherwise"
         return f"{'right' if any(result.right) else 'wrong'}: {answers}{against}"
-    against = "" if first else f"; {len(result.lost)} lost, {result.same.count(False)} new"
+    against = "" if first else f"; against {scene.results[0].name}: {differences_text(result)}"
     return (
         f"{len(result.detections)} found: {sum(result.right)} right, {result.right.count(False)} wrong, "
         f"{len(result.missed)} missed{against}"
     )
+
+
+def differences_text(result: SceneResult) -> str:
+    """What a model has in common with the first one and what not, in numbers."""
+    return f"{len(result.lost)} lost, {len(result.gone)} gone, {result.new} new"
 
 
 def _scene_figure(scene: Scene) -> SceneFigure:
@@ -164,8 +175,9 @@ def _draw(axes: Axes, scene: Scene, result: SceneResult | None) -> None:
     else:
         for label in result.missed:
             _object(axes, scene, label, MISSED, "dashed")
-        for detection in result.lost:
-            _object(axes, scene, detection, LOST, "dotted")
+        for detections, colour in ((result.lost, LOST), (result.gone, GONE)):
+            for detection in detections:
+                _object(axes, scene, detection, colour, "dotted")
         for detection, right, same in zip(result.detections, result.right, result.same, strict=True):
             _object(axes, scene, detection, RIGHT if right else WRONG, "solid")
             mark = ("" if right else "✗ ") + ("" if same else "+ ")
@@ -260,7 +272,8 @@ def _rows(scene: Scene) -> list[tuple[str, ...]]:
             score = f"{detection.score:.3f}"
             rows.append((result.name, names[detection.label], score, judged, against, _corners(detection)))
         rows += [(result.name, names[label.label], "–", "missed", "", _corners(label)) for label in result.missed]
-        rows += [(result.name, names[lost.label], "–", "", "lost", _corners(lost)) for lost in result.lost]
+        for word, absent in (("lost", result.lost), ("gone", result.gone)):
+            rows += [(result.name, names[other.label], "–", "", word, _corners(other)) for other in absent]
     return rows
 
 

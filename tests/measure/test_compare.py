@@ -69,7 +69,7 @@ def test_tables_json_and_figures(found):
     data = json.loads(found.json_text())
     assert [row["name"] for row in data["models"]] == ["base.pt", "pruned.onnx", "pruned.pt"]
     assert len(data["models"][1]["latency"]["latency"]["values"]) == 40
-    assert {"found", "right", "missed", "lost", "new"} <= set(data["scenes"]["shown"][0]["models"][1])
+    assert {"found", "right", "missed", "lost", "gone", "new"} <= set(data["scenes"]["shown"][0]["models"][1])
     assert comparison_html(found).lstrip().startswith("<div")
     assert [len(figure.axes) for figure in draw_scenes(found)] == [4, 4]
     # the most differing image comes first, and the images are in the page once each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,15 @@ import pytest
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.measure.predictions import Detection, predict, read_objects
-from edgeprune.measure.scenes import Scene, SceneModel, SceneResult, choose_scenes, match_labels, pair_detections
+from edgeprune.measure.scenes import (
+    Scene,
+    SceneModel,
+    SceneResult,
+    _result,
+    choose_scenes,
+    match_labels,
+    pair_detections,
+)
 from edgeprune.report.scenes import draw_scene, scenes_html, summary_of
 from tests.export.helpers import linked_copy, saved, stock_model
 
@@ -84,22 +93,38 @@ def test_rotated_boxes_are_compared_as_they_lie():
     assert pair_detections([rotated(50, 0)], [rotated(50, 90)]) == {0: 0}  # their upright boxes are the same
 
 
+def test_what_was_wrong_is_not_lost():
+    truth, first = (box(5, 5, score=None), box(60, 40, score=None)), (box(5, 5), box(30, 20), box(60, 40))
+    found = _result("pruned", (box(5, 5), box(90, 50)), truth, first, "detect")
+    assert (found.lost, found.gone, found.new) == ((first[2],), (first[1],), 1) and found.difference == 3
+    said = Detection(0, 0.9, None)
+    other = Detection(1, 0.9, None)
+    right = _result("pruned", (other,), (replace(said, score=None),), (said,), "classify")
+    assert (right.lost, right.gone) == ((said,), ())
+    wrong = _result("pruned", (said,), (replace(said, score=None),), (other,), "classify")
+    assert (wrong.lost, wrong.gone) == ((), (other,))
+
+
 def scene(task: str = "detect") -> Scene:
     jpeg = cv2.imencode(".jpg", np.full((60, 80, 3), 128, np.uint8))[1].tobytes()
-    first = SceneResult("base", (box(5, 5), box(40, 30)), (True, False), (True, True), (box(60, 40),), ())
-    other = SceneResult("pruned", (box(5, 5), box(20, 45, label=1)), (True, False), (True, False), (), (box(40, 30),))
+    first = SceneResult("base", (box(5, 5), box(40, 30)), (True, False), (True, True), (box(60, 40),), (), ())
+    other = SceneResult(
+        "pruned", (box(5, 5), box(20, 45, label=1)), (True, False), (True, False), (), (), (box(40, 30),)
+    )
     return Scene("a<b.jpg", 60, 80, jpeg, task, NAMES, (box(5, 5, score=None), box(60, 40, score=None)), (first, other))
 
 
 def test_marks_are_told_in_words_and_in_the_table():
     made = scene()
     assert summary_of(made, made.results[0]) == "2 found: 1 right, 1 wrong, 1 missed"
-    assert summary_of(made, made.results[1]) == "2 found: 1 right, 1 wrong, 0 missed; 1 lost, 1 new"
+    assert (
+        summary_of(made, made.results[1]) == "2 found: 1 right, 1 wrong, 0 missed; against base: 0 lost, 1 gone, 1 new"
+    )
     page = scenes_html([made])
     assert page.count("data:image/jpeg;base64,") == 1  # once, however many panels there are
     assert page.count("<use href=") == 2 and page.count('role="img"') == 3
     assert "a&lt;b.jpg" in page and "a<b" not in page and "✗ + &lt;other&gt; 0.90" in page
-    assert all(f"<span>{word}</span></td>" in page for word in ("lost", "missed", "new"))
+    assert all(f"<span>{word}</span></td>" in page for word in ("gone", "missed", "new"))
     assert made.difference == 2
     assert len(draw_scene(made).axes) == 3
 

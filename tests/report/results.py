@@ -42,10 +42,10 @@ def scene(name: str = HOSTILE) -> Scene:
 
     jpeg = cv2.imencode(".jpg", np.full((60, 80, 3), 128, np.uint8))[1].tobytes()
     first = SceneResult(
-        "base", (detection(5, 5), detection(40, 30)), (True, False), (True, True), (detection(60, 40),), ()
+        "base", (detection(5, 5), detection(40, 30)), (True, False), (True, True), (detection(60, 40),), (), ()
     )
     second = SceneResult(
-        name, (detection(5, 5), detection(20, 45, 1)), (True, False), (True, False), (), (detection(40, 30),)
+        name, (detection(5, 5), detection(20, 45, 1)), (True, False), (True, False), (), (), (detection(40, 30),)
     )
     truth = (detection(5, 5, score=None), detection(60, 40, score=None))
     return Scene(f"{name}.jpg", 60, 80, jpeg, "detect", {0: "cell", 1: name}, truth, (first, second))

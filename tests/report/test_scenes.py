@@ -25,8 +25,8 @@ def dense_scene() -> Scene:
     both = tuple(detection(place, number % 3, 0.9 - number / 50) for number, place in enumerate(places))
     right = tuple(number % 3 > 0 for number in range(18))
     results = (
-        SceneResult("unpruned", both, (True,) * 18, (True,) * 18, (), ()),
-        SceneResult("what ships", both, right, tuple(number < 12 for number in range(18)), truth[12:], both[12:]),
+        SceneResult("unpruned", both, (True,) * 18, (True,) * 18, (), (), ()),
+        SceneResult("what ships", both, right, tuple(number < 12 for number in range(18)), truth[12:], both[12:], ()),
     )
     return Scene("dense.jpg", 240, 320, jpeg, "detect", {0: "RBC", 1: "WBC", 2: "Platelets"}, truth, results)
 
