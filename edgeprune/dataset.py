@@ -259,10 +259,15 @@ class Dataset:
             return self._linked[split]
         images = self.splits.get(split)
         if images is None:
-            where = self.looked_at.get(split)
-            reason = f"looked at {where}" if where else f"there is no key '{split}'"
+            if where := self.looked_at.get(split):
+                start = (
+                    "'path' in the YAML is where the splits start from: absolute, or left out to start beside the YAML"
+                )
+                advice = "" if self.task == "classify" else f"; {start}"
+                raise DataError(f"{self.source} has no split '{split}': {where} does not exist{advice}")
             raise DataError(
-                f"{self.source} has no split '{split}' ({reason}); it has {', '.join(self.splits) or 'none'}"
+                f"{self.source} has no split '{split}' (there is no key '{split}'); it has "
+                f"{', '.join(self.splits) or 'none'}"
             )
         if not images:
             raise DataError(f"{self.source}: split '{split}' is empty (no images under {self.looked_at.get(split)})")

@@ -24,6 +24,7 @@ from edgeprune.images import read_image
 from edgeprune.quiet import quiet
 from edgeprune.reading import is_file, read_bytes
 from edgeprune.serial import read_json, write_json
+from edgeprune.version import pip
 from edgeprune.workspace import user_cache
 
 KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
@@ -242,7 +243,7 @@ def _verified(link: Path, rules: LabelRules) -> tuple[str, int]:
         return "", objects
     reason = first_line(ValueError(message.partition("ignoring corrupt image/label: ")[2]))
     if "pi_heif" in reason or "pi-heif" in reason:  # where Pillow knows no format, Ultralytics thinks of HEIC
-        reason = "it is no image that Pillow can read (HEIC needs: pip install pi-heif)"
+        reason = f"it is no image that Pillow can read (HEIC needs: {pip('install', 'pi-heif')})"
     return reason, 0
 
 

@@ -149,6 +149,14 @@ def test_a_single_image_without_a_label_is_background(tmp_path):
     Dataset.load(data)
 
 
+@pytest.mark.parametrize("root", ["", "path: elsewhere\n", "path: /nowhere\n"])
+def test_a_folder_that_is_not_there_is_named_with_what_moves_it(tmp_path, root):
+    (tmp_path / "data.yaml").write_text(root + YAML)
+    where = {"": f"{tmp_path}/images/val", "path: /nowhere\n": "/nowhere/images/val"}.get(root, "elsewhere/images/val")
+    with pytest.raises(DataError, match=f"{where} does not exist; 'path' in the YAML is where"):
+        Dataset.load(tmp_path / "data.yaml", need=("val",))
+
+
 def test_an_empty_split_is_named(tmp_path):
     data = written(tmp_path)
     for image in (tmp_path / "images" / "val").iterdir():

@@ -18,7 +18,9 @@ from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
     COLUMNS,
+    INTERVAL_TAIL,
     accuracy_text,
+    change_interval_text,
     change_text,
     deciding_gates,
     gate_cells,
@@ -39,7 +41,6 @@ MEANINGS = {
     Verdict.PENDING: "It was not all measured on the target yet.",
 }
 UNPRUNED = " The budget was met without pruning: what ships is the model as it was given."
-INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 NEXT_STEPS = {
     Verdict.PASS: "Next:",
     Verdict.FAIL: "Next, with what failed mended (finished stages are taken as they are):",
@@ -104,8 +105,7 @@ def sizes_table(record: BuildRecord) -> Table:
     )
     change = change_text(baseline.reference_accuracy - after.value)
     if (drop := engine.accuracy_drop) is not None and drop.standard_error is not None:
-        ends = change_text(drop.upper(INTERVAL_TAIL)), change_text(drop.lower(INTERVAL_TAIL))
-        images, change = f"{images}, 95 % interval", f"{change} ({ends[0]} to {ends[1]})"
+        images, change = f"{images}, 95 % interval", f"{change} ({change_interval_text(drop)})"
     rows.append((images, f"{baseline.reference_accuracy:.4f}", f"{after.value:.4f}", change))
     return Table.of(("", "unpruned", "shipped", "change"), rows)
 

@@ -58,8 +58,9 @@ def trade_off(record: BuildRecord) -> Plot | None:
             axes.axvline(limit, color=COLOURS["limit"], linestyle="--", label="budget")
             rug = axes.get_xaxis_transform()
             probes, height = [limit * share for share in shares], [0.05] * len(shares)
-            axes.scatter(probes, height, marker="^", s=36, color=COLOURS["muted"], transform=rug)
-            axes.scatter([], [], marker="^", s=36, color=COLOURS["muted"], label="probe, by its share of the budget")
+            style = {"marker": "|", "s": 160, "color": COLOURS["muted"]}  # a rug: a probe has no accuracy yet
+            axes.scatter(probes, height, transform=rug, **style)
+            axes.scatter([], [], label="latency of a probe, by its share of the budget", **style)
         axes.axhline(floor, color=COLOURS["limit"], linestyle=":", label="accuracy floor")
         axes.margins(0.18)
         axes.set_xlim(left=0)
@@ -268,7 +269,8 @@ def layers(record: BuildRecord) -> Plot | None:
         axes.legend(loc="lower right", fontsize=10)
 
     total = sum(layer.ms for layer in before.values()), sum(after.values())
-    alt = f"All layers together {total[0]:.2f} ms unpruned, {total[1]:.2f} ms shipped; slowest {order[0]}."
+    alt = f"All layers together {total[0]:.2f} ms unpruned, {total[1]:.2f} ms shipped; slowest {order[0]}. "
+    alt += "A profiler timed each layer in a run of its own, so that their sum is not the latency above."
     rows = [
         (
             name,

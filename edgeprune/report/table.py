@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edgeprune.report.page import render
 
+NAMES = ("model", "class", "build", "layer")  # columns of names, though somebody calls a class "7"
 FIGURE = re.compile(r"([×≤+−-]?\d|–|$)")
 
 
@@ -33,7 +34,10 @@ class Table:
         """For every column, whether its cells are figures, or missing: those are aligned to the right."""
         if not self.rows:
             return (False,) * len(self.columns)
-        return tuple(all(FIGURE.match(cell) for cell in cells) for cells in zip(*self.rows, strict=True))
+        return tuple(
+            name not in NAMES and all(FIGURE.match(cell) for cell in cells)
+            for name, *cells in zip(self.columns, *self.rows, strict=True)
+        )
 
     def first(self, count: int) -> Table:
         """The same table with no more rows than that."""

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from edgeprune.report.table import Table
 from edgeprune.report.text import number_text
-from edgeprune.samples.gates import ACCURACY_CONFIDENCE, NOT_MEASURED, Gate, Verdict
+from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
 
 if TYPE_CHECKING:
     from edgeprune.records.build import BuildRecord
+    from edgeprune.samples.average_precision import DropInterval
 
 DROP = " drop"
+INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 
 
@@ -86,8 +88,13 @@ def accuracy_text(record: BuildRecord) -> str:
         return f"{text}."
     if drop.standard_error is None:
         return f"{text}; it changed by {change_text(drop.drop)}, and the images are too few for an interval."
-    ends = change_text(drop.upper(ACCURACY_CONFIDENCE)), change_text(drop.lower(ACCURACY_CONFIDENCE))
-    return f"{text}; it changed by {change_text(drop.drop)}, on other images by {ends[0]} to {ends[1]}."
+    return f"{text}; it changed by {change_text(drop.drop)}, 95 % interval {change_interval_text(drop)}."
+
+
+def change_interval_text(drop: DropInterval) -> str:
+    """The change that other images would show, from the worst to the best: both ends of 95 %. The gate rests on the
+    worst alone, with 95 % for that one end, and so says a little more."""
+    return f"{change_text(drop.upper(INTERVAL_TAIL))} to {change_text(drop.lower(INTERVAL_TAIL))}"
 
 
 def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:

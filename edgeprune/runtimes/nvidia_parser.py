@@ -27,13 +27,13 @@ from edgeprune.runtimes.bench_worker import JobError, serve
 from edgeprune.runtimes.jobs import ParserAnswer, ParserJob
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.worker import run_worker
-from edgeprune.version import installed
+from edgeprune.version import installed, pip
 
 NAME = "NVIDIA's parser"
 PLATFORM = ("linux", "x86_64")
 PACKAGES = ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
 TESTED = "1.7.1.116"
-INSTALL = "pip install " + " ".join(f"{package}=={TESTED}" for package in PACKAGES)
+INSTALL = pip("install", *(f"{package}=={TESTED}" for package in PACKAGES))
 LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")  # the second needs the first
 TIMEOUT_S = 600.0  # a nano model takes two seconds, the largest ones a minute
 NO_PLUGIN = "plugin"  # in every error about an operator that it would take from a plugin

@@ -45,6 +45,10 @@ def test_the_verdict_reads_as_in_the_record(verdict: str) -> None:
     assert f"<title>cpu: {verdict}</title>" in page
 
 
+def test_names_made_of_digits_are_names() -> None:
+    assert Table.of(("class", "AP"), [("7", "0.5"), ("9", "–")]).numeric == (False, True)
+
+
 def test_every_figure_has_title_description_and_table(text: str) -> None:
     found = build_plots(build_record())
     assert [plot.key for plot in found] == FIGURES

@@ -74,6 +74,6 @@ def test_where_it_is_absent_the_command_that_gets_it_is_named(monkeypatch):
     monkeypatch.setattr(parser_module, "installed", lambda package: "absent")
     monkeypatch.setattr(parser_module, "PLATFORM", (sys.platform, parser_module.platform.machine()))
     found = parser_availability()
-    assert not found.ok and found.remedy.startswith("pip install tensorrt-rtx-cu13-libs==")
+    assert not found.ok and " -m pip install tensorrt-rtx-cu13-libs==" in found.remedy
     monkeypatch.setattr(parser_module, "PLATFORM", ("linux", "another machine"))
     assert "Linux on x86-64" in parser_availability().detail
