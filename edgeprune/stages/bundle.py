@@ -38,7 +38,7 @@ HEADS = {
     ),
 }
 CLASSIFIER = "`output0` (batch, classes) has probabilities"
-SAMPLE = Path(__file__).parents[1] / "shipped" / "sample.py"
+SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
 def stock_gate(build: Build) -> Gate:
@@ -57,8 +57,10 @@ def files(build: Build) -> dict[str, Path]:
         "model.onnx": final_onnx(build),
         "model.pt": record_to_ship(build).path("model"),
         "plan.json": build.record(PruneFacts).path("plan"),
-        "sample.py": SAMPLE,
+        "sample.py": SHIPPED / "sample.py",
     }
+    if build.weights.task == "detect":
+        chosen |= {f"cpp/{path.name}": path for path in sorted((SHIPPED / "cpp").iterdir())}
     if "engine" in (shipped := build.record(EngineFacts)).artifacts:
         engine = shipped.path("engine")
         chosen[f"engine{engine.suffix}"] = engine
@@ -147,9 +149,11 @@ def readme(record: BuildRecord) -> str:
         "engine.engine": "TensorRT's plan: **for the board and the TensorRT version that built it**, no other",
         "engine.engine.json": "which those are, the engine's layers and their number formats",
         "sample.py": "runs `model.onnx` on an image and draws what it finds; short enough to be read",
+        "cpp/": "the same in C++17, with ONNX Runtime or TensorRT behind it",
         "plan.json": "the width that every layer kept",
     }
-    table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in files)
+    there = {*files, *(f"{name.split('/')[0]}/" for name in files if "/" in name)}
+    table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in there)
     text = f"""# {target.name}: {record.verdict_words}
 
 {target.description}; input {target.batch}×3×{size}×{size}, {target.precision}.
@@ -176,6 +180,17 @@ results = YOLO("model.onnx", task="{record.task}").predict("image.jpg", imgsz={s
 ```
 
 In a program of your own: RGB, 0 to 1, NCHW, letterboxed to {size}. Head of the graph, {_head(record)}.
+"""
+    if "cpp/" in there:
+        text += """
+In C++ (`cpp/`: three short files, no library but the runtime's):
+
+```
+cmake -S cpp -B build && cmake --build build      # TensorRT, on the board: -DBACKEND=tensorrt, then engine.engine below
+build/sample model.onnx image.ppm                 # a line of JSON for each object; --draw writes a picture
+```
+
+CMake says what it does not find and how to name its folder. Where it finds OpenCV, the program reads JPEG and PNG too.
 """
     if "device/request.json" in files:
         text += """

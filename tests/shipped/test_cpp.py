@@ -1,0 +1,208 @@
+"""The C++ sample gives Ultralytics' answers on the same file; it is built by its own CMake file, warnings are errors.
+
+ONNX Runtime's headers: Debian's ``libonnxruntime-dev``, or what ``.ci/onnxruntime-headers`` fetched; its library is the
+Python package's. TensorRT's: ``EDGEPRUNE_TENSORRT_INCLUDE``, folders with ``:`` between them, CUDA's among them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from ultralytics import YOLO
+from ultralytics.utils.metrics import box_iou
+
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.shipped import sample
+from tests.export.helpers import saved, stock_model
+from tests.shipped.test_sample import bccd_images, inside
+
+SOURCES = Path(sample.__file__).parent / "cpp"
+WARNINGS = "-Wall -Wextra -Wpedantic -Werror"
+USER_INCLUDE = "usr/include/onnxruntime"
+HEADERS = (Path(__file__).parents[2] / "build" / "onnxruntime" / USER_INCLUDE, Path("/") / USER_INCLUDE)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample with ONNX Runtime behind it."""
+    for tool in ("cmake", "g++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+    include = next((place for place in HEADERS if (place / "onnxruntime_cxx_api.h").is_file()), None)
+    if include is None:
+        pytest.skip("ONNX Runtime's C++ headers are not here (libonnxruntime-dev, or .ci/onnxruntime-headers)")
+    root = tmp_path_factory.mktemp("cpp")
+    (root / "lib").mkdir()
+    [library] = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (root / "lib" / name).symlink_to(library)
+    shutil.copytree(SOURCES, root / "source")
+    for command in (
+        ["cmake", "-B", "build", "-S", "source", f"-DCMAKE_CXX_FLAGS={WARNINGS}", f"-DONNXRUNTIME_ROOT={root}"]
+        + [f"-DONNXRUNTIME_INCLUDE={include}", "-DCMAKE_DISABLE_FIND_PACKAGE_OpenCV=ON"],
+        ["cmake", "--build", "build"],
+    ):
+        built = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        assert built.returncode == 0, built.stdout + built.stderr
+    return root / "build" / "sample"
+
+
+def run(program: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def found_by(program: Path, model: Path, images: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    ended = run(program, model, *images)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, list[dict[str, Any]]] = {str(image): [] for image in images}
+    for line in ended.stdout.splitlines():
+        one = json.loads(line)
+        found[one["image"]].append(one)
+    return found
+
+
+def as_ppm(images: list[Path], folder: Path, width: int | None = None) -> list[Path]:
+    """Copies as PPM, at another width where one is given."""
+    folder.mkdir()
+    copies = []
+    for image in images:
+        frame = cv2.imread(str(image))
+        if width is not None:
+            frame = cv2.resize(frame, (width, round(frame.shape[0] * width / frame.shape[1])))
+        copies.append(folder / f"{image.stem}.ppm")
+        cv2.imwrite(str(copies[-1]), frame)
+    return copies
+
+
+def agree(program: Path, model: Path, images: list[Path]) -> int:
+    """Hold every detection against Ultralytics' of the same file; gives how many there were."""
+    ours = found_by(program, model, images)
+    size = sample.Model(model)
+    theirs = YOLO(model, task="detect").predict(
+        [cv2.imread(str(image)) for image in images],
+        imgsz=(size.height, size.width),
+        rect=False,
+        conf=0.25,
+        iou=0.7,
+        verbose=False,
+        device="cpu",
+    )
+    total = 0
+    for image, result in zip(images, theirs, strict=True):
+        found = [one for one in ours[str(image)] if inside(one["box"])]
+        rows = result[[inside(box) for box in result.boxes.xyxy.tolist()]].boxes
+        assert len(found) == len(rows), image.name
+        if not found:
+            continue
+        overlap = box_iou(torch.tensor([one["box"] for one in found]), rows.xyxy).numpy()
+        same = np.array([one["label"] for one in found])[:, None] == rows.cls.numpy()
+        pairs = np.where(same, overlap, 0).argmax(axis=1)
+        assert sorted(pairs) == list(range(len(found))), image.name
+        assert overlap[np.arange(len(found)), pairs].min() >= 0.99, image.name
+        assert [one["score"] for one in found] == pytest.approx(rows.conf.numpy()[pairs], abs=1e-3), image.name
+        assert [one["name"] for one in found] == [result.names[one["label"]] for one in found]
+        total += len(found)
+    return total
+
+
+def exported(shared: Path, folder: Path, family: str = "yolov8", **options: Any) -> Path:
+    onnx_from_checkpoint(shared / "weights" / f"bccd-{family}n-320.pt", folder / "model.onnx", imgsz=320, **options)
+    (folder / "labels.txt").write_text("RBC\nWBC\nPlatelets\n")
+    return folder / "model.onnx"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("family", "head"), [("yolov8", "raw"), ("yolo26", "end-to-end"), ("yolo11", "nms")])
+def test_it_finds_what_ultralytics_finds(program: Path, family: str, head: str, shared: Path, tmp_path: Path) -> None:
+    model = exported(shared, tmp_path, family, head=head)
+    images = as_ppm(bccd_images(shared), tmp_path / "images")
+    assert len(images) == 87
+    assert agree(program, model, images) > 5 * len(images)
+
+
+@pytest.mark.shared
+def test_images_of_other_sizes_and_graphs_of_other_shapes(program: Path, shared: Path, tmp_path: Path) -> None:
+    small, large = (as_ppm(bccd_images(shared)[:8], tmp_path / str(width), width) for width in (233, 517))
+    for name, options in {"one": {}, "free": {"dynamic": True}, "several": {"batch": 4}}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        model = exported(shared, folder, **options)
+        if name == "several":  # Ultralytics asks for as many images as the graph takes
+            found, alone = (found_by(program, each, small) for each in (model, tmp_path / "one" / "model.onnx"))
+            scores = [[one["score"] for one in each[str(small[0])]] for each in (found, alone)]
+            assert scores[0] == pytest.approx(scores[1], abs=1e-4) and scores[0]
+        else:
+            assert agree(program, model, [*small, *large]) > 80
+
+
+@pytest.mark.shared
+def test_it_draws_and_reads_comments_in_a_ppm(program: Path, shared: Path, tmp_path: Path) -> None:
+    model = exported(shared, tmp_path)
+    [image] = as_ppm(bccd_images(shared)[:1], tmp_path / "images")
+    head, size, rest = image.read_bytes().split(b"\n", 2)
+    image.write_bytes(head + b"\n# made by hand\n" + size + b" # here too\n" + rest)
+    ended = run(program, model, image, "--draw", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    drawn, before = cv2.imread(str(tmp_path / f"{image.stem}-found.ppm")), cv2.imread(str(bccd_images(shared)[0]))
+    left, top, *_ = json.loads(ended.stdout.splitlines()[0])["box"]
+    assert drawn.shape == before.shape and drawn[int(top), int(left)].tolist() == [0, 0, 255]
+
+
+def test_what_it_cannot_take_is_one_line(program: Path, tmp_path: Path) -> None:
+    model, labels = tmp_path / "model.onnx", tmp_path / "labels.txt"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), model, imgsz=64)
+    classes = len(sample.Model(model).names)
+    image = tmp_path / "image.ppm"
+    image.write_bytes(b"P6 8 8 255 " + bytes(192))
+    named = "".join(f"class {index}\n" for index in range(classes))
+
+    def line(*words: object, names: str = named) -> str:
+        labels.write_text(names)
+        ended = run(program, *words)
+        assert ended.returncode == 1 and ended.stdout == ""
+        assert ended.stderr.count("\n") == 1, ended.stderr
+        return ended.stderr
+
+    for content, expected in {
+        b"": "is no PPM",
+        b"\xff\xd8\xff": "is no PPM",
+        b"P6 8 8 255 " + bytes(191): "ends before its last pixel",
+        b"P6 8 8 65535 " + bytes(384): "8 bits",
+        b"P6 99999999999 8 255 ": "8 bits",
+        b"P6 -8 8 255 ": "8 bits",
+        b"P6 # for ever": "8 bits",
+    }.items():
+        (tmp_path / "bad.ppm").write_bytes(content)
+        assert expected in line(model, tmp_path / "bad.ppm"), content
+    assert "cannot be read" in line(model, tmp_path / "none.ppm")
+    assert "not of one model" in line(model, image, names="a\nb\n")
+    assert "labels.txt: cannot be read" in line(model, image, names="")
+    (tmp_path / "nonsense.onnx").write_bytes(b"nonsense")
+    line(tmp_path / "nonsense.onnx", image)
+    line(tmp_path / "none.onnx", image)
+    cast_to_fp16(model, tmp_path / "half.onnx", half_inputs=True)
+    assert "no float32 image" in line(tmp_path / "half.onnx", image)
+    onnx_from_checkpoint(saved(stock_model("yolov8", "pose"), tmp_path / "p.pt"), tmp_path / "pose.onnx", imgsz=64)
+    assert "sample.py runs the others" in line(tmp_path / "pose.onnx", image)
+    assert run(program).returncode == 2
+
+
+def test_it_is_compiled_against_tensorrt() -> None:
+    include = os.environ.get("EDGEPRUNE_TENSORRT_INCLUDE")
+    if include is None or shutil.which("g++") is None:
+        pytest.skip("TensorRT's headers are not here (EDGEPRUNE_TENSORRT_INCLUDE=NvInfer's folder:CUDA's folder)")
+    folders = [word for folder in include.split(":") for word in ("-isystem", folder)]
+    command = ["g++", "-std=c++17", "-O1", *WARNINGS.split(), "-fsyntax-only", *folders, str(SOURCES / "tensorrt.cpp")]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
