@@ -260,9 +260,7 @@ class Dataset:
         images = self.splits.get(split)
         if images is None:
             if where := self.looked_at.get(split):
-                start = (
-                    "'path' in the YAML is where the splits start from: absolute, or left out to start beside the YAML"
-                )
+                start = "'path' in the YAML is where splits start from: absolute, or left out to start beside the YAML"
                 advice = "" if self.task == "classify" else f"; {start}"
                 raise DataError(f"{self.source} has no split '{split}': {where} does not exist{advice}")
             raise DataError(

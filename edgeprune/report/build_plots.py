@@ -60,7 +60,7 @@ def trade_off(record: BuildRecord) -> Plot | None:
             probes, height = [limit * share for share in shares], [0.05] * len(shares)
             style = {"marker": "|", "s": 160, "color": COLOURS["muted"]}  # a rug: a probe has no accuracy yet
             axes.scatter(probes, height, transform=rug, **style)
-            axes.scatter([], [], label="latency of a probe, by its share of the budget", **style)
+            axes.scatter([], [], label="probe, by its share of the budget", **style)
         axes.axhline(floor, color=COLOURS["limit"], linestyle=":", label="accuracy floor")
         axes.margins(0.18)
         axes.set_xlim(left=0)

@@ -16,6 +16,7 @@ from edgeprune.records.facts import SparsifyFacts
 from edgeprune.report.build import build_markdown, build_page, sizes_table
 from edgeprune.report.build_plots import build_plots
 from edgeprune.report.sparsity import scale_plots
+from edgeprune.report.table import Table
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, pending_gate
 from edgeprune.settings import SparsitySettings
