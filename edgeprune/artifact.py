@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,3 +58,34 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Write files below a folder, which are made where they are missing.
+
+    Args:
+        folder: where to.
+        files: name below it to content, or to the file that it is a copy of. A second copy of a file, and one of a
+            file that lies in the folder, is a hard link where the file system has them: it takes no place.
+    """
+    first: dict[Path, Path] = {}
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            write_atomically(path, content)
+            continue
+        if content == path:
+            continue
+        path.unlink(missing_ok=True)
+        twin = content if content.is_relative_to(folder) else first.setdefault(content, path)
+        if twin == path or not _linked(twin, path):
+            shutil.copy(content, path)
+
+
+def _linked(source: Path, path: Path) -> bool:
+    try:
+        os.link(source, path)
+    except OSError:  # FAT, and some shares, have no links
+        return False
+    return True

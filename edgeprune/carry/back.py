@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from edgeprune.agent.power import plain_mode
-from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.artifact import sha256_of, write_atomically, write_files
 from edgeprune.carry.device import NAME, ReplayingDevice
 from edgeprune.carry.out import FOLDER, packed_contents, read_inputs
 from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
+from edgeprune.deploy.bundled import files_for_tools
+from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.devices.board import mismatch
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.reading import is_file, size_of
@@ -69,9 +71,10 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         engines.mkdir()
         visit = _replay(answered, request, record.target, packed, folder, engines)
         record = _update(record, _judge(visit, record, packed / "model.onnx"), visit, answered)
+        model = replace(ShippedModel.read(packed / "model.onnx"), engine=bundle / BUNDLED)
+        files = {BUNDLED: bundle / BUNDLED, **files_for_tools(model, record.target)}
         write_atomically(bundle / BUNDLED, visit.engine.read_bytes())
-        record = replace(record, bundle={**record.bundle, BUNDLED: sha256_of(visit.engine)})
-    return _write_build(record, bundle), bundle
+    return _write_build(record, bundle, files), bundle
 
 
 def _unpack(results: Path, scratch: Path) -> Path:
@@ -230,16 +233,15 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
     )
 
 
-def _write_build(record: BuildRecord, bundle: Path) -> BuildRecord:
+def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | Path]) -> BuildRecord:
     """Record last: a reader sees the old build or the new one."""
     from edgeprune.report.build import build_markdown, build_page
-    from edgeprune.stages.bundle import with_texts
+    from edgeprune.stages.bundle import with_digests, with_texts
 
-    record, texts = with_texts(record)
+    record = with_digests(record, files)
     if (bundle.parent / "report.md").is_file():
         write_atomically(bundle.parent / "report.md", build_markdown(record))
         write_atomically(bundle.parent / "report.html", build_page(record))
-    for name, text in texts.items():
-        write_atomically(bundle / name, text)
+    write_files(bundle, {**files, **with_texts(record)[1]})
     write_json(bundle / "build.json", record)
     return record

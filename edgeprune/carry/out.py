@@ -82,7 +82,8 @@ def carried_files(build: Build) -> dict[str, Path]:
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     )
     write_json(folder / "request.json", request)
-    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir())}
+    files = {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir())}
+    return {**files, f"{FOLDER}/model.onnx": final_onnx(build)}  # the same file as the bundle's own
 
 
 def packed_contents(folder: Path, inputs: Mapping[str, str]) -> dict[str, str]:

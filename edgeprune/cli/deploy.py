@@ -31,14 +31,15 @@ def deepstream(
     """
     import os
 
-    from edgeprune.deploy.deepstream import write_deepstream
+    from edgeprune.artifact import write_files
+    from edgeprune.deploy.deepstream import deepstream_files
     from edgeprune.deploy.shipped import ShippedModel
     from edgeprune.runtimes.engine_file import BUNDLED
 
     model = ShippedModel.read(bundle)
     folder = out or model.onnx.parent / "deepstream"
     home = os.path.relpath(model.onnx.parent, folder)
-    write_deepstream(model, folder, engine=f"{home}/{BUNDLED}", labels=f"{home}/labels.txt")
+    write_files(folder, deepstream_files(model, engine=f"{home}/{BUNDLED}", labels=f"{home}/labels.txt"))
     say(f"{folder}: config_infer_primary.txt, the parser, a pipeline; go on with {folder / 'README.md'}")
 
 
@@ -53,11 +54,14 @@ def triton(
     Example:
       edgeprune deploy triton runs/cpu/bundle -o models
     """
+    from edgeprune.artifact import write_files
     from edgeprune.deploy.shipped import ShippedModel
-    from edgeprune.deploy.triton import write_triton
+    from edgeprune.deploy.triton import triton_files
 
-    for root in write_triton(ShippedModel.read(bundle), out, name=name):
-        say(f"{root}: YOLO('http://HOST:8000/{root.name}') once it is served")
+    files = triton_files(ShippedModel.read(bundle), name=name)
+    write_files(out, files)
+    for model in dict.fromkeys(file.split("/")[0] for file in files):
+        say(f"{out / model}: YOLO('http://HOST:8000/{model}') once it is served")
     say(f"tritonserver --model-repository={out}")
 
 

@@ -6,9 +6,7 @@ Keys as read in ``gstnvinfer_property_parser.cpp`` and ``deepstream_config_file_
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import Path
 
-from edgeprune.artifact import write_atomically
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.engine_file import BUNDLED
@@ -27,14 +25,13 @@ DEEPSTREAM ?= /opt/nvidia/deepstream/deepstream
 """
 
 
-def write_deepstream(
-    model: ShippedModel, folder: Path, *, engine: str = f"../{BUNDLED}", labels: str = "../labels.txt"
-) -> None:
-    """Write the files of ``deepstream/`` into a folder.
+def deepstream_files(
+    model: ShippedModel, *, engine: str = f"../{BUNDLED}", labels: str = "../labels.txt"
+) -> dict[str, bytes]:
+    """The files of ``deepstream/`` by name.
 
     Args:
         model: what ships.
-        folder: made where it is missing.
         engine: where the bare plan is, relative to the folder.
         labels: where the class names are, one a line, relative to the folder.
 
@@ -42,16 +39,13 @@ def write_deepstream(
         TargetError: a task, or a form of the graph, that Gst-nvinfer has no way for.
     """
     refuse(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    parser = files("edgeprune.deploy").joinpath("nvdsinfer_edgeprune.cpp").read_bytes()
-    for name, content in {
+    return {
         "config_infer_primary.txt": config(model, engine=engine, labels=labels).encode(),
         "deepstream_app_config.txt": app_config(model).encode(),
-        "nvdsinfer_edgeprune.cpp": parser,
+        "nvdsinfer_edgeprune.cpp": files("edgeprune.deploy").joinpath("nvdsinfer_edgeprune.cpp").read_bytes(),
         "Makefile": MAKEFILE.encode(),
         "README.md": readme(model, engine=engine).encode(),
-    }.items():
-        write_atomically(folder / name, content)
+    }
 
 
 def refuse(model: ShippedModel) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
-from edgeprune.artifact import write_atomically
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import TargetError
 from edgeprune.export.graph import TensorInfo
@@ -23,16 +21,15 @@ FREE_BATCH = 16  # the most of one run where the graph sets no limit
 QUEUE_US = 500  # how long a request may wait for others to join its batch
 
 
-def write_triton(model: ShippedModel, folder: Path, *, name: str = "edgeprune") -> list[Path]:
-    """Write a model repository: ``NAME_onnx``, and ``NAME_tensorrt`` where a plan was built.
+def triton_files(model: ShippedModel, *, name: str = "edgeprune") -> dict[str, bytes | Path]:
+    """A model repository: ``NAME_onnx``, and ``NAME_tensorrt`` where a plan was built.
 
     Args:
         model: what ships.
-        folder: the repository; made where it is missing.
         name: of the models in it.
 
     Returns:
-        The folder of each model.
+        Name in the repository to content, or to the file that it is a copy of.
 
     Raises:
         TargetError: a name that is no file name, or a tensor type that Triton does not have.
@@ -42,15 +39,12 @@ def write_triton(model: ShippedModel, folder: Path, *, name: str = "edgeprune") 
     forms = {"onnx": ("onnxruntime", "model.onnx", model.onnx)}
     if model.engine is not None:
         forms["tensorrt"] = ("tensorrt", "model.plan", model.engine)
-    written = []
+    repository: dict[str, bytes | Path] = {}
     for form, (backend, filename, source) in forms.items():
-        root = folder / f"{name}_{form}"
-        text = config(model, name=root.name, backend=backend)  # raises before anything is written
-        (root / "1").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, root / "1" / filename)
-        write_atomically(root / "config.pbtxt", text.encode())
-        written.append(root)
-    return written
+        folder = f"{name}_{form}"
+        repository[f"{folder}/config.pbtxt"] = config(model, name=folder, backend=backend).encode()
+        repository[f"{folder}/1/{filename}"] = source
+    return repository
 
 
 def config(model: ShippedModel, *, name: str, backend: str) -> str:

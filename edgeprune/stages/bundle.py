@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.artifact import sha256_of, write_files
+from edgeprune.deploy.bundled import DEEPSTREAM, TRITON, files_for_tools
+from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import EngineFacts, PruneFacts
 from edgeprune.runtimes.engine_file import BUNDLED, facts_path
@@ -51,9 +53,9 @@ def stock_gate(build: Build) -> Gate:
     return replace(gate, reason=f"found {', '.join(foreign)}") if foreign else gate
 
 
-def files(build: Build) -> dict[str, Path]:
-    """Name in the bundle to the artifact it is a copy of."""
-    chosen = {
+def files(build: Build) -> dict[str, bytes | Path]:
+    """Name in the bundle to its content, or to the artifact that it is a copy of."""
+    chosen: dict[str, bytes | Path] = {
         "model.onnx": final_onnx(build),
         "model.pt": record_to_ship(build).path("model"),
         "plan.json": build.record(PruneFacts).path("plan"),
@@ -61,12 +63,14 @@ def files(build: Build) -> dict[str, Path]:
     }
     if build.weights.task == "detect":
         chosen |= {f"cpp/{path.name}": path for path in sorted((SHIPPED / "cpp").iterdir())}
+    model = ShippedModel.read(final_onnx(build))
     if "engine" in (shipped := build.record(EngineFacts)).artifacts:
         engine = shipped.path("engine")
+        model = replace(model, engine=engine if f"engine{engine.suffix}" == BUNDLED else None)
         chosen[f"engine{engine.suffix}"] = engine
         if (facts := facts_path(engine)).is_file():
             chosen[f"engine{engine.suffix}.json"] = facts
-    return chosen
+    return chosen | files_for_tools(model, build.target)
 
 
 def trtexec_lines(target: Target) -> list[list[str]]:
@@ -101,32 +105,31 @@ def trtexec_lines(target: Target) -> list[list[str]]:
     ]
 
 
-def with_digests(record: BuildRecord, chosen: Mapping[str, Path]) -> BuildRecord:
-    """The record with the sha256 of each file of its bundle, of the texts that are made from the record too."""
-    record = replace(record, bundle={name: sha256_of(path) for name, path in chosen.items()})
-    return with_texts(record)[0]
+def with_digests(record: BuildRecord, chosen: Mapping[str, bytes | Path]) -> BuildRecord:
+    """The record with the sha256 of each further file of its bundle, and of the texts that are made from the record."""
+    digests = {
+        name: sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        for name, content in chosen.items()
+    }
+    return with_texts(replace(record, bundle={**record.bundle, **digests}))[0]
 
 
-def with_texts(record: BuildRecord) -> tuple[BuildRecord, dict[str, str]]:
+def with_texts(record: BuildRecord) -> tuple[BuildRecord, dict[str, bytes]]:
     """The record with the digests of what is made from it, and those files by name."""
     texts = {
-        "labels.txt": "".join(f"{record.names[index]}\n" for index in sorted(record.names)),
-        "README.md": readme(record),
+        "labels.txt": "".join(f"{record.names[index]}\n" for index in sorted(record.names)).encode(),
+        "README.md": readme(record).encode(),
     }
-    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    digests = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
     return replace(record, bundle={**record.bundle, **digests}), texts
 
 
-def write_bundle(root: Path, chosen: Mapping[str, Path], record: BuildRecord) -> Path:
+def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRecord) -> Path:
     """Write ``bundle/`` beside the stages; the old one is replaced only when the new one is whole."""
     partial = root / f".partial-bundle-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    for name, source in chosen.items():
-        (partial / name).parent.mkdir(exist_ok=True)
-        shutil.copy(source, partial / name)
-    for name, text in with_texts(record)[1].items():
-        write_atomically(partial / name, text)
+    write_files(partial, {**chosen, **with_texts(record)[1]})
     write_json(partial / "build.json", record)
     final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
     if final.exists():
@@ -141,15 +144,18 @@ def readme(record: BuildRecord) -> str:
     from edgeprune.report.verdict import accuracy_text, verdict_table
 
     target, files = record.target, record.bundle
-    size = target.imgsz
+    size, on_board = target.imgsz, target.runtime in ("tensorrt", "trtexec")
     rows = {
         "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
         "model.pt": 'the same, pruned and fine-tuned, for plain Ultralytics: `YOLO("model.pt")`',
         "engine.onnx": "the graph as ONNX Runtime optimised it for the machine that built it: **load it only there**",
         "engine.engine": "TensorRT's plan: **for the board and the TensorRT version that built it**, no other",
-        "engine.engine.json": "which those are, the engine's layers and their number formats",
+        "engine.engine.json": "which those are, the plan's layers and their number formats",
         "sample.py": "runs `model.onnx` on an image and draws what it finds; short enough to be read",
         "cpp/": "the same in C++17, with ONNX Runtime or TensorRT behind it",
+        f"{DEEPSTREAM}/": "Gst-nvinfer's configuration, the parser of the boxes, a pipeline",
+        f"{TRITON}/": "a model repository for Triton Inference Server",
+        "device/": "what a board without a connection needs to build and measure the plan",
         "plan.json": "the width that every layer kept",
     }
     there = {*files, *(f"{name.split('/')[0]}/" for name in files if "/" in name)}
@@ -162,6 +168,8 @@ def readme(record: BuildRecord) -> str:
 | --- | --- |
 {table}| `labels.txt` | class names, one a line |
 | `build.json` | target, gates, raw measurements, versions, digests |
+
+Where nothing else is said, commands are typed in the folder of this file, the bundle.
 
 ## Run it
 
@@ -182,32 +190,48 @@ results = YOLO("model.onnx", task="{record.task}").predict("image.jpg", imgsz={s
 In a program of your own: RGB, 0 to 1, NCHW, letterboxed to {size}. Head of the graph, {_head(record)}.
 """
     if "cpp/" in there:
-        text += """
-In C++ (`cpp/`: three short files, no library but the runtime's):
+        runtime, model = (" -DBACKEND=tensorrt", BUNDLED) if on_board else ("", "model.onnx")
+        text += f"""
+In C++, with no library but the runtime's:
 
 ```
-cmake -S cpp -B build && cmake --build build      # TensorRT, on the board: -DBACKEND=tensorrt, then engine.engine below
-build/sample model.onnx image.ppm                 # a line of JSON for each object; --draw writes a picture
+cmake -S cpp -B build{runtime} && cmake --build build{"   # on the board" if on_board else ""}
+build/sample {model} image.ppm    # a line of JSON for each object; --draw writes a picture
 ```
 
-CMake says what it does not find and how to name its folder. Where it finds OpenCV, the program reads JPEG and PNG too.
+CMake says what it does not find and how to name its folder. Where it finds OpenCV, the program reads JPEG and PNG too.\
+{" Without `-DBACKEND` it runs `model.onnx` by ONNX Runtime." if on_board else ""}
 """
-    if "device/request.json" in files:
+    if f"{DEEPSTREAM}/" in there:
+        text += f"""
+## DeepStream
+
+On the board: `cd {DEEPSTREAM} && make && deepstream-app -c deepstream_app_config.txt`; its `README.md` says more.
+"""
+    if f"{TRITON}/" in there:
+        models = sorted({name.split("/")[1] for name in files if name.startswith(f"{TRITON}/")})
+        served = " and, on the board of its plan, ".join(f"`{model}`" for model in models)
+        text += f"\n## Triton\n\n`tritonserver --model-repository={TRITON}` serves {served}.\n"
+    if "device/" in there:
         text += """
 ## Measure it on the board
 
-`device/` holds all that a board without a connection needs: Python 3 and JetPack's trtexec are enough.
+Copy `device/` there; Python 3 and JetPack's trtexec are all that it needs.
 
 ```
-sh run-on-device.sh                     # on the board, in the copied folder: builds and measures, writes results.tar
-edgeprune import-results results.tar    # back here: judges the gates and updates this record
+sh device/run-on-device.sh                                   # on the board: builds, measures, writes device/results.tar
+edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges the gates, updates this bundle
 ```
+
+`RUN_DIRECTORY` is the folder that holds this one. Without `--run`, the builds in `runs/` are searched.
 """
-    if target.runtime in ("tensorrt", "trtexec"):
+    if on_board:
         lines = "\n".join(shlex.join(line) for line in trtexec_lines(target))
-        text += f"\nThe engine alone and its times, by hand on the board, in this folder:\n\n```\n{lines}\n```\n"
+        text += (
+            f"\nThe plan alone and its times, by hand, on the board, in a copy of this folder:\n\n```\n{lines}\n```\n"
+        )
     if record.next_command:
-        text += f"\n## Still to do\n\n```\n{record.next_command}\n```\n"
+        text += f"\n## Still to do\n\nWhere the build was started:\n\n```\n{record.next_command}\n```\n"
     return f"{text}\n## Verdict\n\n{verdict_table(record.gates).markdown()}\n\n{accuracy_text(record)}\n"
 
 

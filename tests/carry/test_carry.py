@@ -24,6 +24,7 @@ from edgeprune.carry.out import carried_files
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.records.show import read_build
+from edgeprune.records.verify import verify_build
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Verdict, info_gate, pending_gate
 from edgeprune.serial import write_json
@@ -164,6 +165,9 @@ def test_what_comes_back_is_judged_and_a_stand_in_does_not_pass(run: Path, resul
     assert record.device.identity["clocks"] == "locked"
     assert record.device.identity["power_mode"] == "MAXN_SUPER"
     assert record.bundle["engine.engine"] == sha256_of(bundle / "engine.engine")
+    assert record.bundle["triton/edgeprune_tensorrt/1/model.plan"] == record.bundle["engine.engine"]
+    assert {"deepstream/config_infer_primary.txt", "triton/edgeprune_onnx/config.pbtxt"} <= set(record.bundle)
+    assert verify_build(here).changed == verify_build(here).missing == ()
     assert record.next_command is None
     timed = {(row.stage, row.role): row.measurement for row in record.measurements}
     before, after = timed["engine", "baseline"], timed["engine", "candidate"]

@@ -17,7 +17,8 @@ import torch
 from torchvision.ops import batched_nms
 from ultralytics import YOLO
 
-from edgeprune.deploy.deepstream import IOU, OBJECTS, SCORE, write_deepstream
+from edgeprune.artifact import write_files
+from edgeprune.deploy.deepstream import IOU, OBJECTS, SCORE, deepstream_files
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
@@ -75,7 +76,7 @@ def test_files_claim_what_the_graph_gives(exported, parser, shared, tmp_path, fa
     folder = tmp_path / "deepstream"
     labels_file = tmp_path / "labels.txt"
     labels_file.write_text("RBC\nWBC\nPlatelets\n")
-    write_deepstream(ShippedModel.read(onnx), folder, labels=str(labels_file))
+    write_files(folder, deepstream_files(ShippedModel.read(onnx), labels=str(labels_file)))
     config = parsed(folder / "config_infer_primary.txt")
     values = config["property"]
     assert set(config.sections()) == {"property", "class-attrs-all"}
@@ -136,7 +137,6 @@ def test_what_gst_nvinfer_has_no_way_for_is_refused(tmp_path):
     torch.save({"model": stock_model("yolov8", "pose"), "train_args": {"imgsz": 64}}, checkpoint)
     onnx_from_checkpoint(checkpoint, tmp_path / "pose.onnx", imgsz=64)
     with pytest.raises(TargetError, match=r"written for detect, and pose\.onnx is a pose model"):
-        write_deepstream(ShippedModel.read(tmp_path / "pose.onnx"), tmp_path / "deepstream")
-    assert not (tmp_path / "deepstream").exists()
+        deepstream_files(ShippedModel.read(tmp_path / "pose.onnx"))
     with pytest.raises(DataError, match=r"no bundle: it has no model\.onnx"):
         ShippedModel.read(tmp_path)

@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 from google.protobuf import text_format
 
+from edgeprune.artifact import write_files
 from edgeprune.deploy.shipped import ShippedModel
-from edgeprune.deploy.triton import write_triton
+from edgeprune.deploy.triton import triton_files
 from edgeprune.errors import TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
 
@@ -39,8 +40,9 @@ def test_the_configuration_is_the_graphs(shared, tmp_path, schema, dynamic):
     onnx = bundle / "model.onnx"
     onnx_from_checkpoint(shared / "weights" / "bccd-yolov8n-320.pt", onnx, imgsz=320, dynamic=dynamic)
     (bundle / "engine.engine").write_bytes(b"plan")
-    roots = write_triton(ShippedModel.read(bundle), repository, name="cells")
-    assert [root.name for root in roots] == ["cells_onnx", "cells_tensorrt"]
+    write_files(repository, triton_files(ShippedModel.read(bundle), name="cells"))
+    roots = [repository / "cells_onnx", repository / "cells_tensorrt"]
+    assert sorted(repository.iterdir()) == roots
     assert (roots[0] / "1" / "model.onnx").read_bytes() == onnx.read_bytes()
     assert (roots[1] / "1" / "model.plan").read_bytes() == b"plan"
     for root, backend in zip(roots, ("onnxruntime", "tensorrt"), strict=True):
@@ -67,14 +69,14 @@ def test_the_configuration_is_the_graphs(shared, tmp_path, schema, dynamic):
 
 
 @pytest.mark.shared
-def test_without_a_plan_only_the_graph_is_served(exported, tmp_path):
-    assert [root.name for root in write_triton(ShippedModel.read(exported("yolov8", "raw")), tmp_path)] == [
-        "edgeprune_onnx"
-    ]
+def test_without_a_plan_only_the_graph_is_served(exported):
+    assert set(triton_files(ShippedModel.read(exported("yolov8", "raw")))) == {
+        "edgeprune_onnx/config.pbtxt",
+        "edgeprune_onnx/1/model.onnx",
+    }
 
 
 @pytest.mark.shared
-def test_a_name_that_leaves_the_repository_is_refused(exported, tmp_path):
+def test_a_name_that_leaves_the_repository_is_refused(exported):
     with pytest.raises(TargetError, match="cannot name a model of Triton"):
-        write_triton(ShippedModel.read(exported("yolov8", "raw")), tmp_path, name="../elsewhere")
-    assert not list(tmp_path.iterdir())
+        triton_files(ShippedModel.read(exported("yolov8", "raw")), name="../elsewhere")

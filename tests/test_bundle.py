@@ -1,0 +1,116 @@
+"""What a bundle holds for other tools: covered by its digests, and no larger for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeprune.artifact import write_files
+from edgeprune.deploy.bundled import files_for_tools
+from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.records.show import read_build
+from edgeprune.records.verify import verify_build
+from edgeprune.serial import write_json
+from edgeprune.stages.bundle import SHIPPED, with_digests, write_bundle
+from edgeprune.target import load_target
+from tests.export.helpers import saved, stock_model
+from tests.records.sample import build_record
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ShippedModel]:
+    def made(task: str) -> ShippedModel:
+        folder = tmp_path_factory.mktemp(task)
+        path = saved(stock_model("yolov8", task), folder / "m.pt")
+        onnx_from_checkpoint(path, folder / "model.onnx", imgsz=64)
+        return ShippedModel.read(folder / "model.onnx")
+
+    return made
+
+
+def test_which_tools_have_a_way_for_it(graph: Callable[[str], ShippedModel]) -> None:
+    found = {
+        (task, target): {name.split("/")[0] for name in files_for_tools(graph(task), load_target(target))}
+        for task in ("detect", "pose")
+        for target in ("cpu", "jetson-orin")
+    }
+    assert found == {
+        ("detect", "cpu"): {"triton"},
+        ("detect", "jetson-orin"): {"triton", "deepstream"},
+        ("pose", "cpu"): {"triton"},
+        ("pose", "jetson-orin"): {"triton"},
+    }
+
+
+@pytest.fixture
+def bundle(graph: Callable[[str], ShippedModel], tmp_path: Path) -> Path:
+    """The bundle of a TensorRT target, its plan built."""
+    plan = tmp_path / "plan"
+    plan.write_bytes(b"plan" * 1000)
+    model, target = replace(graph("detect"), engine=plan), load_target("jetson-orin")
+    chosen: dict[str, bytes | Path] = {"model.onnx": model.onnx, "engine.engine": plan}
+    chosen |= {f"cpp/{path.name}": path for path in (SHIPPED / "cpp").iterdir()} | files_for_tools(model, target)
+    record = with_digests(replace(build_record(), target=target), chosen)
+    return write_bundle(tmp_path, chosen, record)
+
+
+def test_every_file_is_covered_by_a_digest_and_stored_once(bundle: Path) -> None:
+    names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert names - {"build.json"} == set(read_build(bundle).bundle)
+    assert {"deepstream/Makefile", "triton/edgeprune_onnx/config.pbtxt", "cpp/CMakeLists.txt"} <= names
+    for name, twin in {
+        "model.onnx": "edgeprune_onnx/1/model.onnx",
+        "engine.engine": "edgeprune_tensorrt/1/model.plan",
+    }.items():
+        assert (bundle / name).samefile(bundle / "triton" / twin)
+    for name in sorted(names - {"build.json"}):
+        path = bundle / name
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        assert verify_build(bundle).changed == (f"{name} was changed",)
+        path.write_bytes(content)
+    assert verify_build(bundle).changed == verify_build(bundle).missing == ()
+
+
+def test_its_page_names_what_is_there_and_nothing_else(bundle: Path) -> None:
+    page = (bundle / "README.md").read_text()
+    for words in (
+        "## DeepStream",
+        "serves `edgeprune_onnx` and, on the board of its plan, `edgeprune_tensorrt`",
+        "cmake -S cpp",
+    ):
+        assert words in page
+    record = read_build(bundle)
+    cpu = replace(
+        record, target=load_target("cpu"), bundle={"model.onnx": "", "triton/edgeprune_onnx/config.pbtxt": ""}
+    )
+    page = (write_bundle(bundle.parent, {}, cpu) / "README.md").read_text()
+    assert "serves `edgeprune_onnx`." in page
+    for words in ("DeepStream", "cpp/", "on the board"):
+        assert words not in page
+
+
+def test_where_there_are_no_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refused)
+    source = tmp_path / "source"
+    source.write_bytes(b"one")
+    write_files(tmp_path / "there", {"a": source, "b/c": source, "d": b"text"})
+    assert {path.read_bytes() for path in (tmp_path / "there" / "a", tmp_path / "there" / "b" / "c")} == {b"one"}
+    write_files(tmp_path / "there", {"a": tmp_path / "there" / "a", "d": source})  # what lies there stays
+    assert (tmp_path / "there" / "a").read_bytes() == (tmp_path / "there" / "d").read_bytes() == b"one"
+
+
+def test_an_older_bundle_without_them_is_verified(bundle: Path) -> None:
+    record = json.loads((bundle / "build.json").read_text())
+    record["bundle"] = {name: digest for name, digest in record["bundle"].items() if "/" not in name}
+    write_json(bundle / "build.json", record)
+    assert verify_build(bundle).changed == verify_build(bundle).missing == ()
