@@ -85,6 +85,24 @@ class Pruner:
             if not glob_matches(glob, makers):
                 raise TargetError(f"'{glob}' matches no module of this model; try '{makers[0].partition('.')[0]}.*'")
 
+    @property
+    def narrowest(self) -> dict[str, int]:
+        """The least width that is allowed, by name of the free dimension."""
+        return {one.name: min(one.allowed) for one in self.dimensions if one.fixed is None}
+
+    def without(self, blocks: Sequence[str]) -> Pruner:
+        """One for the same model without these blocks, under the same constraints."""
+        constraints = self.constraints
+        return Pruner(
+            self.original,
+            self.imgsz,
+            ignore=constraints.ignore,
+            max_ratio=constraints.max_ratio,
+            align=constraints.align,
+            min_width=constraints.min_width,
+            removed=blocks,
+        )
+
     @cached_property
     def source(self) -> SourceDigests:
         """Digests of the given model."""

@@ -5,6 +5,7 @@ They are made of what the rooms below give; gates and reports read nothing else 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeprune.export.result import LintFinding, MixedInfo, ParityInfo, PrecisionInfo
@@ -14,6 +15,10 @@ from edgeprune.samples.average_precision import DropInterval
 from edgeprune.settings import AccuracyGoal
 from edgeprune.target import Budget
 from edgeprune.training.result import SparsityReport, TrainSummary
+
+DEAR = 2.0
+"""A share of the MACs that is this many times the share of the latency that it saves makes a budget dear. YOLOv8n: 1.3
+on one thread of a CPU (MACs ×2.1 for ×1.67), 2.8 on an H100 through ONNX Runtime at batch 1 (×3.5 for ×1.35)."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,57 @@ class ProbeFacts:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """Another way to make the unpruned model faster on the same target.
+
+    Attributes:
+        name: in words: ``precision int8``, ``CUDA graph``, ``batch 4``.
+        keys: of a profile, with the values that ask for it; empty where the target's runtime does not offer it.
+        speed_up: latency of the unpruned model over its latency this way, a frame; None where it was not measured.
+        reason: why it was not measured; empty where it was.
+    """
+
+    name: str
+    keys: Mapping[str, str | int | bool]
+    speed_up: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What pruning can take from a latency, what a budget costs, and what else would be faster.
+
+    The three shares of the unpruned model's latency add up to 1. They were measured side by side with the model at its
+    least widths, and with that model without the blocks that can go.
+
+    Attributes:
+        width_share: what narrower layers can take.
+        depth_share: what fewer blocks can take besides.
+        fixed_share: what is left: launches, copies, post-processing, and layers at their least width.
+        decoding_share: of that, what lies behind the layers (softmax, decoding, sorting); None where the runtime does
+            not name the layers that it times.
+        speed_up: latency of the unpruned model over the plan's, as the search measured it.
+        macs_share: MACs that the plan gives up, over those of the unpruned model.
+        parameters_share: the same of the parameters.
+        alternatives: looked at where the budget is dear.
+    """
+
+    width_share: float
+    depth_share: float
+    fixed_share: float
+    decoding_share: float | None
+    speed_up: float
+    macs_share: float
+    parameters_share: float
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def dear(self) -> bool:
+        """Whether the plan gives up :data:`DEAR` times the share of the MACs that it saves of the latency."""
+        return self.macs_share >= DEAR * (1 - 1 / self.speed_up) if self.speed_up > 1 else True
+
+
+@dataclass(frozen=True)
 class PruneFacts:
     """The plan that was applied, and the search that led to it.
 
@@ -140,6 +196,7 @@ class PruneFacts:
         importance: criterion that ranked the channels.
         removed: whole blocks that were dropped.
         unpruned: the budget was met without pruning: the plan keeps every channel, and the model ships as it was given.
+        diagnosis: what the budget costs; None where no search was needed or possible, and in older records.
     """
 
     probes: tuple[ProbeFacts, ...]
@@ -150,6 +207,7 @@ class PruneFacts:
     importance: str
     removed: tuple[str, ...]
     unpruned: bool = False
+    diagnosis: Diagnosis | None = None
 
     def stand_in(self, budget: Budget) -> str:
         """Words for a row about a latency that nothing could measure while the plan was made; empty where it was."""

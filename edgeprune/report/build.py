@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.records.build import BuildRecord
 from edgeprune.report.build_plots import build_plots
+from edgeprune.report.diagnosis import diagnosis_table
 from edgeprune.report.page import render
 from edgeprune.report.scenes import legend_of, scene_figures
 from edgeprune.report.table import Table
@@ -73,6 +74,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         gate_columns=COLUMNS,
         gates=[_gate_row(gate) for gate in short_reasons(gates, *shown_once)],
         sizes=sizes_table(record),
+        costs=diagnosis_table(record.stages.prune.facts.diagnosis),
         plots=build_plots(record),
         classes=classes_table(record),
         legend=legend_of(scenes),
@@ -187,6 +189,8 @@ def build_markdown(record: BuildRecord) -> str:
     if record.device is not None:
         lines += [device_text(record.device), ""]
     lines += ["## Before and after", "", sizes_table(record).markdown(), ""]
+    if (costs := diagnosis_table(record.stages.prune.facts.diagnosis)).rows:
+        lines += ["## What the budget costs", "", costs.markdown(), ""]
     if record.stages.prune.facts.probes:
         lines += ["## Probes", "", _probes_table(record).markdown(), ""]
     ran = (

@@ -18,10 +18,12 @@ from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import AUTO, Pruner, resolve_importance
-from edgeprune.records.facts import ProbeFacts, ProbeLatency
+from edgeprune.records.facts import Diagnosis, ProbeFacts, ProbeLatency
+from edgeprune.report.diagnosis import diagnosis_lines
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, simulated_gate, unpruned_gate
 from edgeprune.search.bench import SiteBench
+from edgeprune.search.diagnosis import Diagnostician
 from edgeprune.search.planner import Planner
 from edgeprune.search.prober import Prober
 from edgeprune.search.probing import Candidate, Probe, Reading, run_probes
@@ -43,6 +45,7 @@ class PlanFound:
         speed_up: measured latency of the unpruned model over the pruned one's in the probe that was kept; 1.0 without.
         profile: what the cost model was fitted to; None without probes.
         gate: the budget against the probe that was kept: PASS, or INCONCLUSIVE where its interval does not hold it.
+        diagnosis: what the budget costs; None without probes.
     """
 
     files: CompiledFiles
@@ -51,6 +54,7 @@ class PlanFound:
     speed_up: float
     profile: LayerProfile | None
     gate: Gate
+    diagnosis: Diagnosis | None = None
 
     @property
     def unpruned(self) -> bool:
@@ -109,10 +113,7 @@ class BudgetSearch:
     @property
     def macs_limit(self) -> float:
         """Largest MACs ratio that the widths allow."""
-        narrowest = {
-            dimension.name: min(dimension.allowed) for dimension in self.pruner.dimensions if dimension.allowed
-        }
-        return self.pruner.macs() / self.pruner.macs(narrowest)
+        return self.pruner.macs() / self.pruner.macs(self.pruner.narrowest)
 
     def prune_by_macs(self, macs_speed_up: float) -> tuple[CompiledFiles, Plan]:
         """Prune to a MACs ratio: for a budget of MACs, or at a site that is not usable."""
@@ -183,7 +184,9 @@ class BudgetSearch:
             least_used=least_used,
         )
         if run.best is None:
-            raise TargetError(_out_of_reach(budget, run.floor, probed[run.floor.candidate.key].latency, planner))
+            fastest = probed[run.floor.candidate.key]
+            self._diagnose(baseline, planner.profile, fastest)
+            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
         kept = probed[run.best.candidate.key]
         for candidate in probed.values():
             if candidate is not kept:
@@ -192,7 +195,17 @@ class BudgetSearch:
         gate = self._gate(search_gate(budget, run.best))
         if gate.verdict is Verdict.INCONCLUSIVE:
             site.reporter.note(f"no probe holds the budget for sure; the best one goes on: {gate.reason}")
-        return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate)
+        diagnosis = self._diagnose(baseline, planner.profile, kept)
+        return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
+
+    def _diagnose(self, baseline: Path, profile: LayerProfile, probed: _Probed) -> Diagnosis:
+        """What a probed plan costs; told at once, for the search may end without a plan."""
+        folder = self.folder / "diagnosis"
+        diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder)
+        found = diagnostician.diagnose(profile, probed.plan, probed.latency.speed_up)
+        for line in diagnosis_lines(found):
+            self.site.reporter.note(line)
+        return found
 
     def _gate(self, gate: Gate) -> Gate:
         return simulated_gate(gate) if self.site.runtime.simulated else gate

@@ -169,16 +169,7 @@ class Planner:
             return
         removed = (*last.removed, block.name)
         first = self._branches[0]
-        constraints = first.pruner.constraints
-        pruner = Pruner(
-            first.pruner.original,
-            first.pruner.imgsz,
-            ignore=constraints.ignore,
-            max_ratio=constraints.max_ratio,
-            align=constraints.align,
-            min_width=constraints.min_width,
-            removed=removed,
-        )
+        pruner = first.pruner.without(removed)
         back = original_names(pruner.original, removed)
         scores = {}
         for dimension in pruner.dimensions:

@@ -13,7 +13,7 @@ from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
-from edgeprune.records.facts import ProbeFacts
+from edgeprune.records.facts import Diagnosis, ProbeFacts
 from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.search.bench import SiteBench
@@ -39,6 +39,7 @@ class SearchResult:
         importance: what ranked the channels.
         profile: of the unpruned model; None when no probe was needed.
         gate: the budget against the probe kept, by its interval: PASS, or INCONCLUSIVE where no probe holds the budget.
+        diagnosis: what of the latency pruning can take, and what the budget costs; None when no probe was needed.
     """
 
     checkpoint: Path
@@ -49,6 +50,7 @@ class SearchResult:
     importance: str
     profile: LayerProfile | None
     gate: Gate
+    diagnosis: Diagnosis | None = None
 
 
 def search(
@@ -121,6 +123,7 @@ def search(
             importance=budget_search.importance,
             profile=chosen.profile,
             gate=chosen.gate,
+            diagnosis=chosen.diagnosis,
         )
 
 

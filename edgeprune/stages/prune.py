@@ -13,9 +13,10 @@ from typing import Any
 from edgeprune.errors import TargetError
 from edgeprune.measure import compiling, latency
 from edgeprune.pruning.plan import Plan
-from edgeprune.records.facts import BaselineFacts, Change, ProbeFacts, PruneFacts, SparsifyFacts
+from edgeprune.records.facts import BaselineFacts, Change, Diagnosis, ProbeFacts, PruneFacts, SparsifyFacts
 from edgeprune.records.gates import macs_gate
-from edgeprune.samples.gates import MET_UNPRUNED, Verdict, pending_gate, unpruned_gate
+from edgeprune.report.diagnosis import warning_text
+from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, info_gate, pending_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
 from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.workspace import Key, Record
@@ -49,6 +50,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     search = BudgetSearch(build.site, source, folder, build.dataset, importance_to_prune(build))
     budget, limit = build.target.budget, search.macs_limit
     probes: tuple[ProbeFacts, ...] = ()
+    diagnosis: Diagnosis | None = None
     unpruned = budget.kind != "latency_ms" and budget.value <= 1
     if unpruned:
         files, plan = search.prune_by_macs(1.0)
@@ -67,6 +69,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         baseline = build.record(BaselineFacts).path("engine")
         result = search.search(baseline, build.workspace.root / PROFILES, build.target.prune.least_used)
         files, plan, probes, unpruned = result.files, result.plan, result.probes, result.unpruned
+        diagnosis = result.diagnosis
     if unpruned:
         build.reporter.note("there is nothing to prune: the unpruned model meets the budget, and ships as it is")
         if build.finished(SparsifyFacts) is not None:
@@ -83,6 +86,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
             importance=plan.settings.importance,
             removed=plan.removed,
             unpruned=unpruned,
+            diagnosis=diagnosis,
         ),
     )
 
@@ -110,7 +114,16 @@ def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
         return Judgement([pending_gate("prune", metric, budget.value, unit, build.next_command, but=stand_in)])
     baseline = build.record(BaselineFacts).path("engine")
     judged = latency.judge_latency(build.site, "prune", baseline, record.path("engine"), build.dataset)
-    return judgement_of(met_unpruned(judged) if record.facts.unpruned else judged)
+    judgement = judgement_of(met_unpruned(judged) if record.facts.unpruned else judged)
+    return replace(judgement, gates=[*_price_rows(record.facts), *judgement.gates])
+
+
+def _price_rows(facts: PruneFacts) -> list[Gate]:
+    """A row that warns of a dear budget, whenever the stage is looked at: its notes are heard once."""
+    found = facts.diagnosis
+    if found is None or not found.dear:
+        return []
+    return [info_gate("prune", "fixed part of the latency", 100 * found.fixed_share, "%", warning_text(found))]
 
 
 def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
@@ -123,7 +136,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=4,
+    version=5,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

@@ -304,6 +304,29 @@ class Target(_Part):
         )
         return str(max(lowest, default=Version(OLDEST_TENSORRT)))
 
+    def changed(self, keys: Mapping[str, Any]) -> Target:
+        """The same with other values of some keys, as a profile would state them: ``{"measure.cuda_graph": True}``.
+
+        Raises:
+            TargetError: the target does not allow it.
+        """
+        data = self.as_profile()
+        for key, value in keys.items():
+            *sections, name = key.split(".")
+            part = data
+            for section in sections:
+                part = part[section]
+            part[name] = value
+        return target_from(data, ", ".join(f"{key}: {value}" for key, value in keys.items()))
+
+    @property
+    def lower_precisions(self) -> tuple[Precision, ...]:
+        """Number formats below its own that its runtime may compute faster in: on a CPU none is faster but INT8."""
+        if self.device.kind == "cpu":
+            return () if self.precision == "int8" else ("int8",)
+        order: tuple[Precision, ...] = ("fp32", "fp16", "int8-fp16")
+        return order[order.index(self.precision) + 1 :] if self.precision in order else ("int8-fp16",)
+
     def at_tensorrt(self, version: str) -> Target:
         """The same target where the device's TensorRT is known: what depends on the release follows this one."""
         return self.model_copy(update={"device": self.device.model_copy(update={"tensorrt": f"=={version}"})})

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from edgeprune.devices.local import LocalDevice
+from edgeprune.progress import Reporter, Silent
+from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.runtimes.site import Site
+from edgeprune.samples.measurement import Measurement
 from edgeprune.search.cost import LatencyModel, MeasuredCopy, Sizes
 from edgeprune.search.layers import Layer
+from edgeprune.target import Target
+from tests.samples.made import latency
 
 
 def chain(widths: list[int], side: int = 20, kernel: int = 9) -> list[Layer]:
@@ -45,3 +57,66 @@ def model_of(layers: list[Layer], coefficients: Any, step: int = 1, fixed_ms: fl
     array = np.array(coefficients, float)
     array = np.repeat(array[:, None], len(layers), axis=1) if array.ndim == 1 else array
     return LatencyModel(tuple(layer.name for layer in layers), Sizes(layers, step), array, fixed_ms)
+
+
+class StandIn(OnnxRuntime):
+    """A device whose time is a fixed part and another in proportion to the multiplications of a graph's convolutions.
+
+    Args:
+        fixed_ms: of every inference: launches, copies, what the host does.
+        ms_per_million: of the multiplications.
+        half: factor on both in half precision; of INT8 the same again.
+    """
+
+    def __init__(self, fixed_ms: float, ms_per_million: float, half: float = 1.0) -> None:
+        super().__init__("cpu")
+        self.name = "stand-in"
+        self.fixed_ms, self.ms_per_million, self.half = fixed_ms, ms_per_million, half
+        self.dice = np.random.default_rng(0)
+        self.timed: list[tuple[str, ...]] = []
+
+    def identity(self) -> dict[str, str]:
+        return {"device": "made up"}
+
+    def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
+        shutil.copy(onnx, engine)
+
+    def latency(self, models: Sequence[Path], settings: BenchSettings, *, progress: Any = None) -> list[Measurement]:
+        self.timed.append(tuple(str(model) for model in models))
+        level = [self.true_ms(model) for model in models]
+        return [latency(ms * self.dice.normal(1, 0.003, 200), samples_per_block=5) for ms in level]
+
+    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
+        return [LayerTime(name, "Conv", ms, ms, runs) for name, ms in self.convolutions(model)]
+
+    def true_ms(self, model: Path) -> float:
+        """What an inference takes."""
+        return self.fixed_ms * self.factor(model) + sum(ms for _, ms in self.convolutions(model))
+
+    def factor(self, model: Path) -> float:
+        graph = onnx.load(str(model)).graph
+        if any(node.op_type == "QuantizeLinear" for node in graph.node):
+            return self.half**2
+        return self.half if any(node.op_type == "Cast" for node in graph.node) else 1.0
+
+    def convolutions(self, model: Path) -> list[tuple[str, float]]:
+        """Name and ms of each; the time of a name is 0 where the graph has no shape for its output."""
+        loaded = onnx.shape_inference.infer_shapes(onnx.load(str(model)))
+        weights = {item.name: item.dims for item in loaded.graph.initializer}
+        shapes = {
+            value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in (*loaded.graph.value_info, *loaded.graph.output)
+        }
+        factor = self.factor(model)
+        found = []
+        for node in loaded.graph.node:
+            if node.op_type == "Conv":
+                kernel = weights.get(node.input[1], [0])
+                positions = np.prod(shapes[node.output[0]][2:]) * shapes[node.output[0]][0]
+                found.append((node.name, factor * self.ms_per_million * float(np.prod(kernel) * positions) / 1e6))
+        return found
+
+
+def stand_in_site(target: Target, runtime: Runtime, reporter: Reporter | None = None) -> Site:
+    """A site of this machine with a made-up runtime."""
+    return Site(target, runtime, LocalDevice(), Availability(True, ""), reporter or Silent())

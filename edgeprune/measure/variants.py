@@ -1,0 +1,28 @@
+"""A model as a target would run it under other keys of its profile: compiled, and timed beside the model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgeprune.dataset import Dataset
+from edgeprune.measure.latency import latency_settings
+from edgeprune.runtimes.site import Site
+from edgeprune.samples.measurement import Measurement
+
+
+def site_with(site: Site, keys: Mapping[str, Any]) -> Site:
+    """The same place with other values of some keys of its target's profile; ``TargetError`` where it refuses them."""
+    return replace(site, target=site.target.changed(keys)) if keys else site
+
+
+def side_by_side(
+    site: Site, engines: Sequence[Path], dataset: Dataset | None = None, *, effort: float, trained: bool = True
+) -> list[Measurement]:
+    """Interleaved latencies in ms of engines whose inputs may differ in size and batch: each takes what it was made
+    for. Arguments as in :func:`~edgeprune.measure.latency.latency_settings`."""
+    settings = latency_settings(site, dataset, effort=effort, trained=trained)
+    own_size = replace(settings, batch=0, imgsz=None)
+    return site.runtime.latency(engines, own_size, progress=site.reporter.progress)

@@ -1,0 +1,169 @@
+"""Before hours of training: what of a latency pruning can take, what a budget costs, and what else would be faster.
+
+Two more probes tell the shares: the model at its least widths, and that without the blocks that can go. What is left of
+the latency then is fixed. Where the budget turns out dear, the levers that the runtime offers are tried on the unpruned
+model, which needs no training either.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.dataset import Dataset
+from edgeprune.errors import EdgepruneError, first_line
+from edgeprune.measure.variants import side_by_side, site_with
+from edgeprune.pruning.depth import removable_blocks
+from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.records.facts import Alternative, Diagnosis
+from edgeprune.runtimes.site import Site
+from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.statistics import value_of
+from edgeprune.search.bench import SiteBench
+from edgeprune.search.layers import FIXED
+from edgeprune.search.profile import LayerProfile
+from edgeprune.target import Target
+
+EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
+MORE_IMAGES = 4  # times the target's batch
+
+
+@dataclass(frozen=True)
+class Diagnostician:
+    """Measures a diagnosis at a site.
+
+    Attributes:
+        site: the target.
+        source: the unpruned checkpoint.
+        pruner: of it, with the user's constraints.
+        dataset: calibrates INT8, and gives the frames of an end-to-end latency.
+        baseline: engine of the unpruned model.
+        folder: where candidates are compiled; they are removed.
+    """
+
+    site: Site
+    source: Checkpoint
+    pruner: Pruner
+    dataset: Dataset | None
+    baseline: Path
+    folder: Path
+
+    def diagnose(self, profile: LayerProfile, plan: Plan, speed_up: float) -> Diagnosis:
+        """Shares of the latency and the price of a plan, with alternatives where it is dear.
+
+        Args:
+            profile: of the unpruned model.
+            plan: what the search ends with, or the fastest that it knows.
+            speed_up: of the plan, as it was measured.
+        """
+        self.site.reporter.progress("diagnosis: the model at its least widths, and without blocks")
+        try:
+            width, depth = self._shares()
+            (macs, macs_left), (parameters, parameters_left) = plan.macs, plan.params
+            found = Diagnosis(
+                width_share=width,
+                depth_share=depth,
+                fixed_share=1 - width - depth,
+                decoding_share=_decoding_share(profile),
+                speed_up=speed_up,
+                macs_share=1 - macs_left / macs,
+                parameters_share=1 - parameters_left / parameters,
+            )
+            if not found.dear:
+                return found
+            return replace(found, alternatives=self.alternatives())
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """Levers that the runtime offers, each timed on the unpruned model; why not, where one was not."""
+        offered = list(offered_levers(self.site.target))
+        engines: dict[str, Path] = {}
+        reasons = {name: reason for name, _, reason in offered if reason}
+        for number, (name, keys, reason) in enumerate(offered):
+            if reason or "measure.cuda_graph" in keys:
+                continue
+            self.site.reporter.progress(f"diagnosis: {name}", done=number, total=len(offered))
+            try:
+                bench = SiteBench(site_with(self.site, keys), self.source, self.dataset)
+                engines[name] = bench.compile(self.source.model, self.folder / f"lever-{number}", {}).required_engine
+            except EdgepruneError as error:
+                reasons[name] = first_line(error)
+        times = self._times([self.baseline, *engines.values()])
+        before, by_name = _ms(times[0]), dict(zip(engines, map(_ms, times[1:]), strict=True))
+        found = []
+        for name, keys, _ in offered:
+            ms = by_name.get(name)
+            if "measure.cuda_graph" in keys and name not in reasons:
+                ms = self._captured_ms(keys, reasons, name)
+            more_images = int(keys.get("batch", self.site.target.batch)) / self.site.target.batch
+            per_image = None if ms is None else before / ms * more_images
+            found.append(Alternative(name, keys, per_image, reasons.get(name, "")))
+        return tuple(found)
+
+    def _captured_ms(self, keys: dict[str, str | int | bool], reasons: dict[str, str], name: str) -> float | None:
+        """The unpruned model's own engine, captured; the settings hold for a whole run, so it runs right after."""
+        try:
+            [captured] = side_by_side(site_with(self.site, keys), [self.baseline], self.dataset, effort=EFFORT)
+        except EdgepruneError as error:
+            reasons[name] = first_line(error)
+            return None
+        if not captured.conditions.cuda_graph:
+            reasons[name] = "the engine cannot be captured"
+            return None
+        return _ms(captured)
+
+    def _shares(self) -> tuple[float, float]:
+        """Shares of the latency that widths can take, and that blocks can take besides."""
+        bench = SiteBench(self.site, self.source, self.dataset)
+        engines = [
+            bench.compile(model, self.folder / f"floor-{number}", {}).required_engine
+            for number, model in enumerate(_floors(self.pruner))
+        ]
+        before, *floors = map(_ms, self._times([self.baseline, *engines]))
+        narrow = min(floors[0], before)
+        shallow = min(floors[-1], narrow)
+        return 1 - narrow / before, (narrow - shallow) / before
+
+    def _times(self, engines: list[Path]) -> list[Measurement]:
+        return side_by_side(self.site, engines, self.dataset, effort=EFFORT, trained=False)
+
+
+def offered_levers(target: Target) -> Iterator[tuple[str, dict[str, str | int | bool], str]]:
+    """Name, keys of a profile, and why it cannot be measured (empty where it can), of each lever besides pruning."""
+    for precision in target.lower_precisions:
+        yield f"precision {precision}", {"precision": precision}, ""
+    if target.device.kind != "cpu" and not target.measure.cuda_graph and target.device.dla_core is None:
+        captured = target.runtime in ("tensorrt", "trtexec")
+        why = "" if captured else f"edgeprune captures none for {target.runtime}, but for tensorrt and trtexec"
+        yield "CUDA graph", {"measure.cuda_graph": True} if captured else {}, why
+    if target.budget.scope == "model":
+        images = target.batch * MORE_IMAGES
+        why = "the export is dynamic; its batch is chosen when it runs" if target.export.dynamic else ""
+        yield f"batch {images}", {"batch": images}, why
+
+
+def _floors(pruner: Pruner) -> Iterator[nn.Module]:
+    """The model at its least widths, then that without every block that can go, where there is one."""
+    names = [block.name for block in removable_blocks(pruner.original)]
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    for one in (pruner, *([pruner.without(outermost)] if outermost else [])):
+        any_channels = {free.name: torch.zeros(len(free.parts), free.width) for free in one.dimensions}
+        plan = one.plan(widths=one.narrowest, scores=any_channels, importance="random")
+        yield one.apply(plan, check=False)
+
+
+def _decoding_share(profile: LayerProfile) -> float | None:
+    by_layer = profile.copies[0].layer_ms
+    return by_layer.get(FIXED, 0.0) / sum(by_layer.values()) if profile.nodes else None
+
+
+def _ms(measurement: Measurement) -> float:
+    return value_of(measurement.values, "p50")

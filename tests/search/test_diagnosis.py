@@ -1,0 +1,172 @@
+"""What a budget costs is told before any training: a device bound by launches, and one bound by arithmetic."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune import checkpoint
+from edgeprune.artifact import Artifact, Role
+from edgeprune.dataset import Dataset
+from edgeprune.errors import TargetError
+from edgeprune.records.facts import Alternative, BaselineFacts, Diagnosis
+from edgeprune.report.diagnosis import diagnosis_lines, diagnosis_table
+from edgeprune.search.budget import BudgetSearch, PlanFound
+from edgeprune.search.diagnosis import offered_levers
+from edgeprune.stages import prune
+from edgeprune.stages.base import Build, SilentBuild, Weights
+from edgeprune.target import load_target
+from edgeprune.workspace import Key, Record, Workspace
+from tests.records.sample import accuracy
+
+from .devices import StandIn, stand_in_site
+
+SIDE = 64
+FIXED_SHARE = 0.8
+
+
+class Notes(SilentBuild):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An untrained checkpoint."""
+    from ultralytics import YOLO
+
+    path = tmp_path_factory.mktemp("diagnosis") / "new.pt"
+    YOLO("yolov8n.yaml").save(path)
+    return checkpoint.load(path)
+
+
+def compiled(source: Any, folder: Path, fixed_share: float, speed_up: float) -> tuple[BudgetSearch, Path, StandIn]:
+    """A search on a made-up GPU, of whose 10 ms for this model a share is fixed, and the engine of the baseline."""
+    target = load_target("desktop-cuda").with_overrides(imgsz=SIDE, speed_up=speed_up)
+    runtime = StandIn(0.0, 1.0, half=0.7)
+    search = BudgetSearch(stand_in_site(target, runtime, Notes()), source, folder / "work")
+    baseline = search.bench.compile(source.model, folder / "baseline", {}).required_engine
+    whole = runtime.true_ms(baseline)
+    runtime.fixed_ms, runtime.ms_per_million = 10 * fixed_share, 10 * (1 - fixed_share) / whole
+    return search, baseline, runtime
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layer times of the device that is bound by launches, measured once."""
+    return tmp_path_factory.mktemp("profiles")
+
+
+@pytest.fixture(scope="module")
+def launch_bound(
+    source: Any, profiles: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PlanFound, BudgetSearch, StandIn]:
+    search, baseline, runtime = compiled(source, tmp_path_factory.mktemp("launch"), FIXED_SHARE, 1.1)
+    return search.search(baseline, profiles), search, runtime
+
+
+def test_a_device_with_a_fixed_share_of_four_fifths_is_recognised_and_priced(
+    launch_bound: tuple[PlanFound, BudgetSearch, StandIn],
+) -> None:
+    found, _, runtime = launch_bound
+    diagnosis = found.diagnosis
+    assert diagnosis is not None and diagnosis.dear
+    assert diagnosis.fixed_share == pytest.approx(FIXED_SHARE, rel=0.1)
+    assert diagnosis.width_share + diagnosis.depth_share + diagnosis.fixed_share == pytest.approx(1)
+    needed = 1 - (10 / diagnosis.speed_up - runtime.fixed_ms) / (10 - runtime.fixed_ms)  # of what the device counts
+    assert diagnosis.macs_share == pytest.approx(needed, rel=0.1)
+    left = sum(one.numel() for one in checkpoint.load(found.files.model).model.parameters())
+    assert diagnosis.parameters_share == pytest.approx(1 - left / found.plan.params[0], rel=0.02)
+
+
+def test_the_warning_names_what_was_measured_instead_and_what_was_not(
+    launch_bound: tuple[PlanFound, BudgetSearch, StandIn],
+) -> None:
+    found, search, _ = launch_bound
+    assert found.diagnosis is not None
+    by_name = {one.name: one for one in found.diagnosis.alternatives}
+    assert by_name["precision fp16"].speed_up == pytest.approx(1 / 0.7, rel=0.02)
+    assert by_name["batch 4"].speed_up == pytest.approx(4 * 10 / (8 + 4 * 2), rel=0.02)
+    assert by_name["precision int8-fp16"].speed_up is None and "--data" in by_name["precision int8-fp16"].reason
+    assert by_name["CUDA graph"].speed_up is None and "tensorrt" in by_name["CUDA graph"].reason
+    notes = search.site.reporter
+    assert isinstance(notes, Notes)
+    [warning] = [line for line in notes.lines if line.startswith("warning")]
+    assert "precision fp16 gives ×1.4" in warning and "not measured: precision int8-fp16" in warning
+    assert f"{found.diagnosis.parameters_share:.0%} of the parameters" in warning
+
+
+def test_a_device_bound_by_arithmetic_is_not_warned_about(source: Any, tmp_path: Path) -> None:
+    search, baseline, runtime = compiled(source, tmp_path, 0.05, 1.5)
+    diagnosis = search.search(baseline, None).diagnosis
+    assert diagnosis is not None and not diagnosis.dear and diagnosis.alternatives == ()
+    assert diagnosis.fixed_share < 0.2
+    assert not [line for line in diagnosis_lines(diagnosis) if "warning" in line]
+    assert all("lever" not in name for names in runtime.timed for name in names)
+
+
+def test_a_budget_out_of_reach_is_diagnosed_too(source: Any, profiles: Path, tmp_path: Path) -> None:
+    search, baseline, _ = compiled(source, tmp_path, FIXED_SHARE, 2.0)
+    with pytest.raises(TargetError, match="out of reach"):
+        search.search(baseline, profiles)
+    assert isinstance(search.site.reporter, Notes)
+    assert any("is fixed" in line for line in search.site.reporter.lines)
+
+
+def test_a_build_is_warned_behind_prune_whether_the_stage_ran_or_not(
+    source: Any, profiles: Path, tmp_path: Path
+) -> None:
+    from edgeprune.data.digits import write_digits
+
+    data = Dataset.load(write_digits(tmp_path / "digits", train=4, val=2, test=2, imgsz=SIDE), task="detect")
+    search, baseline, _ = compiled(source, tmp_path, FIXED_SHARE, 1.1)
+    key = Key("baseline", {})
+    files: dict[Role, Artifact] = {"model": Artifact(source.path, "a"), "engine": Artifact(baseline, "b")}
+    facts = BaselineFacts(accuracy(0.5), None, 1, "s", 1, 1)
+    notes = Notes()
+    state = Build(search.site, Weights(source.path, "", "detect"), data, False, Workspace(tmp_path / "run"), notes)
+    state.records["baseline"] = Record(key, tmp_path, files, facts, 0.0, "")
+    (tmp_path / "prune").mkdir()
+    shutil.copytree(profiles, tmp_path / "run" / "profiles")
+    output = prune.STAGE.run(state, tmp_path / "prune", Key("prune", {}))
+    made: dict[Role, Artifact] = {role: Artifact(path, "") for role, path in output.artifacts.items()}
+    record = Record(Key("prune", {}), tmp_path / "prune", made, output.facts, 0.0, "")
+    rows = prune.STAGE.judge(state, record).gates
+    [row] = [gate for gate in rows if gate.metric == "fixed part of the latency"]
+    assert row.value == pytest.approx(100 * FIXED_SHARE, rel=0.1)
+    assert "before any training" in row.reason and "precision int8-fp16 gives" not in row.reason
+
+
+@pytest.mark.parametrize(
+    ("target", "keys", "names"),
+    [
+        ("cpu", {}, ["precision int8", "batch 4"]),
+        ("cpu", {"precision": "int8"}, ["batch 4"]),
+        ("cpu", {"budget.scope": "end_to_end"}, ["precision int8"]),
+        ("desktop-cuda", {}, ["precision fp16", "precision int8-fp16", "CUDA graph", "batch 4"]),
+        ("jetson-orin-nano", {"measure.cuda_graph": False}, ["precision int8-fp16", "CUDA graph", "batch 4"]),
+        ("jetson-orin-nano", {"measure.cuda_graph": True, "batch": 2}, ["precision int8-fp16", "batch 8"]),
+    ],
+)
+def test_levers_are_those_that_the_runtime_has(target: str, keys: dict[str, Any], names: list[str]) -> None:
+    assert [name for name, _, _ in offered_levers(load_target(target).changed(keys))] == names
+
+
+def test_the_table_says_what_was_not_measured() -> None:
+    levers = (
+        Alternative("precision fp16", {"precision": "fp16"}, 1.8),
+        Alternative("batch 4", {"batch": 4}, 1.5),
+        Alternative("CUDA graph", {}, None, "not for this runtime"),
+    )
+    found = Diagnosis(0.15, 0.05, 0.8, 0.1, 1.3, 0.7, 0.86, levers)
+    rows = {row[0]: row[1] for row in diagnosis_table(found).rows}
+    assert rows["parameters given up for ×1.30"] == "86%"
+    assert rows["instead, on the unpruned model: batch 4"] == "×1.50 a frame"
+    assert rows["instead, on the unpruned model: CUDA graph"] == "not measured: not for this runtime"
+    assert not diagnosis_table(None).rows
