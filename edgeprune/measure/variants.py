@@ -11,11 +11,18 @@ from edgeprune.dataset import Dataset
 from edgeprune.measure.latency import latency_settings
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
+from edgeprune.target import Target
 
 
 def site_with(site: Site, keys: Mapping[str, Any]) -> Site:
     """The same place with other values of some keys of its target's profile; ``TargetError`` where it refuses them."""
     return replace(site, target=site.target.changed(keys)) if keys else site
+
+
+def site_for(site: Site, target: Target) -> Site:
+    """The same place with another target, which then knows the release of TensorRT that is there."""
+    version = site.runtime.tensorrt_version()
+    return replace(site, target=target.at_tensorrt(version) if version else target)
 
 
 def side_by_side(

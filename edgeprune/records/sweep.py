@@ -20,6 +20,8 @@ class Point:
         note: probes that the search took.
         failed: why there is no point, else None.
         inconclusive: why the search is not sure that the budget is held; empty where it is.
+        accuracy_error: standard error of the accuracy over images; None where there are too few, and in older files.
+        speed_up_low: lower end of the 95 % interval of the speed-up; None in older files.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Point:
     note: str = ""
     failed: str | None = None
     inconclusive: str = ""
+    accuracy_error: float | None = None
+    speed_up_low: float | None = None
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,19 @@ class DropInterval:
         return float(scipy("stats").t.ppf(confidence, max(self.images - 1, 1)))
 
 
+def standard_error(found: Detections | ImageScores, *, draws: int = DRAWS, seed: int = 0) -> float | None:
+    """Spread that other images would bring to one model's accuracy; None where there are too few images to tell."""
+    if found.images < MIN_IMAGES:
+        return None
+    return float(found.resampled(_drawn(found.images, draws, seed)).std(ddof=1))
+
+
+def _drawn(images: int, draws: int, seed: int) -> NDArray[np.float32]:
+    """How often each image counts, shape (draws, images)."""
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+    return weights.astype(np.float32)
+
+
 def drop_interval(
     baseline: Detections | ImageScores,
     candidate: Detections | ImageScores,
@@ -192,8 +205,7 @@ def drop_interval(
         return DropInterval(drop, 0.0, images, 0)
     if images < MIN_IMAGES:
         return DropInterval(drop, None, images, 0)
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
-    weights = weights.astype(np.float32)
+    weights = _drawn(images, draws, seed)
     difference = baseline.resampled(weights) - candidate.resampled(weights)
     return DropInterval(drop, float(difference.std(ddof=1)), images, draws)
 

@@ -125,20 +125,27 @@ class BudgetSearch:
         )
         return self.bench.compile(self.pruner.apply(plan), self.folder / "chosen", _metadata(plan)), plan
 
-    def search(self, baseline: Path, cache: Path | None, least_used: float = BUDGET_WINDOW[0]) -> PlanFound:
+    def search(
+        self,
+        baseline: Path,
+        cache: Path | None,
+        least_used: float = BUDGET_WINDOW[0],
+        unpruned: Path | None = None,
+    ) -> PlanFound:
         """Find the plan that gives up least and meets the latency budget, measured on the target; the best one that may
         meet it where no interval holds it.
 
         Args:
-            baseline: engine of the unpruned model.
+            baseline: engine that a budget of a ratio speaks of.
             cache: folder of profiles.
             least_used: share of the budget that the plan is to use at least.
+            unpruned: engine of the unpruned model, where that is not ``baseline``; nothing is then diagnosed.
 
         Raises:
             TargetError: the budget is out of reach; says how far one gets and which layers hold it.
         """
         site, budget = self.site, self.site.target.budget
-        prober = Prober(site, baseline, self.dataset)
+        prober = Prober(site, baseline, self.dataset, unpruned)
         start_used, start_high = prober.start_used()
         if start_used <= BUDGET_WINDOW[1] < start_high:
             start_used, start_high = prober.start_used(1)
@@ -185,7 +192,8 @@ class BudgetSearch:
         )
         if run.best is None:
             fastest = probed[run.floor.candidate.key]
-            self._diagnose(baseline, planner.profile, fastest)
+            if unpruned is None:
+                self._diagnose(baseline, planner.profile, fastest)
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
         kept = probed[run.best.candidate.key]
         for candidate in probed.values():
@@ -195,7 +203,7 @@ class BudgetSearch:
         gate = self._gate(search_gate(budget, run.best))
         if gate.verdict is Verdict.INCONCLUSIVE:
             site.reporter.note(f"no probe holds the budget for sure; the best one goes on: {gate.reason}")
-        diagnosis = self._diagnose(baseline, planner.profile, kept)
+        diagnosis = self._diagnose(baseline, planner.profile, kept) if unpruned is None else None
         return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
 
     def _diagnose(self, baseline: Path, profile: LayerProfile, probed: _Probed) -> Diagnosis:

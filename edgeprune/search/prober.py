@@ -32,14 +32,21 @@ class Prober:
         site: the target.
         baseline: engine of the unpruned model.
         dataset: gives the frames of an end-to-end latency.
+        unpruned: engine that the candidates are pruned from, where ``baseline`` is another model, or takes another
+            size or number format: each then takes what it was made for.
     """
 
-    def __init__(self, site: Site, baseline: Path, dataset: Dataset | None = None) -> None:
-        self.site, self.baseline, self.dataset = site, baseline, dataset
+    def __init__(
+        self, site: Site, baseline: Path, dataset: Dataset | None = None, unpruned: Path | None = None
+    ) -> None:
+        self.site, self.baseline, self.dataset, self.unpruned = site, baseline, dataset, unpruned
         self.levels_ms: list[float] = []
 
     def start_used(self, attempt: int = 0) -> tuple[float, float]:
         """Share of the budget that the unpruned model takes, and its upper confidence bound."""
+        if self.unpruned is not None:
+            reading, _ = self.measure(self.unpruned, attempt)
+            return reading.used, reading.used_high
         budget = self.site.target.budget
         if budget.kind == "speed_up":
             return budget.value, budget.value
@@ -88,6 +95,8 @@ class Prober:
         settings = latency_settings(self.site, self.dataset, effort=effort, trained=False)
         if not attempt:
             settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S))
+        if self.unpruned is not None:
+            settings = replace(settings, batch=0, imgsz=None)
         return self.site.runtime.latency(engines, settings, progress=self.site.reporter.progress)
 
     def _drift(self, baseline: Measurement) -> float:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
+from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
+from edgeprune.measure.variants import site_for
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
@@ -53,6 +56,14 @@ class SearchResult:
     diagnosis: Diagnosis | None = None
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint as a target runs it, which a speed-up is a ratio to."""
+
+    weights: Path
+    target: Target
+
+
 def search(
     target: str | Path | Target,
     weights: str | Path,
@@ -65,6 +76,7 @@ def search(
     plan_file: str | Path | None = None,
     cache: str | Path | None = CACHE,
     least_used: float | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
@@ -86,6 +98,7 @@ def search(
         cache: folder of measured profiles; None measures anew.
         least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes. The profile's
             when None.
+        reference: what a speed-up is a ratio to; the model itself, unpruned, when None.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
@@ -110,8 +123,11 @@ def search(
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         budget_search = BudgetSearch(site, source, folder, dataset)
         baseline = budget_search.bench.compile(source.model, folder / "baseline", {}).required_engine
+        unpruned = None
+        if reference is not None:
+            unpruned, baseline = baseline, _compiled_reference(site, reference, folder / "reference", dataset, trust)
         share = target.prune.least_used if least_used is None else least_used
-        chosen = budget_search.search(baseline, None if cache is None else Path(cache), share)
+        chosen = budget_search.search(baseline, None if cache is None else Path(cache), share, unpruned)
         chosen.plan.save(plan_file)
         write_atomically(output, chosen.files.model.read_bytes())
         return SearchResult(
@@ -125,6 +141,12 @@ def search(
             gate=chosen.gate,
             diagnosis=chosen.diagnosis,
         )
+
+
+def _compiled_reference(site: Site, reference: Reference, folder: Path, dataset: Dataset | None, trust: bool) -> Path:
+    source = checkpoint.load(reference.weights, trust=trust)
+    bench = SiteBench(site_for(site, reference.target), source, dataset)
+    return bench.compile(source.model, folder, {}).required_engine
 
 
 def profile(

@@ -27,8 +27,10 @@ class Job:
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         cache: folder of layer profiles on the machine with the device.
-        pruned: False for a model that is only measured.
+        pruned: False for a model that is only measured, or trained and measured.
         epochs: of fine-tuning; 0 for none.
+        reference: how the swept model runs, which ratios are to, and its checkpoint's bytes; by the job's own target
+            when None.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Job:
     cache: str
     pruned: bool
     epochs: int
+    reference: tuple[Target, bytes] | None = None
 
     @property
     def key(self) -> str:
@@ -54,6 +57,9 @@ class Job:
             "epochs": self.epochs,
             "weights": hashlib.sha256(self.weights).hexdigest(),
         }
+        if self.reference is not None:
+            target, weights = self.reference
+            content["reference"] = [target.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
         return hashlib.sha256(json.dumps([VERSION, content], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     @property

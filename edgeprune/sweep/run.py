@@ -94,10 +94,31 @@ def sweep(
         )
 
     todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]
+    points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter)
+    measured = len(unpruned) + 1
+    metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
+    made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
+    _write(made, out)
+    return made
+
+
+def finish_jobs(
+    todo: Sequence[Job], swept: bytes, out: Path, jobs: str, steps: Steps, reporter: Reporter
+) -> list[Point]:
+    """The point of every job, in their order: from the folder of a sweep where it is there already, else made.
+
+    Args:
+        todo: independent of each other.
+        swept: bytes of the checkpoint that latencies are compared with.
+        out: the sweep's folder.
+        jobs: one of :data:`JOBS`.
+        steps: what makes a point.
+        reporter: who watches.
+    """
     folder = out / "points"
     folder.mkdir(parents=True, exist_ok=True)
     done = {job.key: point for job in todo if (point := _read(folder / f"{job.name}-{job.key}.json")) is not None}
-    missing = [job for job in todo if job.key not in done]
+    missing = list({job.key: job for job in todo if job.key not in done}.values())
     if done:
         reporter.note(f"{len(done)} of {len(todo)} points are there already")
 
@@ -111,17 +132,11 @@ def sweep(
         done[job.key] = point
         reporter.note(" ".join(point_cells(point)))
 
-    steps = steps or RealSteps()
     if missing and jobs == "here":
-        run_here(missing, todo[0].weights, finished, steps)
+        run_here(missing, swept, finished, steps)
     elif missing:
-        run_on_ray(missing, todo[0].weights, finished, steps, reporter=reporter)
-    points = [done[job.key] for job in todo]
-    measured = len(unpruned) + 1
-    metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
-    made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
-    _write(made, out)
-    return made
+        run_on_ray(missing, swept, finished, steps, reporter=reporter)
+    return [done[job.key] for job in todo]
 
 
 def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps) -> None:

@@ -5,24 +5,33 @@ They take and give plain data and the bytes of checkpoints, so that each can run
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgeprune import checkpoint
+from edgeprune.artifact import write_atomically
 from edgeprune.measure.accuracy import measure_artifact
+from edgeprune.measure.per_image import load_per_image
+from edgeprune.measure.variants import side_by_side, site_for
 from edgeprune.quiet import quiet
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import open_site
+from edgeprune.samples.average_precision import standard_error
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
-from edgeprune.search.run import search
-from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.search.run import Reference, search
+from edgeprune.serial import to_json
+from edgeprune.sweep.point import VERSION, Job, Pruned, Result
 
 SCRATCH = "edgeprune-sweep-"
+QUICK_CALIBRATION = {"calibration.images": 16, "calibration.method": "minmax"}
+"""For engines that are only timed: no latency depends on where the ranges of INT8 end."""
 
 
 class RealSteps:
@@ -34,17 +43,30 @@ class RealSteps:
             return Pruned(job.weights, 1.0, 0)
         with TemporaryDirectory(prefix=SCRATCH) as scratch:
             weights = _unpacked(scratch, job.weights)
-            output = Path(scratch) / "pruned.pt"
+            reference = None
+            if job.reference is not None:
+                target, swept = job.reference
+                reference = Reference(_unpacked(scratch, swept, "swept.pt"), target)
             found = search(
-                job.target, weights, job.data, output=output, cache=job.cache, seed=job.seed, trust=job.trust
+                job.target.changed(QUICK_CALIBRATION) if job.target.precision.startswith("int8") else job.target,
+                weights,
+                job.data,
+                output=Path(scratch) / "pruned.pt",
+                cache=job.cache,
+                reference=reference,
+                seed=job.seed,
+                trust=job.trust,
             )
             undecided = found.gate.reason if found.gate.verdict is Verdict.INCONCLUSIVE else ""
             return Pruned(found.checkpoint.read_bytes(), found.plan.macs_speed_up, len(found.probes), undecided)
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
         """The bytes of the fine-tuned checkpoint."""
-        if not job.epochs or not pruned.probes:
+        if not job.epochs or (job.pruned and not pruned.probes):
             return pruned.checkpoint
+        kept = Path(job.cache).with_name("trained") / f"{_training_key(job, pruned)}.pt"
+        if kept.is_file():
+            return kept.read_bytes()
         from edgeprune.settings import TrainSettings
         from edgeprune.training.finetune import finetune
 
@@ -59,7 +81,10 @@ class RealSteps:
                 settings=replace(settings, epochs=job.epochs, quiet=True),
                 work=Path(scratch) / "work",
             )
-            return result.best.read_bytes()
+            tuned = result.best.read_bytes()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, tuned)
+        return tuned
 
     def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
         """The point: latency next to the swept model, and accuracy by the target's runtime."""
@@ -72,29 +97,51 @@ class RealSteps:
             assert dataset is not None  # a job has data
             reference = checkpoint.load(_unpacked(scratch, swept, "swept.pt"), trust=job.trust)
             bench = SiteBench(site, source, dataset)
-            before = bench.compile(reference.model, folder / "swept", {})
+            beside = bench if job.reference is None else SiteBench(site_for(site, job.reference[0]), source, dataset)
+            before = beside.compile(reference.model, folder / "swept", {})
             after = bench.compile(source.model, folder / "candidate", {})
-            first, second = bench.latency([before.required_engine, after.required_engine], 1.0)
+            engines = [before.required_engine, after.required_engine]
+            if job.reference is None:
+                first, second = bench.latency(engines, 1.0)
+            else:
+                first, second = side_by_side(site, engines, dataset, effort=1.0)
+            ratio, per_image = speed_up_of(first, second), folder / "per_image.npz"
+            accuracy = measure_artifact(site, after.onnx, after.engine, dataset, per_image)
             point = Point(
                 name=job.name,
                 budget=job.budget,
                 ms=value_of(second.values, target.budget.statistic),
-                speed_up=speed_up_of(first, second).ratio,
-                accuracy=measure_artifact(site, after.onnx, after.engine, dataset).value,
+                speed_up=ratio.ratio,
+                accuracy=accuracy.value,
                 macs=pruned.macs,
                 parameters=checkpoint.parameter_count(source.model),
                 note=_note(job, pruned),
                 inconclusive=pruned.inconclusive,
+                accuracy_error=standard_error(load_per_image(per_image), seed=job.seed),
+                speed_up_low=ratio.low,
             )
-        return Result(point, tuned if job.pruned else None)
+        return Result(point, tuned if job.pruned or job.epochs else None)
 
 
 def _note(job: Job, pruned: Pruned) -> str:
     if not job.pruned:
-        return "unpruned"
+        return f"unpruned, epochs: {job.epochs}" if job.epochs else "unpruned"
     if not pruned.probes:
         return "met without pruning"
     return f"probes: {pruned.probes}, epochs: {job.epochs}"
+
+
+def _training_key(job: Job, pruned: Pruned) -> str:
+    """Digest of what training depends on: forms of one model share it, whatever their number format."""
+    content = {
+        "weights": hashlib.sha256(pruned.checkpoint).hexdigest(),
+        "finetune": to_json(job.target.finetune),
+        "epochs": job.epochs,
+        "imgsz": job.target.imgsz,
+        "digest": job.digest,
+        "seed": job.seed,
+    }
+    return hashlib.sha256(json.dumps([VERSION, content], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _unpacked(folder: str, content: bytes, name: str = "given.pt") -> Path:
