@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what type checkers and completion see; at run time each is 
     from edgeprune.export.quantize import quantize_onnx as quantize
     from edgeprune.export.result import PrecisionInfo, SimplifyInfo
     from edgeprune.export.simplify import simplify_onnx as simplify
+    from edgeprune.frontier.run import frontier
     from edgeprune.measure.accuracy import accuracy as val
     from edgeprune.measure.bench import BenchResult, bench
     from edgeprune.measure.compare import Comparison, compare
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # what type checkers and completion see; at run time each is 
     from edgeprune.pruning.api import PruneResult, prune
     from edgeprune.pruning.plan import Plan
     from edgeprune.records.build import BuildResult
+    from edgeprune.records.frontier import Frontier
     from edgeprune.records.history import History, history
     from edgeprune.records.sweep import Point, Sweep
     from edgeprune.runtimes.base import BenchSettings
@@ -69,6 +71,7 @@ _ATTRIBUTES = {
     "Checkpoint": "checkpoint:Checkpoint",
     "Comparison": "measure.compare:Comparison",
     "ExportInfo": "export.onnx:ExportInfo",
+    "Frontier": "records.frontier:Frontier",
     "Gate": "samples.gates:Gate",
     "History": "records.history:History",
     "LayerProfile": "search.profile:LayerProfile",
@@ -94,6 +97,7 @@ _ATTRIBUTES = {
     "compare": "measure.compare:compare",
     "export": "export.onnx:onnx_from_checkpoint",
     "finetune": "training.finetune:finetune",
+    "frontier": "frontier.run:frontier",
     "history": "records.history:history",
     "load_checkpoint": "checkpoint:load",
     "load_target": "target:load_target",
@@ -122,6 +126,7 @@ __all__ = [
     "DeviceError",
     "EdgepruneError",
     "ExportInfo",
+    "Frontier",
     "Gate",
     "History",
     "LayerProfile",
@@ -151,6 +156,7 @@ __all__ = [
     "compare",
     "export",
     "finetune",
+    "frontier",
     "history",
     "load_checkpoint",
     "load_target",

@@ -1,4 +1,4 @@
-"""``edgeprune profile``, ``search`` and ``sweep``."""
+"""``edgeprune profile``, ``search``, ``sweep`` and ``frontier``."""
 
 from __future__ import annotations
 
@@ -164,11 +164,67 @@ def sweep(
     raise typer.Exit(1 if any(point.failed for point in found.points) else 5 if undecided else 0)
 
 
+def frontier(
+    weights: Weights,
+    target: TargetName,
+    data: Annotated[str, typer.Option(help="Dataset YAML: calibration, importance, training and accuracy.")],
+    latency_ms: Annotated[str | None, typer.Option(help="Budgets in ms, comma-separated.")] = None,
+    speed_up: Annotated[str | None, typer.Option(help="Budgets as measured latency ratios, comma-separated.")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Checkpoint of another scale that is at hand; repeatable.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every row that is trained; 0 for none.")] = None,
+    imgsz: ImgSz = None,
+    out: Annotated[
+        Path,
+        typer.Option(callback=output_folder, help="Folder for rows, table, figure; goes on where it stopped."),
+    ] = Path("runs/frontier"),
+    jobs: Annotated[str, typer.Option(help="here: one by one; ray: on a Ray cluster.")] = "here",
+    seed: Seed = 0,
+    trust: Trust = False,
+) -> None:
+    """Measure every lever for a budget: number format, input size, pruning, another checkpoint; recommend one.
+
+    Example:
+      edgeprune frontier best.pt --target cpu --imgsz 96 --speed-up 1.2 \\
+        --data data.yaml --epochs 0 --out levers
+    """
+    from edgeprune.cli.console import ConsoleReporter, print_table
+    from edgeprune.frontier.run import frontier as run
+    from edgeprune.report.frontier import frontier_table, profile_text
+
+    budgets = _budgets(latency_ms, speed_up)
+    with ConsoleReporter() as reporter:
+        found = run(
+            target,
+            weights,
+            data,
+            out=out,
+            kind="speed_up" if latency_ms is None else "latency_ms",
+            budgets=[value for _, value in budgets],
+            also=also or (),
+            epochs=epochs,
+            imgsz=imgsz,
+            jobs=jobs,
+            seed=seed,
+            trust=trust,
+            progress=reporter,
+        )
+    print_table(frontier_table(found))
+    for one in found.recommendations:
+        say(one.sentence)
+        if one.row is not None:
+            say("  " + profile_text(found, one).replace("\n", "\n  "))
+    say(f"table: {out / 'frontier.md'}\nfigure: {out / 'frontier.html'}")
+    raise typer.Exit(0 if all(one.row is not None for one in found.recommendations) else 1)
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands on the main application."""
     app.command()(profile)
     app.command()(search)
     app.command()(sweep)
+    app.command()(frontier)
 
 
 def _budgets(latency_ms: str | None, speed_up: str | None) -> list[tuple[str, float]]:

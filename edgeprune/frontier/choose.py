@@ -1,0 +1,169 @@
+"""Which forms and combinations are worth training for some budgets, and which of the trained ones is the best. Pure.
+
+A budget is a ratio here: the latency of the baseline over what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgeprune.records.frontier import Form, Row, Screened
+from edgeprune.records.sweep import Point
+
+SIZE_MARGIN = 0.05
+"""A smaller input's accuracy without training may rise by more than this in training; a form that is as fast and more
+accurate by this much stays ahead of it."""
+MARGIN = 0.02  # the same of forms that keep the size they were trained at
+HARMLESS = 0.01  # a lever that costs no more accuracy than this without training is followed, not questioned
+LEAST_SHARED = 1.3  # what is left to gain below this is not shared between size and pruning
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row to train, or a form that is not.
+
+    Attributes:
+        form: what runs, unpruned.
+        prune_to: the budget that it is pruned to; None where it is not pruned.
+        dropped: why it is not trained; empty where it is.
+    """
+
+    form: Form
+    prune_to: float | None = None
+    dropped: str = ""
+
+
+def plan(screened: Sequence[Screened], budgets: Sequence[float]) -> list[Planned]:
+    """What to train for some budgets, the baseline first, then what is not trained, each once.
+
+    Args:
+        screened: the baseline first.
+        budgets: ratios, each above 1.
+    """
+    baseline = screened[0]
+    chosen: dict[tuple[str, float | None], Planned] = {("", None): Planned(baseline.form)}
+    reasons: dict[str, str] = {}
+    for budget in budgets:
+        meeting: list[Screened] = []
+        for at_full_size in (one for one in screened if "size" not in one.form.levers):
+            sizes = _sizes_of(at_full_size, screened)
+            if at_full_size.speed_up >= budget:
+                if at_full_size is not baseline:
+                    meeting.append(at_full_size)
+                continue
+            if enough := [one for one in sizes if one.speed_up >= budget]:
+                meeting.append(max(enough, key=lambda one: int(one.form.keys["imgsz"])))
+            chosen[at_full_size.form.name, budget] = Planned(at_full_size.form, budget)
+            half_way = _half_way(at_full_size, sizes, budget)
+            if half_way is not None and not _harmless(screened, baseline, budget, at_full_size):
+                chosen[half_way.form.name, budget] = Planned(half_way.form, budget)
+        for one in meeting:
+            if ahead := _dominating(one, meeting, screened):
+                reasons.setdefault(one.form.name, f"behind {ahead.form.name} without training")
+            else:
+                chosen[one.form.name, None] = Planned(one.form)
+    trained = {name for name, pruned_to in chosen if pruned_to is None} | {baseline.form.name}
+    least = min(budgets)
+    for one in screened:
+        if one.form.name not in trained:
+            if one.speed_up < least:
+                why = "faster, but misses every budget" if one.speed_up > 1 else "not faster than the baseline"
+            else:
+                why = reasons.get(one.form.name, "another size is nearer to the budget")
+            chosen[one.form.name, None] = Planned(one.form, None, why)
+    return sorted(chosen.values(), key=lambda planned: bool(planned.dropped))
+
+
+def with_frontier(rows: Sequence[Row]) -> list[Row]:
+    """The rows with those marked that no other row beats in latency and accuracy."""
+    points = [row.measured for row in rows]
+    return [
+        replace(
+            row,
+            undominated=point is not None and not any(_beats(other, point) for other in points if other is not None),
+        )
+        for row, point in zip(rows, points, strict=True)
+    ]
+
+
+def best_for(rows: Sequence[Row], meets: Mapping[str, bool]) -> Row | None:
+    """The most accurate of the rows that meet a budget, the fastest of equals; None where none does.
+
+    Args:
+        rows: all of them.
+        meets: name of a measured row to whether it meets the budget.
+    """
+    candidates = [(row.measured, row) for row in rows if meets.get(row.name)]
+    able = [(point.accuracy, point.speed_up, row) for point, row in candidates if point is not None]
+    return max(able, key=lambda one: one[:2])[2] if able else None
+
+
+def _sizes_of(at_full_size: Screened, screened: Sequence[Screened]) -> list[Screened]:
+    """The same checkpoint in the same number format at smaller sizes."""
+    form = at_full_size.form
+    return [
+        one
+        for one in screened
+        if "size" in one.form.levers
+        and one.form.weights == form.weights
+        and {key: value for key, value in one.form.keys.items() if key != "imgsz"} == dict(form.keys)
+    ]
+
+
+def _half_way(at_full_size: Screened, sizes: Sequence[Screened], budget: float) -> Screened | None:
+    """The size that takes about half of what is left to gain, as a ratio; pruning takes the other half."""
+    left = budget / at_full_size.speed_up
+    able = [one for one in sizes if at_full_size.speed_up < one.speed_up < budget]
+    if left < LEAST_SHARED or not able:
+        return None
+    return min(able, key=lambda one: abs(math.log(one.speed_up / at_full_size.speed_up / math.sqrt(left))))
+
+
+def _harmless(screened: Sequence[Screened], baseline: Screened, budget: float, asking: Screened) -> bool:
+    """Whether some other lever alone meets the budget for next to nothing: a combination has no more to win."""
+    return any(
+        one is not asking
+        and one.speed_up >= budget
+        and one.accuracy is not None
+        and baseline.accuracy is not None
+        and baseline.accuracy - one.accuracy <= HARMLESS
+        for one in screened
+    )
+
+
+def _dominating(one: Screened, others: Sequence[Screened], screened: Sequence[Screened]) -> Screened | None:
+    """A form that is as fast and surely more accurate, by what was measured without training."""
+    own = _at_most(one, screened)
+    margin = SIZE_MARGIN if "size" in one.form.levers else MARGIN
+    if own is None:
+        return None
+    ahead = (
+        other
+        for other in others
+        if other is not one
+        and other.accuracy is not None
+        and other.speed_up >= one.speed_up
+        and other.accuracy >= own + margin
+    )
+    return next(ahead, None)
+
+
+def _at_most(one: Screened, screened: Sequence[Screened]) -> float | None:
+    """Accuracy of a form without training; of a combination, that of the same size alone, which it hardly exceeds."""
+    if one.accuracy is not None:
+        return one.accuracy
+    sides = (
+        other.accuracy
+        for other in screened
+        if other.form.levers == ("size",)
+        and other.form.weights == one.form.weights
+        and other.form.keys.get("imgsz") == one.form.keys.get("imgsz")
+    )
+    return next((value for value in sides if value is not None), None)
+
+
+def _beats(other: Point, point: Point) -> bool:
+    as_good = other.speed_up >= point.speed_up and other.accuracy >= point.accuracy
+    return as_good and (other.speed_up > point.speed_up or other.accuracy > point.accuracy)

@@ -1,0 +1,243 @@
+"""One budget, every lever: screen them, train what may be worth it alike, measure it, recommend.
+
+What is trained is a point of a sweep (:mod:`edgeprune.sweep`): kept in the folder, made here or on a Ray cluster.
+Further levers belong in :mod:`edgeprune.frontier.levers`, as forms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from edgeprune import checkpoint
+from edgeprune.artifact import write_atomically
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.errors import DataError, TargetError
+from edgeprune.frontier.choose import Planned, best_for, plan, with_frontier
+from edgeprune.frontier.levers import forms
+from edgeprune.frontier.screening import Screening, screen
+from edgeprune.progress import Progress, Reporter, reporter_of
+from edgeprune.quiet import quiet
+from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Screened
+from edgeprune.records.sweep import Point
+from edgeprune.report.frontier import frontier_page, frontier_table
+from edgeprune.runtimes.site import open_site
+from edgeprune.search.inputs import read_inputs
+from edgeprune.serial import write_json
+from edgeprune.sweep.point import Job, Steps
+from edgeprune.sweep.run import JOBS, finish_jobs
+from edgeprune.sweep.steps import RealSteps
+from edgeprune.target import Target, load_target
+
+Kind = Literal["latency_ms", "speed_up"]
+Z = 1.96  # standard errors on either side of a 95 % interval
+
+
+def frontier(
+    target: str | Path | Target,
+    weights: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    kind: Kind,
+    budgets: Sequence[float],
+    also: Sequence[str | Path] = (),
+    epochs: int | None = None,
+    imgsz: int | None = None,
+    jobs: str = "here",
+    seed: int = 0,
+    trust: bool = False,
+    progress: Progress | Reporter | None = None,
+    steps: Steps | None = None,
+    screener: Callable[..., Screening] = screen,
+) -> Frontier:
+    """Measure every lever for some budgets side by side on a target, and recommend one a budget.
+
+    Writes ``frontier.json``, ``frontier.md`` and ``frontier.html``; what is finished in ``out`` is taken as it is.
+
+    Args:
+        target: name of a shipped profile, path of a profile, or a target; its budget is replaced.
+        weights: the checkpoint that is asked about; latencies are ratios to it, as the target runs it.
+        data: dataset YAML.
+        out: folder for all of it.
+        kind: of the budgets, ``latency_ms`` or ``speed_up``.
+        budgets: their values.
+        also: further checkpoints that are at hand, of other scales.
+        epochs: of every row that is trained; the profile's when not given, 0 for none.
+        imgsz: side of the images in pixels; see :mod:`edgeprune.input_size` for what holds when None.
+        jobs: ``here`` or ``ray``.
+        seed: of everything drawn.
+        trust: load checkpoints with foreign classes.
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
+        steps: what makes a row's point; the real steps when None.
+        screener: what times forms without training.
+
+    Raises:
+        TargetError: a wrong argument.
+        DataError: weights or dataset are unreadable.
+        DeviceError: the target's runtime is not here.
+    """
+    if jobs not in JOBS:
+        raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
+    if epochs is not None and epochs < 0:
+        raise TargetError(f"--epochs {epochs}: 0 or more")
+    if not budgets:
+        raise TargetError("give at least one budget: --latency-ms or --speed-up")
+    for value in budgets:  # refuses what no profile may say
+        load_target(target).changed({"budget": _budget(load_target(target), kind, value)})
+    out, reporter, target = Path(out), reporter_of(progress), load_target(target)
+    target = target.changed({"budget": _budget(target, kind, budgets[0])})
+    splits = {"train", "val", target.accuracy.split}
+    inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
+    target, source, dataset = inputs.target, inputs.source, inputs.dataset
+    assert dataset is not None  # it was given
+    sources = _sources(source, also, trust)
+    reporter.note(str(inputs.size))
+    with (
+        open_site(target, seed=seed, reporter=reporter) as site,
+        TemporaryDirectory(prefix="edgeprune-frontier-", ignore_cleanup_errors=True) as scratch,
+        quiet(),
+    ):
+        site.require_usable()
+        main, *others = sources
+        found = screener(site, forms(target, main, others), sources, dataset, Path(scratch) / "forms", out / "screened")
+    screened = {one.form.name: one for one in found.screened}
+    baseline = found.screened[0]
+    ratios = [value if kind == "speed_up" else baseline.ms / value for value in budgets]
+    planned = plan(found.screened, ratios)
+    trained = [one for one in planned if not one.dropped]
+    reporter.note(f"{len(found.screened)} forms screened; {len(trained)} rows to train and measure")
+    given = target.finetune.epochs if epochs is None else epochs
+
+    def job(one: Planned) -> Job:
+        asked = target.changed(one.form.keys)
+        if one.prune_to is not None:
+            asked = asked.changed({"budget": _budget(target, kind, budgets[ratios.index(one.prune_to)])})
+        return Job(
+            name=_slug(one, sources, kind, budgets, ratios),
+            weights=sources[one.form.weights].path.read_bytes(),
+            target=asked,
+            data=str(Path(data).resolve()) if Path(data).exists() else str(data),
+            digest=dataset.digest,
+            seed=seed,
+            trust=trust,
+            cache=str((out / "profiles").resolve()),
+            pruned=one.prune_to is not None,
+            epochs=given,
+            reference=(target, source.path.read_bytes()),
+        )
+
+    points = finish_jobs(
+        [job(one) for one in trained], source.path.read_bytes(), out, jobs, steps or RealSteps(), reporter
+    )
+    rows = with_frontier(
+        [
+            *(_row(one, screened, kind, budgets, ratios, point) for one, point in zip(trained, points, strict=True)),
+            *(_row(one, screened, kind, budgets, ratios) for one in planned if one.dropped),
+            *_refused(found, target, sources),
+        ]
+    )
+    metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
+    recommended = tuple(_recommended(rows, kind, value, metric, out) for value in budgets)
+    made = Frontier(target.name, kind, tuple(budgets), target.budget.statistic, metric, given, tuple(rows), recommended)
+    write_json(out / "frontier.json", made)
+    write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
+    write_atomically(out / "frontier.html", frontier_page(made))
+    return made
+
+
+def budget_words(kind: Kind, value: float) -> str:
+    """A budget in a few words."""
+    return f"×{value:g}" if kind == "speed_up" else f"{value:g} ms"
+
+
+def _budget(target: Target, kind: Kind, value: float) -> dict[str, object]:
+    return {kind: value, "statistic": target.budget.statistic, "scope": target.budget.scope}
+
+
+def _sources(source: Checkpoint, also: Sequence[str | Path], trust: bool) -> dict[str, Checkpoint]:
+    """Every checkpoint under a name of its own, the one that is asked about first."""
+    found = {source.path.stem: source}
+    for path in also:
+        other = checkpoint.load(path, trust=trust)
+        if other.task != source.task or list(other.names.values()) != list(source.names.values()):
+            raise DataError(f"--also {path}: it is a {other.task} model of other classes than {source.path}")
+        if other.path.stem in found:
+            raise TargetError(f"--also {path}: two checkpoints are called {other.path.stem}; rename one")
+        found[other.path.stem] = other
+    return found
+
+
+def _pruned_to(one: Planned, kind: Kind, budgets: Sequence[float], ratios: Sequence[float]) -> str:
+    return "" if one.prune_to is None else budget_words(kind, budgets[list(ratios).index(one.prune_to)])
+
+
+def _slug(
+    one: Planned, sources: Mapping[str, Checkpoint], kind: Kind, budgets: Sequence[float], ratios: Sequence[float]
+) -> str:
+    main = next(iter(sources))
+    words = f"{'' if one.form.weights != main else main + ' '}{one.form.name} {_pruned_to(one, kind, budgets, ratios)}"
+    return re.sub(r"[^\w.]+", "-", words.replace("×", "x")).strip("-")
+
+
+def _row(
+    one: Planned,
+    screened: Mapping[str, Screened],
+    kind: Kind,
+    budgets: Sequence[float],
+    ratios: Sequence[float],
+    point: Point | None = None,
+) -> Row:
+    form, budget = one.form, _pruned_to(one, kind, budgets, ratios)
+    pruned = f"pruned to {budget}" if form.keys == {} and not form.levers else f"{form.name}, pruned to {budget}"
+    seen = screened[form.name]
+    return Row(pruned if budget else form.name, form, budget, seen.speed_up, seen.accuracy, one.dropped, point)
+
+
+def _refused(found: Screening, target: Target, sources: Mapping[str, Checkpoint]) -> list[Row]:
+    main, *others = sources
+    return [
+        Row(form.name, form, "", None, None, found.refused[form.name])
+        for form in forms(target, main, others)
+        if form.name in found.refused
+    ]
+
+
+def _recommended(rows: Sequence[Row], kind: Kind, value: float, metric: str, out: Path) -> Recommendation:
+    budget = budget_words(kind, value)
+    points = {row.name: row.measured for row in rows}
+    meets = {
+        name: point.speed_up >= value if kind == "speed_up" else point.ms <= value
+        for name, point in points.items()
+        if point is not None
+    }
+    best = best_for(rows, meets)
+    point = None if best is None else best.measured
+    if best is None or point is None:
+        fastest = max((point.speed_up for point in points.values() if point is not None), default=1.0)
+        text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
+        return Recommendation(budget, None, text, {})
+    keys = _keys(best, kind, value)
+    reference = points[rows[0].name]
+    text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
+    if point.accuracy_error is not None:
+        text += f" ± {Z * point.accuracy_error:.4f}"
+    if reference is not None and best is not rows[0]:
+        text += f", {point.accuracy - reference.accuracy:+.4f} against the model as it is"
+    others = [row for row in rows if row is not best and row.measured is not None]
+    second = best_for(others, meets)
+    if second is not None and second.measured is not None:
+        text += f"; next comes {second.name} at {second.measured.accuracy:.4f}"
+    return Recommendation(budget, best.name, text, keys)
+
+
+def _keys(row: Row, kind: Kind, value: float) -> Keys:
+    """Keys of a profile whose build comes to this row: there a speed-up is a ratio to the form itself, unpruned."""
+    if kind == "latency_ms":
+        return {**row.form.keys, "budget.latency_ms": value}
+    left = 1.0 if not row.budget or row.screened_speed_up is None else max(value / row.screened_speed_up, 1.0)
+    return {**row.form.keys, "budget.speed_up": math.ceil(left * 100) / 100}

@@ -1,0 +1,160 @@
+"""Screening: every form compiled and timed in one run with the baseline, and its accuracy without training.
+
+Minutes, not hours: INT8 is calibrated on a few images, accuracy is that of some images of the split that training looks
+at, and only of a lever pulled alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeprune.checkpoint import Checkpoint, parameter_count, shape_signature
+from edgeprune.dataset import Dataset
+from edgeprune.errors import DataError, EdgepruneError, first_line
+from edgeprune.export.graph import metadata_of
+from edgeprune.measure.accuracy import accuracy
+from edgeprune.measure.variants import side_by_side, site_with
+from edgeprune.records.frontier import Form, Screened
+from edgeprune.runtimes.site import Site
+from edgeprune.samples.measurement import speed_up_of
+from edgeprune.samples.statistics import value_of
+from edgeprune.search.bench import SiteBench
+from edgeprune.serial import read_json, write_json
+
+EFFORT = 0.25  # of a gate's samples: what is kept is measured in full once it is trained
+IMAGES = 200  # of the validation split, at most
+CALIBRATION = {"calibration.images": 64}
+TIMED_CALIBRATION = {"calibration.images": 16, "calibration.method": "minmax"}
+"""For a form that is only timed: no latency depends on where the ranges of INT8 end."""
+VERSION = 1  # of how a form is screened: raised whenever the same inputs would give other figures
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What was measured of the forms, and why some could not be.
+
+    Attributes:
+        screened: the baseline first.
+        refused: name of a form to the reason why it does not run on the target.
+    """
+
+    screened: tuple[Screened, ...]
+    refused: Mapping[str, str]
+
+
+def screen(
+    site: Site,
+    forms: Sequence[Form],
+    sources: Mapping[str, Checkpoint],
+    dataset: Dataset,
+    folder: Path,
+    keep: Path | None = None,
+) -> Screening:
+    """Time every form and measure what is asked of its accuracy; from ``keep`` where it was done before.
+
+    Args:
+        site: of the target as it was given.
+        forms: the baseline first.
+        sources: checkpoints by name.
+        dataset: of training and validation.
+        folder: scratch; removed afterwards.
+        keep: folder of finished screenings.
+    """
+    file = None if keep is None else keep / f"screening-{_key(site, forms, sources, dataset)}.json"
+    if file is not None:
+        try:
+            return read_json(Screening, file)
+        except DataError:
+            pass
+    found = _screened(site, forms, sources, dataset, folder)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found)
+    return found
+
+
+def alone(form: Form) -> bool:
+    """Whether at most one lever was pulled: its accuracy is then measured in the screening."""
+    return len(form.levers) <= 1
+
+
+def _screened(
+    site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], dataset: Dataset, folder: Path
+) -> Screening:
+    few, total = _fewer_images(dataset), len(forms)
+    engines: dict[str, Path] = {}
+    values: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    try:
+        for number, form in enumerate(forms):
+            site.reporter.progress(f"screening {form.name}: compiling", done=number, total=total + 1)
+            source, judged = sources[form.weights], alone(form)
+            keys = dict(form.keys)
+            if str(keys.get("precision", site.target.precision)).startswith("int8"):
+                keys |= CALIBRATION if judged else TIMED_CALIBRATION
+            try:
+                there = site_with(site, keys)
+                files = SiteBench(there, source, dataset).compile(source.model, folder / f"form-{number}", {})
+                if judged:
+                    site.reporter.progress(f"screening {form.name}: accuracy", done=number, total=total + 1)
+                    on_device = site.runtime.fit_for_dataset
+                    values[form.name] = accuracy(
+                        files.required_engine if on_device else files.onnx,
+                        data=few,
+                        imgsz=there.target.imgsz,
+                        split="val",
+                        batch=there.target.batch,
+                        runtime=site.runtime if on_device else None,
+                        metadata=metadata_of(files.onnx) if on_device else None,
+                    ).map50_95
+                engines[form.name] = files.required_engine
+            except EdgepruneError as error:
+                if not number:
+                    raise  # nothing can be compared without the baseline
+                refused[form.name] = first_line(error)
+                site.reporter.note(f"{form.name} does not run here: {refused[form.name]}")
+        site.reporter.progress("screening: all of them side by side", done=total, total=total + 1)
+        times = side_by_side(site, list(engines.values()), dataset, effort=EFFORT)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    measured = dict(zip(engines, times, strict=True))
+    screened = tuple(
+        Screened(
+            form,
+            value_of(measured[form.name].values, site.target.budget.statistic),
+            speed_up_of(times[0], measured[form.name]).ratio,
+            values.get(form.name),
+            parameter_count(sources[form.weights].model),
+        )
+        for form in forms
+        if form.name in measured
+    )
+    return Screening(screened, refused)
+
+
+def _fewer_images(dataset: Dataset) -> Dataset:
+    """The dataset with at most :data:`IMAGES` of its validation split, spread over it."""
+    images = dataset.images("val")
+    chosen = images[:: -(-len(images) // IMAGES)]
+    return replace(dataset, splits={**dataset.splits, "val": chosen}, _linked={})
+
+
+def _key(site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], dataset: Dataset) -> str:
+    content = {
+        "version": VERSION,
+        "target": site.target.model_dump(mode="json"),
+        "device": site.runtime.identity(),
+        "forms": [[form.name, dict(form.keys)] for form in forms],
+        "weights": {
+            name: [hashlib.sha256(source.path.read_bytes()).hexdigest(), shape_signature(source.model)]
+            for name, source in sources.items()
+        },
+        "data": dataset.digest,
+        "seed": site.seed,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,0 +1,120 @@
+"""What a frontier leaves as data: every lever that was looked at for some budgets, and what is recommended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeprune.records.sweep import Point
+
+Keys = Mapping[str, str | int | float | bool]
+"""Keys of a profile, with dots between sections, and their values."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A checkpoint as it is, and the keys of a profile under which it runs.
+
+    Attributes:
+        name: in words, such as ``int8, 224 px``; ``as it is`` for the baseline.
+        weights: name of its checkpoint.
+        keys: what differs from the target that was given.
+        levers: what was pulled: ``precision``, ``size``, ``checkpoint``.
+    """
+
+    name: str
+    weights: str
+    keys: Keys
+    levers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A form as it was measured without training, in one interleaved run with the baseline.
+
+    Attributes:
+        form: what was measured.
+        ms: latency, in the budget's statistic.
+        speed_up: latency of the baseline over its own.
+        accuracy: on the split that training looks at; None where it was not measured, which is so for a combination.
+        parameters: of its checkpoint.
+    """
+
+    form: Form
+    ms: float
+    speed_up: float
+    accuracy: float | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One lever, or a combination of levers.
+
+    Attributes:
+        name: in words; unique.
+        form: what runs, unpruned.
+        budget: what it is pruned to, as text; empty where it is not pruned.
+        screened_speed_up: of its form, unpruned, in the screening; None where the form does not run here.
+        screened_accuracy: of its form without training; None where it was not measured.
+        dropped: why it was not trained; empty where it was.
+        point: what was measured of it; None for a dropped row.
+        undominated: whether no other row is both faster and more accurate.
+    """
+
+    name: str
+    form: Form
+    budget: str
+    screened_speed_up: float | None
+    screened_accuracy: float | None
+    dropped: str = ""
+    point: Point | None = None
+    undominated: bool = False
+
+    @property
+    def measured(self) -> Point | None:
+        """Its point, where there is one that did not fail."""
+        return self.point if self.point is not None and self.point.failed is None else None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to take for a budget.
+
+    Attributes:
+        budget: as text.
+        row: name of the row; None where no row meets the budget.
+        sentence: why, in words.
+        keys: of a profile that builds it, and the checkpoint; empty where there is none.
+    """
+
+    budget: str
+    row: str | None
+    sentence: str
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """All rows, the baseline first.
+
+    Attributes:
+        target: name of the profile.
+        kind: of the budgets: ``latency_ms`` or ``speed_up``.
+        budgets: their values.
+        statistic: of a budget in ms.
+        metric: name of the accuracy.
+        epochs: of every row that was trained.
+        rows: what was looked at.
+        recommendations: one a budget.
+    """
+
+    target: str
+    kind: Literal["latency_ms", "speed_up"]
+    budgets: tuple[float, ...]
+    statistic: str
+    metric: str
+    epochs: int
+    rows: tuple[Row, ...]
+    recommendations: tuple[Recommendation, ...]

@@ -1,0 +1,142 @@
+"""A frontier for people: the table of its rows, accuracy against latency as a drawing, and the page of both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
+from edgeprune.report.page import render
+from edgeprune.report.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from edgeprune.records.frontier import Frontier, Recommendation, Row
+
+COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained", "parameters", "")
+Z = 1.96  # standard errors on either side of a 95 % interval
+
+
+def frontier_table(found: Frontier) -> Table:
+    """A row a lever: the trained ones by latency, then what was not trained, with the reason."""
+    return Table.of(COLUMNS, [*map(_cells, _trained(found)), *map(_cells, _rest(found))])
+
+
+def _trained(found: Frontier) -> list[Row]:
+    rows = [(row.measured.speed_up, row) for row in found.rows if row.measured is not None]
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+
+def _rest(found: Frontier) -> list[Row]:
+    return [row for row in found.rows if row.measured is None]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    untrained = "–" if row.screened_accuracy is None else f"{row.screened_accuracy:.4f}"
+    if row.budget:
+        untrained = "–"
+    if (point := row.measured) is None:
+        screened = "–" if row.screened_speed_up is None or row.budget else f"×{row.screened_speed_up:.2f}"
+        failed = "" if row.point is None else row.point.failed
+        return row.name, "–", screened, "–", untrained, "–", row.dropped or failed or ""
+    spread = "" if point.accuracy_error is None else f" ± {Z * point.accuracy_error:.3f}"
+    marks = ["on the frontier"] if row.undominated else []
+    marks += [f"INCONCLUSIVE: {point.inconclusive}"] if point.inconclusive else []
+    figures = (f"{point.ms:.2f}", f"×{point.speed_up:.3f}", f"{point.accuracy:.4f}{spread}", untrained)
+    return row.name, *figures, f"{point.parameters / 1e6:.3f} M", "; ".join(marks)
+
+
+def profile_text(found: Frontier, one: Recommendation) -> str:
+    """The profile that builds what is recommended, as YAML."""
+    lines = [f"extends: {found.target}"]
+    sections: dict[str, list[str]] = {}
+    for key, value in one.keys.items():
+        *section, name = key.split(".")
+        said = f"{name}: {str(value).lower() if isinstance(value, bool) else value}"
+        if section:
+            sections.setdefault(section[0], []).append(said)
+        else:
+            lines.append(said)
+    return "\n".join([*lines, *(f"{name}: {{{', '.join(said)}}}" for name, said in sections.items())])
+
+
+def frontier_page(found: Frontier) -> str:
+    """The page as text of one file."""
+    trained = f"trained for {found.epochs} epochs" if found.epochs else "measured without training"
+    return render(
+        "frontier",
+        title="What meets the budget",
+        summary=f"Every row was {trained} and timed in one interleaved run with the model as it is, on the target "
+        f"{found.target}.",
+        recommendations=[
+            (one.sentence, profile_text(found, one) if one.row is not None else "") for one in found.recommendations
+        ],
+        plots=[frontier_plot(found)] if _trained(found) else [],
+        trained=Table.of(COLUMNS, map(_cells, _trained(found))),
+        rest=Table.of(("", "speed-up", "untrained", "why not"), [_left_out(row) for row in _rest(found)]),
+    )
+
+
+def _left_out(row: Row) -> tuple[str, ...]:
+    name, _, speed_up, _, untrained, _, why = _cells(row)
+    return name, speed_up, untrained, why
+
+
+def frontier_plot(found: Frontier) -> Plot:
+    """Accuracy against latency of every trained row, with the frontier drawn and the budgets marked.
+
+    A machine drifts between rows; each was timed beside the baseline, so that what is drawn is its ratio, in ms of the
+    baseline's own row.
+    """
+    rows = _trained(found)
+    baseline = found.rows[0].measured
+    base_ms = baseline.ms if baseline is not None else rows[0].measured.ms if rows[0].measured else 1.0
+    places = [(base_ms / row.measured.speed_up, row.measured.accuracy, row) for row in rows if row.measured is not None]
+    limits = [base_ms / value if found.kind == "speed_up" else value for value in found.budgets]
+    recommended = {one.row for one in found.recommendations}
+
+    def draw(axes: Axes) -> None:
+        for ms, accuracy, row in places:
+            if row.measured is not None and row.measured.accuracy_error is not None:
+                axes.errorbar(
+                    [ms], [accuracy], yerr=Z * row.measured.accuracy_error, color=COLOURS["muted"], linewidth=0.8
+                )
+        for pruned, marker, name in ((False, "s", "not pruned"), (True, "o", "pruned")):
+            chosen = [(ms, accuracy) for ms, accuracy, row in places if bool(row.budget) is pruned]
+            if chosen:
+                axes.scatter(*zip(*chosen, strict=True), s=45, marker=marker, color=COLOURS["before"], zorder=3)
+                axes.scatter([], [], s=45, marker=marker, color=COLOURS["before"], label=name)
+        edge = sorted((ms, accuracy) for ms, accuracy, row in places if row.undominated)
+        axes.plot(*zip(*edge, strict=True), color=COLOURS["after"], label="the frontier", zorder=2)
+        taken = [(ms, accuracy) for ms, accuracy, row in places if row.name in recommended]
+        if taken:
+            axes.scatter(
+                *zip(*taken, strict=True),
+                s=150,
+                facecolors="none",
+                edgecolors=COLOURS["after"],
+                linewidths=2,
+                label="recommended",
+                zorder=4,
+            )
+        for number, limit in enumerate(limits):
+            axes.axvline(limit, color=COLOURS["limit"], linestyle="--", linewidth=1, label=None if number else "budget")
+        for number, (ms, accuracy, row) in enumerate(sorted(places, key=lambda place: place[0])):
+            if row.undominated or row.name in recommended:
+                offset = (7, 7) if number % 2 else (7, -13)
+                axes.annotate(shortened(row.name, 30), (ms, accuracy), offset, textcoords="offset points", fontsize=8)
+        axes.margins(0.15)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"latency {found.statistic}, ms")
+        axes.set_ylabel(found.metric)
+        legend_above(axes, 3)
+
+    alt = "; ".join(f"{row.name}: {ms:.2f} ms, {found.metric} {accuracy:.4f}" for ms, accuracy, row in places)
+    numbers = Table.of(
+        ("", "ms", found.metric, ""),
+        (
+            (row.name, f"{ms:.2f}", f"{accuracy:.4f}", "on the frontier" if row.undominated else "")
+            for ms, accuracy, row in places
+        ),
+    )
+    return draw_plot("frontier", "Accuracy against latency", f"{alt}.", draw, numbers, height_in=4.2)
