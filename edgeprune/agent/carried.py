@@ -17,8 +17,8 @@ from dataclasses import asdict
 from edgeprune.agent.facts import device_facts
 from edgeprune.agent.files import sha256_of
 from edgeprune.agent.hold import board_lock
-from edgeprune.agent.jobs import run_program, run_watched
 from edgeprune.agent.power import prepare_board, restore_board
+from edgeprune.agent.programs import TURN, run_measured, run_program
 from edgeprune.agent.system import (
     ROOT,
     Refused,
@@ -81,9 +81,9 @@ def _run_all(folder: str) -> None:
             answers = []
             for number, command in enumerate(commands):
                 _print(f"{command['title']} ({number + 1} of {len(commands)})")
-                argv = [program, *command["argv"][1:]]
                 locked = conditions.get("clocks") == "locked"
-                answers.append(_run_one(dict(command, argv=argv), folder, f"{RESULTS}/commands/{number:03d}", locked))
+                place = f"{RESULTS}/commands/{number:03d}"
+                answers.append(_run_one(_by(program, command), folder, place, locked))
         finally:
             ignore_signals()
             failure = restore_board().failure
@@ -97,7 +97,7 @@ def _run_all(folder: str) -> None:
     write_json(
         os.path.join(results, "results.json"),
         {
-            "schema_version": 2,
+            "schema_version": 3,
             "request_sha256": sha256_of(os.path.join(folder, "request.json")),
             "facts": dict(asdict(facts), power_mode=conditions.get("power_mode", facts.power_mode)),
             "banner": banner,
@@ -149,6 +149,14 @@ def _inflate(folder: str, names: dict) -> list[str]:
     return paths
 
 
+def _by(program: str, command: dict) -> dict:
+    """The command with this board's trtexec in it."""
+    turns = command["turns"]
+    if turns:
+        turns = dict(turns, programs=[[program, *argv[1:]] for argv in turns["programs"]])
+    return dict(command, argv=[program, *command["argv"][1:]], turns=turns)
+
+
 def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:
     """One command, in ``folder``; what it prints and writes goes to ``place`` below it."""
     own = os.path.join(folder, place)
@@ -156,13 +164,13 @@ def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:
     answer: dict = {"returncode": None, "conditions": {}}
     job = dict(command, cwd=folder, stdin="")
     if command["measured"]:
-        run_watched(job, own, locked, answer)
+        run_measured(job, own, locked, answer)
     else:
         answer["returncode"] = run_program(job, own)
     if answer["returncode"] != 0:
-        lines = []
+        lines, failed = [], os.path.join(own, TURN) if command["turns"] else own
         for name in ("stdout", "stderr"):
-            with open(os.path.join(own, name), errors="replace") as file:
+            with open(os.path.join(failed, name), errors="replace") as file:
                 lines += [line.strip() for line in file if line.strip()]
         errors = [line for line in lines if "[E]" in line] or lines[-1:] or ["it printed nothing"]
         raise Refused("tool", f"trtexec failed with {answer['returncode']}: {errors[0]} (all of it: {own})")

@@ -6,18 +6,16 @@ was another's), ``note`` (for a person to read) and, when it is over, ``result.j
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 
 from edgeprune.agent.hold import held_board
+from edgeprune.agent.programs import run_measured, run_program
 from edgeprune.agent.system import (
     Refused,
     Stopped,
@@ -30,9 +28,9 @@ from edgeprune.agent.system import (
     stop_on_signals,
     text_of,
     work_folder,
+    write_file,
     write_json,
 )
-from edgeprune.agent.telemetry import Telemetry
 
 HEARTBEAT_S = 5.0
 RESERVED_BYTES = 1 << 16  # room for the result when a job has filled the disk
@@ -91,11 +89,11 @@ def run_job(folder: str) -> None:
             with held_board(
                 job["power_mode"],
                 job["clocks"],
-                lambda holder: _write(folder, "waiting", holder.encode()),
-                lambda text: _write(folder, "note", text.encode()),
+                lambda holder: write_file(folder, "waiting", holder.encode()),
+                lambda text: write_file(folder, "note", text.encode()),
             ) as conditions:
                 result["conditions"] = conditions
-                run_watched(job, folder, conditions.get("clocks") == "locked", result)
+                run_measured(job, folder, conditions.get("clocks") == "locked", result)
         else:
             result["returncode"] = run_program(job, folder)
     except Refused as error:
@@ -110,49 +108,6 @@ def run_job(folder: str) -> None:
     if result["returncode"] and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
         result["error"] = refusal_of(OSError(errno.ENOSPC, ""))
     write_json(os.path.join(folder, "result.json"), result)
-
-
-def run_watched(job: dict, folder: str, locked: bool, result: dict) -> None:
-    """Run a job's program under telemetry, with the clocks ``locked`` or not; ``result`` gets its ``returncode``, and
-    its ``conditions`` grow."""
-    telemetry = Telemetry()
-    try:
-        result["returncode"] = run_program(job, folder)
-    finally:
-        result["conditions"].update(telemetry.finish(locked))
-
-
-def run_program(job: dict, folder: str) -> int:
-    """Run a job's program, in a process group that ends with it; its streams go to files in ``folder``.
-
-    Raises:
-        Refused: it does not start, or runs longer than ``timeout_s``.
-    """
-    _write(folder, "stdin", base64.b64decode(job["stdin"]))
-    with contextlib.ExitStack() as files:
-        stdin, stdout, stderr = (
-            files.enter_context(open(os.path.join(folder, name), mode))
-            for name, mode in (("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb"))
-        )
-        try:
-            process = subprocess.Popen(
-                job["argv"],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                cwd=os.path.expanduser(job.get("cwd") or "~"),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise Refused("start", f"does not start: {error.strerror or error}") from error
-    try:
-        return process.wait(job["timeout_s"])
-    except subprocess.TimeoutExpired:
-        raise Refused("timeout", f"ran longer than {job['timeout_s']:g} s and was stopped") from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _is_running(pid: int) -> bool:
@@ -184,8 +139,3 @@ def _send_output(path: str, offset: int, finished: bool) -> tuple[int, bool]:
                     return offset, True
     except FileNotFoundError:  # it has not begun
         return offset, False
-
-
-def _write(folder: str, name: str, content: bytes) -> None:
-    with open(os.path.join(folder, name), "wb") as file:
-        file.write(content)

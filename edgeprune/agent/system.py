@@ -110,6 +110,12 @@ def write_json(path: str, data) -> None:
     os.replace(partial, path)
 
 
+def write_file(folder: str, name: str, content: bytes) -> None:
+    """Write a file of a job's folder."""
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(content)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this id exists, whoever it belongs to."""
     try:

@@ -161,10 +161,20 @@ class Telemetry:
         for name, state in throttling_devices().items():
             self.throttling[name] = max(self.throttling.get(name, 0), state)
 
-    def finish(self, locked: bool) -> dict:
-        """End reading; gives :func:`summary`. ``locked``: the clocks were, and should not have moved."""
-        self.stop.set()
+    def state(self, locked: bool) -> dict:
+        """What was read since the last call, as :func:`summary` gives it. ``locked``: the clocks were, and should not
+        have moved."""
         self._note_throttling()
+        readings, self.readings = self.readings, []
+        lines, self.lines = self.lines, []
+        throttling, self.throttling = self.throttling, {}
+        before, self.events_before = self.events_before, over_current_events()
+        events = {name: count - before.get(name, 0) for name, count in self.events_before.items()}
+        return summary(readings, lines, self.source, events, throttling, locked)
+
+    def finish(self, locked: bool) -> dict:
+        """End reading; gives :meth:`state`."""
+        self.stop.set()
         if self.process:
             with contextlib.suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGTERM)
@@ -173,9 +183,7 @@ class Telemetry:
             with contextlib.suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.thread.join(5)
-        after = over_current_events()
-        events = {name: after[name] - self.events_before.get(name, 0) for name in after}
-        return summary(self.readings, self.lines, self.source, events, self.throttling, locked)
+        return self.state(locked)
 
 
 def _clocks_under_load(readings: Sequence[Reading]) -> list[int]:

@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from edgeprune.agent.facts import DeviceFacts
+from edgeprune.agent.programs import Turns
 from edgeprune.artifact import sha256_of, write_atomically
-from edgeprune.carry.request import Command, Results
+from edgeprune.carry.request import Answer, Command, Results
 from edgeprune.devices.base import Completed, Device
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.runtimes.trtexec_argv import Version, version_argv
@@ -26,6 +27,7 @@ from edgeprune.samples.conditions import DeviceState
 NAME = "carried by hand"
 PROGRAM = "trtexec"  # in recorded commands; the board knows where it lies
 RESULTS = "results"  # folder of the board's answers, in the carried one
+SAMPLE = {"startEnqMs": 0, "endEnqMs": 0, "h2dMs": 0, "computeMs": 1, "d2hMs": 0}  # of a trtexec that never ran
 WORKSPACE_FILE = re.compile(r"workspace-\d+/[\w.-]+")
 WRITING = ("--save", "--export")
 TITLES = {
@@ -34,6 +36,11 @@ TITLES = {
     "--exportProfile": "timing layers",
     "--exportOutput": "running images",
 }
+
+
+def _title(argv: Sequence[str]) -> str:
+    options = [part.partition("=")[0] for part in argv]
+    return next((text for option, text in TITLES.items() if option in options), "running trtexec")
 
 
 class CarriedDevice(Device):
@@ -73,12 +80,23 @@ class CarriedDevice(Device):
         """The next command; its files are renamed as the carried folder has them."""
         if list(argv) == version_argv(argv[0]):
             return Completed(tuple(argv), 0, self._banner, "")
+        number, renamed = self._next_command(argv)
+        return self._answer(number, Command(renamed[0], timeout_s, measured, _title(argv)))
+
+    def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
+        """The next command, as :meth:`run`."""
+        number, renamed = self._next_command(*turns.programs)
+        as_carried = replace(turns, programs=renamed, writes=self._files[turns.writes])
+        command = Command(renamed[0], turns.timeout_s, True, _title(renamed[0]), as_carried)
+        for index, done in self._answer_turns(number, command, as_carried):
+            on_turn(index, done)
+
+    def _next_command(self, *programs: Sequence[str]) -> tuple[int, tuple[tuple[str, ...], ...]]:
+        """Its number, and the command lines with their files renamed."""
         number = self._commands
         self._commands += 1
-        options = [part.partition("=")[0] for part in argv]
-        title = next((text for option, text in TITLES.items() if option in options), "running trtexec")
-        renamed = tuple(self._renamed(part, f"{RESULTS}/commands/{number:03d}") for part in argv)
-        return self._answer(number, Command(renamed, timeout_s, measured, title))
+        folder = f"{RESULTS}/commands/{number:03d}"
+        return number, tuple(tuple(self._renamed(part, folder) for part in argv) for argv in programs)
 
     def send(self, local: Path, remote: str) -> None:
         """Note which packed file, or which result of an earlier command, ``remote`` is."""
@@ -107,6 +125,10 @@ class CarriedDevice(Device):
     @abstractmethod
     def _answer(self, number: int, command: Command) -> Completed:
         """What command ``number`` came to."""
+
+    @abstractmethod
+    def _answer_turns(self, number: int, command: Command, turns: Turns) -> Iterator[tuple[int, Completed]]:
+        """What each run of command ``number`` came to, with its program's index."""
 
     @abstractmethod
     def _content(self, name: str) -> bytes:
@@ -147,16 +169,20 @@ class RecordingDevice(CarriedDevice):
     def _answer(self, number: int, command: Command) -> Completed:
         self.commands.append(command)
         options = {name: value for name, _, value in (part.partition("=") for part in command.argv)}
-        sample = {"startEnqMs": 0, "endEnqMs": 0, "h2dMs": 0, "computeMs": 1, "d2hMs": 0}
         files = {
             "--saveEngine": f"engine of command {number}",
             "--exportLayerInfo": {"Layers": [{"Name": "layer", "LayerType": "layer"}], "Bindings": []},
-            "--exportTimes": [sample] * int(options.get("--iterations", 0)),
             "--exportProfile": [{"name": "layer", "averageMs": 1}],
             "--exportOutput": [{"name": name, "dimensions": "1", "values": [0]} for name in self._outputs],
         }
         self._written |= {options[name]: json.dumps(data).encode() for name, data in files.items() if name in options}
         return Completed(command.argv, 0, self._log, "")
+
+    def _answer_turns(self, number: int, command: Command, turns: Turns) -> Iterator[tuple[int, Completed]]:
+        self.commands.append(command)
+        for index, argv in enumerate(turns.programs):  # one round says enough
+            [iterations] = [part.partition("=")[2] for part in argv if part.startswith("--iterations=")]
+            yield index, Completed(argv, 0, self._log, "", written=json.dumps([SAMPLE] * int(iterations)))
 
     def _content(self, name: str) -> bytes:
         return self._written[name]
@@ -180,17 +206,33 @@ class ReplayingDevice(CarriedDevice):
         self._results, self._recorded, self._folder = results, commands, folder
 
     def _answer(self, number: int, command: Command) -> Completed:
+        answer = self._answer_to(number, command)
+        state = self._as_set(answer.conditions) if command.measured else DeviceState()
+        stdout, stderr = (self._printed(number, name) for name in ("stdout", "stderr"))
+        return Completed(command.argv, answer.returncode, stdout, stderr, state)
+
+    def _answer_turns(self, number: int, command: Command, turns: Turns) -> Iterator[tuple[int, Completed]]:
+        self._answer_to(number, command)
+        for line in self._printed(number, "stdout").splitlines():
+            index, done = Completed.of_turn(line, turns.programs, self.name)
+            yield index, replace(done, device=self._as_set(done.device))
+
+    def _answer_to(self, number: int, command: Command) -> Answer:
         answers = self._results.answers
         if number >= min(len(answers), len(self._recorded)) or self._recorded[number] != command:
             raise DataError(
                 f"results: command {number} is not what this edgeprune measures; "
                 "build again with the same command, and carry the new folder to the board"
             )
-        answer, printed = answers[number], f"{RESULTS}/commands/{number:03d}"
-        stdout, stderr = (self._content(f"{printed}/{name}").decode(errors="replace") for name in ("stdout", "stderr"))
+        return answers[number]
+
+    def _printed(self, number: int, name: str) -> str:
+        return self._content(f"{RESULTS}/commands/{number:03d}/{name}").decode(errors="replace")
+
+    def _as_set(self, state: DeviceState) -> DeviceState:
+        """With the power mode and clocks that all runs had."""
         conditions = self._results.conditions
-        state = replace(answer.conditions, power_mode=conditions.power_mode, clocks=conditions.clocks)
-        return Completed(command.argv, answer.returncode, stdout, stderr, state if command.measured else DeviceState())
+        return replace(state, power_mode=conditions.power_mode, clocks=conditions.clocks)
 
     def _content(self, name: str) -> bytes:
         file = name.removeprefix(f"{RESULTS}/")

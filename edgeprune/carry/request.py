@@ -6,27 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeprune.agent.facts import DeviceFacts
+from edgeprune.agent.programs import Turns
 from edgeprune.runtimes.trtexec_argv import Version
 from edgeprune.samples.conditions import DeviceState
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Command:
-    """One run of trtexec.
+    """One run of trtexec, or several that take turns.
 
     Attributes:
-        argv: its command line; files are named as the carried folder has them.
+        argv: its command line; files are named as the carried folder has them. Of turns, the first one's.
         timeout_s: longest run.
         measured: a build or a timing, which is watched.
         title: what it does, for people.
+        turns: None for one run.
     """
 
     argv: tuple[str, ...]
     timeout_s: float
     measured: bool
     title: str
+    turns: Turns | None = None
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
+from edgeprune.agent.programs import Turns
 from edgeprune.devices.identity import identity_of
+from edgeprune.errors import DataError
 from edgeprune.samples.conditions import DeviceState
+from edgeprune.serial import from_json, parse_json
 
 Self = TypeVar("Self", bound="Device")
 
@@ -26,6 +29,7 @@ class Completed:
         stdout: what it wrote.
         stderr: the end of what it wrote there.
         device: what the device was like meanwhile; empty for a run that was not measured.
+        written: of a program that took turns, what it wrote to the file that was named.
     """
 
     argv: tuple[str, ...]
@@ -33,6 +37,32 @@ class Completed:
     stdout: str
     stderr: str
     device: DeviceState = field(default_factory=DeviceState)
+    written: str = ""
+
+    @classmethod
+    def of_turn(cls, line: str, programs: Sequence[Sequence[str]], device: str) -> tuple[int, Completed]:
+        """One run of programs that took turns, with its program's index, from the agent's line about it.
+
+        Raises:
+            DataError: it is no such line.
+        """
+        turn = from_json(_Turn, parse_json(line, device), device)
+        if not 0 <= turn.program < len(programs):
+            raise DataError(f"{device}: program {turn.program} is none of the {len(programs)} that took turns")
+        argv = tuple(programs[turn.program])
+        return turn.program, cls(argv, turn.returncode, turn.stdout, turn.stderr, turn.conditions, turn.written)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What the agent says of one run, see :func:`edgeprune.agent.programs.run_measured`."""
+
+    program: int
+    returncode: int
+    stdout: str
+    stderr: str
+    written: str
+    conditions: DeviceState
 
 
 class Device(ABC):
@@ -107,6 +137,17 @@ class Device(ABC):
                 behind other builds on that device, runs in the power mode and with the clocks that the device was
                 opened with, and is watched.
             on_line: called with every line of its stdout as it arrives.
+        """
+
+    @abstractmethod
+    def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
+        """Run programs that are compared, measured (see :meth:`run`): all of it is one job of the device, so that
+        nothing is asked of the connection between two runs.
+
+        Args:
+            turns: the programs; the paths in it are the device's.
+            on_turn: called after each run, in their order, with the program's index. A nonzero exit code ends the turns
+                and is the caller's to judge.
         """
 
     @abstractmethod

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeprune.agent.facts import DeviceFacts, device_facts
+from edgeprune.agent.programs import Turns
 from edgeprune.artifact import write_atomically
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.here import Here
@@ -46,10 +47,7 @@ class LocalDevice(Device):
         argv = [str(part) for part in argv]
         if measured:
             with self:
-                if self._board is None:
-                    self._board = RemoteDevice(Here(), power_mode=self.power_mode, clocks=self.clocks, note=self.note)
-                    self._board.__enter__()
-                return self._board.run(
+                return self._as_board().run(
                     argv, timeout_s=timeout_s, cwd=cwd or str(Path.cwd()), stdin=stdin, measured=True, on_line=on_line
                 )
         output: list[bytes] = []
@@ -64,6 +62,18 @@ class LocalDevice(Device):
         except OSError as error:
             raise ToolError(argv, 127, f"does not start: {error.strerror}") from error
         return Completed(tuple(argv), ended.returncode, b"".join(output).decode(errors="replace"), ended.stderr)
+
+    def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
+        """Run programs that take turns, by the agent."""
+        with self:
+            self._as_board().run_turns(turns, on_turn)
+
+    def _as_board(self) -> RemoteDevice:
+        """This machine as the agent sees it; kept until the last ``with`` ends."""
+        if self._board is None:
+            self._board = RemoteDevice(Here(), power_mode=self.power_mode, clocks=self.clocks, note=self.note)
+            self._board.__enter__()
+        return self._board
 
     def send(self, local: Path, remote: str) -> None:
         """Copy a file."""

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
+from edgeprune.agent.programs import Turns
 from edgeprune.artifact import sha256_of
 from edgeprune.devices.archive import archive
 from edgeprune.devices.base import Completed, Device
@@ -26,7 +27,7 @@ from edgeprune.devices.channel import Channel, ConnectionLost, Pipe
 from edgeprune.devices.process import PIECE_BYTES, by_lines
 from edgeprune.errors import DataError, DeviceError, ToolError
 from edgeprune.samples.conditions import DeviceState
-from edgeprune.serial import from_json
+from edgeprune.serial import from_json, to_json
 
 Result = TypeVar("Result")
 Line = dict[str, Any]  # of the agent's JSON; what it may hold is in edgeprune.agent.__main__
@@ -93,11 +94,24 @@ class RemoteDevice(Device):
     ) -> Completed:
         """Run a program as a detached job; a lost connection is opened again and the same job followed on."""
         argv = [str(part) for part in argv]
-        job = {
+        return self._follow(
+            argv, on_line, measured, timeout_s=timeout_s, cwd=cwd, stdin=base64.b64encode(stdin).decode()
+        )
+
+    def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
+        """Run programs that take turns as one detached job; see :meth:`run`."""
+
+        def hear(line: str) -> None:
+            on_turn(*Completed.of_turn(line, turns.programs, self.name))
+
+        self._follow(list(turns.programs[0]), hear, True, turns=to_json(turns), cwd="", stdin="")
+
+    def _follow(
+        self, argv: list[str], on_line: Callable[[str], None] | None, measured: bool, **job: object
+    ) -> Completed:
+        """Run a job to its end; ``argv`` is what errors are about."""
+        job |= {
             "argv": argv,
-            "timeout_s": timeout_s,
-            "cwd": cwd,
-            "stdin": base64.b64encode(stdin).decode(),
             "measured": measured,
             "power_mode": self.power_mode if measured else "",
             "clocks": self.clocks and measured,
@@ -111,6 +125,7 @@ class RemoteDevice(Device):
             )["done"]
         if error := result.get("error"):
             raise self._refusal(error, argv)
+        output.end()
         return Completed(
             tuple(argv),
             result["returncode"],
@@ -330,6 +345,7 @@ class _JobOutput:
         self.folder = folder
         self.offset = 0
         self.parts: list[str] = []
+        self._begun = ""  # a line whose end is yet to come
         self._device, self._on_line = device, on_line or (lambda text: None)
 
     def take(self, line: Line) -> None:
@@ -338,13 +354,19 @@ class _JobOutput:
         if "out" in line:
             self.offset = line["at"]
             self.parts.append(line["out"])
-            for text in line["out"].splitlines():
+            *whole, self._begun = (self._begun + line["out"]).split("\n")
+            for text in whole:
                 self._on_line(text)
         elif "waiting" in line:
             holder = line["waiting"]
             self._device.note(f"{self._device.name} is busy with another build ({holder}); waiting for its turn")
         elif "note" in line:
             self._device.note(f"{self._device.name}: {line['note']}")
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        if self._begun:
+            self._on_line(self._begun)
 
 
 def _owner(pid: int) -> str:

@@ -1,7 +1,8 @@
 """trtexec behind the runtime seam: a device needs nothing but TensorRT's own program, over SSH as well as here.
 
 trtexec times one engine a process. To compare two, short processes take turns, so that what slows the device slows
-both; each process is a launch and a block of neighbouring samples, and the measurement's conditions say so.
+both; each process is a launch and a block of neighbouring samples, and the measurement's conditions say so. The turns
+are one job of the device, so that the time goes into trtexec and not into connections.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TypedDict, TypeVar
 import numpy as np
 
 from edgeprune.agent.host import host_state
+from edgeprune.agent.programs import Turns
 from edgeprune.agent.trtexec import PROGRAMS
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
@@ -42,6 +44,7 @@ from edgeprune.runtimes.trtexec_argv import (
 )
 from edgeprune.runtimes.trtexec_output import Settings, failure, outputs_of, profile_of, settings_used, times_of
 from edgeprune.samples.conditions import Conditions, DeviceState
+from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
 
@@ -183,18 +186,31 @@ class TrtExec(Runtime):
         samples = -(-settings.rounds * settings.per_round // processes)
         launches: list[list[_Launch]] = [[] for _ in paths]
         host = host_state() if self.device.name == "local" else None
+
+        def take(index: int, done: Completed) -> None:
+            launches[index].append(self._launch(done, settings, samples))
+            rounds = len(launches[index])
+            if any(len(own) != rounds for own in launches):
+                return
+            latest_ms = [float(np.median(own[-1].latency_ms)) for own in launches]
+            text = f"processes in turn: {' / '.join(f'{ms:.2f}' for ms in latest_ms)} ms"
+            progress(text, done=rounds, total=processes, latest_ms=latest_ms)
+
         with self.device.workspace() as folder:
             engines = [self._load(folder, path, number, progress) for number, path in enumerate(paths)]
-            started = time.perf_counter()
-            for number in range(processes):
-                for turn in range(len(paths)):
-                    index = (turn + number) % len(paths)
-                    launches[index].append(self._time(folder, engines[index], settings, samples))
-                latest_ms = [float(np.median(own[-1].latency_ms)) for own in launches]
-                text = f"processes in turn: {' / '.join(f'{ms:.2f}' for ms in latest_ms)} ms"
-                progress(text, done=number + 1, total=processes, latest_ms=latest_ms)
-                if settings.time_limit_s and time.perf_counter() - started > settings.time_limit_s:
-                    break
+            times = f"{folder}/times.json"
+            turns = Turns(
+                programs=tuple(tuple(self._time_argv(engine, settings, samples, times)) for engine in engines),
+                writes=times,
+                rounds=processes,
+                # a ratio that the time limit leaves without its blocks would be measured again, from the start
+                least_rounds=min(processes, MIN_BLOCK_PAIRS) if len(paths) > 1 else 1,
+                time_limit_s=settings.time_limit_s,
+                timeout_s=RUN_TIMEOUT_S,
+            )
+            self.device.run_turns(turns, take)
+        if not all(launches):
+            raise DeviceError(f"trtexec on {self.device.name} timed nothing; measure again")
         identity = self.identity()
         return [
             Measurement(
@@ -263,20 +279,20 @@ class TrtExec(Runtime):
     def run(self, argv: list[str], timeout_s: float) -> Completed:
         """Run trtexec, which uses the board's GPU whatever it does; ``ToolError``, with what its log means, when it
         fails."""
-        done = self.device.run(argv, timeout_s=timeout_s, measured=True)
-        if done.returncode != 0:
-            raise failure(argv, done.returncode, f"{done.stdout}\n{done.stderr}")
-        return done
+        return _succeeded(self.device.run(argv, timeout_s=timeout_s, measured=True))
 
     def read(self, remote: str, parse: Callable[[str], Parsed]) -> Parsed:
         """A file of the device, parsed; what trtexec wrote wrongly is the device's fault, not the caller's."""
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             local = Path(folder) / "file"
             self.device.fetch(remote, local)
-            try:
-                return parse(local.read_text())
-            except (ValueError, KeyError) as error:
-                raise DeviceError(f"what trtexec wrote on {self.device.name} cannot be read: {error}") from error
+            return self._parsed(local.read_text(), parse)
+
+    def _parsed(self, text: str, parse: Callable[[str], Parsed]) -> Parsed:
+        try:
+            return parse(text)
+        except (ValueError, KeyError) as error:
+            raise DeviceError(f"what trtexec wrote on {self.device.name} cannot be read: {error}") from error
 
     def _require_file(self, model: Path) -> Path:
         self.find_program()  # whether it can be used at all is the first thing to say
@@ -350,14 +366,13 @@ class TrtExec(Runtime):
             cache.parent.mkdir(parents=True, exist_ok=True)
             self.device.fetch(remote, cache)
 
-    def _time(self, folder: str, engine: _DeviceEngine, settings: BenchSettings, samples: int) -> _Launch:
-        """One timing process, and whether it timed what was asked."""
+    def _time_argv(self, engine: _DeviceEngine, settings: BenchSettings, samples: int, times: str) -> list[str]:
+        """One timing process."""
         program, version = self.find_program()
-        output = f"{folder}/times.json"
-        argv = time_argv(
+        return time_argv(
             version,
             engine=engine.path,
-            times=output,
+            times=times,
             copies=settings.copies,
             cuda_graph=settings.cuda_graph,
             iterations=samples + DROPPED_SAMPLES,
@@ -365,8 +380,10 @@ class TrtExec(Runtime):
             trtexec=program,
             **engine.options,
         )
-        done = self.run(argv, RUN_TIMEOUT_S)
-        times = self.read(output, times_of)
+
+    def _launch(self, done: Completed, settings: BenchSettings, samples: int) -> _Launch:
+        """What a timing process gave, when it timed what was asked."""
+        times = self._parsed(_succeeded(done).written, times_of)
         try:
             used = settings_used(done.stdout + done.stderr)
         except ValueError as error:
@@ -383,6 +400,12 @@ class TrtExec(Runtime):
                 f"trtexec on {self.device.name} gave {len(latency_ms)} of {samples} samples; measure again"
             )
         return _Launch(latency_ms, times.enqueue[-samples:], used, done.device)
+
+
+def _succeeded(done: Completed) -> Completed:
+    if done.returncode != 0:
+        raise failure(list(done.argv), done.returncode, f"{done.stdout}\n{done.stderr}")
+    return done
 
 
 class _TrtExecSession:

@@ -228,9 +228,9 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
     given: Path = folder
     error: type[Exception] = DataError
     words = {
-        "times": r"commands/009/times\.json is missing or was changed",
+        "times": r"commands/002/stdout is missing or was changed",
         "request": "answer another request",
-        "commands": "command 50 is not what this edgeprune measures; build again",
+        "commands": "command 4 is not what this edgeprune measures; build again",
         "board": "not from the target's board: it is .* the profile is about",
         "mode": "measured in power mode 15W, the target asks for MAXN_SUPER",
         "not a tar": "is not the results.tar",
@@ -238,13 +238,13 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
         "escape": r"\.\./evil does not belong into results",
     }[wrong]
     if wrong == "times":
-        (folder / "commands" / "009" / "times.json").write_text("[]")
+        (folder / "commands" / "002" / "stdout").write_text("{}\n")
     elif wrong == "request":
         change(folder, request_sha256="0" * 64)
     elif wrong == "commands":
         answers = json.loads((folder / "results.json").read_text())["answers"]
-        assert len(answers) == 2 + 48 + 2 + 3
-        change(folder, answers=answers[:50])
+        assert len(answers) == 2 + 1 + 2 + 3
+        change(folder, answers=answers[:4])
     elif wrong == "board":
         error = DeviceError
         change(folder, facts={**json.loads((folder / "results.json").read_text())["facts"], "modules": ["p3701-0000"]})

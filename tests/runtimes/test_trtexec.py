@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeprune.agent.programs import Turns
 from edgeprune.devices.base import Completed
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
@@ -46,8 +47,13 @@ class Bench(LocalDevice):
         if not options.get("measured"):
             self.beside_the_lock.append(argv[1])
         done = super().run(argv, **{**options, "measured": False})  # what it was like meanwhile is made up below
-        state = self.states.pop(0) if options.get("measured") and self.states else DeviceState()
-        return replace(done, device=state)
+        return replace(done, device=self._state() if options.get("measured") else DeviceState())
+
+    def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
+        super().run_turns(turns, lambda index, done: on_turn(index, replace(done, device=self._state())))
+
+    def _state(self) -> DeviceState:
+        return self.states.pop(0) if self.states else DeviceState()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,134 @@
+"""The programs of a job: one, or several that take turns; a measured one under telemetry."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+
+from edgeprune.agent.system import Refused, write_file
+from edgeprune.agent.telemetry import Telemetry
+
+TURN = "turn"  # folder of the run whose turn it is; a failed one's stays
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Programs that are compared: each runs once a round, in an order that rotates, so that what slows the device slows
+    all of them.
+
+    Attributes:
+        programs: command lines.
+        writes: file that every program writes; what is in it is kept of each run. Empty for none.
+        rounds: at most.
+        least_rounds: taken whatever the time.
+        time_limit_s: after it no further round begins; 0 for no limit.
+        timeout_s: longest run of one program.
+    """
+
+    programs: tuple[tuple[str, ...], ...]
+    writes: str
+    rounds: int
+    least_rounds: int
+    time_limit_s: float
+    timeout_s: float
+
+
+def run_measured(job: dict, folder: str, locked: bool, result: dict) -> None:
+    """Run a job's program, or its ``turns`` (:class:`Turns`), under telemetry, with the clocks ``locked`` or not.
+
+    ``result`` gets its ``returncode``, and its ``conditions`` grow. Turns write a line of JSON a run to ``stdout``:
+    ``program`` (its index), ``returncode``, ``stdout``, ``stderr``, ``written``, ``conditions``; one that fails is the
+    last one.
+    """
+    telemetry = Telemetry()
+    try:
+        if job.get("turns"):
+            result["returncode"] = _run_turns(job, folder, telemetry, locked, dict(result["conditions"]))
+        else:
+            result["returncode"] = run_program(job, folder)
+    finally:
+        result["conditions"].update(telemetry.finish(locked))
+
+
+def _run_turns(job: dict, folder: str, telemetry: Telemetry, locked: bool, conditions: dict) -> int:
+    turns, own = job["turns"], os.path.join(folder, TURN)
+    written = os.path.join(_folder_of(job), turns["writes"])
+    os.makedirs(own, exist_ok=True)
+    began, count = time.monotonic(), len(turns["programs"])
+    with open(os.path.join(folder, "stdout"), "w") as output:
+        for number in range(turns["rounds"]):
+            for place in range(count):
+                index = (place + number) % count
+                telemetry.state(locked)  # the pause before is no part of the run
+                program = dict(job, argv=turns["programs"][index], timeout_s=turns["timeout_s"])
+                returncode = run_program(program, own)
+                line = {
+                    "program": index,
+                    "returncode": returncode,
+                    "stdout": _text(os.path.join(own, "stdout")),
+                    "stderr": _text(os.path.join(own, "stderr")),
+                    "written": _text(written) if turns["writes"] else "",
+                    "conditions": dict(conditions, **telemetry.state(locked)),
+                }
+                output.write(json.dumps(line) + "\n")
+                output.flush()
+                with contextlib.suppress(OSError):
+                    os.unlink(written)  # the next run has its own
+                conditions.pop("waited_s", None)  # the first of them waited
+                if returncode:
+                    return returncode
+            late = turns["time_limit_s"] and time.monotonic() - began > turns["time_limit_s"]
+            if late and number + 1 >= turns["least_rounds"]:
+                break
+    shutil.rmtree(own, ignore_errors=True)
+    return 0
+
+
+def run_program(job: dict, folder: str) -> int:
+    """Run a job's program, in a process group that ends with it; its streams go to files in ``folder``.
+
+    Raises:
+        Refused: it does not start, or runs longer than ``timeout_s``.
+    """
+    write_file(folder, "stdin", base64.b64decode(job["stdin"]))
+    with contextlib.ExitStack() as files:
+        stdin, stdout, stderr = (
+            files.enter_context(open(os.path.join(folder, name), mode))
+            for name, mode in (("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb"))
+        )
+        try:
+            process = subprocess.Popen(
+                job["argv"],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=_folder_of(job),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Refused("start", f"does not start: {error.strerror or error}") from error
+    try:
+        return process.wait(job["timeout_s"])
+    except subprocess.TimeoutExpired:
+        raise Refused("timeout", f"ran longer than {job['timeout_s']:g} s and was stopped") from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _folder_of(job: dict) -> str:
+    return os.path.expanduser(job.get("cwd") or "~")
+
+
+def _text(path: str) -> str:
+    with contextlib.suppress(OSError), open(path, errors="replace") as file:
+        return file.read()
+    return ""
