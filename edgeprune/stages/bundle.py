@@ -15,6 +15,7 @@ from edgeprune.deploy.bundled import DEEPSTREAM, TRITON, files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import EngineFacts, PruneFacts
+from edgeprune.records.sbom import SBOM
 from edgeprune.runtimes.engine_file import BUNDLED, facts_path
 from edgeprune.runtimes.trtexec_argv import build_argv, time_argv, version_of
 from edgeprune.samples.gates import Gate, at_most_gate
@@ -157,6 +158,7 @@ def readme(record: BuildRecord) -> str:
         f"{TRITON}/": "a model repository for Triton Inference Server",
         "device/": "what a board without a connection needs to build and measure the plan",
         "plan.json": "the width that every layer kept",
+        SBOM: "what made it: packages, weights and dataset, as a CycloneDX bill of materials",
     }
     there = {*files, *(f"{name.split('/')[0]}/" for name in files if "/" in name)}
     table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in there)

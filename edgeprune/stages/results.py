@@ -33,6 +33,7 @@ from edgeprune.records.facts import (
     SimplifyFacts,
     SparsifyFacts,
 )
+from edgeprune.records.sbom import SBOM, sbom
 from edgeprune.samples.gates import Gate, inform_by_later, overall_verdict
 from edgeprune.stages import bundle
 from edgeprune.stages.base import Build
@@ -89,9 +90,10 @@ def write_results(
 
     stock = bundle.stock_gate(build)
     build.reporter.gates([stock])
-    files = {**bundle.files(build), **carried}
     gates = tuple(inform_by_later((*finished.gates, stock)))
-    record = bundle.with_digests(_build_record(build, argv, finished, gates), files)
+    record = _build_record(build, argv, finished, gates)
+    files = {**bundle.files(build), **carried, SBOM: sbom(record)}
+    record = bundle.with_digests(record, files)
     folder = bundle.write_bundle(build.workspace.root, files, record)
     report = build.workspace.root / "report.md"
     write_atomically(report, build_markdown(record))
