@@ -13,8 +13,8 @@ from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
 
 SIZE_MARGIN = 0.05
-"""A smaller input's accuracy without training may rise by more than this in training; a form that is as fast and more
-accurate by this much stays ahead of it."""
+"""A smaller input wins some of its accuracy back in training; a form that meets the same budget and is more accurate by
+this much without training stays ahead of it."""
 MARGIN = 0.02  # the same of forms that keep the size they were trained at
 HARMLESS = 0.01  # a lever that costs no more accuracy than this without training is followed, not questioned
 LEAST_SHARED = 1.3  # what is left to gain below this is not shared between size and pruning
@@ -134,18 +134,13 @@ def _harmless(screened: Sequence[Screened], baseline: Screened, budget: float, a
 
 
 def _dominating(one: Screened, others: Sequence[Screened], screened: Sequence[Screened]) -> Screened | None:
-    """A form that is as fast and surely more accurate, by what was measured without training."""
+    """A form that meets the same budget and is surely more accurate, by what was measured without training."""
     own = _at_most(one, screened)
     margin = SIZE_MARGIN if "size" in one.form.levers else MARGIN
     if own is None:
         return None
     ahead = (
-        other
-        for other in others
-        if other is not one
-        and other.accuracy is not None
-        and other.speed_up >= one.speed_up
-        and other.accuracy >= own + margin
+        other for other in others if other is not one and other.accuracy is not None and other.accuracy >= own + margin
     )
     return next(ahead, None)
 

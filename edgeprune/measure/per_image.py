@@ -59,7 +59,7 @@ def _detections(stats: dict[str, list[np.ndarray]], matches: str) -> Detections:
         image=np.repeat(np.arange(images, dtype=np.int32), found),
         confidence=joined("conf", np.float32),
         category=joined("pred_cls", np.int32),
-        correct=correct.reshape(sum(found), -1),
+        correct=correct if correct.ndim == 2 else correct.reshape(0, 1),  # a model may find nothing anywhere
         label_image=np.repeat(np.arange(images, dtype=np.int32), labels),
         label_category=joined("target_cls", np.int32),
     )

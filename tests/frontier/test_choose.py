@@ -1,0 +1,98 @@
+"""Which levers are worth training for a budget, by what was measured without training; and which one is taken."""
+
+from __future__ import annotations
+
+from edgeprune.frontier.choose import Planned, best_for, plan, with_frontier
+from edgeprune.frontier.levers import AS_IT_IS, forms, smaller_sides
+from edgeprune.records.frontier import Form, Row, Screened
+from edgeprune.records.sweep import Point
+from edgeprune.target import load_target
+
+CPU = load_target("cpu").with_overrides(imgsz=320)
+SIZES = {288: (1.2, 0.58), 256: (1.5, 0.56), 224: (1.86, 0.5), 192: (2.4, 0.4), 160: (3.4, 0.3), 128: (5.0, 0.2)}
+
+
+def screened(int8: float = 2.15, int8_accuracy: float = 0.587, others: tuple[str, ...] = ()) -> list[Screened]:
+    """What a CPU might show of a nano model."""
+    found = []
+    for form in forms(CPU, "n", others):
+        ratio, accuracy = SIZES.get(int(form.keys.get("imgsz", 320)), (1.0, 0.589))
+        ratio *= int8 if "precision" in form.levers else 1.0
+        if "checkpoint" in form.levers:
+            ratio, accuracy = ratio * 0.4, 0.62
+        alone = accuracy if form.levers != ("precision",) else int8_accuracy
+        found.append(Screened(form, 10 / ratio, ratio, alone if len(form.levers) < 2 else None, 3_000_000))
+    return found
+
+
+def trained(planned: list[Planned]) -> set[tuple[str, float | None]]:
+    return {(one.form.name, one.prune_to) for one in planned if not one.dropped}
+
+
+def test_every_form_has_a_name_of_its_own_and_the_baseline_comes_first() -> None:
+    found = forms(CPU, "n", ["s"])
+    names = [form.name for form in found]
+    assert names[0] == AS_IT_IS and len(set(names)) == len(names)
+    assert {"int8", "224 px", "int8, 224 px", "s", "s, int8"} <= set(names)
+    assert smaller_sides(320) == [288, 256, 224, 192, 160, 128]
+    assert smaller_sides(64) == []
+
+
+def test_a_budget_within_reach_of_a_harmless_precision_needs_little_else() -> None:
+    planned = plan(screened(), [2.0])
+    assert trained(planned) == {(AS_IT_IS, None), ("int8", None), (AS_IT_IS, 2.0)}
+    reasons = {one.form.name: one.dropped for one in planned if one.dropped}
+    assert reasons["192 px"] == "behind int8 without training"
+    assert reasons["288 px"] == "faster, but misses every budget"
+
+
+def test_beyond_the_precision_every_lever_and_the_sensible_combinations_are_tried() -> None:
+    assert trained(plan(screened(), [3.0])) == {
+        (AS_IT_IS, None),
+        ("160 px", None),
+        (AS_IT_IS, 3.0),
+        ("224 px", 3.0),
+        ("int8", 3.0),
+        ("int8, 256 px", None),
+        ("int8, 288 px", 3.0),
+    }
+
+
+def test_a_precision_that_costs_accuracy_does_not_stand_in_for_the_rest() -> None:
+    """FP32 with a smaller input and pruning stays, and so does the size alone: INT8 is not ahead of it."""
+    found = trained(plan(screened(int8_accuracy=0.41), [2.0]))
+    assert ("192 px", None) in found and (AS_IT_IS, 2.0) in found
+    assert any(name.endswith("px") and pruned == 2.0 for name, pruned in found)
+
+
+def test_another_checkpoint_is_pruned_to_the_budget_where_it_misses_it() -> None:
+    found = trained(plan(screened(others=("s",)), [1.5]))
+    assert ("s", 1.5) in found and ("s, int8", 1.5) in found
+    assert ("s", None) not in found
+
+
+def test_a_form_that_is_not_faster_says_so() -> None:
+    planned = plan(screened(int8=0.8), [1.5])
+    [reason] = [one.dropped for one in planned if one.form.name == "int8" and one.prune_to is None]
+    assert reason == "not faster than the baseline"
+
+
+def test_rows_are_made_once_for_several_budgets() -> None:
+    planned = plan(screened(), [1.5, 2.0, 2.0])
+    keys = [(one.form.name, one.prune_to) for one in planned]
+    assert len(keys) == len(set(keys))
+
+
+def row(name: str, speed_up: float, accuracy: float, failed: str | None = None) -> Row:
+    point = Point(name, "", 10 / speed_up, speed_up, accuracy, failed=failed)
+    return Row(name, Form(name, "n", {}, ()), "", speed_up, None, point=point)
+
+
+def test_the_frontier_holds_what_nothing_beats_and_the_best_is_taken_from_what_meets() -> None:
+    rows = with_frontier(
+        [row("base", 1.0, 0.6), row("a", 2.0, 0.58), row("b", 1.9, 0.57), row("c", 3.0, 0.5), row("d", 9, 0.9, "no")]
+    )
+    assert [one.name for one in rows if one.undominated] == ["base", "a", "c"]
+    best = best_for(rows, {"a": True, "c": True, "d": True})
+    assert best is not None and best.name == "a"
+    assert best_for(rows, {"d": True}) is None

@@ -1,0 +1,178 @@
+"""A frontier from levers to page with made-up measurements, and a real screening of a small model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from edgeprune import checkpoint
+from edgeprune.cli import app
+from edgeprune.dataset import Dataset
+from edgeprune.errors import TargetError
+from edgeprune.frontier.levers import forms
+from edgeprune.frontier.run import frontier
+from edgeprune.frontier.screening import Screening, screen
+from edgeprune.progress import Silent
+from edgeprune.records.frontier import Frontier, Screened
+from edgeprune.records.sweep import Point
+from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, profile_text
+from edgeprune.serial import read_json
+from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.target import Target, load_target
+from tests.report.markup import Page, check_that_nothing_leaves
+from tests.search.devices import StandIn, stand_in_site
+from tests.sweep.test_points import given as given  # the fixture: an untrained checkpoint and a few digits
+
+SIDE = 96
+
+
+class MadeUpSteps:
+    """Rows of a device on which INT8 is twice as fast and pruning costs accuracy; counts what ran."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def search(self, job: Job) -> Pruned:
+        self.jobs.append(job)
+        if job.pruned and job.target.budget.speed_up == 50:
+            raise TargetError("the budget is out of reach: held by model.0.conv")
+        return Pruned(b"pruned" if job.pruned else job.weights, 2.0, 2)
+
+    def finetune(self, job: Job, pruned: Pruned) -> bytes:
+        return pruned.checkpoint
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        own = 2.0 if job.target.precision == "int8" else 1.0
+        asked = job.target.budget.speed_up or 1.0
+        speed_up = max(own, asked * 1.03) if job.pruned else own
+        accuracy = 0.6 - 0.05 * (speed_up / own - 1) - (0.005 if own > 1 else 0.0)
+        return Result(Point(job.name, job.budget, 10 / speed_up, speed_up, accuracy, 2.0, 1000, accuracy_error=0.01))
+
+
+def made_up_screening(site: Any, given: Any, *_: Any) -> Screening:
+    size = {SIDE: 1.0, 64: 1.4}
+    found = []
+    for form in given:
+        ratio = size[int(form.keys.get("imgsz", SIDE))] * (2.0 if "precision" in form.keys else 1.0)
+        accuracy = {"": 0.6, "precision": 0.598, "size": 0.4}.get("".join(form.levers))
+        found.append(Screened(form, 10 / ratio, ratio, accuracy, 3_000_000))
+    return Screening(tuple(found), {})
+
+
+def made(given: tuple[Path, Path], out: Path, *budgets: float, steps: MadeUpSteps, **more: Any) -> Frontier:
+    weights, data = given
+    options = {"kind": "speed_up", "budgets": budgets, "imgsz": SIDE, "steps": steps, "screener": made_up_screening}
+    return frontier("cpu", weights, data, out=out, **{**options, **more})
+
+
+@pytest.fixture
+def found(given: tuple[Path, Path], tmp_path: Path) -> tuple[Frontier, MadeUpSteps]:
+    steps = MadeUpSteps()
+    return made(given, tmp_path, 1.8, 3.0, 50, steps=steps), steps
+
+
+def test_a_row_is_recommended_for_every_budget_with_the_keys_that_build_it(found: Any) -> None:
+    result, _ = found
+    first, second, third = result.recommendations
+    assert (first.budget, first.row) == ("×1.8", "int8")
+    assert first.keys == {"precision": "int8", "budget.speed_up": 1.0}
+    assert second.row == "int8, pruned to ×3"
+    assert second.keys == {"precision": "int8", "budget.speed_up": 1.5}, "the build's ratio is to INT8, unpruned"
+    assert third.row is None and "nothing that was measured meets it" in third.sentence
+    assert profile_text(result, second) == "extends: cpu\nprecision: int8\nbudget: {speed_up: 1.5}"
+
+
+def test_the_recommended_keys_make_a_profile(found: Any, tmp_path: Path) -> None:
+    result, _ = found
+    (tmp_path / "mine.yaml").write_text(profile_text(result, result.recommendations[1]))
+    target = load_target(tmp_path / "mine.yaml")
+    assert target.precision == "int8" and target.budget.speed_up == 1.5
+
+
+def test_every_row_is_a_job_that_is_held_against_the_model_as_it_is(found: Any) -> None:
+    _, steps = found
+    assert len({job.key for job in steps.jobs}) == len(steps.jobs)
+    for job in steps.jobs:
+        assert job.reference is not None and job.reference[0].precision == "fp32" and job.reference[0].imgsz == SIDE
+        assert job.epochs == load_target("cpu").finetune.epochs, "trained alike"
+
+
+def test_a_second_run_makes_nothing_again(given: tuple[Path, Path], tmp_path: Path) -> None:
+    steps = MadeUpSteps()
+    first = made(given, tmp_path, 1.8, steps=steps)
+    ran = len(steps.jobs)
+    again = made(given, tmp_path, 1.8, 2.5, steps=steps)
+    new = [job.name for job in steps.jobs[ran:]]
+    assert new and all("2.5" in name or "px" in name for name in new)
+    assert again.rows[0].point == first.rows[0].point
+    assert read_json(Frontier, tmp_path / "frontier.json") == again
+
+
+def test_a_budget_in_milliseconds_is_one_of_the_baseline(given: tuple[Path, Path], tmp_path: Path) -> None:
+    result = made(given, tmp_path, 6.0, steps=MadeUpSteps(), kind="latency_ms")
+    [one] = result.recommendations
+    assert (one.budget, one.row, one.keys) == ("6 ms", "int8", {"precision": "int8", "budget.latency_ms": 6.0})
+
+
+def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None:
+    result, _ = found
+    page, plot = frontier_page(result), frontier_plot(result)
+    check_that_nothing_leaves(page)
+    parsed = Page(page)
+    assert not parsed.errors and not parsed.open
+    assert len(frontier_table(result).rows) == len(result.rows)
+    assert all(name in page for name in ("int8, pruned to ×3", "out of reach", "the frontier", "recommended"))
+    assert "int8: 5.00 ms, mAP50-95 0.5950" in plot.alt
+    measured = [row for row in result.rows if row.measured is not None]
+    assert len(plot.table.rows) == len(measured)
+    assert "0.5950 ± 0.020" in frontier_table(result).markdown()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--speed-up", "0.5"], "greater than or equal to 1"),
+        ([], "either --latency-ms or --speed-up"),
+        (["--speed-up", "2", "--jobs", "cloud"], "allowed are here, ray"),
+        (["--speed-up", "2", "--epochs", "-1"], "0 or more"),
+        (["--speed-up", "2", "--also", "WEIGHTS"], "rename one"),
+    ],
+)
+def test_wrong_options_are_one_line(given: tuple[Path, Path], tmp_path: Path, options: list[str], said: str) -> None:
+    weights, data = given
+    options = [str(weights) if word == "WEIGHTS" else word for word in options]
+    argv = ["frontier", str(weights), "--target", "cpu", "--data", str(data), "--out", str(tmp_path / "out"), *options]
+    ended = CliRunner().invoke(app, argv)
+    assert isinstance(ended.exception, TargetError)
+    assert said in str(ended.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def gpu(imgsz: int) -> Target:
+    return load_target("desktop-cuda").with_overrides(imgsz=imgsz, speed_up=1.5)
+
+
+def test_a_screening_measures_every_form_once_and_is_kept(given: tuple[Path, Path], tmp_path: Path) -> None:
+    """A made-up GPU that is twice as fast in half precision; INT8 cannot be calibrated on so few images."""
+    weights, data = given
+    source, runtime = checkpoint.load(weights), StandIn(1.0, 0.1, half=0.5)
+    runtime.fit_for_dataset = True
+    dataset = Dataset.load(data, task="detect")
+    site = stand_in_site(gpu(64), runtime, Silent())
+    asked = forms(site.target, "new")
+    found = screen(site, asked, {"new": source}, dataset, tmp_path / "work", tmp_path / "kept")
+    by_name = {one.form.name: one for one in found.screened}
+    assert by_name["fp16"].speed_up == pytest.approx(2.0, rel=0.02)
+    assert by_name["as it is"].speed_up == pytest.approx(1.0, rel=0.01)
+    assert by_name["fp16"].accuracy is not None
+    assert "int8-fp16" in found.refused
+    assert len(runtime.timed) == 1, "all in one run"
+    assert not (tmp_path / "work").exists()
+    again = screen(site, asked, {"new": source}, dataset, tmp_path / "work", tmp_path / "kept")
+    assert again == found and len(runtime.timed) == 1
+    [file] = (tmp_path / "kept").glob("*.json")
+    assert json.loads(file.read_text())["screened"][0]["form"]["name"] == "as it is"
