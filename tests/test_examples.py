@@ -1,8 +1,9 @@
 """Every command has an example in its help, and every example runs and ends as it says.
 
 The examples run as they are written, in one scratch folder that holds ``best.pt`` (a small trained detector),
-``data.yaml`` (a small dataset), ``theirs.pt`` (another pruner's) and ``engine.engine`` (bytes in the place of a plan of
-TensorRT). Any other file that an example reads is made by running the example that writes it.
+``data.yaml`` (a small dataset), ``theirs.pt`` (another pruner's), ``engine.engine`` (bytes in the place of a plan of
+TensorRT) and a pair of keys, ``minisign.key`` and ``minisign.pub``. Any other file that an example reads is made by
+running the example that writes it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from minisign import KeyPair
 
 from docs.pages import DOCS, ROOT, Example, commands, examples
 from edgeprune import cli
@@ -121,6 +123,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     trained = pretrain(work / "narrow.yaml", data=folder / "data.yaml", out=work / "out", settings=settings, work=work)
     (folder / "best.pt").write_bytes(trained.best.read_bytes())
     (folder / "engine.engine").write_bytes(b"plan")
+    pair = KeyPair.generate()
+    (folder / "minisign.key").write_bytes(bytes(pair.secret_key))
+    (folder / "minisign.pub").write_bytes(bytes(pair.public_key))
     with their_pruner() as module:
         their_checkpoint(folder / "theirs.pt", "yolov8", module, {4: (1, 0.5)})
     return Scratch(folder)

@@ -35,6 +35,7 @@ from edgeprune.cli.history import history
 from edgeprune.cli.pruning import register as register_pruning
 from edgeprune.cli.search import register as register_sweep
 from edgeprune.cli.settings import options_from_settings
+from edgeprune.cli.ship import sign_command
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
@@ -177,22 +178,33 @@ def show(
 @app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(help="Run directory of a build, or its bundle.")],
+    key: Annotated[Path | None, typer.Option(help="Public key of minisign that must have signed it.")] = None,
 ) -> None:
     """Check that a bundle is as it was built: its files by digest, its gates anew from the raw samples in build.json.
 
-    Example:
+    Examples:
       edgeprune verify runs/cpu/bundle   # exits 0, or 2 and says what differs
+      edgeprune verify runs/cpu/bundle --key minisign.pub   # exits 0, or 2: nobody signed it, or another key did
     """
+    from edgeprune.records.signature import SIGNATURE, check_signature
     from edgeprune.records.verify import verify_build
 
     verified = verify_build(directory)
     verified.require_as_built()
     record = verified.record
+    vouched = check_signature(verified.bundle, key) if key is not None else ""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     say(f"as built: {len(record.bundle)} files, {len(record.gates)} gates, verdict {record.verdict.value}")
     say(f"built {record.created} by edgeprune {record.edgeprune} with {versions}")
     for line in verified.edited:
         say(f"by today's rules: {line}")
+    others = [name for name in verified.others if name != SIGNATURE]
+    if others:
+        say(f"not of the build, not checked: {shown(', '.join(others))}")
+    if vouched:
+        say(f"signed by {key}: {vouched}")
+    elif len(others) < len(verified.others):
+        say(f"{SIGNATURE} is there and was not checked: --key PUBLIC_KEY")
 
 
 @app.command()
@@ -254,6 +266,7 @@ def targets_schema() -> None:
 register_pruning(app)
 register_sweep(app)
 for name, command in {
+    "sign": sign_command,
     "finetune": finetune,
     "sparsify": sparsify,
     "iterate": iterate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from edgeprune.errors import DataError, first_line
 from edgeprune.reading import shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.gates import edits
-from edgeprune.records.show import bundle_of, read_build
+from edgeprune.records.show import RECORD, bundle_of, read_build
 from edgeprune.version import __version__
 
 SHOWN = 3  # faults that one line names
@@ -26,6 +27,7 @@ class Verification:
         bundle: folder of its files.
         changed: files that have other bytes than ``build.json`` says, a line each.
         missing: files that it names and that are not there: a record may be kept without them.
+        others: files in the folder that it does not name: they came later, and nothing is said of them.
         edited: gates and verdict that do not follow from the record's own samples, a line each.
     """
 
@@ -33,6 +35,7 @@ class Verification:
     bundle: Path
     changed: tuple[str, ...]
     missing: tuple[str, ...]
+    others: tuple[str, ...]
     edited: tuple[str, ...]
 
     def require_as_built(self, *, whole: bool = True) -> None:
@@ -58,7 +61,14 @@ def verify_build(directory: Path) -> Verification:
     states = {name: _state(bundle, name, sha256) for name, sha256 in record.bundle.items()}
     missing = tuple(f"{shown(name)} {MISSING}" for name, state in states.items() if state == MISSING)
     changed = tuple(f"{shown(name)} {state}" for name, state in states.items() if state and state != MISSING)
-    return Verification(record, bundle, changed, missing, edits(record))
+    return Verification(record, bundle, changed, missing, _others(bundle, record), edits(record))
+
+
+def _others(bundle: Path, record: BuildRecord) -> tuple[str, ...]:
+    found: list[str] = []
+    for folder, _, names in os.walk(bundle):
+        found += (Path(folder, name).relative_to(bundle).as_posix() for name in names)
+    return tuple(sorted(set(found) - set(record.bundle) - {RECORD}))
 
 
 def _state(bundle: Path, name: str, sha256: str) -> str:

@@ -1,0 +1,92 @@
+"""Who vouches for a bundle: a signature in minisign's format of ``build.json``, which has every other file's digest.
+
+``minisign -Vm build.json -p minisign.pub`` checks it too, and what ``minisign -Sm build.json`` signed is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeprune.artifact import write_atomically
+from edgeprune.errors import DataError, StageError, first_line
+from edgeprune.reading import exists, read_bytes, shown
+from edgeprune.records.show import RECORD
+from edgeprune.records.verify import verify_build
+from edgeprune.version import pip
+
+SIGNATURE = f"{RECORD}.minisig"
+MAX_KEY_BYTES = 1 << 16  # keys and signatures are a few lines
+
+
+def sign_build(directory: Path, key: Path, password: Callable[[], str]) -> Path:
+    """Sign a bundle that is as it was built.
+
+    Args:
+        directory: run directory or bundle.
+        key: secret key of minisign.
+        password: asked only where the key is encrypted.
+
+    Returns:
+        The signature, beside ``build.json``; an older one is replaced.
+
+    Raises:
+        DataError: the bundle is not as it was built, the key is none, or the password is wrong.
+        StageError: py-minisign is not installed.
+    """
+    minisign = _library()
+    verified = verify_build(directory)
+    verified.require_as_built()
+    record = verified.record
+    comment = f"edgeprune {record.edgeprune}: {record.target.name}, {record.verdict.value}, built {record.created}"
+    try:
+        with minisign.SecretKey.from_bytes(read_bytes(key, most=MAX_KEY_BYTES)) as secret:
+            if secret.is_encrypted():
+                secret.decrypt(password())
+            content = read_bytes(verified.bundle / RECORD)
+            signature = bytes(secret.sign(content, trusted_comment=shown(comment)))
+    except ValueError as error:
+        raise DataError(f"{shown(key)}: cannot sign: {first_line(error)} (minisign -G makes a pair of keys)") from error
+    write_atomically(verified.bundle / SIGNATURE, signature)
+    return verified.bundle / SIGNATURE
+
+
+def check_signature(bundle: Path, key: Path) -> str:
+    """What was signed with it: the comment that the signature vouches for too.
+
+    Args:
+        bundle: folder of ``build.json``.
+        key: public key of minisign.
+
+    Raises:
+        DataError: there is no signature, it is none of this key, or of another ``build.json``.
+        StageError: py-minisign is not installed.
+    """
+    minisign = _library()
+    path = bundle / SIGNATURE
+    try:
+        public = minisign.PublicKey.from_bytes(read_bytes(key, most=MAX_KEY_BYTES))
+    except ValueError as error:
+        raise DataError(f"{shown(key)}: is no public key of minisign: {first_line(error)}") from error
+    if not exists(path):
+        raise DataError(f"{shown(path)}: is missing, nobody signed this bundle; next: edgeprune sign")
+    try:
+        signature = minisign.Signature.from_bytes(read_bytes(path, most=MAX_KEY_BYTES))
+        public.verify(read_bytes(bundle / RECORD), signature)
+    except minisign.VerifyError as error:
+        raise DataError(
+            f"{shown(path)}: does not vouch for {RECORD} by {shown(key)}: {first_line(error)}; another key signed it, "
+            f"or {RECORD} was changed afterwards (results that were imported do that: sign again)"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{shown(path)}: is no signature of minisign: {first_line(error)}") from error
+    return shown(signature.trusted_comment)
+
+
+def _library() -> Any:
+    try:
+        import minisign
+    except ImportError as error:
+        raise StageError(f"signatures need py-minisign; next: {pip('install', 'py-minisign>=0.21,<1')}") from error
+    return minisign
