@@ -81,6 +81,10 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
     ("text", "words"),
     [
         ("extends: cpu\nmeasure: {cuda_graph: true}", "cuda_graph needs an NVIDIA GPU"),
+        ("extends: desktop-cuda\ndevice: {trtexec: /opt/trtexec}", "device: trtexec needs the runtime trtexec"),
+        ("extends: desktop-cuda\nbuilder: {optimization_level: 1}", "builder needs the runtime trtexec"),
+        ("extends: desktop-tensorrt\nbuilder: {tactic_sources: [CUDNN]}", "builder.tactic_sources"),
+        ("extends: desktop-tensorrt\nexport: {opset: 18}", "TensorRT 8.5 reads opset 17 at most; seen: 18"),
         ("extends: desktop-cuda\nmeasure: {cuda_graph: true}", "cuda_graph needs the runtime tensorrt or trtexec"),
         ("extends: jetson-orin\ndevice: {dla_core: 0}", "not one of the board's 0 DLA cores"),
         ("extends: jetson-orin-nx\ndevice: {dla_core: 2}", "less than or equal to 1"),
@@ -96,6 +100,24 @@ def test_graphs_copies_and_dla_cores_that_cannot_be_are_refused(tmp_path: Path, 
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(TargetError, match=words):
         load_target(tmp_path / "mine.yaml")
+
+
+def test_trtexec_is_named_by_a_path_or_by_what_starts_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: desktop-tensorrt\ndevice: {trtexec: /opt/trtexec}")
+    assert load_target(tmp_path / "mine.yaml").trtexec_program == ("/opt/trtexec",)
+    (tmp_path / "mine.yaml").write_text("extends: desktop-tensorrt\ndevice: {trtexec: [docker, run, x, trtexec]}")
+    assert load_target(tmp_path / "mine.yaml").trtexec_program == ("docker", "run", "x", "trtexec")
+    assert load_target("desktop-tensorrt").trtexec_program == ()
+
+
+def test_a_builder_that_chooses_precisions_is_given_a_graph_in_fp32(tmp_path: Path) -> None:
+    desktop = load_target("desktop-tensorrt")
+    assert [desktop.at_tensorrt(version).graph_precision for version in ("8.5.2", "8.6.0", "10.3.0", "11.1.0")] == [
+        *("fp32", "fp32", "fp16", "fp16")
+    ]
+    int8 = desktop.with_overrides(precision="int8-fp16")
+    assert [int8.at_tensorrt(version).graph_precision for version in ("8.6.0", "10.3.0")] == ["int8", "int8-fp16"]
+    assert load_target("desktop-cuda").at_tensorrt("8.6.0").graph_precision == "fp32"  # its own
 
 
 def test_a_dla_core_and_a_graph_each_alone_are_taken(tmp_path: Path) -> None:

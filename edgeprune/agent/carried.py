@@ -125,11 +125,15 @@ def _checked_request(folder: str) -> dict:
     return request
 
 
-def _commands(request: dict) -> tuple[str, str, list[dict]]:
-    """trtexec, its banner, and the commands that were recorded for its version."""
-    trtexec = find_trtexec()
+def _commands(request: dict) -> tuple[list[str], str, list[dict]]:
+    """What starts trtexec, its banner, and the commands that were recorded for its version."""
+    trtexec = find_trtexec(request["trtexec"])
     if trtexec is None:
-        raise Refused("device", "there is no trtexec here; next: sudo apt install nvidia-jetpack")
+        named = " ".join(request["trtexec"])
+        where = (
+            f"the profile's device.trtexec, {named}, starts no trtexec here" if named else "there is no trtexec here"
+        )
+        raise Refused("device", f"{where}; next: sudo apt install nvidia-jetpack")
     program, banner = trtexec
     version = list(version_in(banner) or ())
     for script in request["scripts"]:
@@ -149,12 +153,12 @@ def _inflate(folder: str, names: dict) -> list[str]:
     return paths
 
 
-def _by(program: str, command: dict) -> dict:
+def _by(program: list[str], command: dict) -> dict:
     """The command with this board's trtexec in it."""
     turns = command["turns"]
     if turns:
-        turns = dict(turns, programs=[[program, *argv[1:]] for argv in turns["programs"]])
-    return dict(command, argv=[program, *command["argv"][1:]], turns=turns)
+        turns = dict(turns, programs=[[*program, *argv[1:]] for argv in turns["programs"]])
+    return dict(command, argv=[*program, *command["argv"][1:]], turns=turns)
 
 
 def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:

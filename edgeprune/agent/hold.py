@@ -30,6 +30,7 @@ from edgeprune.agent.system import (
 )
 
 HOLD_FILE = "hold.json"
+LOCK_FILE = "edgeprune.lock"
 NOT_RESTORED_FILE = "not_restored"
 # a pause after which the board is another's; shorter ones lie between processes that are compared
 IDLE_S = float(os.environ.get("EDGEPRUNE_IDLE_S", "10"))
@@ -216,8 +217,10 @@ def _told(left: Restored) -> str:
 
 
 def _lock_path() -> str:
-    folder = "/run/lock" if os.path.isdir("/run/lock") else "/tmp"
-    return os.environ.get("EDGEPRUNE_LOCK") or os.path.join(folder, "edgeprune.lock")
+    # everybody may write to it on a Jetson and on Debian; where not, and nobody made the file, all find the other one
+    folders = ("/run/lock", "/tmp")
+    usable = (one for one in folders if os.access(one, os.W_OK) or os.path.exists(os.path.join(one, LOCK_FILE)))
+    return os.environ.get("EDGEPRUNE_LOCK") or os.path.join(next(usable, "/tmp"), LOCK_FILE)
 
 
 def _user() -> str:

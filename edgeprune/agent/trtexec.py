@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from typing import Sequence
 
 from edgeprune.agent.system import output_of, system_path
 
@@ -26,11 +27,15 @@ def version_in(text: str) -> tuple[int, int, int] | None:
     return number // unit, number % unit // 100, number % 100
 
 
-def find_trtexec() -> tuple[str, str] | None:
-    """Path of the program, and what it prints first; None where there is none that prints its version."""
-    for name in PROGRAMS:
+def find_trtexec(program: Sequence[str] = ()) -> tuple[list[str], str] | None:
+    """What starts the program, and what it prints first; None where nothing does that prints its version.
+
+    Args:
+        program: what a profile says that starts it; looked for where NVIDIA's packages put it when empty.
+    """
+    for name, *arguments in [program] if program else [[path] for path in PROGRAMS]:
         path = shutil.which(system_path(name) if name.startswith("/") else name)
-        text = output_of([path, "--help"], timeout_s=HELP_TIMEOUT_S)[1] if path else ""
+        text = output_of([path, *arguments, "--help"], timeout_s=HELP_TIMEOUT_S)[1] if path else ""
         if path and version_in(text):
-            return path, text
+            return [path, *arguments], text
     return None

@@ -165,7 +165,7 @@ def _replay(results: Results, request: Request, target: Target, packed: Path, fo
     if script is None:
         raise DataError(f"results: of TensorRT {shown_version(version)}, the request knows {request.known_versions}")
     device = ReplayingDevice(packed_contents(packed, request.inputs), results, script.commands, folder)
-    pixels = read_inputs(packed, request, onnx_facts(packed / "model.onnx", precision=target.precision))
+    pixels = read_inputs(packed, request, onnx_facts(packed / "model.onnx", precision=target.graph_precision))
     return visit_board(device, target, packed, pixels, engines)
 
 

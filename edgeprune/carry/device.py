@@ -78,7 +78,7 @@ class CarriedDevice(Device):
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """The next command; its files are renamed as the carried folder has them."""
-        if list(argv) == version_argv(argv[0]):
+        if list(argv) == version_argv((argv[0],)):
             return Completed(tuple(argv), 0, self._banner, "")
         number, renamed = self._next_command(argv)
         return self._answer(number, Command(renamed[0], timeout_s, measured, _title(argv)))
@@ -155,7 +155,8 @@ class RecordingDevice(CarriedDevice):
 
     def __init__(self, contents: Mapping[str, str], version: Version, *, copies: bool, outputs: Sequence[str]) -> None:
         major, minor, patch = version
-        super().__init__(contents, f"TensorRT.trtexec [TensorRT v{major * 10_000 + minor * 100 + patch}]")
+        number = major * (10_000 if major >= 10 else 1_000) + minor * 100 + patch
+        super().__init__(contents, f"TensorRT.trtexec [TensorRT v{number}]")
         self.commands: list[Command] = []
         transfers = "Enabled" if copies else "Disabled"
         self._log = f"Data transfers: {transfers}\nSpin-wait: Enabled\nCUDA Graph: Disabled\nExposeDMA: Enabled\n"

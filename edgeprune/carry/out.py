@@ -25,7 +25,7 @@ from edgeprune.devices.board import board_modules
 from edgeprune.records.facts import BaselineFacts
 from edgeprune.runtimes.onnx_facts import OnnxFacts, onnx_facts
 from edgeprune.runtimes.trtexec_ import input_bytes
-from edgeprune.runtimes.trtexec_argv import DLA_GENERATIONS, GENERATIONS, KNOWN_VERSIONS, Version
+from edgeprune.runtimes.trtexec_argv import DLA_GENERATIONS, GENERATIONS, KNOWN_VERSIONS, Version, weakly_typed
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
@@ -64,7 +64,8 @@ def carried_files(build: Build) -> dict[str, Path]:
     (folder / "run-on-device.sh").chmod(0o755)
     images = build.dataset.sample_images(build.dataset.judging_split(target.accuracy.split), IMAGES, build.site.seed)
     pixels = batch_from_images(images, imgsz=(target.imgsz, target.imgsz), task=build.weights.task)
-    inputs = _pack_inputs(folder, pixels, onnx_facts(folder / "model.onnx", precision=target.precision))
+    inputs = _pack_inputs(folder, pixels, onnx_facts(folder / "model.onnx", precision=target.graph_precision))
+    scripts = _scripts(target, folder, pixels, inputs)
     request = Request(
         schema_version=SCHEMA_VERSION,
         target=target.name,
@@ -72,11 +73,9 @@ def carried_files(build: Build) -> dict[str, Path]:
         modules=tuple(board_modules(board)),
         power_mode=board.power_mode or "",
         clocks=board.lock_clocks,
-        known_versions=KNOWN_VERSIONS if board.dla_core is None else f"those with a DLA: {DLA_WORDS}",
-        scripts=tuple(
-            Script(first, below, _record(first, target, folder, pixels, inputs))
-            for first, below in (GENERATIONS if board.dla_core is None else DLA_GENERATIONS)
-        ),
+        trtexec=target.trtexec_program,
+        known_versions=_known_versions(target),
+        scripts=scripts,
         inputs=inputs,
         images=len(pixels),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
@@ -117,13 +116,28 @@ def _pack_inputs(folder: Path, pixels: np.ndarray, graph: OnnxFacts) -> dict[str
     return digests
 
 
+def _scripts(target: Target, folder: Path, pixels: np.ndarray, inputs: Mapping[str, str]) -> tuple[Script, ...]:
+    """The commands for every generation of trtexec that can take these graphs: a weakly typed one takes others."""
+    on_dla = target.device.dla_core is not None
+    return tuple(
+        Script(first, below, _record(first, target, folder, pixels, inputs))
+        for first, below in (DLA_GENERATIONS if on_dla else GENERATIONS)
+        if weakly_typed(first) == target.weakly_typed
+    )
+
+
+def _known_versions(target: Target) -> str:
+    typed = "8.5 and 8.6, as the profile's range begins there" if target.weakly_typed else KNOWN_VERSIONS
+    return typed if target.device.dla_core is None else f"{typed}, those of them with a DLA: {DLA_WORDS}"
+
+
 def _record(
     version: Version, target: Target, folder: Path, pixels: np.ndarray, inputs: Mapping[str, str]
 ) -> tuple[Command, ...]:
     """The commands of a visit, for the trtexec of one generation."""
     from edgeprune.carry.visit import visit_board
 
-    graph = onnx_facts(folder / "model.onnx", precision=target.precision)
+    graph = onnx_facts(folder / "model.onnx", precision=target.graph_precision)
     device = RecordingDevice(
         packed_contents(folder, inputs), version, copies=target.measure.copies, outputs=graph.outputs
     )

@@ -52,6 +52,7 @@ class Request:
         modules: the ids that it may have; empty for any.
         power_mode: what it is measured in; empty for the one that it is in.
         clocks: lock the clocks, where the board's user may.
+        trtexec: what starts the program, as the profile says; empty where it is looked for.
         known_versions: of TensorRT, for people.
         scripts: what to run, by the version of trtexec.
         inputs: the engine's inputs, in order: name to the digest of the raw values, which are packed as ``NAME.z``.
@@ -65,6 +66,7 @@ class Request:
     modules: tuple[str, ...]
     power_mode: str
     clocks: bool
+    trtexec: tuple[str, ...]
     known_versions: str
     scripts: tuple[Script, ...]
     inputs: Mapping[str, str]

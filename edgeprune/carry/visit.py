@@ -60,7 +60,7 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
         pixels: of shape (images, 3, height, width), 0 to 1.
         folder: where the engines go.
     """
-    runtime = TrtExec(device, dla_core=target.device.dla_core, program=PROGRAM, keep_timing_cache=False)
+    runtime = TrtExec.of_target(target, device, program=(PROGRAM,), keep_timing_cache=False)
     site = Site(target, runtime, device, Availability(True, ""), Silent())
     engines: list[Path] = []
     for name in ("baseline", "model"):
@@ -74,6 +74,6 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
     layers = compare_layers(runtime, *engines, threads=target.measure.threads)
     precision = engine_precision(runtime, engines[1], layers.candidate)
     assert precision is not None  # trtexec tells the layers of every engine that it built
-    [image_input] = onnx_facts(packed / "model.onnx", precision=target.precision).inputs
+    [image_input] = onnx_facts(packed / "model.onnx", precision=target.graph_precision).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])
     return Visit(engines[1], before, after, precision, pixels, outputs)

@@ -29,16 +29,23 @@ def mismatch(board: Board, facts: DeviceFacts) -> str:
     if allowed and not set(allowed) & set(facts.modules):
         modules = ", ".join(facts.modules) or "no module id"
         return f"it is {name} ({modules}), the profile is about {board.board} ({', '.join(allowed)})"
-    for software, version, versions in (
-        ("JetPack", facts.jetpack, board.jetpack),
-        ("TensorRT", facts.tensorrt, board.tensorrt),
-    ):
-        if version and versions and not SpecifierSet(versions).contains(version, prereleases=True):
-            return f"it has {software} {version}, the profile asks for {versions}"
+    if difference := outside(board.jetpack, facts.jetpack):
+        return f"it has JetPack {difference}"
+    if board.trtexec:
+        return _mode_mismatch(board, facts)  # that program's own version is what counts
+    if difference := outside(board.tensorrt, facts.tensorrt):
+        return f"it has TensorRT {difference}"
     on_dla = board.dla_core is not None and bool(facts.tensorrt)
     if on_dla and not board_has_dla(facts.tensorrt, facts.modules, facts.jetpack):
         return f"its TensorRT {facts.tensorrt} has no DLA: {DLA_WORDS}; or leave device.dla_core out"
     return _mode_mismatch(board, facts)
+
+
+def outside(versions: str | None, version: str) -> str:
+    """``8.6.0, the profile asks for >=10.3`` for a version outside the range of a profile; empty inside, or unknown."""
+    if not version or not versions or SpecifierSet(versions).contains(version, prereleases=True):
+        return ""
+    return f"{version}, the profile asks for {versions}"
 
 
 def unknown_release(board: Board, facts: DeviceFacts) -> str:

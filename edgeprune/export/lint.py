@@ -35,9 +35,9 @@ from edgeprune.export.precision import PRECISIONS, precision_of
 from edgeprune.export.result import LintFinding
 
 # (TensorRT release, newest opset its parser takes); between two releases the older one's figure holds
-NEWEST_OPSETS = (((10, 0), 20), ((10, 15), 24))
+NEWEST_OPSETS = (((8, 5), 17), ((10, 0), 20), ((10, 15), 24))
 OLDEST_OPSET = 9
-OLDEST_TENSORRT = (10, 3)
+OLDEST_TENSORRT, LAST_OF_8, FIRST_OF_10 = (8, 5), (8, 6), (10, 3)
 
 UNSUPPORTED_OPS = frozenset(
     "AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress "  # noqa: SIM905
@@ -75,9 +75,10 @@ class Limits:
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.release < OLDEST_TENSORRT:
-            oldest = ".".join(map(str, OLDEST_TENSORRT))
-            raise TargetError(f"TensorRT {self.tensorrt} is too old; {oldest} (JetPack 6.1) or later is needed")
+        if self.release < OLDEST_TENSORRT or LAST_OF_8 < self.release < FIRST_OF_10:
+            raise TargetError(
+                f"TensorRT {self.tensorrt} is not known; 8.5, 8.6 (JetPack 5.1, 6.0) and 10.3 and newer are"
+            )
         if self.precision not in {None, *PRECISIONS}:
             raise TargetError(f"precision '{self.precision}' is unknown; {', '.join(PRECISIONS)} are allowed")
 

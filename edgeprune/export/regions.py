@@ -12,6 +12,7 @@ import onnx
 from edgeprune.export.graph import shapes_of_weights
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+ARITHMETIC = {"Conv", "Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Exp", "Sqrt", "Sin", "Cos", "ReduceMax"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,21 @@ def regions_of(model: onnx.ModelProto) -> Regions:
     return Regions(
         output_layers=frozenset(nodes[i].name for i in outputs),
         decoder=frozenset(nodes[i].name for i in reached),
+    )
+
+
+def decoding_arithmetic(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the decoder's nodes that compute with numbers, in the graph's order: what has to stay in FP32 where a
+    builder chooses. Nodes that only move values, or handle indices, take the format of what they are given."""
+    own = {node.name for node in model.graph.node}
+    named = name_nodes(model)
+    decoder = regions_of(named).decoder
+    typed = (*onnx.shape_inference.infer_shapes(named).graph.value_info, *named.graph.output)
+    floats = {value.name for value in typed if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    return tuple(
+        node.name
+        for node in named.graph.node
+        if node.name in decoder & own and node.op_type in ARITHMETIC and floats.issuperset(node.output)
     )
 
 

@@ -35,6 +35,7 @@ from edgeprune.measure.result import Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
 from edgeprune.quiet import quiet
 from edgeprune.runtimes.base import Runtime
+from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.average_precision import Detections, ImageScores
 
@@ -200,8 +201,11 @@ def subject_of(
         yield Subject(module, checkpoint.task, size, batch, dual and head in {"auto", "end-to-end"}, exported=False)
         return
     graph = load_graph(model) if model.suffix == ".onnx" else None
-    if graph is None and metadata is None and (beside := model.with_suffix(".onnx")).is_file():
-        metadata = metadata_of(beside)
+    if graph is None and metadata is None:
+        if (known := read_facts(model)) is not None:
+            metadata = known.metadata
+        elif (beside := model.with_suffix(".onnx")).is_file():
+            metadata = metadata_of(beside)
     facts = facts_of(graph) if graph and metadata is None else read_metadata(metadata or {}, str(model))
     if facts.missing:
         keys = ", ".join(facts.missing)

@@ -26,7 +26,7 @@ class CompiledFiles:
 
     Attributes:
         model: the checkpoint.
-        onnx: its graph in the target's number format.
+        onnx: its graph in the number format that the target's builder takes.
         onnx_fp32: its graph before the number format was changed; ``onnx`` itself for an fp32 target.
         engine: what the target's runtime loads; None at a site that is not usable.
     """
@@ -50,16 +50,22 @@ def graph_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:
         "imgsz": target.imgsz,
         "batch": target.batch,
         "export": {**target.export.model_dump(), "head": target.exported_head},
-        "precision": target.precision,
+        "precision": target.graph_precision,
     }
-    if dataset is not None and target.precision.startswith("int8"):
+    if dataset is not None and target.graph_precision.startswith("int8"):
         inputs |= {"data": dataset.digest, "calibration": target.calibration.model_dump()}
     return inputs
 
 
 def engine_inputs(site: Site) -> dict[str, object]:
-    """What an engine depends on besides its graph, as entries of a stage's key: the device that it is built on."""
-    return {"runtime": site.target.runtime, "device": site.runtime.identity() if site.usable else None}
+    """What an engine depends on besides its graph, as entries of a stage's key: the device that it is built on, and
+    what its builder is told."""
+    return {
+        "runtime": site.target.runtime,
+        "device": site.runtime.identity() if site.usable else None,
+        "engine_precision": site.target.precision,
+        "builder": site.target.builder.model_dump(),
+    }
 
 
 def export_onnx(target: Target, checkpoint: Path, onnx: Path, metadata: Mapping[str, str] | None = None) -> ExportInfo:
@@ -81,7 +87,7 @@ def export_onnx(target: Target, checkpoint: Path, onnx: Path, metadata: Mapping[
 def convert_precision(
     target: Target, onnx: Path, low: Path, dataset: Dataset | None, seed: int, precision: str | None = None
 ) -> PrecisionInfo:
-    """Write a graph in the target's number format, or in another one below FP32.
+    """Write a graph in the number format that the target's builder takes, or in another one below FP32.
 
     Args:
         target: its calibration settings and kind of device decide how.
@@ -89,14 +95,14 @@ def convert_precision(
         low: the file to write.
         dataset: its training images calibrate INT8.
         seed: of the choice of images.
-        precision: ``fp16``, ``int8`` or ``int8-fp16``; the target's when None.
+        precision: ``fp16``, ``int8`` or ``int8-fp16``; the target's own when None.
     """
     from edgeprune.export.quantize import quantize_onnx
 
     return quantize_onnx(
         onnx,
         low,
-        precision=precision or target.precision,
+        precision=precision or target.graph_precision,
         data=dataset,
         images=target.calibration.images,
         # Without a TensorRT parser to please, ONNX Runtime's own recipe quantises more of the graph.
@@ -123,17 +129,22 @@ def compile_checkpoint(site: Site, checkpoint: Path, folder: Path, dataset: Data
     simplify_onnx(raw, plain)
     raw.unlink()
     onnx = plain
-    if site.target.precision != "fp32":
-        onnx = folder / f"model-{site.target.precision}.onnx"
+    if site.target.graph_precision != "fp32":
+        onnx = folder / f"model-{site.target.graph_precision}.onnx"
         convert_precision(site.target, plain, onnx, dataset, site.seed)
     return CompiledFiles(checkpoint, onnx, plain, compile_engine(site, onnx, folder) if site.usable else None)
 
 
 def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
-    """Compile a graph that has the target's precision, by the target's runtime.
+    """Compile a graph that has the target's number format, by the target's runtime.
 
-    The file is ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT, inside ``folder``.
+    The file is ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT, inside ``folder``. A builder that
+    chooses precisions itself is told to keep the decoder's arithmetic in FP32, as a cast graph has it.
     """
+    from edgeprune.export.graph import load_graph
+    from edgeprune.export.regions import decoding_arithmetic
+
     engine = folder / f"engine{site.runtime.suffix}"
-    site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision)
+    kept = decoding_arithmetic(load_graph(onnx)) if site.target.weakly_typed else ()
+    site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision, keep_float=kept)
     return engine

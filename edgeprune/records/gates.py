@@ -65,7 +65,7 @@ def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:
     gate = at_least_gate(stage, f"{precision} in the engine", share.held(precision), LEAST_SHARE, "", share.text())
     if gate.verdict is not Verdict.FAIL:
         return gate
-    reason = f"asked for {precision}, the engine is {share.text()}; the builder ignored what the graph says"
+    reason = f"asked for {precision}, the engine is {share.text()}; the builder did not do what was asked"
     return replace(gate, reason=reason)
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from edgeprune.devices.base import Device
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.base import Runtime
+from edgeprune.target import Target
 
 NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec")
 
 
-def runtime(name: str, device: Device | None = None, *, dla_core: int | None = None) -> Runtime:
+def runtime(name: str, device: Device | None = None, *, target: Target | None = None) -> Runtime:
     """The runtime of this name on a device, this machine when None; whether it can be used there is its own
     ``availability()``.
 
     Args:
         name: one of ``NAMES``.
         device: where it runs; this machine when None.
-        dla_core: the DLA core that trtexec builds engines for, with fallback to the GPU; None for the GPU.
+        target: how trtexec is started and builds; as it does by itself when None.
 
     Raises:
         TargetError: no runtime has this name, or it cannot be driven from afar.
     """
-    from edgeprune.devices.local import LocalDevice
     from edgeprune.devices.remote import RemoteDevice
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
     from edgeprune.runtimes.tensorrt_ import TensorRt
@@ -33,7 +33,7 @@ def runtime(name: str, device: Device | None = None, *, dla_core: int | None = N
         "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
         "onnxruntime-tensorrt-rtx": lambda: OnnxRuntime("tensorrt-rtx"),
         "tensorrt": lambda: TensorRt(),
-        "trtexec": lambda: TrtExec(device or LocalDevice(), dla_core=dla_core),
+        "trtexec": lambda: TrtExec.of_target(target, device) if target else TrtExec(device),
     }
     if name not in made:
         raise TargetError(f"runtime {name!r} is not one of {', '.join(NAMES)}")

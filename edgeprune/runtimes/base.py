@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +114,17 @@ class Runtime(ABC):
         return ""
 
     @abstractmethod
-    def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
-        """Compile ``onnx`` into ``engine``; written whole or not at all."""
+    def engine_from_onnx(
+        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+    ) -> None:
+        """Compile ``onnx`` into ``engine``; written whole or not at all.
+
+        Args:
+            onnx: the graph, in that precision; in FP32, or with Q/DQ pairs, for a builder that chooses precisions.
+            engine: the file to write.
+            precision: of the engine.
+            keep_float: nodes that a builder which chooses precisions keeps in FP32; another does what the graph says.
+        """
 
     @abstractmethod
     def session(self, model: Path, *, threads: int = 0) -> AbstractContextManager[Session]:

@@ -39,6 +39,7 @@ class EngineFacts:
         dla_core: the DLA core it was built for, or None.
         build_s: seconds that the builder took.
         simulated: built by a stand-in, not by a device.
+        command: the line that built it, where one did: which of a device's programs, and what it was told.
     """
 
     builder: str
@@ -52,6 +53,7 @@ class EngineFacts:
     dla_core: int | None = None
     build_s: float = 0.0
     simulated: bool = False
+    command: str = ""
 
 
 def facts_path(engine: Path) -> Path:

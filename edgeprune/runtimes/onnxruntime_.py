@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -127,7 +127,9 @@ class OnnxRuntime(Runtime):
             found["gpu"] = "; ".join(str(gpu) for gpu in gpus())
         return found
 
-    def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
+    def engine_from_onnx(
+        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+    ) -> None:
         """Write the graph as ONNX Runtime optimises it for this machine.
 
         Precision is the graph's own: ``fp16`` and ``int8`` are refused when ``onnx`` does not hold them. The TensorRT

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.agent.power import plain_mode
 from edgeprune.devices import device_of
 from edgeprune.devices.base import Device
-from edgeprune.devices.board import mismatch, unknown_release
+from edgeprune.devices.board import mismatch, outside, unknown_release
 from edgeprune.errors import DeviceError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.runtimes import runtime as runtime_named
@@ -81,18 +81,22 @@ def open_site(
     board = target.device
     with device_of(board, reporter.note) as device:
         if runtime is None:
-            used = runtime_named(target.runtime, device, dla_core=board.dla_core)
+            used = runtime_named(target.runtime, device, target=target)
             # a CPU or GPU profile names no board that this machine would have to be
             difference = mismatch(board, device.facts()) if device.name != "local" or board.kind == "jetson" else ""
         else:
-            used, difference = runtime_named(runtime, device), ""
+            own = target if runtime == target.runtime else None
+            used, difference = runtime_named(runtime, device, target=own), ""
         probe = f"edgeprune device probe {device.name}"
         available = Availability(False, difference, probe) if difference else used.availability()
+        version = used.tensorrt_version() if available.ok else ""
+        if runtime is None and (difference := outside(board.tensorrt, version)):
+            available = Availability(False, f"it has TensorRT {difference}", probe)
         if device.name != "local" and not available.ok:
             raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")
         if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):
             reporter.note(f"warning: {doubt}")
-        if available.ok and (version := used.tensorrt_version()):
+        if available.ok and version:
             target = target.at_tensorrt(version)
         if (
             device.power_mode

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,13 +35,14 @@ from edgeprune.runtimes.jobs import (
 )
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
-from edgeprune.runtimes.trtexec_argv import KNOWN_VERSIONS, OLDEST, TOO_NEW
+from edgeprune.runtimes.trtexec_argv import TOO_NEW
 from edgeprune.runtimes.worker import run_worker, show_rounds
 from edgeprune.samples.conditions import Conditions
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.version import pip
 
+OLDEST, KNOWN_VERSIONS = (10, 3), "10.3 and newer of 10, and 11"  # older ones are driven by trtexec
 CUDA_BINDINGS = "cuda-bindings>=12.8,<14"
 INSTALL = pip("install", "tensorrt>=10.3,<12", CUDA_BINDINGS)
 ON_A_JETSON = "sudo apt install python3-libnvinfer && python3 -m venv --system-site-packages .venv"
@@ -71,11 +72,11 @@ class TensorRt(Runtime):
             return Availability(False, "only TensorRT's type stubs are installed", HOW_TO_GET_IT)
         version = str(getattr(module, "__version__", "0"))
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        if numbers < OLDEST[:2]:
+        if numbers < OLDEST:
             return Availability(
                 False,
                 f"TensorRT {version} is too old; known are {KNOWN_VERSIONS}",
-                f"install JetPack 6.1 or newer, or {INSTALL}",
+                f"take the runtime trtexec, which drives 8.5 and 8.6 too, or {INSTALL}",
             )
         if numbers >= TOO_NEW[:2]:
             return Availability(
@@ -104,7 +105,9 @@ class TensorRt(Runtime):
         self._require()
         return str(importlib.import_module("tensorrt").__version__)
 
-    def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
+    def engine_from_onnx(
+        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+    ) -> None:
         """Build an engine, with its facts beside it.
 
         Raises:

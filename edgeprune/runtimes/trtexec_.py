@@ -8,9 +8,10 @@ are one job of the device, so that the time goes into trtexec and not into conne
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import (
+    Program,
     Version,
     build_argv,
     info_argv,
@@ -41,12 +43,15 @@ from edgeprune.runtimes.trtexec_argv import (
     time_argv,
     version_argv,
     version_from_banner,
+    weakly_typed,
 )
 from edgeprune.runtimes.trtexec_output import Settings, failure, outputs_of, profile_of, settings_used, times_of
 from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
+from edgeprune.target.releases import precision_in_graph
+from edgeprune.target.schema import Builder, Target
 
 MAX_PROCESSES = 24  # of each model; the ratio's gate wants 20 blocks
 MIN_PROCESSES = 8  # blocks below which no ratio is formed at all
@@ -93,7 +98,9 @@ class TrtExec(Runtime):
     Args:
         device: where it runs; this machine when None.
         dla_core: build engines for this DLA core, with fallback to the GPU.
-        program: path of trtexec on the device; found where NVIDIA's packages put it when empty.
+        program: what starts trtexec on the device; found where NVIDIA's packages put it when empty.
+        builder: settings of engines that are built.
+        precision: of engines that are built from an ONNX file on the way; the graph's own for a strongly typed builder.
         keep_timing_cache: keep a timing cache for each device identity on this machine.
     """
 
@@ -106,15 +113,33 @@ class TrtExec(Runtime):
         device: Device | None = None,
         *,
         dla_core: int | None = None,
-        program: str = "",
+        program: Program = (),
+        builder: Builder | None = None,
+        precision: str = "fp32",
         keep_timing_cache: bool = True,
     ) -> None:
         self.device: Device = device if device is not None else LocalDevice()
         self.simulated = self.device.simulated
         self.dla_core = dla_core
+        self.builder = builder
+        self.precision = precision
         self.keep_timing_cache = keep_timing_cache
-        self._programs = (program,) if program else PROGRAMS
-        self._trtexec: tuple[str, Version] | None = None
+        self._programs: tuple[Program, ...] = (tuple(program),) if program else tuple((path,) for path in PROGRAMS)
+        self._trtexec: tuple[Program, Version] | None = None
+
+    @classmethod
+    def of_target(
+        cls, target: Target, device: Device | None = None, *, program: Program = (), keep_timing_cache: bool = True
+    ) -> TrtExec:
+        """The one that a profile describes; ``program`` takes the place of the profile's."""
+        return cls(
+            device,
+            dla_core=target.device.dla_core,
+            program=program or target.trtexec_program,
+            builder=target.builder,
+            precision=target.precision,
+            keep_timing_cache=keep_timing_cache,
+        )
 
     def availability(self) -> Availability:
         """Whether the device has a trtexec whose command line is known."""
@@ -123,7 +148,8 @@ class TrtExec(Runtime):
         except DeviceError as error:
             detail, _, remedy = str(error).partition("; next: ")
             return Availability(False, detail, remedy or "on a Jetson: sudo apt install nvidia-jetpack")
-        return Availability(True, f"trtexec {shown_version(version)} at {program} on {self.device.name}")
+        where = f"at {program[0]}" if len(program) == 1 else f"by {shlex.join(program)}"
+        return Availability(True, f"trtexec {shown_version(version)} {where} on {self.device.name}")
 
     def identity(self) -> dict[str, str]:
         """The device's own, TensorRT's version, and the DLA core where there is one."""
@@ -134,7 +160,9 @@ class TrtExec(Runtime):
         _, version = self.find_program()
         return shown_version(version)
 
-    def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
+    def engine_from_onnx(
+        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+    ) -> None:
         """Build on the device and bring the engine back, with its facts beside it and the builder's log.
 
         Raises:
@@ -143,7 +171,7 @@ class TrtExec(Runtime):
         """
         with self.device.workspace() as folder:
             log = engine.with_name(engine.name + ".log")
-            built = self._build(folder, Path(onnx), "0", precision, log)
+            built = self._build(folder, Path(onnx), "0", precision, log, keep_float)
             partial = engine.with_name(f".{engine.name}.partial")
             try:
                 self.device.fetch(built.path, partial)
@@ -254,8 +282,8 @@ class TrtExec(Runtime):
 
     # ------------------------------------------------------------ on the device
 
-    def find_program(self) -> tuple[str, Version]:
-        """Path of trtexec on the device and its version; looked for once.
+    def find_program(self) -> tuple[Program, Version]:
+        """What starts trtexec on the device, and its version; looked for once.
 
         Raises:
             DeviceError: there is none, or its command line is not known.
@@ -270,9 +298,10 @@ class TrtExec(Runtime):
                     continue
                 self._trtexec = program, require_known(version_from_banner(done.stdout + done.stderr))
                 return self._trtexec
-            listed = ", ".join(self._programs)
+            listed = ", ".join(shlex.join(program) for program in self._programs)
             raise DeviceError(
-                f"{self.device.name} has no trtexec ({listed}); next: on a Jetson: sudo apt install nvidia-jetpack"
+                f"{self.device.name} has no trtexec ({listed}); next: on a Jetson: sudo apt install nvidia-jetpack; "
+                "elsewhere say where it is, in the profile: device.trtexec"
             )
         return self._trtexec
 
@@ -305,17 +334,28 @@ class TrtExec(Runtime):
         """Put an engine on the device, or build it there from an ONNX file."""
         if model.suffix == ".onnx":
             progress(f"building {model.name} on {self.device.name}", done=0, total=0)
-            return self._build(folder, model, str(number), "fp32", None)
+            _, version = self.find_program()
+            precision = self.precision if weakly_typed(version) else "fp32"
+            return self._build(folder, model, str(number), precision, None)
         facts = read_facts(model)
         refuse_foreign(model, facts, self.identity())
         remote = f"{folder}/{number}.engine"
         self.device.send(model, remote)
         return _DeviceEngine(remote, facts)
 
-    def _build(self, folder: str, onnx: Path, name: str, precision: str, log: Path | None) -> _DeviceEngine:
+    def _build(
+        self,
+        folder: str,
+        onnx: Path,
+        name: str,
+        precision: str,
+        log: Path | None,
+        keep_float: Collection[str] = (),
+    ) -> _DeviceEngine:
         """Build inside ``folder`` on the device; the engine stays there."""
         program, version = self.find_program()
-        graph, identity = onnx_facts(onnx, precision=precision), self.identity()
+        held = precision_in_graph(precision, shown_version(version))
+        graph, identity = onnx_facts(onnx, precision=held), self.identity()
         paths = {kind: f"{folder}/{name}.{kind}" for kind in ("onnx", "engine", "layers.json", "cache")}
         self.device.send(onnx, paths["onnx"])
         cache = timing_cache_for(identity) if self.keep_timing_cache else None
@@ -330,6 +370,8 @@ class TrtExec(Runtime):
             timing_cache=paths["cache"] if cache is not None else "",
             shapes=graph.free_shapes(),
             dla_core=self.dla_core,
+            keep_float=keep_float,
+            builder=self.builder,
             trtexec=program,
         )
         started = time.perf_counter()
@@ -347,6 +389,7 @@ class TrtExec(Runtime):
             self._fetch_timing_cache(paths["cache"], cache)
         facts = EngineFacts(
             builder=f"trtexec {shown_version(version)}",
+            command=shlex.join(argv).replace(f"{folder}/", ""),
             identity=identity,
             precision=precision,
             inputs=graph.inputs,

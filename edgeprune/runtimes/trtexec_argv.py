@@ -1,34 +1,48 @@
 """trtexec's command lines: one pure function a command, explicit for every version.
 
 What a flag's absence means changed between TensorRT 10 and 11 (data transfers, spin wait and CUDA graphs turned round,
-strong typing became the only typing). So every line says what it means where the version has a word for it, and what a
-run then did is read back from its log (:func:`edgeprune.runtimes.trtexec_output.settings_used`). Read in the sources of
-release/10.0 to 10.16, 11.0 and 11.1 (NVIDIA/TensorRT, samples/common/sampleOptions.cpp) and NVIDIA's migration guide
-of 11. The same lines are recorded for a board
-that nothing connects to (:mod:`edgeprune.carry`).
+strong typing became the only typing), 8.5 has other words for two of them, and 8.5 and 8.6 know no strong typing. So
+every line says what it means where the version has a word for it, and what a run then did is read back from its log
+(:func:`edgeprune.runtimes.trtexec_output.settings_used`). Read in the sources of 8.5.2, 8.6.0, release/10.0 to 10.16,
+11.0 and 11.1 (NVIDIA/TensorRT, samples/common/sampleOptions.cpp, sampleEngines.cpp) and NVIDIA's migration guide of 11.
+The same lines are recorded for a board that nothing connects to (:mod:`edgeprune.carry`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from edgeprune.agent.trtexec import TRTEXEC, version_in
 from edgeprune.errors import DeviceError
-from edgeprune.target.releases import DLA_WORDS, has_dla
+from edgeprune.target.releases import DLA_WORDS, has_dla, is_weakly_typed
+from edgeprune.target.schema import Builder
 
 Version = tuple[int, int, int]
+Program = tuple[str, ...]  # what starts trtexec: its path, or a wrapper with its arguments
 
-GENERATIONS: tuple[tuple[Version, Version], ...] = (((10, 3, 0), (11, 0, 0)), ((11, 0, 0), (12, 0, 0)))
+GENERATIONS: tuple[tuple[Version, Version], ...] = (
+    ((8, 5, 0), (8, 6, 0)),
+    ((8, 6, 0), (8, 7, 0)),
+    ((10, 3, 0), (11, 0, 0)),
+    ((11, 0, 0), (12, 0, 0)),
+)
 """First version of each kind of command line that is known, and the version that ends it."""
 OLDEST, TOO_NEW = GENERATIONS[0][0], GENERATIONS[-1][1]
-DLA_GENERATIONS: tuple[tuple[Version, Version], ...] = (((10, 3, 0), (10, 8, 0)), ((11, 4, 1), (12, 0, 0)))
+DLA_GENERATIONS: tuple[tuple[Version, Version], ...] = (
+    ((8, 5, 0), (8, 6, 0)),
+    ((8, 6, 0), (8, 7, 0)),
+    ((10, 3, 0), (10, 8, 0)),
+    ((11, 4, 1), (12, 0, 0)),
+)
 """The same for a DLA, which the versions between do not have."""
-KNOWN_VERSIONS = "10.3 and newer of 10, and 11"
+KNOWN_VERSIONS = "8.5, 8.6, 10.3 and newer of 10, and 11"
+LOOKED_FOR: Program = (TRTEXEC,)
+SPLIT = frozenset("',")  # what trtexec cuts a list of names at, or takes for a quotation mark
 
 
-def version_argv(trtexec: str = TRTEXEC) -> list[str]:
+def version_argv(trtexec: Program = LOOKED_FOR) -> list[str]:
     """Print the banner that holds the version; needs no GPU and no engine."""
-    return [trtexec, "--help"]
+    return [*trtexec, "--help"]
 
 
 def version_from_banner(text: str) -> Version:
@@ -48,17 +62,21 @@ def require_known(version: Version) -> Version:
     """The version itself when its command line is known.
 
     Raises:
-        DeviceError: older than 10.3 or newer than 11.
+        DeviceError: older than 8.5, newer than 11, or one between 8.6 and 10.3.
     """
     shown = shown_version(version)
-    if version < OLDEST:
-        raise DeviceError(
-            f"TensorRT {shown} is too old: known are {KNOWN_VERSIONS} (older builders weakly type what was asked); "
-            "on a Jetson install JetPack 6.1 or newer"
-        )
     if version >= TOO_NEW:
         raise DeviceError(f"TensorRT {shown} is newer than what edgeprune knows ({KNOWN_VERSIONS}); update edgeprune")
+    if not any(first <= version < below for first, below in GENERATIONS):
+        raise DeviceError(
+            f"TensorRT {shown} is too old: known are {KNOWN_VERSIONS}; on a Jetson install JetPack 6.1 or newer"
+        )
     return version
+
+
+def weakly_typed(version: Version) -> bool:
+    """Whether this builder chooses precisions itself, out of those that it is allowed."""
+    return is_weakly_typed(shown_version(version))
 
 
 def version_of(text: str) -> Version:
@@ -82,41 +100,54 @@ def build_argv(
     timing_cache: str = "",
     shapes: Mapping[str, Sequence[int]] | None = None,
     dla_core: int | None = None,
-    trtexec: str = TRTEXEC,
+    keep_float: Collection[str] = (),
+    builder: Builder | None = None,
+    trtexec: Program = LOOKED_FOR,
 ) -> list[str]:
     """Build an engine from ONNX and run nothing.
 
-    Precision is the graph's: the network is strongly typed. Only a DLA's is not before 11, where the builder refuses
-    both together (NVIDIA/TensorRT #4228): it is told the precision, and what it did is read from the layers.
+    Precision is the graph's: the network is strongly typed. Two are not: that of 8.5 and 8.6, which know no such
+    typing, and before 11 that of a DLA, where the builder refuses both together (NVIDIA/TensorRT #4228). They are told
+    what they may use, and what they did is read from the layers.
 
     Args:
         version: of this trtexec.
         onnx: path of the graph, on the device like every path here.
         engine: where the plan goes.
-        precision: that the graph holds; not ``fp32`` with a DLA.
+        precision: of the engine, and of the graph but for 8.5 and 8.6
+            (:func:`~edgeprune.target.releases.precision_in_graph`); not ``fp32`` with a DLA.
         layer_info: where the inspector's JSON goes; empty for none.
         timing_cache: read if it exists, then written; empty for none.
         shapes: input name to shape, only for a graph with free axes: trtexec refuses shapes for a static one.
         dla_core: build for this DLA core; what it cannot take falls back to the GPU.
-        trtexec: path or name of the program.
+        keep_float: layers that a weakly typed builder keeps in FP32, by their nodes' names; names that trtexec would
+            split are left to it.
+        builder: the profile's settings of the builder.
+        trtexec: what starts the program.
 
     Raises:
-        DeviceError: the version is not known, or has no DLA.
+        DeviceError: the version is not known, or lacks what is asked.
     """
     require_known(version)
+    builder = builder or Builder()
+    if builder.optimization_level is not None and version < (8, 6, 0):
+        raise DeviceError(
+            f"TensorRT {shown_version(version)} has no optimization level; leave builder.optimization_level out"
+        )
     if dla_core is not None and not has_dla(shown_version(version)):
         raise DeviceError(f"TensorRT {shown_version(version)} has no DLA: {DLA_WORDS}; or leave device.dla_core out")
     return [
-        trtexec,
+        *trtexec,
         f"--onnx={onnx}",
         f"--saveEngine={engine}",
-        *_typing(version, precision if dla_core is not None else None),
+        *_typing(version, precision, dla_core is not None, keep_float),
         "--profilingVerbosity=detailed",
         *([f"--exportLayerInfo={layer_info}"] if layer_info else []),
         *([f"--timingCacheFile={timing_cache}"] if timing_cache else []),
         *_shapes(shapes),
         *([f"--useDLACore={dla_core}", "--allowGPUFallback"] if dla_core is not None else []),
-        "--skipInference",
+        *_searching(builder),
+        _runs_nothing(version),
     ]
 
 
@@ -127,14 +158,14 @@ def info_argv(
     layer_info: str,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dla_core: int | None = None,
-    trtexec: str = TRTEXEC,
+    trtexec: Program = LOOKED_FOR,
 ) -> list[str]:
     """Load an engine and write what its layers are (arguments as in :func:`build_argv`); nothing is timed."""
     return [
         *_loaded(version, engine, shapes, dla_core, trtexec),
         "--profilingVerbosity=detailed",
         f"--exportLayerInfo={layer_info}",
-        "--skipInference",
+        _runs_nothing(version),
     ]
 
 
@@ -149,7 +180,7 @@ def time_argv(
     warmup_ms: int = 200,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dla_core: int | None = None,
-    trtexec: str = TRTEXEC,
+    trtexec: Program = LOOKED_FOR,
 ) -> list[str]:
     """Time an engine: one stream, one inference at a time, every one of them written down.
 
@@ -166,13 +197,13 @@ def time_argv(
         warmup_ms: time before the first sample that counts.
         shapes: as in :func:`build_argv`.
         dla_core: as in :func:`build_argv`.
-        trtexec: path or name of the program.
+        trtexec: what starts the program.
     """
     return [
         *_loaded(version, engine, shapes, dla_core, trtexec),
         f"--exportTimes={times}",
         "--avgRuns=1",
-        "--infStreams=1",
+        _one_stream(version),
         "--exposeDMA",
         *_pace(iterations, warmup_ms),
         *_scope(version, copies=copies, cuda_graph=cuda_graph and dla_core is None, spin=True),
@@ -188,7 +219,7 @@ def profile_argv(
     warmup_ms: int = 200,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dla_core: int | None = None,
-    trtexec: str = TRTEXEC,
+    trtexec: Program = LOOKED_FOR,
 ) -> list[str]:
     """Write the time of every layer, from a run of their own (arguments as in :func:`time_argv`).
 
@@ -198,7 +229,7 @@ def profile_argv(
     return [
         *_loaded(version, engine, shapes, dla_core, trtexec),
         f"--exportProfile={profile}",
-        "--infStreams=1",
+        _one_stream(version),
         *_pace(iterations, warmup_ms),
         *_scope(version, copies=False, cuda_graph=False, spin=True),
     ]
@@ -212,7 +243,7 @@ def outputs_argv(
     outputs: str,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dla_core: int | None = None,
-    trtexec: str = TRTEXEC,
+    trtexec: Program = LOOKED_FOR,
 ) -> list[str]:
     """Run once on given inputs and write the outputs as JSON.
 
@@ -223,13 +254,13 @@ def outputs_argv(
         outputs: where the JSON goes.
         shapes: as in :func:`build_argv`.
         dla_core: as in :func:`build_argv`.
-        trtexec: path or name of the program.
+        trtexec: what starts the program.
 
     Raises:
         DeviceError: a name or path that trtexec would split at a comma, a quote or the path's colon.
     """
     for name, path in inputs.items():
-        if set("',") & set(name + path) or ":" in path:
+        if SPLIT & set(name + path) or ":" in path:
             raise DeviceError(
                 f"trtexec cannot take the input {name} from {path}: it splits at commas, quotes and colons"
             )
@@ -238,30 +269,54 @@ def outputs_argv(
         *_loaded(version, engine, shapes, dla_core, trtexec),
         f"--loadInputs={listed}",
         f"--exportOutput={outputs}",
-        "--infStreams=1",
+        _one_stream(version),
         *_pace(1, 0),
         *_scope(version, copies=True, cuda_graph=False, spin=False),
     ]
 
 
 def _loaded(
-    version: Version, engine: str, shapes: Mapping[str, Sequence[int]] | None, dla_core: int | None, trtexec: str
+    version: Version, engine: str, shapes: Mapping[str, Sequence[int]] | None, dla_core: int | None, trtexec: Program
 ) -> list[str]:
     require_known(version)
     return [
-        trtexec,
+        *trtexec,
         f"--loadEngine={engine}",
         *_shapes(shapes),
         *([f"--useDLACore={dla_core}"] if dla_core is not None else []),
     ]
 
 
-def _typing(version: Version, dla_precision: str | None) -> list[str]:
+def _typing(version: Version, precision: str, on_dla: bool, keep_float: Collection[str]) -> list[str]:
     if version[0] >= 11:
         return []  # strong is the only typing
-    if dla_precision is None:
+    if not weakly_typed(version) and not on_dla:
         return ["--stronglyTyped"]
-    return ["--fp16"] if dla_precision == "fp16" else ["--int8", "--fp16"]
+    if on_dla:  # which computes in half precision what is not INT8
+        allowed = ["--fp16"] if precision == "fp16" else ["--int8", "--fp16"]
+    else:
+        allowed = [f"--{name}" for name in precision.split("-") if name != "fp32"]
+    kept = [f"{name}:fp32" for name in keep_float if not SPLIT & set(name)]
+    if not weakly_typed(version) or not kept or not allowed:
+        return allowed
+    return [*allowed, "--precisionConstraints=prefer", f"--layerPrecisions={','.join(kept)}"]
+
+
+def _searching(builder: Builder) -> list[str]:
+    level, workspace, sources = builder.optimization_level, builder.workspace_mib, builder.tactic_sources
+    return [
+        *([f"--builderOptimizationLevel={level}"] if level is not None else []),
+        *([f"--memPoolSize=workspace:{workspace}"] if workspace is not None else []),
+        *([f"--tacticSources={','.join(sources)}"] if sources else []),
+    ]
+
+
+def _runs_nothing(version: Version) -> str:
+    return "--skipInference" if version >= (8, 6, 0) else "--buildOnly"
+
+
+def _one_stream(version: Version) -> str:
+    return "--infStreams=1" if version >= (8, 6, 0) else "--streams=1"
 
 
 def _shapes(shapes: Mapping[str, Sequence[int]] | None) -> list[str]:

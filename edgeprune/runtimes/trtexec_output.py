@@ -1,7 +1,7 @@
 """What trtexec writes, read: times, profiles, outputs, the settings it ran with, and what its errors mean.
 
 The formats are those of samples/common/sampleReporting.cpp and sampleOptions.cpp in NVIDIA/TensorRT, the same from
-release/10.0 to 11.1; the engine inspector's JSON, which did change, is read by :mod:`edgeprune.runtimes.layer_info`.
+8.5.2 to 11.1; the engine inspector's JSON, which did change, is read by :mod:`edgeprune.runtimes.layer_info`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.agent.trtexec import version_in
 from edgeprune.errors import ToolError
 from edgeprune.reading import entries_of
 from edgeprune.runtimes.base import LayerTime
@@ -143,7 +144,11 @@ def settings_used(log: str) -> Settings:
             raise ValueError(f"the log does not say {title!r}")
         return found[1] == "Enabled"
 
-    captured = "Successfully captured CUDA graph" in log
+    version = version_in(log)
+    if version is not None and version[0] < 10:  # which says nothing when it was captured
+        captured = "--useCudaGraph flag has been ignored" not in log
+    else:
+        captured = "Successfully captured CUDA graph" in log
     return Settings(
         copies=enabled("Data transfers"),
         spin=enabled("Spin-wait"),

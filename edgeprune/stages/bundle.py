@@ -17,7 +17,7 @@ from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import EngineFacts, PruneFacts
 from edgeprune.records.sbom import SBOM
 from edgeprune.runtimes.engine_file import BUNDLED, facts_path
-from edgeprune.runtimes.trtexec_argv import build_argv, time_argv, version_of
+from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, time_argv, version_of
 from edgeprune.samples.gates import Gate, at_most_gate
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
@@ -79,7 +79,7 @@ def trtexec_lines(target: Target) -> list[list[str]]:
 
     They are those of the oldest TensorRT in the target's range; those of 10.3 every later version to 11.1 takes too.
     """
-    version = version_of(target.oldest_tensorrt or OLDEST_TENSORRT)
+    version, program = version_of(target.oldest_tensorrt or OLDEST_TENSORRT), target.trtexec_program or LOOKED_FOR
     measure, core, side, engine = target.measure, target.device.dla_core, target.imgsz, BUNDLED
     shapes = {"images": (target.batch, 3, side, side)} if target.export.dynamic else None
     return [
@@ -91,6 +91,8 @@ def trtexec_lines(target: Target) -> list[list[str]]:
             layer_info="layers.json",
             shapes=shapes,
             dla_core=core,
+            builder=target.builder,
+            trtexec=program,
         ),
         time_argv(
             version,
@@ -102,6 +104,7 @@ def trtexec_lines(target: Target) -> list[list[str]]:
             warmup_ms=round(1000 * measure.warmup_s),
             shapes=shapes,
             dla_core=core,
+            trtexec=program,
         ),
     ]
 

@@ -43,7 +43,7 @@ def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
         dynamic=target.export.dynamic,
         batch=target.batch,
         imgsz=(target.imgsz, target.imgsz),
-        precision=target.precision,
+        precision=target.graph_precision,
     )
     return tuple(lint(onnx, limits))
 

@@ -44,7 +44,7 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
         return replace(facts, reason=reason)
     from edgeprune.export.mixed import restore_float_layers
 
-    precision, count = build.target.precision, build.dataset.sample_images
+    precision, count = build.target.graph_precision, build.dataset.sample_images
     with tempfile.TemporaryDirectory(dir=low.parent, prefix=".fallback-") as scratch:
         start = low
         if precision == "int8-fp16":  # layers go back in the INT8 graph, which is cast afterwards

@@ -35,7 +35,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
 
 def _run(build: Build, folder: Path, key: Key) -> Output[QuantizeFacts]:
     source, onnx = build.record(SimplifyFacts).path("onnx"), folder / "model.onnx"
-    build.reporter.progress(f"transforming to {build.target.precision}")
+    build.reporter.progress(f"transforming to {build.target.graph_precision}")
     conversion = compiling.convert_precision(build.target, source, onnx, build.dataset, build.site.seed)
     for line in conversion.warnings:
         build.reporter.note(f"warning: {line}")
@@ -63,5 +63,5 @@ STAGE = Stage(
     run=_run,
     judge=_judge,
     packages=("onnx", "onnxruntime", "onnxruntime-gpu", "ultralytics"),
-    needed=lambda build: build.target.precision != "fp32",
+    needed=lambda build: build.target.graph_precision != "fp32",
 )

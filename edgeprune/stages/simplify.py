@@ -34,7 +34,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[SimplifyFacts]:
 def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
     parity = parity_gate("simplify", record.facts.parity, SIMPLIFY_TOLERANCE, "against the exported graph")
     rows = [parity, nodes_gate(record.facts)]
-    if build.target.precision == "fp32":  # else quantize makes the graph that is compiled
+    if build.target.graph_precision == "fp32":  # else quantize makes the graph that is compiled
         rows += acceptance_gates("simplify", build.target, record.path("onnx"))
     return Judgement(rows)
 

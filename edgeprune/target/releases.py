@@ -7,28 +7,50 @@ from collections.abc import Iterable
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-OLDEST_TENSORRT = "10.3"  # JetPack 6.1; older releases are refused, and it is assumed where no range is given
+OLDEST_TENSORRT = "10.3"  # JetPack 6.1; assumed where no range is given
+
+# The builders of JetPack 5.1 and 6.0 choose the precision of a layer themselves, out of those that they are allowed
+WEAKLY_TYPED = SpecifierSet(">=8.5,<8.7")
+NEWEST_WEAK_OPSET = 17
 
 # NVIDIA's release notes and support matrix: 10.7 is the last 10 with a DLA, 11.4.1 the first 11, on AGX Orin alone.
-WITH_DLA = SpecifierSet(">=10.3,<10.8")
+WITH_DLA = (SpecifierSet(">=8.5,<8.7"), SpecifierSet(">=10.3,<10.8"))
 WITH_DLA_AGAIN = SpecifierSet(">=11.4.1,<12")
 DLA_AGAIN_MODULE, DLA_AGAIN_JETPACK = "p3701-", SpecifierSet(">=7.2.2")
 DLA_WORDS = (
-    "a DLA is in TensorRT 10.3 to 10.7 (JetPack 6.1, 6.2), and from 11.4.1 on again on an AGX Orin with JetPack 7.2.2"
+    "a DLA is in TensorRT 8.5, 8.6 (JetPack 5.1, 6.0) and 10.3 to 10.7 (JetPack 6.1, 6.2), and from 11.4.1 on again "
+    "on an AGX Orin with JetPack 7.2.2"
 )
-_TRIED = [Version(f"10.{minor}{patch}") for minor in range(3, 8) for patch in ("", ".99")]
+_RELEASES = ("8.5", "8.6", *(f"10.{minor}" for minor in range(3, 8)))
+_TRIED = [Version(f"{release}{patch}") for release in _RELEASES for patch in ("", ".99")]
 _TRIED_AGAIN = [Version("11.4.1"), Version("11.99")]
+
+
+def is_weakly_typed(version: str) -> bool:
+    """Whether the builder of this version chooses precisions itself; later ones do what the graph says."""
+    return version in WEAKLY_TYPED
+
+
+def precision_in_graph(precision: str, version: str | None) -> str:
+    """The number format that a graph must hold for an engine in ``precision`` by this version of trtexec.
+
+    A weakly typed builder is given the FP32 graph and allowed FP16; INT8 it takes from Q/DQ pairs with FP32 scales,
+    and reads those of FP16 as garbage (onnx-tensorrt 8.6, builtin_op_importers.cpp).
+    """
+    if version is None or not is_weakly_typed(version):
+        return precision
+    return "int8" if precision.startswith("int8") else "fp32"
 
 
 def has_dla(version: str) -> bool:
     """Whether a TensorRT of this version builds for a DLA on any board."""
-    return version in WITH_DLA or version in WITH_DLA_AGAIN
+    return any(version in known for known in (*WITH_DLA, WITH_DLA_AGAIN))
 
 
 def board_has_dla(version: str, modules: Iterable[str], jetpack: str) -> bool:
     """Whether it does on a board with one of these modules and this JetPack; an unknown JetPack is trusted."""
     if version not in WITH_DLA_AGAIN:
-        return version in WITH_DLA
+        return has_dla(version)
     return any(name.startswith(DLA_AGAIN_MODULE) for name in modules) and (not jetpack or jetpack in DLA_AGAIN_JETPACK)
 
 

@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeprune.errors import TargetError, first_line
 from edgeprune.reading import shown
 from edgeprune.settings import Finetuning, Overrides, Positive, Ratio, Share, Sparsifying, Training
-from edgeprune.target.releases import DLA_WORDS, OLDEST_TENSORRT, range_has_dla
+from edgeprune.target.releases import (
+    DLA_WORDS,
+    NEWEST_WEAK_OPSET,
+    OLDEST_TENSORRT,
+    is_weakly_typed,
+    precision_in_graph,
+    range_has_dla,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -185,8 +192,24 @@ class Board(_Part):
     lock_clocks: bool = True
     """Lock the board's clocks while something is built or timed, where the user may (``sudo -n``), and restore them."""
     dla_core: Annotated[int, Field(ge=0, le=1)] | None = None
-    """Build engines for this DLA core (runtime ``trtexec``, FP16 or INT8, TensorRT 10.3 to 10.7 or 11.4.1 and newer);
-    what it cannot take falls back to the GPU. Null for the GPU alone."""
+    """Build engines for this DLA core (runtime ``trtexec``, FP16 or INT8, TensorRT 8.5, 8.6, 10.3 to 10.7 or 11.4.1 and
+    newer); what it cannot take falls back to the GPU. Null for the GPU alone."""
+    trtexec: str | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None = None
+    """TensorRT's program on the device: its path, or a list that starts it (``[docker, run, ..., trtexec]``), in which
+    case the folders of the device's temporary files have to be the same inside. Found where NVIDIA's packages put it
+    when null."""
+
+
+class Builder(_Part):
+    """How TensorRT's builder works (runtime ``trtexec``); what is left out is its own default."""
+
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    """How long it searches for faster kernels (TensorRT 8.6 and newer, whose default is 3)."""
+    workspace_mib: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    """Most memory in MiB that a kernel may use as scratch; without it all of the device's, which a small board that
+    also holds the builder has not."""
+    tactic_sources: tuple[Annotated[str, Field(pattern=r"^[+-][A-Za-z_]+$")], ...] = ()
+    """Sources of kernels to add or to leave out (``-CUDNN``)."""
 
 
 class Target(_Part):
@@ -201,7 +224,7 @@ class Target(_Part):
     runtime: RuntimeName
     """What runs the engine."""
     precision: Precision = "fp32"
-    """Number format of the engine; made by a transform of the ONNX graph."""
+    """Number format of the engine; made by a transform of the ONNX graph, and by TensorRT 8.5 and 8.6 themselves."""
     mixed_precision: bool = True
     """Where a precision below FP32 misses the accuracy floor, return those few layers to float that win most back."""
     imgsz: Annotated[int, Field(ge=STRIDE, le=8192, multiple_of=STRIDE)] = 640
@@ -220,6 +243,7 @@ class Target(_Part):
     """Sparsity training between the baseline and pruning; left out by default."""
     finetune: Finetuning = Field(default_factory=Finetuning)
     export: Export = Field(default_factory=Export)
+    builder: Builder = Field(default_factory=Builder)
     calibration: Calibration = Field(default_factory=Calibration)
     measure: Measuring = Field(default_factory=Measuring)
 
@@ -234,6 +258,14 @@ class Target(_Part):
             raise ValueError(f"device: dla_core {core} is not one of the board's {self.device.dla_cores} DLA cores")
         if core is not None and self.runtime != "trtexec":
             raise ValueError(f"device: dla_core needs the runtime trtexec; seen: {self.runtime}")
+        if (self.device.trtexec or self.builder != Builder()) and self.runtime != "trtexec":
+            key = "device: trtexec" if self.device.trtexec else "builder"
+            raise ValueError(f"{key} needs the runtime trtexec; seen: {self.runtime}")
+        if self.weakly_typed and self.export.opset > NEWEST_WEAK_OPSET:
+            raise ValueError(
+                f"export: TensorRT {self.oldest_tensorrt} reads opset {NEWEST_WEAK_OPSET} at most; "
+                f"seen: {self.export.opset}"
+            )
         if core is not None and self.precision == "fp32":
             raise ValueError("device: dla_core computes in half precision or INT8; allowed: precision fp16, int8")
         if core is not None and not range_has_dla(self._tensorrt_range, self.device.compatible):
@@ -272,6 +304,23 @@ class Target(_Part):
     def as_profile(self) -> dict[str, Any]:
         """Its keys and plain values as a profile states them: ``imgsz`` only where it was stated."""
         return self.model_dump(mode="json", exclude=None if self.stated_imgsz else {"imgsz"})
+
+    @property
+    def weakly_typed(self) -> bool:
+        """Whether engines are built by a TensorRT that chooses precisions itself (8.5, 8.6)."""
+        return self.runtime == "trtexec" and is_weakly_typed(self.oldest_tensorrt or OLDEST_TENSORRT)
+
+    @property
+    def graph_precision(self) -> str:
+        """The number format of the graph that is compiled; below FP32 that of the engine, but for a weakly typed
+        builder."""
+        return precision_in_graph(self.precision, self.oldest_tensorrt if self.weakly_typed else None)
+
+    @property
+    def trtexec_program(self) -> tuple[str, ...]:
+        """The command that starts the profile's own trtexec; empty where it is looked for."""
+        program = self.device.trtexec or ()
+        return (program,) if isinstance(program, str) else program
 
     @property
     def exported_head(self) -> str:

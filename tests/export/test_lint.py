@@ -257,7 +257,7 @@ def test_each_rejected_row_alone_is_rejected(option, rule, forms):
     assert {finding.rule for finding in lint(model)} == {rule}
 
 
-@pytest.mark.parametrize("release", ["8.6", "10.0", "ten", "10.2"])
+@pytest.mark.parametrize("release", ["8.4", "8.7", "10.0", "ten", "10.2"])
 def test_a_release_that_is_too_old_or_unreadable_is_refused(release):
     with pytest.raises(TargetError, match="TensorRT"):
         Limits(tensorrt=release)

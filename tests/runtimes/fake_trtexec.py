@@ -77,7 +77,7 @@ def main(
     given = {name: value for name, _, value in (word.partition("=") for word in argv[1:])}
     with Path(calls).open("a") as file:
         file.write(json.dumps(given) + "\n")
-    number = version[0] * 10_000 + version[1] * 100 + version[2]
+    number = version[0] * (10_000 if version[0] >= 10 else 1_000) + version[1] * 100 + version[2]
     build = " [b30]" if version >= (11, 1, 0) else ""
     print(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{number}]{build} # {' '.join(argv)}")
     if "--help" in given:
@@ -105,9 +105,9 @@ def main(
     if "--exportLayerInfo" in given:
         text = layers_json(generation, engine["precision"], dla=engine["dla"])
         Path(given["--exportLayerInfo"]).write_text(text)
-    if "--skipInference" in given:
+    if {"--skipInference", "--buildOnly"} & set(given):
         return 0
-    print(options_log(**settings, captured=captures))
+    print(options_log(**settings, captured=captures, tells=version[0] >= 10))
     turn = sum("--exportTimes" in json.loads(line) for line in Path(calls).read_text().splitlines())
     _inference(given, engine, settings, turn * drift, samples_lost)
     print("&&&& PASSED TensorRT.trtexec")
@@ -133,15 +133,20 @@ def _settings(version: tuple[int, int, int], given: dict[str, str]) -> dict[str,
 
 def _build(version: tuple[int, int, int], given: dict[str, str], precision: str, dla: bool, computes: bool) -> int:
     onnx = Path(given["--onnx"]).read_bytes()
+    for one in given.get("--layerPrecisions", "a:fp32").split(","):
+        name, _, kept = one.rpartition(":")
+        if not name or kept not in ("fp32", "fp16", "int8", "int32"):
+            print(f"[E] Unknown precision in {one}", file=sys.stderr)
+            return 1
     if "--useDLACore" in given:  # NVIDIA/TensorRT #4228, and the release notes of 10.8 and 11.4.1
         if "--stronglyTyped" in given:
             print("[E] Error Code 9: API Usage Error (!config.getFlag(BuilderFlag::kFP16))", file=sys.stderr)
             return 1
-        if not ((10, 3) <= version[:2] < (10, 8) or version >= (11, 4, 1)):
+        if version[:2] >= (10, 8) and version < (11, 4, 1):
             print("[E] Cannot create DLA engine, 0 not available", file=sys.stderr)
             return 1
-    weak_dla = "--useDLACore" in given and ("--int8" in given or "--fp16" in given)
-    strong = version[0] >= 11 or "--stronglyTyped" in given or weak_dla
+    weak = ("--useDLACore" in given or version[0] < 10) and ("--int8" in given or "--fp16" in given)
+    strong = version[0] >= 11 or "--stronglyTyped" in given or weak
     on_dla = dla and "--useDLACore" in given
     engine = {
         "magic": MAGIC,

@@ -24,7 +24,7 @@ from tests.runtimes.trtexec_samples import layers_json
 
 def built(tmp_path: Path, version, really: str) -> tuple[TrtExec, Path]:
     program = fake_trtexec.install(tmp_path, version, precision=really)
-    trtexec = TrtExec(Bench(), program=str(program), keep_timing_cache=False)
+    trtexec = TrtExec(Bench(), program=(str(program),), keep_timing_cache=False)
     trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), tmp_path / "m.engine", precision="fp16")
     return trtexec, tmp_path / "m.engine"
 

@@ -26,6 +26,7 @@ from tests.runtimes.models import METADATA, convolutions
 from tests.runtimes.trtexec_samples import FAILURES, LAYERS
 
 VERSIONS = [(10, 3, 0), (10, 13, 3), (11, 1, 0)]
+WEAK = [(8, 5, 2), (8, 6, 0)]
 SHORT = BenchSettings(rounds=8, per_round=5, warmup_s=0.2, copies=False)
 
 
@@ -63,7 +64,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def tool(tmp_path: Path, version=(10, 3, 0), dla_core=None, **ways) -> tuple[TrtExec, Path]:
     program = fake_trtexec.install(tmp_path, version, **ways)
-    return TrtExec(Bench(), program=str(program), dla_core=dla_core), program
+    return TrtExec(Bench(), program=(str(program),), dla_core=dla_core), program
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
@@ -85,7 +86,40 @@ def test_from_onnx_to_layers(tmp_path, version):
     assert ("--stronglyTyped" in fake_trtexec.calls(program)[0]) == (version[0] == 10)
 
 
-@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]], ids=str)
+@pytest.mark.parametrize("version", WEAK, ids=str)
+def test_8_takes_the_fp32_graph_and_chooses_fp16(tmp_path, version):
+    trtexec, program = tool(tmp_path, version)
+    engine, plain = tmp_path / "model.engine", convolutions(tmp_path / "m.onnx")
+    trtexec.engine_from_onnx(plain, engine, precision="fp16", keep_float=["/head/Add"])
+    facts, [told] = read_facts(engine), fake_trtexec.calls(program)
+    assert facts is not None and facts.precision == "fp16" and {one.precision for one in facts.layers} >= {"fp16"}
+    assert told["--layerPrecisions"] == "/head/Add:fp32" and "--fp16" in told
+    assert facts.command.startswith(f"{program} --onnx=0.onnx --saveEngine=0.engine --fp16")
+    assert [layer.name for layer in trtexec.layer_info(engine)] == [row[0] for row in LAYERS]
+    facts_path(engine).unlink()
+    assert [layer.name for layer in trtexec.layer_info(engine)] == [row[0] for row in LAYERS]  # loaded, nothing timed
+    with pytest.raises(StageError, match="asked for int8, but its graph holds no int8"):
+        trtexec.engine_from_onnx(plain, engine, precision="int8-fp16")
+
+
+def test_8_builds_a_graph_on_the_way_in_the_precision_of_the_profile(tmp_path):
+    program = fake_trtexec.install(tmp_path, (8, 6, 0))
+    trtexec = TrtExec(Bench(), program=(str(program),), precision="fp16")
+    trtexec.latency([convolutions(tmp_path / "m.onnx")], SHORT)
+    assert "--fp16" in fake_trtexec.calls(program)[0]
+
+
+def test_a_wrapper_starts_trtexec(tmp_path):
+    program = fake_trtexec.install(tmp_path)
+    trtexec = TrtExec(Bench(), program=("/usr/bin/env", "HERE=1", str(program)))
+    assert trtexec.availability().detail.startswith(f"trtexec 10.3.0 by /usr/bin/env HERE=1 {program} on")
+    engine = tmp_path / "model.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    facts = read_facts(engine)
+    assert facts is not None and facts.command.startswith(f"/usr/bin/env HERE=1 {program} --onnx")
+
+
+@pytest.mark.parametrize("version", [*WEAK, VERSIONS[0], VERSIONS[-1]], ids=str)
 @pytest.mark.parametrize(("copies", "graph"), [(True, False), (False, True)])
 def test_scope_and_graph_are_what_was_asked(tmp_path, version, copies, graph):
     trtexec, _ = tool(tmp_path, version)
@@ -121,8 +155,9 @@ def test_what_is_simulated_passes_no_gate(tmp_path):
     assert gate.verdict not in (Verdict.PASS, Verdict.FAIL) and "simulated" in gate.reason
 
 
-def test_a_graph_that_cannot_be_captured_is_said(tmp_path):
-    trtexec, _ = tool(tmp_path, captures=False)
+@pytest.mark.parametrize("version", [WEAK[-1], VERSIONS[0]], ids=str)
+def test_a_graph_that_cannot_be_captured_is_said(tmp_path, version):
+    trtexec, _ = tool(tmp_path, version, captures=False)
     [found] = trtexec.latency(
         [convolutions(tmp_path / "m.onnx")], BenchSettings(rounds=8, per_round=1, warmup_s=0, cuda_graph=True)
     )
@@ -176,7 +211,7 @@ def test_the_timing_cache_is_kept_for_each_identity(tmp_path):
     trtexec.device.identity = lambda: {"board": "bench", "power_mode": "MAXN"}  # type: ignore[method-assign]
     trtexec.engine_from_onnx(model, tmp_path / "c.engine")
     assert sorted(path.read_bytes() for path in (tmp_path / "cache" / "timing").iterdir()) == [b"+", b"++"]
-    TrtExec(Bench(), program=str(program), keep_timing_cache=False).engine_from_onnx(model, tmp_path / "d.engine")
+    TrtExec(Bench(), program=(str(program),), keep_timing_cache=False).engine_from_onnx(model, tmp_path / "d.engine")
     assert "--timingCacheFile" not in fake_trtexec.calls(program)[-1]
 
 
@@ -243,7 +278,7 @@ def test_an_engine_of_another_device_or_version_is_refused(tmp_path):
     engine = tmp_path / "m.engine"
     trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
     fake_trtexec.install(tmp_path, (10, 13, 3))
-    newer = TrtExec(Bench(), program=str(program))
+    newer = TrtExec(Bench(), program=(str(program),))
     with pytest.raises(DeviceError, match=r"built elsewhere: runtime \(trtexec 10.3.0, here trtexec 10.13.3\)"):
         newer.latency([engine], SHORT)
     facts_path(engine).unlink()  # nothing kept: TensorRT itself refuses it
@@ -287,7 +322,7 @@ def test_whatever_loads_an_engine_takes_the_board_for_itself(tmp_path):
     assert isinstance(trtexec.device, Bench) and set(trtexec.device.beside_the_lock) == {"--help"}
 
 
-@pytest.mark.parametrize("version", [(8, 6, 2), (10, 2, 0), (12, 0, 0)], ids=str)
+@pytest.mark.parametrize("version", [(8, 4, 3), (10, 2, 0), (12, 0, 0)], ids=str)
 def test_an_unknown_version_is_not_available(tmp_path, version):
     trtexec, _ = tool(tmp_path, version)
     found = trtexec.availability()
@@ -295,7 +330,7 @@ def test_an_unknown_version_is_not_available(tmp_path, version):
 
 
 def test_a_device_without_trtexec_is_not_available(tmp_path):
-    trtexec = TrtExec(Bench(), program=str(tmp_path / "none"))
+    trtexec = TrtExec(Bench(), program=(str(tmp_path / "none"),))
     found = trtexec.availability()
     assert not found.ok and "bench has no trtexec" in found.detail and "nvidia-jetpack" in found.remedy
     with pytest.raises(DeviceError, match="next: on a Jetson: sudo apt install nvidia-jetpack"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edgeprune.errors import DeviceError
@@ -21,7 +23,8 @@ from edgeprune.runtimes.trtexec_argv import (
 from edgeprune.stages.bundle import trtexec_lines
 from edgeprune.target import load_target
 from edgeprune.target.releases import has_dla
-from tests.runtimes.trtexec_flags import VERSIONS, known_flags
+from edgeprune.target.schema import Builder
+from tests.runtimes.trtexec_flags import STRONGLY_TYPED, VERSIONS, WEAKLY_TYPED, known_flags
 
 
 def names(argv: list[str]) -> set[str]:
@@ -43,8 +46,12 @@ def every_line(version: tuple[int, int, int], dla: bool = True) -> list[list[str
             timing_cache="d",
             shapes=shapes,
             dla_core=1 if dla and has_dla(shown_version(version)) else None,
-            trtexec="trtexec",
+            builder=Builder(
+                optimization_level=1 if version >= (8, 6, 0) else None, workspace_mib=512, tactic_sources=("-CUDNN",)
+            ),
+            trtexec=("trtexec",),
         ),
+        build_argv(version, onnx="a", engine="b", precision="fp16", keep_float=["/model.22/Add"]),
         *(
             time_argv(version, engine="a", times="b", copies=copies, cuda_graph=graph, iterations=5, dla_core=core)
             for copies in (True, False)
@@ -87,11 +94,50 @@ def test_11_undoes_its_defaults_and_takes_nothing_deprecated(version):
 def test_no_line_weakly_types_or_times_more_than_one_inference_at_once(version):
     for argv in every_line(version):
         if "--useDLACore" not in names(argv):
+            assert not names(argv) & {"--precisionConstraints", "--layerPrecisions"}
             assert not names(argv) & {"--fp16", "--int8", "--best", "--bf16"}
     timing = time_argv(version, engine="a", times="t", copies=False, cuda_graph=False, iterations=7, warmup_ms=50)
     assert {"--exposeDMA", "--infStreams=1", "--avgRuns=1", "--iterations=7", "--duration=0", "--warmUp=50"} <= set(
         timing
     )
+
+
+@pytest.mark.parametrize("version", [(*two, 2) for two in WEAKLY_TYPED], ids=str)
+def test_8_is_told_what_it_may_use_and_what_stays_in_fp32(version):
+    def told(precision: str, **given: Any) -> set[str]:
+        return set(build_argv(version, onnx="a", engine="b", precision=precision, **given))
+
+    typing = {"--fp16", "--int8", "--stronglyTyped", "--precisionConstraints=prefer"}
+    assert not told("fp32", keep_float=["/22/Add"]) & typing  # nothing lower is allowed
+    assert told("fp16") & typing == {"--fp16"} and told("int8") & typing == {"--int8"}
+    assert told("int8-fp16") & typing == {"--fp16", "--int8"}
+    line = told("fp16", keep_float=["/22/Add", "/22/dfl/Conv", "split,here"])  # that one trtexec would cut in two
+    assert {"--precisionConstraints=prefer", "--layerPrecisions=/22/Add:fp32,/22/dfl/Conv:fp32"} <= line
+    assert ("--buildOnly" in line) == (version < (8, 6, 0)) == ("--skipInference" not in line)
+    timing = time_argv(version, engine="a", times="t", copies=False, cuda_graph=True, iterations=1)
+    assert ("--streams=1" in timing) == (version < (8, 6, 0)) == ("--infStreams=1" not in timing)
+    assert {"--noDataTransfers", "--useSpinWait", "--useCudaGraph", "--exposeDMA"} <= set(timing)
+
+
+def test_8_builds_for_a_dla_by_the_classic_route():
+    line = build_argv((8, 5, 2), onnx="a", engine="b", precision="fp16", dla_core=1)
+    assert {"--fp16", "--useDLACore=1", "--allowGPUFallback"} <= set(line)
+
+
+def test_the_builder_s_settings_are_passed_on_and_a_missing_one_is_said():
+    settings = Builder(optimization_level=1, workspace_mib=900, tactic_sources=("-CUDNN", "-CUBLAS"))
+    line = build_argv((8, 6, 0), onnx="a", engine="b", builder=settings)
+    told = {"--builderOptimizationLevel=1", "--memPoolSize=workspace:900", "--tacticSources=-CUDNN,-CUBLAS"}
+    assert told <= set(line)
+    with pytest.raises(DeviceError, match=r"TensorRT 8\.5\.2 has no .*leave builder\.optimization_level out"):
+        build_argv((8, 5, 2), onnx="a", engine="b", builder=settings)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_a_wrapper_stands_before_every_line(version):
+    wrapper = ("docker", "run", "image", "trtexec")
+    assert build_argv((*version, 0), onnx="a", engine="b", trtexec=wrapper)[:5] == [*wrapper, "--onnx=a"]
+    assert version_argv(wrapper) == [*wrapper, "--help"]
 
 
 def test_a_dla_core_goes_with_a_fallback_and_never_with_a_cuda_graph():
@@ -126,7 +172,7 @@ def test_a_version_without_a_dla_is_said_before_it_is_asked(version):
 def test_the_generations_of_a_dla_are_those_that_have_one():
     for first, below in DLA_GENERATIONS:
         assert build_argv(first, onnx="a", engine="b", precision="fp16", dla_core=0)
-        assert not has_dla(shown_version(below))
+        assert not has_dla(shown_version(below)) or below == (8, 6, 0)  # which has one by another command line
 
 
 def test_the_build_line_is_what_the_docs_print():
@@ -167,7 +213,8 @@ def test_no_banner_is_said():
 @pytest.mark.parametrize(
     ("version", "words"),
     [
-        ((8, 6, 2), "8.6.2 is too old: known are 10.3 and newer of 10, and 11.*JetPack 6.1"),
+        ((8, 4, 3), "8.4.3 is too old: known are 8.5, 8.6, 10.3 and newer of 10, and 11.*JetPack 6.1"),
+        ((8, 7, 0), "too old"),
         ((9, 3, 0), "too old"),
         ((10, 2, 0), "too old"),
         ((12, 0, 0), "12.0.0 is newer than what edgeprune knows.*update edgeprune"),
@@ -200,7 +247,7 @@ def test_an_input_that_trtexec_would_split_is_refused():
     assert "--loadInputs=scope:images:/tmp/x" in line  # trtexec splits at the last colon
 
 
-@pytest.mark.parametrize("version", VERSIONS, ids=str)
+@pytest.mark.parametrize("version", STRONGLY_TYPED, ids=str)
 def test_what_the_bundle_says_to_type_is_taken_by_every_version(version, tmp_path):
     profile = tmp_path / "mine.yaml"
     profile.write_text(

@@ -1,10 +1,27 @@
 """Every option that trtexec parses, by version. An option that is not listed ends the real one with ``Unknown option``.
 
-Facts read in NVIDIA/TensorRT's samples/common/sampleOptions.cpp, branches release/10.3 to 10.16, 11.0 and 11.1.
+Facts read in NVIDIA/TensorRT's samples/common/sampleOptions.cpp and samples/trtexec/trtexec.cpp: tags 8.5.2, v8.6.0,
+v10.3.0 to v10.16, v11.0 and v11.1. The source of 11.2 to 11.4 is not public: they are taken for 11.1.
 """
 
 from __future__ import annotations
 
+FLAGS_8_5 = """
+allowGPUFallback avgRuns avgTiming batch best buildOnly calib consistency deploy device directIO dumpLayerInfo
+dumpOutput dumpProfile dumpRefit duration explicitBatch explicitPrecision exportLayerInfo exportOutput
+exportProfile exportTimes exposeDMA fp16 help heuristic idleTime inputIOFormats int8 iterations
+layerOutputTypes layerPrecisions loadEngine loadInputs maxBatch maxShapes maxShapesCalib memPoolSize minShapes
+minShapesCalib minTiming model noBuilderCache noDataTransfers noTF32 nvtxMode onnx optShapes optShapesCalib
+output outputIOFormats percentile persistentCacheRatio plugins precisionConstraints preview profilingVerbosity
+refit restricted safe saveEngine separateProfileRun serialized shapes sleepTime sparsity std streams
+tacticSources threads timeDeserialize timeRefit timingCacheFile uff uffInput uffNHWC useCudaGraph useDLACore
+useManagedMemory useSpinWait verbose warmUp workspace
+"""
+FLAGS_8_6 = """
+builderOptimizationLevel dumpRawBindingsToFile dynamicPlugins excludeLeanRuntime fp8
+hardwareCompatibilityLevel ignoreParsedPluginLibs infStreams layerDeviceTypes leanDLLPath maxAuxStreams
+setPluginsToSerialize skipInference staticPlugins tempdir tempfileControls useRuntime vc versionCompatible
+"""  # and those of 8.5
 FLAGS_10_3 = """
 allocationStrategy allowGPUFallback allowWeightStreaming avgRuns avgTiming best bf16 buildDLAStandalone
 builderOptimizationLevel calib calibProfile consistency device directIO dumpLayerInfo dumpOptimizationProfile
@@ -40,16 +57,21 @@ CHANGES: tuple[tuple[tuple[int, int], str, str], ...] = (  # version, what came,
     ),
     (
         (11, 1),
-        "accuracyAlgorithm accuracyThreshold atol continue dryRun helpBuildRoute loadRefOutputs rtol saveAllEngines "
-        "setBuildRoute tuneBuildRouteFile tuneBuildRoutes tuningCacheFile tuningResultFile tuningSearch tuningTimeOut",
+        "accuracyAlgorithm accuracyThreshold atol continue dryRun helpBuildRoute loadRefOutputs refPair rtol "
+        "saveAllEngines setBuildRoute tuneBuildRouteFile tuneBuildRoutes tuningCacheFile tuningResultFile tuningSearch "
+        "tuningTimeOut",
         "",
     ),
 )
-VERSIONS = ((10, 3), *(version for version, _, _ in CHANGES))
+WEAKLY_TYPED = ((8, 5), (8, 6))
+STRONGLY_TYPED = ((10, 3), *(version for version, _, _ in CHANGES), (11, 4))
+VERSIONS = (*WEAKLY_TYPED, *STRONGLY_TYPED)
 
 
 def known_flags(version: tuple[int, ...]) -> frozenset[str]:
     """Options of a version, with their dashes."""
+    if version[0] < 10:
+        return frozenset(f"--{flag}" for flag in (FLAGS_8_5 + (FLAGS_8_6 if version[:2] >= (8, 6) else "")).split())
     flags = set(FLAGS_10_3.split())
     for since, came, went in CHANGES:
         if version[:2] >= since:

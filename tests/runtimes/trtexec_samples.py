@@ -123,9 +123,9 @@ def _tensor(generation: int, name: str, kind: str, reads: str) -> dict[str, Any]
 
 
 def options_log(
-    *, copies: bool, spin: bool, cuda_graph: bool, one_at_a_time: bool, captured: bool | None = None
+    *, copies: bool, spin: bool, cuda_graph: bool, one_at_a_time: bool, captured: bool = True, tells: bool = True
 ) -> str:
-    """The part of a timing run's log that says how it was made."""
+    """The part of a timing run's log that says how it was made; before 10 it does not tell of a graph's success."""
 
     def word(on: bool) -> str:
         return "Enabled" if on else "Disabled"
@@ -142,12 +142,17 @@ def options_log(
         "Multithreading: Disabled",
         f"CUDA Graph: {word(cuda_graph)}",
     ]
-    if cuda_graph:
+    if cuda_graph and tells:
         lines.append("Capturing CUDA graph for the current execution context")
+    if cuda_graph and captured and tells:
+        lines.append("Successfully captured CUDA graph for the current execution context")
+    if cuda_graph and not captured:
         lines.append(
-            "Successfully captured CUDA graph for the current execution context"
-            if captured in (None, True)
-            else "The built TensorRT engine contains operations that are not permitted under CUDA graph capture mode."
+            "The built TensorRT engine contains operations that are not permitted under CUDA graph capture mode."
+        )
+        lines.append(
+            "The specified --useCudaGraph flag has been ignored. The inference will be launched without using CUDA "
+            "graph launch."
         )
     return "".join(f"[11/21/2026-10:00:00] [I] {line}\n" for line in lines)
 
