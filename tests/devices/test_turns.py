@@ -35,7 +35,7 @@ def board_at(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(channel, "call", counted)
     with RemoteDevice(channel) as device:
-        yield TrtExec(device, program=str(program), keep_timing_cache=False), verbs
+        yield TrtExec(device, program=(str(program),), keep_timing_cache=False), verbs
 
 
 def pair(tmp_path: Path) -> list[Path]:
