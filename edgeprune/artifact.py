@@ -66,9 +66,10 @@ def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     Args:
         folder: where to.
         files: name below it to content, or to the file that it is a copy of. A second copy of a file, and one of a
-            file that lies in the folder, is a hard link where the file system has them: it takes no place.
+            file that lies in the folder, is a hard link where the file system has them: it takes no place. Files that
+            are links of each other count as one.
     """
-    first: dict[Path, Path] = {}
+    first: dict[tuple[int, int], Path] = {}
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,9 @@ def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
         if content == path:
             continue
         path.unlink(missing_ok=True)
-        twin = content if content.is_relative_to(folder) else first.setdefault(content, path)
+        status = content.stat()
+        inside = content.is_relative_to(folder)
+        twin = content if inside else first.setdefault((status.st_dev, status.st_ino), path)
         if twin == path or not _linked(twin, path):
             shutil.copy(content, path)
 

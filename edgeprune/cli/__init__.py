@@ -35,7 +35,7 @@ from edgeprune.cli.history import history
 from edgeprune.cli.pruning import register as register_pruning
 from edgeprune.cli.search import register as register_sweep
 from edgeprune.cli.settings import options_from_settings
-from edgeprune.cli.ship import sign_command
+from edgeprune.cli.ship import push_command, sign_command
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
@@ -267,6 +267,7 @@ register_pruning(app)
 register_sweep(app)
 for name, command in {
     "sign": sign_command,
+    "push": push_command,
     "finetune": finetune,
     "sparsify": sparsify,
     "iterate": iterate,

@@ -1,4 +1,4 @@
-"""``edgeprune sign``: what happens to a bundle once it is built."""
+"""``edgeprune sign`` and ``edgeprune push``: what happens to a bundle once it is built."""
 
 from __future__ import annotations
 
@@ -26,6 +26,25 @@ def sign_command(
     from edgeprune.records.signature import sign_build
 
     say(f"signed: {sign_build(directory, key, _password)}")
+
+
+def push_command(
+    directory: Build,
+    to: Annotated[str, typer.Option(help="Folder, or mlflow:ADDRESS of a tracking server.", metavar="DIR|mlflow:URI")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; the target's when not given.")] = None,
+) -> None:
+    """Copy a bundle, with its report, as the next version of a model: to a folder, or to MLflow's registry.
+
+    A bundle that was changed since its build is refused; one that is there already is not copied again.
+
+    Example:
+      edgeprune push runs/cpu --to models --name cells
+    """
+    from edgeprune.deploy.registry import push
+
+    pushed = push(directory, to, name=name)
+    state = pushed.verdict if pushed.new else f"{pushed.verdict}, there already"
+    say(f"{pushed.place}: version {pushed.version} of {pushed.name}, {state}")
 
 
 def _password() -> str:

@@ -1,0 +1,188 @@
+"""Finished bundles in versions, with their reports: a folder, or MLflow's model registry through its own client."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.artifact import sha256_of, write_files
+from edgeprune.errors import StageError, TargetError, first_line
+from edgeprune.reading import is_file, shown
+from edgeprune.records.build import BuildRecord
+from edgeprune.records.show import RECORD
+from edgeprune.records.signature import SIGNATURE
+from edgeprune.records.verify import verify_build
+from edgeprune.version import pip
+
+MLFLOW = "mlflow:"
+BUNDLE = "bundle"
+DIGEST_TAG = "edgeprune.build_json_sha256"
+REPORTS = ("report.md", "report.html")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A version of a model in a registry.
+
+    Attributes:
+        name: of the model.
+        version: counted from 1.
+        place: folder, or address in MLflow.
+        verdict: of the build.
+        new: False where this very build was there already.
+    """
+
+    name: str
+    version: int
+    place: str
+    verdict: str
+    new: bool
+
+
+@dataclass(frozen=True)
+class _Shipment:
+    name: str
+    record: BuildRecord
+    bundle: Path
+    digest: str
+    files: dict[str, Path]
+    reports: dict[str, Path]
+
+    def pushed(self, version: int | str, place: str, *, new: bool) -> Pushed:
+        return Pushed(self.name, int(version), place, self.record.verdict.value, new)
+
+
+def push(directory: Path, to: str, *, name: str | None = None) -> Pushed:
+    """Copy a bundle that is as it was built, with its reports, as the next version of a model.
+
+    A build that is there already, with the same signature or none, is not copied again.
+
+    Args:
+        directory: run directory or bundle.
+        to: a folder, or ``mlflow:`` with the address of a tracking server (``MLFLOW_TRACKING_URI`` where none follows).
+        name: of the model; the target's when not given.
+
+    Raises:
+        DataError: the bundle is not as it was built.
+        TargetError: a name that no folder can have, or a place that is none.
+        StageError: MLflow is not installed, or refuses.
+    """
+    shipment = _shipment(directory, name)
+    if to.startswith(MLFLOW):
+        return _to_mlflow(shipment, to.removeprefix(MLFLOW))
+    if ":/" in to:
+        raise TargetError(f"--to {shown(to)}: a folder or {MLFLOW}ADDRESS is allowed, for example {MLFLOW}{shown(to)}")
+    return _to_folder(shipment, Path(to))
+
+
+def _shipment(directory: Path, name: str | None) -> _Shipment:
+    verified = verify_build(directory)
+    verified.require_as_built()
+    record, bundle = verified.record, verified.bundle
+    name = name or record.target.name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise TargetError(f"--name {shown(name)}: letters, digits, '_', '-' and '.' are allowed, 100 of them")
+    names = [*record.bundle, RECORD, *([SIGNATURE] if is_file(bundle / SIGNATURE) else [])]
+    beside = bundle.parent if bundle.name == BUNDLE else bundle
+    return _Shipment(
+        name=name,
+        record=record,
+        bundle=bundle,
+        digest=sha256_of(bundle / RECORD),
+        files={f"{BUNDLE}/{name}": bundle / name for name in names},
+        reports={name: beside / name for name in REPORTS if is_file(beside / name)},
+    )
+
+
+def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
+    """``ROOT/NAME/VERSION``, which is a run directory: ``show``, ``verify`` and ``history`` read it."""
+    home = root / shipment.name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        version = 1
+        while (there := home / str(version)).exists():
+            if _same(shipment, there / BUNDLE):
+                return shipment.pushed(version, str(there), new=False)
+            version += 1
+        partial = home / f".partial-{uuid.uuid4().hex[:8]}"
+        try:
+            write_files(partial, {**shipment.files, **shipment.reports})
+            while True:
+                try:
+                    partial.rename(home / str(version))  # fails where somebody else took the number
+                    return shipment.pushed(version, str(home / str(version)), new=True)
+                except OSError:
+                    if not (home / str(version)).exists():
+                        raise
+                    version += 1
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise TargetError(f"--to {shown(root)}: cannot be written: {error.strerror or first_line(error)}") from error
+
+
+def _same(shipment: _Shipment, there: Path) -> bool:
+    signature = f"{BUNDLE}/{SIGNATURE}"
+    return (
+        is_file(there / RECORD)
+        and sha256_of(there / RECORD) == shipment.digest
+        and (signature not in shipment.files or is_file(there / SIGNATURE))
+    )
+
+
+def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
+    """A run with the files as artifacts and the gates as metrics, and a version of a registered model made from it."""
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise StageError(
+            f"--to {MLFLOW} needs MLflow's client; next: {pip('install', 'mlflow-skinny>=3,<4')}"
+        ) from error
+    try:
+        return _register(MlflowClient(tracking_uri=address or None, registry_uri=address or None), shipment)
+    except MlflowException as error:
+        raise StageError(f"--to {shown(MLFLOW + address)}: MLflow refuses: {first_line(error)}") from error
+
+
+def _register(client: Any, shipment: _Shipment) -> Pushed:
+    from mlflow.exceptions import MlflowException
+
+    record, name = shipment.record, shipment.name
+    for version in client.search_model_versions(f"name='{name}'"):
+        if version.tags.get(DIGEST_TAG) == shipment.digest:
+            return shipment.pushed(version.version, f"models:/{name}/{version.version}", new=False)
+    experiment = client.get_experiment_by_name(name)
+    experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(name)
+    tags = {
+        DIGEST_TAG: shipment.digest,
+        "edgeprune.verdict": record.verdict.value,
+        "edgeprune.version": record.edgeprune,
+        "edgeprune.task": record.task,
+        "edgeprune.created": record.created,
+        "edgeprune.weights_sha256": record.weights.sha256,
+        "edgeprune.dataset": record.dataset.sha256,
+    }
+    run = client.create_run(experiment_id, tags=tags, run_name=f"{record.target.name} {record.created}")
+    run_id = run.info.run_id
+    try:
+        for place, path in {**shipment.files, **shipment.reports}.items():
+            client.log_artifact(run_id, str(path), place.rpartition("/")[0] or None)
+        for gate in record.gates:
+            if gate.value is not None:
+                client.log_metric(run_id, re.sub(r"[^\w\-. /:]", "_", f"{gate.stage}/{gate.metric}"), gate.value)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = client.create_model_version(name, source=f"runs:/{run_id}/{BUNDLE}", run_id=run_id, tags=tags)
+    except BaseException:
+        client.set_terminated(run_id, status="FAILED")
+        raise
+    client.set_terminated(run_id)
+    return shipment.pushed(made.version, f"models:/{name}/{made.version}", new=True)

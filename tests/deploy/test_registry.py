@@ -1,0 +1,148 @@
+"""Bundles in versions: a folder that show, verify and history read, and MLflow's registry through its own client."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune.artifact import sha256_of
+from edgeprune.deploy.registry import Pushed, push
+from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.records.history import history
+from edgeprune.records.signature import SIGNATURE
+from edgeprune.records.verify import verify_build
+from tests.records.test_verify import bundle, rewritten
+
+__all__ = ["bundle"]  # the fixture
+
+
+@pytest.fixture
+def run(bundle: Path) -> Path:
+    """A run directory: a bundle with a file in two places, and reports beside it."""
+    (bundle / "triton").mkdir()
+    os.link(bundle / "model.onnx", bundle / "triton" / "model.onnx")
+    digest = sha256_of(bundle / "model.onnx")
+    rewritten(bundle, lambda content: content["bundle"].update({"triton/model.onnx": digest}))
+    (bundle / "mine.txt").write_text("not of the build")
+    for name in ("report.md", "report.html"):
+        (bundle.parent / name).write_text(f"{name} of this build")
+    return bundle.parent
+
+
+def again(run: Path, seed: int) -> None:
+    rewritten(run / "bundle", lambda content: content.update(seed=seed, created=f"2026-01-0{seed}T00:00:00+00:00"))
+
+
+def test_a_folder_gets_versions_that_the_other_commands_read(run: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    first = push(run, str(models))
+    assert first == Pushed("cpu", 1, str(models / "cpu" / "1"), "PASS", new=True)
+    assert push(run / "bundle", str(models)) == Pushed("cpu", 1, str(models / "cpu" / "1"), "PASS", new=False)
+    again(run, 2)
+    assert push(run, str(models)).version == 2
+    assert push(run, str(models), name="cells").place == str(models / "cells" / "1")
+    there = models / "cpu" / "1"
+    verify_build(there).require_as_built()
+    assert (there / "report.html").read_text() == "report.html of this build"
+    assert not (there / "bundle" / "mine.txt").exists()
+    assert (there / "bundle" / "model.onnx").samefile(there / "bundle" / "triton" / "model.onnx")
+    assert len(history([models / "cpu"]).builds) == 2
+    assert not list(models.rglob(".partial*"))
+
+
+def test_a_signature_that_came_later_makes_a_version(run: Path, tmp_path: Path) -> None:
+    assert push(run, str(tmp_path / "models")).version == 1
+    (run / "bundle" / SIGNATURE).write_text("signature")
+    pushed = push(run, str(tmp_path / "models"))
+    assert (pushed.version, pushed.new) == (2, True)
+    assert (Path(pushed.place) / "bundle" / SIGNATURE).is_file()
+    assert not push(run, str(tmp_path / "models")).new
+
+
+def test_a_number_that_somebody_else_took_meanwhile_is_not_overwritten(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def taken(source: Path, target: Path) -> Path:
+        if target.name == "1":
+            target.mkdir()
+            (target / "theirs").touch()
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", taken)
+    assert push(run, str(tmp_path / "models")).version == 2
+    assert [path.name for path in (tmp_path / "models" / "cpu" / "1").iterdir()] == ["theirs"]
+
+
+def test_what_was_changed_is_not_pushed_and_names_stay_in_their_place(run: Path, tmp_path: Path) -> None:
+    for name in ("../elsewhere", "", ".hidden", "a/b", "x" * 101, "new\nline"):
+        if name:
+            with pytest.raises(TargetError, match="--name"):
+                push(run, str(tmp_path / "models"), name=name)
+    with pytest.raises(TargetError, match=r"mlflow:http://host:5000"):
+        push(run, "http://host:5000")
+    (tmp_path / "file").touch()
+    with pytest.raises(TargetError, match="cannot be written: Not a directory"):
+        push(run, str(tmp_path / "file"))
+    (run / "bundle" / "model.onnx").write_bytes(b"other")
+    with pytest.raises(DataError, match="was changed"):
+        push(run, str(tmp_path / "models"))
+    assert not (tmp_path / "models").exists()
+
+
+def test_without_mlflow_the_next_command_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    with pytest.raises(StageError, match=r"next: .*pip install 'mlflow-skinny"):
+        push(run, "mlflow:http://localhost:1")
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server is what the extra is for
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    return pytest.importorskip("mlflow", reason="MLflow's client is not here (extra mlflow)")
+
+
+def test_mlflow_gets_versions_with_everything_attached(run: Path, tmp_path: Path, mlflow: Any) -> None:
+    for address in ("", (tmp_path / "mlruns").as_uri()):  # the second time the same store by its address
+        pushed = push(run, f"mlflow:{address}", name="cells")
+        assert pushed == Pushed("cells", 1, "models:/cells/1", "PASS", new=not address)
+    again(run, 2)
+    assert push(run, "mlflow:", name="cells").version == 2
+    client = mlflow.MlflowClient()
+    version = client.get_model_version("cells", "1")
+    assert version.tags["edgeprune.verdict"] == "PASS"
+    finished = client.get_run(version.run_id)
+    assert finished.info.status == "FINISHED"
+    assert finished.data.metrics["engine/speed-up"] > 1
+    local = Path(client.download_artifacts(version.run_id, "", str(tmp_path)))
+    verify_build(local).require_as_built()
+    assert (local / "report.html").is_file() and (local / "bundle" / "triton" / "model.onnx").is_file()
+    assert not (local / "bundle" / "mine.txt").exists()
+    fetched = mlflow.artifacts.download_artifacts(artifact_uri="models:/cells/2", dst_path=str(tmp_path / "fetched"))
+    verify_build(Path(fetched)).require_as_built()
+
+
+def test_what_mlflow_refuses_is_one_line_and_its_run_has_failed(
+    run: Path, mlflow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def refused(*_: object, **__: object) -> None:
+        raise MlflowException("no space\nat all")
+
+    with pytest.raises(StageError, match=re.escape("mlflow:nonsense://x: MLflow refuses")) as caught:
+        push(run, "mlflow:nonsense://x")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", refused)
+    with pytest.raises(StageError, match=r"no space$"):
+        push(run, "mlflow:", name="cells")
+    [experiment] = [one for one in mlflow.MlflowClient().search_experiments() if one.name == "cells"]
+    [failed] = mlflow.MlflowClient().search_runs([experiment.experiment_id])
+    assert failed.info.status == "FAILED"
