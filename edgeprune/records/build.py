@@ -22,12 +22,14 @@ from edgeprune.records.facts import (
     QuantizeFacts,
     SimplifyFacts,
     SparsifyFacts,
+    shipped_precision,
 )
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import MIN_BLOCKS, RatioInterval
 from edgeprune.serial import from_json, json_schema
 from edgeprune.target import Target
+from edgeprune.target.schema import Precision
 from edgeprune.version import pip
 
 SCHEMA_VERSION = 2
@@ -167,6 +169,12 @@ class BuildRecord:
     device: DeviceRow | None = None
     next_command: str | None = None
     input_size: InputSize | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """Number format of what ships: the target's, or a plainer one that was as fast."""
+        quantize = self.stages.quantize
+        return shipped_precision(self.target, None if quantize is None else quantize.facts)
 
     @property
     def verdict_words(self) -> str:

@@ -13,7 +13,8 @@ from edgeprune.measure.result import ArtifactAccuracy, LayerComparison
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.settings import AccuracyGoal
-from edgeprune.target import Budget
+from edgeprune.target import Budget, Target
+from edgeprune.target.schema import Precision
 from edgeprune.training.result import SparsityReport, TrainSummary
 
 DEAR = 2.0
@@ -286,18 +287,48 @@ class FallbackFacts:
 
 
 @dataclass(frozen=True)
+class PrecisionChoice:
+    """INT8 against the next plainer number format, both compiled and timed side by side on the target.
+
+    Attributes:
+        asked: the target's number format.
+        plainer: the other one: FP16 on a GPU, FP32 on a CPU.
+        gain: latency in ``plainer`` over that in ``asked``.
+        accuracy: of the graph in ``asked``.
+        plainer_accuracy: of the other; None where it was not needed to decide.
+        shipped: the number format of the graph that goes on.
+        reason: why.
+    """
+
+    asked: Precision
+    plainer: Precision
+    gain: float
+    accuracy: float
+    plainer_accuracy: float | None
+    shipped: Precision
+    reason: str
+
+
+@dataclass(frozen=True)
 class QuantizeFacts:
-    """The graph in the target's number format.
+    """The graph in the target's number format, or in a plainer one that is as fast.
 
     Attributes:
         conversion: what the transform did.
         fallback: which layers went back to float.
         onnx_bytes: size of the file.
+        choice: INT8 against a plainer format; None where it was not asked, could not be timed, and in older records.
     """
 
     conversion: PrecisionInfo
     fallback: FallbackFacts
     onnx_bytes: int
+    choice: PrecisionChoice | None = None
+
+
+def shipped_precision(target: Target, quantize: QuantizeFacts | None) -> Precision:
+    """Number format of what ships: the target's, or a plainer one that was as fast."""
+    return target.precision if quantize is None or quantize.choice is None else quantize.choice.shipped
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     else:
         others.append(size_gate(baseline, engine))
     if engine.precision is not None:
-        others.append(precision_gate("engine", engine.precision, target.precision))
+        others.append(precision_gate("engine", engine.precision, record.precision))
     if record.device is not None and engine.accuracy.agreement is not None:
         others.append(agreement_gate("engine", engine.accuracy.agreement))
     simulated = record.device is not None and record.device.simulated

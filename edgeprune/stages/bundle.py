@@ -25,6 +25,7 @@ from edgeprune.stages.engine import final_onnx
 from edgeprune.stages.finetune import record_to_ship
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
+from edgeprune.target.schema import Precision
 
 HEADS = {
     "raw": (
@@ -74,8 +75,9 @@ def files(build: Build) -> dict[str, bytes | Path]:
     return chosen | files_for_tools(model, build.target)
 
 
-def trtexec_lines(target: Target) -> list[list[str]]:
-    """The lines to type on a board: build the engine of ``model.onnx``, then time it as the profile says.
+def trtexec_lines(target: Target, precision: Precision | None = None) -> list[list[str]]:
+    """The lines to type on a board: build the engine of ``model.onnx``, then time it as the profile says;
+    ``precision`` is the graph's, the target's when None.
 
     They are those of the oldest TensorRT in the target's range; those of 10.3 every later version to 11.1 takes too.
     """
@@ -87,7 +89,7 @@ def trtexec_lines(target: Target) -> list[list[str]]:
             version,
             onnx="model.onnx",
             engine=engine,
-            precision=target.precision,
+            precision=precision or target.precision,
             layer_info="layers.json",
             shapes=shapes,
             dla_core=core,
@@ -167,7 +169,7 @@ def readme(record: BuildRecord) -> str:
     table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in there)
     text = f"""# {target.name}: {record.verdict_words}
 
-{target.description}; input {target.batch}×3×{size}×{size}, {target.precision}.
+{target.description}; input {target.batch}×3×{size}×{size}, {record.precision}.
 
 | file | what it is |
 | --- | --- |
@@ -231,7 +233,7 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
 `RUN_DIRECTORY` is the folder that holds this one. Without `--run`, the builds in `runs/` are searched.
 """
     if on_board:
-        lines = "\n".join(shlex.join(line) for line in trtexec_lines(target))
+        lines = "\n".join(shlex.join(line) for line in trtexec_lines(target, record.precision))
         text += (
             f"\nThe plan alone and its times, by hand, on the board, in a copy of this folder:\n\n```\n{lines}\n```\n"
         )

@@ -10,8 +10,17 @@ from edgeprune.artifact import Role
 from edgeprune.export.result import LintFinding
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.layers import compare_layers
-from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, QuantizeFacts, SimplifyFacts
+from edgeprune.measure.variants import site_with
+from edgeprune.records.facts import (
+    BaselineFacts,
+    EngineFacts,
+    PruneFacts,
+    QuantizeFacts,
+    SimplifyFacts,
+    shipped_precision,
+)
 from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gate, size_gate
+from edgeprune.runtimes.site import Site
 from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
@@ -30,6 +39,13 @@ def _final_graph(build: Build) -> Record[QuantizeFacts] | Record[SimplifyFacts]:
     return build.finished(QuantizeFacts) or build.record(SimplifyFacts)
 
 
+def _site(build: Build) -> Site:
+    """The build's, with the number format of what ships."""
+    quantized = build.finished(QuantizeFacts)
+    precision = shipped_precision(build.target, None if quantized is None else quantized.facts)
+    return site_with(build.site, {} if precision == build.target.precision else {"precision": precision})
+
+
 def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
     """Findings about what TensorRT's parser will refuse, for a target that has one; asked before any device is."""
     target = build.target
@@ -43,7 +59,7 @@ def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
         dynamic=target.export.dynamic,
         batch=target.batch,
         imgsz=(target.imgsz, target.imgsz),
-        precision=target.graph_precision,
+        precision=_site(build).target.graph_precision,
     )
     return tuple(lint(onnx, limits))
 
@@ -57,7 +73,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
         ),
         "params": {
             **compiling.engine_inputs(build.site),
-            "precision": build.target.precision,
+            "precision": _site(build).target.precision,
             "threads": build.target.measure.threads,
             "imgsz": build.target.imgsz,
             "batch": build.target.batch,
@@ -76,7 +92,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
     engine = None
     if build.site.usable:
         build.reporter.progress(f"compiling for {build.target.runtime}")
-        engine = compiling.compile_engine(build.site, onnx, folder)
+        engine = compiling.compile_engine(_site(build), onnx, folder)
     build.reporter.progress("measuring the accuracy of the artifact")
     per_image = folder / "per_image.npz"
     accuracy = measure_artifact(build.site, onnx, engine, build.dataset, per_image)
@@ -102,7 +118,7 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
     others = [*_accuracy(build, facts), size_gate(baseline.facts, facts)]
     unpruned = build.facts(PruneFacts).unpruned
     if facts.precision is not None:
-        others.insert(0, precision_gate("engine", facts.precision, build.target.precision))
+        others.insert(0, precision_gate("engine", facts.precision, _site(build).target.precision))
     if build.site.runtime.simulated:
         others = [simulated_gate(gate) for gate in others]
     if facts.lint is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.facts import BaselineFacts, FallbackFacts
+from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Gate, info_gate
 from edgeprune.stages.base import Build
 
@@ -32,7 +33,7 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
     from edgeprune.measure.accuracy import measure_artifact
 
     floor = build.facts(BaselineFacts).reference_accuracy - build.target.accuracy.max_map_drop
-    measured = _accuracy(build, low)
+    measured = graph_accuracy(build, low)
     facts = FallbackFacts(measured.value, measured.metric, floor, mixed=None, reason="")
     if measured.value >= floor:
         return replace(facts, reason="it reaches the floor")
@@ -56,7 +57,7 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
             Path(scratch) / "mixed.onnx",
             count(build.dataset.judging_split(build.target.accuracy.split), RANKING_IMAGES, build.site.seed),
             floor=floor,
-            accuracy_of=lambda path: _accuracy(build, path).value,
+            accuracy_of=lambda path: graph_accuracy(build, path).value,
             latency_of=(lambda paths: _latency(build, paths)) if build.site.usable else None,
             half=precision == "int8-fp16",
             progress=build.reporter.progress,
@@ -77,12 +78,15 @@ def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
     return rows
 
 
-def _accuracy(build: Build, onnx: Path) -> ArtifactAccuracy:
+def graph_accuracy(build: Build, onnx: Path, site: Site | None = None) -> ArtifactAccuracy:
+    """Accuracy of a graph as an artifact; ``site`` is the build's with another number format, where it has one."""
     from edgeprune.measure.accuracy import measure_artifact
 
+    site = site or build.site
+
     with tempfile.TemporaryDirectory(dir=onnx.parent, prefix=".trial-") as folder:
-        engine = compiling.compile_engine(build.site, onnx, Path(folder)) if build.site.usable else None
-        return measure_artifact(build.site, onnx, engine, build.dataset)
+        engine = compiling.compile_engine(site, onnx, Path(folder)) if site.usable else None
+        return measure_artifact(site, onnx, engine, build.dataset)
 
 
 def _latency(build: Build, paths: Sequence[Path]) -> list[float]:

@@ -1,6 +1,7 @@
 """quantize: the target's number format as a transform of the graph (DESIGN: precision is not a build flag).
 
-Where the transformed graph misses the accuracy floor, the few layers go back to float that win most of it back.
+Where the transformed graph misses the accuracy floor, the few layers go back to float that win most of it back. Where
+INT8 is then not faster on the target than a plainer number format, that one goes on in its place.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.measure import compiling
-from edgeprune.records.facts import BaselineFacts, QuantizeFacts, SimplifyFacts
+from edgeprune.records.facts import BaselineFacts, QuantizeFacts, SimplifyFacts, shipped_precision
 from edgeprune.samples.gates import info_gate
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.fallback import fallback_gates, meet_floor
+from edgeprune.stages.plainer import choose_precision
 from edgeprune.workspace import Key, Record
 
 
@@ -29,6 +31,8 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "floor": build.facts(BaselineFacts).reference_accuracy - build.target.accuracy.max_map_drop,
             "split": build.dataset.judging_split(build.target.accuracy.split),
             "mixed_precision": build.target.mixed_precision,
+            "keep_precision": build.target.keep_precision,
+            "timing": {"threads": build.target.measure.threads, "copies": build.target.measure.copies},
         },
     }
 
@@ -41,23 +45,27 @@ def _run(build: Build, folder: Path, key: Key) -> Output[QuantizeFacts]:
         build.reporter.note(f"warning: {line}")
     build.reporter.progress("measuring what the precision costs")
     fallback = meet_floor(build, source, onnx)
-    return Output({"onnx": onnx}, QuantizeFacts(conversion, fallback, onnx.stat().st_size))
+    choice = choose_precision(build, source, onnx, fallback)
+    return Output({"onnx": onnx}, QuantizeFacts(conversion, fallback, onnx.stat().st_size, choice))
 
 
 def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
-    conversion = record.facts.conversion
-    reason = f"{conversion.precision} graph; its accuracy is judged at the engine stage"
+    conversion, choice = record.facts.conversion, record.facts.choice
+    reason = f"{shipped_precision(build.target, record.facts)} graph; its accuracy is judged at the engine stage"
     rows = [info_gate("quantize", "ONNX size", record.facts.onnx_bytes / 2**20, "MiB", reason)]
     if conversion.images:
         reason = "; ".join(f"warning: {line}" for line in conversion.warnings) or f"{conversion.method}, train split"
         rows.append(info_gate("quantize", "calibration images", float(conversion.images), "images", reason))
+    if choice is not None:
+        metric = f"{choice.asked} against {choice.plainer}"
+        rows.append(info_gate("quantize", metric, choice.gain, "×", f"{choice.shipped} ships: {choice.reason}"))
     accepted = acceptance_gates("quantize", build.target, record.path("onnx"))
     return Judgement([*rows, *fallback_gates(record.facts.fallback, conversion.precision), *accepted])
 
 
 STAGE = Stage(
     name="quantize",
-    version=4,
+    version=5,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,

@@ -227,6 +227,9 @@ class Target(_Part):
     """Number format of the engine; made by a transform of the ONNX graph, and by TensorRT 8.5 and 8.6 themselves."""
     mixed_precision: bool = True
     """Where a precision below FP32 misses the accuracy floor, return those few layers to float that win most back."""
+    keep_precision: bool = False
+    """Ship INT8 also where it is not faster on the target than FP16 (FP32 on a CPU), or misses the accuracy floor that
+    the other one holds."""
     imgsz: Annotated[int, Field(ge=STRIDE, le=8192, multiple_of=STRIDE)] = 640
     """Input height and width in pixels; a multiple of the model's stride. Left out, it is what the weights were trained
     at, and 640 for weights that do not say and for a model description (.yaml)."""
@@ -375,6 +378,13 @@ class Target(_Part):
             return () if self.precision == "int8" else ("int8",)
         order: tuple[Precision, ...] = ("fp32", "fp16", "int8-fp16")
         return order[order.index(self.precision) + 1 :] if self.precision in order else ("int8-fp16",)
+
+    @property
+    def plainer_precision(self) -> Precision | None:
+        """What INT8 has to be faster than to be worth it; None for the other number formats."""
+        if not self.precision.startswith("int8"):
+            return None
+        return "fp32" if self.device.kind == "cpu" else "fp16"
 
     def at_tensorrt(self, version: str) -> Target:
         """The same target where the device's TensorRT is known: what depends on the release follows this one."""

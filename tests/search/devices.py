@@ -78,7 +78,7 @@ class StandIn(OnnxRuntime):
     def identity(self) -> dict[str, str]:
         return {"device": "made up"}
 
-    def engine_from_onnx(self, onnx: Path, engine: Path, *, precision: str = "fp32") -> None:
+    def engine_from_onnx(self, onnx: Path, engine: Path, **_: Any) -> None:
         shutil.copy(onnx, engine)
 
     def latency(self, models: Sequence[Path], settings: BenchSettings, *, progress: Any = None) -> list[Measurement]:

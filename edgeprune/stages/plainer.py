@@ -1,0 +1,61 @@
+"""INT8 only where it is faster: held against FP16 on a GPU and FP32 on a CPU, both compiled and timed on the target.
+
+Quantised values have to be converted between layers; on a small model that can cost more than the arithmetic saves.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from edgeprune.measure import compiling, latency
+from edgeprune.measure.variants import site_with
+from edgeprune.records.facts import FallbackFacts, PrecisionChoice
+from edgeprune.samples.measurement import speed_up_of
+from edgeprune.stages.base import Build
+from edgeprune.stages.fallback import graph_accuracy
+
+LEAST_GAIN = 1.02
+"""INT8 has to be faster by this to be worth its loss. NVIDIA's ModelOpt keeps Q/DQ nodes from the same gain on
+(Model-Optimizer issue 2318)."""
+
+
+def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFacts) -> PrecisionChoice | None:
+    """Time INT8 against the plainer format; where that is the one to ship, its graph replaces ``low``. None where the
+    target has no INT8, keeps its precision, or cannot be measured here.
+
+    Args:
+        build: target, dataset and unpruned accuracy.
+        source: the FP32 graph.
+        low: the graph in the target's number format, with what went back to float.
+        fallback: what its accuracy came to.
+    """
+    plainer, site = build.target.plainer_precision, build.site
+    if plainer is None or build.target.keep_precision or not site.usable or site.runtime.simulated:
+        return None
+    there = site_with(site, {"precision": plainer})
+    asked = build.target.precision
+    build.reporter.progress(f"timing {asked} against {plainer}")
+    accuracy = fallback.accuracy if fallback.mixed is None else fallback.mixed.accuracy_after
+    with tempfile.TemporaryDirectory(dir=low.parent, prefix=".plainer-") as scratch:
+        folders = [Path(scratch) / name for name in ("plainer", "asked")]
+        for folder in folders:
+            folder.mkdir()
+        other = source
+        if there.target.graph_precision != "fp32":
+            other = folders[0] / "model.onnx"
+            compiling.convert_precision(there.target, source, other, build.dataset, site.seed)
+        engines = compiling.compile_engine(there, other, folders[0]), compiling.compile_engine(site, low, folders[1])
+        before, after = latency.measure_pair(site, *engines, build.dataset, trained=True)
+        gain, holds = speed_up_of(before, after).ratio, accuracy >= fallback.floor
+        text = f"{asked} is ×{gain:.3f} as fast as {plainer}"
+        if gain >= LEAST_GAIN and holds:
+            return PrecisionChoice(asked, plainer, gain, accuracy, None, asked, f"{text} and holds the accuracy")
+        other_accuracy = graph_accuracy(build, other, there).value
+        both = f"{text}; accuracy {accuracy:.4f} and {other_accuracy:.4f}, floor {fallback.floor:.4f}"
+        if other_accuracy < fallback.floor and (holds or gain >= LEAST_GAIN):
+            return PrecisionChoice(asked, plainer, gain, accuracy, other_accuracy, asked, both)
+        shutil.copyfile(other, low)
+    build.reporter.note(f"{plainer} ships in place of {asked}: {both}")
+    return PrecisionChoice(asked, plainer, gain, accuracy, other_accuracy, plainer, both)

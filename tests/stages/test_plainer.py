@@ -1,0 +1,123 @@
+"""INT8 ships only where it is faster on the target and holds the accuracy; else the plainer format does, with words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeprune.artifact import Artifact
+from edgeprune.dataset import Dataset
+from edgeprune.export.result import PrecisionInfo
+from edgeprune.records.facts import FallbackFacts, shipped_precision
+from edgeprune.records.gates import gates_again
+from edgeprune.runtimes.precision_truth import PrecisionShare
+from edgeprune.samples.gates import Verdict
+from edgeprune.stages import plainer, quantize
+from edgeprune.stages.base import Build, SilentBuild, Weights
+from edgeprune.stages.plainer import choose_precision
+from edgeprune.target import load_target
+from edgeprune.workspace import Key, Record, Workspace
+from tests.records.sample import build_record, row
+from tests.search.devices import StandIn, stand_in_site
+
+FLOOR = 0.5
+
+
+def graph(path: Path, *, quantized: bool) -> Path:
+    """One convolution, with a quantised input or without."""
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 1, 1], [0.1] * 12)
+    nodes = [helper.make_node("Conv", ["images", "w"], ["out"], name="conv")]
+    tensors = [weights]
+    if quantized:
+        tensors += [
+            helper.make_tensor("s", TensorProto.FLOAT, [], [1.0]),
+            helper.make_tensor("z", TensorProto.INT8, [], [0]),
+        ]
+        nodes.insert(0, helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"], name="q"))
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 32, 32])
+        for name, c in (("images", 3), ("out", 4))
+    ]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)), str(path))
+    return path
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What is chosen on a made-up CPU, for a speed-up of INT8, its accuracy and that of FP32."""
+
+    def chosen(gain: float, int8: float, fp32: float, **keys: Any) -> tuple[Any, Path, SilentBuild]:
+        monkeypatch.setattr(plainer, "graph_accuracy", lambda *_: type("A", (), {"value": fp32})())
+        target = load_target("cpu").changed({"precision": "int8", **keys})
+        runtime = StandIn(2.0, 0.0, half=gain**-0.5)
+        site = stand_in_site(target, runtime)
+        data = Dataset(tmp_path / "data.yaml", tmp_path, "detect", {0: "a"}, {})
+        build = Build(site, Weights(tmp_path / "m.pt", "", "detect"), data, False, Workspace(tmp_path), SilentBuild())
+        source, low = graph(tmp_path / "source.onnx", quantized=False), graph(tmp_path / "low.onnx", quantized=True)
+        facts = FallbackFacts(int8, "mAP50-95", FLOOR, None, "it reaches the floor")
+        return choose_precision(build, source, low, facts), low, build
+
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("gain", "int8", "fp32", "ships"),
+    [
+        (1.5, 0.55, 0.56, "int8"),
+        (1.0, 0.55, 0.56, "fp32"),  # not faster
+        (0.8, 0.55, 0.56, "fp32"),  # slower
+        (1.5, 0.45, 0.56, "fp32"),  # faster, but only FP32 holds the floor
+        (0.8, 0.55, 0.45, "int8"),  # slower, but only INT8 holds the floor
+        (1.5, 0.45, 0.46, "int8"),  # neither holds it: the faster one
+        (0.8, 0.45, 0.46, "fp32"),
+    ],
+)
+def test_the_faster_one_that_holds_the_accuracy_ships(
+    case: Any, gain: float, int8: float, fp32: float, ships: str
+) -> None:
+    choice, low, _ = case(gain, int8, fp32)
+    assert choice.shipped == ships
+    assert choice.gain == pytest.approx(gain, rel=0.01)
+    quantized = any(node.op_type == "QuantizeLinear" for node in onnx.load(str(low)).graph.node)
+    assert quantized is (ships == "int8")
+    assert not list(low.parent.glob(".plainer-*"))
+    assert f"×{choice.gain:.3f}" in choice.reason
+
+
+def test_a_profile_may_keep_its_precision_and_others_are_not_asked(case: Any) -> None:
+    assert case(0.8, 0.55, 0.56, keep_precision=True)[0] is None
+    assert case(0.8, 0.55, 0.56, precision="fp32")[0] is None
+    assert load_target("desktop-cuda").changed({"precision": "int8-fp16"}).plainer_precision == "fp16"
+
+
+def test_what_ships_is_what_the_record_and_its_gates_speak_of(case: Any) -> None:
+    choice, *_ = case(0.8, 0.55, 0.56)
+    record = build_record()
+    facts = quantize.QuantizeFacts(
+        conversion=PrecisionInfo("int8", "cpu", 60, (), 64, "entropy", 1, 1),
+        fallback=FallbackFacts(0.55, "mAP50-95", FLOOR, None, ""),
+        onnx_bytes=1,
+        choice=choice,
+    )
+    target = record.target.changed({"precision": "int8"})
+    share = PrecisionShare({"fp32": 1.0}, {}, {"fp32": 9}, None, 0, ())
+    engine = replace(record.stages.engine.facts, precision=share)
+    stages = replace(record.stages, quantize=row(facts), engine=row(engine))
+    record = replace(record, target=target, stages=stages)
+    assert record.precision == "fp32" == shipped_precision(target, facts)
+    [gate] = [gate for gate in gates_again(record) if gate.metric.endswith("in the engine")]
+    assert gate.metric == "fp32 in the engine" and gate.verdict is Verdict.PASS
+    table = quantize.STAGE.judge(
+        _state(record), Record(Key("quantize", {}), Path(), {"onnx": Artifact(Path(), "")}, facts, 0.0, "")
+    ).gates
+    [against] = [gate for gate in table if gate.metric == "int8 against fp32"]
+    assert against.reason.startswith("fp32 ships: int8 is ×0.8")
+
+
+def _state(record: Any) -> Any:
+    return type("State", (), {"target": record.target})()
