@@ -186,7 +186,7 @@ def frontier(
     """Measure every lever for a budget: number format, input size, pruning, another checkpoint; recommend one.
 
     Example:
-      edgeprune frontier best.pt --target cpu --imgsz 96 --speed-up 1.2 \\
+      edgeprune frontier best.pt --target cpu --imgsz 96 --latency-ms 50 \\
         --data data.yaml --epochs 0 --out levers
     """
     from edgeprune.cli.console import ConsoleReporter, print_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
@@ -85,8 +85,8 @@ def _left_out(row: Row) -> tuple[str, ...]:
 def frontier_plot(found: Frontier) -> Plot:
     """Accuracy against latency of every trained row, with the frontier drawn and the budgets marked.
 
-    A machine drifts between rows; each was timed beside the baseline, so that what is drawn is its ratio, in ms of the
-    baseline's own row.
+    What lies on it, or is recommended, is numbered from the fastest on. A machine drifts between rows; each was timed
+    beside the baseline, so that what is drawn is its ratio, in ms of the baseline's own row.
     """
     rows = _trained(found)
     baseline = found.rows[0].measured
@@ -94,6 +94,9 @@ def frontier_plot(found: Frontier) -> Plot:
     places = [(base_ms / row.measured.speed_up, row.measured.accuracy, row) for row in rows if row.measured is not None]
     limits = [base_ms / value if found.kind == "speed_up" else value for value in found.budgets]
     recommended = {one.row for one in found.recommendations}
+    marked = sorted(
+        (place for place in places if place[2].undominated or place[2].name in recommended), key=lambda place: place[0]
+    )
 
     def draw(axes: Axes) -> None:
         for ms, accuracy, row in places:
@@ -121,22 +124,23 @@ def frontier_plot(found: Frontier) -> Plot:
             )
         for number, limit in enumerate(limits):
             axes.axvline(limit, color=COLOURS["limit"], linestyle="--", linewidth=1, label=None if number else "budget")
-        for number, (ms, accuracy, row) in enumerate(sorted(places, key=lambda place: place[0])):
-            if row.undominated or row.name in recommended:
-                offset = (7, 7) if number % 2 else (7, -13)
-                axes.annotate(shortened(row.name, 30), (ms, accuracy), offset, textcoords="offset points", fontsize=8)
+        for number, (ms, accuracy, _) in enumerate(marked, 1):
+            axes.annotate(str(number), (ms, accuracy), (0, 11), textcoords="offset points", ha="center", fontsize=9)
         axes.margins(0.15)
         axes.set_xlim(left=0)
         axes.set_xlabel(f"latency {found.statistic}, ms")
         axes.set_ylabel(found.metric)
         legend_above(axes, 3)
 
-    alt = "; ".join(f"{row.name}: {ms:.2f} ms, {found.metric} {accuracy:.4f}" for ms, accuracy, row in places)
-    numbers = Table.of(
-        ("", "ms", found.metric, ""),
-        (
-            (row.name, f"{ms:.2f}", f"{accuracy:.4f}", "on the frontier" if row.undominated else "")
-            for ms, accuracy, row in places
-        ),
+    named = "; ".join(
+        f"{number}: {row.name}, {ms:.2f} ms, {found.metric} {accuracy:.4f}"
+        for number, (ms, accuracy, row) in enumerate(marked, 1)
     )
-    return draw_plot("frontier", "Accuracy against latency", f"{alt}.", draw, numbers, height_in=4.2)
+    behind = len(places) - len(marked)
+    alt = f"{named}." + (f" {behind} more lie behind them." if behind else "")
+    numbers = {row.name: str(number) for number, (*_, row) in enumerate(marked, 1)}
+    table = Table.of(
+        ("", "number", "ms", found.metric),
+        ((row.name, numbers.get(row.name, ""), f"{ms:.2f}", f"{accuracy:.4f}") for ms, accuracy, row in places),
+    )
+    return draw_plot("frontier", "Accuracy against latency", alt, draw, table, height_in=4.2)

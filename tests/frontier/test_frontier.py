@@ -126,7 +126,7 @@ def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None
     assert not parsed.errors and not parsed.open
     assert len(frontier_table(result).rows) == len(result.rows)
     assert all(name in page for name in ("int8, pruned to ×3", "out of reach", "the frontier", "recommended"))
-    assert "int8: 5.00 ms, mAP50-95 0.5950" in plot.alt
+    assert "int8, 5.00 ms, mAP50-95 0.5950" in plot.alt
     measured = [row for row in result.rows if row.measured is not None]
     assert len(plot.table.rows) == len(measured)
     assert "0.5950 ± 0.020" in frontier_table(result).markdown()
