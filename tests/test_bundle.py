@@ -82,7 +82,7 @@ def test_its_page_names_what_is_there_and_nothing_else(bundle: Path) -> None:
     page = (bundle / "README.md").read_text()
     for words in (
         "## DeepStream",
-        "serves `edgeprune_onnx` and, on the board of its plan, `edgeprune_tensorrt`",
+        "serves `edgeprune_onnx` and, on the board of its engine, `edgeprune_tensorrt`",
         "cmake -S cpp",
     ):
         assert words in page

@@ -84,7 +84,7 @@ def header_add(
 
 @header_app.command("strip")
 def header_strip(engine: Engine, out: EngineOut) -> None:
-    """Write the bare plan that trtexec, DeepStream and Triton take.
+    """Write the bare engine that trtexec, DeepStream and Triton take.
 
     Example:
       edgeprune engine-header strip model.engine -o bare.engine
@@ -92,7 +92,7 @@ def header_strip(engine: Engine, out: EngineOut) -> None:
     from edgeprune.deploy.engine_header import strip_header
 
     taken = strip_header(engine, out)
-    say(f"{out}: the bare plan" + (f", {taken} bytes of header taken off" if taken else "; it had no header"))
+    say(f"{out}: the bare engine" + (f", {taken} bytes of header taken off" if taken else "; it had no header"))
 
 
 @header_app.command("show")

@@ -11,7 +11,7 @@ from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.engine_file import BUNDLED
 
-NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2, "int8-fp16": 1}  # informs: a plan has its formats already
+NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2, "int8-fp16": 1}  # informs: an engine has its formats already
 NO_CLUSTERING, NMS = 4, 2
 SCORE, IOU, OBJECTS = 0.25, 0.7, 300  # Ultralytics' predict defaults: conf, iou, max_det
 LIBRARY = "libnvdsinfer_edgeprune.so"
@@ -32,7 +32,7 @@ def deepstream_files(
 
     Args:
         model: what ships.
-        engine: where the bare plan is, relative to the folder.
+        engine: where the bare engine is, relative to the folder.
         labels: where the class names are, one a line, relative to the folder.
 
     Raises:
@@ -72,7 +72,7 @@ def config(model: ShippedModel, *, engine: str, labels: str) -> str:
 # Gst-nvinfer for this bundle's model; written by edgeprune from model.onnx.
 [property]
 gpu-id=0
-# The plan that was built and measured, and no onnx-file: where the plan does not load, DeepStream stops instead of
+# The engine that was built and measured, and no onnx-file: where it does not load, DeepStream stops instead of
 # building another one with flags of its own.
 model-engine-file={engine}
 labelfile-path={labels}
@@ -157,13 +157,13 @@ def readme(model: ShippedModel, *, engine: str) -> str:
 On the board, in this folder. Written by edgeprune; the parser was compiled and run against this layout on a
 workstation, DeepStream itself was not run.
 
-1. The plan: `{engine}`. Where the bundle has none yet, build it with the trtexec line of `../README.md`. It must be
-   the bare plan: a file with Ultralytics' header is refused by TensorRT
+1. The engine: `{engine}`. Where the bundle has none yet, build it with the trtexec line of `../README.md`. It must be
+   the bare engine: a file with Ultralytics' header is refused by TensorRT
    (`edgeprune engine-header strip model.engine -o engine.engine`).
 2. The parser: `make` (DeepStream elsewhere: `make DEEPSTREAM=/path`).
 3. Boxes: `deepstream-app -c deepstream_app_config.txt`, with your own `uri` under `[source0]`.
 
-No boxes? Three causes cover most reports: `num-detected-classes` is not that of the labels, the plan is of another
+No boxes? Three causes cover most reports: `num-detected-classes` is not that of the labels, the engine is of another
 model than the parser (head {model.metadata.head}), or `pre-cluster-threshold` is too high. Boxes that sit beside their
 objects: `maintain-aspect-ratio` and `symmetric-padding` must both be 1.
 """

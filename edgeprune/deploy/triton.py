@@ -22,7 +22,7 @@ QUEUE_US = 500  # how long a request may wait for others to join its batch
 
 
 def triton_files(model: ShippedModel, *, name: str = "edgeprune") -> dict[str, bytes | Path]:
-    """A model repository: ``NAME_onnx``, and ``NAME_tensorrt`` where a plan was built.
+    """A model repository: ``NAME_onnx``, and ``NAME_tensorrt`` where an engine was built.
 
     Args:
         model: what ships.

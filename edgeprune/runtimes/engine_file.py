@@ -1,6 +1,6 @@
 """What belongs to a TensorRT engine but has no place in its file: kept beside it, as ``model.engine.json``.
 
-A plan holds no class names, does not say what was asked of it, and an inspector needs the GPU; so the builder writes
+An engine holds no class names, does not say what was asked of it, and an inspector needs the GPU; so the builder writes
 all of it down once. The file names the engine by its digest: one that lies beside another engine is refused.
 """
 
@@ -20,7 +20,7 @@ from edgeprune.runtimes.onnx_facts import InputFacts
 from edgeprune.serial import from_json, read_json_data, to_json
 from edgeprune.workspace import user_cache
 
-BUNDLED = "engine.engine"  # a plan's name in a bundle, wherever it was built
+BUNDLED = "engine.engine"  # TensorRT's engine in a bundle, wherever it was built
 
 
 @dataclass(frozen=True)

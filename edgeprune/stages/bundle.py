@@ -155,13 +155,13 @@ def readme(record: BuildRecord) -> str:
         "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
         "model.pt": 'the same, pruned and fine-tuned, for plain Ultralytics: `YOLO("model.pt")`',
         "engine.onnx": "the graph as ONNX Runtime optimised it for the machine that built it: **load it only there**",
-        "engine.engine": "TensorRT's plan: **for the board and the TensorRT version that built it**, no other",
-        "engine.engine.json": "which those are, the plan's layers and their number formats",
+        "engine.engine": "TensorRT's engine: **for the board and the TensorRT version that built it**, no other",
+        "engine.engine.json": "which those are, the engine's layers and their number formats",
         "sample.py": "runs `model.onnx` on an image and draws what it finds; short enough to be read",
         "cpp/": "the same in C++17, with ONNX Runtime or TensorRT behind it",
         f"{DEEPSTREAM}/": "Gst-nvinfer's configuration, the parser of the boxes, a pipeline",
         f"{TRITON}/": "a model repository for Triton Inference Server",
-        "device/": "what a board without a connection needs to build and measure the plan",
+        "device/": "what a board without a connection needs to build and measure the engine",
         "plan.json": "the width that every layer kept",
         SBOM: "what made it: packages, weights and dataset, as a CycloneDX bill of materials",
     }
@@ -217,7 +217,7 @@ On the board: `cd {DEEPSTREAM} && make && deepstream-app -c deepstream_app_confi
 """
     if f"{TRITON}/" in there:
         models = sorted({name.split("/")[1] for name in files if name.startswith(f"{TRITON}/")})
-        served = " and, on the board of its plan, ".join(f"`{model}`" for model in models)
+        served = " and, on the board of its engine, ".join(f"`{model}`" for model in models)
         text += f"\n## Triton\n\n`tritonserver --model-repository={TRITON}` serves {served}.\n"
     if "device/" in there:
         text += """
@@ -235,7 +235,7 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
     if on_board:
         lines = "\n".join(shlex.join(line) for line in trtexec_lines(target, record.precision))
         text += (
-            f"\nThe plan alone and its times, by hand, on the board, in a copy of this folder:\n\n```\n{lines}\n```\n"
+            f"\nThe engine alone and its times, by hand, on the board, in a copy of this folder:\n\n```\n{lines}\n```\n"
         )
     if record.next_command:
         text += f"\n## Still to do\n\nWhere the build was started:\n\n```\n{record.next_command}\n```\n"

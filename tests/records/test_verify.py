@@ -165,3 +165,23 @@ def test_gates_of_another_version_may_have_followed_other_rules(bundle: Path) ->
     verified = verify_build(bundle)
     verified.require_as_built()
     assert verified.edited
+
+
+def test_a_build_of_the_first_schema_is_verified_as_far_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files by digest; its gates followed other rules, which is said and is no fault."""
+    record = json.loads(Path(__file__).with_name("build-v1.json").read_text())
+    for name in record["bundle"]:
+        (tmp_path / name).write_text(name)
+        record["bundle"][name] = sha256_of(tmp_path / name)
+    (tmp_path / "build.json").write_text(json.dumps(record))
+    assert typed(monkeypatch, "verify", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("as built: 4 files") and "by today's rules: " in said
+    (tmp_path / "later.txt").touch()
+    assert typed(monkeypatch, "verify", tmp_path) == 0
+    assert "not of the build, not checked: later.txt" in capsys.readouterr().out
+    (tmp_path / "plan.json").write_text("other")
+    assert typed(monkeypatch, "verify", tmp_path) == 2
+    assert "plan.json was changed" in capsys.readouterr().err

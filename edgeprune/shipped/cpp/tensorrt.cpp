@@ -1,4 +1,4 @@
-// TensorRT 8.5 and newer: the bare plan, on the board and the TensorRT that built it.
+// TensorRT 8.5 and newer: the bare engine, on the board and the TensorRT that built it.
 
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
@@ -39,11 +39,11 @@ class TensorRt : public Backend {
  public:
   explicit TensorRt(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
-    const std::vector<char> plan{std::istreambuf_iterator<char>(file), {}};
-    if (plan.empty()) throw std::runtime_error(path + ": cannot be read, or is empty");
+    const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+    if (bytes.empty()) throw std::runtime_error(path + ": cannot be read, or is empty");
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
-    if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-    if (!engine_) throw std::runtime_error(path + ": is no bare plan of this TensorRT and this GPU");
+    if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
+    if (!engine_) throw std::runtime_error(path + ": is no bare engine of this TensorRT and this GPU");
     context_.reset(engine_->createExecutionContext());
     if (!context_) throw std::runtime_error(path + ": there is not enough memory to run it");
 
