@@ -1,7 +1,7 @@
-"""The header that Ultralytics puts before a TensorRT plan: length in 4 bytes, little-endian, then that much JSON.
+"""The header that Ultralytics puts before a TensorRT engine: length in 4 bytes, little-endian, then that much JSON.
 
 ``YOLO("model.engine")`` reads names, task, size and stride from it (``BaseBackend.engine_header`` in
-``ultralytics/nn/backends/base.py``); trtexec, DeepStream and Triton take the bare plan and nothing else.
+``ultralytics/nn/backends/base.py``); trtexec, DeepStream and Triton take the bare engine and nothing else.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from pathlib import Path
 from edgeprune.artifact import write_atomically
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import DataError
+from edgeprune.reading import read_bytes, shown
 
 LENGTH_BYTES = 4
+MAX_ENGINE_BYTES = 8 << 30
 
 
 def split_header(data: bytes) -> tuple[dict[str, object], bytes]:
-    """Header and bare plan of an engine file; an empty header where it has none.
+    """Header and bare engine of an engine file; an empty header where it has none.
 
-    A plan begins with bytes that are no JSON of the length they spell, so a header cannot be mistaken.
+    A bare engine begins with bytes that are no JSON of the length they spell, so a header cannot be mistaken.
     """
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     if 0 < length <= len(data) - LENGTH_BYTES:
@@ -42,35 +44,32 @@ def read_header(engine: Path) -> dict[str, object]:
 
 
 def strip_header(engine: Path, output: Path) -> int:
-    """Write the bare plan; the number of bytes that were taken off, 0 where there was no header.
+    """Write the bare engine; the number of bytes that were taken off, 0 where there was no header.
 
     Raises:
         DataError: the file cannot be read.
     """
     data = _read(engine)
-    _, plan = split_header(data)
-    write_atomically(output, plan)
-    return len(data) - len(plan)
+    _, bare = split_header(data)
+    write_atomically(output, bare)
+    return len(data) - len(bare)
 
 
 def add_header(engine: Path, onnx: Path, output: Path) -> dict[str, object]:
-    """Write the plan with the header that describes ``onnx``, the graph it was built from; an old header is replaced.
+    """Write the engine with the header that describes ``onnx``, the graph it was built from; an old header is replaced.
 
     Raises:
         DataError: a file cannot be read, or the graph does not say what Ultralytics needs.
     """
     header = ShippedModel.read(onnx).literals()
     text = json.dumps(header).encode()
-    _, plan = split_header(_read(engine))
-    write_atomically(output, len(text).to_bytes(LENGTH_BYTES, "little") + text + plan)
+    _, bare = split_header(_read(engine))
+    write_atomically(output, len(text).to_bytes(LENGTH_BYTES, "little") + text + bare)
     return header
 
 
 def _read(engine: Path) -> bytes:
-    try:
-        data = engine.read_bytes()
-    except OSError as error:
-        raise DataError(f"{engine} cannot be read: {error.strerror or error}") from error
+    data = read_bytes(engine, most=MAX_ENGINE_BYTES)
     if not data:
-        raise DataError(f"{engine} is empty; build the engine again")
+        raise DataError(f"{shown(engine)} is empty; build the engine again")
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ class ShippedModel:
 
     Attributes:
         onnx: the file.
-        engine: TensorRT's bare plan beside it in a bundle; None where none was built.
+        engine: TensorRT's bare engine beside it in a bundle; None where none was built.
         metadata: what the file says of its model.
         entries: the same as text, ``metadata_props`` as they stand.
         input: the image tensor, (batch, channels, height, width).
@@ -74,6 +75,8 @@ class ShippedModel:
 
 def _literal(text: str) -> object:
     try:
-        return literal_of(text)
-    except ValueError:
+        value = literal_of(text)
+        json.dumps(value)
+    except (ValueError, TypeError, RecursionError):  # no literal, or one that a header cannot hold: a set, bytes
         return text
+    return value

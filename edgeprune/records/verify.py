@@ -75,7 +75,7 @@ def _state(bundle: Path, name: str, sha256: str) -> str:
     """What is wrong with a file of a bundle, in words; empty where its bytes are those of the digest."""
     path = bundle / name
     try:
-        if not path.resolve().is_relative_to(bundle.resolve()):
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(bundle)):  # resolve() raises on a loop
             return "lies outside of the bundle"
         if not path.is_file():
             return MISSING

@@ -14,6 +14,9 @@ from ultralytics.nn.backends.base import BaseBackend
 from edgeprune.cli import app
 from edgeprune.deploy.engine_header import add_header, read_header, split_header, strip_header
 from edgeprune.errors import DataError
+from edgeprune.export.onnx import onnx_from_checkpoint
+from tests.export.helpers import saved, stock_model
+from tests.situations.graphs import with_metadata
 
 PLAN = b"ftrt" + bytes(range(256)) * 40
 
@@ -68,11 +71,21 @@ def test_nonsense_is_refused_in_one_line(tmp_path):
     empty.write_bytes(b"")
     for path, words in (
         (empty, "is empty"),
-        (tmp_path, "cannot be read"),
+        (tmp_path, "is a folder"),
         (tmp_path / "none.engine", "cannot be read"),
     ):
         with pytest.raises(DataError, match=words):
             read_header(path)
+
+
+@pytest.mark.parametrize("text", ["{1, 2}", "b'abc'", "1+2j", "{(1, 2): 3}", "hello", "[1, 2"])
+def test_what_json_cannot_hold_stays_text(tmp_path, text):
+    onnx, plan = tmp_path / "model.onnx", tmp_path / "engine.engine"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), onnx, imgsz=64)
+    with_metadata(onnx, onnx, note=text)
+    plan.write_bytes(PLAN)
+    add_header(plan, onnx, tmp_path / "model.engine")
+    assert read_header(tmp_path / "model.engine")["note"] == text
 
 
 @pytest.mark.shared

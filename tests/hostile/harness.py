@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.hostile import checkpoints, folders, onnx_files, records, surroundings, yamls
+from tests.hostile import checkpoints, deploying, folders, onnx_files, records, surroundings, yamls
 from tests.hostile.records import FINISHED, Finished
 from tests.hostile.registry import Try
 from tests.situations import catalogue
@@ -27,7 +27,7 @@ from tests.situations.driver import Outcome, Sandbox, server, table
 from tests.situations.profiles import profile
 
 TIMEOUT_S = 90
-OF_BUILDS = ("plan", "run directory", "archive", "environment")  # readers of what a build wrote
+OF_BUILDS = ("plan", "run directory", "archive", "environment", "bundle", "signature")  # readers of what a build wrote
 COLUMNS = ("read", "tried", "tracebacks", "executed", "never ended", "written outside", "wrong exit code")
 
 
@@ -56,7 +56,7 @@ class Result:
 @cache
 def tries() -> dict[str, Try]:
     """Every try by its id."""
-    modules = (checkpoints, yamls, folders, onnx_files, records, surroundings)
+    modules = (checkpoints, yamls, folders, onnx_files, records, surroundings, deploying)
     found: dict[str, Try] = {}
     for module in modules:
         for one in module.tries():

@@ -18,6 +18,9 @@ FAST_COMMANDS = {
     "device": "device probe",
     "arguments": "parity onnx",
     "engine": "val",
+    "engine header": "engine-header show",
+    "shipped ONNX": "deploy triton",
+    "adopted checkpoint": "adopt",
 }
 """Reader to the command that tells most in a moment. What needs a finished build is not among them."""
 FAST_COUNT = 5

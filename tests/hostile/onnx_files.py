@@ -413,18 +413,18 @@ def _given(write: Callable[[Inputs, Path], Any], command: str) -> Prepare:
     return prepare
 
 
-def _told(inputs: Inputs, path: Path, entries: dict[str, str | None]) -> None:
+def told(inputs: Inputs, path: Path, entries: dict[str, str | None]) -> None:
     assert inputs.onnx is not None
     canary = str(path.parent.parent / "canary")
     changed = {key: text and text.replace("CANARY", canary) for key, text in entries.items()}
     graphs.with_metadata(inputs.onnx, path, **changed)
 
 
-def _stored(model: Callable[[], Any], path: Path) -> None:
+def stored(model: Callable[[], Any], path: Path) -> None:
     path.write_bytes(model().SerializeToString())
 
 
-def _damaged(inputs: Inputs, path: Path, write: Callable[[bytes, Path], Any]) -> None:
+def damaged(inputs: Inputs, path: Path, write: Callable[[bytes, Path], Any]) -> None:
     assert inputs.onnx is not None
     write(inputs.onnx.read_bytes(), path)
 
@@ -433,15 +433,15 @@ def tries() -> Iterator[Try]:
     """Every hostile ONNX file with the commands that it meets."""
     options = {"timeout_s": 60}
     for (name, entries), command in in_turns(metadata().items(), COMMANDS_OF_GRAPHS):
-        write: Any = lambda inputs, path, e=entries: _told(inputs, path, e)  # noqa: E731
+        write: Any = lambda inputs, path, e=entries: told(inputs, path, e)  # noqa: E731
         reader = "code" if "CANARY" in str(entries) else "ONNX"
         yield Try(reader, f"metadata, {name}", command, _given(write, command), options)
     for (name, model), command in in_turns(graph_files().items(), COMMANDS_OF_GRAPHS, 3):
-        write = lambda inputs, path, m=model: _stored(m, path)  # noqa: E731
+        write = lambda inputs, path, m=model: stored(m, path)  # noqa: E731
         yield Try("ONNX", name, command, _given(write, command), options)
     for (name, damage), command in in_turns(damages().items(), COMMANDS_OF_GRAPHS, 2):
         right = None if "flipped" in name or name == "twice" else refused
-        write = lambda inputs, path, d=damage: _damaged(inputs, path, d)  # noqa: E731
+        write = lambda inputs, path, d=damage: damaged(inputs, path, d)  # noqa: E731
         yield Try("ONNX", name, command, _given(write, command), options, right)
 
 

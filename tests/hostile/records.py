@@ -205,7 +205,9 @@ READERS: dict[str, Callable[[Path, Path], list[object]]] = {
 WHY: Callable[[Path, Path], list[object]] = lambda run, out: ["show", run, "--why", "prune"]  # noqa: E731
 
 
-def _run(write: Callable[[Path], Any], argv: Callable[[Path, Path], list[object]], *, carried: bool = False) -> Prepare:
+def run_with(
+    write: Callable[[Path], Any], argv: Callable[[Path, Path], list[object]], *, carried: bool = False
+) -> Prepare:
     """A copy of what a finished run directory says of itself, spoiled."""
 
     def prepare(folder: Path, inputs: Inputs, out: Path) -> list[object]:
@@ -232,11 +234,11 @@ def _json_of(name: str, *, carried: bool = False) -> Callable[[], Any]:
     return read
 
 
-def _write_text(name: str, text: str) -> Callable[[Path], Any]:
+def written(name: str, text: str) -> Callable[[Path], Any]:
     return lambda run: next(run.glob(name)).write_text(text)
 
 
-def _write_spoiled(name: str, number: int, seed: int, *, carried: bool = False) -> Callable[[Path], Any]:
+def written_spoiled(name: str, number: int, seed: int, *, carried: bool = False) -> Callable[[Path], Any]:
     def write(run: Path) -> None:
         content = _drawing(number, seed, _json_of(name, carried=carried), 80)
         next(run.glob(name)).write_text(json.dumps(content))
@@ -265,7 +267,7 @@ def _faster(run: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-def _flipped(name: str) -> Callable[[Path], Any]:
+def flipped(name: str) -> Callable[[Path], Any]:
     def write(run: Path) -> None:
         path = next(run.glob(name))
         data = bytearray(path.read_bytes())
@@ -284,34 +286,34 @@ def noticed(outcome: Outcome) -> str | None:
 
 def _runs() -> Iterator[Try]:
     for (name, text), command in in_turns(TEXTS.items(), READERS, 2):
-        prepare = _run(_write_text("bundle/build.json", text), READERS[command], carried=command == "import-results")
+        prepare = run_with(written("bundle/build.json", text), READERS[command], carried=command == "import-results")
         yield Try("run directory", f"build.json, {name}", command, prepare, right=refused)
     for (name, text), _ in in_turns(TEXTS.items(), ("show",)):
-        yield Try("run directory", f"state.json, {name}", "show --why", _run(_write_text("state.json", text), WHY))
-        prepare = _run(_write_text("prune-*/record.json", text), WHY)
+        yield Try("run directory", f"state.json, {name}", "show --why", run_with(written("state.json", text), WHY))
+        prepare = run_with(written("prune-*/record.json", text), WHY)
         yield Try("run directory", f"record.json, {name}", "show --why", prepare)
     for kind in PLACES:
         for command in ("show", "history"):
-            prepare = _run(lambda run, k=kind: replaced(run / "bundle" / "build.json", k), READERS[command])
+            prepare = run_with(lambda run, k=kind: replaced(run / "bundle" / "build.json", k), READERS[command])
             yield Try("run directory", f"build.json, a {kind}", command, prepare, right=refused)
     for number, command in in_turns(range(100), ("show", "history", "history -o", "history of two")):
-        prepare = _run(_write_spoiled("bundle/build.json", number, 3), READERS[command])
+        prepare = run_with(written_spoiled("bundle/build.json", number, 3), READERS[command])
         yield Try("run directory", f"build.json, spoiled {number}", command, prepare)
     for number in range(20):
-        prepare = _run(
-            _write_spoiled("bundle/build.json", number * 3, 4, carried=True), READERS["import-results"], carried=True
+        prepare = run_with(
+            written_spoiled("bundle/build.json", number * 3, 4, carried=True), READERS["import-results"], carried=True
         )
         yield Try("run directory", f"build.json, spoiled {number} before results", "import-results", prepare)
     for number in range(20):
-        prepare = _run(_write_spoiled("state.json", number, 5), WHY)
+        prepare = run_with(written_spoiled("state.json", number, 5), WHY)
         yield Try("run directory", f"state.json, spoiled {number}", "show --why", prepare)
-        prepare = _run(_write_spoiled("prune-*/record.json", number, 6), WHY)
+        prepare = run_with(written_spoiled("prune-*/record.json", number, 6), WHY)
         yield Try("run directory", f"record.json, spoiled {number}", "show --why", prepare)
     for name, change in {"gates made to pass": _all_pass, "figures made to pass": _faster}.items():
         for command in ("show", "history"):
-            yield Try("run directory", name, command, _run(change, READERS[command]), right=noticed)
+            yield Try("run directory", name, command, run_with(change, READERS[command]), right=noticed)
     for name in ("model.onnx", "model.pt", "plan.json"):
-        prepare = _run(_flipped(f"bundle/{name}"), READERS["show"])
+        prepare = run_with(flipped(f"bundle/{name}"), READERS["show"])
         yield Try("run directory", f"a byte of {name} flipped", "show", prepare, right=noticed)
     for name in ("nowhere", "a\x01b", LONG_NAME, "/dev/null", "/proc/self/mem"):
         for command in ("show", "history"):

@@ -23,7 +23,7 @@ class Try:
 
     Attributes:
         reader: what reads it: checkpoint, dataset, profile, ONNX, plan, run directory, archive, engine, device,
-            environment.
+            environment, or what ships.
         name: of the input.
         command: of the command, for the table.
         prepare: writes the input.

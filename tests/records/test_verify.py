@@ -99,6 +99,12 @@ def test_a_name_that_leaves_the_bundle_is_not_opened(bundle: Path) -> None:
     assert verify_build(bundle).changed == ("../../../etc/hostname lies outside of the bundle",)
 
 
+def test_a_link_that_leads_round_is_a_file_that_is_missing(bundle: Path) -> None:
+    (bundle / "labels.txt").unlink()
+    (bundle / "labels.txt").symlink_to("labels.txt")
+    assert verify_build(bundle).missing == ("labels.txt is missing",)
+
+
 def _slower(content: dict[str, Any]) -> None:
     for row in content["measurements"]:
         if row["role"] == "candidate":
