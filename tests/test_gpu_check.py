@@ -1,8 +1,9 @@
-"""The check on a GPU, up to the missing GPU: refusals, its judgement, its page."""
+"""The check on a GPU, up to the missing GPU: refusals, its judgement, its page, and all of it on a stand-in."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.serial import write_json
 from edgeprune.target import Budget
+from tests.devices.models import digits_and_detector
 from tests.records.sample import accuracy, build_record
 from tests.runtimes import fake_trtexec
 
@@ -125,3 +127,36 @@ def test_the_page_of_a_gpu_goes_where_it_is_asked_for(tmp_path: Path, monkeypatc
         "20 layers took 3.598 ms, 18 take 1.748 ms",
     ):
         assert words in text
+
+
+@pytest.mark.slow
+def test_on_a_stand_in_it_runs_to_the_end_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, name in (  # what is timed is a script
+        ("edgeprune.runtimes.trtexec_", "MIN_PROCESSES"),
+        ("edgeprune.runtimes.trtexec_", "MAX_PROCESSES"),
+        ("edgeprune.measure.accuracy", "COMPARED_IMAGES"),
+        ("edgeprune.search.profile", "RANDOM_COPIES"),
+    ):
+        monkeypatch.setattr(import_module(module), name, 1)
+    digits_and_detector(tmp_path)
+    page = tmp_path / "page.md"
+    few = ("--batch=1", "--epochs=1", "--probes=1", "--per-round=2", "--retries=0")
+    options = ("--imgsz=64", "--speed-up=1.1", *few, f"--page={page}")
+    target = profile(tmp_path, STAND_IN)
+    assert checked(tmp_path, *options, "--phases", "batch-1", target=target) == 0
+    assert checked(tmp_path, *options, "--phases", "int8", "files", "table", target=target) == 5
+    printed = capsys.readouterr().out
+    assert "SIMULATED NVIDIA Jetson Orin Nano" in printed
+    out = tmp_path / "out"
+    text = (out / "simulated.md").read_text()
+    assert text.startswith("# SIMULATED") and "PASS:" not in text
+    for words in ("| batch-1 | 1, kept |", "## INT8", "## Layers, batch-1", "int8: agreement with the ONNX"):
+        assert words in text
+    assert not page.exists() and not list(out.rglob("tensorrt_gpu.md"))
+    kept = {file.name for file in (out / "files").iterdir()}
+    assert kept == {
+        "build.log",
+        *(f"{name}.{kind}" for name in ("layers", "times", "profile") for kind in ("json", "log")),
+    }
