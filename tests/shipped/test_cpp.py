@@ -198,6 +198,71 @@ def test_what_it_cannot_take_is_one_line(program: Path, tmp_path: Path) -> None:
     assert run(program).returncode == 2
 
 
+@pytest.fixture(scope="module")
+def program_of_tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample with TensorRT behind it, or rather a stand-in that gives what a test wrote into its engine."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    path = tmp_path_factory.mktemp("tensorrt") / "sample"
+    sources = [str(SOURCES / name) for name in ("sample.cpp", "tensorrt.cpp")]
+    flags = ["-std=c++17", "-O1", *WARNINGS.split(), "-isystem", str(Path(__file__).parent / "include")]
+    built = subprocess.run(["g++", *flags, *sources, "-o", str(path)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return path
+
+
+def engine_file(path: Path, expected: np.ndarray, given: np.ndarray, *, kind: int = 0, free: bool = False) -> Path:
+    head = np.array([kind, free, *expected.shape, *given.shape], np.int32)
+    path.write_bytes(head.tobytes() + expected.astype(np.float32).tobytes() + given.astype(np.float32).tobytes())
+    return path
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("batch", "free"), [(1, False), (4, False), (4, True)])
+def test_tensorrt_gets_the_image_and_its_answer_is_read(
+    program: Path, program_of_tensorrt: Path, shared: Path, tmp_path: Path, batch: int, free: bool
+) -> None:
+    """The graph's own answer comes back through TensorRT's calls as through ONNX Runtime's; other images are black."""
+    model = exported(shared, tmp_path)
+    [image] = as_ppm(bccd_images(shared)[:1], tmp_path / "images")
+    pixels, _ = sample.letterbox(cv2.imread(str(image)), 320, 320)
+    tensor = np.zeros((batch, 3, 320, 320), np.float32)
+    tensor[0] = pixels[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255
+    [answer] = onnxruntime.InferenceSession(model).run(None, {"images": tensor[:1]})
+    given = np.full((batch, *answer.shape[1:]), np.nan, np.float32)
+    given[0] = answer[0]
+    engine = engine_file(tmp_path / "engine.engine", tensor, given, free=free)
+    ours, theirs = (found_by(one, path, [image]) for one, path in ((program_of_tensorrt, engine), (program, model)))
+    assert [one["box"] for one in ours[str(image)]] == [
+        pytest.approx(one["box"], abs=1e-2) for one in theirs[str(image)]
+    ]
+    assert len(ours[str(image)]) > 5
+    engine_file(engine, tensor + 0.01, given, free=free)  # the stand-in notices another image
+    assert "did not run" in run(program_of_tensorrt, engine, image).stderr
+
+
+def test_what_tensorrt_cannot_take_is_one_line(program_of_tensorrt: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cell\n")
+    (tmp_path / "image.ppm").write_bytes(b"P6 8 8 255 " + bytes(192))
+    engine = tmp_path / "engine.engine"
+    pixels, answer = np.zeros((1, 3, 8, 8)), np.zeros((1, 5, 4))
+
+    def line() -> str:
+        ended = run(program_of_tensorrt, engine, tmp_path / "image.ppm")
+        assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended.stderr
+        return ended.stderr
+
+    assert "cannot be read, or is empty" in line()
+    engine.write_bytes(b"\x02\0\0\0{}plan")  # with Ultralytics' header
+    assert "is no bare engine of this TensorRT" in line()
+    engine_file(engine, pixels, answer, kind=1)
+    assert "is not float32" in line()
+    engine_file(engine, np.zeros((1, 1, 8, 8)), answer)
+    assert "three channels" in line()
+    engine_file(engine, pixels, np.zeros((1, 9, 4)))
+    assert "not of one model" in line()
+
+
 def test_it_is_compiled_against_tensorrt() -> None:
     include = os.environ.get("EDGEPRUNE_TENSORRT_INCLUDE")
     if include is None or shutil.which("g++") is None:
