@@ -157,6 +157,7 @@ def settings_used(log: str) -> Settings:
     )
 
 
+PASSED = "&&&& PASSED"  # sampleUtils' last line of a run that did what it was asked
 # Pattern in the log, and what it means; the first that fits wins, so causes stand before their consequences.
 MEANINGS: tuple[tuple[str, str], ...] = (
     (
@@ -234,8 +235,12 @@ def meaning_of(log: str) -> str:
 def failure(argv: list[str], returncode: int, log: str) -> ToolError:
     """The error of a failed run: its last line says what it means, the lines before it are the log's end."""
     tail = "\n".join(log.strip().splitlines()[-TAIL_LINES:])
-    # a device that runs out of memory kills the largest process without a word in its log
-    meaning = "it was killed: the device ran out of memory" if returncode in KILLED else meaning_of(log)
+    if returncode in KILLED:  # a device that runs out of memory kills the largest process without a word in its log
+        meaning = "it was killed: the device ran out of memory"
+    elif PASSED in log:  # what it logged before is no cause: TensorRT logs errors that it then gets along without
+        meaning = f"it did its work ({PASSED}) and crashed at its end: look at the libraries that it loads (ldd)"
+    else:
+        meaning = meaning_of(log)
     return ToolError(argv, returncode, f"{tail}\n{meaning}" if meaning else tail)
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeprune.runtimes.layer_info import Layer, format_in, layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
-from edgeprune.runtimes.trtexec_output import failure, meaning_of, outputs_of, profile_of, settings_used, times_of
+from edgeprune.runtimes.trtexec_argv import version_from_banner
+from edgeprune.runtimes.trtexec_output import (
+    PASSED,
+    failure,
+    meaning_of,
+    outputs_of,
+    profile_of,
+    settings_used,
+    times_of,
+)
 from edgeprune.serial import from_json, to_json
 from tests.runtimes.trtexec_samples import (
     FAILURES,
@@ -95,6 +106,27 @@ def test_a_warning_about_a_tactic_is_not_the_cause_of_a_failure():
     refused = "[E] Error[10]: Error Code 10: Internal Error (Could not find any implementation for node /model.9/Conv.)"
     assert meaning_of(f"{tactic}\n{refused}").startswith("TensorRT has no kernel for /model.9/Conv")
     assert "ran out of memory" in meaning_of(f"{tactic}\n[E] Engine could not be created from network")
+
+
+REAL_BUILD = (Path(__file__).parent / "trtexec_8_6_h100_build.log").read_text()
+"""TensorRT 8.6.0 on an H100, driver 580: YOLOv8n at 640 px, batch 16, by the line that edgeprune writes for FP16.
+It took 75.5 s; three libraries that only plugins use were empty, and the program crashed when it unloaded them."""
+
+
+def test_a_real_build_of_8_6_took_the_line_as_it_was_meant():
+    assert version_from_banner(REAL_BUILD) == (8, 6, 0)
+    assert "Precision: FP32+FP16 (prefer precision constraints)" in REAL_BUILD
+    [asked] = re.findall(r"--layerPrecisions=(\S+)", REAL_BUILD.splitlines()[0])
+    [taken] = re.findall(r"\] LayerPrecisions: (\S+)", REAL_BUILD)
+    assert sorted(asked.split(",")) == sorted(taken.split(","))
+    assert not settings_used(REAL_BUILD).cuda_graph
+    assert PASSED in REAL_BUILD and "[E]" in REAL_BUILD
+
+
+def test_a_crash_behind_a_finished_build_is_not_put_down_to_what_was_logged_before():
+    told = str(failure(["trtexec", "--onnx=m.onnx"], -11, REAL_BUILD))
+    assert "did its work" in told and "crashed at its end" in told
+    assert "Myelin" in meaning_of(REAL_BUILD)
 
 
 def test_a_killed_builder_ran_out_of_memory():
