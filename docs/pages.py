@@ -215,7 +215,7 @@ def _kinds(command: Any) -> dict[str, str]:
         inner = [one for one in get_args(hint) if one is not NoneType] or [hint]
         many = getattr(hint, "__origin__", None) is list or getattr(inner[0], "__origin__", None) is list
         kind = (get_args(inner[0]) or inner)[0] if many else inner[0]
-        word = {"bool": "flag", "str": "text"}.get(kind.__name__, kind.__name__.lower())
+        word = {"bool": "flag", "str": "text", "Any": "size"}.get(kind.__name__, kind.__name__.lower())
         kinds[name] = f"{word}, several" if many else word
     return kinds
 

@@ -28,7 +28,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.families import family_of
-from edgeprune.input_size import InputSize, input_size
+from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
 from edgeprune.reading import is_file, shown
 from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreign, ultralytics_reads
@@ -66,7 +66,9 @@ class Checkpoint:
         side = self.train_args.get("imgsz")
         return None if side is None else max(size_of(side, str(self.path)))
 
-    def size_for(self, *, command: int | None = None, plan: int | None = None, profile: int | None = None) -> InputSize:
+    def size_for(
+        self, *, command: Size | None = None, plan: Size | None = None, profile: Size | None = None
+    ) -> InputSize:
         """The size to run it at, in pixels, by what each of these says (:mod:`edgeprune.input_size`)."""
         said = {"command": command, "plan": plan, "profile": profile}
         return input_size(self.trained_imgsz, self.stride, self.task, **said)

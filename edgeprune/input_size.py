@@ -1,4 +1,4 @@
-"""The side of a model's square input: one rule for every command that takes weights.
+"""The size of a model's input: what a size is, and one rule of which one holds for every command that takes weights.
 
 1. What the command says (``--imgsz``); for a plan that is applied again, the size that it was made for.
 2. What the profile says. Shipped profiles leave ``imgsz`` out (only the demo's, which trains from scratch, has one), so
@@ -12,15 +12,22 @@ measures the unpruned model at both.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from edgeprune.options import image_side
+from edgeprune.errors import TargetError
 
+Size = int | tuple[int, int]
+"""Pixels: the side of a square, or height and width of a rectangle. What this module gives is a number for a square."""
 DEFAULT_SIDE = 640
 """Pixels; what Ultralytics trains at unless told otherwise."""
 STRIDE = 32
-"""Pixels; Ultralytics trains at multiples of this, also where the model's own stride is less."""
+"""Pixels; the coarsest stride of every Ultralytics detector: it trains at multiples of this, also where the model's own
+is less, and pads what is none."""
+LARGEST_SIDE = 8192
+FORMS = "640, or 384,640 for height and width"
 Origin = Literal["command", "plan", "profile", "weights", "default"]
 WORDS: dict[Origin, str] = {
     "command": "as was asked",
@@ -31,17 +38,78 @@ WORDS: dict[Origin, str] = {
 }
 
 
+def both_sides(size: Size | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
+
+
+def plain(size: Size | Sequence[int]) -> Size:
+    """The size as it is written: a number for a square."""
+    height, width = both_sides(size)
+    return height if height == width else (height, width)
+
+
+def pixels(size: Size | Sequence[int]) -> str:
+    """The size in words: ``640 px``, ``384 × 640 px``."""
+    size = plain(size)
+    return f"{size} px" if isinstance(size, int) else f"{size[0]} × {size[1]} px"
+
+
+def size_from(text: str) -> Size:
+    """What a person types: ``640``, ``384,640`` (height, width), and ``384x640`` or ``[384, 640]`` for the same.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = re.fullmatch(r"\s*[\[(]?\s*(\d{1,6})(?:\s*[,x×]\s*(\d{1,6}))?\s*[\])]?\s*", text, re.ASCII)
+    if found is None:
+        raise ValueError(f"{text!r} is no size in pixels; allowed is {FORMS}")
+    return plain((int(found[1]), int(found[2] or found[1])))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Makes pydantic read a :data:`Size`: a number, or a list of height and width; sides are multiples of ``step``."""
+
+    step: int = 1
+
+    def read(self, value: Any) -> Any:
+        """The size as it is written; ValueError says what is wrong with anything else."""
+        sides = [value] * 2 if isinstance(value, int) else value
+        if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(type(side) is int for side in sides):
+            raise ValueError(f"a number, or [height, width], in pixels is allowed; seen: {value!r}")
+        for side in sides:
+            if not STRIDE <= side <= LARGEST_SIDE or side % self.step:
+                steps = f"a multiple of {self.step}, " if self.step > 1 else ""
+                raise ValueError(f"a side is {steps}{STRIDE} to {LARGEST_SIDE} pixels; seen: {value!r}")
+        return plain(sides)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        steps = {"multipleOf": self.step} if self.step > 1 else {}
+        side = {"type": "integer", "minimum": STRIDE, "maximum": LARGEST_SIDE, **steps}
+        return {"anyOf": [side, {"type": "array", "items": side, "minItems": 2, "maxItems": 2}]}
+
+
 @dataclass(frozen=True)
 class InputSize:
     """Height and width of a model's input, and where they come from.
 
     Attributes:
-        side: in pixels.
+        side: in pixels: of a square, or height and width.
         origin: who said so.
-        trained: what the weights were trained at, in pixels; None where they do not say, or were not trained.
+        trained: side of the squares that the weights were trained at, in pixels; None where they do not say, or were
+            not trained.
     """
 
-    side: int
+    side: Size
     origin: Origin
     trained: int | None
 
@@ -51,7 +119,7 @@ class InputSize:
         return self.trained is not None and self.trained != self.side
 
     def __str__(self) -> str:
-        text = f"input {self.side} px, {WORDS[self.origin]}"
+        text = f"input {pixels(self.side)}, {WORDS[self.origin]}"
         return f"warning: {text}; the weights were trained at {self.trained} px" if self.differs else text
 
 
@@ -60,9 +128,9 @@ def input_size(
     stride: int,
     task: str,
     *,
-    command: int | None = None,
-    plan: int | None = None,
-    profile: int | None = None,
+    command: Size | None = None,
+    plan: Size | None = None,
+    profile: Size | None = None,
 ) -> InputSize:
     """The size to run a model at, by the rule of this module; everything in pixels.
 
@@ -79,8 +147,22 @@ def input_size(
     if trained is not None:
         step = max(stride, STRIDE)
         trained = -(-trained // step) * step
-    said: dict[Origin, int | None] = {"command": command, "plan": plan, "profile": profile, "weights": trained}
-    for origin, side in said.items():
-        if side is not None:
-            return InputSize(image_side(side, stride, task), origin, trained)
-    return InputSize(image_side(DEFAULT_SIDE, stride, task), "default", trained)
+    said: dict[Origin, Size | None] = {"command": command, "plan": plan, "profile": profile, "weights": trained}
+    for origin, size in said.items():
+        if size is not None:
+            return InputSize(taken_size(size, stride, task), origin, trained)
+    return InputSize(taken_size(DEFAULT_SIDE, stride, task), "default", trained)
+
+
+def taken_size(imgsz: Size | Sequence[int], stride: int, task: str) -> Size:
+    """A size that a model takes, in pixels, as it is written; a classifier takes any sides from its stride up.
+
+    Raises:
+        TargetError: it takes others; names the nearest.
+    """
+    sides = both_sides(imgsz)
+    if any(side < stride or (task != "classify" and side % stride) for side in sides):
+        near = plain([max(stride, round(side / stride) * stride) for side in sides])
+        seen, use = (str(one) if isinstance(one, int) else f"{one[0]},{one[1]}" for one in (plain(sides), near))
+        raise TargetError(f"imgsz {seen} is no multiple of the model's stride {stride}; use {use}")
+    return plain(sides)

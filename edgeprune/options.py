@@ -31,18 +31,6 @@ def output_file(path: Path | None) -> Path | None:
     return path
 
 
-def image_side(imgsz: int, stride: int, task: str) -> int:
-    """A side of square images that a model takes, in pixels; a classifier takes any from its stride up.
-
-    Raises:
-        TargetError: it takes others; names the nearest.
-    """
-    if imgsz < stride or (task != "classify" and imgsz % stride):
-        near = max(stride, round(imgsz / stride) * stride)
-        raise TargetError(f"imgsz {imgsz} is no multiple of the model's stride {stride}; use {near}")
-    return imgsz
-
-
 def output_plot(path: Path | None) -> Path | None:
     """As :func:`output_file` for a figure; TargetError also for a format that is not one of :data:`PLOTS`."""
     if path is not None and path.suffix not in PLOTS:

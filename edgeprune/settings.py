@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict, 
 from annotated_types import Ge, Gt, Le
 
 from edgeprune.errors import SettingError
+from edgeprune.input_size import DEFAULT_SIDE, Pixels, Size, plain
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -118,8 +119,8 @@ class Overrides(TypedDict, total=False):
     """Budget: MACs of the unpruned model over those of the pruned one, at least; needs no device."""
     max_map_drop: float | None
     """Largest loss of mAP50-95, 0 to 1 (0.02 is two points)."""
-    imgsz: int | None
-    """Input side in pixels, a multiple of 32; the profile's, or what the weights were trained at."""
+    imgsz: Size | None
+    """Input in pixels, multiples of 32: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at."""
     epochs: int | None
     """Epochs of fine-tuning."""
     until: str | None
@@ -190,17 +191,17 @@ class Teaching(Settings):
 class Run(Settings):
     """What a training takes besides a section of a target's YAML; in a build the target and the command say it."""
 
-    imgsz: Annotated[int, Ge(32), Le(8192)] | None = None
-    """Side of the square training images in pixels; what the weights were trained at when not given."""
+    imgsz: Annotated[Size, Pixels()] | None = None
+    """Training images in pixels: a side, or HEIGHT,WIDTH; what the weights were trained at when not given."""
     seed: Count = 0
     """Seed of everything random."""
     quiet: bool = False
     """Hide Ultralytics' log and progress bars."""
 
     @property
-    def side(self) -> int:
+    def side(self) -> Size:
         """``imgsz``, or Ultralytics' own 640 for a model that nobody has trained at any size."""
-        return 640 if self.imgsz is None else self.imgsz
+        return DEFAULT_SIDE if self.imgsz is None else plain(self.imgsz)
 
 
 @dataclass(frozen=True, kw_only=True)

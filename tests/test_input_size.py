@@ -14,14 +14,15 @@ from edgeprune.data.digits import write_digits
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.export.onnx import describe_onnx, onnx_from_checkpoint
-from edgeprune.input_size import DEFAULT_SIDE, InputSize, input_size
+from edgeprune.input_size import DEFAULT_SIDE, InputSize, Size, input_size, pixels, plain, size_from
 from edgeprune.measure.accuracy import subject_of
 from edgeprune.measure.graphs import graph_of
 from edgeprune.pruning.api import prune
 from edgeprune.search.inputs import read_inputs as read_for_search
+from edgeprune.serial import from_json, to_json
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.inputs import read_inputs as read_for_build
-from edgeprune.target import default_target, load_target, shipped_targets
+from edgeprune.target import Target, default_target, load_target, shipped_targets
 from edgeprune.training.sizes import sized
 from tests.situations import models
 
@@ -65,6 +66,53 @@ def test_another_size_than_the_trained_one_is_a_warning_with_both() -> None:
 def test_a_size_that_the_model_does_not_take_is_refused() -> None:
     with pytest.raises(TargetError, match="use 128"):
         input_size(None, 64, "detect", command=96)
+    with pytest.raises(TargetError, match=r"imgsz 100,160 is no multiple of the model's stride 32; use 96,160$"):
+        input_size(None, 32, "detect", command=(100, 160))
+    assert input_size(None, 32, "classify", command=(100, 160)).side == (100, 160)
+
+
+@pytest.mark.parametrize("text", ["384,640", "384x640", "384 , 640", "[384, 640]", "(384,640)", "384×640"])
+def test_height_and_width_as_people_type_them(text: str) -> None:
+    assert size_from(text) == (384, 640)
+
+
+@pytest.mark.parametrize(("text", "size"), [("640", 640), ("640,640", 640), ("[640]", 640)])
+def test_a_square_is_one_number(text: str, size: int) -> None:
+    assert size_from(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "640,", "640,640,640", "-640", "6.4", "640px", "1e3", "٦٤٠"])
+def test_what_is_no_size_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size in pixels; allowed is 640, or 384,640"):
+        size_from(text)
+    refused = CliRunner().invoke(app, ["export", "m.pt", f"--imgsz={text}"], env={"COLUMNS": "200"})
+    assert refused.exit_code == 2 and "is no size in pixels" in refused.output
+
+
+def test_a_size_in_words() -> None:
+    assert (pixels(640), pixels((640, 640)), pixels([384, 640])) == ("640 px", "640 px", "384 × 640 px")
+    text = str(input_size(640, 32, "detect", command=(384, 640)))
+    assert text == "warning: input 384 × 640 px, as was asked; the weights were trained at 640 px"
+
+
+@pytest.mark.parametrize(("said", "size"), [("[64, 96]", (64, 96)), ("[96, 96]", 96), ("96", 96)])
+def test_a_profile_states_a_side_or_height_and_width(said: str, size: Size, tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(f"extends: cpu\ndescription: d\nimgsz: {said}\n")
+    target = load_target(profile)
+    assert target.stated_imgsz == size
+    assert target.with_overrides(epochs=3).imgsz == size, "as plain data and back"
+    assert from_json(Target, to_json(target), "build.json") == target
+    assert target.with_overrides(imgsz=(128, 64)).imgsz == (128, 64)
+
+
+@pytest.mark.parametrize("said", ["[64]", "[64, 96, 128]", "[64, 97]", "[64, '96']", "[64, true]", "64x96", "[0, 64]"])
+def test_a_profile_with_no_such_size_is_one_line(said: str, tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(f"extends: cpu\ndescription: d\nimgsz: {said}\n")
+    with pytest.raises(TargetError, match=r"imgsz: .*seen: ") as refused:
+        load_target(profile)
+    assert str(refused.value).count("imgsz") == 1
 
 
 def test_shipped_profiles_leave_the_size_to_the_weights_but_the_demo() -> None:
@@ -84,30 +132,30 @@ def test_a_profile_that_states_a_size_means_it_and_others_do_not_begin_to(tmp_pa
     assert "imgsz" not in shown, "what is printed can be saved as a profile without stating a size"
 
 
-def side_of_prune(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+def side_of_prune(weights: Path, imgsz: Size | None, tmp_path: Path) -> Size:
     return prune(weights, imgsz=imgsz, ratio=0.2, importance="lamp").plan.settings.imgsz
 
 
-def side_of_export(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
-    return onnx_from_checkpoint(weights, tmp_path / "m.onnx", imgsz=imgsz).imgsz[0]
+def side_of_export(weights: Path, imgsz: Size | None, tmp_path: Path) -> Size:
+    return onnx_from_checkpoint(weights, tmp_path / "m.onnx", imgsz=imgsz).imgsz
 
 
-def side_of_bench_and_compare(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
-    return describe_onnx(graph_of(weights, tmp_path, imgsz=imgsz)).imgsz[0]
+def side_of_bench_and_compare(weights: Path, imgsz: Size | None, tmp_path: Path) -> Size:
+    return describe_onnx(graph_of(weights, tmp_path, imgsz=imgsz)).imgsz
 
 
-def side_of_val(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+def side_of_val(weights: Path, imgsz: Size | None, tmp_path: Path) -> Size:
     with subject_of(weights, imgsz, 1, None, "auto", None) as subject:
-        return subject.imgsz[0]
+        return subject.imgsz
 
 
-def side_of_training(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+def side_of_training(weights: Path, imgsz: Size | None, tmp_path: Path) -> Size:
     settings = sized(TrainSettings(imgsz=imgsz, quiet=True), checkpoint.load(weights))
     assert settings.imgsz == settings.side
     return settings.side
 
 
-def side_of_search(weights: Path, imgsz: int | None, tmp_path: Path) -> int:
+def side_of_search(weights: Path, imgsz: Size | None, tmp_path: Path) -> Size:
     found = read_for_search(load_target("cpu"), weights, None, trust=False, imgsz=imgsz)
     assert found.target.imgsz == found.size.side
     return found.size.side
@@ -125,8 +173,9 @@ EVERYWHERE = (
 
 @pytest.mark.parametrize("side_of", EVERYWHERE, ids=lambda function: function.__name__)
 def test_every_command_takes_the_trained_size_and_does_as_it_is_told(side_of, weights: Path, tmp_path: Path) -> None:
-    assert side_of(weights, None, tmp_path) == TRAINED
-    assert side_of(weights, 64, tmp_path) == 64
+    assert plain(side_of(weights, None, tmp_path)) == TRAINED
+    assert plain(side_of(weights, 64, tmp_path)) == 64
+    assert side_of(weights, (64, 96), tmp_path) == (64, 96)
 
 
 def test_a_build_takes_the_trained_size_and_a_description_that_of_the_profile(digits: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
-from edgeprune.options import image_side, output_file, output_folder, output_plot
+from edgeprune.input_size import taken_size
+from edgeprune.options import output_file, output_folder, output_plot
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_commands_check_their_outputs_first(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.parametrize(("side", "stride", "task"), [(320, 32, "detect"), (64, 64, "pose"), (224, 1, "classify")])
 def test_a_side_that_fits_is_given_back(side: int, stride: int, task: str) -> None:
-    assert image_side(side, stride, task) == side
+    assert taken_size(side, stride, task) == side
 
 
 @pytest.mark.parametrize(
@@ -108,4 +109,4 @@ def test_a_side_that_fits_is_given_back(side: int, stride: int, task: str) -> No
 )
 def test_a_side_that_does_not_fit_names_the_nearest(side: int, stride: int, task: str, near: int) -> None:
     with pytest.raises(TargetError, match=f"imgsz {side} is no multiple of the model's stride {stride}; use {near}$"):
-        image_side(side, stride, task)
+        taken_size(side, stride, task)

@@ -22,6 +22,7 @@ from edgeprune.carry.device import RecordingDevice
 from edgeprune.carry.request import SCHEMA_VERSION, Command, Request, Script
 from edgeprune.devices.archive import archive
 from edgeprune.devices.board import board_modules
+from edgeprune.input_size import both_sides
 from edgeprune.records.facts import BaselineFacts
 from edgeprune.runtimes.onnx_facts import OnnxFacts, onnx_facts
 from edgeprune.runtimes.trtexec_ import input_bytes
@@ -63,7 +64,7 @@ def carried_files(build: Build) -> dict[str, Path]:
     (folder / "run-on-device.sh").write_text(SCRIPT, encoding="utf-8")
     (folder / "run-on-device.sh").chmod(0o755)
     images = build.dataset.sample_images(build.dataset.judging_split(target.accuracy.split), IMAGES, build.site.seed)
-    pixels = batch_from_images(images, imgsz=(target.imgsz, target.imgsz), task=build.weights.task)
+    pixels = batch_from_images(images, imgsz=both_sides(target.imgsz), task=build.weights.task)
     inputs = _pack_inputs(folder, pixels, onnx_facts(folder / "model.onnx", precision=target.graph_precision))
     scripts = _scripts(target, folder, pixels, inputs)
     request = Request(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.sizes import side_to_run
+from edgeprune.cli.sizes import side_to_run, size_option
 from edgeprune.cli.streams import BARS, results_console, say
+from edgeprune.input_size import both_sides
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult
@@ -60,7 +61,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
     cpus: Annotated[str | None, typer.Option(help="Pin the process to these CPUs, for example 2,3.")] = None,
     imgsz: Annotated[
-        int | None, typer.Option(help="Input side in pixels of checkpoints and free axes; as for build.")
+        Any, size_option("Input in pixels of checkpoints and free axes: a side, or HEIGHT,WIDTH; as for build.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per inference, where the model leaves it free.")] = None,
     warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
@@ -104,7 +105,7 @@ def bench(
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
-        "imgsz": None if imgsz is None else (imgsz, imgsz),
+        "imgsz": None if imgsz is None else both_sides(imgsz),
         "warmup_s": warmup_s,
         "warmup_runs": warmup_runs,
         "launches": launches,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, replaced, write
-from edgeprune.cli.sizes import side_to_run
+from edgeprune.cli.sizes import side_to_run, size_option
 from edgeprune.cli.streams import say
 
 
@@ -21,7 +21,7 @@ def compare(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for compare.html and its data.")] = None,
     images: Annotated[int, typer.Option(min=0, help="Images to show side by side.")] = 6,
-    imgsz: Annotated[int | None, typer.Option(help="Side in pixels of what has to be exported.")] = None,
+    imgsz: Annotated[Any, size_option("Size in pixels of what has to be exported: a side, or HEIGHT,WIDTH.")] = None,
     statistic: Annotated[str | None, typer.Option(help="Latency in the table: p50, p90, p95 or p99.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds of latency.")] = None,

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.cli.streams import results_console
+from edgeprune.input_size import pixels
 from edgeprune.report.history import change_text, created_text, device_names, figures_text
 from edgeprune.report.text import budget_text
 from edgeprune.report.verdict import COLUMNS, gate_cells, gate_text, short_reasons
@@ -137,7 +138,7 @@ def print_targets(targets: Sequence[Target]) -> None:
     """The shipped profiles, each with its description below."""
     rows = [
         _Row(
-            (target.name, f"{target.stated_imgsz} px" if target.stated_imgsz else "as trained", str(target.budget)),
+            (target.name, pixels(target.stated_imgsz) if target.stated_imgsz else "as trained", str(target.budget)),
             f"{target.description}; {target.runtime}, {target.precision}",
         )
         for target in targets

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeprune.cli.bench import Live, RuntimeName
-from edgeprune.cli.sizes import side_to_run
+from edgeprune.cli.sizes import side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
@@ -32,7 +32,7 @@ def export_command(
     output: Annotated[
         Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; CHECKPOINT.onnx.")
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels; what the weights were trained at.")] = None,
+    imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; as the weights were trained.")] = None,
     batch: Annotated[int, typer.Option(help="Images per inference; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
@@ -238,7 +238,7 @@ def val_command(
         str | None, typer.Option(help="Profile that gives runtime, size, batch, threads and split.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, or val.")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Input side in pixels; the artifact's own.")] = None,
+    imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the artifact's own.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per inference, where the artifact leaves it free.")] = None,
     runtime: RuntimeName = None,
     head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",

@@ -7,13 +7,14 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from edgeprune.cli.sizes import size_option
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import output_file, output_plot
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
-ImgSz = Annotated[int | None, typer.Option(help="Input side in pixels; what the weights were trained at.")]
+ImgSz = Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; what the weights were trained at.")]
 ImportanceName = Annotated[str, typer.Option(help="Criterion; auto: taylor with --data, lamp without.")]
 Images = Annotated[int, typer.Option(min=1, help="Images of --data to use.")]
 Batch = Annotated[int, typer.Option(min=1, max=2**16, help="Images per inference on --data.")]

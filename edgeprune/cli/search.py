@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from edgeprune.cli.sizes import size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_folder
 
@@ -14,7 +15,7 @@ Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
 ImgSz = Annotated[
-    int | None, typer.Option(help="Input side in pixels; the profile's, or what the weights were trained at.")
+    Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at.")
 ]
 Cache = Annotated[
     Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")

@@ -10,7 +10,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from annotated_types import Ge, Le
 
+from edgeprune.cli.sizes import size_option
 from edgeprune.errors import DataError, TargetError
+from edgeprune.input_size import Size
 from edgeprune.settings import YAML_KEYS, Overrides, Settings, descriptions
 
 FLAGS = {"time_h": "--time"}
@@ -61,6 +63,11 @@ def _option(name: str, default: Any, cls: type) -> inspect.Parameter:
     text = descriptions(cls)[name].replace("``", "")
     if get_origin(base) is dict:  # given as pairs
         base, text = list[str] | None, f"{text.rstrip('.')}: NAME=VALUE."
+    if set(get_args(Size)) <= set(get_args(base)):
+        option = size_option(text, flag)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[Any, option]
+        )
     option = typer.Option(flag, help=text, min=least, max=most)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[base, option])
 

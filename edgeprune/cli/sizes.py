@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from edgeprune.input_size import Size, size_from
 
 if TYPE_CHECKING:
     from edgeprune.target import Target
 
 
-def side_to_run(model: Path, imgsz: int | None, profile: Target | None = None, *, trust: bool = False) -> int | None:
-    """The side that was asked for, by the command or by a profile, in pixels; None leaves it to the file.
+METAVAR = "PX|H,W"
+
+
+def size_option(help: str, flag: str = "--imgsz") -> Any:
+    """``--imgsz``, as :func:`~edgeprune.input_size.size_from` reads it; its parameter is annotated with ``Any``, since
+    typer knows no unions."""
+    return typer.Option(flag, parser=_parsed, metavar=METAVAR, help=help)
+
+
+def _parsed(text: str) -> Size:
+    try:
+        return size_from(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def side_to_run(model: Path, imgsz: Size | None, profile: Target | None = None, *, trust: bool = False) -> Size | None:
+    """The size that was asked for, by the command or by a profile, in pixels; None leaves it to the file.
 
     For a checkpoint that was trained at another, a line on stderr says so: results on stdout stay as they are.
     """

@@ -31,6 +31,7 @@ from edgeprune.export.graph import (
     set_metadata,
 )
 from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, SIGNATURE_KEY, facts_of
+from edgeprune.input_size import Size, both_sides
 from edgeprune.quiet import quiet
 
 # Newest opset on which every path was tried: TensorRT 10.3 parses up to 20, ONNX Runtime's static quantisation refuses
@@ -91,7 +92,7 @@ def onnx_from_checkpoint(
     weights: Path | str,
     output: Path | str,
     *,
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     batch: int = 1,
     dynamic: bool = False,
     opset: int = DEFAULT_OPSET,
@@ -105,8 +106,8 @@ def onnx_from_checkpoint(
     Args:
         weights: the checkpoint; its folder is left alone.
         output: the ONNX file, written whole or not at all.
-        imgsz: height and width in pixels, a multiple of the model's stride; what the checkpoint was trained at when
-            None, 640 where it does not say.
+        imgsz: a side, or height and width, in pixels, multiples of the model's stride; what the checkpoint was trained
+            at when None, 640 where it does not say.
         batch: images a run; with ``dynamic`` and NMS inside, the most that a run may have.
         dynamic: leave batch, height and width free.
         opset: version of the operator set.
@@ -134,7 +135,7 @@ def onnx_from_checkpoint(
 
     checkpoint = load(weights, trust=trust)
     module: Any = module_from_checkpoint(checkpoint)
-    imgsz = checkpoint.size_for(command=imgsz).side
+    sides = both_sides(checkpoint.size_for(command=imgsz).side)
     size = parameter_count(module) * 4
     if size > MAX_BYTES:
         raise DataError(f"{weights} has {size / 2**30:.2f} GiB of weights; an ONNX file holds less than 2 GB")
@@ -155,7 +156,7 @@ def onnx_from_checkpoint(
         module.pt_path = str(Path(folder) / "model.pt")  # the exporter writes beside this path; nothing lies there
         overrides = {
             "format": "onnx",
-            "imgsz": imgsz,
+            "imgsz": list(sides),
             "batch": batch,
             "dynamic": dynamic,
             "opset": opset,

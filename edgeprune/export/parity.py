@@ -29,6 +29,7 @@ from edgeprune.export.metadata import facts_of, read_metadata
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
+from edgeprune.input_size import Size, both_sides
 from edgeprune.runtimes.base import Runtime
 
 
@@ -37,7 +38,7 @@ def parity(
     candidate: Path | str,
     images: Sequence[Path],
     *,
-    imgsz: int | tuple[int, int] | None = None,
+    imgsz: Size | None = None,
     runtime: Runtime | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> ParityInfo:
@@ -47,7 +48,7 @@ def parity(
         reference: a module, a checkpoint (.pt) or an ONNX file.
         candidate: an ONNX file with Ultralytics' metadata, or an engine for ``runtime``.
         images: image files, best of the validation split.
-        imgsz: height and width in pixels; the candidate's own when None.
+        imgsz: a side, or height and width, in pixels; the candidate's own when None.
         runtime: runs the candidate; ONNX Runtime on the CPU when None.
         metadata: what the candidate is (task, names, imgsz, head), when its file does not say.
 
@@ -57,7 +58,7 @@ def parity(
     """
     candidate = Path(candidate)
     model = facts_of(candidate) if metadata is None else read_metadata(metadata)
-    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz or model.imgsz or (0, 0)
+    height, width = both_sides(imgsz or model.imgsz or 0)
     if not height or not width:
         raise TargetError(f"{candidate} does not say its image size; give imgsz")
     layout = Layout.of(model)

@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
+from typing import cast
 
+from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
 
@@ -54,7 +57,7 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float]) -> list[Planned
                     meeting.append(at_full_size)
                 continue
             if enough := [one for one in sizes if one.speed_up >= budget]:
-                meeting.append(max(enough, key=lambda one: int(one.form.keys["imgsz"])))
+                meeting.append(max(enough, key=lambda one: prod(both_sides(cast(Size, one.form.keys["imgsz"])))))
             chosen[at_full_size.form.name, budget] = Planned(at_full_size.form, budget)
             half_way = _half_way(at_full_size, sizes, budget)
             if half_way is not None and not _harmless(screened, baseline, budget, at_full_size):

@@ -7,10 +7,11 @@ of the room knows of levers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
+from edgeprune.input_size import STRIDE, Size, both_sides, pixels, plain
 from edgeprune.records.frontier import Form, Keys
 from edgeprune.target import Target
-from edgeprune.target.schema import STRIDE
 
 AS_IT_IS = "as it is"
 SIZE_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the side: latency goes about with its square
@@ -28,26 +29,26 @@ def forms(target: Target, weights: str, others: Sequence[str] = ()) -> list[Form
     found: list[Form] = []
     for precision in (target.precision, *target.lower_precisions):
         lower: Keys = {} if precision == target.precision else {"precision": precision}
-        for side in (target.imgsz, *smaller_sides(target.imgsz)):
-            size: Keys = {} if side == target.imgsz else {"imgsz": side}
-            found.append(_form(weights, {**lower, **size}))
+        found.append(_form(weights, lower))
+        found += [_form(weights, {**lower, "imgsz": size}, size=size) for size in smaller_sizes(target.imgsz)]
         found += [_form(other, lower, other=True) for other in others]
     return found
 
 
-def smaller_sides(side: int) -> list[int]:
-    """Sides in pixels to try below one, in the model's steps, the largest first."""
-    sides = {max(STRIDE, round(side * share / STRIDE) * STRIDE) for share in SIZE_SHARES}
-    return sorted((one for one in sides if LEAST_SIDE <= one < side), reverse=True)
+def smaller_sizes(size: Size) -> list[Size]:
+    """Sizes in pixels to try below one, of about its shape and in the model's steps, the largest first."""
+    whole = both_sides(size)
+    tried = {tuple(round(side * share / STRIDE) * STRIDE for side in whole) for share in SIZE_SHARES} - {whole}
+    return [plain(sides) for sides in sorted(tried, key=prod, reverse=True) if min(sides) >= LEAST_SIDE]
 
 
-def _form(weights: str, keys: Keys, *, other: bool = False) -> Form:
+def _form(weights: str, keys: Keys, *, size: Size | None = None, other: bool = False) -> Form:
     words = [weights] if other else []
     levers = ["checkpoint"] if other else []
     if "precision" in keys:
         words.append(str(keys["precision"]))
         levers.append("precision")
-    if "imgsz" in keys:
-        words.append(f"{keys['imgsz']} px")
+    if size is not None:
+        words.append(pixels(size))
         levers.append("size")
     return Form(", ".join(words) or AS_IT_IS, weights, keys, tuple(levers))

@@ -20,6 +20,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.frontier.choose import Planned, best_for, plan, with_frontier
 from edgeprune.frontier.levers import forms
 from edgeprune.frontier.screening import Screening, screen
+from edgeprune.input_size import Size
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Screened
@@ -47,7 +48,7 @@ def frontier(
     budgets: Sequence[float],
     also: Sequence[str | Path] = (),
     epochs: int | None = None,
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     jobs: str = "here",
     seed: int = 0,
     trust: bool = False,
@@ -68,7 +69,7 @@ def frontier(
         budgets: their values.
         also: further checkpoints that are at hand, of other scales.
         epochs: of every row that is trained; the profile's when not given, 0 for none.
-        imgsz: side of the images in pixels; see :mod:`edgeprune.input_size` for what holds when None.
+        imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         jobs: ``here`` or ``ray``.
         seed: of everything drawn.
         trust: load checkpoints with foreign classes.

@@ -29,11 +29,12 @@ from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, run_in_batches
 from edgeprune.families import family_for
+from edgeprune.input_size import Size, both_sides
 from edgeprune.measure.per_image import keep_per_image, save_per_image
-from edgeprune.measure.rectangle import at_size
 from edgeprune.measure.result import Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
 from edgeprune.quiet import quiet
+from edgeprune.rectangle import at_size
 from edgeprune.runtimes.base import Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import Site
@@ -54,7 +55,7 @@ def accuracy(
     model: Path | str,
     *,
     data: Path | str | Dataset,
-    imgsz: int | tuple[int, int] | None = None,
+    imgsz: Size | None = None,
     split: str = "val",
     batch: int = 1,
     runtime: Runtime | None = None,
@@ -184,7 +185,7 @@ class Subject:
 @contextmanager
 def subject_of(
     model: Path,
-    imgsz: int | tuple[int, int] | None,
+    imgsz: Size | None,
     batch: int,
     runtime: Runtime | None,
     head: str,
@@ -195,8 +196,7 @@ def subject_of(
     if model.suffix == ".pt":
         checkpoint = load(model)
         module = module_from_checkpoint(checkpoint)
-        side = checkpoint.size_for().side
-        size = _both_sides(imgsz) or (side, side)
+        size = both_sides(imgsz or checkpoint.size_for().side)
         dual = has_end_to_end_head(module)
         yield Subject(module, checkpoint.task, size, batch, dual and head in {"auto", "end-to-end"}, exported=False)
         return
@@ -218,7 +218,7 @@ def subject_of(
     dynamic = (bool(shape) and isinstance(shape[0], str)) or facts.dynamic
     free = isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic
     own = facts.imgsz or (0, 0)
-    size = _both_sides(imgsz) or own
+    size = both_sides(imgsz) if imgsz else own
     if not free and size != own:
         raise TargetError(
             f"{model} takes images of {own[0]} × {own[1]}, not of {size[0]} × {size[1]} (height × width); leave out "
@@ -236,10 +236,6 @@ def subject_of(
             sorted_rows,
             exported=True,
         )
-
-
-def _both_sides(imgsz: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    return (imgsz, imgsz) if isinstance(imgsz, int) and imgsz else imgsz or None
 
 
 def _require_raw_output(model: Path, shape: tuple[int | str, ...], rows: int) -> None:
@@ -316,7 +312,7 @@ def _validated(
                 "split": split,
                 "workers": workers,
                 "device": device,
-                "rect": False,  # the square that ships; Ultralytics' own default for a .pt pads each batch less
+                "rect": False,  # the size that ships; Ultralytics' own default for a .pt pads each batch less
                 "plots": False,
                 "save_json": False,
                 "val": False,  # else COCO's own names would start its external evaluator

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError
+from edgeprune.input_size import Size
 from edgeprune.measure.names import names_apart
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
@@ -131,7 +132,7 @@ def bench(
     *,
     runtime: str | None = None,
     settings: BenchSettings | None = None,
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     precision: str = "fp32",
     data: str | None = None,
     max_ms: float | None = None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
+from edgeprune.input_size import Size
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.bench import ModelBench, bench_graphs
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
@@ -127,7 +128,7 @@ def compare(
     settings: BenchSettings | None = None,
     statistic: str = "p50",
     split: str = "val",
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     images: int = 6,
     seed: int = 0,
     progress: Progress = silent,
@@ -142,7 +143,8 @@ def compare(
         settings: how latency is sampled.
         statistic: percentile of the latency in the table, such as ``p50``.
         split: train, val or test.
-        imgsz: side in pixels of what is exported; that of each checkpoint's training when None.
+        imgsz: of what is exported, in pixels: a side, or height and width; that of each checkpoint's training when
+            None.
         images: how many to show side by side; 0 shows none.
         seed: of the choice of images.
         progress: who watches.

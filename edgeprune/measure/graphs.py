@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from edgeprune.input_size import Size
 from edgeprune.progress import Progress, silent
 
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -13,7 +14,7 @@ PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Identity"
 
 
 def graph_of(
-    model: Path, folder: Path, *, imgsz: int | None = None, batch: int = 1, progress: Progress = silent
+    model: Path, folder: Path, *, imgsz: Size | None = None, batch: int = 1, progress: Progress = silent
 ) -> Path:
     """The model itself, or for a checkpoint its export, simplified as a build does it, in ``folder``.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
+from edgeprune.input_size import both_sides
 from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
 from edgeprune.measure.other_work import wait_for_quiet
 from edgeprune.runtimes.base import BenchSettings
@@ -63,7 +64,7 @@ def latency_settings(
         time_limit_s=settings.time_limit_s * max(effort, 1.0),
         seed=site.seed,
         batch=target.batch,
-        imgsz=(target.imgsz, target.imgsz),
+        imgsz=both_sides(target.imgsz),
         launches=settings.launches if effort >= 1 else 1,
         scope=target.budget.scope,
         frames=tuple(frames),

@@ -19,6 +19,7 @@ from edgeprune.export.detections import CONFIDENCE, NMS_IOU
 from edgeprune.export.module import head_arguments
 from edgeprune.families import family_for
 from edgeprune.images import read_image
+from edgeprune.input_size import Size
 from edgeprune.measure.accuracy import subject_of
 from edgeprune.quiet import quiet
 from edgeprune.runtimes.base import Runtime
@@ -50,7 +51,7 @@ def predict(
     model: Path,
     images: Sequence[Path],
     *,
-    imgsz: int | tuple[int, int] | None = None,
+    imgsz: Size | None = None,
     runtime: Runtime | None = None,
     metadata: Mapping[str, str] | None = None,
     confidence: float = CONFIDENCE,

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from edgeprune.dataset import Dataset
 from edgeprune.images import read_image
+from edgeprune.input_size import Size
 from edgeprune.measure.predictions import Detection, predict, read_objects
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Runtime
@@ -111,7 +112,7 @@ class SceneModel:
     name: str
     path: Path
     runtime: Runtime | None = None
-    imgsz: int | tuple[int, int] | None = None
+    imgsz: Size | None = None
     metadata: Mapping[str, str] | None = None
 
 

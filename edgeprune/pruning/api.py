@@ -13,7 +13,7 @@ from edgeprune import serial
 from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
-from edgeprune.input_size import InputSize, input_size
+from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
@@ -56,7 +56,7 @@ def prune(
     images: int = 64,
     batch: int = 4,
     batches: Iterable[Batch] | None = None,
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     importance: str = AUTO,
     normalisation: str | None = None,
     scope: Scope = "global",
@@ -82,7 +82,8 @@ def prune(
         images: how many images of ``data``.
         batch: images per pass; each batch is one sample of the gradient.
         batches: labelled batches of your own, instead of ``data``.
-        imgsz: pixels; by default the plan's, else what the checkpoint was trained at, else 640.
+        imgsz: a side, or height and width, in pixels; by default the plan's, else what the checkpoint was trained at,
+            else 640.
         importance: the criterion; ``auto`` is ``taylor`` with ``data`` or ``batches``, ``lamp`` without.
         normalisation: see :data:`~edgeprune.pruning.criteria.NORMALISATIONS`; the criterion's own when None.
         scope: ``global`` ranks channels across the model, ``local`` takes the same share everywhere.
@@ -152,7 +153,7 @@ def prune(
 def labelled_batches(
     checkpoint: Checkpoint,
     data: Path | str,
-    imgsz: int,
+    imgsz: Size,
     *,
     images: int = 64,
     batch: int = 4,

@@ -12,6 +12,7 @@ import torch
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
+from edgeprune.input_size import Size, both_sides
 from edgeprune.quiet import quiet
 
 
@@ -38,7 +39,7 @@ class Batch:
 def calibration_batches(
     data: Path | str | Dataset,
     task: str,
-    imgsz: int,
+    imgsz: Size,
     *,
     images: int = 64,
     batch: int = 4,
@@ -51,7 +52,7 @@ def calibration_batches(
     Args:
         data: a dataset, or what :meth:`Dataset.load` takes.
         task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
-        imgsz: side of the letterboxed images in pixels.
+        imgsz: of the letterboxed images in pixels: a side, or height and width.
         images: how many images, drawn without replacement; fewer when the split has fewer.
         batch: images per batch; each batch is one sample of the gradient.
         split: use the training split for pruning decisions, so that validation stays unseen.
@@ -59,7 +60,7 @@ def calibration_batches(
         stride: of the model.
 
     Returns:
-        Batches with images of shape (batch, channels, imgsz, imgsz); the last one may hold fewer.
+        Batches with images of shape (batch, channels, height, width); the last one may hold fewer.
 
     Raises:
         TargetError: ``images`` or ``batch`` is under 1.
@@ -71,9 +72,18 @@ def calibration_batches(
     from ultralytics.data.dataset import ClassificationDataset
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
+    from edgeprune.rectangle import fit_dataset
+
     if images < 1 or batch < 1:
         raise TargetError(f"images and batch start at 1 (seen: {images}, {batch})")
-    overrides = {"imgsz": imgsz, "task": task, "rect": False, "cache": False, "single_cls": False, "fraction": 1.0}
+    overrides = {
+        "imgsz": max(both_sides(imgsz)),
+        "task": task,
+        "rect": False,
+        "cache": False,
+        "single_cls": False,
+        "fraction": 1.0,
+    }
     cfg: Any = get_cfg(overrides=overrides)
     checked = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
     given = str(checked.for_ultralytics(split))
@@ -85,6 +95,7 @@ def calibration_batches(
             else:
                 described = check_det_dataset(given, autodownload=False)
                 dataset = build_yolo_dataset(cfg, described[split], batch, described, mode="val", stride=stride)
+            fit_dataset(dataset, imgsz)
     except Exception as error:
         text = str(error).strip().splitlines() or [""]
         raise DataError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgeprune import serial
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError
+from edgeprune.input_size import Size
 
 SCHEMA = 1
 
@@ -50,10 +51,11 @@ class PlanSettings:
     """What a plan was asked for; arguments of :class:`~edgeprune.pruning.pruner.Pruner` and its ``plan``.
 
     Attributes:
+        imgsz: of the input that multiply-accumulates are counted for, in pixels: a side, or height and width.
         request: the one request and its value; ``{"widths": "explicit"}`` where widths were given.
     """
 
-    imgsz: int
+    imgsz: Size
     importance: str
     normalisation: str | None
     scope: str

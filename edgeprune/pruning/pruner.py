@@ -16,7 +16,7 @@ from torch import nn
 
 from edgeprune.checkpoint import parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
-from edgeprune.options import image_side
+from edgeprune.input_size import Size, taken_size
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
@@ -46,7 +46,7 @@ class Pruner:
 
     Args:
         model: an Ultralytics model (``YOLO(...).model``), float32; it is never changed.
-        imgsz: side of the square images that multiply-accumulates are counted for, in pixels.
+        imgsz: of the images that multiply-accumulates are counted for, in pixels: a side, or height and width.
         ignore, max_ratio, align, min_width: as in :class:`~edgeprune.pruning.structure.Constraints`.
         removed: blocks to drop before any width changes, see :func:`~edgeprune.pruning.depth.removable_blocks`.
 
@@ -61,7 +61,7 @@ class Pruner:
     def __init__(
         self,
         model: nn.Module,
-        imgsz: int,
+        imgsz: Size,
         *,
         ignore: Sequence[str] = (),
         max_ratio: Mapping[str, float] | None = None,
@@ -70,7 +70,7 @@ class Pruner:
         removed: Sequence[str] = (),
     ) -> None:
         self.constraints = Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width)
-        image_side(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
+        imgsz = taken_size(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
         self.original, self.imgsz, self.removed = model, imgsz, tuple(removed)
         self.model = remove_blocks(model, removed) if removed else model
         self.structure = Structure(trace_model(self.model, imgsz), self.constraints)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from edgeprune.errors import TargetError
+from edgeprune.input_size import Size
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.equivalence import masked_parameters
@@ -49,7 +50,7 @@ def sensitivity(
     model: nn.Module | Pruner,
     batches: Iterable[Batch],
     *,
-    imgsz: int = 640,
+    imgsz: Size = 640,
     importance: str = AUTO,
     ratios: Sequence[float] = RATIOS,
     scores: Scores | None = None,

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgeprune.checkpoint import refuse_foreign_classes
 from edgeprune.errors import StageError
+from edgeprune.input_size import Size, both_sides, pixels
 from edgeprune.pruning.channels import Cost, Labels, Split, Trace
 from edgeprune.pruning.copies import copy_sharing_weights, input_channels, output_tensors, set_raw_outputs
 from edgeprune.pruning.rules import ATTENTION, splits_by_attribute
@@ -40,8 +41,8 @@ _SUM = {"add", "iadd", "radd", "sub", "isub", "rsub", "add_", "sub_"}
 _PRODUCT = {"mul", "imul", "rmul", "div", "truediv", "itruediv", "mul_", "div_"}
 
 
-def trace_model(model: nn.Module, imgsz: int) -> Trace:
-    """Trace a model for square images of ``imgsz`` pixels, batch 1.
+def trace_model(model: nn.Module, imgsz: Size) -> Trace:
+    """Trace a model for images of ``imgsz`` pixels (a side, or height and width), batch 1.
 
     Raises:
         StageError: a block is not one of Ultralytics' or torch's own, or the forward pass failed; names the block.
@@ -49,7 +50,7 @@ def trace_model(model: nn.Module, imgsz: int) -> Trace:
     refuse_foreign_classes(model)
     copy = set_raw_outputs(copy_sharing_weights(model))
     tracker = _LabelTracker(copy)
-    image = next(model.parameters()).new_empty(0, input_channels(model), imgsz, imgsz)
+    image = next(model.parameters()).new_empty(0, input_channels(model), *both_sides(imgsz))
     channels = tracker.trace.new_labels(image.shape[1])
     tracker.set_labels(image, channels)
     tracker.trace.pin(channels, "the input image")
@@ -61,7 +62,7 @@ def trace_model(model: nn.Module, imgsz: int) -> Trace:
     except Exception as error:
         where = tracker.current_block()
         raise StageError(
-            f"block {where} cannot be traced at {imgsz} px: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"block {where} cannot be traced at {pixels(imgsz)}: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
     for tensor in output_tensors(output):
         labels = tracker.labels_of(tensor)

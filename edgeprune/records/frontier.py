@@ -8,7 +8,7 @@ from typing import Literal
 
 from edgeprune.records.sweep import Point
 
-Keys = Mapping[str, str | int | float | bool]
+Keys = Mapping[str, str | int | float | bool | tuple[int, int]]
 """Keys of a profile, with dots between sections, and their values."""
 
 

@@ -52,7 +52,9 @@ def profile_text(found: Frontier, one: Recommendation) -> str:
     sections: dict[str, list[str]] = {}
     for key, value in one.keys.items():
         *section, name = key.split(".")
-        said = f"{name}: {str(value).lower() if isinstance(value, bool) else value}"
+        if isinstance(value, (bool, tuple)):
+            value = str(value).lower() if isinstance(value, bool) else list(value)
+        said = f"{name}: {value}"
         if section:
             sections.setdefault(section[0], []).append(said)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from edgeprune.input_size import pixels
 from edgeprune.report.table import Table
 
 if TYPE_CHECKING:
@@ -42,5 +43,5 @@ def plan_text(plan: Plan) -> str:
     macs, parameters = plan.macs, plan.params
     return (
         f"MACs {macs[0] / 1e9:.3f} G -> {macs[1] / 1e9:.3f} G (x{plan.macs_speed_up:.2f}) at "
-        f"{plan.settings.imgsz} px, parameters {parameters[0] / 1e6:.3f} M -> {parameters[1] / 1e6:.3f} M"
+        f"{pixels(plan.settings.imgsz)}, parameters {parameters[0] / 1e6:.3f} M -> {parameters[1] / 1e6:.3f} M"
     )

@@ -10,7 +10,7 @@ from edgeprune import checkpoint
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
-from edgeprune.input_size import InputSize
+from edgeprune.input_size import InputSize, Size
 from edgeprune.target import Target
 
 
@@ -38,7 +38,7 @@ def read_inputs(
     *,
     trust: bool,
     splits: Iterable[str] = ("train",),
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
 ) -> Inputs:
     """A checkpoint, and the dataset with these splits where one is given; nothing is written.
 

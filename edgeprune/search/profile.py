@@ -22,6 +22,7 @@ from torch import nn
 
 from edgeprune.checkpoint import shape_signature
 from edgeprune.errors import DataError
+from edgeprune.input_size import Size
 from edgeprune.measure.layers import BEHIND_THE_LAYERS, LayerCost, LayerCosts
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.pruner import Pruner
@@ -116,7 +117,7 @@ def profile_layers(
     model: nn.Module,
     bench: Bench,
     *,
-    imgsz: int,
+    imgsz: Size,
     align: int,
     folder: Path,
     cache: Path | None = None,
@@ -128,7 +129,7 @@ def profile_layers(
     Args:
         model: unpruned, float32; it is not changed.
         bench: the target.
-        imgsz: side of the images in pixels.
+        imgsz: of the images in pixels: a side, or height and width.
         align: copies have widths in multiples of this.
         folder: scratch for engines; removed afterwards.
         cache: folder of profiles; None measures anew and keeps nothing. One whose error is above

@@ -12,6 +12,7 @@ from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
+from edgeprune.input_size import Size
 from edgeprune.measure.variants import site_for
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.plan import Plan
@@ -72,7 +73,7 @@ def search(
     output: str | Path,
     speed_up: float | None = None,
     latency_ms: float | None = None,
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     plan_file: str | Path | None = None,
     cache: str | Path | None = CACHE,
     least_used: float | None = None,
@@ -93,7 +94,7 @@ def search(
         output: the pruned checkpoint; its plan is written beside it unless ``plan_file`` says where.
         speed_up: replaces the profile's budget: measured latency ratio.
         latency_ms: replaces the profile's budget: milliseconds of its statistic.
-        imgsz: side of the images in pixels; see :mod:`edgeprune.input_size` for what holds when None.
+        imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         plan_file: the plan as JSON.
         cache: folder of measured profiles; None measures anew.
         least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes. The profile's
@@ -153,7 +154,7 @@ def profile(
     target: str | Path | Target,
     weights: str | Path,
     *,
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     cache: str | Path | None = CACHE,
     seed: int = 0,
     trust: bool = False,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeprune.input_size import pixels
 from edgeprune.measure import compiling
 from edgeprune.measure.latency import latency_settings
 from edgeprune.records.facts import BaselineFacts, PretrainFacts
@@ -98,10 +99,9 @@ def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
     ]
     if (as_trained := record.facts.accuracy_as_trained) is not None and build.size is not None:
         metric = f"{as_trained.metric} at {build.size.trained} px"
-        reason = (
-            f"unpruned, at the size it was trained at, by {as_trained.measured_on}; this build is at {build.size.side}"
-        )
-        rows.append(info_gate("baseline", metric, as_trained.value, "", f"{reason} px"))
+        here = f"this build is at {pixels(build.size.side)}"
+        reason = f"unpruned, at the size it was trained at, by {as_trained.measured_on}; {here}"
+        rows.append(info_gate("baseline", metric, as_trained.value, "", reason))
     if plain is not None:
         reason = f"unpruned, before {build.target.precision}, by {plain.measured_on}"
         rows.append(info_gate("baseline", f"{plain.metric} in FP32", plain.value, "", reason))

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeprune.artifact import sha256_of, write_files
 from edgeprune.deploy.bundled import DEEPSTREAM, TRITON, files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.input_size import both_sides, pixels
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import EngineFacts, PruneFacts
 from edgeprune.records.sbom import SBOM
@@ -82,8 +83,8 @@ def trtexec_lines(target: Target, precision: Precision | None = None) -> list[li
     They are those of the oldest TensorRT in the target's range; those of 10.3 every later version to 11.1 takes too.
     """
     version, program = version_of(target.oldest_tensorrt or OLDEST_TENSORRT), target.trtexec_program or LOOKED_FOR
-    measure, core, side, engine = target.measure, target.device.dla_core, target.imgsz, BUNDLED
-    shapes = {"images": (target.batch, 3, side, side)} if target.export.dynamic else None
+    measure, core, engine = target.measure, target.device.dla_core, BUNDLED
+    shapes = {"images": (target.batch, 3, *both_sides(target.imgsz))} if target.export.dynamic else None
     return [
         build_argv(
             version,
@@ -150,7 +151,9 @@ def readme(record: BuildRecord) -> str:
     from edgeprune.report.verdict import accuracy_text, verdict_table
 
     target, files = record.target, record.bundle
-    size, on_board = target.imgsz, target.runtime in ("tensorrt", "trtexec")
+    height, width = both_sides(target.imgsz)
+    said = height if height == width else [height, width]
+    on_board = target.runtime in ("tensorrt", "trtexec")
     rows = {
         "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
         "model.pt": 'the same, pruned and fine-tuned, for plain Ultralytics: `YOLO("model.pt")`',
@@ -169,7 +172,7 @@ def readme(record: BuildRecord) -> str:
     table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in there)
     text = f"""# {target.name}: {record.verdict_words}
 
-{target.description}; input {target.batch}×3×{size}×{size}, {record.precision}.
+{target.description}; input {target.batch}×3×{height}×{width}, {record.precision}.
 
 | file | what it is |
 | --- | --- |
@@ -191,10 +194,10 @@ letterboxes the image, runs the graph and decodes what it gives; `--model` takes
 ```python
 from ultralytics import YOLO
 
-results = YOLO("model.onnx", task="{record.task}").predict("image.jpg", imgsz={size})
+results = YOLO("model.onnx", task="{record.task}").predict("image.jpg", imgsz={said})
 ```
 
-In a program of your own: RGB, 0 to 1, NCHW, letterboxed to {size}. Head of the graph, {_head(record)}.
+In a program of your own: RGB, 0 to 1, NCHW, letterboxed to {pixels(target.imgsz)}. Head of the graph, {_head(record)}.
 """
     if "cpp/" in there:
         runtime, model = (" -DBACKEND=tensorrt", BUNDLED) if on_board else ("", "model.onnx")

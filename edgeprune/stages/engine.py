@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeprune.artifact import Role
 from edgeprune.export.result import LintFinding
+from edgeprune.input_size import both_sides
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.layers import compare_layers
 from edgeprune.measure.variants import site_with
@@ -58,7 +59,7 @@ def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
         tensorrt=oldest,
         dynamic=target.export.dynamic,
         batch=target.batch,
-        imgsz=(target.imgsz, target.imgsz),
+        imgsz=both_sides(target.imgsz),
         precision=_site(build).target.graph_precision,
     )
     return tuple(lint(onnx, limits))

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
-from edgeprune.input_size import InputSize, input_size
+from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.search.inputs import read_dataset
 from edgeprune.stages.base import Weights
 from edgeprune.target import Target
@@ -31,7 +31,9 @@ class Inputs:
     dataset: Dataset
 
 
-def read_inputs(target: Target, weights: str | Path, data: str | Path, trust: bool, imgsz: int | None = None) -> Inputs:
+def read_inputs(
+    target: Target, weights: str | Path, data: str | Path, trust: bool, imgsz: Size | None = None
+) -> Inputs:
     """Read weights and dataset; nothing is written.
 
     Args:

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, EdgepruneError, TargetError
+from edgeprune.input_size import Size
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
@@ -34,7 +35,7 @@ def sweep(
     budgets: Sequence[tuple[str, float]],
     unpruned: Sequence[str | Path] = (),
     epochs: int | None = None,
-    imgsz: int | None = None,
+    imgsz: Size | None = None,
     jobs: str = "here",
     seed: int = 0,
     trust: bool = False,
@@ -51,7 +52,7 @@ def sweep(
         budgets: (``latency_ms`` or ``speed_up``, value) each.
         unpruned: checkpoints of other scales, measured for comparison.
         epochs: of every fine-tuning; the profile's when not given, 0 for none.
-        imgsz: side of the images in pixels; see :mod:`edgeprune.input_size` for what holds when None.
+        imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         jobs: ``here`` or ``ray``.
         seed: of everything drawn.
         trust: load checkpoints with foreign classes.

@@ -12,6 +12,7 @@ from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeprune.errors import TargetError, first_line
+from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
 from edgeprune.reading import shown
 from edgeprune.settings import Finetuning, Overrides, Positive, Ratio, Share, Sparsifying, Training
 from edgeprune.target.releases import (
@@ -26,8 +27,6 @@ from edgeprune.target.releases import (
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
     from typing_extensions import Unpack
-
-STRIDE = 32  # the coarsest stride of every Ultralytics detector; an imgsz off it is padded behind the user's back
 
 BUDGETS = ("latency_ms", "speed_up", "macs_speed_up")
 """The ways to state a budget; a target has exactly one."""
@@ -230,9 +229,9 @@ class Target(_Part):
     keep_precision: bool = False
     """Ship INT8 also where it is not faster on the target than FP16 (FP32 on a CPU), or misses the accuracy floor that
     the other one holds."""
-    imgsz: Annotated[int, Field(ge=STRIDE, le=8192, multiple_of=STRIDE)] = 640
-    """Input height and width in pixels; a multiple of the model's stride. Left out, it is what the weights were trained
-    at, and 640 for weights that do not say and for a model description (.yaml)."""
+    imgsz: Annotated[Size, Pixels(step=STRIDE)] = DEFAULT_SIDE
+    """Input in pixels, multiples of the model's stride: a side, or height and width (``[384, 640]``). Left out, it is
+    what the weights were trained at, and 640 for weights that do not say and for a model description (.yaml)."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
     """Images per inference on the device."""
     channel_alignment: Literal[1, 2, 4, 8, 16, 32, 64] = 8
@@ -300,7 +299,7 @@ class Target(_Part):
         return self
 
     @property
-    def stated_imgsz(self) -> int | None:
+    def stated_imgsz(self) -> Size | None:
         """``imgsz`` where the profile, or who started the command, says one; None where it was left out."""
         return self.imgsz if "imgsz" in self.model_fields_set else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeprune.errors import TargetError
+from edgeprune.input_size import both_sides
 from edgeprune.settings import TrainSettings
 
 SHORT_RUN = 30
@@ -57,7 +58,7 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         "lr0": settings.lr0,
         "optimizer": settings.optimizer,
         "patience": settings.patience,
-        "imgsz": settings.side,
+        "imgsz": max(both_sides(settings.side)),
         "device": device,
         "workers": settings.workers,
         "seed": settings.seed,

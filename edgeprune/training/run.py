@@ -28,15 +28,18 @@ from ultralytics.utils import LOGGER
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, ToolError
+from edgeprune.families import family_for
+from edgeprune.input_size import both_sides, pixels
 from edgeprune.logs import EPOCH_WATCHERS
 from edgeprune.progress import Progress, silent
 from edgeprune.quiet import quiet
+from edgeprune.rectangle import at_size
 from edgeprune.settings import TrainSettings
 from edgeprune.training.arguments import first_line, training_device, ultralytics_arguments
 from edgeprune.training.distillation import AttachTeacher
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.result import Epoch
-from edgeprune.training.trainers import STATE, TRAINERS, has_diverged
+from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle, has_diverged
 
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
@@ -103,6 +106,9 @@ def run_training(
             if settings.teacher and settings.response:
                 teach = AttachTeacher(settings.teacher, settings.response)
                 watchers = [*watchers, ("on_pretrain_routine_end", teach)]
+            height, width = both_sides(settings.side)
+            if height != width:
+                watchers = [*watchers, (AtRectangle.EVENT, AtRectangle(height, width))]
             report = EpochReporter(label, progress)
             watchers = [*EPOCH_WATCHERS, *watchers, ("on_fit_epoch_end", report)]
             if keep_given:
@@ -136,7 +142,7 @@ def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -
         # torch has no class of its own for an exhausted CPU, but names its allocator
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
             raise StageError(
-                f"out of memory with batch {settings.batch} at {settings.side} px; lower batch or imgsz{kept}"
+                f"out of memory with batch {settings.batch} at {pixels(settings.side)}; lower batch or imgsz{kept}"
             ) from error
         if has_diverged(model.trainer):
             reason = first_line(error)
@@ -156,8 +162,9 @@ def validation_accuracy(
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
         dataset = dataset.seen_by(model.names)
         metrics: Any = model.val(
+            validator=at_size(family_for(str(model.task)).validator, settings.side),
             data=str(dataset.for_ultralytics("val")),
-            imgsz=settings.side,
+            imgsz=max(both_sides(settings.side)),
             device=training_device(settings).split(",")[0],
             plots=False,
             verbose=False,

@@ -22,6 +22,7 @@ from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune.errors import StageError
+from edgeprune.input_size import Size
 from edgeprune.pruning.group import group_of
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.settings import SparsitySettings
@@ -45,7 +46,7 @@ class ScaleGroup:
         return len(self.norms) > 1
 
 
-def scale_groups(model: nn.Module, imgsz: int) -> list[ScaleGroup]:
+def scale_groups(model: nn.Module, imgsz: Size) -> list[ScaleGroup]:
     """The scales of every channel that pruning may remove, part by part; parts without normalisation are left out."""
     pruner = Pruner(model, imgsz)
     modules = dict(model.named_modules())

@@ -4,6 +4,7 @@ A stock trainer rebuilds the model from its YAML and copies what fits by name an
 a half-empty unpruned one. These subclasses override public methods only; no class of Ultralytics is changed:
 
 - ``get_model`` returns the given module, in float, with the data set's classes;
+- ``build_dataset`` gives images of one height and width where they are asked for;
 - ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
 - ``validate_given`` makes the model as it was given, before any step, epoch 0 and a candidate for the best;
 - ``resume_training`` reads that back; ``final_eval`` leaves the full-precision files alone.
@@ -19,9 +20,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ from ultralytics.utils.torch_utils import unwrap_model
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
+from edgeprune.input_size import pixels
+from edgeprune.rectangle import fit_dataset
 from edgeprune.training.arguments import first_line
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.distributed import join_on_cpu
@@ -83,6 +87,14 @@ class GivenModelTrainer(BaseTrainer):
                 return super().get_dataset()
         finally:
             self.args.data = given  # what checkpoints name
+
+    def build_dataset(self, *arguments: Any, **named: Any) -> Any:
+        """Ultralytics' images of a split; for training and validation alike at the rectangle of an `AtRectangle`."""
+        dataset: Any = super().build_dataset(*arguments, **named)
+        for one in self.callbacks[AtRectangle.EVENT]:
+            if isinstance(one, AtRectangle):
+                dataset = fit_dataset(dataset, (one.height, one.width))
+        return dataset
 
     def get_dataloader(self, *arguments: Any, **named: Any) -> Any:
         """Ultralytics' loader of a split; DataError where the split holds no usable image."""
@@ -229,6 +241,22 @@ class GivenModelTrainer(BaseTrainer):
         if hasattr(average, "criterion"):
             cast(Any, average).criterion = None
         return average
+
+
+@dataclass(frozen=True)
+class AtRectangle:
+    """Says that images have this height and width in pixels; Ultralytics' own argument knows squares alone.
+
+    It is given as a callback, because those reach every process of distributed training; the event is one that
+    Ultralytics calls in the first alone, so nothing hangs on the call.
+    """
+
+    EVENT: ClassVar[str] = "on_pretrain_routine_start"
+    height: int
+    width: int
+
+    def __call__(self, trainer: Any) -> None:
+        LOGGER.info(f"Images are {pixels((self.height, self.width))}, in training and validation")
 
 
 class PrunedDetectionTrainer(GivenModelTrainer, DetectionTrainer):

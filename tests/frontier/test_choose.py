@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.frontier.choose import Planned, best_for, plan, with_frontier
-from edgeprune.frontier.levers import AS_IT_IS, forms, smaller_sides
+from edgeprune.frontier.levers import AS_IT_IS, forms, smaller_sizes
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.target import load_target
@@ -34,8 +34,8 @@ def test_every_form_has_a_name_of_its_own_and_the_baseline_comes_first() -> None
     names = [form.name for form in found]
     assert names[0] == AS_IT_IS and len(set(names)) == len(names)
     assert {"int8", "224 px", "int8, 224 px", "s", "s, int8"} <= set(names)
-    assert smaller_sides(320) == [288, 256, 224, 192, 160, 128]
-    assert smaller_sides(64) == []
+    assert smaller_sizes(320) == [288, 256, 224, 192, 160, 128]
+    assert smaller_sizes(64) == []
 
 
 def test_a_budget_within_reach_of_a_harmless_precision_needs_little_else() -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 
 from edgeprune.errors import TargetError
 from edgeprune.export.images import batch_from_images
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.parity import parity
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.situations import datasets, graphs, models, reference
@@ -67,3 +69,46 @@ def test_a_classifier_is_measured_at_its_own_size(tmp_path):
     data = datasets.dataset(tmp_path / "data", "classify")
     path = graphs.stock(models.answering(models.model("classify")), tmp_path / "model.onnx", imgsz=[64, 96])
     assert accuracy(path, data=data).images == sum(1 for _ in (data / "val").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("task", "size"),
+    [
+        ("detect", (64, 96)),
+        ("detect", (96, 64)),
+        ("end-to-end", (64, 96)),
+        ("segment", (96, 64)),
+        ("pose", (64, 96)),
+        ("obb", (64, 96)),
+        ("classify", (64, 96)),
+    ],
+)
+def test_an_export_at_a_rectangle_is_its_model_and_what_ultralytics_measures(task, size, tmp_path):
+    made, name = models.model(task), {"end-to-end": "detect"}.get(task, task)
+    if task != "classify":
+        made = models.answering(made)
+    weights, path = models.saved(made, tmp_path / "w.pt"), tmp_path / "m.onnx"
+    onnx_from_checkpoint(weights, path, imgsz=size)
+    data = datasets.dataset(tmp_path / "data", name)
+    if task == "classify":
+        images = sorted((data / "val").rglob("*.png"))
+    else:  # of a shape that fits, as one chooses a rectangle: else Ultralytics' validator resizes an image twice
+        images = datasets.images_of(resized(data, 2 * size[1], 2 * size[0]), "val")
+        reference.self_labelled(path, data, imgsz=size, task=name)
+    assert parity(weights, path, images).max_abs <= 1e-3
+    found = accuracy(path, data=data)
+    expected = reference.accuracy(path, data, imgsz=list(size), task=name)
+    assert found.map50_95 == pytest.approx(expected, abs=1e-3)
+    assert task in ("classify", "segment", "obb", "pose") or found.map50_95 > 0.1, "else nothing was compared"
+    assert accuracy(weights, data=data, imgsz=size, device="cpu").map50_95 == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.shared
+def test_real_blood_cells_at_a_rectangle_that_fits_them(shared, tmp_path):
+    weights, path = shared / "weights" / "bccd-yolov8n-320.pt", tmp_path / "m.onnx"
+    onnx_from_checkpoint(weights, path, imgsz=(256, 320))
+    found = accuracy(path, data=shared / "data" / "bccd" / "data.yaml")
+    assert found.map50_95 == pytest.approx(
+        reference.accuracy(path, shared / "data" / "bccd" / "data.yaml", imgsz=[256, 320]), abs=1e-3
+    )
+    assert found.map50_95 > 0.5

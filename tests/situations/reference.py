@@ -12,7 +12,7 @@ from tests.situations.graphs import quiet
 BOXES = 4  # labels an image
 
 
-def accuracy(weights: Path | str, data: Path, *, imgsz: int = 64, split: str = "val", **arguments: Any) -> float:
+def accuracy(weights: Path | str, data: Path, *, imgsz: Any = 64, split: str = "val", **arguments: Any) -> float:
     """mAP50-95 (top-1 of a classifier) by the validator that Ultralytics chooses for the file."""
     from ultralytics import YOLO
 
@@ -68,7 +68,8 @@ def self_labelled(weights: Path | str, data: Path, *, imgsz: Any = 64, task: str
                     continue
                 label = data.parent / "labels" / split / f"{image.stem}.txt"
                 [seen] = model.predict(str(image), imgsz=imgsz, conf=0.001, max_det=BOXES, device="cpu", verbose=False)
-                rows = seen.boxes.data.tolist() if seen.boxes is not None else []
+                boxes = seen.boxes if seen.obb is None else seen.obb
+                rows = [[*box, 0.0, kind] for box, kind in zip(boxes.xyxy.tolist(), boxes.cls.tolist(), strict=True)]
                 height, width = seen.orig_shape
                 lines = []
                 for left, top, right, low, _, kind in (one[:6] for one in rows):
