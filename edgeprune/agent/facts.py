@@ -31,6 +31,7 @@ JETPACKS = (  # L4T release, JetPack release
     ("36.4.3", "6.2"),
     ("36.4", "6.1"),
     ("36.3", "6.0"),
+    ("35.1", "5.0.2"),
     ("35", "5.1"),
 )
 TENSORRT_PACKAGES = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")

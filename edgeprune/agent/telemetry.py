@@ -17,6 +17,7 @@ from edgeprune.agent.host import temperatures_c
 from edgeprune.agent.system import system_path, text_of
 
 WHOLE_BOARD_RAILS = ("VDD_IN", "VIN")  # boards without one have rails that add up
+PARTS_OF_AGX_XAVIER = ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")
 NVML_THROTTLE_REASONS = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown, software thermal, hardware thermal, power brake
 MAX_LINES = 20_000
 IDLE_SHARE = 0.5  # of the highest clock; below it a GPU waits
@@ -53,14 +54,15 @@ def tegrastats_reading(line: str) -> Reading:
     """One line of tegrastats.
 
     JetPack 6: ``GR3D_FREQ 99%@[612]``, ``VDD_IN 4700mW/4650mW`` (now / mean). JetPack 7 on Thor: ``GR3D_FREQ
-    @[314,314,314]`` or nothing, ``VIN 87426mW/43713mW/87426mW`` (now / mean / peak). A sensor that is off reads -256.
+    @[314,314,314]`` or nothing, ``VIN 87426mW/43713mW/87426mW`` (now / mean / peak). Xavier's may leave the unit out:
+    ``VDD_IN 4067/4067``, ``GPU 0/0 CPU 311/311``. A sensor that is off reads -256; PMIC reads the same at any heat.
     """
     temperatures = re.findall(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b", line)
-    rails = re.findall(r"\b([A-Z][A-Z0-9_]*) (-?\d+)mW", line)
+    rails = re.findall(r"\b([A-Z][A-Z0-9_]*) (-?\d+)(?:mW|/-?\d+(?!\S))", line)
     gpu = re.search(r"GR3D_FREQ (?:(\d+)%)?(?:@\[?([\d,]+)\]?)?", line)
     load, clocks = gpu.groups() if gpu else (None, None)
     return Reading(
-        {name.lower(): float(value) for name, value in temperatures if float(value) > -100},
+        {name.lower(): float(value) for name, value in temperatures if float(value) > -100 and name != "PMIC"},
         {name: int(value) for name, value in rails if name != "NC"},
         gpu_mhz=max(int(clock) for clock in clocks.split(",")) if clocks else None,
         gpu_load=int(load) if load else None,
@@ -90,7 +92,11 @@ def board_power_mw(rails: Mapping[str, int]) -> int | None:
     for name in WHOLE_BOARD_RAILS:
         if name in rails:
             return rails[name]
-    parts = [value for name, value in rails.items() if name.startswith(("VDD_", "VIN_")) and name != "VDDQ_VDD2_1V8AO"]
+    parts = [
+        value
+        for name, value in rails.items()
+        if (name.startswith(("VDD_", "VIN_")) and name != "VDDQ_VDD2_1V8AO") or name in PARTS_OF_AGX_XAVIER
+    ]
     return sum(parts) if parts else None
 
 

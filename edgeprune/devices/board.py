@@ -82,12 +82,18 @@ def board_modules(board: Board) -> list[str]:
 
 
 def targets_for(facts: DeviceFacts) -> list[str]:
-    """Names of the shipped targets whose board has this device's module."""
+    """Names of the shipped targets whose board has this device's module; those that fit its releases, if any do."""
     from edgeprune.target import load_target, shipped_targets
 
     boards = {name: load_target(name).device for name in shipped_targets()}
-    return [
-        name
+    named = {
+        name: board
         for name, board in boards.items()
         if board.kind == "jetson" and set(board_modules(board)) & set(facts.modules)
+    }
+    fitting = [
+        name
+        for name, board in named.items()
+        if not outside(board.jetpack, facts.jetpack) and not outside(board.tensorrt, facts.tensorrt)
     ]
+    return fitting or list(named)

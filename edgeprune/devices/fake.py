@@ -5,7 +5,8 @@ folder; agent and client are the real ones. Whatever such a device gives is mark
 
 ``fake:BOARD[,TRAIT…]``: BOARD is one of :data:`BOARDS`; traits are ``throttle`` (it gets too hot), ``no-sudo`` (this
 user may change nothing), ``reboot=MODE`` (that power mode needs one), ``drops=N`` (the connection breaks at every Nth
-command), ``mode=NAME`` (the power mode it starts in), ``tensorrt=VERSION``.
+command), ``mode=NAME`` (the power mode it starts in), ``jetpack=RELEASE`` (one of :data:`RELEASES`, with what came
+with it), ``tensorrt=VERSION``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -44,18 +45,26 @@ class Board:
     cuda: str
     slowness: float
     gpu_mhz: int
+    before_super: tuple[str, ...] = ()  # modes before JetPack 6.1, where they are others
 
 
-ORIN = {"release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64", "tensorrt": "10.3.0"}
+RELEASES = {  # of JetPack: L4T's words, TensorRT, CUDA
+    "5.1": ("# R35 (release), REVISION: 4.1, GCID: 1, BOARD: t186ref, EABI: aarch64", "8.5.2", "11.4.315"),
+    "6.0": ("# R36 (release), REVISION: 3.0, GCID: 1, BOARD: generic, EABI: aarch64", "8.6.2", "12.2.140"),
+    "6.2": ("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64", "10.3.0", "12.6.68"),
+    "7.2": ("# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64", "10.16.1", "13.2.0"),
+}
+ORIN = dict(zip(("release", "tensorrt", "cuda"), RELEASES["6.2"], strict=True))
+XAVIER = dict(zip(("release", "tensorrt", "cuda"), RELEASES["5.1"], strict=True))
 BOARDS: dict[str, Board] = {
     "orin-nano": Board(
         "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
         ("nvidia,p3768-0000+p3767-0005-super", "nvidia,p3767-0005", "nvidia,tegra234"),
         modes=("15W", "25W", "MAXN_SUPER", "7W"),
         mode="25W",
-        cuda="12.6.68",
         slowness=2.0,
         gpu_mhz=1020,
+        before_super=("15W", "7W"),
         **ORIN,
     ),
     "orin-nx": Board(
@@ -63,9 +72,9 @@ BOARDS: dict[str, Board] = {
         ("nvidia,p3768-0000+p3767-0000-super", "nvidia,p3767-0000", "nvidia,tegra234"),
         modes=("MAXN_SUPER", "10W", "15W", "25W", "40W"),
         mode="25W",
-        cuda="12.6.68",
         slowness=1.6,
         gpu_mhz=1173,
+        before_super=("MAXN", "10W", "15W", "25W"),
         **ORIN,
     ),
     "agx-orin": Board(
@@ -73,10 +82,33 @@ BOARDS: dict[str, Board] = {
         ("nvidia,p3737-0000+p3701-0005", "nvidia,p3701-0005", "nvidia,tegra234"),
         modes=("MAXN", "MODE_15W", "MODE_30W", "MODE_50W"),
         mode="MODE_50W",
-        cuda="12.6.68",
         slowness=1.0,
         gpu_mhz=1300,
         **ORIN,
+    ),
+    "xavier-nx": Board(
+        "NVIDIA Jetson Xavier NX Developer Kit",
+        ("nvidia,p3509-0000+p3668-0000", "nvidia,tegra194"),
+        modes=(
+            *("MODE_15W_2CORE", "MODE_15W_4CORE", "MODE_15W_6CORE", "MODE_10W_2CORE", "MODE_10W_4CORE"),
+            *("MODE_10W_DESKTOP", "MODE_20W_2CORE", "MODE_20W_4CORE", "MODE_20W_6CORE"),
+        ),
+        mode="MODE_15W_6CORE",
+        slowness=2.6,
+        gpu_mhz=1109,
+        **XAVIER,
+    ),
+    "agx-xavier": Board(
+        "Jetson-AGX",
+        ("nvidia,p2972-0000", "nvidia,tegra194"),
+        modes=(
+            *("MAXN", "MODE_10W", "MODE_15W", "MODE_30W_ALL", "MODE_30W_6CORE", "MODE_30W_4CORE"),
+            *("MODE_30W_2CORE", "MODE_15W_DESKTOP"),
+        ),
+        mode="MODE_15W",
+        slowness=2.0,
+        gpu_mhz=1377,
+        **XAVIER,
     ),
     "thor": Board(
         "NVIDIA Jetson AGX Thor Developer Kit",
@@ -107,17 +139,24 @@ def fake_device(
     """
     board, *traits = text.split(",")
     values = {name: value for name, _, value in (trait.partition("=") for trait in traits)}
-    unknown = sorted(set(values) - {"throttle", "no-sudo", "reboot", "drops", "mode", "tensorrt"})
+    unknown = sorted(set(values) - {"throttle", "no-sudo", "reboot", "drops", "mode", "jetpack", "tensorrt"})
     numbers = re.fullmatch(r"\d{1,6}", values.get("drops", "1")) and re.fullmatch(
         r"\d{1,3}(\.\d{1,3}){1,3}", values.get("tensorrt", "10.3")
     )
-    if board not in BOARDS or unknown or not numbers:
+    release = values.get("jetpack", "6.2")
+    if board not in BOARDS or unknown or not numbers or release not in RELEASES:
         raise TargetError(
             f"--device fake:{text}: is no stand-in; allowed: {', '.join(BOARDS)}, "
-            "with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,tensorrt=VERSION"
+            f"with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,jetpack={'|'.join(RELEASES)} ,tensorrt=VERSION"
         )
+    chosen = BOARDS[board]
+    if "jetpack" in values:
+        l4t, tensorrt, cuda = RELEASES[release]
+        chosen = replace(chosen, release=l4t, tensorrt=tensorrt, cuda=cuda)
+        if release in ("5.1", "6.0") and chosen.before_super:
+            chosen = replace(chosen, modes=chosen.before_super, mode=chosen.before_super[0])
     return RemoteDevice(
-        FakeBoard(f"fake:{text}", BOARDS[board], values),
+        FakeBoard(f"fake:{text}", chosen, values),
         power_mode=power_mode,
         clocks=clocks,
         python=python or sys.executable,
@@ -192,6 +231,8 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
                 "gpu_mhz": board.gpu_mhz,
                 "tensorrt": traits.get("tensorrt", board.tensorrt),
                 "thor": board.model.endswith("Thor Developer Kit"),
+                "tegra": next(name for name in board.compatible if "tegra" in name),
+                "module": board.compatible[0],
                 "throttle": "throttle" in traits,
                 "sudo": "no-sudo" not in traits,
                 "reboot": traits.get("reboot", ""),

@@ -1,7 +1,8 @@
 """The programs of a stand-in board: what a Jetson's own would print, from a script. Standard library only.
 
 ``python fake.py PROGRAM ARGUMENTS…``, beside ``board.json`` (what it is) and ``state.json`` (what was changed). Formats
-as NVIDIA's programs have them: nvpmodel, jetson_clocks, tegrastats (JetPack 6, and 7 on Thor) and trtexec (10 and 11).
+as NVIDIA's programs have them: nvpmodel, jetson_clocks, tegrastats (JetPack 6, 7 on Thor, and Xavier's, which leave the
+units out) and trtexec (8.5, 8.6, 10 and 11).
 """
 
 import fnmatch
@@ -131,6 +132,15 @@ def tegrastats(argv):
                 "cpu@%.3fC tj@%.3fC gpu@%.3fC VDD_GPU 21000mW/20000mW/22000mW VDD_CPU_SOC_MSS 9000mW/9000mW/9000mW "
                 "VIN_SYS_5V0 6000mW/6000mW/6000mW VIN 52000mW/50000mW/54000mW"
             ) % (stamp, mhz, mhz, mhz, hot, hot + 1, hot)
+        elif board["tegra"].endswith("194"):
+            line = (
+                "%s RAM 4412/7772MB (lfb 237x4MB) SWAP 139/3886MB (cached 2MB) CPU [9%%@1190,6%%@1190,off,off] "
+                "EMC_FREQ 10%%@1600 GR3D_FREQ 98%%@%d APE 150 MTS fg 0%% bg 0%% AO@41.5C GPU@%.1fC PMIC@100C AUX@41.5C "
+                "CPU@%.1fC thermal@%.2fC "
+            ) % (stamp, mhz, hot, hot, hot)
+            whole = "VDD_IN 9067/8067 VDD_CPU_GPU_CV 4738/4738 VDD_SOC 1353/1353"
+            parts = "GPU 4000/3900 CPU 1311/1311 SOC 932/932 CV 0/0 VDDRQ 621/621 SYS5V 1482/1482"
+            line += whole if "p3668" in board["module"] else parts
         else:
             line = (
                 "%s RAM 2538/7620MB (lfb 5x4MB) SWAP 0/3810MB (cached 0MB) CPU [12%%@1510,3%%@1510,off,off] "
@@ -146,14 +156,20 @@ def trtexec(argv):
     options = dict(part.lstrip("-").partition("=")[::2] for part in argv)
     board = read("board.json")
     major, minor, patch = (int(part) for part in (board["tensorrt"] + ".0.0").split(".")[:3])
-    number = major * 10000 + minor * 100 + patch
+    number = major * (10000 if major >= 10 else 1000) + minor * 100 + patch
     print("&&&& RUNNING TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
     if "help" in options:
         return 0
+    unknown = {"stronglyTyped"} if major < 10 else {"buildOnly"}
+    if (major, minor) == (8, 5):
+        unknown |= {"skipInference", "infStreams", "builderOptimizationLevel"}
+    for name in sorted(unknown & set(options)):
+        print("[E] Unknown option: --%s %s" % (name, options[name]))
+        return 1
     if "useDLACore" in options and "stronglyTyped" in options:
         print("[E] Error[9]: [standardEngineBuilder.cpp] Error Code 9: !config.getFlag(BuilderFlag::kFP16)")
         return 1
-    if "useDLACore" in options and not ((10, 3) <= (major, minor) < (10, 8) or (major, minor, patch) >= (11, 4, 1)):
+    if "useDLACore" in options and (major, minor) >= (10, 8) and (major, minor, patch) < (11, 4, 1):
         print("[E] Cannot create DLA engine, 0 not available")
         return 1
     plan = options.get("saveEngine") or options.get("loadEngine", "")
@@ -161,7 +177,10 @@ def trtexec(argv):
         with open(options["onnx"], "rb") as file:
             content = file.read()
         with open(plan, "wb") as file:
-            file.write(b"scripted engine " + precision_of(options["onnx"]).encode() + b"\n" + content)
+            held = precision_of(options["onnx"])
+            if held == "fp32" and major < 10 and "fp16" in options:  # it may choose, and does
+                held = "fp16"
+            file.write(b"scripted engine " + held.encode() + b"\n" + content)
         if options.get("timingCacheFile"):
             with open(options["timingCacheFile"], "ab") as file:
                 file.write(b"scripted")
@@ -169,7 +188,7 @@ def trtexec(argv):
         head, _, content = file.read().partition(b"\n")
     if options.get("exportLayerInfo"):
         write_json(options["exportLayerInfo"], layer_info(major, head.decode().split()[-1]))
-    if "skipInference" not in options:
+    if not {"skipInference", "buildOnly"} & set(options):
         infer(options, board, content, major)
     print("&&&& PASSED TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
     return 0
@@ -187,7 +206,7 @@ def infer(options, board, content, major):
     }
     for name, enabled in on.items():
         print("[I] %s: %s" % (name, "Enabled" if enabled else "Disabled"))
-    if on["CUDA Graph"]:
+    if on["CUDA Graph"] and major >= 10:
         print("[I] Successfully captured CUDA graph for the current execution context")
     slow = board["slowness"] * (1.0 if state["locked"] else 1.3)
     level = slow * (0.4 + len(content) * 2.5e-7)

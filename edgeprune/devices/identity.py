@@ -10,7 +10,8 @@ from edgeprune.agent.facts import DeviceFacts
 from edgeprune.agent.power import plain_mode
 
 RELEASES = ("board", "l4t", "jetpack", "tensorrt", "cuda")
-JETSON_MODULES = ("p3767", "p3701", "p3834", "p3668", "p2888")  # the others in a device tree are carrier boards
+# The other ids in a device tree are carrier boards; p2972 is a kit, the only name that an AGX Xavier may give
+JETSON_MODULES = ("p3767", "p3701", "p3834", "p3668", "p2888", "p2972")
 
 
 def identity_of(facts: DeviceFacts, *, power_mode: str = "", clocks: bool = True) -> dict[str, str]:

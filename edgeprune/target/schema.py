@@ -128,8 +128,8 @@ class Export(_Part):
     """Embed non-maximum suppression in the graph."""
     head: Literal["auto", "end-to-end", "raw"] = "auto"
     """Which head of a model with two (YOLOv10, YOLO26) is exported. ``auto`` takes the end-to-end one, whose output
-    needs no NMS, but the raw one for INT8 where the device's TensorRT is 10.3, which cannot build it (without a device:
-    where the range reaches down to 10.3)."""
+    needs no NMS, but the raw one for INT8 where the device's TensorRT is 10.3, which cannot build it, or 8.5 or 8.6,
+    which are not known to (without a device: where the range reaches down to them)."""
 
 
 class Calibration(_Part):
@@ -329,7 +329,7 @@ class Target(_Part):
         """The head to export: ``auto``, ``end-to-end``, ``raw`` or ``nms``."""
         if self.export.nms:
             return "nms"
-        return "raw" if self._no_sorted_head else self.export.head
+        return "raw" if self._no_sorted_head or self._leaves_raw_head else self.export.head
 
     def head_note(self, *, known: bool) -> str:
         """Why a model with two heads is exported with its raw one; empty where ``auto`` leaves the choice to it.
@@ -337,11 +337,12 @@ class Target(_Part):
         Args:
             known: whether the release is that of a device, and not the oldest of the profile's range.
         """
-        if not self._no_sorted_head or self.export.nms or self.export.head != "auto":
+        if not (self._no_sorted_head or self._leaves_raw_head) or self.export.nms or self.export.head != "auto":
             return ""
         whose = "the device's" if known else f"the oldest that the profile allows, {self.device.tensorrt or 'any'}"
+        fault = "cannot" if self._no_sorted_head else "is not known to"
         release = f"TensorRT {self.oldest_tensorrt} ({whose})"
-        return f"{release} cannot build INT8 with top-k inside: a model with two heads is exported with its raw one"
+        return f"{release} {fault} build INT8 with top-k inside: a model with two heads is exported with its raw one"
 
     @property
     def oldest_tensorrt(self) -> str | None:
@@ -403,6 +404,11 @@ class Target(_Part):
         """Whether INT8 would meet a TensorRT that cannot build top-k or NMS in it."""
         oldest = self.oldest_tensorrt if self.precision.startswith("int8") else None
         return oldest is not None and oldest.split(".")[:2] == OLDEST_TENSORRT.split(".")
+
+    @property
+    def _leaves_raw_head(self) -> bool:
+        """Whether nobody has seen this TensorRT build INT8 with top-k in it; who knows better states the head."""
+        return self.weakly_typed and self.precision.startswith("int8") and self.export.head == "auto"
 
     def with_overrides(self, **overrides: Unpack[Overrides]) -> Target:
         """The same target with what is not None in ``overrides`` in place.

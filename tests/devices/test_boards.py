@@ -18,7 +18,7 @@ from edgeprune.agent.power import power_modes
 from edgeprune.agent.root import ROOT_COMMANDS, as_root
 from edgeprune.agent.telemetry import Reading, board_power_mw, nvidia_smi_reading, summary, tegrastats_reading
 from edgeprune.devices import device_named
-from edgeprune.devices.board import mismatch, unknown_release
+from edgeprune.devices.board import mismatch, targets_for, unknown_release
 from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
@@ -44,7 +44,11 @@ def timed(device: RemoteDevice, seconds: float = 0.0) -> DeviceState:
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("orin-nano", "p3767-0005"), ("orin-nx", "p3767-0000"), ("thor", "p3834-0008")]
+    ("name", "module"),
+    [
+        *(("orin-nano", "p3767-0005"), ("orin-nx", "p3767-0000"), ("thor", "p3834-0008")),
+        *(("xavier-nx", "p3668-0000"), ("agx-xavier", "p2972-0000")),
+    ],
 )
 def test_a_board_says_what_it_is(name: str, module: str) -> None:
     device = device_named(f"fake:{name}")
@@ -314,6 +318,55 @@ def test_a_connection_that_drops_again_and_again_loses_nothing(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
+    ("fake", "targets"),
+    [
+        ("xavier-nx", ["jetson-xavier-nx"]),
+        ("agx-xavier", ["jetson-agx-xavier"]),
+        ("orin-nano,jetpack=5.1", ["jetson-orin-nano-tensorrt-8"]),
+        ("orin-nano,jetpack=6.2", ["jetson-orin", "jetson-orin-nano"]),
+        ("orin-nx,jetpack=6.0", ["jetson-orin-nx-tensorrt-8"]),
+        ("agx-orin,jetpack=6.0", ["jetson-agx-orin-tensorrt-8"]),
+        ("agx-orin,jetpack=7.2", ["jetson-agx-orin", "jetson-agx-orin-64gb"]),
+        ("agx-orin,tensorrt=9.3.0", ["jetson-agx-orin", "jetson-agx-orin-64gb", "jetson-agx-orin-tensorrt-8"]),
+    ],
+)
+def test_a_board_has_targets_for_its_releases_and_each_fits_it(fake: str, targets: list[str]) -> None:
+    facts = fake_device(fake).facts()
+    assert sorted(targets_for(facts)) == targets
+    fits = [not mismatch(load_target(name).device, facts) for name in targets]
+    assert all(fits) or "9.3" in fake  # for which there is none: its boards are named
+
+
+@pytest.mark.parametrize(
+    ("name", "fake", "words"),
+    [
+        ("jetson-orin-nano", "orin-nano", ""),
+        ("jetson-xavier-nx", "xavier-nx", ""),
+        ("jetson-xavier-nx", "agx-xavier", r"it is Jetson-AGX \(p2972-0000\), the profile is about Jetson Xavier NX"),
+        ("jetson-orin-nano", "orin-nano,jetpack=5.1", r"it has JetPack 5\.1, the profile asks for >=6\.1"),
+        ("jetson-agx-orin-tensorrt-8", "agx-orin,jetpack=6.0", ""),
+    ],
+)
+def test_only_the_profiles_own_board_and_releases_will_do(name: str, fake: str, words: str) -> None:
+    import re
+
+    found = mismatch(load_target(name).device, fake_device(fake).facts())
+    assert bool(found) == bool(words) and re.search(words, found)
+
+
+def test_a_profile_that_names_its_trtexec_goes_by_that_ones_version(tmp_path: Path) -> None:
+    facts = fake_device("orin-nano,tensorrt=8.5.2").facts()
+    own = load_target("jetson-orin-nano").device.model_copy(update={"trtexec": "/opt/trtexec"})
+    assert not mismatch(own, facts)  # what the system has besides is no matter
+    named = target_from({**load_target("desktop-tensorrt").model_dump(mode="json"), "name": "a"}, "a test").model_copy(
+        update={"device": own.model_copy(update={"trtexec": "trtexec", "power_mode": None})}
+    )
+    with pytest.raises(DeviceError, match=r"it has TensorRT 8\.5\.2, the profile asks for >=10\.3"):
+        with open_site(named.with_overrides(device="fake:orin-nano,tensorrt=8.5.2")):
+            pass
+
+
+@pytest.mark.parametrize(
     ("name", "fake", "words"),
     [
         ("jetson-orin-nano", "orin-nano", ""),
@@ -371,11 +424,13 @@ def test_an_unknown_release_is_said_and_not_skipped() -> None:
         ("int8", "fake:orin-nano,tensorrt=10.3.0", "raw", "TensorRT 10.3.0 (the device's)"),
         ("int8", "fake:orin-nano,tensorrt=10.16.1", "auto", ""),
         ("fp16", "fake:orin-nano,tensorrt=10.3.0", "auto", ""),
+        ("int8", "fake:orin-nano,jetpack=6.0", "raw", "TensorRT 8.6.2 (the device's) is not known to build"),
         ("int8", "", "raw", "TensorRT 10.3 (the oldest that the profile allows, >=10.3,<12)"),
     ],
 )
 def test_the_head_is_that_of_the_boards_tensorrt(precision: str, device: str, head: str, says: str) -> None:
-    target = target_from({**load_target("jetson-orin-nano").model_dump(mode="json"), "precision": precision}, "a test")
+    name = "jetson-orin-nano-tensorrt-8" if "6.0" in device else "jetson-orin-nano"
+    target = target_from({**load_target(name).model_dump(mode="json"), "precision": precision}, "a test")
     with open_site(target.with_overrides(device=device or None)) as site:
         assert site.target.exported_head == head
         note = site.target.head_note(known=site.usable)
@@ -430,6 +485,7 @@ def test_every_jetson_profile_names_a_module_and_a_mode_that_boards_have() -> No
         ("# R36 (release), REVISION: 4.0, GCID: 1", "36.4.0", "6.1"),
         ("# R36 (release), REVISION: 3.0, GCID: 1", "36.3.0", "6.0"),
         ("# R35 (release), REVISION: 4.1, GCID: 1", "35.4.1", "5.1"),
+        ("# R35 (release), REVISION: 1.0, GCID: 1", "35.1.0", "5.0.2"),
         ("# R38 (release), REVISION: 2.1, GCID: 1", "38.2.1", "7.0"),
         ("# R39 (release), REVISION: 2.2, GCID: 1", "39.2.2", "7.2.2"),
         ("# R99 (release), REVISION: 1.0, GCID: 1", "99.1.0", ""),
@@ -464,6 +520,23 @@ def test_modes_out_of_a_configuration() -> None:
             "VDD_GPU_SOC 2340mW/2340mW VDD_CPU_CV 390mW/390mW VIN_SYS_5V0 4025mW/4025mW NC 0mW/0mW "
             "VDDQ_VDD2_1V8AO 301mW/301mW",
             6755, 0, 1300, 44.562,
+        ),
+        (  # Xavier NX: no units; PMIC is no measurement
+            "RAM 4412/7772MB (lfb 237x4MB) SWAP 139/3886MB (cached 2MB) CPU [9%@1190,6%@1190] EMC_FREQ 10%@1600 "
+            "GR3D_FREQ 62%@306 APE 150 MTS fg 0% bg 0% AO@41.5C GPU@43C PMIC@100C AUX@41.5C CPU@43.5C thermal@42.55C "
+            "VDD_IN 4067/4067 VDD_CPU_GPU_CV 738/738 VDD_SOC 1353/1353",
+            4067, 62, 306, 43.5,
+        ),
+        (  # AGX Xavier: no units, and no rail for the whole board
+            "RAM 721/31927MB (lfb 7291x4MB) SWAP 0/15963MB (cached 0MB) CPU [2%@1190,off] EMC_FREQ 0%@665 "
+            "GR3D_FREQ 0%@318 APE 150 MTS fg 0% bg 0% AO@37.5C GPU@37.5C Tdiode@40C PMIC@100C AUX@36C CPU@37.5C "
+            "thermal@36.9C Tboard@37C GPU 10/10 CPU 311/311 SOC 932/932 CV 0/0 VDDRQ 621/621 SYS5V 1482/1482",
+            3356, 0, 318, 40.0,
+        ),
+        (  # AGX Xavier, JetPack 5: the same with units
+            "RAM 721/31927MB CPU [2%@1190] GR3D_FREQ 0%@318 GPU@37.5C GPU 10mW/10mW CPU 311mW/311mW SOC 932mW/932mW "
+            "CV 0mW/0mW VDDRQ 621mW/621mW SYS5V 1482mW/1482mW",
+            3356, 0, 318, 37.5,
         ),
         (  # Thor, JetPack 7.0: no load, three clusters
             "RAM 105265/125772MB (lfb 34x4MB) CPU [0%@972,8%@972] EMC_FREQ 0%@2750 GR3D_FREQ @[314,1575,314] "
