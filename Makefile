@@ -40,11 +40,12 @@ REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help install install-dev demo test test-hostile test-matrix gpu-check check schemas pages docs wheel clean $(TARGETS)
+.PHONY: help install install-dev demo test test-slow test-hostile test-matrix gpu-check check schemas pages docs wheel clean $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
-	@echo "make test               the tests"
+	@echo "make test               the tests that take seconds, a quarter of an hour on two cores"
+	@echo "make test-slow          those that take minutes: whole builds, kills, sweeps, notebooks"
 	@echo "make test-hostile       every command on every situation, hostile inputs by the thousand: an hour or two"
 	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
 	@echo "make gpu-check WEIGHTS=best.pt DATA=data.yaml [SPEED_UP=] [IMGSZ=] [EPOCHS=] [OUT=] [PHASES=]"
@@ -95,6 +96,9 @@ endif
 
 test: install-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+
+test-slow: install-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m 'slow and not hostile' $(PYTEST)
 
 # What `make test` has the fast part of. Kills and long runs, and the page of all: benchmarks/robustness.py.
 test-hostile: install-dev
