@@ -32,7 +32,7 @@ from edgeprune.stages import (
     sparsify,
 )
 from edgeprune.stages.base import Build, BuildReporter, Stage, build_reporter_of
-from edgeprune.stages.inputs import read_inputs
+from edgeprune.stages.inputs import Inputs, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import Target, load_target
 from edgeprune.version import installed
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 
 Facts = TypeVar("Facts")
+SCREENED = "screened"  # folder of the run directory for what was measured of levers without training
 STAGES: tuple[Stage[Any], ...] = (
     pretrain.STAGE,
     baseline.STAGE,
@@ -114,6 +115,9 @@ def build(
     argv = _command(name, weights, data, trust, {**overrides, "out": out, "seed": seed or None})
 
     fresh = not root.exists()
+    levers = ""
+    if target.levers == "auto":
+        target, levers = _levers(target, inputs, root, seed, trust, reporter)
     with (
         scratch(),
         open_site(target, seed=seed, reporter=reporter) as site,
@@ -129,9 +133,34 @@ def build(
             reporter.note(note)
         reporter.note(str(inputs.size))
         state = Build(site, source, inputs.dataset, trust, workspace, reporter, command, size=inputs.size)
+        state.levers = levers
         finished = run_stages(state, argv)
         carried = carry.carried_files(state) if carry.is_carried(state) else {}
         return write_results(state, argv, finished, carried)
+
+
+def _levers(
+    target: Target, inputs: Inputs, root: Path, seed: int, trust: bool, reporter: BuildReporter
+) -> tuple[Target, str]:
+    """The target with the levers that a screening chose, and why; as it is named where nothing can be measured."""
+    if not inputs.weights.trained:
+        raise TargetError(f"levers: auto needs a trained checkpoint (.pt); seen: {inputs.weights.path}")
+    if (kind := target.budget.kind) != "latency_ms":
+        raise TargetError(
+            f"levers: auto needs a budget in latency_ms; seen: {kind}, a ratio to a model whose number format would "
+            "change with it"
+        )
+    from edgeprune import checkpoint
+    from edgeprune.frontier.auto import choose_precision
+
+    with scratch(), open_site(target, seed=seed, reporter=reporter) as site:
+        if not site.usable or site.runtime.simulated:
+            reporter.note("levers auto: nothing can be measured here; the number format stays as it is named")
+            return target.changed({"levers": "named"}), ""
+        source = checkpoint.load(inputs.weights.path, trust=trust)
+        chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED)
+    reporter.note(why)
+    return target.changed({"precision": chosen.precision, "levers": "named"}), why
 
 
 @contextlib.contextmanager

@@ -192,7 +192,7 @@ def frontier(
     """
     from edgeprune.cli.console import ConsoleReporter, print_table
     from edgeprune.frontier.run import frontier as run
-    from edgeprune.report.frontier import frontier_table, profile_text
+    from edgeprune.report.frontier import left_out_lines, measured_table, profile_text
 
     budgets = _budgets(latency_ms, speed_up)
     with ConsoleReporter() as reporter:
@@ -211,7 +211,9 @@ def frontier(
             trust=trust,
             progress=reporter,
         )
-    print_table(frontier_table(found))
+    print_table(measured_table(found))
+    for line in left_out_lines(found):
+        say(line)
     for one in found.recommendations:
         say(one.sentence)
         if one.row is not None:

@@ -138,28 +138,30 @@ def _harmless(screened: Sequence[Screened], baseline: Screened, budget: float, a
 
 def _dominating(one: Screened, others: Sequence[Screened], screened: Sequence[Screened]) -> Screened | None:
     """A form that meets the same budget and is surely more accurate, by what was measured without training."""
-    own = _at_most(one, screened)
+    own = _expected(one, screened)
     margin = SIZE_MARGIN if "size" in one.form.levers else MARGIN
     if own is None:
         return None
-    ahead = (
-        other for other in others if other is not one and other.accuracy is not None and other.accuracy >= own + margin
-    )
-    return next(ahead, None)
+    expected = ((other, _expected(other, screened)) for other in others if other is not one)
+    return next((other for other, value in expected if value is not None and value >= own + margin), None)
 
 
-def _at_most(one: Screened, screened: Sequence[Screened]) -> float | None:
-    """Accuracy of a form without training; of a combination, that of the same size alone, which it hardly exceeds."""
+def _expected(one: Screened, screened: Sequence[Screened]) -> float | None:
+    """Accuracy of a form without training; of a size in a lower number format, that of the size alone less what the
+    number format alone costs."""
     if one.accuracy is not None:
         return one.accuracy
-    sides = (
-        other.accuracy
+    parts = {key: value for key, value in one.form.keys.items() if key in ("imgsz", "precision")}
+    alone = {
+        key: other.accuracy
         for other in screened
-        if other.form.levers == ("size",)
-        and other.form.weights == one.form.weights
-        and other.form.keys.get("imgsz") == one.form.keys.get("imgsz")
-    )
-    return next((value for value in sides if value is not None), None)
+        for key, value in parts.items()
+        if other.form.weights == one.form.weights and dict(other.form.keys) == {key: value}
+    }
+    size, precision, whole = alone.get("imgsz"), alone.get("precision"), screened[0].accuracy
+    if size is None or precision is None or whole is None:
+        return None
+    return size + precision - whole
 
 
 def _beats(other: Point, point: Point) -> bool:

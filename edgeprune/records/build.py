@@ -145,6 +145,7 @@ class BuildRecord:
         device: the machine that engines were built and timed on; None while they wait for one.
         next_command: what to type where the target's runtime is, while gates are PENDING.
         input_size: why the input has the size that it has; None in older records.
+        levers: why the number format is what it is; None where the profile names it, and in older records.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -169,6 +170,7 @@ class BuildRecord:
     device: DeviceRow | None = None
     next_command: str | None = None
     input_size: InputSize | None = None
+    levers: str | None = None
 
     @property
     def precision(self) -> Precision:

@@ -66,7 +66,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         verdict=verdict.value,
         meaning=MEANINGS[verdict] + UNPRUNED if record.verdict_words != verdict.value else MEANINGS[verdict],
         request=f"{target.description}. Budget: {budget_text(target.budget)}; accuracy may fall by "
-        f"{target.accuracy.max_map_drop:g}.",
+        f"{target.accuracy.max_map_drop:g}.{_levers(record)}",
         deciding=[_gate_row(gate) for gate in deciding_gates(without_commands(gates), verdict)],
         tiles=_tiles(record),
         next_step=NEXT_STEPS[Verdict.PENDING if record.next_command else verdict],
@@ -85,6 +85,11 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         provenance=f"edgeprune {record.edgeprune}, seed {record.seed}, {record.created}; weights sha256 "
         f"{record.weights.sha256[:16]}…",
     )
+
+
+def _levers(record: BuildRecord) -> str:
+    """Why the number format is what it is, as a sentence; nothing where the profile names it."""
+    return "" if record.levers is None else f" {record.levers[:1].upper()}{record.levers[1:]}."
 
 
 def sizes_table(record: BuildRecord) -> Table:
@@ -178,7 +183,7 @@ def build_markdown(record: BuildRecord) -> str:
         f"# {target.name}: {record.verdict_words}",
         "",
         f"{target.description}. Budget: {budget_text(target.budget)}; mAP50-95 may fall by "
-        f"{target.accuracy.max_map_drop:g}.",
+        f"{target.accuracy.max_map_drop:g}.{_levers(record)}",
         "",
         verdict_table(record.gates, record.next_command).markdown(),
         "",

@@ -13,13 +13,27 @@ if TYPE_CHECKING:
 
     from edgeprune.records.frontier import Frontier, Recommendation, Row
 
-COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained", "parameters", "")
+COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained, val", "parameters", "")
 Z = 1.96  # standard errors on either side of a 95 % interval
 
 
 def frontier_table(found: Frontier) -> Table:
     """A row a lever: the trained ones by latency, then what was not trained, with the reason."""
     return Table.of(COLUMNS, [*map(_cells, _trained(found)), *map(_cells, _rest(found))])
+
+
+def measured_table(found: Frontier) -> Table:
+    """The trained rows alone."""
+    return Table.of(COLUMNS, map(_cells, _trained(found)))
+
+
+def left_out_lines(found: Frontier) -> list[str]:
+    """What was not trained, or failed, a line each: in a terminal a column for the reason would be a word wide."""
+    lines = []
+    for row in _rest(found):
+        name, speed_up, _, why = _left_out(row)
+        lines.append(f"{name}{'' if speed_up == '–' else f', {speed_up}'}: {why}")
+    return lines
 
 
 def _trained(found: Frontier) -> list[Row]:
@@ -64,7 +78,11 @@ def profile_text(found: Frontier, one: Recommendation) -> str:
 
 def frontier_page(found: Frontier) -> str:
     """The page as text of one file."""
-    trained = f"trained for {found.epochs} epochs" if found.epochs else "measured without training"
+    trained = (
+        f"trained for {found.epochs} epoch{'' if found.epochs == 1 else 's'}"
+        if found.epochs
+        else "measured without training"
+    )
     return render(
         "frontier",
         title="What meets the budget",
@@ -74,8 +92,8 @@ def frontier_page(found: Frontier) -> str:
             (one.sentence, profile_text(found, one) if one.row is not None else "") for one in found.recommendations
         ],
         plots=[frontier_plot(found)] if _trained(found) else [],
-        trained=Table.of(COLUMNS, map(_cells, _trained(found))),
-        rest=Table.of(("", "speed-up", "untrained", "why not"), [_left_out(row) for row in _rest(found)]),
+        trained=measured_table(found),
+        rest=Table.of(("", "speed-up", "untrained, val", "why not"), [_left_out(row) for row in _rest(found)]),
     )
 
 

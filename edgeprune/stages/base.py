@@ -95,6 +95,7 @@ class Build:
         next_command: what to type where the site is not usable.
         records: finished stages by name.
         size: where the target's size of the input comes from; None where nobody asked.
+        levers: why the number format is what it is; empty where the profile names it.
     """
 
     site: Site
@@ -106,6 +107,7 @@ class Build:
     next_command: str = ""
     records: dict[str, Record[Any]] = field(default_factory=dict)
     size: InputSize | None = None
+    levers: str = ""
 
     @property
     def target(self) -> Target:

@@ -148,6 +148,7 @@ def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gat
         else None,
         next_command=build.next_command or None,
         input_size=build.size,
+        levers=build.levers or None,
     )
 
 

@@ -224,6 +224,10 @@ class Target(_Part):
     """What runs the engine."""
     precision: Precision = "fp32"
     """Number format of the engine; made by a transform of the ONNX graph, and by TensorRT 8.5 and 8.6 themselves."""
+    levers: Literal["named", "auto"] = "named"
+    """``auto`` times the number formats below ``precision`` before a build, without training, and takes one that costs
+    at most half of the accuracy that may be lost: only what is left to gain is pruned. For a budget in ``latency_ms``.
+    """
     mixed_precision: bool = True
     """Where a precision below FP32 misses the accuracy floor, return those few layers to float that win most back."""
     keep_precision: bool = False

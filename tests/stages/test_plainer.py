@@ -51,7 +51,7 @@ def graph(path: Path, *, quantized: bool) -> Path:
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What is chosen on a made-up CPU, for a speed-up of INT8, its accuracy and that of FP32."""
 
-    def chosen(gain: float, int8: float, fp32: float, **keys: Any) -> tuple[Any, Path, SilentBuild]:
+    def chosen(gain: float, int8: float, fp32: float, **keys: Any) -> tuple[Any, Path, Build]:
         monkeypatch.setattr(plainer, "graph_accuracy", lambda *_: type("A", (), {"value": fp32})())
         target = load_target("cpu").changed({"precision": "int8", **keys})
         runtime = StandIn(2.0, 0.0, half=gain**-0.5)

@@ -1,0 +1,108 @@
+"""``levers: auto``: a number format that costs next to nothing goes before pruning, which takes what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune import pipeline
+from edgeprune.errors import TargetError
+from edgeprune.frontier import auto
+from edgeprune.frontier.auto import choice, choose_precision
+from edgeprune.frontier.levers import forms
+from edgeprune.frontier.screening import Screening
+from edgeprune.progress import Silent
+from edgeprune.records.frontier import Screened
+from edgeprune.report.build import build_markdown, build_page
+from edgeprune.runtimes.base import Availability
+from edgeprune.stages.base import SilentBuild, Weights
+from edgeprune.target import Target, load_target
+from tests.records.sample import build_record
+from tests.search.devices import StandIn, stand_in_site
+
+
+def target(latency_ms: float) -> Target:
+    return load_target("cpu").with_overrides(latency_ms=latency_ms, imgsz=96).changed({"levers": "auto"})
+
+
+def screened(asked: Target, gain: float, loss: float) -> tuple[Screened, ...]:
+    """FP32 takes 10 ms; INT8 is faster by ``gain`` and less accurate by ``loss``."""
+    found = []
+    for form in forms(asked, "model"):
+        if "size" not in form.levers:
+            low = "precision" in form.levers
+            found.append(Screened(form, 10 / gain if low else 10, gain if low else 1, 0.5 - loss if low else 0.5, 1))
+    return tuple(found)
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "gain", "loss", "precision", "said"),
+    [
+        (12.0, 2.0, 0.0, "fp32", "within the budget as it is"),
+        (6.0, 2.0, 0.002, "int8", "meets the budget alone, 5.00 ms, and nothing is left to prune"),
+        (2.5, 2.0, 0.002, "int8", "what is left to gain by pruning is ×2.00 in place of ×4.00"),
+        (6.0, 2.0, 0.011, "fp32", "no other number format helps (int8 ×2.00 for 0.0110 of the accuracy)"),
+        (6.0, 0.9, 0.0, "fp32", "no other number format helps"),
+    ],
+)
+def test_the_number_format_is_that_which_leaves_least_to_prune(
+    latency_ms: float, gain: float, loss: float, precision: str, said: str
+) -> None:
+    asked = target(latency_ms)
+    best, why = choice(screened(asked, gain, loss), asked)
+    assert best.form.keys.get("precision", "fp32") == precision
+    assert said in why
+
+
+def test_a_build_goes_on_with_the_format_that_was_chosen(tmp_path: Path) -> None:
+    asked = target(6.0)
+    site = stand_in_site(asked, StandIn(1.0, 0.0), Silent())
+
+    def screener(site: Any, given: Any, *_: Any) -> Screening:
+        assert all("size" not in form.levers for form in given)
+        return Screening(screened(asked, 2.0, 0.0), {})
+
+    source: Any = None
+    dataset: Any = None
+    chosen, why = choose_precision(site, source, dataset, tmp_path, screener)
+    assert (chosen.precision, chosen.levers) == ("int8", "named") and chosen.budget == asked.budget
+    assert why.startswith("levers auto: int8 is ×2.00 as fast as fp32")
+
+
+def test_where_nothing_can_be_measured_the_named_format_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Elsewhere(StandIn):
+        def availability(self) -> Availability:
+            return Availability(False, "not here")
+
+    from contextlib import contextmanager
+
+    @contextmanager
+    def opened(asked: Target, **_: Any) -> Any:
+        site = stand_in_site(asked, Elsewhere(1.0, 0.0))
+        yield type(site)(asked, site.runtime, site.device, Availability(False, "not here"), Silent())
+
+    monkeypatch.setattr(pipeline, "open_site", opened)
+    monkeypatch.setattr(auto, "screen", None)
+    given: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.pt", "", "detect"), "dataset": None})()
+    chosen, why = pipeline._levers(target(6.0), given, tmp_path, 0, False, SilentBuild())
+    assert (chosen.precision, chosen.levers, why) == ("fp32", "named", "")
+
+
+def test_a_ratio_and_a_model_description_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    trained: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.pt", "", "detect"), "dataset": None})()
+    with pytest.raises(TargetError, match="levers: auto needs a budget in latency_ms; seen: speed_up"):
+        pipeline._levers(load_target("cpu"), trained, tmp_path, 0, False, SilentBuild())
+    given: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.yaml", "", "detect"), "dataset": None})()
+    with pytest.raises(TargetError, match="needs a trained checkpoint"):
+        pipeline._levers(target(6.0), given, tmp_path, 0, False, SilentBuild())
+
+
+def test_the_report_says_why_the_format_is_what_it_is() -> None:
+    from dataclasses import replace
+
+    record = replace(build_record(), levers="levers auto: int8 is faster")
+    assert "Levers auto: int8 is faster." in build_page(record)
+    assert "Levers auto: int8 is faster." in build_markdown(record)
+    assert "Levers" not in build_page(build_record())
