@@ -30,7 +30,7 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
 from edgeprune.sweep.point import Job, Steps
-from edgeprune.sweep.run import JOBS, finish_jobs
+from edgeprune.sweep.run import JOBS, finish_jobs, with_budget
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
 
@@ -88,10 +88,9 @@ def frontier(
         raise TargetError(f"--epochs {epochs}: 0 or more")
     if not budgets:
         raise TargetError("give at least one budget: --latency-ms or --speed-up")
-    for value in budgets:  # refuses what no profile may say
-        load_target(target).changed({"budget": _budget(load_target(target), kind, value)})
     out, reporter, target = Path(out), reporter_of(progress), load_target(target)
-    target = target.changed({"budget": _budget(target, kind, budgets[0])})
+    asked_for = [with_budget(target, kind, value) for value in budgets]  # one that is impossible is refused here
+    target = asked_for[0]
     splits = {"train", "val", target.accuracy.split}
     inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
     target, source, dataset = inputs.target, inputs.source, inputs.dataset
@@ -117,7 +116,7 @@ def frontier(
     def job(one: Planned) -> Job:
         asked = target.changed(one.form.keys)
         if one.prune_to is not None:
-            asked = asked.changed({"budget": _budget(target, kind, budgets[ratios.index(one.prune_to)])})
+            asked = with_budget(asked, kind, budgets[ratios.index(one.prune_to)])
         return Job(
             name=_slug(one, sources, kind, budgets, ratios),
             weights=sources[one.form.weights].path.read_bytes(),
@@ -154,10 +153,6 @@ def frontier(
 def budget_words(kind: Kind, value: float) -> str:
     """A budget in a few words."""
     return f"×{value:g}" if kind == "speed_up" else f"{value:g} ms"
-
-
-def _budget(target: Target, kind: Kind, value: float) -> dict[str, object]:
-    return {kind: value, "statistic": target.budget.statistic, "scope": target.budget.scope}
 
 
 def _sources(source: Checkpoint, also: Sequence[str | Path], trust: bool) -> dict[str, Checkpoint]:

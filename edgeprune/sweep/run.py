@@ -80,7 +80,7 @@ def sweep(
 
     def job(path: str | Path, budget: tuple[str, float] | None) -> Job:
         loaded = checkpoint.load(path, trust=trust).path
-        asked = target if budget is None else _with_budget(target, *budget)
+        asked = target if budget is None else with_budget(target, *budget)
         return Job(
             name=loaded.stem if budget is None else f"{loaded.stem}-{budget[0].replace('_', '-')}-{budget[1]:g}",
             weights=loaded.read_bytes(),
@@ -150,7 +150,8 @@ def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps
             finished(job, job.failure(error))
 
 
-def _with_budget(target: Target, kind: str, value: float) -> Target:
+def with_budget(target: Target, kind: str, value: float) -> Target:
+    """The target with another budget of latency; its statistic and scope stay."""
     if kind == "latency_ms":
         return target.with_overrides(latency_ms=value)
     return target.with_overrides(speed_up=value)

@@ -77,6 +77,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "compare onnx": ("--images", "--imgsz", "--statistic", "--rounds"),
     "search": ("--speed-up", "--latency-ms", "--imgsz"),
     "sweep": ("--speed-up", "--latency-ms", "--epochs"),
+    "frontier": ("--speed-up", "--latency-ms", "--epochs"),
     "sensitivity": ("--ratios", "--images", "--batch", "--align"),
 }
 OUTPUTS = {

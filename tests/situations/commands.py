@@ -105,6 +105,14 @@ COMMANDS: dict[str, Command] = {
         ],
         long=True,
     ),
+    "frontier": _command(
+        "weights data profile",
+        lambda i, out: [
+            *("frontier", i.weights, "--target", i.profile, "--data", i.data, "--latency-ms", "1000"),
+            *("--epochs", 0, "--out", out / "levers"),
+        ],
+        long=True,
+    ),
     "export": _command("weights", lambda i, out: ["export", i.weights, "--imgsz", i.imgsz, "-o", out / "model.onnx"]),
     "export --head nms": _command(
         "weights", lambda i, out: ["export", i.weights, "--imgsz", i.imgsz, "--head", "nms", "-o", out / "model.onnx"]

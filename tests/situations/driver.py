@@ -33,6 +33,7 @@ GATED = (
     "bench",
     "history",
     "sweep",
+    "frontier",
     "import-results",
 )  # may end with 1, or 5
 CACHES = (".cache/edgeprune", ".cache/matplotlib", ".config/matplotlib", ".config/Ultralytics")
