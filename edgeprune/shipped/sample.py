@@ -97,7 +97,10 @@ class Model:
         if self.suppressed:
             rows = output[output[:, 4] > MIN_SCORE]
         else:
-            rows = suppress(candidates(output, len(self.names), rotated=rotated), rotated=rotated)
+            rows = candidates(output, len(self.names), rotated=rotated)
+        rows = rows[np.isfinite(rows).all(axis=1)]  # a graph in half precision may overflow: no number is no box
+        if not self.suppressed:
+            rows = suppress(rows, rotated=rotated)
         found = (self.detection(row, placement, *prototypes) for row in rows[:MAX_FOUND])
         return [one for one in found if one is not None]
 

@@ -241,6 +241,32 @@ def test_tensorrt_gets_the_image_and_its_answer_is_read(
     assert "did not run" in run(program_of_tensorrt, engine, image).stderr
 
 
+@pytest.mark.parametrize("rows", [True, False])
+def test_what_is_no_number_is_no_box(program_of_tensorrt: Path, tmp_path: Path, rows: bool) -> None:
+    """Whatever an overflow leaves in the answer, every box that comes out lies in the image; it is drawn, too."""
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    image, generator = tmp_path / "image.ppm", np.random.default_rng(0)
+    image.write_bytes(b"P6 20 30 255 " + bytes(1800))
+    pixels = sample.letterbox(np.zeros((30, 20, 3), np.uint8), 32, 32)[0].transpose(2, 0, 1)[None] / 255
+    kept = 0
+    for _ in range(20):
+        answer = generator.normal(0, 100, (1, 50, 6) if rows else (1, 7, 50))
+        if rows:
+            answer[..., 4:] = generator.random((1, 50, 2))
+        spoiled = generator.random(answer.shape) < 0.05
+        answer[spoiled] = generator.choice([np.nan, np.inf, -np.inf, 3e38, -3e38], spoiled.sum())
+        if rows:
+            answer[..., 5] = generator.integers(0, 3, 50)
+        engine = engine_file(tmp_path / "engine.engine", pixels, answer)
+        ended = run(program_of_tensorrt, engine, image, "--draw", cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        for line in ended.stdout.splitlines():
+            left, top, right, bottom = json.loads(line)["box"]
+            assert all(0 <= x <= 20 for x in (left, right)) and all(0 <= y <= 30 for y in (top, bottom))
+            kept += 1
+    assert kept > 100
+
+
 def test_what_tensorrt_cannot_take_is_one_line(program_of_tensorrt: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cell\n")
     (tmp_path / "image.ppm").write_bytes(b"P6 8 8 255 " + bytes(192))

@@ -164,6 +164,24 @@ def test_graphs_with_half_inputs_int8_and_several_images(shared: Path, tmp_path:
     assert [found.score for found in several(frame)] == pytest.approx([found.score for found in one(frame)], abs=1e-4)
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize(("family", "head"), [("yolov8", "raw"), ("yolo26", "end-to-end")])
+def test_what_is_no_number_is_no_box(
+    family: str, head: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_from_checkpoint(shared / "weights" / f"bccd-{family}n-320.pt", tmp_path / "model.onnx", imgsz=320, head=head)
+    model, frame = sample.Model(tmp_path / "model.onnx"), cv2.imread(str(bccd_images(shared)[0]))
+    [answer] = model.run(sample.letterbox(frame, 320, 320)[0])
+    whole = model(frame)
+    surest = answer[4:].max(axis=0).argmax() if head == "raw" else answer[:, 4].argmax()
+    answer[(0, surest) if head == "raw" else (surest, 0)] = np.nan
+    monkeypatch.setattr(model, "run", lambda pixels: [answer])
+    found = model(frame)
+    assert len(found) > 0 and found[0].score <= whole[0].score
+    assert all(np.isfinite(one.box).all() for one in found)
+    sample.draw(frame, found)
+
+
 def test_a_classifier(tmp_path: Path) -> None:
     path = saved(stock_model("yolov8", "classify", nc=7), tmp_path / "m.pt")
     onnx_from_checkpoint(path, tmp_path / "model.onnx", imgsz=64)

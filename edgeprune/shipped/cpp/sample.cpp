@@ -102,6 +102,13 @@ std::vector<float> letterbox(const Image& image, const Backend& graph, Placement
 
 // ------------------------------------------------------------ after the graph
 
+// A graph in half precision may overflow: no number is no box.
+void keep(const Detection& one, std::vector<Detection>& found) {
+  const auto numbers = {one.left, one.top, one.right, one.bottom, one.score};
+  const bool finite = std::all_of(numbers.begin(), numbers.end(), [](float value) { return std::isfinite(value); });
+  if (finite && one.score > kMinScore) found.push_back(one);
+}
+
 // (4 + classes) x candidates: centre, width and height, then a score for every class.
 std::vector<Detection> candidates(const Table& raw) {
   std::vector<Detection> found;
@@ -112,11 +119,9 @@ std::vector<Detection> candidates(const Table& raw) {
       if (value(row, column) > value(best, column)) best = row;
     }
     const float score = value(best, column);
-    if (!(score > kMinScore)) continue;
     const float x = value(0, column), y = value(1, column);
     const float half_width = value(2, column) / 2, half_height = value(3, column) / 2;
-    found.push_back({x - half_width, y - half_height, x + half_width, y + half_height, score,
-                     static_cast<int>(best - 4)});
+    keep({x - half_width, y - half_height, x + half_width, y + half_height, score, static_cast<int>(best - 4)}, found);
   }
   std::stable_sort(found.begin(), found.end(),
                    [](const Detection& one, const Detection& other) { return one.score > other.score; });
@@ -149,7 +154,8 @@ std::vector<Detection> finished(const Table& rows) {
   std::vector<Detection> found;
   for (std::int64_t index = 0; index < rows.rows && found.size() < kMaxFound; ++index) {
     const float* row = &rows.values[index * rows.columns];
-    if (row[4] > kMinScore) found.push_back({row[0], row[1], row[2], row[3], row[4], static_cast<int>(row[5])});
+    const int label = row[5] >= 0 && row[5] < 1e6f ? static_cast<int>(row[5]) : -1;
+    keep({row[0], row[1], row[2], row[3], row[4], label}, found);
   }
   return found;
 }
