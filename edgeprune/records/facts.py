@@ -163,7 +163,8 @@ class Diagnosis:
         fixed_share: what is left: launches, copies, post-processing, and layers at their least width.
         decoding_share: of that, what lies behind the layers (softmax, decoding, sorting); None where the runtime does
             not name the layers that it times.
-        speed_up: latency of the unpruned model over the plan's, as the search measured it.
+        speed_up: latency of the unpruned model (of the search's reference, where it has one) over the plan's, as the
+            search measured it.
         macs_share: MACs that the plan gives up, over those of the unpruned model.
         parameters_share: the same of the parameters.
         alternatives: looked at where the budget is dear.

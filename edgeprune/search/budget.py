@@ -131,6 +131,8 @@ class BudgetSearch:
         cache: Path | None,
         least_used: float = BUDGET_WINDOW[0],
         unpruned: Path | None = None,
+        *,
+        diagnose: bool = True,
     ) -> PlanFound:
         """Find the plan that gives up least and meets the latency budget, measured on the target; the best one that may
         meet it where no interval holds it.
@@ -139,7 +141,8 @@ class BudgetSearch:
             baseline: engine that a budget of a ratio speaks of.
             cache: folder of profiles.
             least_used: share of the budget that the plan is to use at least.
-            unpruned: engine of the unpruned model, where that is not ``baseline``; nothing is then diagnosed.
+            unpruned: engine of the unpruned model, where that is not ``baseline``.
+            diagnose: measure what the budget costs too.
 
         Raises:
             TargetError: the budget is out of reach; says how far one gets and which layers hold it.
@@ -192,8 +195,8 @@ class BudgetSearch:
         )
         if run.best is None:
             fastest = probed[run.floor.candidate.key]
-            if unpruned is None:
-                self._diagnose(baseline, planner.profile, fastest)
+            if diagnose:
+                self._diagnose(unpruned or baseline, planner.profile, fastest)
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
         kept = probed[run.best.candidate.key]
         for candidate in probed.values():
@@ -203,7 +206,7 @@ class BudgetSearch:
         gate = self._gate(search_gate(budget, run.best))
         if gate.verdict is Verdict.INCONCLUSIVE:
             site.reporter.note(f"no probe holds the budget for sure; the best one goes on: {gate.reason}")
-        diagnosis = self._diagnose(baseline, planner.profile, kept) if unpruned is None else None
+        diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept) if diagnose else None
         return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
 
     def _diagnose(self, baseline: Path, profile: LayerProfile, probed: _Probed) -> Diagnosis:

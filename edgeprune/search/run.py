@@ -78,6 +78,7 @@ def search(
     cache: str | Path | None = CACHE,
     least_used: float | None = None,
     reference: Reference | None = None,
+    diagnose: bool = True,
     seed: int = 0,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
@@ -100,6 +101,7 @@ def search(
         least_used: share of the budget that the plan is to use at least; nearer to 1 takes more probes. The profile's
             when None.
         reference: what a speed-up is a ratio to; the model itself, unpruned, when None.
+        diagnose: measure what of the latency pruning can take, and what the budget costs.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
@@ -128,7 +130,8 @@ def search(
         if reference is not None:
             unpruned, baseline = baseline, _compiled_reference(site, reference, folder / "reference", dataset, trust)
         share = target.prune.least_used if least_used is None else least_used
-        chosen = budget_search.search(baseline, None if cache is None else Path(cache), share, unpruned)
+        kept = None if cache is None else Path(cache)
+        chosen = budget_search.search(baseline, kept, share, unpruned, diagnose=diagnose)
         chosen.plan.save(plan_file)
         write_atomically(output, chosen.files.model.read_bytes())
         return SearchResult(

@@ -54,6 +54,7 @@ class RealSteps:
                 output=Path(scratch) / "pruned.pt",
                 cache=job.cache,
                 reference=reference,
+                diagnose=False,
                 seed=job.seed,
                 trust=job.trust,
             )

@@ -16,7 +16,7 @@ def screened(int8: float = 2.15, int8_accuracy: float = 0.587, others: tuple[str
     """What a CPU might show of a nano model."""
     found = []
     for form in forms(CPU, "n", others):
-        ratio, accuracy = SIZES.get(int(form.keys.get("imgsz", 320)), (1.0, 0.589))
+        ratio, accuracy = SIZES.get(int(str(form.keys.get("imgsz", 320))), (1.0, 0.589))
         ratio *= int8 if "precision" in form.levers else 1.0
         if "checkpoint" in form.levers:
             ratio, accuracy = ratio * 0.4, 0.62

@@ -66,6 +66,27 @@ def test_a_ratio_needs_no_reference() -> None:
     assert not reading.unsteady
 
 
+@pytest.mark.parametrize("budget", [{"speed_up": 3.0}, {"latency_ms": 10 / 3}])
+def test_a_budget_may_speak_of_another_model_than_the_one_that_is_pruned(budget: Any) -> None:
+    """Of 10 ms a lower number format takes 5: what is left of a ratio of 3 is 1.5, and the engines keep their sizes."""
+    seen: list[Any] = []
+
+    class Recording(DriftingRuntime):
+        def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
+            seen.append((len(engines), settings.batch, settings.imgsz))
+            return super().latency(engines, settings, progress=progress)
+
+    target = load_target("cpu").with_overrides(**budget)
+    target = target.model_copy(update={"budget": target.budget.model_copy(update={"statistic": "p50"})})
+    place = site(target, [])
+    place.runtime = Recording([1.0, 1.1])
+    prober = Prober(place, Path("10.onnx"), unpruned=Path("5.onnx"))
+    used, high = prober.start_used()
+    assert used == pytest.approx(1.5, rel=0.02) and high >= used
+    assert prober.measure(Path("3.2.onnx"))[0].used == pytest.approx(0.96, rel=0.05)
+    assert seen == [(2, 0, None), (2, 0, None)]
+
+
 def test_on_a_shared_core_the_share_of_the_budget_is_told_by_processor_time() -> None:
     """The clock's gain is ×2.6, the processor's ×2.4: a search that believed the clock would end 8 % short."""
 
