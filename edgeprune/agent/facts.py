@@ -8,13 +8,14 @@ import platform
 import re
 import shutil
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Mapping
 
 from edgeprune.agent.host import cpu_identity, load_average
 from edgeprune.agent.power import clocks_locked, power_mode, power_modes
 from edgeprune.agent.root import may_sudo
 from edgeprune.agent.system import output_of, system_path, text_of
-from edgeprune.agent.trtexec import TRTEXEC
+from edgeprune.agent.trtexec import every_trtexec
 
 JETPACKS = (  # L4T release, JetPack release
     ("39.2.2", "7.2.2"),
@@ -34,6 +35,7 @@ JETPACKS = (  # L4T release, JetPack release
     ("35.1", "5.0.2"),
     ("35", "5.1"),
 )
+TENSORRT_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-libs")
 TENSORRT_PACKAGES = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
 
 
@@ -87,6 +89,10 @@ class DeviceFacts:
         cuda: version of the toolkit.
         tensorrt: version, as its package says.
         gpus: as nvidia-smi lists them; Jetsons before JetPack 7 list none.
+        memory_available_bytes: what programs may still take; 0 where the kernel does not tell.
+        swap_free_bytes: of swap, zram included.
+        trtexecs: every trtexec that was found, the first of them is taken.
+        tensorrt_pip: version of the TensorRT that pip installed for the Python that found this out.
     """
 
     machine: str
@@ -113,6 +119,10 @@ class DeviceFacts:
     cuda: str = ""
     tensorrt: str = ""
     gpus: tuple[Gpu, ...] = ()
+    memory_available_bytes: int = 0
+    swap_free_bytes: int = 0
+    trtexecs: tuple[str, ...] = ()
+    tensorrt_pip: str = ""
 
 
 def device_facts() -> DeviceFacts:
@@ -122,8 +132,9 @@ def device_facts() -> DeviceFacts:
     l4t = l4t_of(text_of(system_path("/etc/nv_tegra_release")))
     modes = text_of(system_path("/etc/nvpmodel.conf"))
     board = text_of(system_path("/proc/device-tree/model"))
-    trtexec = shutil.which("trtexec") or system_path(TRTEXEC)
-    trtexec = trtexec if os.path.isfile(trtexec) else ""
+    trtexecs = every_trtexec()
+    trtexec = trtexecs[0] if trtexecs else ""
+    memory = text_of(system_path("/proc/meminfo"))
     return DeviceFacts(
         machine=cpu["architecture"],
         system=platform.system(),
@@ -149,7 +160,17 @@ def device_facts() -> DeviceFacts:
         cuda=cuda_version(),
         tensorrt=package_version(TENSORRT_PACKAGES) if board or trtexec else "",
         gpus=tuple(gpus()),
+        memory_available_bytes=memory_entry(memory, "MemAvailable"),
+        swap_free_bytes=memory_entry(memory, "SwapFree"),
+        trtexecs=trtexecs,
+        tensorrt_pip=pip_version(TENSORRT_DISTRIBUTIONS),
     )
+
+
+def memory_entry(meminfo: str, name: str) -> int:
+    """Bytes of an entry of /proc/meminfo; 0 without it."""
+    match = re.search(rf"^{name}:\s*(\d+) kB", meminfo, re.M)
+    return int(match.group(1)) * 1024 if match else 0
 
 
 def jetpack_of(l4t: str) -> str:
@@ -190,6 +211,16 @@ def package_version(names: tuple[str, ...]) -> str:
         match = re.match(r"\d+(?:\.\d+)+", text)
         if code == 0 and match:
             return match.group(0)
+    return ""
+
+
+def pip_version(names: tuple[str, ...]) -> str:
+    """Version of the first of these Python packages that is installed."""
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
     return ""
 
 

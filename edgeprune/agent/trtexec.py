@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 import shutil
 from typing import Sequence
@@ -10,8 +12,16 @@ from edgeprune.agent.system import output_of, system_path
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's Debian packages put it, off the PATH
 PROGRAMS = (TRTEXEC, "trtexec", "/opt/tensorrt/bin/trtexec")
+BESIDE = ("/opt/TensorRT*/bin/trtexec", "/usr/local/TensorRT*/bin/trtexec", "~/TensorRT*/bin/trtexec")  # unpacked
 BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+)\]")
 HELP_TIMEOUT_S = 60.0
+
+
+def every_trtexec() -> tuple[str, ...]:
+    """Paths of all programs of that name where one is put, the one that is taken first."""
+    known = [system_path(name) if name.startswith("/") else shutil.which(name) or "" for name in PROGRAMS]
+    others = [path for places in BESIDE for path in sorted(glob.glob(system_path(os.path.expanduser(places))))]
+    return tuple(dict.fromkeys(path for path in [*known, *others] if os.path.isfile(path)))
 
 
 def version_in(text: str) -> tuple[int, int, int] | None:

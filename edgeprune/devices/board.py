@@ -13,6 +13,8 @@ from edgeprune.target.releases import DLA_WORDS, board_has_dla
 if TYPE_CHECKING:
     from edgeprune.target import Board
 
+BUILDER_BYTES = 2 << 30  # its kernels alone are 1 GB (libnvinfer_builder_resource); CUDA and scratch come to that
+SWAP = "sudo sh -c 'fallocate -l 4G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile'"
 SUPER_HINT = ", or flash JetPack 6.2 or newer with the board's -super configuration, which brings it"
 
 
@@ -56,6 +58,19 @@ def unknown_release(board: Board, facts: DeviceFacts) -> str:
             "profile asks, cannot be told"
         )
     return ""
+
+
+def short_of_memory(facts: DeviceFacts) -> str:
+    """What a board has too little of for TensorRT's builder, with what helps; empty where it has enough, or nothing is
+    known."""
+    free = facts.memory_available_bytes + facts.swap_free_bytes
+    if not facts.l4t or not facts.memory_available_bytes or free >= BUILDER_BYTES:
+        return ""
+    return (
+        f"{facts.memory_available_bytes / 2**30:.1f} GiB of memory and {facts.swap_free_bytes / 2**30:.1f} GiB of swap "
+        "are free, which TensorRT's builder may not get by with: close other programs, or the desktop (sudo init 3), "
+        f"or add swap ({SWAP})"
+    )
 
 
 def _mode_mismatch(board: Board, facts: DeviceFacts) -> str:

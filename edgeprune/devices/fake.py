@@ -6,7 +6,7 @@ folder; agent and client are the real ones. Whatever such a device gives is mark
 ``fake:BOARD[,TRAIT…]``: BOARD is one of :data:`BOARDS`; traits are ``throttle`` (it gets too hot), ``no-sudo`` (this
 user may change nothing), ``reboot=MODE`` (that power mode needs one), ``drops=N`` (the connection breaks at every Nth
 command), ``mode=NAME`` (the power mode it starts in), ``jetpack=RELEASE`` (one of :data:`RELEASES`, with what came
-with it), ``tensorrt=VERSION``.
+with it), ``tensorrt=VERSION``, ``free-mib=N`` (of memory).
 """
 
 from __future__ import annotations
@@ -139,15 +139,19 @@ def fake_device(
     """
     board, *traits = text.split(",")
     values = {name: value for name, _, value in (trait.partition("=") for trait in traits)}
-    unknown = sorted(set(values) - {"throttle", "no-sudo", "reboot", "drops", "mode", "jetpack", "tensorrt"})
-    numbers = re.fullmatch(r"\d{1,6}", values.get("drops", "1")) and re.fullmatch(
+    unknown = sorted(
+        set(values) - {"throttle", "no-sudo", "reboot", "drops", "mode", "jetpack", "tensorrt", "free-mib"}
+    )
+    counts = [values.get(name, "1") for name in ("drops", "free-mib")]
+    numbers = all(re.fullmatch(r"\d{1,6}", count) for count in counts) and re.fullmatch(
         r"\d{1,3}(\.\d{1,3}){1,3}", values.get("tensorrt", "10.3")
     )
     release = values.get("jetpack", "6.2")
     if board not in BOARDS or unknown or not numbers or release not in RELEASES:
         raise TargetError(
             f"--device fake:{text}: is no stand-in; allowed: {', '.join(BOARDS)}, "
-            f"with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,jetpack={'|'.join(RELEASES)} ,tensorrt=VERSION"
+            f"with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,jetpack={'|'.join(RELEASES)} ,tensorrt=VERSION "
+            ",free-mib=N"
         )
     chosen = BOARDS[board]
     if "jetpack" in values:
@@ -202,6 +206,10 @@ class FakeBoard(Here):
         return ended
 
 
+def _meminfo(free_mib: int) -> str:
+    return f"MemTotal: 7800000 kB\nMemAvailable: {free_mib * 1024} kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
+
+
 def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
     """Write the board's files and programs below ``root``."""
     conf = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(board.modes))
@@ -211,6 +219,7 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
         "etc/nv_tegra_release": board.release + "\n",
         "etc/sudoers.d/edgeprune": sudoers("user").replace(" /var/", f" {root}/var/"),
         "proc/sys/kernel/random/boot_id": "first\n",
+        "proc/meminfo": _meminfo(int(traits.get("free-mib", "6000"))),
         "proc/device-tree/model": board.model + "\0",
         "proc/device-tree/compatible": "\0".join(board.compatible) + "\0",
         "usr/local/cuda/version.json": json.dumps({"cuda": {"name": "CUDA SDK", "version": board.cuda}}),

@@ -105,15 +105,30 @@ def examine_device(device: Device) -> list[Finding]:
     from edgeprune.runtimes import runtime
 
     findings = list(_board(device))
+    findings += _every_tensorrt(device)
     for name in ("trtexec", "onnxruntime"):
         available = runtime(name, device).availability()
         findings.append(Finding(f"runtime {name}", available.ok, available.detail, available.remedy))
     return findings
 
 
+def _every_tensorrt(device: Device) -> Iterator[Finding]:
+    """A line for each TensorRT of a device that has several: which is taken, and how another one is."""
+    from edgeprune.runtimes.trtexec_ import TrtExec
+
+    facts = device.facts()
+    for number, path in enumerate(facts.trtexecs if len(facts.trtexecs) > 1 else ()):
+        available = TrtExec(device, program=(path,)).availability()
+        taken = "taken" if not number else f"another one; to take it, in the profile: device.trtexec: {path}"
+        yield Finding(f"trtexec {number + 1} of {len(facts.trtexecs)}", available.ok, f"{available.detail}; {taken}")
+    if facts.tensorrt_pip:
+        state = f"{facts.tensorrt_pip}, for Python alone: no trtexec belongs to it"
+        yield Finding("TensorRT by pip", True, state)
+
+
 def _board(device: Device) -> Iterator[Finding]:
     """A line for the machine and, on a Jetson, one for all that decides its figures."""
-    from edgeprune.devices.board import targets_for
+    from edgeprune.devices.board import SWAP, short_of_memory, targets_for
 
     facts = device.facts()
     name = "this machine" if device.name == "local" else device.name
@@ -134,6 +149,11 @@ def _board(device: Device) -> Iterator[Finding]:
         facts.tensorrt or "not installed",
         "" if facts.tensorrt else f"{login}sudo apt install nvidia-jetpack",
     )
+    if facts.memory_available_bytes:
+        short = short_of_memory(facts)
+        free = f"{facts.memory_available_bytes / 2**30:.1f} GiB free, swap {facts.swap_free_bytes / 2**30:.1f} GiB free"
+        remedy = f'{login}"{SWAP}"' if login else SWAP
+        yield Finding("memory for the builder", not short, free, short and remedy)
     modes = ", ".join(f"{mode} ({number})" for mode, number in facts.power_modes.items())
     yield Finding("power mode", True, f"{facts.power_mode or 'unknown'}; the board has: {modes}")
     locks = bool(facts.sudo)

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.agent.power import plain_mode
 from edgeprune.devices import device_of
 from edgeprune.devices.base import Device
-from edgeprune.devices.board import mismatch, outside, unknown_release
+from edgeprune.devices.board import mismatch, outside, short_of_memory, unknown_release
 from edgeprune.errors import DeviceError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.runtimes import runtime as runtime_named
@@ -96,6 +96,8 @@ def open_site(
             raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")
         if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):
             reporter.note(f"warning: {doubt}")
+        if used.name in ("tensorrt", "trtexec") and available.ok and (short := short_of_memory(device.facts())):
+            reporter.note(f"warning: {device.name}: {short}")
         if available.ok and version:
             target = target.at_tensorrt(version)
         if (

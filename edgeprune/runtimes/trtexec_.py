@@ -375,9 +375,14 @@ class TrtExec(Runtime):
             trtexec=program,
         )
         started = time.perf_counter()
+        heard: list[str] = []
         try:
-            done = self.device.run(argv, timeout_s=BUILD_TIMEOUT_S, measured=True)
-        except ToolError as error:
+            done = self.device.run(argv, timeout_s=BUILD_TIMEOUT_S, measured=True, on_line=heard.append)
+        except (ToolError, DeviceError) as error:  # what was heard before it died is all that is left of it
+            if log is not None:
+                log.write_text("\n".join([*heard, str(error), ""]), encoding="utf-8")
+            if isinstance(error, DeviceError):
+                raise
             raise StageError(f"{onnx}: {error}") from error
         build_s = time.perf_counter() - started
         if log is not None:
@@ -385,7 +390,7 @@ class TrtExec(Runtime):
         if done.returncode != 0:
             error = failure(argv, done.returncode, f"{done.stdout}\n{done.stderr}")
             raise StageError(f"{onnx}: {error}") from error
-        if cache is not None:
+        if cache is not None:  # of a build that died the one from before is kept: its own may be half a file
             self._fetch_timing_cache(paths["cache"], cache)
         facts = EngineFacts(
             builder=f"trtexec {shown_version(version)}",

@@ -21,6 +21,10 @@ from edgeprune.runtimes.base import LayerTime
 
 TAIL_LINES = 12
 KILLED = (-9, 137)
+MORE_MEMORY = (
+    "close other programs, give the builder less (builder.workspace_mib in the profile), add swap for the build, or "
+    "take a smaller imgsz or batch"
+)
 NOT_JSON_NUMBERS = re.compile(r"(?<=[\[,:]) *-?(?:nan|inf)\b", re.IGNORECASE)  # as C++ streams print them
 
 
@@ -179,7 +183,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     (r"[Mm]agic tag does not match|magicTagRead == ", "this file is no TensorRT engine; build it from the ONNX file"),
     (
         r"out of memory|OutOfMemory|insufficient memory|[Rr]equested amount of GPU memory",
-        "the device ran out of memory; close other programs, take a smaller imgsz or batch, or add swap for the build",
+        f"the device ran out of memory; {MORE_MEMORY}",
     ),
     (
         r"No importer registered for op: (?P<what>[\w:]+)",
@@ -236,7 +240,7 @@ def failure(argv: list[str], returncode: int, log: str) -> ToolError:
     """The error of a failed run: its last line says what it means, the lines before it are the log's end."""
     tail = "\n".join(log.strip().splitlines()[-TAIL_LINES:])
     if returncode in KILLED:  # a device that runs out of memory kills the largest process without a word in its log
-        meaning = "it was killed: the device ran out of memory"
+        meaning = f"it was killed: the device ran out of memory; {MORE_MEMORY}"
     elif PASSED in log:  # what it logged before is no cause: TensorRT logs errors that it then gets along without
         meaning = f"it did its work ({PASSED}) and crashed at its end: look at the libraries that it loads (ldd)"
     else:

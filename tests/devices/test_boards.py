@@ -24,9 +24,11 @@ from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
+from edgeprune.measure.doctor import examine_device
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, accuracy_gate, latency_gate, simulated_gate
+from edgeprune.stages.base import SilentBuild
 from edgeprune.target import Board, load_target, shipped_targets
 from edgeprune.target.schema import target_from
 from tests.samples.made import latency
@@ -352,6 +354,25 @@ def test_only_the_profiles_own_board_and_releases_will_do(name: str, fake: str, 
 
     found = mismatch(load_target(name).device, fake_device(fake).facts())
     assert bool(found) == bool(words) and re.search(words, found)
+
+
+def test_too_little_memory_for_the_builder_is_said_before_a_build_and_by_the_probe() -> None:
+    notes: list[str] = []
+
+    class Notes(SilentBuild):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    for free_mib in (900, 6000):
+        target = load_target("jetson-orin").with_overrides(device=f"fake:orin-nano,free-mib={free_mib}")
+        with open_site(target, reporter=Notes()):
+            pass
+    [said] = [note for note in notes if "TensorRT's builder" in note]
+    assert "0.9 GiB of memory and 0.0 GiB of swap are free" in said and "mkswap" in said
+    with fake_device("orin-nano,free-mib=900") as device:
+        rows = {finding.subject: finding for finding in examine_device(device)}
+    assert not rows["memory for the builder"].usable and "mkswap" in rows["memory for the builder"].remedy
+    assert "taken" in rows["trtexec 1 of 2"].state and "device.trtexec: " in rows["trtexec 2 of 2"].state
 
 
 def test_a_profile_that_names_its_trtexec_goes_by_that_ones_version(tmp_path: Path) -> None:

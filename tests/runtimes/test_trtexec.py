@@ -109,6 +109,36 @@ def test_8_builds_a_graph_on_the_way_in_the_precision_of_the_profile(tmp_path):
     assert "--fp16" in fake_trtexec.calls(program)[0]
 
 
+def test_a_build_that_dies_of_memory_leaves_its_log_and_the_timing_cache_from_before(tmp_path):
+    good, _ = tool(tmp_path)
+    plain, engine = convolutions(tmp_path / "m.onnx"), tmp_path / "model.engine"
+    good.engine_from_onnx(plain, engine)
+    [cache] = (tmp_path / "cache").rglob("*.cache")
+    before = cache.read_bytes()
+    starved, _ = tool(tmp_path, killed=True, log="[I] it had begun")
+    with pytest.raises(StageError, match=r"the device ran out of memory; .*builder.workspace_mib.*swap"):
+        starved.engine_from_onnx(plain, tmp_path / "other.engine")
+    assert "it had begun" in (tmp_path / "other.engine.log").read_text()
+    assert cache.read_bytes() == before and not (tmp_path / "other.engine").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes"), [(ToolError(["t"], 1, "died"), StageError), (DeviceError("gone"), DeviceError)]
+)
+def test_what_was_heard_of_a_build_that_nobody_saw_the_end_of_is_kept(tmp_path, monkeypatch, raised, becomes):
+    trtexec, _ = tool(tmp_path)
+    trtexec.find_program()
+
+    def dies(self, argv, *, on_line=None, **options):
+        on_line("[I] the last words")
+        raise raised
+
+    monkeypatch.setattr(Bench, "run", dies)
+    with pytest.raises(becomes, match=r"died|gone"):
+        trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "model.engine")
+    assert (tmp_path / "model.engine.log").read_text().startswith("[I] the last words")
+
+
 def test_a_wrapper_starts_trtexec(tmp_path):
     program = fake_trtexec.install(tmp_path)
     trtexec = TrtExec(Bench(), program=("/usr/bin/env", "HERE=1", str(program)))
