@@ -11,10 +11,12 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from typing import Callable
 
 from edgeprune.agent.system import Refused, write_file
 from edgeprune.agent.telemetry import Telemetry
 
+LOOK_S = 0.02
 TURN = "turn"  # folder of the run whose turn it is; a failed one's stays
 
 
@@ -30,6 +32,8 @@ class Turns:
         least_rounds: taken whatever the time.
         time_limit_s: after it no further round begins; 0 for no limit.
         timeout_s: longest run of one program.
+        begins: what a program prints when the work begins of which power is kept; empty for none.
+        ends: what it prints when that work ends.
     """
 
     programs: tuple[tuple[str, ...], ...]
@@ -38,14 +42,16 @@ class Turns:
     least_rounds: int
     time_limit_s: float
     timeout_s: float
+    begins: str = ""
+    ends: str = ""
 
 
 def run_measured(job: dict, folder: str, locked: bool, result: dict) -> None:
     """Run a job's program, or its ``turns`` (:class:`Turns`), under telemetry, with the clocks ``locked`` or not.
 
     ``result`` gets its ``returncode``, and its ``conditions`` grow. Turns write a line of JSON a run to ``stdout``:
-    ``program`` (its index), ``returncode``, ``stdout``, ``stderr``, ``written``, ``conditions``; one that fails is the
-    last one.
+    ``program`` (its index), ``returncode``, ``stdout``, ``stderr``, ``written``, ``conditions``, and ``power``, of the
+    whole board while the program worked: pairs of seconds before the work's end and watts. One that fails is the last.
     """
     telemetry = Telemetry()
     try:
@@ -68,13 +74,16 @@ def _run_turns(job: dict, folder: str, telemetry: Telemetry, locked: bool, condi
                 index = (place + number) % count
                 telemetry.state(locked)  # the pause before is no part of the run
                 program = dict(job, argv=turns["programs"][index], timeout_s=turns["timeout_s"])
-                returncode = run_program(program, own)
+                work = _Work(os.path.join(own, "stdout"), turns["begins"], turns["ends"])
+                returncode = run_program(program, own, work.look if turns["begins"] else None)
+                work.look()
                 line = {
                     "program": index,
                     "returncode": returncode,
                     "stdout": _text(os.path.join(own, "stdout")),
                     "stderr": _text(os.path.join(own, "stderr")),
                     "written": _text(written) if turns["writes"] else "",
+                    "power": telemetry.power_w(work.began_at, work.ended_at),
                     "conditions": dict(conditions, **telemetry.state(locked)),
                 }
                 output.write(json.dumps(line) + "\n")
@@ -91,8 +100,27 @@ def _run_turns(job: dict, folder: str, telemetry: Telemetry, locked: bool, condi
     return 0
 
 
-def run_program(job: dict, folder: str) -> int:
-    """Run a job's program, in a process group that ends with it; its streams go to files in ``folder``.
+class _Work:
+    """When a program said that its work began and ended, by the clock of :func:`time.monotonic`; None for not yet."""
+
+    def __init__(self, path: str, begins: str, ends: str) -> None:
+        self.path, self.begins, self.ends = path, begins, ends
+        self.began_at: float | None = None
+        self.ended_at: float | None = None
+
+    def look(self) -> None:
+        """Read what it has printed by now."""
+        if self.ended_at is None and self.begins:
+            now, text = time.monotonic(), _text(self.path)
+            if self.began_at is None and self.begins in text:
+                self.began_at = now
+            if self.began_at is not None and self.ends in text:
+                self.ended_at = now
+
+
+def run_program(job: dict, folder: str, look: Callable[[], None] | None = None) -> int:
+    """Run a job's program, in a process group that ends with it; its streams go to files in ``folder``. ``look`` is
+    called again and again meanwhile.
 
     Raises:
         Refused: it does not start, or runs longer than ``timeout_s``.
@@ -114,10 +142,15 @@ def run_program(job: dict, folder: str) -> int:
             )
         except OSError as error:
             raise Refused("start", f"does not start: {error.strerror or error}") from error
+    ends = time.monotonic() + job["timeout_s"]
     try:
-        return process.wait(job["timeout_s"])
-    except subprocess.TimeoutExpired:
-        raise Refused("timeout", f"ran longer than {job['timeout_s']:g} s and was stopped") from None
+        while True:
+            try:
+                return process.wait(LOOK_S if look else job["timeout_s"])
+            except subprocess.TimeoutExpired:
+                if not look or time.monotonic() > ends:
+                    raise Refused("timeout", f"ran longer than {job['timeout_s']:g} s and was stopped") from None
+                look()
     finally:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)

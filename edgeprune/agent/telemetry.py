@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
@@ -126,6 +127,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.readings: list[Reading] = []
+        self.powers: list[tuple[float, int]] = []  # time.monotonic() and milliwatts of the whole board
         self.lines: list[str] = []
         self.events_before = over_current_events()
         self.throttling: dict[str, int] = {}
@@ -155,7 +157,11 @@ class Telemetry:
             line = raw.decode(errors="replace").strip()
             if line and len(self.lines) < MAX_LINES:
                 self.lines.append(line)
-                self.readings.append(self.parse(line))
+                reading = self.parse(line)
+                self.readings.append(reading)
+                power_mw = board_power_mw(reading.power_mw)
+                if power_mw is not None:
+                    self.powers.append((time.monotonic(), power_mw))
             self._note_throttling()
 
     def _poll(self) -> None:
@@ -171,12 +177,19 @@ class Telemetry:
         """What was read since the last call, as :func:`summary` gives it. ``locked``: the clocks were, and should not
         have moved."""
         self._note_throttling()
-        readings, self.readings = self.readings, []
+        readings, self.readings, self.powers = self.readings, [], []
         lines, self.lines = self.lines, []
         throttling, self.throttling = self.throttling, {}
         before, self.events_before = self.events_before, over_current_events()
         events = {name: count - before.get(name, 0) for name, count in self.events_before.items()}
         return summary(readings, lines, self.source, events, throttling, locked)
+
+    def power_w(self, began_at: float | None, ended_at: float | None) -> list[tuple[float, float]]:
+        """Watts of the whole board between two times since the last :meth:`state`, each with its seconds before the
+        second; none where one of them is not known."""
+        if began_at is None or ended_at is None:
+            return []
+        return [(round(ended_at - at, 3), mw / 1000) for at, mw in self.powers if began_at <= at <= ended_at]
 
     def finish(self, locked: bool) -> dict:
         """End reading; gives :meth:`state`."""

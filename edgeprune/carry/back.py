@@ -197,7 +197,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         info_gate("baseline", f"latency {budget.statistic}", alone, "ms", words),
         *([] if budget.kind == "macs_speed_up" else [prune]),
         engine,
-        *energy_gates("engine", after),
+        *energy_gates("engine", visit.energy),
         precision_gate("engine", visit.precision, target.precision),
         drop_gate(target, record.stages.baseline.facts, record.stages.engine.facts),
         agreement_gate("engine", agreement),
@@ -219,6 +219,14 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
             replaced.add(gate.stage)
             gates += [row for row in rows if row.stage == gate.stage]
     gates = inform_by_later(gates)
+    energy = (
+        ()
+        if visit.energy is None
+        else (
+            MeasurementRow("engine", "baseline", visit.energy[0]),
+            MeasurementRow("engine", "candidate", visit.energy[1]),
+        )
+    )
     timed = ("baseline", "engine") if record.target.budget.kind == "macs_speed_up" else ("baseline", "prune", "engine")
     return replace(
         record,
@@ -227,6 +235,7 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
         measurements=(
             *(MeasurementRow(stage, "baseline", visit.baseline) for stage in timed),
             *(MeasurementRow(stage, "candidate", visit.candidate) for stage in timed if stage != "baseline"),
+            *energy,
         ),
         device=DeviceRow(NAME, results.simulated, visit.candidate.conditions.identity, results.facts),
         next_command=None,

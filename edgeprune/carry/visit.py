@@ -23,6 +23,7 @@ from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.runtimes.site import Site
 from edgeprune.runtimes.trtexec_ import MAX_PROCESSES, TrtExec
 from edgeprune.samples.measurement import Measurement
+from edgeprune.stages.energy import Energies, measure_energy
 from edgeprune.stages.precision import engine_precision
 from edgeprune.target import Target
 
@@ -37,6 +38,7 @@ class Visit:
         engine: the candidate's file.
         baseline: latency of the unpruned engine.
         candidate: latency of the candidate's.
+        energy: of an inference of both; None where the board tells no power.
         precision: what the candidate computes in.
         pixels: of the images that went along.
         outputs: of the candidate, for these images.
@@ -45,13 +47,14 @@ class Visit:
     engine: Path
     baseline: Measurement
     candidate: Measurement
+    energy: Energies | None
     precision: PrecisionShare
     pixels: np.ndarray
     outputs: Outputs
 
 
 def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.ndarray, folder: Path) -> Visit:
-    """Build both engines, time them in turns, time their layers, and run the candidate's on images.
+    """Build both engines, time them in turns, measure their power, time their layers, run the candidate on images.
 
     Args:
         device: records or replays.
@@ -71,9 +74,10 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
     before, after = runtime.latency(
         engines, replace(settings, rounds=MAX_PROCESSES, per_round=samples, time_limit_s=0.0)
     )
+    energy = measure_energy(site, settings, *engines)
     layers = compare_layers(runtime, *engines, threads=target.measure.threads)
     precision = engine_precision(runtime, engines[1], layers.candidate)
     assert precision is not None  # trtexec tells the layers of every engine that it built
     [image_input] = onnx_facts(packed / "model.onnx", precision=target.graph_precision).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])
-    return Visit(engines[1], before, after, precision, pixels, outputs)
+    return Visit(engines[1], before, after, energy, precision, pixels, outputs)

@@ -30,6 +30,7 @@ class Completed:
         stderr: the end of what it wrote there.
         device: what the device was like meanwhile; empty for a run that was not measured.
         written: of a program that took turns, what it wrote to the file that was named.
+        power_w: likewise, power of the whole board while it worked: seconds before the work's end, and watts.
     """
 
     argv: tuple[str, ...]
@@ -38,6 +39,7 @@ class Completed:
     stderr: str
     device: DeviceState = field(default_factory=DeviceState)
     written: str = ""
+    power_w: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def of_turn(cls, line: str, programs: Sequence[Sequence[str]], device: str) -> tuple[int, Completed]:
@@ -50,7 +52,9 @@ class Completed:
         if not 0 <= turn.program < len(programs):
             raise DataError(f"{device}: program {turn.program} is none of the {len(programs)} that took turns")
         argv = tuple(programs[turn.program])
-        return turn.program, cls(argv, turn.returncode, turn.stdout, turn.stderr, turn.conditions, turn.written)
+        return turn.program, cls(
+            argv, turn.returncode, turn.stdout, turn.stderr, turn.conditions, turn.written, turn.power
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class _Turn:
     stderr: str
     written: str
     conditions: DeviceState
+    power: tuple[tuple[float, float], ...]
 
 
 class Device(ABC):
@@ -110,6 +115,11 @@ class Device(ABC):
         """What must be equal before two engines, timing caches or measurements may be mixed: board, module, releases,
         power mode, clocks; for a machine without a board its CPU."""
         return identity_of(self.facts(), power_mode=self.power_mode, clocks=self.clocks)
+
+    def tells_power(self) -> bool:
+        """Whether something there tells the power of the board, or of its only GPU."""
+        facts = self.facts()
+        return bool(facts.tegrastats) or len(facts.gpus) == 1
 
     @abstractmethod
     def workspace(self) -> AbstractContextManager[str]:

@@ -3,6 +3,7 @@
 ``python fake.py PROGRAM ARGUMENTS…``, beside ``board.json`` (what it is) and ``state.json`` (what was changed). Formats
 as NVIDIA's programs have them: nvpmodel, jetson_clocks, tegrastats (JetPack 6, 7 on Thor, and Xavier's, which leave the
 units out) and trtexec (8.5, 8.6, 10 and 11).
+A second of theirs takes a tenth of one.
 """
 
 import fnmatch
@@ -14,6 +15,7 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SPEED = 10
 LAYERS = ("/model.0/conv/Conv", "/model.1/conv/Conv", "/model.2/cv1/conv/Conv", "/model.22/Concat")
 
 
@@ -149,7 +151,7 @@ def tegrastats(argv):
                 "VDD_SOC 1700mW/1700mW"
             ) % (stamp, mhz, hot, hot, hot + 1)
         print(line, flush=True)
-        time.sleep(pause)
+        time.sleep(pause / SPEED)
 
 
 def trtexec(argv):
@@ -214,6 +216,12 @@ def infer(options, board, content, major):
     runs = int(options.get("iterations", "10"))
     samples = [level * (1 + abs(noise.gauss(0, 0.004))) for _ in range(runs)]
     copy = 0.02 * slow if on["Data transfers"] else 0.0
+    duration_s = float(options.get("duration", "0"))
+    print("[I] Starting inference", flush=True)
+    if duration_s:
+        time.sleep((float(options["warmUp"]) / 1000 + duration_s) / SPEED)
+    count = int(max(runs, duration_s * 1000 / level))
+    print("[I] Timing trace has %d queries over %g s" % (count, count * level / 1000), flush=True)
     if options.get("exportTimes"):
         rows, clock = [], 0.0
         for ms in samples:

@@ -50,6 +50,7 @@ class ModelBench:
         speed_up: first model's latency / this one's, with a 95 % interval; None for the first, or too few samples.
         cpu_speed_up: the same ratio of processor time, which other work on the machine hardly moves; None where a run
             is not one core's work. For people on shared machines; gates are on the clock.
+        energy: of an inference, in mJ; None where no power is told, or was not asked.
         memory: of a process with this model alone; None where the runtime does not tell, or was not asked.
         layers: slowest layers first.
         end_to_end: times from a frame to boxes, when they were asked for.
@@ -62,6 +63,7 @@ class ModelBench:
     summary: Summary
     speed_up: RatioInterval | None
     cpu_speed_up: RatioInterval | None
+    energy: Measurement | None
     memory: PeakMemory | None
     layers: tuple[LayerTime, ...]
     end_to_end: EndToEndTimes | None
@@ -84,7 +86,7 @@ class BenchResult:
     models: tuple[ModelBench, ...]
     attempts: int
     verdict: Verdict | None
-    schema_version: int = 2
+    schema_version: int = 3
 
     @property
     def names(self) -> list[str]:
@@ -244,6 +246,7 @@ def bench_graphs(
             settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
     rows = []
     names = names_apart(paths)
+    energies = runtime.energy(paths, settings, progress=progress) if details else None
     for number, path in enumerate(paths):
         if details:
             progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
@@ -257,6 +260,7 @@ def bench_graphs(
                 summary=summaries[number],
                 speed_up=_with_ends(speed_up_of(*pair)) if pair else None,
                 cpu_speed_up=_with_ends(core_speed_up_of(*pair)) if pair else None,
+                energy=energies[number] if energies else None,
                 memory=runtime.peak_memory(path, threads=settings.threads) if details else None,
                 layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
                 end_to_end=runtime.end_to_end(path, image=image, threads=settings.threads) if end_to_end else None,

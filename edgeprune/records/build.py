@@ -185,13 +185,16 @@ class BuildRecord:
         return f"{self.verdict.value}, {MET_UNPRUNED}" if unpruned else self.verdict.value
 
     @property
+    def latencies(self) -> tuple[MeasurementRow, ...]:
+        """The measurements of time."""
+        return tuple(row for row in self.measurements if row.measurement.unit == "ms")
+
+    @property
     def judged_latency(self) -> tuple[Measurement, Measurement] | None:
         """Samples of the unpruned model and of what ships, taken together for the last latency gate; None without."""
         for stage in ("engine", "prune"):
             roles = {
-                row.role: row.measurement
-                for row in self.measurements
-                if row.stage == stage and row.measurement.unit == "ms" and row.measurement.values
+                row.role: row.measurement for row in self.latencies if row.stage == stage and row.measurement.values
             }
             if len(roles) == 2:
                 return roles["baseline"], roles["candidate"]

@@ -177,7 +177,7 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
 
 def _latency_again(record: BuildRecord, stage: str) -> Gate | None:
     """The gate of a stage's latencies; None where none were measured."""
-    measured = {row.role: row.measurement for row in record.measurements if row.stage == stage}
+    measured = {row.role: row.measurement for row in record.latencies if row.stage == stage}
     if len(measured) < 2:
         return None
     return budget_gate(record.target, stage, measured["baseline"], measured["candidate"])

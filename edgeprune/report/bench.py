@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from edgeprune.report.table import Table
 from edgeprune.report.text import interval_text
-from edgeprune.samples.statistics import value_of
+from edgeprune.samples.statistics import spread_of, value_of
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult, ModelBench
     from edgeprune.runtimes.jobs import EndToEndTimes
+    from edgeprune.samples.measurement import Measurement
     from edgeprune.samples.statistics import RatioInterval
 
 COLUMNS = (
@@ -23,6 +24,7 @@ COLUMNS = (
     "images/s",
     "size",
     "memory",
+    "energy",
     "speed-up",
     "by CPU time",
     "state",
@@ -67,10 +69,18 @@ def _row(name: str, model: ModelBench) -> tuple[str, ...]:
         f"{summary.throughput:.1f}",
         f"{model.size_bytes / MIB:.1f} MiB",
         f"{model.memory.model_rss_bytes / MIB:.0f} MiB" if model.memory else "–",
+        _energy(model.energy),
         _interval(model.speed_up),
         _interval(model.cpu_speed_up),
         "steady" if summary.stability.stable else summary.stability.reason,
     )
+
+
+def _energy(energy: Measurement | None) -> str:
+    if energy is None:
+        return "–"
+    spread = spread_of(energy.values)
+    return f"{spread.median:.3g} ({spread.low:.3g} to {spread.high:.3g}) mJ"
 
 
 def _interval(ratio: RatioInterval | None) -> str:

@@ -158,8 +158,8 @@ def classes_table(record: BuildRecord) -> Table:
 def conditions_table(record: BuildRecord) -> Table:
     """What the latency was measured under, from the last measurement, and the versions."""
     rows: list[tuple[str, str]] = []
-    if record.measurements:
-        conditions = record.measurements[-1].measurement.conditions
+    if record.latencies:
+        conditions = record.latencies[-1].measurement.conditions
         rows += list(conditions.identity.items())
         rows += [("threads", str(conditions.threads)), ("batch", str(conditions.batch))]
         rows += [("input", ", ".join(f"{name} {list(shape)}" for name, shape in conditions.shapes.items()))]

@@ -137,6 +137,13 @@ class Runtime(ABC):
         """Time the models in one fresh process, interleaved; one measurement a model, values in ms, sample i of every
         model taken next to sample i of the others."""
 
+    def energy(
+        self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
+    ) -> list[Measurement] | None:
+        """Energy of an inference, in mJ, one value a run of some seconds, the models in turns; None where the runtime
+        or the device does not tell."""
+        return None
+
     @abstractmethod
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by the runtime's own profiler."""

@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TypedDict, TypeVar
 
 import numpy as np
 
-from edgeprune.agent.host import host_state
+from edgeprune.agent.host import HostState, host_state
 from edgeprune.agent.programs import Turns
 from edgeprune.agent.trtexec import PROGRAMS
 from edgeprune.devices.base import Completed, Device
@@ -37,6 +38,7 @@ from edgeprune.runtimes.trtexec_argv import (
     build_argv,
     info_argv,
     outputs_argv,
+    power_argv,
     profile_argv,
     require_known,
     shown_version,
@@ -45,7 +47,17 @@ from edgeprune.runtimes.trtexec_argv import (
     version_from_banner,
     weakly_typed,
 )
-from edgeprune.runtimes.trtexec_output import Settings, failure, outputs_of, profile_of, settings_used, times_of
+from edgeprune.runtimes.trtexec_output import (
+    INFERENCE_BEGINS,
+    INFERENCE_ENDS,
+    Settings,
+    failure,
+    outputs_of,
+    pace_of,
+    profile_of,
+    settings_used,
+    times_of,
+)
 from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
@@ -56,6 +68,10 @@ from edgeprune.target.schema import Builder, Target
 MAX_PROCESSES = 24  # of each model; the ratio's gate wants 20 blocks
 MIN_PROCESSES = 8  # blocks below which no ratio is formed at all
 DROPPED_SAMPLES = 2  # asked for in addition: the first after the warm-up still pays for it
+ENERGY_RUNS = 6  # of each model; fewer have no interval at 95 %
+ENERGY_S = 2
+ENERGY_WARMUP_MS = 1000  # nvidia-smi tells the mean power of the last second
+MIN_POWER_READINGS = 3
 VERSION_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 600.0
 BUILD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
@@ -88,6 +104,15 @@ class _Launch:
 
     latency_ms: tuple[float, ...]
     enqueue_ms: tuple[float, ...]
+    settings: Settings
+    device: DeviceState
+
+
+@dataclass(frozen=True)
+class _PowerRun:
+    """What one process of some seconds gave; no energy where no power was told while it worked."""
+
+    energy_mj: float | None
     settings: Settings
     device: DeviceState
 
@@ -239,34 +264,124 @@ class TrtExec(Runtime):
             self.device.run_turns(turns, take)
         if not all(launches):
             raise DeviceError(f"trtexec on {self.device.name} timed nothing; measure again")
-        identity = self.identity()
         return [
-            Measurement(
-                name="latency",
-                unit="ms",
-                values=tuple(ms for launch in own for ms in launch.latency_ms),
-                conditions=Conditions.of_trtexec(
-                    [len(launch.latency_ms) for launch in own],
-                    identity=identity,
-                    threads=settings.threads,
-                    batch=engine.facts.inputs[0].shape[0]
-                    if engine.facts and engine.facts.inputs
-                    else settings.batch or 1,
-                    shapes={entry.name: entry.shape for entry in engine.facts.inputs} if engine.facts else {},
-                    copies=settings.copies,
-                    cuda_graph=all(launch.settings.cuda_graph for launch in own),
-                    cuda_graph_asked=settings.cuda_graph,
-                    spin_wait=all(launch.settings.spin for launch in own),
-                    enqueue_ms=[ms for launch in own for ms in launch.enqueue_ms],
-                    model=path.name,
-                    models_in_run=len(paths),
-                    host=host,
-                    device=over_launches([launch.device for launch in own]),
-                ),
-                simulated=self.simulated or bool(engine.facts and engine.facts.simulated),
+            self._measurement(
+                "latency",
+                "ms",
+                [ms for launch in own for ms in launch.latency_ms],
+                path,
+                engine,
+                settings,
+                models=len(paths),
+                launches=[len(launch.latency_ms) for launch in own],
+                used=[launch.settings for launch in own],
+                device=over_launches([launch.device for launch in own]),
+                host=host,
+                enqueue_ms=[ms for launch in own for ms in launch.enqueue_ms],
             )
             for path, engine, own in zip(paths, engines, launches, strict=True)
         ]
+
+    def energy(
+        self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
+    ) -> list[Measurement] | None:
+        """Power of the board while an engine runs, times the pace at which it does: one value a process of some
+        seconds, the models in turns. None where no power is told."""
+        if not self.device.tells_power():
+            return None
+        paths = [self._require_file(model) for model in models]
+        program, version = self.find_program()
+        runs: list[list[_PowerRun]] = [[] for _ in paths]
+
+        def take(index: int, done: Completed) -> None:
+            runs[index].append(self._power_run(done))
+            progress("power in turns", done=min(map(len, runs)), total=ENERGY_RUNS)
+
+        with self.device.workspace() as folder:
+            engines = [self._load(folder, path, number, progress) for number, path in enumerate(paths)]
+            commands = [
+                power_argv(
+                    version,
+                    engine=engine.path,
+                    copies=settings.copies,
+                    cuda_graph=settings.cuda_graph,
+                    duration_s=ENERGY_S,
+                    warmup_ms=ENERGY_WARMUP_MS,
+                    trtexec=program,
+                    **engine.options,
+                )
+                for engine in engines
+            ]
+            turns = Turns(
+                programs=tuple(map(tuple, commands)),
+                writes="",
+                rounds=ENERGY_RUNS,
+                least_rounds=ENERGY_RUNS,
+                time_limit_s=0.0,
+                timeout_s=RUN_TIMEOUT_S,
+                begins=INFERENCE_BEGINS,
+                ends=INFERENCE_ENDS,
+            )
+            self.device.run_turns(turns, take)
+        values = [[run.energy_mj for run in own] for own in runs]
+        if any(None in own or not own for own in values):
+            return None
+        return [
+            self._measurement(
+                "energy",
+                "mJ",
+                [mj for mj in own if mj is not None],
+                path,
+                engine,
+                settings,
+                models=len(paths),
+                launches=[1] * len(own),
+                used=[run.settings for run in of_model],
+                device=over_launches([run.device for run in of_model]),
+            )
+            for path, engine, own, of_model in zip(paths, engines, values, runs, strict=True)
+        ]
+
+    def _measurement(
+        self,
+        name: str,
+        unit: str,
+        values: Sequence[float],
+        path: Path,
+        engine: _DeviceEngine,
+        settings: BenchSettings,
+        *,
+        models: int,
+        launches: Sequence[int],
+        used: Sequence[Settings],
+        device: DeviceState,
+        host: HostState | None = None,
+        enqueue_ms: Sequence[float] = (),
+    ) -> Measurement:
+        """What processes that took turns gave of one engine."""
+        inputs = engine.facts.inputs if engine.facts else ()
+        return Measurement(
+            name=name,
+            unit=unit,
+            values=tuple(values),
+            conditions=Conditions.of_trtexec(
+                launches,
+                identity=self.identity(),
+                threads=settings.threads,
+                batch=inputs[0].shape[0] if inputs else settings.batch or 1,
+                shapes={entry.name: entry.shape for entry in inputs},
+                copies=settings.copies,
+                cuda_graph=all(one.cuda_graph for one in used),
+                cuda_graph_asked=settings.cuda_graph,
+                spin_wait=all(one.spin for one in used),
+                enqueue_ms=enqueue_ms,
+                model=path.name,
+                models_in_run=models,
+                host=host,
+                device=device,
+            ),
+            simulated=self.simulated or bool(engine.facts and engine.facts.simulated),
+        )
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in their own process; ``op`` is TensorRT's word for the layer."""
@@ -432,10 +547,7 @@ class TrtExec(Runtime):
     def _launch(self, done: Completed, settings: BenchSettings, samples: int) -> _Launch:
         """What a timing process gave, when it timed what was asked."""
         times = self._parsed(_succeeded(done).written, times_of)
-        try:
-            used = settings_used(done.stdout + done.stderr)
-        except ValueError as error:
-            raise DeviceError(f"trtexec on {self.device.name} does not say how it timed: {error}") from error
+        used = self._said(done, settings_used)
         if used.copies != settings.copies or not used.one_at_a_time:
             raise DeviceError(
                 f"trtexec on {self.device.name} timed with copies {'in' if used.copies else 'out'}"
@@ -448,6 +560,20 @@ class TrtExec(Runtime):
                 f"trtexec on {self.device.name} gave {len(latency_ms)} of {samples} samples; measure again"
             )
         return _Launch(latency_ms, times.enqueue[-samples:], used, done.device)
+
+    def _power_run(self, done: Completed) -> _PowerRun:
+        """Mean power of the timed part of a run, over its inferences a second."""
+        count, seconds = self._said(_succeeded(done), pace_of)
+        watts = [watts for before_end_s, watts in done.power_w if before_end_s <= seconds]
+        energy_mj = 1000 * fmean(watts) * seconds / count if len(watts) >= MIN_POWER_READINGS else None
+        return _PowerRun(energy_mj, self._said(done, settings_used), done.device)
+
+    def _said(self, done: Completed, parse: Callable[[str], Parsed]) -> Parsed:
+        """What a run's log says of itself."""
+        try:
+            return parse(done.stdout + done.stderr)
+        except ValueError as error:
+            raise DeviceError(f"trtexec on {self.device.name} does not say how it timed: {error}") from error
 
 
 def _succeeded(done: Completed) -> Completed:

@@ -235,6 +235,31 @@ def profile_argv(
     ]
 
 
+def power_argv(
+    version: Version,
+    *,
+    engine: str,
+    copies: bool,
+    cuda_graph: bool,
+    duration_s: int,
+    warmup_ms: int,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dla_core: int | None = None,
+    trtexec: str = TRTEXEC,
+) -> list[str]:
+    """Run an engine for ``duration_s`` as :func:`time_argv` runs it (arguments as there), and write no sample down: how
+    many inferences that were is in the log."""
+    return [
+        *_loaded(version, engine, shapes, dla_core, trtexec),
+        "--infStreams=1",
+        "--exposeDMA",
+        "--iterations=1",
+        f"--duration={duration_s}",
+        f"--warmUp={warmup_ms}",
+        *_scope(version, copies=copies, cuda_graph=cuda_graph and dla_core is None, spin=True),
+    ]
+
+
 def outputs_argv(
     version: Version,
     *,

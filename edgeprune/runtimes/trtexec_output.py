@@ -161,6 +161,22 @@ def settings_used(log: str) -> Settings:
     )
 
 
+INFERENCE_BEGINS = "Starting inference"  # the warm-up comes first
+INFERENCE_ENDS = "Timing trace has"
+
+
+def pace_of(log: str) -> tuple[int, float]:
+    """How many inferences were timed, and the seconds that they took with the pauses between them.
+
+    Raises:
+        ValueError: the log does not say.
+    """
+    found = re.search(r"Timing trace has (\d+) queries over (\d+(?:\.\d+)?(?:e[-+]?\d+)?) s\b", log)
+    if not found or not int(found[1]) or not float(found[2]):
+        raise ValueError("the log does not say how many inferences were timed")
+    return int(found[1]), float(found[2])
+
+
 PASSED = "&&&& PASSED"  # sampleUtils' last line of a run that did what it was asked
 # Pattern in the log, and what it means; the first that fits wins, so causes stand before their consequences.
 MEANINGS: tuple[tuple[str, str], ...] = (

@@ -25,7 +25,8 @@ class Telemetry:
         source: ``tegrastats``, ``nvidia-smi`` or ``sysfs``.
         samples: how often they were read.
         temperature_max_c: by sensor.
-        power_w_mean: of the whole board.
+        power_w_mean: of the whole board (of the GPU, by ``nvidia-smi``), over the run with its start and its end; what
+            an inference takes is a measurement of its own, ``energy``.
         power_w_max: likewise.
         gpu_mhz_min: of the GPU's clock under load.
         gpu_mhz_max: likewise.

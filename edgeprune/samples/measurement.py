@@ -15,7 +15,7 @@ class Measurement:
 
     Attributes:
         name: what was measured, for example ``latency``.
-        unit: unit of every value: ``ms``, ``ratio``, ``mAP50-95``, ``px``, ``bytes``.
+        unit: unit of every value: ``ms``, ``mJ``, ``ratio``, ``mAP50-95``, ``px``, ``bytes``.
         values: the samples, in the order they were taken.
         conditions: what must be equal before two measurements may be compared, and what explains them.
         warmups: samples taken before the first value and not part of any statistic.

@@ -164,6 +164,32 @@ def bounds(
     return Bounds(value, low, high, confidence, low_confidence, n, effective)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """The median of a few independent values, between the smallest and the largest of them.
+
+    Attributes:
+        median: of the values.
+        low: the smallest.
+        high: the largest.
+        confidence: that the true median lies between both; it misses them only when all values are on one side of it.
+    """
+
+    median: float
+    low: float
+    high: float
+    confidence: float
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Median and ends of values whose distribution is not known; six of them are at 97 %.
+
+    Raises:
+        ValueError: no values.
+    """
+    return Spread(value_of(values, "p50"), min(values), max(values), 1 - 2 * 0.5 ** len(values))
+
+
 def samples_to_settle(
     values: Sequence[float], statistic: str, limit: float, confidence: float = 0.99, most: int = 100_000
 ) -> int | None:

@@ -43,6 +43,6 @@ def _joined(parts: Sequence[Telemetry]) -> Telemetry:
         gpu_mhz_min=min((part.gpu_mhz_min for part in parts if part.gpu_mhz_min is not None), default=None),
         gpu_mhz_max=max((part.gpu_mhz_max for part in parts if part.gpu_mhz_max is not None), default=None),
         over_current_events=events,
-        first_line=parts[0].first_line,
-        last_line=parts[-1].last_line,
+        first_line=next((part.first_line for part in parts if part.first_line), ""),
+        last_line=next((part.last_line for part in reversed(parts) if part.last_line), ""),
     )

@@ -1,25 +1,47 @@
-"""Energy of one inference, where the board has a sensor for its power."""
+"""Energy of one inference, where the board or the GPU tells its power."""
 
 from __future__ import annotations
 
-from statistics import fmean
+from pathlib import Path
 
+from edgeprune.errors import DeviceError, ToolError, first_line
+from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Gate, info_gate
 from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.statistics import spread_of
+
+Energies = tuple[Measurement, Measurement]
+"""Of the unpruned model and of the candidate, measured in turns."""
 
 
-def energy_gates(stage: str, measurement: Measurement) -> list[Gate]:
-    """A row with the millijoules of an inference; none where no power was sampled.
+def measure_energy(site: Site, settings: BenchSettings, baseline: Path, candidate: Path) -> Energies | None:
+    """Energy of an inference of two engines on the target; None where no power is told.
 
-    The mean power of the run times the mean latency. Two models that take turns share the run, and with it the power:
-    their difference is that of their times.
+    It only informs: a run that fails is told, and costs nothing that was judged.
     """
-    telemetry = measurement.conditions.device.telemetry
-    if telemetry is None or not telemetry.power_w_mean or not measurement.values:
+    try:
+        found = site.runtime.energy([baseline, candidate], settings, progress=site.reporter.progress)
+    except (DeviceError, ToolError) as error:
+        site.reporter.note(f"warning: the energy of an inference was not measured: {first_line(error)}")
+        return None
+    return None if found is None else (found[0], found[1])
+
+
+def energy_gates(stage: str, energies: Energies | None) -> list[Gate]:
+    """A row with the millijoules of an inference; none where they were not measured."""
+    if energies is None:
         return []
-    watts = telemetry.power_w_mean
-    shared = ", shared with the unpruned model" if measurement.conditions.models_in_run > 1 else ""
-    reason = f"mean power of the run by {telemetry.source}, {watts:.3g} W{shared}, times the mean latency"
-    if measurement.simulated:
+    before, after = (spread_of(energy.values) for energy in energies)
+    candidate = energies[1]
+    telemetry = candidate.conditions.device.telemetry
+    meter = telemetry.source if telemetry is not None else "its meter"
+    part = "GPU alone" if meter == "nvidia-smi" else "whole board"
+    reason = (
+        f"{after.low:.3g} to {after.high:.3g} at {after.confidence:.0%} by {len(candidate.values)} runs of seconds, "
+        f"unpruned {before.median:.3g} ({before.low:.3g} to {before.high:.3g}); "
+        f"power of the {part} by {meter} while inferences follow one another"
+    )
+    if candidate.simulated:
         reason = f"simulated: {reason}"
-    return [info_gate(stage, "energy per inference", watts * fmean(measurement.values), "mJ", reason)]
+    return [info_gate(stage, "energy per inference", after.median, "mJ", reason)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeprune.artifact import Role
 from edgeprune.export.result import LintFinding
@@ -25,7 +25,7 @@ from edgeprune.runtimes.site import Site
 from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
-from edgeprune.stages.energy import energy_gates
+from edgeprune.stages.energy import energy_gates, measure_energy
 from edgeprune.stages.precision import engine_precision
 from edgeprune.stages.prune import met_unpruned
 from edgeprune.workspace import Key, Record
@@ -134,14 +134,25 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
             build.site, baseline.path("engine"), record.path("engine"), build.dataset, trained=True
         )
         row = unpruned_gate("engine", 1.0) if unpruned else budget_gate(build.target, "engine", before, after)
-        return Judgement([row, *energy_gates("engine", after), *others], [("baseline", before), ("candidate", after)])
+        return _with_energy(build, record, Judgement([row], [("baseline", before), ("candidate", after)]), others)
     if unpruned and budget.kind == "speed_up":
         return Judgement([unpruned_gate("engine", budget.value), *others])
     timed = latency.judge_latency(
         build.site, "engine", baseline.path("engine"), record.path("engine"), build.dataset, trained=True
     )
     judged = judgement_of(met_unpruned(timed) if unpruned else timed)
-    return Judgement([*judged.gates, *energy_gates("engine", timed.candidate), *others], judged.measurements)
+    return _with_energy(build, record, judged, others)
+
+
+def _with_energy(build: Build, record: Record[EngineFacts], timed: Judgement, others: list[Gate]) -> Judgement:
+    """The rows of a latency with those of energy and the rest behind them."""
+    settings = latency.latency_settings(build.site, build.dataset)
+    energies = measure_energy(build.site, settings, build.record(BaselineFacts).path("engine"), record.path("engine"))
+    roles: tuple[Literal["baseline"], Literal["candidate"]] = ("baseline", "candidate")
+    return Judgement(
+        [*timed.gates, *energy_gates("engine", energies), *others],
+        [*timed.measurements, *zip(roles, energies or (), strict=False)],
+    )
 
 
 def _limit_ms(build: Build) -> float | None:

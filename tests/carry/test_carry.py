@@ -169,12 +169,16 @@ def test_what_comes_back_is_judged_and_a_stand_in_does_not_pass(run: Path, resul
     assert {"deepstream/config_infer_primary.txt", "triton/edgeprune_onnx/config.pbtxt"} <= set(record.bundle)
     assert verify_build(here).changed == verify_build(here).missing == ()
     assert record.next_command is None
-    timed = {(row.stage, row.role): row.measurement for row in record.measurements}
+    timed = {(row.stage, row.role): row.measurement for row in record.latencies}
     before, after = timed["engine", "baseline"], timed["engine", "candidate"]
     assert len(before.values) == len(after.values) == 24 * 20
     assert sum(after.values) < sum(before.values)  # the narrower file is the faster one in the script
     telemetry = after.conditions.device.telemetry
     assert telemetry is not None and telemetry.source == "tegrastats"
+    [energy] = [gate for gate in record.gates if gate.metric == "energy per inference"]
+    shown = [row.measurement for row in record.measurements if row.measurement.name == "energy"]
+    assert [len(one.values) for one in shown] == [6, 6]
+    assert min(shown[1].values) == energy.value < min(shown[0].values)  # the stand-in draws 9 W, whatever it runs
     assert "SIMULATED device" in (here / "report.md").read_text()
     again, _ = import_results(results, here)  # taking them back twice changes nothing
     assert again.gates == record.gates
@@ -243,7 +247,7 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
         change(folder, request_sha256="0" * 64)
     elif wrong == "commands":
         answers = json.loads((folder / "results.json").read_text())["answers"]
-        assert len(answers) == 2 + 1 + 2 + 3
+        assert len(answers) == 2 + 1 + 1 + 2 + 3
         change(folder, answers=answers[:4])
     elif wrong == "board":
         error = DeviceError

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of
 from edgeprune.agent.power import power_modes
+from edgeprune.agent.programs import Turns
 from edgeprune.agent.root import ROOT_COMMANDS, as_root
 from edgeprune.agent.telemetry import Reading, board_power_mw, nvidia_smi_reading, summary, tegrastats_reading
 from edgeprune.devices import device_named
@@ -25,12 +27,17 @@ from edgeprune.devices.identity import digest_of, identity_of
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
 from edgeprune.measure.doctor import examine_device
+from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.site import open_site
+from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, accuracy_gate, latency_gate, simulated_gate
+from edgeprune.samples.measurement import Measurement
 from edgeprune.stages.base import SilentBuild
+from edgeprune.stages.energy import energy_gates
 from edgeprune.target import Board, load_target, shipped_targets
 from edgeprune.target.schema import target_from
+from tests.runtimes.models import convolutions
 from tests.samples.made import latency
 
 
@@ -614,13 +621,53 @@ def test_what_counts_as_throttling(readings: list, events: dict, throttling: dic
     assert why in state.get("throttled_why", "")
 
 
-def test_energy_is_told_where_power_was_sampled() -> None:
-    from edgeprune.stages.energy import energy_gates
+def energy(values: Sequence[float], source: str = "tegrastats") -> Measurement:
+    seen = DeviceState(telemetry=Telemetry(source=source))
+    return replace(latency(values, device=seen), name="energy", unit="mJ")
 
-    seen = DeviceState(telemetry=Telemetry(source="tegrastats", power_w_mean=9.0))
-    [row] = energy_gates("engine", latency((2.0, 4.0), device=seen))
-    assert (row.value, row.unit, row.limit) == (27.0, "mJ", None)
-    assert energy_gates("engine", latency((2.0, 4.0))) == []
+
+def test_energy_is_told_with_its_interval_where_power_was_measured() -> None:
+    before, after = energy((29, 30, 31, 32, 33, 34)), energy((12, 15, 11, 14, 13, 10))
+    [row] = energy_gates("engine", (before, after))
+    assert (row.value, row.unit, row.limit) == (12.0, "mJ", None)
+    assert row.reason.startswith("10 to 15 at 97% by 6 runs of seconds, unpruned 31 (29 to 34)")
+    assert "whole board by tegrastats" in row.reason
+    [row] = energy_gates("engine", (before, energy((1.0,) * 6, "nvidia-smi")))
+    assert "GPU alone by nvidia-smi" in row.reason
+    assert energy_gates("engine", None) == []
+
+
+def test_power_is_kept_only_while_a_program_says_that_it_works() -> None:
+    heard: dict[int, list[tuple[tuple[float, float], ...]]] = {0: [], 1: [], 2: []}
+    wait = "import time; time.sleep(0.4)"
+    programs = tuple(
+        (sys.executable, "-u", "-S", "-c", f"{begin}; {wait}; {end}")
+        for begin, end in (("print('begins')", "print('it ends')"), ("print('begins')", "pass"), ("pass", "pass"))
+    )
+    turns = Turns(programs, "", rounds=2, least_rounds=2, time_limit_s=0, timeout_s=60, begins="begins", ends="ends")
+    with fake_device("orin-nano") as device:
+        device.run_turns(turns, lambda index, done: heard[index].append(done.power_w))
+    for power in heard[0]:
+        assert len(power) > 3
+        assert {watts for _, watts in power} == {9.0}
+        assert all(0 <= before_end_s < 60 for before_end_s, _ in power)
+        assert [at for at, _ in power] == sorted((at for at, _ in power), reverse=True)
+    assert heard[1] == heard[2] == [(), ()]  # one that does not say when it ends is not taken for one that worked
+
+
+def test_each_engine_has_an_energy_of_its_own(tmp_path: Path) -> None:
+    graphs = [convolutions(tmp_path / f"{width}.onnx", width=width) for width in (64, 4)]
+    with fake_device("orin-nano") as device:
+        trtexec = TrtExec(device, keep_timing_cache=False)
+        settings = BenchSettings(rounds=8, per_round=3, copies=False)
+        times, found = trtexec.latency(graphs, settings), trtexec.energy(graphs, settings)
+    assert found is not None
+    for time_ms, own in zip(times, found, strict=True):
+        assert (own.name, own.unit, len(own.values), own.conditions.launches) == ("energy", "mJ", 6, (1,) * 6)
+        assert own.simulated
+        # the board draws 9 W all the time, and the stand-in has no pause between inferences
+        assert own.values == pytest.approx([9.0 * min(time_ms.values)] * 6, rel=0.02)
+    assert min(found[0].values) > 1.05 * max(found[1].values)
 
 
 def test_nvidia_smi_lines() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +61,27 @@ def test_two_models_side_by_side(model: Path, tmp_path: Path) -> None:
     assert second.speed_up is not None and second.speed_up.low > 2
     assert second.cpu_speed_up is not None and second.cpu_speed_up.low > 2 and first.cpu_speed_up is None
     assert first.layers[0].mean_ms == max(layer.mean_ms for layer in first.layers)
+    assert first.energy is None  # nothing here tells the power of a core
     assert first.memory is not None and first.size_bytes == large.stat().st_size
     assert result.exit_code == 0 and result.gates == []
     assert all(len(row) == len(COLUMNS) for row in bench_table(result).rows)
     assert result.to_csv().count("\n") == 1 + 2 * 60
     data = json.loads(json.dumps(to_json(result), allow_nan=False))
     assert data["models"][1]["latency"]["values"] == list(second.latency.values)
+
+
+def test_an_energy_is_shown_with_its_ends(model: Path) -> None:
+    class Metered(Scripted):
+        def energy(self, models, settings, *, progress=None):
+            taken = replace(latency((5.0, 6.0, 5.5, 5.2, 5.8, 5.1)), name="energy", unit="mJ")
+            return [taken for _ in models]
+
+        def layer_times(self, model, *, threads=1, runs=30):
+            return []
+
+    result = bench_graphs([model], Metered(10.0))
+    assert "5.2 (5 to 6) mJ" in bench_table(result).rows[0]
+    assert "–" in bench_table(bench_graphs([model], Metered(10.0), details=False)).rows[0]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from edgeprune.records.build import BuildRecord, DeviceRow
 from edgeprune.records.gates import edits, gates_again
 from edgeprune.records.history import history
 from edgeprune.records.verify import verify_build
+from edgeprune.report.build import conditions_table
 from edgeprune.report.history import change_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Verdict, inform_by_later, overall_verdict
@@ -142,6 +143,19 @@ def test_what_was_edited_is_said_by_every_reader(bundle: Path, name: str) -> Non
     built = history([bundle]).builds[0]
     assert any(part in line for line in built.edited)
     assert "edited: " in change_text(built, {})
+
+
+def test_an_energy_beside_the_latencies_is_not_taken_for_one() -> None:
+    record = judged()
+    rows = [row for row in record.measurements if row.stage == "engine"]
+    energies = [
+        replace(row, measurement=replace(row.measurement, name="energy", unit="mJ", values=(float(place),) * 6))
+        for place, row in enumerate(reversed(rows), 1)
+    ]
+    beside = replace(record, measurements=(*record.measurements, *energies))
+    assert edits(beside) == edits(record) == ()
+    assert beside.judged_latency == record.judged_latency
+    assert conditions_table(beside).rows == conditions_table(record).rows
 
 
 def test_what_waits_for_a_device_cannot_be_edited_to_pass() -> None:

@@ -63,6 +63,7 @@ def benches(*names: str) -> list[ModelBench]:
             summary=summary(taken.values, batch=1),
             speed_up=speed_up_of(times[0], taken) if number else None,
             cpu_speed_up=None,
+            energy=replace(taken, name="energy", unit="mJ", values=(5.0, 6.0, 5.5, 5.2, 5.8, 5.1)) if number else None,
             memory=None,
             layers=(LayerTime(name, name, 1.0),),
             end_to_end=None,

@@ -181,6 +181,8 @@ def _inference(
     given: dict[str, str], engine: dict[str, Any], settings: dict[str, bool], slower: float, lost: int
 ) -> None:
     count = max(int(given["--iterations"]) - lost, 0)
+    print("[I] Starting inference")
+    print(f"[I] Timing trace has {count} queries over {count * engine['ms'] / 1000:g} s")
     if "--exportTimes" in given:
         ms = engine["ms"] * (1 + slower)
         copy = 0.125 if settings["copies"] else 0.0

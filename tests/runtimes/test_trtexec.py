@@ -217,6 +217,34 @@ def test_what_the_device_saw_goes_into_the_conditions(tmp_path):
     assert told.telemetry is not None and told.telemetry.power_w_mean == 9.0
 
 
+LOG = "Data transfers: Enabled\nSpin-wait: Enabled\nCUDA Graph: Disabled\nExposeDMA: Enabled\n"
+
+
+@pytest.mark.parametrize(
+    ("power_w", "energy_mj"),
+    [
+        (((2.6, 90.0), (2.1, 80.0), (1.9, 10.0), (1.0, 11.0), (0.1, 12.0)), 22.0),  # the warm-up is left out
+        (((1.9, 10.0), (1.0, 11.0)), None),  # two readings say too little
+        ((), None),  # absent, not 0
+    ],
+)
+def test_energy_is_the_power_of_the_timed_part_over_its_pace(tmp_path, power_w, energy_mj):
+    trtexec, _ = tool(tmp_path)
+    done = Completed((), 0, f"{LOG}Timing trace has 1000 queries over 2.0 s", "", power_w=power_w)
+    assert trtexec._power_run(done).energy_mj == (None if energy_mj is None else pytest.approx(energy_mj))
+    with pytest.raises(DeviceError, match="does not say how it timed"):
+        trtexec._power_run(replace(done, stdout=LOG))
+
+
+def test_a_device_that_tells_no_power_has_no_energy(tmp_path, monkeypatch):
+    trtexec, program = tool(tmp_path)
+    assert trtexec.energy([convolutions(tmp_path / "m.onnx")], SHORT) is None
+    monkeypatch.setattr(trtexec.device, "tells_power", lambda: True)  # or so it seems
+    assert trtexec.energy([tmp_path / "m.onnx"], SHORT) is None
+    runs = [one for one in fake_trtexec.calls(program) if one.get("--duration") not in (None, "0")]
+    assert len(runs) == 6 and runs[0]["--warmUp"] == "1000" and "--exposeDMA" in runs[0]
+
+
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
 def test_outputs_come_back(tmp_path, version):
     trtexec, program = tool(tmp_path, version)
