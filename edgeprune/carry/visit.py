@@ -70,6 +70,8 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
         (folder / name).mkdir()
         engines.append(compile_engine(site, packed / f"{name}.onnx", folder / name))
     settings = latency_settings(site)
+    if target.exported_head == "nms":  # what it takes depends on what is on the images
+        settings = replace(settings, images=lambda shape: _first(pixels, shape[0]))
     samples = max(MIN_SAMPLES, -(-settings.rounds * settings.per_round // MAX_PROCESSES))
     before, after = runtime.latency(
         engines, replace(settings, rounds=MAX_PROCESSES, per_round=samples, time_limit_s=0.0)
@@ -81,3 +83,9 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
     [image_input] = onnx_facts(packed / "model.onnx", precision=target.graph_precision).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])
     return Visit(engines[1], before, after, energy, precision, pixels, outputs)
+
+
+def _first(pixels: np.ndarray, batch: int) -> np.ndarray:
+    """The first stack of the images that were packed, as it was packed: filled up with zeros."""
+    stack = pixels[:batch]
+    return np.concatenate([stack, np.zeros((batch - len(stack), *stack.shape[1:]), stack.dtype)])

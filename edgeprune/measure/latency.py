@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeprune.errors import StageError
+from edgeprune.export.images import batch_from_images
 from edgeprune.input_size import both_sides
 from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
 from edgeprune.measure.other_work import wait_for_quiet
@@ -24,6 +28,7 @@ from edgeprune.samples.statistics import MIN_BLOCKS
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
     from edgeprune.runtimes.site import Site
+    from edgeprune.target import Target
 
 FRAMES = 8  # validation images that an end-to-end measurement goes through in turn
 
@@ -44,7 +49,7 @@ def latency_settings(
 
     Args:
         site: the target.
-        dataset: gives the frames of a budget whose scope is ``end_to_end``.
+        dataset: gives the frames of a budget whose scope is ``end_to_end``, and the images of a graph with NMS inside.
         effort: scales the number of rounds; from 1 on there are enough for the budget's gate to pass, whatever the
             target asks for, and for less at least as many as a ratio needs.
         trained: False for a candidate whose boxes mean nothing yet: with the scope ``end_to_end`` the outputs of the
@@ -69,12 +74,28 @@ def latency_settings(
         scope=target.budget.scope,
         frames=tuple(frames),
         stand_in=end_to_end and not trained,
+        images=None if dataset is None or end_to_end else input_images(target, dataset, site.seed),
     )
     if effort < 1:
         return settings
     # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
     least = least_rounds(target.budget.statistic, pass_confidence(target.measure.retries), settings)
     return replace(settings, rounds=max(settings.rounds, least, MIN_BLOCK_PAIRS))
+
+
+def input_images(target: Target, dataset: Dataset, seed: int) -> Callable[[tuple[int, ...]], np.ndarray] | None:
+    """Inputs of any shape from images of the split that accuracy is judged on, for a graph whose time depends on what
+    is on them; None for every other graph, which takes as long for noise."""
+    if target.exported_head != "nms":
+        return None
+
+    def filled(shape: tuple[int, ...]) -> np.ndarray:
+        batch, channels, height, width = shape
+        drawn = dataset.sample_images(dataset.judging_split(target.accuracy.split), batch, seed)
+        files = [drawn[number % len(drawn)] for number in range(batch)] if drawn else []
+        return batch_from_images(files, imgsz=(height, width), task=dataset.task or "detect", channels=channels)
+
+    return filled
 
 
 def measure_pair(

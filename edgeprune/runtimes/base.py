@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,8 @@ class BenchSettings:
         frames: image files for ``end_to_end``, in turns, the same for every model; seeded noise without.
         stand_in: for ``end_to_end``, the first model's outputs go through the post-processing of all: a pruned model
             that is not trained yet finds nothing, or everything.
+        images: gives an input of a shape (batch, channels, height, width), float32 in [0, 1], from images; noise when
+            None. What NMS inside a graph takes depends on the boxes that it is given, and noise has none, or too many.
     """
 
     threads: int = 1
@@ -76,6 +78,7 @@ class BenchSettings:
     scope: str = "model"
     frames: tuple[Path, ...] = ()
     stand_in: bool = False
+    images: Callable[[tuple[int, ...]], np.ndarray] | None = None
 
 
 class Session(Protocol):

@@ -234,6 +234,14 @@ def random_inputs(session: Any, shapes: Mapping[str, Sequence[int]], seed: int) 
     return inputs
 
 
+def filled(path: str, like: np.ndarray) -> np.ndarray:
+    """The array in a file, of the type of another one, whose shape it must have."""
+    values = np.load(path, allow_pickle=False)
+    if values.shape != like.shape:
+        raise JobError("data", f"images {list(values.shape)} do not fill an input of {list(like.shape)}")
+    return values.astype(like.dtype)
+
+
 def runner(session: Any, inputs: Mapping[str, np.ndarray], device: str, copies: bool) -> Callable[[], Any]:
     """A function without arguments that runs the model once and returns when the outputs are there.
 
@@ -335,6 +343,7 @@ class SessionTimer(Timer):
         imgsz: height and width, fill free image axes.
         copies: inputs start and outputs end in host memory.
         seed: of the inputs.
+        images: file with the array that fills the one input; noise when empty.
     """
 
     def __init__(
@@ -342,6 +351,7 @@ class SessionTimer(Timer):
         path: str,
         job: OrtJob,
         *,
+        images: str = "",
         batch: int = 0,
         imgsz: Sequence[int] | None = None,
         copies: bool = True,
@@ -353,6 +363,7 @@ class SessionTimer(Timer):
         self.session = open_session(path, job.provider, job.threads, job.provider_options)
         self.load_ms = (perf_counter() - started) * 1e3
         self.shapes = input_shapes(self.session, batch, imgsz)
+        self.images = images
         self.run = self.prepare(job.provider, copies, seed)
         self.run()
         self.memory_rise_bytes = resident_bytes("VmHWM") - before
@@ -362,13 +373,17 @@ class SessionTimer(Timer):
     def prepare(self, provider: str, copies: bool, seed: int) -> Callable[[], Any]:
         """What is timed: a function without arguments."""
         inputs = random_inputs(self.session, self.shapes, seed)
+        if self.images:
+            inputs = {name: filled(self.images, noise) for name, noise in inputs.items()}
         return runner(self.session, inputs, "cpu" if provider == "CPUExecutionProvider" else "cuda", copies)
 
 
 def time_models(job: LatencyJob) -> TimedModels:
     """Interleaved samples of every model."""
     options = {"batch": job.batch, "imgsz": job.imgsz, "copies": job.copies, "seed": job.seed}
-    return take_turns(job, [SessionTimer(path, job, **options) for path in job.models], worker_state)
+    images = job.images or [""] * len(job.models)
+    timers = [SessionTimer(path, job, images=file, **options) for path, file in zip(job.models, images)]  # noqa: B905
+    return take_turns(job, timers, worker_state)
 
 
 def take_turns(job: Sampling, models: Sequence[Timer], state: Callable[[], WorkerState]) -> TimedModels:

@@ -31,6 +31,7 @@ class Sampling:
 
     Attributes:
         least_rounds: rounds that the time limit has to leave room for; slow models take fewer samples in each for it.
+        images: a file for each model with the array that fills its one input; noise where there is none.
     """
 
     warmup_s: float
@@ -42,6 +43,7 @@ class Sampling:
     seed: int
     copies: bool
     cpus: tuple[int, ...]
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError, load_failure, open_session
 from edgeprune.runtimes.engine_file import timing_cache_for
+from edgeprune.runtimes.image_input import image_files
 from edgeprune.runtimes.jobs import (
     EndToEndJob,
     EndToEndLatencyJob,
@@ -198,9 +200,11 @@ class OnnxRuntime(Runtime):
             shift = launch % max(1, len(models)) if not settings.stand_in else 0
             order = [*range(shift, len(models)), *range(shift)]
             turns = replace(settings, per_round=per_round)
-            job = self._latency_job([models[index] for index in order], turns, launch, count, least_rounds)
-            on_progress = show_rounds(progress, launch * job.rounds, settings.rounds)
-            answer, state = self._run_job(job, TimedModels, on_progress)
+            with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+                ordered = [models[index] for index in order]
+                job = self._latency_job(ordered, turns, launch, count, least_rounds, Path(folder))
+                on_progress = show_rounds(progress, launch * job.rounds, settings.rounds)
+                answer, state = self._run_job(job, TimedModels, on_progress)
             per_round, least_rounds = answer.per_round, 0  # every process takes blocks of the first one's length
             workers.append(answer.worker)
             states.append(state)
@@ -227,6 +231,7 @@ class OnnxRuntime(Runtime):
                     copies=settings.copies,
                     model=Path(path).name,
                     models_in_run=len(models),
+                    images=settings.images is not None,
                     warm=all(part.warm for part in parts),
                     load_ms=parts[0].load_ms,
                     nodes=parts[0].nodes,
@@ -250,7 +255,13 @@ class OnnxRuntime(Runtime):
         ]
 
     def _latency_job(
-        self, models: Sequence[Path], settings: BenchSettings, launch: int, launches: int, least_rounds: int
+        self,
+        models: Sequence[Path],
+        settings: BenchSettings,
+        launch: int,
+        launches: int,
+        least_rounds: int,
+        folder: Path,
     ) -> LatencyJob:
         fields = self._job_fields(models, settings.threads) | {
             "priority": settings.priority,
@@ -265,6 +276,7 @@ class OnnxRuntime(Runtime):
             "cpus": settings.cpus,
             "batch": settings.batch,
             "imgsz": settings.imgsz,
+            "images": image_files(settings, models, folder) if settings.scope == "model" else (),
         }
         if settings.scope != "end_to_end":
             return LatencyJob(**fields)

@@ -30,6 +30,7 @@ from edgeprune.runtimes.jobs import (
     EndToEndLatencyJob,
     HostJob,
     Job,
+    LatencyJob,
     OptimizeJob,
     OrtDescription,
     OrtJob,
@@ -152,6 +153,8 @@ class RemoteOnnxRuntime(OnnxRuntime):
         """The job with its files brought to the device, and their paths there."""
         if isinstance(job, OrtJob):
             job = replace(job, models=tuple(self.device.place(Path(model)) for model in job.models))
+        if isinstance(job, LatencyJob):
+            job = replace(job, images=tuple(self.device.place(Path(file)) for file in job.images))
         if isinstance(job, EndToEndLatencyJob):
             job = replace(job, frames=tuple(self.device.place(Path(frame)) for frame in job.frames))
         if isinstance(job, EndToEndJob) and job.image is not None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import platform
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from edgeprune.runtimes.base import Availability, BenchSettings, Runtime, Sessio
 from edgeprune.runtimes.bench_worker import JobError
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
 from edgeprune.runtimes.identity import identity_on
+from edgeprune.runtimes.image_input import images_for, written
 from edgeprune.runtimes.jobs import (
     EngineBuild,
     EngineBuildJob,
@@ -177,8 +179,20 @@ class TensorRt(Runtime):
 
         Samples are GPU time of one inference at a time; ``settings.threads`` and ``imgsz`` have no meaning here.
         """
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            return self._latency(models, settings, progress, Path(folder))
+
+    def _latency(
+        self, models: Sequence[Path], settings: BenchSettings, progress: Progress, folder: Path
+    ) -> list[Measurement]:
+        """The same, with a folder for images."""
+        known = [self._known(model) for model in models] if settings.images is not None else []
         job = EngineLatencyJob(
             **self._job_fields(models),
+            images=tuple(
+                written(images_for(settings, facts.inputs if facts else (), Path(model)), folder, number)
+                for number, (model, facts) in enumerate(zip(models, known, strict=False))
+            ),
             cuda_graph=settings.cuda_graph,
             warmup_s=settings.warmup_s,
             warmup_runs=settings.warmup_runs,
@@ -209,6 +223,7 @@ class TensorRt(Runtime):
                     cuda_graph_asked=settings.cuda_graph,
                     model=Path(path).name,
                     models_in_run=len(models),
+                    images=settings.images is not None,
                     warm=timed.warm,
                     load_ms=timed.load_ms,
                     interrupted_share=timed.interrupted_share,

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeprune.agent.host import WorkerState
 from edgeprune.artifact import write_atomically
-from edgeprune.runtimes.bench_worker import Timer, resident_bytes, serve, take_turns
+from edgeprune.runtimes.bench_worker import Timer, filled, resident_bytes, serve, take_turns
 from edgeprune.runtimes.cuda_ import Cuda
 from edgeprune.runtimes.jobs import (
     EngineBuild,
@@ -44,16 +44,27 @@ class EngineTimer(Timer):
         copies: copies between host and device are in the time.
         cuda_graph: capture an inference once and replay it, where it can be.
         seed: of the inputs.
+        images: file with the array that fills the one input; noise when empty.
         options: of :class:`LoadedEngine`.
     """
 
-    def __init__(self, path: str, cuda: Cuda, *, copies: bool, cuda_graph: bool, seed: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        cuda: Cuda,
+        *,
+        copies: bool,
+        cuda_graph: bool,
+        seed: int = 0,
+        images: str = "",
+        **options: Any,
+    ) -> None:
         super().__init__()
         before, free = resident_bytes("VmRSS"), cuda.free_bytes()
         started = perf_counter()
         self.engine = LoadedEngine(Path(path).read_bytes(), cuda, **options)
         self.load_ms = (perf_counter() - started) * 1e3
-        fill_inputs(self.engine, seed)
+        fill_inputs(self.engine, seed, images)
         self.shapes = {name: array.shape for name, array in self.engine.inputs.items()}
         self.copies = copies
         self.start, self.end = cuda.event(), cuda.event()
@@ -77,10 +88,14 @@ class EngineTimer(Timer):
         return cuda.elapsed_ms(self.start, self.end)
 
 
-def fill_inputs(engine: LoadedEngine, seed: int) -> None:
-    """Values in [0, 1) for float inputs, 0 to 127 for whole ones; the same for the same seed."""
+def fill_inputs(engine: LoadedEngine, seed: int, images: str = "") -> None:
+    """The array in the file ``images``, or values in [0, 1) for float inputs, 0 to 127 for whole ones; the same for the
+    same seed."""
     generator = np.random.default_rng(seed)
     for array in engine.inputs.values():
+        if images:
+            array[...] = filled(images, array)
+            continue
         drawn = generator.random(array.shape, dtype=np.float32)
         array[...] = drawn if array.dtype.kind == "f" else drawn * 127
 
@@ -109,7 +124,11 @@ def time_engines(job: EngineLatencyJob) -> TimedModels:
     """Interleaved samples of every engine."""
     cuda = Cuda(spin=True)
     timing = {"copies": job.copies, "cuda_graph": job.cuda_graph, "seed": job.seed}
-    timers = [EngineTimer(path, cuda, **timing, **options_of(job, index)) for index, path in enumerate(job.models)]
+    images = job.images or ("",) * len(job.models)
+    timers = [
+        EngineTimer(path, cuda, images=images[index], **timing, **options_of(job, index))
+        for index, path in enumerate(job.models)
+    ]
     return take_turns(job, timers, worker_state)
 
 

@@ -30,6 +30,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
 from edgeprune.runtimes.identity import identity_on
+from edgeprune.runtimes.image_input import images_for
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import (
@@ -251,9 +252,13 @@ class TrtExec(Runtime):
 
         with self.device.workspace() as folder:
             engines = [self._load(folder, path, number, progress) for number, path in enumerate(paths)]
+            images = [self._images(folder, path, number, engines, settings) for number, path in enumerate(paths)]
             times = f"{folder}/times.json"
             turns = Turns(
-                programs=tuple(tuple(self._time_argv(engine, settings, samples, times)) for engine in engines),
+                programs=tuple(
+                    tuple(self._time_argv(engine, settings, samples, times, inputs))
+                    for engine, inputs in zip(engines, images, strict=True)
+                ),
                 writes=times,
                 rounds=processes,
                 # a ratio that the time limit leaves without its blocks would be measured again, from the start
@@ -299,6 +304,7 @@ class TrtExec(Runtime):
 
         with self.device.workspace() as folder:
             engines = [self._load(folder, path, number, progress) for number, path in enumerate(paths)]
+            images = [self._images(folder, path, number, engines, settings) for number, path in enumerate(paths)]
             commands = [
                 power_argv(
                     version,
@@ -307,10 +313,11 @@ class TrtExec(Runtime):
                     cuda_graph=settings.cuda_graph,
                     duration_s=ENERGY_S,
                     warmup_ms=ENERGY_WARMUP_MS,
+                    inputs=inputs,
                     trtexec=program,
                     **engine.options,
                 )
-                for engine in engines
+                for engine, inputs in zip(engines, images, strict=True)
             ]
             turns = Turns(
                 programs=tuple(map(tuple, commands)),
@@ -377,6 +384,7 @@ class TrtExec(Runtime):
                 enqueue_ms=enqueue_ms,
                 model=path.name,
                 models_in_run=models,
+                images=settings.images is not None,
                 host=host,
                 device=device,
             ),
@@ -529,7 +537,25 @@ class TrtExec(Runtime):
             cache.parent.mkdir(parents=True, exist_ok=True)
             self.device.fetch(remote, cache)
 
-    def _time_argv(self, engine: _DeviceEngine, settings: BenchSettings, samples: int, times: str) -> list[str]:
+    def _images(
+        self, folder: str, model: Path, number: int, engines: Sequence[_DeviceEngine], settings: BenchSettings
+    ) -> dict[str, str]:
+        """Put the images that fill an engine's input on the device; input to path, empty for noise."""
+        facts = engines[number].facts
+        inputs = list(facts.inputs) if facts else []
+        values = images_for(settings, inputs, model)
+        if values is None:
+            return {}
+        remote = f"{folder}/images{number}.bin"
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+            local = Path(scratch) / "images.bin"
+            local.write_bytes(input_bytes(values, inputs[0].dtype))
+            self.device.send(local, remote)
+        return {inputs[0].name: remote}
+
+    def _time_argv(
+        self, engine: _DeviceEngine, settings: BenchSettings, samples: int, times: str, inputs: Mapping[str, str]
+    ) -> list[str]:
         """One timing process."""
         program, version = self.find_program()
         return time_argv(
@@ -540,6 +566,7 @@ class TrtExec(Runtime):
             cuda_graph=settings.cuda_graph,
             iterations=samples + DROPPED_SAMPLES,
             warmup_ms=round(1000 * settings.warmup_s),
+            inputs=inputs,
             trtexec=program,
             **engine.options,
         )

@@ -178,6 +178,7 @@ def time_argv(
     cuda_graph: bool,
     iterations: int,
     warmup_ms: int = 200,
+    inputs: Mapping[str, str] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dla_core: int | None = None,
     trtexec: Program = LOOKED_FOR,
@@ -195,12 +196,14 @@ def time_argv(
         cuda_graph: capture the inference once and replay it; never with a DLA core, which cannot.
         iterations: inferences after the warm-up.
         warmup_ms: time before the first sample that counts.
+        inputs: as in :func:`outputs_argv`; noise when empty.
         shapes: as in :func:`build_argv`.
         dla_core: as in :func:`build_argv`.
         trtexec: what starts the program.
     """
     return [
         *_loaded(version, engine, shapes, dla_core, trtexec),
+        *_load_inputs(inputs),
         f"--exportTimes={times}",
         "--avgRuns=1",
         _one_stream(version),
@@ -243,15 +246,17 @@ def power_argv(
     cuda_graph: bool,
     duration_s: int,
     warmup_ms: int,
+    inputs: Mapping[str, str] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dla_core: int | None = None,
-    trtexec: str = TRTEXEC,
+    trtexec: Program = LOOKED_FOR,
 ) -> list[str]:
     """Run an engine for ``duration_s`` as :func:`time_argv` runs it (arguments as there), and write no sample down: how
     many inferences that were is in the log."""
     return [
         *_loaded(version, engine, shapes, dla_core, trtexec),
-        "--infStreams=1",
+        *_load_inputs(inputs),
+        _one_stream(version),
         "--exposeDMA",
         "--iterations=1",
         f"--duration={duration_s}",
@@ -284,15 +289,9 @@ def outputs_argv(
     Raises:
         DeviceError: a name or path that trtexec would split at a comma, a quote or the path's colon.
     """
-    for name, path in inputs.items():
-        if SPLIT & set(name + path) or ":" in path:
-            raise DeviceError(
-                f"trtexec cannot take the input {name} from {path}: it splits at commas, quotes and colons"
-            )
-    listed = ",".join(f"{name}:{path}" for name, path in inputs.items())
     return [
         *_loaded(version, engine, shapes, dla_core, trtexec),
-        f"--loadInputs={listed}",
+        *_load_inputs(inputs),
         f"--exportOutput={outputs}",
         _one_stream(version),
         *_pace(1, 0),
@@ -310,6 +309,15 @@ def _loaded(
         *_shapes(shapes),
         *([f"--useDLACore={dla_core}"] if dla_core is not None else []),
     ]
+
+
+def _load_inputs(inputs: Mapping[str, str] | None) -> list[str]:
+    for name, path in (inputs or {}).items():
+        if SPLIT & set(name + path) or ":" in path:
+            raise DeviceError(
+                f"trtexec cannot take the input {name} from {path}: it splits at commas, quotes and colons"
+            )
+    return ["--loadInputs=" + ",".join(f"{name}:{path}" for name, path in inputs.items())] if inputs else []
 
 
 def _typing(version: Version, precision: str, on_dla: bool, keep_float: Collection[str]) -> list[str]:

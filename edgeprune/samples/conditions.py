@@ -172,6 +172,7 @@ class Conditions:
         launches: samples from each process, in order; where memory lies is drawn anew in each.
         model: file name.
         models_in_run: models that took turns.
+        images: the inputs held images, not noise.
         warm: the warm-up ended because the level was steady; None where it is not told.
         load_ms: of the model, in the first process; None where it is not told.
         nodes: how many nodes each provider of ONNX Runtime was given.
@@ -196,6 +197,7 @@ class Conditions:
     launches: tuple[Annotated[int, Gt(0)], ...]
     model: str = ""
     models_in_run: int = 1
+    images: bool = field(default=False, metadata=MUST_MATCH)
     warm: bool | None = None
     load_ms: float | None = None
     nodes: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -229,6 +231,7 @@ class Conditions:
         device: DeviceState,
         worker: WorkerState,
         end_to_end: EndToEndState | None = None,
+        images: bool = False,
     ) -> Conditions:
         """Of ONNX Runtime, here or on another machine."""
         return cls(
@@ -245,6 +248,7 @@ class Conditions:
             launches=tuple(launches),
             model=model,
             models_in_run=models_in_run,
+            images=images,
             warm=warm,
             load_ms=load_ms,
             nodes=nodes,
@@ -275,6 +279,7 @@ class Conditions:
         device_rise_bytes: int | None,
         host: HostState,
         worker: WorkerState,
+        images: bool = False,
     ) -> Conditions:
         """Of TensorRT's Python API on this machine."""
         return cls(
@@ -291,6 +296,7 @@ class Conditions:
             launches=tuple(launches),
             model=model,
             models_in_run=models_in_run,
+            images=images,
             warm=warm,
             load_ms=load_ms,
             core=CoreState(interrupted_share=interrupted_share),
@@ -317,6 +323,7 @@ class Conditions:
         host: HostState | None = None,
         spin_wait: bool = True,
         enqueue_ms: Sequence[float] = (),
+        images: bool = False,
     ) -> Conditions:
         """Of trtexec, driven now or carried back: each process gave as many samples as ``launches`` says, and is a
         block."""
@@ -334,6 +341,7 @@ class Conditions:
             launches=tuple(launches),
             model=model,
             models_in_run=models_in_run,
+            images=images,
             host=host,
             device=device,
             gpu=GpuTiming(_span(copies), cuda_graph_asked, spin_wait=spin_wait, enqueue_ms=tuple(enqueue_ms)),

@@ -19,6 +19,8 @@ from edgeprune.measure.layers import compare_layers
 from edgeprune.measure.result import LayerComparison
 from edgeprune.runtimes import NAMES, all_runtimes, onnxruntime_, runtime
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.bench_worker import SessionTimer
+from edgeprune.runtimes.image_input import written
 from edgeprune.runtimes.jobs import MemoryJob, ProfileJob
 from edgeprune.runtimes.onnxruntime_ import ENGINE_KEY, OnnxRuntime
 from edgeprune.runtimes.remote_onnxruntime import WORKERS
@@ -49,6 +51,30 @@ def test_an_engine_keeps_outputs_and_metadata(cpu: OnnxRuntime, tmp_path: Path) 
         assert after.input_names == ["images"] and after.output_names == ["output0"]
         np.testing.assert_allclose(before.run(image)["output0"], after.run(image)["output0"], atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.engine", "m.onnx"]
+
+
+def test_images_fill_the_input_of_what_is_timed(cpu: OnnxRuntime, tmp_path: Path) -> None:
+    models = [convolutions(tmp_path / "m.onnx"), convolutions(tmp_path / "free.onnx", shape=("n", 3, "h", "w"))]
+    asked: list[tuple[int, ...]] = []
+
+    def images(shape: tuple[int, ...]) -> np.ndarray:
+        asked.append(shape)
+        return np.full(shape, 0.25)
+
+    settings = replace(QUICK, images=images, batch=1)
+    first, second = cpu.latency(models, settings)
+    assert first.conditions.images and second.conditions.images
+    assert asked == [(1, 3, 32, 32), (1, 3, 32, 48)]
+    [noise] = cpu.latency(models[:1], QUICK)
+    assert differing_conditions(first, noise) == ["images (True, False)"]
+    with pytest.raises(DataError, match=r"images \[2, 3, 32, 32\] do not fill an input of \[1, 3, 32, 32\]"):
+        cpu.latency(models[:1], replace(settings, images=lambda shape: np.zeros((2, *shape[1:]))))
+    file = written(np.full((1, 3, 32, 32), 0.25, np.float32), tmp_path, 0)
+    job = MemoryJob((str(models[0]),), cpu.provider, {}, 1, False)
+    with cpu.session(models[0]) as session:
+        [expected] = session.run({"images": np.full((1, 3, 32, 32), 0.25, np.float32)}).values()
+    [given] = SessionTimer(str(models[0]), job, images=file).run()
+    np.testing.assert_allclose(given, expected, rtol=1e-5)
 
 
 def test_a_failed_build_leaves_nothing(cpu: OnnxRuntime, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_free_axes_reach_the_builder(tmp_path, placed):
 
 
 @needs_stubs
-def test_copies_and_graphs_are_in_the_time_as_asked(placed, capsys):
+def test_copies_graphs_and_images_are_in_the_time_as_asked(placed, tmp_path):
     placed()
     engines = importlib.import_module("edgeprune.runtimes.tensorrt_engine")
     worker = importlib.import_module("edgeprune.runtimes.tensorrt_worker")
@@ -157,6 +157,11 @@ def test_copies_and_graphs_are_in_the_time_as_asked(placed, capsys):
         fake_cuda.CALLS.clear()
         assert timed.sample() == 2.0
         assert expected == fake_cuda.CALLS and timed.report["cuda_graph"] is graph
+    np.save(tmp_path / "images.npy", np.full(timed.shapes["images"], 0.5))
+    filled = worker.EngineTimer(
+        str(path), worker.Cuda(), copies=True, cuda_graph=False, images=str(tmp_path / "images.npy")
+    )
+    assert (filled.engine.inputs["images"] == 0.5).all() and not (timed.engine.inputs["images"] == 0.5).all()
     fake_cuda.STATE["captures"] = False
     try:
         timed = worker.EngineTimer(str(path), worker.Cuda(), copies=False, cuda_graph=True)

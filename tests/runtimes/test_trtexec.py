@@ -21,6 +21,7 @@ from edgeprune.runtimes.engine_file import facts_path, read_facts
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, speed_up_gate
+from edgeprune.samples.measurement import differing_conditions
 from tests.runtimes import fake_trtexec
 from tests.runtimes.models import METADATA, convolutions
 from tests.runtimes.trtexec_samples import FAILURES, LAYERS
@@ -215,6 +216,33 @@ def test_what_the_device_saw_goes_into_the_conditions(tmp_path):
     told = found.conditions.device
     assert told.throttled and told.power_mode == "15W" and told.waited_s == 5.0
     assert told.telemetry is not None and told.telemetry.power_w_mean == 9.0
+
+
+def test_images_fill_the_input_of_what_is_timed(tmp_path):
+    trtexec, program = tool(tmp_path)
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), engine, precision="fp16")
+    asked: list[tuple[int, ...]] = []
+
+    def images(shape: tuple[int, ...]) -> np.ndarray:
+        asked.append(shape)
+        return np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
+
+    sent: list[bytes] = []
+    send = trtexec.device.send
+    trtexec.device.send = lambda local, remote: (sent.append(local.read_bytes()), send(local, remote))  # type: ignore
+    [found] = trtexec.latency([engine], replace(SHORT, images=images))
+    assert found.conditions.images and asked == [(1, 3, 32, 32)]
+    [entry] = read_facts(engine).inputs
+    assert sent[-1] == images((1, 3, 32, 32)).astype(entry.dtype).tobytes()
+    timed = [call for call in fake_trtexec.calls(program) if "--exportTimes" in call]
+    assert {call["--loadInputs"].partition(":")[0] for call in timed} == {"images"}
+    [noise] = trtexec.latency([engine], SHORT)
+    assert not noise.conditions.images and "--loadInputs" not in fake_trtexec.calls(program)[-1]
+    assert differing_conditions(found, noise) == ["images (True, False)"]
+    facts_path(engine).unlink()
+    with pytest.raises(DataError, match="is to be timed on images, and takes nothing that is known"):
+        trtexec.latency([engine], replace(SHORT, images=images))
 
 
 LOG = "Data transfers: Enabled\nSpin-wait: Enabled\nCUDA Graph: Disabled\nExposeDMA: Enabled\n"
