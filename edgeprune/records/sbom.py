@@ -1,5 +1,8 @@
 """What made a bundle, as a CycloneDX bill of materials: the weights, the dataset, and every installed package."""
 
+# The library's decorators hide the parameters of its classes from type checkers; its schema judges the result in a test.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import platform
