@@ -1,6 +1,6 @@
 """What made a bundle, as a CycloneDX bill of materials: the weights, the dataset, and every installed package."""
 
-# The library's decorators hide the parameters of its classes from type checkers; its schema judges the result in a test.
+# The library's decorators hide the parameters of its classes from type checkers; a test holds the result to its schema.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 from __future__ import annotations
