@@ -8,6 +8,7 @@ with a dataset is executed, and nothing of a dataset is changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -139,9 +140,7 @@ def link_split(
         _sweep(root)
         checked = _check(sources, _link(sources, groups, rules, partial), rules, refuse)
         write_json(partial / CHECKED, checked)
-        if _read(folder) is None:  # else another process was first
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
+        _publish(partial, folder)
     except OSError as error:
         raise TargetError(
             f"{root}: cannot be written ({error.strerror}); name another folder for caches in $EDGEPRUNE_CACHE"
@@ -149,6 +148,18 @@ def link_split(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return LinkedSplit(folder, checked, new=True)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Give a finished folder its name, unless another process was first."""
+    if _read(folder) is not None:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        partial.replace(folder)
+    except OSError:  # another process published in this very moment
+        if _read(folder) is None:
+            raise
 
 
 def _read(folder: Path) -> Checked | None:
@@ -250,6 +261,7 @@ def _verified(link: Path, rules: LabelRules) -> tuple[str, int]:
 def _sweep(root: Path) -> None:
     """Remove what nothing has used for a month, and what a killed process left."""
     for folder in root.iterdir():
-        age = time.time() - folder.lstat().st_mtime
-        if age > (KEPT_S / 30 if folder.name.startswith(".partial-") else KEPT_S):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # what another process has just published, or swept
+            age = time.time() - folder.lstat().st_mtime
+            if age > (KEPT_S / 30 if folder.name.startswith(".partial-") else KEPT_S):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -194,6 +195,24 @@ def test_folders_that_nothing_uses_are_swept(tmp_path, cache):
     os.utime(old, (0, 0))
     Dataset.load(written(tmp_path / "d"))
     assert not old.exists()
+
+
+def test_another_process_that_links_at_the_same_time_is_no_error(tmp_path, cache, monkeypatch):
+    gone, entries, renamed = cache / "datasets" / ".partial-gone-1", Path.iterdir, Path.replace
+
+    def with_one_that_goes(folder):
+        return iter([*entries(folder), *([gone] if folder == gone.parent else [])])
+
+    def published_by_the_other_first(partial, folder):
+        if partial.parent == gone.parent:
+            shutil.copytree(partial, folder, symlinks=True)
+        return renamed(partial, folder)  # onto a folder that is not empty
+
+    monkeypatch.setattr(Path, "iterdir", with_one_that_goes)
+    monkeypatch.setattr(Path, "replace", published_by_the_other_first)
+    dataset = Dataset.load(written(tmp_path / "d"))
+    assert len(dataset.images("val")) == 3
+    assert not list(gone.parent.glob(".partial-*"))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
