@@ -15,12 +15,15 @@ traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+MARKS = re.compile("\x1b\\[[0-9;]*m|[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]")  # colours and signs of Ultralytics
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's exception says; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """The first line of what another library's exception says, without marks; its class where it says nothing."""
+    return (MARKS.sub("", str(error)).strip() or type(error).__name__).splitlines()[0].rstrip()[:200]
 
 
 class EdgepruneError(Exception):

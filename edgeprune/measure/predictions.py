@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.dataset import read_labels
-from edgeprune.errors import DataError, EdgepruneError, StageError
+from edgeprune.errors import DataError, EdgepruneError, StageError, first_line
 from edgeprune.export.detections import CONFIDENCE, NMS_IOU
 from edgeprune.export.module import head_arguments
 from edgeprune.families import family_for
@@ -96,8 +96,7 @@ def predict(
         except (EdgepruneError, KeyboardInterrupt):
             raise
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise StageError(f"running {model} on {len(images)} images failed: {line}") from error
+            raise StageError(f"running {model} on {len(images)} images failed: {first_line(error)}") from error
     return [_detections(result) for result in results]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeprune.errors import TargetError
+from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import both_sides
 from edgeprune.settings import TrainSettings
 
@@ -87,9 +87,3 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
     except (TypeError, ValueError, SyntaxError) as error:
         raise TargetError(f"a train argument is wrong: {first_line(error)}") from error
     return arguments
-
-
-def first_line(error: BaseException) -> str:
-    """An error's message on one line, without the markings that Ultralytics adds."""
-    text = " ".join(str(error).split())
-    return "".join(mark for mark in text if ord(mark) < 0x2190).replace("\x1b[0m", "").strip() or type(error).__name__

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, first_line
 from edgeprune.families import family_of, refuse_foreign_head
 
 
@@ -47,9 +47,8 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
     except DataError:
         raise
     except Exception as error:  # Ultralytics raises whatever its parser met
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"--weights {source}: no model can be built from it ({line}); "
+            f"--weights {source}: no model can be built from it ({first_line(error)}); "
             "give a checkpoint (.pt) or a model YAML such as yolo11n.yaml"
         ) from error
     content.pop("yaml_file", None)

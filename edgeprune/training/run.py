@@ -27,7 +27,7 @@ from ultralytics.utils import LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.dataset import Dataset
-from edgeprune.errors import StageError, ToolError
+from edgeprune.errors import StageError, ToolError, first_line
 from edgeprune.families import family_for
 from edgeprune.input_size import both_sides, pixels
 from edgeprune.logs import EPOCH_WATCHERS
@@ -35,7 +35,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.quiet import quiet
 from edgeprune.rectangle import at_size
 from edgeprune.settings import TrainSettings
-from edgeprune.training.arguments import first_line, training_device, ultralytics_arguments
+from edgeprune.training.arguments import training_device, ultralytics_arguments
 from edgeprune.training.distillation import AttachTeacher
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.result import Epoch

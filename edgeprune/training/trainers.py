@@ -42,10 +42,9 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, StageError
+from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.input_size import pixels
 from edgeprune.rectangle import fit_dataset
-from edgeprune.training.arguments import first_line
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.distributed import join_on_cpu
 

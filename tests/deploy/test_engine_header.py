@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,18 @@ def test_every_header_comes_off_again(header, plan):
 def test_nonsense_is_refused_in_one_line(tmp_path):
     empty = tmp_path / "empty.engine"
     empty.write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.engine")  # which nobody writes to: reading it would never end
     for path, words in (
         (empty, "is empty"),
         (tmp_path, "is a folder"),
-        (tmp_path / "none.engine", "cannot be read"),
+        (tmp_path / "none.engine", "cannot be read: No such file"),
+        (tmp_path / "pipe.engine", "is a pipe or a device"),
     ):
         with pytest.raises(DataError, match=words):
             read_header(path)
+        with pytest.raises(DataError, match=words):
+            strip_header(path, tmp_path / "bare.engine")
+    assert not (tmp_path / "bare.engine").exists()
 
 
 @pytest.mark.parametrize("text", ["{1, 2}", "b'abc'", "1+2j", "{(1, 2): 3}", "hello", "[1, 2"])
