@@ -28,10 +28,12 @@ from torch.nn.utils.weight_norm import WeightNorm
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.families import family_of
-from edgeprune.input_size import InputSize, Size, input_size
+from edgeprune.input_size import InputSize, Size, both_sides, input_size
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
 from edgeprune.reading import is_file, shown
 from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreign, ultralytics_reads
+
+SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Checkpoint:
     @property
     def channels(self) -> int:
         """Of the images that it takes."""
-        return int((getattr(self.model, "yaml", None) or {}).get("channels") or 3)
+        return input_channels(self.model)
 
     @property
     def signature(self) -> str | None:
@@ -97,11 +99,13 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
     Args:
         path: a file, or the name of published weights (``yolov8n.pt``), which Ultralytics then downloads.
         trust: build any class that the file names. Such a file can run any code; only for files of your own.
-        aliases: stock classes to build where the file names others, by those names.
+        aliases: stock classes to build where the file names others, by those names; such a model is not run yet
+            (:func:`require_running`).
 
     Raises:
-        DataError: missing, damaged, unsafe, not an Ultralytics checkpoint, of a class that does not run here, or one
-            that says it was pruned but holds a model of other shapes; one line with the next command.
+        DataError: missing, damaged, unsafe, not an Ultralytics checkpoint, of a class that does not run here, of layers
+            that do not run one after the other, or one that says it was pruned but holds a model of other shapes; one
+            line with the next command.
     """
     file = _find_file(path)
     data = content_of(file, trust=trust, aliases=aliases or {})
@@ -109,7 +113,7 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
         raise DataError(f"{path} holds a {type(data).__name__}, not an Ultralytics checkpoint; pass a trained .pt file")
     model = data.get("ema") or data.get("model")
     if isinstance(model, nn.DataParallel):
-        model = model.module
+        model = vars(model).get("_modules", {}).get("module")
     if not isinstance(model, nn.Module):
         held = model if isinstance(model, Mapping) else data
         tensors = sum(isinstance(value, torch.Tensor) for value in held.values())
@@ -119,6 +123,7 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
             else f"a file with {', '.join(map(str, list(data)[:4]))}"
         )
         raise DataError(f"{path} is {seen}, not an Ultralytics checkpoint; save it with model.save('weights.pt') first")
+    _refuse_broken_modules(model, str(path))
     family = family_of(model, path)
     layers = getattr(model, "model", None)
     if not isinstance(layers, nn.Sequential) or not len(layers) or getattr(model, "yaml", None) is None:
@@ -128,7 +133,11 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
         model = model.float().eval()
     except RecursionError:
         raise DataError(f"{path} holds a model whose layers contain themselves; train it again") from None
+    except Exception as error:  # of an attribute that Ultralytics converts along
+        raise _damaged(str(path), "the model", error) from error
     checkpoint = _checkpoint_of(model, family.task, data, file)
+    if not aliases:
+        require_running(checkpoint)
     signature = shape_signature(model)
     if checkpoint.signature is not None and checkpoint.signature != signature:
         raise DataError(
@@ -288,6 +297,8 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
 
     what = str(path)
     train_args = _train_args(data.get("train_args"), what)
+    if getattr(model, "task", task) != task:
+        raise refused(what, "task", model.task, f"{task}, of which its {type(model).__name__} is")
     model.task = task
     yaml = mapping_of(model.yaml, what, "yaml")
     for key in ("nc", "ch", "channels"):
@@ -366,6 +377,118 @@ def refuse_broken_weights(model: nn.Module, what: str) -> None:
                 f"{what}: {name} has {seen} in it, as when training diverged; take an earlier checkpoint, or train "
                 "again with a lower lr0"
             )
+
+
+def input_channels(model: nn.Module) -> int:
+    """Channels of the image that a model takes: what its description says, else what its first convolution reads.
+
+    Raises:
+        DataError: neither says it.
+    """
+    yaml: Any = getattr(model, "yaml", None)
+    told = (yaml.get("channels") or yaml.get("ch")) if isinstance(yaml, Mapping) else None
+    if told:
+        return int(told)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise DataError("the model has no convolution, so nothing says how many channels its images have")
+
+
+def require_running(checkpoint: Checkpoint) -> None:
+    """Raise DataError for a model that does not run: layers or attributes that are missing, or of another type.
+
+    What a pickle holds needs no constructor to have run, so any part of it can be absent. One small image through the
+    whole model meets them all; one of the size of its training is tried where small maps may be the reason.
+    """
+    model: Any = checkpoint.model
+    for name, layer in model.named_modules():
+        try:
+            _require_own_numbers(layer)
+        except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
+            raise _damaged(str(checkpoint.path), name, error) from error
+    side = max(SMALLEST_PX, checkpoint.stride)
+    failure, where = _run_once(model, side)
+    if failure is not None and (trained := max(both_sides(checkpoint.size_for().side))) > side:
+        failure, where = _run_once(model, trained)
+    if failure is not None:
+        raise _damaged(str(checkpoint.path), where, failure) from failure
+
+
+def _refuse_broken_modules(model: nn.Module, what: str) -> None:
+    """Raise DataError where torch's own parts of a module are missing or of another type: nothing can be asked of it.
+
+    Looked at without torch's iterators, which need what is looked for; a module that contains itself is met once.
+    """
+    parts = {key: type(value) for key, value in vars(nn.Module()).items() if value is not None}
+    kinds = {"_parameters": nn.Parameter, "_buffers": torch.Tensor, "_modules": nn.Module}
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("the model", model)]
+    while waiting:
+        where, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        for key, kind in parts.items():
+            if not isinstance(vars(module).get(key), kind):
+                raise _damaged(what, where, TypeError(f"its {key} is no {kind.__name__}"))
+        for key, kind in kinds.items():
+            for name, value in vars(module)[key].items():
+                if not isinstance(name, str) or not (value is None or isinstance(value, kind)):
+                    raise _damaged(what, where, TypeError(f"its {name!s} is a {type(value).__name__}"))
+        waiting += [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _require_own_numbers(layer: Any) -> None:
+    """Raise unless a layer of torch says the sizes that its weight has: narrowing and merging go by what it says."""
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        inner, outer = layer.in_channels, layer.out_channels
+        sides = (inner, outer // layer.groups) if layer.transposed else (outer, inner // layer.groups)
+        said, has = (*sides, *layer.kernel_size), layer.weight.shape
+    elif isinstance(layer, nn.Linear):
+        said, has = (layer.out_features, layer.in_features), layer.weight.shape
+    elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+        said, has = (layer.num_features,), layer.running_mean.shape
+    else:
+        return
+    for name in (*layer.__constants__, *(("num_batches_tracked",) if isinstance(layer, nn.BatchNorm2d) else ())):
+        getattr(layer, name)
+    if said != tuple(has):
+        raise ValueError(f"it says the sizes {said} and has {tuple(has)}")
+
+
+def _damaged(what: str, where: str, error: Exception) -> DataError:
+    """The refusal of a model that torch or Ultralytics cannot run."""
+    return DataError(
+        f"{what} holds a model that does not run: {shown(where, 60)}: {type(error).__name__}: {first_line(error)}; it "
+        "was damaged or changed by hand: train it again, or take an earlier file"
+    )
+
+
+def _run_once(model: Any, side: int) -> tuple[Exception | None, str]:
+    """What one empty image of ``side`` pixels leads to, and the layer where; the model is left as it was."""
+    where = ["the model"]
+    before = [(module, dict(module.__dict__)) for module in model.modules()]  # heads keep the anchors of the last image
+    try:
+        handles = [
+            layer.register_forward_pre_hook(
+                lambda layer, _, number=number: where.append(f"from layer {number} ({type(layer).__name__}) on")
+            )
+            for number, layer in enumerate(model.model)
+        ]
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, input_channels(model), side, side))
+        finally:
+            for handle in handles:
+                handle.remove()
+    except Exception as error:  # whatever the missing part leads to
+        return error, where[-1]
+    finally:
+        for module, attributes in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+    return None, ""
 
 
 def _computed_tensors(module: nn.Module) -> Iterator[tuple[str, str, str]]:

@@ -28,7 +28,8 @@ from edgeprune.checkpoint import (
     shape_signature,
 )
 from edgeprune.errors import DataError, StageError
-from tests.situations.models import old_modules
+from tests.situations.models import answering, old_modules
+from tests.situations.models import model as small_model
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +266,75 @@ def test_weights_that_are_not_plain_and_finite_are_refused_by_name(model, tmp_pa
         load(tmp_path / "w.pt")
     assert "--trust" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _parts(made: Any) -> list[tuple[Any, str, Any]]:
+    """(where, key, value) of everything that a pickle can lack or have otherwise: attributes, children, tensors."""
+    kept = ("_parameters", "_buffers", "_modules")
+    return [
+        (place, key, value)
+        for module in made.modules()
+        for place in (vars(module), *(vars(module)[name] for name in kept))
+        for key, value in place.items()
+    ]
+
+
+WRONG = (None, "x", -1, [], {}, 2.5, (1, 2), True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True), wrong=st.sampled_from([..., *WRONG]))
+def test_a_model_with_a_part_missing_or_of_another_type_is_refused_or_runs(tmp_path_factory, share, wrong):
+    made = answering(small_model())
+    place, key, _ = (parts := _parts(made))[int(share * len(parts))]
+    if wrong is ...:
+        del place[key]
+    else:
+        place[key] = wrong
+    path = tmp_path_factory.mktemp("part") / "m.pt"
+    torch.save({"model": made, "train_args": {"imgsz": 64}}, path)
+    try:
+        read = load(path)
+    except DataError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return
+    side = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.isfinite(read.model(side)[0]).all()
+        read.model.fuse(verbose=False)
+        assert torch.isfinite(read.model(side)[0]).all()
+    save(read.model, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda made: vars(made.model[-1])["_modules"].update(cv2=nn.ModuleList()),
+            r"layer 6 \(Detect\) on: IndexError",
+        ),
+        (lambda made: vars(made.model[1]).pop("f"), r"from layer 0 \(Conv\) on: AttributeError"),
+        (lambda made: vars(made.model[-1]).update(reg_max=3), r"from layer 6 \(Detect\) on: RuntimeError"),
+        (lambda made: vars(made.model[2].cv1.conv).pop("_buffers"), "conv: TypeError: its _buffers is no dict"),
+        (lambda made: vars(made.model[0])["_modules"].update(conv="x"), "0: TypeError: its conv is a str"),
+        (lambda made: vars(made.model[2].cv1.conv).pop("kernel_size"), "model.2.cv1.conv: AttributeError"),
+        (lambda made: vars(made.model[-1]).update(anchors=2.5), "the model: AttributeError"),
+        (lambda made: vars(made).update(task="segment"), "its task is 'segment'; allowed: detect"),
+    ],
+)
+def test_what_does_not_run_says_where(tmp_path, change, message):
+    made = answering(small_model())
+    change(made)
+    torch.save({"model": made, "train_args": {"imgsz": 64}}, tmp_path / "m.pt")
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "m.pt")
+
+
+def test_reading_leaves_the_head_as_it_was(tmp_path):
+    made = answering(small_model())
+    made(torch.zeros(1, 3, 96, 96))
+    torch.save({"model": made, "train_args": {"imgsz": 64}}, tmp_path / "m.pt")
+    assert torch.equal(load(tmp_path / "m.pt").model.model[-1].anchors, made.model[-1].anchors)
 
 
 def test_parametrizations_of_a_model_in_memory_are_refused(model):

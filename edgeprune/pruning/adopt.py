@@ -18,8 +18,8 @@ from torch import nn
 from ultralytics.nn.modules import block as blocks
 from ultralytics.nn.modules.conv import Conv
 
-from edgeprune.checkpoint import load, named_globals, parameter_count, save, shape_signature
-from edgeprune.errors import DataError, StageError
+from edgeprune.checkpoint import load, named_globals, parameter_count, require_running, save, shape_signature
+from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.unpickle import SPLIT_SUFFIXES
 
 STOCK = ("C2f", "C3k2", "C2fCIB", "C2fPSA", "C2PSA", "RepNCSPELAN4")
@@ -65,7 +65,14 @@ def adopt(weights: Path | str, output: Path | str | None = None) -> Adoption:
     found, filled = {}, {}
     for name, block in _foreign_blocks(model):
         found[name] = _class_of(block, aliases)
-        filled[name] = _make_stock(block, name)
+        try:
+            filled[name] = _make_stock(block, name)
+        except (AttributeError, TypeError, LookupError, ValueError, RuntimeError) as error:  # a part of it is missing
+            raise StageError(
+                f"block {name} ({found[name]}) cannot be made stock: {type(error).__name__}: {first_line(error)}; "
+                "it is not as the pruner leaves it"
+            ) from error
+    require_running(checkpoint)
     result = Adoption(
         model, found, {name: count for name, count in filled.items() if count}, (before, parameter_count(model))
     )

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeprune.errors import StageError
-
 
 def copy_sharing_weights(model: nn.Module) -> nn.Module:
     """A copy of a model's structure that shares its parameters and buffers."""
@@ -44,18 +42,6 @@ def set_raw_outputs(model: nn.Module) -> nn.Module:
 def head_of(model: Any) -> Any:
     """The last block of an Ultralytics model."""
     return model.model[-1]
-
-
-def input_channels(model: nn.Module) -> int:
-    """Channels of the image that the model takes: what its description says, else what its first convolution reads."""
-    yaml: Any = getattr(model, "yaml", None)
-    told = yaml.get("channels", yaml.get("ch")) if isinstance(yaml, Mapping) else None
-    if isinstance(told, int) and told > 0:
-        return told
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise StageError("the model has no convolution, so there is nothing to prune")
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:

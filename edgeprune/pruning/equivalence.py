@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.errors import StageError
-from edgeprune.pruning.copies import copy_sharing_weights, input_channels, output_tensors, set_raw_outputs
+from edgeprune.checkpoint import SMALLEST_PX, input_channels
+from edgeprune.errors import StageError, first_line
+from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
 from edgeprune.pruning.structure import Structure
-
-CHECK_PX = 64  # side of the images that outputs are compared on: the smallest that every stride 32 and 64 model takes
 
 
 @contextmanager
@@ -96,9 +95,9 @@ def largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) ->
 
 
 def check_image(model: nn.Module) -> torch.Tensor:
-    """A fixed noise image of :data:`CHECK_PX` pixels."""
+    """A fixed noise image of :data:`SMALLEST_PX` pixels."""
     generator = torch.Generator().manual_seed(0)
-    size = max(CHECK_PX, int(max(getattr(model, "stride", torch.tensor([32])))))
+    size = max(SMALLEST_PX, int(max(getattr(model, "stride", torch.tensor([32])))))
     image = torch.rand(1, input_channels(model), size, size, generator=generator)
     return image.to(next(model.parameters()))
 
@@ -111,7 +110,7 @@ def check_forward(model: nn.Module, image: torch.Tensor) -> None:
             outputs = output_tensors(copy(image))
     except Exception as error:
         raise StageError(
-            f"the pruned model's forward pass fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"the pruned model's forward pass fails: {type(error).__name__}: {first_line(error)}"
         ) from error
     if not all(torch.isfinite(tensor).all() for tensor in outputs):
         raise StageError("the pruned model gives numbers that are not finite")

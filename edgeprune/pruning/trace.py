@@ -22,11 +22,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from edgeprune.checkpoint import refuse_foreign_classes
-from edgeprune.errors import StageError
+from edgeprune.checkpoint import input_channels, refuse_foreign_classes
+from edgeprune.errors import StageError, first_line
 from edgeprune.input_size import Size, both_sides, pixels
 from edgeprune.pruning.channels import Cost, Labels, Split, Trace
-from edgeprune.pruning.copies import copy_sharing_weights, input_channels, output_tensors, set_raw_outputs
+from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
 from edgeprune.pruning.rules import ATTENTION, splits_by_attribute
 
 _LABELS, _STACK = "edgeprune_labels", "edgeprune_stack"  # attributes of the tensors that flow
@@ -45,9 +45,11 @@ def trace_model(model: nn.Module, imgsz: Size) -> Trace:
     """Trace a model for images of ``imgsz`` pixels (a side, or height and width), batch 1.
 
     Raises:
-        StageError: a block is not one of Ultralytics' or torch's own, or the forward pass failed; names the block.
+        StageError: a block is not one of Ultralytics' or torch's own, two layers share a weight, or the forward pass
+            failed; names the block.
     """
     refuse_foreign_classes(model)
+    _refuse_shared_weights(model)
     copy = set_raw_outputs(copy_sharing_weights(model))
     tracker = _LabelTracker(copy)
     image = next(model.parameters()).new_empty(0, input_channels(model), *both_sides(imgsz))
@@ -62,13 +64,25 @@ def trace_model(model: nn.Module, imgsz: Size) -> Trace:
     except Exception as error:
         where = tracker.current_block()
         raise StageError(
-            f"block {where} cannot be traced at {pixels(imgsz)}: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"block {where} cannot be traced at {pixels(imgsz)}: {type(error).__name__}: {first_line(error)}"
         ) from error
     for tensor in output_tensors(output):
         labels = tracker.labels_of(tensor)
         if labels is not None:
             tracker.trace.pin(labels, "an output of the model")
     return tracker.trace
+
+
+def _refuse_shared_weights(model: nn.Module) -> None:
+    """Raise StageError for a weight of two layers: each would narrow it to channels of its own."""
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():  # a layer that stands in two places comes once
+        for key, parameter in module.named_parameters(recurse=False):
+            if (first := owners.setdefault(id(parameter), f"{name}.{key}")) != f"{name}.{key}":
+                raise StageError(
+                    f"{first} and {name}.{key} are one tensor, which cannot be narrowed for both; give each layer its "
+                    "own (torch.nn.Parameter(weight.clone())) and save the checkpoint again"
+                )
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
