@@ -128,7 +128,21 @@ def with_value_info(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with types and shapes of its values as they follow from its nodes; what it said of them before goes:
     a transform that changes types leaves the old ones behind, and a strict reader refuses the file."""
     del model.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return with_shapes(model, data_prop=True)
+
+
+def with_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.ModelProto:
+    """The model with the shapes that follow from its nodes, through shape arithmetic too with ``data_prop``.
+
+    Raises:
+        DataError: they contradict each other.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"the shapes of the graph cannot be worked out ({first_line(error)}); export it again"
+        ) from error
 
 
 def write_file(path: Path | str, data: bytes) -> None:

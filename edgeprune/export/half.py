@@ -65,7 +65,8 @@ def cast_graph_to_half(
     named = name_nodes(_raise_opset(model, HALF_QDQ_OPSET) if quantized else model)
     metadata = {**metadata_of(named), PRECISION_KEY: "int8-fp16" if quantized else "fp16"}
     _move_constants_to_initializers(named)
-    blocked = sorted(set(regions_of(named).decoder) | set(keep_float))
+    own_casts = {node.name for node in named.graph.node if node.op_type == "Cast"}  # of whole numbers: no round trips
+    blocked = sorted(set(regions_of(named).decoder) | set(keep_float) | own_casts)
     half = convert_float_to_float16(named, keep_io_types=not half_inputs, node_block_list=blocked)
     _remove_half_round_trips(half)
     OnnxModel(half).topological_sort(is_deterministic=True)  # it appends its casts at the end

@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_graph, set_metadata
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_graph, set_metadata, with_shapes
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import PRECISION_KEY
@@ -208,7 +208,7 @@ def _quantize_static(
         "percentile": CalibrationMethod.Percentile,
         "minmax": CalibrationMethod.MinMax,
     }
-    prepared = onnx.shape_inference.infer_shapes(body)
+    prepared = with_shapes(body)
     set_metadata(prepared, {"onnx.infer": "onnxruntime.quant"})  # its mark of a prepared graph; else it warns
     with tempfile.TemporaryDirectory(prefix="edgeprune-int8-") as folder:
         plain, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of
+from edgeprune.errors import DataError
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of, outputs_of, tensorrt_plugins
 from edgeprune.families import refuse_foreign_head
 from edgeprune.model_metadata import count_of, literal_of, mapping_of, names_of, refused, size_of, stride_of, task_of
 
@@ -106,7 +108,8 @@ def facts_of(model: onnx.ModelProto | Path | str) -> ModelMetadata:
     """What a graph is: its metadata, with the sizes that its image input fixes, which hold whatever the file says.
 
     Raises:
-        DataError: the file cannot be read, or an entry of its metadata is not what it has to be.
+        DataError: the file cannot be read, an entry of its metadata is not what it has to be, or its input is larger
+            than any image.
     """
     graph = model if isinstance(model, onnx.ModelProto) else load_graph(model)
     what = "the model's metadata" if isinstance(model, onnx.ModelProto) else str(model)
@@ -115,10 +118,43 @@ def facts_of(model: onnx.ModelProto | Path | str) -> ModelMetadata:
     batch, channels, height, width = (size if isinstance(size, int) and size > 0 else None for size in shape)
     return replace(
         told,
-        imgsz=(height, width) if height and width else told.imgsz,
-        batch=batch or told.batch,
-        channels=channels or told.channels,
+        imgsz=size_of((height, width), what, key="input size") if height and width else told.imgsz,
+        batch=count_of(batch, what, "input's batch") if batch else told.batch,
+        channels=count_of(channels, what, "input's number of channels") if channels else told.channels,
     )
+
+
+def facts_to_run(model: onnx.ModelProto | Path | str, what: str = "") -> ModelMetadata:
+    """:func:`facts_of` a graph whose outputs are read: they have to be those of the task and the head that it says.
+
+    Raises:
+        DataError: as :func:`facts_of`, or a graph of other outputs: read as what it says, it would find nothing, or
+            things that are not there.
+    """
+    graph = model if isinstance(model, onnx.ModelProto) else load_graph(model)
+    what = what or ("the model" if isinstance(model, onnx.ModelProto) else str(model))
+    facts, outputs = facts_of(graph), outputs_of(graph)
+    classes = len(facts.names)
+    if not (facts.task and classes and outputs) or tensorrt_plugins(graph):
+        return facts
+    extra = {"pose": prod(facts.kpt_shape) if facts.kpt_shape else 0, "obb": 1}.get(facts.task, 0)
+    masks = outputs[1].shape[1] if facts.task == "segment" and len(outputs) > 1 and len(outputs[1].shape) == 4 else None
+    if facts.task == "classify":
+        axis, sides, size = 1, 2, classes
+    elif facts.head == "raw":
+        axis, sides, size = 1, 3, 4 + classes + extra
+    else:  # sorted rows of box, score and class
+        axis, sides, size = 2, 3, 6 + extra
+    size = size + masks if isinstance(masks, int) else size
+    shape = next(iter(outputs)).shape
+    free = isinstance(masks, str) or (len(shape) == sides and isinstance(shape[axis], str))
+    if len(shape) != sides or (shape[axis] != size and not free) or (facts.task == "segment" and masks is None):
+        raise DataError(
+            f"{what} says that it is a {facts.task} model of {classes} classes with head {facts.head}, whose output "
+            f"has {size} values {'a row' if axis == 2 else 'a place'}, and gives {len(outputs)} of shape {shape}: it "
+            "is of another family (RT-DETR), or its metadata is another model's"
+        )
+    return facts
 
 
 def _literal(entries: Mapping[str, str], key: str, what: str) -> Any:

@@ -59,6 +59,10 @@ def _simplify_checked(
     """A simplified model that gives the same outputs, or None; the reason; the largest difference of an output."""
     import onnxsim
 
+    if plugins := tensorrt_plugins(model):
+        return None, f"nothing here runs its {plugins[0]}, a plugin of TensorRT, to compare outputs", None
+    pixels = _comparison_images(model, images)
+    expected = outputs_of_onnx(model, pixels)  # first: onnxsim writes tracebacks over what ONNX Runtime does not run
     before = onnx.ModelProto()
     before.CopyFrom(model)
     try:
@@ -69,13 +73,8 @@ def _simplify_checked(
         return None, f"onnxsim failed ({first_line(error)})", None
     if not simplified.graph.node:
         return None, "onnxsim gave an empty graph", None
-    if plugins := tensorrt_plugins(model):
-        return None, f"nothing here runs its {plugins[0]}, a plugin of TensorRT, to compare outputs", None
-    pixels = _comparison_images(model, images)
-    layout = Layout.of(facts_of(model))
-    expected = outputs_of_onnx(model, pixels)
     try:
-        parity = compare_arrays(expected, outputs_of_onnx(simplified, pixels), layout)
+        parity = compare_arrays(expected, outputs_of_onnx(simplified, pixels), Layout.of(facts_of(model)))
     except Exception as error:
         return None, f"onnxsim's file does not run like its source ({first_line(error)})", None
     if parity.compared_nothing:

@@ -12,12 +12,16 @@ from typer.testing import CliRunner
 
 from edgeprune.cli.export import app
 from edgeprune.errors import DataError
+from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.lint import lint
+from edgeprune.export.metadata import facts_of, facts_to_run
 from edgeprune.export.parity import parity
+from edgeprune.export.quantize import dataset_for
 from edgeprune.export.run import outputs_of_onnx
 from edgeprune.export.simplify import simplify_onnx
+from edgeprune.measure.accuracy import accuracy
 from edgeprune.records.gates import agreement_gate, parity_gate
 from edgeprune.runtimes.bench_worker import JobError, open_session
 from edgeprune.samples.gates import Verdict
@@ -69,6 +73,56 @@ def test_nms_inside_stays_out_of_int8_calibration(with_nms, images, tmp_path, re
     found = [np.count_nonzero(rows[..., 4]) for rows in (before, after)]
     assert found[0]
     assert found[1] == pytest.approx(found[0], rel=0.2)
+
+
+def test_nms_inside_is_cast_to_half_precision_too(with_nms, images, tmp_path):
+    cast_to_fp16(with_nms, tmp_path / "half.onnx")
+    pixels = batch_from_images(images[:2], imgsz=(64, 64))
+    (before,), (after,) = outputs_of_onnx(with_nms, pixels), outputs_of_onnx(tmp_path / "half.onnx", pixels)
+    found = [np.count_nonzero(rows[..., 4]) for rows in (before, after)]
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+@pytest.mark.parametrize("head", ["raw", "end-to-end", "nms"])
+@pytest.mark.parametrize("task", ["detect", "segment", "pose", "obb", "classify"])
+def test_outputs_that_are_not_those_of_the_task_and_head_that_a_file_says_are_refused(
+    folder, images, data, tmp_path, task, head
+):
+    raw = graphs.stock(models.model(), folder / "plain.onnx")
+    told = graphs.with_metadata(raw, tmp_path / "told.onnx", task=task, edgeprune_head=head, kpt_shape="[2, 3]")
+    runs = (
+        lambda: parity(told, told, images[:1]),
+        lambda: parity(raw, told, images[:1]),
+        lambda: accuracy(told, data=data),
+        lambda: dataset_for(told, data, split="train"),
+    )
+    if (task, head) == ("detect", "raw"):
+        assert facts_to_run(told) == facts_of(told)
+        return
+    for run in runs:
+        with pytest.raises(DataError, match=f"says that it is a {task} model of 3 classes with head {head}"):
+            run()
+
+
+@pytest.mark.parametrize("head", ["detect", "segment", "pose", "obb", "classify", "end-to-end"])
+@pytest.mark.parametrize("nms", [False, True])
+def test_what_ultralytics_exports_has_the_outputs_that_it_says(tmp_path, head, nms):
+    if nms and head in ("classify", "end-to-end"):
+        pytest.skip("Ultralytics puts no NMS behind these")
+    facts = facts_to_run(graphs.stock(models.model(head), tmp_path / "m.onnx", nms=nms))
+    assert facts.head == ("nms" if nms else "end-to-end" if head == "end-to-end" else "raw")
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((1, 3, 10**6, 10**6), "input size"), ((10**6, 3, 64, 64), "batch"), ((1, 10**6, 64, 64), "number of channels")],
+)
+def test_an_input_that_no_image_fills_is_refused(folder, tmp_path, shape, message):
+    model = onnx.load(str(graphs.stock(models.model(), folder / "plain.onnx")))
+    for axis, side in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        axis.dim_value = side
+    with pytest.raises(DataError, match=message):
+        facts_of(model)
 
 
 @pytest.mark.parametrize(
