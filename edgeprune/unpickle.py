@@ -43,7 +43,7 @@ PLAIN_PACKAGES = (
     "__builtin__",
     "types",
 )
-OWN_FILE = "If the file is your own: build, prune, search, finetune and export load it with --trust"
+OWN_FILE = "If the file is your own, give --trust"
 SPLIT_SUFFIXES = ("_v2", "_infer")  # C2f_v2 and the like; pruning/adopt.py
 YOLOV5_PACKAGES = ("models", "utils")  # of the repositories of YOLOv5 and YOLOv7
 

@@ -36,6 +36,7 @@ from edgeprune.cli.pruning import register as register_pruning
 from edgeprune.cli.search import register as register_sweep
 from edgeprune.cli.settings import options_from_settings
 from edgeprune.cli.ship import push_command, sign_command
+from edgeprune.cli.sizes import Trust
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
@@ -118,9 +119,7 @@ def build(
     data: Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
-    ] = False,
+    trust: Trust = False,
     **overrides: Unpack[Overrides],
 ) -> None:
     """Prune, fine-tune, export and compile a model until a measurement on the target meets the budget.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.sizes import side_to_run, size_option
+from edgeprune.cli.sizes import Trust, side_to_run, size_option
 from edgeprune.cli.streams import BARS, results_console, say
 from edgeprune.input_size import both_sides
 
@@ -83,6 +83,7 @@ def bench(
     image: Annotated[
         Path | None, typer.Option(help="Frame for --end-to-end; without, noise of 1280 x 720 pixels.")
     ] = None,
+    trust: Trust = False,
     no_details: Annotated[bool, typer.Option("--no-details", help="Skip memory and layers.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints.")
@@ -119,7 +120,7 @@ def bench(
     quiet = "-" in (str(json), str(csv))
     timed = [*([vs] if vs else []), *models]
     for model in timed:
-        side_to_run(model, imgsz, profile)
+        side_to_run(model, imgsz, profile, trust=trust)
     with Live(enabled=not quiet) as live:
         result = run(
             profile,
@@ -136,6 +137,7 @@ def bench(
             details=not no_details,
             image=image,
             end_to_end=end_to_end or image is not None,
+            trust=trust,
             progress=live.progress,
         )
     write(json, json_text(result) + "\n")

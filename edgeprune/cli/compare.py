@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, replaced, write
-from edgeprune.cli.sizes import side_to_run, size_option
+from edgeprune.cli.sizes import Trust, side_to_run, size_option
 from edgeprune.cli.streams import say
 
 
@@ -27,6 +27,7 @@ def compare(
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds of latency.")] = None,
     warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
+    trust: Trust = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints only that.")
     ] = None,
@@ -58,7 +59,7 @@ def compare(
         raise TargetError(f"--statistic: {error}") from None
     if output is not None and output.exists() and not output.is_dir():
         raise TargetError(f"--output {output}: is a file; give the path of a folder")
-    sides = [side_to_run(model, imgsz, profile) for model in models]
+    sides = [side_to_run(model, imgsz, profile, trust=trust) for model in models]
     with open_site(profile) as site, Live(enabled=str(json) != "-") as live:
         result = run(
             models,
@@ -70,6 +71,7 @@ def compare(
             imgsz=sides[0],
             images=images,
             seed=seed,
+            trust=trust,
             progress=live.progress,
         )
     write(json, result.json_text())

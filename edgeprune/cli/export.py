@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, RuntimeName
-from edgeprune.cli.sizes import side_to_run, size_option
+from edgeprune.cli.sizes import Trust, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
@@ -40,9 +40,7 @@ def export_command(
         str, typer.Option(help="auto, end-to-end (no NMS needed), raw (NMS outside) or nms (NMS inside).")
     ] = "auto",
     output_name: Annotated[list[str] | None, typer.Option(help="Name of an output, once for each in order.")] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Load classes outside Ultralytics; such a file can run any code.")
-    ] = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint to ONNX in FP32.
@@ -106,6 +104,7 @@ def quantize_command(
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
     ] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Cast an ONNX file to half precision, or quantise it to INT8.
@@ -127,6 +126,7 @@ def quantize_command(
         method=method,
         keep_float=keep_float or (),
         seed=seed,
+        trust=trust,
     )
     lines = [f"{output}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
     if info.images:
@@ -142,6 +142,7 @@ def parity_command(
     split: Annotated[str, typer.Option(help="Split the images come from.")] = "val",
     count: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
     limit: Annotated[float | None, typer.Option(help="Exit 1 beyond this difference in pixels or scores.")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Compare two forms of a model on real images. Exits 5 where neither detects anything: nothing was compared.
@@ -153,8 +154,8 @@ def parity_command(
     from edgeprune.export.parity import parity
     from edgeprune.export.quantize import dataset_for
 
-    dataset = dataset_for(candidate, data, split=split)
-    found = parity(reference, candidate, dataset.sample_images(split, count))
+    dataset = dataset_for(candidate, data, split=split, trust=trust)
+    found = parity(reference, candidate, dataset.sample_images(split, count), trust=trust)
     worst = max(found.max_abs_box_px, found.max_abs_score)
     text = (
         f"{found.images} images, {found.task}, head {found.head}: at most {found.max_abs_box_px:.2g} px and "
@@ -242,6 +243,7 @@ def val_command(
     batch: Annotated[int | None, typer.Option(help="Images per inference, where the artifact leaves it free.")] = None,
     runtime: RuntimeName = None,
     head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Accuracy of any artifact by its own runtime, per class.
@@ -260,12 +262,13 @@ def val_command(
         found = accuracy(
             artifact,
             data=data,
-            imgsz=side_to_run(artifact, imgsz, profile),
+            imgsz=side_to_run(artifact, imgsz, profile, trust=trust),
             split=split or (profile.accuracy.split if profile else "val"),
             batch=batch or (profile.batch if profile else 1),
             head=head,
             runtime=used,
             threads=profile.measure.threads if profile else 0,
+            trust=trust,
             progress=live.progress,
         )
     best, second = ("top-1", "top-5") if found.task == "classify" else ("mAP50-95", "mAP50")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from edgeprune.cli.sizes import size_option
+from edgeprune.cli.sizes import Trust, size_option
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import output_file, output_plot
@@ -21,9 +21,6 @@ Batch = Annotated[int, typer.Option(min=1, max=2**16, help="Images per inference
 Ignore = Annotated[list[str] | None, typer.Option(help="Glob over module names that keep their width; repeatable.")]
 MaxRatio = Annotated[list[str] | None, typer.Option(help="GLOB=SHARE: remove at most this share there; repeatable.")]
 Align = Annotated[int, typer.Option(help="Widths are multiples of this: 1, 4, 8, 16 or 32.")]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
-]
 
 
 def prune(

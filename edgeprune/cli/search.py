@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeprune.cli.sizes import size_option
+from edgeprune.cli.sizes import Trust, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_folder
 
@@ -21,9 +21,6 @@ Cache = Annotated[
     Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
-]
 PROFILES = Path("runs/profiles")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from edgeprune.target import Target
 
 
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
+]
 METAVAR = "PX|H,W"
 
 

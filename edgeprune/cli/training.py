@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprune.cli.settings import options_from_settings
+from edgeprune.cli.sizes import Trust
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import output_folder
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
 Data = Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", help="Load foreign classes, run the dataset's download script: both can run any code."),
-]
 Out = Annotated[
     Path,
     typer.Option("--out", "-o", callback=output_folder, help="Folder for best.pt; the same command again goes on."),
@@ -145,7 +142,8 @@ def _accuracy_goal(
         accuracy = float(baseline)
     except ValueError:
         settings = sized(settings, load(weights, trust=trust))  # both are judged at the size that is trained at
-        accuracy = baseline_accuracy(Path(baseline), data=data, settings=settings, work=out / ".training")
+        work = out / ".training"
+        accuracy = baseline_accuracy(Path(baseline), data=data, settings=settings, work=work, trust=trust)
     return AccuracyGoal(baseline=accuracy, max_drop=max_drop)
 
 

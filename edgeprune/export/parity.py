@@ -25,8 +25,7 @@ from edgeprune.errors import StageError, TargetError
 from edgeprune.export.detections import Differences, Layout, apply_nms, detection_agreement, pair_rows
 from edgeprune.export.graph import load_graph
 from edgeprune.export.images import batch_from_images
-from edgeprune.export.metadata import facts_of, read_metadata
-from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.metadata import facts_to_run, read_metadata
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
 from edgeprune.input_size import Size, both_sides
@@ -41,6 +40,7 @@ def parity(
     imgsz: Size | None = None,
     runtime: Runtime | None = None,
     metadata: Mapping[str, str] | None = None,
+    trust: bool = False,
 ) -> ParityInfo:
     """Compare two forms of a model on images.
 
@@ -51,13 +51,14 @@ def parity(
         imgsz: a side, or height and width, in pixels; the candidate's own when None.
         runtime: runs the candidate; ONNX Runtime on the CPU when None.
         metadata: what the candidate is (task, names, imgsz, head), when its file does not say.
+        trust: load a reference with foreign classes; this executes code from the file.
 
     Raises:
         DataError: a file cannot be read, or no images.
         StageError: the outputs cannot belong to the same model.
     """
     candidate = Path(candidate)
-    model = facts_of(candidate) if metadata is None else read_metadata(metadata)
+    model = facts_to_run(candidate) if metadata is None else read_metadata(metadata)
     height, width = both_sides(imgsz or model.imgsz or 0)
     if not height or not width:
         raise TargetError(f"{candidate} does not say its image size; give imgsz")
@@ -68,7 +69,7 @@ def parity(
     else:
         batch = model.largest_batch if model.dynamic else model.batch
         theirs = outputs_of_engine(runtime, candidate, pixels, batch=batch or len(pixels))
-    ours = _reference_outputs(reference, pixels, head=layout.head)
+    ours = _reference_outputs(reference, pixels, head=layout.head, trust=trust)
     return compare_arrays(ours, theirs, layout, what=f"{candidate}")
 
 
@@ -124,21 +125,20 @@ def compare_arrays(
     )
 
 
-def _reference_outputs(reference: nn.Module | Path | str, pixels: np.ndarray, *, head: str) -> Outputs:
+def _reference_outputs(reference: nn.Module | Path | str, pixels: np.ndarray, *, head: str, trust: bool) -> Outputs:
     """Outputs of the reference in the form the candidate's head has."""
     if isinstance(reference, nn.Module):
         module = reference
     elif Path(reference).suffix == ".pt":
+        from edgeprune.checkpoint import load
         from edgeprune.export.module import module_from_checkpoint
 
-        module = module_from_checkpoint(Path(reference))
+        module = module_from_checkpoint(load(reference, trust=trust))
     else:
         graph = load_graph(reference)
-        if describe_onnx(graph).head == head:
+        if (own := facts_to_run(graph, str(reference)).head) == head:
             return outputs_of_onnx(graph, pixels)
-        raise StageError(
-            f"{reference} has head {describe_onnx(graph).head} and the candidate {head}; they cannot be compared"
-        )
+        raise StageError(f"{reference} has head {own} and the candidate {head}; they cannot be compared")
     outputs = outputs_of_module(module, pixels, end_to_end=head == "end-to-end")
     if head == "nms":
         nc = len(getattr(module, "names", ()))

@@ -7,23 +7,24 @@ from pathlib import Path
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
-from edgeprune.export.graph import metadata_of
+from edgeprune.export.graph import load_graph
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.int8 import quantize_to_int8
-from edgeprune.export.metadata import read_metadata
+from edgeprune.export.metadata import facts_to_run
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.precision import PRECISIONS
 from edgeprune.export.result import PrecisionInfo
 
 
-def dataset_for(model: Path | str, data: Path | str, *, split: str) -> Dataset:
+def dataset_for(model: Path | str, data: Path | str, *, split: str, trust: bool = False) -> Dataset:
     """A dataset whose images an ONNX file is run on.
 
     Raises:
         DataError: it cannot be read, lacks the split, or is not one for this model.
     """
-    info, names = describe_onnx(model), read_metadata(metadata_of(model)).names
-    dataset = Dataset.load(data, task=info.task, need=(split,))
+    graph = load_graph(model)
+    info, names = describe_onnx(graph), facts_to_run(graph, str(model)).names
+    dataset = Dataset.load(data, task=info.task, need=(split,), trust=trust)
     return dataset.seen_by(names or dataset.names, model=str(model), channels=info.channels)
 
 
@@ -39,6 +40,7 @@ def quantize_onnx(
     percentile: float = 99.99,
     keep_float: Collection[str] = (),
     seed: int = 0,
+    trust: bool = False,
 ) -> PrecisionInfo:
     """Cast an ONNX file to half precision, or quantise it to INT8.
 
@@ -53,6 +55,7 @@ def quantize_onnx(
         percentile: part of the values that a range covers, for ``percentile``.
         keep_float: names of nodes that stay in FP32.
         seed: of the choice of images.
+        trust: as in :meth:`Dataset.load`.
 
     Raises:
         DataError: the model or the dataset cannot be read, or there are too few images.
@@ -66,7 +69,7 @@ def quantize_onnx(
         return cast_to_fp16(model, output, keep_float=keep_float)
     if data is None:
         raise DataError("INT8 needs images to calibrate on; give --data DATASET.yaml")
-    dataset = data if isinstance(data, Dataset) else dataset_for(model, data, split="train")
+    dataset = data if isinstance(data, Dataset) else dataset_for(model, data, split="train", trust=trust)
     return quantize_to_int8(
         model,
         output,

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.checkpoint import load
+from edgeprune.checkpoint import input_channels, load
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, outputs_of, refuse_plugins
-from edgeprune.export.metadata import ModelMetadata, facts_of, read_metadata
+from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
+from edgeprune.export.graph import inputs_of, load_graph, metadata_of, refuse_plugins
+from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
 from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
@@ -66,6 +66,7 @@ def accuracy(
     device: str | None = None,
     threads: int = 0,
     per_image: Path | None = None,
+    trust: bool = False,
 ) -> Accuracy:
     """Measure an artifact.
 
@@ -85,6 +86,7 @@ def accuracy(
         threads: of the runtime; 0 leaves the choice to it.
         per_image: file (.npz) for what was found in every image, as :func:`~edgeprune.measure.per_image.load_per_image`
             reads it; None keeps nothing.
+        trust: load a checkpoint with foreign classes, and as in :meth:`Dataset.load`; both execute code.
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.
@@ -94,9 +96,9 @@ def accuracy(
     model = Path(model)
     if not model.is_file():
         raise DataError(f"model {model} does not exist")
-    with subject_of(model, imgsz, batch, runtime, head, metadata, threads) as subject:
+    with subject_of(model, imgsz, batch, runtime, head, metadata, threads, trust) as subject:
         need = () if split == "auto" else (split,)
-        dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need)
+        dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need, trust=trust)
         split = dataset.judging_split(split)
         dataset = dataset.seen_by(subject.module.names, model=str(model), channels=subject.channels)
         dataset.images(split)
@@ -106,8 +108,7 @@ def accuracy(
         except (EdgepruneError, KeyboardInterrupt):
             raise
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise StageError(f"validating {model} on {dataset.source} ({split}) failed: {line}") from error
+            raise StageError(f"validating {model} on {dataset.source} ({split}) failed: {first_line(error)}") from error
         if per_image is not None:
             save_per_image(details, per_image)
         return result
@@ -179,7 +180,7 @@ class Subject:
     @property
     def channels(self) -> int:
         """Of the images that it takes."""
-        return int((getattr(self.module, "yaml", None) or {}).get("channels", 3))
+        return input_channels(self.module)
 
 
 @contextmanager
@@ -191,10 +192,11 @@ def subject_of(
     head: str,
     metadata: Mapping[str, str] | None,
     threads: int = 0,
+    trust: bool = False,
 ) -> Iterator[Subject]:
     """Open any form of a model for Ultralytics' validators and predictors; arguments as in :func:`accuracy`."""
     if model.suffix == ".pt":
-        checkpoint = load(model)
+        checkpoint = load(model, trust=trust)
         module = module_from_checkpoint(checkpoint)
         size = both_sides(imgsz or checkpoint.size_for().side)
         dual = has_end_to_end_head(module)
@@ -206,14 +208,12 @@ def subject_of(
             metadata = known.metadata
         elif (beside := model.with_suffix(".onnx")).is_file():
             metadata = metadata_of(beside)
-    facts = facts_of(graph) if graph and metadata is None else read_metadata(metadata or {}, str(model))
+    facts = facts_to_run(graph, str(model)) if graph and metadata is None else read_metadata(metadata or {}, str(model))
     if facts.missing:
         keys = ", ".join(facts.missing)
         raise DataError(f"{model} does not say its {keys}; give metadata, or export it with edgeprune")
     if graph:
         refuse_plugins(graph, str(model))
-    if graph and facts.task == "detect" and facts.head == "raw":
-        _require_raw_output(model, outputs_of(graph)[0].shape, 4 + len(facts.names))
     shape = inputs_of(graph)[0].shape if graph else ()
     dynamic = (bool(shape) and isinstance(shape[0], str)) or facts.dynamic
     free = isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic
@@ -235,15 +235,6 @@ def subject_of(
             fixed or min(batch, facts.largest_batch or batch),
             sorted_rows,
             exported=True,
-        )
-
-
-def _require_raw_output(model: Path, shape: tuple[int | str, ...], rows: int) -> None:
-    """Raise ``DataError`` for an output that is not (N, 4 + classes, anchors): the validator would find nothing."""
-    if len(shape) != 3 or (isinstance(shape[1], int) and shape[1] != rows):
-        raise DataError(
-            f"{model} gives an output of shape {shape}, where a detector's has {rows} rows (box and classes); it is of "
-            "another family (RT-DETR), or its metadata is another model's"
         )
 
 

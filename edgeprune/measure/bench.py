@@ -144,6 +144,7 @@ def bench(
     details: bool = True,
     image: Path | None = None,
     end_to_end: bool = False,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> BenchResult:
     """Time models side by side, by a target's runtime on its device.
@@ -165,6 +166,8 @@ def bench(
         details: memory and layers as well.
         image: frame for the end-to-end time; noise of 1280 x 720 when None.
         end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
+        trust: load checkpoints with foreign classes, and as in :meth:`~edgeprune.dataset.Dataset.load`; both execute
+            code.
         progress: who watches.
 
     Raises:
@@ -184,8 +187,8 @@ def bench(
         graphs = []
         for number, model in enumerate(models, 1):
             folder = Path(scratch) / str(number)
-            graph = graph_of(Path(model), folder, imgsz=side, batch=batch, progress=progress)
-            graphs.append(in_precision(graph, folder / "precision", precision, data))
+            graph = graph_of(Path(model), folder, imgsz=side, batch=batch, trust=trust, progress=progress)
+            graphs.append(in_precision(graph, folder / "precision", precision, data, trust=trust))
         return bench_graphs(
             graphs,
             site.runtime,

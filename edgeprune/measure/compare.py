@@ -131,6 +131,7 @@ def compare(
     imgsz: Size | None = None,
     images: int = 6,
     seed: int = 0,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Comparison:
     """Compare models on one dataset and one machine.
@@ -147,6 +148,7 @@ def compare(
             None.
         images: how many to show side by side; 0 shows none.
         seed: of the choice of images.
+        trust: load checkpoints with foreign classes, and as in :meth:`Dataset.load`; both execute code.
         progress: who watches.
 
     Raises:
@@ -161,15 +163,22 @@ def compare(
     available = runtime.availability()
     by = runtime if available.ok else None
     names = names_apart(paths)
-    described = [_described(path) for path in paths]
+    described = [_described(path, trust) for path in paths]
     _same(described)
     task = described[0].task
-    dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,))
+    dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,), trust=trust)
     dataset.images(split)
     dataset = dataset.seen_by(described[0].names, model=str(paths[0]))
     with tempfile.TemporaryDirectory(prefix="edgeprune-compare-") as folder:
         graphs = [
-            graph_of(path, Path(folder) / str(number), imgsz=imgsz, batch=max(settings.batch, 1), progress=progress)
+            graph_of(
+                path,
+                Path(folder) / str(number),
+                imgsz=imgsz,
+                batch=max(settings.batch, 1),
+                trust=trust,
+                progress=progress,
+            )
             for number, path in enumerate(paths)
         ]
         sizes = [_size(path, graph) for path, graph in zip(paths, graphs, strict=True)]
@@ -223,12 +232,12 @@ def _check(paths: Sequence[Path]) -> None:
             raise DataError(f"{path}: is not a model to compare; allowed: {', '.join(FORMS)}")
 
 
-def _described(path: Path) -> _What:
+def _described(path: Path, trust: bool) -> _What:
     """Task and classes, before anything is exported."""
     if path.suffix == ".pt":
         from edgeprune import checkpoint
 
-        loaded = checkpoint.load(path)
+        loaded = checkpoint.load(path, trust=trust)
         return _What(path, loaded.task, dict(loaded.names))
     facts = _facts(path)
     return _What(path, facts.task, facts.names)

@@ -14,7 +14,13 @@ PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Identity"
 
 
 def graph_of(
-    model: Path, folder: Path, *, imgsz: Size | None = None, batch: int = 1, progress: Progress = silent
+    model: Path,
+    folder: Path,
+    *,
+    imgsz: Size | None = None,
+    batch: int = 1,
+    trust: bool = False,
+    progress: Progress = silent,
 ) -> Path:
     """The model itself, or for a checkpoint its export, simplified as a build does it, in ``folder``.
 
@@ -23,6 +29,7 @@ def graph_of(
         folder: where an export goes; its name begins with the model's.
         imgsz: size of an export in pixels, where somebody says one; see :mod:`edgeprune.input_size`.
         batch: of an export.
+        trust: load a checkpoint with foreign classes; this executes code from the file.
         progress: told when an export begins.
 
     Raises:
@@ -38,13 +45,15 @@ def graph_of(
     folder.mkdir(parents=True, exist_ok=True)
     raw, graph = folder / f"{model.stem}-raw.onnx", folder / f"{model.stem}.pt.onnx"
     with quiet():
-        onnx_from_checkpoint(model, raw, imgsz=imgsz, batch=batch)
+        onnx_from_checkpoint(model, raw, imgsz=imgsz, batch=batch, trust=trust)
         simplify_onnx(raw, graph)
     raw.unlink()
     return graph
 
 
-def in_precision(graph: Path, folder: Path, precision: str, data: str | None = None, images: int = 128) -> Path:
+def in_precision(
+    graph: Path, folder: Path, precision: str, data: str | None = None, images: int = 128, *, trust: bool = False
+) -> Path:
     """A float graph in another number format, in ``folder``.
 
     Args:
@@ -53,6 +62,7 @@ def in_precision(graph: Path, folder: Path, precision: str, data: str | None = N
         precision: ``fp32`` (the graph itself), ``fp16`` or ``int8`` (by ONNX Runtime's recipe for CPUs).
         data: dataset whose training images calibrate INT8.
         images: how many of them.
+        trust: as in :meth:`~edgeprune.dataset.Dataset.load`.
 
     Raises:
         TargetError: another precision, or INT8 without data.
@@ -72,7 +82,7 @@ def in_precision(graph: Path, folder: Path, precision: str, data: str | None = N
     folder.mkdir(parents=True, exist_ok=True)
     low = folder / f"{graph.stem}-{precision}.onnx"
     with quiet():
-        quantize_onnx(graph, low, precision=precision, data=data, images=images, recipe="cpu")
+        quantize_onnx(graph, low, precision=precision, data=data, images=images, recipe="cpu", trust=trust)
     return low
 
 
@@ -97,9 +107,7 @@ def counts_of(graph: Path) -> Counts:
     Raises:
         DataError: the file cannot be read.
     """
-    import onnx
-
-    from edgeprune.export.graph import load_graph
+    from edgeprune.export.graph import load_graph, with_shapes
 
     model = load_graph(graph)
     weights = {item.name: list(item.dims) for item in model.graph.initializer}
@@ -110,7 +118,7 @@ def counts_of(graph: Path) -> Counts:
         used |= found
     parameters = sum(prod(weights[name]) for name in used if name in weights)
     shapes = dict(weights)
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = with_shapes(model).graph
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         sides = value.type.tensor_type.shape.dim
         if all(side.HasField("dim_value") for side in sides):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from ultralytics.cfg import TASK2METRIC
 
 from edgeprune import checkpoint
-from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
+from edgeprune.errors import DataError
+from edgeprune.serial import read_json, write_json
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import require_same_names
 from edgeprune.training.run import validation_accuracy
@@ -32,26 +33,36 @@ class StopAtGoal:
             trainer.stop = True  # Ultralytics reads it after this event, and tells the other processes
 
 
-def baseline_accuracy(weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str) -> float:
+@dataclass(frozen=True)
+class _Baseline:
+    """What was measured: the digest of the weights, and their figure."""
+
+    weights: str
+    figure: float
+
+
+def baseline_accuracy(
+    weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str, trust: bool = False
+) -> float:
     """What the trainer's own validation says of ``weights``, 0 to 1; kept in ``work``, so that a run goes on unchanged.
 
     An accuracy measured on another runtime does not serve: with other padding or thresholds it differs by more than the
-    drops that are asked for.
+    drops that are asked for. ``trust`` as in :func:`~edgeprune.training.finetune.finetune`.
 
     Raises:
         DataError: the weights cannot be read, or know other classes than ``data``.
     """
-    unpruned = checkpoint.load(weights)
-    dataset = Dataset.load(data, task=unpruned.task, need=("val",)).known_to(unpruned.names)
+    unpruned = checkpoint.load(weights, trust=trust)
+    dataset = Dataset.load(data, task=unpruned.task, need=("val",), trust=trust).known_to(unpruned.names)
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     record = Path(work) / "unpruned.json"
-    if record.is_file():
-        content = json.loads(record.read_text())
-        if content["weights"] == unpruned.sha256:
-            return float(content["figure"])
+    with suppress(DataError):  # none yet, or one that something cut off
+        kept = read_json(_Baseline, record)
+        if kept.weights == unpruned.sha256:
+            return kept.figure
     # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
     readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
     accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=2 * settings.batch)
     record.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, json.dumps({"weights": unpruned.sha256, "figure": accuracy}))
+    write_json(record, _Baseline(unpruned.sha256, accuracy))
     return accuracy
