@@ -153,6 +153,12 @@ class Dataset:
         images = self.images(split)
         return sorted(random.Random(seed).sample(images, min(count, len(images))))
 
+    def with_other_images(self, split: str, source: str, images: Sequence[Path]) -> Dataset:
+        """This dataset of the one split ``split``, which holds these images of the split ``source``: for choices that
+        are to be made like the judgement and not on the images that it is made on."""
+        looked_at = {split: self.looked_at[source]} if source in self.looked_at else {}
+        return replace(self, splits={split: tuple(images)}, looked_at=looked_at, _linked={})
+
     def judging_split(self, asked: str) -> str:
         """The split that a model is judged on: ``asked``, or for ``auto`` the test split where it has labelled images,
         because training chose no epoch on it, else val."""

@@ -195,7 +195,7 @@ def run_stages(build: Build, argv: Sequence[str], stages: Sequence[Stage[Any]] =
             record = _run(build, stage, key)
         build.records[stage.name] = record
         with capture_output(record.folder / LOG, show=False):
-            judged = stage.judge(build, record)
+            judged = build.judged[stage.name] = stage.judge(build, record)
         build.reporter.gates(judged.gates)
         gates += judged.gates
         measurements += [MeasurementRow(stage.name, role, measurement) for role, measurement in judged.measurements]

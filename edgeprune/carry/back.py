@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
 
 MAX_RESULTS_BYTES = 2 << 30
+NEEDLESS = (
+    "the unpruned model alone is within the budget too, so nothing had to be pruned: give the same command with "
+    "--macs-speed-up 1 in place of the budget to ship it as it is"
+)
 
 
 def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord, Path]:
@@ -191,10 +195,12 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     if record.stages.prune.facts.unpruned and budget.kind != "latency_ms":
         prune = unpruned_gate("prune", budget.value)
         engine = unpruned_gate("engine", budget.value if budget.kind == "speed_up" else 1.0)
+    words = unpruned_words(target, before, "")
+    if words and not record.stages.prune.facts.unpruned:  # nobody could know before the board had measured it
+        prune = replace(prune, reason=f"{prune.reason}; {NEEDLESS}")
     alone = value_of(before.values, budget.statistic)
-    words = unpruned_words(target, before, "unpruned, measured")
     gates = [
-        info_gate("baseline", f"latency {budget.statistic}", alone, "ms", words),
+        info_gate("baseline", f"latency {budget.statistic}", alone, "ms", words or "unpruned, measured"),
         *([] if budget.kind == "macs_speed_up" else [prune]),
         engine,
         *energy_gates("engine", visit.energy),

@@ -114,6 +114,12 @@ def measure_pair(
     return first, second
 
 
+def wait_before_again(site: Site) -> None:
+    """Before an undecided measurement is repeated here: wait for other work to end, as long as the target allows."""
+    if site.device.name == "local":
+        wait_for_quiet(site.target.measure.quiet_wait_s, site.target.measure.threads, site.reporter.note)
+
+
 def judge_latency(
     site: Site, stage: str, baseline: Path, candidate: Path, dataset: Dataset | None = None, *, trained: bool = False
 ) -> JudgedLatency:
@@ -129,8 +135,7 @@ def judge_latency(
             break
         attempt += 1
         site.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")
-        if site.device.name == "local":
-            wait_for_quiet(site.target.measure.quiet_wait_s, site.target.measure.threads, site.reporter.note)
+        wait_before_again(site)
     if attempt:
         gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
     return JudgedLatency(gate, before, after)

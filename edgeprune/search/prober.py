@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.dataset import Dataset
-from edgeprune.measure.latency import MAX_EFFORT, latency_settings
+from edgeprune.measure.latency import MAX_EFFORT, latency_settings, wait_before_again
 from edgeprune.records.facts import ProbeLatency
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import far_inside, pass_confidence
@@ -93,7 +93,9 @@ class Prober:
     def _latency(self, engines: list[Path], attempt: int) -> list[Measurement]:
         effort = min(2.0 ** (attempt - 1), MAX_EFFORT) if attempt else PROBE_EFFORT
         settings = latency_settings(self.site, self.dataset, effort=effort, trained=False)
-        if not attempt:
+        if attempt:
+            wait_before_again(self.site)
+        else:
             settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S))
         if self.unpruned is not None:
             settings = replace(settings, batch=0, imgsz=None)

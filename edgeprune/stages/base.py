@@ -83,7 +83,7 @@ class Weights:
 
 @dataclass
 class Build:
-    """Everything a stage may read. ``records`` grows as stages finish; nothing else in it changes.
+    """Everything a stage may read. ``records`` and ``judged`` grow as stages finish; nothing else in it changes.
 
     Attributes:
         site: target, runtime and device.
@@ -94,6 +94,7 @@ class Build:
         reporter: who watches; the site's too.
         next_command: what to type where the site is not usable.
         records: finished stages by name.
+        judged: what the gates behind each finished stage said, by name.
         size: where the target's size of the input comes from; None where nobody asked.
         levers: why the number format is what it is; empty where the profile names it.
     """
@@ -106,6 +107,7 @@ class Build:
     reporter: BuildReporter
     next_command: str = ""
     records: dict[str, Record[Any]] = field(default_factory=dict)
+    judged: dict[str, Judgement] = field(default_factory=dict)
     size: InputSize | None = None
     levers: str = ""
 

@@ -1,7 +1,8 @@
 """What quantize does when its graph misses the accuracy floor: a few layers go back to float, as few as it takes.
 
 Accuracy is that of the artifact: compiled and run by the target's runtime where that is usable, else the graph by ONNX
-Runtime on this CPU.
+Runtime on this CPU. It is measured on images that do not judge the build, the unpruned model's beside it: what is
+chosen on the images of a gate is judged too well by them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgeprune.dataset import Dataset
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.facts import BaselineFacts, FallbackFacts
@@ -26,26 +28,27 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
     """Measure a low-precision graph; where it misses the floor, replace ``low`` by a graph with layers in float.
 
     Args:
-        build: target, dataset and unpruned accuracy.
+        build: target, dataset and unpruned model.
         source: the FP32 graph.
         low: the same in the target's number format.
     """
     from edgeprune.measure.accuracy import measure_artifact
 
-    floor = build.facts(BaselineFacts).reference_accuracy - build.target.accuracy.max_map_drop
+    images = choosing_images(build)
+    floor = _unpruned_accuracy(build, images) - build.target.accuracy.max_map_drop
     measured = graph_accuracy(build, low)
     facts = FallbackFacts(measured.value, measured.metric, floor, mixed=None, reason="")
     if measured.value >= floor:
         return replace(facts, reason="it reaches the floor")
     if not build.target.mixed_precision:
         return replace(facts, reason="mixed_precision is off in the profile")
-    plain = measure_artifact(build.site, source, None, build.dataset).value
+    plain = measure_artifact(build.site, source, None, images).value
     if plain < floor:
         reason = f"the FP32 graph has {plain:.4f} itself: precision is not what costs the accuracy"
         return replace(facts, reason=reason)
     from edgeprune.export.mixed import restore_float_layers
 
-    precision, count = build.target.graph_precision, build.dataset.sample_images
+    precision, split = build.target.graph_precision, images.judging_split(build.target.accuracy.split)
     with tempfile.TemporaryDirectory(dir=low.parent, prefix=".fallback-") as scratch:
         start = low
         if precision == "int8-fp16":  # layers go back in the INT8 graph, which is cast afterwards
@@ -55,7 +58,7 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
             source,
             start,
             Path(scratch) / "mixed.onnx",
-            count(build.dataset.judging_split(build.target.accuracy.split), RANKING_IMAGES, build.site.seed),
+            images.sample_images(split, RANKING_IMAGES, build.site.seed),
             floor=floor,
             accuracy_of=lambda path: graph_accuracy(build, path).value,
             latency_of=(lambda paths: _latency(build, paths)) if build.site.usable else None,
@@ -69,7 +72,8 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
 
 def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
     """Rows of the verdict table: accuracy before and after, which layers went back, and what that costs."""
-    reason = f"floor {facts.floor:.4f}; {facts.reason or 'missed: layers go back to float'}"
+    outcome = facts.reason or "missed: layers go back to float"
+    reason = f"on images that do not judge, floor {facts.floor:.4f}; {outcome}"
     rows = [info_gate("quantize", f"{facts.metric} in {precision}", facts.accuracy, "", reason)]
     if facts.mixed is not None:
         layers = facts.mixed.layers
@@ -78,15 +82,41 @@ def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
     return rows
 
 
+def choosing_images(build: Build) -> Dataset:
+    """The dataset with other images in the place of those that judge: the validation split where the test split does,
+    else the images of the calibration."""
+    dataset, judging = build.dataset, build.dataset.judging_split(build.target.accuracy.split)
+    source = "train" if judging == "val" else "val"
+    count = build.target.calibration.images if source == "train" else len(dataset.images(source))
+    return dataset.with_other_images(judging, source, dataset.sample_images(source, count, build.site.seed))
+
+
+def _unpruned_accuracy(build: Build, images: Dataset) -> float:
+    """Accuracy of the unpruned model in FP32 on these images, by PyTorch."""
+    from edgeprune.measure.accuracy import accuracy
+
+    target = build.target
+    return accuracy(
+        build.record(BaselineFacts).path("model"),
+        data=images,
+        imgsz=target.imgsz,
+        split=images.judging_split(target.accuracy.split),
+        batch=target.batch,
+        head="auto" if target.exported_head == "nms" else target.exported_head,
+        progress=build.reporter.progress,
+    ).map50_95
+
+
 def graph_accuracy(build: Build, onnx: Path, site: Site | None = None) -> ArtifactAccuracy:
-    """Accuracy of a graph as an artifact; ``site`` is the build's with another number format, where it has one."""
+    """Accuracy of a graph as an artifact on :func:`choosing_images`; ``site`` is the build's with another number
+    format, where it has one."""
     from edgeprune.measure.accuracy import measure_artifact
 
     site = site or build.site
 
     with tempfile.TemporaryDirectory(dir=onnx.parent, prefix=".trial-") as folder:
         engine = compiling.compile_engine(site, onnx, Path(folder)) if site.usable else None
-        return measure_artifact(site, onnx, engine, build.dataset)
+        return measure_artifact(site, onnx, engine, choosing_images(build))
 
 
 def _latency(build: Build, paths: Sequence[Path]) -> list[float]:

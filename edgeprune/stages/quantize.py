@@ -28,7 +28,8 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,
             "seed": build.site.seed,
-            "floor": build.facts(BaselineFacts).reference_accuracy - build.target.accuracy.max_map_drop,
+            "unpruned": build.record(BaselineFacts).artifacts["model"].sha256,
+            "max_map_drop": build.target.accuracy.max_map_drop,
             "split": build.dataset.judging_split(build.target.accuracy.split),
             "mixed_precision": build.target.mixed_precision,
             "keep_precision": build.target.keep_precision,
@@ -65,7 +66,7 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
 
 STAGE = Stage(
     name="quantize",
-    version=5,
+    version=6,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,

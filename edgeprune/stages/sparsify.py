@@ -1,4 +1,5 @@
-"""sparsify: let training say which channels it can do without; only when the profile asks for it.
+"""sparsify: let training say which channels it can do without; only when the profile asks for it, and not for a model
+that is within a budget in ms as it is: that one is not pruned.
 
 It changes what is pruned, not what the result is compared with: speed and accuracy are held against the baseline, which
 is the model before sparsity training.
@@ -14,6 +15,7 @@ from edgeprune.records.facts import BaselineFacts, SparsifyFacts
 from edgeprune.samples.gates import info_gate
 from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.baseline import within_budget_unpruned
 from edgeprune.stages.pretrain import train_inputs
 from edgeprune.workspace import Key, Record
 
@@ -72,6 +74,6 @@ STAGE = Stage(
     run=_run,
     judge=_judge,
     packages=("torch", "ultralytics"),
-    needed=lambda build: build.target.sparsify is not None,
+    needed=lambda build: build.target.sparsify is not None and not within_budget_unpruned(build),
     shows_output=True,
 )

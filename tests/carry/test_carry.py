@@ -194,12 +194,14 @@ def test_a_real_boards_results_can_pass_or_fail(
     record, _ = import_results(folder, here)
     verdicts = {(gate.stage, gate.metric): gate.verdict for gate in record.gates}
     assert verdicts["engine", "latency p50"] is Verdict.PASS
+    assert any("nothing had to be pruned" in gate.reason for gate in record.gates if gate.stage == "prune")
     assert verdicts["engine", "fp32 in the engine"] is Verdict.PASS
     found = json.loads((here / "bundle" / "build.json").read_text())
     found["target"]["budget"]["latency_ms"] = 0.01
     (here / "bundle" / "build.json").write_text(json.dumps(found))
     record, _ = import_results(folder, here)
     assert record.verdict is Verdict.FAIL
+    assert not any("nothing had to be pruned" in gate.reason for gate in record.gates)
 
 
 def test_a_board_with_a_newer_tensorrt_runs_the_commands_of_its_generation(run: Path, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class DriftingRuntime:
 
 
 def site(target: Target, levels: list[float]) -> Any:
-    return SimpleNamespace(target=target, runtime=DriftingRuntime(levels), seed=0, reporter=Silent())
+    here = SimpleNamespace(name="local")
+    return SimpleNamespace(target=target, runtime=DriftingRuntime(levels), seed=0, reporter=Silent(), device=here)
 
 
 @pytest.mark.parametrize("statistic", ["p50", "p95"])
@@ -54,6 +55,20 @@ def test_samples_that_walk_far_inside_a_budget_bound_it() -> None:
     for limit, high in ((100, 0.14), (20, math.inf)):
         place = SimpleNamespace(target=cpu.with_overrides(latency_ms=limit), runtime=walking, seed=0, reporter=Silent())
         assert Prober(place, Path("10.onnx")).start_used()[1] == pytest.approx(high)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_is_timed_again_waits_for_other_work_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[tuple[float, int]] = []
+    monkeypatch.setattr("edgeprune.measure.latency.wait_for_quiet", lambda s, cores, note: waited.append((s, cores)))
+    target = load_target("cpu").with_overrides(speed_up=1.9)
+    target = target.model_copy(update={"measure": target.measure.model_copy(update={"quiet_wait_s": 7.0})})
+    place = site(target, [1.0, 1.0, 1.0])
+    for device, attempts, waits in (("local", (0,), 0), ("ssh", (1,), 0), ("local", (1,), 1)):
+        place.device = SimpleNamespace(name=device)
+        for attempt in attempts:
+            Prober(place, Path("10.onnx")).measure(Path("5.onnx"), attempt)
+        assert len(waited) == waits
+    assert waited == [(7.0, target.measure.threads)]
 
 
 def test_a_ratio_needs_no_reference() -> None:

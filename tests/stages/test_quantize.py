@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import edgeprune
+from edgeprune import checkpoint
 from edgeprune.artifact import Artifact
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.export.graph import load_graph, metadata_of
 from edgeprune.export.metadata import FLOAT_LAYERS_KEY
@@ -21,8 +23,8 @@ from edgeprune.measure.accuracy import accuracy
 from edgeprune.records.facts import QuantizeFacts
 from edgeprune.stages import quantize
 from edgeprune.stages.base import Build, Output
+from edgeprune.stages.fallback import choosing_images
 from edgeprune.workspace import Key, Record
-from tests.records.sample import accuracy as sample_accuracy
 from tests.records.sample import build_record
 
 # Ranges of the 99th percentile cut off what carries most of a signal: INT8 as it must not ship.
@@ -34,7 +36,7 @@ precision: int8
 calibration: {images: 16, method: percentile, percentile: 99}
 measure: {warmup_s: 0.05, rounds: 4, per_round: 2}
 """
-ON_VAL = "accuracy: {split: val}\n"  # where `reached` is measured
+ON_VAL = "accuracy: {split: val}\n"  # judges; `reached` is measured on the images of the calibration in its place
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +49,15 @@ def plain(shared, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reached(plain, bccd) -> float:
-    """Accuracy of the FP32 graph, which stands for the unpruned model's too."""
-    return accuracy(plain, data=bccd).map50_95
+def choosing(bccd) -> Dataset:
+    """What layers are chosen on where the validation split judges."""
+    return bccd.with_other_images("val", "train", bccd.images("train"))
+
+
+@pytest.fixture(scope="module")
+def reached(plain, choosing) -> float:
+    """Accuracy of the FP32 graph there."""
+    return accuracy(plain, data=choosing).map50_95
 
 
 def quantized(build: Build, folder: Path) -> Output[QuantizeFacts]:
@@ -63,16 +71,26 @@ def rows(build: Build, output: Output[QuantizeFacts]) -> dict[str, Any]:
     return {gate.metric: gate for gate in quantize.STAGE.judge(build, record).gates}
 
 
-def records(plain: Path, value: float) -> dict[str, Any]:
+@pytest.fixture
+def records(shared) -> Callable[[Path], dict[str, Any]]:
+    """Records of the stages before: the trained model is the unpruned one."""
     stages = build_record().stages
-    return {
-        "simplify": ({"onnx": plain}, stages.simplify.facts),
-        "baseline": ({}, replace(stages.baseline.facts, accuracy=sample_accuracy(value))),
+    return lambda graph: {
+        "simplify": ({"onnx": graph}, stages.simplify.facts),
+        "baseline": ({"model": shared / "weights" / "bccd-yolov8n-320.pt"}, stages.baseline.facts),
     }
 
 
-def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, reached, bccd, tmp_path):
-    off = quantized(build_at(f"{HARD}{ON_VAL}mixed_precision: false\n", records(plain, reached)), tmp_path / "off")
+def test_layers_are_chosen_on_images_that_do_not_judge(build_at, bccd, records, plain):
+    for split, source in (("val", "train"), ("auto", "val"), ("test", "val")):
+        build = build_at(f"{HARD}accuracy: {{split: {split}}}\n", records(plain))
+        chosen = choosing_images(build).images(bccd.judging_split(split))
+        assert set(chosen) == set(bccd.images(source))
+        assert set(chosen).isdisjoint(bccd.images(bccd.judging_split(split)))
+
+
+def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, records, plain, reached, choosing, tmp_path):
+    off = quantized(build_at(f"{HARD}{ON_VAL}mixed_precision: false\n", records(plain)), tmp_path / "off")
     before = off.facts.fallback.accuracy
     assert "off in the profile" in off.facts.fallback.reason
     assert off.facts.fallback.mixed is None
@@ -80,7 +98,7 @@ def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, 
     assert reached - before > 0.03
 
     allowed = (reached - before) / 2
-    build = build_at(f"{HARD}accuracy: {{max_map_drop: {allowed}, split: val}}\n", records(plain, reached))
+    build = build_at(f"{HARD}accuracy: {{max_map_drop: {allowed}, split: val}}\n", records(plain))
     output = quantized(build, tmp_path / "out")
     mixed = output.facts.fallback.mixed
     assert mixed is not None
@@ -90,7 +108,7 @@ def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, 
     assert 0 < len(mixed.layers) < mixed.layers_low
     assert mixed.latency_after_ms is not None and mixed.latency_after_ms > 0
     shipped = output.artifacts["onnx"]
-    assert accuracy(shipped, data=bccd).map50_95 == pytest.approx(mixed.accuracy_after, abs=5e-3)
+    assert accuracy(shipped, data=choosing).map50_95 == pytest.approx(mixed.accuracy_after, abs=5e-3)
     assert precision_of(shipped) == "int8"
     assert set(quantized_layers(load_graph(shipped))).isdisjoint(mixed.layers)
     assert metadata_of(shipped)[FLOAT_LAYERS_KEY].split(", ") == list(mixed.layers)
@@ -106,15 +124,21 @@ def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, plain, 
     assert any("missed the accuracy floor" in line for line in build.reporter.lines)
 
 
-def test_nothing_is_searched_where_float_itself_is_too_bad(build_at, plain, reached, tmp_path):
-    build = build_at(HARD + ON_VAL, records(plain, reached + 0.5))
+def test_nothing_is_searched_where_float_itself_is_too_bad(build_at, records, shared, tmp_path):
+    source = checkpoint.load(shared / "weights" / "bccd-yolov8n-320.pt")
+    model: Any = source.model
+    for branch in model.model[-1].cv3:
+        branch[-1].bias.data.fill_(-20.0)  # it finds nothing
+    checkpoint.save(model, tmp_path / "blind.pt", like=source)
+    onnx_from_checkpoint(tmp_path / "blind.pt", tmp_path / "blind.onnx", imgsz=192)
+    build = build_at(HARD + ON_VAL, records(tmp_path / "blind.onnx"))
     output = quantized(build, tmp_path / "out")
     assert output.facts.fallback.mixed is None
     assert "precision is not what costs" in rows(build, output)["mAP50-95 in int8"].reason
 
 
-def test_a_precision_that_costs_little_is_left_alone(build_at, plain, reached, tmp_path):
-    build = build_at((HARD + ON_VAL).replace("precision: int8", "precision: fp16"), records(plain, reached))
+def test_a_precision_that_costs_little_is_left_alone(build_at, records, plain, tmp_path):
+    build = build_at((HARD + ON_VAL).replace("precision: int8", "precision: fp16"), records(plain))
     output = quantized(build, tmp_path / "out")
     assert output.facts.fallback.reason == "it reaches the floor"
     assert "layers back in float" not in rows(build, output)
