@@ -1,21 +1,23 @@
-"""Robustness: every situation met by every command, every hostile input by every reader, kills and long runs.
+"""Robustness: situations met by commands, hostile inputs by readers, kills, signals, damage and long runs.
 
-``python benchmarks/robustness.py`` writes ``robustness.md`` beside this file: hours on two cores. ``--part`` does one
-of ``situations``, ``hostile`` and ``kills`` and leaves the tables of the others as they are. ``--minutes`` ends each of
-the first two after that time: cells and inputs are then a sample drawn by chance (seed 0), and the page says how many
-of them; ``--quick`` leaves out commands that train or measure. ``--kills``, ``--builds`` and ``--benches`` are counts.
+``python benchmarks/robustness.py`` writes ``robustness.md`` beside this file, whole, from one run: hours on two cores.
+``--cells`` and ``--inputs`` draw so many by chance (``--seed``), ``--slow`` of them at most of commands that train or
+measure, and ``--minutes`` ends the cells then; the page says what was run. ``--kills``, ``--builds`` and ``--benches``
+are counts. ``--only`` one part prints it and writes no page.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import random
-import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,20 +25,31 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 Case = TypeVar("Case")
 PAGE = Path(__file__).with_suffix(".md")
-PARTS = ("situations", "hostile", "kills")
-TITLES = {
+PARTS = {
     "situations": "Command × situation",
     "hostile": "Hostile and broken inputs",
-    "kills": "Kills, signals, damage and long runs",
+    "SIGKILL": "Kills, signals, damage and long runs",  # the three below run side by side, each in a folder of its own
+    "signals": "",
+    "long runs": "",
+}
+KILLS = {
+    "SIGKILL": ("SIGKILL",),
+    "signals": ("Ctrl-C", "SIGTERM", "two builds on one folder", "one byte flipped", "a full disk"),
+    "long runs": ("cached builds", "benches", "benches on a remote stand-in"),
 }
 
 
-def drawn(cases: Sequence[Case], minutes: float) -> Iterator[Case]:
-    """The cases in an order drawn by chance, until the time is over."""
-    ends = time.monotonic() + 60 * minutes
-    for case in random.Random(0).sample(cases, len(cases)):
-        if time.monotonic() > ends:
+def drawn(cases: Sequence[Case], count: int, slow: int, is_slow: Callable[[Case], bool], seed: int) -> Iterator[Case]:
+    """``count`` cases by chance, ``slow`` of them at most slow ones."""
+    left = count
+    for case in random.Random(seed).sample(cases, len(cases)):
+        if is_slow(case):
+            if not slow:
+                continue
+            slow -= 1
+        if not left:
             return
+        left -= 1
         yield case
 
 
@@ -47,20 +60,23 @@ def situations(given: argparse.Namespace) -> str:
     from tests.situations.matrix import cells, dropped, markdown, met
 
     every = list(cells())
-    done = []
-    for name in drawn(list(SITUATIONS), given.minutes):
-        for _, command in cells([name]):
-            if not (given.quick and COMMANDS[command].slow):
-                done.append(met(name, command))
+    chosen = set(drawn(every, given.cells, given.slow, lambda cell: COMMANDS[cell[1]].slow, given.seed))
+    ends, done = time.monotonic() + 60 * given.minutes, []
+    for name in random.Random(given.seed).sample(list(SITUATIONS), len(SITUATIONS)):
+        for cell in cells([name]):
+            if cell in chosen and time.monotonic() < ends:
+                done.append(met(*cell))
         dropped(name)
         print(f"{name}: {sum(cell.fault is not None for cell in done)} faults in {len(done)} cells", flush=True)
     done.sort(key=lambda cell: every.index((cell.situation, cell.command)))
     faults = [cell for cell in done if cell.fault]
-    lines = [f"- {cell.situation}, `{cell.command}`: {cell.fault}" for cell in faults]
+    lines = "".join(f"- {cell.situation}, `{cell.command}`: {cell.fault}\n" for cell in faults)
+    seen = len({cell.situation for cell in done})
     head = (
-        f"{len(done)} of {len(every)} cells, {len(faults)} neither a right result, a refusal in one line nor a verdict."
+        f"{len(done)} of {len(every)} cells, {seen} of {len(SITUATIONS)} situations; {len(faults)} cells are neither a "
+        "right result, a refusal in one line nor a verdict."
     )
-    return f"{head}\n\n{markdown(done)}" + ("\n" + "\n".join(lines) + "\n" if lines else "")
+    return f"{head}\n\n{markdown(done)}" + (f"\n{lines}" if lines else "")
 
 
 def hostile(given: argparse.Namespace) -> str:
@@ -69,60 +85,89 @@ def hostile(given: argparse.Namespace) -> str:
     from tests.situations.commands import COMMANDS
 
     every = list(tries().values())
-    quick = [one for one in every if one.command not in COMMANDS or not COMMANDS[one.command].slow]
+    chosen = drawn(
+        every,
+        given.inputs,
+        given.slow,
+        lambda one: one.command in COMMANDS and COMMANDS[one.command].slow,
+        given.seed,
+    )
     results = []
-    for one in drawn(quick if given.quick else every, given.minutes):
+    for one in chosen:
         results.append(attempt(one))
-        if results[-1].kind:
-            print(as_line(results[-1]), flush=True)
+        if results[-1].kind or len(results) % 50 == 0:
+            print(len(results), as_line(results[-1]), flush=True)
     faults = [result for result in results if result.kind]
     lines = "".join(f"- {result.attempt.id}: {result.fault[:200]}\n" for result in faults)
     head = f"{len(results)} of {len(every)} inputs, {len(faults)} with another outcome than is allowed."
     return f"{head}\n\n{counted(results)}" + (f"\n{lines}" if lines else "")
 
 
-KILLS = (  # processes that run side by side: each has a folder of its own
-    ("SIGKILL",),
-    ("Ctrl-C", "SIGTERM", "two builds on one folder", "one byte flipped", "a full disk"),
-    ("cached builds", "benches", "benches on a remote stand-in"),
-)
-
-
-def kills(given: argparse.Namespace) -> str:
-    """Kills and soak, in processes of their own."""
+def kills(given: argparse.Namespace, names: Sequence[str]) -> str:
+    """Kills and soak, in a process of their own."""
     counts = [word for name in ("kills", "builds", "benches") for word in (f"--{name}", str(getattr(given, name)))]
     with tempfile.TemporaryDirectory() as folder:
-        tables = [Path(folder) / f"{number}.md" for number in range(len(KILLS))]
-        argv = [sys.executable, "-m", "tests.hostile.kills", *counts]
-        running = [
-            subprocess.Popen([*argv, "--output", str(made), "--only", *names], cwd=ROOT)
-            for made, names in zip(tables, KILLS, strict=True)
-        ]
-        for process in running:
-            process.wait()
-        lines = [made.read_text().splitlines() for made in tables]
-    return "\n".join([*lines[0][:2], *(row for table in lines for row in table[2:] if row.strip())]) + "\n"
+        made = Path(folder) / "table.md"
+        argv = [sys.executable, "-m", "tests.hostile.kills", *counts, "--output", str(made), "--only", *names]
+        subprocess.run(argv, cwd=ROOT, check=True)
+        return made.read_text()
+
+
+def part(name: str, given: argparse.Namespace) -> str:
+    """One part as Markdown."""
+    if name in KILLS:
+        return kills(given, KILLS[name])
+    return {"situations": situations, "hostile": hostile}[name](given)
+
+
+def whole(argv: Sequence[str]) -> dict[str, str]:
+    """Every part, each in a process of its own, side by side."""
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = {name: Path(folder) / f"{number}.json" for number, name in enumerate(PARTS)}
+        running = {
+            name: subprocess.Popen([sys.executable, __file__, *argv, "--only", name, "--output", str(output)])
+            for name, output in outputs.items()
+        }
+        failed = [name for name, process in running.items() if process.wait() != 0]
+        if failed:
+            raise SystemExit(f"no page is written: {', '.join(failed)} failed")
+        return {name: json.loads(output.read_text()) for name, output in outputs.items()}
+
+
+def page(parts: dict[str, str], argv: Sequence[str], minutes: float) -> str:
+    """The page of one run."""
+    first, *others = (parts[name].rstrip().splitlines() for name in KILLS)
+    bodies = {
+        "situations": parts["situations"].rstrip(),
+        "hostile": parts["hostile"].rstrip(),
+        "SIGKILL": "\n".join([*first, *(row for table in others for row in table[2:])]),
+    }
+    command = shlex.join(["python", "benchmarks/robustness.py", *argv])
+    said = f"Written by one run of `{command}` in {minutes:.0f} minutes, on {platform.machine()} and Python "
+    sections = (f"## {PARTS[name]}\n\n{body}\n" for name, body in bodies.items())
+    return f"# Robustness\n\n{said}{platform.python_version()}.\n\n" + "\n".join(sections)
 
 
 def main() -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=PARTS, action="append")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=10**9)
+    parser.add_argument("--inputs", type=int, default=10**9)
+    parser.add_argument("--slow", type=int, default=10**9)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--builds", type=int, default=200)
     parser.add_argument("--benches", type=int, default=50)
-    given = parser.parse_args()
-    chosen = given.part or PARTS
-    for part in chosen:
-        began = time.monotonic()
-        body = {"situations": situations, "hostile": hostile, "kills": kills}[part](given)
-        text = PAGE.read_text() if PAGE.is_file() else ""  # now: the parts may run side by side
-        sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n?)*)", text, re.MULTILINE))
-        sections[TITLES[part]] = f"{body}\n{(time.monotonic() - began) / 60:.0f} minutes.\n"
-        pages = [f"## {title}\n\n{sections[title].rstrip()}\n" for title in TITLES.values() if title in sections]
-        PAGE.write_text("# Robustness\n\nWritten by `python benchmarks/robustness.py`.\n\n" + "\n".join(pages))
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    given, began = parser.parse_args(), time.monotonic()
+    if given.only:
+        text = part(given.only, given)
+        print(text) if given.output is None else given.output.write_text(json.dumps(text))
+        return
+    argv = sys.argv[1:]
+    PAGE.write_text(page(whole(argv), argv, (time.monotonic() - began) / 60))
     print(PAGE)
 
 

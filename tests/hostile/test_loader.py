@@ -195,9 +195,6 @@ def _is_text(label: bytes) -> bool:
 
 
 GIVEN = given(files=FILES, listed=LISTED)
-KNOWN = (
-    "B: an image that Ultralytics skips (hidden, cut, with a label that is none) is counted, or ends with a traceback"
-)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -207,13 +204,11 @@ KNOWN = (
 @example(files=[File("a"), File("b", label=b"\xff\xfe0")], listed="folder")
 @example(files=[File("a"), File("b", folder=".hidden")], listed="folder")
 @example(files=[File("a"), File("b")], listed="list with duplicates")
-@pytest.mark.xfail(strict=True, reason=KNOWN)
 def test_edgeprune_counts_what_ultralytics_counts(site: tuple[Sandbox, Inputs], files: list[File], listed: str) -> None:
     assert compared(site, files, listed) is None
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @GIVEN
-@pytest.mark.xfail(strict=True, reason=KNOWN)
 def test_over_hundreds_of_folders(site: tuple[Sandbox, Inputs], files: list[File], listed: str) -> None:
     assert compared(site, files, listed) is None

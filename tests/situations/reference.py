@@ -27,10 +27,10 @@ def accuracy(weights: Path | str, data: Path, *, imgsz: Any = 64, split: str = "
 
 
 def image_count(data: Path, split: str = "train", *, single_cls: bool = False, task: str = "detect") -> int:
-    """Images that Ultralytics' own loader of a split takes.
+    """Images that Ultralytics' own loader of a split takes, each of them read as training reads it.
 
     Raises:
-        Exception: whatever it raises for a split that it does not take.
+        Exception: whatever it raises for a split that it does not take, or for an image that would stop a training.
     """
     from ultralytics.cfg import get_cfg
     from ultralytics.data.build import build_yolo_dataset
@@ -39,7 +39,10 @@ def image_count(data: Path, split: str = "train", *, single_cls: bool = False, t
     with quiet(), _without_caches(data):
         described = check_det_dataset(str(data), autodownload=False)
         arguments: Any = get_cfg(overrides={"imgsz": 64, "task": task, "single_cls": single_cls, "cache": False})
-        return len(build_yolo_dataset(arguments, described[split], 1, described, mode="val", rect=False))
+        taken = build_yolo_dataset(arguments, described[split], 1, described, mode="val", rect=False)
+        for index in range(len(taken)):
+            taken.load_image(index)
+        return len(taken)
 
 
 class _without_caches:
