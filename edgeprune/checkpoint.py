@@ -324,7 +324,7 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
     for key in ("shape_signature", "signature", "plan_digest"):
         if not isinstance(own.get(key, ""), str):
             raise refused(what, f"edgeprune.{key}", own[key], "a digest")
-    heavy = ("model", "ema", "optimizer", "train_args", "edgeprune", "scaler", "updates", "train_results")
+    heavy = ("date", "model", "ema", "optimizer", "train_args", "edgeprune", "scaler", "updates", "train_results")
     return Checkpoint(
         model=model,
         task=model.task,

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -71,6 +72,11 @@ def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = 
             message = f"{path} holds a {other_object[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
         elif isinstance(error, (ModuleNotFoundError, AttributeError)) and trust:
             message = f"{path} needs {error}; install what defines it, in the version that wrote the file"
+        elif foreign_class is not None and not is_foreign(foreign_class[1]) and not is_zipfile(path):
+            message = (
+                f"{path} has the format of torch before 1.6, whose layers cannot be built without running what it "
+                f"says; save it again: torch.save(torch.load(path, weights_only=False), path). {OWN_FILE}"
+            )
         elif foreign_class is not None:
             message = f"{path} needs {foreign_class[1]}, {_what_it_is(foreign_class[1])}"
         else:

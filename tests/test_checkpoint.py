@@ -207,6 +207,13 @@ def test_a_file_that_exists_is_read_itself(file, tmp_path, monkeypatch, name):
     assert (tmp_path / name).is_file()  # Ultralytics' own loader takes a damaged one for its cache, and deletes it
 
 
+def test_the_format_before_archives_is_called_that_and_loads_with_trust(model, tmp_path):
+    torch.save({"model": model}, tmp_path / "m.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match=r"format of torch before 1\.6.*save it again.*--trust"):
+        load(tmp_path / "m.pt")
+    assert load(tmp_path / "m.pt", trust=True).task == "detect"
+
+
 def test_what_wraps_a_model_for_several_gpus_is_unwrapped(model, tmp_path):
     torch.save({"model": nn.DataParallel(model)}, tmp_path / "parallel.pt")
     assert parameter_count(load(tmp_path / "parallel.pt").model) == parameter_count(model)
