@@ -72,7 +72,7 @@ def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = 
             message = f"{path} holds a {other_object[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
         elif isinstance(error, (ModuleNotFoundError, AttributeError)) and trust:
             message = f"{path} needs {error}; install what defines it, in the version that wrote the file"
-        elif foreign_class is not None and not is_foreign(foreign_class[1]) and not is_zipfile(path):
+        elif _is_before_archives(path, text, foreign_class and foreign_class[1]):
             message = (
                 f"{path} has the format of torch before 1.6, whose layers cannot be built without running what it "
                 f"says; save it again: torch.save(torch.load(path, weights_only=False), path). {OWN_FILE}"
@@ -82,6 +82,12 @@ def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = 
         else:
             message = f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
         raise DataError(message) from error
+
+
+def _is_before_archives(path: Path, text: str, refused: str | None) -> bool:
+    """Whether it is the format of torch before 1.6 that a restricted load stumbles over, and no class of another's."""
+    stock = "persistent_load of storage" in text if refused is None else not is_foreign(refused)
+    return stock and not is_zipfile(path)
 
 
 def _restricted(path: Path, aliases: Mapping[str, type]) -> Any:
