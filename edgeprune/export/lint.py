@@ -251,6 +251,18 @@ def quantized_type(graph: LintedGraph) -> Iterator[Problem]:
 
 
 @_rule("error")
+def half_scales(graph: LintedGraph) -> Iterator[Problem]:
+    """TensorRT 8.5 and 8.6 read scales of half precision as garbage."""
+    if graph.limits.release > LAST_OF_8:
+        return
+    for node in graph.quantizers:
+        scale = graph.weights.get(node.input[1])
+        if scale is not None and scale.data_type == TensorProto.FLOAT16:
+            message = f"{node.op_type} with a float16 scale, which TensorRT {graph.limits.tensorrt} reads as garbage"
+            yield Problem(node.name, message, "edgeprune quantize MODEL.onnx --precision int8, whose scales are FP32")
+
+
+@_rule("error")
 def unsupported_type(graph: LintedGraph) -> Iterator[Problem]:
     """Weights of a type that the parser rejects; constants that only Q and DQ nodes read have rules of their own."""
     for name, weight in graph.weights.items():

@@ -45,7 +45,13 @@ measure: {warmup_s: 0.01, rounds: 24, per_round: 4, retries: 0}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build that waits for its board."""
+    return waiting_build(tmp_path_factory.mktemp("carry"), PROFILE)
+
+
+def waiting_build(root: Path, profile: str) -> Path:
     """A finished build that waits for its board: a record with PENDING rows, and ``bundle/device``."""
+    root.mkdir(exist_ok=True)
     import yaml
     from ultralytics import YOLO
     from ultralytics.nn.tasks import yaml_model_load
@@ -55,9 +61,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgeprune.dataset import Dataset
     from edgeprune.export.onnx import onnx_from_checkpoint
 
-    root = tmp_path_factory.mktemp("carry")
     write_digits(root / "digits", train=4, val=4, test=4, imgsz=64)
-    (root / "board.yaml").write_text(PROFILE)
+    (root / "board.yaml").write_text(profile)
     described = {**yaml_model_load("yolov8n.yaml"), "nc": 10}
     for name, width in (("baseline", 0.25), ("model", 0.125)):
         described["scales"] = {"n": [0.33, width, 1024]}
@@ -182,6 +187,23 @@ def test_what_comes_back_is_judged_and_a_stand_in_does_not_pass(run: Path, resul
     assert "SIMULATED device" in (here / "report.md").read_text()
     again, _ = import_results(results, here)  # taking them back twice changes nothing
     assert again.gates == record.gates
+
+
+@pytest.mark.slow
+def test_a_xavier_is_carried_the_fp32_graph_and_chooses_fp16(tmp_path: Path) -> None:
+    profile = PROFILE.replace("jetson-orin-nano", "jetson-xavier-nx").replace("fp32", "fp16")
+    here = waiting_build(tmp_path / "run", profile)
+    request = json.loads((here / "bundle/device/request.json").read_text())
+    assert [script["first"] for script in request["scripts"]] == [[8, 5, 0], [8, 6, 0]]  # of no strongly typed builder
+    done, _ = measured(here, tmp_path / "device", "xavier-nx")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record, _ = import_results(tmp_path / "device" / "results.tar", here)
+    assert record.device is not None and record.device.identity["module"] == "p3668-0000"
+    assert record.device.identity["runtime"] == "trtexec 8.5.2"
+    [precision] = [gate for gate in record.gates if gate.metric == "fp16 in the engine"]
+    assert precision.value == 1.0 and precision.verdict is Verdict.INCONCLUSIVE  # of a stand-in
+    other, _ = measured(here, tmp_path / "newer", "xavier-nx,jetpack=6.2")
+    assert other.returncode == 4 and "TensorRT 10.3.0 is not among those that this request knows: 8.5" in other.stderr
 
 
 def test_a_real_boards_results_can_pass_or_fail(

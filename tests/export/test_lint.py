@@ -68,10 +68,10 @@ def constant(values):
     return graph([node("Cast", "w", out="f", to=TensorProto.FLOAT), node("Add", "images", "f")], {"w": values})
 
 
-def pair(zero_point):
+def pair(zero_point, scale=None):
     """A quantiser of the image, and back."""
     nodes = [node("QuantizeLinear", "images", "s", "z", out="q"), node("DequantizeLinear", "q", "s", "z")]
-    return graph(nodes, {"s": SCALE, "z": zero_point})
+    return graph(nodes, {"s": SCALE if scale is None else scale, "z": zero_point})
 
 
 def biased(quantized):
@@ -103,6 +103,7 @@ CASES = {
     "quantized-bias": Case(biased(quantized=True), biased(quantized=False)),
     "asymmetric-quantization": Case(pair(np.int8(3)), pair(np.int8(0))),
     "quantized-type": Case(pair(np.uint8(0)), pair(np.int8(0))),
+    "half-scales": Case(pair(np.int8(0), SCALE.astype(np.float16)), pair(np.int8(0)), limits=Limits(tensorrt="8.6")),
     "unsupported-type": Case(constant(np.ones(1, np.uint16)), constant(np.ones(1, np.float32))),
     "double-weights": Case(constant(np.ones(1, np.float64)), constant(np.ones(1, np.float32)), "warning"),
     "int64-weights": Case(constant(np.array([2**40])), constant(np.array([2**20])), "warning"),
