@@ -88,6 +88,7 @@ def frontier(
         raise TargetError(f"--epochs {epochs}: 0 or more")
     if not budgets:
         raise TargetError("give at least one budget: --latency-ms or --speed-up")
+    named = target.name if isinstance(target, Target) else str(target)
     out, reporter, target = Path(out), reporter_of(progress), load_target(target)
     asked_for = [with_budget(target, kind, value) for value in budgets]  # one that is impossible is refused here
     target = asked_for[0]
@@ -141,9 +142,10 @@ def frontier(
             *_refused(found, target, sources),
         ]
     )
+    size: Keys = {} if imgsz is None else {"imgsz": target.imgsz}
     metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
-    recommended = tuple(_recommended(rows, kind, value, metric, out) for value in budgets)
-    made = Frontier(target.name, kind, tuple(budgets), target.budget.statistic, metric, given, tuple(rows), recommended)
+    recommended = tuple(_recommended(rows, kind, value, metric, size) for value in budgets)
+    made = Frontier(named, kind, tuple(budgets), target.budget.statistic, metric, given, tuple(rows), recommended)
     write_json(out / "frontier.json", made)
     write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
     write_atomically(out / "frontier.html", frontier_page(made))
@@ -203,7 +205,7 @@ def _refused(found: Screening, target: Target, sources: Mapping[str, Checkpoint]
     ]
 
 
-def _recommended(rows: Sequence[Row], kind: Kind, value: float, metric: str, out: Path) -> Recommendation:
+def _recommended(rows: Sequence[Row], kind: Kind, value: float, metric: str, size: Keys) -> Recommendation:
     budget = budget_words(kind, value)
     points = {row.name: row.measured for row in rows}
     meets = {
@@ -217,7 +219,7 @@ def _recommended(rows: Sequence[Row], kind: Kind, value: float, metric: str, out
         fastest = max((point.speed_up for point in points.values() if point is not None), default=1.0)
         text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
         return Recommendation(budget, None, text, {})
-    keys = _keys(best, kind, value)
+    keys = {**size, **_keys(best, kind, value)}
     reference = points[rows[0].name]
     text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
     if point.accuracy_error is not None:

@@ -100,7 +100,7 @@ class Frontier:
     """All rows, the baseline first.
 
     Attributes:
-        target: name of the profile.
+        target: the profile, by its name or as a path.
         kind: of the budgets: ``latency_ms`` or ``speed_up``.
         budgets: their values.
         statistic: of a budget in ms.

@@ -79,18 +79,20 @@ def test_a_row_is_recommended_for_every_budget_with_the_keys_that_build_it(found
     result, _ = found
     first, second, third = result.recommendations
     assert (first.budget, first.row) == ("×1.8", "int8")
-    assert first.keys == {"precision": "int8", "budget.speed_up": 1.0}
+    assert first.keys == {"imgsz": SIDE, "precision": "int8", "budget.speed_up": 1.0}
     assert second.row == "int8, pruned to ×3"
-    assert second.keys == {"precision": "int8", "budget.speed_up": 1.5}, "the build's ratio is to INT8, unpruned"
+    assert second.keys == {"imgsz": SIDE, "precision": "int8", "budget.speed_up": 1.5}, (
+        "the build's ratio is to INT8, unpruned"
+    )
     assert third.row is None and "nothing that was measured meets it" in third.sentence
-    assert profile_text(result, second) == "extends: cpu\nprecision: int8\nbudget: {speed_up: 1.5}"
+    assert profile_text(result, second) == "extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {speed_up: 1.5}"
 
 
 def test_the_recommended_keys_make_a_profile(found: Any, tmp_path: Path) -> None:
     result, _ = found
     (tmp_path / "mine.yaml").write_text(profile_text(result, result.recommendations[1]))
     target = load_target(tmp_path / "mine.yaml")
-    assert target.precision == "int8" and target.budget.speed_up == 1.5
+    assert target.precision == "int8" and target.budget.speed_up == 1.5 and target.stated_imgsz == SIDE
 
 
 def test_every_row_is_a_job_that_is_held_against_the_model_as_it_is(found: Any) -> None:
@@ -115,7 +117,11 @@ def test_a_second_run_makes_nothing_again(given: tuple[Path, Path], tmp_path: Pa
 def test_a_budget_in_milliseconds_is_one_of_the_baseline(given: tuple[Path, Path], tmp_path: Path) -> None:
     result = made(given, tmp_path, 6.0, steps=MadeUpSteps(), kind="latency_ms")
     [one] = result.recommendations
-    assert (one.budget, one.row, one.keys) == ("6 ms", "int8", {"precision": "int8", "budget.latency_ms": 6.0})
+    assert (one.budget, one.row, one.keys) == (
+        "6 ms",
+        "int8",
+        {"imgsz": SIDE, "precision": "int8", "budget.latency_ms": 6.0},
+    )
 
 
 def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None:
