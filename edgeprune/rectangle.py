@@ -55,7 +55,7 @@ def fit_dataset(dataset: Any, imgsz: Size) -> Any:
     """Make a dataset of Ultralytics give images of this height and width in pixels; it is given back.
 
     Args:
-        dataset: of any task, for training or not; it was made for squares of the longer side.
+        dataset: of any task, for training or not; it was made for squares of the longer side (``rect`` false).
         imgsz: a square changes nothing.
     """
     height, width = both_sides(imgsz)
@@ -71,7 +71,6 @@ def fit_dataset(dataset: Any, imgsz: Size) -> Any:
             dataset.torch_transforms = classify_transforms(size=(height, width))
         return dataset
     dataset.__class__, dataset.rectangle = LetterboxedDataset, (height, width)
-    dataset.rect = False  # else every batch has a shape of its own
     dataset.fit_transforms(dataset.transforms)
     return dataset
 

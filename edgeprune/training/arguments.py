@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeprune.errors import TargetError, first_line
-from edgeprune.input_size import both_sides
+from edgeprune.input_size import both_sides, pixels
 from edgeprune.settings import TrainSettings
 
 SHORT_RUN = 30
@@ -81,6 +81,9 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         near = get_close_matches(unknown[0], DEFAULT_CFG_DICT, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise TargetError(f"train argument {unknown[0]!r} is not one that Ultralytics knows{hint}")
+    height, width = both_sides(settings.side)
+    if height != width and settings.train.get("rect"):
+        raise TargetError(f"train argument 'rect': images are {pixels(settings.side)} already; remove it")
     arguments.update(settings.train)
     try:
         get_cfg(overrides=dict(arguments))

@@ -161,10 +161,12 @@ def validation_accuracy(
         model = YOLO(str(weights))
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
         dataset = dataset.seen_by(model.names)
+        height, width = both_sides(settings.side)
         metrics: Any = model.val(
             validator=at_size(family_for(str(model.task)).validator, settings.side),
+            **({} if height == width else {"rect": False}),
             data=str(dataset.for_ultralytics("val")),
-            imgsz=max(both_sides(settings.side)),
+            imgsz=max(height, width),
             device=training_device(settings).split(",")[0],
             plots=False,
             verbose=False,

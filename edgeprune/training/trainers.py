@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import ultralytics
 from torch import nn
+from ultralytics.data.build import build_yolo_dataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.classify import ClassificationTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -87,13 +88,17 @@ class GivenModelTrainer(BaseTrainer):
         finally:
             self.args.data = given  # what checkpoints name
 
-    def build_dataset(self, *arguments: Any, **named: Any) -> Any:
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Ultralytics' images of a split; for training and validation alike at the rectangle of an `AtRectangle`."""
-        dataset: Any = super().build_dataset(*arguments, **named)
-        for one in self.callbacks[AtRectangle.EVENT]:
-            if isinstance(one, AtRectangle):
-                dataset = fit_dataset(dataset, (one.height, one.width))
-        return dataset
+        said = [one for one in self.callbacks[AtRectangle.EVENT] if isinstance(one, AtRectangle)]
+        if not said:
+            return super().build_dataset(img_path, mode, batch)
+        if mode == "train" or self.args.task == "classify":
+            dataset: Any = super().build_dataset(img_path, mode, batch)
+        else:  # its own validation has a shape for every batch
+            arguments: Any = self.args
+            dataset = build_yolo_dataset(arguments, img_path, batch or 1, self.data, mode=mode)
+        return fit_dataset(dataset, (said[0].height, said[0].width))
 
     def get_dataloader(self, *arguments: Any, **named: Any) -> Any:
         """Ultralytics' loader of a split; DataError where the split holds no usable image."""

@@ -1,0 +1,115 @@
+"""Input that is not square, through every room that has a size: training, ranking, timing, a whole build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from ultralytics.cfg import TASK2METRIC
+
+from edgeprune import checkpoint
+from edgeprune.cli import app
+from edgeprune.export.images import batch_from_images
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.frontier.levers import smaller_sizes
+from edgeprune.pruning.api import prune
+from edgeprune.pruning.batches import calibration_batches
+from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.settings import TrainSettings
+from edgeprune.training.run import run_training, validation_accuracy
+from tests.situations import datasets, models
+
+SIZE = (64, 96)
+TASKS = ("detect", "segment", "pose", "obb", "classify")
+
+
+def weights_of(task: str, folder: Path) -> Path:
+    made = models.model(task)
+    return models.saved(made if task == "classify" else models.answering(made), folder / "w.pt")
+
+
+class Shapes:
+    """Ultralytics callback that keeps the heights and widths of what a trainer would see in each of its phases."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, set[tuple[int, int]]] = {}
+
+    def __call__(self, trainer: Any) -> None:
+        self.keep("train", trainer.train_loader)
+        self.keep("val", trainer.test_loader)
+        if hasattr(trainer.train_loader.dataset, "close_mosaic"):
+            trainer.train_loader.dataset.close_mosaic(hyp=trainer.args)
+            self.keep("mosaic closed", trainer.train_loader)
+
+    def keep(self, phase: str, loader: Any) -> None:
+        self.seen[phase] = {tuple(batch["img"].shape[2:]) for batch in loader}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_and_its_validation_are_at_the_rectangle(task: str, tmp_path: Path) -> None:
+    data, weights = datasets.dataset(tmp_path / "data", task), weights_of(task, tmp_path)
+    mosaic = {} if task == "classify" else {"mosaic": 1.0, "mixup": 0.5, "copy_paste": 0.5}
+    settings = TrainSettings(epochs=1, batch=4, imgsz=SIZE, device="cpu", workers=0, quiet=True, train=mosaic)
+    shapes = Shapes()
+    run = run_training(
+        tmp_path / "work", weights, data=data, settings=settings, watchers=[("on_train_start", shapes)], keep_given=True
+    )
+    assert set(shapes.seen) >= {"train", "val"}
+    assert all(seen == {SIZE} for seen in shapes.seen.values()), shapes.seen
+    assert run.epochs_run == 1 and run.given is not None
+    # epoch 0 was validated at the rectangle, as the weights are by the same validator without a trainer
+    alone = validation_accuracy(weights, data=data, settings=settings, work=tmp_path / "val", batch=8)
+    assert run.given.figures[TASK2METRIC[task]] == pytest.approx(alone, abs=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_channels_are_ranked_on_letterboxed_images_and_counted_at_the_rectangle(task: str, tmp_path: Path) -> None:
+    data, weights = datasets.dataset(tmp_path / "data", task), weights_of(task, tmp_path)
+    batches = calibration_batches(data, task, SIZE, images=4, batch=2)
+    assert {tuple(batch.images.shape[2:]) for batch in batches} == {SIZE}
+    if task != "classify":
+        every = calibration_batches(data, task, SIZE, images=20, batch=20)[0].images.numpy()
+        expected = batch_from_images(sorted(datasets.images_of(data, "train")), imgsz=SIZE)
+        assert sorted(map(np.sum, every)) == sorted(map(np.sum, expected))
+    plan = prune(weights, tmp_path / "pruned.pt", ratio=0.3, data=data, images=4, imgsz=SIZE).plan
+    assert plan.settings.imgsz == SIZE and Plan.load(_saved(plan, tmp_path)) == plan
+    model = checkpoint.load(weights).model
+    square = Pruner(model, 64).macs()
+    if task not in ("classify",):
+        assert Pruner(model, SIZE).macs() == pytest.approx(1.5 * square, rel=1e-6)
+    assert prune(weights, plan=plan).size.side == SIZE
+
+
+def _saved(plan: Plan, folder: Path) -> Path:
+    plan.save(folder / "plan.json")
+    return folder / "plan.json"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "bench w.pt m.onnx --imgsz 64,96 --rounds 20 --warmup-s 0.01",
+        "compare w.pt m.onnx --data data/data.yaml --imgsz 64x96 --images 1 --rounds 20 --warmup-s 0.01",
+        "val w.pt --data data/data.yaml --imgsz [64,96]",
+        "val m.onnx --data data/data.yaml --imgsz 64,96",
+        "parity w.pt m.onnx --data data/data.yaml",
+        "profile w.pt --target cpu --imgsz 64,96",
+        "quantize m.onnx --precision int8 --data data/data.yaml --count 16 -o low.onnx",
+    ],
+)
+def test_commands_take_height_and_width(argv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets.dataset(tmp_path / "data")
+    onnx_from_checkpoint(weights_of("detect", tmp_path), tmp_path / "m.onnx", imgsz=SIZE)
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, argv.split(), env={"EDGEPRUNE_CACHE": str(tmp_path / "cache")})
+    assert ended.exit_code == 0, (ended.output, ended.exception)
+
+
+def test_a_frontier_tries_smaller_rectangles_of_the_same_shape() -> None:
+    sizes = smaller_sizes((384, 640))
+    assert sizes[0] == (352, 576) and (192, 320) in sizes
+    assert smaller_sizes((64, 64)) == [], "sides would fall below the least"
