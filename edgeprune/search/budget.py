@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.errors import TargetError
+from edgeprune.errors import EdgepruneError, TargetError, first_line
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import importance_named
@@ -209,11 +209,15 @@ class BudgetSearch:
         diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept) if diagnose else None
         return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
 
-    def _diagnose(self, baseline: Path, profile: LayerProfile, probed: _Probed) -> Diagnosis:
+    def _diagnose(self, baseline: Path, profile: LayerProfile, probed: _Probed) -> Diagnosis | None:
         """What a probed plan costs; told at once, for the search may end without a plan."""
         folder = self.folder / "diagnosis"
         diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder)
-        found = diagnostician.diagnose(profile, probed.plan, probed.latency.speed_up)
+        try:
+            found = diagnostician.diagnose(profile, probed.plan, probed.latency.speed_up)
+        except EdgepruneError as error:  # the search has its plan; it is not lost for what is said about it
+            self.site.reporter.note(f"what the budget costs could not be measured: {first_line(error)}")
+            return None
         for line in diagnosis_lines(found):
             self.site.reporter.note(line)
         return found

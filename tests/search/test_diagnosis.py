@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ import pytest
 from edgeprune import checkpoint
 from edgeprune.artifact import Artifact, Role
 from edgeprune.dataset import Dataset
-from edgeprune.errors import TargetError
+from edgeprune.errors import StageError, TargetError
 from edgeprune.records.facts import Alternative, BaselineFacts, Diagnosis
 from edgeprune.report.diagnosis import diagnosis_lines, diagnosis_table
+from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch, PlanFound
-from edgeprune.search.diagnosis import offered_levers
+from edgeprune.search.diagnosis import Diagnostician, offered_levers
 from edgeprune.stages import prune
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import load_target
@@ -117,6 +119,30 @@ def test_a_budget_out_of_reach_is_diagnosed_too(source: Any, profiles: Path, tmp
         search.search(baseline, profiles)
     assert isinstance(search.site.reporter, Notes)
     assert any("is fixed" in line for line in search.site.reporter.lines)
+
+
+@pytest.mark.parametrize(("refused", "said"), [("floor-0", "could not be measured"), ("floor-1", "counts as fixed")])
+def test_a_floor_that_cannot_be_exported_does_not_end_a_search(
+    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, said: str
+) -> None:
+    """Ultralytics refuses to export what has next to no weights."""
+    search, baseline, _ = compiled(source, tmp_path, FIXED_SHARE, 1.1)
+
+    def compile_(bench: Any, model: Any, folder: Path, metadata: Any) -> Any:
+        if folder.name == refused:
+            raise StageError("output model too small")
+        return SimpleNamespace(required_engine=baseline)
+
+    monkeypatch.setattr(SiteBench, "compile", compile_)
+    monkeypatch.setattr(Diagnostician, "alternatives", lambda self: ())
+    profile: Any = SimpleNamespace(copies=[SimpleNamespace(layer_ms={"a": 1.0})], nodes=1)
+    probed: Any = SimpleNamespace(
+        plan=SimpleNamespace(macs=(2, 1), params=(2, 1)), latency=SimpleNamespace(speed_up=1.1)
+    )
+    found = search._diagnose(baseline, profile, probed)
+    assert (found is None) is (refused == "floor-0")
+    assert isinstance(search.site.reporter, Notes)
+    assert any(said in line for line in search.site.reporter.lines)
 
 
 def test_a_build_is_warned_behind_prune_whether_the_stage_ran_or_not(
