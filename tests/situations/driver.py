@@ -260,7 +260,8 @@ class Sandbox:
 def _allowed(path: str) -> bool:
     if path.startswith("HOME/"):
         return path.removeprefix("HOME/").startswith(CACHES)
-    return path.startswith(("out/", "cwd/runs/", "tmp-printed")) or path == "canary"
+    lock = path == "in/finished/run/.lock"  # of the run directory that a build again was given
+    return lock or path.startswith(("out/", "cwd/runs/", "tmp-printed")) or path == "canary"
 
 
 def _state(folder: Path, name: str = "", skipped: Path | None = None) -> dict[str, tuple[int, int]]:
