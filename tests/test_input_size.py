@@ -196,6 +196,7 @@ def test_running_a_checkpoint_at_another_size_is_said_beside_the_results(
     assert side_to_run(weights, 64) == 64
     assert "warning: input 64 px, as was asked; the weights were trained at 96 px" in capsys.readouterr().err
     assert side_to_run(weights, None, load_target("demo")) == 128
+    assert side_to_run(Path("m.onnx"), None, load_target("demo")) is None, "an exported file has a size of its own"
     assert "as the profile says" in capsys.readouterr().err
     assert side_to_run(weights, None, load_target("cpu")) is None
     assert side_to_run(weights, TRAINED) == TRAINED

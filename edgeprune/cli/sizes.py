@@ -36,9 +36,10 @@ def _parsed(text: str) -> Size:
 def side_to_run(model: Path, imgsz: Size | None, profile: Target | None = None, *, trust: bool = False) -> Size | None:
     """The size that was asked for, by the command or by a profile, in pixels; None leaves it to the file.
 
-    For a checkpoint that was trained at another, a line on stderr says so: results on stdout stay as they are.
+    A profile speaks of what is made from a checkpoint; an exported file has the size that it was made for. For a
+    checkpoint that was trained at another, a line on stderr says so: results on stdout stay as they are.
     """
-    stated = None if profile is None else profile.stated_imgsz
+    stated = None if profile is None or model.suffix != ".pt" else profile.stated_imgsz
     if model.suffix == ".pt" and (imgsz or stated):
         from edgeprune.checkpoint import load
 
