@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 from ultralytics.cfg import TASK2METRIC
 
-from edgeprune import checkpoint
+from edgeprune import build, checkpoint
 from edgeprune.cli import app
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.onnx import onnx_from_checkpoint
@@ -25,6 +27,17 @@ from tests.situations import datasets, models
 
 SIZE = (64, 96)
 TASKS = ("detect", "segment", "pose", "obb", "classify")
+PROFILE = """
+extends: cpu
+description: a camera of 3:2
+imgsz: [64, 96]
+precision: int8
+budget: {macs_speed_up: 1.3}
+accuracy: {max_map_drop: 1.0}
+finetune: {epochs: 1, batch: 8}
+calibration: {images: 16}
+measure: {warmup_s: 0.05, rounds: 20, per_round: 4, retries: 0}
+"""
 
 
 def weights_of(task: str, folder: Path) -> Path:
@@ -87,6 +100,26 @@ def test_channels_are_ranked_on_letterboxed_images_and_counted_at_the_rectangle(
 def _saved(plan: Plan, folder: Path) -> Path:
     plan.save(folder / "plan.json")
     return folder / "plan.json"
+
+
+@pytest.mark.slow
+def test_a_whole_build_at_a_rectangle(tmp_path: Path) -> None:
+    wide = [[source, count, kind, [2 * some[0], *some[1:]]] for source, count, kind, some in models.BACKBONE]
+    data = datasets.dataset(tmp_path / "data")
+    weights = models.saved(models.answering(models.model(backbone=wide)), tmp_path / "w.pt", train_args={"imgsz": 96})
+    (tmp_path / "camera.yaml").write_text(PROFILE)
+    result = build(tmp_path / "camera.yaml", weights, data, out=tmp_path / "run")
+    record = json.loads((result.bundle / "build.json").read_text())
+    assert record["target"]["imgsz"] == record["input_size"]["side"] == record["plan"]["settings"]["imgsz"] == [*SIZE]
+    for name in ("model.onnx",):
+        shape = onnx.load(str(result.bundle / name)).graph.input[0].type.tensor_type.shape.dim
+        assert [axis.dim_value for axis in shape] == [1, 3, *SIZE]
+    words = (result.bundle / "README.md").read_text()
+    assert "1×3×64×96" in words and "imgsz=[64, 96]" in words and "letterboxed to 64 × 96 px" in words
+    assert "this build is at 64 × 96 px" in result.report.read_text()
+    assert CliRunner().invoke(app, ["show", str(tmp_path / "run")]).exit_code in (0, 1, 5)
+    again = build(tmp_path / "camera.yaml", weights, data, out=tmp_path / "run")
+    assert all(row.reused for row in vars(again.record.stages).values() if row is not None)
 
 
 @pytest.mark.parametrize(
