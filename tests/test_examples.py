@@ -131,7 +131,11 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     return Scratch(folder)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.text)
+SLOW = ("sweep", "frontier", "build", "search")
+MARKED = [pytest.param(one, marks=[pytest.mark.slow] if one.command in SLOW else [], id=one.text) for one in EXAMPLES]
+
+
+@pytest.mark.parametrize("example", MARKED)
 def test_example_runs_and_ends_as_it_says(scratch: Scratch, example: Example) -> None:
     ended = scratch.run(example)
     said = ", ".join(map(str, sorted(example.exits)))

@@ -61,11 +61,12 @@ def tegrastats_reading(line: str) -> Reading:
     temperatures = re.findall(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b", line)
     rails = re.findall(r"\b([A-Z][A-Z0-9_]*) (-?\d+)(?:mW|/-?\d+(?!\S))", line)
     gpu = re.search(r"GR3D_FREQ (?:(\d+)%)?(?:@\[?([\d,]+)\]?)?", line)
-    load, clocks = gpu.groups() if gpu else (None, None)
+    load, told = gpu.groups() if gpu else (None, None)
+    clocks = [int(clock) for clock in (told or "").split(",") if clock]
     return Reading(
         {name.lower(): float(value) for name, value in temperatures if float(value) > -100 and name != "PMIC"},
         {name: int(value) for name, value in rails if name != "NC"},
-        gpu_mhz=max(int(clock) for clock in clocks.split(",")) if clocks else None,
+        gpu_mhz=max(clocks) if clocks else None,
         gpu_load=int(load) if load else None,
     )
 

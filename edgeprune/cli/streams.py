@@ -146,7 +146,10 @@ def streams() -> Iterator[None]:
         if isinstance(made, _Output):
             with suppress(OutputError, SystemExit):
                 made.flush()
-            if not made.has_own_number:
+            if made.has_own_number:  # else Python 3.13 closes it by itself and prints what cannot be written any more
+                with suppress(OutputError, SystemExit, OSError):
+                    made.close()
+            else:
                 made.detach()  # the buffer is somebody else's
 
 

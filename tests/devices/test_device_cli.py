@@ -82,6 +82,7 @@ def test_a_stand_ins_figures_do_not_pass_a_limit(
     assert row["latency"]["conditions"]["device"]["clocks"] == "locked"
 
 
+@pytest.mark.slow
 def test_accuracy_and_comparison_go_to_the_profiles_device(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import edgeprune
@@ -154,6 +154,7 @@ TEGRASTATS = (
     place=st.integers(0, len(TEGRASTATS)),
     noise=st.text("0123456789@%./-mWMBC[], \x00é", max_size=12),
 )
+@example(cut=0, place=0, noise="GR3D_FREQ @[,]")
 def test_any_line_of_tegrastats(cut: int, place: int, noise: str) -> None:
     from edgeprune.agent import telemetry
 
