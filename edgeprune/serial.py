@@ -8,6 +8,7 @@ that a class does not have is refused: it would be lost when the data is written
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,12 @@ def json_text(value: object, indent: int | None = 1) -> str:
 def to_json(value: object) -> Any:
     """The same as dictionaries, lists, text, numbers, booleans and None."""
     return json.loads(json_text(value, indent=None))
+
+
+def digest_of(content: object) -> str:
+    """Hexadecimal SHA-256 over dictionaries, lists and plain values, whatever the order of keys; anything else counts
+    as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:

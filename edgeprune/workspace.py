@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from edgeprune.artifact import Artifact, Role, sha256_of
 from edgeprune.errors import DataError, StageError, TargetError
-from edgeprune.serial import from_json, read_json, to_json, write_json
+from edgeprune.serial import digest_of, from_json, read_json, to_json, write_json
 
 RECORD = "record.json"
 LOG = "log.txt"
@@ -47,8 +46,7 @@ class Key:
     @property
     def digest(self) -> str:
         """Hexadecimal SHA-256 over stage and inputs."""
-        text = json.dumps({"stage": self.stage, "inputs": dict(self.inputs)}, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of({"stage": self.stage, "inputs": dict(self.inputs)})
 
     @property
     def folder_name(self) -> str:

@@ -213,6 +213,8 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
 
 def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Results) -> BuildRecord:
     """The record with the new rows in place of what waited (or of an earlier import)."""
+    from edgeprune.stages.energy import by_role
+
     measured = {(row.stage, row.metric) for row in rows}
     stages = {row.stage for row in rows}
     gates: list[Gate] = []
@@ -225,14 +227,6 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
             replaced.add(gate.stage)
             gates += [row for row in rows if row.stage == gate.stage]
     gates = inform_by_later(gates)
-    energy = (
-        ()
-        if visit.energy is None
-        else (
-            MeasurementRow("engine", "baseline", visit.energy[0]),
-            MeasurementRow("engine", "candidate", visit.energy[1]),
-        )
-    )
     timed = ("baseline", "engine") if record.target.budget.kind == "macs_speed_up" else ("baseline", "prune", "engine")
     return replace(
         record,
@@ -241,7 +235,7 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
         measurements=(
             *(MeasurementRow(stage, "baseline", visit.baseline) for stage in timed),
             *(MeasurementRow(stage, "candidate", visit.candidate) for stage in timed if stage != "baseline"),
-            *energy,
+            *(MeasurementRow("engine", role, energy) for role, energy in by_role(visit.energy)),
         ),
         device=DeviceRow(NAME, results.simulated, visit.candidate.conditions.identity, results.facts),
         next_command=None,

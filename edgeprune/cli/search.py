@@ -21,6 +21,9 @@ Cache = Annotated[
     Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
+LatencyBudgets = Annotated[str | None, typer.Option(help="Budgets in ms, comma-separated.")]
+RatioBudgets = Annotated[str | None, typer.Option(help="Budgets as measured latency ratios, comma-separated.")]
+Jobs = Annotated[str, typer.Option(help="here: one by one; ray: on a Ray cluster.")]
 PROFILES = Path("runs/profiles")
 
 
@@ -113,8 +116,8 @@ def sweep(
     weights: Weights,
     target: TargetName,
     data: Annotated[str, typer.Option(help="Dataset YAML: importance, fine-tuning and accuracy.")],
-    latency_ms: Annotated[str | None, typer.Option(help="Budgets in ms, comma-separated.")] = None,
-    speed_up: Annotated[str | None, typer.Option(help="Budgets as measured latency ratios, comma-separated.")] = None,
+    latency_ms: LatencyBudgets = None,
+    speed_up: RatioBudgets = None,
     unpruned: Annotated[
         list[Path] | None, typer.Option(help="Checkpoint of another scale, for the same axes; repeatable.")
     ] = None,
@@ -124,7 +127,7 @@ def sweep(
         Path,
         typer.Option(callback=output_folder, help="Folder for checkpoints, table, figure; goes on where it stopped."),
     ] = Path("runs/sweep"),
-    jobs: Annotated[str, typer.Option(help="here: one by one; ray: on a Ray cluster.")] = "here",
+    jobs: Jobs = "here",
     seed: Seed = 0,
     trust: Trust = False,
 ) -> None:
@@ -166,8 +169,8 @@ def frontier(
     weights: Weights,
     target: TargetName,
     data: Annotated[str, typer.Option(help="Dataset YAML: calibration, importance, training and accuracy.")],
-    latency_ms: Annotated[str | None, typer.Option(help="Budgets in ms, comma-separated.")] = None,
-    speed_up: Annotated[str | None, typer.Option(help="Budgets as measured latency ratios, comma-separated.")] = None,
+    latency_ms: LatencyBudgets = None,
+    speed_up: RatioBudgets = None,
     also: Annotated[
         list[Path] | None, typer.Option(help="Checkpoint of another scale that is at hand; repeatable.")
     ] = None,
@@ -177,7 +180,7 @@ def frontier(
         Path,
         typer.Option(callback=output_folder, help="Folder for rows, table, figure; goes on where it stopped."),
     ] = Path("runs/frontier"),
-    jobs: Annotated[str, typer.Option(help="here: one by one; ray: on a Ray cluster.")] = "here",
+    jobs: Jobs = "here",
     seed: Seed = 0,
     trust: Trust = False,
 ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from edgeprune.export.graph import shapes_of_weights
+from edgeprune.export.graph import shapes_of_weights, with_shapes
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 ARITHMETIC = {"Conv", "Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Exp", "Sqrt", "Sin", "Cos", "ReduceMax"}
@@ -63,7 +63,7 @@ def decoding_arithmetic(model: onnx.ModelProto) -> tuple[str, ...]:
     own = {node.name for node in model.graph.node}
     named = name_nodes(model)
     decoder = regions_of(named).decoder
-    typed = (*onnx.shape_inference.infer_shapes(named).graph.value_info, *named.graph.output)
+    typed = (*with_shapes(named).graph.value_info, *named.graph.output)
     floats = {value.name for value in typed if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     return tuple(
         node.name

@@ -30,7 +30,7 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
 from edgeprune.sweep.point import Job, Steps
-from edgeprune.sweep.run import JOBS, finish_jobs, with_budget
+from edgeprune.sweep.run import finish_jobs, require_options, with_budget
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
 
@@ -82,10 +82,7 @@ def frontier(
         DataError: weights or dataset are unreadable.
         DeviceError: the target's runtime is not here.
     """
-    if jobs not in JOBS:
-        raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
-    if epochs is not None and epochs < 0:
-        raise TargetError(f"--epochs {epochs}: 0 or more")
+    require_options(jobs, epochs)
     if not budgets:
         raise TargetError("give at least one budget: --latency-ms or --speed-up")
     named = target.name if isinstance(target, Target) else str(target)

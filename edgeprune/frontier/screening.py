@@ -7,7 +7,6 @@ at, and only of a lever pulled alone.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,19 +17,17 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, first_line
 from edgeprune.export.graph import metadata_of
 from edgeprune.measure.accuracy import accuracy
-from edgeprune.measure.variants import side_by_side, site_with
+from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.records.frontier import Form, Screened
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
-from edgeprune.serial import read_json, write_json
+from edgeprune.serial import digest_of, read_json, write_json
 
 EFFORT = 0.25  # of a gate's samples: what is kept is measured in full once it is trained
 IMAGES = 200  # of the validation split, at most
 CALIBRATION = {"calibration.images": 64}
-TIMED_CALIBRATION = {"calibration.images": 16, "calibration.method": "minmax"}
-"""For a form that is only timed: no latency depends on where the ranges of INT8 end."""
 VERSION = 1  # of how a form is screened: raised whenever the same inputs would give other figures
 
 
@@ -94,11 +91,12 @@ def _screened(
         for number, form in enumerate(forms):
             site.reporter.progress(f"screening {form.name}: compiling", done=number, total=total + 1)
             source, judged = sources[form.weights], alone(form)
-            keys = dict(form.keys)
-            if str(keys.get("precision", site.target.precision)).startswith("int8"):
-                keys |= CALIBRATION if judged else TIMED_CALIBRATION
             try:
-                there = site_with(site, keys)
+                there = site_with(site, form.keys)
+                if not judged:
+                    there = replace(there, target=only_timed(there.target))
+                elif there.target.precision.startswith("int8"):
+                    there = site_with(there, CALIBRATION)
                 files = SiteBench(there, source, dataset).compile(source.model, folder / f"form-{number}", {})
                 if judged:
                     site.reporter.progress(f"screening {form.name}: accuracy", done=number, total=total + 1)
@@ -141,7 +139,7 @@ def _fewer_images(dataset: Dataset) -> Dataset:
     """The dataset with at most :data:`IMAGES` of its validation split, spread over it."""
     images = dataset.images("val")
     chosen = images[:: -(-len(images) // IMAGES)]
-    return replace(dataset, splits={**dataset.splits, "val": chosen}, _linked={})
+    return dataset.with_other_images("val", "val", chosen)
 
 
 def _key(site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], dataset: Dataset) -> str:
@@ -157,4 +155,4 @@ def _key(site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], d
         "data": dataset.digest,
         "seed": site.seed,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return digest_of(content)[:12]

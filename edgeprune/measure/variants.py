@@ -13,6 +13,14 @@ from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
 
+TIMED_CALIBRATION = {"calibration.images": 16, "calibration.method": "minmax"}
+
+
+def only_timed(target: Target) -> Target:
+    """The target for engines that are only timed: INT8 is calibrated on a few images, since no latency depends on where
+    its ranges end."""
+    return target.changed(TIMED_CALIBRATION) if target.precision.startswith("int8") else target
+
 
 def site_with(site: Site, keys: Mapping[str, Any]) -> Site:
     """The same place with other values of some keys of its target's profile; ``TargetError`` where it refuses them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,7 +107,7 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 over what the plan does to a model; versions and settings do not count."""
         content = {key: value for key, value in serial.to_json(self).items() if key not in ("versions", "settings")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return serial.digest_of(content)
 
     def text(self) -> str:
         """Deterministic JSON with a line a dimension, so that two plans can be compared line by line."""

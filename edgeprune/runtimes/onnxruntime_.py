@@ -195,21 +195,23 @@ class OnnxRuntime(Runtime):
         workers: list[WorkerState] = []
         states: list[DeviceState] = []
         per_round, least_rounds = settings.per_round, -(-MIN_BLOCK_PAIRS // count) if len(models) > 1 else 0
-        for launch in range(count):
-            # Loaded in another order each time, so that no model always lies where another does.
-            shift = launch % max(1, len(models)) if not settings.stand_in else 0
-            order = [*range(shift, len(models)), *range(shift)]
-            turns = replace(settings, per_round=per_round)
-            with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            images = image_files(settings, models, Path(folder)) if settings.scope == "model" else ()
+            for launch in range(count):
+                # Loaded in another order each time, so that no model always lies where another does.
+                shift = launch % max(1, len(models)) if not settings.stand_in else 0
+                order = [*range(shift, len(models)), *range(shift)]
+                turns = replace(settings, per_round=per_round)
                 ordered = [models[index] for index in order]
-                job = self._latency_job(ordered, turns, launch, count, least_rounds, Path(folder))
+                own_images = tuple(images[index] for index in order) if images else ()
+                job = self._latency_job(ordered, turns, launch, count, least_rounds, own_images)
                 on_progress = show_rounds(progress, launch * job.rounds, settings.rounds)
                 answer, state = self._run_job(job, TimedModels, on_progress)
-            per_round, least_rounds = answer.per_round, 0  # every process takes blocks of the first one's length
-            workers.append(answer.worker)
-            states.append(state)
-            for index, model in zip(order, answer.models, strict=True):
-                timed[index].append(model)
+                per_round, least_rounds = answer.per_round, 0  # every process takes blocks of the first one's length
+                workers.append(answer.worker)
+                states.append(state)
+                for index, model in zip(order, answer.models, strict=True):
+                    timed[index].append(model)
         after = self._host()
         host = replace(before, load_average_after=after.load_average, temperature_after_c=after.temperature_c)
         launches = [min(len(model.values_ms) for model in launch) for launch in zip(*timed, strict=True)]
@@ -261,7 +263,7 @@ class OnnxRuntime(Runtime):
         launch: int,
         launches: int,
         least_rounds: int,
-        folder: Path,
+        images: tuple[str, ...],
     ) -> LatencyJob:
         fields = self._job_fields(models, settings.threads) | {
             "priority": settings.priority,
@@ -276,7 +278,7 @@ class OnnxRuntime(Runtime):
             "cpus": settings.cpus,
             "batch": settings.batch,
             "imgsz": settings.imgsz,
-            "images": image_files(settings, models, folder) if settings.scope == "model" else (),
+            "images": images,
         }
         if settings.scope != "end_to_end":
             return LatencyJob(**fields)

@@ -18,7 +18,7 @@ from torch import nn
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import EdgepruneError, first_line
-from edgeprune.measure.variants import side_by_side, site_with
+from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
@@ -92,7 +92,8 @@ class Diagnostician:
                 continue
             self.site.reporter.progress(f"diagnosis: {name}", done=number, total=len(offered))
             try:
-                bench = SiteBench(site_with(self.site, keys), self.source, self.dataset)
+                there = site_with(self.site, keys)
+                bench = SiteBench(replace(there, target=only_timed(there.target)), self.source, self.dataset)
                 engines[name] = bench.compile(self.source.model, self.folder / f"lever-{number}", {}).required_engine
             except EdgepruneError as error:
                 reasons[name] = first_line(error)

@@ -6,8 +6,6 @@ device identity and one model's shapes, and is kept as JSON under a name made of
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import Bench
 from edgeprune.search.cost import Fit, MeasuredCopy, fit_costs
 from edgeprune.search.layers import FIXED, Layer, layers_of, sum_by_layer
-from edgeprune.serial import read_json, write_json
+from edgeprune.serial import digest_of, read_json, write_json
 
 SCHEMA_VERSION = 1
 UNIFORM_SHARES = (0.5,)  # share of every width that a copy keeps
@@ -107,10 +105,8 @@ class _ProfileFile:
 
 def cache_file(cache: Path, conditions: Mapping[str, Any], shapes: str) -> Path:
     """Where the profile of a model on a device is kept."""
-    text = json.dumps(
-        {"schema": SCHEMA_VERSION, "conditions": dict(conditions), "shapes": shapes}, sort_keys=True, default=str
-    )
-    return cache / f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    content = {"schema": SCHEMA_VERSION, "conditions": dict(conditions), "shapes": shapes}
+    return cache / f"profile-{digest_of(content)[:16]}.json"
 
 
 def profile_layers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from edgeprune.errors import DeviceError, ToolError, first_line
 from edgeprune.runtimes.base import BenchSettings
@@ -26,6 +27,11 @@ def measure_energy(site: Site, settings: BenchSettings, baseline: Path, candidat
         site.reporter.note(f"warning: the energy of an inference was not measured: {first_line(error)}")
         return None
     return None if found is None else (found[0], found[1])
+
+
+def by_role(energies: Energies | None) -> list[tuple[Literal["baseline", "candidate"], Measurement]]:
+    """Energies as rows of a record; none where they were not measured."""
+    return [] if energies is None else [("baseline", energies[0]), ("candidate", energies[1])]
 
 
 def energy_gates(stage: str, energies: Energies | None) -> list[Gate]:

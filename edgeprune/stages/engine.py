@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeprune.artifact import Role
 from edgeprune.export.result import LintFinding
@@ -25,7 +25,7 @@ from edgeprune.runtimes.site import Site
 from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
-from edgeprune.stages.energy import energy_gates, measure_energy
+from edgeprune.stages.energy import by_role, energy_gates, measure_energy
 from edgeprune.stages.precision import engine_precision
 from edgeprune.stages.prune import met_unpruned
 from edgeprune.workspace import Key, Record
@@ -148,11 +148,8 @@ def _with_energy(build: Build, record: Record[EngineFacts], timed: Judgement, ot
     """The rows of a latency with those of energy and the rest behind them."""
     settings = latency.latency_settings(build.site, build.dataset)
     energies = measure_energy(build.site, settings, build.record(BaselineFacts).path("engine"), record.path("engine"))
-    roles: tuple[Literal["baseline"], Literal["candidate"]] = ("baseline", "candidate")
-    return Judgement(
-        [*timed.gates, *energy_gates("engine", energies), *others],
-        [*timed.measurements, *zip(roles, energies or (), strict=False)],
-    )
+    gates = [*timed.gates, *energy_gates("engine", energies), *others]
+    return Judgement(gates, [*timed.measurements, *by_role(energies)])
 
 
 def _limit_ms(build: Build) -> float | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from edgeprune.records.sweep import Point
+from edgeprune.serial import digest_of
 from edgeprune.target import Target
 
 VERSION = 1  # of how a point is made: raised whenever the same job would give another point
@@ -60,7 +60,7 @@ class Job:
         if self.reference is not None:
             target, weights = self.reference
             content["reference"] = [target.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
-        return hashlib.sha256(json.dumps([VERSION, content], sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return digest_of([VERSION, content])[:12]
 
     @property
     def budget(self) -> str:

@@ -63,10 +63,7 @@ def sweep(
         TargetError: a wrong argument.
         DataError: weights or dataset are unreadable.
     """
-    if jobs not in JOBS:
-        raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
-    if epochs is not None and epochs < 0:
-        raise TargetError(f"--epochs {epochs}: 0 or more")
+    require_options(jobs, epochs)
     target = load_target(target)
     out, reporter = Path(out), reporter_of(progress)
     splits = {"train", target.accuracy.split}
@@ -101,6 +98,14 @@ def sweep(
     made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
     _write(made, out)
     return made
+
+
+def require_options(jobs: str, epochs: int | None) -> None:
+    """Raise TargetError for a place of jobs that is none, or epochs below 0."""
+    if jobs not in JOBS:
+        raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
+    if epochs is not None and epochs < 0:
+        raise TargetError(f"--epochs {epochs}: 0 or more")
 
 
 def finish_jobs(

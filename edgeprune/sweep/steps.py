@@ -6,7 +6,6 @@ They take and give plain data and the bytes of checkpoints, so that each can run
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.measure.accuracy import measure_artifact
 from edgeprune.measure.per_image import load_per_image
-from edgeprune.measure.variants import side_by_side, site_for
+from edgeprune.measure.variants import only_timed, side_by_side, site_for
 from edgeprune.quiet import quiet
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import open_site
@@ -26,12 +25,10 @@ from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
-from edgeprune.serial import to_json
+from edgeprune.serial import digest_of, to_json
 from edgeprune.sweep.point import VERSION, Job, Pruned, Result
 
 SCRATCH = "edgeprune-sweep-"
-QUICK_CALIBRATION = {"calibration.images": 16, "calibration.method": "minmax"}
-"""For engines that are only timed: no latency depends on where the ranges of INT8 end."""
 
 
 class RealSteps:
@@ -48,7 +45,7 @@ class RealSteps:
                 target, swept = job.reference
                 reference = Reference(_unpacked(scratch, swept, "swept.pt"), target)
             found = search(
-                job.target.changed(QUICK_CALIBRATION) if job.target.precision.startswith("int8") else job.target,
+                only_timed(job.target),
                 weights,
                 job.data,
                 output=Path(scratch) / "pruned.pt",
@@ -142,7 +139,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         "digest": job.digest,
         "seed": job.seed,
     }
-    return hashlib.sha256(json.dumps([VERSION, content], sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of([VERSION, content])[:16]
 
 
 def _unpacked(folder: str, content: bytes, name: str = "given.pt") -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError, first_line
 from edgeprune.families import family_of, refuse_foreign_head
+from edgeprune.serial import digest_of
 
 
 @dataclass(frozen=True)
@@ -52,5 +51,4 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
             "give a checkpoint (.pt) or a model YAML such as yolo11n.yaml"
         ) from error
     content.pop("yaml_file", None)
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    return ModelDescription(Path(source), digest, family_of(network, source).task, max(stride, 32))
+    return ModelDescription(Path(source), digest_of(content), family_of(network, source).task, max(stride, 32))
