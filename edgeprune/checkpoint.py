@@ -50,6 +50,7 @@ class Checkpoint:
         train_args: the arguments it was trained with, as the file has them.
         edgeprune: metadata that :func:`save` wrote; empty for any other checkpoint.
         extra: the file's other small entries (epoch, metrics, date, version, licence).
+        says_its_task: False where the file calls its model another task's than the class is, which decides.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class Checkpoint:
     train_args: Mapping[str, object] = field(default_factory=dict)
     edgeprune: Mapping[str, object] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
+    says_its_task: bool = True
 
     @property
     def trained_imgsz(self) -> int | None:
@@ -209,13 +211,13 @@ def save(
 def for_ultralytics(source: Checkpoint, copy_to: Path) -> Path:
     """A file that ``YOLO(file)`` reads as :func:`load` read the source: the source itself, or a copy of today's names.
 
-    Ultralytics' restricted loader takes neither modules of version 8.0 nor some names of files; ``copy_to`` is written
-    for those, with equal bytes each time.
+    Ultralytics' restricted loader takes neither modules of version 8.0 nor some names of files, and it believes what a
+    file says of its task; ``copy_to`` is written for those, with equal bytes each time.
 
     Raises:
         StageError: the source has classes that no stock checkpoint can hold.
     """
-    if ultralytics_reads(source.path):
+    if source.says_its_task and ultralytics_reads(source.path):
         return source.path
     save(source.model, copy_to, like=source)
     return copy_to
@@ -297,8 +299,7 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
 
     what = str(path)
     train_args = _train_args(data.get("train_args"), what)
-    if getattr(model, "task", task) != task:
-        raise refused(what, "task", model.task, f"{task}, of which its {type(model).__name__} is")
+    says_its_task = getattr(model, "task", task) == task
     model.task = task
     yaml = mapping_of(model.yaml, what, "yaml")
     for key in ("nc", "ch", "channels"):
@@ -335,6 +336,7 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
         train_args=train_args,
         edgeprune=own,
         extra={key: value for key, value in data.items() if key not in heavy and is_plain(value)},
+        says_its_task=says_its_task,
     )
 
 

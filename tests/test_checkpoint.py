@@ -20,6 +20,7 @@ from torch.nn.utils import prune as torch_prune
 
 from edgeprune.checkpoint import (
     _checkpoint_of,
+    for_ultralytics,
     load,
     parameter_count,
     refuse_broken_weights,
@@ -326,7 +327,6 @@ def test_a_model_with_a_part_missing_or_of_another_type_is_refused_or_runs(tmp_p
         (lambda made: vars(made.model[0])["_modules"].update(conv="x"), "0: TypeError: its conv is a str"),
         (lambda made: vars(made.model[2].cv1.conv).pop("kernel_size"), "model.2.cv1.conv: AttributeError"),
         (lambda made: vars(made.model[-1]).update(anchors=2.5), "the model: AttributeError"),
-        (lambda made: vars(made).update(task="segment"), "its task is 'segment'; allowed: detect"),
     ],
 )
 def test_what_does_not_run_says_where(tmp_path, change, message):
@@ -335,6 +335,19 @@ def test_what_does_not_run_says_where(tmp_path, change, message):
     torch.save({"model": made, "train_args": {"imgsz": 64}}, tmp_path / "m.pt")
     with pytest.raises(DataError, match=message):
         load(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("said", ["segment", "semantic", 7, None])
+def test_ultralytics_is_given_the_task_that_the_class_is(tmp_path, said):
+    from ultralytics import YOLO
+
+    made = answering(small_model())
+    vars(made).update(task=said)
+    torch.save({"model": made, "train_args": {"imgsz": 64}}, tmp_path / "m.pt")
+    found = load(tmp_path / "m.pt")
+    readable = for_ultralytics(found, tmp_path / "given.pt")
+    assert found.task == "detect" and readable == tmp_path / "given.pt"
+    assert YOLO(readable).task == "detect" and load(readable).says_its_task
 
 
 def test_reading_leaves_the_head_as_it_was(tmp_path):

@@ -131,7 +131,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     return Scratch(folder)
 
 
-SLOW = ("sweep", "frontier", "build", "search")
+SLOW = ("sweep", "frontier", "build", "search", "show", "profile", "bench", "compare")
 MARKED = [pytest.param(one, marks=[pytest.mark.slow] if one.command in SLOW else [], id=one.text) for one in EXAMPLES]
 
 

@@ -226,6 +226,7 @@ def test_a_real_boards_results_can_pass_or_fail(
     assert not any("nothing had to be pruned" in gate.reason for gate in record.gates)
 
 
+@pytest.mark.slow
 def test_a_board_with_a_newer_tensorrt_runs_the_commands_of_its_generation(run: Path, tmp_path: Path) -> None:
     done, _ = measured(run, tmp_path / "device", "orin-nano,tensorrt=11.1.0")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -363,6 +363,7 @@ def test_only_the_profiles_own_board_and_releases_will_do(name: str, fake: str, 
     assert bool(found) == bool(words) and re.search(words, found)
 
 
+@pytest.mark.slow
 def test_too_little_memory_for_the_builder_is_said_before_a_build_and_by_the_probe() -> None:
     notes: list[str] = []
 
@@ -655,6 +656,7 @@ def test_power_is_kept_only_while_a_program_says_that_it_works() -> None:
     assert heard[1] == heard[2] == [(), ()]  # one that does not say when it ends is not taken for one that worked
 
 
+@pytest.mark.slow
 def test_each_engine_has_an_energy_of_its_own(tmp_path: Path) -> None:
     graphs = [convolutions(tmp_path / f"{width}.onnx", width=width) for width in (64, 4)]
     with fake_device("orin-nano") as device:

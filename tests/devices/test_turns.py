@@ -42,6 +42,7 @@ def pair(tmp_path: Path) -> list[Path]:
     return [convolutions(tmp_path / f"{width}.onnx", width=width) for width in (16, 4)]
 
 
+@pytest.mark.slow
 def test_a_pair_is_timed_by_one_job_whatever_the_number_of_rounds(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_pair_is_timed_by_one_job_whatever_the_number_of_rounds(
     assert server.left() == []
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_lost_between_two_turns_finds_them_again(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_floor_out_of_reach_is_said_and_the_best_is_kept(pair, tmp_path):
     assert (tmp_path / "m.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_a_trained_model_that_int8_breaks_is_rescued_by_the_layers_that_broke_it(shared, tmp_path):
     """BCCD's YOLOv8n with the logits of its boxes shifted where their softmax does not care; 16 images, per tensor."""
     root = linked_copy(shared / "data" / "bccd", tmp_path / "bccd")

@@ -26,6 +26,8 @@ from tests.records.sample import accuracy
 
 from .devices import StandIn, stand_in_site
 
+pytestmark = pytest.mark.slow
+
 SIDE = 64
 FIXED_SHARE = 0.8
 

@@ -13,6 +13,8 @@ from edgeprune.progress import Silent
 from edgeprune.samples.gates import Verdict
 from edgeprune.target import Target, load_target
 
+pytestmark = pytest.mark.slow
+
 PROFILE = """
 extends: cpu
 description: small and quick, for tests

@@ -89,6 +89,7 @@ def test_layers_are_chosen_on_images_that_do_not_judge(build_at, bccd, records, 
         assert set(chosen).isdisjoint(bccd.images(bccd.judging_split(split)))
 
 
+@pytest.mark.slow
 def test_a_hard_case_is_rescued_and_the_table_names_the_layers(build_at, records, plain, reached, choosing, tmp_path):
     off = quantized(build_at(f"{HARD}{ON_VAL}mixed_precision: false\n", records(plain)), tmp_path / "off")
     before = off.facts.fallback.accuracy

@@ -18,6 +18,8 @@ from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.sweep.run import run_here
 from edgeprune.target import load_target
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgeprune[ray]'")
 
 

@@ -25,6 +25,7 @@ def train(weights: Path, data: Path, out: Path, strength: float, *launcher: str)
     return dict(checkpoint.load(out / "best.pt").model.state_dict())
 
 
+@pytest.mark.slow
 def test_two_processes_sparsify_like_one_with_the_doubled_batch(tmp_path: Path, narrow: Path) -> None:
     data = write_digits(tmp_path / "digits", train=8, val=4, test=2, imgsz=64)
     start = checkpoint.load(narrow).model.state_dict()

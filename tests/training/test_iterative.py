@@ -14,6 +14,7 @@ from edgeprune.settings import TrainSettings
 from edgeprune.training.iterative import prune_in_rounds
 
 
+@pytest.mark.slow
 def test_two_rounds_reach_the_total_and_share_the_epochs(
     tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
 ) -> None:

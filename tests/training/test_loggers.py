@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 # TensorBoard itself is not needed to see that it would be told: a writer that writes JSON lines stands in for it.
@@ -35,6 +37,7 @@ finetune(sys.argv[1], data=sys.argv[2], out=out, work=out / "w",
 """
 
 
+@pytest.mark.slow
 def test_tensorboard_hears_of_every_epoch(tmp_path: Path, narrow: Path, digits: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     environment |= {"YOLO_CONFIG_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true"}
