@@ -409,14 +409,19 @@ class TrtExec(Runtime):
         """What starts trtexec on the device, and its version; looked for once.
 
         Raises:
-            DeviceError: there is none, or its command line is not known.
+            DeviceError: there is none, it does not end, or its command line is not known.
         """
         if self._trtexec is None:
             for program in self._programs:
                 try:
                     done = self.device.run(version_argv(program), timeout_s=VERSION_TIMEOUT_S)
-                except ToolError:
-                    continue  # it is not there, or is no program
+                except ToolError as error:
+                    if error.returncode == 127:
+                        continue  # it is not there, or is no program
+                    by_hand = shlex.join(version_argv(program))
+                    raise DeviceError(
+                        f"trtexec on {self.device.name} does not say its version: {error}; next: {by_hand}"
+                    ) from error
                 if done.returncode in (126, 127):
                     continue
                 self._trtexec = program, require_known(version_from_banner(done.stdout + done.stderr))

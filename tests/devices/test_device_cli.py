@@ -98,11 +98,13 @@ def test_accuracy_and_comparison_go_to_the_profiles_device(
         "extends: jetson-orin-nano\ndescription: a stand-in\nimgsz: 64\ndevice: {host: 'fake:orin-nano'}\n"
         "measure: {rounds: 20, warmup_s: 0.01}\n"
     )
-    code, out, _ = run(monkeypatch, capsys, "val", model, "--data", data, "--target", str(profile))
-    assert code == 0 and "by trtexec" in out
+    code, out, err = run(monkeypatch, capsys, "val", model, "--data", data, "--target", str(profile))
+    assert code == 0, err
+    assert "by trtexec" in out
     command = ("compare", model, model, "--data", data, "--target", str(profile), "--images", "0")
-    code, out, _ = run(monkeypatch, capsys, *command)
-    assert code == 0 and "SIMULATED latency p95" in out and "not measured" not in out
+    code, out, err = run(monkeypatch, capsys, *command)
+    assert code == 0, err
+    assert "SIMULATED latency p95" in out and "not measured" not in out
     profile.write_text(profile.read_text().replace("orin-nano'", "orin-nx'"))
     code, _, err = run(monkeypatch, capsys, *command)
     assert code == 4 and "the profile is about Jetson Orin Nano 8 GB" in err

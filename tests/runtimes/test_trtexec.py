@@ -415,6 +415,13 @@ def test_an_unknown_version_is_not_available(tmp_path, version):
     assert not found.ok and "10.3 and newer of 10, and 11" in found.detail and found.remedy
 
 
+def test_a_trtexec_that_does_not_end_is_not_called_missing(tmp_path, monkeypatch):
+    trtexec, _ = tool(tmp_path)
+    monkeypatch.setattr("edgeprune.runtimes.trtexec_.VERSION_TIMEOUT_S", 0.0)
+    found = trtexec.availability()
+    assert not found.ok and "does not say its version" in found.detail and "--help" in found.remedy
+
+
 def test_a_device_without_trtexec_is_not_available(tmp_path):
     trtexec = TrtExec(Bench(), program=(str(tmp_path / "none"),))
     found = trtexec.availability()
