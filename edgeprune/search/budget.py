@@ -203,9 +203,9 @@ class BudgetSearch:
             if candidate is not kept:
                 shutil.rmtree(candidate.files.model.parent)
         probes = tuple(_facts(probe, probed[probe.candidate.key], probe is run.best) for probe in run.probes)
-        gate = self._gate(search_gate(budget, run.best))
+        gate = self._gate(search_gate(budget, run.best, run.milder))
         if gate.verdict is Verdict.INCONCLUSIVE:
-            site.reporter.note(f"no probe holds the budget for sure; the best one goes on: {gate.reason}")
+            site.reporter.note(f"the search could not tell; its best plan goes on: {gate.reason}")
         diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept) if diagnose else None
         return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
 
@@ -251,8 +251,9 @@ class BudgetSearch:
         )
 
 
-def search_gate(budget: Budget, best: Probe) -> Gate:
-    """The budget against the probe that a search ends with: PASS when its interval holds it, else INCONCLUSIVE."""
+def search_gate(budget: Budget, best: Probe, milder: Probe | None = None) -> Gate:
+    """The budget against the probe that a search ends with: PASS when its interval holds it, else INCONCLUSIVE, as where
+    a ``milder`` plan may hold it that could not be told from one that misses."""
     reading = best.reading
     if budget.kind == "speed_up":
         low = 0.0 if math.isinf(reading.used_high) else budget.value / reading.used_high
@@ -263,9 +264,15 @@ def search_gate(budget: Budget, best: Probe) -> Gate:
         value = budget.value * reading.used
         ends = f"{budget.value * reading.used_low:.4g} to {budget.value * reading.used_high:.4g} ms"
         metric, unit = f"latency {budget.statistic}", "ms"
-    if best.holds:
+    if best.holds and milder is None:
         return Gate("search", metric, value, budget.value, unit, Verdict.PASS, ends)
-    why = reading.unsteady or "the interval does not hold the budget"
+    if milder is not None:
+        why = (
+            f"held, with {reading.used:.0%} of the budget used; a plan that removes less may hold it too, at "
+            f"{milder.reading.used:.0%} ({_ends(milder.reading.used_low, milder.reading.used_high)})"
+        )
+    else:
+        why = reading.unsteady or "the interval does not hold the budget"
     reason = f"{ends}: {why}; search again on a quiet machine, or with more measure.retries"
     return Gate("search", metric, value, budget.value, unit, Verdict.INCONCLUSIVE, reason)
 

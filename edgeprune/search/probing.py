@@ -96,6 +96,13 @@ class Probe:
         """Whether it is over the budget for sure, or no faster than the unpruned model."""
         return self.reading.used_low > BUDGET_WINDOW[1] or self.reading.speed_up_high <= 1
 
+    @property
+    def untold(self) -> bool:
+        """Whether it is likely within the budget, and its interval is wider than the window, too wide to tell."""
+        reading = self.reading
+        likely = not self.holds and not self.misses and reading.used <= BUDGET_WINDOW[1]
+        return likely and reading.used_high - reading.used_low > BUDGET_WINDOW[1] - BUDGET_WINDOW[0]
+
     def vague(self, least_used: float) -> bool:
         """Whether measuring it longer is worth more than another candidate."""
         if self.misses:
@@ -114,11 +121,14 @@ class ProbeRun:
             may hold it; None when none may.
         floor: the fastest probe.
         probes: all of them, in order.
+        milder: a probe that gives up less than ``best`` and may hold the budget too, where ``best`` uses less of it than
+            it should and the measurements were too coarse to tell; None else.
     """
 
     best: Probe | None
     floor: Probe
     probes: tuple[Probe, ...]
+    milder: Probe | None = None
 
 
 def run_probes(
@@ -167,12 +177,19 @@ def run_probes(
             aim = max(least_used, min(aim, probe.reading.used / probe.reading.used_high))
     holding = [probe for probe in probes if probe.holds]
     possible = [probe for probe in probes if not probe.misses]
-    return ProbeRun(
-        best=min(holding, key=lambda probe: probe.candidate.loss)
+    best = (
+        min(holding, key=lambda probe: probe.candidate.loss)
         if holding
-        else min(possible, key=lambda probe: probe.reading.used, default=None),
+        else min(possible, key=lambda probe: probe.reading.used, default=None)
+    )
+    milder: list[Probe] = []
+    if best is not None and best.holds and best.reading.used < min(least_used, BUDGET_WINDOW[0]):
+        milder = [probe for probe in probes if probe.candidate.loss < best.candidate.loss and probe.untold]
+    return ProbeRun(
+        best=best,
         floor=min(probes, key=lambda probe: probe.reading.used),
         probes=tuple(probes),
+        milder=min(milder, key=lambda probe: probe.reading.used, default=None),
     )
 
 

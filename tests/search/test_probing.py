@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from edgeprune.search.probing import Candidate, ProbeRun, Reading, run_probes
+from edgeprune.samples.gates import Verdict
+from edgeprune.search.budget import search_gate
+from edgeprune.search.probing import Candidate, Probe, ProbeRun, Reading, run_probes
+from edgeprune.target import load_target
 from edgeprune.target.schema import BUDGET_WINDOW
 
 
@@ -166,3 +169,32 @@ def test_too_few_samples_for_an_interval_hold_nothing() -> None:
 
     result = run_probes(solver(), measure, start_used=2.0, max_probes=1)
     assert result.best is not None and not result.best.holds
+
+
+@pytest.mark.parametrize("width", [0.02, 0.06])
+def test_a_plan_that_is_too_fast_is_no_hit_while_a_milder_one_could_not_be_told(width: float) -> None:
+    """A disturbed search at ×3 ended with 89 % of the budget used, beside one at 98 % (92 to 104 %)."""
+
+    def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
+        used = 2.0 * candidate.share
+        wide = width if used > 0.9 else 0.01
+        return Reading(used, used - wide, used + wide, 2.0, 2.1)
+
+    shares = iter([0.49, 0.43, 0.485, 0.48])
+    result = run_probes(lambda share: solver()(next(shares)), measure, start_used=2.0, max_probes=2, max_repeats=1)
+    assert result.best is not None and result.best.holds
+    if width > 0.04:  # an interval of more than the window
+        assert result.best.reading.used < BUDGET_WINDOW[0]
+        assert result.milder is not None and result.milder.reading.used == pytest.approx(0.98)
+    else:
+        assert result.milder is None
+
+
+def test_the_gate_of_such_a_search_says_what_may_do_instead() -> None:
+    fast = Probe(Candidate("fast", 0.44, 2.0, False), 0.9, Reading(0.88, 0.85, 0.92, 2.1, 2.3), 2.0)
+    milder = Probe(Candidate("milder", 0.49, 1.0, False), 0.98, Reading(0.98, 0.92, 1.04, 1.9, 2.2), 2.0)
+    budget = load_target("cpu").changed({"budget.speed_up": 2.0}).budget
+    assert search_gate(budget, fast).verdict is Verdict.PASS
+    gate = search_gate(budget, fast, milder)
+    assert gate.verdict is Verdict.INCONCLUSIVE
+    assert "a plan that removes less may hold it too, at 98%" in gate.reason and "quiet machine" in gate.reason
