@@ -24,13 +24,15 @@ EPOCHS ?=
 DEVICE ?=
 SEED ?=
 OUT ?=
+HOURS ?= 2# of bench
+ONLY ?=# of bench: names in benchmarks/README.md; all of them
 PHASES ?=# of gpu-check: batch-1 batch-16 int8 files table; all of them
 
 WORKERS ?= 2# of pytest; a file of tests stays with one
 OWN := demo
 TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
 KNOWN := SHELL PYTHON VENV TORCH_INDEX STUBS WEIGHTS DATA LATENCY_MS SPEED_UP MACS_SPEED_UP MAX_MAP_DROP IMGSZ EPOCHS DEVICE \
-	SEED OUT PHASES WORKERS PYTEST
+	SEED OUT PHASES HOURS ONLY WORKERS PYTEST
 GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
 $(error $(filter-out $(KNOWN),$(GIVEN)): not known here; known are $(KNOWN))
@@ -40,7 +42,7 @@ REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help install install-dev demo test test-slow test-hostile test-matrix gpu-check check schemas pages docs wheel clean $(TARGETS)
+.PHONY: help install install-dev demo test test-slow test-hostile test-matrix gpu-check bench check schemas pages docs wheel clean $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
@@ -50,6 +52,8 @@ help:
 	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
 	@echo "make gpu-check WEIGHTS=best.pt DATA=data.yaml [SPEED_UP=] [IMGSZ=] [EPOCHS=] [OUT=] [PHASES=]"
 	@echo "                        a build with real TensorRT engines where an NVIDIA GPU and trtexec are"
+	@echo "make bench HOURS=2 [WEIGHTS=\"a.pt b.pt\"] [DATA=data.yaml] [ONLY=] [OUT=]"
+	@echo "                        the benchmarks that fit into so many hours; goes on where it stopped"
 	@echo "make check              linter, formatter, type checker, floors of the house, strict build of the pages"
 	@echo "make docs               the pages of docs/ into site/"
 	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5] [IMGSZ=] [EPOCHS=] [OUT=]"
@@ -113,6 +117,11 @@ gpu-check: install
 	@test -n "$(WEIGHTS)" -a -n "$(DATA)" || { echo "WEIGHTS or DATA is missing: make gpu-check WEIGHTS=best.pt DATA=data.yaml"; exit 2; }
 	$(VENV)/bin/python -m benchmarks.gpu_check --weights "$(WEIGHTS)" --data "$(DATA)" $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
 		$(SIZE) $(if $(OUT),--out "$(OUT)") $(if $(PHASES),--phases $(PHASES)) --page benchmarks/tensorrt_gpu.md
+
+# benchmarks/suite.py says what each is; what does not fit, or needs what is not here, is named.
+bench: install-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.suite --hours $(HOURS) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+		$(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out "$(OUT)")
 
 check: install-dev
 	$(VENV)/bin/ruff check .

@@ -1,18 +1,22 @@
 """What the accuracy gate promises, by simulation: wrong PASS and wrong FAIL over many drawn datasets.
 
 Two detectors look at the same drawn images. Both have the same true mAP, or the second has lost twice the floor (its
-labels are missed more often). Run with ``python -m benchmarks.accuracy_gate``; prints the table of accuracy_gate.md.
+labels are missed more often). Prints the table of accuracy_gate.md.
+
+    python -m benchmarks.accuracy_gate [--runs 200] [--page benchmarks/accuracy_gate.md]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from benchmarks.page import printed_by
 from edgeprune.samples.average_precision import Detections, drop_interval
 from edgeprune.samples.gates import Verdict, accuracy_gate
 
@@ -85,8 +89,8 @@ def verdicts(runs: int, images: int, lost: float, floor: float, skill: float = 1
     return counts
 
 
-def main(runs: int) -> None:
-    """Print the table."""
+def print_table(runs: int) -> None:
+    """Every row, and what they were drawn with."""
     lost = 0.35
     drop = true_drop(1.0, lost)
     print(f"True drop of the worse detector {drop:.4f}, floor {drop / 2:.4f}; {runs} datasets a row.\n")
@@ -100,5 +104,13 @@ def main(runs: int) -> None:
             print(f"| {name} | {images} | {' | '.join(map(str, row))} | {wrong:.1%} |")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200, help="datasets a row")
+    parser.add_argument("--page", type=Path, help="page that gets the table as well")
+    given = parser.parse_args()
+    printed_by(lambda: print_table(given.runs), given.page, "accuracy-gate")
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    main()

@@ -1,6 +1,6 @@
 """What the latency harness can tell apart: A/A, A against 5 % slower, and against a bare loop over the runtime.
 
-    python benchmarks/bench_resolution.py MODEL.onnx --kept kept --out benchmarks/bench_resolution.md
+    python -m benchmarks.bench_resolution MODEL.onnx --kept kept --out benchmarks/bench_resolution.md
 
 Every run times the model, the same model again and a copy made about 5 % slower (some of its convolutions once more,
 with other weights) in three launches, each a fresh process. The bare loop is a script of fifteen lines in a process of
@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from benchmarks.page import publish
 from edgeprune.agent.host import cpu_identity
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
@@ -199,8 +200,6 @@ def main() -> None:
     host = f"{cpu_identity()['cpu']}, {os.cpu_count()} cores shared with other work, {runtime.identity()['runtime']}"
     text = "\n".join(
         [
-            "# What the latency harness can tell apart",
-            "",
             f"`benchmarks/bench_resolution.py`, {asked.model.name}, one thread; {host}.",
             "",
             "| check | result |",
@@ -211,7 +210,7 @@ def main() -> None:
     )
     print(text)
     if asked.out:
-        asked.out.write_text(text)
+        publish(asked.out, "bench-resolution", text)
 
 
 if __name__ == "__main__":

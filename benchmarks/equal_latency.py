@@ -7,25 +7,30 @@ Every method gives one model for every latency ratio, found by measuring it next
 one thread, interleaved). Each is fine-tuned with the same settings; the best epoch is chosen on the val split and the
 figure taken on test. ``stock`` is the same architecture with a smaller width multiple, trained from random weights
 for as many epochs as the unpruned model and the fine-tune had together. A stopped benchmark goes on where it was:
-finished arms are kept in ``--work``, and the table is written again after every run.
+finished arms are kept in ``--work``. Results are added to the JSON beside ``--out``, from which the page is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from benchmarks.page import Seeds, publish, table
 from edgeprune import checkpoint
+from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.simplify import simplify_onnx
@@ -201,14 +206,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def runs_of(options: argparse.Namespace, seed: str) -> str:
+def runs_of(options: argparse.Namespace, recipe: str, seed: str) -> str:
     """Name of the folder of a run, or the pattern of several."""
-    recipe = "" if options.recipe == "edgeprune" else f"-{options.recipe}"
-    return f"seed{seed}-epochs{options.epochs}{recipe}" + ("" if options.lr0 == LR0 else f"-lr{options.lr0:g}")
+    name = "" if recipe == "edgeprune" else f"-{recipe}"
+    return f"seed{seed}-epochs{options.epochs}{name}" + ("" if options.lr0 == LR0 else f"-lr{options.lr0:g}")
 
 
-def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    folder = one.checkpoint.parent / runs_of(options, str(seed))
+def trained(one: Arm, recipe: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    folder = one.checkpoint.parent / runs_of(options, recipe, str(seed))
     record = folder / "figures.json"
     if not record.is_file():
         settings = TrainSettings(
@@ -219,7 +224,7 @@ def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             device=options.device,
             seed=seed,
             quiet=True,
-            train=RECIPES[options.recipe],
+            train=RECIPES[recipe],
         )
         where: dict[str, Any] = {"data": options.data, "out": folder / "out", "work": folder / "work"}
         if "recipe" in one.measured:
@@ -241,42 +246,192 @@ def trained(one: Arm, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     return json.loads(record.read_text())
 
 
-def table(options: argparse.Namespace) -> str:
-    """Markdown from whatever has finished."""
-    lines = [
-        "# Accuracy at equal measured latency",
-        "",
-        f"`{options.weights.stem}` on `{Path(options.data).parent.name}`, {options.imgsz} px, {options.epochs} epochs "
-        f"of fine-tuning (AdamW {options.lr0:g}, batch 16, no teacher, else the defaults of {options.recipe}), best "
-        "epoch on val, mAP50-95 on test. Latency: ONNX Runtime CPU, one thread, next to the unpruned model. `stock`: a "
-        f"smaller width multiple, {options.pretrained + options.epochs} epochs from random weights.",
-        "",
-        "| asked | method | measured | MACs | parameters | test, mean | lowest | highest | val, mean | seeds |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    kept = runs_of(options, "?")
-    for asked in options.speed_ups:
-        for method in METHODS:
-            folder = options.work / f"{method}-x{asked:g}"
-            runs = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{kept}/figures.json"))]
-            if not runs:
-                continue
-            seen = json.loads((folder / "measured.json").read_text())
-            test = [run["test"] for run in runs]
-            lines.append(
-                f"| ×{asked:g} | {method} | ×{seen['speed_up']:.2f} | ×{seen['macs_ratio']:.2f} "
-                f"| {seen['parameters'] / 1e6:.2f} M | {statistics.mean(test):.4f} | {min(test):.4f} | {max(test):.4f} "
-                f"| {statistics.mean(run['val'] for run in runs):.4f} | {len(runs)} |"
+def row_of(recipe: str, method: str, asked: float, options: argparse.Namespace) -> dict[str, Any] | None:
+    """What has finished of one method at one latency ratio, under these options; None when no seed has."""
+    folder = options.work / f"{method}-x{asked:g}"
+    runs = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{runs_of(options, recipe, '?')}/figures.json"))]
+    if not runs:
+        return None
+    seen = json.loads((folder / "measured.json").read_text())
+    return {
+        "recipe": recipe,
+        "asked": asked,
+        "method": method,
+        "speed_up": seen["speed_up"],
+        "macs_ratio": seen["macs_ratio"],
+        "parameters": seen["parameters"],
+        "test": [run["test"] for run in runs],
+        "val": statistics.mean(run["val"] for run in runs),
+        "epochs": options.epochs,
+        "lr0": options.lr0,
+    }
+
+
+def kept_with(options: argparse.Namespace) -> dict[str, Any]:
+    """The results beside the page with those of this run in them, written back."""
+    path: Path = options.out.with_suffix(".json")
+    kept = json.loads(path.read_text()) if path.is_file() else {"rows": [], "single_runs": []}
+    rows = {(one["recipe"], one["asked"], one["method"]): one for one in kept["rows"]}
+    if options.weights is not None:
+        asked = [
+            row
+            for recipe in options.recipe
+            for one in options.speed_ups
+            for name in METHODS
+            if (row := row_of(recipe, name, one, options))
+        ]
+        rows |= {(one["recipe"], one["asked"], one["method"]): one for one in asked}
+        kept |= {
+            "model": options.weights.stem,
+            "data": Path(options.data).parent.name,
+            "imgsz": options.imgsz,
+            "machine": f"{cpu_identity()['cpu']}, {os.cpu_count()} cores",
+            "runtime": f"ONNX Runtime {version('onnxruntime')}",
+            "versions": f"Ultralytics {version('ultralytics')}",
+            "date": f"{date.today():%Y-%m-%d}",
+        }
+    kept["rows"] = list(rows.values())
+    write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    return kept
+
+
+INTRODUCTION = """# Accuracy at equal measured latency
+
+```
+python -m benchmarks.equal_latency --weights bccd-yolov8n-320.pt --data bccd/data.yaml --recipe ultralytics \\
+    --methods edgeprune lamp-any-width uniform-l2 --speed-ups 1.5 2.2 3.0 --out benchmarks/equal_latency.md
+```
+
+This page is printed by that script from `equal_latency.json`, where every seed of every row is kept; `--print-only`
+prints it without a run.
+
+{model} on {data}, {imgsz} px ({val:.3f} on val, {test:.3f} on test unpruned).
+Every method gives one model for every latency ratio, found by measuring it next to the unpruned one ({runtime}
+CPU, one thread, interleaved). Each is fine-tuned for 20 epochs with AdamW 0.001, batch {batch}, no teacher; the best
+epoch is chosen on val, the figure taken on **test** ({test_images} images).
+{machine}; {versions}; {date}.
+
+- `edgeprune`: the budget search (`edgeprune search --speed-up`), taylor on 64 training images.
+- `lamp-any-width`: global LAMP with a MACs target and no thought of alignment, as the FLOPs-targeted reference prunes.
+  `lamp`: the same in widths that are multiples of 8.
+- `uniform-l2`: the same share of every layer.
+- `stock`: YOLOv8 with a smaller width multiple from random weights, 80 + 20 epochs with this project's `pretrain`.
+- `unpruned`: the given weights with the same epochs, at ×1.0.
+
+An interval is of the mean over seeds, at 95 % by Student's t. The seeds share one test split: what another split
+would give is not in it.
+"""
+TITLES = {
+    "ultralytics": "Fine-tuned by Ultralytics' training defaults",
+    "edgeprune": "Fine-tuned by `edgeprune finetune`'s defaults",
+}
+SHORT = ("edgeprune", "lamp-any-width", "uniform-l2", "stock", "unpruned")  # in the summary
+WORDS = {
+    "ahead": "ahead",
+    "behind": "behind",
+    "level": "level: the intervals overlap",
+    "open": "not told: fewer than three seeds",
+}
+
+
+def page(kept: dict[str, Any]) -> str:
+    """Markdown from the results that are kept: a summary, every row, and what follows from the intervals."""
+    given = kept.get("unpruned", {"val": float("nan"), "test": float("nan")})
+    facts = {"batch": 16, "test_images": "?"} | kept | {"val": given["val"], "test": given["test"]}
+    lines = [INTRODUCTION.format(**facts), "## In short", "", *summary(kept["rows"]), ""]
+    for recipe, title in TITLES.items():
+        rows = sorted((one for one in kept["rows"] if one["recipe"] == recipe), key=lambda one: one["asked"])
+        lines += [f"## {title}", "", *rows_table(rows), ""]
+    lines += ["## What follows", "", *conclusions(kept["rows"]), ""]
+    if kept["single_runs"]:
+        lines += ["## Single runs", "", "One seed each: no interval, so nothing follows from a difference.", ""]
+        lines += table(
+            ("tried", "model", "asked", "run", "test"),
+            [
+                (one["about"], one["model"], f"×{one['asked']:g}", name, f"{figure:.3f}")
+                for one in kept["single_runs"]
+                for name, figure in one["rows"]
+            ],
+        )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """One line a recipe and method, a column a latency ratio; what the README shows."""
+    asked = sorted({one["asked"] for one in rows})
+    lines = []
+    for recipe, name in (("ultralytics", "Ultralytics' defaults"), ("edgeprune", "`edgeprune finetune`")):
+        for method in SHORT:
+            found = {one["asked"]: one for one in rows if (one["recipe"], one["method"]) == (recipe, method)}
+            if found:
+                lines.append((name, f"`{method}`", *(_short(found.get(one)) for one in asked)))
+    return table(("fine-tuned by", "pruned by", *(f"×{one:.1f}" for one in asked)), lines, right=2)
+
+
+def _short(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    seeds = Seeds(tuple(row["test"]))
+    at = "" if abs(row["speed_up"] / row["asked"] - 1) <= 0.035 else f" at ×{row['speed_up']:.2f}"
+    spread = "one seed" if seeds.interval is None else f"± {seeds.interval[1] - seeds.mean:.3f}"
+    return f"{seeds.mean:.3f} {spread}{'' if len(seeds.values) != 2 else ', two seeds'}{at}"
+
+
+def rows_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Every row with its seeds."""
+    columns = ("asked", "method", "measured", "MACs", "parameters", "test, mean", "95 %", "lowest", "highest")
+    return table(
+        (*columns, "val, mean", "seeds"),
+        [
+            (
+                f"×{one['asked']:g}",
+                one["method"],
+                f"×{one['speed_up']:.2f}",
+                f"×{one['macs_ratio']:.2f}",
+                f"{one['parameters'] / 1e6:.2f} M",
+                f"{Seeds(tuple(one['test'])).mean:.4f}",
+                Seeds(tuple(one["test"])).text(),
+                f"{min(one['test']):.4f}",
+                f"{max(one['test']):.4f}",
+                f"{one['val']:.4f}",
+                len(one["test"]),
             )
-    return "\n".join(lines) + "\n"
+            for one in rows
+        ],
+        right=2,
+    )
+
+
+def conclusions(rows: list[dict[str, Any]]) -> list[str]:
+    """A line a comparison of the search with a rival at the same latency, from the intervals alone."""
+    lines = []
+    for recipe, title in TITLES.items():
+        found = {(one["asked"], one["method"]): Seeds(tuple(one["test"])) for one in rows if one["recipe"] == recipe}
+        for asked in sorted({at for at, _ in found}):
+            ours = found.get((asked, "edgeprune"))
+            for method in METHODS:
+                theirs = found.get((asked, method))
+                if ours is not None and theirs is not None and method != "edgeprune":
+                    difference = f"{ours.mean - theirs.mean:+.3f}"
+                    lines.append(
+                        (
+                            title.removeprefix("Fine-tuned by "),
+                            f"×{asked:g}",
+                            method,
+                            difference,
+                            WORDS[ours.against(theirs)],
+                        )
+                    )
+    return table(("fine-tuned by", "asked", "against", "difference of means", "the search is"), lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", type=Path, help="unpruned checkpoint; not needed with --print-only")
+    parser.add_argument("--data")
+    parser.add_argument("--print-only", action="store_true", help="print the page from what is kept beside --out")
     parser.add_argument("--work", type=Path, default=Path("runs/equal-latency"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the page; results are kept beside it as .json")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--speed-ups", type=float, nargs="+", default=[1.5, 2.2, 3.0])
@@ -285,15 +440,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--lr0", type=float, default=LR0, help="of the fine-tunes")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--recipe", choices=list(RECIPES), default="edgeprune", help="of the fine-tunes")
+    parser.add_argument("--recipe", nargs="+", choices=list(RECIPES), default=["edgeprune"], help="of the fine-tunes")
     options = parser.parse_args()
-    bench = Bench(options.weights, options.imgsz, options.work)
-    arms = [arm(method, asked, options, bench) for asked in options.speed_ups for method in options.methods]
-    for seed in options.seeds:
-        for one in arms:
-            trained(one, seed, options)
-            write_atomically(options.out, table(options))
-    print(table(options))
+    if options.print_only:
+        options.weights = None
+    elif options.weights is None or options.data is None:
+        parser.error("--weights and --data are needed, or --print-only")
+    else:
+        bench = Bench(options.weights, options.imgsz, options.work)
+        arms = [arm(method, asked, options, bench) for asked in options.speed_ups for method in options.methods]
+        for seed in options.seeds:
+            for recipe in options.recipe:
+                for one in arms:
+                    trained(one, recipe, seed, options)
+                    kept_with(options)
+    publish(options.out, "equal-latency", page(kept_with(options)))
+    print(page(kept_with(options)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
+from benchmarks.page import printed_by
 from edgeprune import checkpoint
 from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--case", choices=DROPS, help="one case instead of all")
     parser.add_argument("--step", choices=("rescue", "latency", "table"), help="one step instead of all three")
+    parser.add_argument("--page", type=Path, help="page that gets the tables as well")
     given = parser.parse_args()
     dataset = Dataset.load(given.data)
     steps = [given.step] if given.step else ["rescue", "latency", "table"]
@@ -57,7 +59,8 @@ def main() -> None:
         for _, _, folder in folders:
             _latency(folder)
     if "table" in steps:
-        _table([(pt.stem, name, folder) for pt, name, folder in folders])
+        rows = [(pt.stem, name, folder) for pt, name, folder in folders]
+        printed_by(lambda: _table(rows), given.page, "export-mixed")
 
 
 def _rescue(pt: Path, case: str, folder: Path, dataset: Dataset, imgsz: int) -> None:

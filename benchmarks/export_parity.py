@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import printed_by
 from edgeprune.checkpoint import parameter_count
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
@@ -33,7 +34,13 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--family", choices=FAMILIES, help="one family instead of all three")
+    parser.add_argument("--page", type=Path, help="page that gets the table as well, in its part for this size")
     given = parser.parse_args()
+    printed_by(lambda: print_table(given), given.page, f"export-parity {given.imgsz}")
+
+
+def print_table(given: argparse.Namespace) -> None:
+    """Every family and task, as lines of Markdown."""
     images = sorted(given.images.glob("*.jpg"))[: given.count]
     print(
         "| model | task | head | parameters kept | box px | score | extra | unpaired | nodes | simplify max |",

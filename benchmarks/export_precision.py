@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import printed_by
 from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--method", default="entropy")
     parser.add_argument("--step", choices=("accuracy", "latency", "table"), help="one step instead of all three")
+    parser.add_argument("--page", type=Path, help="page that gets the tables as well")
     given = parser.parse_args()
     dataset = Dataset.load(given.data)
     steps = [given.step] if given.step else ["accuracy", "latency", "table"]
@@ -58,7 +60,8 @@ def main() -> None:
         for checkpoint in given.checkpoints:
             _latency(given.work / checkpoint.stem)
     if "table" in steps:
-        _table([given.work / checkpoint.stem for checkpoint in given.checkpoints])
+        folders = [given.work / checkpoint.stem for checkpoint in given.checkpoints]
+        printed_by(lambda: _table(folders), given.page, "export-precision")
 
 
 def _accuracy(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.Namespace) -> None:

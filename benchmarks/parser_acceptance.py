@@ -1,6 +1,6 @@
 """Whether NVIDIA's own parser and builder take every form of a graph that edgeprune ships, for every family and task.
 
-    python -m benchmarks.parser_acceptance [--model yolo26n-seg] > benchmarks/parser_acceptance.md
+    python -m benchmarks.parser_acceptance [--model yolo26n-seg] [--page benchmarks/parser_acceptance.md]
 
 Stock models with seeded random weights, pruned (40 % of the channels), exported at 64 px, simplified, and in every
 precision. Each file is parsed and built by TensorRT for RTX (extra ``[parser]``, no GPU), and held against ONNX's own
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.page import printed_by
 from edgeprune.export.lint import Limits, lint
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.quiet import quiet
@@ -41,29 +42,40 @@ cannot tell. The full TensorRT has that operator (onnx-tensorrt, `docs/operators
 PACKAGES = ("ultralytics", "torch", "onnx", "onnxsim", "onnxruntime", "tensorrt-rtx-cu13-libs")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="one model instead of all, for example yolo26n-seg")
+    parser.add_argument("--page", type=Path, help="page that is written as well")
     given = parser.parse_args()
+    refused: list[str] = []
+    printed_by(lambda: refused.extend(print_page(given.model)), given.page, "parser-acceptance")
+    return 1 if refused else 0
+
+
+def print_page(model: str | None) -> list[str]:
+    """The page; gives the names of the models that a form of was refused."""
     print("# What NVIDIA's parser takes\n")
-    print(f"`python -m benchmarks.parser_acceptance`: {' '.join(__doc__.split('.md')[1].split()).replace('``', '`')}\n")
+    print(
+        f"`python -m benchmarks.parser_acceptance`: {' '.join(__doc__.split('.md]')[1].split()).replace('``', '`')}\n"
+    )
     print(", ".join(f"{package} {version(package)}" for package in PACKAGES) + ".\n")
     print(f"| model | head | {' | '.join(PRECISIONS)} |")
     print(f"| --- | --- | {' | '.join('---' for _ in PRECISIONS)} |", flush=True)
-    refused = taken = 0
+    refused: list[str] = []
+    taken = 0
     for family, size, tasks in MODELS:
         for task in tasks:
             name = f"{family}{size}{TASKS[task][1]}"
-            if given.model not in (None, name):
+            if model not in (None, name):
                 continue
             heads = ["auto", "raw"] if family in TWO_HEADS and task != "classify" else ["auto"]
             for head in [*heads, *(["nms"] if task == "detect" and family not in TWO_HEADS else [])]:
                 row = _row(family, size, task, head)
-                refused += sum("**" in cell for cell in row[1:])
+                refused += [name for cell in row[1:] if "**" in cell]
                 taken += row.count("taken")
                 print(f"| {name} | {' | '.join(row)} |", flush=True)
-    print(f"\nTaken: {taken}, refused: {refused}. {LACKING}")
-    sys.exit(1 if refused else 0)
+    print(f"\nTaken: {taken}, refused: {len(refused)}. {LACKING}")
+    return refused
 
 
 def _row(family: str, size: str, task: str, head: str) -> list[str]:
@@ -94,4 +106,4 @@ def _cell(path: Path, precision: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

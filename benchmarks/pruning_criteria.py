@@ -1,6 +1,6 @@
 """Accuracy right after pruning, before any fine-tuning, by criterion, at equal multiply-accumulates.
 
-Usage: python benchmarks/pruning_criteria.py --data DATA.yaml --imgsz 320 --out TABLE.md WEIGHTS.pt [WEIGHTS.pt ...]
+Usage: python -m benchmarks.pruning_criteria --data DATA.yaml --imgsz 320 --out TABLE.md WEIGHTS.pt [WEIGHTS.pt ...]
 
 Channels are ranked on the training split and accuracy is measured on the validation split. The table decides what
 ``--importance auto`` stands for; run it again when that is in question.

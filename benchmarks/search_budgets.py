@@ -1,6 +1,6 @@
 """Whether the budget search hits: 12 budgets, each searched on this machine and measured again afterwards.
 
-Usage: python benchmarks/search_budgets.py --data DATA.yaml --out TABLE.md [--only N] WEIGHTS.pt [WEIGHTS.pt ...]
+Usage: python -m benchmarks.search_budgets --data DATA.yaml --out TABLE.md [--only N] WEIGHTS.pt [WEIGHTS.pt ...]
 
 Every row is a search of its own for a measured speed-up on the ``cpu`` target, and then a fresh race of its result
 against the unpruned model. The JSON beside the table has every probe. It goes on where it stopped: rows that are in the

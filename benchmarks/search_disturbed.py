@@ -1,6 +1,6 @@
 """What a budget search accepts while other work disturbs it, held against a bare A/B loop.
 
-Usage: python benchmarks/search_disturbed.py WEIGHTS.pt [WEIGHTS.pt …] [--busy 2] [--speed-ups 1.5 2 2.6 …]
+Usage: python -m benchmarks.search_disturbed WEIGHTS.pt [WEIGHTS.pt …] [--busy 2] [--speed-ups 1.5 2 2.6 …]
            [--imgsz 320] [--data DATA.yaml] [--out TABLE.md]
 
 While ``--busy`` processes keep a core busy each, ``edgeprune search`` looks for every budget with every model, as a

@@ -1,6 +1,6 @@
 """Does the unpruned model as teacher help? Prune to one MACs ratio, fine-tune with and without, several seeds.
 
-    python benchmarks/training_distillation.py --weights W.pt --data data.yaml --imgsz 320 --epochs 20 --seeds 0 1 2
+    python -m benchmarks.training_distillation --weights W.pt --data data.yaml --imgsz 320 --epochs 20 --seeds 0 1 2
 
 Prints a Markdown table and keeps every run in ``--out``; a stopped benchmark goes on in the epoch where it was.
 An arm is ``RESPONSE:FEATURE``, the weights of the two terms of distillation; ``0:0`` has no teacher.
@@ -13,6 +13,7 @@ import json
 import statistics
 from pathlib import Path
 
+from benchmarks.page import printed_by, table
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.pruning.api import prune
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["0:0", "1:0"], metavar="RESPONSE:FEATURE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--page", type=Path, help="page that gets the tables as well")
     args = parser.parse_args()
     pruned = args.out / f"pruned-{args.importance}-{args.macs_speed_up:g}.pt"
     if not pruned.is_file():
@@ -45,6 +47,7 @@ def main() -> None:
         )
         checkpoint.save(done.model, pruned, like=given, metadata=done.metadata())
     figures: dict[str, list[float]] = {}
+    curves: dict[tuple[int, str], list[float]] = {}
     for seed in args.seeds:
         for arm in args.arms:
             response, feature = map(float, arm.split(":"))
@@ -65,19 +68,30 @@ def main() -> None:
             where = {"data": args.data, "out": folder / "out", "work": folder / "work"}
             trained = finetune(pruned, settings=settings, **where).summary
             figures.setdefault(arm, []).append(trained.map50_95)
+            curves[seed, arm] = [epoch.figures["metrics/mAP50-95(B)"] for epoch in trained.epochs]
             print(
                 f"seed {seed}, {arm}: {trained.map50_95:.4f} (epoch {trained.best_epoch}, {trained.seconds:.0f} s) "
-                + " ".join(f"{epoch.figures['metrics/mAP50-95(B)']:.3f}" for epoch in trained.epochs),
+                + " ".join(f"{value:.3f}" for value in curves[seed, arm]),
                 flush=True,
             )
             write_atomically(folder / "figure.json", json.dumps({"arm": arm, "seed": seed, "map": trained.map50_95}))
-    print(
-        f"\nMACs x{args.macs_speed_up:g}, {args.epochs} epochs, {args.imgsz} px, {args.importance}, best epoch, val\n"
-    )
-    print("| response | feature | mAP50-95, mean | lowest | highest | seeds |\n| --- | --- | --- | --- | --- | --- |")
-    for arm, values in figures.items():
-        spread = f"{statistics.mean(values):.4f} | {min(values):.4f} | {max(values):.4f} | {len(values)}"
-        print("| {} | {} | {} |".format(*arm.split(":"), spread))
+    printed_by(lambda: _tables(args, figures, curves), args.page, "training-distillation")
+
+
+def _tables(
+    args: argparse.Namespace, figures: dict[str, list[float]], curves: dict[tuple[int, str], list[float]]
+) -> None:
+    shown = f"MACs ×{args.macs_speed_up:g}, {args.epochs} epochs, {args.imgsz} px, {args.importance}"
+    print(f"{shown}, best epoch, mAP50-95 on val:\n")
+    rows = [
+        (*arm.split(":"), f"{statistics.mean(values):.4f}", *(f"{value:.4f}" for value in values))
+        for arm, values in figures.items()
+    ]
+    seeds = (f"seed {seed}" for seed in args.seeds)
+    print("\n".join(table(("answers", "features", "mean", *seeds), rows, right=2)))
+    print("\nBy epoch:\n")
+    by_epoch = [(seed, arm, *(f"{value:.3f}" for value in curve)) for (seed, arm), curve in curves.items()]
+    print("\n".join(table(("seed", "answers:features", *range(1, args.epochs + 1)), by_epoch)))  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":

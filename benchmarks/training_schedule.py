@@ -1,6 +1,6 @@
 """One shot or in rounds? Prune and fine-tune to one MACs ratio in 1, 2, ... rounds with the same total of epochs.
 
-    python benchmarks/training_schedule.py --weights W.pt --data data.yaml --imgsz 320 --epochs 12 --rounds 1 2 4
+    python -m benchmarks.training_schedule --weights W.pt --data data.yaml --imgsz 320 --epochs 12 --rounds 1 2 4
 
 Prints a Markdown table and keeps every run in ``--out``; a stopped benchmark goes on in the epoch where it was.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.page import printed_by, table
 from edgeprune.settings import TrainSettings
 from edgeprune.training.iterative import prune_in_rounds
 
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--teacher", action="store_true", help="distil from the unpruned model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--page", type=Path, help="page that gets the tables as well")
     args = parser.parse_args()
     rows = []
     for seed in args.seeds:
@@ -57,10 +59,10 @@ def main() -> None:
                 )
                 figures = ", ".join(f"{each.trained.summary.map50_95:.3f}" for each in done)
                 last, accuracy = done[-1], done[-1].trained.summary.map50_95
-                rows.append(f"| {seed} | x{last.macs_speed_up:.2f} | {rounds} | {accuracy:.4f} | {figures} |")
+                rows.append((seed, f"×{last.macs_speed_up:.2f}", rounds, f"{accuracy:.4f}", figures))
                 print(rows[-1], flush=True)
-    print("\n| seed | MACs | rounds | mAP50-95 | after each round |\n| --- | --- | --- | --- | --- |")
-    print("\n".join(rows))
+    lines = table(("seed", "MACs", "rounds", "mAP50-95", "after each round"), rows)
+    printed_by(lambda: print("\n".join(lines)), args.page, "training-schedule")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Is pruning by scales after sparsity training better than L1 without? Same weights, same ratio, epochs to recover.
 
-    python benchmarks/training_sparsity.py --weights W.pt --data digits/data.yaml --imgsz 128 --train fliplr=0.0
+    python -m benchmarks.training_sparsity --weights W.pt --data digits/data.yaml --imgsz 128 --train fliplr=0.0
 
 The rival trains as many epochs at the same rate without the sparsity term before it is pruned by L1. Prints Markdown
 tables and keeps every run in ``--out``; a stopped benchmark goes on in the epoch where it was.
@@ -16,6 +16,7 @@ from typing import Any
 
 from ultralytics import YOLO
 
+from benchmarks.page import printed_by
 from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.cli.settings import training_arguments
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--train", nargs="*", default=[], help="NAME=VALUE")
+    parser.add_argument("--page", type=Path, help="page that gets the tables as well")
     args = parser.parse_args()
     common = TrainSettings(
         epochs=args.epochs,
@@ -92,9 +94,11 @@ def main() -> None:
                     + f" | {'none of them' if at is None else at} |"
                 )
                 print(tuned[-1], flush=True)
-    print(
-        "\n| seed | off before | off after | mAP50 given | sparsified | plain | mAP50-95 given | sparsified | plain |"
-    )
+    printed_by(lambda: _tables(args, unpruned, tuned), args.page, "training-sparsity")
+
+
+def _tables(args: argparse.Namespace, unpruned: list[str], tuned: list[str]) -> None:
+    print("| seed | off before | off after | mAP50 given | sparsified | plain | mAP50-95 given | sparsified | plain |")
     print("| --- " * 9 + "|\n" + "\n".join(unpruned))
     epochs = " | ".join(f"epoch {epoch}" for epoch in range(1, args.epochs + 1))
     print(f"\n| seed | weights | importance | MACs | lr0 | pruned | {epochs} | recovered after |")

@@ -1,0 +1,542 @@
+"""Every benchmark of this folder, in one run with a budget of hours; writes benchmarks/README.md.
+
+    make bench HOURS=2 [WEIGHTS="a.pt b.pt"] [DATA=data.yaml] [ONLY="name name"] [OUT=benchmarks/.runs]
+    python -m benchmarks.suite --readme        # the page anew from what is kept, no run
+
+What fits into the hours runs, in the order of the registry below; what does not, or lacks something, is named with
+the reason. What has a record of this commit is not run again (``--again`` does). Work goes to ``--out``: a benchmark
+that keeps its finished parts goes on there after it was stopped or its time was over. The record of a run that ended
+well (command, machine, versions, commit, seconds) goes beside the pages, into ``records/``.
+
+Exit codes: 0 all that ran ended well, 1 one did not, 2 wrong options, 5 nothing was run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks.page import printed_part, publish, table
+from edgeprune.agent.host import cpu_identity
+from edgeprune.serial import read_json, write_json
+
+HERE = Path(__file__).resolve().parent
+ROOT, RECORDS, README = HERE.parent, HERE / "records", HERE / "README.md"
+PACKAGES = ("torch", "ultralytics", "torch-pruning", "onnx", "onnxruntime")
+STOPPED = 124  # exit code of a benchmark whose time was over, as timeout(1) gives it
+LEAST_LEFT_MIN = 5.0  # less is not worth starting a benchmark that would only be begun
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark: a command, and the page that shows what it printed.
+
+    Attributes:
+        name: of the record, and of the part of the page.
+        about: the question that its figures answer.
+        argv: what follows ``python``; ``{data}``, ``{weights}`` (all of them), ``{first}`` (the first), ``{images}``,
+            ``{work}``, ``{page}`` and ``{made}`` are filled in. ``{made}`` is a page in ``{work}``, for a script that
+            writes as it goes: it takes the page's place, and the JSON of its name, once the script has ended well.
+        page: file in benchmarks/.
+        minutes: on two cores, roughly; how the hours are filled.
+        spread: what stands for the spread on the page.
+        goes_on: it keeps finished parts in ``{work}`` and goes on there.
+        needs: besides data and weights, which ``argv`` tells: ``gpu``, ``parser`` or nothing.
+        typed: what of the page people wrote or copied from what was printed; empty when a script prints every figure.
+    """
+
+    name: str
+    about: str
+    argv: str
+    page: str
+    minutes: float
+    spread: str
+    goes_on: bool = False
+    needs: frozenset[str] = frozenset()
+    typed: str = ""
+
+
+REGISTRY = (
+    Benchmark(
+        "gate-calibration",
+        "how often a latency gate is wrong, by simulation",
+        "-m benchmarks.gate_calibration --runs 2000",
+        "gate_calibration.md",
+        6,
+        "2000 runs a row, standard error given",
+    ),
+    Benchmark(
+        "accuracy-gate",
+        "how often the accuracy gate is wrong, by simulation",
+        "-m benchmarks.accuracy_gate --runs 200 --page {page}",
+        "accuracy_gate.md",
+        10,
+        "200 datasets a row",
+    ),
+    Benchmark(
+        "pruning-speed",
+        "seconds and memory of pruning",
+        "-m benchmarks.pruning_speed --imgsz 320 --data {data} --out {page}",
+        "pruning_speed.md",
+        5,
+        "one process a row",
+    ),
+    Benchmark(
+        "search-budgets",
+        "whether the search hits its budget",
+        "-m benchmarks.search_budgets --data {data} --cache {work}/profiles --out {made} {weights}",
+        "search_budgets.md",
+        12,
+        "95 % interval of every ratio",
+        goes_on=True,
+    ),
+    Benchmark(
+        "pruning-criteria",
+        "mAP right after pruning, by criterion",
+        "-m benchmarks.pruning_criteria --data {data} --imgsz 320 --out {made} {weights}",
+        "pruning_criteria.md",
+        40,
+        "one seed",
+    ),
+    Benchmark(
+        "export-parity 640",
+        "how far ONNX is from PyTorch, pruned, 640 px",
+        "-m benchmarks.export_parity {images} --imgsz 640 --page {page}",
+        "export_parity.md",
+        15,
+        "the largest difference of four images",
+    ),
+    Benchmark(
+        "export-parity 320",
+        "how far ONNX is from PyTorch, pruned, 320 px",
+        "-m benchmarks.export_parity {images} --imgsz 320 --page {page}",
+        "export_parity.md",
+        8,
+        "the largest difference of four images",
+    ),
+    Benchmark(
+        "parser-acceptance",
+        "what NVIDIA's parser takes",
+        "-m benchmarks.parser_acceptance --page {page}",
+        "parser_acceptance.md",
+        25,
+        "none: taken or refused",
+        needs=frozenset({"parser"}),
+    ),
+    Benchmark(
+        "example-build",
+        "the build that the README shows",
+        "-m benchmarks.example_build --weights {first} --data {data} --work {work} --out {page}",
+        "example_build.md",
+        12,
+        "bounds of every gate; one seed",
+        goes_on=True,
+    ),
+    Benchmark(
+        "export-precision",
+        "accuracy and latency of number formats",
+        "-m benchmarks.export_precision {data} {weights} --work {work} --page {page}",
+        "export_precision.md",
+        30,
+        "95 % interval of every ratio",
+    ),
+    Benchmark(
+        "export-mixed",
+        "layers that go back to float when INT8 loses too much",
+        "-m benchmarks.export_mixed {data} {weights} --work {work} --page {page}",
+        "export_mixed.md",
+        30,
+        "one calibration",
+        typed="the page leaves out a column and YOLO11's first case",
+    ),
+    Benchmark(
+        "equal-latency",
+        "accuracy at equal measured latency, by two recipes",
+        "-m benchmarks.equal_latency --weights {first} --data {data} --recipe ultralytics edgeprune --work {work} "
+        "--out {made}",
+        "equal_latency.md",
+        900,
+        "95 % interval over the seeds, lowest and highest",
+        goes_on=True,
+    ),
+    Benchmark(
+        "training-distillation",
+        "what a teacher brings",
+        "-m benchmarks.training_distillation --weights {first} --data {data} --imgsz 320 --macs-speed-up 4 "
+        "--epochs 20 --out {work} --page {page}",
+        "training_distillation.md",
+        150,
+        "three seeds, each one shown",
+        goes_on=True,
+        typed="the tables by epoch and of features",
+    ),
+    Benchmark(
+        "training-sparsity",
+        "scales after sparsity training against L1 without",
+        "-m benchmarks.training_sparsity --weights {first} --data {data} --imgsz 320 --out {work} --page {page}",
+        "training_sparsity.md",
+        90,
+        "one seed",
+        goes_on=True,
+        typed="all tables but the part at the end, from what the script printed",
+    ),
+    Benchmark(
+        "training-schedule",
+        "one shot or in rounds",
+        "-m benchmarks.training_schedule --weights {first} --data {data} --imgsz 320 --out {work} --page {page}",
+        "training_schedule.md",
+        90,
+        "one seed",
+        goes_on=True,
+    ),
+    Benchmark(
+        "search-disturbed",
+        "what a search accepts while other work disturbs it",
+        "-m benchmarks.search_disturbed {weights} --data {data} --cache {work} --out {made}",
+        "search_disturbed.md",
+        40,
+        "the median of 100 rounds of a bare loop",
+    ),
+    Benchmark(
+        "demo-ten-times",
+        "whether the demo always ends well",
+        "-m benchmarks.demo_ten_times --out {made}",
+        "demo_ten_times.md",
+        150,
+        "ten runs, each one shown",
+    ),
+    Benchmark(
+        "robustness",
+        "situations, hostile inputs, kills, long runs",
+        "-m benchmarks.robustness --inputs 520 --cells 300 --slow 8 --minutes 26 --kills 30 --builds 5 --benches 10",
+        "robustness.md",
+        35,
+        "none: counts",
+        typed="the paragraph on what was mended after the run",
+    ),
+    Benchmark(
+        "gpu-check",
+        "whole builds by TensorRT on an NVIDIA GPU",
+        "-m benchmarks.gpu_check --weights {first} --data {data} --out {work} --page {page}",
+        "tensorrt_gpu.md",
+        60,
+        "bounds of every gate",
+        goes_on=True,
+        needs=frozenset({"gpu"}),
+    ),
+)
+
+NO_RUNNER = {  # pages that no entry of the registry writes, and why
+    "bench_resolution.md": "`python -m benchmarks.bench_resolution MODEL.onnx` writes its first table, on a quiet "
+    "machine; the second was typed from single runs",
+    "pruning_matrix.md": "`make test-matrix` prints it (`tests/matrix/run.py --out`)",
+    "training_demo.md": "typed from the logs of single runs of `edgeprune pretrain` and `finetune`",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run of a benchmark.
+
+    Attributes:
+        name: of the benchmark.
+        command: with the names of files alone, not their folders.
+        exit_code: of the command.
+        seconds: of this run; a run that went on took longer altogether.
+        date: UTC, ISO 8601.
+        machine: processor and cores.
+        load: one-minute load average before and after.
+        versions: of packages, Python and edgeprune.
+        commit: of the code, with ``+`` when files differed from it; empty outside git.
+        begun: the commit at which the work was begun that this run went on with.
+        digest: SHA-256 of what it put into its page.
+    """
+
+    name: str
+    command: str
+    exit_code: int
+    seconds: float
+    date: str
+    machine: str
+    load: tuple[float, float]
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str = ""
+    begun: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run has: files, folder and hours."""
+
+    weights: tuple[Path, ...]
+    data: Path | None
+    work: Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=2.0, help="of all runs together [%(default)s]")
+    parser.add_argument("--weights", type=Path, nargs="*", default=[], help="unpruned checkpoints; pages say which")
+    parser.add_argument("--data", type=Path, help="dataset YAML that they were trained on")
+    parser.add_argument("--only", nargs="*", default=[], help="names of benchmarks, or of their pages")
+    parser.add_argument("--again", action="store_true", help="run what has a record of this commit too")
+    parser.add_argument("--out", type=Path, default=HERE / ".runs", help="folder for work [benchmarks/.runs]")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run")
+    parser.add_argument("--readme", action="store_true", help="only write benchmarks/README.md")
+    options = parser.parse_args(argv)
+    if options.readme:
+        publish(README, "suite", readme())
+        return 0
+    known = {one.name for one in REGISTRY} | {one.page for one in REGISTRY}
+    if wrong := [name for name in options.only if name not in known]:
+        parser.error(f"--only {wrong[0]}: no such benchmark; known are {', '.join(one.name for one in REGISTRY)}")
+    for path in [*options.weights, *([options.data] if options.data else [])]:
+        if not path.is_file():
+            parser.error(f"{path}: no such file; give checkpoints as --weights and a dataset YAML as --data")
+    if options.hours <= 0:
+        parser.error(f"--hours {options.hours:g}: give a number above 0")
+    given = Given(tuple(options.weights), options.data, options.out)
+    chosen = [one for one in REGISTRY if not options.only or {one.name, one.page} & set(options.only)]
+    runs, left_out = planned(chosen, given, options.hours * 60, again=options.again)
+    for one, why in left_out:
+        print(f"left out: {one.name}: {why}")
+    for one in runs:
+        print(f"runs: {one.name} (about {one.minutes:g} min): python {shlex.join(arguments(one, given))}", flush=True)
+    if options.dry_run or not runs:
+        return 0 if runs else 5
+    ends, failed = perf_counter() + options.hours * 3600, False
+    for one in runs:
+        left = ends - perf_counter()
+        if left < 60 * LEAST_LEFT_MIN and one is not runs[0]:
+            print(f"left out: {one.name}: the hours are over; the same command goes on here")
+            continue
+        record = run(one, given, left)
+        publish(README, "suite", readme())
+        failed |= record.exit_code not in (0, STOPPED)
+        print(f"{one.name}: exit code {record.exit_code} after {record.seconds / 60:.1f} min", flush=True)
+    return 1 if failed else 0
+
+
+def planned(
+    chosen: Sequence[Benchmark], given: Given, minutes: float, *, again: bool
+) -> tuple[list[Benchmark], list[tuple[Benchmark, str]]]:
+    """What runs in so many minutes, in the given order, and what does not, each with the reason."""
+    runs: list[Benchmark] = []
+    left_out: list[tuple[Benchmark, str]] = []
+    too_long: list[Benchmark] = []
+    now, left = commit(), minutes
+    for one in chosen:
+        kept = record_of(one)
+        if kept is not None and kept.commit == now and now and not again:
+            left_out.append((one, "has a record of this commit; --again runs it anew"))
+        elif lacking := ", ".join(lacks(one, given)):
+            left_out.append((one, f"needs {lacking}"))
+        elif one.minutes <= left:
+            runs.append(one)
+            left -= one.minutes
+        else:
+            too_long.append(one)
+    for one in too_long:  # one of them is begun in what is left, and goes on in the next call
+        if one.goes_on and left >= LEAST_LEFT_MIN:
+            runs.append(one)
+            left = 0
+        else:
+            left_out.append((one, f"takes about {one.minutes:g} min, {left:g} are left; give more HOURS"))
+    return runs, left_out
+
+
+def lacks(one: Benchmark, given: Given) -> Iterator[str]:
+    """What a benchmark needs and this machine, or the command line, has not."""
+    if ("{weights}" in one.argv or "{first}" in one.argv) and not given.weights:
+        yield "WEIGHTS"
+    if ("{data}" in one.argv or "{images}" in one.argv) and given.data is None:
+        yield "DATA"
+    if "gpu" in one.needs and shutil.which("nvidia-smi") is None:
+        yield "an NVIDIA GPU"
+    if "parser" in one.needs and importlib.util.find_spec("tensorrt_rtx_libs") is None:
+        yield "the extra [parser]"
+
+
+def arguments(one: Benchmark, given: Given, *, shown: bool = False) -> list[str]:
+    """What follows ``python``; ``shown``: as a record has it, without folders of this machine."""
+
+    def named(path: Path) -> str:
+        if not shown:
+            return str(path)
+        return f"{path.parent.name}/{path.name}" if path.suffix in (".yaml", ".yml") else path.name
+
+    work = given.work / one.name.replace(" ", "-")
+    images = Path("images/val")
+    if given.data is not None and "{images}" in one.argv:
+        from edgeprune.dataset import Dataset
+
+        images = Dataset.load(given.data).sample_images("val", 1)[0].parent
+    words: list[str] = []
+    for word in shlex.split(one.argv):
+        if word == "{weights}":
+            words += map(named, given.weights)
+            continue
+        words.append(
+            word.format(
+                data=named(given.data) if given.data else "DATA",
+                first=named(given.weights[0]) if given.weights else "WEIGHTS",
+                images="IMAGES" if shown else images,
+                work=f"benchmarks/.runs/{work.name}" if shown else work,
+                page=f"benchmarks/{one.page}" if shown else HERE / one.page,
+                made=f"benchmarks/{one.page}" if shown else work / one.page,
+            )
+        )
+    return words
+
+
+def run(one: Benchmark, given: Given, seconds: float) -> Record:
+    """Run a benchmark for so many seconds at most; when it ended well, its record goes beside its page too."""
+    folder = given.work / one.name.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    before, began, now = os.getloadavg()[0], perf_counter(), datetime.now(timezone.utc)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, *arguments(one, given)]
+    begun = folder / "begun.txt"
+    if not begun.is_file() or not one.goes_on:
+        begun.write_text(commit())
+    with (folder / "log.txt").open("a") as log:
+        log.write(f"\n{now:%Y-%m-%d %H:%M} {shlex.join(command)}\n")
+        log.flush()
+        try:
+            code = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=seconds
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = STOPPED
+    if code == 0 and "{made}" in one.argv:
+        for made in (folder / one.page, (folder / one.page).with_suffix(".json")):
+            if made.is_file():
+                shutil.copyfile(made, HERE / made.name)
+    record = Record(
+        name=one.name,
+        command=shlex.join(["python", *arguments(one, given, shown=True)]),
+        exit_code=code,
+        seconds=round(perf_counter() - began, 1),
+        date=f"{now:%Y-%m-%dT%H:%MZ}",
+        machine=f"{cpu_identity()['cpu']}, {os.cpu_count()} cores",
+        load=(round(before, 1), round(os.getloadavg()[0], 1)),
+        versions=versions(),
+        commit=commit(),
+        begun=begun.read_text(),
+        digest=digest_of(one),
+    )
+    write_json(folder / "record.json", record)
+    if code == 0:
+        begun.unlink()
+        RECORDS.mkdir(exist_ok=True)
+        write_json(RECORDS / f"{one.name.replace(' ', '-')}.json", record)
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Of everything that figures depend on."""
+    found = {"python": sys.version.split()[0]}
+    for package in (*PACKAGES, "edgeprune"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """Of the checkout, with ``+`` when code differs from it; empty where there is no git."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        argv = ["git", "status", "--porcelain", "--", "*.py"]
+        changed = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def digest_of(one: Benchmark) -> str:
+    """Of what the page has of a benchmark; empty where it has nothing."""
+    text = printed_part(HERE / one.page, one.name)
+    return "" if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def record_of(one: Benchmark) -> Record | None:
+    """The record beside the pages; None where no run has left one."""
+    path = RECORDS / f"{one.name.replace(' ', '-')}.json"
+    return read_json(Record, path) if path.is_file() else None
+
+
+def readme() -> str:
+    """benchmarks/README.md: a line a benchmark, and the pages that none of them writes."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Every figure in the README and in docs/ is from one of these pages. `make bench HOURS=2 WEIGHTS=best.pt",
+        "DATA=data.yaml` runs what fits into two hours, goes on where it stopped, and writes this page",
+        "(`benchmarks/suite.py`). `no record`: the figures were taken before runs left one; the page says on what.",
+        "",
+        *table(("page", "what", "record", "machine", "versions", "spread"), [_line(one) for one in REGISTRY]),
+        "",
+        "What a page has that no script wrote: "
+        + "; ".join(f"`{one.page}`: {one.typed}" for one in REGISTRY if one.typed)
+        + ".",
+        "",
+        "Not in `make bench`:",
+        "",
+        *(f"- [{page}]({page}): {why}." for page, why in NO_RUNNER.items()),
+        "",
+        "The commands:",
+        "",
+        "```",
+        *(f"python {_shown(one)}" for one in REGISTRY),
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(one: Benchmark) -> str:
+    words = {
+        "data": "DATA",
+        "weights": "WEIGHTS...",
+        "first": "WEIGHTS",
+        "images": "IMAGES",
+        "page": f"benchmarks/{one.page}",
+    }
+    return one.argv.format(work="WORK", made=words["page"], **words)
+
+
+def _line(one: Benchmark) -> tuple[str, ...]:
+    record = record_of(one)
+    there = (HERE / one.page).is_file() and (printed_part(HERE / one.page, one.name) or "").strip()
+    page = f"[{one.name}]({one.page})" if (HERE / one.page).is_file() else one.name
+    if record is None:
+        absent = "not run yet" if page == one.name else "not run since the script writes its part"
+        return page, one.about, "no record" if there else f"**{absent}**", "–", "–", one.spread
+    said = f"{record.date[:10]}, {record.seconds / 60:.0f} min, {record.commit or 'no git'}"
+    if record.begun != record.commit:
+        said += f", begun at {record.begun}"
+    if record.digest != digest_of(one):
+        said += "; **the page differs from what this run wrote**"
+    load = f"load {record.load[0]:g} to {record.load[1]:g}"
+    names = ", ".join(f"{name} {record.versions[name]}" for name in ("torch", "ultralytics", "onnxruntime"))
+    return page, one.about, said, f"{record.machine}, {load}", names, one.spread
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""`make bench`: its registry names what is there, it runs what fits, and benchmarks/README.md is as it writes it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import page as pages
+from benchmarks import suite
+from benchmarks.page import Seeds, printed_part, publish
+from benchmarks.suite import REGISTRY, STOPPED, Benchmark, Given, planned
+
+BENCHMARKS = Path(suite.__file__).parent
+NOTHING = Given((), None, Path("work"))
+QUICK = Benchmark("quick", "?", "-c pass", "quick.md", 10, "none")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pages and records in a folder of the test."""
+    monkeypatch.setattr(suite, "HERE", tmp_path)
+    monkeypatch.setattr(suite, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(suite, "README", tmp_path / "README.md")
+    monkeypatch.setattr(suite, "commit", lambda: "abc1234")
+    return tmp_path
+
+
+@pytest.mark.parametrize("one", REGISTRY, ids=lambda one: one.name)
+def test_every_entry_is_a_module_that_knows_its_options(one: Benchmark) -> None:
+    dash_m, module, *words = shlex.split(one.argv)
+    assert dash_m == "-m"
+    found = importlib.util.find_spec(module)
+    assert found is not None and found.origin is not None, f"{module} is not there"
+    source = Path(found.origin).read_text()
+    for option in (word for word in words if word.startswith("--")):
+        assert f'"{option}"' in source, f"{module} has no {option}"
+
+
+def test_every_page_has_an_entry_or_a_reason() -> None:
+    written = {path.name for path in BENCHMARKS.glob("*.md")} - {"README.md"}
+    told = {one.page for one in REGISTRY} | set(suite.NO_RUNNER)
+    assert written <= told
+    assert set(suite.NO_RUNNER) <= written
+    assert len({one.name for one in REGISTRY}) == len(REGISTRY)
+
+
+@pytest.mark.parametrize("one", REGISTRY, ids=lambda one: one.name)
+def test_a_page_with_text_of_people_has_marks_for_what_the_script_prints(one: Benchmark) -> None:
+    text = (BENCHMARKS / one.page).read_text() if (BENCHMARKS / one.page).is_file() else ""
+    if "--page {page}" in one.argv and text and not text.startswith("# What NVIDIA's parser takes"):
+        assert f"<!-- begin: {one.name} -->" in text, f"a run would write {one.page} whole"
+
+
+def test_the_page_of_all_is_as_it_is_written() -> None:
+    kept = (BENCHMARKS / "README.md").read_text()
+    assert kept == suite.readme().rstrip() + "\n", "run: python -m benchmarks.suite --readme"
+
+
+def test_equal_latency_is_printed_from_its_results() -> None:
+    import json
+
+    from benchmarks import equal_latency
+
+    kept = json.loads((BENCHMARKS / "equal_latency.json").read_text())
+    assert (BENCHMARKS / "equal_latency.md").read_text() == equal_latency.page(kept)
+    kept["rows"][0]["test"][0] += 0.01
+    assert (BENCHMARKS / "equal_latency.md").read_text() != equal_latency.page(kept)
+
+
+def test_hours_are_filled_in_order_and_what_is_left_out_has_a_reason(elsewhere: Path) -> None:
+    second, long = replace(QUICK, name="second", minutes=30.0), replace(QUICK, name="long", minutes=500.0)
+    kept_long = replace(long, name="goes on", goes_on=True)
+    lacking = replace(QUICK, name="lacking", argv="-m x {weights} {data}")
+    runs, left_out = planned([QUICK, lacking, second, long, kept_long], NOTHING, 60, again=False)
+    assert [one.name for one in runs] == ["quick", "second", "goes on"]
+    reasons = {one.name: why for one, why in left_out}
+    assert reasons["lacking"] == "needs WEIGHTS, DATA"
+    assert "HOURS" in reasons["long"]
+    assert [one.name for one in planned([QUICK, kept_long], NOTHING, 12, again=False)[0]] == ["quick"]
+
+
+def test_a_run_leaves_its_record_and_is_not_run_again(elsewhere: Path) -> None:
+    made = "from pathlib import Path; Path(r'{made}').write_text('| a |\\n| --- |\\n| 1.5 |\\n')"
+    one = replace(QUICK, argv=shlex.join(["-c", made]))
+    given = Given((), None, elsewhere / ".runs")
+    record = suite.run(one, given, 60)
+    assert record.exit_code == 0
+    assert (elsewhere / "quick.md").read_text().endswith("| 1.5 |\n")
+    kept = suite.record_of(one)
+    assert kept == record
+    assert kept.versions["torch"] and kept.machine and kept.digest and kept.commit == "abc1234"
+    assert str(elsewhere) not in (elsewhere / "records" / "quick.json").read_text()
+    runs, [(_, why)] = planned([one], given, 60, again=False)
+    assert not runs and "--again" in why
+    assert planned([one], given, 60, again=True)[0] == [one]
+
+
+def test_a_page_that_was_changed_after_its_run_is_said_so(elsewhere: Path) -> None:
+    one = replace(QUICK, argv=shlex.join(["-c", "open(r'{page}', 'w').write('1.5')"]))
+    suite.run(one, Given((), None, elsewhere / ".runs"), 60)
+    assert "differs" not in suite._line(one)[2]
+    (elsewhere / "quick.md").write_text("1.6")
+    assert "differs" in suite._line(one)[2]
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "kept"), [("raise SystemExit(3)", 60, 3), ("while True: pass", 1, STOPPED)]
+)
+def test_a_run_that_did_not_end_well_leaves_no_record(elsewhere: Path, code: str, seconds: float, kept: int) -> None:
+    one = replace(QUICK, argv=shlex.join(["-c", code]))
+    assert suite.run(one, Given((), None, elsewhere / ".runs"), seconds).exit_code == kept
+    assert suite.record_of(one) is None
+    assert "not run yet" in suite._line(one)[2]
+
+
+@pytest.mark.parametrize("words", [["--only", "nothing"], ["--hours", "0"], ["--data", "absent.yaml"]])
+def test_wrong_options_end_in_one_line_and_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        suite.main([*words, "--dry-run"])
+    assert ended.value.code == 2
+    assert words[-1] in capsys.readouterr().err
+
+
+def test_publishing_keeps_the_text_around(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin: one -->\nold\n<!-- end -->\nafter\n")
+    publish(page, "one", "new\\1")
+    assert page.read_text() == "before\n<!-- begin: one -->\nnew\\1\n<!-- end -->\nafter\n"
+    assert printed_part(page, "one") == "new\\1\n"
+    pages.printed_by(lambda: print("newer"), page, "one")
+    assert printed_part(page, "one") == "newer\n"
+
+
+def test_intervals_say_who_is_ahead() -> None:
+    low, high, wide = Seeds((0.40, 0.41, 0.42)), Seeds((0.50, 0.51, 0.52)), Seeds((0.38, 0.50, 0.43))
+    assert high.against(low) == "ahead"
+    assert low.against(high) == "behind"
+    assert wide.against(low) == "level"
+    assert Seeds((0.9, 0.91)).against(low) == "open"
+    interval = high.interval
+    assert interval is not None
+    assert interval == pytest.approx((0.51 - 4.3027 * 0.01 / 3**0.5, 0.51 + 4.3027 * 0.01 / 3**0.5), abs=1e-5)
+    assert re.fullmatch(r"0\.\d{4} to 0\.\d{4}", high.text())
