@@ -22,21 +22,22 @@ from edgeprune.report.verdict import accuracy_text, verdict_table
 JUDGED = (0, 1, 5)  # exit codes of a build that ended with a verdict
 
 
-def page(record: BuildRecord, options: argparse.Namespace) -> str:
+def page(record: BuildRecord) -> str:
     """Markdown of one build: how it was asked for, its verdicts, what it was measured under."""
+    target, data = record.target, Path(record.dataset.path)
+    shown = f"{data.parent.name}/{data.name}"
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     conditions = [row for row in conditions_table(record).rows if row[0] != "versions"]
     lines = [
         "# One build, as the README shows it",
         "",
-        f"`python -m benchmarks.example_build --weights {Path(options.weights).name} --data "
-        f"{Path(options.data).parent.name}/data.yaml --imgsz {options.imgsz} --epochs {options.epochs} "
-        f"--speed-up {options.speed_up:g}`: the verdict is **{record.verdict_words}**. One seed ({record.seed}); "
-        f"{record.created[:10]}; {versions}.",
+        f"`python -m benchmarks.example_build --weights {Path(record.weights.path).name} --data {shown} --imgsz "
+        f"{target.imgsz} --epochs {target.finetune.epochs} --speed-up {target.budget.speed_up:g}`: the verdict is "
+        f"**{record.verdict_words}**. One seed ({record.seed}); {record.created[:10]}; {versions}.",
         "",
         verdict_table(record.gates, record.next_command).markdown(),
         "",
-        accuracy_text(record).replace(str(options.data), f"{Path(options.data).parent.name}/data.yaml"),
+        accuracy_text(record).replace(str(data), shown),
         "",
         *table(("measured under", ""), conditions),
     ]
@@ -59,7 +60,7 @@ def main() -> int:
     code = subprocess.run(argv).returncode
     if code not in JUDGED:
         return code
-    text = page(read_build(options.work), options)
+    text = page(read_build(options.work))
     print(text)
     if options.out is not None:
         publish(options.out, "example-build", text)
