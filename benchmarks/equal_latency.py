@@ -38,7 +38,7 @@ from edgeprune.measure.accuracy import accuracy
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.samples.statistics import ratio
+from edgeprune.samples.statistics import RatioInterval, ratio
 from edgeprune.search.run import search
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
@@ -73,11 +73,15 @@ class Bench:
         self.runtime.engine_from_onnx(folder / "model.onnx", folder / "engine.onnx")
         return folder / "engine.onnx"
 
-    def speed_up(self, weights: Path, folder: Path, rounds: int = 30) -> float:
+    def raced(self, weights: Path, folder: Path, rounds: int = 30) -> RatioInterval:
+        """Latency of the unpruned model over that of this one."""
         engine = self.compiled(weights, folder)
         settings = BenchSettings(threads=1, rounds=rounds, imgsz=(self.imgsz, self.imgsz))
         first, second = self.runtime.latency([self.baseline, engine], settings)
-        return ratio(first.values, second.values).ratio
+        return ratio(first.values, second.values)
+
+    def speed_up(self, weights: Path, folder: Path) -> float:
+        return self.raced(weights, folder).ratio
 
 
 def found_by(

@@ -162,6 +162,15 @@ REGISTRY = (
         typed="the page leaves out a column and YOLO11's first case",
     ),
     Benchmark(
+        "references",
+        "five usual ways to prune, beside the search at their latencies",
+        "-m benchmarks.references --data {data} --weights {first} --kept {work} --out {made}",
+        "references.md",
+        240,
+        "95 % interval over images or seeds, said on the page",
+        goes_on=True,
+    ),
+    Benchmark(
         "equal-latency",
         "accuracy at equal measured latency, by two recipes",
         "-m benchmarks.equal_latency --weights {first} --data {data} --recipe ultralytics edgeprune --work {work} "
@@ -210,6 +219,15 @@ REGISTRY = (
         "the median of 100 rounds of a bare loop",
     ),
     Benchmark(
+        "frontier",
+        "every lever for a budget, and whether the recommended row is the best",
+        "-m benchmarks.frontier {weights} --data {data} --work {work} --out {made}",
+        "frontier.md",
+        900,
+        "three seeds, said on the page",
+        goes_on=True,
+    ),
+    Benchmark(
         "demo-ten-times",
         "whether the demo always ends well",
         "-m benchmarks.demo_ten_times --out {made}",
@@ -238,10 +256,11 @@ REGISTRY = (
     ),
 )
 
-NO_RUNNER = {  # pages that no entry of the registry writes, and why
+NO_RUNNER = {  # pages that no entry of the registry writes, and scripts that write none, and why
     "bench_resolution.md": "`python -m benchmarks.bench_resolution MODEL.onnx` writes its first table, on a quiet "
     "machine; the second was typed from single runs",
     "pruning_matrix.md": "`make test-matrix` prints it (`tests/matrix/run.py --out`)",
+    "ssh_turns.py": "prints what taking turns over SSH costs; it has no page",
     "training_demo.md": "typed from the logs of single runs of `edgeprune pretrain` and `finetune`",
 }
 
@@ -500,6 +519,7 @@ def readme() -> str:
         "Not in `make bench`:",
         "",
         *(f"- [{page}]({page}): {why}." for page, why in NO_RUNNER.items()),
+        *(f"- [{page}]({page}): {why}." for page, why in _others().items()),
         "",
         "The commands:",
         "",
@@ -508,6 +528,13 @@ def readme() -> str:
         "```",
     ]
     return "\n".join(lines)
+
+
+def _others() -> dict[str, str]:
+    """Pages that nothing above names, by the script of their name."""
+    told = {one.page for one in REGISTRY} | {*NO_RUNNER, README.name}
+    pages = sorted(path.name for path in HERE.glob("*.md") if path.name not in told)
+    return {page: f"by `benchmarks/{Path(page).stem}.py`, which has no entry here yet" for page in pages}
 
 
 def _shown(one: Benchmark) -> str:

@@ -1,0 +1,1 @@
+"""The usual ways to prune a YOLO model, a row each, and the search at the latencies that they reach."""
