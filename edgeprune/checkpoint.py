@@ -50,6 +50,8 @@ class Checkpoint:
         train_args: the arguments it was trained with, as the file has them.
         edgeprune: metadata that :func:`save` wrote; empty for any other checkpoint.
         extra: the file's other small entries (epoch, metrics, date, version, licence).
+        quantizers: state of the INT8 fake quantizers that training left beside the model (Ultralytics' ``modelopt``);
+            empty for a float model. ``model`` is without them.
         says_its_task: False where the file calls its model another task's than the class is, which decides.
     """
 
@@ -62,6 +64,7 @@ class Checkpoint:
     train_args: Mapping[str, object] = field(default_factory=dict)
     edgeprune: Mapping[str, object] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
+    quantizers: Mapping[str, object] = field(default_factory=dict)
     says_its_task: bool = True
 
     @property
@@ -157,6 +160,7 @@ def save(
     like: Checkpoint | None = None,
     metadata: Mapping[str, object] | None = None,
     train_args: Mapping[str, object] | None = None,
+    quantizers: Mapping[str, object] | None = None,
 ) -> None:
     """Write a checkpoint that plain Ultralytics loads, whole or not at all; equal input gives equal bytes.
 
@@ -165,6 +169,7 @@ def save(
         like: take training arguments and the other small entries from this one.
         metadata: plain data for the key ``edgeprune``.
         train_args: instead of those of ``like``.
+        quantizers: fake quantizers of INT8 beside the model; those of ``like`` are left out.
 
     Raises:
         StageError: the model holds a class that is not Ultralytics' or torch's own, or metadata is not plain data.
@@ -189,6 +194,7 @@ def save(
             train_args if train_args is not None else (like.train_args if like else {}), "train_args"
         ),
         "edgeprune": _plain_copy(metadata if metadata is not None else (like.edgeprune if like else {})),
+        **({"modelopt": quantizers} if quantizers else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -211,13 +217,13 @@ def save(
 def for_ultralytics(source: Checkpoint, copy_to: Path) -> Path:
     """A file that ``YOLO(file)`` reads as :func:`load` read the source: the source itself, or a copy of today's names.
 
-    Ultralytics' restricted loader takes neither modules of version 8.0 nor some names of files, and it believes what a
-    file says of its task; ``copy_to`` is written for those, with equal bytes each time.
+    Ultralytics' restricted loader takes neither modules of version 8.0 nor some names of files, it believes what a file
+    says of its task, and puts fake quantizers back; ``copy_to`` is written for those, with equal bytes each time.
 
     Raises:
         StageError: the source has classes that no stock checkpoint can hold.
     """
-    if source.says_its_task and ultralytics_reads(source.path):
+    if source.says_its_task and not source.quantizers and ultralytics_reads(source.path):
         return source.path
     save(source.model, copy_to, like=source)
     return copy_to
@@ -325,7 +331,11 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
     for key in ("shape_signature", "signature", "plan_digest"):
         if not isinstance(own.get(key, ""), str):
             raise refused(what, f"edgeprune.{key}", own[key], "a digest")
+    quantizers = data.get("modelopt") or {}
+    if not isinstance(quantizers, Mapping):
+        raise refused(what, "modelopt", quantizers, "a mapping of fake quantizers")
     heavy = ("date", "model", "ema", "optimizer", "train_args", "edgeprune", "scaler", "updates", "train_results")
+    heavy += ("modelopt",)
     return Checkpoint(
         model=model,
         task=model.task,
@@ -336,6 +346,7 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
         train_args=train_args,
         edgeprune=own,
         extra={key: value for key, value in data.items() if key not in heavy and is_plain(value)},
+        quantizers=quantizers,
         says_its_task=says_its_task,
     )
 

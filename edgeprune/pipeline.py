@@ -27,6 +27,7 @@ from edgeprune.stages import (
     finetune,
     pretrain,
     prune,
+    qat,
     quantize,
     simplify,
     sparsify,
@@ -63,6 +64,7 @@ STAGES: tuple[Stage[Any], ...] = (
     finetune.STAGE,
     export.STAGE,
     simplify.STAGE,
+    qat.STAGE,
     quantize.STAGE,
     engine.STAGE,
 )

@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -211,6 +211,10 @@ class TrainSettings(Run, Teaching, Training):
     teacher: Path | None = None
     """Weights of a teacher with the same classes, usually the unpruned model."""
 
+    def for_int8(self) -> TrainSettings:
+        """The same for quantization-aware training: INT8 is simulated in every step."""
+        return replace(self, train={**self.train, "quantize": 8})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.teacher and not self.teaches():
@@ -226,6 +230,20 @@ class _Condition:
         return core_schema.no_info_before_validator_function(
             read_map_drop, handler(source), json_schema_input_schema=handler.generate_schema(float | str | None)
         )
+
+
+def hours_from(text: str) -> float:
+    """A time as it is typed, in hours: ``2h``, ``30m``, ``1h30m``, or a number of hours.
+
+    Raises:
+        ValueError: it is something else, or no time at all.
+    """
+    match = re.fullmatch(r"(?:(\d*\.?\d+)h)?(?:(\d*\.?\d+)m)?|(\d*\.?\d+)", text.strip().lower())
+    hours, minutes, plain = match.groups() if match else (None, None, None)
+    found = float(plain or hours or 0) + float(minutes or 0) / 60
+    if not 0 < found < math.inf:
+        raise ValueError(f"{text!r} is no time; allowed is 2h, 30m, 1h30m, or a number of hours")
+    return found
 
 
 def read_map_drop(value: Any) -> Any:
@@ -246,6 +264,9 @@ def read_map_drop(value: Any) -> Any:
 class Finetuning(Teaching, Training):
     """Settings of the fine-tune stage."""
 
+    teacher: str | None = None
+    """Weights of another teacher of the same task and classes, such as the same model one scale up; the unpruned model
+    where it is left out."""
     distill: bool = True
     """Use the unpruned model as teacher: +.004 mAP50-95 at MACs ×4 (``benchmarks/training_distillation.md``) for epochs
     that take half as long again."""
@@ -259,6 +280,18 @@ class Finetuning(Teaching, Training):
             raise SettingError(
                 "distill with response 0 and feature 0 teaches nothing; raise one or set distill to false"
             )
+        if self.teacher is not None and not self.distill:
+            raise SettingError(f"teacher {self.teacher} is not heard with distill false; leave one of them out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qat(Teaching, Training):
+    """Settings of the qat stage: INT8 that is trained (quantization-aware training), after fine-tuning."""
+
+    epochs: Annotated[int, Ge(1), Le(100_000)] = 5
+    """Passes over the training split."""
+    lr0: Positive = 0.0001
+    """Learning rate after warm-up; a tenth of fine-tuning's, since the ranges of INT8 stay as they were found."""
 
 
 @dataclass(frozen=True, kw_only=True)

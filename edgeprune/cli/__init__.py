@@ -38,7 +38,7 @@ from edgeprune.cli.settings import options_from_settings
 from edgeprune.cli.ship import push_command, sign_command
 from edgeprune.cli.sizes import Trust
 from edgeprune.cli.streams import say
-from edgeprune.cli.training import finetune, iterate, sparsify
+from edgeprune.cli.training import finetune, iterate, qat, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.reading import shown
 from edgeprune.scratch import scratch
@@ -269,6 +269,7 @@ for name, command in {
     "push": push_command,
     "finetune": finetune,
     "sparsify": sparsify,
+    "qat": qat,
     "iterate": iterate,
     "export": export_command,
     "simplify": simplify_command,

@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 from edgeprune.cli.sizes import size_option
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import Size
-from edgeprune.settings import YAML_KEYS, Overrides, Settings, descriptions
+from edgeprune.settings import YAML_KEYS, Overrides, Settings, descriptions, hours_from
 
 FLAGS = {"time_h": "--time"}
 """Options that are not called like their field or its key in YAML."""
@@ -68,8 +68,20 @@ def _option(name: str, default: Any, cls: type) -> inspect.Parameter:
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[Any, option]
         )
+    if name == "time_h":
+        option = typer.Option(flag, parser=_hours, metavar="2h|30m", help=text.replace("Hours", "Time"))
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[Any, option]
+        )
     option = typer.Option(flag, help=text, min=least, max=most)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[base, option])
+
+
+def _hours(text: str) -> float:
+    try:
+        return hours_from(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def training_arguments(pairs: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``edgeprune finetune``, ``sparsify`` and ``iterate``: parse, call, print; everything heavy is imported inside."""
+"""``edgeprune finetune``, ``sparsify``, ``qat``, ``iterate``: parse, call, print; what is heavy is imported inside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeprune.cli.sizes import Trust
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import output_folder
-from edgeprune.settings import AccuracyGoal, Run, Sparsifying, SparsitySettings, TrainSettings, read_map_drop
+from edgeprune.settings import AccuracyGoal, Qat, Run, Sparsifying, SparsitySettings, TrainSettings, read_map_drop
 
 if TYPE_CHECKING:
     from edgeprune.training.result import TrainResult
@@ -37,13 +37,13 @@ def finetune(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Train a pruned model with its structure kept, optionally with the unpruned one as teacher.
+    """Train a pruned model with its structure kept, optionally with a teacher: the unpruned one, or a larger one.
 
     Examples:
       edgeprune finetune pruned.pt --data data.yaml --imgsz 320 \\
         --epochs 5 --out tuned
       edgeprune finetune pruned.pt --data data.yaml --imgsz 320 --epochs 2 \\
-        --teacher best.pt --train mosaic=0.5 --out taught
+        --teacher best.pt --train mosaic=0.5 --time 30m --out taught
     """
     if until is None:
         goal = None
@@ -86,6 +86,37 @@ def sparsify(
         say("  from {:<6g} {:>31} {:>6} {:>9} {:>6}".format(low, *counts))
     write_atomically(out / "scales.html", sparsity_page(scales))
     say(f"by layer: {out / 'scales.html'}")
+
+
+@options_from_settings
+def qat(
+    weights: Weights,
+    data: Data,
+    section: Qat,
+    run: Run,
+    teacher: Annotated[Path | None, typer.Option(help="Weights of a teacher, usually the unpruned model.")] = None,
+    out: Out = Path("int8"),
+    trust: Trust = False,
+) -> None:
+    """Train INT8 (quantization-aware training) with the structure kept; needs NVIDIA's ModelOpt, extra [qat].
+
+    Writes best.pt, which loads anywhere, and quantized.pt, the same with its ranges, which export makes INT8 of.
+
+    Examples:
+      edgeprune qat tuned/best.pt --data data.yaml --imgsz 320 --epochs 1 \
+        --out int8   # exits 0 or 4: 4 where the extra [qat] is not installed
+    """
+    from edgeprune.export.modelopt import require_modelopt
+
+    require_modelopt()  # before torch
+    settings = TrainSettings.of(section, run, teacher=teacher).for_int8()
+
+    from edgeprune.training.finetune import finetune as train
+    from edgeprune.training.result_from_run import QUANTIZED
+
+    result = train(weights, data=data, out=out, settings=settings, work=out / ".training", trust=trust, label="INT8")
+    _print(result)
+    say(f"next: edgeprune export {out / QUANTIZED} -o {out / 'int8.onnx'}")
 
 
 @options_from_settings

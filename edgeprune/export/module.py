@@ -9,18 +9,24 @@ from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from edgeprune import checkpoint
+from edgeprune.export.modelopt import restore_quantizers
 
 
 def module_from_checkpoint(weights: Path | checkpoint.Checkpoint) -> nn.Module:
     """The model of a checkpoint, in FP32 and eval mode, on the CPU, read without running code from the file.
 
+    It has the fake quantizers of INT8 that the checkpoint has.
+
     Raises:
+        DeviceError: it has some, and ModelOpt is not installed.
         DataError: the file is missing, damaged, unsafe, or no Ultralytics checkpoint.
     """
     read = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     module: Any = read.model
     module.args = {**DEFAULT_CFG_DICT, **read.train_args}  # as Ultralytics' own loader leaves it
     module.task = read.task
+    if read.quantizers:
+        restore_quantizers(module, read.quantizers, str(read.path))
     return module
 
 

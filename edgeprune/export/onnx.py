@@ -30,7 +30,7 @@ from edgeprune.export.graph import (
     save_graph,
     set_metadata,
 )
-from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, SIGNATURE_KEY, facts_of
+from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATURE_KEY, facts_of
 from edgeprune.input_size import Size, both_sides
 from edgeprune.quiet import quiet
 
@@ -44,6 +44,7 @@ TRACER_NOISE = (
     "Converting a tensor to a Python",
     "The feature will be removed",
     "You are using the legacy TorchScript",
+    "torch.tensor results are registered as constants",  # bounds of fake quantizers
 )
 
 
@@ -101,7 +102,7 @@ def onnx_from_checkpoint(
     metadata: Mapping[str, str] | None = None,
     trust: bool = False,
 ) -> ExportInfo:
-    """Export a checkpoint to ONNX in FP32.
+    """Export a checkpoint to ONNX in FP32; one that was trained for INT8, with fake quantizers, in INT8 by Q/DQ pairs.
 
     Args:
         weights: the checkpoint; its folder is left alone.
@@ -120,6 +121,7 @@ def onnx_from_checkpoint(
 
     Raises:
         DataError: the checkpoint cannot be read safely, or the model is over 2 GB.
+        DeviceError: it was trained for INT8, and ModelOpt is not installed.
         TargetError: an argument is out of range, or the output cannot be written.
         StageError: the exporter failed.
     """
@@ -173,7 +175,8 @@ def onnx_from_checkpoint(
         model = load_graph(written)
     _make_reproducible(model)
     _name_outputs(model, output_names)
-    set_metadata(model, {HEAD_KEY: head, **_plan_entries(checkpoint), **(metadata or {})})
+    precision = {PRECISION_KEY: "int8"} if checkpoint.quantizers else {}
+    set_metadata(model, {HEAD_KEY: head, **precision, **_plan_entries(checkpoint), **(metadata or {})})
     save_graph(model, output)
     return describe_onnx(model)
 

@@ -113,6 +113,45 @@ def convert_precision(
     )
 
 
+def export_trained_int8(
+    target: Target,
+    checkpoint: Path,
+    quantized: Path,
+    onnx: Path,
+    dataset: Dataset,
+    seed: int,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the INT8 graph of a model that was trained for it, in the number format of the target's graph.
+
+    Args:
+        target: as in :func:`convert_precision`; on a CPU the trained weights are calibrated, since its kernels need
+            other pairs of Q/DQ than those that were trained.
+        checkpoint: the trained weights.
+        quantized: the same with their fake quantizers.
+        onnx: the file to write.
+        dataset, seed: of a calibration.
+        metadata: further entries of the file.
+    """
+    from edgeprune.export.graph import load_graph, save_graph
+    from edgeprune.export.half import cast_graph_to_half
+    from edgeprune.export.simplify import simplify_onnx
+
+    raw, plain = onnx.with_name("raw.onnx"), onnx.with_name("plain.onnx")
+    try:
+        export_onnx(target, checkpoint if target.device.kind == "cpu" else quantized, raw, metadata)
+        simplify_onnx(raw, plain)
+        if target.device.kind == "cpu":
+            convert_precision(target, plain, onnx, dataset, seed)
+        elif target.graph_precision == "int8-fp16":
+            save_graph(cast_graph_to_half(load_graph(plain)), onnx)
+        else:
+            plain.replace(onnx)
+    finally:
+        raw.unlink(missing_ok=True)
+        plain.unlink(missing_ok=True)
+
+
 def compile_checkpoint(site: Site, checkpoint: Path, folder: Path, dataset: Dataset | None = None) -> CompiledFiles:
     """Export a checkpoint, simplify it, convert its number format, and compile it where the site is usable.
 

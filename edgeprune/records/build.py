@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from edgeprune.records.facts import (
     FinetuneFacts,
     PretrainFacts,
     PruneFacts,
+    QatFacts,
     QuantizeFacts,
     SimplifyFacts,
     SparsifyFacts,
@@ -64,6 +65,7 @@ class StageRows:
     finetune: StageRow[FinetuneFacts] | None
     export: StageRow[ExportFacts]
     simplify: StageRow[SimplifyFacts]
+    qat: StageRow[QatFacts] | None = field(default=None, kw_only=True)  # absent in older records
     quantize: StageRow[QuantizeFacts] | None
     engine: StageRow[EngineFacts]
 

@@ -237,6 +237,23 @@ class FinetuneFacts:
 
 
 @dataclass(frozen=True)
+class QatFacts:
+    """INT8 that was trained, after fine-tuning.
+
+    Attributes:
+        training: epochs, and accuracy with INT8 simulated by PyTorch.
+        signature: of the model's shapes, as pruning left them.
+        parameters: of the model.
+        onnx_bytes: size of the INT8 graph.
+    """
+
+    training: TrainSummary
+    signature: str
+    parameters: int
+    onnx_bytes: int
+
+
+@dataclass(frozen=True)
 class ExportFacts:
     """The fine-tuned model as ONNX.
 
@@ -311,6 +328,21 @@ class PrecisionChoice:
 
 
 @dataclass(frozen=True)
+class TrainedInt8:
+    """INT8 that was trained against INT8 that was calibrated alone, on the same images.
+
+    Attributes:
+        trained: accuracy of the trained graph.
+        calibrated: of the calibrated one, with what went back to float where layers had to.
+        ships: whether the trained one goes on.
+    """
+
+    trained: float
+    calibrated: float
+    ships: bool
+
+
+@dataclass(frozen=True)
 class QuantizeFacts:
     """The graph in the target's number format, or in a plainer one that is as fast.
 
@@ -319,12 +351,14 @@ class QuantizeFacts:
         fallback: which layers went back to float.
         onnx_bytes: size of the file.
         choice: INT8 against a plainer format; None where it was not asked, could not be timed, and in older records.
+        trained: against calibrated INT8; None where none was trained.
     """
 
     conversion: PrecisionInfo
     fallback: FallbackFacts
     onnx_bytes: int
     choice: PrecisionChoice | None = None
+    trained: TrainedInt8 | None = None
 
 
 def shipped_precision(target: Target, quantize: QuantizeFacts | None) -> Precision:

@@ -23,7 +23,7 @@ from edgeprune.samples.gates import Gate, at_most_gate
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
-from edgeprune.stages.finetune import record_to_ship
+from edgeprune.stages.quantize import shipped_model
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
 from edgeprune.target.schema import Precision
@@ -50,7 +50,7 @@ def stock_gate(build: Build) -> Gate:
     """The checkpoint that ships must load where edgeprune is not installed."""
     from edgeprune.checkpoint import foreign_globals
 
-    foreign = foreign_globals(record_to_ship(build).path("model"))
+    foreign = foreign_globals(shipped_model(build))
     reason = "it loads where edgeprune is not installed"
     gate = at_most_gate("bundle", "foreign classes in model.pt", float(len(foreign)), 0.0, "classes", reason)
     return replace(gate, reason=f"found {', '.join(foreign)}") if foreign else gate
@@ -60,7 +60,7 @@ def files(build: Build) -> dict[str, bytes | Path]:
     """Name in the bundle to its content, or to the artifact that it is a copy of."""
     chosen: dict[str, bytes | Path] = {
         "model.onnx": final_onnx(build),
-        "model.pt": record_to_ship(build).path("model"),
+        "model.pt": shipped_model(build),
         "plan.json": build.record(PruneFacts).path("plan"),
         "sample.py": SHIPPED / "sample.py",
     }

@@ -20,9 +20,26 @@ def record_to_ship(build: Build) -> Record[FinetuneFacts] | Record[PruneFacts]:
     return build.finished(FinetuneFacts) or build.record(PruneFacts)
 
 
+def teacher_of(build: Build) -> Path | None:
+    """Weights of the teacher that the profile asks for; None where it asks for none."""
+    section = build.target.finetune
+    if section.teacher is not None:
+        return Path(section.teacher)
+    return build.record(BaselineFacts).path("model") if section.distill else None
+
+
+def teacher_inputs(build: Build) -> dict[str, str]:
+    """Key entry for a teacher that the profile names."""
+    from edgeprune.checkpoint import load
+
+    named = build.target.finetune.teacher
+    return {} if named is None else {"source.teacher": load(named, trust=build.trust).sha256}
+
+
 def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **build.source((build.record(PruneFacts), "model"), (build.record(BaselineFacts), "model")),
+        **teacher_inputs(build),
         "params": train_inputs(build, build.target.finetune),
     }
 
@@ -34,8 +51,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
 
     section, work = build.target.finetune, build.workspace.scratch(key)
     unpruned = build.record(BaselineFacts).path("model")
-    teacher = unpruned if section.distill else None
-    settings = TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed, teacher=teacher)
+    settings = TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed, teacher=teacher_of(build))
     goal = None
     if section.until is not None:
         baseline = baseline_accuracy(unpruned, data=build.dataset.source, settings=settings, work=work)
@@ -49,6 +65,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
         work=work,
         metadata=checkpoint.load(pruned.path("model")).edgeprune,
         until=goal,
+        trust=build.trust,
     )
     tuned = checkpoint.load(result.best)
     checkpoint.require_shapes(tuned.model, pruned.facts.signature, "fine-tuning")
@@ -62,7 +79,7 @@ def _judge(build: Build, record: Record[FinetuneFacts]) -> Judgement:
     if training.kept_given:
         reason = f"epoch 0: none of {training.epochs_run} epochs was better than the pruned model, which is kept"
     if build.target.finetune.distill:
-        reason += f", taught by the unpruned model{_distances(training)}"
+        reason += f", taught by {build.target.finetune.teacher or 'the unpruned model'}{_distances(training)}"
     if goal is not None:
         reason += f", until within {goal.max_drop:g} of {goal.baseline:.4f}"
     reason += "; the artifact is judged below"

@@ -46,14 +46,23 @@ def read_inputs(
     Raises:
         DataError: one is unreadable or unsafe, or they contradict each other.
         TargetError: the target asks for what they do not allow.
+        DeviceError: it trains INT8, and ModelOpt is not installed.
     """
     source, stride, trained, names, channels = _read_weights(weights, trust)
     size = input_size(trained, stride, source.task, command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
+    if target.qat is not None:
+        from edgeprune.export.modelopt import require_modelopt
+
+        require_modelopt()
     splits = {"train", "val", target.accuracy.split}
     dataset = read_dataset(target, data, source.task, splits, names, channels=channels, trust=trust)
     if names is None and target.pretrain.train.get("single_cls"):
         dataset = dataset.of_one_class()
+    if target.finetune.teacher is not None:
+        from edgeprune.training.finetune import load_teacher
+
+        load_teacher(target.finetune.teacher, source.task, dataset.names, target.finetune, trust=trust)
     if target.finetune.train.get("single_cls") and dataset.nc > 1:
         raise TargetError(
             f"finetune.train.single_cls: {source.path} knows {dataset.nc} classes, "

@@ -10,19 +10,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeprune.artifact import write_atomically
 from edgeprune.measure import compiling
-from edgeprune.records.facts import BaselineFacts, QuantizeFacts, SimplifyFacts, shipped_precision
+from edgeprune.records.facts import (
+    BaselineFacts,
+    FallbackFacts,
+    QatFacts,
+    QuantizeFacts,
+    SimplifyFacts,
+    TrainedInt8,
+    shipped_precision,
+)
 from edgeprune.samples.gates import info_gate
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
-from edgeprune.stages.fallback import fallback_gates, meet_floor
+from edgeprune.stages.fallback import fallback_gates, graph_accuracy, meet_floor
+from edgeprune.stages.finetune import record_to_ship
 from edgeprune.stages.plainer import choose_precision
 from edgeprune.workspace import Key, Record
 
 
+def shipped_model(build: Build) -> Path:
+    """The checkpoint of what ships: the fine-tuned one, or that of trained INT8 where that is what ships."""
+    facts, trained = build.finished(QuantizeFacts), build.finished(QatFacts)
+    if facts is None or trained is None or facts.facts.trained is None or not facts.facts.trained.ships:
+        return record_to_ship(build).path("model")
+    plainer = not shipped_precision(build.target, facts.facts).startswith("int8")
+    return (record_to_ship(build) if plainer else trained).path("model")
+
+
 def _inputs(build: Build) -> Mapping[str, Any]:
+    trained = build.finished(QatFacts)
     return {
         **build.source((build.record(SimplifyFacts), "onnx")),
+        **({} if trained is None else build.source((trained, "onnx"))),
         "params": {
             **compiling.graph_inputs(build.target, build.dataset),
             **compiling.engine_inputs(build.site),
@@ -45,9 +66,25 @@ def _run(build: Build, folder: Path, key: Key) -> Output[QuantizeFacts]:
     for line in conversion.warnings:
         build.reporter.note(f"warning: {line}")
     build.reporter.progress("measuring what the precision costs")
-    fallback = meet_floor(build, source, onnx)
+    fallback, trained = _choose_int8(build, source, onnx)
     choice = choose_precision(build, source, onnx, fallback)
-    return Output({"onnx": onnx}, QuantizeFacts(conversion, fallback, onnx.stat().st_size, choice))
+    return Output({"onnx": onnx}, QuantizeFacts(conversion, fallback, onnx.stat().st_size, choice, trained))
+
+
+def _choose_int8(build: Build, source: Path, low: Path) -> tuple[FallbackFacts, TrainedInt8 | None]:
+    """What the calibrated graph came to; the trained one replaces it where it is at least as accurate, or where it
+    reaches the floor with no layer in float."""
+    fallback, record = meet_floor(build, source, low), build.finished(QatFacts)
+    if record is None:
+        return fallback, None
+    mixed = fallback.mixed
+    calibrated = fallback.accuracy if mixed is None else mixed.accuracy_after
+    trained = graph_accuracy(build, record.path("onnx")).value
+    ships = trained >= calibrated or (mixed is not None and trained >= fallback.floor)
+    if ships:
+        write_atomically(low, record.path("onnx").read_bytes())
+        fallback = FallbackFacts(trained, fallback.metric, fallback.floor, None, "trained")
+    return fallback, TrainedInt8(trained, calibrated, ships)
 
 
 def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
@@ -57,6 +94,11 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
     if conversion.images:
         reason = "; ".join(f"warning: {line}" for line in conversion.warnings) or f"{conversion.method}, train split"
         rows.append(info_gate("quantize", "calibration images", float(conversion.images), "images", reason))
+    if (trained := record.facts.trained) is not None:
+        outcome = "the trained graph goes on" if trained.ships else "the calibrated graph goes on"
+        reason = f"{trained.trained:.4f} trained, {trained.calibrated:.4f} calibrated: {outcome}"
+        gain = trained.trained - trained.calibrated
+        rows.append(info_gate("quantize", "trained against calibrated INT8", gain, "", reason))
     if choice is not None:
         metric = f"{choice.asked} against {choice.plainer}"
         rows.append(info_gate("quantize", metric, choice.gain, "×", f"{choice.shipped} ships: {choice.reason}"))
@@ -66,7 +108,7 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
 
 STAGE = Stage(
     name="quantize",
-    version=6,
+    version=7,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,

@@ -29,6 +29,7 @@ from edgeprune.records.facts import (
     FinetuneFacts,
     PretrainFacts,
     PruneFacts,
+    QatFacts,
     QuantizeFacts,
     SimplifyFacts,
     SparsifyFacts,
@@ -133,6 +134,7 @@ def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gat
             simplify=row(build.record(SimplifyFacts)),
             quantize=row_if_run(QuantizeFacts),
             engine=row(build.record(EngineFacts)),
+            qat=row_if_run(QatFacts),
         ),
         artifacts=tuple(
             ArtifactRow(name, role, artifact.path.relative_to(root).as_posix(), artifact.sha256)

@@ -71,6 +71,8 @@ class RealSteps:
         finetuning = job.target.finetune
         with TemporaryDirectory(prefix=SCRATCH) as scratch:
             teacher = _unpacked(scratch, job.weights, "teacher.pt") if finetuning.distill else None
+            if finetuning.teacher is not None:  # where the data lies too
+                teacher = Path(finetuning.teacher)
             settings = TrainSettings.of(finetuning, imgsz=job.target.imgsz, seed=job.seed, teacher=teacher)
             result = finetune(
                 _unpacked(scratch, pruned.checkpoint),
@@ -78,6 +80,7 @@ class RealSteps:
                 out=Path(scratch) / "out",
                 settings=replace(settings, epochs=job.epochs, quiet=True),
                 work=Path(scratch) / "work",
+                trust=job.trust,
             )
             tuned = result.best.read_bytes()
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -131,9 +134,10 @@ def _note(job: Job, pruned: Pruned) -> str:
 
 def _training_key(job: Job, pruned: Pruned) -> str:
     """Digest of what training depends on: forms of one model share it, whatever their number format."""
+    finetuning = to_json(job.target.finetune)
     content = {
         "weights": hashlib.sha256(pruned.checkpoint).hexdigest(),
-        "finetune": to_json(job.target.finetune),
+        "finetune": {key: value for key, value in finetuning.items() if (key, value) != ("teacher", None)},
         "epochs": job.epochs,
         "imgsz": job.target.imgsz,
         "digest": job.digest,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
 from edgeprune.reading import shown
-from edgeprune.settings import Finetuning, Overrides, Positive, Ratio, Share, Sparsifying, Training
+from edgeprune.settings import Finetuning, Overrides, Positive, Qat, Ratio, Share, Sparsifying, Training
 from edgeprune.target.releases import (
     DLA_WORDS,
     NEWEST_WEAK_OPSET,
@@ -248,6 +248,9 @@ class Target(_Part):
     sparsify: Sparsifying | None = None
     """Sparsity training between the baseline and pruning; left out by default."""
     finetune: Finetuning = Field(default_factory=Finetuning)
+    qat: Qat | None = None
+    """Train INT8 after fine-tuning (extra ``[qat]``); left out by default, where its ranges are calibrated alone. The
+    more accurate of the two ships."""
     export: Export = Field(default_factory=Export)
     builder: Builder = Field(default_factory=Builder)
     calibration: Calibration = Field(default_factory=Calibration)
@@ -291,6 +294,8 @@ class Target(_Part):
                 raise ValueError(f"budget.scope: end_to_end times one frame at a time; batch {self.batch} allows model")
             if self.budget.kind == "macs_speed_up":
                 raise ValueError("budget.scope: end_to_end speaks of latency; macs_speed_up allows model")
+        if self.qat is not None and not self.graph_precision.startswith("int8"):
+            raise ValueError(f"qat: trains INT8; a graph in {self.graph_precision} allows none: leave it out")
         if self.device.kind != "jetson" and (self.device.power_mode or self.device.jetpack):
             raise ValueError(f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}")
         if self.export.nms and self.export.head != "auto":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeprune.errors import TargetError, first_line
+from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import both_sides, pixels
 from edgeprune.settings import TrainSettings
 
@@ -42,6 +43,7 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
 
     Raises:
         TargetError: an unknown name in ``settings.train`` or a value of the wrong type.
+        DeviceError: it asks for INT8, and ModelOpt is not installed.
     """
     import torch
     from ultralytics.cfg import get_cfg
@@ -86,7 +88,9 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         raise TargetError(f"train argument 'rect': images are {pixels(settings.side)} already; remove it")
     arguments.update(settings.train)
     try:
-        get_cfg(overrides=dict(arguments))
+        checked = get_cfg(overrides=dict(arguments))
     except (TypeError, ValueError, SyntaxError) as error:
         raise TargetError(f"a train argument is wrong: {first_line(error)}") from error
+    if checked.quantize == 8:  # in whatever words
+        require_modelopt()
     return arguments

@@ -10,11 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.progress import Progress, silent
-from edgeprune.settings import AccuracyGoal, TrainSettings
+from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
 from edgeprune.training.early_stop import StopAtGoal
 from edgeprune.training.result import TrainResult
@@ -55,7 +57,7 @@ def finetune(
         identity: plain data that says what they do; with other values a run in ``work`` begins anew.
         keep: which epoch's averaged weights to give; for ``best`` the model as it was given is epoch 0, so that the
             result is never worse on the validation split.
-        trust: load weights with foreign classes, and as in :meth:`Dataset.load`; both execute code.
+        trust: load weights and teacher with foreign classes, and as in :meth:`Dataset.load`; both execute code.
         label: what ``progress`` calls the work.
         progress: called after every epoch.
 
@@ -77,7 +79,7 @@ def finetune(
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.teacher:
-        teacher = _checked_teacher(settings.teacher, source.task, names, features=bool(settings.feature))
+        teacher = load_teacher(settings.teacher, source.task, names, settings, trust=trust, student=before)
         settings = replace(settings, teacher=checkpoint.for_ultralytics(teacher, Path(work) / "teacher.pt"))
     if until is not None:
         watchers = [*watchers, ("on_fit_epoch_end", StopAtGoal(until))]
@@ -106,12 +108,45 @@ def finetune(
     return result_from_run(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=carried)
 
 
-def _checked_teacher(path: Path, task: str, names: dict[int, str], features: bool) -> checkpoint.Checkpoint:
-    teacher = checkpoint.load(path)
-    if teacher.task != task or (features and task == "classify"):
+def load_teacher(
+    path: Path | str,
+    task: str,
+    names: Mapping[int, str],
+    teaching: Teaching,
+    *,
+    trust: bool = False,
+    student: nn.Module | None = None,
+) -> checkpoint.Checkpoint:
+    """A teacher that a student can be taught by.
+
+    Args:
+        path: a checkpoint, or the name of one that Ultralytics downloads; it may be of another scale.
+        task, names: of the student.
+        teaching: how it is heard.
+        trust: load foreign classes.
+        student: its answers are compared with the teacher's; None where it is not there yet.
+
+    Raises:
+        DataError: it cannot be read, or is of another task, of other classes, or answers in another form.
+    """
+    teacher = checkpoint.load(path, trust=trust)
+    if teacher.task != task or (teaching.feature and task == "classify"):
         raise DataError(
             f"teacher {path} is a {teacher.task} model and the student a {task} model; distillation needs two models "
             "of one task, and of features (feature above 0) a detection head"
         )
-    require_same_names(f"teacher {path}", teacher.names, names)
+    require_same_names(f"teacher {path}", teacher.names, dict(names))
+    if student is not None and task != "classify" and _answers(teacher.model) != _answers(student):
+        raise DataError(
+            f"teacher {path} answers by {_answers(teacher.model)}, the student by {_answers(student)}; name a teacher "
+            "of the student's family"
+        )
     return teacher
+
+
+def _answers(model: Any) -> str:
+    """The form of a detector's raw answers, which two models must share to be compared."""
+    head = model.model[-1]
+    branches = "two heads" if getattr(head, "one2one_cv2", None) is not None else "one head"
+    strides = ", ".join(f"{float(stride):g}" for stride in head.stride)
+    return f"{branches} of {head.reg_max} bins a side at strides {strides}"

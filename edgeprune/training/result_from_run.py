@@ -21,6 +21,8 @@ from edgeprune.training.distributed import on_first_process
 from edgeprune.training.result import TrainResult, TrainSummary
 from edgeprune.training.run import FinishedRun, validation_accuracy
 
+QUANTIZED = "quantized.pt"
+"""The same weights with their fake quantizers, after training for INT8: what its graph is exported from."""
 COPIED_FILES = ("results.csv", "*.png", "*.jpg", "events.out.tfevents.*")
 """What a run leaves for people to look at: curves, plots where ``plots`` asked for them, TensorBoard's events."""
 
@@ -37,6 +39,8 @@ def result_from_run(
     metadata: Mapping[str, object] | None,
 ) -> TrainResult:
     """Write ``model`` as ``out/best.pt`` (float32), :data:`COPIED_FILES` beside it, and validate the file itself.
+
+    After training for INT8 there is :data:`QUANTIZED` too, and that is validated.
 
     ``epoch`` is the model's, counted from 1, or 0; without one it is the run's best.
     A second call with the file still there and unchanged does not validate again. Of several processes the first one
@@ -65,12 +69,17 @@ def _write(
     written = _read(record)
     if written.get("source") != source or not best.is_file() or sha256_of(best) != written.get("best"):
         out.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(model, best, like=checkpoint.load(run.best), metadata=metadata)
+        trained = checkpoint.load(run.best)
+        checkpoint.save(model, best, like=trained, metadata=metadata)
+        judged = best
+        if trained.quantizers:  # their ranges are fixed before the first epoch: every epoch has the same
+            judged = out / QUANTIZED
+            checkpoint.save(model, judged, like=trained, metadata=metadata, quantizers=trained.quantizers)
         for pattern in COPIED_FILES:
             for file in run.best.parent.parent.glob(pattern):
                 shutil.copyfile(file, out / file.name)
         if RANK == -1:
-            accuracy = validation_accuracy(best, data=data, settings=settings, work=work)
+            accuracy = validation_accuracy(judged, data=data, settings=settings, work=work)
         else:
             accuracy = next(
                 row.figures[TASK2METRIC[run.task]] for row in (run.given, *run.epochs) if row and row.number == epoch

@@ -11,6 +11,7 @@ import csv
 import json
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -134,7 +135,9 @@ def run_training(
 def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -> None:
     """``model.train`` with known failures as one line each; anything else keeps its traceback."""
     try:
-        model.train(trainer=TRAINERS[str(model.task)], **arguments)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="modelopt")  # of extensions that are not compiled here
+            model.train(trainer=TRAINERS[str(model.task)], **arguments)
     except subprocess.CalledProcessError as error:
         raise ToolError([str(part) for part in error.cmd], error.returncode, "see the output above") from error
     except (RuntimeError, MemoryError) as error:

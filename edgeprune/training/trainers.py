@@ -9,6 +9,8 @@ a half-empty unpruned one. These subclasses override public methods only; no cla
 - ``validate_given`` makes the model as it was given, before any step, epoch 0 and a candidate for the best;
 - ``resume_training`` reads that back; ``final_eval`` leaves the full-precision files alone.
 
+Fake quantizers of INT8 (``quantize=8``) lie beside the model in these files, as Ultralytics writes them.
+
 They live in an importable module because distributed training pickles the trainer class by name.
 """
 
@@ -39,7 +41,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils.torch_utils import qat_state, strip_qat, unwrap_model
 
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
@@ -110,6 +112,7 @@ class GivenModelTrainer(BaseTrainer):
         if weights is None:
             return super().get_model(cfg=cfg, weights=None, verbose=verbose)
         model = cast(Any, weights.float())
+        strip_qat(model)  # of a last.pt; the trainer puts them back before it reads the weights
         if fit_classes(model, self.data["names"]):
             LOGGER.info(f"the head now gives the {len(self.data['names'])} classes of {self.args.data}")
         model.criterion = None  # a loss object of an earlier run would be used as it is
@@ -123,10 +126,10 @@ class GivenModelTrainer(BaseTrainer):
         Raises:
             StageError: the weights are no longer finite, or the disk refuses.
         """
-        average = self._finite_average()
+        average, quantizers = self._snapshot()
         # best.pt first: an epoch is done when last.pt says so, and whatever a kill leaves undone is done again
         if self.best_fitness == self.fitness and self.fitness != (self.given or {}).get("fitness"):
-            self._save_best(average)
+            self._save_best(average, quantizers)
         live = unwrap_model(self.model).state_dict()
         checkpoint = {
             **self._described(),
@@ -134,6 +137,7 @@ class GivenModelTrainer(BaseTrainer):
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
             "model": None,
             "ema": average,
+            "modelopt": quantizers,
             "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -174,14 +178,15 @@ class GivenModelTrainer(BaseTrainer):
             self.given = {"figures": dict(metrics), "fitness": float(fitness) if candidate else None}
             self.best_fitness = fitness if candidate else None
             if candidate:
-                self._save_best(self._finite_average())
+                self._save_best(*self._snapshot())
         return True
 
-    def _save_best(self, average: nn.Module) -> None:
-        """Write best.pt: the averaged model of this epoch, and what is known of it."""
+    def _save_best(self, average: nn.Module, quantizers: dict[str, Any] | None) -> None:
+        """Write best.pt: the averaged model of this epoch, its fake quantizers, and what is known of it."""
         self.best_epoch = self.epoch + 1
         training_state = dict.fromkeys(("ema", "updates", "optimizer", "scaler", "stopper", STATE))
-        self._write(self.best, {**self._described(), **training_state, "model": student(average), "epoch": -1})
+        model = {"model": student(average), "modelopt": quantizers, "epoch": -1}
+        self._write(self.best, {**self._described(), **training_state, **model})
 
     def _described(self) -> dict[str, Any]:
         """Entries of a checkpoint that say how it came about."""
@@ -225,6 +230,13 @@ class GivenModelTrainer(BaseTrainer):
 
     def final_eval(self) -> None:
         """Nothing: stock would halve the checkpoints here, and the caller validates best.pt as its users will."""
+
+    def _snapshot(self) -> tuple[nn.Module, dict[str, Any] | None]:
+        """The averaged model as a file can hold it, and the state of its fake quantizers, None without any."""
+        average = self._finite_average()
+        quantizers = qat_state(average)
+        strip_qat(average)
+        return average, quantizers
 
     def _finite_average(self) -> nn.Module:
         """A copy of the averaged model without loss object, its poisoned tensors taken from the live model.

@@ -18,12 +18,14 @@ from edgeprune.export.metadata import FLOAT_LAYERS_KEY
 from edgeprune.export.mixed import quantized_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.precision import precision_of
+from edgeprune.export.quantize import quantize_onnx
 from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
-from edgeprune.records.facts import QuantizeFacts
+from edgeprune.records.facts import FinetuneFacts, QatFacts, QuantizeFacts
 from edgeprune.stages import quantize
 from edgeprune.stages.base import Build, Output
 from edgeprune.stages.fallback import choosing_images
+from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
 from tests.records.sample import build_record
 
@@ -144,6 +146,32 @@ def test_a_precision_that_costs_little_is_left_alone(build_at, records, plain, t
     assert output.facts.fallback.reason == "it reaches the floor"
     assert "layers back in float" not in rows(build, output)
     assert "calibration images" not in rows(build, output)
+
+
+@pytest.mark.parametrize("better", ["trained", "calibrated"])
+def test_of_trained_and_calibrated_int8_the_more_accurate_ships(build_at, records, plain, bccd, tmp_path, better):
+    """A graph that is calibrated well stands in for one that was trained: what follows does not depend on how."""
+    good, bad = tmp_path / "good.onnx", tmp_path / "bad.onnx"
+    for path, options in ((good, {"method": "minmax"}), (bad, {"method": "percentile", "percentile": 90})):
+        quantize_onnx(plain, path, precision="int8", data=bccd, images=16, recipe="cpu", **options)
+    given, model = good if better == "trained" else bad, tmp_path / "trained.pt"
+    before = records(plain)
+    summary = TrainSummary(1, 1, (), 0.5, 1.0)
+    before["finetune"] = ({"model": tmp_path / "tuned.pt"}, FinetuneFacts(summary, "", 1, None))
+    before["qat"] = ({"model": model, "onnx": given}, QatFacts(summary, "", 1, 1))
+    build = build_at(f"{HARD}{ON_VAL}mixed_precision: false\nkeep_precision: true\n", before)
+    output = quantized(build, tmp_path / "out")
+    trained = output.facts.trained
+    assert trained is not None
+    assert trained.ships == (better == "trained")
+    assert (trained.trained >= trained.calibrated) == trained.ships
+    shipped = output.artifacts["onnx"].read_bytes()
+    assert (shipped == given.read_bytes()) == trained.ships
+    accurate = output.facts.fallback.accuracy
+    assert accurate == (trained.trained if trained.ships else trained.calibrated)
+    assert f"the {better} graph goes on" in rows(build, output)["trained against calibrated INT8"].reason
+    build.records["quantize"] = Record(Key("quantize", {}), tmp_path, {}, output.facts, 0.0, "")
+    assert quantize.shipped_model(build) == (model if trained.ships else tmp_path / "tuned.pt")
 
 
 def test_too_few_images_to_calibrate_on_are_refused_before_anything_is_written(shared, bccd, tmp_path):

@@ -1,0 +1,102 @@
+"""A teacher that is named: one scale up is heard, trusted where the command says so, refused where it cannot teach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from edgeprune import cli
+from edgeprune.data.digits import CLASSES
+from edgeprune.errors import DataError, SettingError, TargetError
+from edgeprune.settings import Finetuning, TrainSettings, hours_from
+from edgeprune.stages.inputs import read_inputs
+from edgeprune.target import load_target
+from edgeprune.training.finetune import finetune
+from tests.training.narrow import narrow_checkpoint
+
+
+class Note:
+    """A class that no stock checkpoint has."""
+
+
+def profile(folder: Path, section: str) -> Path:
+    path = folder / "profile.yaml"
+    path.write_text(f"extends: cpu\nimgsz: 64\nfinetune: {section}\n")
+    return path
+
+
+@pytest.fixture
+def larger(tmp_path: Path) -> Path:
+    """A v8s where the student is a narrow v8n."""
+    return narrow_checkpoint(tmp_path / "larger.pt", "yolov8s.yaml", names=CLASSES, seed=2)
+
+
+@pytest.fixture
+def theirs(full: Path, tmp_path: Path) -> Path:
+    """A teacher in whose file lies something foreign."""
+    content = torch.load(full, weights_only=False)
+    path = tmp_path / "theirs.pt"
+    torch.save({**content, "note": Note()}, path)
+    return path
+
+
+def test_a_model_one_scale_up_teaches(
+    larger: Path, narrow: Path, digits: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    taught = replace(settings, epochs=1, teacher=larger)
+    done = finetune(narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=taught)
+    assert done.summary.epochs[0].figures["train/kd_loss"] > 0
+
+
+def test_a_foreign_teacher_is_read_where_the_user_trusts_it(
+    theirs: Path, narrow: Path, digits: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    where = {"data": digits, "out": tmp_path / "o", "work": tmp_path / "w"}
+    taught = replace(settings, epochs=1, teacher=theirs)
+    with pytest.raises(DataError, match="--trust"):
+        finetune(narrow, settings=taught, **where)
+    assert finetune(narrow, settings=taught, trust=True, **where).best.is_file()
+
+
+@pytest.mark.parametrize("config", ["yolo26n.yaml", "yolo11n-seg.yaml"])
+def test_a_teacher_that_answers_otherwise_is_refused_in_one_line(
+    config: str, narrow: Path, digits: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    teacher = narrow_checkpoint(tmp_path / "t.pt", config, names=CLASSES)
+    where = {"data": digits, "out": tmp_path / "o", "work": tmp_path / "w"}
+    with pytest.raises(DataError, match=r"^teacher .*(answers by two heads|is a segment model)") as error:
+        finetune(narrow, settings=replace(settings, teacher=teacher), **where)
+    assert "\n" not in str(error.value)
+
+
+def test_a_build_refuses_its_teacher_before_anything(narrow: Path, digits: Path, tmp_path: Path) -> None:
+    other = narrow_checkpoint(tmp_path / "other.pt", "yolov8s.yaml", names=("a", "b"))
+    target = load_target(profile(tmp_path, f"{{teacher: {other}}}"))
+    with pytest.raises(DataError, match=r"teacher .*other\.pt knows 2 classes"):
+        read_inputs(target, narrow, digits, trust=False)
+    with pytest.raises(DataError, match=r"cannot read .*gone\.pt"):
+        read_inputs(load_target(profile(tmp_path, "{teacher: gone.pt}")), narrow, digits, trust=False)
+
+
+def test_a_teacher_that_is_not_heard_is_a_contradiction(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="is not heard with distill false"):
+        Finetuning(teacher="larger.pt", distill=False)
+    with pytest.raises(TargetError, match=r"finetune.*is not heard"):
+        load_target(profile(tmp_path, "{teacher: larger.pt, distill: false}"))
+
+
+@pytest.mark.parametrize(("text", "hours"), [("2h", 2), ("30m", 0.5), ("1h30m", 1.5), ("0.5", 0.5), (" 1.5H ", 1.5)])
+def test_a_time_is_read_as_it_is_typed(text: str, hours: float) -> None:
+    assert hours_from(text) == hours
+
+
+@pytest.mark.parametrize("text", ["", "2 days", "-1h", "0", "0h", "h", "m30", "30s", "1m1h", "1e400", "nan", "½h"])
+def test_nonsense_is_no_time(text: str, narrow: Path) -> None:
+    with pytest.raises(ValueError, match="is no time; allowed is 2h, 30m"):
+        hours_from(text)
+    told = CliRunner().invoke(cli.app, ["finetune", str(narrow), "--data", "d.yaml", f"--time={text}"])
+    assert told.exit_code == 2
