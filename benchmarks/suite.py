@@ -48,7 +48,7 @@ class Benchmark:
         about: the question that its figures answer.
         argv: what follows ``python``; ``{data}``, ``{weights}`` (all of them), ``{first}`` (the first), ``{images}``,
             ``{work}``, ``{page}`` and ``{made}`` are filled in. ``{made}`` is a page in ``{work}``, for a script that
-            writes as it goes: it takes the page's place, and the JSON of its name, once the script has ended well.
+            writes as it goes: it takes the page's place, with the JSON and SVG of its name, once the script ended well.
         page: file in benchmarks/.
         minutes: on two cores, roughly; how the hours are filled.
         spread: what stands for the spread on the page.
@@ -92,6 +92,15 @@ REGISTRY = (
         "pruning_speed.md",
         5,
         "one process a row",
+    ),
+    Benchmark(
+        "pruning-growth",
+        "how the cost of pruning grows, n to x",
+        "-m benchmarks.pruning_growth --imgsz 320 --out {made}",
+        "pruning_growth.md",
+        5,
+        "the least of two runs",
+        goes_on=True,
     ),
     Benchmark(
         "search-budgets",
@@ -441,7 +450,7 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
         except subprocess.TimeoutExpired:
             code = STOPPED
     if code == 0 and "{made}" in one.argv:
-        for made in (folder / one.page, (folder / one.page).with_suffix(".json")):
+        for made in (folder / one.page, *((folder / one.page).with_suffix(end) for end in (".json", ".svg"))):
             if made.is_file():
                 shutil.copyfile(made, HERE / made.name)
     record = Record(

@@ -69,6 +69,21 @@ def test_the_page_of_all_is_as_it_is_written() -> None:
     assert without_state(kept.replace("2000 runs", "3000 runs")) != without_state(suite.readme().rstrip())
 
 
+def test_growth_is_printed_from_its_results() -> None:
+    import json
+
+    from benchmarks import pruning_growth
+
+    kept = json.loads((BENCHMARKS / "pruning_growth.json").read_text())
+    assert (BENCHMARKS / "pruning_growth.md").read_text() == pruning_growth.page(kept, "pruning_growth.svg")
+    for power in (0.5, 1.0):
+        rows = [
+            {"parameters": size, "trace": size**power, "plan": size**power, "apply": size**power}
+            for size in (10, 100, 500)
+        ]
+        assert pruning_growth.exponent(rows) == pytest.approx(power)
+
+
 def test_equal_latency_is_printed_from_its_results() -> None:
     import json
 
