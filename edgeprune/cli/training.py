@@ -98,13 +98,13 @@ def qat(
     out: Out = Path("int8"),
     trust: Trust = False,
 ) -> None:
-    """Train INT8 (quantization-aware training) with the structure kept; needs NVIDIA's ModelOpt, extra [qat].
+    """Train INT8 (quantization-aware training) with the structure kept; needs NVIDIA's ModelOpt, the extra qat.
 
     Writes best.pt, which loads anywhere, and quantized.pt, the same with its ranges, which export makes INT8 of.
 
     Examples:
       edgeprune qat tuned/best.pt --data data.yaml --imgsz 320 --epochs 1 \
-        --out int8   # exits 0 or 4: 4 where the extra [qat] is not installed
+        --out int8   # exits 0 or 4: 4 where the extra qat is not installed
     """
     from edgeprune.export.modelopt import require_modelopt
 

@@ -140,4 +140,9 @@ def plan_from_data(data: object, where: Path | str) -> Plan:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         seen = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise DataError(f"{where}: not a plan of schema {SCHEMA} (seen: {seen}); make a new one with 'edgeprune prune'")
-    return serial.from_json(Plan, data, f"{where}: a damaged plan; make a new one with 'edgeprune prune'")
+    damaged = f"{where}: a damaged plan; make a new one with 'edgeprune prune'"
+    plan = serial.from_json(Plan, data, damaged)
+    for name, counts in (("macs", plan.macs), ("params", plan.params)):
+        if min(counts) < 1:  # ratios are taken of them
+            raise DataError(f"{damaged} ({name}: {list(counts)}, both have to be 1 or more)")
+    return plan

@@ -252,8 +252,10 @@ class BudgetSearch:
 
 
 def search_gate(budget: Budget, best: Probe, milder: Probe | None = None) -> Gate:
-    """The budget against the probe that a search ends with: PASS when its interval holds it, else INCONCLUSIVE, as where
-    a ``milder`` plan may hold it that could not be told from one that misses."""
+    """The budget against the probe that a search ends with: PASS when its interval holds it, else INCONCLUSIVE.
+
+    So it is too where a ``milder`` plan may hold it that could not be told from one that misses.
+    """
     reading = best.reading
     if budget.kind == "speed_up":
         low = 0.0 if math.isinf(reading.used_high) else budget.value / reading.used_high

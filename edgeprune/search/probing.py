@@ -121,8 +121,8 @@ class ProbeRun:
             may hold it; None when none may.
         floor: the fastest probe.
         probes: all of them, in order.
-        milder: a probe that gives up less than ``best`` and may hold the budget too, where ``best`` uses less of it than
-            it should and the measurements were too coarse to tell; None else.
+        milder: a probe that gives up less than ``best`` and may hold the budget too, where ``best`` uses less of it
+            than it should and the measurements were too coarse to tell; None else.
     """
 
     best: Probe | None

@@ -18,6 +18,7 @@ from edgeprune.pruning import equivalence
 from edgeprune.pruning.api import prune
 from edgeprune.pruning.plan import plan_from_data
 from edgeprune.pruning.pruner import LARGEST_ERROR, Pruner
+from edgeprune.serial import to_json
 
 FAMILIES = ["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"]
 
@@ -155,6 +156,13 @@ def test_a_damaged_plan_is_refused():
         plan_from_data({"schema": 99}, "here")
     with pytest.raises(DataError, match="damaged"):
         plan_from_data({"schema": 1}, "here")
+
+
+@pytest.mark.parametrize("counts", [{"macs": (0, 0)}, {"macs": (10, 0)}, {"params": (10, -1)}])
+def test_a_plan_whose_counts_give_no_ratio_is_refused(stock, counts):
+    plan = Pruner(stock("yolov8n.yaml"), 64).plan(ratio=0.2, importance="l2")
+    with pytest.raises(DataError, match="both have to be 1 or more"):
+        plan_from_data(to_json(dataclasses.replace(plan, **counts)), "here")
 
 
 def test_prune_takes_a_model(stock):
