@@ -103,7 +103,7 @@ def qat(
     Writes best.pt, which loads anywhere, and quantized.pt, the same with its ranges, which export makes INT8 of.
 
     Examples:
-      edgeprune qat tuned/best.pt --data data.yaml --imgsz 320 --epochs 1   # exits 0 or 4: 4 where the extra qat is not installed
+      edgeprune qat tuned/best.pt --data data.yaml --imgsz 320 --epochs 1   # exits 0 or 4: 4 without the extra qat
     """
     from edgeprune.export.modelopt import require_modelopt
 
