@@ -334,8 +334,8 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
     quantizers = data.get("modelopt") or {}
     if not isinstance(quantizers, Mapping):
         raise refused(what, "modelopt", quantizers, "a mapping of fake quantizers")
-    heavy = ("date", "model", "ema", "optimizer", "train_args", "edgeprune", "scaler", "updates", "train_results")
-    heavy += ("modelopt",)
+    fields_of_their_own = ("model", "modelopt", "train_args", "edgeprune")
+    heavy = (*fields_of_their_own, "date", "ema", "optimizer", "scaler", "updates", "train_results")
     return Checkpoint(
         model=model,
         task=model.task,

@@ -63,17 +63,12 @@ def _option(name: str, default: Any, cls: type) -> inspect.Parameter:
     text = descriptions(cls)[name].replace("``", "")
     if get_origin(base) is dict:  # given as pairs
         base, text = list[str] | None, f"{text.rstrip('.')}: NAME=VALUE."
-    if set(get_args(Size)) <= set(get_args(base)):
-        option = size_option(text, flag)
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[Any, option]
-        )
-    if name == "time_h":
-        option = typer.Option(flag, parser=_hours, metavar="2h|30m", help=text.replace("Hours", "Time"))
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[Any, option]
-        )
-    option = typer.Option(flag, help=text, min=least, max=most)
+    if set(get_args(Size)) <= set(get_args(base)):  # a parser of its own gives the type
+        base, option = Any, size_option(text, flag)
+    elif name == "time_h":
+        base, option = Any, typer.Option(flag, parser=_hours, metavar="2h|30m", help=text.replace("Hours", "Time"))
+    else:
+        option = typer.Option(flag, help=text, min=least, max=most)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[base, option])
 
 

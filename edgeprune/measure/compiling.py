@@ -135,12 +135,10 @@ def export_trained_int8(
     """
     from edgeprune.export.graph import load_graph, save_graph
     from edgeprune.export.half import cast_graph_to_half
-    from edgeprune.export.simplify import simplify_onnx
 
-    raw, plain = onnx.with_name("raw.onnx"), onnx.with_name("plain.onnx")
+    plain = onnx.with_name("plain.onnx")
     try:
-        export_onnx(target, checkpoint if target.device.kind == "cpu" else quantized, raw, metadata)
-        simplify_onnx(raw, plain)
+        _export_simplified(target, checkpoint if target.device.kind == "cpu" else quantized, plain, metadata)
         if target.device.kind == "cpu":
             convert_precision(target, plain, onnx, dataset, seed)
         elif target.graph_precision == "int8-fp16":
@@ -148,8 +146,19 @@ def export_trained_int8(
         else:
             plain.replace(onnx)
     finally:
-        raw.unlink(missing_ok=True)
         plain.unlink(missing_ok=True)
+
+
+def _export_simplified(target: Target, checkpoint: Path, onnx: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """As :func:`export_onnx`, simplified."""
+    from edgeprune.export.simplify import simplify_onnx
+
+    raw = onnx.with_name("raw.onnx")
+    try:
+        export_onnx(target, checkpoint, raw, metadata)
+        simplify_onnx(raw, onnx)
+    finally:
+        raw.unlink(missing_ok=True)
 
 
 def compile_checkpoint(site: Site, checkpoint: Path, folder: Path, dataset: Dataset | None = None) -> CompiledFiles:
@@ -161,13 +170,8 @@ def compile_checkpoint(site: Site, checkpoint: Path, folder: Path, dataset: Data
         folder: where the files go; it exists.
         dataset: calibrates INT8.
     """
-    from edgeprune.export.simplify import simplify_onnx
-
-    raw, plain = folder / "raw.onnx", folder / "model.onnx"
-    export_onnx(site.target, checkpoint, raw)
-    simplify_onnx(raw, plain)
-    raw.unlink()
-    onnx = plain
+    onnx = plain = folder / "model.onnx"
+    _export_simplified(site.target, checkpoint, plain)
     if site.target.graph_precision != "fp32":
         onnx = folder / f"model-{site.target.graph_precision}.onnx"
         convert_precision(site.target, plain, onnx, dataset, site.seed)
