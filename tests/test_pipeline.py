@@ -83,6 +83,7 @@ def test_the_pipeline_is_the_list_of_the_design() -> None:
         "finetune",
         "export",
         "simplify",
+        "qat",
         "quantize",
         "engine",
     ]
