@@ -23,7 +23,7 @@ from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.devices.board import mismatch
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.reading import is_file, size_of
-from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow
+from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.engine_file import BUNDLED
 from edgeprune.runtimes.onnx_facts import onnx_facts
@@ -37,7 +37,7 @@ from edgeprune.samples.gates import (
     simulated_gate,
     unpruned_gate,
 )
-from edgeprune.serial import from_json, read_json, read_json_data, write_json
+from edgeprune.serial import from_json, read_json, read_json_data
 from edgeprune.target import Target
 
 if TYPE_CHECKING:
@@ -252,5 +252,5 @@ def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | 
         write_atomically(bundle.parent / "report.md", build_markdown(record))
         write_atomically(bundle.parent / "report.html", build_page(record))
     write_files(bundle, {**files, **with_texts(record)[1]})
-    write_json(bundle / "build.json", record)
+    write_build(bundle / "build.json", record)
     return record

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -28,7 +29,7 @@ from edgeprune.records.facts import (
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import MIN_BLOCKS, RatioInterval
-from edgeprune.serial import from_json, json_schema
+from edgeprune.serial import from_json, json_schema, json_text, write_json
 from edgeprune.target import Target
 from edgeprune.target.schema import Precision
 from edgeprune.version import pip
@@ -148,6 +149,7 @@ class BuildRecord:
         next_command: what to type where the target's runtime is, while gates are PENDING.
         input_size: why the input has the size that it has; None in older records.
         levers: why the number format is what it is; None where the profile names it, and in older records.
+        sha256: of the file itself with this value left empty; None in older records.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -173,6 +175,7 @@ class BuildRecord:
     next_command: str | None = None
     input_size: InputSize | None = None
     levers: str | None = None
+    sha256: str | None = field(default=None, compare=False)
 
     @property
     def precision(self) -> Precision:
@@ -256,6 +259,23 @@ def build_from_json(data: object, where: Path) -> BuildRecord:
             f"and {SCHEMA_VERSION}; update edgeprune: {pip('install', '--upgrade', 'edgeprune')}"
         )
     return from_json(BuildRecord, data, where)
+
+
+def write_build(path: Path, record: BuildRecord) -> None:
+    """Write a ``build.json`` with its own digest in it, whole or not at all."""
+    unsealed = json_text(replace(record, sha256="")) + "\n"
+    write_json(path, replace(record, sha256=hashlib.sha256(unsealed.encode()).hexdigest()))
+
+
+def is_as_written(content: bytes, record: BuildRecord) -> bool:
+    """Whether the bytes that a record was read from are those of its own digest; true of older ones, which have none.
+
+    It finds damage and edits by hand. Who wants to be believed computes it anew: against that there are signatures.
+    """
+    if record.sha256 is None:
+        return True
+    unsealed = content.replace(record.sha256.encode(errors="replace"), b"", 1)
+    return hashlib.sha256(unsealed).hexdigest() == record.sha256
 
 
 def build_schema() -> dict[str, Any]:

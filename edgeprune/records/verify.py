@@ -8,14 +8,15 @@ from pathlib import Path
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, first_line
-from edgeprune.reading import shown
-from edgeprune.records.build import BuildRecord
+from edgeprune.reading import read_bytes, shown
+from edgeprune.records.build import BuildRecord, is_as_written
 from edgeprune.records.gates import edits
 from edgeprune.records.show import RECORD, bundle_of, read_build
 from edgeprune.version import __version__
 
 SHOWN = 3  # faults that one line names
 MISSING = "is missing"
+CHANGED = "was changed"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Verification:
     Attributes:
         record: of the build.
         bundle: folder of its files.
-        changed: files that have other bytes than ``build.json`` says, a line each.
+        changed: files that have other bytes than ``build.json`` says, itself among them, a line each.
         missing: files that it names and that are not there: a record may be kept without them.
         others: files in the folder that it does not name: they came later, and nothing is said of them.
         edited: gates and verdict that do not follow from the record's own samples, a line each.
@@ -60,8 +61,10 @@ def verify_build(directory: Path) -> Verification:
     record, bundle = read_build(directory), bundle_of(directory)
     states = {name: _state(bundle, name, sha256) for name, sha256 in record.bundle.items()}
     missing = tuple(f"{shown(name)} {MISSING}" for name, state in states.items() if state == MISSING)
-    changed = tuple(f"{shown(name)} {state}" for name, state in states.items() if state and state != MISSING)
-    return Verification(record, bundle, changed, missing, _others(bundle, record), edits(record))
+    changed = [f"{shown(name)} {state}" for name, state in states.items() if state and state != MISSING]
+    if not is_as_written(read_bytes(bundle / RECORD), record):
+        changed.append(f"{RECORD} {CHANGED}")
+    return Verification(record, bundle, tuple(changed), missing, _others(bundle, record), edits(record))
 
 
 def _others(bundle: Path, record: BuildRecord) -> tuple[str, ...]:
@@ -79,6 +82,6 @@ def _state(bundle: Path, name: str, sha256: str) -> str:
             return "lies outside of the bundle"
         if not path.is_file():
             return MISSING
-        return "" if sha256_of(path) == sha256 else "was changed"
+        return "" if sha256_of(path) == sha256 else CHANGED
     except (OSError, ValueError) as error:
         return f"cannot be read: {first_line(error)}"

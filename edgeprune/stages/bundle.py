@@ -14,13 +14,12 @@ from edgeprune.artifact import sha256_of, write_files
 from edgeprune.deploy.bundled import DEEPSTREAM, TRITON, files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.input_size import both_sides, pixels
-from edgeprune.records.build import BuildRecord
+from edgeprune.records.build import BuildRecord, write_build
 from edgeprune.records.facts import EngineFacts, PruneFacts
 from edgeprune.records.sbom import SBOM
 from edgeprune.runtimes.engine_file import BUNDLED, facts_path
 from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, time_argv, version_of
 from edgeprune.samples.gates import Gate, at_most_gate
-from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.stages.quantize import shipped_model
@@ -137,7 +136,7 @@ def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRe
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write_files(partial, {**chosen, **with_texts(record)[1]})
-    write_json(partial / "build.json", record)
+    write_build(partial / "build.json", record)
     final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
     if final.exists():
         final.replace(old)

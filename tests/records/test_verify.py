@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,15 +15,16 @@ import pytest
 from edgeprune import cli
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError
-from edgeprune.records.build import BuildRecord, DeviceRow
+from edgeprune.records.build import BuildRecord, DeviceRow, write_build
 from edgeprune.records.gates import edits, gates_again
 from edgeprune.records.history import history
+from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
 from edgeprune.report.build import conditions_table
 from edgeprune.report.history import change_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Verdict, inform_by_later, overall_verdict
-from edgeprune.serial import write_json
+from edgeprune.serial import to_json, write_json
 from edgeprune.version import __version__
 from tests.records.sample import build_record
 
@@ -48,13 +50,15 @@ def bundle(tmp_path: Path) -> Path:
     (folder / "model.onnx").write_bytes(bytes(1000))
     (folder / "labels.txt").write_text("cell\n")
     digests = {path.name: sha256_of(path) for path in folder.iterdir()}
-    write_json(folder / "build.json", replace(judged(), bundle=digests))
+    write_build(folder / "build.json", replace(judged(), bundle=digests))
     return folder
 
 
 def rewritten(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edited as the code before files had a digest of their own left it: what is found follows from the content."""
     content = json.loads((bundle / "build.json").read_text())
     change(content)
+    content.pop("sha256", None)
     (bundle / "build.json").write_text(json.dumps(content))
 
 
@@ -84,6 +88,36 @@ def test_a_flipped_byte_is_found_and_named(
     for command in ("verify", "show"):
         assert typed(monkeypatch, command, bundle) == 2
         assert "model.onnx was changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "push"])
+def test_any_byte_of_the_record_itself_is_found(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = bundle / "build.json"
+    whole = path.read_bytes()
+    said = [whole.index(word) + 1 for word in (b'"verdict": "PASS', b"Made-up CPU", b"a b.pt", b"sha256", b"0.1.0")]
+    said += [whole.index(b'"sha256": "') + 12, whole.index(b"\n"), len(whole) - 1]
+    said += random.Random(0).sample(range(len(whole)), 10)
+    target = ("--to", bundle.parent / "models") if command == "push" else ()
+    for place in said:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert typed(monkeypatch, command, bundle, *target) == 2, (place, whole[place - 20 : place + 20])
+        assert "build.json" in capsys.readouterr().err
+    path.write_bytes(whole + b"\n")
+    assert typed(monkeypatch, command, bundle, *target) == 2
+    assert "build.json was changed" in capsys.readouterr().err
+    assert not (bundle.parent / "models").exists()
+
+
+def test_a_record_that_was_edited_by_hand_is_named_with_what_was_edited(bundle: Path) -> None:
+    content = to_json(read_build(bundle))
+    _gate(content, "speed-up")["value"] = 9.0
+    write_json(bundle / "build.json", content)
+    verified = verify_build(bundle)
+    assert verified.changed == ("build.json was changed",) and len(verified.edited) == 1
 
 
 def test_a_missing_file_is_for_verify_to_say_and_a_record_is_shown_alone(
