@@ -214,7 +214,7 @@ def lint_command(
 
 def _ask_parser(model: Path) -> tuple[ParserAnswer | None, str]:
     """What NVIDIA's parser says of a graph, None where it says nothing, with a line for people."""
-    from edgeprune.errors import DataError, ToolError
+    from edgeprune.errors import DataError, DeviceError, ToolError
     from edgeprune.runtimes.nvidia_parser import NAME, ask_parser, parser_availability
 
     available = parser_availability()
@@ -222,7 +222,7 @@ def _ask_parser(model: Path) -> tuple[ParserAnswer | None, str]:
         return None, f"{NAME} was not asked, {available.detail}; next: {available.remedy}"
     try:
         answer = ask_parser(model)
-    except (DataError, ToolError) as error:
+    except (DataError, DeviceError, ToolError) as error:
         return None, f"{NAME} gave no answer: {error}"
     if answer.refusals:
         return answer, "\n".join(f"error from {NAME} ({available.detail}): {line}" for line in answer.refusals)

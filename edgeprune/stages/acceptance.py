@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.errors import ToolError
+from edgeprune.errors import DataError, DeviceError, ToolError
 from edgeprune.runtimes.nvidia_parser import NAME, ask_parser, parser_availability
 from edgeprune.samples.gates import Gate, Verdict, at_most_gate
 from edgeprune.target import Target
@@ -15,8 +15,9 @@ def acceptance_gates(stage: str, target: Target, onnx: Path) -> list[Gate]:
     """A row for a target whose engines TensorRT builds, none for another.
 
     PASS when the parser takes the graph and the builder builds it; FAIL with their words; INCONCLUSIVE where they
-    crash, which says nothing of the graph. Where they are not installed, or lack an operator that the full TensorRT
-    may have, the row informs: an engine that was really built needs no second opinion.
+    crash, which says nothing of the graph. Where they are not installed, do not load, cannot be asked about this graph
+    or lack an operator that the full TensorRT may have, the row informs: an engine that was really built needs no
+    second opinion.
 
     Args:
         stage: the stage that made the graph.
@@ -31,6 +32,8 @@ def acceptance_gates(stage: str, target: Target, onnx: Path) -> list[Gate]:
         return [_information(stage, reason)]
     try:
         answer = ask_parser(onnx)
+    except (DataError, DeviceError) as error:  # installed is not loaded: another glibc, half an install
+        return [_information(stage, f"gave no answer: {error}")]
     except ToolError as error:
         return [Gate(stage, NAME, None, 0.0, "errors", Verdict.INCONCLUSIVE, f"gave no answer: {error}")]
     if answer.lacking and not answer.refusals:

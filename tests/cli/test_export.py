@@ -43,6 +43,7 @@ def test_lint_exits_by_what_it_finds(name, code, files):
         (ParserAnswer("1.7", ("Det 'a': false",), (), 1.0), 1, "error from NVIDIA's parser (RTX 1.7): Det 'a': false"),
         (ParserAnswer("1.7", (), ("NonZero",), 1.0), 0, "cannot tell: it has no NonZero"),
         (ToolError(["NVIDIA's parser"], -11, ""), 0, "gave no answer: NVIDIA's parser exited with -11"),
+        (DeviceError("it does not load; next: pip install it"), 0, "gave no answer: it does not load; next: pip"),
         (None, 0, "was not asked, it is not here; next: get it"),
     ],
 )

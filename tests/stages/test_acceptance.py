@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.errors import ToolError
+from edgeprune.errors import DataError, DeviceError, ToolError
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.jobs import ParserAnswer
 from edgeprune.samples.gates import Verdict, overall_verdict
@@ -56,6 +56,8 @@ def test_its_answer_decides(asked, answer, verdict, says):
     [
         (Availability(False, "it is not installed", "pip install it"), TAKEN, "next: pip install it"),
         (HERE, ParserAnswer("1.7", (), ("NonZero",), 1.0), "has no NonZero"),
+        (HERE, DeviceError("it does not load (glibc); next: pip install it"), "does not load (glibc); next: pip"),
+        (HERE, DataError("m.onnx: a free axis"), "gave no answer: m.onnx: a free axis"),
     ],
 )
 def test_what_it_cannot_say_informs_and_decides_nothing(asked, availability, answer, says):
