@@ -31,7 +31,7 @@ from edgeprune.serial import from_json, to_json
 
 Result = TypeVar("Result")
 Line = dict[str, Any]  # of the agent's JSON; what it may hold is in edgeprune.agent.__main__
-RETRY_PAUSES_S = (0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)  # before a device that answered is tried again
+RETRY_PAUSES_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0)  # before a device that answered is tried again
 LEAVING_ATTEMPTS = 3
 AGENT = "agent.zip"  # in the work directory
 MAKE_WORK = 'umask 077 && d=$(mktemp -d "${TMPDIR:-/tmp}/edgeprune-XXXXXXXXXX") && echo "$d"'

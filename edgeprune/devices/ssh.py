@@ -27,8 +27,8 @@ OPTIONS = {
     "BatchMode": "yes",  # a question would wait for ever; a password never goes over a command line
     "StrictHostKeyChecking": "yes",
     "ConnectTimeout": "10",
-    "ServerAliveInterval": "5",
-    "ServerAliveCountMax": "3",
+    "ServerAliveInterval": "15",
+    "ServerAliveCountMax": "8",  # a board that swaps answers nothing for a minute; one that is gone costs two
     "ControlMaster": "auto",
     "ControlPersist": "120",
     "LogLevel": "ERROR",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.devices.remote import RemoteDevice
-from edgeprune.devices.ssh import Address, Ssh
+from edgeprune.devices.remote import RETRY_PAUSES_S, RemoteDevice
+from edgeprune.devices.ssh import OPTIONS, Address, Ssh
 from edgeprune.errors import DeviceError, TargetError, ToolError
 from tests.devices.server import Server
 
@@ -242,3 +242,9 @@ def test_names_that_are_devices() -> None:
     assert Address.from_text("me@orin:2222") == Address("me", "orin", 2222)
     assert Address.from_text("orin.local") == Address("", "orin.local", 0)
     assert Address.from_text("me@[fe80::1]:22").host == "fe80::1"
+
+
+def test_a_board_that_swaps_for_a_minute_is_not_given_up() -> None:
+    silent_s = int(OPTIONS["ServerAliveInterval"]) * int(OPTIONS["ServerAliveCountMax"])
+    assert 90 <= silent_s <= 180, "longer than swapping, and short enough for a board that is gone"
+    assert len(RETRY_PAUSES_S) == 7 and sorted(RETRY_PAUSES_S) == list(RETRY_PAUSES_S) and sum(RETRY_PAUSES_S) >= 120
