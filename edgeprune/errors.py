@@ -27,9 +27,14 @@ def first_line(error: BaseException) -> str:
 
 
 class EdgepruneError(Exception):
-    """Base of the tree. The message is one line: what was seen, what is allowed, and the next command."""
+    """Base of the tree. The message is one line: what was seen, what is allowed, and the next command.
+
+    Attributes:
+        log: all that a program printed before it failed, where that is known; a build that fails keeps it.
+    """
 
     exit_code = 3
+    log = ""
 
 
 class TargetError(EdgepruneError):

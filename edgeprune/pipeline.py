@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeprune.carry import out as carry
-from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
 from edgeprune.progress import Progress
 from edgeprune.records.build import BuildResult, MeasurementRow
@@ -222,7 +222,7 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
             with capture_output(folder / LOG, show=stage.shows_output):
                 output = stage.run(build, folder, key)
             return build.workspace.publish(key, folder, output.artifacts, output.facts, time.perf_counter() - began)
-    except StageError:
+    except EdgepruneError:
         if (logs := build.workspace.failed_logs(key)).is_dir():
             build.reporter.note(f"what stage {stage.name} printed before it failed is in {logs}")
         raise

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from edgeprune.artifact import Artifact, Role, sha256_of
-from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.serial import digest_of, from_json, read_json, to_json, write_json
 
 RECORD = "record.json"
 LOG = "log.txt"
+LAST_LOG = "failed.log"
 STATE = "state.json"
 FAILED = "failed"
 Facts = TypeVar("Facts")
@@ -154,8 +155,8 @@ class Workspace:
         folder.mkdir()
         try:
             yield folder
-        except Exception:
-            self._keep_logs(folder, self.failed_logs(key))
+        except Exception as error:
+            self._keep_logs(folder, self.failed_logs(key), _log_of(error))
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -165,13 +166,19 @@ class Workspace:
         return self.root / FAILED / key.folder_name
 
     @staticmethod
-    def _keep_logs(folder: Path, kept: Path) -> None:
+    def _keep_logs(folder: Path, kept: Path, last: str) -> None:
+        """Copy the logs below ``folder``, each by its place there, and what the program that failed printed: its own
+        folder may be gone."""
         with contextlib.suppress(OSError):  # a full disk is no reason to hide why the stage failed
             shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(parents=True)
+            if last:
+                (kept / LAST_LOG).write_text(last, encoding="utf-8")
             for log in (*folder.rglob("*.log"), folder / LOG):
                 if log.is_file() and log.stat().st_size:
-                    kept.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(log, kept / log.name)
+                    shutil.copyfile(log, kept / "__".join(log.relative_to(folder).parts))
+            if not any(kept.iterdir()):
+                kept.rmdir()
 
     def scratch(self, key: Key) -> Path:
         """A folder that survives a kill, for work that can go on where it stopped."""
@@ -332,6 +339,15 @@ def _record(stored: _Stored, folder: Path, facts: type[Facts]) -> Record[Facts]:
         seconds=stored.seconds,
         created=stored.created,
     )
+
+
+def _log_of(error: BaseException | None) -> str:
+    """What the program printed whose failure is behind an error; empty where no program's is."""
+    while error is not None:
+        if isinstance(error, EdgepruneError) and error.log:
+            return error.log
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _short(text: str) -> str:

@@ -8,10 +8,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from edgeprune.errors import StageError, TargetError
+from edgeprune.errors import StageError, TargetError, ToolError
 from edgeprune.workspace import Key, Workspace, differences, flat, open_workspace
 
 
@@ -92,14 +93,30 @@ def test_the_logs_of_a_stage_that_fails_stay_until_it_finishes(tmp_path: Path) -
                 (folder / "log.txt").write_text(words)
                 (folder / "inside").mkdir()
                 (folder / "inside" / "engine.log").write_text("[E] why")
+                (folder / "engine.log").write_text("[I] another")
                 raise RuntimeError
             logs = workspace.failed_logs(KEY)
             assert {path.name: path.read_text() for path in logs.iterdir()} == {
                 "log.txt": words,
-                "engine.log": "[E] why",
+                "inside__engine.log": "[E] why",
+                "engine.log": "[I] another",
             }
         publish(workspace)
         assert not logs.exists()
+
+
+def test_the_log_of_what_failed_stays_where_its_folder_is_gone(tmp_path: Path) -> None:
+    with open_workspace(tmp_path) as workspace:
+        with pytest.raises(StageError), workspace.partial(KEY) as folder:
+            try:
+                with TemporaryDirectory(dir=folder):
+                    error = ToolError(["trtexec"], 1, "last")
+                    error.log = "all of it"
+                    raise error
+            except ToolError as error:
+                raise StageError("m.onnx: it failed") from error
+        logs = workspace.failed_logs(KEY)
+        assert {path.name: path.read_text() for path in logs.iterdir()} == {"failed.log": "all of it"}
 
 
 def test_leftovers_of_a_killed_build_are_cleared_but_scratch_stays(tmp_path: Path) -> None:

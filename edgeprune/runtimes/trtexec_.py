@@ -507,8 +507,9 @@ class TrtExec(Runtime):
         try:
             done = self.device.run(argv, timeout_s=BUILD_TIMEOUT_S, measured=True, on_line=heard.append)
         except (ToolError, DeviceError) as error:  # what was heard before it died is all that is left of it
+            error.log = "\n".join([*heard, str(error), ""])
             if log is not None:
-                log.write_text("\n".join([*heard, str(error), ""]), encoding="utf-8")
+                log.write_text(error.log, encoding="utf-8")
             if isinstance(error, DeviceError):
                 raise
             raise StageError(f"{onnx}: {error}") from error

@@ -253,7 +253,8 @@ def meaning_of(log: str) -> str:
 
 
 def failure(argv: list[str], returncode: int, log: str) -> ToolError:
-    """The error of a failed run: its last line says what it means, the lines before it are the log's end."""
+    """The error of a failed run, with its log: its last line says what it means, the lines before it are the log's
+    end."""
     tail = "\n".join(log.strip().splitlines()[-TAIL_LINES:])
     if returncode in KILLED:  # a device that runs out of memory kills the largest process without a word in its log
         meaning = f"it was killed: the device ran out of memory; {MORE_MEMORY}"
@@ -261,7 +262,9 @@ def failure(argv: list[str], returncode: int, log: str) -> ToolError:
         meaning = f"it did its work ({PASSED}) and crashed at its end: look at the libraries that it loads (ldd)"
     else:
         meaning = meaning_of(log)
-    return ToolError(argv, returncode, f"{tail}\n{meaning}" if meaning else tail)
+    error = ToolError(argv, returncode, f"{tail}\n{meaning}" if meaning else tail)
+    error.log = log
+    return error
 
 
 def _list(text: str, what: str) -> list[dict[str, Any]]:

@@ -348,9 +348,10 @@ def test_a_build_that_fails_says_why_and_leaves_no_engine(tmp_path, log, words):
 def test_a_build_that_fails_keeps_its_whole_log(tmp_path):
     said = "\n".join(["[E] Error[9]: the cause", *(f"[I] line {number}" for number in range(50))])
     trtexec, _ = tool(tmp_path, log=said)
-    with pytest.raises(StageError, match="the cause"):
+    with pytest.raises(StageError, match="the cause") as raised:
         trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
     assert said in (tmp_path / "m.engine.log").read_text()
+    assert isinstance(cause := raised.value.__cause__, ToolError) and said in cause.log
 
 
 def test_an_asked_precision_must_be_in_the_graph(tmp_path):
