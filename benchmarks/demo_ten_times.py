@@ -22,7 +22,7 @@ from time import perf_counter
 from benchmarks.search_disturbed import busy
 
 VERDICT = re.compile(r"^verdict: (?P<verdict>\w+)", re.MULTILINE)
-NEXT = "next, on a quiet machine: edgeprune build"
+NEXT = "edgeprune build"  # below "next, on a quiet machine", where measuring again may settle it
 COLUMNS = ("run", "busy processes", "verdict", "exit code", "seconds", "last line")
 
 
@@ -56,7 +56,7 @@ def one_run(processes: int) -> Run:
     print(ended.stdout[-4000:] + ended.stderr[-2000:], file=sys.stderr, flush=True)
     told = VERDICT.search(ended.stdout)
     lines = ended.stdout.strip().splitlines() or [""]
-    return Run(processes, told["verdict"] if told else "–", ended.returncode, seconds, lines[-1])
+    return Run(processes, told["verdict"] if told else "–", ended.returncode, seconds, lines[-1].strip())
 
 
 def main() -> int:

@@ -130,10 +130,8 @@ def build(
       edgeprune build --target cpu --weights best.pt --data data.yaml \\
         --latency-ms 50 --imgsz 128 --epochs 2   # exits 0, 1 or 5: the verdict
     """
-    from edgeprune.cli.console import ConsoleReporter, print_verdict
+    from edgeprune.cli.console import ConsoleReporter, print_next_step, print_verdict
     from edgeprune.pipeline import build as run
-    from edgeprune.report.text import shell_line
-    from edgeprune.samples.gates import Verdict
 
     try:
         with ConsoleReporter() as reporter:
@@ -143,8 +141,7 @@ def build(
         raise typer.Exit(130) from None
     print_verdict(result.record)
     say(f"bundle: {result.bundle}\nreport: {result.report.with_suffix('.html')}")
-    if result.verdict is Verdict.INCONCLUSIVE:  # the last line is what to type next
-        say(f"next, on a quiet machine: {shell_line(result.record.command)}")
+    print_next_step(result.record)  # the last line is what to type next
     raise typer.Exit(result.verdict.exit_code)
 
 
@@ -161,7 +158,7 @@ def show(
       edgeprune show runs/cpu   # exits 0, 1 or 5: the verdict
       edgeprune show runs/cpu --why prune
     """
-    from edgeprune.cli.console import print_verdict
+    from edgeprune.cli.console import print_next_step, print_verdict
     from edgeprune.records.show import stage_history
     from edgeprune.records.verify import verify_build
 
@@ -170,6 +167,7 @@ def show(
         return
     verified = verify_build(directory)
     print_verdict(verified.record)
+    print_next_step(verified.record)
     verified.require_as_built(whole=False)
     raise typer.Exit(verified.record.verdict.exit_code)
 

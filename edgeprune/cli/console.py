@@ -17,7 +17,7 @@ from edgeprune.cli.streams import results_console
 from edgeprune.input_size import pixels
 from edgeprune.report.history import change_text, created_text, device_names, figures_text
 from edgeprune.report.text import budget_text
-from edgeprune.report.verdict import COLUMNS, gate_cells, gate_text, short_reasons
+from edgeprune.report.verdict import COLUMNS, gate_cells, gate_text, next_step, short_reasons
 from edgeprune.samples.gates import Gate
 
 if TYPE_CHECKING:
@@ -129,9 +129,16 @@ def print_verdict(record: BuildRecord) -> None:
             rows.append(_Row((verdict, stage, gate_text(gate)), reason, colour=COLOURS[verdict]))
         _print_rows(rows)
     console.print(f"verdict: [bold {COLOURS[record.verdict.value]}]{record.verdict_words}[/]")
-    if record.next_command:
-        console.print("next, where the target's runtime is:")
-        _print_command(record.next_command)
+
+
+def print_next_step(record: BuildRecord) -> None:
+    """What comes after a build, where not all passed; a command stands on a line of its own."""
+    step = next_step(record)
+    if step is not None and step.command:
+        results_console().print(f"next, {step.words}:", markup=False)
+        _print_command(step.command)
+    elif step is not None:
+        results_console().print(f"next: {step.words}", markup=False)
 
 
 def print_targets(targets: Sequence[Target]) -> None:

@@ -50,9 +50,10 @@ def import_results(
         --run runs/jetson-orin   # exits 2: without the board's results.tar
     """
     from edgeprune.carry.back import import_results as judge_results
-    from edgeprune.cli.console import print_verdict
+    from edgeprune.cli.console import print_next_step, print_verdict
 
     record, bundle = judge_results(results, run)
     print_verdict(record)
+    print_next_step(record)
     say(f"bundle: {bundle}")
     raise typer.Exit(record.verdict.exit_code)

@@ -25,6 +25,7 @@ from edgeprune.report.verdict import (
     change_text,
     deciding_gates,
     gate_cells,
+    next_step,
     short_reasons,
     verdict_table,
     without_commands,
@@ -42,12 +43,6 @@ MEANINGS = {
     Verdict.PENDING: "It was not all measured on the target yet.",
 }
 UNPRUNED = " The budget was met without pruning: what ships is the model as it was given."
-NEXT_STEPS = {
-    Verdict.PASS: "Next:",
-    Verdict.FAIL: "Next, with what failed mended (finished stages are taken as they are):",
-    Verdict.INCONCLUSIVE: "Next, measure again (finished stages are taken as they are):",
-    Verdict.PENDING: "Next, where the target's runtime is:",
-}
 
 
 def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
@@ -69,8 +64,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         f"{target.accuracy.max_map_drop:g}.{_levers(record)}",
         deciding=[_gate_row(gate) for gate in deciding_gates(without_commands(gates), verdict)],
         tiles=_tiles(record),
-        next_step=NEXT_STEPS[Verdict.PENDING if record.next_command else verdict],
-        next_command=record.next_command or (None if verdict is Verdict.PASS else shell_line(record.command)),
+        next_step=next_step(record),
         gate_columns=COLUMNS,
         gates=[_gate_row(gate) for gate in short_reasons(gates, *shown_once)],
         sizes=sizes_table(record),

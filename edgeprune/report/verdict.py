@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from edgeprune.report.table import Table
-from edgeprune.report.text import number_text
+from edgeprune.report.text import number_text, shell_line
 from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DROP = " drop"
 INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
+QUIET = "a quiet machine"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 
 
@@ -100,3 +101,44 @@ def change_interval_text(drop: DropInterval) -> str:
 def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:
     """The gates that made the verdict of a build what it is; none when all passed."""
     return [] if verdict is Verdict.PASS else [gate for gate in gates if gate.verdict is verdict]
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What comes after a build.
+
+    Attributes:
+        words: under which conditions the command is typed, or what is needed where no command would help.
+        command: to type; empty where the one that was given would give the same verdict for ever.
+    """
+
+    words: str
+    command: str = ""
+
+
+def next_step(record: BuildRecord) -> NextStep | None:
+    """What to do about a verdict, from the gates that made it what it is; None when all passed."""
+    if record.next_command:
+        return NextStep("where the target's runtime is", record.next_command)
+    again = shell_line(record.command)
+    if record.verdict is Verdict.FAIL:
+        return NextStep("with what failed mended (finished stages are taken as they are)", again)
+    if record.verdict is Verdict.PENDING:
+        return NextStep("where it can be measured", again)
+    needs = dict.fromkeys(_need(gate, record) for gate in deciding_gates(record.gates, record.verdict))
+    if not needs:
+        return None
+    if list(needs) == [QUIET]:
+        return NextStep(f"on {QUIET} (finished stages are taken as they are)", again)
+    return NextStep(" and ".join(needs))
+
+
+def _need(gate: Gate, record: BuildRecord) -> str:
+    """What would settle a gate that is undecided."""
+    if record.device is not None and record.device.simulated:
+        return "a real device: a stand-in proves nothing"
+    if "latency" in gate.metric or "speed-up" in gate.metric:
+        return QUIET
+    if gate.metric.endswith(DROP) and record.stages.baseline.facts.reference_accuracy > 0:
+        return f"more images in split {record.stages.engine.facts.accuracy.accuracy.split} of {record.dataset.path}"
+    return f"a trained model in place of {record.weights.path}"

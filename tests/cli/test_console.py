@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from edgeprune.cli.console import print_doctor, print_history, print_table, print_targets, print_verdict
+from edgeprune.cli.console import (
+    print_doctor,
+    print_history,
+    print_next_step,
+    print_table,
+    print_targets,
+    print_verdict,
+)
 from edgeprune.measure.doctor import Finding
 from edgeprune.report.layer_profile import layer_costs_table
 from edgeprune.target import load_target, shipped_targets
@@ -39,6 +46,7 @@ def test_the_doctors_commands_stand_whole_on_lines_of_their_own(capsys: pytest.C
 def test_the_verdict_keeps_every_word_and_the_next_command_whole(capsys: pytest.CaptureFixture[str]) -> None:
     record = replace(build_record("PENDING"), next_command=COMMAND)
     print_verdict(record)
+    print_next_step(record)
     shown = lines(capsys)
     assert f"    {COMMAND}" in shown
     assert max(len(line) for line in shown if COMMAND not in line) <= 80

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeprune.records.facts import Change
+import pytest
+
+from edgeprune.cli.console import print_next_step, print_verdict
+from edgeprune.records.build import BuildRecord, DeviceRow
+from edgeprune.records.facts import BaselineFacts, Change
+from edgeprune.records.gates import agreement_gate
 from edgeprune.report.build import build_markdown, build_page
 from edgeprune.report.verdict import gate_cells, gate_text
-from edgeprune.samples.gates import accuracy_gate, pending_gate
+from edgeprune.samples.average_precision import DropInterval
+from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
 from edgeprune.target import Budget
-from tests.records.sample import build_record
+from tests.records.sample import PARITY, accuracy, build_record
+
+AGAIN = "edgeprune build --weights 'a b.pt'"  # the command of the record
+UNSTEADY = Gate("engine", "latency p95", 9.0, 10.0, "ms", Verdict.INCONCLUSIVE, "it drifts")
+SLOWER = Gate("engine", "end-to-end speed-up", 1.0, 1.5, "×", Verdict.INCONCLUSIVE, "it drifts")
+FEW_IMAGES = accuracy_gate("engine", 0.55, 0.54, 0.02, interval=DropInterval(0.01, None, 8, 0), split="val")
+FINDS_NOTHING = agreement_gate("engine", replace(PARITY, detections_reference=0))
 
 
 def test_a_gain_and_a_loss_read_as_what_they_are() -> None:
@@ -39,3 +51,60 @@ def test_what_was_searched_or_asked_in_macs_stands_in_for_nothing() -> None:
     assert replace(searched, probes=()).stand_in(Budget(macs_speed_up=2.0)) == ""
     met_unpruned = replace(searched, probes=(), macs=Change(1_000, 1_000))
     assert met_unpruned.stand_in(Budget(latency_ms=50.0)) == ""
+
+
+def undecided(*gates: Gate) -> BuildRecord:
+    return replace(build_record("INCONCLUSIVE"), gates=gates)
+
+
+def next_words(record: BuildRecord, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a terminal says last; the page says the same in its banner."""
+    print_verdict(record)
+    assert "\nnext" not in capsys.readouterr().out
+    print_next_step(record)
+    shown = capsys.readouterr().out
+    banner = build_page(record).partition("</header>")[0]
+    assert shown.count("next") == banner.count("<p>Next") == 1
+    assert (AGAIN in shown) == ("<span>edgeprune</span> <span>build</span>" in banner)
+    return " ".join(shown.split())
+
+
+@pytest.mark.parametrize("gates", [(UNSTEADY,), (SLOWER,), (UNSTEADY, SLOWER)])
+def test_what_the_same_command_may_settle_ends_with_that_command(
+    gates: tuple[Gate, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = next_words(undecided(*gates), capsys)
+    assert words.startswith("next, on a quiet machine") and words.endswith(AGAIN)
+
+
+def test_what_the_same_command_can_never_settle_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    model, images = "a trained model in place of a b.pt", "more images in split val of data.yaml"
+    assert next_words(undecided(FEW_IMAGES), capsys) == f"next: {images}"
+    assert next_words(undecided(FINDS_NOTHING), capsys) == f"next: {model}"
+    assert next_words(undecided(UNSTEADY, FEW_IMAGES), capsys) == f"next: a quiet machine and {images}"
+    record = undecided(accuracy_gate("engine", 0.0, 0.0, 0.02))
+    nothing = replace(
+        record.stages.baseline, facts=BaselineFacts(accuracy(0.0), None, 3_000_000, "s", 12_000_000, None)
+    )
+    record = replace(record, stages=replace(record.stages, baseline=nothing))
+    assert next_words(record, capsys) == f"next: {model}"
+    passed = simulated_gate(replace(UNSTEADY, verdict=Verdict.PASS))
+    record = replace(undecided(passed), device=DeviceRow("fake:orin", True, {}, record.host))
+    assert next_words(record, capsys) == "next: a real device: a stand-in proves nothing"
+
+
+def test_an_undecided_build_that_waits_too_says_one_thing_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = pending_gate("engine", "latency p95", 10.0, "ms", "run-on-device.sh")
+    record = replace(undecided(FINDS_NOTHING, waiting), next_command="run-on-device.sh")
+    words = next_words(record, capsys)
+    assert words == "next, where the target's runtime is: run-on-device.sh"
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "PENDING"])
+def test_other_verdicts_end_with_the_command(verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert next_words(build_record(verdict), capsys).endswith(AGAIN)
+
+
+def test_what_passed_has_no_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    print_next_step(build_record("PASS"))
+    assert not capsys.readouterr().out
