@@ -50,9 +50,9 @@ def gate_text(gate: Gate) -> str:
     return f"{metric} {value}" + (f" (limit {limit})" if gate.limit is not None else "")
 
 
-def verdict_table(gates: Iterable[Gate], next_command: str | None = None) -> Table:
-    """The gates in their order, one a row; ``next_command`` as in :func:`short_reasons`."""
-    return Table.of(COLUMNS, (gate_cells(gate) for gate in short_reasons(gates, next_command, "the command below")))
+def verdict_table(gates: Iterable[Gate], next_command: str | None = None, instead: str = "the command below") -> Table:
+    """The gates in their order, one a row; ``next_command`` and ``instead`` as in :func:`short_reasons`."""
+    return Table.of(COLUMNS, (gate_cells(gate) for gate in short_reasons(gates, next_command, instead)))
 
 
 def short_reasons(gates: Iterable[Gate], next_command: str | None, instead: str) -> list[Gate]:

@@ -241,7 +241,8 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
         )
     if record.next_command:
         text += f"\n## Still to do\n\nWhere the build was started:\n\n```\n{record.next_command}\n```\n"
-    return f"{text}\n## Verdict\n\n{verdict_table(record.gates).markdown()}\n\n{accuracy_text(record)}\n"
+    gates = verdict_table(record.gates, record.next_command, "the command above")
+    return f"{text}\n## Verdict\n\n{gates.markdown()}\n\n{accuracy_text(record)}\n"
 
 
 def _head(record: BuildRecord) -> str:

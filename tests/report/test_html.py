@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgeprune.cli.console import print_next_step, print_verdict
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import SparsifyFacts
 from edgeprune.report.build import build_markdown, build_page, sizes_table
@@ -20,6 +24,7 @@ from edgeprune.report.table import Table
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, pending_gate
 from edgeprune.settings import SparsitySettings
+from edgeprune.stages.bundle import readme
 from edgeprune.target import Budget
 from edgeprune.training.result import SparsityReport
 from edgeprune.training.scales import scales_of
@@ -141,14 +146,27 @@ def test_the_banner_names_the_failed_gate_and_the_next_step() -> None:
     assert "<pre>" not in build_page(build_record("PASS")).partition("</header>")[0]
 
 
-def test_a_long_command_stands_once_in_the_page_and_in_the_markdown() -> None:
+def told(record: BuildRecord) -> str:
+    """What a terminal says of a finished build."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        print_verdict(record)
+        print_next_step(record)
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text_of", "place"),
+    [(build_page, "above"), (build_markdown, "below"), (readme, "above"), (told, "below")],
+    ids=["page", "markdown", "readme", "terminal"],
+)
+def test_a_long_command_stands_once(text_of: Callable[[BuildRecord], str], place: str) -> None:
     command = "scp -r bundle board: && ssh board 'sh run-on-device.sh' && edgeprune import-results results.tar"
     record = build_record("PENDING")
     waiting = [pending_gate("engine", f"latency p{percent}", 8.0, "ms", command) for percent in (50, 95)]
-    record = replace(record, next_command=command, gates=(*record.gates, *waiting))
-    page, markdown = build_page(record), build_markdown(record)
-    assert page.count("import-results") == markdown.count("import-results") == 1
-    assert page.count("the command above") == markdown.count("the command below") == 2
+    text = text_of(replace(record, next_command=command, gates=(*record.gates, *waiting)))
+    assert text.count("import-results") == 1
+    assert text.count(f"the command {place}") == 2
 
 
 def test_before_and_after_has_latency_and_accuracy_with_what_they_rest_on() -> None:
