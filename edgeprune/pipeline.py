@@ -7,7 +7,7 @@ import errno
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,7 +33,7 @@ from edgeprune.stages import (
     sparsify,
 )
 from edgeprune.stages.base import Build, BuildReporter, Stage, build_reporter_of
-from edgeprune.stages.inputs import Inputs, read_inputs
+from edgeprune.stages.inputs import Inputs, build_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import Target, load_target
 from edgeprune.version import installed
@@ -114,7 +114,7 @@ def build(
         raise TargetError(f"--out {root}: is a file; give the path of a folder")
     inputs = read_inputs(target, weights, data, trust, overrides.get("imgsz"))
     target, source = inputs.target, inputs.weights
-    argv = _command(name, weights, data, trust, {**overrides, "out": out, "seed": seed or None})
+    argv = build_command(name, weights, data, trust, {**overrides, "out": out, "seed": seed or None})
 
     fresh = not root.exists()
     levers = ""
@@ -243,17 +243,6 @@ def _stage_run(workspace: Workspace, key: Key, reused: bool) -> StageRun:
     return StageRun(
         key.stage, key.digest, key.folder_name, reused, folder.name, tuple(differences(other.inputs, key.inputs))
     )
-
-
-def _command(
-    target: str, weights: str | Path, data: str | Path, trust: bool, options: Mapping[str, object]
-) -> list[str]:
-    """The command line of a build, one item an argument; an option that is None is left out."""
-    argv = ["edgeprune", "build", "--target", target, "--weights", str(weights), "--data", str(data)]
-    for name, value in options.items():
-        if value is not None:
-            argv += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return [*argv, "--trust"] if trust else argv
 
 
 def _next_command(target: Target, remedy: str, root: Path, argv: Sequence[str]) -> str:

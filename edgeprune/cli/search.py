@@ -192,7 +192,7 @@ def frontier(
     """
     from edgeprune.cli.console import ConsoleReporter, print_table
     from edgeprune.frontier.run import frontier as run
-    from edgeprune.report.frontier import left_out_lines, measured_table, profile_text
+    from edgeprune.report.frontier import how_to_build, left_out_lines, measured_table
 
     budgets = _budgets(latency_ms, speed_up)
     with ConsoleReporter() as reporter:
@@ -217,7 +217,7 @@ def frontier(
     for one in found.recommendations:
         say(one.sentence)
         if one.row is not None:
-            say("  " + profile_text(found, one).replace("\n", "\n  "))
+            say("  " + how_to_build(found, one).replace("\n", "\n  "))
     say(f"table: {out / 'frontier.md'}\nfigure: {out / 'frontier.html'}")
     raise typer.Exit(0 if all(one.row is not None for one in found.recommendations) else 1)
 

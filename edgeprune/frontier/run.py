@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -25,12 +26,13 @@ from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Screened
 from edgeprune.records.sweep import Point
-from edgeprune.report.frontier import frontier_page, frontier_table
+from edgeprune.report.frontier import frontier_page, frontier_table, profile_text
 from edgeprune.runtimes.site import open_site
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
+from edgeprune.stages.inputs import build_command
 from edgeprune.sweep.point import Job, Steps
-from edgeprune.sweep.run import finish_jobs, require_options, with_budget
+from edgeprune.sweep.run import checkpoint_file, finish_jobs, require_options, with_budget
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
 
@@ -58,7 +60,8 @@ def frontier(
 ) -> Frontier:
     """Measure every lever for some budgets side by side on a target, and recommend one a budget.
 
-    Writes ``frontier.json``, ``frontier.md`` and ``frontier.html``; what is finished in ``out`` is taken as it is.
+    Writes ``frontier.json``, ``frontier.md``, ``frontier.html`` and a profile for every recommendation; what is
+    finished in ``out`` is taken as it is.
 
     Args:
         target: name of a shipped profile, path of a profile, or a target; its budget is replaced.
@@ -129,9 +132,8 @@ def frontier(
             reference=(target, source.path.read_bytes()),
         )
 
-    points = finish_jobs(
-        [job(one) for one in trained], source.path.read_bytes(), out, jobs, steps or RealSteps(), reporter
-    )
+    todo = [job(one) for one in trained]
+    points = finish_jobs(todo, source.path.read_bytes(), out, jobs, steps or RealSteps(), reporter)
     rows = with_frontier(
         [
             *(_row(one, screened, kind, budgets, ratios, point) for one, point in zip(trained, points, strict=True)),
@@ -141,7 +143,25 @@ def frontier(
     )
     size: Keys = {} if imgsz is None else {"imgsz": target.imgsz}
     metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
-    recommended = tuple(_recommended(rows, kind, value, metric, size) for value in budgets)
+    tuned = {one.form.name: checkpoint_file(out, job) for one, job in zip(trained, todo, strict=True) if not job.pruned}
+
+    def built(value: float) -> Recommendation:
+        """What is recommended for a budget, with its profile written into the folder and the command that takes it."""
+        one, best = _recommended(rows, kind, value, metric, size)
+        if best is None:
+            return one
+        # A build trains what it prunes; what it does not prune ships as it is given.
+        weights = tuned.get(best.form.name) if not best.budget else None
+        if weights is None or not weights.is_file():
+            weights = sources[best.form.weights].path
+        keys = {**one.keys, "finetune.epochs": given} if best.budget and given else one.keys
+        profile = out / f"build-{_file_name(budget_words(kind, value))}.yaml"
+        base = str(Path(named).resolve()) if Path(named).is_file() else named
+        write_atomically(profile, f"{profile_text(base, keys)}\n")
+        command = build_command(str(profile), weights, data, trust, {"seed": seed or None})
+        return replace(one, keys=keys, weights=str(weights), command=tuple(command))
+
+    recommended = tuple(built(value) for value in budgets)
     made = Frontier(named, kind, tuple(budgets), target.budget.statistic, metric, given, tuple(rows), recommended)
     write_json(out / "frontier.json", made)
     write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
@@ -176,6 +196,10 @@ def _slug(
 ) -> str:
     main = next(iter(sources))
     words = f"{'' if one.form.weights != main else main + ' '}{one.form.name} {_pruned_to(one, kind, budgets, ratios)}"
+    return _file_name(words)
+
+
+def _file_name(words: str) -> str:
     return re.sub(r"[^\w.]+", "-", words.replace("×", "x")).strip("-")
 
 
@@ -202,7 +226,10 @@ def _refused(found: Screening, target: Target, sources: Mapping[str, Checkpoint]
     ]
 
 
-def _recommended(rows: Sequence[Row], kind: Kind, value: float, metric: str, size: Keys) -> Recommendation:
+def _recommended(
+    rows: Sequence[Row], kind: Kind, value: float, metric: str, size: Keys
+) -> tuple[Recommendation, Row | None]:
+    """What is recommended for a budget, and its row."""
     budget = budget_words(kind, value)
     points = {row.name: row.measured for row in rows}
     meets = {
@@ -215,7 +242,7 @@ def _recommended(rows: Sequence[Row], kind: Kind, value: float, metric: str, siz
     if best is None or point is None:
         fastest = max((point.speed_up for point in points.values() if point is not None), default=1.0)
         text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
-        return Recommendation(budget, None, text, {})
+        return Recommendation(budget, None, text, {}), None
     keys = {**size, **_keys(best, kind, value)}
     reference = points[rows[0].name]
     text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
@@ -227,7 +254,7 @@ def _recommended(rows: Sequence[Row], kind: Kind, value: float, metric: str, siz
     second = best_for(others, meets)
     if second is not None and second.measured is not None:
         text += f"; next comes {second.name} at {second.measured.accuracy:.4f}"
-    return Recommendation(budget, best.name, text, keys)
+    return Recommendation(budget, best.name, text, keys), best
 
 
 def _keys(row: Row, kind: Kind, value: float) -> Keys:

@@ -86,13 +86,18 @@ class Recommendation:
         budget: as text.
         row: name of the row; None where no row meets the budget.
         sentence: why, in words.
-        keys: of a profile that builds it, and the checkpoint; empty where there is none.
+        keys: of a profile that builds it; empty where there is none.
+        weights: path of the checkpoint to build: as the row was trained where it is not pruned, as it was given where
+            the build prunes and trains it; empty where there is none, and in older files.
+        command: the build of it, one item an argument; empty where there is none, and in older files.
     """
 
     budget: str
     row: str | None
     sentence: str
     keys: Keys
+    weights: str = ""
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above
@@ -11,7 +12,7 @@ from edgeprune.report.table import Table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edgeprune.records.frontier import Frontier, Recommendation, Row
+    from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row
 
 COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained, val", "parameters", "")
 Z = 1.96  # standard errors on either side of a 95 % interval
@@ -60,11 +61,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.name, *figures, f"{point.parameters / 1e6:.3f} M", "; ".join(marks)
 
 
-def profile_text(found: Frontier, one: Recommendation) -> str:
-    """The profile that builds what is recommended, as YAML."""
-    lines = [f"extends: {found.target}"]
+def profile_text(base: str, keys: Keys) -> str:
+    """The profile that builds what is recommended, as YAML.
+
+    Args:
+        base: name or path of the profile that it extends.
+        keys: of the recommendation.
+    """
+    lines = [f"extends: {base}"]
     sections: dict[str, list[str]] = {}
-    for key, value in one.keys.items():
+    for key, value in keys.items():
         *section, name = key.split(".")
         if isinstance(value, (bool, tuple)):
             value = str(value).lower() if isinstance(value, bool) else list(value)
@@ -74,6 +80,11 @@ def profile_text(found: Frontier, one: Recommendation) -> str:
         else:
             lines.append(said)
     return "\n".join([*lines, *(f"{name}: {{{', '.join(said)}}}" for name, said in sections.items())])
+
+
+def how_to_build(found: Frontier, one: Recommendation) -> str:
+    """The profile of what is recommended, and the command that builds it."""
+    return f"{profile_text(found.target, one.keys)}\n\n{shlex.join(one.command)}"
 
 
 def frontier_page(found: Frontier) -> str:
@@ -89,7 +100,7 @@ def frontier_page(found: Frontier) -> str:
         summary=f"Every row was {trained} and timed in one interleaved run with the model as it is, on the target "
         f"{found.target}.",
         recommendations=[
-            (one.sentence, profile_text(found, one) if one.row is not None else "") for one in found.recommendations
+            (one.sentence, how_to_build(found, one) if one.row is not None else "") for one in found.recommendations
         ],
         plots=[frontier_plot(found)] if _trained(found) else [],
         trained=measured_table(found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,3 +91,14 @@ def _read_weights(
         read = Weights(loaded.path, loaded.sha256, loaded.task)
         return read, loaded.stride, loaded.trained_imgsz, dict(loaded.names), loaded.channels
     raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml)")
+
+
+def build_command(
+    target: str, weights: str | Path, data: str | Path, trust: bool, options: Mapping[str, object]
+) -> list[str]:
+    """The command line of a build, one item an argument; an option that is None is left out."""
+    argv = ["edgeprune", "build", "--target", target, "--weights", str(weights), "--data", str(data)]
+    for name, value in options.items():
+        if value is not None:
+            argv += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return [*argv, "--trust"] if trust else argv

@@ -24,6 +24,7 @@ from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
 
 JOBS = ("here", "ray")
+POINTS = "points"  # folder of finished points, each with its checkpoint
 
 
 def sweep(
@@ -121,7 +122,7 @@ def finish_jobs(
         steps: what makes a point.
         reporter: who watches.
     """
-    folder = out / "points"
+    folder = out / POINTS
     folder.mkdir(parents=True, exist_ok=True)
     done = {job.key: point for job in todo if (point := _read(folder / f"{job.name}-{job.key}.json")) is not None}
     missing = list({job.key: job for job in todo if job.key not in done}.values())
@@ -132,7 +133,7 @@ def finish_jobs(
         point = result.point
         if point.failed is None:
             if result.checkpoint is not None:
-                write_atomically(folder / f"{job.name}-{job.key}.pt", result.checkpoint)
+                write_atomically(checkpoint_file(out, job), result.checkpoint)
             if not point.inconclusive:  # the same command searches such a point again
                 write_json(folder / f"{job.name}-{job.key}.json", point)
         done[job.key] = point
@@ -143,6 +144,11 @@ def finish_jobs(
     elif missing:
         run_on_ray(missing, swept, finished, steps, reporter=reporter)
     return [done[job.key] for job in todo]
+
+
+def checkpoint_file(out: Path, job: Job) -> Path:
+    """Where the checkpoint of a job's point lies in the folder of a sweep, if one was made."""
+    return out / POINTS / f"{job.name}-{job.key}.pt"
 
 
 def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from edgeprune import checkpoint
@@ -81,18 +85,65 @@ def test_a_row_is_recommended_for_every_budget_with_the_keys_that_build_it(found
     assert (first.budget, first.row) == ("×1.8", "int8")
     assert first.keys == {"imgsz": SIDE, "precision": "int8", "budget.speed_up": 1.0}
     assert second.row == "int8, pruned to ×3"
-    assert second.keys == {"imgsz": SIDE, "precision": "int8", "budget.speed_up": 1.5}, (
-        "the build's ratio is to INT8, unpruned"
-    )
+    epochs = load_target("cpu").finetune.epochs
+    assert second.keys == {
+        "imgsz": SIDE,
+        "precision": "int8",
+        "budget.speed_up": 1.5,  # to INT8, unpruned
+        "finetune.epochs": epochs,
+    }
     assert third.row is None and "nothing that was measured meets it" in third.sentence
-    assert profile_text(result, second) == "extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {speed_up: 1.5}"
+    assert profile_text("cpu", second.keys) == (
+        f"extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {{speed_up: 1.5}}\nfinetune: {{epochs: {epochs}}}"
+    )
 
 
 def test_the_recommended_keys_make_a_profile(found: Any, tmp_path: Path) -> None:
     result, _ = found
-    (tmp_path / "mine.yaml").write_text(profile_text(result, result.recommendations[1]))
-    target = load_target(tmp_path / "mine.yaml")
+    target = load_target(tmp_path / "build-x3.yaml")
+    assert result.recommendations[1].command[:4] == ("edgeprune", "build", "--target", str(tmp_path / "build-x3.yaml"))
     assert target.precision == "int8" and target.budget.speed_up == 1.5 and target.stated_imgsz == SIDE
+
+
+class TrainingSteps(MadeUpSteps):
+    """Training that leaves other weights in a checkpoint of its own."""
+
+    def finetune(self, job: Job, pruned: Pruned) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            given = Path(folder) / "given.pt"
+            given.write_bytes(job.weights)
+            source = checkpoint.load(given)
+            with torch.no_grad():
+                next(source.model.parameters()).mul_(1.5)
+            checkpoint.save(source.model, given, like=source)
+            return given.read_bytes()
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        point = super().measure(job, swept, pruned, tuned).point
+        return Result(replace(point, ms=7, speed_up=1.4) if job.target.imgsz == 64 else point, tuned)
+
+
+@pytest.mark.slow
+def test_the_build_of_a_recommended_row_ships_the_model_of_that_row(given: tuple[Path, Path], tmp_path: Path) -> None:
+    """A smaller input meets the budget without pruning: what was trained of it ships, not what was given."""
+    more = {"kind": "latency_ms", "jobs": "here", "screener": sizes_alone}
+    result = made(given, tmp_path / "out", 8.0, steps=TrainingSteps(), **more)
+    [one] = result.recommendations
+    assert one.row == "64 px" and one.command[one.command.index("--weights") + 1] == one.weights
+    assert shlex.join(one.command) in frontier_page(result).replace("&#39;", "'")
+    trained = next(checkpoint.load(one.weights).model.parameters())
+    assert not torch.equal(trained, next(checkpoint.load(given[0]).model.parameters()))
+    argv = [*one.command[1:], "--out", str(tmp_path / "run"), "--latency-ms", "100000"]
+    ended = CliRunner().invoke(app, argv)
+    assert ended.exit_code == 5, ended.output  # what finds nothing loses nothing
+    shipped = tmp_path / "run" / "bundle" / "model.pt"
+    assert torch.equal(next(checkpoint.load(shipped).model.parameters()), trained)
+
+
+def sizes_alone(site: Any, given: Any, *_: Any) -> Screening:
+    """64 px is faster, and nothing else runs."""
+    asked = [form for form in given if "precision" not in form.levers]
+    return made_up_screening(site, asked)
 
 
 def test_every_row_is_a_job_that_is_held_against_the_model_as_it_is(found: Any) -> None:
