@@ -147,6 +147,26 @@ def test_a_floor_that_cannot_be_exported_does_not_end_a_search(
     assert any(said in line for line in search.site.reporter.lines)
 
 
+@pytest.mark.parametrize(
+    ("fixed_share", "speed_up", "dear"),
+    [(0.4, 2.2, True), (0.3, 3.0, True), (0.8, 1.1, True), (0.05, 1.5, False), (0.15, 2.2, False), (0.1, 5.0, False)],
+)
+def test_what_is_fixed_makes_a_budget_dear_whatever_the_speed_up(
+    fixed_share: float, speed_up: float, dear: bool
+) -> None:
+    """The rest of the latency goes with the MACs; at ×3 a fixed share above a third is out of reach."""
+    macs_left = (1 / speed_up - fixed_share) / (1 - fixed_share)
+    found = Diagnosis(1 - fixed_share, 0.0, fixed_share, None, speed_up, 1 - macs_left, 0.9)
+    assert found.dear is dear
+
+
+@pytest.mark.parametrize(
+    ("macs", "speed_up", "dear"), [(2.1, 1.67, False), (2.68, 2.23, False), (4.06, 3.03, False), (3.5, 1.35, True)]
+)
+def test_measured_rows_of_a_cpu_are_not_dear_and_that_of_a_gpu_is(macs: float, speed_up: float, dear: bool) -> None:
+    assert Diagnosis(0.5, 0.0, 0.5, None, speed_up, 1 - 1 / macs, 0.9).dear is dear
+
+
 def test_a_build_is_warned_behind_prune_whether_the_stage_ran_or_not(
     source: Any, profiles: Path, tmp_path: Path
 ) -> None:
