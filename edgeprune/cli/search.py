@@ -219,7 +219,9 @@ def frontier(
         if one.row is not None:
             say("  " + how_to_build(found, one).replace("\n", "\n  "))
     say(f"table: {out / 'frontier.md'}\nfigure: {out / 'frontier.html'}")
-    raise typer.Exit(0 if all(one.row is not None for one in found.recommendations) else 1)
+    missed = any(one.row is None for one in found.recommendations)
+    undecided = any(one.inconclusive for one in found.recommendations)
+    raise typer.Exit(1 if missed else 5 if undecided else 0)
 
 
 def register(app: typer.Typer) -> None:

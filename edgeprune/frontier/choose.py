@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from statistics import median
 from typing import cast
 
 from edgeprune.input_size import Size, both_sides
@@ -89,6 +90,45 @@ def with_frontier(rows: Sequence[Row]) -> list[Row]:
         )
         for row, point in zip(rows, points, strict=True)
     ]
+
+
+def budget_shares(points: Mapping[str, Point], kind: str, value: float) -> dict[str, float]:
+    """Share of a budget that each point takes; at most 1 meets it.
+
+    A machine drifts between rows. A budget in ms is taken to speak of the latency at the median of the levels that the
+    swept model had beside them, as that of a search's probes is.
+
+    Args:
+        points: by the name of their row.
+        kind: ``latency_ms`` or ``speed_up``.
+        value: of the budget.
+    """
+    if kind == "speed_up":
+        return {name: value / point.speed_up for name, point in points.items()}
+    levels = [point.swept_ms for point in points.values() if point.swept_ms]
+    level = median(levels) if levels else None
+    drifts = {name: point.swept_ms / level if level and point.swept_ms else 1.0 for name, point in points.items()}
+    return {name: point.ms / drifts[name] / value for name, point in points.items()}
+
+
+def is_held(row: Row, share: float, budget: str) -> bool | None:
+    """Whether a measured row holds a budget, by the interval of its speed-up; None where that holds both answers.
+
+    What a search pruned to this very budget held it for sure then: it holds it unless this measurement says no.
+
+    Args:
+        row: measured.
+        share: of the budget, that it takes.
+        budget: as text, as the row has it.
+    """
+    point = row.measured
+    assert point is not None
+    spread = point.speed_up / point.speed_up_low if point.speed_up_low else 1.0
+    if share / spread > 1:
+        return False
+    if point.inconclusive:
+        return None
+    return True if share * spread <= 1 or row.budget == budget else None
 
 
 def best_for(rows: Sequence[Row], meets: Mapping[str, bool]) -> Row | None:

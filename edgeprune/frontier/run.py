@@ -18,7 +18,7 @@ from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.errors import DataError, TargetError
-from edgeprune.frontier.choose import Planned, best_for, plan, with_frontier
+from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
 from edgeprune.frontier.levers import forms
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.input_size import Size
@@ -231,30 +231,34 @@ def _recommended(
 ) -> tuple[Recommendation, Row | None]:
     """What is recommended for a budget, and its row."""
     budget = budget_words(kind, value)
-    points = {row.name: row.measured for row in rows}
-    meets = {
-        name: point.speed_up >= value if kind == "speed_up" else point.ms <= value
-        for name, point in points.items()
-        if point is not None
-    }
-    best = best_for(rows, meets)
-    point = None if best is None else best.measured
-    if best is None or point is None:
-        fastest = max((point.speed_up for point in points.values() if point is not None), default=1.0)
+    points = {row.name: row.measured for row in rows if row.measured is not None}
+    shares = budget_shares(points, kind, value)
+    held = {row.name: is_held(row, shares[row.name], budget) for row in rows if row.name in shares}
+    surely = {name: answer is True for name, answer in held.items()}
+    perhaps = {name: answer is None for name, answer in held.items()}
+    best = best_for(rows, surely) or best_for(rows, perhaps)
+    if best is None:
+        fastest = max((point.speed_up for point in points.values()), default=1.0)
         text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
         return Recommendation(budget, None, text, {}), None
+    point = points[best.name]
     keys = {**size, **_keys(best, kind, value)}
-    reference = points[rows[0].name]
+    reference = points.get(rows[0].name)
     text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
     if point.accuracy_error is not None:
         text += f" ± {Z * point.accuracy_error:.4f}"
     if reference is not None and best is not rows[0]:
         text += f", {point.accuracy - reference.accuracy:+.4f} against the model as it is"
-    others = [row for row in rows if row is not best and row.measured is not None]
-    second = best_for(others, meets)
-    if second is not None and second.measured is not None:
-        text += f"; next comes {second.name} at {second.measured.accuracy:.4f}"
-    return Recommendation(budget, best.name, text, keys), best
+    others = [row for row in rows if row is not best]
+    if (second := best_for(others, surely)) is not None:
+        text += f"; next comes {second.name} at {points[second.name].accuracy:.4f}"
+    if (unsure := best_for(others, perhaps)) is not None:
+        text += f"; {unsure.name} at {points[unsure.name].accuracy:.4f} is within noise of the budget"
+    why = ""
+    if held[best.name] is None:
+        why = point.inconclusive or f"its ×{point.speed_up:.2f} is within noise of the budget"
+        text += f"; INCONCLUSIVE: {why}; run it again on a quiet machine"
+    return Recommendation(budget, best.name, text, keys, inconclusive=why), best
 
 
 def _keys(row: Row, kind: Kind, value: float) -> Keys:

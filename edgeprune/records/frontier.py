@@ -90,6 +90,7 @@ class Recommendation:
         weights: path of the checkpoint to build: as the row was trained where it is not pruned, as it was given where
             the build prunes and trains it; empty where there is none, and in older files.
         command: the build of it, one item an argument; empty where there is none, and in older files.
+        inconclusive: why it is not sure that the row meets the budget; empty where it does.
     """
 
     budget: str
@@ -98,6 +99,7 @@ class Recommendation:
     keys: Keys
     weights: str = ""
     command: tuple[str, ...] = ()
+    inconclusive: str = ""
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ class RealSteps:
                 inconclusive=pruned.inconclusive,
                 accuracy_error=standard_error(load_per_image(per_image), seed=job.seed),
                 speed_up_low=ratio.low,
+                swept_ms=value_of(first.values, "p50"),
             )
         return Result(point, tuned if job.pruned or job.epochs else None)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from edgeprune.frontier.choose import Planned, best_for, plan, with_frontier
+from dataclasses import replace
+
+import pytest
+
+from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
 from edgeprune.frontier.levers import AS_IT_IS, forms, smaller_sizes
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
@@ -88,6 +92,39 @@ def test_rows_are_made_once_for_several_budgets() -> None:
 def row(name: str, speed_up: float, accuracy: float, failed: str | None = None) -> Row:
     point = Point(name, "", 10 / speed_up, speed_up, accuracy, failed=failed)
     return Row(name, Form(name, "n", {}, ()), "", speed_up, None, point=point)
+
+
+@pytest.mark.parametrize(
+    ("speed_up", "low", "pruned_to", "inconclusive", "held"),
+    [
+        (2.25, 2.21, "", "", True),
+        (2.21, 2.15, "", "", None),
+        (2.19, 2.15, "", "", None),
+        (2.19, 2.15, "×2.2", "", True),
+        (2.10, 2.05, "×2.2", "", False),
+        (2.21, 2.15, "×3", "", None),
+        (2.30, 2.25, "×2.2", "no interval holds it", None),
+        (2.10, 2.08, "", "", False),
+    ],
+)
+def test_a_row_holds_a_budget_by_its_interval(
+    speed_up: float, low: float, pruned_to: str, inconclusive: str, held: bool | None
+) -> None:
+    one = row("a", speed_up, 0.5)
+    assert one.point is not None
+    point = replace(one.point, speed_up_low=low, inconclusive=inconclusive)
+    one = replace(one, budget=pruned_to, point=point)
+    assert is_held(one, budget_shares({"a": point}, "speed_up", 2.2)["a"], "×2.2") is held
+
+
+def test_milliseconds_are_those_at_the_level_that_the_machine_had_most_of_the_time() -> None:
+    points = {
+        name: Point(name, "", ms, 2.0, 0.5, swept_ms=level)
+        for name, ms, level in (("a", 5.0, 10.0), ("b", 5.0, 10.0), ("c", 6.0, 12.0))
+    }
+    assert budget_shares(points, "latency_ms", 5.0) == pytest.approx({"a": 1.0, "b": 1.0, "c": 1.0})
+    older = {"a": Point("a", "", 6.0, 2.0, 0.5)}
+    assert budget_shares(older, "latency_ms", 5.0) == pytest.approx({"a": 1.2})
 
 
 def test_the_frontier_holds_what_nothing_beats_and_the_best_is_taken_from_what_meets() -> None:

@@ -175,6 +175,41 @@ def test_a_budget_in_milliseconds_is_one_of_the_baseline(given: tuple[Path, Path
     )
 
 
+class NoisySteps(MadeUpSteps):
+    """Intervals of 5 %; a search that is not sure where it says so."""
+
+    def __init__(self, undecided: str = "") -> None:
+        super().__init__()
+        self.undecided = undecided
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        result = super().measure(job, swept, pruned, tuned)
+        undecided = self.undecided if job.pruned else ""
+        return replace(
+            result, point=replace(result.point, speed_up_low=result.point.speed_up / 1.05, inconclusive=undecided)
+        )
+
+
+def test_a_row_within_noise_of_the_budget_stands_behind_one_that_holds_it(given: Any, tmp_path: Path) -> None:
+    [one] = made(given, tmp_path, 1.98, steps=NoisySteps()).recommendations
+    assert one.row == "pruned to ×1.98" and not one.inconclusive
+    assert "int8 at 0.5950 is within noise of the budget" in one.sentence
+
+
+def test_a_recommendation_that_rests_on_noise_is_inconclusive(
+    given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.frontier import run
+
+    found = made(given, tmp_path, 1.98, steps=NoisySteps("no interval holds it"))
+    [one] = found.recommendations
+    assert one.row == "int8" and "within noise" in one.inconclusive and "INCONCLUSIVE" in one.sentence
+    monkeypatch.setattr(run, "frontier", lambda *_, **__: found)
+    weights, data = given
+    argv = ["frontier", str(weights), "--target", "cpu", "--data", str(data), "--out", str(tmp_path), "--speed-up", "2"]
+    assert CliRunner().invoke(app, argv).exit_code == 5
+
+
 def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None:
     result, _ = found
     page, plot = frontier_page(result), frontier_plot(result)
