@@ -3,7 +3,7 @@ ratio between two of them speaks of the pruning alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,7 +161,13 @@ def _export_simplified(target: Target, checkpoint: Path, onnx: Path, metadata: M
         raw.unlink(missing_ok=True)
 
 
-def compile_checkpoint(site: Site, checkpoint: Path, folder: Path, dataset: Dataset | None = None) -> CompiledFiles:
+def compile_checkpoint(
+    site: Site,
+    checkpoint: Path,
+    folder: Path,
+    dataset: Dataset | None = None,
+    before_compiling: Callable[[Path], None] = lambda onnx: None,
+) -> CompiledFiles:
     """Export a checkpoint, simplify it, convert its number format, and compile it where the site is usable.
 
     Args:
@@ -169,13 +175,17 @@ def compile_checkpoint(site: Site, checkpoint: Path, folder: Path, dataset: Data
         checkpoint: a ``.pt`` file.
         folder: where the files go; it exists.
         dataset: calibrates INT8.
+        before_compiling: called with the graph that a usable site is about to compile.
     """
     onnx = plain = folder / "model.onnx"
     _export_simplified(site.target, checkpoint, plain)
     if site.target.graph_precision != "fp32":
         onnx = folder / f"model-{site.target.graph_precision}.onnx"
         convert_precision(site.target, plain, onnx, dataset, site.seed)
-    return CompiledFiles(checkpoint, onnx, plain, compile_engine(site, onnx, folder) if site.usable else None)
+    if not site.usable:
+        return CompiledFiles(checkpoint, onnx, plain, None)
+    before_compiling(onnx)
+    return CompiledFiles(checkpoint, onnx, plain, compile_engine(site, onnx, folder))
 
 
 def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:

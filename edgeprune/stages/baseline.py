@@ -60,7 +60,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     model = folder / "model.pt"
     checkpoint.save(source.model, model, like=source)
     build.reporter.progress("exporting and compiling the unpruned model")
-    files = compiling.compile_checkpoint(build.site, model, folder, build.dataset)
+    files = compiling.compile_checkpoint(build.site, model, folder, build.dataset, lambda onnx: _ask_first(build, onnx))
     build.reporter.progress("measuring its accuracy")
     low = files.onnx != files.onnx_fp32
     per_image, per_image_fp32 = folder / "per_image.npz", folder / "per_image_fp32.npz"
@@ -92,6 +92,13 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     )
 
 
+def _ask_first(build: Build, onnx: Path) -> None:
+    """Tell what NVIDIA's parser has against a graph before a device spends minutes on it; the device decides."""
+    for gate in acceptance_gates("baseline", build.target, onnx):
+        if gate.verdict is not Verdict.PASS:
+            build.reporter.note(f"{gate.metric}: {gate.reason}")
+
+
 def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
     accuracy, plain = record.facts.accuracy, record.facts.accuracy_fp32
     rows: list[Gate] = [
@@ -107,7 +114,7 @@ def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
         rows.append(info_gate("baseline", f"{plain.metric} in FP32", plain.value, "", reason))
     statistic = build.target.budget.statistic
     if not build.site.usable:
-        # known before hours of training; a usable TensorRT has built the graph by now
+        # known before hours of training; a usable TensorRT, before which it was asked, has built the graph by now
         rows += acceptance_gates("baseline", build.target, record.path("onnx"))
         return Judgement([*rows, pending_gate("baseline", f"latency {statistic}", None, "ms", build.next_command)])
     settings = latency_settings(build.site, build.dataset)

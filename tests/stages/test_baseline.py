@@ -1,0 +1,41 @@
+"""The baseline stage asks NVIDIA's parser before a board compiles anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprune.errors import StageError
+from edgeprune.measure import compiling
+from edgeprune.runtimes.base import Availability
+from edgeprune.runtimes.jobs import ParserAnswer
+from edgeprune.stages import acceptance, baseline
+from edgeprune.workspace import Key
+from tests.export.helpers import saved, stock_model
+
+BOARD = "extends: jetson-orin-nano\ndescription: a stand-in\nimgsz: 64\ndevice: {host: 'fake:orin-nano'}\n"
+
+
+def test_what_the_parser_refuses_is_told_before_the_board_is_asked(build_at, tmp_path, monkeypatch):
+    build, order = build_at(BOARD), []
+    saved(stock_model("yolov8", "detect"), tmp_path / "model.pt")
+
+    def ask(onnx):
+        assert onnx.is_file()
+        order.append("parser")
+        return ParserAnswer("1.7", ("Det 'a': false",), (), 1.0)
+
+    def compile_engine(*_):
+        order.append("board")
+        raise StageError("the board refuses it too")
+
+    monkeypatch.setattr(acceptance, "ask_parser", ask)
+    monkeypatch.setattr(acceptance, "parser_availability", lambda: Availability(True, ""))
+    monkeypatch.setattr(compiling, "compile_engine", compile_engine)
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    with pytest.raises(StageError, match="refuses it too"):
+        baseline.STAGE.run(build, folder, Key("baseline", {}))
+    assert order == ["parser", "board"]
+    assert any(
+        "NVIDIA's parser: TensorRT for RTX 1.7 refuses the graph: Det 'a'" in one for one in build.reporter.lines
+    )
