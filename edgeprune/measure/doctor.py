@@ -128,7 +128,8 @@ def _every_tensorrt(device: Device) -> Iterator[Finding]:
 
 def _board(device: Device) -> Iterator[Finding]:
     """A line for the machine and, on a Jetson, one for all that decides its figures."""
-    from edgeprune.devices.board import SWAP, short_of_memory, targets_for
+    from edgeprune.devices.board import SWAP, mismatch, short_of_memory, targets_for
+    from edgeprune.target import load_target
 
     facts = device.facts()
     name = "this machine" if device.name == "local" else device.name
@@ -163,12 +164,11 @@ def _board(device: Device) -> Iterator[Finding]:
         f"clocks {facts.clocks or 'unknown'}; user {'may' if locks else 'may not'} change them without a password",
         "" if locks else f"{login}sudo visudo -f /etc/sudoers.d/edgeprune   # its lines: docs/jetson.md",
     )
-    targets = targets_for(facts)
+    reasons = {name: mismatch(load_target(name).device, facts) for name in targets_for(facts)}
+    fitting = [name for name, reason in reasons.items() if not reason]
     option = "" if device.name == "local" else f" --device {device.name}"
-    command = f"edgeprune build --target {targets[0]}{option} --weights best.pt --data data.yaml" if targets else ""
-    yield Finding(
-        "targets of this board",
-        bool(targets),
-        ", ".join(targets) or f"none for {', '.join(facts.modules)}",
-        command,
-    )
+    command = "name one in a profile of your own that extends it, with what differs" if reasons else ""
+    if fitting:  # what is recommended is what build takes
+        command = f"edgeprune build --target {fitting[0]}{option} --weights best.pt --data data.yaml"
+    listed = ", ".join(f"{name} (not as it is: {reason})" if reason else name for name, reason in reasons.items())
+    yield Finding("targets of this board", bool(fitting), listed or f"none for {', '.join(facts.modules)}", command)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeprune.cli import main
+from edgeprune.devices.fake import fake_device
+from edgeprune.measure.doctor import examine_device
 from tests.devices.server import Server
 from tests.export.helpers import linked_copy
 from tests.runtimes.models import convolutions
@@ -43,6 +46,17 @@ def test_probe_of_a_board_lists_modes_profiles_and_the_next_command(
     assert code == 0
     for words in ("SIMULATED", "6.2 (L4T 36.4.3)", "MAXN_SUPER (2)", "jetson-orin-nano", "may not change them"):
         assert words in text, words
+
+
+def test_probe_recommends_no_profile_that_build_refuses(tmp_path: Path) -> None:
+    found = {one.subject: one for one in examine_device(fake_device("orin-nano"))}["targets of this board"]
+    assert found.usable and found.remedy.startswith("edgeprune build --target jetson-orin-nano ")
+    device = fake_device("orin-nano")
+    plain = replace(device.facts(), power_modes={"15W": 0, "7W": 1}, power_mode="15W")
+    device.facts = lambda: plain  # type: ignore[method-assign]
+    found = {one.subject: one for one in examine_device(device)}["targets of this board"]
+    assert not found.usable and "edgeprune build" not in found.remedy and "profile of your own" in found.remedy
+    assert "jetson-orin-nano (not as it is: it has no power mode MAXN_SUPER; it has: 15W, 7W" in found.state
 
 
 def test_bench_over_ssh_says_where_it_was(
