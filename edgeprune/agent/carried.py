@@ -59,6 +59,12 @@ def _run_all(folder: str) -> None:
             f"{request['board']} ({', '.join(request['modules'])}); carry the folder there, or build for this board's "
             "profile",
         )
+    if request["modules"] and not facts.l4t:
+        raise Refused(
+            "device",
+            "this shows no L4T release, without which its results would be refused later (no /etc/nv_tegra_release: a "
+            "container?); next: docker run with -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro",
+        )
     program, banner, commands = _commands(request)
     results = os.path.join(folder, RESULTS)
     shutil.rmtree(results, ignore_errors=True)

@@ -119,11 +119,15 @@ def waiting_build(root: Path, profile: str) -> Path:
     return root
 
 
-def measured(run: Path, there: Path, text: str = "orin-nano") -> tuple[subprocess.CompletedProcess[str], FakeBoard]:
-    """Copy the folder to a stand-in board and run it there."""
+def measured(
+    run: Path, there: Path, text: str = "orin-nano", without: str = ""
+) -> tuple[subprocess.CompletedProcess[str], FakeBoard]:
+    """Copy the folder to a stand-in board, one file of which is taken away, and run it there."""
     shutil.copytree(run / "bundle" / "device", there)
     board = fake_device(text).channel
     assert isinstance(board, FakeBoard)
+    if without:
+        (board.root / without).unlink()
     done = subprocess.run(
         ["sh", str(there / "run-on-device.sh")],
         capture_output=True,
@@ -314,6 +318,13 @@ def test_a_board_that_will_not_do_says_so_and_stays_as_it_was(run: Path, tmp_pat
     assert done.stderr.count("\n") == 1
     assert board.state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
     assert not (tmp_path / "device" / "results.tar").exists()
+
+
+def test_a_container_without_the_release_of_its_board_is_told_before_it_measures(run: Path, tmp_path: Path) -> None:
+    done, board = measured(run, tmp_path / "device", without="etc/nv_tegra_release")
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stdout + done.stderr
+    assert "-v /etc/nv_tegra_release:/etc/nv_tegra_release:ro" in done.stderr
+    assert board.state()["runs"] == 0 and not (tmp_path / "device" / "results").exists()
 
 
 def test_a_damaged_folder_is_refused_on_the_board(run: Path, tmp_path: Path) -> None:
