@@ -45,7 +45,7 @@ class Board:
     cuda: str
     slowness: float
     gpu_mhz: int
-    before_super: tuple[str, ...] = ()  # modes before JetPack 6.1, where they are others
+    before_super: tuple[str, ...] = ()  # modes before JetPack 6.2, where they are others
 
 
 RELEASES = {  # of JetPack: L4T's words, TensorRT, CUDA

@@ -491,6 +491,22 @@ def test_a_stand_in_that_is_none_is_refused(text: str) -> None:
         device_named(text)
 
 
+@pytest.mark.parametrize(
+    ("module", "release", "target"),
+    [
+        ("p3767-0004", "orin-nano,jetpack=5.1", "jetson-orin-nano-4gb-tensorrt-8"),
+        ("p3767-0001", "orin-nx,jetpack=6.0", "jetson-orin-nx-8gb-tensorrt-8"),
+        ("p3701-0008", "agx-orin,jetpack=5.1", "jetson-agx-orin-industrial-tensorrt-8"),
+        ("p3834-0000", "thor", "jetson-thor-t4000"),
+    ],
+)
+def test_a_sibling_of_a_stand_in_has_a_profile_of_its_release(module: str, release: str, target: str) -> None:
+    facts = replace(fake_device(release).facts(), modules=(module,))
+    facts = replace(facts, power_modes={**facts.power_modes, "10W": 9})  # the 4 GB board's own, as NVIDIA lists them
+    assert targets_for(facts) == [target]
+    assert mismatch(load_target(target).device, facts) == ""
+
+
 def test_every_jetson_profile_names_a_module_and_a_mode_that_boards_have() -> None:
     seen: dict[str, str] = {}
     for name in shipped_targets():
