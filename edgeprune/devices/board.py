@@ -37,10 +37,7 @@ def mismatch(board: Board, facts: DeviceFacts) -> str:
         return _mode_mismatch(board, facts)  # that program's own version is what counts
     if difference := outside(board.tensorrt, facts.tensorrt):
         return f"it has TensorRT {difference}"
-    on_dla = board.dla_core is not None and bool(facts.tensorrt)
-    if on_dla and not board_has_dla(facts.tensorrt, facts.modules, facts.jetpack):
-        return f"its TensorRT {facts.tensorrt} has no DLA: {DLA_WORDS}; or leave device.dla_core out"
-    return _mode_mismatch(board, facts)
+    return without_dla(board, facts, facts.tensorrt) or _mode_mismatch(board, facts)
 
 
 def outside(versions: str | None, version: str) -> str:
@@ -48,6 +45,13 @@ def outside(versions: str | None, version: str) -> str:
     if not version or not versions or SpecifierSet(versions).contains(version, prereleases=True):
         return ""
     return f"{version}, the profile asks for {versions}"
+
+
+def without_dla(board: Board, facts: DeviceFacts, version: str) -> str:
+    """Why this TensorRT has no DLA there that a profile asks for; empty where it has, or no version is known."""
+    if board.dla_core is None or not version or board_has_dla(version, facts.modules, facts.jetpack):
+        return ""
+    return f"its TensorRT {version} has no DLA: {DLA_WORDS}; or leave device.dla_core out"
 
 
 def unknown_release(board: Board, facts: DeviceFacts) -> str:

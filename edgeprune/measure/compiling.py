@@ -198,6 +198,8 @@ def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
     from edgeprune.export.regions import decoding_arithmetic
 
     engine = folder / f"engine{site.runtime.suffix}"
-    kept = decoding_arithmetic(load_graph(onnx)) if site.target.weakly_typed else ()
+    # on a DLA it chooses until TensorRT 11, whose command line has no word for it
+    chooses = site.target.weakly_typed or site.target.device.dla_core is not None
+    kept = decoding_arithmetic(load_graph(onnx)) if chooses else ()
     site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision, keep_float=kept)
     return engine

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.agent.power import plain_mode
 from edgeprune.devices import device_of
 from edgeprune.devices.base import Device
-from edgeprune.devices.board import mismatch, outside, short_of_memory, unknown_release
+from edgeprune.devices.board import mismatch, outside, short_of_memory, unknown_release, without_dla
 from edgeprune.errors import DeviceError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.runtimes import runtime as runtime_named
@@ -92,6 +92,8 @@ def open_site(
         version = used.tensorrt_version() if available.ok else ""
         if runtime is None and (difference := outside(board.tensorrt, version)):
             available = Availability(False, f"it has TensorRT {difference}", probe)
+        elif runtime is None and (difference := without_dla(board, device.facts(), version)):
+            available = Availability(False, difference, probe)  # of that program, whatever the system has besides
         if device.name != "local" and not available.ok:
             raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")
         if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):

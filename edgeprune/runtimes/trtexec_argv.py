@@ -330,7 +330,7 @@ def _typing(version: Version, precision: str, on_dla: bool, keep_float: Collecti
     else:
         allowed = [f"--{name}" for name in precision.split("-") if name != "fp32"]
     kept = [f"{name}:fp32" for name in keep_float if not SPLIT & set(name)]
-    if not weakly_typed(version) or not kept or not allowed:
+    if not kept or not allowed:
         return allowed
     return [*allowed, "--precisionConstraints=prefer", f"--layerPrecisions={','.join(kept)}"]
 

@@ -393,6 +393,14 @@ def test_a_profile_that_names_its_trtexec_goes_by_that_ones_version(tmp_path: Pa
     with pytest.raises(DeviceError, match=r"it has TensorRT 8\.5\.2, the profile asks for >=10\.3"):
         with open_site(named.with_overrides(device="fake:orin-nano,tensorrt=8.5.2")):
             pass
+    orin_nx = load_target("jetson-orin-nx").device.model_copy(
+        update={"trtexec": "trtexec", "power_mode": None, "dla_core": 0}
+    )
+    measure = named.measure.model_copy(update={"cuda_graph": False})
+    on_dla = named.model_copy(update={"device": orin_nx, "runtime": "trtexec", "measure": measure})
+    with pytest.raises(DeviceError, match=r"its TensorRT 11\.4\.1 has no DLA: .*leave device.dla_core out"):
+        with open_site(on_dla.with_overrides(device="fake:orin-nx,tensorrt=11.4.1")):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from edgeprune.agent.programs import Turns
 from edgeprune.devices.base import Completed
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
+from edgeprune.measure.compiling import compile_engine
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.engine_file import facts_path, read_facts
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, speed_up_gate
 from edgeprune.samples.measurement import differing_conditions
+from edgeprune.target import load_target
 from tests.runtimes import fake_trtexec
 from tests.runtimes.models import METADATA, convolutions
 from tests.runtimes.trtexec_samples import FAILURES, LAYERS
@@ -311,6 +314,17 @@ def test_a_dla_core_is_built_for_and_run_with(tmp_path):
     assert build["--useDLACore"] == run["--useDLACore"] == "1" and "--allowGPUFallback" in build
     assert "--fp16" in build and "--stronglyTyped" not in build
     assert not found.conditions.cuda_graph and found.conditions.identity["dla_core"] == "1"
+
+
+@pytest.mark.parametrize(("device", "kept"), [("{dla_core: 0}", ("/22/Add",)), ("{}", ())])
+def test_the_decoder_is_kept_in_fp32_where_a_builder_chooses_for_a_dla(tmp_path, monkeypatch, device, kept):
+    profile, told = tmp_path / "mine.yaml", {}
+    profile.write_text(f"extends: jetson-orin-nx\ndevice: {device}\nmeasure: {{cuda_graph: false}}\n")
+    monkeypatch.setattr("edgeprune.export.regions.decoding_arithmetic", lambda model: ("/22/Add",))
+    runtime = SimpleNamespace(suffix=".engine", engine_from_onnx=lambda *_, **options: told.update(options))
+    site: Any = SimpleNamespace(target=load_target(profile), runtime=runtime)
+    compile_engine(site, convolutions(tmp_path / "m.onnx"), tmp_path)
+    assert told["keep_float"] == kept
 
 
 def test_a_board_without_a_dla_in_its_tensorrt_is_told_before_it_builds(tmp_path):

@@ -159,8 +159,9 @@ def test_a_dla_core_goes_with_a_fallback_and_never_with_a_cuda_graph():
     ],
 )
 def test_a_dla_before_11_is_typed_weakly_as_its_builder_wants(version, precision, typing):
-    build = names(build_argv(version, onnx="a", engine="b", precision=precision, dla_core=0))
-    assert build & {"--fp16", "--int8", "--stronglyTyped"} == typing
+    line = build_argv(version, onnx="a", engine="b", precision=precision, dla_core=0, keep_float=["/22/Add"])
+    assert names(line) & {"--fp16", "--int8", "--stronglyTyped"} == typing
+    assert ("--layerPrecisions=/22/Add:fp32" in line) == bool(typing) and names(line) <= known_flags(version[:2])
 
 
 @pytest.mark.parametrize("version", [(10, 8, 0), (10, 13, 3), (10, 16, 1), (11, 0, 0), (11, 4, 0)], ids=str)
