@@ -28,11 +28,12 @@ from torch.nn.utils.weight_norm import WeightNorm
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.families import family_of
-from edgeprune.input_size import InputSize, Size, both_sides, input_size
+from edgeprune.input_size import InputSize, Size, both_sides, input_size, plain
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
 from edgeprune.reading import is_file, shown
 from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreign, ultralytics_reads
 
+RECTANGLE = "imgsz"  # key of our own metadata: height and width that a model was trained at, where it is no square
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
 
@@ -68,8 +69,13 @@ class Checkpoint:
     says_its_task: bool = True
 
     @property
-    def trained_imgsz(self) -> int | None:
-        """Side of the images that it was trained on, in pixels; None where it does not say."""
+    def trained_imgsz(self) -> Size | None:
+        """Size of the images that it was trained on, in pixels; None where it does not say.
+
+        Ultralytics knows the side of a square; height and width of a rectangle are in our own metadata.
+        """
+        if (rectangle := self.edgeprune.get(RECTANGLE)) is not None:
+            return plain(size_of(rectangle, str(self.path), key=f"edgeprune.{RECTANGLE}"))
         side = self.train_args.get("imgsz")
         return None if side is None else max(size_of(side, str(self.path)))
 
@@ -167,7 +173,7 @@ def save(
     Args:
         model: a stock model; it is not changed.
         like: take training arguments and the other small entries from this one.
-        metadata: plain data for the key ``edgeprune``.
+        metadata: plain data for the key ``edgeprune``; the rectangle that ``like`` was trained at is added.
         train_args: instead of those of ``like``.
         quantizers: fake quantizers of INT8 beside the model; those of ``like`` are left out.
 
@@ -178,6 +184,9 @@ def save(
 
     path = Path(path)
     refuse_foreign_classes(model)
+    own = metadata if metadata is not None else (like.edgeprune if like else {})
+    if RECTANGLE not in own and like is not None and RECTANGLE in like.edgeprune:
+        own = {**own, RECTANGLE: like.edgeprune[RECTANGLE]}
     content = {
         "epoch": -1,
         "best_fitness": None,
@@ -193,7 +202,7 @@ def save(
         "train_args": _plain_data(
             train_args if train_args is not None else (like.train_args if like else {}), "train_args"
         ),
-        "edgeprune": _plain_copy(metadata if metadata is not None else (like.edgeprune if like else {})),
+        "edgeprune": _plain_copy(own),
         **({"modelopt": quantizers} if quantizers else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -105,13 +105,12 @@ class InputSize:
     Attributes:
         side: in pixels: of a square, or height and width.
         origin: who said so.
-        trained: side of the squares that the weights were trained at, in pixels; None where they do not say, or were
-            not trained.
+        trained: what the weights were trained at, in pixels; None where they do not say, or were not trained.
     """
 
     side: Size
     origin: Origin
-    trained: int | None
+    trained: Size | None
 
     @property
     def differs(self) -> bool:
@@ -120,11 +119,15 @@ class InputSize:
 
     def __str__(self) -> str:
         text = f"input {pixels(self.side)}, {WORDS[self.origin]}"
-        return f"warning: {text}; the weights were trained at {self.trained} px" if self.differs else text
+        return (
+            f"warning: {text}; the weights were trained at {pixels(self.trained)}"
+            if self.trained and self.differs
+            else text
+        )
 
 
 def input_size(
-    trained: int | None,
+    trained: Size | None,
     stride: int,
     task: str,
     *,
@@ -146,7 +149,7 @@ def input_size(
     """
     if trained is not None:
         step = max(stride, STRIDE)
-        trained = -(-trained // step) * step
+        trained = plain([-(-side // step) * step for side in both_sides(trained)])
     said: dict[Origin, Size | None] = {"command": command, "plan": plan, "profile": profile, "weights": trained}
     for origin, size in said.items():
         if size is not None:

@@ -17,11 +17,13 @@ from edgeprune.cli import app
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.frontier.levers import smaller_sizes
+from edgeprune.input_size import Size
 from edgeprune.pruning.api import prune
 from edgeprune.pruning.batches import calibration_batches
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.settings import TrainSettings
+from edgeprune.training.finetune import finetune
 from edgeprune.training.run import run_training, validation_accuracy
 from tests.situations import datasets, models
 
@@ -77,6 +79,24 @@ def test_training_and_its_validation_are_at_the_rectangle(task: str, tmp_path: P
     # epoch 0 was validated at the rectangle, as the weights are by the same validator without a trainer
     alone = validation_accuracy(weights, data=data, settings=settings, work=tmp_path / "val", batch=8)
     assert run.given.figures[TASK2METRIC[task]] == pytest.approx(alone, abs=1e-3)
+
+
+def test_a_rectangle_is_remembered_until_it_is_trained_at_another_size(tmp_path: Path) -> None:
+    data, weights = datasets.dataset(tmp_path / "data"), weights_of("detect", tmp_path)
+
+    def trained(source: Path, name: str, imgsz: Size) -> Path:
+        settings = TrainSettings(epochs=1, batch=4, imgsz=imgsz, device="cpu", workers=0, quiet=True)
+        folder = tmp_path / name
+        return finetune(source, data=data, out=folder, settings=settings, work=tmp_path / f"{name}-work").best
+
+    best = trained(weights, "wide", SIZE)
+    size = checkpoint.load(best).size_for()
+    assert (size.side, size.origin, size.differs) == (SIZE, "weights", False)
+    assert "were trained at 64 × 96 px" in str(checkpoint.load(best).size_for(command=96))
+    pruned = prune(best, tmp_path / "pruned.pt", macs_speed_up=1.2)
+    assert pruned.plan.settings.imgsz == SIZE
+    assert checkpoint.load(tmp_path / "pruned.pt").trained_imgsz == SIZE
+    assert checkpoint.load(trained(tmp_path / "pruned.pt", "square", 64)).trained_imgsz == 64
 
 
 @pytest.mark.parametrize("task", TASKS)

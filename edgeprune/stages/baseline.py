@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.input_size import pixels
+from edgeprune.input_size import Size, pixels
 from edgeprune.measure import compiling
 from edgeprune.measure.latency import latency_settings
 from edgeprune.records.facts import BaselineFacts, PretrainFacts
@@ -44,8 +44,8 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     }
 
 
-def _other_size(build: Build) -> int | None:
-    """Side in pixels that the weights were trained at, where the build has another."""
+def _other_size(build: Build) -> Size | None:
+    """Size in pixels that the weights were trained at, where the build has another."""
     return build.size.trained if build.size is not None and build.size.differs else None
 
 
@@ -68,7 +68,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     plain = measure_artifact(build.site, files.onnx_fp32, None, build.dataset, per_image_fp32) if low else None
     as_trained = None
     if (side := _other_size(build)) is not None:
-        build.reporter.progress(f"measuring its accuracy at {side} px too, as it was trained")
+        build.reporter.progress(f"measuring its accuracy at {pixels(side)} too, as it was trained")
         split, batch = build.dataset.judging_split(build.target.accuracy.split), build.target.batch
         as_trained = ArtifactAccuracy(
             measure_accuracy(
@@ -105,7 +105,7 @@ def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
         info_gate("baseline", accuracy.metric, accuracy.value, "", f"unpruned, by {accuracy.measured_on}")
     ]
     if (as_trained := record.facts.accuracy_as_trained) is not None and build.size is not None:
-        metric = f"{as_trained.metric} at {build.size.trained} px"
+        metric = f"{as_trained.metric} at {pixels(build.size.trained or build.size.side)}"
         here = f"this build is at {pixels(build.size.side)}"
         reason = f"unpruned, at the size it was trained at, by {as_trained.measured_on}; {here}"
         rows.append(info_gate("baseline", metric, as_trained.value, "", reason))

@@ -75,7 +75,7 @@ def read_inputs(
 
 def _read_weights(
     weights: str | Path, trust: bool
-) -> tuple[Weights, int, int | None, dict[int, str] | None, int | None]:
+) -> tuple[Weights, int, Size | None, dict[int, str] | None, int | None]:
     """The weights, stride and trained size of the model in pixels, the names of its classes, and its channels.
 
     The latter three are None for a model description.

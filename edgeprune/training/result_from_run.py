@@ -70,6 +70,9 @@ def _write(
     if written.get("source") != source or not best.is_file() or sha256_of(best) != written.get("best"):
         out.mkdir(parents=True, exist_ok=True)
         trained = checkpoint.load(run.best)
+        metadata = {key: value for key, value in (metadata or {}).items() if key != checkpoint.RECTANGLE}
+        if isinstance(settings.side, tuple):
+            metadata[checkpoint.RECTANGLE] = list(settings.side)
         checkpoint.save(model, best, like=trained, metadata=metadata)
         judged = best
         if trained.quantizers:  # their ranges are fixed before the first epoch: every epoch has the same
