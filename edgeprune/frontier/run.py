@@ -34,7 +34,7 @@ from edgeprune.stages.inputs import build_command
 from edgeprune.sweep.point import Job, Steps
 from edgeprune.sweep.run import checkpoint_file, finish_jobs, require_options, with_budget
 from edgeprune.sweep.steps import RealSteps
-from edgeprune.target import Target, load_target
+from edgeprune.target import Budget, Target, load_target
 
 Kind = Literal["latency_ms", "speed_up"]
 Z = 1.96  # standard errors on either side of a 95 % interval
@@ -141,13 +141,13 @@ def frontier(
             *_refused(found, target, sources),
         ]
     )
-    size: Keys = {} if imgsz is None else {"imgsz": target.imgsz}
+    stated = _stated(target, imgsz)
     metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
     tuned = {one.form.name: checkpoint_file(out, job) for one, job in zip(trained, todo, strict=True) if not job.pruned}
 
     def built(value: float) -> Recommendation:
         """What is recommended for a budget, with its profile written into the folder and the command that takes it."""
-        one, best = _recommended(rows, kind, value, metric, size)
+        one, best = _recommended(rows, kind, value, metric, stated)
         if best is None:
             return one
         # A build trains what it prunes; what it does not prune ships as it is given.
@@ -226,8 +226,20 @@ def _refused(found: Screening, target: Target, sources: Mapping[str, Checkpoint]
     ]
 
 
+def _stated(target: Target, imgsz: Size | None) -> Keys:
+    """Keys of every recommendation: what a profile's own budget would not take over from the one that it extends."""
+    keys: dict[str, str | Size] = {} if imgsz is None else {"imgsz": target.imgsz}
+    if target.levers != "named":  # a build would choose again
+        keys["levers"] = "named"
+    default = Budget(speed_up=1)
+    for key in ("statistic", "scope"):
+        if (value := getattr(target.budget, key)) != getattr(default, key):
+            keys[f"budget.{key}"] = value
+    return keys
+
+
 def _recommended(
-    rows: Sequence[Row], kind: Kind, value: float, metric: str, size: Keys
+    rows: Sequence[Row], kind: Kind, value: float, metric: str, stated: Keys
 ) -> tuple[Recommendation, Row | None]:
     """What is recommended for a budget, and its row."""
     budget = budget_words(kind, value)
@@ -242,7 +254,7 @@ def _recommended(
         text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
         return Recommendation(budget, None, text, {}), None
     point = points[best.name]
-    keys = {**size, **_keys(best, kind, value)}
+    keys = {**stated, **_keys(best, kind, value)}
     reference = points.get(rows[0].name)
     text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
     if point.accuracy_error is not None:

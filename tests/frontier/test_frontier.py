@@ -32,6 +32,7 @@ from tests.search.devices import StandIn, stand_in_site
 from tests.sweep.test_points import given as given  # the fixture: an untrained checkpoint and a few digits
 
 SIDE = 96
+STATED = {"imgsz": SIDE, "budget.statistic": "p50"}
 
 
 class MadeUpSteps:
@@ -83,18 +84,18 @@ def test_a_row_is_recommended_for_every_budget_with_the_keys_that_build_it(found
     result, _ = found
     first, second, third = result.recommendations
     assert (first.budget, first.row) == ("×1.8", "int8")
-    assert first.keys == {"imgsz": SIDE, "precision": "int8", "budget.speed_up": 1.0}
+    assert first.keys == {**STATED, "precision": "int8", "budget.speed_up": 1.0}
     assert second.row == "int8, pruned to ×3"
     epochs = load_target("cpu").finetune.epochs
     assert second.keys == {
-        "imgsz": SIDE,
+        **STATED,
         "precision": "int8",
         "budget.speed_up": 1.5,  # to INT8, unpruned
         "finetune.epochs": epochs,
     }
     assert third.row is None and "nothing that was measured meets it" in third.sentence
     assert profile_text("cpu", second.keys) == (
-        f"extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {{speed_up: 1.5}}\nfinetune: {{epochs: {epochs}}}"
+        f"extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {{statistic: p50, speed_up: 1.5}}\nfinetune: {{epochs: {epochs}}}"
     )
 
 
@@ -103,6 +104,21 @@ def test_the_recommended_keys_make_a_profile(found: Any, tmp_path: Path) -> None
     target = load_target(tmp_path / "build-x3.yaml")
     assert result.recommendations[1].command[:4] == ("edgeprune", "build", "--target", str(tmp_path / "build-x3.yaml"))
     assert target.precision == "int8" and target.budget.speed_up == 1.5 and target.stated_imgsz == SIDE
+
+
+def test_a_recommended_profile_says_again_what_a_budget_of_its_own_does_not_take_over(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: cpu\nlevers: auto\nbudget: {latency_ms: 5, statistic: p50, scope: end_to_end}\n"
+    )
+    base = load_target(tmp_path / "mine.yaml")
+    weights, data = given
+    options: dict[str, Any] = {"imgsz": SIDE, "steps": MadeUpSteps(), "screener": made_up_screening}
+    frontier(tmp_path / "mine.yaml", weights, data, out=tmp_path, kind="speed_up", budgets=[1.8], **options)
+    made_of_it = load_target(tmp_path / "build-x1.8.yaml")
+    assert (made_of_it.levers, made_of_it.budget.statistic, made_of_it.budget.scope) == ("named", "p50", "end_to_end")
+    assert base.levers == "auto"
 
 
 class TrainingSteps(MadeUpSteps):
@@ -171,7 +187,7 @@ def test_a_budget_in_milliseconds_is_one_of_the_baseline(given: tuple[Path, Path
     assert (one.budget, one.row, one.keys) == (
         "6 ms",
         "int8",
-        {"imgsz": SIDE, "precision": "int8", "budget.latency_ms": 6.0},
+        {**STATED, "precision": "int8", "budget.latency_ms": 6.0},
     )
 
 
