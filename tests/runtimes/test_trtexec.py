@@ -17,6 +17,7 @@ from edgeprune.agent.programs import Turns
 from edgeprune.devices.base import Completed
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
+from edgeprune.export import graph, regions
 from edgeprune.measure.compiling import compile_engine
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.engine_file import facts_path, read_facts
@@ -320,7 +321,8 @@ def test_a_dla_core_is_built_for_and_run_with(tmp_path):
 def test_the_decoder_is_kept_in_fp32_where_a_builder_chooses_for_a_dla(tmp_path, monkeypatch, device, kept):
     profile, told = tmp_path / "mine.yaml", {}
     profile.write_text(f"extends: jetson-orin-nx\ndevice: {device}\nmeasure: {{cuda_graph: false}}\n")
-    monkeypatch.setattr("edgeprune.export.regions.decoding_arithmetic", lambda model: ("/22/Add",))
+    monkeypatch.setattr(graph, "load_graph", lambda path: None)
+    monkeypatch.setattr(regions, "decoding_arithmetic", lambda model: ("/22/Add",))
     runtime = SimpleNamespace(suffix=".engine", engine_from_onnx=lambda *_, **options: told.update(options))
     site: Any = SimpleNamespace(target=load_target(profile), runtime=runtime)
     compile_engine(site, convolutions(tmp_path / "m.onnx"), tmp_path)
