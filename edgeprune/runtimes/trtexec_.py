@@ -282,7 +282,8 @@ class TrtExec(Runtime):
                 used=[launch.settings for launch in own],
                 device=over_launches([launch.device for launch in own]),
                 host=host,
-                enqueue_ms=[ms for launch in own for ms in launch.enqueue_ms],
+                # one a sample, or none: a process whose clocks were printed too coarsely tells none of its own
+                enqueue_ms=[ms for launch in own for ms in launch.enqueue_ms if all(one.enqueue_ms for one in own)],
             )
             for path, engine, own in zip(paths, engines, launches, strict=True)
         ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgeprune.runtimes.base import LayerTime
 
 TAIL_LINES = 12
 KILLED = (-9, 137)
+FINE_CLOCK_MS = 1000.0  # six digits, as a C++ stream prints them, are thousandths of a ms below it
 MORE_MEMORY = (
     "close other programs, give the builder less (builder.workspace_mib in the profile), add swap for the build, or "
     "take a smaller imgsz or batch"
@@ -36,7 +37,7 @@ class Times:
         compute: from the first kernel's start to the last one's end, on the GPU's clock.
         h2d: copy of the inputs; zero without copies.
         d2h: copy of the outputs; zero without copies.
-        enqueue: the host's part of starting an inference, on the host's clock.
+        enqueue: the host's part of starting an inference, on the host's clock; empty where it is printed too coarsely.
     """
 
     compute: tuple[float, ...]
@@ -53,7 +54,10 @@ class Times:
 
 @entries_of("trtexec's times")
 def times_of(text: str) -> Times:
-    """Samples of ``--exportTimes``; the differences are taken as written, since the clocks beside them are rounded.
+    """Samples of ``--exportTimes``; durations are taken as written, since the clocks beside them are rounded.
+
+    Enqueueing has no duration of its own in the file, only two clocks with six significant digits: steps of 0.01 ms
+    from the first second on, which is what enqueueing a captured graph takes. It is left out from there.
 
     Raises:
         ValueError: not JSON, no sample, or a sample without its parts; the message says which.
@@ -70,8 +74,15 @@ def times_of(text: str) -> Times:
         compute=tuple(float(row["computeMs"]) for row in rows),
         h2d=tuple(float(row["h2dMs"]) for row in rows),
         d2h=tuple(float(row["d2hMs"]) for row in rows),
-        enqueue=tuple(float(row["endEnqMs"]) - float(row["startEnqMs"]) for row in rows),
+        enqueue=_enqueue(rows),
     )
+
+
+def _enqueue(rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Differences of the clocks around enqueueing, in ms; empty once a clock is rounded to more than 0.001 ms."""
+    if max(float(row["endEnqMs"]) for row in rows) >= FINE_CLOCK_MS:
+        return ()
+    return tuple(float(row["endEnqMs"]) - float(row["startEnqMs"]) for row in rows)
 
 
 @entries_of("trtexec's profile")

@@ -121,7 +121,7 @@ class GpuTiming:
         cuda_graph_asked: a graph was asked for; whether there was one is ``Conditions.cuda_graph``.
         spin_wait: the host waited without sleeping.
         in_flight: inferences at a time.
-        enqueue_ms: what enqueueing each sample cost the host; empty where it is not told.
+        enqueue_ms: what enqueueing each sample cost the host; empty where it is not told to 0.001 ms.
         device_rise_bytes: GPU memory that the engine took; None where it is not told.
     """
 

@@ -40,6 +40,13 @@ def test_times_are_the_differences_as_written():
     assert found.enqueue == pytest.approx((0.25, 0.25))
 
 
+@pytest.mark.parametrize(("began_ms", "told"), [(900.0, True), (1000.0, False), (12000.0, False)])
+def test_what_enqueueing_took_is_left_out_where_its_clocks_are_printed_too_coarsely(began_ms, told):
+    found = times_of(times_json([4.5, 4.25], began_ms=began_ms))
+    assert found.enqueue == (pytest.approx((0.25, 0.25), abs=1e-3) if told else ())
+    assert found.compute == (4.5, 4.25)  # durations are printed as such
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -30,9 +30,9 @@ MYELIN = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}
 WEIGHTS = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}
 
 
-def times_json(compute: Sequence[float], h2d: float = 0.0, d2h: float = 0.0) -> str:
-    """``--exportTimes`` with these computing times in ms."""
-    rows, clock = [], 100.0
+def times_json(compute: Sequence[float], h2d: float = 0.0, d2h: float = 0.0, began_ms: float = 100.0) -> str:
+    """``--exportTimes`` with these computing times in ms, of a run whose first sample begins at ``began_ms``."""
+    rows, clock = [], began_ms
     for ms in compute:
         at = {"enq": clock, "h2d": clock, "compute": clock + h2d, "d2h": clock + h2d + ms}
         rows.append(
