@@ -17,14 +17,14 @@ def acceptance_gates(stage: str, target: Target, onnx: Path) -> list[Gate]:
     PASS when the parser takes the graph and the builder builds it; FAIL with their words; INCONCLUSIVE where they
     crash, which says nothing of the graph. Where they are not installed, do not load, cannot be asked about this graph
     or lack an operator that the full TensorRT may have, the row informs: an engine that was really built needs no
-    second opinion.
+    second opinion. So does a refusal where ONNX Runtime stands between: it gives TensorRT what that takes.
 
     Args:
         stage: the stage that made the graph.
         target: whose runtime will compile it.
         onnx: the graph.
     """
-    if target.runtime not in ("tensorrt", "trtexec"):
+    if target.oldest_tensorrt is None:
         return []
     available = parser_availability()
     if not available.ok:
@@ -43,7 +43,10 @@ def acceptance_gates(stage: str, target: Target, onnx: Path) -> list[Gate]:
     gate = at_most_gate(stage, NAME, float(len(answer.refusals)), 0.0, "errors", taken)
     if not answer.refusals:
         return [gate]
-    return [replace(gate, reason=f"TensorRT for RTX {answer.version} refuses the graph: {answer.refusals[0]}")]
+    refused = f"TensorRT for RTX {answer.version} refuses the graph: {answer.refusals[0]}"
+    if target.runtime.startswith("onnxruntime"):
+        return [_information(stage, f"{refused}; ONNX Runtime leaves such nodes to another provider")]
+    return [replace(gate, reason=refused)]
 
 
 def _information(stage: str, reason: str) -> Gate:

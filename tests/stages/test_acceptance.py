@@ -66,6 +66,18 @@ def test_what_it_cannot_say_informs_and_decides_nothing(asked, availability, ans
     assert says in gate.reason
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"])
+def test_onnx_runtime_on_tensorrt_has_the_row_and_a_refusal_informs(asked, runtime):
+    target = load_target("desktop-tensorrt").changed(
+        {"runtime": runtime, "measure.copies": True, "measure.cuda_graph": False}
+    )
+    [taken] = asked(TAKEN, target)
+    assert taken.verdict is Verdict.PASS and taken.value == 0.0
+    [refused] = asked(ParserAnswer("1.7", ("Det 'a': false",), (), 1.0), target)
+    assert refused.verdict is Verdict.PASS and refused.value is None
+    assert "refuses the graph: Det 'a': false; ONNX Runtime leaves" in refused.reason
+
+
 @pytest.mark.parametrize("target", ["cpu", "desktop-cuda"])
 def test_a_target_that_tensorrt_does_not_build_for_has_no_row(asked, target):
     assert asked(TAKEN, load_target(target)) == []
