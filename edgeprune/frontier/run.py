@@ -31,7 +31,7 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
 from edgeprune.stages.inputs import build_command
-from edgeprune.sweep.point import Job, Steps
+from edgeprune.sweep.point import Job, Steps, conditions_of
 from edgeprune.sweep.run import checkpoint_file, finish_jobs, require_options, with_budget
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Budget, Target, load_target
@@ -104,6 +104,7 @@ def frontier(
         quiet(),
     ):
         site.require_usable()
+        conditions = conditions_of(site)
         main, *others = sources
         found = screener(site, forms(target, main, others), sources, dataset, Path(scratch) / "forms", out / "screened")
     screened = {one.form.name: one for one in found.screened}
@@ -130,6 +131,8 @@ def frontier(
             pruned=one.prune_to is not None,
             epochs=given,
             reference=(target, source.path.read_bytes()),
+            start_used=None if one.prune_to is None else one.prune_to / screened[one.form.name].speed_up,
+            conditions=conditions,
         )
 
     todo = [job(one) for one in trained]
@@ -162,7 +165,9 @@ def frontier(
         return replace(one, keys=keys, weights=str(weights), command=tuple(command))
 
     recommended = tuple(built(value) for value in budgets)
-    made = Frontier(named, kind, tuple(budgets), target.budget.statistic, metric, given, tuple(rows), recommended)
+    made = Frontier(
+        named, kind, tuple(budgets), target.budget.statistic, metric, given, tuple(rows), recommended, found.seconds
+    )
     write_json(out / "frontier.json", made)
     write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
     write_atomically(out / "frontier.html", frontier_page(made))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,10 +39,12 @@ class Screening:
     Attributes:
         screened: the baseline first.
         refused: name of a form to the reason why it does not run on the target.
+        seconds: that it took; None in older files.
     """
 
     screened: tuple[Screened, ...]
     refused: Mapping[str, str]
+    seconds: float | None = None
 
 
 def screen(
@@ -68,7 +71,9 @@ def screen(
             return read_json(Screening, file)
         except DataError:
             pass
+    began = time.monotonic()
     found = _screened(site, forms, sources, dataset, folder)
+    found = replace(found, seconds=time.monotonic() - began)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)

@@ -115,6 +115,7 @@ class Frontier:
         epochs: of every row that was trained.
         rows: what was looked at.
         recommendations: one a budget.
+        screening_seconds: that the screening took when it ran; None in older files.
     """
 
     target: str
@@ -125,3 +126,4 @@ class Frontier:
     epochs: int
     rows: tuple[Row, ...]
     recommendations: tuple[Recommendation, ...]
+    screening_seconds: float | None = None

@@ -94,11 +94,13 @@ def frontier_page(found: Frontier) -> str:
         if found.epochs
         else "measured without training"
     )
+    seconds = found.screening_seconds
+    screening = "" if seconds is None else f" The screening before any training took {seconds:.0f} s."
     return render(
         "frontier",
         title="What meets the budget",
         summary=f"Every row was {trained} and timed in one interleaved run with the model as it is, on the target "
-        f"{found.target}.",
+        f"{found.target}.{screening}",
         recommendations=[
             (one.sentence, how_to_build(found, one) if one.row is not None else "") for one in found.recommendations
         ],

@@ -32,6 +32,7 @@ from edgeprune.target import Budget
 from edgeprune.target.schema import BUDGET_WINDOW
 
 UNREACHABLE_SHARE = 1e-6  # share of a latency that no plan reaches
+NOT_NEAR = 1.15  # share of the budget from which on a model that was timed elsewhere surely misses it
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class BudgetSearch:
         least_used: float = BUDGET_WINDOW[0],
         unpruned: Path | None = None,
         *,
+        start_used: float | None = None,
         diagnose: bool = True,
     ) -> PlanFound:
         """Find the plan that gives up least and meets the latency budget, measured on the target; the best one that may
@@ -142,6 +144,8 @@ class BudgetSearch:
             cache: folder of profiles.
             least_used: share of the budget that the plan is to use at least.
             unpruned: engine of the unpruned model, where that is not ``baseline``.
+            start_used: share of the budget that the unpruned model takes, where that was measured; it is measured here
+                all the same where it is near to the budget.
             diagnose: measure what the budget costs too.
 
         Raises:
@@ -149,9 +153,12 @@ class BudgetSearch:
         """
         site, budget = self.site, self.site.target.budget
         prober = Prober(site, baseline, self.dataset, unpruned)
-        start_used, start_high = prober.start_used()
-        if start_used <= BUDGET_WINDOW[1] < start_high:
-            start_used, start_high = prober.start_used(1)
+        if start_used is not None and start_used > NOT_NEAR:
+            start_high = start_used
+        else:
+            start_used, start_high = prober.start_used()
+            if start_used <= BUDGET_WINDOW[1] < start_high:
+                start_used, start_high = prober.start_used(1)
         if start_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.prune_by_macs(1.0)
             return PlanFound(files, plan, (), 1.0, None, self._gate(_unpruned_gate(budget, start_used, start_high)))

@@ -59,10 +59,17 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Reference:
-    """A checkpoint as a target runs it, which a speed-up is a ratio to."""
+    """A checkpoint as a target runs it, which a speed-up is a ratio to.
+
+    Attributes:
+        weights: the checkpoint.
+        target: what runs it.
+        start_used: share of the budget that the model to prune takes unpruned, where that was measured beside it.
+    """
 
     weights: Path
     target: Target
+    start_used: float | None = None
 
 
 def search(
@@ -131,7 +138,8 @@ def search(
             unpruned, baseline = baseline, _compiled_reference(site, reference, folder / "reference", dataset, trust)
         share = target.prune.least_used if least_used is None else least_used
         kept = None if cache is None else Path(cache)
-        chosen = budget_search.search(baseline, kept, share, unpruned, diagnose=diagnose)
+        start = None if reference is None else reference.start_used
+        chosen = budget_search.search(baseline, kept, share, unpruned, start_used=start, diagnose=diagnose)
         chosen.plan.save(plan_file)
         write_atomically(output, chosen.files.model.read_bytes())
         return SearchResult(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+from edgeprune.artifact import sha256_of
 from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
 from edgeprune.target import Target
+from edgeprune.version import installed
 
+if TYPE_CHECKING:
+    from edgeprune.runtimes.site import Site
+
+PACKAGES = ("onnxruntime", "torch", "torch-pruning", "ultralytics")  # whose version a point depends on
 VERSION = 1  # of how a point is made: raised whenever the same job would give another point
 
 
@@ -31,6 +38,8 @@ class Job:
         epochs: of fine-tuning; 0 for none.
         reference: how the swept model runs, which ratios are to, and its checkpoint's bytes; by the job's own target
             when None.
+        start_used: share of the budget that the model takes unpruned beside the reference, where that was measured.
+        conditions: of the measurement and the training: the device, and versions of packages.
     """
 
     name: str
@@ -44,6 +53,8 @@ class Job:
     pruned: bool
     epochs: int
     reference: tuple[Target, bytes] | None = None
+    start_used: float | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -56,11 +67,19 @@ class Job:
             "pruned": self.pruned,
             "epochs": self.epochs,
             "weights": hashlib.sha256(self.weights).hexdigest(),
+            "conditions": dict(self.conditions),
+            "teacher": self.teacher_digest,
         }
         if self.reference is not None:
             target, weights = self.reference
             content["reference"] = [target.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
         return digest_of([VERSION, content])[:12]
+
+    @property
+    def teacher_digest(self) -> str:
+        """Of the file that the target names as teacher; empty where it names none, or no file of this machine."""
+        teacher = self.target.finetune.teacher
+        return sha256_of(Path(teacher)) if teacher is not None and Path(teacher).is_file() else ""
 
     @property
     def budget(self) -> str:
@@ -96,6 +115,12 @@ class Result:
 
     point: Point
     checkpoint: bytes | None = None
+
+
+def conditions_of(site: Site | None) -> dict[str, str]:
+    """What a point depends on besides its job: versions of packages, and the device where it is at hand."""
+    device = {} if site is None or not site.usable else site.runtime.identity()
+    return {**device, **{package: installed(package) for package in PACKAGES}}
 
 
 class Steps(Protocol):

@@ -19,7 +19,7 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import read_json, write_json
 from edgeprune.sweep.jobs_ray import run_on_ray
-from edgeprune.sweep.point import Finished, Job, Result, Steps
+from edgeprune.sweep.point import Finished, Job, Result, Steps, conditions_of
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
 
@@ -72,9 +72,11 @@ def sweep(
     target, source, dataset = inputs.target, inputs.source, inputs.dataset
     reporter.note(str(inputs.size))
     digest = dataset.digest if dataset is not None else ""
+    conditions = conditions_of(None)
     if jobs == "here":  # on a cluster the device is another node's
         with open_site(target) as site:
             site.require_usable()
+            conditions = conditions_of(site)
 
     def job(path: str | Path, budget: tuple[str, float] | None) -> Job:
         loaded = checkpoint.load(path, trust=trust).path
@@ -90,6 +92,7 @@ def sweep(
             cache=str((out / "profiles").resolve()),
             pruned=budget is not None,
             epochs=0 if budget is None else (target.finetune.epochs if epochs is None else epochs),
+            conditions=conditions,
         )
 
     todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]

@@ -27,6 +27,7 @@ from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
 from edgeprune.serial import digest_of, to_json
 from edgeprune.sweep.point import VERSION, Job, Pruned, Result
+from edgeprune.version import installed
 
 SCRATCH = "edgeprune-sweep-"
 
@@ -43,7 +44,7 @@ class RealSteps:
             reference = None
             if job.reference is not None:
                 target, swept = job.reference
-                reference = Reference(_unpacked(scratch, swept, "swept.pt"), target)
+                reference = Reference(_unpacked(scratch, swept, "swept.pt"), target, job.start_used)
             found = search(
                 only_timed(job.target),
                 weights,
@@ -143,6 +144,8 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         "imgsz": job.target.imgsz,
         "digest": job.digest,
         "seed": job.seed,
+        "teacher": job.teacher_digest,
+        "packages": {package: installed(package) for package in ("torch", "ultralytics")},
     }
     return digest_of([VERSION, content])[:16]
 

@@ -65,7 +65,7 @@ def made_up_screening(site: Any, given: Any, *_: Any) -> Screening:
         ratio = size[int(form.keys.get("imgsz", SIDE))] * (2.0 if "precision" in form.keys else 1.0)
         accuracy = {"": 0.6, "precision": 0.598, "size": 0.4}.get("".join(form.levers))
         found.append(Screened(form, 10 / ratio, ratio, accuracy, 3_000_000))
-    return Screening(tuple(found), {})
+    return Screening(tuple(found), {}, 12.4)
 
 
 def made(given: tuple[Path, Path], out: Path, *budgets: float, steps: MadeUpSteps, **more: Any) -> Frontier:
@@ -95,7 +95,8 @@ def test_a_row_is_recommended_for_every_budget_with_the_keys_that_build_it(found
     }
     assert third.row is None and "nothing that was measured meets it" in third.sentence
     assert profile_text("cpu", second.keys) == (
-        f"extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {{statistic: p50, speed_up: 1.5}}\nfinetune: {{epochs: {epochs}}}"
+        "extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {statistic: p50, speed_up: 1.5}\n"
+        f"finetune: {{epochs: {epochs}}}"
     )
 
 
@@ -168,6 +169,9 @@ def test_every_row_is_a_job_that_is_held_against_the_model_as_it_is(found: Any) 
     for job in steps.jobs:
         assert job.reference is not None and job.reference[0].precision == "fp32" and job.reference[0].imgsz == SIDE
         assert job.epochs == load_target("cpu").finetune.epochs, "trained alike"
+        assert (job.start_used is not None) is job.pruned
+    [half] = [job for job in steps.jobs if job.name == "new-int8-x3"]
+    assert half.start_used == pytest.approx(1.5), "INT8 alone is ×2"
 
 
 def test_a_second_run_makes_nothing_again(given: tuple[Path, Path], tmp_path: Path) -> None:
@@ -232,6 +236,7 @@ def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None
     check_that_nothing_leaves(page)
     parsed = Page(page)
     assert not parsed.errors and not parsed.open
+    assert "screening before any training took 12 s" in page
     assert len(frontier_table(result).rows) == len(result.rows)
     assert all(name in page for name in ("int8, pruned to ×3", "out of reach", "the frontier", "recommended"))
     assert "int8, 5.00 ms, mAP50-95 0.5950" in plot.alt
@@ -279,6 +284,7 @@ def test_a_screening_measures_every_form_once_and_is_kept(given: tuple[Path, Pat
     assert by_name["fp16"].accuracy is not None
     assert "int8-fp16" in found.refused
     assert len(runtime.timed) == 1, "all in one run"
+    assert found.seconds is not None and found.seconds > 0
     assert not (tmp_path / "work").exists()
     again = screen(site, asked, {"new": source}, dataset, tmp_path / "work", tmp_path / "kept")
     assert again == found and len(runtime.timed) == 1

@@ -18,6 +18,7 @@ from edgeprune.report.diagnosis import diagnosis_lines, diagnosis_table
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch, PlanFound
 from edgeprune.search.diagnosis import Diagnostician, offered_levers
+from edgeprune.search.prober import Prober
 from edgeprune.stages import prune
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import load_target
@@ -121,6 +122,26 @@ def test_a_budget_out_of_reach_is_diagnosed_too(source: Any, profiles: Path, tmp
         search.search(baseline, profiles)
     assert isinstance(search.site.reporter, Notes)
     assert any("is fixed" in line for line in search.site.reporter.lines)
+
+
+def test_what_the_unpruned_model_takes_is_not_timed_again_where_it_is_known_to_miss(
+    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, baseline, _ = compiled(source, tmp_path, FIXED_SHARE, 1.5)
+
+    def timed(*_: Any) -> Any:
+        raise StageError("timed")
+
+    def on_to_the_search() -> None:
+        raise StageError("on to the search")
+
+    monkeypatch.setattr(Prober, "start_used", timed)
+    monkeypatch.setattr(search.pruner, "refuse_fixed", on_to_the_search)
+    with pytest.raises(StageError, match="on to the search"):
+        search.search(baseline, None, start_used=1.5)
+    for near in (None, 1.05):
+        with pytest.raises(StageError, match="timed"):
+            search.search(baseline, None, start_used=near)
 
 
 @pytest.mark.parametrize(("refused", "said"), [("floor-0", "could not be measured"), ("floor-1", "counts as fixed")])

@@ -14,8 +14,9 @@ from edgeprune.cli import app
 from edgeprune.errors import TargetError
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import sweep_page, sweep_plot
-from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import run_here, sweep
+from edgeprune.sweep.steps import _training_key
 from edgeprune.target import load_target
 
 
@@ -35,6 +36,20 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     fit_classes(model.model, {i: str(i) for i in range(10)})
     model.save(folder / "new.pt")
     return folder / "new.pt", Path(data)
+
+
+def test_a_point_of_another_machine_version_or_teacher_is_another_point(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.pt"
+    teacher.write_bytes(b"one")
+    target = load_target("cpu").changed({"finetune.teacher": str(teacher)})
+    job = Job("a", b"w", target, "d.yaml", "d", 0, False, "c", True, 1, conditions=conditions_of(None))
+    keys = {job.key, replace(job, conditions={**job.conditions, "cpu": "other"}).key}
+    keys.add(replace(job, conditions={**job.conditions, "ultralytics": "8.0.0"}).key)
+    trained = _training_key(job, Pruned(b"p", 1.0, 1))
+    assert replace(job, start_used=1.5).key in keys, "where a search starts is not what it ends with"
+    teacher.write_bytes(b"two")
+    assert job.key not in keys and len(keys) == 3
+    assert _training_key(job, Pruned(b"p", 1.0, 1)) != trained
 
 
 class CountedSteps:
