@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # a test never installs packages
 os.environ.setdefault("YOLO_OFFLINE", "true")  # nor asks the network
@@ -16,6 +17,9 @@ os.environ.setdefault("YOLO_OFFLINE", "true")  # nor asks the network
 if "EDGEPRUNE_CACHE" not in os.environ:  # nor leaves anything in the user's cache
     os.environ["EDGEPRUNE_CACHE"] = tempfile.mkdtemp(prefix="edgeprune-cache-")
     atexit.register(shutil.rmtree, os.environ["EDGEPRUNE_CACHE"], ignore_errors=True)
+
+settings.register_profile("edgeprune", deadline=None)  # other work on the machine fails no example
+settings.load_profile("edgeprune")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

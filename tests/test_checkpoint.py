@@ -290,7 +290,7 @@ def _parts(made: Any) -> list[tuple[Any, str, Any]]:
 WRONG = (None, "x", -1, [], {}, 2.5, (1, 2), True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(share=st.floats(0, 1, exclude_max=True), wrong=st.sampled_from([..., *WRONG]))
 def test_a_model_with_a_part_missing_or_of_another_type_is_refused_or_runs(tmp_path_factory, share, wrong):
     made = answering(small_model())
@@ -389,7 +389,7 @@ JUNK = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     told=st.dictionaries(st.sampled_from(["names", "stride", "task", "yaml"]), JUNK, max_size=2),
     entries=st.dictionaries(st.sampled_from(["train_args", "edgeprune", "epoch", "version", "date"]), JUNK, max_size=2),

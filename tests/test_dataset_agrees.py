@@ -185,7 +185,7 @@ def _cache(tmp_path_factory):
         yield
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     drawn=st.lists(items, max_size=4).map(lambda some: [GOOD, *some]),
     channels=st.sampled_from((3, 3, 3, 1, 4)),
@@ -234,7 +234,7 @@ CLASS_ITEMS = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=st.lists(CLASS_ITEMS, min_size=1, max_size=4))
 def test_the_images_of_class_folders_are_those_that_ultralytics_takes(drawn):
     from ultralytics.cfg import get_cfg

@@ -21,7 +21,7 @@ def sorted_rows(rng: np.random.Generator, count: int) -> np.ndarray:
     return rows[np.argsort(-rows[:, 4])]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 60))
 def test_rows_that_change_places_are_no_difference(seed, count):
     rng = np.random.default_rng(seed)
@@ -32,7 +32,7 @@ def test_rows_that_change_places_are_no_difference(seed, count):
     assert found.detections_agreement == 1.0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), shift=st.floats(1e-4, 0.9))
 def test_a_moved_box_is_reported_whole(seed, shift):
     rows = sorted_rows(np.random.default_rng(seed), 20)

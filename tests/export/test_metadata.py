@@ -29,7 +29,7 @@ KEYS = (
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), TEXTS, max_size=3))
 def test_metadata_of_any_kind_is_read_right_or_refused_in_one_line(changes):
     try:

@@ -29,7 +29,6 @@ from tests.situations.profiles import QUICK
 
 QUICKLY = settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 WORDS = st.text(max_size=20)

@@ -197,7 +197,7 @@ def _is_text(label: bytes) -> bool:
 GIVEN = given(files=FILES, listed=LISTED)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=12, suppress_health_check=list(HealthCheck), derandomize=True)
 @GIVEN
 @example(files=[File("a"), File("._b")], listed="folder")
 @example(files=[File("a"), File("b", body="cut")], listed="folder")
@@ -208,7 +208,7 @@ def test_edgeprune_counts_what_ultralytics_counts(site: tuple[Sandbox, Inputs], 
     assert compared(site, files, listed) is None
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @GIVEN
 def test_over_hundreds_of_folders(site: tuple[Sandbox, Inputs], files: list[File], listed: str) -> None:
     assert compared(site, files, listed) is None

@@ -77,7 +77,7 @@ BUDGETS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     budget=BUDGETS,
     rounds=st.one_of(st.integers(4, 40), st.sampled_from([1000, 100_000])),
@@ -136,7 +136,7 @@ def test_measuring_again_has_an_end() -> None:
     assert len(runtime.rounds) == 21 and max(runtime.rounds) <= 16 * 60
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 10_000), st.integers(0, 40), st.floats(-100, 1e4), st.floats(1e-6, 1e3), st.booleans())
 def test_samples_of_a_round_leave_room_for_the_rounds(
     wanted: int, least: int, left_s: float, turn_s: float, settle: bool

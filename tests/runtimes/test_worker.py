@@ -13,8 +13,10 @@ from typing import ClassVar
 
 import pytest
 
+from edgeprune.agent.host import WorkerState
 from edgeprune.errors import ToolError
-from edgeprune.runtimes.jobs import Done, WorkerProgress
+from edgeprune.runtimes import bench_worker
+from edgeprune.runtimes.jobs import Done, Sampling, WorkerProgress
 from edgeprune.runtimes.worker import run_worker
 
 MODULE = "tests.runtimes.crashing_worker"
@@ -81,3 +83,23 @@ def test_ctrl_c_ends_the_worker() -> None:
     while alive(pid) and time.perf_counter() < deadline:
         time.sleep(0.05)
     assert not alive(pid)
+
+
+def test_models_that_take_turns_get_their_own_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Scripted(bench_worker.Timer):
+        """A model that takes so many seconds of a clock that nothing else moves."""
+
+        def __init__(self, seconds: float) -> None:
+            super().__init__()
+            self.seconds, self.shapes, self.load_ms, self.report = seconds, {}, 0.0, {}
+
+        def run(self) -> None:
+            nonlocal now
+            now += self.seconds
+
+    monkeypatch.setattr(bench_worker, "perf_counter", lambda: now)
+    job = Sampling(0.05, 0, 6, 3, 0, 20, 0, True, (), ())
+    timed = bench_worker.take_turns(job, [Scripted(0.002), Scripted(0.005)], WorkerState)
+    assert [model.values_ms for model in timed.models] == [pytest.approx([ms] * 18) for ms in (2.0, 5.0)]

@@ -71,7 +71,7 @@ def test_value_of_takes_the_order_statistic() -> None:
 
 
 @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=120), st.sampled_from(["p50", "p90", "p95"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_bounds_enclose_the_value(values: list[float], statistic: str) -> None:
     found = bounds(values, statistic)
     assert found.low is None or found.low <= found.value
@@ -80,7 +80,7 @@ def test_bounds_enclose_the_value(values: list[float], statistic: str) -> None:
 
 
 @given(st.floats(0.1, 100), st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bounds_follow_the_unit(scale: float, seed: int) -> None:
     values = np.random.default_rng(seed).lognormal(0, 0.2, 150)
     one, other = bounds(values.tolist(), "p90"), bounds((values * scale).tolist(), "p90")

@@ -40,7 +40,7 @@ def test_the_steps_of_the_device_are_found(step: int) -> None:
     assert fit_costs(layers, samples(layers, copies(1, 6), step)).model.sizes.step == step
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 8))
 def test_a_narrower_model_is_never_predicted_slower_on_a_device_without_steps(seed: int, place: int, less: int) -> None:
     layers = chain(FULL)

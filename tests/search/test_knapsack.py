@@ -38,7 +38,7 @@ def best_by_force(knapsack: Knapsack, limit: float) -> float:
     return best
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(1.2, 4.0))
 def test_close_to_brute_force_on_small_models(seed: int, speed_up: float) -> None:
     knapsack = sack(seed, [3, 32, 48, 32, 16])
@@ -55,7 +55,7 @@ def test_close_to_brute_force_on_small_models(seed: int, speed_up: float) -> Non
     assert choice.loss <= best + largest, (choice.loss, best, whole)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(1.05, 30.0))
 def test_within_the_limit_or_exhausted_and_every_width_is_allowed(seed: int, speed_up: float) -> None:
     knapsack = sack(seed, [3, 64, 96, 64, 16])

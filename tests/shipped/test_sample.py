@@ -206,7 +206,7 @@ def test_it_runs_where_the_house_cannot_be_imported(task: str, tmp_path: Path) -
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stderr
     found = sample.Model(tmp_path / "model.onnx")(image)
