@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -467,13 +468,46 @@ def _downloaded(dataset: Dataset, task: str | None, *, trust: bool | None) -> Da
     download = read_yaml(path, unique_keys=False, undecodable="replace").get("download")
     if not isinstance(download, str):
         return dataset
-    archive = download.lower().startswith("http") and download.lower().partition("?")[0].endswith(ARCHIVES)
+    archive = _is_archive(download)
     if not archive and not trust:
         remedy = "get the images first" if trust is None else "read it, then give --trust, or get the images first"
         raise DataError(f"{path}: images are missing, and 'download' is a script, which is not run: {remedy}")
-    _logger.warning("%s: images are missing; running its 'download'", path)
-    _by_ultralytics(str(path), task)
+    if archive:
+        _logger.warning("%s: images are missing; downloading %s", path, shown(download))
+        _unpack(download, path)
+    else:
+        _logger.warning("%s: images are missing; running its 'download'", path)
+        _by_ultralytics(str(path), task)
     return _dataset_from_yaml(path, task)
+
+
+def _is_archive(download: str) -> bool:
+    """Whether it is the plain address of an archive. Ultralytics runs what it takes for none, and decodes first, so
+    that an address with a percent sign may be a script to it."""
+    if any(sign.isspace() or sign == "%" or not sign.isprintable() for sign in download):
+        return False
+    try:
+        address = urlsplit(download)
+    except ValueError:
+        return False
+    return address.scheme in ("http", "https") and bool(address.hostname) and address.path.lower().endswith(ARCHIVES)
+
+
+def _unpack(address: str, path: Path) -> None:
+    """Download an archive and unpack it where Ultralytics keeps datasets."""
+    from ultralytics.utils import DATASETS_DIR
+    from ultralytics.utils.downloads import safe_download
+
+    from edgeprune.quiet import quiet
+
+    try:
+        with quiet():
+            safe_download(address, dir=DATASETS_DIR, delete=True)
+    except Exception as error:  # its downloader raises whatever the network and the archive gave it
+        raise DataError(
+            f"{path}: images are missing, and {shown(address)} could not be fetched ({first_line(error)}); "
+            "get the images first"
+        ) from error
 
 
 def _by_ultralytics(name: str, task: str | None) -> Path:
@@ -499,7 +533,15 @@ def _fetch(name: Path | str, task: str | None) -> Path:
     path = Path(name)
     if path.is_absolute() or len(path.parts) > 1:  # a path, not a name
         raise DataError(f"dataset {shown(name)} does not exist; give a YAML, or a folder of class folders")
-    return _by_ultralytics(str(name), task)
+    if task == "classify":
+        return _by_ultralytics(str(name), task)
+    from ultralytics.utils import ROOT
+
+    # by their whole paths: Ultralytics takes DATA, and DATA.yaml with a space behind it, for a data.yaml that lies here
+    for file in (ROOT / "cfg/datasets" / str(name), ROOT / "cfg/datasets" / f"{name}.yaml"):
+        if is_file(file):
+            return _by_ultralytics(str(file), task)
+    raise DataError(f"dataset {shown(name)} is not here and is none that Ultralytics knows; give the path of a YAML")
 
 
 def _root(path: object, source: Path) -> Path:

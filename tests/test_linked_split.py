@@ -169,10 +169,38 @@ def test_an_archive_is_downloaded_as_ultralytics_does(tmp_path, monkeypatch):
         asked.append(url)
         (tmp_path / "d/images/later").rename(tmp_path / "d/images/val")
 
-    monkeypatch.setattr("ultralytics.data.utils.safe_download", downloaded)
+    monkeypatch.setattr("ultralytics.utils.downloads.safe_download", downloaded)
     rewritten(data, download="https://example.invalid/d.zip")
     assert len(Dataset.load(data).images("val")) == 3
     assert asked == ["https://example.invalid/d.zip"]
+
+
+@pytest.mark.parametrize("name", ["data", "data.yaml "])
+def test_a_name_that_ultralytics_takes_for_a_file_that_lies_here_runs_no_script(tmp_path, monkeypatch, name):
+    data = rewritten(written(tmp_path), val="images/gone", download=f"open({str(tmp_path / 'canary')!r}, 'w').close()")
+    assert data.name == "data.yaml"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is not here and is none that Ultralytics knows"):
+        Dataset.load(name, trust=False)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "download",
+    [
+        "http=open({0!r},'w').close()#%3f.zip",
+        "http=open({0!r},'w').close()#.zip",
+        "http://x/%0aopen({0!r},'w').close()#%3f.zip",
+        "http://x/\nopen({0!r},'w').close()#.zip",
+        "http://[/x.zip",
+    ],
+)
+def test_a_script_that_looks_like_an_address_runs_only_when_trusted(tmp_path, download):
+    canary = tmp_path / "canary"
+    data = rewritten(written(tmp_path / "d"), val="images/gone", download=download.format(str(canary)))
+    with pytest.raises(DataError, match="'download' is a script, which is not run: read it, then give --trust"):
+        Dataset.load(data, trust=False)
+    assert not canary.exists()
 
 
 def test_what_ultralytics_is_given_has_no_entry_that_it_would_run(tmp_path):

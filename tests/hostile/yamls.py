@@ -154,6 +154,11 @@ DOWNLOADS = {
     "Python": "open('CANARY', 'w').close()\n",
     "Python that imports": "import os\nos.system('touch CANARY')\n",
     "an archive of a file": "file://CANARY.zip",
+    "Python with an encoded question mark": "http=open('CANARY','w').close()#%3f.zip",
+    "Python with a question mark": "http=open('CANARY','w').close()#.zip?",
+    "Python that ends as an archive": "http=open('CANARY','w').close()#.zip",
+    "Python after a label": "http://x/%0aopen('CANARY','w').close()#%3f.zip",
+    "Python in a second line": "http://x/\nopen('CANARY','w').close()#.zip",
 }
 
 
