@@ -24,7 +24,7 @@ from edgeprune.devices.board import mismatch
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
-from edgeprune.records.show import read_build
+from edgeprune.records.verify import read_untouched
 from edgeprune.runtimes.engine_file import BUNDLED
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import shown_version, version_from_banner
@@ -61,14 +61,14 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         The build's new record, and its bundle.
 
     Raises:
-        DataError: results or build are missing, damaged, or do not belong together.
+        DataError: results or build are missing, damaged, edited, or do not belong together.
         DeviceError: another board or power mode than the target's.
     """
     with tempfile.TemporaryDirectory(prefix="edgeprune-import-") as scratch:
         folder = _unpack(results, Path(scratch))
         answered = _read_results(folder)
         bundle = _find_bundle(run, answered.request_sha256)
-        record = read_build(bundle)
+        record = read_untouched(bundle)  # of what is judged anew, nothing may be somebody's own figure
         request = _read_request(bundle, record, answered)
         _require_board(record.target, answered)
         packed, engines = bundle / FOLDER, Path(scratch) / "engines"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +46,30 @@ class Verification:
         Gates that another version of edgeprune judged may have followed other rules: they are no reason.
         """
         faults = [*(self.missing if whole else ()), *self.changed]
-        faults += self.edited if self.record.edgeprune == __version__ else ()
-        if faults:
-            more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
-            lines = "; ".join(map(shown, faults[:SHOWN]))
-            raise DataError(f"{shown(self.bundle)}: edited, not as it was built: {lines}{more}; build again")
+        _refuse(self.bundle, faults + (list(self.edited) if self.record.edgeprune == __version__ else []))
+
+
+def read_untouched(directory: Path) -> BuildRecord:
+    """The record of a run directory or a bundle that nobody edited; the other files of the bundle are not looked at.
+
+    Raises:
+        DataError: there is no build, its record cannot be read, or it is not as edgeprune wrote it.
+    """
+    record, bundle = read_build(directory), bundle_of(directory)
+    faults = _changed_record(bundle, record) + (list(edits(record)) if record.edgeprune == __version__ else [])
+    _refuse(bundle, faults)
+    return record
+
+
+def _refuse(bundle: Path, faults: Sequence[str]) -> None:
+    if faults:
+        more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
+        lines = "; ".join(map(shown, faults[:SHOWN]))
+        raise DataError(f"{shown(bundle)}: edited, not as it was built: {lines}{more}; build again")
+
+
+def _changed_record(bundle: Path, record: BuildRecord) -> list[str]:
+    return [] if is_as_written(read_bytes(bundle / RECORD), record) else [f"{RECORD} {CHANGED}"]
 
 
 def verify_build(directory: Path) -> Verification:
@@ -62,8 +82,7 @@ def verify_build(directory: Path) -> Verification:
     states = {name: _state(bundle, name, sha256) for name, sha256 in record.bundle.items()}
     missing = tuple(f"{shown(name)} {MISSING}" for name, state in states.items() if state == MISSING)
     changed = [f"{shown(name)} {state}" for name, state in states.items() if state and state != MISSING]
-    if not is_as_written(read_bytes(bundle / RECORD), record):
-        changed.append(f"{RECORD} {CHANGED}")
+    changed += _changed_record(bundle, record)
     return Verification(record, bundle, tuple(changed), missing, _others(bundle, record), edits(record))
 
 

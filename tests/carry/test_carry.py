@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from edgeprune.carry.back import import_results
 from edgeprune.carry.out import carried_files
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.errors import DataError, DeviceError
+from edgeprune.records.build import write_build
+from edgeprune.records.gates import gates_again
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.gates import Verdict, info_gate, pending_gate
-from edgeprune.serial import write_json
+from edgeprune.samples.gates import Verdict, inform_by_later, info_gate, overall_verdict, pending_gate
 from edgeprune.stages.base import Build, SilentBuild, Weights
-from edgeprune.target import load_target
+from edgeprune.target import Budget, load_target
+from edgeprune.version import __version__
 from edgeprune.workspace import Key, Record, Workspace
 from tests.records.sample import accuracy, build_record
 
@@ -99,22 +102,26 @@ def waiting_build(root: Path, profile: str) -> Path:
         pending_gate("engine", "mAP50-95 drop", 0.02, "mAP50-95", command),
     ]
     baseline, engine = sample.stages.baseline, sample.stages.engine
+    named = {(gate.stage, gate.metric) for gate in gates}
     unpruned, shipped = (
         replace(row.facts, accuracy=accuracy(value)) for row, value in ((baseline, 0.5), (engine, 0.495))
     )
     record = replace(
         sample,
-        gates=tuple(gates),
+        edgeprune=__version__,
         target=target,
-        verdict=Verdict.PENDING,
         stages=replace(
-            sample.stages, baseline=replace(baseline, facts=unpruned), engine=replace(engine, facts=shipped)
+            sample.stages,
+            baseline=replace(baseline, facts=replace(unpruned, engine_bytes=None)),  # there was none yet
+            engine=replace(engine, facts=replace(shipped, layers=None, precision=None)),
         ),
         measurements=(),
         bundle={name: sha256_of(path) for name, path in files.items()},
         next_command=command,
     )
-    write_json(root / "bundle" / "build.json", record)
+    rows = [*gates, *(gate for gate in gates_again(record) if (gate.stage, gate.metric) not in named)]
+    rows = inform_by_later(rows)
+    write_build(root / "bundle" / "build.json", replace(record, gates=tuple(rows), verdict=overall_verdict(rows)))
     (root / "report.md").write_text("old")
     return root
 
@@ -222,12 +229,43 @@ def test_a_real_boards_results_can_pass_or_fail(
     assert verdicts["engine", "latency p50"] is Verdict.PASS
     assert any("nothing had to be pruned" in gate.reason for gate in record.gates if gate.stage == "prune")
     assert verdicts["engine", "fp32 in the engine"] is Verdict.PASS
-    found = json.loads((here / "bundle" / "build.json").read_text())
-    found["target"]["budget"]["latency_ms"] = 0.01
-    (here / "bundle" / "build.json").write_text(json.dumps(found))
+    assert verify_build(here).edited == ()
+    target = record.target
+    record = replace(record, target=target.model_copy(update={"budget": Budget(latency_ms=0.01, statistic="p50")}))
+    record = replace(record, gates=tuple(inform_by_later(list(gates_again(record)))))
+    write_build(here / "bundle" / "build.json", replace(record, verdict=overall_verdict(record.gates)))
     record, _ = import_results(folder, here)
     assert record.verdict is Verdict.FAIL
     assert not any("nothing had to be pruned" in gate.reason for gate in record.gates)
+
+
+def figure_edited(found: dict[str, Any]) -> None:
+    accuracy = found["stages"]["engine"]["facts"]["accuracy"]["accuracy"]
+    assert accuracy["map50_95"] == 0.495
+    accuracy["map50_95"] = 0.5
+
+
+def gate_edited(found: dict[str, Any]) -> None:
+    """As somebody does it who knows of the digest and leaves it out, as older records do."""
+    del found["sha256"]
+    [drop] = [gate for gate in found["gates"] if gate["metric"] == "mAP50-95 drop"]
+    drop["limit"] = 0.9
+
+
+@pytest.mark.parametrize("edit", [figure_edited, gate_edited])
+def test_an_edited_record_gets_no_seal_by_an_import(
+    run: Path, results: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    here = copied(run, tmp_path)
+    path = here / "bundle" / "build.json"
+    found = json.loads(path.read_text())
+    edit(found)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="edited, not as it was built: .*; build again"):
+        import_results(results, here)
+    assert path.read_bytes() == before
+    assert not (here / "bundle" / "engine.engine").exists()
 
 
 @pytest.mark.slow
