@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeprune.artifact import sha256_of, write_files
 from edgeprune.errors import StageError, TargetError, first_line
-from edgeprune.reading import is_file, shown
+from edgeprune.reading import is_file, read_bytes, shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD
 from edgeprune.records.signature import SIGNATURE
@@ -22,7 +22,8 @@ from edgeprune.version import pip
 MLFLOW = "mlflow:"
 BUNDLE = "bundle"
 DIGEST_TAG = "edgeprune.build_json_sha256"
-REPORTS = ("report.md", "report.html")
+SIGNATURE_TAG = "edgeprune.signature_sha256"
+REPORT, PAGE = "report.md", "report.html"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class _Shipment:
     record: BuildRecord
     bundle: Path
     digest: str
+    signature: str
     files: dict[str, Path]
-    reports: dict[str, Path]
+    reports: dict[str, bytes]
 
     def pushed(self, version: int | str, place: str, *, new: bool) -> Pushed:
         return Pushed(self.name, int(version), place, self.record.verdict.value, new)
@@ -60,7 +62,8 @@ class _Shipment:
 def push(directory: Path, to: str, *, name: str | None = None) -> Pushed:
     """Copy a bundle that is as it was built, with its reports, as the next version of a model.
 
-    A build that is there already, with the same signature or none, is not copied again.
+    A build that is there already and whole, with the same signature or none, is not copied again. The report is written
+    from the record; the page beside the bundle has pictures too, and is taken where it is there.
 
     Args:
         directory: run directory or bundle.
@@ -69,7 +72,7 @@ def push(directory: Path, to: str, *, name: str | None = None) -> Pushed:
 
     Raises:
         DataError: the bundle is not as it was built.
-        TargetError: a name that no folder can have, or a place that is none.
+        TargetError: a name that no folder can have, or a place that is none, or that is inside a build.
         StageError: MLflow is not installed, or refuses.
     """
     shipment = _shipment(directory, name)
@@ -81,27 +84,40 @@ def push(directory: Path, to: str, *, name: str | None = None) -> Pushed:
 
 
 def _shipment(directory: Path, name: str | None) -> _Shipment:
+    from edgeprune.report.build import build_markdown, build_page
+
     verified = verify_build(directory)
     verified.require_as_built()
     record, bundle = verified.record, verified.bundle
     name = name or record.target.name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise TargetError(f"--name {shown(name)}: letters, digits, '_', '-' and '.' are allowed, 100 of them")
-    names = [*record.bundle, RECORD, *([SIGNATURE] if is_file(bundle / SIGNATURE) else [])]
-    beside = bundle.parent if bundle.name == BUNDLE else bundle
+    signed = is_file(bundle / SIGNATURE)
+    names = [*record.bundle, RECORD, *([SIGNATURE] if signed else [])]
+    page = bundle.parent / PAGE
+    beside = bundle.name == BUNDLE and is_file(page)
     return _Shipment(
         name=name,
         record=record,
         bundle=bundle,
         digest=sha256_of(bundle / RECORD),
+        signature=sha256_of(bundle / SIGNATURE) if signed else "",
         files={f"{BUNDLE}/{name}": bundle / name for name in names},
-        reports={name: beside / name for name in REPORTS if is_file(beside / name)},
+        reports={
+            REPORT: build_markdown(record).encode(),
+            PAGE: read_bytes(page) if beside else build_page(record).encode(),
+        },
     )
 
 
 def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
     """``ROOT/NAME/VERSION``, which is a run directory: ``show``, ``verify`` and ``history`` read it."""
     home = root / shipment.name
+    for folder in (resolved := Path(os.path.realpath(home)), *resolved.parents):
+        if is_file(folder / RECORD) or is_file(folder / BUNDLE / RECORD):
+            raise TargetError(
+                f"--to {shown(root)}: {shown(home)} is inside of the build in {shown(folder)}; give a folder of its own"
+            )
     try:
         home.mkdir(parents=True, exist_ok=True)
         version = 1
@@ -127,12 +143,13 @@ def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
 
 
 def _same(shipment: _Shipment, there: Path) -> bool:
-    signature = f"{BUNDLE}/{SIGNATURE}"
-    return (
-        is_file(there / RECORD)
-        and sha256_of(there / RECORD) == shipment.digest
-        and (signature not in shipment.files or is_file(there / SIGNATURE))
-    )
+    """Whether a version is this build, whole, and signed alike where this one is signed."""
+    if not is_file(there / RECORD) or sha256_of(there / RECORD) != shipment.digest:
+        return False
+    if shipment.signature and (not is_file(there / SIGNATURE) or sha256_of(there / SIGNATURE) != shipment.signature):
+        return False
+    verified = verify_build(there)
+    return not (verified.changed or verified.missing)
 
 
 def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
@@ -149,6 +166,11 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
         return _register(MlflowClient(tracking_uri=address or None, registry_uri=address or None), shipment)
     except MlflowException as error:
         raise StageError(f"--to {shown(MLFLOW + address)}: MLflow refuses: {first_line(error)}") from error
+    except ImportError as error:  # stores are imported as they are asked: that of a database needs SQLAlchemy
+        raise StageError(
+            f"--to {shown(MLFLOW + address)}: MLflow's client is not enough for this store: {first_line(error)}; "
+            f"next: {pip('install', 'mlflow>=3,<4')}"
+        ) from error
 
 
 def _register(client: Any, shipment: _Shipment) -> Pushed:
@@ -156,12 +178,14 @@ def _register(client: Any, shipment: _Shipment) -> Pushed:
 
     record, name = shipment.record, shipment.name
     for version in client.search_model_versions(f"name='{name}'"):
-        if version.tags.get(DIGEST_TAG) == shipment.digest:
+        known = version.tags.get(DIGEST_TAG), version.tags.get(SIGNATURE_TAG, "")
+        if known[0] == shipment.digest and (not shipment.signature or known[1] == shipment.signature):
             return shipment.pushed(version.version, f"models:/{name}/{version.version}", new=False)
     experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(name)
     tags = {
         DIGEST_TAG: shipment.digest,
+        **({SIGNATURE_TAG: shipment.signature} if shipment.signature else {}),
         "edgeprune.verdict": record.verdict.value,
         "edgeprune.version": record.edgeprune,
         "edgeprune.task": record.task,
@@ -172,8 +196,10 @@ def _register(client: Any, shipment: _Shipment) -> Pushed:
     run = client.create_run(experiment_id, tags=tags, run_name=f"{record.target.name} {record.created}")
     run_id = run.info.run_id
     try:
-        for place, path in {**shipment.files, **shipment.reports}.items():
+        for place, path in shipment.files.items():
             client.log_artifact(run_id, str(path), place.rpartition("/")[0] or None)
+        for place, content in shipment.reports.items():
+            client.log_text(run_id, content.decode(), place)
         for gate in record.gates:
             if gate.value is not None:
                 client.log_metric(run_id, re.sub(r"[^\w\-. /:]", "_", f"{gate.stage}/{gate.metric}"), gate.value)

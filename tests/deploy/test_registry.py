@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from edgeprune.artifact import sha256_of
 from edgeprune.deploy.registry import Pushed, push
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.records.history import history
+from edgeprune.records.show import read_build
 from edgeprune.records.signature import SIGNATURE
 from edgeprune.records.verify import verify_build
+from edgeprune.report.build import build_markdown, build_page
 from tests.records.test_verify import bundle, rewritten
 
 __all__ = ["bundle"]  # the fixture
@@ -28,9 +32,11 @@ def run(bundle: Path) -> Path:
     digest = sha256_of(bundle / "model.onnx")
     rewritten(bundle, lambda content: content["bundle"].update({"triton/model.onnx": digest}))
     (bundle / "mine.txt").write_text("not of the build")
-    for name in ("report.md", "report.html"):
-        (bundle.parent / name).write_text(f"{name} of this build")
+    (bundle.parent / "report.html").write_text("page with pictures")
     return bundle.parent
+
+
+SIGNED = ("signature", "another signature")
 
 
 def again(run: Path, seed: int) -> None:
@@ -47,7 +53,8 @@ def test_a_folder_gets_versions_that_the_other_commands_read(run: Path, tmp_path
     assert push(run, str(models), name="cells").place == str(models / "cells" / "1")
     there = models / "cpu" / "1"
     verify_build(there).require_as_built()
-    assert (there / "report.html").read_text() == "report.html of this build"
+    assert (there / "report.html").read_text() == "page with pictures"
+    assert (there / "report.md").read_text() == build_markdown(read_build(there))
     assert not (there / "bundle" / "mine.txt").exists()
     assert (there / "bundle" / "model.onnx").samefile(there / "bundle" / "triton" / "model.onnx")
     assert len(history([models / "cpu"]).builds) == 2
@@ -56,11 +63,41 @@ def test_a_folder_gets_versions_that_the_other_commands_read(run: Path, tmp_path
 
 def test_a_signature_that_came_later_makes_a_version(run: Path, tmp_path: Path) -> None:
     assert push(run, str(tmp_path / "models")).version == 1
-    (run / "bundle" / SIGNATURE).write_text("signature")
-    pushed = push(run, str(tmp_path / "models"))
-    assert (pushed.version, pushed.new) == (2, True)
-    assert (Path(pushed.place) / "bundle" / SIGNATURE).is_file()
-    assert not push(run, str(tmp_path / "models")).new
+    for version, text in enumerate(SIGNED, start=2):
+        (run / "bundle" / SIGNATURE).write_text(text)
+        pushed = push(run, str(tmp_path / "models"))
+        assert (pushed.version, pushed.new) == (version, True)
+        assert (Path(pushed.place) / "bundle" / SIGNATURE).read_text() == text
+        assert not push(run, str(tmp_path / "models")).new
+
+
+def test_a_bundle_alone_is_pushed_with_a_report_of_its_record(run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    (run / "bundle").rename(alone)
+    there = Path(push(alone, str(tmp_path / "models")).place)
+    record = read_build(alone)
+    assert (there / "report.md").read_text() == build_markdown(record)
+    assert (there / "report.html").read_text() == build_page(record)
+
+
+def test_a_damaged_copy_in_the_registry_is_not_this_build(run: Path, tmp_path: Path) -> None:
+    first = Path(push(run, str(tmp_path / "models")).place)
+    (first / "bundle" / "labels.txt").unlink()
+    second = push(run, str(tmp_path / "models"))
+    assert (second.version, second.new) == (2, True)
+    verify_build(Path(second.place)).require_as_built()
+    model = Path(second.place) / "bundle" / "model.onnx"
+    model.unlink()
+    model.write_bytes(b"other")
+    assert push(run, str(tmp_path / "models")).version == 3
+
+
+@pytest.mark.parametrize("below", ["..", ".", "bundle", "models"])
+def test_a_build_gets_no_versions_inside_of_itself(run: Path, below: str) -> None:
+    before = sorted(run.rglob("*"))
+    with pytest.raises(TargetError, match=r"is inside of the build in .*; give a folder of its own"):
+        push(run, str(run / below), name=run.name)
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_number_that_somebody_else_took_meanwhile_is_not_overwritten(
@@ -95,8 +132,28 @@ def test_what_was_changed_is_not_pushed_and_names_stay_in_their_place(run: Path,
     assert not (tmp_path / "models").exists()
 
 
+def test_a_store_that_the_client_cannot_open_alone_says_what_it_needs(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in of the client of mlflow-skinny, which imports a store's SQLAlchemy as it is first asked."""
+
+    class Client:
+        def __init__(self, **_: object) -> None: ...
+
+        def search_model_versions(self, *_: object) -> list[object]:
+            raise ModuleNotFoundError("No module named 'sqlalchemy'")
+
+    refused = SimpleNamespace(MlflowException=type("MlflowException", (Exception,), {}))
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=Client, exceptions=refused))
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", refused)
+    with pytest.raises(
+        StageError, match=r"not enough for this store: No module named 'sqlalchemy'; next: .*'mlflow>=3"
+    ):
+        push(run, "mlflow:sqlite:///here.db")
+
+
 def test_without_mlflow_the_next_command_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(StageError, match=r"next: .*pip install 'mlflow-skinny"):
         push(run, "mlflow:http://localhost:1")
 
@@ -113,6 +170,11 @@ def test_mlflow_gets_versions_with_everything_attached(run: Path, tmp_path: Path
     for address in ("", (tmp_path / "mlruns").as_uri()):  # the second time the same store by its address
         pushed = push(run, f"mlflow:{address}", name="cells")
         assert pushed == Pushed("cells", 1, "models:/cells/1", "PASS", new=not address)
+    for version, text in enumerate(SIGNED, start=3):
+        (run / "bundle" / SIGNATURE).write_text(text)
+        assert push(run, "mlflow:", name="signed").version == version - 2
+        assert not push(run, "mlflow:", name="signed").new
+    (run / "bundle" / SIGNATURE).unlink()
     again(run, 2)
     assert push(run, "mlflow:", name="cells").version == 2
     client = mlflow.MlflowClient()
