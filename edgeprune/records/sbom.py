@@ -40,7 +40,7 @@ def sbom(record: BuildRecord) -> bytes:
         type=ComponentType.MACHINE_LEARNING_MODEL,
         name=record.target.name,
         version=record.created,
-        description=f"{record.task} model that edgeprune pruned; verdict {record.verdict_words}",
+        description=f"{record.task} model that edgeprune pruned",  # no verdict: that of a board may come later
         bom_ref="model",
     )
     python = platform.python_version()
