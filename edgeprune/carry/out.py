@@ -64,7 +64,9 @@ def carried_files(build: Build) -> dict[str, Path]:
     (folder / "run-on-device.sh").write_text(SCRIPT, encoding="utf-8")
     (folder / "run-on-device.sh").chmod(0o755)
     images = build.dataset.sample_images(build.dataset.judging_split(target.accuracy.split), IMAGES, build.site.seed)
-    pixels = batch_from_images(images, imgsz=both_sides(target.imgsz), task=build.weights.task)
+    pixels = batch_from_images(
+        images, imgsz=both_sides(target.imgsz), task=build.weights.task, channels=build.dataset.channels
+    )
     inputs = _pack_inputs(folder, pixels, onnx_facts(folder / "model.onnx", precision=target.graph_precision))
     scripts = _scripts(target, folder, pixels, inputs)
     request = Request(
@@ -93,7 +95,7 @@ def packed_contents(folder: Path, inputs: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_inputs(folder: Path, request: Request, graph: OnnxFacts) -> np.ndarray:
-    """The images that were packed, as float32 of shape (images, 3, height, width)."""
+    """The images that were packed, as float32 of shape (images, channels, height, width)."""
     [image_input] = graph.inputs
     stacks = [zlib.decompress((folder / f"{name}.z").read_bytes()) for name in request.inputs]
     arrays = [np.frombuffer(stack, image_input.dtype).reshape(image_input.shape) for stack in stacks]

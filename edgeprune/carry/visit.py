@@ -60,7 +60,7 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
         device: records or replays.
         target: as the build has it.
         packed: folder with ``baseline.onnx`` and ``model.onnx``.
-        pixels: of shape (images, 3, height, width), 0 to 1.
+        pixels: of shape (images, channels, height, width), 0 to 1.
         folder: where the engines go.
     """
     runtime = TrtExec.of_target(target, device, program=(PROGRAM,), keep_timing_cache=False)

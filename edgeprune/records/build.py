@@ -137,6 +137,7 @@ class BuildRecord:
         dataset: what it was trained and judged on.
         task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
         names: of the classes, by index.
+        channels: of the images; 3 in older records.
         seed: of everything random.
         plan: the width kept for every dimension.
         stages: what each came to.
@@ -175,6 +176,7 @@ class BuildRecord:
     next_command: str | None = None
     input_size: InputSize | None = None
     levers: str | None = None
+    channels: int = 3
     sha256: str | None = field(default=None, compare=False)
 
     @property

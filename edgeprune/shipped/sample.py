@@ -81,12 +81,15 @@ class Model:
         self.suppressed = bool(nms_inside) or said.get("end2end") == "True"  # rows of detections, not candidates
         self.input = self.session.get_inputs()[0]
         self.number_type = np.float16 if self.input.type == "tensor(float16)" else np.float32
-        batch, _, height, width = self.input.shape  # numbers, or names where a graph takes any
+        batch, channels, height, width = self.input.shape  # numbers, or names where a graph takes any
+        self.channels: int = channels if isinstance(channels, int) else ast.literal_eval(said.get("channels", "3"))
         self.batch: int = batch if isinstance(batch, int) else 1
         self.height, self.width = [height, width] if isinstance(height, int) else ast.literal_eval(said["imgsz"])
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
-        """What is in an image (height, width, 3), BGR as OpenCV reads it; surest first."""
+        """What is in an image (height, width, channels), BGR as OpenCV reads it where there are three; surest first."""
+        if image.ndim != 3 or image.shape[2] != self.channels:
+            raise ValueError(f"an image of {self.channels} channels is taken, and this one is {image.shape}")
         if self.task == "classify":
             [scores] = self.run(middle_of(image, self.height, self.width))
             best = np.argsort(-scores, kind="stable")[:TOP_CLASSES].tolist()
@@ -105,8 +108,9 @@ class Model:
         return [one for one in found if one is not None]
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """The graph's outputs for one BGR image of its size; a graph of several images a run gets it several times."""
-        values = np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1), self.number_type) / self.number_type(255)
+        """The graph's outputs for one image of its size; a graph of several images a run gets it several times."""
+        planes = (pixels[..., ::-1] if self.channels == 3 else pixels).transpose(2, 0, 1)  # BGR to RGB
+        values = np.ascontiguousarray(planes, self.number_type) / self.number_type(255)
         outputs = self.session.run(None, {self.input.name: np.repeat(values[None], self.batch, axis=0)})
         return [np.asarray(output)[0].astype(np.float32) for output in outputs]
 
@@ -141,9 +145,17 @@ def letterbox(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, P
     scale = min(width / size[0], height / size[1])
     inner = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    canvas = np.full((height, width, 3), GREY, np.uint8)
-    canvas[top : top + inner[1], left : left + inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR)
+    canvas = np.full((height, width, image.shape[2]), GREY, np.uint8)
+    resized = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR)  # which drops the axis of a single channel
+    canvas[top : top + inner[1], left : left + inner[0]] = np.atleast_3d(resized)
     return canvas, Placement(size, np.array(inner) / size, np.array([left, top]))
+
+
+def read(path: Path, channels: int) -> np.ndarray | None:
+    """An image as a model of so many channels was trained on it: grey, colour (BGR), or as the file has them."""
+    flags = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
+    image = cv2.imread(str(path), flags)
+    return None if image is None else np.atleast_3d(image)
 
 
 def middle_of(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -220,8 +232,9 @@ def mask_of(coefficients: np.ndarray, prototypes: np.ndarray, box: np.ndarray, s
 
 
 def draw(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
-    """A copy of an image with what was found in it."""
-    canvas, line = image.copy(), max(round(sum(image.shape[:2]) / 800), 1)
+    """A copy of an image, in colour, with what was found in it."""
+    colours = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, axis=2)
+    canvas, line = np.ascontiguousarray(colours).copy(), max(round(sum(image.shape[:2]) / 800), 1)
     for number, found in enumerate(detections):
         hue = np.array([[[found.label * 47 % 180, 220, 230]]], np.uint8)
         colour = tuple(map(int, cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0]))
@@ -248,10 +261,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="picture to write; IMAGE-found.png in this folder when not given")
     parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime (%(default)s)")
     options = parser.parse_args()
-    image = cv2.imread(str(options.image), cv2.IMREAD_COLOR)
-    if image is None:
+    if not cv2.haveImageReader(str(options.image)):
         parser.error(f"{options.image}: there is no image that OpenCV reads")
-    detections = Model(options.model, options.provider)(image)
+    model = Model(options.model, options.provider)
+    image = read(options.image, model.channels)
+    if image is None:
+        parser.error(f"{options.image}: cannot be decoded")
+    if image.shape[2] != model.channels:
+        parser.error(f"{options.image}: has {image.shape[2]} channels, and the model takes {model.channels}")
+    detections = model(image)
     for found in detections:
         place = "" if found.box is None else " ".join(f"{side:.1f}" for side in found.box)
         print(f"{found.name} {found.score:.3f} {place}".rstrip())

@@ -122,6 +122,7 @@ def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gat
         dataset=SourceRow(str(build.dataset.source), build.dataset.digest),
         task=build.weights.task,
         names=dict(build.dataset.names),
+        channels=build.dataset.channels,
         seed=site.seed,
         plan=Plan.load(build.record(PruneFacts).path("plan")),
         stages=StageRows(

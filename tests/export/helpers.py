@@ -81,6 +81,18 @@ def stock_model(
     return model
 
 
+def with_channels(channels: int) -> Any:
+    """A detector for images of so many channels."""
+    model = stock_model("yolov8", "detect")
+    first = model.model[0].conv
+    torch.manual_seed(1)
+    model.model[0].conv = torch.nn.Conv2d(
+        channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=False
+    )
+    model.yaml["channels"] = channels
+    return model
+
+
 def _spread(layer, inputs, output):
     layer.weight.mul_(2.0 / max(float((output - layer.bias.mean()).std()), 1e-3))
 

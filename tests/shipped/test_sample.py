@@ -18,10 +18,11 @@ from ultralytics.utils.metrics import batch_probiou, box_iou
 
 from edgeprune.export.graph import load_graph
 from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.images import batch_from_images
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.shipped import sample
-from tests.export.helpers import saved, stock_model
+from tests.export.helpers import saved, stock_model, with_channels
 from tests.measure.self_labelled import answering
 from tests.runtimes.models import quantised
 
@@ -215,6 +216,40 @@ def test_it_runs_where_the_house_cannot_be_imported(task: str, tmp_path: Path) -
     assert lines[0].startswith(f"{found[0].name} {found[0].score:.3f}")
     picture = cv2.imread(str(tmp_path / "image-found.png"))
     assert picture.shape == image.shape and (picture != image).any()
+
+
+@pytest.mark.parametrize(("channels", "suffix"), [(1, "png"), (4, "png")])
+def test_images_of_other_than_three_channels(
+    channels: int, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are read and placed as the house and Ultralytics do it, found alike, and drawn in colour."""
+    onnx_from_checkpoint(saved(with_channels(channels), tmp_path / "m.pt"), tmp_path / "model.onnx", imgsz=64)
+    pixels = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 16, channels), dtype=np.uint8), (160, 90))
+    path = tmp_path / f"image.{suffix}"
+    cv2.imwrite(str(path), pixels)
+    model, frame = sample.Model(tmp_path / "model.onnx"), sample.read(path, channels)
+    assert frame is not None and frame.shape == (90, 160, channels)
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(model, "run", lambda pixels: (seen.append(pixels), sample.Model.run(model, pixels))[1])
+    found = model(frame)
+    house = batch_from_images([path], imgsz=(64, 64), channels=channels)[0]
+    np.testing.assert_array_equal(seen[0].transpose(2, 0, 1).astype(np.float32) / np.float32(255), house)
+    [result] = YOLO(tmp_path / "model.onnx", task="detect").predict(frame, imgsz=64, verbose=False, device="cpu")
+    assert len(found) == len(result) > 0
+    assert [one.score for one in found] == pytest.approx(result.boxes.conf.tolist(), abs=1e-3)
+    order = np.argsort([one.score for one in found])
+    assert np.array([one.box for one in found]) == pytest.approx(result.boxes.xyxy.numpy(), abs=0.1), order
+
+    argv = ["sample.py", str(path), "--model", str(tmp_path / "model.onnx"), "--output", str(tmp_path / "found.png")]
+    monkeypatch.setattr(sys, "argv", argv)
+    sample.main()
+    assert f"{len(found)} found" in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / "found.png"), cv2.IMREAD_UNCHANGED).shape == (90, 160, 3)
+    if channels == 4:
+        cv2.imwrite(str(path), pixels[..., :3])
+        with pytest.raises(SystemExit):
+            sample.main()
+        assert "has 3 channels, and the model takes 4" in capsys.readouterr().err
 
 
 def test_a_file_that_does_not_say_its_task_is_refused(tmp_path: Path) -> None:
