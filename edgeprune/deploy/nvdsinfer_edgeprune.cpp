@@ -4,6 +4,7 @@
 // and takes NMS over where cluster-mode=2.
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <iostream>
 #include <vector>
@@ -23,16 +24,18 @@ const NvDsInferLayerInfo* detections(const Layers& layers, const char* function)
   return nullptr;
 }
 
-// Corners in input pixels; what lies outside the input, in the padding, is cut off.
+// Corners in input pixels; what lies outside the input, in the padding, is cut off. A graph in half precision may
+// overflow: no number is no box, and a comparison with one is false.
 void add(float x1, float y1, float x2, float y2, float score, unsigned int label, const NvDsInferNetworkInfo& network,
          const NvDsInferParseDetectionParams& parameters, Objects& objects) {
-  if (label >= parameters.numClassesConfigured || score < parameters.perClassPreclusterThreshold[label]) return;
+  if (label >= parameters.numClassesConfigured || !(score >= parameters.perClassPreclusterThreshold[label])) return;
+  if (!(std::isfinite(x1) && std::isfinite(y1) && std::isfinite(x2) && std::isfinite(y2) && std::isfinite(score))) return;
   const float width = static_cast<float>(network.width), height = static_cast<float>(network.height);
   x1 = std::min(std::max(x1, 0.f), width);
   x2 = std::min(std::max(x2, 0.f), width);
   y1 = std::min(std::max(y1, 0.f), height);
   y2 = std::min(std::max(y2, 0.f), height);
-  if (x2 <= x1 || y2 <= y1) return;
+  if (!(x2 > x1 && y2 > y1)) return;
   NvDsInferObjectDetectionInfo object;
   std::memset(&object, 0, sizeof object);  // later releases have more fields, an angle among them
   object.classId = label;
@@ -54,7 +57,8 @@ extern "C" bool NvDsInferParseEdgepruneRows(const Layers& layers, const NvDsInfe
   const float* row = static_cast<const float*>(layer->buffer);
   const unsigned int stride = layer->inferDims.d[1];
   for (unsigned int index = 0; index < layer->inferDims.d[0]; ++index, row += stride) {
-    if (row[4] <= 0.f) continue;  // rows that fill up
+    if (!(row[4] > 0.f)) continue;  // rows that fill up
+    if (!(row[5] >= 0.f && row[5] < static_cast<float>(parameters.numClassesConfigured))) continue;
     add(row[0], row[1], row[2], row[3], row[4], static_cast<unsigned int>(row[5]), network, parameters, objects);
   }
   return true;
