@@ -47,6 +47,24 @@ def test_which_tools_have_a_way_for_it(graph: Callable[[str], ShippedModel]) -> 
     }
 
 
+def test_a_tool_that_is_left_out_is_said(graph: Callable[[str], ShippedModel]) -> None:
+    said: list[str] = []
+    files_for_tools(graph("pose"), load_target("jetson-orin"), said.append)
+    assert len(said) == 1 and said[0].startswith(
+        "no deepstream/ in the bundle: DeepStream files are written for detect"
+    )
+    files_for_tools(graph("detect"), load_target("jetson-orin"), said.append)
+    assert len(said) == 1
+
+
+def test_the_page_is_of_the_images_channels(bundle: Path) -> None:
+    record = replace(read_build(bundle), channels=4)
+    target = record.target.model_copy(update={"export": record.target.export.model_copy(update={"dynamic": True})})
+    page = (write_bundle(bundle.parent, {}, replace(record, target=target)) / "README.md").read_text()
+    assert "input 1×4×640×640" in page and "--shapes=images:1x4x640x640" in page
+    assert "4 channels in the order of the file, 0 to 1, NCHW" in page
+
+
 @pytest.fixture
 def bundle(graph: Callable[[str], ShippedModel], tmp_path: Path) -> Path:
     """The bundle of a TensorRT target, its plan built."""

@@ -25,7 +25,7 @@ from edgeprune.errors import DataError, DeviceError
 from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
 from edgeprune.records.verify import read_untouched
-from edgeprune.runtimes.engine_file import BUNDLED
+from edgeprune.runtimes.engine_file import BUNDLED, facts_path
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import shown_version, version_from_banner
 from edgeprune.samples.gates import (
@@ -75,10 +75,9 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         engines.mkdir()
         visit = _replay(answered, request, record.target, packed, folder, engines)
         record = _update(record, _judge(visit, record, packed / "model.onnx"), visit, answered)
-        model = replace(ShippedModel.read(packed / "model.onnx"), engine=bundle / BUNDLED)
-        files = {BUNDLED: bundle / BUNDLED, **files_for_tools(model, record.target)}
-        write_atomically(bundle / BUNDLED, visit.engine.read_bytes())
-    return _write_build(record, bundle, files), bundle
+        model = ShippedModel.read(packed / "model.onnx", engine=visit.engine)
+        files: dict[str, bytes | Path] = {BUNDLED: visit.engine, f"{BUNDLED}.json": facts_path(visit.engine)}
+        return _write_build(record, bundle, files | files_for_tools(model, record.target)), bundle
 
 
 def _unpack(results: Path, scratch: Path) -> Path:

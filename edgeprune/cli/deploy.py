@@ -39,7 +39,7 @@ def deepstream(
     model = ShippedModel.read(bundle)
     folder = out or model.onnx.parent / "deepstream"
     home = os.path.relpath(model.onnx.parent, folder)
-    write_files(folder, deepstream_files(model, engine=f"{home}/{BUNDLED}", labels=f"{home}/labels.txt"))
+    write_files(folder, deepstream_files(model, engine=f"{home}/{BUNDLED}", onnx=f"{home}/{model.onnx.name}"))
     say(f"{folder}: config_infer_primary.txt, the parser, a pipeline; go on with {folder / 'README.md'}")
 
 

@@ -5,6 +5,7 @@ Keys as read in ``gstnvinfer_property_parser.cpp`` and ``deepstream_config_file_
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 
 from edgeprune.deploy.shipped import ShippedModel
@@ -14,6 +15,7 @@ from edgeprune.runtimes.engine_file import BUNDLED
 NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2, "int8-fp16": 1}  # informs: an engine has its formats already
 NO_CLUSTERING, NMS = 4, 2
 SCORE, IOU, OBJECTS = 0.25, 0.7, 300  # Ultralytics' predict defaults: conf, iou, max_det
+LABELS = "labels.txt"
 LIBRARY = "libnvdsinfer_edgeprune.so"
 
 MAKEFILE = f"""\
@@ -26,25 +28,26 @@ DEEPSTREAM ?= /opt/nvidia/deepstream/deepstream
 
 
 def deepstream_files(
-    model: ShippedModel, *, engine: str = f"../{BUNDLED}", labels: str = "../labels.txt"
+    model: ShippedModel, *, engine: str = f"../{BUNDLED}", onnx: str = "../model.onnx"
 ) -> dict[str, bytes]:
     """The files of ``deepstream/`` by name.
 
     Args:
         model: what ships.
         engine: where the bare engine is, relative to the folder.
-        labels: where the class names are, one a line, relative to the folder.
+        onnx: where its graph is, relative to the folder.
 
     Raises:
         TargetError: a task, or a form of the graph, that Gst-nvinfer has no way for.
     """
     refuse(model)
     return {
-        "config_infer_primary.txt": config(model, engine=engine, labels=labels).encode(),
+        "config_infer_primary.txt": config(model, engine=engine).encode(),
+        LABELS: "".join(f"{model.metadata.names[index]}\n" for index in sorted(model.metadata.names)).encode(),
         "deepstream_app_config.txt": app_config(model).encode(),
         "nvdsinfer_edgeprune.cpp": files("edgeprune.deploy").joinpath("nvdsinfer_edgeprune.cpp").read_bytes(),
         "Makefile": MAKEFILE.encode(),
-        "README.md": readme(model, engine=engine).encode(),
+        "README.md": readme(model, engine=engine, onnx=onnx).encode(),
     }
 
 
@@ -64,9 +67,9 @@ def refuse(model: ShippedModel) -> None:
         raise TargetError(f"Gst-nvinfer gives 1 or 3 channels, and {model.onnx.name} takes {model.metadata.channels}")
 
 
-def config(model: ShippedModel, *, engine: str, labels: str) -> str:
+def config(model: ShippedModel, *, engine: str) -> str:
     """``config_infer_primary.txt``: paths are relative to the file itself, as Gst-nvinfer reads them."""
-    height, width = model.size
+    batch, channels, height, width = model.engine_shape
     raw = model.metadata.head == "raw"
     return f"""\
 # Gst-nvinfer for this bundle's model; written by edgeprune from model.onnx.
@@ -75,10 +78,11 @@ gpu-id=0
 # The engine that was built and measured, and no onnx-file: where it does not load, DeepStream stops instead of
 # building another one with flags of its own.
 model-engine-file={engine}
-labelfile-path={labels}
-batch-size={model.metadata.batch}
-infer-dims={model.metadata.channels};{height};{width}
+labelfile-path={LABELS}
+batch-size={batch}
+infer-dims={channels};{height};{width}
 network-mode={NETWORK_MODES[model.precision]}
+{"" if model.dla_core is None else f"enable-dla=1{chr(10)}use-dla-core={model.dla_core}{chr(10)}"}\
 network-type=0
 process-mode=1
 gie-unique-id=1
@@ -86,7 +90,7 @@ interval=0
 num-detected-classes={len(model.metadata.names)}
 # RGB from 0 to 1, letterboxed in the middle. Gst-nvinfer pads with black, training with grey (114).
 net-scale-factor=0.00392156862745098
-model-color-format={2 if model.metadata.channels == 1 else 0}
+model-color-format={2 if channels == 1 else 0}
 maintain-aspect-ratio=1
 symmetric-padding=1
 scaling-filter=1
@@ -118,12 +122,12 @@ enable=1
 # 3: a file or a stream by its address; 4: RTSP; 1: a USB camera
 type=3
 uri=file:///opt/nvidia/deepstream/deepstream/samples/streams/sample_1080p_h264.mp4
-num-sources={model.metadata.batch}
+num-sources={model.engine_shape[0]}
 gpu-id=0
 
 [streammux]
 gpu-id=0
-batch-size={model.metadata.batch}
+batch-size={model.engine_shape[0]}
 batched-push-timeout=40000
 width=1920
 height=1080
@@ -149,7 +153,7 @@ sync=0
 """
 
 
-def readme(model: ShippedModel, *, engine: str) -> str:
+def readme(model: ShippedModel, *, engine: str, onnx: str) -> str:
     """How to come from the bundle to boxes on screen."""
     return f"""\
 # DeepStream
@@ -157,8 +161,13 @@ def readme(model: ShippedModel, *, engine: str) -> str:
 On the board, in this folder. Written by edgeprune; the parser was compiled and run against this layout on a
 workstation, DeepStream itself was not run.
 
-1. The engine: `{engine}`. Where the bundle has none yet, build it with the trtexec line of `../README.md`. It must be
-   the bare engine: a file with Ultralytics' header is refused by TensorRT
+1. The engine: `{engine}`. Where there is none yet, build it:
+
+   ```
+   {shlex.join(model.build_line(onnx=onnx, engine=engine))}
+   ```
+
+   It must be the bare engine: a file with Ultralytics' header is refused by TensorRT
    (`edgeprune engine-header strip model.engine -o engine.engine`).
 2. The parser: `make` (DeepStream elsewhere: `make DEEPSTREAM=/path`).
 3. Boxes: `deepstream-app -c deepstream_app_config.txt`, with your own `uri` under `[source0]`.

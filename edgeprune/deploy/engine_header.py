@@ -59,9 +59,11 @@ def add_header(engine: Path, onnx: Path, output: Path) -> dict[str, object]:
     """Write the engine with the header that describes ``onnx``, the graph it was built from; an old header is replaced.
 
     Raises:
-        DataError: a file cannot be read, or the graph does not say what Ultralytics needs.
+        DataError: a file cannot be read, the graph does not say what Ultralytics needs, or the engine's facts beside it
+            are of another graph.
     """
-    header = ShippedModel.read(onnx).literals()
+    model = ShippedModel.read(onnx, engine=engine)
+    header = model.literals() | ({} if model.dla_core is None else {"dla": model.dla_core})
     text = json.dumps(header).encode()
     _, bare = split_header(_read(engine))
     write_atomically(output, len(text).to_bytes(LENGTH_BYTES, "little") + text + bare)

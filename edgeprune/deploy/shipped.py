@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,11 @@ from edgeprune.errors import DataError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
 from edgeprune.model_metadata import literal_of
-from edgeprune.runtimes.engine_file import BUNDLED
+from edgeprune.records.show import RECORD, read_build
+from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
+from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_of
+from edgeprune.target import Target
+from edgeprune.target.releases import OLDEST_TENSORRT
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class ShippedModel:
         entries: the same as text, ``metadata_props`` as they stand.
         input: the image tensor, (batch, channels, height, width).
         outputs: in their order.
+        facts: how the engine came to be; None where there is none, or nobody wrote it down.
+        target: what it was built for, in the number format that ships; None where nobody says.
     """
 
     onnx: Path
@@ -33,13 +39,20 @@ class ShippedModel:
     entries: Mapping[str, str]
     input: TensorInfo
     outputs: tuple[TensorInfo, ...]
+    facts: EngineFacts | None = None
+    target: Target | None = None
 
     @classmethod
-    def read(cls, path: Path) -> ShippedModel:
+    def read(cls, path: Path, *, engine: Path | None = None) -> ShippedModel:
         """Read a bundle, or an ONNX file.
 
+        Args:
+            path: of either.
+            engine: what was built of it; the one that lies beside the graph when None.
+
         Raises:
-            DataError: neither of both, or a file that does not say task, names, stride and size.
+            DataError: neither of both, a file that does not say task, names, stride and size, or an engine of another
+                graph.
         """
         onnx = path / "model.onnx" if path.is_dir() else path
         if path.is_dir() and not onnx.is_file():
@@ -54,13 +67,70 @@ class ShippedModel:
             raise DataError(
                 f"{onnx} has {len(inputs)} inputs; one image tensor (batch, channels, height, width) is taken"
             )
-        engine = onnx.with_name(BUNDLED)
-        return cls(onnx, engine if engine.is_file() else None, metadata, entries, inputs[0], outputs_of(graph))
+        engine = engine or onnx.with_name(BUNDLED)
+        outputs = outputs_of(graph)
+        facts = read_facts(engine)
+        if facts is not None and (
+            dict(facts.metadata) != entries
+            or [one.name for one in facts.inputs] != [inputs[0].name]
+            or list(facts.outputs) != [one.name for one in outputs]
+        ):
+            raise DataError(
+                f"{engine} was built from another graph than {onnx}; give the graph of that engine, or move one of "
+                "them elsewhere"
+            )
+        return cls(
+            onnx=onnx,
+            engine=engine if engine.is_file() else None,
+            metadata=metadata,
+            entries=entries,
+            input=inputs[0],
+            outputs=outputs,
+            facts=facts,
+            target=_target_of(path) if path.is_dir() else None,
+        )
 
     @property
     def precision(self) -> str:
-        """fp32, fp16, int8 or int8-fp16."""
-        return self.entries.get(PRECISION_KEY, "fp32")
+        """fp32, fp16, int8 or int8-fp16: of the engine; the graph may be of another, which its builder then chooses."""
+        if self.facts is not None:
+            return self.facts.precision
+        return self.target.precision if self.target is not None else self.entries.get(PRECISION_KEY, "fp32")
+
+    @property
+    def dla_core(self) -> int | None:
+        """The DLA core that the engine is for, or None."""
+        if self.facts is not None:
+            return self.facts.dla_core
+        return self.target.device.dla_core if self.target is not None else None
+
+    @property
+    def free_batch(self) -> bool:
+        """Whether the graph takes any number of images a run; an engine of it takes that of :attr:`engine_shape`."""
+        return isinstance(self.input.shape[0], str)
+
+    @property
+    def engine_shape(self) -> tuple[int, ...]:
+        """The one shape that an engine takes: engines are built with equal minimum, optimum and maximum."""
+        known = self.facts.shapes.get(self.input.name) if self.facts is not None else None
+        return tuple(known) if known else (self.metadata.batch, self.metadata.channels, *self.size)
+
+    def build_line(self, *, onnx: str, engine: str) -> list[str]:
+        """trtexec's line for the engine, for the oldest TensorRT that the target names.
+
+        Args:
+            onnx: path of the graph in that line.
+            engine: path of the engine to write.
+        """
+        free = any(isinstance(axis, str) for axis in self.input.shape)
+        return build_line(
+            self.target,
+            onnx=onnx,
+            engine=engine,
+            precision=self.precision,
+            shapes={self.input.name: self.engine_shape} if free else None,
+            dla_core=self.dla_core,
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,6 +141,38 @@ class ShippedModel:
     def literals(self) -> dict[str, object]:
         """The entries as Ultralytics' exporter holds them before they become text: numbers, lists and dictionaries."""
         return {key: _literal(value) for key, value in self.entries.items()}
+
+
+def build_line(
+    target: Target | None,
+    *,
+    onnx: str,
+    engine: str,
+    precision: str,
+    shapes: Mapping[str, Sequence[int]] | None,
+    dla_core: int | None,
+    layer_info: str = "",
+) -> list[str]:
+    """The line that builds an engine by the trtexec of the oldest TensorRT in the target's range; that of 10.3 every
+    later version to 11.1 takes too. Arguments as in :func:`~edgeprune.runtimes.trtexec_argv.build_argv`."""
+    return build_argv(
+        version_of((target.oldest_tensorrt if target is not None else None) or OLDEST_TENSORRT),
+        onnx=onnx,
+        engine=engine,
+        precision=precision,
+        layer_info=layer_info,
+        shapes=shapes,
+        dla_core=dla_core,
+        builder=target.builder if target is not None else None,
+        trtexec=(target.trtexec_program if target is not None else ()) or LOOKED_FOR,
+    )
+
+
+def _target_of(bundle: Path) -> Target | None:
+    if not (bundle / RECORD).is_file():
+        return None
+    record = read_build(bundle)
+    return record.target.model_copy(update={"precision": record.precision})
 
 
 def _literal(text: str) -> object:

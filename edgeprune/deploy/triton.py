@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgeprune.deploy.shipped import ShippedModel
@@ -51,27 +52,33 @@ def config(model: ShippedModel, *, name: str, backend: str) -> str:
     """``config.pbtxt``.
 
     A graph of fixed shape states its batch as an axis (``max_batch_size: 0``); one of free batch lets Triton put
-    requests together. ``parameters.metadata`` is where Ultralytics' Triton client looks for names, task and stride.
+    requests together. An engine has one shape, whatever its graph left free. ``parameters.metadata`` is where
+    Ultralytics' Triton client looks for names, task and stride.
     """
-    free = isinstance(model.input.shape[0], str)
+    is_engine = backend == "tensorrt"
+    free = model.free_batch and not is_engine
+    fixed = dict(zip(model.input.shape, model.engine_shape, strict=True)) if is_engine else {}
+    core = model.dla_core if is_engine else None
+    dla = "" if core is None else f", secondary_devices [{{ kind: KIND_NVDLA, device_id: {core} }}]"
     limit = (model.metadata.largest_batch or FREE_BATCH) if free else 0
     lines = [
         f"name: {json.dumps(name)}",
         f"backend: {json.dumps(backend)}",
         f"max_batch_size: {limit}",
-        f"input [{_tensor(model.input, free)}]",
-        f"output [{', '.join(_tensor(output, free) for output in model.outputs)}]",
-        f"instance_group [{{ count: 1, kind: {'KIND_GPU' if backend == 'tensorrt' else 'KIND_AUTO'} }}]",
+        f"input [{_tensor(model.input, free, fixed)}]",
+        f"output [{', '.join(_tensor(output, free, fixed) for output in model.outputs)}]",
+        f"instance_group [{{ count: 1, kind: {'KIND_GPU' if is_engine else 'KIND_AUTO'}{dla} }}]",
     ]
     if free:
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_US} }}")
-    metadata = json.dumps(str(model.literals()), ensure_ascii=True)
+    metadata = json.dumps(str(model.literals()), ensure_ascii=False)  # protobuf takes no pairs of surrogates
     lines.append(f'parameters [{{ key: "metadata", value: {{ string_value: {metadata} }} }}]')
     return "\n".join(lines) + "\n"
 
 
-def _tensor(tensor: TensorInfo, free: bool) -> str:
+def _tensor(tensor: TensorInfo, free: bool, fixed: Mapping[int | str, int]) -> str:
+    """A tensor without the batch axis where that is ``free``; ``fixed``: axes by name that have a size after all."""
     if tensor.dtype not in TYPES:
         raise TargetError(f"tensor {tensor.name} is {tensor.dtype}; Triton files are written for {', '.join(TYPES)}")
-    dims = [axis if isinstance(axis, int) else -1 for axis in tensor.shape[1 if free else 0 :]]
+    dims = [axis if isinstance(axis, int) else fixed.get(axis, -1) for axis in tensor.shape[1 if free else 0 :]]
     return f"{{ name: {json.dumps(tensor.name)}, data_type: {TYPES[tensor.dtype]}, dims: {dims} }}"

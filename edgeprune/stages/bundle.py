@@ -12,16 +12,16 @@ from pathlib import Path
 
 from edgeprune.artifact import sha256_of, write_files
 from edgeprune.deploy.bundled import DEEPSTREAM, TRITON, files_for_tools
-from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.deploy.shipped import ShippedModel, build_line
 from edgeprune.input_size import both_sides, pixels
 from edgeprune.records.build import BuildRecord, write_build
 from edgeprune.records.facts import EngineFacts, PruneFacts
 from edgeprune.records.sbom import SBOM
 from edgeprune.runtimes.engine_file import BUNDLED, facts_path
-from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, time_argv, version_of
+from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, time_argv, version_of
 from edgeprune.samples.gates import Gate, at_most_gate
 from edgeprune.stages.base import Build
-from edgeprune.stages.engine import final_onnx
+from edgeprune.stages.engine import final_onnx, target_to_ship
 from edgeprune.stages.quantize import shipped_model
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
@@ -63,38 +63,35 @@ def files(build: Build) -> dict[str, bytes | Path]:
         "plan.json": build.record(PruneFacts).path("plan"),
         "sample.py": SHIPPED / "sample.py",
     }
-    if build.weights.task == "detect":
+    if build.weights.task == "detect" and build.dataset.channels == 3:  # the program reads colour images
         chosen |= {f"cpp/{path.name}": path for path in sorted((SHIPPED / "cpp").iterdir())}
-    model = ShippedModel.read(final_onnx(build))
+    plan: Path | None = None
     if "engine" in (shipped := build.record(EngineFacts)).artifacts:
         engine = shipped.path("engine")
-        model = replace(model, engine=engine if f"engine{engine.suffix}" == BUNDLED else None)
+        plan = engine if f"engine{engine.suffix}" == BUNDLED else None
         chosen[f"engine{engine.suffix}"] = engine
         if (facts := facts_path(engine)).is_file():
             chosen[f"engine{engine.suffix}.json"] = facts
-    return chosen | files_for_tools(model, build.target)
+    model = ShippedModel.read(final_onnx(build), engine=plan)
+    return chosen | files_for_tools(model, target_to_ship(build), build.reporter.note)
 
 
-def trtexec_lines(target: Target, precision: Precision | None = None) -> list[list[str]]:
+def trtexec_lines(target: Target, precision: Precision | None = None, channels: int = 3) -> list[list[str]]:
     """The lines to type on a board: build the engine of ``model.onnx``, then time it as the profile says;
-    ``precision`` is the graph's, the target's when None.
-
-    They are those of the oldest TensorRT in the target's range; those of 10.3 every later version to 11.1 takes too.
+    ``precision`` is the graph's, the target's when None, ``channels`` are its input's.
     """
     version, program = version_of(target.oldest_tensorrt or OLDEST_TENSORRT), target.trtexec_program or LOOKED_FOR
     measure, core, engine = target.measure, target.device.dla_core, BUNDLED
-    shapes = {"images": (target.batch, 3, *both_sides(target.imgsz))} if target.export.dynamic else None
+    shapes = {"images": (target.batch, channels, *both_sides(target.imgsz))} if target.export.dynamic else None
     return [
-        build_argv(
-            version,
+        build_line(
+            target,
             onnx="model.onnx",
             engine=engine,
             precision=precision or target.precision,
-            layer_info="layers.json",
             shapes=shapes,
             dla_core=core,
-            builder=target.builder,
-            trtexec=program,
+            layer_info="layers.json",
         ),
         time_argv(
             version,
@@ -171,7 +168,7 @@ def readme(record: BuildRecord) -> str:
     table = "".join(f"| `{name}` | {what} |\n" for name, what in rows.items() if name in there)
     text = f"""# {target.name}: {record.verdict_words}
 
-{target.description}; input {target.batch}×3×{height}×{width}, {record.precision}.
+{target.description}; input {target.batch}×{record.channels}×{height}×{width}, {record.precision}.
 
 | file | what it is |
 | --- | --- |
@@ -196,7 +193,8 @@ from ultralytics import YOLO
 results = YOLO("model.onnx", task="{record.task}").predict("image.jpg", imgsz={said})
 ```
 
-In a program of your own: RGB, 0 to 1, NCHW, letterboxed to {pixels(target.imgsz)}. Head of the graph, {_head(record)}.
+In a program of your own: {_planes(record.channels)}, 0 to 1, NCHW, letterboxed to {pixels(target.imgsz)}. \
+Head of the graph, {_head(record)}.
 """
     if "cpp/" in there:
         runtime, model = (" -DBACKEND=tensorrt", BUNDLED) if on_board else ("", "model.onnx")
@@ -235,7 +233,7 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
 `RUN_DIRECTORY` is the folder that holds this one. Without `--run`, the builds in `runs/` are searched.
 """
     if on_board:
-        lines = "\n".join(shlex.join(line) for line in trtexec_lines(target, record.precision))
+        lines = "\n".join(shlex.join(line) for line in trtexec_lines(target, record.precision, record.channels))
         text += (
             f"\nThe engine alone and its times, by hand, on the board, in a copy of this folder:\n\n```\n{lines}\n```\n"
         )
@@ -243,6 +241,10 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
         text += f"\n## Still to do\n\nWhere the build was started:\n\n```\n{record.next_command}\n```\n"
     gates = verdict_table(record.gates, record.next_command, "the command above")
     return f"{text}\n## Verdict\n\n{gates.markdown()}\n\n{accuracy_text(record)}\n"
+
+
+def _planes(channels: int) -> str:
+    return {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels in the order of the file")
 
 
 def _head(record: BuildRecord) -> str:

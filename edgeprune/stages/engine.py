@@ -28,6 +28,7 @@ from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
 from edgeprune.stages.energy import by_role, energy_gates, measure_energy
 from edgeprune.stages.precision import engine_precision
 from edgeprune.stages.prune import met_unpruned
+from edgeprune.target import Target
 from edgeprune.workspace import Key, Record
 
 
@@ -45,6 +46,11 @@ def _site(build: Build) -> Site:
     quantized = build.finished(QuantizeFacts)
     precision = shipped_precision(build.target, None if quantized is None else quantized.facts)
     return site_with(build.site, {} if precision == build.target.precision else {"precision": precision})
+
+
+def target_to_ship(build: Build) -> Target:
+    """The build's target, in the number format of what ships."""
+    return _site(build).target
 
 
 def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:

@@ -28,8 +28,9 @@ from edgeprune.records.build import write_build
 from edgeprune.records.gates import gates_again
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
+from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.gates import Verdict, inform_by_later, info_gate, overall_verdict, pending_gate
+from edgeprune.samples.gates import Verdict, info_gate, inform_by_later, overall_verdict, pending_gate
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import Budget, load_target
 from edgeprune.version import __version__
@@ -181,6 +182,9 @@ def test_what_comes_back_is_judged_and_a_stand_in_does_not_pass(run: Path, resul
     assert record.device.identity["clocks"] == "locked"
     assert record.device.identity["power_mode"] == "MAXN_SUPER"
     assert record.bundle["engine.engine"] == sha256_of(bundle / "engine.engine")
+    assert record.bundle["engine.engine.json"] == sha256_of(bundle / "engine.engine.json")
+    facts = read_facts(bundle / "engine.engine")
+    assert facts is not None and facts.builder.startswith("trtexec") and facts.simulated
     assert record.bundle["triton/edgeprune_tensorrt/1/model.plan"] == record.bundle["engine.engine"]
     assert {"deepstream/config_infer_primary.txt", "triton/edgeprune_onnx/config.pbtxt"} <= set(record.bundle)
     assert verify_build(here).changed == verify_build(here).missing == ()
@@ -262,7 +266,7 @@ def test_an_edited_record_gets_no_seal_by_an_import(
     edit(found)
     path.write_text(json.dumps(found, indent=1) + "\n")
     before = path.read_bytes()
-    with pytest.raises(DataError, match="edited, not as it was built: .*; build again"):
+    with pytest.raises(DataError, match=r"edited, not as it was built: .*; build again"):
         import_results(results, here)
     assert path.read_bytes() == before
     assert not (here / "bundle" / "engine.engine").exists()

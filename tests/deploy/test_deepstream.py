@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shlex
 import shutil
 import subprocess
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,13 +17,17 @@ import onnxruntime
 import pytest
 import torch
 from torchvision.ops import batched_nms
+from typer.testing import CliRunner
 from ultralytics import YOLO
 
 from edgeprune.artifact import write_files
+from edgeprune.cli import app
 from edgeprune.deploy.deepstream import IOU, OBJECTS, SCORE, deepstream_files
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.target import load_target
+from tests.export.helpers import saved, stock_model
 
 INCLUDE = Path(__file__).parent / "include"
 # keys by group, as the parsers of NVIDIA/DeepStream compare them; an unknown one is a warning there that nobody reads
@@ -74,14 +80,13 @@ def square(path: Path) -> np.ndarray:
 def test_files_claim_what_the_graph_gives(exported, parser, shared, tmp_path, family, head):
     onnx = exported(family, head)
     folder = tmp_path / "deepstream"
-    labels_file = tmp_path / "labels.txt"
-    labels_file.write_text("RBC\nWBC\nPlatelets\n")
-    write_files(folder, deepstream_files(ShippedModel.read(onnx), labels=str(labels_file)))
+    write_files(folder, deepstream_files(ShippedModel.read(onnx)))
     config = parsed(folder / "config_infer_primary.txt")
     values = config["property"]
     assert set(config.sections()) == {"property", "class-attrs-all"}
     assert values["model-engine-file"] == "../engine.engine" and "onnx-file" not in values
-    assert int(values["num-detected-classes"]) == len(Path(values["labelfile-path"]).read_text().splitlines()) == 3
+    assert int(values["num-detected-classes"]) == 3
+    assert (folder / values["labelfile-path"]).read_text() == "RBC\nWBC\nPlatelets\n"
     assert values["parse-bbox-func-name"] in (folder / "nvdsinfer_edgeprune.cpp").read_text()
     assert values["custom-lib-path"] + ":" in (folder / "Makefile").read_text()
     app = parsed(folder / "deepstream_app_config.txt")
@@ -130,9 +135,80 @@ def test_a_class_beyond_the_labels_and_a_box_in_the_padding_are_dropped(parser):
     np.testing.assert_array_equal(kept, np.array([[300, 300, 320, 320, 0.8, 1]], np.float32))
 
 
-def test_what_gst_nvinfer_has_no_way_for_is_refused(tmp_path):
-    from tests.export.helpers import stock_model
+@pytest.mark.parametrize("raw", [True, False])
+def test_what_is_no_number_is_no_box(parser, raw):
+    """Whatever an overflow leaves in the answer, every box that comes out lies in the input and has a score."""
+    generator, kept = np.random.default_rng(0), 0
+    for _ in range(200):
+        answer = generator.normal(16, 20, (7, 50) if raw else (50, 6)).astype(np.float32)
+        if raw:
+            answer[4:] = generator.random((3, 50))
+        else:
+            answer[:, 4] = generator.random(50)
+            answer[:, 5] = generator.integers(0, 3, 50)
+        spoiled = generator.random(answer.shape) < 0.05
+        answer[spoiled] = generator.choice([np.nan, np.inf, -np.inf, 3e38, -3e38, -1], spoiled.sum())
+        rows = parser(answer, raw=raw, classes=3, side=32, threshold=0.25)
+        assert np.isfinite(rows).all()
+        assert ((rows[:, :4] >= 0) & (rows[:, :4] <= 32)).all()
+        assert ((rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1]) & (rows[:, 4] >= 0.25)).all()
+        kept += len(rows)
+    assert kept > 1000
 
+
+@pytest.mark.parametrize("label", [np.nan, np.inf, -np.inf, -1, -0.5, 3, 1e20])
+def test_a_class_that_is_none_is_no_box(parser, label):
+    rows = np.array([[1, 1, 9, 9, 0.9, label], [2, 2, 9, 9, 0.8, 1]], np.float32)
+    assert parser(rows, raw=False, classes=3, side=32, threshold=0.25)[:, 4].tolist() == [np.float32(0.8)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", range(5))
+def test_one_value_that_is_no_number_drops_its_box(parser, bad, column):
+    row = np.array([[1, 1, 9, 9, 0.9, 1]], np.float32)
+    row[0, column] = bad
+    assert len(parser(row, raw=False, classes=3, side=32, threshold=0.25)) == 0
+
+
+@pytest.mark.parametrize("form", ["a lone graph", "a bundle", "elsewhere"])
+def test_a_written_folder_leads_to_boxes(tmp_path, form):
+    """Every path of the configuration is there once the folder's own page was followed."""
+    onnx = tmp_path / "home" / ("cells.onnx" if form == "a lone graph" else "model.onnx")
+    onnx.parent.mkdir()
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), onnx, imgsz=64, dynamic=True)
+    given, out = (onnx, []) if form == "a lone graph" else (onnx.parent, [])
+    folder = onnx.parent / "deepstream"
+    if form == "elsewhere":
+        folder = tmp_path / "away" / "deepstream"
+        out = ["-o", str(folder)]
+    ended = CliRunner().invoke(app, ["deploy", "deepstream", str(given), *out])
+    assert ended.exit_code == 0, ended.output
+    values = parsed(folder / "config_infer_primary.txt")["property"]
+    assert (folder / values["labelfile-path"]).read_text() == "class0\nclass1\nclass2\n"
+    assert values["custom-lib-path"] + ":" in (folder / "Makefile").read_text()
+    page = (folder / "README.md").read_text()
+    [line] = [shlex.split(line) for line in page.splitlines() if "--saveEngine" in line]
+    options = dict(item.split("=", 1) for item in line if "=" in item)
+    assert (folder / options["--onnx"]).samefile(onnx)
+    assert options["--shapes"] == "images:1x3x64x64"
+    (folder / options["--saveEngine"]).write_bytes(b"plan")
+    assert (folder / values["model-engine-file"]).read_bytes() == b"plan"
+    assert onnx.with_name("engine.engine").is_file()
+
+
+def test_the_configuration_says_the_core_and_the_format_of_the_engine(tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: jetson-orin-nx\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}")
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), tmp_path / "model.onnx", imgsz=64)
+    model = ShippedModel.read(tmp_path)
+    for target, modes in ((load_target(profile), ["2", "1", "1"]), (None, ["0", None, None])):
+        write_files(tmp_path / "deepstream", deepstream_files(replace(model, target=target)))
+        values = parsed(tmp_path / "deepstream" / "config_infer_primary.txt")["property"]
+        assert [values.get(key) for key in ("network-mode", "enable-dla", "use-dla-core")] == modes
+        assert set(values) <= KEYS["property"]
+
+
+def test_what_gst_nvinfer_has_no_way_for_is_refused(tmp_path):
     checkpoint = tmp_path / "pose.pt"
     torch.save({"model": stock_model("yolov8", "pose"), "train_args": {"imgsz": 64}}, checkpoint)
     onnx_from_checkpoint(checkpoint, tmp_path / "pose.onnx", imgsz=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from edgeprune.cli import app
 from edgeprune.deploy.engine_header import add_header, read_header, split_header, strip_header
 from edgeprune.errors import DataError
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.onnx_facts import onnx_facts
 from tests.export.helpers import saved, stock_model
 from tests.situations.graphs import with_metadata
 
@@ -105,3 +108,19 @@ def test_the_commands(exported, tmp_path):
     assert "it had no header" in runner.invoke(app, ["engine-header", "strip", str(plan), "-o", str(bare)]).stdout
     assert runner.invoke(app, ["engine-header", "strip", str(model), "-o", str(bare)]).exit_code == 0
     assert bare.read_bytes() == PLAN
+
+
+def test_the_header_names_the_core_and_an_engine_of_another_graph_gets_none(tmp_path):
+    onnx, plan, model = (tmp_path / name for name in ("model.onnx", "plan.engine", "model.engine"))
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), onnx, imgsz=64)
+    plan.write_bytes(PLAN)
+    graph = onnx_facts(onnx)
+    facts = EngineFacts("trtexec 10.3.0", {}, "fp16", graph.inputs, graph.outputs, graph.metadata, (), dla_core=1)
+    write_facts(plan, facts)
+    add_header(plan, onnx, model)
+    assert read_header(model)["dla"] == 1
+    write_facts(plan, replace(facts, outputs=("another",)))
+    model.unlink()
+    with pytest.raises(DataError, match=r"plan\.engine was built from another graph than"):
+        add_header(plan, onnx, model)
+    assert not model.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from google.protobuf import text_format
 from edgeprune.artifact import write_files
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.deploy.triton import triton_files
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.onnx_facts import onnx_facts
+from tests.export.helpers import saved, stock_model
 
 NUMPY = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
 
@@ -48,8 +52,9 @@ def test_the_configuration_is_the_graphs(shared, tmp_path, schema, dynamic):
     for root, backend in zip(roots, ("onnxruntime", "tensorrt"), strict=True):
         config = text_format.Parse((root / "config.pbtxt").read_text(), schema.ModelConfig())
         assert (config.name, config.backend) == (root.name, backend)
-        assert config.max_batch_size == (16 if dynamic else 0)
-        assert config.HasField("dynamic_batching") == dynamic
+        free = dynamic and backend == "onnxruntime"  # an engine has one shape, whatever its graph left free
+        assert config.max_batch_size == (16 if free else 0)
+        assert config.HasField("dynamic_batching") == free
         metadata = ast.literal_eval(config.parameters["metadata"].string_value)  # as Ultralytics' client reads it
         assert metadata["task"] == "detect" and metadata["names"] == {0: "RBC", 1: "WBC", 2: "Platelets"}
         assert metadata["stride"] == 32 and metadata["imgsz"] == [320, 320]
@@ -57,7 +62,9 @@ def test_the_configuration_is_the_graphs(shared, tmp_path, schema, dynamic):
         session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
         assert [tensor.name for tensor in config.input] == [tensor.name for tensor in session.get_inputs()]
         assert [tensor.name for tensor in config.output] == [tensor.name for tensor in session.get_outputs()]
-        batch = [2] if dynamic else []
+        if not free:
+            assert list(config.input[0].dims) == [1, 3, 320, 320]
+        batch = [2] if free else []
         shape = batch + [size if size > 0 else 320 for size in config.input[0].dims]
         kind = schema.DataType.Name(config.input[0].data_type)
         outputs = session.run(None, {config.input[0].name: np.zeros(shape, NUMPY[kind])})
@@ -80,3 +87,58 @@ def test_without_a_plan_only_the_graph_is_served(exported):
 def test_a_name_that_leaves_the_repository_is_refused(exported):
     with pytest.raises(TargetError, match="cannot name a model of Triton"):
         triton_files(ShippedModel.read(exported("yolov8", "raw")), name="../elsewhere")
+
+
+CLASSES = {0: "猫😀", 1: 'a "quoted" one', 2: "back\\slash's"}
+
+
+def built(folder: Path, facts: EngineFacts | None, *, dynamic: bool = True) -> ShippedModel:
+    """A bundle of a graph of free batch, and an engine whose facts are given."""
+    folder.mkdir()
+    network = stock_model("yolov8", "detect")
+    network.names = CLASSES
+    onnx_from_checkpoint(saved(network, folder / "m.pt"), folder / "model.onnx", imgsz=64, dynamic=dynamic, batch=2)
+    (folder / "engine.engine").write_bytes(b"plan")
+    if facts is not None:
+        write_facts(folder / "engine.engine", facts_for(folder / "model.onnx", facts))
+    return ShippedModel.read(folder)
+
+
+def facts_for(onnx: Path, facts: EngineFacts) -> EngineFacts:
+    graph = onnx_facts(onnx)
+    return replace(facts, inputs=graph.inputs, outputs=graph.outputs, metadata=graph.metadata)
+
+
+FACTS = EngineFacts("trtexec 10.3.0", {}, "fp16", (), (), {}, (), {"images": (4, 3, 96, 64)}, dla_core=1)
+
+
+@pytest.mark.parametrize("facts", [FACTS, None], ids=["with facts", "without"])
+def test_an_engine_is_served_in_the_shape_and_on_the_core_that_it_was_built_for(tmp_path, schema, facts):
+    files = triton_files(built(tmp_path / "bundle", facts))
+    config = text_format.Parse(files["edgeprune_tensorrt/config.pbtxt"].decode(), schema.ModelConfig())
+    shape = [4, 3, 96, 64] if facts else [2, 3, 64, 64]
+    assert list(config.input[0].dims) == shape
+    assert config.output[0].dims[0] == shape[0]
+    assert config.max_batch_size == 0 and not config.HasField("dynamic_batching")
+    [group] = config.instance_group
+    cores = [(device.kind, device.device_id) for device in group.secondary_devices]
+    assert cores == ([(schema.ModelInstanceGroup.SecondaryDevice.KIND_NVDLA, 1)] if facts else [])
+    graph = text_format.Parse(files["edgeprune_onnx/config.pbtxt"].decode(), schema.ModelConfig())
+    assert graph.max_batch_size > 1 and not graph.instance_group[0].secondary_devices
+
+
+def test_names_of_classes_come_through_protobuf(tmp_path, schema):
+    for content in triton_files(built(tmp_path / "bundle", None)).values():
+        if isinstance(content, bytes):
+            config = text_format.Parse(content.decode(), schema.ModelConfig())
+            assert ast.literal_eval(config.parameters["metadata"].string_value)["names"] == CLASSES
+
+
+def test_an_engine_of_another_graph_is_not_served(tmp_path):
+    model = built(tmp_path / "bundle", None)
+    other = onnx_facts(model.onnx)
+    facts = replace(FACTS, inputs=other.inputs, outputs=other.outputs, metadata={**other.metadata, "task": "pose"})
+    write_facts(model.onnx.with_name("engine.engine"), facts)
+    for path in (model.onnx.parent, model.onnx):
+        with pytest.raises(DataError, match=r"engine\.engine was built from another graph than .*model\.onnx; give"):
+            ShippedModel.read(path)
