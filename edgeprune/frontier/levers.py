@@ -6,6 +6,7 @@ of the room knows of levers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 
@@ -15,24 +16,45 @@ from edgeprune.target import Target
 
 AS_IT_IS = "as it is"
 SIZE_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the side: latency goes about with its square
+SNUG = 1.1  # times that the shape of an input may be off that of the images before rectangles are tried
 LEAST_SIDE = 64  # pixels; below this a detector's coarsest map has two cells a side
 
 
-def forms(target: Target, weights: str, others: Sequence[str] = ()) -> list[Form]:
+def forms(target: Target, weights: str, others: Sequence[str] = (), aspect: float | None = None) -> list[Form]:
     """Every form to time, the baseline first.
 
     Args:
         target: as it was given, with its size.
         weights: name of the checkpoint that is asked about.
         others: names of further checkpoints.
+        aspect: height over width of the images; None where they have none of their own.
     """
+    sizes = sizes_to_try(target.imgsz, aspect)
     found: list[Form] = []
     for precision in (target.precision, *target.lower_precisions):
         lower: Keys = {} if precision == target.precision else {"precision": precision}
         found.append(_form(weights, lower))
-        found += [_form(weights, {**lower, "imgsz": size}, size=size) for size in smaller_sizes(target.imgsz)]
+        found += [_form(weights, {**lower, "imgsz": size}, size=size) for size in sizes]
         found += [_form(other, lower, other=True) for other in others]
     return found
+
+
+def sizes_to_try(size: Size, aspect: float | None = None) -> list[Size]:
+    """Sizes in pixels below one: smaller ones of its shape, or of the images' where it is mostly padding.
+
+    The rectangle that an image fills shows it as large as the size around it does, in less time: where the shapes
+    differ by more than :data:`SNUG`, it and what is smaller of its shape stand in for those of the given shape.
+
+    Args:
+        size: as given.
+        aspect: height over width of the images.
+    """
+    height, width = both_sides(size)
+    if aspect is None or max(aspect * width / height, height / width / aspect) <= SNUG:
+        return smaller_sizes(size)
+    sides = (min(height, width * aspect), min(width, height / aspect))
+    snug = plain([max(math.ceil(side / STRIDE - 1e-6) * STRIDE, LEAST_SIDE) for side in sides])
+    return smaller_sizes(size) if snug == plain(size) else [snug, *smaller_sizes(snug)]
 
 
 def smaller_sizes(size: Size) -> list[Size]:

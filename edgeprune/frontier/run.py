@@ -11,16 +11,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.checkpoint import Checkpoint
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
 from edgeprune.frontier.levers import forms
 from edgeprune.frontier.screening import Screening, screen
+from edgeprune.images import read_image
 from edgeprune.input_size import Size
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
@@ -37,6 +40,7 @@ from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Budget, Target, load_target
 
 Kind = Literal["latency_ms", "speed_up"]
+IMAGES = 32  # that are looked at for their shape, at most
 Z = 1.96  # standard errors on either side of a 95 % interval
 
 
@@ -106,7 +110,8 @@ def frontier(
         site.require_usable()
         conditions = conditions_of(site)
         main, *others = sources
-        found = screener(site, forms(target, main, others), sources, dataset, Path(scratch) / "forms", out / "screened")
+        asked = forms(target, main, others, None if source.task == "classify" else _aspect(dataset))
+        found = screener(site, asked, sources, dataset, Path(scratch) / "forms", out / "screened")
     screened = {one.form.name: one for one in found.screened}
     baseline = found.screened[0]
     ratios = [value if kind == "speed_up" else baseline.ms / value for value in budgets]
@@ -141,7 +146,11 @@ def frontier(
         [
             *(_row(one, screened, kind, budgets, ratios, point) for one, point in zip(trained, points, strict=True)),
             *(_row(one, screened, kind, budgets, ratios) for one in planned if one.dropped),
-            *_refused(found, target, sources),
+            *(
+                Row(form.name, form, "", None, None, found.refused[form.name])
+                for form in asked
+                if form.name in found.refused
+            ),
         ]
     )
     stated = _stated(target, imgsz)
@@ -192,6 +201,13 @@ def _sources(source: Checkpoint, also: Sequence[str | Path], trust: bool) -> dic
     return found
 
 
+def _aspect(dataset: Dataset) -> float:
+    """Median of height over width of some training images, spread over the split."""
+    images = dataset.images("train")
+    shapes = [read_image(image).shape for image in images[:: -(-len(images) // IMAGES)]]
+    return median(height / width for height, width, *_ in shapes)
+
+
 def _pruned_to(one: Planned, kind: Kind, budgets: Sequence[float], ratios: Sequence[float]) -> str:
     return "" if one.prune_to is None else budget_words(kind, budgets[list(ratios).index(one.prune_to)])
 
@@ -220,15 +236,6 @@ def _row(
     pruned = f"pruned to {budget}" if form.keys == {} and not form.levers else f"{form.name}, pruned to {budget}"
     seen = screened[form.name]
     return Row(pruned if budget else form.name, form, budget, seen.speed_up, seen.accuracy, one.dropped, point)
-
-
-def _refused(found: Screening, target: Target, sources: Mapping[str, Checkpoint]) -> list[Row]:
-    main, *others = sources
-    return [
-        Row(form.name, form, "", None, None, found.refused[form.name])
-        for form in forms(target, main, others)
-        if form.name in found.refused
-    ]
 
 
 def _stated(target: Target, imgsz: Size | None) -> Keys:

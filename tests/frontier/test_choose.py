@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
-from edgeprune.frontier.levers import AS_IT_IS, forms, smaller_sizes
+from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.target import load_target
@@ -40,6 +40,17 @@ def test_every_form_has_a_name_of_its_own_and_the_baseline_comes_first() -> None
     assert {"int8", "224 px", "int8, 224 px", "s", "s, int8"} <= set(names)
     assert smaller_sizes(320) == [288, 256, 224, 192, 160, 128]
     assert smaller_sizes(64) == []
+
+
+def test_where_a_square_is_mostly_padding_the_rectangles_of_the_images_are_tried() -> None:
+    assert sizes_to_try(640, 9 / 16)[:3] == [(384, 640), (352, 576), (320, 512)]
+    assert sizes_to_try(640, 16 / 9)[0] == (640, 384)
+    assert sizes_to_try(320, 0.75)[0] == (256, 320), "a multiple of the stride that an image fits into"
+    for aspect in (None, 1.0, 0.95, 1.05):
+        assert sizes_to_try(320, aspect) == smaller_sizes(320)
+    assert sizes_to_try((384, 640), 9 / 16) == smaller_sizes((384, 640)), "it fits as it is"
+    names = [form.name for form in forms(CPU, "n", aspect=0.75)]
+    assert {"256 × 320 px", "int8, 256 × 320 px"} <= set(names) and "288 px" not in names
 
 
 def test_a_budget_within_reach_of_a_harmless_precision_needs_little_else() -> None:

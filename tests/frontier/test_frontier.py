@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgeprune.cli import app
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.frontier.levers import forms
-from edgeprune.frontier.run import frontier
+from edgeprune.frontier.run import _aspect, frontier
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Screened
@@ -161,6 +162,16 @@ def sizes_alone(site: Any, given: Any, *_: Any) -> Screening:
     """64 px is faster, and nothing else runs."""
     asked = [form for form in given if "precision" not in form.levers]
     return made_up_screening(site, asked)
+
+
+def test_the_shape_of_the_images_is_looked_at(given: tuple[Path, Path], tmp_path: Path) -> None:
+    from PIL import Image
+
+    shutil.copytree(given[1].parent, tmp_path / "wide")
+    for image in (tmp_path / "wide").rglob("*.jpg"):
+        Image.open(image).resize((128, 64)).save(image)
+    dataset = Dataset.load(tmp_path / "wide" / given[1].name, task="detect")
+    assert _aspect(dataset) == 0.5 and _aspect(Dataset.load(given[1], task="detect")) == 1
 
 
 def test_every_row_is_a_job_that_is_held_against_the_model_as_it_is(found: Any) -> None:
