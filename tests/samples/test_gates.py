@@ -199,6 +199,15 @@ def test_speed_up_holds_under_a_common_drift_but_not_under_its_own() -> None:
     assert speed_up_gate("e", latency(before * drift), latency(after), 1.9).verdict is Verdict.INCONCLUSIVE
 
 
+def test_an_unsteady_ratio_far_inside_its_limit_passes() -> None:
+    generator = np.random.default_rng(0)
+    slow, drift = 10 * generator.normal(1, 0.01, 400), np.linspace(1, 1.4, 400)
+    fast = latency(2 * drift * generator.normal(1, 0.01, 400))  # from x5 down to x3.6
+    gates = {limit: speed_up_gate("engine", latency(slow), fast, limit) for limit in (1.5, 2.5)}
+    assert gates[1.5].verdict is Verdict.PASS and "in every block, though" in gates[1.5].reason
+    assert gates[2.5].verdict is Verdict.INCONCLUSIVE
+
+
 @pytest.mark.parametrize(
     ("conditions", "named"),
     [
