@@ -1,5 +1,5 @@
 """sparsify: let training say which channels it can do without; only when the profile asks for it, and not for a model
-that is within a budget in ms as it is: that one is not pruned.
+that is within its budget as it is: that one is not pruned.
 
 It changes what is pruned, not what the result is compared with: speed and accuracy are held against the baseline, which
 is the model before sparsity training.
@@ -29,6 +29,12 @@ def importance_to_prune(build: Build) -> str:
     """The criterion that the profile asks for; its ``auto`` is the size of the scales once they have been trained."""
     importance = build.target.prune.importance
     return "bn_scale" if importance == "auto" and build.finished(SparsifyFacts) is not None else importance
+
+
+def _needed(build: Build) -> bool:
+    budget = build.target.budget
+    met_by_itself = budget.kind != "latency_ms" and budget.value <= 1
+    return build.target.sparsify is not None and not met_by_itself and not within_budget_unpruned(build)
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -74,6 +80,6 @@ STAGE = Stage(
     run=_run,
     judge=_judge,
     packages=("torch", "ultralytics"),
-    needed=lambda build: build.target.sparsify is not None and not within_budget_unpruned(build),
+    needed=_needed,
     shows_output=True,
 )

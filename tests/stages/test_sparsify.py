@@ -31,3 +31,10 @@ def test_a_model_that_is_within_its_budget_is_not_trained_for_pruning(build_at, 
     seen = latency(10.0 * np.random.default_rng(0).normal(1, 0.01, 400))
     build.judged["baseline"] = Judgement([], [("baseline", seen)] if measured else [])
     assert sparsify.STAGE.needed(build) is needed
+
+
+@pytest.mark.parametrize("kind", ["speed_up", "macs_speed_up"])
+@pytest.mark.parametrize(("ratio", "needed"), [(1.0, False), (1.5, True)])
+def test_a_ratio_that_the_unpruned_model_has_needs_no_training(build_at, kind, ratio, needed):
+    build = build_at(PROFILE.format(limit=5.0).replace("latency_ms: 5.0", f"{kind}: {ratio}"))
+    assert sparsify.STAGE.needed(build) is needed
