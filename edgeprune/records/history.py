@@ -7,6 +7,7 @@ never compared. A latency or speed-up regressed where its interval lies wholly o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from edgeprune.samples.statistics import PLACEMENT_ALLOWANCE, bounds
 from edgeprune.version import __version__
 
 CONFIDENCE = 0.975  # one-sided: two intervals of 95 % that do not touch
+
+CHANCE = 1.96  # standard errors of a change that chance brings in one of twenty pairs of builds
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,9 @@ def history(folders: Sequence[Path | str], target: str | None = None) -> History
     for path, record in sorted(records.items(), key=lambda item: (item[1].created, str(item[0]))):
         if record.target.name == chosen:
             pair = record.judged_latency
-            entry = _Entry(_summary(path, record), None if pair is None else pair[1])
+            drop = record.stages.engine.facts.accuracy_drop
+            error = None if drop is None else drop.standard_error
+            entry = _Entry(_summary(path, record), None if pair is None else pair[1], error)
             entries.append(_with_changes(entry, entries))
     return History(chosen, tuple(entry.build for entry in entries))
 
@@ -135,6 +140,8 @@ class _Entry:
 
     build: BuildSummary
     measurement: Measurement | None
+    accuracy_error: float | None
+    """Standard error of the build's loss of accuracy over images; None where they were too few, or in older records."""
 
 
 def _builds_in(folder: Path) -> list[Path]:
@@ -201,16 +208,18 @@ def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
             compared["speed-up"] = before.path
             changes.note("speed-up", "×", before.speed_up, build.speed_up, less_is_better=False, slack=1.0)
     same_data = next(
-        (other.build for other in reversed(earlier) if other.build.dataset == build.dataset and other.build.accuracy),
+        (other for other in reversed(earlier) if other.build.dataset == build.dataset and other.build.accuracy),
         None,
     )
     if same_data is not None:
-        compared["accuracy"] = same_data.path
-        change = build.accuracy - same_data.accuracy
-        text = f"{build.metric} {same_data.accuracy:.4f} → {build.accuracy:.4f}"
-        if change < -build.max_map_drop:  # no interval is in the record: what the target calls a loss is one here
-            changes.worse.append(f"{text}, more than {build.max_map_drop:g}")
-        elif change > build.max_map_drop:
+        compared["accuracy"] = same_data.build.path
+        change = build.accuracy - same_data.build.accuracy
+        text = f"{build.metric} {same_data.build.accuracy:.4f} → {build.accuracy:.4f}"
+        # what the target calls a loss, and more than other images would bring
+        least = max(build.max_map_drop, CHANCE * math.hypot(entry.accuracy_error or 0, same_data.accuracy_error or 0))
+        if change < -least:
+            changes.worse.append(f"{text}, more than {least:.4g}")
+        elif change > least:
             changes.better.append(text)
     moved = replace(build, compared_with=compared, regressions=tuple(changes.worse), improvements=tuple(changes.better))
     return replace(entry, build=moved)

@@ -16,6 +16,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.records.history import history
 from edgeprune.report.history import history_page, history_table
 from edgeprune.report.notebook import history_html
+from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.conditions import CoreState
 from edgeprune.serial import write_json
 from tests.records.sample import CONDITIONS, build_record, samples
@@ -23,12 +24,15 @@ from tests.records.sample import accuracy as sample_accuracy
 from tests.report.browser import WIDTHS, looked_at, needs_chromium
 
 
-def built(folder: Path, day: int, level: float = 12.5, accuracy: float = 0.54, **conditions: Any) -> Path:
+def built(
+    folder: Path, day: int, level: float = 12.5, accuracy: float = 0.54, error: float | None = None, **conditions: Any
+) -> Path:
     """A finished build of that day: what ships takes ``level`` ms."""
     record, generator = build_record(), np.random.default_rng(day)
     under = replace(CONDITIONS, **conditions)
     engine = record.stages.engine
-    facts = replace(engine.facts, accuracy=sample_accuracy(accuracy))
+    drop = None if error is None else DropInterval(0.01, error, 87, 200)
+    facts = replace(engine.facts, accuracy=sample_accuracy(accuracy), accuracy_drop=drop)
     record = replace(
         record,
         created=f"2026-01-{day:02d}T00:00:00+00:00",
@@ -101,6 +105,12 @@ def test_accuracy_regresses_by_what_the_target_calls_a_loss(tmp_path):
     )
     assert found.builds[1].regressions == ()
     assert found.builds[2].regressions == ("mAP50-95 0.5300 → 0.5000, more than 0.02",)
+
+
+@pytest.mark.parametrize(("error", "regressed"), [(0.005, True), (0.02, False)])
+def test_a_loss_that_other_images_could_bring_is_no_regression(tmp_path, error, regressed):
+    pair = [built(tmp_path / "a", 1, accuracy=0.54, error=error), built(tmp_path / "b", 2, accuracy=0.50, error=error)]
+    assert history(pair).regressed is regressed
 
 
 def test_folders_of_builds_and_several_targets(tmp_path):
