@@ -35,6 +35,7 @@ ONE_CLASS = {0: "item"}  # what Ultralytics calls the class of a model that is t
 KEYPOINT_ENTRIES = ("flip_idx", "kpt_names", "kpt_oks_sigmas")  # entries of a YAML that Ultralytics reads for poses
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".txz", ".tbz2")  # what Ultralytics downloads and unpacks
 MAX_CLASSES, MAX_CHANNELS, MAX_KEYPOINTS = 100_000, 512, 10_000  # far beyond what anybody trains
+OUTLINES = {"segment": "a polygon (CLASS X Y X Y X Y ...)", "obb": "four corners (CLASS X Y X Y X Y X Y)"}
 NAMED = 3  # images that are left out, named one by one
 
 _logger = logging.getLogger(__name__)
@@ -583,6 +584,13 @@ def _checked(dataset: Dataset, need: Sequence[str]) -> Dataset:
             raise DataError(
                 f"{dataset.source}: none of the {len(images)} images of split '{split}' has a label; "
                 f"looked at {label_file(images[0]).parent}"
+            )
+        boxes = linked.checked.objects - linked.checked.outlined
+        if dataset.task in OUTLINES and boxes:
+            raise DataError(
+                f"{dataset.source}: {boxes} of the {linked.checked.objects} objects of split '{split}' are boxes, and "
+                f"a model of task {dataset.task} needs {OUTLINES[dataset.task]} for every object; give such labels, "
+                "or a model of task detect"
             )
     return dataset
 

@@ -31,7 +31,7 @@ from edgeprune.workspace import user_cache
 KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
 FOLDER = "datasets"
 CHECKED = "checked.json"
-FORMAT = "1"
+FORMAT = "2"
 ANY_CLASS = re.compile(rb"(?m)^[ \t]*\d+(?:\.0*)?(?=[ \t])")  # the first column of a label
 MANY = 5000  # images from which on it is said that they are opened
 
@@ -87,10 +87,14 @@ class Checked:
     Attributes:
         skipped: images without a link.
         labelled: images with at least one object.
+        objects: in all images.
+        outlined: those of them that are a polygon or corners, not a box.
     """
 
     skipped: tuple[Skipped, ...]
     labelled: int
+    objects: int
+    outlined: int
 
 
 @dataclass(frozen=True)
@@ -211,20 +215,20 @@ def _check(
     """Open every image, in threads; takes away the links of those that Ultralytics leaves out."""
     from ultralytics.utils import NUM_THREADS
 
-    def one(index: int) -> tuple[str, int] | EdgepruneError:
+    def one(index: int) -> tuple[str, int, int] | EdgepruneError:
         link = links[index]
         if link is None:
-            return "it is no regular file", 0
+            return "it is no regular file", 0, 0
         try:
-            reason, objects = _verified(link, rules)
+            reason, objects, outlined = _verified(link, rules)
             if reason:
                 refuse(sources[index].image)
                 link.unlink()
-                return reason.replace(str(link), str(sources[index].image)), 0
+                return reason.replace(str(link), str(sources[index].image)), 0, 0
             read_image(link, rules.channels, task=rules.task)
         except DataError as error:
             return DataError(str(error).replace(str(link), str(sources[index].image)))
-        return "", objects
+        return "", objects, outlined
 
     with ThreadPool(NUM_THREADS) as pool, quiet(logging.ERROR):  # what is wrong with an image is in its reason
         results = pool.map(one, range(len(sources)), chunksize=16)
@@ -232,30 +236,31 @@ def _check(
         if isinstance(result, EdgepruneError):
             raise result
     said = [result for result in results if not isinstance(result, EdgepruneError)]
-    skipped = tuple(Skipped(index, reason) for index, (reason, _) in enumerate(said) if reason)
-    return Checked(skipped, sum(objects > 0 for _, objects in said))
+    skipped = tuple(Skipped(index, reason) for index, (reason, *_) in enumerate(said) if reason)
+    counts = [objects for _, objects, _ in said]
+    return Checked(skipped, sum(count > 0 for count in counts), sum(counts), sum(outlined for *_, outlined in said))
 
 
-def _verified(link: Path, rules: LabelRules) -> tuple[str, int]:
-    """Why Ultralytics leaves an image out, empty where it takes it, and the number of its objects."""
+def _verified(link: Path, rules: LabelRules) -> tuple[str, int, int]:
+    """Why Ultralytics leaves an image out, empty where it takes it; the number of its objects, and of outlined ones."""
     from ultralytics.data.utils import verify_image, verify_image_label
 
     if rules.task == "classify":
         _, _, corrupt, message = verify_image(((str(link), 0), ""))
-        objects = 1
+        objects, outlined = 1, 0
     else:
         keypoints, numbers = rules.kpt_shape
         label = link.parent.parent / "labels" / f"{link.stem}.txt"
         arguments = (str(link), str(label), "", rules.task == "pose", rules.classes, keypoints, numbers, False)
         result = verify_image_label(arguments)
         corrupt, message = result[8], result[9]
-        objects = 0 if corrupt else len(result[1])
+        objects, outlined = (0, 0) if corrupt else (len(result[1]), len(result[3]))
     if not corrupt:
-        return "", objects
+        return "", objects, outlined
     reason = first_line(ValueError(message.partition("ignoring corrupt image/label: ")[2]))
     if "pi_heif" in reason or "pi-heif" in reason:  # where Pillow knows no format, Ultralytics thinks of HEIC
         reason = f"it is no image that Pillow can read (HEIC needs: {pip('install', 'pi-heif')})"
-    return reason, 0
+    return reason, 0, 0
 
 
 def _sweep(root: Path) -> None:

@@ -296,3 +296,20 @@ def test_the_split_that_judges_is_checked_before_anything_runs(tmp_path: Path) -
     with pytest.raises(DataError, match="class 7 is out of range"):
         read_dataset(target, data, "detect", {"train", "val", target.accuracy.split}, None)
     read_dataset(target, data, "detect", {"train", "val"}, None)
+
+
+@pytest.mark.parametrize("task", ["segment", "obb"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_are_no_labels_of_a_task_that_needs_outlines(tmp_path, task, split):
+    data = written(tmp_path / "d")
+    outline = "0 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n"
+    for file in (tmp_path / "d/labels").rglob("*.txt"):
+        file.write_text(outline)
+    assert Dataset.load(data, task=task).nc
+    file = sorted((tmp_path / "d/labels" / split).glob("*.txt"))[0]
+    file.write_text("0 0.5 0.5 0.4 0.4\n")
+    with pytest.raises(
+        DataError, match=rf"1 of the \d objects of split '{split}' are boxes, and a model of task {task}"
+    ):
+        Dataset.load(data, task=task)
+    assert Dataset.load(data, task="detect").nc
