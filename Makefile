@@ -26,13 +26,14 @@ SEED ?=
 OUT ?=
 HOURS ?= 2# of bench
 ONLY ?=# of bench: names in benchmarks/README.md; all of them
+TARGET ?=# of gpu-check: a profile by name or path, desktop-tensorrt; its page then lies in OUT
 PHASES ?=# of gpu-check: batch-1 batch-16 int8 files table; all of them
 
 WORKERS ?= 2# of pytest; a file of tests stays with one
 OWN := demo
 TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
 KNOWN := SHELL PYTHON VENV TORCH_INDEX STUBS WEIGHTS DATA LATENCY_MS SPEED_UP MACS_SPEED_UP MAX_MAP_DROP IMGSZ EPOCHS DEVICE \
-	SEED OUT PHASES HOURS ONLY WORKERS PYTEST
+	SEED OUT TARGET PHASES HOURS ONLY WORKERS PYTEST
 GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
 $(error $(filter-out $(KNOWN),$(GIVEN)): not known here; known are $(KNOWN))
@@ -50,7 +51,7 @@ help:
 	@echo "make test-slow          those that take minutes: whole builds, kills, sweeps, notebooks"
 	@echo "make test-hostile       every command on every situation, hostile inputs by the thousand: an hour or two"
 	@echo "make test-matrix        the pruning tests on the oldest and the newest Ultralytics of the range"
-	@echo "make gpu-check WEIGHTS=best.pt DATA=data.yaml [SPEED_UP=] [IMGSZ=] [EPOCHS=] [OUT=] [PHASES=]"
+	@echo "make gpu-check WEIGHTS=best.pt DATA=data.yaml [SPEED_UP=] [IMGSZ=] [EPOCHS=] [OUT=] [PHASES=] [TARGET=]"
 	@echo "                        a build with real TensorRT engines where an NVIDIA GPU and trtexec are"
 	@echo "make bench HOURS=2 [WEIGHTS=\"a.pt b.pt\"] [DATA=data.yaml] [ONLY=] [OUT=]"
 	@echo "                        the benchmarks that fit into so many hours; goes on where it stopped"
@@ -116,7 +117,8 @@ test-matrix: install-dev
 gpu-check: install
 	@test -n "$(WEIGHTS)" -a -n "$(DATA)" || { echo "WEIGHTS or DATA is missing: make gpu-check WEIGHTS=best.pt DATA=data.yaml"; exit 2; }
 	$(VENV)/bin/python -m benchmarks.gpu_check --weights "$(WEIGHTS)" --data "$(DATA)" $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
-		$(SIZE) $(if $(OUT),--out "$(OUT)") $(if $(PHASES),--phases $(PHASES)) --page benchmarks/tensorrt_gpu.md
+		$(SIZE) $(if $(OUT),--out "$(OUT)") $(if $(PHASES),--phases $(PHASES)) \
+		$(if $(TARGET),--target "$(TARGET)",--page benchmarks/tensorrt_gpu.md)
 
 # benchmarks/suite.py says what each is; what does not fit, or needs what is not here, is named.
 bench: install-dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -46,6 +47,21 @@ def test_trtexec_without_a_gpu_ends_with_4_in_one_line_and_writes_nothing(
     assert out == ""
     assert err.count("\n") == 1 and "no NVIDIA GPU: nvidia-smi lists none; next:" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((), "--page benchmarks/tensorrt_gpu.md"),
+        (("TARGET=mine.yaml",), '--target "mine.yaml"'),  # the page of this project is about one GPU
+    ],
+)
+def test_the_makefile_s_verb_takes_a_profile(given: tuple[str, ...], words: str) -> None:
+    argv = ["make", "-n", "gpu-check", "WEIGHTS=w.pt", "DATA=d.yaml", *given]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=Path(gpu_check.__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stdout.replace("\\\n", " ").splitlines() if "benchmarks.gpu_check" in line]
+    assert words in line and ("--page" in line) == (not given)
 
 
 def test_a_phase_that_is_none_and_a_table_of_nothing_end_with_2(
