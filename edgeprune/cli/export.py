@@ -207,7 +207,8 @@ def lint_command(
     ]
     answer, said = _ask_parser(model)
     text = "\n".join(lines) or f"{model}: TensorRT {tensorrt} should take it"
-    _print({"findings": findings, "parser": answer}, f"{text}\n{said}", as_json)
+    # None is an answer that was not had: absent, crashed and unreadable are told apart by the words
+    _print({"findings": findings, "parser": answer, "parser_says": said}, f"{text}\n{said}", as_json)
     if any(finding.severity == "error" for finding in findings) or (answer is not None and answer.refusals):
         raise typer.Exit(1)
 

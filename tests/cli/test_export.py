@@ -59,6 +59,8 @@ def test_lint_says_what_nvidias_parser_says(answer, code, says, files, monkeypat
     result = CliRunner().invoke(app, ["lint", str(files / "m.onnx")])
     assert result.exit_code == code
     assert says in result.output
+    printed = json.loads(CliRunner().invoke(app, ["lint", str(files / "m.onnx"), "--json"]).output)
+    assert says in printed["parser_says"] and (printed["parser"] is None) == (not isinstance(answer, ParserAnswer))
 
 
 def test_export_simplify_and_quantize_write_beside_their_source(files):
