@@ -145,12 +145,14 @@ def test_the_holder_puts_power_and_clocks_back_however_it_ends(number: int) -> N
 
 def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> None:
     device = fake_device("orin-nano", power_mode="7W")
-    board(device).env["EDGEPRUNE_IDLE_S"] = "3"  # pyright: ignore[reportOptionalSubscript]  it has its own
+    board(device).env["EDGEPRUNE_IDLE_S"] = "600"  # pyright: ignore[reportOptionalSubscript]  it has its own
     with device:
         timed(device)
-        first = json.loads((Path(device.work) / "hold.json").read_text())["pid"]
-        timed(device, 0.5)
-        assert json.loads((Path(device.work) / "hold.json").read_text())["pid"] == first
+        hold = Path(device.work) / "hold.json"
+        first = json.loads(hold.read_text())["pid"]
+        timed(device)
+        assert json.loads(hold.read_text())["pid"] == first
+        os.utime(hold, (0, 0))  # a pause that is longer than any
         assert settled(device) == AS_IT_WAS
         assert timed(device).power_mode == "7W"
 
@@ -289,7 +291,9 @@ def test_leaving_in_the_middle_of_a_job_ends_it_and_puts_the_board_back() -> Non
 
 
 def test_throttling_is_seen_and_makes_a_gate_inconclusive() -> None:
-    state = timed(fake_device("orin-nano,throttle"), 1.2)
+    hot_device = fake_device("orin-nano,throttle")
+    waits = "until grep -q 1 $EDGEPRUNE_ROOT/sys/class/thermal/cooling_device0/cur_state; do sleep 0.05; done"
+    state = hot_device.run(["sh", "-c", waits], timeout_s=600, measured=True).device
     assert state.throttled is True
     assert "gpu-throttle-alert was at work" in state.throttled_why
     calm = timed(fake_device("orin-nano"), 0.6)

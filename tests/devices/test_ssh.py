@@ -53,16 +53,16 @@ def test_facts_name_the_machine(server: Server) -> None:
 def test_a_job_survives_a_lost_connection_and_is_not_started_twice(server: Server, tmp_path: Path) -> None:
     notes: list[str] = []
     heard: list[str] = []
-    mark = tmp_path / "starts"
-    code = (
-        f"import time; open({str(mark)!r}, 'a').write('x')\nfor n in range(8): print(n, flush=True); time.sleep(0.15)"
-    )
+    mark, dropped = tmp_path / "starts", tmp_path / "dropped"
+    code = f"import os, time; open({str(mark)!r}, 'a').write('x')\nfor n in range(8):\n    print(n, flush=True)"
+    code += f"\n    while n == 2 and not os.path.exists({str(dropped)!r}): time.sleep(0.02)"
     device = over(server, note=notes.append)
 
     def told(line: str) -> None:
         heard.append(line)
         if line == "2":
             assert server.drop() >= 1
+            dropped.touch()
 
     with device:
         done = device.run([sys.executable, "-c", code], timeout_s=600, on_line=told)
@@ -190,7 +190,9 @@ def test_a_full_disk_there_is_one_line(serve: Callable[..., Server], small_disk:
 def test_two_measured_runs_queue_and_others_do_not(server: Server, tmp_path: Path) -> None:
     spans: list[tuple[float, float]] = []
     notes: list[str] = []
-    code = "import time; b = time.time(); time.sleep(0.6); print(b, time.time())"
+    go_on = tmp_path / "go-on"
+    code = f"import os, time; b = time.time()\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)"
+    code += "\nprint(b, time.time())"
 
     def timed() -> None:
         device = over(server, note=notes.append)
@@ -201,10 +203,13 @@ def test_two_measured_runs_queue_and_others_do_not(server: Server, tmp_path: Pat
     threads = [threading.Thread(target=timed) for _ in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    ends = time.monotonic() + 600
+    while not any("is busy with another build" in note for note in notes) and time.monotonic() < ends:
+        time.sleep(0.02)
     queued: list[str] = []
     over(server, note=queued.append).run(["true"], timeout_s=600)
     assert queued == [], "what is not measured does not wait for its turn"
+    go_on.touch()
     for thread in threads:
         thread.join(600)
     (_, first_end), (second_begin, _) = sorted(spans)
@@ -219,7 +224,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(server: Server) -> None
     code = (
         "import sys, time; from edgeprune.devices.remote import RemoteDevice; from edgeprune.devices.ssh import Ssh\n"
         f"with RemoteDevice(Ssh({server.name!r})) as device:\n"
-        "    device.run(['true'], timeout_s=5); print('there', flush=True); time.sleep(60)"
+        "    device.run(['true'], timeout_s=600); print('there', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -227,7 +232,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(server: Server) -> None
         process.kill()
     [orphan] = server.left()
     with over(server) as device:
-        device.run(["true"], timeout_s=5)
+        device.run(["true"], timeout_s=600)
         assert orphan not in server.left()
     assert server.left() == []
 
