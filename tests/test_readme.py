@@ -23,3 +23,12 @@ def test_every_link_in_the_readme_leads_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_is_short_and_says_early_what_it_is_for_and_where_it_has_not_run() -> None:
+    lines = README.splitlines()
+    assert len(lines) < 200
+    early = "\n".join(lines[:20])
+    assert "Not yet on a Jetson" in early
+    heads = [line for line in lines if line.startswith("## ")]
+    assert heads[:2] == ["## Why not just …", "## Try it"]
