@@ -32,3 +32,19 @@ def test_the_readme_is_short_and_says_early_what_it_is_for_and_where_it_has_not_
     assert "Not yet on a Jetson" in early
     heads = [line for line in lines if line.startswith("## ")]
     assert heads[:2] == ["## Why not just …", "## Try it"]
+
+
+def test_one_range_of_python_is_named_everywhere() -> None:
+    found = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert found is not None
+    words = f"Python 3.{found[1]} to 3.{int(found[2]) - 1}"
+    assert words in README and words in (ROOT / "Makefile").read_text()
+
+
+def test_the_demo_installs_nothing_that_only_others_need() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    needed = project[project.index("\ndependencies = [") :].partition("\n]")[0]
+    assert not re.search(r'"(ray|nbclient|pyright)\b', needed) and '"torch>' in needed
+    makefile = (ROOT / "Makefile").read_text()
+    installs = re.findall(r"^demo\S*:.*?(install\S*)", makefile, re.MULTILINE)
+    assert installs and set(installs) == {"install"}
