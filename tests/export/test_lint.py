@@ -15,7 +15,7 @@ from edgeprune.export.lint import RULES, UNSUPPORTED_OPS, Limits, lint
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.runtimes.jobs import ParserAnswer
 from edgeprune.runtimes.nvidia_parser import ask_parser
-from tests.export.helpers import noise_images, pruned_forms, saved, stock_model
+from tests.export.helpers import TASKS, noise_images, pruned_forms, saved, stock_model
 
 METADATA = {"names": "{0: 'a'}", "task": "detect", "stride": "32", "imgsz": "[64, 64]"}
 
@@ -194,10 +194,15 @@ def test_what_is_fine_is_left_alone(model, limits):
     assert lint(model, limits) == []
 
 
-MODELS = [("yolov8", "detect"), ("yolo26", "pose")]  # a raw head, an end-to-end one; benchmarks/ has all
+FAST = [("yolov8", "detect"), ("yolo26", "pose")]  # a raw head, an end-to-end one
+MODELS = [
+    pytest.param((family, task), id=f"{family}-{task}", marks=() if (family, task) in FAST else pytest.mark.slow)
+    for family in ("yolov8", "yolo11", "yolo26")
+    for task in TASKS
+]
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=lambda model: "-".join(model))
+@pytest.fixture(scope="module", params=MODELS)
 def every_form(request, tmp_path_factory):
     """A small pruned model in every precision that ships for TensorRT."""
     return pruned_forms(*request.param, tmp_path_factory.mktemp("forms"))
