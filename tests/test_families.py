@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_a_decoder_in_a_plain_class_counts_as_its_family(tmp_path: Path) -> None
 def test_a_description_of_another_family_is_refused(description: str, name: str) -> None:
     with pytest.raises(DataError, match=name):
         read_model_yaml(description)
+
+
+def test_a_description_that_is_a_pipe_or_grows_without_end_is_refused_before_ultralytics_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ultralytics.nn.tasks.yaml_model_load", lambda path: pytest.fail("Ultralytics read it"))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        read_model_yaml(tmp_path / "pipe.yaml")
+    levels = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
+    (tmp_path / "bomb1.yaml").write_text("\n".join(["a0: &a0 [x]", *levels, ""]))
+    for name in ("bomb1.yaml", "bomb1n.yaml"):  # the same file, at a scale
+        with pytest.raises(DataError, match=r"bomb1\.yaml: line"):
+            read_model_yaml(tmp_path / name)
 
 
 def test_an_exported_model_of_another_family_is_refused() -> None:

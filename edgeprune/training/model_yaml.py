@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DataError, first_line
 from edgeprune.families import family_of, refuse_foreign_head
+from edgeprune.limited_yaml import read_yaml
 from edgeprune.serial import digest_of
+
+SCALE = re.compile(r"(\d+)([nslmx])(.+)?$")  # of a name: Ultralytics reads yolo11.yaml where yolo11n.yaml is asked for
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
     from ultralytics import YOLO
     from ultralytics.nn.tasks import yaml_model_load
 
+    for name in (str(source), SCALE.sub(r"\1\3", str(source))):
+        if os.path.lexists(name):  # Ultralytics' own reader waits for a pipe and builds whatever aliases stand for
+            read_yaml(Path(name), unique_keys=False, undecodable="replace")
     try:
         content: dict[str, Any] = yaml_model_load(str(source))
         refuse_foreign_head(str(content["head"][-1][2]))
