@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeprune.cli.streams import say
+from edgeprune.errors import TargetError
 
 Build = Annotated[Path, typer.Argument(help="Run directory of a build, or its bundle.")]
 
@@ -48,4 +49,10 @@ def push_command(
 
 
 def _password() -> str:
-    return typer.prompt("Password of the key", hide_input=True, err=True)
+    try:
+        return typer.prompt("Password of the key", hide_input=True, err=True)
+    except typer.Abort:
+        raise TargetError(
+            "the key has a password, and there is no terminal to ask for it at, or it was not given; sign where there "
+            "is one"
+        ) from None

@@ -221,6 +221,13 @@ def _data(write: Callable[[Path, Inputs], Path], command: str) -> Prepare:
     return prepare
 
 
+def _model(write: Callable[[Path, Inputs], Path]) -> Prepare:
+    def prepare(folder: Path, inputs: Inputs, out: Path) -> list[object]:
+        return arguments("build", replace(inputs, weights=write(folder, inputs)), out)
+
+    return prepare
+
+
 def _described(folder: Path, inputs: Inputs, changes: dict[str, Any]) -> Path:
     assert inputs.data is not None
     path = folder / "hostile.yaml"
@@ -285,6 +292,12 @@ def tries() -> Iterator[Try]:
         for command in ("val onnx", "finetune", "build"):
             write = lambda f, i, k=kind: replaced(f / "hostile.yaml", k)  # noqa: E731
             yield Try("dataset", f"a {kind}", command, _data(write, command), long, refused)
+    for kind in ("folder", "fifo", "loop", "device"):
+        write = lambda f, i, k=kind: replaced(f / "hostile.yaml", k)  # noqa: E731
+        yield Try("checkpoint", f"a model description that is a {kind}", "build", _model(write), long, refused)
+    for name, text in BOMBS.items():
+        write = lambda f, i, t=text: _text(f, t)  # noqa: E731
+        yield Try("checkpoint", f"a model description: {name}", "build", _model(write), long, refused)
     for name in ("NUL", "long", "latin"):
         word = {"NUL": "a\x01.yaml", "long": f"{LONG_NAME}.yaml", "latin": "\udce9.yaml"}[name]
         for command in ("val onnx", "finetune", "build"):

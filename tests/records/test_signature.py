@@ -11,7 +11,7 @@ from minisign import KeyPair
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
-from edgeprune.errors import DataError, StageError
+from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.records.signature import SIGNATURE, check_signature, sign_build
 from tests.records.test_verify import bundle, rewritten
 
@@ -114,6 +114,13 @@ def test_the_password_is_asked_and_a_wrong_one_said(bundle: Path, tmp_path: Path
     assert ended.exit_code == 0, ended.output
     assert "open sesame" not in ended.output
     check_signature(bundle, public)
+
+
+def test_a_password_that_nobody_can_be_asked_for_is_one_line(bundle: Path, tmp_path: Path) -> None:
+    secret, _ = made(tmp_path / "locked", "open sesame")
+    result = CliRunner().invoke(app, ["sign", str(bundle), "--key", str(secret)], input="")
+    assert isinstance(result.exception, TargetError), result.output
+    assert "no terminal to ask for it" in str(result.exception)
 
 
 def test_without_the_library_the_next_command_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
