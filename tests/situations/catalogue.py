@@ -886,7 +886,7 @@ situation("K", "everything ignored", "weights", NOTHING)(
 
 PLUGIN: dict[str, Check] = {
     **dict.fromkeys(("val onnx", "parity onnx", "bench onnx"), refused("TensorRT")),
-    "lint": all_of(runs, says("NMS_TRT")),
+    "lint": all_of(runs, says("_TRT")),
 }
 
 

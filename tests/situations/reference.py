@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ def accuracy(weights: Path | str, data: Path, *, imgsz: Any = 64, split: str = "
     """mAP50-95 (top-1 of a classifier) by the validator that Ultralytics chooses for the file."""
     from ultralytics import YOLO
 
-    with tempfile.TemporaryDirectory() as folder, quiet(), _without_caches(data):
+    with tempfile.TemporaryDirectory() as folder, quiet(), _without_caches(data), _without_pipes(data):
         told = {"imgsz": imgsz, "batch": 1, "rect": False, "plots": False, "verbose": False, "workers": 0}
         told |= {"device": "cpu", "split": split, "project": folder, "val": False, **arguments}
         results = YOLO(str(weights)).val(data=str(data), **told)
@@ -36,7 +38,7 @@ def image_count(data: Path, split: str = "train", *, single_cls: bool = False, t
     from ultralytics.data.build import build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
 
-    with quiet(), _without_caches(data):
+    with quiet(), _without_caches(data), _without_pipes(data):
         described = check_det_dataset(str(data), autodownload=False)
         arguments: Any = get_cfg(overrides={"imgsz": 64, "task": task, "single_cls": single_cls, "cache": False})
         taken = build_yolo_dataset(arguments, described[split], 1, described, mode="val", rect=False)
@@ -81,3 +83,16 @@ def self_labelled(weights: Path | str, data: Path, *, imgsz: Any = 64, task: str
                     lines.append(row((int(kind), *box, *size), task))
                 label.write_text("\n".join(lines) + "\n")
     return data
+
+
+@contextmanager
+def _without_pipes(data: Path) -> Iterator[None]:
+    """Pipes and devices are taken away for a while: Ultralytics opens them as images and would wait for ever."""
+    root = data if data.is_dir() else data.parent
+    pipes = [path for path in root.rglob("*") if path.exists() and not path.is_file() and not path.is_dir()]
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+        for number, path in enumerate(pipes):
+            path.rename(Path(folder, str(number)))
+        yield
+        for number, path in enumerate(pipes):
+            Path(folder, str(number)).rename(path)
