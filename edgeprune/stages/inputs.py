@@ -63,7 +63,14 @@ def read_inputs(
     if target.finetune.teacher is not None:
         from edgeprune.training.finetune import load_teacher
 
-        load_teacher(target.finetune.teacher, source.task, dataset.names, target.finetune, trust=trust)
+        load_teacher(
+            target.finetune.teacher,
+            source.task,
+            dataset.names,
+            target.finetune,
+            channels=dataset.channels,
+            trust=trust,
+        )
     if target.finetune.train.get("single_cls") and dataset.nc > 1:
         raise TargetError(
             f"finetune.train.single_cls: {source.path} knows {dataset.nc} classes, "

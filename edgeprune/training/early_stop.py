@@ -50,11 +50,12 @@ def baseline_accuracy(
     drops that are asked for. ``trust`` as in :func:`~edgeprune.training.finetune.finetune`.
 
     Raises:
-        DataError: the weights cannot be read, or know other classes than ``data``.
+        DataError: the weights cannot be read, or know other classes or channels than ``data``.
     """
     unpruned = checkpoint.load(weights, trust=trust)
     dataset = Dataset.load(data, task=unpruned.task, need=("val",), trust=trust).known_to(unpruned.names)
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
+    dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     record = Path(work) / "unpruned.json"
     with suppress(DataError):  # none yet, or one that something cut off
         kept = read_json(_Baseline, record)

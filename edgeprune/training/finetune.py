@@ -79,7 +79,9 @@ def finetune(
     if fit_classes(before, names):
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.teacher:
-        teacher = load_teacher(settings.teacher, source.task, names, settings, trust=trust, student=before)
+        teacher = load_teacher(
+            settings.teacher, source.task, names, settings, channels=dataset.channels, trust=trust, student=before
+        )
         settings = replace(settings, teacher=checkpoint.for_ultralytics(teacher, Path(work) / "teacher.pt"))
     if until is not None:
         watchers = [*watchers, ("on_fit_epoch_end", StopAtGoal(until))]
@@ -114,6 +116,7 @@ def load_teacher(
     names: Mapping[int, str],
     teaching: Teaching,
     *,
+    channels: int,
     trust: bool = False,
     student: nn.Module | None = None,
 ) -> checkpoint.Checkpoint:
@@ -123,11 +126,12 @@ def load_teacher(
         path: a checkpoint, or the name of one that Ultralytics downloads; it may be of another scale.
         task, names: of the student.
         teaching: how it is heard.
+        channels: of the images that both are given.
         trust: load foreign classes.
         student: its answers are compared with the teacher's; None where it is not there yet.
 
     Raises:
-        DataError: it cannot be read, or is of another task, of other classes, or answers in another form.
+        DataError: it cannot be read, or is of another task, of other classes or channels, or answers in another form.
     """
     teacher = checkpoint.load(path, trust=trust)
     if teacher.task != task or (teaching.feature and task == "classify"):
@@ -136,6 +140,11 @@ def load_teacher(
             "of one task, and of features (feature above 0) a detection head"
         )
     require_same_names(f"teacher {path}", teacher.names, dict(names))
+    if teacher.channels != channels:
+        raise DataError(
+            f"teacher {path} takes images of {teacher.channels} channels and the student of {channels}; name one that "
+            "takes the same, or go without"
+        )
     if student is not None and task != "classify" and _answers(teacher.model) != _answers(student):
         raise DataError(
             f"teacher {path} answers by {_answers(teacher.model)}, the student by {_answers(student)}; name a teacher "

@@ -15,6 +15,7 @@ from edgeprune import checkpoint
 from edgeprune.artifact import sha256_of
 from edgeprune.cli import training as cli
 from edgeprune.cli.settings import training_arguments
+from edgeprune.data.digits import CLASSES
 from edgeprune.errors import DataError, TargetError
 from tests.training.narrow import narrow_checkpoint
 
@@ -79,6 +80,19 @@ def test_a_baseline_that_says_nothing_is_refused(tmp_path: Path, narrow: Path, d
     result = CliRunner().invoke(app, ["finetune", *quick(narrow, digits, tmp_path / "out", *options)])
     assert isinstance(result.exception, DataError)
     assert baseline in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "options", [["--teacher"], ["--until", "map_drop <= 0.5", "--baseline"]], ids=lambda given: given[-1]
+)
+def test_a_teacher_or_baseline_of_other_channels_is_refused(
+    tmp_path: Path, narrow: Path, digits: Path, options: list[str]
+) -> None:
+    grey = narrow_checkpoint(tmp_path / "grey.pt", names=CLASSES, factor=1.0, channels=1)
+    result = CliRunner().invoke(app, ["finetune", *quick(narrow, digits, tmp_path / "out", *options, str(grey))])
+    assert isinstance(result.exception, DataError), result.output
+    assert "grey.pt takes" in str(result.exception) and "channels" in str(result.exception)
     assert "\n" not in str(result.exception)
 
 
