@@ -222,10 +222,11 @@ class Dataset:
                 f"{self.source} has {self.nc} classes ({_few(self.names)}) and {model} has {len(theirs)} "
                 f"({_few(theirs)}); give the dataset that the model was trained on"
             )
-        for index, name in self.names.items():
-            if theirs[index] != name:
+        known = _words(theirs) if self.task == "classify" else theirs
+        for index, name in (_words(self.names) if self.task == "classify" else self.names).items():
+            if known[index] != name:
                 raise DataError(
-                    f"class {index} is '{name}' in {self.source} and '{theirs[index]}' in {model}; give the dataset "
+                    f"class {index} is '{name}' in {self.source} and '{known[index]}' in {model}; give the dataset "
                     f"that the model was trained on, or the same names in the same order"
                 )
 
@@ -622,6 +623,13 @@ def _class_names(names: object, source: str) -> dict[int, str]:
     if not names or sorted(names) != list(range(len(names))):
         raise DataError(f"{source}: class indices must run from 0 to nc - 1 without a gap; seen {sorted(names)}")
     return dict(sorted(names.items()))
+
+
+def _words(names: Mapping[int, str]) -> dict[int, str]:
+    """Class names as Ultralytics keeps them in a model: ImageNet's codes (n01440764) by their words (tench)."""
+    from ultralytics.nn.autobackend import check_class_names
+
+    return check_class_names(dict(names))
 
 
 def _few(names: Mapping[int, str], count: int = 3) -> str:

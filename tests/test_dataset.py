@@ -313,3 +313,15 @@ def test_boxes_are_no_labels_of_a_task_that_needs_outlines(tmp_path, task, split
     ):
         Dataset.load(data, task=task)
     assert Dataset.load(data, task="detect").nc
+
+
+def test_imagenet_codes_of_class_folders_are_the_words_of_a_model(tmp_path):
+    for split in ("train", "val"):
+        for code in ("n01440764", "n01443537"):
+            (tmp_path / split / code).mkdir(parents=True)
+            (tmp_path / split / code / "0.png").write_bytes(picture(0, "PNG"))
+    dataset = Dataset.load(tmp_path, task="classify")
+    dataset.check_matches({0: "tench", 1: "goldfish"})
+    dataset.check_matches({0: "n01440764", 1: "n01443537"})
+    with pytest.raises(DataError, match="class 0 is 'tench'"):
+        dataset.check_matches({0: "goldfish", 1: "tench"})
