@@ -81,6 +81,8 @@ def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = 
             message = f"{path} needs {foreign_class[1]}, {_what_it_is(foreign_class[1])}"
         else:
             message = f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
+        if aliases:  # who names the classes to build has no --trust to give
+            message = message.replace(f". {OWN_FILE}", "")
         raise DataError(message) from error
 
 

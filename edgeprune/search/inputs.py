@@ -86,6 +86,8 @@ def read_dataset(
     """
     if target.budget.scope == "end_to_end" and task != "detect":
         raise TargetError(f"budget.scope: end_to_end is known for detectors; a {task} model allows model")
+    if target.budget.scope == "end_to_end" and channels not in (None, 3):
+        raise TargetError(f"budget.scope: end_to_end is known for RGB; a model of {channels} channels allows model")
     wanted = set(splits)
     dataset = Dataset.load(data, task=task, need=sorted(wanted - {"auto"}), trust=trust)
     if "auto" in wanted and (judging := dataset.judging_split("auto")) not in wanted:

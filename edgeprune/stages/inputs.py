@@ -11,6 +11,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.search.inputs import read_dataset
+from edgeprune.settings import TrainSettings
 from edgeprune.stages.base import Weights
 from edgeprune.target import Target
 
@@ -56,6 +57,12 @@ def read_inputs(
         from edgeprune.export.modelopt import require_modelopt
 
         require_modelopt()
+    _require_possible(target, from_scratch=names is None)
+    if names is not None and (target.prune.ignore or target.prune.max_ratio):
+        from edgeprune.pruning.pruner import Pruner
+
+        model = checkpoint.load(weights, trust=trust).model
+        Pruner(model, size.side, ignore=target.prune.ignore, max_ratio=target.prune.max_ratio)  # a glob that fits none
     splits = {"train", "val", target.accuracy.split}
     dataset = read_dataset(target, data, source.task, splits, names, channels=channels, trust=trust)
     if names is None and target.pretrain.train.get("single_cls"):
@@ -78,6 +85,25 @@ def read_inputs(
             "edgeprune finetune WEIGHTS --train single_cls=true"
         )
     return Inputs(target, size, source, dataset)
+
+
+def _require_possible(target: Target, *, from_scratch: bool) -> None:
+    """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now."""
+    from edgeprune.pruning.criteria import importance_named
+    from edgeprune.pruning.pruner import AUTO
+    from edgeprune.training.arguments import ultralytics_arguments
+
+    if target.prune.importance != AUTO:
+        importance_named(target.prune.importance)
+    sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat}
+    if from_scratch:
+        sections["pretrain"] = target.pretrain
+    for name, section in sections.items():
+        if section is not None:
+            try:
+                ultralytics_arguments(TrainSettings.of(section, imgsz=target.imgsz, seed=0))
+            except TargetError as error:
+                raise TargetError(f"{name}: {error}") from error
 
 
 def _read_weights(

@@ -120,7 +120,7 @@ class Pruning(_Part):
 class Export(_Part):
     """What the ONNX file looks like."""
 
-    opset: Annotated[int, Field(ge=11, le=25)] = 17
+    opset: Annotated[int, Field(ge=12, le=20)] = 17
     """ONNX opset; 17 is read by every TensorRT from 10.3 on."""
     dynamic: bool = False
     """Dynamic batch and size; a latency budget speaks of one shape, so the default is static."""

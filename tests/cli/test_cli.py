@@ -322,3 +322,16 @@ def test_the_committed_build_schema_is_the_generated_one() -> None:
 
     committed = json.loads((ROOT / "edgeprune/records/build.schema.json").read_text())
     assert committed == build_schema(), "run: make schemas"
+
+
+def test_an_exception_that_nobody_expected_is_a_bug_and_no_missed_gate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(cli, "app", broken)
+    assert cli._run() == 70
+    *trace, last = capsys.readouterr().err.splitlines()
+    assert trace[0].startswith("Traceback") and trace[-1] == "RuntimeError: unforeseen"
+    assert last == "edgeprune: this is a bug of edgeprune; please report it with the lines above"

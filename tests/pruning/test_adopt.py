@@ -94,8 +94,9 @@ def test_a_hostile_file_of_the_same_shape_executes_nothing(foreign, tmp_path, mo
     content["model"].model[4].trap = Payload()
     torch.save(content, tmp_path / "hostile.pt")
     monkeypatch.delitem(sys.modules, "their_pruner")
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as refused:
         adopt(tmp_path / "hostile.pt", tmp_path / "stock.pt")
+    assert "--trust" not in str(refused.value)  # an option that adopt has not
     assert "executed" not in capfd.readouterr().out and not (tmp_path / "stock.pt").exists()
 
 

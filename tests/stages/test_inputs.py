@@ -1,0 +1,58 @@
+"""What a profile may say and a later stage would refuse is refused before the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeprune.data.digits import write_digits
+from edgeprune.errors import TargetError
+from edgeprune.stages.inputs import read_inputs
+from edgeprune.target import load_target
+from tests.training.narrow import narrow_checkpoint
+
+NAMES = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("inputs") / "digits", train=4, val=2, test=2, imgsz=64)
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("prune: {importance: magic}", "unknown importance 'magic'"),
+        ("prune: {ignore: ['nowhere.*']}", "'nowhere\\.\\*' matches no module"),
+        ("prune: {max_ratio: {'model.99.*': 0.5}}", "'model\\.99\\.\\*' matches no module"),
+        ("finetune: {train: {mosiac: 0.5}}", "finetune: .*mosiac"),
+        ("sparsify: {train: {bogus: 1}}", "sparsify: .*bogus"),
+        ("finetune: {device: '7'}", "finetune: device '7' is not here"),
+        ("budget: {speed_up: 1.5, scope: end_to_end}", "known for RGB; a model of 1 channels"),
+    ],
+)
+def test_it_is_refused_before_the_first_stage(said: str, word: str, data: Path, tmp_path: Path) -> None:
+    channels = 1 if "end_to_end" in said else 3
+    weights = narrow_checkpoint(tmp_path / "w.pt", names=NAMES, channels=channels)
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(f"extends: cpu\ndescription: Wrong\n{said}\n")
+    with pytest.raises(TargetError, match=word):
+        read_inputs(load_target(profile), weights, data, trust=False)
+
+
+def test_a_model_description_is_asked_for_its_own_training(data: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("extends: cpu\ndescription: Wrong\npretrain: {train: {bogus: 1}}\n")
+    with pytest.raises(TargetError, match=r"pretrain: .*bogus"):
+        read_inputs(load_target(profile), "yolov8n.yaml", data, trust=False)
+    weights = narrow_checkpoint(tmp_path / "w.pt", names=NAMES)  # which is not trained from scratch
+    assert read_inputs(load_target(profile), weights, data, trust=False).weights.path == weights
+
+
+@pytest.mark.parametrize("opset", [11, 21])
+def test_an_opset_that_is_not_exported_is_no_profiles(opset: int, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(f"extends: cpu\ndescription: Wrong\nexport: {{opset: {opset}}}\n")
+    with pytest.raises(TargetError, match=f"opset.*{opset}|{opset}.*opset"):
+        load_target(profile)
