@@ -76,8 +76,14 @@ NOT_JSON = "prints more than one JSON object"
 
 
 def runs(outcome: Outcome, inputs: Inputs) -> str | None:
-    """No reason to refuse; a budget out of this machine's reach, or a figure that a task has not, is one."""
-    legitimate = any(text in outcome.last_line for text in ("out of reach", "end-to-end time is known for detectors"))
+    """No reason to refuse; a budget out of this machine's reach, or what a task or a tool has not, is one."""
+    reasons = (
+        "out of reach",
+        "end-to-end time is known for detectors",
+        "DeepStream files are written for",
+        "Gst-nvinfer",
+    )
+    legitimate = any(text in outcome.last_line for text in reasons)
     return None if outcome.code in VERDICTS or legitimate else f"refused: {outcome.last_line}"
 
 

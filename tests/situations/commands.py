@@ -171,8 +171,26 @@ COMMANDS: dict[str, Command] = {
     "val --target": _command(
         "onnx data profile", lambda i, out: ["val", i.onnx, "--data", i.data, "--target", i.profile, "--json"]
     ),
+    "deploy triton": _command("onnx", lambda i, out: ["deploy", "triton", i.onnx, "-o", out / "models"]),
+    "deploy deepstream": _command("onnx", lambda i, out: ["deploy", "deepstream", i.onnx, "-o", out / "deepstream"]),
     "targets show": _command("profile", lambda i, out: ["targets", "show", i.profile]),
 }
+
+
+ELSEWHERE: dict[str, str] = {
+    **dict.fromkeys(
+        ("show", "verify", "history", "push", "sign", "import-results"),
+        "reads a finished build: tests/hostile/records.py and deploying.py",
+    ),
+    **dict.fromkeys(
+        ("engine-header add", "engine-header strip", "engine-header show"),
+        "reads an engine: tests/hostile/deploying.py",
+    ),
+    **dict.fromkeys(("device probe", "doctor", "targets schema", "data digits"), "reads no model and no data"),
+    "adopt": "takes other pruners' files alone: tests/pruning/test_adopt.py, tests/hostile/deploying.py",
+    "qat": "the data and weights of finetune, behind an extra of its own: tests/training/test_qat.py",
+}
+"""Commands that no situation meets, and what tries them instead."""
 
 
 def arguments(name: str, inputs: Inputs, out: Path) -> list[object]:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from docs.pages import commands
 from tests.situations.catalogue import SITUATIONS
+from tests.situations.commands import COMMANDS, ELSEWHERE
 from tests.situations.known import EVERY, FAST, KNOWN, reason_of
 from tests.situations.matrix import cells, dropped, met
 
@@ -39,3 +41,10 @@ def test_what_is_said_of_cells_is_said_of_some_that_exist() -> None:
     existing = set(cells())
     assert existing >= FAST
     assert {(name, command) for name, commands in KNOWN.items() for command in commands if command != EVERY} <= existing
+
+
+def test_every_command_meets_the_situations_or_is_tried_elsewhere() -> None:
+    met = {" ".join(name for name in words if not name.startswith("-")) for words in map(str.split, COMMANDS)}
+    names = set(commands())
+    tried = {name for name in names if any(f"{one} ".startswith(f"{name} ") for one in met)}
+    assert names - tried == set(ELSEWHERE)
