@@ -16,7 +16,11 @@ from edgeprune.cli import app
 from edgeprune.errors import DataError, StageError
 from edgeprune.pruning.adopt import adopt
 from edgeprune.pruning.api import prune
+from edgeprune.records.show import read_build
+from edgeprune.records.verify import verify_build
 from tests.pruning.theirs import part_of, split, their_checkpoint, their_pruner
+from tests.situations.datasets import dataset
+from tests.situations.profiles import profile
 
 
 @pytest.fixture
@@ -34,6 +38,8 @@ CASES = {
     "second narrower, no sum": ("yolov8", {12: (1, 0.5), 15: (0.75, 0.5)}, False),
     "merged with two widths": ("yolov8", {4: (0.5, 1), 12: (1, 0.5)}, True),
     "blocks of YOLO11": ("yolo11", {2: (1, 0.5), 6: (1, 0.5), 8: (0.5, 1)}, False),
+    "blocks of YOLO11, merged": ("yolo11", {6: (0.5, 1), 8: (1, 0.5)}, True),
+    "blocks of YOLOv10": ("yolov10", {4: (1, 0.5), 22: (0.5, 1)}, False),
     "attention": ("yolo11", {10: (0.5, 1)}, False),
 }
 
@@ -64,6 +70,20 @@ def test_what_is_adopted_can_be_pruned_further(foreign, tmp_path, monkeypatch):
     result = prune(tmp_path / "stock.pt", tmp_path / "pruned.pt", macs_speed_up=1.5, imgsz=64)
     assert result.plan.macs_speed_up >= 1.5
     assert load(tmp_path / "pruned.pt").signature == result.plan.result_shapes
+
+
+@pytest.mark.slow
+def test_what_is_adopted_is_built(foreign, tmp_path, monkeypatch):
+    their_checkpoint(tmp_path / "theirs.pt", "yolo11", foreign, {4: (1, 0.5), 10: (0.5, 1)})
+    monkeypatch.delitem(sys.modules, "their_pruner")
+    adopt(tmp_path / "theirs.pt", tmp_path / "stock.pt")
+    data = dataset(tmp_path / "data", names={0: "a", 1: "b", 2: "c"})
+    argv = ["build", "--target", profile(tmp_path / "quick.yaml"), "--weights", tmp_path / "stock.pt", "--data", data]
+    CliRunner().invoke(app, [*map(str, argv), "--out", str(tmp_path / "run")])
+    record = read_build(tmp_path / "run")
+    assert foreign_globals(tmp_path / "run" / "bundle" / "model.pt") == []
+    assert record.plan is not None and record.plan.macs_speed_up >= 1.2
+    assert verify_build(tmp_path / "run").changed == ()
 
 
 def test_a_half_before_attention_cannot_be_filled(foreign, tmp_path, monkeypatch):

@@ -38,7 +38,11 @@ class TwoWidths(nn.Module):
         return self.cv2(torch.cat(y, 1))
 
 
-BASES = {"C2f_v2": TwoBranches, "C3k2_v2": TwoBranches, "C2PSA_v2": TwoBranchesAttention, "C2f_infer": TwoWidths}
+BASES = {
+    **dict.fromkeys(("C2f_v2", "C3k2_v2", "C2fCIB_v2"), TwoBranches),
+    "C2PSA_v2": TwoBranchesAttention,
+    **dict.fromkeys(("C2f_infer", "C3k2_infer"), TwoWidths),
+}
 
 
 @contextmanager
