@@ -129,10 +129,19 @@ def edits(record: BuildRecord) -> tuple[str, ...]:
             written, given = getattr(gate, name), getattr(own, name)
             if not _same(written, given):
                 lines.append(f"{gate.stage}, {gate.metric}: {name} {_text(written)}, its samples give {_text(given)}")
+    lines += _other_widths(record)
     verdict = overall_verdict(again)
     if record.verdict is not verdict:
         lines.append(f"verdict {record.verdict.value}, the gates give {verdict.value}")
     return tuple(lines)
+
+
+def _other_widths(record: BuildRecord) -> Iterator[str]:
+    """Stages whose model has other widths than the plan says: every one behind pruning keeps them."""
+    stages, planned = record.stages, record.plan.result_shapes
+    for name, row in (("prune", stages.prune), ("finetune", stages.finetune), ("qat", stages.qat)):
+        if row is not None and row.facts.signature != planned:
+            yield f"{name}: shapes {row.facts.signature}, the plan leaves {planned}"
 
 
 def gates_again(record: BuildRecord) -> Iterator[Gate]:

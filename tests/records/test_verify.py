@@ -158,6 +158,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no limit": (lambda content: _gate(content, "speed-up").update(limit=None), "speed-up: limit none"),
     "the budget": (lambda content: content["target"]["budget"].update(speed_up=3.0), "speed-up: verdict PASS"),
     "a row taken away": (lambda content: content["gates"].remove(_gate(content, "speed-up")), "row is missing"),
+    "the widths": (
+        lambda content: content["stages"]["finetune"]["facts"].update(signature="wider"),
+        "finetune: shapes wider, the plan leaves r",
+    ),
     "the verdict": (lambda content: content.update(verdict="FAIL"), "verdict FAIL, the gates give PASS"),
 }
 
