@@ -136,7 +136,7 @@ class Training(Settings):
     epochs: Annotated[int, Ge(1), Le(100_000)] = 50
     """Passes over the training split."""
     time_h: Positive | None = None
-    """Hours after which training ends, whatever ``epochs`` says."""
+    """Hours that training takes, whatever ``epochs`` says."""
     batch: Annotated[int, Ge(1), Le(4096)] = 16
     """Images in one optimiser step, over all devices."""
     lr0: Positive = 0.001

@@ -43,7 +43,7 @@ def finetune(
       edgeprune finetune pruned.pt --data data.yaml --imgsz 320 \\
         --epochs 5 --out tuned
       edgeprune finetune pruned.pt --data data.yaml --imgsz 320 --epochs 2 \\
-        --teacher best.pt --train mosaic=0.5 --time 30m --out taught
+        --teacher best.pt --train mosaic=0.5 --out taught
     """
     if until is None:
         goal = None

@@ -93,3 +93,42 @@ def test_a_device_that_cannot_do_it_ends_with_4_and_writes_nothing(
     assert ended.stderr.startswith("edgeprune: ") and ended.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert server.left() == []
+
+
+ON_8 = """
+extends: {extends}
+description: small and quick, on a stand-in whose builder chooses precisions
+imgsz: 96
+budget: {{speed_up: 1.1, statistic: p50}}
+accuracy: {{max_map_drop: 1.0}}
+prune: {{importance: l1, max_probes: 2}}
+finetune: {{epochs: 1, batch: 8}}
+measure: {{warmup_s: 0.05, rounds: 24, per_round: 4, retries: 0, time_limit_s: 10}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extends", "device", "version"),
+    [
+        ("jetson-xavier-nx", "fake:xavier-nx", "8.5.2"),
+        ("jetson-orin-nano-tensorrt-8", "fake:orin-nano,jetpack=6.0", "8.6.2"),
+    ],
+)
+def test_a_build_on_tensorrt_8_lets_it_choose_fp16_and_keeps_the_decoder(
+    inputs: Path, tmp_path: Path, extends: str, device: str, version: str
+) -> None:
+    command, profile = argv(inputs, tmp_path / "run", device), tmp_path / "mine.yaml"
+    profile.write_text(ON_8.format(extends=extends))
+    command[command.index("--target") + 1] = str(profile)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert ended.returncode in VERDICTS - {0}, ended.stdout + ended.stderr  # a stand-in passes nothing
+    bundle = tmp_path / "run" / "bundle"
+    facts = json.loads((bundle / "engine.engine.json").read_text())
+    assert facts["builder"] == f"trtexec {version}" and facts["simulated"] is True
+    told = facts["command"].split()
+    assert "--fp16" in told and "--stronglyTyped" not in told
+    [kept] = [word for word in told if word.startswith("--layerPrecisions=")]
+    assert kept.endswith(":fp32") and "/model.22/" in kept
+    record = json.loads((bundle / "build.json").read_text())
+    assert record["device"]["simulated"] is True and record["stages"]["prune"]["facts"]["probes"]
