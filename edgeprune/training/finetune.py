@@ -86,6 +86,7 @@ def finetune(
     if until is not None:
         watchers = [*watchers, ("on_fit_epoch_end", StopAtGoal(until))]
         identity = {**(identity or {}), "until": asdict(until)}
+    identity = {**(identity or {}), "dataset": dataset.digest}
     run = run_training(
         work,
         given,

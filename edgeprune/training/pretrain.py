@@ -50,8 +50,11 @@ def pretrain(
             label="pretrain",
             progress=progress,
         )
-    Dataset.load(data, task=read_model_yaml(source).task, trust=trust)
-    run = run_training(work, source, data=data, settings=settings, label="pretrain", progress=progress)
+    dataset = Dataset.load(data, task=read_model_yaml(source).task, trust=trust)
+    identity = {"dataset": dataset.digest}
+    run = run_training(
+        work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=progress
+    )
     return result_from_run(
         run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata
     )

@@ -115,6 +115,23 @@ def test_the_same_call_again_trains_nothing_and_other_settings_train_anew(
     assert len(told) == 2
 
 
+def test_labels_that_changed_are_trained_anew(tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings):
+    told: list[str] = []
+
+    def note(text: str, *, done: int = 0, total: int = 0) -> None:
+        told.append(text)
+
+    shutil.copytree(digits.parent, tmp_path / "data")
+    data, work = tmp_path / "data" / digits.name, tmp_path / "work"
+    for _ in range(2):
+        finetune(narrow, data=data, out=tmp_path / "out", settings=settings, work=work, progress=note)
+    assert len(told) == 3, "once"
+    label = next((tmp_path / "data" / "labels").rglob("*.txt"))
+    label.write_text("".join(label.read_text().splitlines(keepends=True)[:-1]))
+    finetune(narrow, data=data, out=tmp_path / "out", settings=settings, work=work, progress=note)
+    assert len(told) == 6
+
+
 def test_nothing_is_written_outside_work_and_out(
     tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
