@@ -141,4 +141,6 @@ def _need(gate: Gate, record: BuildRecord) -> str:
         return QUIET
     if gate.metric.endswith(DROP) and record.stages.baseline.facts.reference_accuracy > 0:
         return f"more images in split {record.stages.engine.facts.accuracy.accuracy.split} of {record.dataset.path}"
-    return f"a trained model in place of {record.weights.path}"
+    if gate.metric.endswith(DROP) or "give a trained model" in gate.reason:
+        return f"a trained model in place of {record.weights.path}"
+    return f"see why in the row '{gate.metric}'"

@@ -88,6 +88,8 @@ def test_what_the_same_command_can_never_settle_says_what_is_missing(capsys: pyt
     )
     record = replace(record, stages=replace(record.stages, baseline=nothing))
     assert next_words(record, capsys) == f"next: {model}"
+    crashed = Gate("export", "NVIDIA's parser", None, 0.0, "errors", Verdict.INCONCLUSIVE, "gave no answer: it crashed")
+    assert next_words(undecided(crashed), capsys) == "next: see why in the row 'NVIDIA's parser'"
     passed = simulated_gate(replace(UNSTEADY, verdict=Verdict.PASS))
     record = replace(undecided(passed), device=DeviceRow("fake:orin", True, {}, record.host))
     assert next_words(record, capsys) == "next: a real device: a stand-in proves nothing"
