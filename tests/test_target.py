@@ -221,3 +221,9 @@ def test_a_sparsify_stage_survives_the_overrides_of_the_command_line(tmp_path: P
     assert changed is not None
     assert (changed.strength, changed.epochs, changed.bias_strength, changed.patience) == (0.02, 7, 0.01, 0)
     assert load_target("cpu").sparsify is None
+
+
+def test_the_demo_leaves_room_for_a_machine_that_does_something_else() -> None:
+    demo, usual = load_target("demo"), load_target("cpu")
+    assert demo.prune.least_used <= 0.8 < usual.prune.least_used
+    assert demo.measure.quiet_wait_s >= 60 and demo.measure.retries >= 3

@@ -146,3 +146,13 @@ def test_the_command_prints_where_the_data_is(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert str(out / "data.yaml") in result.output.replace("\n", "")
     assert (out / "data.yaml").is_file()
+
+
+def test_progress_counts_the_images_of_each_split(tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+
+    def note(text: str, *, done: int = 0, total: int = 0) -> None:
+        said.append((text, done, total))
+
+    write_digits(tmp_path / "set", train=3, val=2, test=1, imgsz=64, progress=note)
+    assert said == [("train images", 3, 3), ("val images", 2, 2), ("test images", 1, 1)]

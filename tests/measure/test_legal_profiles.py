@@ -136,6 +136,17 @@ def test_measuring_again_has_an_end() -> None:
     assert len(runtime.rounds) == 21 and max(runtime.rounds) <= 16 * 60
 
 
+def test_before_it_measures_again_it_waits_for_quiet_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("edgeprune.measure.latency.wait_before_again", lambda site: notes.append("waits"))
+    place = site(asking({"speed_up": 1.5}, retries=2), ClockedRuntime(20.0, 1.5))
+    place.reporter = SimpleNamespace(note=notes.append, progress=lambda *_, **__: None)
+    judge_latency(place, "engine", *ENGINES)
+    said = [note for note in notes if note == "waits" or "inconclusive" in note]
+    assert [note == "waits" for note in said] == [False, True, False, True]
+    assert all("twice the samples" in note for note in said[::2])
+
+
 @settings(max_examples=200)
 @given(st.integers(1, 10_000), st.integers(0, 40), st.floats(-100, 1e4), st.floats(1e-6, 1e3), st.booleans())
 def test_samples_of_a_round_leave_room_for_the_rounds(
