@@ -226,6 +226,7 @@ REGISTRY = (
         "search_disturbed.md",
         40,
         "the median of 100 rounds of a bare loop",
+        typed="the words around its two tables, which are two runs",
     ),
     Benchmark(
         "frontier",
@@ -243,6 +244,7 @@ REGISTRY = (
         "demo_ten_times.md",
         150,
         "ten runs, each one shown",
+        typed="the words above its table, which has four runs of ten",
     ),
     Benchmark(
         "robustness",
