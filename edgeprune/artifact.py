@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 Role = Literal["model", "onnx", "engine", "plan", "per_image"]
 """What a file is to the stages: a checkpoint (.pt), an ONNX graph, what a runtime loads, a plan (.json), or what was
@@ -32,10 +32,15 @@ class Artifact:
 
 def sha256_of(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read in pieces so that a large model does not fill the memory."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The same of an open file, from where it stands to its end."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -14,13 +14,13 @@ import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.agent.programs import Turns
-from edgeprune.artifact import sha256_of
+from edgeprune.artifact import digest_of, sha256_of
 from edgeprune.devices.archive import archive
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.channel import Channel, ConnectionLost, Pipe
@@ -135,12 +135,19 @@ class RemoteDevice(Device):
         )
 
     def send(self, local: Path, remote: str) -> None:
-        """Copy a file there, from where an earlier attempt stopped; content that is there already is not sent."""
-        try:
-            size, sha256 = local.stat().st_size, sha256_of(local)
-        except OSError as error:
-            raise DataError(f"{local}: cannot be read: {error.strerror}") from error
+        """Copy a file there, from where an earlier attempt stopped; content that is there already is not sent.
 
+        What is sent is the file as it was when it was opened: another build may put a newer one in its place meanwhile.
+        """
+        with ExitStack() as opened:
+            try:
+                file = opened.enter_context(local.open("rb"))
+                sha256, size = digest_of(file), file.tell()
+            except OSError as error:
+                raise DataError(f"{local}: cannot be read: {error.strerror}") from error
+            self._send(file, sha256, size, remote)
+
+    def _send(self, file: BinaryIO, sha256: str, size: int, remote: str) -> None:
         furthest = 0
 
         def attempt() -> None:
@@ -150,12 +157,11 @@ class RemoteDevice(Device):
                 return
             self._progress += offered["offset"] > furthest
             furthest = max(furthest, offered["offset"])
-            with local.open("rb") as file:
-                file.seek(offered["offset"])
-                pieces = iter(lambda: file.read(PIECE_BYTES), b"")
-                put = self._agent("put", remote, sha256, str(size), str(offered["offset"]), stdin=pieces)
+            file.seek(offered["offset"])
+            pieces = iter(lambda: file.read(PIECE_BYTES), b"")
+            put = self._agent("put", remote, sha256, str(size), str(offered["offset"]), stdin=pieces)
             if not put.get("have"):
-                raise ConnectionLost(f"{self.name}: {local.name} arrived only in part")
+                raise ConnectionLost(f"{self.name}: {PurePosixPath(remote).name} arrived only in part")
 
         with self:
             self._retry(attempt)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.artifact import write_atomically
 from edgeprune.devices.remote import RETRY_PAUSES_S, RemoteDevice
 from edgeprune.devices.ssh import OPTIONS, Address, Ssh
 from edgeprune.errors import DeviceError, TargetError, ToolError
@@ -71,6 +72,27 @@ def test_a_job_survives_a_lost_connection_and_is_not_started_twice(server: Serve
     assert mark.read_text() == "x"
     assert any("the connection was lost" in note for note in notes)
     assert server.left() == []
+
+
+def test_a_file_that_another_build_replaces_meanwhile_is_sent_as_it_was(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"of this build")
+    device = RemoteDevice(Ssh(server.name))
+    real = device._agent
+
+    def replacing(verb: str, *arguments: str, **options):
+        if verb == "offer":
+            write_atomically(cache, b"of the other build, and longer")
+        return real(verb, *arguments, **options)
+
+    monkeypatch.setattr(device, "_agent", replacing)
+    with device:
+        device.send(cache, f"{tmp_path}/there/timing.cache")
+        device.fetch(f"{tmp_path}/there/timing.cache", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"of this build"
+    assert cache.read_bytes() == b"of the other build, and longer"
 
 
 def test_a_transfer_goes_on_where_it_stopped_and_known_content_is_not_sent_again(
