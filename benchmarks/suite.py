@@ -253,7 +253,6 @@ REGISTRY = (
         "robustness.md",
         35,
         "none: counts",
-        typed="the paragraph on what was mended after the run",
     ),
     Benchmark(
         "gpu-check",
