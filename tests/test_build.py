@@ -129,7 +129,7 @@ def test_the_record_satisfies_its_schema_and_names_what_is_there(built: Path) ->
         assert sha256_of(built / "run" / "bundle" / name) == digest
     assert {"model.pt", "model.onnx", "engine.onnx", "plan.json", "sample.py"} <= set(record["bundle"])
     assert "cpp/sample.cpp" in record["bundle"]
-    sample = [sys.executable, "sample.py", str(next((built / "digits").rglob("*.jpg")))]
+    sample = [sys.executable, "-c", ALONE, "sample.py", str(next((built / "digits").rglob("*.jpg")))]
     assert (
         "found, drawn in" in subprocess.run(sample, cwd=built / "run" / "bundle", capture_output=True, text=True).stdout
     )

@@ -16,6 +16,7 @@ from edgeprune.artifact import write_files
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.deploy.triton import triton_files
 from edgeprune.errors import DataError, TargetError
+from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.onnx_facts import onnx_facts
@@ -59,20 +60,51 @@ def test_the_configuration_is_the_graphs(shared, tmp_path, schema, dynamic):
         assert metadata["task"] == "detect" and metadata["names"] == {0: "RBC", 1: "WBC", 2: "Platelets"}
         assert metadata["stride"] == 32 and metadata["imgsz"] == [320, 320]
 
-        session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-        assert [tensor.name for tensor in config.input] == [tensor.name for tensor in session.get_inputs()]
-        assert [tensor.name for tensor in config.output] == [tensor.name for tensor in session.get_outputs()]
-        if not free:
-            assert list(config.input[0].dims) == [1, 3, 320, 320]
-        batch = [2] if free else []
-        shape = batch + [size if size > 0 else 320 for size in config.input[0].dims]
-        kind = schema.DataType.Name(config.input[0].data_type)
-        outputs = session.run(None, {config.input[0].name: np.zeros(shape, NUMPY[kind])})
-        for tensor, output in zip(config.output, outputs, strict=True):
-            claimed = batch + list(tensor.dims)
-            assert len(claimed) == output.ndim
-            assert all(claim in (-1, size) for claim, size in zip(claimed, output.shape, strict=True))
-            assert NUMPY[schema.DataType.Name(tensor.data_type)] == output.dtype
+        assert free or list(config.input[0].dims) == [1, 3, 320, 320]
+        as_it_says(schema, config, onnx, [2] if free else [], 320)
+
+
+def as_it_says(schema, config, onnx: Path, batch: list[int], side: int) -> None:
+    """Names, types and shapes of a configuration are those of the graph when it runs."""
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in session.get_inputs()]
+    assert [tensor.name for tensor in config.output] == [tensor.name for tensor in session.get_outputs()]
+    shape = batch + [size if size > 0 else side for size in config.input[0].dims]
+    kind = schema.DataType.Name(config.input[0].data_type)
+    outputs = session.run(None, {config.input[0].name: np.zeros(shape, NUMPY[kind])})
+    for tensor, output in zip(config.output, outputs, strict=True):
+        claimed = batch + list(tensor.dims)
+        assert len(claimed) == output.ndim
+        assert all(claim in (-1, size) for claim, size in zip(claimed, output.shape, strict=True))
+        assert NUMPY[schema.DataType.Name(tensor.data_type)] == output.dtype
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(1, id="one image"),
+        pytest.param(4, id="four images", marks=pytest.mark.slow),
+        pytest.param(0, id="free", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(
+    ("family", "task", "head"),
+    [
+        *(("yolov8", task, "raw") for task in ("detect", "segment", "pose", "obb", "classify")),
+        *(("yolo26", task, "end-to-end") for task in ("detect", "segment", "pose", "obb")),
+        ("yolov8", "detect", "nms"),
+    ],
+)
+def test_every_task_and_head_is_described_as_it_runs(tmp_path, schema, family, task, head, batch):
+    onnx = tmp_path / "model.onnx"
+    weights = saved(stock_model(family, task), tmp_path / "m.pt")
+    onnx_from_checkpoint(weights, onnx, imgsz=64, head=head, dynamic=batch == 0, batch=batch or 2)
+    if task == "detect" and batch == 1:  # with inputs and outputs of half precision too
+        cast_to_fp16(onnx, tmp_path / "half.onnx", half_inputs=True)
+    for graph in sorted(tmp_path.glob("*.onnx")):
+        text = triton_files(ShippedModel.read(graph))["edgeprune_onnx/config.pbtxt"].decode()
+        config = text_format.Parse(text, schema.ModelConfig())
+        as_it_says(schema, config, graph, [2] if config.max_batch_size else [], 64)
 
 
 @pytest.mark.shared

@@ -129,7 +129,14 @@ def in_image(mask: np.ndarray, frame: np.ndarray, model: sample.Model) -> np.nda
 
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("family", "head", "count"), [("yolov8", "raw", 87), ("yolo26", "end-to-end", 12), ("yolo11", "nms", 12)]
+    ("family", "head", "count"),
+    [
+        ("yolov8", "raw", 87),
+        ("yolo26", "end-to-end", 12),
+        ("yolo11", "nms", 12),
+        pytest.param("yolo26", "end-to-end", 87, marks=pytest.mark.slow),
+        pytest.param("yolo11", "nms", 87, marks=pytest.mark.slow),
+    ],
 )
 def test_it_finds_what_ultralytics_finds(family: str, head: str, count: int, shared: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
