@@ -16,6 +16,7 @@ import pytest
 
 from edgeprune.artifact import sha256_of
 from edgeprune.records.build import build_schema
+from tests.shipped.test_sample import ALONE
 
 PROFILE = """
 extends: cpu
