@@ -271,7 +271,8 @@ NO_RUNNER = {  # pages that no entry of the registry writes, and scripts that wr
     "machine; the second was typed from single runs",
     "pruning_matrix.md": "`make test-matrix` prints it (`tests/matrix/run.py --out`)",
     "quantization_trained.md": "printed by `python -m benchmarks.quantization_trained WEIGHTS DATA --out WORK "
-    "--imgsz 160 --epochs 5 --qat-epochs 3` with the extra `qat`, which `dev` leaves out; ModelOpt's own lines are taken away",
+    "--imgsz 160 --epochs 5 --qat-epochs 3` with the extra `qat`, which `dev` leaves out; ModelOpt's own "
+    "lines are taken away",
     "ssh_turns.py": "prints what taking turns over SSH costs; it has no page",
     "training_demo.md": "typed from the logs of single runs of `edgeprune pretrain` and `finetune`",
 }
