@@ -101,7 +101,7 @@ def _require_possible(target: Target, *, from_scratch: bool) -> None:
     for name, section in sections.items():
         if section is not None:
             try:
-                ultralytics_arguments(TrainSettings.of(section, imgsz=target.imgsz, seed=0))
+                ultralytics_arguments(TrainSettings.of(section, imgsz=target.imgsz, seed=0, teacher=None))
             except TargetError as error:
                 raise TargetError(f"{name}: {error}") from error
 

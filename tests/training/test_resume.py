@@ -13,6 +13,7 @@ import pytest
 import torch
 from ultralytics.nn.tasks import torch_safe_load
 
+from edgeprune.dataset import Dataset
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.run import FinishedRun, read_epochs, run_training
@@ -153,6 +154,7 @@ def test_a_full_disk_keeps_the_epoch_before(
         narrow,
         data=digits,
         settings=SETTINGS,
+        identity={"dataset": Dataset.load(digits, task="detect").digest},
         keep_given=True,
         progress=lambda text, *, done=0, total=0: told.append(text),
     )
