@@ -33,10 +33,10 @@ class Artifact:
 def sha256_of(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read in pieces so that a large model does not fill the memory."""
     with Path(path).open("rb") as file:
-        return digest_of(file)
+        return sha256_of_open(file)
 
 
-def digest_of(file: BinaryIO) -> str:
+def sha256_of_open(file: BinaryIO) -> str:
     """The same of an open file, from where it stands to its end."""
     digest = hashlib.sha256()
     while piece := file.read(1 << 20):

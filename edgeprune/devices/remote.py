@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.agent.programs import Turns
-from edgeprune.artifact import digest_of, sha256_of
+from edgeprune.artifact import sha256_of, sha256_of_open
 from edgeprune.devices.archive import archive
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.channel import Channel, ConnectionLost, Pipe
@@ -142,7 +142,7 @@ class RemoteDevice(Device):
         with ExitStack() as opened:
             try:
                 file = opened.enter_context(local.open("rb"))
-                sha256, size = digest_of(file), file.tell()
+                sha256, size = sha256_of_open(file), file.tell()
             except OSError as error:
                 raise DataError(f"{local}: cannot be read: {error.strerror}") from error
             self._send(file, sha256, size, remote)

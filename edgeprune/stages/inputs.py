@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune import checkpoint
+from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
@@ -50,19 +51,17 @@ def read_inputs(
         TargetError: the target asks for what they do not allow.
         DeviceError: it trains INT8, and ModelOpt is not installed.
     """
-    source, stride, trained, names, channels = _read_weights(weights, trust)
+    source, stride, loaded = _read_weights(weights, trust)
+    names, channels, trained = None, None, None
+    if loaded is not None:
+        names, channels, trained = dict(loaded.names), loaded.channels, loaded.trained_imgsz
     size = input_size(trained, stride, source.task, command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
     if target.qat is not None:
         from edgeprune.export.modelopt import require_modelopt
 
         require_modelopt()
-    _require_possible(target, from_scratch=names is None)
-    if names is not None and (target.prune.ignore or target.prune.max_ratio):
-        from edgeprune.pruning.pruner import Pruner
-
-        model = checkpoint.load(weights, trust=trust).model
-        Pruner(model, size.side, ignore=target.prune.ignore, max_ratio=target.prune.max_ratio)  # a glob that fits none
+    _require_possible(target, loaded)
     splits = {"train", "val", target.accuracy.split}
     dataset = read_dataset(target, data, source.task, splits, names, channels=channels, trust=trust)
     if names is None and target.pretrain.train.get("single_cls"):
@@ -87,16 +86,19 @@ def read_inputs(
     return Inputs(target, size, source, dataset)
 
 
-def _require_possible(target: Target, *, from_scratch: bool) -> None:
+def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
     """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now."""
     from edgeprune.pruning.criteria import importance_named
-    from edgeprune.pruning.pruner import AUTO
+    from edgeprune.pruning.pruner import AUTO, Pruner
     from edgeprune.training.arguments import ultralytics_arguments
 
-    if target.prune.importance != AUTO:
-        importance_named(target.prune.importance)
+    wanted = target.prune
+    if wanted.importance != AUTO:
+        importance_named(wanted.importance)
+    if loaded is not None and (wanted.ignore or wanted.max_ratio):  # globs that match nothing
+        Pruner(loaded.model, target.imgsz, ignore=wanted.ignore, max_ratio=wanted.max_ratio)
     sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat}
-    if from_scratch:
+    if loaded is None:
         sections["pretrain"] = target.pretrain
     for name, section in sections.items():
         if section is not None:
@@ -106,23 +108,17 @@ def _require_possible(target: Target, *, from_scratch: bool) -> None:
                 raise TargetError(f"{name}: {error}") from error
 
 
-def _read_weights(
-    weights: str | Path, trust: bool
-) -> tuple[Weights, int, Size | None, dict[int, str] | None, int | None]:
-    """The weights, stride and trained size of the model in pixels, the names of its classes, and its channels.
-
-    The latter three are None for a model description.
-    """
+def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Checkpoint | None]:
+    """The weights, the model's stride, and the checkpoint; None for a model description."""
     suffix = Path(weights).suffix.lower()
     if suffix in (".yaml", ".yml"):
         from edgeprune.training.model_yaml import read_model_yaml
 
         model = read_model_yaml(weights)
-        return Weights(model.path, model.digest, model.task), model.stride, None, None, None
+        return Weights(model.path, model.digest, model.task), model.stride, None
     if suffix == ".pt":
         loaded = checkpoint.load(weights, trust=trust)
-        read = Weights(loaded.path, loaded.sha256, loaded.task)
-        return read, loaded.stride, loaded.trained_imgsz, dict(loaded.names), loaded.channels
+        return Weights(loaded.path, loaded.sha256, loaded.task), loaded.stride, loaded
     raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml)")
 
 

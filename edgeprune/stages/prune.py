@@ -51,7 +51,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     budget, limit = build.target.budget, search.macs_limit
     probes: tuple[ProbeFacts, ...] = ()
     diagnosis: Diagnosis | None = None
-    unpruned = budget.kind != "latency_ms" and budget.value <= 1
+    unpruned = budget.asks_nothing
     if unpruned:
         files, plan = search.prune_by_macs(1.0)
     elif budget.kind == "macs_speed_up":

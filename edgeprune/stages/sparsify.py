@@ -32,9 +32,8 @@ def importance_to_prune(build: Build) -> str:
 
 
 def _needed(build: Build) -> bool:
-    budget = build.target.budget
-    met_by_itself = budget.kind != "latency_ms" and budget.value <= 1
-    return build.target.sparsify is not None and not met_by_itself and not within_budget_unpruned(build)
+    met = build.target.budget.asks_nothing or within_budget_unpruned(build)
+    return build.target.sparsify is not None and not met
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:

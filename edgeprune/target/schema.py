@@ -78,6 +78,11 @@ class Budget(_Part):
         """Value of the one key that is set."""
         return getattr(self, self.kind)
 
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether the unpruned model meets it, whatever a clock says."""
+        return self.kind != "latency_ms" and self.value <= 1
+
     def __str__(self) -> str:
         scope = "end-to-end " if self.scope == "end_to_end" else ""
         if self.kind == "latency_ms":
