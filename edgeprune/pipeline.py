@@ -116,10 +116,10 @@ def build(
     target, source = inputs.target, inputs.weights
     argv = build_command(name, weights, data, trust, {**overrides, "out": out, "seed": seed or None})
 
-    fresh = not root.exists()
     levers = ""
     if target.levers == "auto":
         target, levers = _levers(target, inputs, root, seed, trust, reporter)
+    fresh = not root.exists()
     with (
         scratch(),
         open_site(target, seed=seed, reporter=reporter) as site,
@@ -160,7 +160,8 @@ def _levers(
             reporter.note("levers auto: nothing can be measured here; the number format stays as it is named")
             return target.changed({"levers": "named"}), ""
         source = checkpoint.load(inputs.weights.path, trust=trust)
-        chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED)
+        with open_workspace(root):  # two builds that screen at once would disturb each other's measurements
+            chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED)
     reporter.note(why)
     return target.changed({"precision": chosen.precision, "levers": "named"}), why
 

@@ -13,7 +13,7 @@ from edgeprune.cli.streams import say
 
 
 def compare(
-    models: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files or engines; the first is the base.")],
+    models: Annotated[list[Path], typer.Argument(help="Checkpoints or ONNX files; the first is the base.")],
     data: Annotated[str, typer.Option(help="Dataset that the models were trained on: a YAML, or class folders.")],
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, statistic, sampling.")

@@ -29,7 +29,7 @@ from edgeprune.serial import to_json
 if TYPE_CHECKING:
     from edgeprune.export.metadata import ModelMetadata
 
-FORMS = (".pt", ".onnx", ".engine")
+FORMS = (".pt", ".onnx")  # an engine shows neither its parameters nor its MACs
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def compare(
     """Compare models on one dataset and one machine.
 
     Args:
-        models: two or more checkpoints, ONNX files or engines of the same task and classes; the first is what the
+        models: two or more checkpoints or ONNX files of the same task and classes; the first is what the
             others are held against.
         data: a dataset, or what :meth:`Dataset.load` takes.
         runtime: what runs and times them; ONNX Runtime on the CPU when None.
@@ -229,7 +229,8 @@ def _check(paths: Sequence[Path]) -> None:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         if path.suffix not in FORMS:
-            raise DataError(f"{path}: is not a model to compare; allowed: {', '.join(FORMS)}")
+            hint = "; edgeprune bench and val take engines" if path.suffix == ".engine" else ""
+            raise DataError(f"{path}: is not a model to compare; allowed: {', '.join(FORMS)}{hint}")
 
 
 def _described(path: Path, trust: bool) -> _What:
