@@ -26,6 +26,7 @@ def digits(
     test: Annotated[int, typer.Option(help="Test images.")] = 160,
     imgsz: Annotated[int, typer.Option(help="Side of the square images to make in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same pixels.")] = 0,
+    hard: Annotated[bool, typer.Option("--hard", help="Many small digits that overlap, in 20 classes.")] = False,
 ) -> None:
     """Compose scenes of handwritten digits over photographs, in Ultralytics' layout with train, val and test.
 
@@ -37,4 +38,4 @@ def digits(
     def show(text: str, *, done: int = 0, total: int = 0, **_: object) -> None:
         print(f"{text}: {done}/{total}", file=sys.stderr)
 
-    say(str(write_digits(out, train=train, val=val, test=test, imgsz=imgsz, seed=seed, progress=show)))
+    say(str(write_digits(out, train=train, val=val, test=test, imgsz=imgsz, seed=seed, hard=hard, progress=show)))

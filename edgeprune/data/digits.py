@@ -2,7 +2,8 @@
 
 The digits (1797 samples of 8×8 pixels, ten classes; `sklearn.datasets.load_digits`) and the photographs
 (`load_sample_images`) are inside the scikit-learn package. A scene is a random crop of a photograph with a few digits
-on it, varied in size, rotation, colour, contrast and overlap, so that a detector has something to learn.
+on it, varied in size, rotation, colour, contrast and overlap, so that a detector has something to learn. The hard kind
+has many small digits that cover each other, and tells light ink from dark: twenty classes.
 
 Takes a folder and the sizes of the splits, gives an Ultralytics data set (`data.yaml`, `images/`, `labels/`), refuses a
 folder that holds anything else. The three splits use disjoint digit samples: no validation digit was trained on.
@@ -28,11 +29,33 @@ RECIPE = 1
 """Raise it when the same parameters would give other pixels."""
 RECORD = "digits.json"
 CLASSES = tuple(str(digit) for digit in range(10))
+HARD_CLASSES = tuple(f"{digit} {ink}" for ink in ("light", "dark") for digit in range(10))
 SPLITS = ("train", "val", "test")
 SHARES = (0.70, 0.15, 0.15)  # of the digit samples of every class
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+@dataclass(frozen=True)
+class _Scenes:
+    """What the scenes of one kind are drawn from.
+
+    Attributes:
+        classes: their names; the second ten are digits darker than their ground.
+        count: digits in an image, from and below.
+        height: of a digit over the image's side, least and largest before rotation.
+        overlap: that a box may have at most with another, over the smaller of the two.
+    """
+
+    classes: tuple[str, ...]
+    count: tuple[int, int]
+    height: tuple[float, float]
+    overlap: float
+
+
+EASY = _Scenes(CLASSES, (1, 6), (0.18, 0.45), 0.35)
+HARD = _Scenes(HARD_CLASSES, (6, 25), (0.03, 0.14), 0.6)
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,7 @@ class DigitsRecipe:
         imgsz: side of the square images in pixels.
         seed: two runs with one seed write the same pixels; images of a smaller split are the first of a larger one.
         recipe: version of the composition.
+        hard: many small digits that cover each other, in twenty classes.
     """
 
     train: int
@@ -52,13 +76,25 @@ class DigitsRecipe:
     imgsz: int
     seed: int
     recipe: int = RECIPE
+    hard: bool = False
+
+    @property
+    def scenes(self) -> _Scenes:
+        """The kind of scenes."""
+        return HARD if self.hard else EASY
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What is written beside the images; folders from before there was a hard kind do not name it."""
+        return {key: value for key, value in asdict(self).items() if key != "hard" or value}
 
     def __post_init__(self) -> None:
         for split in SPLITS:
             if getattr(self, split) < 1:
                 raise DataError(f"{split}={getattr(self, split)}: every split needs at least 1 image")
-        if not 64 <= self.imgsz <= 1280:
-            raise DataError(f"imgsz={self.imgsz}: digits can be drawn from 64 to 1280 pixels")
+        least = 320 if self.hard else 64  # the least digits then have 8 pixels, as their samples
+        if not least <= self.imgsz <= 1280:
+            raise DataError(f"imgsz={self.imgsz}: such digits can be drawn from {least} to 1280 pixels")
         if self.seed < 0:
             raise DataError(f"seed={self.seed}: a seed is 0 or more")
 
@@ -71,6 +107,7 @@ def write_digits(
     test: int = 160,
     imgsz: int = 128,
     seed: int = 0,
+    hard: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Write the digits data set and give the path of its ``data.yaml``.
@@ -85,13 +122,14 @@ def write_digits(
         test: images in the test split.
         imgsz: side of the square images in pixels.
         seed: seed of everything random.
+        hard: 6 to 24 small digits in an image, which cover each other, in twenty classes: light and dark ink apart.
         progress: called after every hundred images of a split, and at its end.
 
     Raises:
         DataError: ``out`` holds something else, or a parameter is impossible.
     """
     out = Path(out)
-    recipe = DigitsRecipe(train=train, val=val, test=test, imgsz=imgsz, seed=seed)
+    recipe = DigitsRecipe(train=train, val=val, test=test, imgsz=imgsz, seed=seed, hard=hard)
     if _holds(out, recipe):
         return out / "data.yaml"
     partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
@@ -123,7 +161,8 @@ def _holds(out: Path, recipe: DigitsRecipe) -> bool:
         record = None
     if not isinstance(record, dict):
         raise DataError(f"{out} holds other files; name a new or empty folder with --out")
-    if record != asdict(recipe):
+    if record != recipe.recorded:
+        record = {"hard": False, **record}
         differs = ", ".join(f"{k}={record.get(k)}" for k, v in asdict(recipe).items() if record.get(k) != v)
         raise DataError(f"{out} holds digits made with {differs}; name another folder with --out or delete it")
     return True
@@ -140,15 +179,15 @@ def _write_splits(folder: Path, recipe: DigitsRecipe, progress: Progress) -> Non
         total = getattr(recipe, split)
         for index in range(total):
             rng = np.random.default_rng([recipe.seed, part, index])
-            pixels, rows = _draw_scene(rng, recipe.imgsz, photographs, digits, classes, pools[part])
+            pixels, rows = _draw_scene(rng, recipe, photographs, digits, classes, pools[part])
             Image.fromarray(pixels).save(images / f"{index:05d}.jpg", quality=92)
             (labels / f"{index:05d}.txt").write_text("".join(rows), encoding="utf-8")
             if (done := index + 1) % 100 == 0 or done == total:
                 progress(f"{split} images", done=done, total=total)
-    names = "".join(f"  {index}: '{name}'\n" for index, name in enumerate(CLASSES))
+    names = "".join(f"  {index}: '{name}'\n" for index, name in enumerate(recipe.scenes.classes))
     paths = "".join(f"{split}: images/{split}\n" for split in SPLITS)
     (folder / "data.yaml").write_text(f"{paths}names:\n{names}", encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(recipe.recorded, indent=2) + "\n", encoding="utf-8")
 
 
 def _digit_samples() -> tuple[Array, Array]:
@@ -179,31 +218,40 @@ def _disjoint_pools(classes: Array, seed: int) -> list[Array]:
 
 
 def _draw_scene(
-    rng: np.random.Generator, side: int, photographs: list[Image.Image], digits: Array, classes: Array, pool: Array
+    rng: np.random.Generator,
+    recipe: DigitsRecipe,
+    photographs: list[Image.Image],
+    digits: Array,
+    classes: Array,
+    pool: Array,
 ) -> tuple[Array, list[str]]:
     """One image (side, side, 3) uint8 and its label rows ``class x y w h``, centre and size over the side."""
+    side, scenes = recipe.imgsz, recipe.scenes
     canvas = _background(rng, side, photographs[rng.integers(len(photographs))])
     boxes: list[Box] = []
     rows: list[str] = []
-    count = int(rng.integers(1, 6))
+    count = int(rng.integers(*scenes.count))
     for _ in range(4 * count):
         if len(rows) == count:
             break
         sample = int(rng.choice(pool))
-        mask = _digit_mask(rng, digits[sample], side)
+        mask = _digit_mask(rng, digits[sample], side, scenes.height)
         height, width = mask.shape
         if height >= side or width >= side:
             continue
         left, top = int(rng.integers(side - width)), int(rng.integers(side - height))
         box = (left, top, left + width, top + height)
-        if any(_overlap(box, placed) > 0.35 for placed in boxes):
+        if any(_overlap(box, placed) > scenes.overlap for placed in boxes):
             continue
         region = canvas[top : top + height, left : left + width]
-        colour = _contrasting_colour(rng, region)
+        ground = float(region.mean())
+        colour = _contrasting_colour(rng, ground)
         region[:] = region + (colour - region) * (mask * rng.uniform(0.75, 1.0))[..., None]
         boxes.append(box)
+        dark = recipe.hard and float(colour.mean()) < ground
+        label = int(classes[sample]) + len(CLASSES) * dark
         x, y = (left + width / 2) / side, (top + height / 2) / side
-        rows.append(f"{classes[sample]} {x:.6f} {y:.6f} {width / side:.6f} {height / side:.6f}\n")
+        rows.append(f"{label} {x:.6f} {y:.6f} {width / side:.6f} {height / side:.6f}\n")
     canvas += rng.normal(0.0, rng.uniform(0.0, 6.0), canvas.shape).astype(np.float32)
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), rows
 
@@ -218,9 +266,9 @@ def _background(rng: np.random.Generator, side: int, photograph: Image.Image) ->
     return np.asarray(piece, dtype=np.float32) * np.float32(rng.uniform(0.6, 1.1))
 
 
-def _digit_mask(rng: np.random.Generator, digit: Array, side: int) -> Array:
+def _digit_mask(rng: np.random.Generator, digit: Array, side: int, heights: tuple[float, float]) -> Array:
     """Opacity of one digit (h, w) in 0..1, scaled, stretched, rotated and cut to its ink."""
-    height = side * float(np.exp(rng.uniform(np.log(0.18), np.log(0.45))))
+    height = side * float(np.exp(rng.uniform(*np.log(heights))))
     width = height * rng.uniform(0.75, 1.1)
     image = Image.fromarray(digit).resize((max(round(width), 8), max(round(height), 8)), Image.Resampling.BICUBIC)
     image = image.rotate(rng.uniform(-25.0, 25.0), Image.Resampling.BICUBIC, expand=True)
@@ -230,9 +278,8 @@ def _digit_mask(rng: np.random.Generator, digit: Array, side: int) -> Array:
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _contrasting_colour(rng: np.random.Generator, region: Array) -> Array:
-    """A colour (3,) in 0..255 that differs from the region's mean by a contrast of 80 to 170 grey levels."""
-    ground = float(region.mean())
+def _contrasting_colour(rng: np.random.Generator, ground: float) -> Array:
+    """A colour (3,) in 0..255 that differs from a mean grey level by a contrast of 80 to 170."""
     contrast = rng.uniform(80.0, 170.0)
     up = ground + contrast <= 255.0
     down = ground - contrast >= 0.0

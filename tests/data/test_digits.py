@@ -85,9 +85,47 @@ def test_objects_differ_in_size_and_overlap(tmp_path: Path) -> None:
         rows = np.loadtxt(file, ndmin=2)
         sizes += list(rows[:, 3] * rows[:, 4])
         for i, one in enumerate(rows):
-            overlapping += any(np.all(np.abs(one[1:3] - two[1:3]) < (one[3:] + two[3:]) / 2) for two in rows[:i])
+            overlapping += any(_meet(one, two) for two in rows[:i])
     assert max(sizes) > 4 * min(sizes)
     assert overlapping >= 5
+
+
+def _meet(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes of label rows overlap."""
+    return bool(np.all(np.abs(one[1:3] - other[1:3]) < (one[3:] + other[3:]) / 2))
+
+
+def test_the_hard_kind_has_many_small_digits_that_overlap_and_tells_light_ink_from_dark(tmp_path: Path) -> None:
+    folder = write_digits(tmp_path / "set", train=12, val=1, test=1, imgsz=320, hard=True).parent
+    names = yaml.safe_load((folder / "data.yaml").read_text())["names"]
+    assert list(names.values()) == list(digits.HARD_CLASSES) and len(set(names.values())) == 20
+    heights, counts, seen, named_right = [], [], set(), []
+    for file in sorted((folder / "labels" / "train").iterdir()):
+        rows = np.loadtxt(file, ndmin=2)
+        with Image.open(folder / "images" / "train" / f"{file.stem}.jpg") as opened:
+            grey = np.asarray(opened.convert("L"), dtype=float)
+        counts.append(len(rows))
+        heights += list(rows[:, 4])
+        seen |= {int(row[0]) // 10 for row in rows}
+        alone = [
+            row for row in rows if sum(np.all(np.abs(row[1:3] - o[1:3]) < (row[3:] + o[3:]) / 2) for o in rows) == 1
+        ]
+        for kind, x, y, width, height in alone:
+            left, top = int((x - width / 2) * 320), int((y - height / 2) * 320)
+            box = grey[top : top + max(int(height * 320), 1), left : left + max(int(width * 320), 1)]
+            far = box - np.median(grey[max(top - 4, 0) : top + int(height * 320) + 4, max(left - 4, 0) : left + 20])
+            skew = far.ravel()[np.argmax(np.abs(far))]
+            right = (skew < 0) == (kind >= 10)
+            named_right.append(right)
+    assert seen == {0, 1} and np.median(heights) < 0.12 and max(counts) > 10
+    assert np.mean(named_right) > 0.8
+
+
+def test_a_folder_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    write_digits(out, **{**SMALL, "imgsz": 320})
+    with pytest.raises(DataError, match="made with hard=False"):
+        write_digits(out, **{**SMALL, "imgsz": 320}, hard=True)
 
 
 def test_a_second_call_with_the_same_parameters_touches_nothing(made: Path) -> None:
@@ -120,9 +158,18 @@ def test_a_stopped_run_leaves_nothing_half_and_the_next_one_cleans_up(
         (lambda out: write_digits(out, **SMALL), {"seed": 5}, "made with seed=0"),
         (lambda out: None, {"val": 0}, "val=0"),
         (lambda out: None, {"imgsz": 8}, "imgsz=8"),
+        (lambda out: None, {"imgsz": 128, "hard": True}, "from 320 to 1280"),
         (lambda out: None, {"seed": -1}, "seed=-1"),
     ],
-    ids=["foreign-folder", "file", "other-parameters", "empty-split", "too-small", "negative-seed"],
+    ids=[
+        "foreign-folder",
+        "file",
+        "other-parameters",
+        "empty-split",
+        "too-small",
+        "too-small-hard",
+        "negative-seed",
+    ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(tmp_path: Path, prepare, parameters, message: str) -> None:
     out = tmp_path / "set"
