@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgeprune import pipeline
-from edgeprune.errors import TargetError
+from edgeprune.errors import StageError, TargetError
 from edgeprune.frontier import auto
 from edgeprune.frontier.auto import choice, choose_precision
 from edgeprune.frontier.levers import forms
@@ -19,6 +19,7 @@ from edgeprune.report.build import build_markdown, build_page
 from edgeprune.runtimes.base import Availability
 from edgeprune.stages.base import SilentBuild, Weights
 from edgeprune.target import Target, load_target
+from edgeprune.workspace import open_workspace
 from tests.records.sample import build_record
 from tests.search.devices import StandIn, stand_in_site
 
@@ -88,6 +89,33 @@ def test_where_nothing_can_be_measured_the_named_format_stays(monkeypatch: pytes
     given: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.pt", "", "detect"), "dataset": None})()
     chosen, why = pipeline._levers(target(6.0), given, tmp_path, 0, False, SilentBuild())
     assert (chosen.precision, chosen.levers, why) == ("fp32", "named", "")
+
+
+def test_levers_are_measured_by_one_build_of_a_folder_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from contextlib import contextmanager
+
+    asked, root = target(6.0), tmp_path / "run"
+    measured: list[Path] = []
+
+    @contextmanager
+    def opened(asked: Target, **_: Any) -> Any:
+        yield stand_in_site(asked, StandIn(1.0, 0.0))
+
+    def choose(site: Any, source: Any, dataset: Any, keep: Path) -> tuple[Target, str]:
+        measured.append(keep)
+        return asked.changed({"levers": "named"}), "levers auto: fp32 stays"
+
+    monkeypatch.setattr(pipeline, "open_site", opened)
+    monkeypatch.setattr(auto, "choose_precision", choose)
+    monkeypatch.setattr("edgeprune.checkpoint.load", lambda *_, **__: None)
+    given: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.pt", "", "detect"), "dataset": None})()
+    with open_workspace(root), pytest.raises(StageError, match="another build"):
+        pipeline._levers(asked, given, root, 0, False, SilentBuild())
+    assert measured == []
+    assert pipeline._levers(asked, given, root, 0, False, SilentBuild())[1] == "levers auto: fp32 stays"
+    assert measured == [root / pipeline.SCREENED]
 
 
 def test_a_ratio_and_a_model_description_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
