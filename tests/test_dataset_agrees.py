@@ -54,6 +54,42 @@ REFUSED = {
     "class beyond": b"7 .5 .5 .2 .2\n",
     "word": b"cat .5 .5 .2 .2\n",
 }
+CORNERS = b"1 .1 .1 .5 .1 .5 .5 .1 .5\n"
+OTHER_TASKS = {
+    "segment": {
+        "one": CORNERS,
+        "two": CORNERS + b"0 .2 .2 .9 .2 .9 .7 .6 .9 .2 .7\n",
+        "twice the same": CORNERS * 2,
+        "outside": b"0 .2 .2 1.4 .2 1.4 .7\n",
+        "odd": b"0 .2 .2 .9 .2 .9 .7 .6\n",
+    },
+    "obb": {
+        "one": CORNERS,
+        "two": CORNERS + b"0 .3 .2 .9 .4 .8 .7 .2 .5\n",
+        "twice the same": CORNERS * 2,
+        "five corners": b"0 .2 .2 .9 .2 .9 .7 .6 .9 .2 .7\n",
+    },
+    "pose": {
+        "one": b"0 .5 .5 .2 .2 .4 .4 2 .6 .6 1\n",
+        "two": b"0 .5 .5 .2 .2 .4 .4 2 .6 .6 1\n1 .4 .4 .1 .1 0 0 0 .4 .4 2\n",
+        "twice the same": b"0 .5 .5 .2 .2 .4 .4 2 .6 .6 1\n" * 2,
+        "one point": b"0 .5 .5 .2 .2 .4 .4 2\n",
+        "box": b"0 .5 .5 .2 .2\n",
+        "outside": b"0 .5 .5 .2 .2 1.4 .4 2 .6 .6 1\n",
+    },
+}
+OF_ANY_TASK = ("none", "empty", "blank", "three columns", "no numbers")
+BOXES = {"segment": {"box": b"0 .5 .5 .2 .2\n", "box and polygon": b"0 .5 .5 .2 .2\n" + CORNERS}}
+BOXES["obb"] = BOXES["segment"]
+
+
+def labels_of(task: str) -> tuple[dict[str, bytes | None], dict[str, bytes]]:
+    """Label files of a task: those that Ultralytics trains on or skips, and those that edgeprune refuses, because no
+    class or no outline can be told from them."""
+    if task == "detect":
+        return dict(LABELS), REFUSED
+    shared = {name: LABELS[name] for name in OF_ANY_TASK}
+    return {**shared, **OTHER_TASKS[task]}, {**REFUSED, **BOXES.get(task, {})}
 
 
 @dataclass(frozen=True)
@@ -70,17 +106,22 @@ class Item:
     label: str
 
 
-items = st.builds(
-    Item,
-    name=st.sampled_from(NAMES),
-    place=st.sampled_from(PLACES),
-    suffix=st.sampled_from((*FORMS, "txt", "gif")),
-    mode=st.sampled_from(MODES),
-    size=st.sampled_from(((16, 12), (12, 40), (9, 20), (10, 10))),
-    broken=st.sampled_from(BROKEN),
-    kind=st.sampled_from(KINDS),
-    label=st.sampled_from((*LABELS, *LABELS, *LABELS, *REFUSED)),
-)
+def items(task: str = "detect") -> st.SearchStrategy[Item]:
+    """Images with labels of a task."""
+    taken, refused = labels_of(task)
+    return st.builds(
+        Item,
+        name=st.sampled_from(NAMES),
+        place=st.sampled_from(PLACES),
+        suffix=st.sampled_from((*FORMS, "txt", "gif")),
+        mode=st.sampled_from(MODES),
+        size=st.sampled_from(((16, 12), (12, 40), (9, 20), (10, 10))),
+        broken=st.sampled_from(BROKEN),
+        kind=st.sampled_from(KINDS),
+        label=st.sampled_from((*taken, *taken, *taken, *refused)),
+    )
+
+
 GOOD = Item("good", "", "png", "RGBA", (16, 12), "whole", "file", "two")
 
 
@@ -104,8 +145,9 @@ def image_bytes(item: Item, seed: int) -> bytes:
     }.get(item.broken, content)
 
 
-def written(root: Path, drawn: list[Item], channels: int, listed: str) -> Path:
+def written(root: Path, drawn: list[Item], channels: int, listed: str, task: str = "detect") -> Path:
     """The example's folder; its YAML."""
+    taken, refused = labels_of(task) if task != "classify" else ({"none": None}, {})
     (root / "images").mkdir(parents=True)
     (root / "aside").mkdir()
     for number, item in enumerate(drawn):
@@ -126,10 +168,12 @@ def written(root: Path, drawn: list[Item], channels: int, listed: str) -> Path:
             image.symlink_to(os.path.relpath(root / "aside" / f"{number}.bin", image.parent))
         else:
             image.write_bytes(image_bytes(item, number))
-        content = {**LABELS, **REFUSED}[item.label]
+        content = {**taken, **refused}[item.label]
         if content is not None:
             label.write_bytes(content)
     content = {"train": "images", "val": "images", "names": ["cat", "dog"], "channels": channels}
+    if task == "pose":
+        content |= {"kpt_shape": [2, 3]}
     if listed != "folder":
         names = sorted(path.relative_to(root).as_posix() for path in (root / "images").rglob("*") if not path.is_dir())
         lines = [f"./{name}" for name in (names * 2 if listed == "list twice" else names)] + ["./gone.png", ""]
@@ -139,7 +183,7 @@ def written(root: Path, drawn: list[Item], channels: int, listed: str) -> Path:
     return root / "data.yaml"
 
 
-def loader_of(data: Path) -> Any:
+def loader_of(data: Path, task: str = "detect") -> Any:
     """Ultralytics' own loader of the training split; raises what it raises."""
     from ultralytics.cfg import get_cfg
     from ultralytics.data.build import build_yolo_dataset
@@ -147,25 +191,34 @@ def loader_of(data: Path) -> Any:
 
     with quiet(50):
         described = check_det_dataset(str(data), autodownload=False)
-        options: Any = get_cfg(overrides={"imgsz": 32, "task": "detect", "cache": False})
+        options: Any = get_cfg(overrides={"imgsz": 32, "task": task, "cache": False})
         return build_yolo_dataset(options, described["train"], 1, described, mode="val", rect=False)
 
 
-def by_stock(data: Path) -> tuple[list[str], list[Any]] | None:
+def by_stock(data: Path, task: str = "detect") -> tuple[list[str], list[Any]] | None:
     """Names and loaded images with labels of plain Ultralytics; None where it fails. Pipes, at which it would never
     end, are taken away first."""
     for path in data.parent.rglob("*"):
         if path.is_fifo():
             path.unlink()
     try:
-        loader = loader_of(data)
+        loader = loader_of(data, task)
         return [os.path.relpath(name, data.parent) for name in loader.im_files], loaded(loader)
     except Exception:  # six kinds
         return None
 
 
 def loaded(loader: Any) -> list[Any]:
-    return [(loader.load_image(index)[0], label["cls"], label["bboxes"]) for index, label in enumerate(loader.labels)]
+    return [
+        (
+            loader.load_image(index)[0],
+            label["cls"],
+            label["bboxes"],
+            *label["segments"],
+            *([] if label["keypoints"] is None else [label["keypoints"]]),
+        )
+        for index, label in enumerate(loader.labels)
+    ]
 
 
 def contents(root: Path) -> dict[str, object]:
@@ -187,25 +240,39 @@ def _cache(tmp_path_factory):
 
 @settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    drawn=st.lists(items, max_size=4).map(lambda some: [GOOD, *some]),
+    drawn=st.lists(items(), max_size=4).map(lambda some: [GOOD, *some]),
     channels=st.sampled_from((3, 3, 3, 1, 4)),
     listed=st.sampled_from(("folder", "folder", "list", "list twice")),
 )
 def test_the_images_of_a_folder_are_those_that_ultralytics_takes(drawn, channels, listed):
+    agree(drawn, channels, listed, "detect")
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(choice=st.data(), listed=st.sampled_from(("folder", "folder", "list")))
+def test_the_labels_of_other_tasks_are_those_that_ultralytics_takes(task, choice, listed):
+    drawn = choice.draw(st.lists(items(task), min_size=2, max_size=5).map(lambda some: [GOOD, *some]))
+    agree(drawn, 3, listed, task)
+
+
+def agree(drawn: list[Item], channels: int, listed: str, task: str) -> None:
+    """Hold that edgeprune names the images that Ultralytics trains on and hands it the same labels, or refuses."""
+    refused = labels_of(task)[1]
     with tempfile.TemporaryDirectory() as folder:
-        data = written(Path(folder) / "ours", drawn, channels, listed)
-        stock = written(Path(folder) / "stock", drawn, channels, listed)
+        data = written(Path(folder) / "ours", drawn, channels, listed, task)
+        stock = written(Path(folder) / "stock", drawn, channels, listed, task)
         before = contents(data.parent)
-        expected = by_stock(stock)
+        expected = by_stock(stock, task)
         try:
-            dataset = Dataset.load(data, need=("train",))
-            given_to_it = loaded(loader_of(dataset.for_ultralytics("train")))
+            dataset = Dataset.load(data, task=task, need=("train",))
+            given_to_it = loaded(loader_of(dataset.for_ultralytics("train"), task))
         except DataError as error:
             assert "\n" not in str(error)
             assert str(data.parent) in str(error), "a refusal names what it is about"
             labels = {item.label for item in drawn}
-            objects = expected is not None and any(len(classes) for _, classes, _ in expected[1])
-            assert labels & set(REFUSED) or not objects or (expected and _other_channels(expected, channels)), error
+            objects = expected is not None and any(len(classes) for _, classes, *_ in expected[1])
+            assert labels & set(refused) or not objects or (expected and _other_channels(expected, channels)), error
         else:
             assert expected is not None
             names, images = expected
@@ -249,7 +316,7 @@ def test_the_images_of_class_folders_are_those_that_ultralytics_takes(drawn):
     with tempfile.TemporaryDirectory() as folder:
         roots = []
         for name in ("ours", "stock"):
-            written(Path(folder) / name, drawn, 3, "folder")
+            written(Path(folder) / name, drawn, 3, "folder", "classify")
             (Path(folder) / name / "images").rename(Path(folder) / name / "train")
             for place in ("cat", "dog"):
                 (Path(folder) / name / "train" / place).mkdir(exist_ok=True)
