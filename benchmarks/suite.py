@@ -171,6 +171,15 @@ REGISTRY = (
         typed="the page leaves out a column and YOLO11's first case",
     ),
     Benchmark(
+        "peers-int8",
+        "INT8 for a CPU by ONNX Runtime's own defaults, NNCF and this project",
+        "-m benchmarks.peers_int8 {data} {weights} --work {work} --page {page}",
+        "peers_int8.md",
+        15,
+        "95 % interval of every ratio and of every loss",
+        goes_on=True,
+    ),
+    Benchmark(
         "references",
         "five usual ways to prune, beside the search at their latencies",
         "-m benchmarks.references --data {data} --weights {first} --kept {work} --out {made}",
