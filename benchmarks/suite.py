@@ -258,9 +258,9 @@ REGISTRY = (
     Benchmark(
         "robustness",
         "situations, hostile inputs, kills, long runs",
-        "-m benchmarks.robustness --inputs 520 --cells 300 --slow 8 --minutes 26 --kills 30 --builds 5 --benches 10",
+        "-m benchmarks.robustness --inputs 520 --cells 700 --slow 16 --minutes 45 --kills 30 --builds 200 --benches 50",
         "robustness.md",
-        35,
+        75,
         "none: counts",
     ),
     Benchmark(
