@@ -7,7 +7,8 @@ Every method gives one model for every latency ratio, found by measuring it next
 one thread, interleaved). Each is fine-tuned with the same settings; the best epoch is chosen on the val split and the
 figure taken on test. ``stock`` is the same architecture with a smaller width multiple, trained from random weights
 for as many epochs as the unpruned model and the fine-tune had together. A stopped benchmark goes on where it was:
-finished arms are kept in ``--work``. Results are added to the JSON beside ``--out``, from which the page is printed.
+finished arms are kept in ``--work``. Results are added to the JSON beside ``--out``, from which the page is printed; a
+row there is replaced by one that has at least as many seeds.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from edgeprune.training.pretrain import pretrain
 
 WINDOW = (1.0, 1.03)  # of the asked latency ratio: equal latency means equal within the noise
 PROBES = 10
-LR0 = 1e-3
+LR0, BATCH = 1e-3, 16
+SEEDS = 100  # seeds that are looked for in the kept runs, from 0 on
 Method = Callable[[Path, str, "Bench", float, Path], dict[str, Any]]
 
 
@@ -200,8 +202,10 @@ def arm(method: str, asked: float, options: argparse.Namespace, bench: Bench) ->
     return Arm(folder / "model.pt", json.loads(record.read_text()))
 
 
+DISTILLED = "distilled"  # by the unpruned model, as a build does it
 RECIPES: dict[str, dict[str, Any]] = {
     "edgeprune": {},
+    DISTILLED: {},
     # what YOLO.train does when it is told nothing but optimiser, rate and batch
     "ultralytics": {
         name: DEFAULT_CFG_DICT[name]
@@ -222,7 +226,7 @@ def trained(one: Arm, recipe: str, seed: int, options: argparse.Namespace) -> di
     if not record.is_file():
         settings = TrainSettings(
             epochs=options.epochs,
-            batch=16,
+            batch=BATCH,
             lr0=options.lr0,
             imgsz=options.imgsz,
             device=options.device,
@@ -231,9 +235,11 @@ def trained(one: Arm, recipe: str, seed: int, options: argparse.Namespace) -> di
             train=RECIPES[recipe],
         )
         where: dict[str, Any] = {"data": options.data, "out": folder / "out", "work": folder / "work"}
+        if recipe == DISTILLED:
+            settings = replace(settings, teacher=options.weights)
         if "recipe" in one.measured:
             # From random weights: as many epochs, and the rate, that the unpruned model was trained with.
-            settings = replace(settings, epochs=options.pretrained + options.epochs, lr0=2e-3)
+            settings = replace(settings, epochs=options.pretrained + options.epochs, lr0=2e-3, teacher=None)
             result = pretrain(one.checkpoint.parent / one.measured["recipe"], settings=settings, **where)
         else:
             result = finetune(one.checkpoint, settings=settings, **where)
@@ -253,7 +259,8 @@ def trained(one: Arm, recipe: str, seed: int, options: argparse.Namespace) -> di
 def row_of(recipe: str, method: str, asked: float, options: argparse.Namespace) -> dict[str, Any] | None:
     """What has finished of one method at one latency ratio, under these options; None when no seed has."""
     folder = options.work / f"{method}-x{asked:g}"
-    runs = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{runs_of(options, recipe, '?')}/figures.json"))]
+    by_seed = {seed: folder / runs_of(options, recipe, str(seed)) / "figures.json" for seed in range(SEEDS)}
+    runs = {seed: json.loads(path.read_text()) for seed, path in by_seed.items() if path.is_file()}
     if not runs:
         return None
     seen = json.loads((folder / "measured.json").read_text())
@@ -264,8 +271,9 @@ def row_of(recipe: str, method: str, asked: float, options: argparse.Namespace) 
         "speed_up": seen["speed_up"],
         "macs_ratio": seen["macs_ratio"],
         "parameters": seen["parameters"],
-        "test": [run["test"] for run in runs],
-        "val": statistics.mean(run["val"] for run in runs),
+        "seeds": list(runs),
+        "test": [run["test"] for run in runs.values()],
+        "val": statistics.mean(run["val"] for run in runs.values()),
         "epochs": options.epochs,
         "lr0": options.lr0,
     }
@@ -284,7 +292,11 @@ def kept_with(options: argparse.Namespace) -> dict[str, Any]:
             for name in METHODS
             if (row := row_of(recipe, name, one, options))
         ]
-        rows |= {(one["recipe"], one["asked"], one["method"]): one for one in asked}
+        for one in asked:
+            before = rows.setdefault((one["recipe"], one["asked"], one["method"]), one)
+            if len(one["test"]) >= len(before["test"]):
+                rows[one["recipe"], one["asked"], one["method"]] = one
+        kept |= given_with(options)
         kept |= {
             "model": options.weights.stem,
             "data": Path(options.data).parent.name,
@@ -299,6 +311,20 @@ def kept_with(options: argparse.Namespace) -> dict[str, Any]:
     return kept
 
 
+def given_with(options: argparse.Namespace) -> dict[str, Any]:
+    """What the page says of the given weights, measured once."""
+    path = options.work / "given.json"
+    if not path.is_file():
+        found = {
+            split: accuracy(options.weights, data=options.data, imgsz=options.imgsz, split=split)
+            for split in ("val", "test")
+        }
+        unpruned = {split: one.map50_95 for split, one in found.items()}
+        given = {"batch": BATCH, "unpruned": unpruned, "test_images": found["test"].images}
+        write_atomically(path, json.dumps(given))
+    return json.loads(path.read_text())
+
+
 INTRODUCTION = """# Accuracy at equal measured latency
 
 ```
@@ -311,7 +337,7 @@ prints it without a run.
 
 {model} on {data}, {imgsz} px ({val:.3f} on val, {test:.3f} on test unpruned).
 Every method gives one model for every latency ratio, found by measuring it next to the unpruned one ({runtime}
-CPU, one thread, interleaved). Each is fine-tuned for 20 epochs with AdamW 0.001, batch {batch}, no teacher; the best
+CPU, one thread, interleaved). Each is fine-tuned for 20 epochs with AdamW 0.001, batch {batch}, {teacher}; the best
 epoch is chosen on val, the figure taken on **test** ({test_images} images).
 {machine}; {versions}; {date}.
 
@@ -328,6 +354,7 @@ would give is not in it.
 TITLES = {
     "ultralytics": "Fine-tuned by Ultralytics' training defaults",
     "edgeprune": "Fine-tuned by `edgeprune finetune`'s defaults",
+    DISTILLED: "Fine-tuned by `edgeprune build`'s defaults, the unpruned model as teacher",
 }
 SHORT = ("edgeprune", "lamp-any-width", "uniform-l2", "stock", "unpruned")  # in the summary
 WORDS = {
@@ -341,11 +368,13 @@ WORDS = {
 def page(kept: dict[str, Any]) -> str:
     """Markdown from the results that are kept: a summary, every row, and what follows from the intervals."""
     given = kept.get("unpruned", {"val": float("nan"), "test": float("nan")})
-    facts = {"batch": 16, "test_images": "?"} | kept | {"val": given["val"], "test": given["test"]}
+    facts = {"batch": BATCH, "test_images": "?"} | kept | {"val": given["val"], "test": given["test"]}
+    distilled = any(one["recipe"] == DISTILLED for one in kept["rows"])
+    facts["teacher"] = "no teacher unless it is said" if distilled else "no teacher"
     lines = [INTRODUCTION.format(**facts), "## In short", "", *summary(kept["rows"]), ""]
     for recipe, title in TITLES.items():
         rows = sorted((one for one in kept["rows"] if one["recipe"] == recipe), key=lambda one: one["asked"])
-        lines += [f"## {title}", "", *rows_table(rows), ""]
+        lines += [f"## {title}", "", *rows_table(rows), ""] if rows else []
     lines += ["## What follows", "", *conclusions(kept["rows"]), ""]
     if kept["single_runs"]:
         lines += ["## Single runs", "", "One seed each: no interval, so nothing follows from a difference.", ""]
@@ -364,7 +393,12 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     """One line a recipe and method, a column a latency ratio; what the README shows."""
     asked = sorted({one["asked"] for one in rows})
     lines = []
-    for recipe, name in (("ultralytics", "Ultralytics' defaults"), ("edgeprune", "`edgeprune finetune`")):
+    names = {
+        "ultralytics": "Ultralytics' defaults",
+        "edgeprune": "`edgeprune finetune`",
+        DISTILLED: "`edgeprune build`",
+    }
+    for recipe, name in names.items():
         for method in SHORT:
             found = {one["asked"]: one for one in rows if (one["recipe"], one["method"]) == (recipe, method)}
             if found:

@@ -1,44 +1,67 @@
 """Every lever for some budgets on real data: is the recommended row the best, and does a combination beat one lever?
 
-    python -m benchmarks.frontier WEIGHTS.pt [WEIGHTS.pt …] --data data.yaml --work runs/frontier --out TABLE.md
-        [--picture PICTURE.svg] [--speed-ups 1.5 2.2 3 5] [--imgsz 320] [--epochs 20] [--seeds 0 1 2] [--target cpu]
+    python -m benchmarks.frontier WEIGHTS.pt [WEIGHTS.pt …] --data data.yaml --work runs/frontier --out PAGE.md
+        [--everything] [--speed-ups 1.5 2.2 3 5] [--imgsz 320] [--epochs 20] [--seeds 0 1 2] [--target cpu]
+        [--also OTHER.pt …] [--picture PICTURE.svg] [--print-only]
 
-Every model and seed is one ``edgeprune frontier``, resumed where it stopped. Rows are matched over seeds by name: which
-rows are trained follows from a screening, which differs a little from seed to seed; a row says how many seeds have it.
+Every model and seed is one ``edgeprune frontier``, resumed where it stopped. ``--everything`` trains what its screening
+leaves out too: what is recommended without that is held against the best of all rows. Rows are matched over seeds by
+name. The page, and the picture of the first model's first seed, are written after every model and seed;
+``--print-only`` writes them from what is kept in ``--work``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import fmean
 
-from edgeprune.agent.facts import device_facts
+from benchmarks.page import Seeds, publish, table
+from benchmarks.suite import PACKAGES, versions
+from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
-from edgeprune.frontier.run import frontier
+from edgeprune.frontier.choose import is_held
+from edgeprune.frontier.run import budget_words, frontier
 from edgeprune.input_size import pixels, size_from
-from edgeprune.progress import Reporter, Silent
+from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Row
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_plot
-from edgeprune.report.table import Table
+from edgeprune.serial import read_json, write_json
 
-COLUMNS = ("", "levers", "seeds", "speed-up", "accuracy", "lowest to highest", "parameters", "on the frontier")
-VERDICTS = (
-    "budget",
-    "recommended",
-    "its accuracy",
-    "best row",
-    "its accuracy",
-    "best single lever",
-    "best combination",
-)
+NEAR = 0.005  # mAP that a recommended row may stay behind the best one
+AHEAD = 0.03  # mAP that a combination is asked to bring over one lever, at the largest budget
+SPENT = (1.00, 1.09)  # of the ratio that was asked, where the lever is continuous
+Z = 1.96  # standard errors on either side of a 95 % interval
+ROWS = ("", "levers", "seeds", "asked", "measured", "95 %", "of what was asked", "accuracy", "95 %", "parameters")
+ROWS = (*ROWS, "on the frontier", "recommended for")
+RECOMMENDED = ("budget", "recommended", "accuracy", "best row found", "accuracy", "difference", f"within {NEAR:g}")
+COMBINED = ("budget", "best single lever", "accuracy", "best combination", "accuracy", "difference")
+COMBINED = (*COMBINED, f"at least {AHEAD:g} ahead")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model and seed.
+
+    Attributes:
+        seed: of everything drawn.
+        found: all of its rows.
+        seconds: that it took, all runs of it together.
+        loads: of the machine before and after.
+    """
+
+    seed: int
+    found: Frontier
+    seconds: float
+    loads: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,105 +70,229 @@ class Seen:
 
     Attributes:
         name: of the row.
-        levers: how many were pulled, pruning included.
-        points: one a seed.
-        undominated: in how many seeds.
+        rows: by seed, each measured.
     """
 
     name: str
-    levers: int
-    points: tuple[Point, ...]
-    undominated: int
+    rows: Mapping[int, Row]
 
     @property
-    def accuracy(self) -> float:
-        """Mean over the seeds."""
-        return fmean(point.accuracy for point in self.points)
+    def points(self) -> list[Point]:
+        """One a seed."""
+        return [row.measured for row in self.rows.values() if row.measured is not None]
+
+    @property
+    def levers(self) -> int:
+        """How many were pulled, pruning included."""
+        one = next(iter(self.rows.values()))
+        return len(one.form.levers) + bool(one.budget)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the screening leaves it out with every seed."""
+        return all(row.dropped for row in self.rows.values())
+
+    @property
+    def accuracy(self) -> Seeds:
+        """One figure a seed."""
+        return Seeds(tuple(point.accuracy for point in self.points))
 
     @property
     def speed_up(self) -> float:
         """Mean over the seeds."""
         return fmean(point.speed_up for point in self.points)
 
-    def cells(self) -> tuple[str, ...]:
-        """Its row of the table."""
-        accuracies = [point.accuracy for point in self.points]
-        spread = f"{min(accuracies):.4f} to {max(accuracies):.4f}" if len(accuracies) > 1 else "–"
-        parameters = f"{fmean(point.parameters for point in self.points) / 1e6:.3f} M"
-        edge = f"{self.undominated} of {len(self.points)}" if self.undominated else ""
-        head = (self.name, str(self.levers), str(len(self.points)), f"×{self.speed_up:.3f}")
-        return *head, f"{self.accuracy:.4f}", spread, parameters, edge
+    def holds(self, value: float) -> bool:
+        """Whether it surely meets a budget in most seeds."""
+        held = [
+            is_held(row, value / row.measured.speed_up, budget_words("speed_up", value))
+            for row in self.rows.values()
+            if row.measured is not None
+        ]
+        return held.count(True) * 2 > len(held)
+
+    def minus(self, other: Seen) -> Seeds:
+        """Differences of accuracy, seed by seed."""
+        pairs = [(row.measured, other.rows[seed].measured) for seed, row in self.rows.items() if seed in other.rows]
+        return Seeds(tuple(own.accuracy - its.accuracy for own, its in pairs if own is not None and its is not None))
+
+    def cells(self, recommended_for: Sequence[str]) -> tuple[str, ...]:
+        """Its line of the table."""
+        asked = next(iter(self.rows.values())).budget
+        lows, highs = ([getattr(point, end) for point in self.points] for end in ("speed_up_low", "speed_up_high"))
+        ends = "–" if None in (*lows, *highs) else f"×{min(lows):.3f} to ×{max(highs):.3f}"
+        undominated = sum(row.undominated for row in self.rows.values())
+        return (
+            self.name,
+            str(self.levers),
+            str(len(self.rows)),
+            asked or "–",
+            f"×{self.speed_up:.3f}",
+            ends,
+            f"{self.speed_up / float(asked.lstrip('×')):.3f}" if asked else "–",
+            f"{self.accuracy.mean:.4f}",
+            interval_text(self),
+            f"{fmean(point.parameters for point in self.points) / 1e6:.3f} M",
+            f"{undominated} of {len(self.rows)}" if undominated else "",
+            ", ".join(recommended_for) or ("left out by the screening" if self.left_out else ""),
+        )
 
 
-def seen(found: Sequence[Frontier]) -> list[Seen]:
+def interval_text(row: Seen) -> str:
+    """Of the mean over seeds; with one seed, of its figure over the images."""
+    if row.accuracy.interval is not None:
+        return row.accuracy.text()
+    [point] = row.points
+    return "–" if point.accuracy_error is None else f"± {Z * point.accuracy_error:.4f} over images"
+
+
+def seen(runs: Sequence[Run]) -> list[Seen]:
     """The trained rows of all seeds, the slowest first."""
-    by_name: dict[str, list[Row]] = defaultdict(list)
-    for one in found:
-        for row in one.rows:
+    by_name: dict[str, dict[int, Row]] = defaultdict(dict)
+    for run in runs:
+        for row in run.found.rows:
             if row.measured is not None:
-                by_name[row.name].append(row)
-    rows = [
-        Seen(
-            name,
-            len(same[0].form.levers) + bool(same[0].budget),
-            tuple(row.measured for row in same if row.measured is not None),
-            sum(row.undominated for row in same),
-        )
-        for name, same in by_name.items()
+                by_name[row.name][run.seed] = row
+    return sorted((Seen(name, rows) for name, rows in by_name.items()), key=lambda row: row.speed_up)
+
+
+def recommended(runs: Sequence[Run], number: int) -> tuple[str | None, int]:
+    """The row that most seeds recommend for a budget, and how many do."""
+    return Counter(run.found.recommendations[number].row for run in runs).most_common(1)[0]
+
+
+def recommendations(runs: Sequence[Run], rows: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
+    """For every budget what is recommended, beside the best of all rows in the mean of their seeds."""
+    for number, value in enumerate(runs[0].found.budgets):
+        name, seeds = recommended(runs, number)
+        taken = next((row for row in rows if row.name == name), None)
+        best = most_accurate([row for row in rows if row.holds(value)])
+        said = "nothing" if taken is None else taken.name
+        if len(runs) > 1:
+            said += f" ({seeds} of {len(runs)} seeds)"
+        behind = None if taken is None or best is None else taken.accuracy.mean - best.accuracy.mean
+        difference = "–" if taken is None or best is None else difference_text(taken, best)
+        verdict = "open" if behind is None else "yes" if behind >= -NEAR else "**no**"
+        yield (f"×{value:g}", said, figure(taken), *named(best), difference, verdict)
+
+
+def combinations(runs: Sequence[Run], rows: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
+    """For every budget the best single lever beside the best combination, by the mean of their seeds."""
+    for value in runs[0].found.budgets:
+        able = [row for row in rows if row.holds(value)]
+        one = most_accurate([row for row in able if row.levers == 1])
+        more = most_accurate([row for row in able if row.levers > 1])
+        difference, verdict = "–", "open: no single lever gets there" if one is None and more is not None else "open"
+        if one is not None and more is not None:
+            difference = difference_text(more, one)
+            verdict = "yes" if more.accuracy.mean - one.accuracy.mean >= AHEAD else "no"
+        yield (f"×{value:g}", *named(one), *named(more), difference, verdict)
+
+
+def difference_text(row: Seen, other: Seen) -> str:
+    """The difference of two rows seed by seed, with its 95 % interval by Student's t where there are two seeds."""
+    if row.name == other.name:
+        return "the same row"
+    found = row.minus(other)
+    if not found.values:
+        return f"{row.accuracy.mean - other.accuracy.mean:+.4f}, of other seeds"
+    ends = "" if found.interval is None else f" ({found.interval[0]:+.4f} to {found.interval[1]:+.4f})"
+    return f"{found.mean:+.4f}{ends}"
+
+
+def most_accurate(rows: Sequence[Seen]) -> Seen | None:
+    """By the mean over seeds."""
+    return max(rows, key=lambda row: row.accuracy.mean, default=None)
+
+
+def named(row: Seen | None) -> tuple[str, str]:
+    """Name and accuracy."""
+    return "–" if row is None else row.name, figure(row)
+
+
+def figure(row: Seen | None) -> str:
+    """Accuracy, the mean over seeds."""
+    return "–" if row is None else f"{row.accuracy.mean:.4f}"
+
+
+def spent(rows: Sequence[Seen]) -> str:
+    """How near the pruned rows are to what was asked, every seed for itself."""
+    shares = [
+        point.speed_up / float(row.budget.lstrip("×"))
+        for one in rows
+        for row in one.rows.values()
+        if row.budget and (point := row.measured) is not None
     ]
-    return sorted(rows, key=lambda row: row.speed_up)
+    if not shares:
+        return "No row was pruned."
+    within = sum(SPENT[0] <= share <= SPENT[1] for share in shares)
+    return (
+        f"{within} of {len(shares)} pruned models, every seed counted, were measured at {SPENT[0]:.2f} to "
+        f"{SPENT[1]:.2f} of the ratio that was asked; the lowest at {min(shares):.3f}, the highest at "
+        f"{max(shares):.3f}."
+    )
 
 
-def verdicts(found: Sequence[Frontier], rows: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
-    """For every budget what was recommended with the first seed, beside the best of all rows in the mean."""
-    for number, value in enumerate(found[0].budgets):
-        meeting = [row for row in rows if row.speed_up >= value]
-        recommended = next((row for row in rows if row.name == found[0].recommendations[number].row), None)
-        best = _best(meeting)
-        yield (
-            f"×{value:g}",
-            *_named(recommended),
-            *_named(best),
-            ", ".join(_named(_best([row for row in meeting if row.levers == 1]))),
-            ", ".join(_named(_best([row for row in meeting if row.levers > 1]))),
-        )
+def part_of(name: str, runs: Sequence[Run]) -> Iterator[str]:
+    """The part of the page on one model."""
+    rows = seen(runs)
+    for_budgets: dict[str | None, list[str]] = defaultdict(list)
+    for number, value in enumerate(runs[0].found.budgets):
+        for_budgets[recommended(runs, number)[0]].append(f"×{value:g}")
+    yield f"## {name}"
+    yield "\n".join(table(ROWS, [row.cells(for_budgets[row.name]) for row in rows]))
+    yield "\n".join(table(RECOMMENDED, list(recommendations(runs, rows))))
+    yield "\n".join(table(COMBINED, list(combinations(runs, rows))))
+    yield spent(rows)
+    seconds = [run.found.screening_seconds for run in runs if run.found.screening_seconds is not None]
+    if seconds:
+        yield "Screening before any training, a seed each: " + ", ".join(f"{one:.0f} s" for one in seconds) + "."
+    yield "All of it, a seed each: " + ", ".join(f"{run.seconds / 3600:.2f} h" for run in runs) + "."
+    rest = [row for row in runs[0].found.rows if row.measured is None]
+    if rest:
+        why = [f"{row.name} ({row.dropped or (row.point.failed if row.point else '')})" for row in rest]
+        yield f"Not measured with seed {runs[0].seed}: {'; '.join(why)}."
+    undecided = [
+        f"{row.name}, seed {seed} ({row.point.inconclusive})"
+        for one in rows
+        for seed, row in one.rows.items()
+        if row.point is not None and row.point.inconclusive
+    ]
+    if undecided:
+        yield f"INCONCLUSIVE: {'; '.join(undecided)}."
 
 
-def _best(rows: Sequence[Seen]) -> Seen | None:
-    return max(rows, key=lambda row: row.accuracy, default=None)
-
-
-def _named(row: Seen | None) -> tuple[str, str]:
-    return ("–", "–") if row is None else (row.name, f"{row.accuracy:.4f}")
-
-
-def page(results: Mapping[str, Sequence[Frontier]], options: argparse.Namespace, loads: Sequence[float]) -> str:
+def page(results: Mapping[str, Sequence[Run]], options: argparse.Namespace) -> str:
     """The whole page as Markdown."""
-    facts, epochs = device_facts(), next(iter(results.values()))[0].epochs
+    every = [run for runs in results.values() for run in runs]
+    first, loads = every[0].found, [load for run in every for load in run.loads]
+    packages = ", ".join(f"{name} {one}" for name, one in versions().items() if name in PACKAGES)
+    what = (
+        "Every row was trained, also what the screening leaves out."
+        if options.everything
+        else "Rows that the screening leaves out were not trained: the best row found is the best of those that were."
+    )
     parts = [
         "# Every lever for a budget, measured side by side",
-        f"By `python -m benchmarks.frontier` on {facts.cpu}, {facts.cpus} CPUs, target `{options.target}`, "
-        f"{pixels(options.imgsz)}, {epochs} epochs a row, seeds {', '.join(map(str, options.seeds))}; load of the "
-        f"machine between {min(loads):.1f} and {max(loads):.1f}. Accuracy is {results_metric(results)} of the artifact "
-        "on the split that judges; a speed-up is the ratio to the model as it is in one interleaved run.",
+        f"By `python -m benchmarks.frontier{' --everything' if options.everything else ''}` on "
+        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores, target `{options.target}`, data "
+        f"{Path(options.data).parent.name}, {pixels(options.imgsz)}, {first.epochs} epochs a row, seeds "
+        f"{', '.join(map(str, sorted({run.seed for run in every})))}; load of the machine {min(loads):.1f} to "
+        f"{max(loads):.1f}; {packages}; {date.today():%Y-%m-%d}.",
+        f"Accuracy is {first.metric} of the artifact on the split that judges, the mean over seeds, its interval by "
+        "Student's t. A speed-up is the ratio to the model as it is in one interleaved run; the ends of its interval "
+        "are the lowest and the highest of all seeds. What is recommended is from the rows that the screening does not "
+        f"leave out. {what}",
+        f"![Accuracy against latency of {next(iter(results))}, seed {every[0].seed}]({picture_of(options).name})",
     ]
-    for name, found in results.items():
-        rows = seen(found)
-        dropped = [row for row in found[0].rows if row.dropped]
-        parts += [
-            f"## {name}",
-            Table.of(COLUMNS, (row.cells() for row in rows)).markdown(),
-            Table.of(VERDICTS, verdicts(found, rows)).markdown(),
-            f"Not trained with seed {options.seeds[0]}: "
-            + "; ".join(f"{row.name} ({row.dropped})" for row in dropped)
-            + ".",
-        ]
+    for name, runs in results.items():
+        parts += part_of(name, runs)
     return "\n\n".join(parts) + "\n"
 
 
-def results_metric(results: Mapping[str, Sequence[Frontier]]) -> str:
-    """Name of the accuracy."""
-    return next(iter(results.values()))[0].metric
+def picture_of(options: argparse.Namespace) -> Path:
+    """Beside the page under its name, where nothing else is said."""
+    return options.picture or options.out.with_suffix(".svg")
 
 
 class Notes(Silent):
@@ -155,45 +302,64 @@ class Notes(Silent):
         print(text, flush=True)
 
 
+def run_of(weights: Path, seed: int, options: argparse.Namespace) -> Run:
+    """One model and seed, from its folder as far as it is there."""
+    folder = options.work / f"{weights.stem}-{seed}"
+    kept = folder / "run.json"
+    before = read_json(Run, kept) if kept.is_file() else None
+    if options.print_only and before is not None:
+        return before
+    began, load = time.monotonic(), os.getloadavg()[0]
+    found = frontier(
+        options.target,
+        weights,
+        options.data,
+        out=folder,
+        kind="speed_up",
+        budgets=options.speed_ups,
+        also=[other for other in options.also if other.stem != weights.stem],
+        epochs=options.epochs,
+        imgsz=options.imgsz,
+        seed=seed,
+        progress=Notes(),
+        everything=options.everything,
+    )
+    spent_before, loads = (0.0, ()) if before is None else (before.seconds, before.loads)
+    seconds = spent_before + time.monotonic() - began
+    run = Run(seed, found, seconds, (*loads, load, os.getloadavg()[0]))
+    write_json(kept, run)
+    return run
+
+
 def main() -> int:
     """Run what is missing, and write the page after every model and seed."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("weights", nargs="+", type=Path)
     arguments.add_argument("--data", required=True)
     arguments.add_argument("--work", type=Path, required=True, help="finished rows are kept here")
-    arguments.add_argument("--out", type=Path, required=True)
-    arguments.add_argument("--picture", type=Path, help="drawing of the first model's first seed")
+    arguments.add_argument("--out", type=Path, required=True, help="the page")
+    arguments.add_argument("--picture", type=Path, help="drawing of the first model's first seed [beside the page]")
+    arguments.add_argument("--everything", action="store_true", help="train what the screening leaves out too")
     arguments.add_argument("--speed-ups", type=float, nargs="+", default=[1.5, 2.2, 3.0, 5.0])
     arguments.add_argument("--imgsz", type=size_from, default=320)
     arguments.add_argument("--epochs", type=int, default=20)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--also", type=Path, nargs="*", default=[], help="further checkpoints of other scales")
     arguments.add_argument("--target", default="cpu")
+    arguments.add_argument("--print-only", action="store_true", help="the page from what is kept, no run")
     options = arguments.parse_args()
-    results: dict[str, list[Frontier]] = defaultdict(list)
-    loads_file = options.work / "loads.json"
-    loads: list[float] = json.loads(loads_file.read_text()) if loads_file.is_file() else []
-    reporter: Reporter = Notes()
+    results: dict[str, list[Run]] = defaultdict(list)
     for seed in options.seeds:
         for weights in options.weights:
-            loads.append(os.getloadavg()[0])
-            found = frontier(
-                options.target,
-                weights,
-                options.data,
-                out=options.work / f"{weights.stem}-{seed}",
-                kind="speed_up",
-                budgets=options.speed_ups,
-                epochs=options.epochs,
-                imgsz=options.imgsz,
-                seed=seed,
-                progress=reporter,
-            )
-            loads.append(os.getloadavg()[0])
-            write_atomically(loads_file, json.dumps(loads))
-            if options.picture is not None and not results:
-                write_atomically(options.picture, frontier_plot(found).svg)
-            results[weights.stem].append(found)
-            write_atomically(options.out, page(results, options, loads))
+            if options.print_only and not (options.work / f"{weights.stem}-{seed}" / "run.json").is_file():
+                continue
+            run = run_of(weights, seed, options)
+            if not results:
+                write_atomically(picture_of(options), frontier_plot(run.found).svg_file())
+            results[weights.stem].append(run)
+            publish(options.out, "frontier", page(results, options))
+    if not results:
+        arguments.error(f"--work {options.work}: no run of these weights and seeds is kept there")
     print(options.out.read_text())
     return 0
 

@@ -163,7 +163,8 @@ def _levers(
         with open_workspace(root):  # two builds that screen at once would disturb each other's measurements
             chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED)
     reporter.note(why)
-    return target.changed({"precision": chosen.precision, "levers": "named"}), why
+    chosen_keys = {"precision": chosen.precision, "export.head": chosen.export.head, "export.nms": chosen.export.nms}
+    return target.changed({**chosen_keys, "levers": "named"}), why
 
 
 @contextlib.contextmanager

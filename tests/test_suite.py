@@ -95,6 +95,24 @@ def test_equal_latency_is_printed_from_its_results() -> None:
     assert (BENCHMARKS / "equal_latency.md").read_text() != equal_latency.page(kept)
 
 
+def test_a_row_is_not_replaced_by_one_of_fewer_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+    from argparse import Namespace
+
+    from benchmarks import equal_latency
+
+    row = {"recipe": "edgeprune", "asked": 2.2, "method": "edgeprune", "test": [0.5, 0.6]}
+    (tmp_path / "page.json").write_text(json.dumps({"rows": [row], "single_runs": []}))
+    given = {"weights": tmp_path / "n.pt", "data": "d/data.yaml", "out": tmp_path / "page.md", "imgsz": 320}
+    options = Namespace(**given, recipe=["edgeprune"], speed_ups=[2.2])
+    monkeypatch.setattr(equal_latency, "given_with", lambda _: {})
+    for seeds, kept in (([0.7], [0.5, 0.6]), ([0.7, 0.8], [0.7, 0.8])):
+        monkeypatch.setattr(
+            equal_latency, "row_of", lambda r, m, a, o, new=seeds: {**row, "test": new} if m == "edgeprune" else None
+        )
+        assert [one["test"] for one in equal_latency.kept_with(options)["rows"]] == [kept]
+
+
 def test_hours_are_filled_in_order_and_what_is_left_out_has_a_reason(elsewhere: Path) -> None:
     second, long = replace(QUICK, name="second", minutes=30.0), replace(QUICK, name="long", minutes=500.0)
     kept_long = replace(long, name="goes on", goes_on=True)

@@ -1,4 +1,4 @@
-"""``levers: auto`` of a profile: the number format of a build, chosen by the screening of a frontier. No training.
+"""``levers: auto`` of a profile: number format and output form of a build, chosen by a screening. No training.
 
 A lower number format that costs next to no accuracy takes part of the budget that pruning, which costs more, then need
 not take. Input size and other checkpoints are left to people: what they cost is not told without training.
@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.frontier.levers import forms
+from edgeprune.frontier.output_form import choose_output
 from edgeprune.frontier.screening import Screening, screen
+from edgeprune.measure.variants import site_with
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import Screened
 from edgeprune.runtimes.site import Site
@@ -26,7 +28,7 @@ SHARE_OF_FLOOR = 0.5  # of the accuracy that may be lost; the rest is for what i
 def choose_precision(
     site: Site, source: Checkpoint, dataset: Dataset, keep: Path, screener: Callable[..., Screening] = screen
 ) -> tuple[Target, str]:
-    """The site's target with the number format that its budget in ms is best met in, and why in one sentence.
+    """The site's target with the output form and the number format that its budget in ms is best met in, and why.
 
     Args:
         site: usable.
@@ -35,11 +37,14 @@ def choose_precision(
         keep: folder of finished screenings.
         screener: what times forms without training.
     """
-    asked = [form for form in forms(site.target, "model") if "size" not in form.levers]
     with TemporaryDirectory(prefix="edgeprune-levers-", ignore_cleanup_errors=True) as scratch, quiet():
+        output = choose_output(site, source, "model", dataset, Path(scratch) / "outputs", keep, screener)
+        site = site_with(site, output.keys)
+        asked = [form for form in forms(site.target, "model") if "size" not in form.levers]
         found = screener(site, asked, {"model": source}, dataset, Path(scratch) / "forms", keep)
     best, why = choice(found.screened, site.target)
-    return site.target.changed({**best.form.keys, "levers": "named"}), f"levers auto: {why}"
+    said = f"levers auto: {why}" + (f". {output.why.rstrip('.')}" if output.measured else "")
+    return site.target.changed({**best.form.keys, "levers": "named"}), said
 
 
 def choice(screened: tuple[Screened, ...], target: Target) -> tuple[Screened, str]:

@@ -12,6 +12,7 @@ from math import prod
 from statistics import median
 from typing import cast
 
+from edgeprune.frontier.levers import TRAINED
 from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
@@ -21,6 +22,8 @@ SIZE_MARGIN = 0.05
 this much without training stays ahead of it."""
 MARGIN = 0.02  # the same of forms that keep the size they were trained at
 HARMLESS = 0.01  # a lever that costs no more accuracy than this without training is followed, not questioned
+NOTHING = 0.005  # accuracy that INT8 costs without training, at which it is not trained
+HARMLESS_WORDS = "another lever alone meets the budget for next to nothing"
 LEAST_SHARED = 1.3  # what is left to gain below this is not shared between size and pruning
 
 
@@ -31,20 +34,28 @@ class Planned:
     Attributes:
         form: what runs, unpruned.
         prune_to: the budget that it is pruned to; None where it is not pruned.
-        dropped: why it is not trained; empty where it is.
+        dropped: why it is left out; empty where it is not.
+        anyway: whether it is trained even so.
     """
 
     form: Form
     prune_to: float | None = None
     dropped: str = ""
+    anyway: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is trained and measured."""
+        return self.anyway or not self.dropped
 
 
-def plan(screened: Sequence[Screened], budgets: Sequence[float]) -> list[Planned]:
-    """What to train for some budgets, the baseline first, then what is not trained, each once.
+def plan(screened: Sequence[Screened], budgets: Sequence[float], *, everything: bool = False) -> list[Planned]:
+    """What to train for some budgets, the baseline first, then what is left out, each once.
 
     Args:
         screened: the baseline first.
         budgets: ratios, each above 1.
+        everything: train even so what meets a budget, or may when it is pruned: to see whether it was left out rightly.
     """
     baseline = screened[0]
     chosen: dict[tuple[str, float | None], Planned] = {("", None): Planned(baseline.form)}
@@ -53,18 +64,25 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float]) -> list[Planned
         meeting: list[Screened] = []
         for at_full_size in (one for one in screened if "size" not in one.form.levers):
             sizes = _sizes_of(at_full_size, screened)
+            if (why := _not_worth_training(at_full_size, screened)) and not everything:
+                reasons.setdefault(at_full_size.form.name, why)
+                continue
             if at_full_size.speed_up >= budget:
                 if at_full_size is not baseline:
                     meeting.append(at_full_size)
                 continue
             if enough := [one for one in sizes if one.speed_up >= budget]:
                 meeting.append(max(enough, key=lambda one: prod(both_sides(cast(Size, one.form.keys["imgsz"])))))
-            chosen[at_full_size.form.name, budget] = Planned(at_full_size.form, budget)
+            chosen[at_full_size.form.name, budget] = Planned(at_full_size.form, budget, why, anyway=everything)
             half_way = _half_way(at_full_size, sizes, budget)
-            if half_way is not None and not _harmless(screened, baseline, budget, at_full_size):
-                chosen[half_way.form.name, budget] = Planned(half_way.form, budget)
+            if half_way is not None:
+                why = HARMLESS_WORDS if _harmless(screened, baseline, budget, at_full_size) else ""
+                if everything or not why:
+                    chosen[half_way.form.name, budget] = Planned(half_way.form, budget, why, anyway=everything)
         for one in meeting:
-            if ahead := _dominating(one, meeting, screened):
+            if why := _not_worth_training(one, screened):  # which everything asks for
+                reasons.setdefault(one.form.name, why)
+            elif ahead := _dominating(one, meeting, screened):
                 reasons.setdefault(one.form.name, f"behind {ahead.form.name} without training")
             else:
                 chosen[one.form.name, None] = Planned(one.form)
@@ -72,11 +90,14 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float]) -> list[Planned
     least = min(budgets)
     for one in screened:
         if one.form.name not in trained:
-            if one.speed_up < least:
+            if one.form.name in reasons:
+                why = reasons[one.form.name]
+            elif one.speed_up < least:
                 why = "faster, but misses every budget" if one.speed_up > 1 else "not faster than the baseline"
             else:
-                why = reasons.get(one.form.name, "another size is nearer to the budget")
-            chosen[one.form.name, None] = Planned(one.form, None, why)
+                why = "another size is nearer to the budget"
+            anyway = everything and one.speed_up >= least
+            chosen[one.form.name, None] = Planned(one.form, None, why, anyway)
     return sorted(chosen.values(), key=lambda planned: bool(planned.dropped))
 
 
@@ -174,6 +195,18 @@ def _harmless(screened: Sequence[Screened], baseline: Screened, budget: float, a
         and baseline.accuracy - one.accuracy <= HARMLESS
         for one in screened
     )
+
+
+def _not_worth_training(one: Screened, screened: Sequence[Screened]) -> str:
+    """Why there is next to nothing for the training of INT8 to win back; empty where there may be, and for others."""
+    if TRAINED not in one.form.keys:
+        return ""
+    keys = {key: value for key, value in one.form.keys.items() if key != TRAINED}
+    calibrated = next((other for other in screened if dict(other.form.keys) == keys), screened[0])
+    if calibrated is screened[0] or calibrated.accuracy is None or screened[0].accuracy is None:
+        return ""
+    lost = screened[0].accuracy - calibrated.accuracy
+    return f"calibrated, it costs {max(lost, 0):.4f} of the accuracy: next to nothing to win back" * (lost <= NOTHING)
 
 
 def _dominating(one: Screened, others: Sequence[Screened], screened: Sequence[Screened]) -> Screened | None:

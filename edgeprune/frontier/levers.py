@@ -12,11 +12,13 @@ from math import prod
 
 from edgeprune.input_size import STRIDE, Size, both_sides, pixels, plain
 from edgeprune.records.frontier import Form, Keys
+from edgeprune.settings import Qat
 from edgeprune.target import Target
 
 AS_IT_IS = "as it is"
 SIZE_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the side: latency goes about with its square
 SNUG = 1.1  # times that the shape of an input may be off that of the images before rectangles are tried
+TRAINED = "qat.epochs"  # key of a form whose weights are trained for INT8
 LEAST_SIDE = 64  # pixels; below this a detector's coarsest map has two cells a side
 
 
@@ -37,6 +39,15 @@ def forms(target: Target, weights: str, others: Sequence[str] = (), aspect: floa
         found += [_form(weights, {**lower, "imgsz": size}, size=size) for size in sizes]
         found += [_form(other, lower, other=True) for other in others]
     return found
+
+
+def trained_int8(form: Form, target: Target) -> Form | None:
+    """A form in INT8 whose weights are trained for it; None for what is no INT8, for other sizes and checkpoints, and
+    where the target trains INT8 whatever the form."""
+    there = target.changed(form.keys)
+    if {*form.levers} - {"precision"} or target.qat is not None or not there.graph_precision.startswith("int8"):
+        return None
+    return Form(f"{there.precision} trained", form.weights, {**form.keys, TRAINED: Qat().epochs}, ("precision",))
 
 
 def sizes_to_try(size: Size, aspect: float | None = None) -> list[Size]:

@@ -21,10 +21,12 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
-from edgeprune.frontier.levers import forms
-from edgeprune.frontier.screening import Screening, screen
+from edgeprune.frontier.levers import TRAINED, forms
+from edgeprune.frontier.output_form import choose_output
+from edgeprune.frontier.screening import Screening, screen, with_trained_int8
 from edgeprune.images import read_image
 from edgeprune.input_size import Size
+from edgeprune.measure.variants import site_with
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Screened
@@ -35,8 +37,8 @@ from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
 from edgeprune.stages.inputs import build_command
 from edgeprune.sweep.point import Job, Steps, conditions_of
-from edgeprune.sweep.run import checkpoint_file, finish_jobs, require_options, with_budget
-from edgeprune.sweep.steps import RealSteps
+from edgeprune.sweep.run import checkpoint_file, finish_jobs, require_options, require_trainable, with_budget
+from edgeprune.sweep.steps import COMPILED, RealSteps
 from edgeprune.target import Budget, Target, load_target
 
 Kind = Literal["latency_ms", "speed_up"]
@@ -61,6 +63,7 @@ def frontier(
     progress: Progress | Reporter | None = None,
     steps: Steps | None = None,
     screener: Callable[..., Screening] = screen,
+    everything: bool = False,
 ) -> Frontier:
     """Measure every lever for some budgets side by side on a target, and recommend one a budget.
 
@@ -83,6 +86,8 @@ def frontier(
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
         steps: what makes a row's point; the real steps when None.
         screener: what times forms without training.
+        everything: train what the screening leaves out too, to see whether it was left out rightly; recommended is what
+            would be without it.
 
     Raises:
         TargetError: a wrong argument.
@@ -94,6 +99,7 @@ def frontier(
         raise TargetError("give at least one budget: --latency-ms or --speed-up")
     named = target.name if isinstance(target, Target) else str(target)
     out, reporter, target = Path(out), reporter_of(progress), load_target(target)
+    require_trainable(target, epochs)
     asked_for = [with_budget(target, kind, value) for value in budgets]  # one that is impossible is refused here
     target = asked_for[0]
     splits = {"train", "val", target.accuracy.split}
@@ -110,15 +116,23 @@ def frontier(
         site.require_usable()
         conditions = conditions_of(site)
         main, *others = sources
+        output = choose_output(
+            site, source, main, dataset, Path(scratch) / "outputs", out / "screened", screener=screener
+        )
+        if output.why:
+            reporter.note(output.why)
+        target, site = target.changed(output.keys), site_with(site, output.keys)
         asked = forms(target, main, others, None if source.task == "classify" else _aspect(dataset))
-        found = screener(site, asked, sources, dataset, Path(scratch) / "forms", out / "screened")
+        found = screener(site, asked, sources, dataset, Path(scratch) / "forms", out / "screened", out / COMPILED)
+    given = target.finetune.epochs if epochs is None else epochs
+    found, for_int8 = with_trained_int8(found, target, given)
+    asked += for_int8
     screened = {one.form.name: one for one in found.screened}
     baseline = found.screened[0]
     ratios = [value if kind == "speed_up" else baseline.ms / value for value in budgets]
-    planned = plan(found.screened, ratios)
-    trained = [one for one in planned if not one.dropped]
+    planned = plan(found.screened, ratios, everything=everything)
+    trained = [one for one in planned if one.trained]
     reporter.note(f"{len(found.screened)} forms screened; {len(trained)} rows to train and measure")
-    given = target.finetune.epochs if epochs is None else epochs
 
     def job(one: Planned) -> Job:
         asked = target.changed(one.form.keys)
@@ -145,7 +159,7 @@ def frontier(
     rows = with_frontier(
         [
             *(_row(one, screened, kind, budgets, ratios, point) for one, point in zip(trained, points, strict=True)),
-            *(_row(one, screened, kind, budgets, ratios) for one in planned if one.dropped),
+            *(_row(one, screened, kind, budgets, ratios) for one in planned if not one.trained),
             *(
                 Row(form.name, form, "", None, None, found.refused[form.name])
                 for form in asked
@@ -153,17 +167,19 @@ def frontier(
             ),
         ]
     )
-    stated = _stated(target, imgsz)
+    stated = {**_stated(target, imgsz), **output.keys}
     metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
     tuned = {one.form.name: checkpoint_file(out, job) for one, job in zip(trained, todo, strict=True) if not job.pruned}
 
     def built(value: float) -> Recommendation:
         """What is recommended for a budget, with its profile written into the folder and the command that takes it."""
-        one, best = _recommended(rows, kind, value, metric, stated)
+        kept = [row for row in rows if not row.dropped]
+        one, best = _recommended(kept, kind, value, metric, stated)
         if best is None:
             return one
-        # A build trains what it prunes; what it does not prune ships as it is given.
-        weights = tuned.get(best.form.name) if not best.budget else None
+        # A build trains what it prunes; what it does not prune ships as it is given, or is trained for INT8 alone.
+        weights = tuned.get(baseline.form.name if TRAINED in best.form.keys else best.form.name)
+        weights = weights if not best.budget else None
         if weights is None or not weights.is_file():
             weights = sources[best.form.weights].path
         keys = {**one.keys, "finetune.epochs": given} if best.budget and given else one.keys
@@ -175,7 +191,17 @@ def frontier(
 
     recommended = tuple(built(value) for value in budgets)
     made = Frontier(
-        named, kind, tuple(budgets), target.budget.statistic, metric, given, tuple(rows), recommended, found.seconds
+        named,
+        kind,
+        tuple(budgets),
+        target.budget.statistic,
+        metric,
+        given,
+        tuple(rows),
+        recommended,
+        found.seconds,
+        output.why,
+        output.measured,
     )
     write_json(out / "frontier.json", made)
     write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")

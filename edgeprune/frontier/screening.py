@@ -17,6 +17,8 @@ from edgeprune.checkpoint import Checkpoint, parameter_count, shape_signature
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, first_line
 from edgeprune.export.graph import metadata_of
+from edgeprune.export.modelopt import require_modelopt
+from edgeprune.frontier.levers import trained_int8
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.records.frontier import Form, Screened
@@ -25,6 +27,7 @@ from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import digest_of, read_json, write_json
+from edgeprune.target import Target
 
 EFFORT = 0.25  # of a gate's samples: what is kept is measured in full once it is trained
 IMAGES = 200  # of the validation split, at most
@@ -54,6 +57,7 @@ def screen(
     dataset: Dataset,
     folder: Path,
     keep: Path | None = None,
+    compiled: Path | None = None,
 ) -> Screening:
     """Time every form and measure what is asked of its accuracy; from ``keep`` where it was done before.
 
@@ -64,6 +68,7 @@ def screen(
         dataset: of training and validation.
         folder: scratch; removed afterwards.
         keep: folder of finished screenings.
+        compiled: folder of what was compiled of the baseline, here or by whoever is held against it later.
     """
     file = None if keep is None else keep / f"screening-{_key(site, forms, sources, dataset)}.json"
     if file is not None:
@@ -72,12 +77,45 @@ def screen(
         except DataError:
             pass
     began = time.monotonic()
-    found = _screened(site, forms, sources, dataset, folder)
+    found = _screened(site, forms, sources, dataset, folder, compiled)
     found = replace(found, seconds=time.monotonic() - began)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)
     return found
+
+
+def with_trained_int8(found: Screening, target: Target, epochs: int) -> tuple[Screening, list[Form]]:
+    """A screening with a form more for every one in INT8, whose weights are trained for it, and those forms.
+
+    Nothing is measured: it computes what calibrated INT8 computes, and its accuracy is there once it is trained.
+
+    Args:
+        found: of forms without training.
+        target: as it was given.
+        epochs: of every row.
+    """
+    refused, more = dict(found.refused), []
+    for one in found.screened:
+        form = trained_int8(one.form, target)
+        if form is None:
+            continue
+        more.append(replace(one, form=form, accuracy=None))
+        if why := _untrainable(epochs):
+            refused[form.name] = why
+    able = [one for one in more if one.form.name not in refused]
+    return replace(found, screened=(*found.screened, *able), refused=refused), [one.form for one in more]
+
+
+def _untrainable(epochs: int) -> str:
+    """Why nothing is trained for INT8 here; empty where it is."""
+    if not epochs:
+        return "--epochs 0 trains nothing"
+    try:
+        require_modelopt()
+    except EdgepruneError as error:
+        return first_line(error)
+    return ""
 
 
 def alone(form: Form) -> bool:
@@ -86,7 +124,12 @@ def alone(form: Form) -> bool:
 
 
 def _screened(
-    site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], dataset: Dataset, folder: Path
+    site: Site,
+    forms: Sequence[Form],
+    sources: Mapping[str, Checkpoint],
+    dataset: Dataset,
+    folder: Path,
+    compiled: Path | None,
 ) -> Screening:
     few, total = _fewer_images(dataset), len(forms)
     engines: dict[str, Path] = {}
@@ -102,7 +145,8 @@ def _screened(
                     there = replace(there, target=only_timed(there.target))
                 elif there.target.precision.startswith("int8"):
                     there = site_with(there, CALIBRATION)
-                files = SiteBench(there, source, dataset).compile(source.model, folder / f"form-{number}", {})
+                bench = SiteBench(there, source, dataset)
+                files = bench.compile_source(folder / f"form-{number}", None if form.levers else compiled)
                 if judged:
                     site.reporter.progress(f"screening {form.name}: accuracy", done=number, total=total + 1)
                     on_device = site.runtime.fit_for_dataset

@@ -177,15 +177,25 @@ def compile_checkpoint(
         dataset: calibrates INT8.
         before_compiling: called with the graph that a usable site is about to compile.
     """
-    onnx = plain = folder / "model.onnx"
-    _export_simplified(site.target, checkpoint, plain)
-    if site.target.graph_precision != "fp32":
-        onnx = folder / f"model-{site.target.graph_precision}.onnx"
-        convert_precision(site.target, plain, onnx, dataset, site.seed)
-    if not site.usable:
-        return CompiledFiles(checkpoint, onnx, plain, None)
-    before_compiling(onnx)
-    return CompiledFiles(checkpoint, onnx, plain, compile_engine(site, onnx, folder))
+    files = files_in(site, checkpoint, folder)
+    _export_simplified(site.target, checkpoint, files.onnx_fp32)
+    if files.onnx != files.onnx_fp32:
+        convert_precision(site.target, files.onnx_fp32, files.onnx, dataset, site.seed)
+    if site.usable:
+        before_compiling(files.onnx)
+        compile_engine(site, files.onnx, folder)
+    return files
+
+
+def files_in(site: Site, checkpoint: Path, folder: Path) -> CompiledFiles:
+    """Where :func:`compile_checkpoint` puts what it makes."""
+    plain, precision = folder / "model.onnx", site.target.graph_precision
+    onnx = plain if precision == "fp32" else folder / f"model-{precision}.onnx"
+    return CompiledFiles(checkpoint, onnx, plain, _engine_in(site, folder) if site.usable else None)
+
+
+def _engine_in(site: Site, folder: Path) -> Path:
+    return folder / f"engine{site.runtime.suffix}"
 
 
 def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
@@ -197,7 +207,7 @@ def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
     from edgeprune.export.graph import load_graph
     from edgeprune.export.regions import decoding_arithmetic
 
-    engine = folder / f"engine{site.runtime.suffix}"
+    engine = _engine_in(site, folder)
     # on a DLA it chooses until TensorRT 11, whose command line has no word for it
     chooses = site.target.weakly_typed or site.target.device.dla_core is not None
     kept = decoding_arithmetic(load_graph(onnx)) if chooses else ()

@@ -20,7 +20,7 @@ class Form:
         name: in words, such as ``int8, 224 px``; ``as it is`` for the baseline.
         weights: name of its checkpoint.
         keys: what differs from the target that was given.
-        levers: what was pulled: ``precision``, ``size``, ``checkpoint``.
+        levers: what was pulled: ``precision``, ``size``, ``checkpoint``, ``output``.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Row:
         budget: what it is pruned to, as text; empty where it is not pruned.
         screened_speed_up: of its form, unpruned, in the screening; None where the form does not run here.
         screened_accuracy: of its form without training; None where it was not measured.
-        dropped: why it was not trained; empty where it was.
-        point: what was measured of it; None for a dropped row.
+        dropped: why the screening leaves it out; empty where it does not.
+        point: what was measured of it; None where it was not trained.
         undominated: whether no other row is both faster and more accurate.
     """
 
@@ -116,6 +116,8 @@ class Frontier:
         rows: what was looked at.
         recommendations: one a budget.
         screening_seconds: that the screening took when it ran; None in older files.
+        output: which output form every row has, and why; empty for what is no detector, and in older files.
+        outputs: the output forms as they were measured, the target's own first; empty where none was.
     """
 
     target: str
@@ -127,3 +129,5 @@ class Frontier:
     rows: tuple[Row, ...]
     recommendations: tuple[Recommendation, ...]
     screening_seconds: float | None = None
+    output: str = ""
+    outputs: tuple[Screened, ...] = ()

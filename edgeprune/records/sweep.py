@@ -22,6 +22,7 @@ class Point:
         inconclusive: why the search is not sure that the budget is held; empty where it is.
         accuracy_error: standard error of the accuracy over images; None where there are too few, and in older files.
         speed_up_low: lower end of the 95 % interval of the speed-up; None in older files.
+        speed_up_high: upper end of it; None in older files.
         swept_ms: median latency of the swept model in the same run; None in older files.
     """
 
@@ -37,6 +38,7 @@ class Point:
     inconclusive: str = ""
     accuracy_error: float | None = None
     speed_up_low: float | None = None
+    speed_up_high: float | None = None
     swept_ms: float | None = None
 
 

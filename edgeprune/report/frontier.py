@@ -100,7 +100,7 @@ def frontier_page(found: Frontier) -> str:
         "frontier",
         title="What meets the budget",
         summary=f"Every row was {trained} and timed in one interleaved run with the model as it is, on the target "
-        f"{found.target}.{screening}",
+        f"{found.target}.{screening}{found.output and ' '}{found.output}",
         recommendations=[
             (one.sentence, how_to_build(found, one) if one.row is not None else "") for one in found.recommendations
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,11 +13,25 @@ from torch import nn
 from edgeprune import checkpoint
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.measure.compiling import CompiledFiles, compile_checkpoint, engine_inputs, graph_inputs
+from edgeprune.measure.compiling import (
+    PACKAGES,
+    CompiledFiles,
+    compile_checkpoint,
+    compile_engine,
+    engine_inputs,
+    export_trained_int8,
+    files_in,
+    graph_inputs,
+)
 from edgeprune.measure.latency import latency_settings
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
+from edgeprune.serial import digest_of
+from edgeprune.version import installed
+
+MODEL = "model.pt"
+VERSION = 1  # of how a model is compiled: raised whenever the same inputs would give another engine
 
 
 class Bench(Protocol):
@@ -57,9 +73,51 @@ class SiteBench:
     def compile(self, model: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> CompiledFiles:
         """Save, export and compile a model inside a folder that does not exist yet."""
         folder.mkdir(parents=True)
-        path = folder / "model.pt"
+        path = folder / MODEL
         checkpoint.save(model, path, like=self.source, metadata=dict(metadata))
         return compile_checkpoint(self.site, path, folder, self.dataset)
+
+    def compile_source(self, folder: Path, kept: Path | None = None) -> CompiledFiles:
+        """The source as it is, compiled; what was trained for INT8 by its own ranges, where the runtime takes them.
+
+        Args:
+            folder: to compile it in; it does not exist yet.
+            kept: folder of what was compiled before, by the digest of what it depends on; None compiles it anew.
+        """
+        if kept is None:
+            return self._compile_source(folder)
+        content = {
+            "version": VERSION,
+            "weights": self.source.sha256,
+            "conditions": dict(self.conditions),
+            "seed": self.site.seed,
+            "packages": {package: installed(package) for package in PACKAGES},
+        }
+        place = kept / digest_of(content)[:16]
+        if not place.is_dir():
+            self._compile_source(folder)
+            partial = kept / f".{place.name}.{uuid.uuid4().hex[:8]}"
+            try:
+                shutil.copytree(folder, partial)
+                partial.replace(place)
+            except OSError:
+                if not place.is_dir():  # another process was not first either
+                    raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return files_in(self.site, place / MODEL, place)
+
+    def _compile_source(self, folder: Path) -> CompiledFiles:
+        target = self.site.target
+        if not (self.source.quantizers and target.graph_precision.startswith("int8") and self.dataset is not None):
+            return self.compile(self.source.model, folder, {})
+        folder.mkdir(parents=True)
+        files = files_in(self.site, folder / MODEL, folder)
+        checkpoint.save(self.source.model, files.model, like=self.source, metadata={})
+        export_trained_int8(target, files.model, self.source.path, files.onnx, self.dataset, self.site.seed)
+        if self.site.usable:
+            compile_engine(self.site, files.onnx, folder)
+        return files
 
     def latency(self, engines: Sequence[Path], effort: float) -> list[Measurement]:
         """Interleaved latencies in ms, one measurement an engine."""

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
-from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.input_size import Size
 from edgeprune.measure.variants import site_for
@@ -86,6 +85,7 @@ def search(
     least_used: float | None = None,
     reference: Reference | None = None,
     diagnose: bool = True,
+    compiled: str | Path | None = None,
     seed: int = 0,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
@@ -109,6 +109,7 @@ def search(
             when None.
         reference: what a speed-up is a ratio to; the model itself, unpruned, when None.
         diagnose: measure what of the latency pruning can take, and what the budget costs.
+        compiled: folder of unpruned models as they were compiled by another search; None compiles them anew.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
@@ -132,10 +133,15 @@ def search(
     source, dataset = inputs.source, inputs.dataset
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         budget_search = BudgetSearch(site, source, folder, dataset)
-        baseline = budget_search.bench.compile(source.model, folder / "baseline", {}).required_engine
+        kept_compiled = None if compiled is None else Path(compiled)
+        baseline = budget_search.bench.compile_source(folder / "baseline", kept_compiled).required_engine
         unpruned = None
         if reference is not None:
-            unpruned, baseline = baseline, _compiled_reference(site, reference, folder / "reference", dataset, trust)
+            beside = SiteBench(
+                site_for(site, reference.target), checkpoint.load(reference.weights, trust=trust), dataset
+            )
+            unpruned = baseline
+            baseline = beside.compile_source(folder / "reference", kept_compiled).required_engine
         share = target.prune.least_used if least_used is None else least_used
         kept = None if cache is None else Path(cache)
         start = None if reference is None else reference.start_used
@@ -153,12 +159,6 @@ def search(
             gate=chosen.gate,
             diagnosis=chosen.diagnosis,
         )
-
-
-def _compiled_reference(site: Site, reference: Reference, folder: Path, dataset: Dataset | None, trust: bool) -> Path:
-    source = checkpoint.load(reference.weights, trust=trust)
-    bench = SiteBench(site_for(site, reference.target), source, dataset)
-    return bench.compile(source.model, folder, {}).required_engine
 
 
 def profile(

@@ -70,6 +70,8 @@ class Job:
             "conditions": dict(self.conditions),
             "teacher": self.teacher_digest,
         }
+        if self.target.qat is not None:
+            content["nvidia-modelopt"] = installed("nvidia-modelopt")
         if self.reference is not None:
             target, weights = self.reference
             content["reference"] = [target.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, EdgepruneError, TargetError
+from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.records.sweep import Point, Sweep
@@ -66,6 +67,7 @@ def sweep(
     """
     require_options(jobs, epochs)
     target = load_target(target)
+    require_trainable(target, epochs)
     out, reporter = Path(out), reporter_of(progress)
     splits = {"train", target.accuracy.split}
     inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
@@ -110,6 +112,12 @@ def require_options(jobs: str, epochs: int | None) -> None:
         raise TargetError(f"--jobs {jobs}: allowed are {', '.join(JOBS)}")
     if epochs is not None and epochs < 0:
         raise TargetError(f"--epochs {epochs}: 0 or more")
+
+
+def require_trainable(target: Target, epochs: int | None) -> None:
+    """Raise DeviceError where points are trained for INT8 and ModelOpt is not here."""
+    if target.qat is not None and epochs != 0:
+        require_modelopt()
 
 
 def finish_jobs(

@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
@@ -29,7 +30,11 @@ from edgeprune.serial import digest_of, to_json
 from edgeprune.sweep.point import VERSION, Job, Pruned, Result
 from edgeprune.version import installed
 
+if TYPE_CHECKING:
+    from edgeprune.settings import TrainSettings
+
 SCRATCH = "edgeprune-sweep-"
+COMPILED, TRAINED = "compiled", "trained"  # folders beside the layer profiles, of what points share
 
 
 class RealSteps:
@@ -53,6 +58,7 @@ class RealSteps:
                 cache=job.cache,
                 reference=reference,
                 diagnose=False,
+                compiled=_beside(job, COMPILED),
                 seed=job.seed,
                 trust=job.trust,
             )
@@ -63,30 +69,19 @@ class RealSteps:
         """The bytes of the fine-tuned checkpoint."""
         if not job.epochs or (job.pruned and not pruned.probes):
             return pruned.checkpoint
-        kept = Path(job.cache).with_name("trained") / f"{_training_key(job, pruned)}.pt"
-        if kept.is_file():
-            return kept.read_bytes()
         from edgeprune.settings import TrainSettings
-        from edgeprune.training.finetune import finetune
+        from edgeprune.training.result_from_run import QUANTIZED
 
-        finetuning = job.target.finetune
-        with TemporaryDirectory(prefix=SCRATCH) as scratch:
-            teacher = _unpacked(scratch, job.weights, "teacher.pt") if finetuning.distill else None
-            if finetuning.teacher is not None:  # where the data lies too
-                teacher = Path(finetuning.teacher)
-            settings = TrainSettings.of(finetuning, imgsz=job.target.imgsz, seed=job.seed, teacher=teacher)
-            result = finetune(
-                _unpacked(scratch, pruned.checkpoint),
-                data=job.data,
-                out=Path(scratch) / "out",
-                settings=replace(settings, epochs=job.epochs, quiet=True),
-                work=Path(scratch) / "work",
-                trust=job.trust,
-            )
-            tuned = result.best.read_bytes()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, tuned)
-        return tuned
+        finetuning, qat, key = job.target.finetune, job.target.qat, _training_key(job, pruned)
+        where: dict[str, Any] = {"imgsz": job.target.imgsz, "seed": job.seed, "teacher": None}
+        settings = replace(TrainSettings.of(finetuning, **where), epochs=job.epochs)
+        tuned = _trained(job, key, pruned.checkpoint, settings, job.weights)
+        if qat is None:
+            return tuned
+        # What is not pruned is its own teacher in a build, whose baseline has these weights.
+        key = digest_of([key, to_json(qat), installed("nvidia-modelopt")])[:16]
+        teacher = job.weights if job.pruned else tuned
+        return _trained(job, key, tuned, TrainSettings.of(qat, **where).for_int8(), teacher, QUANTIZED)
 
     def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
         """The point: latency next to the swept model, and accuracy by the target's runtime."""
@@ -99,9 +94,10 @@ class RealSteps:
             assert dataset is not None  # a job has data
             reference = checkpoint.load(_unpacked(scratch, swept, "swept.pt"), trust=job.trust)
             bench = SiteBench(site, source, dataset)
-            beside = bench if job.reference is None else SiteBench(site_for(site, job.reference[0]), source, dataset)
-            before = beside.compile(reference.model, folder / "swept", {})
-            after = bench.compile(source.model, folder / "candidate", {})
+            there = site if job.reference is None else site_for(site, job.reference[0])
+            beside = SiteBench(there, reference, dataset)
+            before = beside.compile_source(folder / "swept", _beside(job, COMPILED))
+            after = bench.compile_source(folder / "candidate")
             engines = [before.required_engine, after.required_engine]
             if job.reference is None:
                 first, second = bench.latency(engines, 1.0)
@@ -121,17 +117,52 @@ class RealSteps:
                 inconclusive=pruned.inconclusive,
                 accuracy_error=standard_error(load_per_image(per_image), seed=job.seed),
                 speed_up_low=ratio.low,
+                speed_up_high=ratio.high,
                 swept_ms=value_of(first.values, "p50"),
             )
         return Result(point, tuned if job.pruned or job.epochs else None)
 
 
+def _beside(job: Job, name: str) -> Path:
+    return Path(job.cache).with_name(name)
+
+
+def _trained(
+    job: Job, key: str, weights: bytes, settings: TrainSettings, unpruned: bytes, file: str = "best.pt"
+) -> bytes:
+    """What training makes of some weights: one of its files, kept under a key for points that share it."""
+    kept = _beside(job, TRAINED) / f"{key}.pt"
+    if kept.is_file():
+        return kept.read_bytes()
+    from edgeprune.training.finetune import finetune
+
+    finetuning = job.target.finetune
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+        teacher = _unpacked(scratch, unpruned, "teacher.pt") if finetuning.distill else None
+        if finetuning.teacher is not None:  # where the data lies too
+            teacher = Path(finetuning.teacher)
+        result = finetune(
+            _unpacked(scratch, weights),
+            data=job.data,
+            out=Path(scratch) / "out",
+            settings=replace(settings, teacher=teacher, quiet=True),
+            work=Path(scratch) / "work",
+            trust=job.trust,
+        )
+        trained = result.best.with_name(file).read_bytes()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, trained)
+    return trained
+
+
 def _note(job: Job, pruned: Pruned) -> str:
+    qat = job.target.qat
+    epochs = f"epochs: {job.epochs}" + (f" and {qat.epochs} for INT8" if qat is not None else "")
     if not job.pruned:
-        return f"unpruned, epochs: {job.epochs}" if job.epochs else "unpruned"
+        return f"unpruned, {epochs}" if job.epochs else "unpruned"
     if not pruned.probes:
         return "met without pruning"
-    return f"probes: {pruned.probes}, epochs: {job.epochs}"
+    return f"probes: {pruned.probes}, {epochs}"
 
 
 def _training_key(job: Job, pruned: Pruned) -> str:

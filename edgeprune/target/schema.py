@@ -231,8 +231,8 @@ class Target(_Part):
     """Number format of the engine; made by a transform of the ONNX graph, and by TensorRT 8.5 and 8.6 themselves."""
     levers: Literal["named", "auto"] = "named"
     """``auto`` times the number formats below ``precision`` before a build, without training, and takes one that costs
-    at most half of the accuracy that may be lost: only what is left to gain is pruned. For a budget in ``latency_ms``.
-    """
+    at most half of the accuracy that may be lost: only what is left to gain is pruned. For a budget in ``latency_ms``;
+    with the scope ``end_to_end`` the fastest output form is taken too."""
     mixed_precision: bool = True
     """Where a precision below FP32 misses the accuracy floor, return those few layers to float that win most back."""
     keep_precision: bool = False
@@ -381,6 +381,7 @@ class Target(_Part):
             *sections, name = key.split(".")
             part = data
             for section in sections:
+                part[section] = {} if part[section] is None else part[section]  # one that is left out by default
                 part = part[section]
             part[name] = value
         return target_from(data, ", ".join(f"{key}: {value}" for key, value in keys.items()))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ultralytics import YOLO
 
-from edgeprune import pipeline
+from edgeprune import checkpoint, pipeline
 from edgeprune.errors import StageError, TargetError
 from edgeprune.frontier import auto
 from edgeprune.frontier.auto import choice, choose_precision
@@ -65,11 +66,29 @@ def test_a_build_goes_on_with_the_format_that_was_chosen(tmp_path: Path) -> None
         assert all("size" not in form.levers for form in given)
         return Screening(screened(asked, 2.0, 0.0), {})
 
-    source: Any = None
+    source: Any = type("Source", (), {"task": "classify"})()
     dataset: Any = None
     chosen, why = choose_precision(site, source, dataset, tmp_path, screener)
     assert (chosen.precision, chosen.levers) == ("int8", "named") and chosen.budget == asked.budget
     assert why.startswith("levers auto: int8 is ×2.00 as fast as fp32")
+
+
+def test_from_frame_to_boxes_a_build_takes_the_output_form_that_was_measured(tmp_path: Path) -> None:
+    asked = target(6.0).changed({"budget.scope": "end_to_end"})
+    checkpoint.save(YOLO("yolov8n.yaml").model, tmp_path / "n.pt")  # pyright: ignore[reportArgumentType]
+
+    def screener(site: Any, given: Any, *_: Any) -> Screening:
+        if given[1].levers == ("output",):
+            own, nms = given
+            return Screening((Screened(own, 10, 1.0, 0.5, 1), Screened(nms, 8, 1.25, 0.495, 1)), {})
+        assert site.target.export.nms
+        return Screening(screened(asked, 2.0, 0.0), {})
+
+    dataset: Any = None
+    site = stand_in_site(asked, StandIn(1.0, 0.0), Silent())
+    chosen, why = choose_precision(site, checkpoint.load(tmp_path / "n.pt"), dataset, tmp_path, screener)
+    assert (chosen.precision, chosen.export.nms) == ("int8", True)
+    assert "Output form: NMS in the graph, the fastest from frame to boxes, ×1.25" in why
 
 
 def test_where_nothing_can_be_measured_the_named_format_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
-from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes
+from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes, trained_int8
+from edgeprune.frontier.screening import Screening, with_trained_int8
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.target import load_target
@@ -98,6 +99,57 @@ def test_rows_are_made_once_for_several_budgets() -> None:
     planned = plan(screened(), [1.5, 2.0, 2.0])
     keys = [(one.form.name, one.prune_to) for one in planned]
     assert len(keys) == len(set(keys))
+
+
+def test_everything_is_what_meets_a_budget_or_may_when_it_is_pruned_each_with_why_it_was_left_out() -> None:
+    usual, every = plan(screened(), [3.0]), plan(screened(), [3.0], everything=True)
+    assert trained(usual) == trained(every), "what is recommended is from the same rows"
+    anyway = {(one.form.name, one.prune_to): one.dropped for one in every if one.anyway and one.dropped}
+    assert anyway == {
+        ("160 px", None): "behind int8, 256 px without training",
+        ("128 px", None): "another size is nearer to the budget",
+        **{(f"int8, {size} px", None): "another size is nearer to the budget" for size in (224, 192, 160, 128)},
+    }
+    untrained = {one.form.name for one in every if not one.trained}
+    assert untrained == {"288 px", "256 px", "224 px", "192 px", "int8", "int8, 288 px"}, "they miss the budget"
+    harmless = [one for one in plan(screened(), [2.0], everything=True) if one.prune_to and one.dropped]
+    assert [(one.form.name, one.trained) for one in harmless] == [("256 px", True)]
+
+
+def with_int8_trained(int8_accuracy: float, monkeypatch: pytest.MonkeyPatch, epochs: int = 5) -> Screening:
+    monkeypatch.setattr("edgeprune.frontier.screening.require_modelopt", lambda: None)
+    found, _ = with_trained_int8(Screening(tuple(screened(int8_accuracy=int8_accuracy)), {}), CPU, epochs)
+    return found
+
+
+def test_int8_is_trained_where_it_costs_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_int8_trained(0.57, monkeypatch)
+    planned = trained(plan(found.screened, [2.0, 3.0]))
+    assert {("int8 trained", None), ("int8 trained", 3.0), ("int8", None), ("int8", 3.0)} <= planned
+    [form] = [one.form for one in found.screened if one.form.name == "int8 trained"]
+    assert form.keys == {"precision": "int8", "qat.epochs": 5} and form.levers == ("precision",)
+    there = CPU.changed(form.keys)
+    assert there.qat is not None and there.qat.epochs == 5 and there.precision == "int8"
+    assert trained_int8(form, there) is None, "a target that trains INT8 does so whatever the form"
+
+
+def test_int8_is_not_trained_where_there_is_nothing_to_win_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_int8_trained(0.587, monkeypatch)
+    planned = plan(found.screened, [2.0, 3.0])
+    [reason] = [one.dropped for one in planned if one.form.name == "int8 trained"]
+    assert reason == "calibrated, it costs 0.0020 of the accuracy: next to nothing to win back"
+    assert ("int8 trained", None) not in trained(planned)
+    anyway = [one for one in plan(found.screened, [2.0, 3.0], everything=True) if one.form.name == "int8 trained"]
+    assert [(one.prune_to, one.trained, one.dropped) for one in anyway] == [
+        (3.0, True, reason),
+        (None, True, reason),
+    ]
+
+
+def test_int8_without_epochs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_int8_trained(0.57, monkeypatch, epochs=0)
+    assert found.refused == {"int8 trained": "--epochs 0 trains nothing"}
+    assert all(one.form.name != "int8 trained" for one in found.screened)
 
 
 def row(name: str, speed_up: float, accuracy: float, failed: str | None = None) -> Row:

@@ -241,6 +241,93 @@ def test_a_recommendation_that_rests_on_noise_is_inconclusive(
     assert CliRunner().invoke(app, argv).exit_code == 5
 
 
+def test_without_modelopt_the_row_of_trained_int8_says_how_to_install_it(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.export.modelopt.installed", lambda package: "absent")
+    result = made(given, tmp_path, 1.8, steps=MadeUpSteps())
+    [row] = [row for row in result.rows if row.name == "int8 trained"]
+    assert row.point is None and "pip install 'nvidia-modelopt" in row.dropped
+    assert "pip install" in frontier_page(result)
+
+
+def costly_int8(site: Any, given: Any, *_: Any) -> Screening:
+    """INT8 costs three points of accuracy."""
+    found = made_up_screening(site, given)
+    screened = [replace(one, accuracy=0.57) if one.form.levers == ("precision",) else one for one in found.screened]
+    return replace(found, screened=tuple(screened))
+
+
+class BetterTrained(MadeUpSteps):
+    """Training wins back what INT8 costs."""
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        result = super().measure(job, swept, pruned, tuned)
+        won = 0.03 if job.target.qat is not None else 0.0
+        return replace(result, point=replace(result.point, accuracy=result.point.accuracy + won), checkpoint=tuned)
+
+
+def test_trained_int8_is_a_row_and_its_profile_trains_int8(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not pruned, it is built from the fine-tuned weights, which the build trains for INT8."""
+    monkeypatch.setattr("edgeprune.frontier.screening.require_modelopt", lambda: None)
+    steps = BetterTrained()
+    result = made(given, tmp_path, 1.8, 3.0, steps=steps, screener=costly_int8)
+    whole, pruned = result.recommendations
+    assert (whole.row, pruned.row) == ("int8 trained", "int8 trained, pruned to ×3")
+    assert whole.keys["qat.epochs"] == 5 and pruned.keys["qat.epochs"] == 5
+    [baseline] = [
+        job for job in steps.jobs if not job.pruned and job.target.precision == "fp32" and job.target.imgsz == SIDE
+    ]
+    assert Path(whole.weights).name == f"{baseline.name}-{baseline.key}.pt"
+    assert pruned.weights == str(given[0])
+    target = load_target(tmp_path / "build-x3.yaml")
+    assert target.qat is not None and target.qat.epochs == 5 and target.precision == "int8"
+    with_it = {
+        job.target.qat is not None: job.key for job in steps.jobs if job.target.precision == "int8" and not job.pruned
+    }
+    assert len(set(with_it.values())) == 2
+
+
+def test_everything_trains_what_is_left_out_and_recommends_the_same(given: tuple[Path, Path], tmp_path: Path) -> None:
+    steps = MadeUpSteps()
+    usual = made(given, tmp_path, 1.8, 3.0, steps=steps)
+    ran = {job.key for job in steps.jobs}
+    every = made(given, tmp_path, 1.8, 3.0, steps=steps, everything=True)
+    assert every.recommendations == usual.recommendations
+    extra = [row for row in every.rows if row.measured is not None and row.dropped]
+    assert extra and len({job.key for job in steps.jobs} - ran) == len(extra)
+    shared = {row.name: row.point for row in usual.rows if row.point is not None}
+    assert {row.name: row.point for row in every.rows if row.name in shared} == shared
+
+
+def test_where_the_model_alone_is_timed_the_page_says_why_the_output_form_stays(found: Any) -> None:
+    result, _ = found
+    assert result.output.startswith("Output form: raw head, not measured") and result.outputs == ()
+    assert "budget.scope: end_to_end" in frontier_page(result)
+
+
+def test_from_frame_to_boxes_the_fastest_output_form_is_taken_by_every_row(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    def screener(site: Any, asked: Any, *_: Any) -> Screening:
+        if any(form.levers == ("output",) for form in asked):
+            own, nms = asked
+            assert site.target.export.nms is False and nms.keys == {"export.nms": True}
+            return Screening((Screened(own, 10, 1.0, 0.6, 1), Screened(nms, 8, 1.25, 0.595, 1)), {})
+        assert site.target.export.nms, "what is screened after it has the form"
+        return made_up_screening(site, asked)
+
+    (tmp_path / "frames.yaml").write_text("extends: cpu\nbudget: {speed_up: 2, statistic: p50, scope: end_to_end}\n")
+    steps, (weights, data) = MadeUpSteps(), given
+    options: dict[str, Any] = {"imgsz": SIDE, "steps": steps, "screener": screener, "kind": "speed_up"}
+    result = frontier(tmp_path / "frames.yaml", weights, data, out=tmp_path, budgets=[1.8], **options)
+    assert "NMS in the graph, the fastest from frame to boxes, ×1.25" in result.output and len(result.outputs) == 2
+    assert all(job.target.export.nms and job.reference and job.reference[0].export.nms for job in steps.jobs)
+    assert load_target(tmp_path / "build-x1.8.yaml").export.nms
+
+
 def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None:
     result, _ = found
     page, plot = frontier_page(result), frontier_plot(result)

@@ -11,12 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
-from edgeprune.errors import TargetError
+from edgeprune.errors import DeviceError, TargetError
+from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import sweep_page, sweep_plot
+from edgeprune.search.bench import SiteBench
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import run_here, sweep
-from edgeprune.sweep.steps import _training_key
+from edgeprune.sweep.steps import RealSteps, _training_key
 from edgeprune.target import load_target
 
 
@@ -52,6 +54,35 @@ def test_a_point_of_another_machine_version_or_teacher_is_another_point(tmp_path
     assert _training_key(job, Pruned(b"p", 1.0, 1)) != trained
 
 
+@pytest.mark.slow
+def test_what_is_held_against_every_point_is_compiled_once(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search and a measurement of the same point, then another point: one compilation of the swept model."""
+    weights, data = given
+    sources: list[str] = []
+    compile_ = SiteBench._compile_source
+
+    def counted(bench: SiteBench, folder: Path) -> CompiledFiles:
+        sources.append(f"{bench.source.sha256[:8]} {folder.name}")
+        return compile_(bench, folder)
+
+    monkeypatch.setattr(SiteBench, "_compile_source", counted)
+    target = load_target("cpu").changed({"measure.rounds": 4, "imgsz": 96, "prune.importance": "l1"})
+    swept = weights.read_bytes()
+    steps, found = RealSteps(), []
+    for ratio in (1.1, 1.2):
+        asked = target.with_overrides(speed_up=ratio)
+        job = Job("a", swept, asked, str(data), "d", 0, False, str(tmp_path / "profiles"), True, 0)
+        pruned = steps.search(job)
+        found.append(steps.measure(job, swept, pruned, steps.finetune(job, pruned)).point)
+    baselines = [name for name in sources if not name.endswith("candidate")]
+    assert len(baselines) == 1 and len(sources) == 3, sources
+    assert all(point.speed_up_low and point.speed_up_high for point in found)
+    assert all(point.speed_up_low <= point.speed_up <= point.speed_up_high for point in found)  # type: ignore[operator]
+    assert [folder.name for folder in (tmp_path / "compiled").iterdir() if folder.name.startswith(".")] == []
+
+
 class CountedSteps:
     """Stand-ins for the three steps that count how often they ran."""
 
@@ -77,6 +108,17 @@ def sweep_of(given: tuple[Path, Path], out: Path, *speed_ups: float, steps: Coun
     weights, data = given
     budgets = [("speed_up", speed_up) for speed_up in speed_ups]
     return sweep("cpu", weights, data, out=out, budgets=budgets, imgsz=96, steps=steps)
+
+
+def test_points_that_train_int8_need_modelopt_before_anything_is_written(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.export.modelopt.installed", lambda package: "absent")
+    (tmp_path / "trained.yaml").write_text("extends: cpu\nprecision: int8\nqat: {epochs: 2}\n")
+    options: dict[str, Any] = {"out": tmp_path / "out", "budgets": [("speed_up", 1.5)], "imgsz": 96}
+    with pytest.raises(DeviceError, match="pip install 'nvidia-modelopt"):
+        sweep(tmp_path / "trained.yaml", *given, **options, steps=CountedSteps())
+    assert not (tmp_path / "out").exists()
 
 
 def test_finished_points_are_not_run_again_and_failed_ones_are(given: tuple[Path, Path], tmp_path: Path) -> None:

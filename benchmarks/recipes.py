@@ -1,0 +1,365 @@
+"""Which teacher, schedule and importance keep most accuracy, at equal total epochs and equal measured latency?
+
+    python -m benchmarks.recipes --weights W.pt --data data.yaml --work runs/recipes --out PAGE.md [--larger LARGER.pt]
+        [--speed-ups 2.2] [--epochs 20] [--seeds 0 1 2] [--schedules …] [--importances …] [--teachers …] [--full]
+
+The first of each list is the default. One is varied at a time (``--full``: every combination); then the best of each,
+chosen on the val split, are put together. Every model is found by the search at the asked latency ratio to the given
+weights (ONNX Runtime CPU, one thread) and timed in one interleaved run with them; every recipe trains ``--epochs`` in
+all:
+
+- ``one-shot``: prune, then all epochs. ``rounds``: prune by the root of the ratio, half of the epochs, prune on, the
+  other half. ``sparse``: half of the epochs with a penalty on the scales, prune by them, the other half.
+- teacher ``none``, ``unpruned`` or ``larger`` (``--larger``, another checkpoint of the same classes).
+
+A stopped run goes on in the epoch where it was: finished ones are kept in ``--work``. ``--print-only`` prints the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.equal_latency import WINDOW, Bench
+from benchmarks.page import Seeds, publish, table
+from benchmarks.suite import PACKAGES, versions
+from edgeprune.agent.host import cpu_identity
+from edgeprune.artifact import write_atomically
+from edgeprune.errors import EdgepruneError, first_line
+from edgeprune.measure.accuracy import accuracy
+from edgeprune.search.run import Reference, search
+from edgeprune.settings import TrainSettings
+from edgeprune.target import load_target
+from edgeprune.training.finetune import finetune
+from edgeprune.training.sparsify import sparsify
+
+SCHEDULES = ("one-shot", "rounds", "sparse")
+TEACHERS = ("unpruned", "none", "larger")
+IMPORTANCES = ("taylor", "lamp", "fisher")
+BY_SCALES = "bn_scale"  # what a sparse schedule prunes by
+SPARSE_LR0 = 0.003  # of `edgeprune sparsify`
+COLUMNS = ("schedule", "importance", "teacher", "measured", "95 %", "parameters", "val, mean", "test, mean", "95 %")
+COLUMNS = (*COLUMNS, "lowest", "highest", "against the default", "seeds", "hours a seed")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is pruned and trained."""
+
+    schedule: str
+    importance: str
+    teacher: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.schedule}-{self.importance}-{self.teacher}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run: a recipe at a ratio by a seed, in a folder of its own."""
+
+    recipe: Recipe
+    asked: float
+    seed: int
+    options: argparse.Namespace
+
+    @property
+    def folder(self) -> Path:
+        """Of the run; epochs and size are in its name."""
+        given = self.options
+        of_all = f"{given.weights.stem}-{given.imgsz}-x{self.asked:g}-epochs{given.epochs}"
+        return given.work / of_all / self.recipe.name / f"seed{self.seed}"
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What was found; None where it was not run."""
+        file = self.folder / "figures.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def settings(self, epochs: int, lr0: float | None = None) -> TrainSettings:
+        """Of a training of some of the epochs; the profile's own, but for the teacher."""
+        given = self.options
+        teachers = {"none": None, "unpruned": given.weights, "larger": given.larger}
+        finetuning = load_target("cpu").finetune
+        made = TrainSettings.of(finetuning, imgsz=given.imgsz, seed=self.seed, teacher=teachers[self.recipe.teacher])
+        return replace(made, epochs=epochs, lr0=lr0 or made.lr0, device=given.device, quiet=True)
+
+
+def run(place: Place, bench: Bench) -> dict[str, Any]:
+    """Prune and train by a recipe, or take what is kept."""
+    if place.record is not None:
+        return place.record
+    print(f"{place.folder.parent.name} x{place.asked:g} seed {place.seed}", flush=True)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        best, seconds = SCHEDULE[place.recipe.schedule](place, bench)
+    except EdgepruneError as error:
+        found: dict[str, Any] = {"why": first_line(error)}
+    else:
+        data, ratio = place.options.data, bench.raced(best, place.folder / "engine")
+        found = {
+            "speed_up": [ratio.low, ratio.ratio, ratio.high],
+            "parameters": _parameters(best),
+            "seconds": seconds,
+            **{
+                split: accuracy(best, data=data, imgsz=place.options.imgsz, split=split).map50_95
+                for split in ("val", "test")
+            },
+        }
+    write_atomically(place.folder / "figures.json", json.dumps(found, indent=1))
+    print(f"  {found}", flush=True)
+    return found
+
+
+def _one_shot(place: Place, bench: Bench) -> tuple[Path, float]:
+    pruned = pruned_to(place.asked, place, place.options.weights, place.recipe.importance, bench)
+    return _tuned(place, pruned, place.options.epochs, "tuned")
+
+
+def _rounds(place: Place, bench: Bench) -> tuple[Path, float]:
+    half, importance = place.options.epochs // 2, place.recipe.importance
+    first = pruned_to(place.asked**0.5, place, place.options.weights, importance, bench)
+    between, spent = _tuned(place, first, half, "first")
+    second = pruned_to(place.asked, place, between, importance, bench, place.folder)
+    best, more = _tuned(place, second, place.options.epochs - half, "second")
+    return best, spent + more
+
+
+def _sparse(place: Place, bench: Bench) -> tuple[Path, float]:
+    half = place.options.epochs // 2
+    settings = replace(place.settings(half, SPARSE_LR0), teacher=None, patience=0)
+    # the teacher is not heard before pruning: recipes that differ in it share what is trained here
+    shared = place.folder.parent.parent / f"sparse-seed{place.seed}"
+    trained = sparsify(
+        place.options.weights, data=place.options.data, out=shared / "out", work=shared / "work", settings=settings
+    ).trained
+    pruned = pruned_to(place.asked, place, trained.best, BY_SCALES, bench, place.folder)
+    best, spent = _tuned(place, pruned, place.options.epochs - half, "tuned")
+    return best, spent + trained.summary.seconds
+
+
+SCHEDULE = {"one-shot": _one_shot, "rounds": _rounds, "sparse": _sparse}
+
+
+def pruned_to(
+    ratio: float, place: Place, weights: Path, importance: str, bench: Bench, folder: Path | None = None
+) -> Path:
+    """The search's model at a ratio to the unpruned weights; without a folder shared by all who ask for the same."""
+    given = place.options
+    folder = folder or bench.work / f"x{ratio:.3f}-{importance}"
+    model = folder / "pruned.pt"
+    if not model.is_file():
+        target = load_target("cpu").changed({"prune.importance": importance, "imgsz": given.imgsz})
+        near: dict[str, Any] = {"speed_up": ratio, "least_used": 1 / WINDOW[1], "cache": bench.work / "profiles"}
+        folder.mkdir(parents=True, exist_ok=True)
+        search(
+            target,
+            weights,
+            given.data,
+            output=model,
+            reference=None if weights == given.weights else Reference(given.weights, target),
+            diagnose=False,
+            compiled=bench.work / "compiled",
+            **near,
+        )
+    return model
+
+
+def _tuned(place: Place, weights: Path, epochs: int, name: str) -> tuple[Path, float]:
+    where: dict[str, Any] = {
+        "data": place.options.data,
+        "out": place.folder / name,
+        "work": place.folder / "work" / name,
+    }
+    done = finetune(weights, settings=place.settings(epochs), **where)
+    return done.best, done.summary.seconds
+
+
+def _parameters(weights: Path) -> int:
+    from edgeprune import checkpoint
+
+    return checkpoint.parameter_count(checkpoint.load(weights).model)
+
+
+def recipes(options: argparse.Namespace) -> list[Recipe]:
+    """The default, then what is varied. A sparse schedule has one importance."""
+    default = Recipe(options.schedules[0], options.importances[0], options.teachers[0])
+    every = [Recipe(*one) for one in product(options.schedules, options.importances, options.teachers)]
+    if not options.full:
+        every = [one for one in every if _differences(one, default) <= 1]
+    return list(dict.fromkeys([default, *map(_plain, every)]))
+
+
+def _plain(one: Recipe) -> Recipe:
+    return replace(one, importance=BY_SCALES) if one.schedule == "sparse" else one
+
+
+def _differences(one: Recipe, other: Recipe) -> int:
+    return sum(getattr(one, name) != getattr(other, name) for name in ("schedule", "importance", "teacher"))
+
+
+def together(done: Sequence[Recipe], asked: float, options: argparse.Namespace) -> Recipe | None:
+    """The best schedule, importance and teacher of those that were varied alone, by the mean on val; None where that
+    was run already."""
+    default = done[0]
+    scores = {
+        one: statistics.mean(run["val"] for run in found) for one in done if (found := figures(one, asked, options))
+    }
+    if default not in scores:
+        return None
+    best: dict[str, str] = {}
+    for factor in ("schedule", "importance", "teacher"):
+        alone = [one for one in scores if _plain(replace(default, **{factor: getattr(one, factor)})) == one]
+        best[factor] = getattr(max(alone, key=lambda one: scores[one]), factor)
+    found = _plain(Recipe(**best))
+    return None if found in done else found
+
+
+def figures(recipe: Recipe, asked: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of every seed that was run and reached the ratio."""
+    found = (Place(recipe, asked, seed, options).record for seed in options.seeds)
+    return [one for one in found if one is not None and "why" not in one]
+
+
+def every_recipe(asked: float, options: argparse.Namespace) -> list[Recipe]:
+    """The planned ones, and those put together that a run left."""
+    done = recipes(options)
+    more = together(done, asked, options)
+    return done if more is None else [*done, more]
+
+
+def page(options: argparse.Namespace) -> str:
+    """Markdown from what is kept."""
+    packages = ", ".join(f"{name} {one}" for name, one in versions().items() if name in PACKAGES)
+    larger = "" if options.larger is None else f", the larger teacher {options.larger.stem}"
+    lines = [
+        "# Teacher, schedule and importance at equal total epochs",
+        "",
+        f"By `python -m benchmarks.recipes`: {options.weights.stem} on {Path(options.data).parent.name}, "
+        f"{options.imgsz} px, {options.epochs} epochs in all, seeds {', '.join(map(str, options.seeds))}{larger}. "
+        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores; {packages}; {date.today():%Y-%m-%d}.",
+        "",
+        "The first row is the default; the others differ from it in one thing, and the last may put the best of each "
+        "together, chosen on val. Latency is the ratio to the given weights in one interleaved run, through ONNX "
+        "Runtime on the CPU, one thread; its interval is the widest of the seeds. Accuracy is mAP50-95 of the "
+        "checkpoint. `against the default` is the difference on test seed by seed, with its 95 % interval by "
+        "Student's t.",
+    ]
+    for asked in options.speed_ups:
+        every = every_recipe(asked, options)
+        lines += ["", f"## ×{asked:g}", "", *table(COLUMNS, list(_rows(every, asked, options)), right=3)]
+        missing = [f"{one.name} ({_why(one, asked, options)})" for one in every if not figures(one, asked, options)]
+        if missing:
+            lines += ["", f"Without a figure: {'; '.join(missing)}."]
+        lines += ["", _conclusion(every, asked, options)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(every: Sequence[Recipe], asked: float, options: argparse.Namespace) -> Iterator[tuple[object, ...]]:
+    for one in every:
+        found = figures(one, asked, options)
+        if not found:
+            continue
+        test = Seeds(tuple(run["test"] for run in found))
+        ratio = [run["speed_up"] for run in found]
+        yield (
+            one.schedule,
+            one.importance,
+            one.teacher,
+            f"×{statistics.mean(middle for _, middle, _ in ratio):.3f}",
+            f"×{min(low for low, *_ in ratio):.3f} to ×{max(high for *_, high in ratio):.3f}",
+            f"{statistics.mean(run['parameters'] for run in found) / 1e6:.3f} M",
+            f"{statistics.mean(run['val'] for run in found):.4f}",
+            f"{test.mean:.4f}",
+            test.text(),
+            f"{min(test.values):.4f}",
+            f"{max(test.values):.4f}",
+            "–" if one == every[0] else _difference_text(one, every[0], asked, options),
+            len(found),
+            f"{statistics.mean(run['seconds'] for run in found) / 3600:.2f}",
+        )
+
+
+def _difference(one: Recipe, other: Recipe, asked: float, options: argparse.Namespace) -> Seeds:
+    """On test, seed by seed."""
+    pairs = [[Place(each, asked, seed, options).record for each in (one, other)] for seed in options.seeds]
+    able = [(own, its) for own, its in pairs if own and its and "why" not in own and "why" not in its]
+    return Seeds(tuple(own["test"] - its["test"] for own, its in able))
+
+
+def _difference_text(one: Recipe, other: Recipe, asked: float, options: argparse.Namespace) -> str:
+    found = _difference(one, other, asked, options)
+    if not found.values:
+        return "of other seeds"
+    ends = "" if found.interval is None else f" ({found.interval[0]:+.4f} to {found.interval[1]:+.4f})"
+    return f"{found.mean:+.4f}{ends}"
+
+
+def _why(one: Recipe, asked: float, options: argparse.Namespace) -> str:
+    records = [Place(one, asked, seed, options).record for seed in options.seeds]
+    return next((record["why"] for record in records if record and "why" in record), "not run yet")
+
+
+def _conclusion(every: Sequence[Recipe], asked: float, options: argparse.Namespace) -> str:
+    """What the intervals say of the default."""
+    ahead, open_ = [], []
+    for one in every[1:]:
+        found = _difference(one, every[0], asked, options)
+        if len(found.values) < 3 or found.interval is None:
+            open_.append(one.name)
+        elif found.interval[0] > 0:
+            ahead.append(one.name)
+    text = f"Ahead of the default, its interval above 0: {', '.join(ahead) or 'none'}."
+    return text + (f" Not told, fewer than three seeds: {', '.join(open_)}." if open_ else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="unpruned checkpoint")
+    parser.add_argument("--data", required=True, help="dataset YAML with a test split")
+    parser.add_argument("--work", type=Path, required=True, help="finished runs are kept here")
+    parser.add_argument("--out", type=Path, required=True, help="the page")
+    parser.add_argument("--larger", type=Path, help="teacher one scale up, of the same classes")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--speed-ups", type=float, nargs="+", default=[2.2])
+    parser.add_argument("--epochs", type=int, default=20, help="in all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
+    parser.add_argument("--importances", nargs="+", default=list(IMPORTANCES))
+    parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument("--full", action="store_true", help="every combination")
+    parser.add_argument("--device", default="cpu", help="that trains")
+    parser.add_argument("--print-only", action="store_true")
+    options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error(f"--epochs {options.epochs}: 2 or more, since some recipes train in two halves")
+    if options.larger is None:
+        options.teachers = [one for one in options.teachers if one != "larger"] or ["unpruned"]
+    if not options.print_only:
+        bench = Bench(options.weights, options.imgsz, options.work / f"{options.weights.stem}-{options.imgsz}-shared")
+        for asked in options.speed_ups:
+            planned = recipes(options)
+            for seed in options.seeds:
+                for one in planned:
+                    run(Place(one, asked, seed, options), bench)
+                    publish(options.out, "recipes", page(options))
+            if (best := together(planned, asked, options)) is not None:
+                for seed in options.seeds:
+                    run(Place(best, asked, seed, options), bench)
+                    publish(options.out, "recipes", page(options))
+    publish(options.out, "recipes", page(options))
+    print(page(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""benchmarks/recipes.py: which recipes are run, and what its page says of the runs that are kept."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import recipes
+from benchmarks.recipes import IMPORTANCES, SCHEDULES, TEACHERS, Place, Recipe, every_recipe, page, together
+
+DEFAULT = Recipe("one-shot", "taylor", "unpruned")
+ROUNDS, LAMP = Recipe("rounds", "taylor", "unpruned"), Recipe("one-shot", "lamp", "unpruned")
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Namespace:
+    lists: dict[str, Any] = {"schedules": list(SCHEDULES), "importances": list(IMPORTANCES), "teachers": list(TEACHERS)}
+    given: dict[str, Any] = {"weights": tmp_path / "n.pt", "larger": tmp_path / "s.pt", "work": tmp_path}
+    given |= {"imgsz": 96, "epochs": 4, "data": "d/data.yaml", "device": "cpu", "full": False, "seeds": [0, 1, 2]}
+    return Namespace(**lists, **given, speed_ups=[2.2])
+
+
+def keep(recipe: Recipe, options: Namespace, val: float, test: float) -> None:
+    for seed in options.seeds:
+        place = Place(recipe, 2.2, seed, options)
+        place.folder.mkdir(parents=True)
+        found = {
+            "speed_up": [2.2, 2.25, 2.3],
+            "parameters": 800_000,
+            "seconds": 360,
+            "val": val,
+            "test": test + seed / 1000,
+        }
+        (place.folder / "figures.json").write_text(json.dumps(found))
+
+
+def test_one_thing_is_varied_at_a_time_and_a_sparse_schedule_prunes_by_scales(options: Namespace) -> None:
+    found = recipes.recipes(options)
+    assert found[0] == DEFAULT and len(found) == 7
+    assert Recipe("sparse", "bn_scale", "unpruned") in found
+    assert all(
+        sum(a != b for a, b in zip(vars(one).values(), vars(DEFAULT).values(), strict=True)) <= 2 for one in found
+    )
+    options.full = True
+    assert len(recipes.recipes(options)) == 2 * 3 * 3 + 3
+
+
+def test_the_best_of_each_are_put_together_by_val(options: Namespace) -> None:
+    assert together(recipes.recipes(options), 2.2, options) is None, "nothing was run"
+    for one, val, test in ((DEFAULT, 0.5, 0.5), (ROUNDS, 0.51, 0.49), (LAMP, 0.52, 0.4)):
+        keep(one, options, val, test)
+    best = together(recipes.recipes(options), 2.2, options)
+    assert best == Recipe("rounds", "lamp", "unpruned"), "whatever test says"
+    assert every_recipe(2.2, options)[-1] == best
+
+
+def test_the_page_tells_what_is_ahead_by_the_interval_of_the_difference(options: Namespace) -> None:
+    for one, test in ((DEFAULT, 0.50), (ROUNDS, 0.53), (LAMP, 0.49)):
+        keep(one, options, 0.5, test)
+    place = Place(Recipe("one-shot", "fisher", "unpruned"), 2.2, 0, options)
+    place.folder.mkdir(parents=True)
+    (place.folder / "figures.json").write_text(json.dumps({"why": "out of reach"}))
+    text = page(options)
+    assert "Ahead of the default, its interval above 0: rounds-taylor-unpruned." in text
+    assert "+0.0300 (+0.0300 to +0.0300)" in text and "-0.0100" in text
+    assert "one-shot-fisher-unpruned (out of reach)" in text and "not run yet" in text
+    assert "Not told, fewer than three seeds: " in text
+
+
+def test_every_schedule_trains_as_many_epochs_and_a_second_run_trains_none(
+    options: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for the search and the training: the parts, and what they are given."""
+    spent: dict[str, list[int]] = {}
+    current: list[str] = []
+
+    def trained(kind: str) -> Any:
+        def run(weights: Any, *, out: Path, settings: Any, **_: Any) -> Any:
+            spent[current[0]].append(settings.epochs)
+            assert settings.teacher == (None if kind == "sparse" or "none" in current[0] else options.weights)
+            done: Any = Namespace(best=out / "best.pt", summary=Namespace(seconds=1.0))
+            return Namespace(trained=done) if kind == "sparse" else done
+
+        return run
+
+    bench: Any = Namespace(work=options.work / "shared", raced=lambda *_: Namespace(low=2.1, ratio=2.2, high=2.3))
+    monkeypatch.setattr(recipes, "finetune", trained("finetune"))
+    monkeypatch.setattr(recipes, "sparsify", trained("sparse"))
+    monkeypatch.setattr(recipes, "search", lambda *_, **__: None)
+    monkeypatch.setattr(recipes, "accuracy", lambda *_, **__: Namespace(map50_95=0.5))
+    monkeypatch.setattr(recipes, "_parameters", lambda _: 1)
+    options.teachers, options.importances = ["unpruned", "none"], ["taylor"]
+    for _ in range(2):
+        for one in recipes.recipes(options):
+            current[:] = [one.name]
+            spent.setdefault(one.name, [])
+            recipes.run(Place(one, 2.2, 0, options), bench)
+    assert spent == {
+        "one-shot-taylor-unpruned": [4],
+        "one-shot-taylor-none": [4],
+        "rounds-taylor-unpruned": [2, 2],
+        "sparse-bn_scale-unpruned": [2, 2],
+    }
