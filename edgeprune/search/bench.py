@@ -78,7 +78,7 @@ class SiteBench:
         return compile_checkpoint(self.site, path, folder, self.dataset)
 
     def compile_source(self, folder: Path, kept: Path | None = None) -> CompiledFiles:
-        """The source as it is, compiled; what was trained for INT8 by its own ranges, where the runtime takes them.
+        """The source as it is, compiled; where the target trains INT8, by the ranges that were trained.
 
         Args:
             folder: to compile it in; it does not exist yet.
@@ -109,7 +109,7 @@ class SiteBench:
 
     def _compile_source(self, folder: Path) -> CompiledFiles:
         target = self.site.target
-        if not (self.source.quantizers and target.graph_precision.startswith("int8") and self.dataset is not None):
+        if not (self.source.quantizers and target.qat is not None and self.dataset is not None):
             return self.compile(self.source.model, folder, {})
         folder.mkdir(parents=True)
         files = files_in(self.site, folder / MODEL, folder)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgeprune.frontier import screening
 from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
 from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes, trained_int8
 from edgeprune.frontier.screening import Screening, with_trained_int8
@@ -117,7 +118,7 @@ def test_everything_is_what_meets_a_budget_or_may_when_it_is_pruned_each_with_wh
 
 
 def with_int8_trained(int8_accuracy: float, monkeypatch: pytest.MonkeyPatch, epochs: int = 5) -> Screening:
-    monkeypatch.setattr("edgeprune.frontier.screening.require_modelopt", lambda: None)
+    monkeypatch.setattr(screening, "require_modelopt", lambda: None)
     found, _ = with_trained_int8(Screening(tuple(screened(int8_accuracy=int8_accuracy)), {}), CPU, epochs)
     return found
 

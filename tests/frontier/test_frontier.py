@@ -18,6 +18,8 @@ from edgeprune import checkpoint
 from edgeprune.cli import app
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
+from edgeprune.export import modelopt
+from edgeprune.frontier import screening
 from edgeprune.frontier.levers import forms
 from edgeprune.frontier.run import _aspect, frontier
 from edgeprune.frontier.screening import Screening, screen
@@ -244,7 +246,7 @@ def test_a_recommendation_that_rests_on_noise_is_inconclusive(
 def test_without_modelopt_the_row_of_trained_int8_says_how_to_install_it(
     given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprune.export.modelopt.installed", lambda package: "absent")
+    monkeypatch.setattr(modelopt, "installed", lambda package: "absent")
     result = made(given, tmp_path, 1.8, steps=MadeUpSteps())
     [row] = [row for row in result.rows if row.name == "int8 trained"]
     assert row.point is None and "pip install 'nvidia-modelopt" in row.dropped
@@ -271,7 +273,7 @@ def test_trained_int8_is_a_row_and_its_profile_trains_int8(
     given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not pruned, it is built from the fine-tuned weights, which the build trains for INT8."""
-    monkeypatch.setattr("edgeprune.frontier.screening.require_modelopt", lambda: None)
+    monkeypatch.setattr(screening, "require_modelopt", lambda: None)
     steps = BetterTrained()
     result = made(given, tmp_path, 1.8, 3.0, steps=steps, screener=costly_int8)
     whole, pruned = result.recommendations

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.errors import DeviceError, TargetError
+from edgeprune.export import modelopt
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import sweep_page, sweep_plot
@@ -113,7 +114,7 @@ def sweep_of(given: tuple[Path, Path], out: Path, *speed_ups: float, steps: Coun
 def test_points_that_train_int8_need_modelopt_before_anything_is_written(
     given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprune.export.modelopt.installed", lambda package: "absent")
+    monkeypatch.setattr(modelopt, "installed", lambda package: "absent")
     (tmp_path / "trained.yaml").write_text("extends: cpu\nprecision: int8\nqat: {epochs: 2}\n")
     options: dict[str, Any] = {"out": tmp_path / "out", "budgets": [("speed_up", 1.5)], "imgsz": 96}
     with pytest.raises(DeviceError, match="pip install 'nvidia-modelopt"):
