@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Mapping
 
 from edgeprune.agent.host import cpu_identity, load_average
@@ -216,6 +215,8 @@ def package_version(names: tuple[str, ...]) -> str:
 
 def pip_version(names: tuple[str, ...]) -> str:
     """Version of the first of these Python packages that is installed."""
+    from importlib import metadata  # the agent starts for every verb, and few of them ask
+
     for name in names:
         try:
             return metadata.version(name)

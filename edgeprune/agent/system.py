@@ -117,7 +117,13 @@ def write_file(folder: str, name: str, content: bytes) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this id exists, whoever it belongs to."""
+    """Whether a process of this id runs, whoever it belongs to.
+
+    One that ended and was not yet collected does not: in a container the first process may collect late, or never.
+    """
+    state = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1]  # the name before it may hold anything
+    if state:
+        return state[0] not in ("Z", "X")
     try:
         os.kill(pid, 0)
     except OSError as error:

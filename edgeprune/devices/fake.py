@@ -261,4 +261,6 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
         arguments = shlex.join([sys.executable, "-S", str(root / "fake.py"), name])
         script.write_text(f'#!/bin/sh\nexec {arguments} "$@"\n')
         script.chmod(0o755)
+    # the board's own: what is called so on this machine's PATH may be a version manager's script, ten times as slow
+    (root / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
     (root / "tmp").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,13 @@ class LocalDevice(Device):
     def _as_board(self) -> RemoteDevice:
         """This machine as the agent sees it; kept until the last ``with`` ends."""
         if self._board is None:
-            self._board = RemoteDevice(Here(), power_mode=self.power_mode, clocks=self.clocks, note=self.note)
+            self._board = RemoteDevice(
+                Here(),
+                power_mode=self.power_mode,
+                clocks=self.clocks,
+                agent_python=sys.executable,  # what is called python3 on the PATH may be absent, too old or a script
+                note=self.note,
+            )
             self._board.__enter__()
         return self._board
 

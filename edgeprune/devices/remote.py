@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.agent.programs import Turns
+from edgeprune.agent.system import is_alive
 from edgeprune.artifact import sha256_of, sha256_of_open
 from edgeprune.devices.archive import archive
 from edgeprune.devices.base import Completed, Device
@@ -45,6 +46,7 @@ class RemoteDevice(Device):
         power_mode: see :class:`~edgeprune.devices.base.Device`.
         clocks: likewise.
         python: Python of measured programs there; ``python3`` when empty.
+        agent_python: Python of the agent there.
         note: see :class:`~edgeprune.devices.base.Device`.
         simulated: likewise.
     """
@@ -56,6 +58,7 @@ class RemoteDevice(Device):
         power_mode: str = "",
         clocks: bool = True,
         python: str = "",
+        agent_python: str = "python3",
         note: Callable[[str], None] | None = None,
         simulated: bool = False,
     ) -> None:
@@ -63,6 +66,7 @@ class RemoteDevice(Device):
         self.name = channel.name
         self.simulated = simulated
         self.python = python
+        self.agent_python = agent_python
         self.channel = channel
         self.work = ""  # path of the work directory, while there is one
         self._progress = 0  # grows with whatever brings a command on
@@ -251,7 +255,7 @@ class RemoteDevice(Device):
         """Remove the work directory; a connection that is gone is tried a few times more for it."""
         if self.work:
             work, output = self.work, []
-            argv = ["python3", f"{work}/{AGENT}", "leave", work]
+            argv = [self.agent_python, f"{work}/{AGENT}", "leave", work]
             with suppress(DeviceError):
                 ended = self._retry(lambda: self.channel.call(argv, on_output=output.append), LEAVING_ATTEMPTS)
                 if ended.returncode:
@@ -297,7 +301,7 @@ class RemoteDevice(Device):
         on_output: Callable[[bytes], object] | None = None,
     ) -> None:
         self._enter_work()
-        argv = ["python3", f"{self.work}/{AGENT}", verb, *arguments]
+        argv = [self.agent_python, f"{self.work}/{AGENT}", verb, *arguments]
         ended = self.channel.call(argv, stdin=stdin, on_output=on_output)
         if ended.returncode == 0:
             return
@@ -394,4 +398,6 @@ def _machine() -> str:
 
 def _is_abandoned(owner: str) -> bool:
     parts = owner.split()
-    return len(parts) == 3 and parts[0] == _machine() and _owner(int(parts[1])) != owner
+    if len(parts) != 3 or parts[0] != _machine():
+        return False
+    return not is_alive(int(parts[1])) or _owner(int(parts[1])) != owner

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,11 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.agent import programs
 from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of
 from edgeprune.agent.power import power_modes
 from edgeprune.agent.programs import Turns
 from edgeprune.agent.root import ROOT_COMMANDS, as_root
-from edgeprune.agent.telemetry import Reading, board_power_mw, nvidia_smi_reading, summary, tegrastats_reading
+from edgeprune.agent.system import is_alive
+from edgeprune.agent.telemetry import (
+    Reading,
+    Telemetry,
+    board_power_mw,
+    nvidia_smi_reading,
+    summary,
+    tegrastats_reading,
+)
 from edgeprune.devices import device_named
 from edgeprune.devices.board import mismatch, targets_for, unknown_release
 from edgeprune.devices.channel import ConnectionLost
@@ -30,9 +40,11 @@ from edgeprune.measure.doctor import examine_device
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.site import open_site
 from edgeprune.runtimes.trtexec_ import TrtExec
-from edgeprune.samples.conditions import DeviceState, Telemetry
+from edgeprune.samples.conditions import DeviceState
+from edgeprune.samples.conditions import Telemetry as TelemetryRow
 from edgeprune.samples.gates import Verdict, accuracy_gate, latency_gate, simulated_gate
 from edgeprune.samples.measurement import Measurement
+from edgeprune.serial import to_json
 from edgeprune.stages.base import SilentBuild
 from edgeprune.stages.energy import energy_gates
 from edgeprune.target import Board, load_target, shipped_targets
@@ -47,9 +59,8 @@ def board(device: RemoteDevice) -> FakeBoard:
     return channel
 
 
-def timed(device: RemoteDevice, seconds: float = 0.0) -> DeviceState:
-    code = f"import time; time.sleep({seconds})"
-    return device.run([sys.executable, "-c", code], timeout_s=30, measured=True).device
+def timed(device: RemoteDevice, command: str = "true") -> DeviceState:
+    return device.run(["sh", "-c", command], timeout_s=600, measured=True).device
 
 
 @pytest.mark.parametrize(
@@ -157,6 +168,14 @@ def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> No
         assert timed(device).power_mode == "7W"
 
 
+def test_a_process_that_ended_and_that_nobody_collected_is_not_waited_for() -> None:
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it ended, and its number is still taken
+        os.kill(process.pid, 0)
+        assert not is_alive(process.pid)
+    assert is_alive(os.getpid())
+
+
 @pytest.mark.parametrize("rebooted", [False, True])
 def test_what_a_run_that_was_cut_off_had_changed_is_put_back_by_the_next_one_which_says_so(rebooted: bool) -> None:
     device = fake_device("orin-nano", power_mode="7W")
@@ -190,26 +209,26 @@ def test_a_build_that_leaves_does_not_touch_the_board_while_another_one_has_it()
         other.__enter__()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["nvpmodel", "-m", "22"],
-        ["nvpmodel", "-m", "2", "-f", "x"],
-        ["jetson_clocks", "--fan"],
-        ["jetson_clocks", "--store", "/etc/shadow"],
-        ["jetson_clocks", "--restore", "/tmp/x"],
-        ["true"],
-    ],
+NOT_AMONG_THEM = (
+    ["nvpmodel", "-m", "22"],
+    ["nvpmodel", "-m", "2", "-f", "x"],
+    ["jetson_clocks", "--fan"],
+    ["jetson_clocks", "--store", "/etc/shadow"],
+    ["jetson_clocks", "--restore", "/tmp/x"],
+    ["true"],
 )
-def test_nothing_but_the_commands_of_the_sudoers_lines_is_run_as_root_and_they_allow_no_other(command: list) -> None:
-    with pytest.raises(ValueError, match="not among"):
-        as_root(command)
-    device = fake_device("orin-nano")
-    assert device.run(["sudo", "-n", *command], timeout_s=10).returncode == 1
-    for rule in ROOT_COMMANDS[:3]:
-        allowed = [Path(rule[0]).name, *(part.replace("[0-9]", "2") for part in rule[1:])]
-        assert as_root(allowed)[-len(allowed) :] == allowed
-        assert device.run(["sudo", "-n", *allowed], timeout_s=10).returncode == 0
+
+
+def test_nothing_but_the_commands_of_the_sudoers_lines_is_run_as_root_and_they_allow_no_other() -> None:
+    with fake_device("orin-nano") as device:
+        for command in NOT_AMONG_THEM:
+            with pytest.raises(ValueError, match="not among"):
+                as_root(command)
+            assert device.run(["sudo", "-n", *command], timeout_s=600).returncode == 1, command
+        for rule in ROOT_COMMANDS[:3]:
+            allowed = [Path(rule[0]).name, *(part.replace("[0-9]", "2") for part in rule[1:])]
+            assert as_root(allowed)[-len(allowed) :] == allowed
+            assert device.run(["sudo", "-n", *allowed], timeout_s=600).returncode == 0, allowed
 
 
 def test_a_mode_that_the_board_does_not_have_is_told_before_anything_is_built() -> None:
@@ -291,12 +310,12 @@ def test_leaving_in_the_middle_of_a_job_ends_it_and_puts_the_board_back() -> Non
 
 
 def test_throttling_is_seen_and_makes_a_gate_inconclusive() -> None:
-    hot_device = fake_device("orin-nano,throttle")
-    waits = "until grep -q 1 $EDGEPRUNE_ROOT/sys/class/thermal/cooling_device0/cur_state; do sleep 0.05; done"
-    state = hot_device.run(["sh", "-c", waits], timeout_s=600, measured=True).device
+    at_work = "grep -q 1 $EDGEPRUNE_ROOT/sys/class/thermal/cooling_device0/cur_state"
+    state = timed(fake_device("orin-nano,throttle"), f"until {at_work}; do sleep 0.02; done")
     assert state.throttled is True
     assert "gpu-throttle-alert was at work" in state.throttled_why
-    calm = timed(fake_device("orin-nano"), 0.6)
+    told = 'until [ "$(cat $EDGEPRUNE_ROOT/reports.json || echo 0)" -ge 3 ]; do sleep 0.02; done'
+    calm = timed(fake_device("orin-nano"), told)
     assert not calm.throttled and calm.telemetry is not None
     assert calm.telemetry.source == "tegrastats"
     assert calm.telemetry.power_w_mean == pytest.approx(9.0)
@@ -651,7 +670,7 @@ def test_what_counts_as_throttling(readings: list, events: dict, throttling: dic
 
 
 def energy(values: Sequence[float], source: str = "tegrastats") -> Measurement:
-    seen = DeviceState(telemetry=Telemetry(source=source))
+    seen = DeviceState(telemetry=TelemetryRow(source=source))
     return replace(latency(values, device=seen), name="energy", unit="mJ")
 
 
@@ -666,22 +685,50 @@ def test_energy_is_told_with_its_interval_where_power_was_measured() -> None:
     assert energy_gates("engine", None) == []
 
 
-def test_power_is_kept_only_while_a_program_says_that_it_works() -> None:
-    heard: dict[int, list[tuple[tuple[float, float], ...]]] = {0: [], 1: [], 2: []}
-    wait = "import time; time.sleep(0.4)"
-    programs = tuple(
-        (sys.executable, "-u", "-S", "-c", f"{begin}; {wait}; {end}")
-        for begin, end in (("print('begins')", "print('it ends')"), ("print('begins')", "pass"), ("pass", "pass"))
+def test_power_is_kept_only_while_a_program_says_that_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sensors are read whenever the agent looks at the program, which works until they were read often enough."""
+    seen, made = tmp_path / "seen", []
+
+    class Sensors(Telemetry):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+        def state(self, locked: bool) -> dict:
+            seen.write_text("")
+            return super().state(locked)
+
+    def look(work: programs._Work) -> None:
+        looked(work)
+        made[-1].powers.append((time.monotonic(), 9000))
+        if work.began_at is not None:
+            seen.write_text(seen.read_text() + "x")
+
+    looked = programs._Work.look
+    monkeypatch.setattr("edgeprune.agent.telemetry.shutil.which", lambda name: None)  # this machine's own are silent
+    monkeypatch.setattr(programs, "Telemetry", Sensors)
+    monkeypatch.setattr(programs._Work, "look", look)
+    wait = f"import time\nwhile len(open({str(seen)!r}).read()) < 5: time.sleep(0.005)"
+    lines = tuple(
+        (sys.executable, "-u", "-S", "-c", f"{begin}\n{waits}\n{end}")
+        for begin, waits, end in (
+            ("print('begins')", wait, "print('it ends')"),
+            ("print('begins')", wait, ""),
+            ("", "", "print('it ends')"),
+        )
     )
-    turns = Turns(programs, "", rounds=2, least_rounds=2, time_limit_s=0, timeout_s=60, begins="begins", ends="ends")
-    with fake_device("orin-nano") as device:
-        device.run_turns(turns, lambda index, done: heard[index].append(done.power_w))
+    turns = Turns(lines, "", rounds=2, least_rounds=2, time_limit_s=0, timeout_s=600, begins="begins", ends="ends")
+    result = {"conditions": {}}
+    programs.run_measured({"turns": to_json(turns), "stdin": "", "cwd": str(tmp_path)}, str(tmp_path), False, result)
+    assert result["returncode"] == 0
+    told = [json.loads(line) for line in (tmp_path / "stdout").read_text().splitlines()]
+    heard = [[line["power"] for line in told if line["program"] == program] for program in range(3)]
     for power in heard[0]:
         assert len(power) > 3
         assert {watts for _, watts in power} == {9.0}
-        assert all(0 <= before_end_s < 60 for before_end_s, _ in power)
+        assert all(before_end_s >= 0 for before_end_s, _ in power)
         assert [at for at, _ in power] == sorted((at for at, _ in power), reverse=True)
-    assert heard[1] == heard[2] == [(), ()]  # one that does not say when it ends is not taken for one that worked
+    assert heard[1] == heard[2] == [[], []]  # one that does not say when it ends is not taken for one that worked
 
 
 @pytest.mark.slow
