@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,11 @@ from edgeprune.artifact import write_files
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.measure.compiling import compile_engine
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
 from edgeprune.serial import write_json
-from edgeprune.stages.bundle import SHIPPED, with_digests, write_bundle
+from edgeprune.stages.bundle import SHIPPED, trtexec_lines, with_digests, write_bundle
 from edgeprune.target import load_target
 from tests.export.helpers import saved, stock_model
 from tests.records.sample import build_record
@@ -60,9 +63,37 @@ def test_a_tool_that_is_left_out_is_said(graph: Callable[[str], ShippedModel]) -
 def test_the_page_is_of_the_images_channels(bundle: Path) -> None:
     record = replace(read_build(bundle), channels=4)
     target = record.target.model_copy(update={"export": record.target.export.model_copy(update={"dynamic": True})})
-    page = (write_bundle(bundle.parent, {}, replace(record, target=target)) / "README.md").read_text()
+    graph = bundle / "model.onnx"
+    page = (write_bundle(bundle.parent, {}, replace(record, target=target), graph) / "README.md").read_text()
     assert "input 1×4×640×640" in page and "--shapes=images:1x4x640x640" in page
     assert "4 channels in the order of the file, 0 to 1, NCHW" in page
+
+
+@pytest.mark.parametrize(
+    ("extends", "more"),
+    [
+        ("jetson-xavier-nx", ""),
+        ("jetson-orin-nx", "device: {dla_core: 0}\nmeasure: {cuda_graph: false}\n"),
+        ("jetson-orin", ""),
+    ],
+)
+def test_the_line_to_type_keeps_in_float_what_a_build_keeps(
+    graph: Callable[[str], ShippedModel], tmp_path: Path, extends: str, more: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: {extends}\n{more}")
+    model, target = graph("detect"), load_target(tmp_path / "mine.yaml")
+    told: dict[str, Any] = {}
+    runtime = SimpleNamespace(suffix=".engine", engine_from_onnx=lambda *_, **options: told.update(options))
+    site: Any = SimpleNamespace(target=target, runtime=runtime)
+    compile_engine(site, model.onnx, tmp_path)
+    expected = ["--layerPrecisions=" + ",".join(f"{name}:fp32" for name in told["keep_float"])]
+    assert bool(told["keep_float"]) == (extends != "jetson-orin")  # what is typed strongly needs no such list
+    for line in (
+        trtexec_lines(target, model.onnx)[0],
+        replace(model, target=target).build_line(onnx="model.onnx", engine="model.engine"),
+    ):
+        kept = [word for word in line if word.startswith("--layerPrecisions")]
+        assert kept == (expected if told["keep_float"] else [])
 
 
 @pytest.fixture
@@ -73,8 +104,8 @@ def bundle(graph: Callable[[str], ShippedModel], tmp_path: Path) -> Path:
     model, target = replace(graph("detect"), engine=plan), load_target("jetson-orin")
     chosen: dict[str, bytes | Path] = {"model.onnx": model.onnx, "engine.engine": plan}
     chosen |= {f"cpp/{path.name}": path for path in (SHIPPED / "cpp").iterdir()} | files_for_tools(model, target)
-    record = with_digests(replace(build_record(), target=target), chosen)
-    return write_bundle(tmp_path, chosen, record)
+    record = with_digests(replace(build_record(), target=target), chosen, model.onnx)
+    return write_bundle(tmp_path, chosen, record, model.onnx)
 
 
 def test_every_file_is_covered_by_a_digest_and_stored_once(bundle: Path) -> None:
@@ -108,7 +139,7 @@ def test_its_page_names_what_is_there_and_nothing_else(bundle: Path) -> None:
     cpu = replace(
         record, target=load_target("cpu"), bundle={"model.onnx": "", "triton/edgeprune_onnx/config.pbtxt": ""}
     )
-    page = (write_bundle(bundle.parent, {}, cpu) / "README.md").read_text()
+    page = (write_bundle(bundle.parent, {}, cpu, bundle / "model.onnx") / "README.md").read_text()
     assert "serves `edgeprune_onnx`." in page
     for words in ("DeepStream", "cpp/", "on the board"):
         assert words not in page

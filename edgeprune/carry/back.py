@@ -246,10 +246,11 @@ def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | 
     from edgeprune.report.build import build_markdown, build_page
     from edgeprune.stages.bundle import with_digests, with_texts
 
-    record = with_digests(record, files)
+    graph = bundle / FOLDER / "model.onnx"
+    record = with_digests(record, files, graph)
     if (bundle.parent / "report.md").is_file():
         write_atomically(bundle.parent / "report.md", build_markdown(record))
         write_atomically(bundle.parent / "report.html", build_page(record))
-    write_files(bundle, {**files, **with_texts(record)[1]})
+    write_files(bundle, {**files, **with_texts(record, graph)[1]})
     write_build(bundle / "build.json", record)
     return record

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeprune.errors import DataError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
+from edgeprune.measure.compiling import kept_in_float
 from edgeprune.model_metadata import literal_of
 from edgeprune.records.show import RECORD, read_build
 from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
@@ -125,6 +126,7 @@ class ShippedModel:
         free = any(isinstance(axis, str) for axis in self.input.shape)
         return build_line(
             self.target,
+            self.onnx,
             onnx=onnx,
             engine=engine,
             precision=self.precision,
@@ -145,6 +147,7 @@ class ShippedModel:
 
 def build_line(
     target: Target | None,
+    graph: Path,
     *,
     onnx: str,
     engine: str,
@@ -154,7 +157,14 @@ def build_line(
     layer_info: str = "",
 ) -> list[str]:
     """The line that builds an engine by the trtexec of the oldest TensorRT in the target's range; that of 10.3 every
-    later version to 11.1 takes too. Arguments as in :func:`~edgeprune.runtimes.trtexec_argv.build_argv`."""
+    later version to 11.1 takes too. What a build keeps in FP32 it keeps too.
+
+    Args:
+        target: whose builder it is; that of 10.3 without one.
+        graph: the file that ``onnx`` is.
+        onnx, engine, precision, shapes, dla_core, layer_info: as in
+            :func:`~edgeprune.runtimes.trtexec_argv.build_argv`.
+    """
     return build_argv(
         version_of((target.oldest_tensorrt if target is not None else None) or OLDEST_TENSORRT),
         onnx=onnx,
@@ -163,6 +173,7 @@ def build_line(
         layer_info=layer_info,
         shapes=shapes,
         dla_core=dla_core,
+        keep_float=kept_in_float(graph, weakly_typed=target is not None and target.weakly_typed, dla_core=dla_core),
         builder=target.builder if target is not None else None,
         trtexec=(target.trtexec_program if target is not None else ()) or LOOKED_FOR,
     )

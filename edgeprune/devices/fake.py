@@ -27,6 +27,7 @@ from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.here import Here
 from edgeprune.devices.process import Ended
 from edgeprune.devices.remote import RemoteDevice
+from edgeprune.devices.trtexec_options import known_options
 from edgeprune.errors import TargetError
 
 PROGRAMS = ("nvpmodel", "jetson_clocks", "tegrastats", "trtexec", "sudo", "dpkg-query", "nvidia-smi")
@@ -214,6 +215,7 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
     """Write the board's files and programs below ``root``."""
     conf = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(board.modes))
     gpu = "sys/class/devfreq/17000000.gpu"
+    tensorrt = traits.get("tensorrt", board.tensorrt)
     texts = {
         "etc/nvpmodel.conf": f"# scripted\n{conf}",
         "etc/nv_tegra_release": board.release + "\n",
@@ -238,7 +240,8 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
                 "modes": list(board.modes),
                 "slowness": board.slowness,
                 "gpu_mhz": board.gpu_mhz,
-                "tensorrt": traits.get("tensorrt", board.tensorrt),
+                "tensorrt": tensorrt,
+                "trtexec_options": sorted(known_options(tuple(int(part) for part in tensorrt.split(".")))),
                 "thor": board.model.endswith("Thor Developer Kit"),
                 "tegra": next(name for name in board.compatible if "tegra" in name),
                 "module": board.compatible[0],

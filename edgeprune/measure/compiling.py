@@ -201,15 +201,26 @@ def _engine_in(site: Site, folder: Path) -> Path:
 def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
     """Compile a graph that has the target's number format, by the target's runtime.
 
-    The file is ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT, inside ``folder``. A builder that
-    chooses precisions itself is told to keep the decoder's arithmetic in FP32, as a cast graph has it.
+    The file is ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT, inside ``folder``.
     """
+    engine = _engine_in(site, folder)
+    kept = kept_in_float(onnx, weakly_typed=site.target.weakly_typed, dla_core=site.target.device.dla_core)
+    site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision, keep_float=kept)
+    return engine
+
+
+def kept_in_float(onnx: Path, *, weakly_typed: bool, dla_core: int | None) -> tuple[str, ...]:
+    """Names of the nodes that a builder which chooses precisions itself is told to keep in FP32: the decoder's
+    arithmetic, as a cast graph has it. None for one that does what the graph says.
+
+    Args:
+        onnx: the graph that is built.
+        weakly_typed: whether the target's builder chooses.
+        dla_core: the one that it builds for: there it chooses until TensorRT 11, whose command line has no word for it.
+    """
+    if not weakly_typed and dla_core is None:
+        return ()
     from edgeprune.export.graph import load_graph
     from edgeprune.export.regions import decoding_arithmetic
 
-    engine = _engine_in(site, folder)
-    # on a DLA it chooses until TensorRT 11, whose command line has no word for it
-    chooses = site.target.weakly_typed or site.target.device.dla_core is not None
-    kept = decoding_arithmetic(load_graph(onnx)) if chooses else ()
-    site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision, keep_float=kept)
-    return engine
+    return decoding_arithmetic(load_graph(onnx))

@@ -76,9 +76,11 @@ def files(build: Build) -> dict[str, bytes | Path]:
     return chosen | files_for_tools(model, target_to_ship(build), build.reporter.note)
 
 
-def trtexec_lines(target: Target, precision: Precision | None = None, channels: int = 3) -> list[list[str]]:
-    """The lines to type on a board: build the engine of ``model.onnx``, then time it as the profile says;
-    ``precision`` is the graph's, the target's when None, ``channels`` are its input's.
+def trtexec_lines(
+    target: Target, graph: Path, precision: Precision | None = None, channels: int = 3
+) -> list[list[str]]:
+    """The lines to type on a board: build the engine of ``model.onnx``, which ``graph`` is, then time it as the profile
+    says; ``precision`` is the engine's, the target's when None, ``channels`` are the input's.
     """
     version, program = version_of(target.oldest_tensorrt or OLDEST_TENSORRT), target.trtexec_program or LOOKED_FOR
     measure, core, engine = target.measure, target.device.dla_core, BUNDLED
@@ -86,6 +88,7 @@ def trtexec_lines(target: Target, precision: Precision | None = None, channels: 
     return [
         build_line(
             target,
+            graph,
             onnx="model.onnx",
             engine=engine,
             precision=precision or target.precision,
@@ -108,31 +111,32 @@ def trtexec_lines(target: Target, precision: Precision | None = None, channels: 
     ]
 
 
-def with_digests(record: BuildRecord, chosen: Mapping[str, bytes | Path]) -> BuildRecord:
-    """The record with the sha256 of each further file of its bundle, and of the texts that are made from the record."""
+def with_digests(record: BuildRecord, chosen: Mapping[str, bytes | Path], graph: Path) -> BuildRecord:
+    """The record with the sha256 of each further file of its bundle, and of the texts that are made from the record and
+    the bundle's graph."""
     digests = {
         name: sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
         for name, content in chosen.items()
     }
-    return with_texts(replace(record, bundle={**record.bundle, **digests}))[0]
+    return with_texts(replace(record, bundle={**record.bundle, **digests}), graph)[0]
 
 
-def with_texts(record: BuildRecord) -> tuple[BuildRecord, dict[str, bytes]]:
-    """The record with the digests of what is made from it, and those files by name."""
+def with_texts(record: BuildRecord, graph: Path) -> tuple[BuildRecord, dict[str, bytes]]:
+    """The record with the digests of what is made from it and its graph, and those files by name."""
     texts = {
         "labels.txt": "".join(f"{record.names[index]}\n" for index in sorted(record.names)).encode(),
-        "README.md": readme(record).encode(),
+        "README.md": readme(record, graph).encode(),
     }
     digests = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
     return replace(record, bundle={**record.bundle, **digests}), texts
 
 
-def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRecord) -> Path:
+def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRecord, graph: Path) -> Path:
     """Write ``bundle/`` beside the stages; the old one is replaced only when the new one is whole."""
     partial = root / f".partial-bundle-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write_files(partial, {**chosen, **with_texts(record)[1]})
+    write_files(partial, {**chosen, **with_texts(record, graph)[1]})
     write_build(partial / "build.json", record)
     final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
     if final.exists():
@@ -142,8 +146,8 @@ def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRe
     return final
 
 
-def readme(record: BuildRecord) -> str:
-    """How to run what is in the bundle, and what is still to do."""
+def readme(record: BuildRecord, graph: Path) -> str:
+    """How to run what is in the bundle, whose ``model.onnx`` is ``graph``, and what is still to do."""
     from edgeprune.report.verdict import accuracy_text, verdict_table
 
     target, files = record.target, record.bundle
@@ -233,7 +237,7 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
 `RUN_DIRECTORY` is the folder that holds this one. Without `--run`, the builds in `runs/` are searched.
 """
     if on_board:
-        lines = "\n".join(shlex.join(line) for line in trtexec_lines(target, record.precision, record.channels))
+        lines = "\n".join(shlex.join(line) for line in trtexec_lines(target, graph, record.precision, record.channels))
         text += (
             f"\nThe engine alone and its times, by hand, on the board, in a copy of this folder:\n\n```\n{lines}\n```\n"
         )

@@ -94,8 +94,9 @@ def write_results(
     gates = tuple(inform_by_later((*finished.gates, stock)))
     record = _build_record(build, argv, finished, gates)
     files = {**bundle.files(build), **carried, SBOM: sbom(record)}
-    record = bundle.with_digests(record, files)
-    folder = bundle.write_bundle(build.workspace.root, files, record)
+    graph = final_onnx(build)
+    record = bundle.with_digests(record, files, graph)
+    folder = bundle.write_bundle(build.workspace.root, files, record, graph)
     report = build.workspace.root / "report.md"
     write_atomically(report, build_markdown(record))
     write_atomically(report.with_suffix(".html"), build_page(record, _scenes(build)))

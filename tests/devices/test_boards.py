@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeprune.agent import programs
@@ -38,6 +39,7 @@ from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
 from edgeprune.measure.doctor import examine_device
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import open_site
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.conditions import DeviceState
@@ -745,6 +747,76 @@ def test_each_engine_has_an_energy_of_its_own(tmp_path: Path) -> None:
         # the board draws 9 W all the time, and the stand-in has no pause between inferences
         assert own.values == pytest.approx([9.0 * min(time_ms.values)] * 6, rel=0.02)
     assert min(found[0].values) > 1.05 * max(found[1].values)
+
+
+QUICK_TENSORRTS = ("10.7.0", "11.4.1")  # of two kinds of command line; the others are slow
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        *QUICK_TENSORRTS,
+        *(
+            pytest.param(version, marks=pytest.mark.slow)
+            for version in ("8.5.2", "8.6.2", "10.3.0", "10.13.3", "10.16.1", "11.1.0")
+        ),
+    ],
+)
+def test_an_engine_is_built_timed_and_run_by_the_options_of_every_tensorrt(version: str, tmp_path: Path) -> None:
+    weak = version.startswith("8.")
+    plan, graph = tmp_path / "m.engine", convolutions(tmp_path / "m.onnx", half=not weak)
+    settings = BenchSettings(rounds=8, per_round=2, warmup_s=0.01, copies=False, cuda_graph=True)
+    with fake_device(f"orin-nano,tensorrt={version}") as device:
+        trtexec = TrtExec(device, keep_timing_cache=False)
+        trtexec.engine_from_onnx(graph, plan, precision="fp16", keep_float=["conv0"] if weak else ())
+        [timed_ms] = trtexec.latency([plan], settings)
+        layers = trtexec.layer_times(plan, runs=3)
+        with trtexec.session(plan) as session:
+            given = np.ones((1, 3, 32, 32), np.float32)
+            [found] = session.run({"images": given}).values()
+    facts = read_facts(plan)
+    assert facts is not None and facts.builder == f"trtexec {version}"
+    assert {layer.precision for layer in facts.layers} == {"fp16"}
+    told = {word.partition("=")[0] for word in facts.command.split()}
+    assert ("--fp16" in told, "--stronglyTyped" in told) == (weak, version.startswith("10."))
+    assert len(timed_ms.values) == 8 * 2 and timed_ms.simulated and timed_ms.conditions.cuda_graph
+    assert sum(layer.mean_ms for layer in layers) == pytest.approx(np.median(timed_ms.values), rel=0.05)
+    assert found.shape == (1, 8, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("version", "option"),
+    [
+        ("8.5.2", "--stronglyTyped"),
+        ("8.5.2", "--skipInference"),
+        ("8.6.2", "--noCudaGraph"),
+        ("10.7.0", "--buildOnly"),
+        ("10.16.1", "--includeDataTransfers"),
+        ("11.1.0", "--fp16"),
+        ("11.4.1", "--fp16"),
+        ("11.4.1", "--layerPrecisions=a:fp32"),
+    ],
+)
+def test_a_stand_in_refuses_an_option_that_its_tensorrt_does_not_parse(version: str, option: str) -> None:
+    done = trtexec_of(f"orin-nano,tensorrt={version}", "--onnx=missing.onnx", option)
+    assert done.returncode == 1
+    assert f"Unknown option: {option.partition('=')[0]} " in done.stdout
+
+
+def test_a_weakly_typed_stand_in_uses_only_what_it_is_allowed(tmp_path: Path) -> None:
+    argv = [f"--onnx={convolutions(tmp_path / 'm.onnx', half=True)}", f"--saveEngine={tmp_path}/m.engine"]
+    argv += [f"--exportLayerInfo={tmp_path}/l.json", "--skipInference"]
+    for typing, words in ((["--stronglyTyped"], "FP16 format"), (["--fp16"], "FP16 format"), ([], "linear FP32")):
+        done = trtexec_of("orin-nano,tensorrt=10.7.0", *argv, *typing)
+        assert done.returncode == 0, done.stdout
+        assert words in (tmp_path / "l.json").read_text(), typing
+
+
+def trtexec_of(text: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """A stand-in's trtexec alone, without the agent around it."""
+    channel = board(fake_device(text))
+    program = str(channel.root / "bin/trtexec")
+    return subprocess.run([program, *argv], capture_output=True, text=True, timeout=600, env=channel.env, check=False)
 
 
 def test_nvidia_smi_lines() -> None:

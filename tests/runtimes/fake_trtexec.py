@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.runtimes.trtexec_flags import known_flags
+from edgeprune.devices.trtexec_options import known_options
 from tests.runtimes.trtexec_samples import (
     LAYERS,
     layers_json,
@@ -86,7 +86,7 @@ def main(
     print(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{number}]{build} # {' '.join(argv)}")
     if "--help" in given:
         return 0
-    if unknown := sorted(set(given) - known_flags(version)):
+    if unknown := sorted(set(given) - known_options(version)):
         for name in unknown:
             print(f"[E] Unknown option: {name} {given[name]}", file=sys.stderr)
         return 1

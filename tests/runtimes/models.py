@@ -29,7 +29,7 @@ def convolutions(
         nodes,
         "convolutions",
         [helper.make_tensor_value_info("images", onnx_kind, shape)],
-        [helper.make_tensor_value_info("output0", onnx_kind, None)],
+        [helper.make_tensor_value_info("output0", onnx_kind, (shape[0], width, *shape[2:]))],
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

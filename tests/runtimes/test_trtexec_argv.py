@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from edgeprune.devices.trtexec_options import STRONGLY_TYPED, VERSIONS, WEAKLY_TYPED, known_options
 from edgeprune.errors import DeviceError
 from edgeprune.runtimes.trtexec_argv import (
     DLA_GENERATIONS,
@@ -24,7 +25,7 @@ from edgeprune.stages.bundle import trtexec_lines
 from edgeprune.target import load_target
 from edgeprune.target.releases import has_dla
 from edgeprune.target.schema import Builder
-from tests.runtimes.trtexec_flags import STRONGLY_TYPED, VERSIONS, WEAKLY_TYPED, known_flags
+from tests.runtimes.models import convolutions
 
 
 def names(argv: list[str]) -> set[str]:
@@ -67,7 +68,7 @@ def every_line(version: tuple[int, int, int], dla: bool = True) -> list[list[str
 @pytest.mark.parametrize("version", [(*two, 0) for two in VERSIONS], ids=str)
 def test_no_version_is_given_an_option_that_it_does_not_parse(version):
     for argv in every_line(version):
-        assert names(argv) <= known_flags(version), argv
+        assert names(argv) <= known_options(version), argv
 
 
 @pytest.mark.parametrize("version", [(10, 3, 0), (10, 13, 3), (10, 16, 1)], ids=str)
@@ -161,7 +162,7 @@ def test_a_dla_core_goes_with_a_fallback_and_never_with_a_cuda_graph():
 def test_a_dla_before_11_is_typed_weakly_as_its_builder_wants(version, precision, typing):
     line = build_argv(version, onnx="a", engine="b", precision=precision, dla_core=0, keep_float=["/22/Add"])
     assert names(line) & {"--fp16", "--int8", "--stronglyTyped"} == typing
-    assert ("--layerPrecisions=/22/Add:fp32" in line) == bool(typing) and names(line) <= known_flags(version[:2])
+    assert ("--layerPrecisions=/22/Add:fp32" in line) == bool(typing) and names(line) <= known_options(version[:2])
 
 
 @pytest.mark.parametrize("version", [(10, 8, 0), (10, 13, 3), (10, 16, 1), (11, 0, 0), (11, 4, 0)], ids=str)
@@ -255,9 +256,9 @@ def test_what_the_bundle_says_to_type_is_taken_by_every_version(version, tmp_pat
         "extends: jetson-orin-nx\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}\nexport: {dynamic: true}"
     )
     for target in (load_target("jetson-orin"), load_target(profile)):
-        build, timing = trtexec_lines(target)
+        build, timing = trtexec_lines(target, convolutions(tmp_path / "model.onnx"))
         if target.device.dla_core is None or version < (10, 8):
-            assert names(build) | names(timing) <= known_flags(version)
+            assert names(build) | names(timing) <= known_options(version)
         typing = "--stronglyTyped" if target.device.dla_core is None else "--fp16"
         assert {"--onnx=model.onnx", typing, "--skipInference"} <= set(build)
         assert {"--noDataTransfers", "--iterations=300", "--exportTimes=times.json"} <= set(timing)

@@ -6,7 +6,7 @@ v10.3.0 to v10.16, v11.0 and v11.1. The source of 11.2 to 11.4 is not public: th
 
 from __future__ import annotations
 
-FLAGS_8_5 = """
+OPTIONS_8_5 = """
 allowGPUFallback avgRuns avgTiming batch best buildOnly calib consistency deploy device directIO dumpLayerInfo
 dumpOutput dumpProfile dumpRefit duration explicitBatch explicitPrecision exportLayerInfo exportOutput
 exportProfile exportTimes exposeDMA fp16 help heuristic idleTime inputIOFormats int8 iterations
@@ -17,12 +17,12 @@ refit restricted safe saveEngine separateProfileRun serialized shapes sleepTime 
 tacticSources threads timeDeserialize timeRefit timingCacheFile uff uffInput uffNHWC useCudaGraph useDLACore
 useManagedMemory useSpinWait verbose warmUp workspace
 """
-FLAGS_8_6 = """
+OPTIONS_8_6 = """
 builderOptimizationLevel dumpRawBindingsToFile dynamicPlugins excludeLeanRuntime fp8
 hardwareCompatibilityLevel ignoreParsedPluginLibs infStreams layerDeviceTypes leanDLLPath maxAuxStreams
 setPluginsToSerialize skipInference staticPlugins tempdir tempfileControls useRuntime vc versionCompatible
 """  # and those of 8.5
-FLAGS_10_3 = """
+OPTIONS_10_3 = """
 allocationStrategy allowGPUFallback allowWeightStreaming avgRuns avgTiming best bf16 buildDLAStandalone
 builderOptimizationLevel calib calibProfile consistency device directIO dumpLayerInfo dumpOptimizationProfile
 dumpOutput dumpProfile dumpRawBindingsToFile dumpRefit duration dynamicPlugins errorOnTimingCacheMiss
@@ -68,12 +68,12 @@ STRONGLY_TYPED = ((10, 3), *(version for version, _, _ in CHANGES), (11, 4))
 VERSIONS = (*WEAKLY_TYPED, *STRONGLY_TYPED)
 
 
-def known_flags(version: tuple[int, ...]) -> frozenset[str]:
-    """Options of a version, with their dashes."""
+def known_options(version: tuple[int, ...]) -> frozenset[str]:
+    """Options of a version (major, minor, …), with their dashes."""
     if version[0] < 10:
-        return frozenset(f"--{flag}" for flag in (FLAGS_8_5 + (FLAGS_8_6 if version[:2] >= (8, 6) else "")).split())
-    flags = set(FLAGS_10_3.split())
+        return frozenset(f"--{name}" for name in (OPTIONS_8_5 + (OPTIONS_8_6 if version[:2] >= (8, 6) else "")).split())
+    names = set(OPTIONS_10_3.split())
     for since, came, went in CHANGES:
         if version[:2] >= since:
-            flags = (flags | set(came.split())) - set(went.split())
-    return frozenset(f"--{flag}" for flag in flags)
+            names = (names | set(came.split())) - set(went.split())
+    return frozenset(f"--{name}" for name in names)
