@@ -32,6 +32,13 @@ class Availability:
     remedy: str = ""
 
 
+NO_GPU = Availability(
+    False,
+    "nvidia-smi finds no NVIDIA GPU; it needs one with its driver, or the machine that has one: --device user@host",
+    "nvidia-smi",  # typed before the next command, which is then given only where there is one
+)
+
+
 @dataclass(frozen=True)
 class BenchSettings:
     """How latency is sampled.

@@ -19,7 +19,7 @@ from edgeprune.agent.host import host_state
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import Availability, BenchSettings, Runtime, Session
+from edgeprune.runtimes.base import NO_GPU, Availability, BenchSettings, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
 from edgeprune.runtimes.identity import identity_on
@@ -77,8 +77,8 @@ class TensorRt(Runtime):
         if numbers < OLDEST:
             return Availability(
                 False,
-                f"TensorRT {version} is too old; known are {KNOWN_VERSIONS}",
-                f"take the runtime trtexec, which drives 8.5 and 8.6 too, or {INSTALL}",
+                f"TensorRT {version} is too old; known are {KNOWN_VERSIONS} (the runtime trtexec drives older)",
+                INSTALL,
             )
         if numbers >= TOO_NEW[:2]:
             return Availability(
@@ -94,7 +94,7 @@ class TensorRt(Runtime):
             return Availability(
                 False,
                 f"TensorRT {version} is here, but CUDA finds no GPU ({getattr(error, 'name', error)})",
-                "check the driver: nvidia-smi",
+                NO_GPU.remedy,
             )
         return Availability(True, f"TensorRT {version}")
 

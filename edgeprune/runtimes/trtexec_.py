@@ -8,12 +8,13 @@ are one job of the device, so that the time goes into trtexec and not into conne
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TypedDict, TypeVar
@@ -27,7 +28,7 @@ from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import Availability, BenchSettings, LayerTime, Runtime, Session
+from edgeprune.runtimes.base import NO_GPU, Availability, BenchSettings, LayerTime, Runtime, Session
 from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
 from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.image_input import images_for
@@ -76,6 +77,7 @@ MIN_POWER_READINGS = 3
 VERSION_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 600.0
 BUILD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
+GPU_NODE = re.compile(r"^(nvidia\d+|nvhost-gpu|nvmap|dxg)$", re.MULTILINE)  # a card's, Jetsons', and that of WSL
 Parsed = TypeVar("Parsed")
 
 
@@ -168,14 +170,15 @@ class TrtExec(Runtime):
         )
 
     def availability(self) -> Availability:
-        """Whether the device has a trtexec whose command line is known."""
+        """Whether the device has a trtexec whose command line is known, and a GPU that it can build for."""
         try:
             program, version = self.find_program()
         except DeviceError as error:
             detail, _, remedy = str(error).partition("; next: ")
-            return Availability(False, detail, remedy or "on a Jetson: sudo apt install nvidia-jetpack")
+            return Availability(False, detail, remedy or self._how_to_get_it())
         where = f"at {program[0]}" if len(program) == 1 else f"by {shlex.join(program)}"
-        return Availability(True, f"trtexec {shown_version(version)} {where} on {self.device.name}")
+        found = f"trtexec {shown_version(version)} {where} on {self.device.name}"
+        return Availability(True, found) if self._has_gpu() else replace(NO_GPU, detail=f"{found}: {NO_GPU.detail}")
 
     def identity(self) -> dict[str, str]:
         """The device's own, TensorRT's version, and the DLA core where there is one."""
@@ -429,10 +432,21 @@ class TrtExec(Runtime):
                 return self._trtexec
             listed = ", ".join(shlex.join(program) for program in self._programs)
             raise DeviceError(
-                f"{self.device.name} has no trtexec ({listed}); next: on a Jetson: sudo apt install nvidia-jetpack; "
-                "elsewhere say where it is, in the profile: device.trtexec"
+                f"{self.device.name} has no trtexec ({listed}; where it is elsewhere, the profile says: device.trtexec)"
+                f"; next: {self._how_to_get_it()}"
             )
         return self._trtexec
+
+    def _how_to_get_it(self) -> str:
+        return "sudo apt install " + ("nvidia-jetpack" if self.device.facts().l4t else "libnvinfer-bin")
+
+    def _has_gpu(self) -> bool:
+        """Whether the device shows an NVIDIA GPU: trtexec starts without one, and only building fails."""
+        facts = self.device.facts()
+        if facts.gpus or facts.l4t:
+            return True
+        # a container may have the GPU without nvidia-smi, and without the release of its Jetson
+        return bool(GPU_NODE.search(self.device.run(["ls", "/dev"], timeout_s=VERSION_TIMEOUT_S).stdout))
 
     def run(self, argv: list[str], timeout_s: float) -> Completed:
         """Run trtexec, which uses the board's GPU whatever it does; ``ToolError``, with what its log means, when it

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeprune.agent.facts import DeviceFacts, Gpu
 from edgeprune.agent.programs import Turns
 from edgeprune.devices.base import Completed
 from edgeprune.devices.local import LocalDevice
@@ -45,6 +46,9 @@ class Bench(LocalDevice):
         super().__init__()
         self.states: list[DeviceState] = []
         self.beside_the_lock: list[str] = []
+
+    def _look(self) -> DeviceFacts:
+        return replace(super()._look(), l4t="36.4.3")  # a board's GPU is there, whether nvidia-smi is or not
 
     def identity(self) -> dict[str, str]:
         return {"board": "bench", "power_mode": "15W"}
@@ -432,6 +436,39 @@ def test_an_unknown_version_is_not_available(tmp_path, version):
     assert not found.ok and "10.3 and newer of 10, and 11" in found.detail and found.remedy
 
 
+class Desktop(Bench):
+    """A machine that is no board, with these GPUs for nvidia-smi and these names in /dev."""
+
+    def __init__(self, gpus: tuple[Gpu, ...], nodes: str) -> None:
+        super().__init__()
+        self.gpus, self.nodes = gpus, nodes
+
+    def _look(self) -> DeviceFacts:
+        return replace(super()._look(), l4t="", gpus=self.gpus)
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        return Completed(tuple(argv), 0, self.nodes, "") if argv[0] == "ls" else super().run(argv, **options)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "ok"),
+    [
+        ((), "null\nzero\n", False),
+        ((), "null\nnvidiactl\nnvidia-uvm\n", False),  # a driver without a card
+        ((Gpu("NVIDIA H100", "9.0", "580", None),), "null\n", True),
+        ((), "nvidia0\nnvidiactl\n", True),  # a container without nvidia-smi
+        ((), "nvhost-gpu\nnvmap\n", True),  # one of a Jetson, without its release
+    ],
+)
+def test_trtexec_on_a_machine_without_a_gpu_is_not_usable(tmp_path, gpus, nodes, ok):
+    program = fake_trtexec.install(tmp_path, (8, 6, 0))
+    found = TrtExec(Desktop(gpus, nodes), program=(str(program),)).availability()
+    assert found.ok == ok and found.detail.startswith(f"trtexec 8.6.0 at {program} on bench")
+    assert ("nvidia-smi finds no NVIDIA GPU" in found.detail) == (not ok) and found.remedy == (
+        "" if ok else "nvidia-smi"
+    )
+
+
 def test_a_trtexec_that_does_not_end_is_not_called_missing(tmp_path, monkeypatch):
     trtexec, _ = tool(tmp_path)
     monkeypatch.setattr("edgeprune.runtimes.trtexec_.VERSION_TIMEOUT_S", 0.0)
@@ -443,7 +480,8 @@ def test_a_device_without_trtexec_is_not_available(tmp_path):
     trtexec = TrtExec(Bench(), program=(str(tmp_path / "none"),))
     found = trtexec.availability()
     assert not found.ok and "bench has no trtexec" in found.detail and "nvidia-jetpack" in found.remedy
-    with pytest.raises(DeviceError, match="next: on a Jetson: sudo apt install nvidia-jetpack"):
+    assert "device.trtexec" in found.detail
+    with pytest.raises(DeviceError, match="next: sudo apt install nvidia-jetpack"):
         trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
     with pytest.raises(DataError, match="no such file"):
         tool(tmp_path)[0].latency([tmp_path / "none.engine"], SHORT)
