@@ -69,6 +69,8 @@ NUMPY_TYPES = {
 
 # a provider that is a package of its own, with the module that says where its library lies
 PLUGIN_MODULES = {"NvTensorRTRTXExecutionProvider": "onnxruntime_ep_nv_tensorrt_rtx"}
+GRAPH_OPTIONS = {"CUDAExecutionProvider": "enable_cuda_graph", "TensorrtExecutionProvider": "trt_cuda_graph_enable"}
+"""Option by which a provider captures the first run as a CUDA graph and replays it; it refuses what it cannot."""
 ARITHMETIC_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "QLinearConv", "QLinearMatMul"}
 
 
@@ -124,6 +126,7 @@ def open_session(
     except Exception as error:  # ONNX Runtime's own exceptions have no common public base
         if not Path(path).is_file():
             raise JobError("data", f"{path}: no such file") from error
+        refuse_capture(path, provider, provider_options or {}, error)
         raise JobError("data", f"{path}: ONNX Runtime cannot load it: {load_failure(error)}") from error
     if session.get_providers()[0] != provider:
         raise JobError(
@@ -132,6 +135,23 @@ def open_session(
         )
     refuse_fallback(provider, nodes_by_provider(session) if provider != "CPUExecutionProvider" else {})
     return session
+
+
+def refuse_capture(path: str | Path, provider: str, options: Mapping[str, str], error: Exception) -> None:
+    """Raise ``JobError`` where an error is about a CUDA graph that was asked for."""
+    if GRAPH_OPTIONS.get(provider) in options and re.search(r"cuda.?graph|graph.?capture|captur", str(error), re.I):
+        raise JobError(
+            "device",
+            f"{provider} cannot capture {path} as a CUDA graph: {first_line(error)}; set measure.cuda_graph: false",
+        ) from error
+
+
+def captures(session: Any) -> bool:
+    """Whether a session replays its runs from a CUDA graph: its provider took the option, without which it had loaded
+    nothing."""
+    provider = session.get_providers()[0]
+    taken = session.get_provider_options().get(provider, {}).get(GRAPH_OPTIONS.get(provider, ""), "0")
+    return taken.lower() in ("1", "true")
 
 
 def plugin_devices(provider: str) -> list[Any]:
@@ -242,24 +262,81 @@ def filled(path: str, like: np.ndarray) -> np.ndarray:
     return values.astype(like.dtype)
 
 
-def runner(session: Any, inputs: Mapping[str, np.ndarray], device: str, copies: bool) -> Callable[[], Any]:
+class BoundModel:
+    """A session whose inputs and outputs lie on its device, in the same buffers in every run: what a CUDA graph, which
+    replays the addresses that it was captured with, needs.
+
+    Args:
+        session: loaded.
+        inputs: what the inputs hold.
+
+    Raises:
+        JobError: a CUDA graph is captured, and an output has no fixed shape.
+    """
+
+    def __init__(self, session: Any, inputs: Mapping[str, np.ndarray]) -> None:
+        import onnxruntime as ort
+
+        device = "cpu" if session.get_providers()[0] == "CPUExecutionProvider" else "cuda"
+        self._session, self._binding = session, session.io_binding()
+        self._inputs = {name: ort.OrtValue.ortvalue_from_numpy(values, device, 0) for name, values in inputs.items()}
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for output in session.get_outputs():
+            if output.type in NUMPY_TYPES and all(isinstance(size, int) for size in output.shape):
+                value = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, NUMPY_TYPES[output.type], device, 0)
+                self._binding.bind_ortvalue_output(output.name, value)
+            elif captures(session):
+                raise JobError(
+                    "data",
+                    f"a CUDA graph needs outputs of a fixed shape, {output.name} is {list(output.shape)}; export with "
+                    "fixed sizes (export.dynamic: false), or set measure.cuda_graph: false",
+                )
+            else:  # allocated there by every run
+                self._binding.bind_output(output.name, device)
+
+    def compute(self) -> None:
+        """Run on what lies in the inputs; returns when the outputs lie on the device."""
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs in their order for inputs by name: each is copied once, in before the run or out after it."""
+        for name, values in inputs.items():
+            self._inputs[name].update_inplace(values)
+        self.compute()
+        return self._binding.copy_outputs_to_cpu()
+
+
+def from_host(session: Any, inputs: Mapping[str, np.ndarray]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """A function that gives a session's outputs in their order for inputs by name, both in host memory.
+
+    On a GPU through buffers there that stay. On a CPU nothing has to be copied, and a plugin keeps its buffers itself:
+    there it is ONNX Runtime's own run.
+
+    Args:
+        session: loaded.
+        inputs: some, of the shapes and types of all that follow.
+    """
+    if session.get_providers()[0] in ("CPUExecutionProvider", *PLUGIN_MODULES):
+        run, names = session.run, [output.name for output in session.get_outputs()]
+        return lambda given: run(names, given)
+    return BoundModel(session, inputs)
+
+
+def runner(session: Any, inputs: Mapping[str, np.ndarray], copies: bool) -> Callable[[], Any]:
     """A function without arguments that runs the model once and returns when the outputs are there.
 
-    With ``copies`` inputs start and outputs end in host memory; without, both stay on the device.
+    What it takes is the time of a sample. With ``copies`` inputs start and outputs end in host memory: one copy of each
+    input to the device, launching (or replaying, of a CUDA graph) and computing, one copy of each output from it.
+    Without, both stay on the device: launching and computing alone.
     """
     if copies:
-        run, names = session.run, [output.name for output in session.get_outputs()]
-        return lambda: run(names, inputs)
-    import onnxruntime as ort
-
+        run = from_host(session, inputs)
+        return lambda: run(inputs)
     if session.get_providers()[0] in PLUGIN_MODULES:
         raise JobError("device", "a plugin provider is timed with copies only; set measure.copies: true")
-    binding = session.io_binding()
-    for name, values in inputs.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, device, 0))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, device)
-    return lambda: session.run_with_iobinding(binding)
+    return BoundModel(session, inputs).compute
 
 
 class Timer:
@@ -364,18 +441,25 @@ class SessionTimer(Timer):
         self.load_ms = (perf_counter() - started) * 1e3
         self.shapes = input_shapes(self.session, batch, imgsz)
         self.images = images
-        self.run = self.prepare(job.provider, copies, seed)
-        self.run()
+        self.run = self.prepare(copies, seed)
+        try:
+            self.run()
+        except Exception as error:  # ONNX Runtime's own exceptions have no common public base
+            refuse_capture(path, job.provider, job.provider_options, error)
+            raise
         self.memory_rise_bytes = resident_bytes("VmHWM") - before
         nodes = nodes_by_provider(self.session) if job.provider != "CPUExecutionProvider" else {}
-        self.report = {"nodes": {name: len(ops) for name, ops in nodes.items()}}
+        self.report = {
+            "nodes": {name: len(ops) for name, ops in nodes.items()},
+            "cuda_graph": captures(self.session),
+        }
 
-    def prepare(self, provider: str, copies: bool, seed: int) -> Callable[[], Any]:
+    def prepare(self, copies: bool, seed: int) -> Callable[[], Any]:
         """What is timed: a function without arguments."""
         inputs = random_inputs(self.session, self.shapes, seed)
         if self.images:
             inputs = {name: filled(self.images, noise) for name, noise in inputs.items()}
-        return runner(self.session, inputs, "cpu" if provider == "CPUExecutionProvider" else "cuda", copies)
+        return runner(self.session, inputs, copies)
 
 
 def time_models(job: LatencyJob) -> TimedModels:

@@ -25,8 +25,8 @@ from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_stat
 from edgeprune.agent.telemetry import Telemetry
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import Availability, BenchSettings, Runtime, Session
-from edgeprune.runtimes.bench_worker import JobError, load_failure, open_session
+from edgeprune.runtimes.base import NO_GPU, Availability, BenchSettings, Runtime, Session
+from edgeprune.runtimes.bench_worker import GRAPH_OPTIONS, JobError, load_failure, open_session
 from edgeprune.runtimes.engine_file import timing_cache_for
 from edgeprune.runtimes.image_input import image_files
 from edgeprune.runtimes.jobs import (
@@ -59,7 +59,6 @@ PROVIDERS = {
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
 COMPILING = (PROVIDERS["tensorrt"], PROVIDERS["tensorrt-rtx"])  # they compile when they load: the engine is the graph
-NO_GPU = ("nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi")
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
 
@@ -114,7 +113,7 @@ class OnnxRuntime(Runtime):
                 False, f"onnxruntime {ort.__version__} has no {self.provider}", _replaced_by("onnxruntime-gpu")
             )
         if not cpu_only and not gpus():
-            return Availability(False, *NO_GPU)
+            return NO_GPU
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
 
     def identity(self) -> dict[str, str]:
@@ -231,6 +230,7 @@ class OnnxRuntime(Runtime):
                     shapes=parts[0].shapes,
                     scope=settings.scope,
                     copies=settings.copies,
+                    cuda_graph=all(part.cuda_graph for part in parts),
                     model=Path(path).name,
                     models_in_run=len(models),
                     images=settings.images is not None,
@@ -279,6 +279,7 @@ class OnnxRuntime(Runtime):
             "batch": settings.batch,
             "imgsz": settings.imgsz,
             "images": images,
+            "provider_options": self._options(cuda_graph=settings.cuda_graph),
         }
         if settings.scope != "end_to_end":
             return LatencyJob(**fields)
@@ -337,8 +338,14 @@ class OnnxRuntime(Runtime):
             "priority": True,
         }
 
-    def _options(self) -> dict[str, str]:
-        """What a provider compiles when it loads is kept for each device identity, so that it compiles once."""
+    def _options(self, *, cuda_graph: bool = False) -> dict[str, str]:
+        """Of the provider. What one compiles when it loads is kept for each device identity, so that it compiles once.
+
+        Args:
+            cuda_graph: capture the first run and replay it, where the provider can.
+        """
+        if cuda_graph and (option := GRAPH_OPTIONS.get(self.provider)):
+            return {option: "1"}
         if self.provider != PROVIDERS["tensorrt-rtx"]:
             return {}
         return {"nv_runtime_cache_path": str(timing_cache_for(self.identity()).with_suffix(".rtx"))}
@@ -392,9 +399,7 @@ def _rtx_availability(ort: Any) -> Availability:
         seen = f"onnxruntime {ort.__version__} takes no plugins"
         return Availability(False, seen, pip("install", "--upgrade", "onnxruntime>=1.24"))
     if not (found := gpus()):
-        return Availability(
-            False, "nvidia-smi finds no NVIDIA GPU", "install the NVIDIA driver, then check: nvidia-smi"
-        )
+        return NO_GPU
     serves = [gpu for gpu in found if gpu.compute_capability in ("8.6", "8.9") or _major(gpu.compute_capability) >= 12]
     if not serves:
         seen = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in found)

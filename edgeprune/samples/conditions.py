@@ -232,6 +232,7 @@ class Conditions:
         worker: WorkerState,
         end_to_end: EndToEndState | None = None,
         images: bool = False,
+        cuda_graph: bool = False,
     ) -> Conditions:
         """Of ONNX Runtime, here or on another machine."""
         return cls(
@@ -243,7 +244,7 @@ class Conditions:
             shapes=shapes,
             scope=scope,
             copies=copies,
-            cuda_graph=False,
+            cuda_graph=cuda_graph,
             samples_per_block=samples_per_block,
             launches=tuple(launches),
             model=model,

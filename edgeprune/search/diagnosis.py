@@ -30,6 +30,7 @@ from edgeprune.search.bench import SiteBench
 from edgeprune.search.layers import FIXED
 from edgeprune.search.profile import LayerProfile
 from edgeprune.target import Target
+from edgeprune.target.schema import CAPTURING
 
 EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
 MORE_IMAGES = 4  # times the target's batch
@@ -146,8 +147,8 @@ def offered_levers(target: Target) -> Iterator[tuple[str, dict[str, str | int | 
     for precision in target.lower_precisions:
         yield f"precision {precision}", {"precision": precision}, ""
     if target.device.kind != "cpu" and not target.measure.cuda_graph and target.device.dla_core is None:
-        captured = target.runtime in ("tensorrt", "trtexec")
-        why = "" if captured else f"edgeprune captures none for {target.runtime}, but for tensorrt and trtexec"
+        captured = target.runtime in CAPTURING
+        why = "" if captured else f"edgeprune captures none for {target.runtime}, but for {', '.join(CAPTURING)}"
         yield "CUDA graph", {"measure.cuda_graph": True} if captured else {}, why
     if target.budget.scope == "model":
         images = target.batch * MORE_IMAGES

@@ -34,6 +34,8 @@ Statistic = Literal["p50", "p90", "p95", "p99"]
 RuntimeName = Literal[
     "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec"
 ]
+CAPTURING: tuple[RuntimeName, ...] = ("tensorrt", "trtexec", "onnxruntime-cuda", "onnxruntime-tensorrt")
+"""Runtimes that replay an inference from a CUDA graph."""
 Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
 
 
@@ -164,8 +166,9 @@ class Measuring(_Part):
     copies: bool = True
     """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time."""
     cuda_graph: bool = False
-    """Capture an inference once and replay it, where the engine can be captured (runtimes ``tensorrt`` and
-    ``trtexec``); the measurement says whether it was so."""
+    """Capture an inference once and replay it, where it can be captured (not through ``onnxruntime-tensorrt-rtx``); the
+    measurement says whether it was so. Through ONNX Runtime, which refuses what it cannot capture, it has not yet been
+    measured on a GPU."""
     quiet_wait_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Longest wait for other work on this machine to end before an INCONCLUSIVE gate is measured again, in seconds."""
     retries: Annotated[int, Field(ge=0, le=20)] = 2
@@ -286,8 +289,8 @@ class Target(_Part):
             raise ValueError(f"device: dla_core: no release in tensorrt {self.device.tensorrt!r} has one; {DLA_WORDS}")
         if self.measure.cuda_graph and self.device.kind == "cpu":
             raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
-        if self.measure.cuda_graph and self.runtime.startswith("onnxruntime"):
-            raise ValueError(f"measure: cuda_graph needs the runtime tensorrt or trtexec; seen: {self.runtime}")
+        if self.measure.cuda_graph and self.runtime not in CAPTURING:
+            raise ValueError(f"measure: cuda_graph needs a runtime of {', '.join(CAPTURING)}; seen: {self.runtime}")
         if self.runtime == "onnxruntime-tensorrt-rtx" and not self.measure.copies:
             raise ValueError("measure: copies must be true for onnxruntime-tensorrt-rtx, which is timed with them only")
         if self.measure.cuda_graph and core is not None:
