@@ -24,6 +24,8 @@ from edgeprune.version import __version__
 os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
 # ONNX Runtime reads this once too: without it, its own reports on use become a database below the user's home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# MLflow's likewise, a file below the home: Ultralytics imports it for every training where it is installed.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 if TYPE_CHECKING:  # what type checkers and completion see; at run time each is imported when it is first used
     from edgeprune.checkpoint import Checkpoint

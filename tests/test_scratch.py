@@ -96,3 +96,12 @@ def test_onnx_runtime_leaves_nothing_in_the_home(tmp_path: Path) -> None:
         env.pop("ORT_DISABLE_TELEMETRY", None)
         subprocess.run([sys.executable, "-c", f"import {module}\n{code}"], env=env, check=True, timeout=120)
         assert list(tmp_path.rglob("*.db")) == []
+
+
+def test_mlflow_leaves_nothing_in_the_home(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_DISABLE_TELEMETRY"}
+    env |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")}
+    code = "import edgeprune, mlflow; mlflow.set_tracking_uri('sqlite:///:memory:')"
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=600, cwd=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -154,7 +154,6 @@ def _same(shipment: _Shipment, there: Path) -> bool:
 
 def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
     """A run with the files as artifacts and the gates as metrics, and a version of a registered model made from it."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read as it is imported
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException

@@ -17,6 +17,7 @@ They live in an importable module because distributed training pickles the train
 from __future__ import annotations
 
 import io
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ from edgeprune.training.distributed import join_on_cpu
 STATE = "edgeprune"
 """Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
 TEACHER = "teacher_model."
+LOGGERS = "ultralytics.utils.callbacks."
 
 
 class GivenModelTrainer(BaseTrainer):
@@ -77,6 +79,16 @@ class GivenModelTrainer(BaseTrainer):
             join_on_cpu(self)
         self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
         self.add_callback("on_train_epoch_start", _start_epoch)
+
+    def run_callbacks(self, event: str) -> None:
+        """Run the callbacks of an event, without those of trackers that nobody asked for.
+
+        Ultralytics tells MLflow and DVC of every training where they are installed, and both keep what they are told in
+        the current folder unless they are sent elsewhere.
+        """
+        unasked = set(_unasked_trackers())
+        self.callbacks[event] = [one for one in self.callbacks[event] if getattr(one, "__module__", "") not in unasked]
+        super().run_callbacks(event)
 
     def get_dataset(self) -> dict[str, Any]:
         """Ultralytics' description of the data set as it was checked; DataError where it cannot be used."""
@@ -257,6 +269,14 @@ class GivenModelTrainer(BaseTrainer):
         if hasattr(average, "criterion"):
             cast(Any, average).criterion = None
         return average
+
+
+def _unasked_trackers() -> Iterator[str]:
+    """Modules of Ultralytics' callbacks for trackers that are on by default and have nowhere to keep what they hear."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        yield f"{LOGGERS}mlflow"
+    if not Path(".dvc").is_dir():  # the mark of a DVC repository
+        yield f"{LOGGERS}dvc"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from edgeprune.training.trainers import PrunedDetectionTrainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +51,38 @@ def test_tensorboard_hears_of_every_epoch(tmp_path: Path, narrow: Path, digits: 
     told = [json.loads(line) for line in (tmp_path / "out" / "events.out.tfevents.told").read_text().splitlines()]
     assert {step for name, _, step in told if name == "metrics/mAP50-95(B)"} == {1}
     assert {step for name, _, step in told if name == "train/box_loss"} == {1}
+
+
+def _heard(trackers: dict[str, Any]) -> list[str]:
+    """Who is told of an event that these trackers and a callback of our own wait for."""
+    heard: list[str] = []
+    trainer: Any = object.__new__(PrunedDetectionTrainer)
+
+    def ours(_: Any) -> None:
+        heard.append("ours")
+
+    def tell(name: str, module: str) -> Any:
+        def theirs(_: Any) -> None:
+            heard.append(name)
+
+        theirs.__module__ = module
+        return theirs
+
+    trainer.callbacks = {"on_train_end": [*(tell(name, one.__module__) for name, one in trackers.items()), ours]}
+    trainer.run_callbacks("on_train_end")
+    return heard
+
+
+def test_trackers_that_write_into_the_current_folder_hear_nothing_unless_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.utils.callbacks import dvc, mlflow, wb
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    trackers = {"mlflow": mlflow.on_train_end, "dvc": dvc.on_train_end, "wandb": wb.on_train_end}
+    assert _heard(trackers) == ["wandb", "ours"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert _heard(trackers) == ["mlflow", "wandb", "ours"]
+    (tmp_path / ".dvc").mkdir()
+    assert _heard(trackers) == ["mlflow", "dvc", "wandb", "ours"]
