@@ -96,13 +96,19 @@ def fastest(screened: tuple[Screened, ...]) -> tuple[Screened, str]:
     own = screened[0]
     able = [one for one in screened[1:] if one.speed_up >= LEAST_GAIN and _loss(own, one) <= HARMLESS]
     best = max(able, key=lambda one: one.speed_up, default=own)
-    told = ", ".join(f"{one.form.name} {one.ms:.2f} ms at {one.accuracy or 0:.4f}" for one in screened)
+    told = "; ".join(
+        f"{one.form.name}: {one.ms:.2f} ms, ×{one.speed_up:.2f}, accuracy {one.accuracy or 0:.4f}" for one in screened
+    )
     if best is own:
         dear = [one.form.name for one in screened[1:] if one.speed_up >= LEAST_GAIN]
-        why = f"what is faster costs more than {HARMLESS:g} of the accuracy" if dear else "no other one is faster"
+        why = (
+            f"what is faster costs more than {HARMLESS:g} of the accuracy"
+            if dear
+            else f"no other one is ×{LEAST_GAIN:g}"
+        )
     else:
         why = f"the fastest from frame to boxes, ×{best.speed_up:.2f}, for at most {HARMLESS:g} of the accuracy"
-    return best, f"{best.form.name}, {why} ({told} of the accuracy without training)"
+    return best, f"{best.form.name}, {why} ({told}; without training)"
 
 
 def _loss(own: Screened, one: Screened) -> float:
