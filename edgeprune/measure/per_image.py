@@ -13,6 +13,7 @@ from edgeprune.samples.average_precision import Detections, ImageScores
 
 MATCHES = {"detect": "tp", "obb": "tp", "segment": "tp_m", "pose": "tp_p"}
 """Task to the validator's table of matches that its mAP is formed from: of boxes, masks or keypoints."""
+SUREST = 5  # probabilities that are kept of an image: the first alone may be 1 to the last digit for any good model
 
 
 def keep_per_image(validator_class: type[Any], task: str) -> type[Any]:
@@ -29,6 +30,15 @@ def keep_per_image(validator_class: type[Any], task: str) -> type[Any]:
     class PerImage(validator_class):
         per_image: Detections | ImageScores
 
+        def init_metrics(self, model: Any) -> None:
+            super().init_metrics(model)
+            self.surest: list[np.ndarray] = []
+
+        def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
+            if task == "classify":
+                self.surest.append(preds.float().sort(1, descending=True).values[:, :SUREST].cpu().numpy())
+            super().update_metrics(preds, batch)
+
         def get_stats(self) -> dict[str, Any]:
             # Ultralytics empties its per-image lists when it forms the figures, so they are copied before
             self.per_image = _scores(self) if task == "classify" else _detections(self.metrics.stats, MATCHES[task])
@@ -41,7 +51,7 @@ def _scores(validator: Any) -> ImageScores:
     """1 for an image whose first guess is right, 0 for another."""
     guesses = np.concatenate([batch[:, 0].cpu().numpy() for batch in validator.pred])
     truth = np.concatenate([batch.cpu().numpy() for batch in validator.targets])
-    return ImageScores((guesses == truth).astype(np.float64))
+    return ImageScores((guesses == truth).astype(np.float64), np.concatenate(validator.surest))
 
 
 def _detections(stats: dict[str, list[np.ndarray]], matches: str) -> Detections:
@@ -75,7 +85,7 @@ def load_per_image(path: Path) -> Detections | ImageScores:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if "scores" in arrays:
-                return ImageScores(arrays["scores"])
+                return ImageScores(**arrays)
             return Detections(**{**arrays, "images": int(arrays["images"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: holds no results of images ({error}); build again") from error

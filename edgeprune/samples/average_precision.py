@@ -13,7 +13,7 @@ to be looked at.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,12 @@ class ImageScores:
 
     Attributes:
         scores: shape (images,).
+        confidence: probabilities of the surest classes of every image, which tell one model from another that is as
+            often right; shape (images, guesses), no guesses where they were not kept.
     """
 
     scores: Floats
+    confidence: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def images(self) -> int:
@@ -211,7 +214,7 @@ def drop_interval(
 
 
 def _same(first: Detections | ImageScores, second: Detections | ImageScores) -> bool:
-    """Whether two detectors found the very same, to the last digit of every confidence: they are one model."""
-    if not (isinstance(first, Detections) and isinstance(second, Detections)) or not len(first.confidence):
+    """Whether two models found the very same, to the last digit of every confidence: they are one model."""
+    if type(first) is not type(second) or not first.confidence.size:
         return False
-    return all(np.array_equal(getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(Detections))
+    return all(np.array_equal(getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(first))

@@ -9,7 +9,9 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.export.graph import load_graph, metadata_of, save_graph
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.accuracy import accuracy
+from edgeprune.measure.per_image import load_per_image
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.samples.average_precision import drop_interval
 from tests.export.helpers import linked_copy, saved, stock_model
 
 
@@ -112,8 +114,11 @@ def test_a_classifier_has_top1_and_top5(family, tmp_path, shared):
                 (tmp_path / "d" / split / f"class{index}" / image.name).symlink_to(image)
     pt = saved(stock_model(family, "classify"), tmp_path / "m.pt")
     onnx_from_checkpoint(pt, tmp_path / "m.onnx", imgsz=64)
-    ours = [accuracy(path, data=tmp_path / "d", imgsz=64) for path in (pt, tmp_path / "m.onnx")]
+    kept = tmp_path / "kept.npz"
+    ours = [accuracy(path, data=tmp_path / "d", imgsz=64, per_image=kept) for path in (pt, tmp_path / "m.onnx")]
     assert ours[0] == ours[1]
+    itself = drop_interval(load_per_image(kept), load_per_image(kept), 0.0)
+    assert (itself.images, itself.standard_error) == (6, 0.0), "unchanged, however few images tell so"
     assert ours[0].map50 == 1.0  # top 5 of 3 classes
     assert ours[0].fitness_key == "metrics/accuracy_top1"
     assert np.mean(list(ours[0].per_class.values())) == pytest.approx(ours[0].map50_95)

@@ -99,6 +99,14 @@ def test_a_model_against_itself_loses_nothing_on_however_few_images() -> None:
     assert drop_interval(few, other, 0.0).standard_error is None
 
 
+def test_a_classifier_against_itself_loses_nothing_and_one_that_is_as_often_right_is_another() -> None:
+    right = ImageScores(np.ones(5), np.array([[1.0, 1e-9]] * 5, np.float32))
+    assert drop_interval(right, right, 0.0).upper(0.95) == 0.0
+    other = replace(right, confidence=right.confidence * np.array([1.0, 1.5], np.float32))
+    for one in (other, ImageScores(right.scores), random_detections(np.random.default_rng(0), images=5, classes=2)):
+        assert drop_interval(right, one, 0.0).standard_error is None
+
+
 def test_different_splits_are_not_paired() -> None:
     with pytest.raises(ValueError, match="20 and 30 images"):
         drop_interval(ImageScores(np.ones(20)), ImageScores(np.ones(30)), 0.0)
