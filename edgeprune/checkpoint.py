@@ -79,6 +79,11 @@ class Checkpoint:
         side = self.train_args.get("imgsz")
         return None if side is None else max(size_of(side, str(self.path)))
 
+    @property
+    def single_cls(self) -> bool:
+        """Whether it was trained to see every object as of one class, whatever that is called."""
+        return bool(self.train_args.get("single_cls"))
+
     def size_for(
         self, *, command: Size | None = None, plan: Size | None = None, profile: Size | None = None
     ) -> InputSize:

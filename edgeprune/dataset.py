@@ -172,15 +172,22 @@ class Dataset:
         labelled = bool(images) if self.task == "classify" else any(read_labels(image) for image in images)
         return "test" if labelled else "val"
 
-    def of_one_class(self) -> Dataset:
-        """This dataset as Ultralytics trains on it with ``single_cls``: every object is of one class."""
-        return replace(self, names=dict(ONE_CLASS), one_class=True, _linked={})
+    def of_one_class(self, names: Mapping[int, str] = ONE_CLASS) -> Dataset:
+        """This dataset as Ultralytics trains on it with ``single_cls``: each object is of the class in ``names``."""
+        return replace(self, names=dict(names), one_class=True, _linked={})
 
-    def known_to(self, names_of_model: Mapping[int, str]) -> Dataset:
-        """This dataset with the classes that a model knows its objects by: Ultralytics' one class for a model that was
-        trained with ``single_cls``, else the dataset's own, whether the model knows them or not."""
-        single = dict(names_of_model) == ONE_CLASS and self.names != ONE_CLASS and self.task != "classify"
-        return self.of_one_class() if single else self
+    def known_to(self, names_of_model: Mapping[int, str], *, single_cls: bool = False) -> Dataset:
+        """This dataset with the classes that a model knows its objects by: the one class of a model that was trained
+        with ``single_cls``, else the dataset's own, whether the model knows them or not.
+
+        Args:
+            names_of_model: its class names; Ultralytics' name of the one class says by itself how it was trained.
+            single_cls: whether its checkpoint says so; its one class may then have another name.
+        """
+        names = dict(names_of_model)
+        renamed = single_cls and len(names) == 1 < self.nc
+        single = (names == ONE_CLASS != self.names or renamed) and self.task != "classify"
+        return self.of_one_class(names) if single else self
 
     def seen_by(
         self,
@@ -188,6 +195,7 @@ class Dataset:
         *,
         model: str = "the model",
         channels: int | None = None,
+        single_cls: bool = False,
     ) -> Dataset:
         """This dataset as :meth:`known_to` a model, which its classes and channels fit; arguments as
         :meth:`check_matches`.
@@ -196,7 +204,7 @@ class Dataset:
             DataError: they do not fit.
         """
         known = dict(names_of_model) if isinstance(names_of_model, Mapping) else dict(enumerate(names_of_model))
-        seen = self.known_to(known)
+        seen = self.known_to(known, single_cls=single_cls)
         seen.check_matches(names_of_model, model=model, channels=channels)
         return seen
 

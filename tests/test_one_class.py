@@ -87,6 +87,33 @@ def test_commands_take_it(trained: Path, data: Path, tmp_path: Path) -> None:
 def test_another_one_class_model_is_still_refused(data: Path) -> None:
     with pytest.raises(DataError, match="10 classes"):
         Dataset.load(data, task="detect").seen_by({0: "digit"})
+    one = Dataset.load(data, task="detect").of_one_class({0: "cell"})
+    with pytest.raises(DataError, match="class 0 is 'cell'"):
+        one.seen_by({0: "digit"}, single_cls=True)
+
+
+@pytest.fixture(scope="module")
+def renamed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, whose one class was given a name of its own."""
+    source = checkpoint.load(trained)
+    source.model.names = {0: "cell"}
+    path = tmp_path_factory.mktemp("renamed") / "cell.pt"
+    checkpoint.save(source.model, path, like=source)
+    return path
+
+
+def test_it_is_known_by_its_own_arguments_where_its_class_has_another_name(
+    renamed: Path, data: Path, tmp_path: Path
+) -> None:
+    loaded = checkpoint.load(renamed)
+    assert (loaded.names, loaded.single_cls) == ({0: "cell"}, True)
+    assert list(accuracy(renamed, data=data, imgsz=64, device="cpu").per_class) == ["cell"]
+    assert read_inputs(load_target("cpu"), renamed, data, False).dataset.names == {0: "cell"}
+    labels = [batch.labels["cls"] for batch in labelled_batches(loaded, data, 64, images=4, batch=2)]
+    assert set(torch.cat(labels).flatten().tolist()) == {0.0}
+    settings = TrainSettings(epochs=1, batch=8, device="cpu", imgsz=64, quiet=True)
+    again = finetune(renamed, data=data, out=tmp_path / "out", settings=settings, work=tmp_path / "work")
+    assert checkpoint.load(again.best).names == {0: "cell"}
 
 
 def test_a_build_does_not_change_the_number_of_classes_on_the_way(data: Path, tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def accuracy(
         need = () if split == "auto" else (split,)
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need, trust=trust)
         split = dataset.judging_split(split)
-        dataset = dataset.seen_by(subject.module.names, model=str(model), channels=subject.channels)
+        dataset = dataset.seen_by(
+            subject.module.names, model=str(model), channels=subject.channels, single_cls=subject.single_cls
+        )
         dataset.images(split)
         try:
             where = "cpu" if subject.exported else device
@@ -168,6 +170,7 @@ class Subject:
         batch: images a forward pass.
         end_to_end: whether its output needs no NMS.
         exported: whether a runtime runs it, not torch.
+        single_cls: whether a checkpoint says that it was trained to see every object as of one class.
     """
 
     module: Any
@@ -176,6 +179,7 @@ class Subject:
     batch: int
     end_to_end: bool
     exported: bool
+    single_cls: bool = False
 
     @property
     def channels(self) -> int:
@@ -200,7 +204,8 @@ def subject_of(
         module = module_from_checkpoint(checkpoint)
         size = both_sides(imgsz or checkpoint.size_for().side)
         dual = has_end_to_end_head(module)
-        yield Subject(module, checkpoint.task, size, batch, dual and head in {"auto", "end-to-end"}, exported=False)
+        end_to_end = dual and head in {"auto", "end-to-end"}
+        yield Subject(module, checkpoint.task, size, batch, end_to_end, False, checkpoint.single_cls)
         return
     graph = load_graph(model) if model.suffix == ".onnx" else None
     if graph is None and metadata is None:

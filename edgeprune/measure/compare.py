@@ -168,7 +168,8 @@ def compare(
     task = described[0].task
     dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,), trust=trust)
     dataset.images(split)
-    dataset = dataset.seen_by(described[0].names, model=str(paths[0]))
+    single_cls = any(one.single_cls for one in described)  # of models of the same classes; a graph does not say
+    dataset = dataset.seen_by(described[0].names, model=str(paths[0]), single_cls=single_cls)
     with tempfile.TemporaryDirectory(prefix="edgeprune-compare-") as folder:
         graphs = [
             graph_of(
@@ -220,6 +221,7 @@ class _What:
     path: Path
     task: str
     names: Mapping[int, str]
+    single_cls: bool = False
 
 
 def _check(paths: Sequence[Path]) -> None:
@@ -239,7 +241,7 @@ def _described(path: Path, trust: bool) -> _What:
         from edgeprune import checkpoint
 
         loaded = checkpoint.load(path, trust=trust)
-        return _What(path, loaded.task, dict(loaded.names))
+        return _What(path, loaded.task, dict(loaded.names), loaded.single_cls)
     facts = _facts(path)
     return _What(path, facts.task, facts.names)
 

@@ -166,7 +166,12 @@ def labelled_batches(
         DataError: the dataset cannot be read, or is not one for this model.
     """
     dataset = Dataset.load(data, task=checkpoint.task, need=("train",), trust=trust)
-    dataset = dataset.seen_by(checkpoint.names, model=str(checkpoint.path), channels=checkpoint.channels)
+    dataset = dataset.seen_by(
+        checkpoint.names,
+        model=str(checkpoint.path),
+        channels=checkpoint.channels,
+        single_cls=checkpoint.single_cls,
+    )
     return calibration_batches(
         dataset, checkpoint.task, imgsz, images=images, batch=batch, seed=seed, stride=checkpoint.stride
     )

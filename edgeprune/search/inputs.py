@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def read_inputs(
     size = source.size_for(command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
     if data is not None:
-        dataset = read_dataset(target, data, source.task, splits, source.names, channels=source.channels, trust=trust)
+        dataset = read_dataset(target, data, source.task, splits, source, trust=trust)
         return Inputs(target, size, source, dataset)
     if target.precision.startswith("int8"):
         raise TargetError(f"precision {target.precision} is calibrated on images: give --data")
@@ -72,13 +72,12 @@ def read_dataset(
     data: str | Path,
     task: str,
     splits: Iterable[str],
-    names: Mapping[int, str] | None,
+    source: Checkpoint | None,
     *,
-    channels: int | None = None,
     trust: bool = False,
 ) -> Dataset:
-    """A dataset with these splits, for a model of this task, these class names (None for a model without) and this
-    number of channels; ``trust`` as in :meth:`Dataset.load`.
+    """A dataset with these splits, for a model of this task, which is known to ``source`` (None for a model
+    description); ``trust`` as in :meth:`Dataset.load`.
 
     Raises:
         TargetError: the target's scope is not for this task.
@@ -86,8 +85,10 @@ def read_dataset(
     """
     if target.budget.scope == "end_to_end" and task != "detect":
         raise TargetError(f"budget.scope: end_to_end is known for detectors; a {task} model allows model")
-    if target.budget.scope == "end_to_end" and channels not in (None, 3):
-        raise TargetError(f"budget.scope: end_to_end is known for RGB; a model of {channels} channels allows model")
+    if target.budget.scope == "end_to_end" and source is not None and source.channels != 3:
+        raise TargetError(
+            f"budget.scope: end_to_end is known for RGB; a model of {source.channels} channels allows model"
+        )
     wanted = set(splits)
     dataset = Dataset.load(data, task=task, need=sorted(wanted - {"auto"}), trust=trust)
     if "auto" in wanted and (judging := dataset.judging_split("auto")) not in wanted:
@@ -96,4 +97,6 @@ def read_dataset(
         from edgeprune.export.int8 import calibration_warnings
 
         calibration_warnings(min(target.calibration.images, len(dataset.images("train"))))  # refuses too few
-    return dataset if names is None else dataset.seen_by(names, channels=channels)
+    if source is None:
+        return dataset
+    return dataset.seen_by(source.names, channels=source.channels, single_cls=source.single_cls)

@@ -52,9 +52,7 @@ def read_inputs(
         DeviceError: it trains INT8, and ModelOpt is not installed.
     """
     source, stride, loaded = _read_weights(weights, trust)
-    names, channels, trained = None, None, None
-    if loaded is not None:
-        names, channels, trained = dict(loaded.names), loaded.channels, loaded.trained_imgsz
+    trained = None if loaded is None else loaded.trained_imgsz
     size = input_size(trained, stride, source.task, command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
     if target.qat is not None:
@@ -63,8 +61,8 @@ def read_inputs(
         require_modelopt()
     _require_possible(target, loaded)
     splits = {"train", "val", target.accuracy.split}
-    dataset = read_dataset(target, data, source.task, splits, names, channels=channels, trust=trust)
-    if names is None and target.pretrain.train.get("single_cls"):
+    dataset = read_dataset(target, data, source.task, splits, loaded, trust=trust)
+    if loaded is None and target.pretrain.train.get("single_cls"):
         dataset = dataset.of_one_class()
     if target.finetune.teacher is not None:
         from edgeprune.training.finetune import load_teacher

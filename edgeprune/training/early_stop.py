@@ -53,7 +53,8 @@ def baseline_accuracy(
         DataError: the weights cannot be read, or know other classes or channels than ``data``.
     """
     unpruned = checkpoint.load(weights, trust=trust)
-    dataset = Dataset.load(data, task=unpruned.task, need=("val",), trust=trust).known_to(unpruned.names)
+    dataset = Dataset.load(data, task=unpruned.task, need=("val",), trust=trust)
+    dataset = dataset.known_to(unpruned.names, single_cls=unpruned.single_cls)
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     record = Path(work) / "unpruned.json"

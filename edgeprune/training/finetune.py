@@ -71,7 +71,8 @@ def finetune(
     settings = sized(settings, source)
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))
-    dataset = dataset.of_one_class() if settings.train.get("single_cls") else dataset.known_to(source.names)
+    known = dataset.known_to(source.names, single_cls=source.single_cls)
+    dataset = known if known.one_class or not settings.train.get("single_cls") else dataset.of_one_class()
     if dataset.one_class:
         settings = replace(settings, train={**settings.train, "single_cls": True})
     given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
@@ -98,12 +99,13 @@ def finetune(
         label=label,
         progress=progress,
     )
-    after = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)
+    after: Any = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)
     if checkpoint.shape_signature(after) != checkpoint.shape_signature(before):
         raise StageError(
             f"training changed the model from {checkpoint.parameter_count(before)} to "
             f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
         )
+    after.names = names  # with single_cls Ultralytics gives the one class a name of its own
     carried = source.edgeprune if metadata is None else metadata
     if "shape_signature" in carried:  # another data set's classes are the one change of shapes that is meant
         carried = {**carried, "shape_signature": checkpoint.shape_signature(after)}

@@ -163,7 +163,8 @@ def validation_accuracy(
     with quiet() if settings.quiet else nullcontext():
         model = YOLO(str(weights))
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
-        dataset = dataset.seen_by(model.names)
+        arguments: Any = model.model.args  # type: ignore[union-attr]  of a loaded checkpoint, as it was trained
+        dataset = dataset.seen_by(model.names, single_cls=bool(arguments.get("single_cls")))
         height, width = both_sides(settings.side)
         metrics: Any = model.val(
             validator=at_size(family_for(str(model.task)).validator, settings.side),
