@@ -108,6 +108,16 @@ def bundle(graph: Callable[[str], ShippedModel], tmp_path: Path) -> Path:
     return write_bundle(tmp_path, chosen, record, model.onnx)
 
 
+def test_the_page_says_which_file_runs_anywhere_and_which_only_where_it_was_built(bundle: Path) -> None:
+    page = (bundle / "README.md").read_text()
+    assert "| `model.onnx` | **load this anywhere**" in page
+    assert "| `engine.engine` | TensorRT's engine: **for the board and the TensorRT version that built it**" in page
+    record = replace(read_build(bundle), bundle={"model.onnx": "", "engine.onnx": ""})
+    page = (write_bundle(bundle.parent, {}, record) / "README.md").read_text()
+    [line] = [line for line in page.splitlines() if line.startswith("| `engine.onnx` |")]
+    assert "for the machine that built it: **load it only there**" in line
+
+
 def test_every_file_is_covered_by_a_digest_and_stored_once(bundle: Path) -> None:
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert names - {"build.json"} == set(read_build(bundle).bundle)

@@ -12,7 +12,7 @@ from edgeprune.cli import app
 from edgeprune.cli.sizes import side_to_run
 from edgeprune.data.digits import write_digits
 from edgeprune.dataset import Dataset
-from edgeprune.errors import TargetError
+from edgeprune.errors import StageError, TargetError
 from edgeprune.export.onnx import describe_onnx, onnx_from_checkpoint
 from edgeprune.input_size import DEFAULT_SIDE, InputSize, Size, input_size, pixels, plain, size_from
 from edgeprune.measure.accuracy import subject_of
@@ -188,6 +188,25 @@ def test_a_build_takes_the_trained_size_and_a_description_that_of_the_profile(di
     fresh = read_for_build(load_target("demo"), "yolov8n.yaml", digits, False)
     assert (fresh.size, fresh.target.imgsz) == (InputSize(128, "profile", None), 128)
     assert read_for_build(load_target("cpu"), "yolov8n.yaml", digits, False).target.imgsz == DEFAULT_SIDE
+
+
+def test_a_build_prints_its_size_and_warns_where_it_is_not_the_trained_one(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enough(*_: object) -> None:
+        raise StageError("enough")
+
+    made = models.with_attribute(models.model(nc=10), names=dict(Dataset.load(digits).names))
+    ten = models.saved(made, tmp_path / "ten.pt", train_args={"imgsz": TRAINED})
+    monkeypatch.setattr("edgeprune.pipeline.run_stages", enough)
+    argv = ["build", "--target", "cpu", "--weights", str(ten), "--data", str(digits), "--out", str(tmp_path / "run")]
+    for more, words in (
+        (["--imgsz", "64"], "warning: input 64 px, as was asked; the weights were trained at 96 px"),
+        ([], "input 96 px, what the weights were trained at"),
+    ):
+        ended = CliRunner().invoke(app, [*argv, *more])
+        assert isinstance(ended.exception, StageError)
+        assert words in " ".join(ended.output.split())
 
 
 def test_running_a_checkpoint_at_another_size_is_said_beside_the_results(

@@ -126,6 +126,18 @@ def test_doctor_finds_the_cpu_runtime_and_says_how_to_get_the_rest(run: Run) -> 
     assert "trtexec" in flat
 
 
+@pytest.mark.parametrize("version", ["3.9.19", "3.99.0"])
+def test_doctor_says_which_python_is_wanted_in_place_of_another(
+    version: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: version)
+    code, out, _ = run("doctor")
+    flat = re.sub(r"\s+", " ", out)
+    assert code == 4
+    assert version in flat
+    assert re.search(r"make an environment of a Python [<>=.,\d]+: make install PYTHON=/path/to/python3", flat)
+
+
 def scene(folder: Path, split: str = "train", label: str = "0 .5 .5 .4 .4") -> None:
     """One image with one box, in Ultralytics' layout."""
     from PIL import Image

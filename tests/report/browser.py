@@ -53,10 +53,10 @@ onload = () => {
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
-def browse(page: Path, *flags: str) -> tuple[str, list[str], set[str]]:
+def browse(page: Path) -> tuple[str, list[str], set[str]]:
     """The page's DOM, its console lines, and what it asked of a network (Chromium's own calls home left out)."""
     log = page.with_suffix(".net.json")
-    argv = [str(CHROMIUM), *FLAGS, f"--user-data-dir={page.parent / 'profile'}", f"--log-net-log={log}", *flags]
+    argv = [str(CHROMIUM), *FLAGS, f"--user-data-dir={page.parent / 'profile'}", f"--log-net-log={log}"]
     done = subprocess.run(
         [*argv, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=1200, check=True
     )

@@ -19,6 +19,7 @@ from edgeprune.pruning.plan import Plan, PlannedDimension, PlanSettings, SourceD
 from edgeprune.pruning.sensitivity import Point as SensitivityPoint
 from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.records.build import BuildRecord
+from edgeprune.records.frontier import Form, Frontier, Recommendation, Row
 from edgeprune.records.history import BuildSummary, Figure, History
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.runtimes.base import LayerTime
@@ -203,6 +204,34 @@ def sparsity(name: str = HOSTILE) -> SparsityReport:
     after = ScaleHistogram(60, 0.5, (30, 0, 0, 0, 30), (60, 0, 0, 0, 0))
     reports = [ScaleReport(edges, histogram, {name: histogram}) for histogram in (before, after)]
     return SparsityReport(f"half are off {name}", SparsitySettings(), *reports)
+
+
+def frontier(name: str = HOSTILE) -> Frontier:
+    """The model as it is, a form of it that is recommended, one that failed and one that was not tried."""
+    forms = [
+        Form(f"{words} {name}", name, keys, tuple(keys))
+        for words, keys in (("int8", {"precision": "int8"}), ("64 px", {"imgsz": 64}))
+    ]
+    measured = [
+        Row("as it is", Form("as it is", name, {}, ()), "", 1.0, 0.55, point=Point("as it is", "", 10.0, 1.0, 0.55)),
+        Row(
+            forms[0].name,
+            forms[0],
+            "",
+            2.0,
+            0.54,
+            point=Point(forms[0].name, "", 5.0, 2.0, 0.54, accuracy_error=0.01, inconclusive=f"it drifts {name}"),
+            undominated=True,
+        ),
+    ]
+    failed = Row(f"to ×9 {name}", forms[1], "×9", 1.0, 0.5, point=Point("x", "×9", failed=f"out of reach: {name}"))
+    dropped = Row(f"64 px {name}", forms[1], "", 3.0, 0.1, dropped=f"it loses too much {name}")
+    sentence = f"For ×1.8 take {forms[0].name}."
+    command = ("edgeprune", "build", "--weights", name)
+    recommended = Recommendation("×1.8", forms[0].name, sentence, forms[0].keys, name, command)
+    none = Recommendation("×50", None, f"For ×50 nothing that was measured meets it {name}.", {})
+    rows = (*measured, failed, dropped)
+    return Frontier(name, "speed_up", (1.8, 50.0), "p50", "mAP50-95", 3, rows, (recommended, none), 12.4)
 
 
 def sweep(name: str = HOSTILE) -> Sweep:

@@ -15,6 +15,7 @@ from edgeprune.report import notebook
 from edgeprune.report.build import build_page
 from edgeprune.report.comparison import comparison_page, comparison_plots
 from edgeprune.report.drawing import COLOURS, Plot
+from edgeprune.report.frontier import frontier_page
 from edgeprune.report.history import history_page
 from edgeprune.report.layer_profile import layer_costs_page, layer_costs_plot
 from edgeprune.report.page import render
@@ -29,6 +30,7 @@ from tests.report.markup import Page, check_that_nothing_leaves
 PAGES: dict[str, Callable[[], str]] = {
     "build": lambda: build_page(results.build(), [results.scene()]),
     "comparison": lambda: comparison_page(results.comparison()),
+    "frontier": lambda: frontier_page(results.frontier()),
     "history": lambda: history_page(results.history()),
     "layer profile": lambda: layer_costs_page(results.layer_costs()),
     "sensitivity": lambda: sensitivity_file(results.sensitivity(), ".html").decode(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +15,11 @@ from edgeprune.report.build import build_markdown, build_page
 from edgeprune.report.verdict import gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
+from edgeprune.stages.bundle import readme
 from edgeprune.target import Budget
 from tests.records.sample import PARITY, accuracy, build_record
 
+ROOT = Path(__file__).parents[2]
 AGAIN = "edgeprune build --weights 'a b.pt'"  # the command of the record
 UNSTEADY = Gate("engine", "latency p95", 9.0, 10.0, "ms", Verdict.INCONCLUSIVE, "it drifts")
 SLOWER = Gate("engine", "end-to-end speed-up", 1.0, 1.5, "×", Verdict.INCONCLUSIVE, "it drifts")
@@ -32,15 +35,19 @@ def test_a_gain_and_a_loss_read_as_what_they_are() -> None:
     assert gate_text(waiting) == "mAP50-95 change – (limit -0.0200)"
 
 
-def test_a_stand_in_budget_is_announced_in_the_rows_of_the_gates() -> None:
+def test_a_stand_in_budget_is_announced_in_the_rows_of_the_gates(capsys: pytest.CaptureFixture[str]) -> None:
     record = build_record("PENDING")
     pruned = replace(record.stages.prune.facts, probes=(), macs=Change(2_000, 1_000))
     words = pruned.stand_in(Budget(latency_ms=4.0))
     assert words == "pruned to a stand-in, ×2.00 fewer MACs, whatever 4 ms means on the device"
+    assert words.replace("4 ms", "20 ms") in (ROOT / "docs" / "jetson.md").read_text()
     command = "run-on-device.sh"
     gate = pending_gate("prune", "latency p95", 4.0, "ms", command, but=words)
     waiting = replace(record, gates=(gate,), next_command=command)
-    for text in (build_markdown(waiting), build_page(waiting)):
+    print_verdict(waiting)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert words in shown and command not in shown
+    for text in (build_markdown(waiting), build_page(waiting), readme(waiting)):
         assert words in text and text.count(command) == 1
     assert words in build_page(waiting).partition("</header>")[0]  # in the banner too, without the command
 

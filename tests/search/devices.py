@@ -66,13 +66,14 @@ class StandIn(OnnxRuntime):
         fixed_ms: of every inference: launches, copies, what the host does.
         ms_per_million: of the multiplications.
         half: factor on both in half precision; of INT8 the same again.
+        noise: standard deviation of a time's logarithm.
     """
 
-    def __init__(self, fixed_ms: float, ms_per_million: float, half: float = 1.0) -> None:
+    def __init__(self, fixed_ms: float, ms_per_million: float, half: float = 1.0, noise: float = 0.003) -> None:
         super().__init__("cpu")
         self.name = "stand-in"
         self.fixed_ms, self.ms_per_million, self.half = fixed_ms, ms_per_million, half
-        self.dice = np.random.default_rng(0)
+        self.dice, self.noise = np.random.default_rng(0), noise
         self.timed: list[tuple[str, ...]] = []
 
     def identity(self) -> dict[str, str]:
@@ -84,7 +85,7 @@ class StandIn(OnnxRuntime):
     def latency(self, models: Sequence[Path], settings: BenchSettings, *, progress: Any = None) -> list[Measurement]:
         self.timed.append(tuple(str(model) for model in models))
         level = [self.true_ms(model) for model in models]
-        return [latency(ms * self.dice.normal(1, 0.003, 200), samples_per_block=5) for ms in level]
+        return [latency(ms * self.dice.lognormal(0, self.noise, 200), samples_per_block=5) for ms in level]
 
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         return [LayerTime(name, "Conv", ms, ms, runs) for name, ms in self.convolutions(model)]

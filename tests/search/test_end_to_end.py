@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from edgeprune import checkpoint
+from edgeprune.cli import app
 from edgeprune.errors import TargetError
 from edgeprune.progress import Silent
 from edgeprune.samples.gates import Verdict
+from edgeprune.search import run
 from edgeprune.target import Target, load_target
-
-pytestmark = pytest.mark.slow
+from tests.search.devices import StandIn, stand_in_site
+from tests.situations import models
 
 PROFILE = """
 extends: cpu
@@ -45,6 +51,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of six layers, for what needs no real one."""
+    return models.saved(models.model(), tmp_path_factory.mktemp("tiny") / "w.pt", train_args={"imgsz": 96})
+
+
+@pytest.fixture(scope="module")
 def small(place: Path) -> Target:
     return load_target(place / "small.yaml")
 
@@ -58,8 +70,8 @@ def found(place: Path, small: Target) -> Any:
     return result, notes
 
 
+@pytest.mark.slow
 def test_a_search_leaves_a_stock_checkpoint_with_its_plan(place: Path, found: Any) -> None:
-    from edgeprune import checkpoint
     from edgeprune.pruning.plan import Plan
 
     result, notes = found
@@ -78,20 +90,55 @@ def test_a_search_leaves_a_stock_checkpoint_with_its_plan(place: Path, found: An
     assert result.gate.verdict is Verdict.INCONCLUSIVE or holds
 
 
-def test_the_profile_is_kept_and_read_again(place: Path, found: Any, small: Target) -> None:
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StandIn]:
+    """Have the searches that follow measure on a made-up device."""
+
+    def made(noise: float) -> StandIn:
+        runtime = StandIn(0.5, 0.1, noise=noise)
+        monkeypatch.setattr(
+            run, "open_site", lambda target, reporter, **_: nullcontext(stand_in_site(target, runtime, reporter))
+        )
+        return runtime
+
+    return made
+
+
+def test_the_profile_is_kept_and_read_again(
+    weights: Path, small: Target, tmp_path: Path, stand_in: Callable[..., StandIn]
+) -> None:
     from edgeprune.search.run import profile
 
-    [file] = (place / "profiles").glob("profile-*.json")
-    before = file.read_bytes()
+    runtime = stand_in(noise=0.003)
+    first = profile(small, weights, cache=tmp_path)
+    [file] = tmp_path.glob("profile-*.json")
+    before, timed = file.read_bytes(), len(runtime.timed)
     data = json.loads(before)
-    assert data["copies"][0]["whole_ms"] > 0
-    assert data["conditions"]["device"]["runtime"].startswith("onnxruntime")
-    again = profile(small, place / "new.pt", cache=place / "profiles")
-    assert file.read_bytes() == before
+    assert data["copies"][0]["whole_ms"] == first.copies[0].total_ms > 0
+    assert data["conditions"]["device"] == runtime.identity()
+    again = profile(small, weights, cache=tmp_path)
+    assert (file.read_bytes(), len(runtime.timed)) == (before, timed)
     assert again.copies[0].total_ms == data["copies"][0]["whole_ms"]
     assert len(again.fit.errors) == len(data["copies"]) - 1
 
 
+def test_a_search_that_other_work_disturbs_ends_with_5_and_leaves_its_best_plan(
+    weights: Path, place: Path, tmp_path: Path, stand_in: Callable[..., StandIn]
+) -> None:
+    from edgeprune.pruning.plan import Plan
+
+    stand_in(noise=0.5)
+    argv = ["search", str(weights), "--target", str(place / "small.yaml"), "-o", str(tmp_path / "faster.pt")]
+    ended = CliRunner().invoke(app, [*argv, "--cache", str(tmp_path / "profiles")])
+    assert ended.exit_code == 5, (ended.output, ended.exception)
+    assert "INCONCLUSIVE: " in ended.output
+    assert "the search could not tell; its best plan goes on" in " ".join(ended.output.split())
+    plan = Plan.load(tmp_path / "faster.plan.json")
+    assert plan.macs_speed_up > 1
+    assert checkpoint.shape_signature(checkpoint.load(tmp_path / "faster.pt").model) == plan.result_shapes
+
+
+@pytest.mark.slow
 def test_an_unreachable_budget_says_what_holds_it_and_writes_nothing(place: Path, found: Any, small: Target) -> None:
     from edgeprune.search.run import search
 
@@ -120,6 +167,7 @@ def test_wrong_arguments_are_refused(place: Path, small: Target, changes: dict[s
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_budget_that_the_unpruned_model_meets_costs_no_probe(place: Path, small: Target) -> None:
     from edgeprune.pruning.plan import Plan
     from edgeprune.search.run import search

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from ultralytics.models.yolo.detect import DetectionTrainer
 
 from edgeprune import checkpoint
 from edgeprune.errors import DataError, TargetError
 from edgeprune.settings import TrainSettings
-from edgeprune.training.distillation import DistillationLoss, output_distance
+from edgeprune.training.distillation import LOSS_NAME, DistillationLoss, output_distance
 from edgeprune.training.finetune import finetune
 from tests.training.narrow import narrow_checkpoint
 
@@ -34,6 +36,12 @@ def layouts(seed: int) -> dict[str, object]:
         "evaluation mode": (torch.zeros(1), answers(seed)),
         "classifier": torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)),
     }
+
+
+def test_its_column_is_not_run_together_with_its_neighbours() -> None:
+    losses = (*("box_loss", "cls_loss", "dfl_loss", "dis_loss"), LOSS_NAME)  # with features too
+    header = DetectionTrainer.progress_string(SimpleNamespace(loss_names=losses))  # pyright: ignore[reportArgumentType]
+    assert header.split() == ["Epoch", "GPU_mem", *losses, "Instances", "Size"]
 
 
 @pytest.mark.parametrize("layout", list(layouts(0)))
