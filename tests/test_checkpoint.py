@@ -295,9 +295,23 @@ def _parts(made: Any) -> list[tuple[Any, str, Any]]:
 WRONG = (None, "x", -1, [], {}, 2.5, (1, 2), True)
 
 
-@settings(max_examples=60)
-@given(share=st.floats(0, 1, exclude_max=True), wrong=st.sampled_from([..., *WRONG]))
+ANY_PART = given(share=st.floats(0, 1, exclude_max=True), wrong=st.sampled_from([..., *WRONG]))
+
+
+@settings(max_examples=20)
+@ANY_PART
 def test_a_model_with_a_part_missing_or_of_another_type_is_refused_or_runs(tmp_path_factory, share, wrong):
+    _refused_or_runs(tmp_path_factory, share, wrong)
+
+
+@pytest.mark.slow
+@settings(max_examples=400)
+@ANY_PART
+def test_many_models_with_a_part_missing_or_of_another_type(tmp_path_factory, share, wrong):
+    _refused_or_runs(tmp_path_factory, share, wrong)
+
+
+def _refused_or_runs(tmp_path_factory, share, wrong):
     made = _own()
     place, key, _ = (parts := _parts(made))[int(share * len(parts))]
     if wrong is ...:

@@ -131,8 +131,24 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     return Scratch(folder)
 
 
-SLOW = ("sweep", "frontier", "build", "search", "show", "profile", "bench", "compare")
-MARKED = [pytest.param(one, marks=[pytest.mark.slow] if one.command in SLOW else [], id=one.text) for one in EXAMPLES]
+SLOW = ("sweep", "frontier", "build", "search", "profile", "bench", "compare", "sparsify", "iterate")
+GIVEN = ("best.pt", "data.yaml", "theirs.pt", "engine.engine", "minisign.key", "minisign.pub")
+
+
+def is_slow(example: Example, asked_for: tuple[Example, ...] = ()) -> bool:
+    """Whether it, or what writes a file that it reads, takes most of a minute: such as a whole build."""
+    chain = (*asked_for, example)
+    words = [Path(word) for word in example.argv if not word.startswith("-")]
+    needed = [word for word in words if word.parts and word.parts[0] not in GIVEN]
+    writers = [
+        next((one for one in EXAMPLES if one not in chain and writes(one) & {word, *word.parents}), None)
+        for word in needed
+        if not writes(example) & {word, *word.parents}
+    ]
+    return example.command in SLOW or any(is_slow(one, chain) for one in writers if one is not None)
+
+
+MARKED = [pytest.param(one, marks=[pytest.mark.slow] if is_slow(one) else [], id=one.text) for one in EXAMPLES]
 
 
 @pytest.mark.parametrize("example", MARKED)

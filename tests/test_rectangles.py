@@ -142,22 +142,33 @@ def test_a_whole_build_at_a_rectangle(tmp_path: Path) -> None:
     assert all(row.reused for row in vars(again.record.stages).values() if row is not None)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, weights, their graph, and a profile that measures quickly."""
+    folder = tmp_path_factory.mktemp("commands")
+    datasets.dataset(folder / "data")
+    onnx_from_checkpoint(weights_of("detect", folder), folder / "m.onnx", imgsz=SIZE)
+    measure = "{warmup_s: 0.01, rounds: 8, per_round: 1, retries: 0}"
+    (folder / "quick.yaml").write_text(f"extends: cpu\ndescription: quick\nmeasure: {measure}\n")
+    return folder
+
+
 @pytest.mark.parametrize(
     "argv",
     [
-        "bench w.pt m.onnx --imgsz 64,96 --rounds 20 --warmup-s 0.01",
+        "bench w.pt m.onnx --imgsz 64,96 --rounds 20 --warmup-s 0.01 --retries 0",
         "compare w.pt m.onnx --data data/data.yaml --imgsz 64x96 --images 1 --rounds 20 --warmup-s 0.01",
         "val w.pt --data data/data.yaml --imgsz [64,96]",
         "val m.onnx --data data/data.yaml --imgsz 64,96",
         "parity w.pt m.onnx --data data/data.yaml",
-        "profile w.pt --target cpu --imgsz 64,96",
+        "profile w.pt --target quick.yaml --imgsz 64,96",
         "quantize m.onnx --precision int8 --data data/data.yaml --count 16 -o low.onnx",
     ],
 )
-def test_commands_take_height_and_width(argv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets.dataset(tmp_path / "data")
-    onnx_from_checkpoint(weights_of("detect", tmp_path), tmp_path / "m.onnx", imgsz=SIZE)
-    monkeypatch.chdir(tmp_path)
+def test_commands_take_height_and_width(
+    argv: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
     ended = CliRunner().invoke(app, argv.split(), env={"EDGEPRUNE_CACHE": str(tmp_path / "cache")})
     assert ended.exit_code == 0, (ended.output, ended.exception)
 

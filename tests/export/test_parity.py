@@ -38,8 +38,8 @@ def test_the_other_heads_keep_parity(head, weights, exported, val_images):
         ("yolov8", "raw", 1),
         ("yolov8", "nms", 4),
         ("yolo26", "end-to-end", 1),
-        ("yolo26", "raw", 1),
-        ("yolo26", "nms", 4),
+        pytest.param("yolo26", "raw", 1, marks=pytest.mark.slow),
+        pytest.param("yolo26", "nms", 4, marks=pytest.mark.slow),
     ],
 )
 def test_every_head_keeps_parity_in_a_graph_of_free_size(family, head, batch, weights, val_images, tmp_path):

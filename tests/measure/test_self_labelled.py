@@ -59,8 +59,14 @@ def figure(found: Any) -> float:
     return found.map50 if found.task == "segment" else found.map50_95
 
 
-@pytest.mark.parametrize("task", LEAST)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [
+        *(("yolov8", task) for task in TASKS),
+        ("yolo26", "obb"),
+        *(pytest.param("yolo26", task, marks=pytest.mark.slow) for task in TASKS if task != "obb"),
+    ],
+)
 def test_an_export_finds_what_its_model_found(family, task, case):
     pt, onnx, data = case(family, task)
     found = accuracy(onnx, data=data)

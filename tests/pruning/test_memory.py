@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc: a peak cannot start anew")
-@pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])
+@pytest.mark.parametrize(
+    "name", ["yolo26n", *(pytest.param(n, marks=pytest.mark.slow) for n in ("yolov8n", "yolo11n"))]
+)
 def test_pruning_holds_at_most_two_and_a_half_models(stock, tmp_path, name):
     save(stock(f"{name}.yaml"), tmp_path / "model.pt")
     command = [sys.executable, str(ROOT / "benchmarks/pruning_speed.py"), "--one", str(tmp_path / "model.pt")]

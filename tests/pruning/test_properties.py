@@ -22,7 +22,7 @@ from edgeprune.pruning.pruner import Pruner
 
 FAMILIES = ["yolov8n", "yolo11n", "yolo26n"]
 SLOW_ON_PURPOSE = settings(
-    max_examples=40 if os.environ.get("EDGEPRUNE_MATRIX") else 6,
+    max_examples=40 if os.environ.get("EDGEPRUNE_MATRIX") else 4,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )

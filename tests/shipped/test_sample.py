@@ -131,9 +131,10 @@ def in_image(mask: np.ndarray, frame: np.ndarray, model: sample.Model) -> np.nda
 @pytest.mark.parametrize(
     ("family", "head", "count"),
     [
-        ("yolov8", "raw", 87),
+        ("yolov8", "raw", 12),
         ("yolo26", "end-to-end", 12),
         ("yolo11", "nms", 12),
+        pytest.param("yolov8", "raw", 87, marks=pytest.mark.slow),
         pytest.param("yolo26", "end-to-end", 87, marks=pytest.mark.slow),
         pytest.param("yolo11", "nms", 87, marks=pytest.mark.slow),
     ],
@@ -148,7 +149,14 @@ def test_it_finds_what_ultralytics_finds(family: str, head: str, count: int, sha
 
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("task", "head"), [*((task, head) for task in DATA for head in ("raw", "end-to-end")), ("obb", "nms")]
+    ("task", "head"),
+    [
+        *(("segment", "raw"), ("pose", "end-to-end"), ("obb", "nms")),
+        *(
+            pytest.param(task, head, marks=pytest.mark.slow)
+            for task, head in (("segment", "end-to-end"), ("pose", "raw"), ("obb", "raw"), ("obb", "end-to-end"))
+        ),
+    ],
 )
 def test_other_tasks(task: str, head: str, graph: Callable[..., Any]) -> None:
     assert agree(*graph(task, "yolo26" if head == "end-to-end" else "yolov8", head), task) > 20

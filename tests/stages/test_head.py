@@ -26,7 +26,7 @@ calibration: {images: 16, method: minmax}
     ("precision", "versions", "head"),
     [
         ("int8", ">=10.3,<12", "raw"),
-        ("int8-fp16", "==10.3.*", "raw"),
+        pytest.param("int8-fp16", "==10.3.*", "raw", marks=pytest.mark.slow),
         ("int8", ">=10.16", "end-to-end"),
         ("fp16", ">=10.3,<12", "end-to-end"),
     ],

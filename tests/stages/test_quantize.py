@@ -148,7 +148,7 @@ def test_a_precision_that_costs_little_is_left_alone(build_at, records, plain, t
     assert "calibration images" not in rows(build, output)
 
 
-@pytest.mark.parametrize("better", ["trained", "calibrated"])
+@pytest.mark.parametrize("better", ["trained", pytest.param("calibrated", marks=pytest.mark.slow)])
 def test_of_trained_and_calibrated_int8_the_more_accurate_ships(build_at, records, plain, bccd, tmp_path, better):
     """A graph that is calibrated well stands in for one that was trained: what follows does not depend on how."""
     good, bad = tmp_path / "good.onnx", tmp_path / "bad.onnx"

@@ -41,10 +41,10 @@ print(json.dumps({"map": metrics.box.map, "dtypes": dtypes, "edgeprune": "edgepr
     ("config", "task"),
     [
         ("yolov8n.yaml", "detect"),
-        ("yolo26n.yaml", "detect"),
+        pytest.param("yolo26n.yaml", "detect", marks=pytest.mark.slow),
         ("yolo26n-seg.yaml", "segment"),
-        ("yolo11n-pose.yaml", "pose"),
-        ("yolo11n-obb.yaml", "obb"),
+        pytest.param("yolo11n-pose.yaml", "pose", marks=pytest.mark.slow),
+        pytest.param("yolo11n-obb.yaml", "obb", marks=pytest.mark.slow),
         ("yolo11n-cls.yaml", "classify"),
     ],
 )
@@ -66,6 +66,7 @@ def test_every_task_keeps_every_width(config: str, task: str, tmp_path: Path, ta
     assert summary.best_epoch == 1 or summary.kept_given  # chance alone is right on half of two classes
 
 
+@pytest.mark.slow
 def test_stock_ultralytics_alone_measures_the_reported_figure(tmp_path: Path, shared: Path) -> None:
     data = _eight_cells(shared / "data" / "bccd", tmp_path / "cells")
     weights = shared / "weights" / "bccd-yolov8n-320.pt"

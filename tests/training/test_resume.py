@@ -13,10 +13,12 @@ import pytest
 import torch
 from ultralytics.nn.tasks import torch_safe_load
 
+from edgeprune.data.digits import CLASSES
 from edgeprune.dataset import Dataset
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.run import FinishedRun, read_epochs, run_training
+from tests.training.narrow import narrow_checkpoint
 
 SETTINGS = TrainSettings(epochs=3, batch=8, device="cpu", imgsz=64, quiet=True)
 
@@ -100,7 +102,10 @@ def test_killed_between_the_row_and_the_checkpoint(
     assert_equal_runs(uninterrupted, resumed)
 
 
-@pytest.mark.parametrize(("response", "feature"), [(1.0, 0.0), (0.0, 6.0)], ids=["answers", "features"])
+@pytest.mark.parametrize(
+    ("response", "feature"),
+    [pytest.param(1.0, 0.0, id="answers", marks=pytest.mark.slow), pytest.param(0.0, 6.0, id="features")],
+)
 def test_resumed_distillation_goes_on_exactly(
     tmp_path: Path, narrow: Path, full: Path, digits: Path, response: float, feature: float
 ) -> None:
@@ -113,10 +118,11 @@ def test_resumed_distillation_goes_on_exactly(
 
 def test_resumed_dual_heads_go_on_exactly(tmp_path: Path, digits: Path) -> None:
     short = replace(SETTINGS, epochs=2)
-    whole = run_training(tmp_path / "whole", "yolo26n.yaml", data=digits, settings=short)
+    dual = narrow_checkpoint(tmp_path / "dual.pt", "yolo26n.yaml", names=CLASSES)
+    whole = run_training(tmp_path / "whole", dual, data=digits, settings=short)
     with pytest.raises(Killed):
-        run_training(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short, watchers=stop_after(1))
-    assert_equal_runs(whole, run_training(tmp_path / "cut", "yolo26n.yaml", data=digits, settings=short))
+        run_training(tmp_path / "cut", dual, data=digits, settings=short, watchers=stop_after(1))
+    assert_equal_runs(whole, run_training(tmp_path / "cut", dual, data=digits, settings=short))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"], ids=["empty", "truncated"])
