@@ -13,6 +13,7 @@ name. The page, and the picture of the first model's first seed, are written aft
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -120,7 +121,8 @@ class Seen:
         """Its line of the table."""
         asked = next(iter(self.rows.values())).budget
         lows, highs = ([getattr(point, end) for point in self.points] for end in ("speed_up_low", "speed_up_high"))
-        ends = "–" if None in (*lows, *highs) else f"×{min(lows):.3f} to ×{max(highs):.3f}"
+        known = all(end is not None and math.isfinite(end) for end in (*lows, *highs))
+        ends = f"×{min(lows):.3f} to ×{max(highs):.3f}" if known else "too few samples"
         undominated = sum(row.undominated for row in self.rows.values())
         return (
             self.name,
@@ -275,7 +277,7 @@ def page(results: Mapping[str, Sequence[Run]], options: argparse.Namespace) -> s
     parts = [
         "# Every lever for a budget, measured side by side",
         f"By `python -m benchmarks.frontier{' --everything' if options.everything else ''}` on "
-        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores, target `{options.target}`, data "
+        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores, target `{Path(options.target).name}`, data "
         f"{Path(options.data).parent.name}, {pixels(options.imgsz)}, {first.epochs} epochs a row, seeds "
         f"{', '.join(map(str, sorted({run.seed for run in every})))}; load of the machine {min(loads):.1f} to "
         f"{max(loads):.1f}; {packages}; {date.today():%Y-%m-%d}.",

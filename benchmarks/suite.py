@@ -251,7 +251,7 @@ REGISTRY = (
         "every lever for a budget, and whether the recommended row is the best",
         "-m benchmarks.frontier {weights} --data {data} --everything --work {work} --out {made}",
         "frontier.md",
-        900,
+        1100,
         "95 % interval over three seeds, and of every ratio",
         goes_on=True,
     ),
