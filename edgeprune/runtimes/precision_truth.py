@@ -71,7 +71,7 @@ def precision_share(layers: Sequence[Layer], times: Sequence[LayerTime] = ()) ->
         layers: of the engine, from its inspector.
         times: of the same engine; a layer that the profiler does not name counts with no time.
     """
-    spent = {layer.name: layer.mean_ms for layer in times}
+    spent = {layer.name: layer.ms for layer in times}
     counted = [layer for layer in layers if layer.kind == "multiplies"] or [
         layer for layer in layers if layer.kind == "computes"
     ]

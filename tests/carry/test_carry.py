@@ -67,6 +67,7 @@ def waiting_build(root: Path, profile: str) -> Path:
 
     write_digits(root / "digits", train=4, val=4, test=4, imgsz=64)
     (root / "board.yaml").write_text(profile)
+    target, sample = load_target(root / "board.yaml"), build_record()
     described = {**yaml_model_load("yolov8n.yaml"), "nc": 10}
     for name, width in (("baseline", 0.25), ("model", 0.125)):
         described["scales"] = {"n": [0.33, width, 1024]}
@@ -74,8 +75,9 @@ def waiting_build(root: Path, profile: str) -> Path:
         network: Any = YOLO(str(root / "yolov8n.yaml"), task="detect").model
         network.names = {number: str(number) for number in range(10)}
         checkpoint.save(network, root / f"{name}.pt", like=None)
-        onnx_from_checkpoint(root / f"{name}.pt", root / f"{name}.onnx", imgsz=64)
-    target, sample = load_target(root / "board.yaml"), build_record()
+        onnx_from_checkpoint(
+            root / f"{name}.pt", root / f"{name}.onnx", imgsz=64, batch=target.batch, head=target.exported_head
+        )
     records: dict[str, Record[Any]] = {
         stage: Record(Key(stage, {}), root, {"onnx": Artifact(root / name, sha256_of(root / name))}, facts, 0.0, "")
         for stage, name, facts in (
@@ -204,6 +206,63 @@ def test_what_comes_back_is_judged_and_a_stand_in_does_not_pass(run: Path, resul
     assert again.gates == record.gates
 
 
+def rewritten(folder: Path, name: str, edit: Callable[[Any], object]) -> None:
+    """A file of the results with other JSON in it, as if the board had written that."""
+    data = json.loads((folder / name).read_text())
+    edit(data)
+    (folder / name).write_text(json.dumps(data))
+    files = json.loads((folder / "results.json").read_text())["files"]
+    change(folder, files={**files, name: sha256_of(folder / name)})
+
+
+def test_precision_shares_of_a_carried_engine_are_of_medians(run: Path, results: Path, tmp_path: Path) -> None:
+    here, folder = copied(run, tmp_path), unpacked(results, tmp_path)
+
+    def one_in_half(info: Any) -> None:
+        [tensor] = info["Layers"][0]["Inputs"]
+        for place in ("Inputs", "Outputs"):
+            half = "Channel major FP16 format where channel % 8 == 0"
+            info["Layers"][0][place] = [{**tensor, "Format/Datatype": half}]
+
+    def a_mean_of_another_user(profile: Any) -> None:
+        rows = profile[1:]
+        for row in rows:
+            row["medianMs"] = row["averageMs"] = 1.0
+        rows[0]["averageMs"] = 9.0
+
+    [_, layers] = sorted(folder.glob("commands/*/*layers.json"))  # of the unpruned engine, and of the candidate
+    [_, profile] = sorted(folder.glob("commands/*/profile.json"))
+    rewritten(folder, str(layers.relative_to(folder)), one_in_half)
+    rewritten(folder, str(profile.relative_to(folder)), a_mean_of_another_user)
+    record, _ = import_results(folder, here)
+    [held] = [gate for gate in record.gates if gate.metric == "fp32 in the engine"]
+    assert held.value == pytest.approx(3 / 4)  # by means it were 3 / 12
+
+
+WITH_NMS = f"{PROFILE}batch: 2\nexport: {{nms: true}}\n"
+
+
+def test_a_carried_graph_with_nms_inside_is_to_be_timed_on_the_images_that_go_along(tmp_path: Path) -> None:
+    here = waiting_build(tmp_path / "run", WITH_NMS)
+    request = json.loads((here / "bundle/device/request.json").read_text())
+    first = next(iter(request["inputs"]))
+    for script in request["scripts"]:
+        turns = [command["turns"] for command in script["commands"] if command["turns"]]
+        assert len(turns) == 2  # the latency, and the energy
+        for argv in (argv for turn in turns for argv in turn["programs"]):
+            assert f"--loadInputs=images:{first}" in argv
+
+
+@pytest.mark.slow
+def test_a_carried_graph_with_nms_inside_is_timed_on_images_and_says_so(tmp_path: Path) -> None:
+    here = waiting_build(tmp_path / "run", WITH_NMS)
+    done, _ = measured(here, tmp_path / "device")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record, _ = import_results(tmp_path / "device" / "results.tar", here)
+    timed = [row.measurement for row in record.measurements]
+    assert timed and all(one.conditions.images for one in timed)
+
+
 @pytest.mark.slow
 def test_a_xavier_is_carried_the_fp32_graph_and_chooses_fp16(tmp_path: Path) -> None:
     profile = PROFILE.replace("jetson-orin-nano", "jetson-xavier-nx").replace("fp32", "fp16")
@@ -273,12 +332,15 @@ def test_an_edited_record_gets_no_seal_by_an_import(
 
 
 @pytest.mark.slow
-def test_a_board_with_a_newer_tensorrt_runs_the_commands_of_its_generation(run: Path, tmp_path: Path) -> None:
-    done, _ = measured(run, tmp_path / "device", "orin-nano,tensorrt=11.1.0")
+@pytest.mark.parametrize("version", ["10.7.0", "10.16.1", "11.1.0", "11.4.1"])
+def test_a_board_with_a_newer_tensorrt_runs_the_commands_of_its_generation(
+    run: Path, tmp_path: Path, version: str
+) -> None:
+    done, _ = measured(run, tmp_path / "device", f"orin-nano,tensorrt={version}")
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "run").mkdir()
     record, _ = import_results(tmp_path / "device" / "results.tar", copied(run, tmp_path / "run"))
-    assert record.device is not None and record.device.identity["runtime"] == "trtexec 11.1.0"
+    assert record.device is not None and record.device.identity["runtime"] == f"trtexec {version}"
     assert Verdict.PENDING not in [gate.verdict for gate in record.gates]
 
 
