@@ -31,6 +31,7 @@ from time import perf_counter
 from benchmarks.page import printed_part, publish, table
 from edgeprune.agent.host import cpu_identity
 from edgeprune.serial import read_json, write_json
+from tests.devices.server import sshd_path
 
 HERE = Path(__file__).resolve().parent
 ROOT, RECORDS, README = HERE.parent, HERE / "records", HERE / "README.md"
@@ -53,7 +54,7 @@ class Benchmark:
         minutes: on two cores, roughly; how the hours are filled.
         spread: what stands for the spread on the page.
         goes_on: it keeps finished parts in ``{work}`` and goes on there.
-        needs: besides data and weights, which ``argv`` tells: ``gpu``, ``parser`` or nothing.
+        needs: besides data and weights, which ``argv`` tells: ``gpu``, ``parser``, ``sshd`` or nothing.
         typed: what of the page people wrote or copied from what was printed; empty when a script prints every figure.
     """
 
@@ -265,6 +266,16 @@ REGISTRY = (
         typed="the words above its table, which has four runs of ten",
     ),
     Benchmark(
+        "ssh-turns",
+        "what taking turns over SSH costs beside the programs' own time",
+        "-m benchmarks.ssh_turns --rounds 24 --times 3 --page {page}",
+        "ssh_turns.md",
+        5,
+        "three times, each shown",
+        needs=frozenset({"sshd"}),
+        typed="the words around its table",
+    ),
+    Benchmark(
         "robustness",
         "situations, hostile inputs, kills, long runs",
         "-m benchmarks.robustness --inputs 520 --cells 700 --slow 16 --minutes 45 --kills 30 --builds 200 --benches 50",
@@ -284,14 +295,13 @@ REGISTRY = (
     ),
 )
 
-NO_RUNNER = {  # pages that no entry of the registry writes, and scripts that write none, and why
+NO_RUNNER = {  # pages that no entry of the registry writes, and why
     "bench_resolution.md": "`python -m benchmarks.bench_resolution MODEL.onnx` writes its first table, on a quiet "
     "machine; the second was typed from single runs",
     "pruning_matrix.md": "`make test-matrix` prints it (`tests/matrix/run.py --out`)",
     "quantization_trained.md": "printed by `python -m benchmarks.quantization_trained WEIGHTS DATA --out WORK "
     "--imgsz 160 --epochs 5 --qat-epochs 3` with the extra `qat`, which `dev` leaves out; ModelOpt's own "
     "lines are taken away",
-    "ssh_turns.py": "prints what taking turns over SSH costs; it has no page",
     "training_demo.md": "typed from the logs of single runs of `edgeprune pretrain` and `finetune`",
 }
 
@@ -418,6 +428,8 @@ def lacks(one: Benchmark, given: Given) -> Iterator[str]:
         yield "an NVIDIA GPU"
     if "parser" in one.needs and importlib.util.find_spec("tensorrt_rtx_libs") is None:
         yield "the extra [parser]"
+    if "sshd" in one.needs and sshd_path() is None:
+        yield "OpenSSH's server (apt install openssh-server)"
 
 
 def arguments(one: Benchmark, given: Given, *, shown: bool = False) -> list[str]:
