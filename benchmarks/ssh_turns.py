@@ -101,10 +101,8 @@ def measured(rounds: int, times: int) -> list[float]:
                     table.append((str(number + 1), str(rounds), str(count), *figures))
         finally:
             server.stop()
-    niceness = f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"
-    print(
-        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores, Python {platform.python_version()}, {ssh_version()}, {niceness}.\n"
-    )
+    machine = f"{cpu_identity()['cpu']}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}, {ssh_version()}, nice {os.getpriority(os.PRIO_PROCESS, 0)}.\n")
     print(Table.of(COLUMNS, table).markdown())
     verdict = "held" if max(left_s) < BAR_S else "**not held**"
     print(f"\nUnder {BAR_S:g} s beside the programs' own time: {verdict}, {max(left_s):.1f} s at most.")
