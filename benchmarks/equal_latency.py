@@ -337,7 +337,7 @@ prints it without a run.
 
 {model} on {data}, {imgsz} px ({val:.3f} on val, {test:.3f} on test unpruned).
 Every method gives one model for every latency ratio, found by measuring it next to the unpruned one ({runtime}
-CPU, one thread, interleaved). Each is fine-tuned for 20 epochs with AdamW 0.001, batch {batch}, {teacher}; the best
+CPU, one thread, interleaved). Each is fine-tuned for {how}; the best
 epoch is chosen on val, the figure taken on **test** ({test_images} images).
 {machine}; {versions}; {date}.
 
@@ -369,8 +369,9 @@ def page(kept: dict[str, Any]) -> str:
     """Markdown from the results that are kept: a summary, every row, and what follows from the intervals."""
     given = kept.get("unpruned", {"val": float("nan"), "test": float("nan")})
     facts = {"batch": BATCH, "test_images": "?"} | kept | {"val": given["val"], "test": given["test"]}
-    distilled = any(one["recipe"] == DISTILLED for one in kept["rows"])
-    facts["teacher"] = "no teacher unless it is said" if distilled else "no teacher"
+    epochs, lr0 = (" or ".join(sorted({f"{one[key]:g}" for one in kept["rows"]})) for key in ("epochs", "lr0"))
+    facts["how"] = f"{epochs} epochs with AdamW {lr0}, batch {facts['batch']}, no teacher"
+    facts["how"] += " unless it is said" * any(one["recipe"] == DISTILLED for one in kept["rows"])
     lines = [INTRODUCTION.format(**facts), "## In short", "", *summary(kept["rows"]), ""]
     for recipe, title in TITLES.items():
         rows = sorted((one for one in kept["rows"] if one["recipe"] == recipe), key=lambda one: one["asked"])
