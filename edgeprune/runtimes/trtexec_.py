@@ -446,7 +446,11 @@ class TrtExec(Runtime):
         if facts.gpus or facts.l4t:
             return True
         # a container may have the GPU without nvidia-smi, and without the release of its Jetson
-        return bool(GPU_NODE.search(self.device.run(["ls", "/dev"], timeout_s=VERSION_TIMEOUT_S).stdout))
+        try:
+            nodes = self.device.run(["ls", "/dev"], timeout_s=VERSION_TIMEOUT_S).stdout
+        except ToolError:  # a PATH without ls has nothing to say
+            return False
+        return bool(GPU_NODE.search(nodes))
 
     def run(self, argv: list[str], timeout_s: float) -> Completed:
         """Run trtexec, which uses the board's GPU whatever it does; ``ToolError``, with what its log means, when it
