@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from edgeprune.errors import EdgepruneError
 
@@ -153,15 +153,25 @@ def streams() -> Iterator[None]:
                 made.detach()  # the buffer is somebody else's
 
 
+def _as_flags(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""  # the help would ask for a <bool>, which a flag does not take
+    return params
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _as_flags(super().get_params(ctx))
+
+
 class Command(TyperCommand):
     """A command during which stdout is its own: what libraries and programs print there goes to stderr."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params = super().get_params(ctx)
-        for param in params:
-            if getattr(param, "is_flag", False):
-                param.metavar = ""  # the help would ask for a <bool>, which a flag does not take
-        return params
+        return _as_flags(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         output = sys.stdout
@@ -183,7 +193,8 @@ class Command(TyperCommand):
 
 
 def register(app: typer.Typer) -> None:
-    """Make every command of the application and of its groups a :class:`Command`."""
+    """Make every command of the application and of its groups a :class:`Command`, and each of them a :class:`Group`."""
+    app.info.cls = Group
     for command in app.registered_commands:
         command.cls = Command
     for group in app.registered_groups:

@@ -354,7 +354,7 @@ def accuracy_gate(
         verdict, reason = Verdict.FAIL, f"{figures}; on other images {-low:+.4f} or worse"
     else:
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
-        more = "more images cannot tell" if images is None else f"about {images} would settle it"
+        more = "more images cannot tell" if images is None else f"about {images} images would settle it"
         verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; on other images {-high:+.4f} to {-low:+.4f}, {more}"
     return replace(gate, verdict=verdict, reason=f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} {images_of})")
 

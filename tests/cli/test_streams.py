@@ -97,6 +97,12 @@ def test_every_command_has_its_stdout_to_itself() -> None:
     assert all(isinstance(command, Command) for command in found)
 
 
+@pytest.mark.parametrize("name", [(), ("deploy",), ("prune",)])
+def test_no_help_asks_for_the_value_of_a_flag(name: tuple[str, ...]) -> None:
+    words = edgeprune(*name, "--help").stdout.decode()
+    assert "--help" in words and "<bool>" not in words
+
+
 def test_help_shows_flags_without_a_value_and_every_exit_code() -> None:
     words = " ".join(edgeprune("build", "--help").stdout.decode().split())
     assert "--trust Load " in words.replace(" │ │ ", " ") and "<bool>" not in words
