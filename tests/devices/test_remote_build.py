@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.export.precision import precision_of
 from tests.devices.models import digits_and_detector
 from tests.devices.server import Server
+from tests.runtimes import fake_trtexec
 
 QUICK = """
 imgsz: 96
@@ -97,11 +100,51 @@ def test_a_device_that_cannot_do_it_ends_with_4_and_writes_nothing(
     assert server.left() == []
 
 
-ON_8 = """
+@pytest.mark.slow
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="this machine has an NVIDIA GPU")
+def test_a_build_by_trtexec_without_a_gpu_is_pending_and_says_what_to_type(inputs: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    trtexec = fake_trtexec.install(programs, (10, 3, 0))
+    (tmp_path / "mine.yaml").write_text(f"extends: desktop-tensorrt\nbudget: {{speed_up: 1.25}}\n{QUICK}")
+    command = argv(inputs, tmp_path / "run", "local")
+    command[command.index("--target") + 1] = str(tmp_path / "mine.yaml")
+    env = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=env)
+    assert ended.returncode == 5, ended.stdout + ended.stderr
+    assert "nvidia-smi finds no NVIDIA GPU" in " ".join(ended.stdout.split())  # lines are wrapped
+    record = json.loads((tmp_path / "run" / "bundle" / "build.json").read_text())
+    assert record["verdict"] == "PENDING" and record["device"] is None
+    assert record["next_command"].startswith("nvidia-smi && edgeprune build --target ")
+    assert fake_trtexec.calls(trtexec) == []  # it was asked for its version alone
+
+
+ON_A_STAND_IN = """
 extends: EXTENDS
-description: small and quick, on a stand-in whose builder chooses precisions
+description: small and quick, on a stand-in
 budget: {speed_up: 1.1, statistic: p50}
 """
+
+
+def built_on_a_stand_in(
+    inputs: Path, folder: Path, extends: str, device: str, version: str, dla: bool = False
+) -> list[str]:
+    """The words of the line that built the engine of a whole build."""
+    command, profile = argv(inputs, folder / "run", device), folder / "mine.yaml"
+    more = "device: {dla_core: 0}\n" if dla else ""
+    quick = QUICK.replace("measure: {", "measure: {cuda_graph: false, ") if dla else QUICK
+    profile.write_text(ON_A_STAND_IN.replace("EXTENDS", extends) + quick + more)
+    command[command.index("--target") + 1] = str(profile)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert ended.returncode in VERDICTS - {0}, ended.stdout + ended.stderr  # a stand-in passes nothing
+    bundle = folder / "run" / "bundle"
+    facts = json.loads((bundle / "engine.engine.json").read_text())
+    assert facts["builder"] == f"trtexec {version}" and facts["simulated"] is True
+    record = json.loads((bundle / "build.json").read_text())
+    assert record["device"]["simulated"] is True and record["stages"]["prune"]["facts"]["probes"]
+    [precision] = [gate for gate in record["gates"] if gate["metric"] == "fp16 in the engine"]
+    assert precision["value"] == 1.0
+    return facts["command"].split()
 
 
 @pytest.mark.slow
@@ -115,17 +158,38 @@ budget: {speed_up: 1.1, statistic: p50}
 def test_a_build_on_tensorrt_8_lets_it_choose_fp16_and_keeps_the_decoder(
     inputs: Path, tmp_path: Path, extends: str, device: str, version: str
 ) -> None:
-    command, profile = argv(inputs, tmp_path / "run", device), tmp_path / "mine.yaml"
-    profile.write_text(ON_8.replace("EXTENDS", extends) + QUICK)
-    command[command.index("--target") + 1] = str(profile)
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
-    assert ended.returncode in VERDICTS - {0}, ended.stdout + ended.stderr  # a stand-in passes nothing
-    bundle = tmp_path / "run" / "bundle"
-    facts = json.loads((bundle / "engine.engine.json").read_text())
-    assert facts["builder"] == f"trtexec {version}" and facts["simulated"] is True
-    told = facts["command"].split()
+    told = built_on_a_stand_in(inputs, tmp_path, extends, device, version)
     assert "--fp16" in told and "--stronglyTyped" not in told
     [kept] = [word for word in told if word.startswith("--layerPrecisions=")]
     assert kept.endswith(":fp32") and "/model.22/" in kept
-    record = json.loads((bundle / "build.json").read_text())
-    assert record["device"]["simulated"] is True and record["stages"]["prune"]["facts"]["probes"]
+    assert kept in (tmp_path / "run" / "bundle" / "README.md").read_text()  # the line to type by hand does the same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extends", "device", "version"),
+    [
+        ("jetson-orin-nano", "fake:orin-nano,tensorrt=10.7.0", "10.7.0"),
+        ("jetson-thor", "fake:thor,tensorrt=10.16.1", "10.16.1"),
+        ("jetson-agx-orin", "fake:agx-orin,jetpack=7.2,tensorrt=11.4.1", "11.4.1"),
+    ],
+)
+def test_a_build_on_tensorrt_10_or_11_leaves_the_precision_to_the_graph(
+    inputs: Path, tmp_path: Path, extends: str, device: str, version: str
+) -> None:
+    told = built_on_a_stand_in(inputs, tmp_path, extends, device, version)
+    names = {word.partition("=")[0] for word in told}
+    assert ("--stronglyTyped" in names) == version.startswith("10.")
+    assert not names & {"--fp16", "--int8", "--layerPrecisions", "--precisionConstraints"}
+    assert precision_of(tmp_path / "run" / "bundle" / "model.onnx") == "fp16"
+
+
+@pytest.mark.slow
+def test_a_build_for_a_dla_of_tensorrt_10_lets_it_choose_fp16_and_keeps_the_decoder(
+    inputs: Path, tmp_path: Path
+) -> None:
+    device = "fake:orin-nx,tensorrt=10.7.0"
+    told = built_on_a_stand_in(inputs, tmp_path, "jetson-orin-nx", device, "10.7.0", dla=True)
+    assert {"--fp16", "--useDLACore=0", "--allowGPUFallback"} <= set(told) and "--stronglyTyped" not in told
+    [kept] = [word for word in told if word.startswith("--layerPrecisions=")]
+    assert kept in (tmp_path / "run" / "bundle" / "README.md").read_text()
