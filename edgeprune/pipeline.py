@@ -16,6 +16,7 @@ from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
 from edgeprune.progress import Progress
 from edgeprune.records.build import BuildResult, MeasurementRow
+from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.scratch import scratch
@@ -32,7 +33,7 @@ from edgeprune.stages import (
     simplify,
     sparsify,
 )
-from edgeprune.stages.base import Build, BuildReporter, Stage, build_reporter_of
+from edgeprune.stages.base import Build, BuildReporter, Stage, Weights, build_reporter_of
 from edgeprune.stages.inputs import Inputs, build_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import Target, load_target
@@ -134,11 +135,24 @@ def build(
         if note := site.target.head_note(known=site.usable):
             reporter.note(note)
         reporter.note(str(inputs.size))
+        if before := _replaced(root, source):
+            reporter.note(before)
         state = Build(site, source, inputs.dataset, trust, workspace, reporter, command, size=inputs.size)
         state.levers = levers
         finished = run_stages(state, argv)
         carried = carry.carried_files(state) if carry.is_carried(state) else {}
         return write_results(state, argv, finished, carried)
+
+
+def _replaced(root: Path, source: Weights) -> str:
+    """What a run directory says about the weights of its last finished build, where they are others than these."""
+    try:
+        before = read_build(root).weights
+    except DataError:  # none has finished here, or its record cannot be read; it is written anew either way
+        return ""
+    if before.sha256 == source.sha256:
+        return ""
+    return f"{root} holds a build of {before.path}: its bundle and report are replaced at the end of this one"
 
 
 def _levers(

@@ -296,6 +296,7 @@ def read_state(root: Path) -> BuildState:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What makes two keys differ, one line an entry: ``params.budget.speed_up: 1.5 → 2.0``."""
     lines: list[str] = []
+    now = json.loads(json.dumps(now))  # as the other was read: a tuple is a list there
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             old, new = (str(side[name]) if name in side else "nothing" for side in (before, now))

@@ -13,15 +13,17 @@ import pytest
 from edgeprune.dataset import Dataset
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, StageError, TargetError
-from edgeprune.pipeline import STAGES, run_stages
+from edgeprune.pipeline import STAGES, _replaced, run_stages
 from edgeprune.records.show import read_build, stage_history
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import at_most_gate, info_gate
+from edgeprune.serial import write_json
 from edgeprune.stages.base import Build, Judgement, Output, SilentBuild, Stage, Weights
 from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record, Workspace, open_workspace
+from tests.records.sample import build_record
 
 
 class Log:
@@ -157,6 +159,17 @@ def test_an_informing_row_alone_is_no_verdict() -> None:
     from edgeprune.samples.gates import Verdict, overall_verdict
 
     assert overall_verdict([info_gate("one", "latency", 3.0, "ms")]) is Verdict.PENDING
+
+
+def test_a_folder_that_holds_a_build_of_other_weights_says_what_becomes_of_it(tmp_path: Path) -> None:
+    record = build_record()
+    same = Weights(Path("b.pt"), record.weights.sha256, "detect")
+    assert _replaced(tmp_path, same) == ""
+    (tmp_path / "bundle").mkdir()
+    write_json(tmp_path / "bundle" / "build.json", record)
+    assert _replaced(tmp_path, same) == ""
+    said = _replaced(tmp_path, Weights(Path("other.pt"), "f" * 64, "detect"))
+    assert said.startswith(f"{tmp_path} holds a build of {record.weights.path}: its bundle and report are replaced")
 
 
 def test_show_names_what_is_missing(tmp_path: Path) -> None:

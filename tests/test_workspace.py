@@ -139,6 +139,15 @@ def test_the_reason_for_a_new_run_names_what_changed(tmp_path: Path) -> None:
     assert differences(earlier[1].inputs, changed.inputs) == ["env.torch: nothing → 2", "params.imgsz: 320 → 640"]
 
 
+def test_a_key_that_was_written_and_read_differs_by_nothing(tmp_path: Path) -> None:
+    inputs = {"params.prune.ignore": (), "params.imgsz": (320, 640), "env.torch": "2"}
+    with open_workspace(tmp_path) as workspace:
+        publish(workspace, Key("export", inputs))
+        earlier = workspace.earlier(Key("export", {**inputs, "env.torch": "3"}))
+    assert earlier is not None
+    assert differences(earlier[1].inputs, {**inputs, "env.torch": "3"}) == ["env.torch: 2 → 3"]
+
+
 def test_nested_inputs_become_dotted_names() -> None:
     assert flat({"a": {"b": {"c": 1}, "d": None}, "e": {}}) == {"a.b.c": 1, "a.d": None, "e": {}}
 

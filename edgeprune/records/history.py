@@ -215,6 +215,7 @@ def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
         compared["accuracy"] = same_data.build.path
         change = build.accuracy - same_data.build.accuracy
         text = f"{build.metric} {same_data.build.accuracy:.4f} → {build.accuracy:.4f}"
+        text += "" if same_data.build.baseline == build.baseline else ", built from other weights"
         # what the target calls a loss, and more than other images would bring
         least = max(build.max_map_drop, CHANCE * math.hypot(entry.accuracy_error or 0, same_data.accuracy_error or 0))
         if change < -least:

@@ -122,7 +122,8 @@ def next_step(record: BuildRecord) -> NextStep | None:
         return NextStep("where the target's runtime is", record.next_command)
     again = shell_line(record.command)
     if record.verdict is Verdict.FAIL:
-        return NextStep("with what failed mended (finished stages are taken as they are)", again)
+        failed = dict.fromkeys(_remedy(gate, record) for gate in deciding_gates(record.gates, record.verdict))
+        return NextStep(f"with {' and '.join(failed)} (finished stages are taken as they are)", again)
     if record.verdict is Verdict.PENDING:
         return NextStep("where it can be measured", again)
     needs = dict.fromkeys(_need(gate, record) for gate in deciding_gates(record.gates, record.verdict))
@@ -131,6 +132,19 @@ def next_step(record: BuildRecord) -> NextStep | None:
     if list(needs) == [QUIET]:
         return NextStep(f"on {QUIET} (finished stages are taken as they are)", again)
     return NextStep(" and ".join(needs))
+
+
+def _remedy(gate: Gate, record: BuildRecord) -> str:
+    """What has to be another in the command, or in what it reads, for a gate that failed to pass."""
+    budget, epochs = record.target.budget, record.target.finetune.epochs
+    asked = f"--{budget.kind.replace('_', '-')}"
+    less = "lower" if budget.kind != "latency_ms" else "larger"
+    if gate.metric.endswith(DROP):
+        now = f"now {epochs}, {asked} {budget.value:g}"
+        return f"more --epochs or a {less} {asked} ({now}), for accuracy fell too far"
+    if "latency" in gate.metric or "speed-up" in gate.metric:
+        return f"a {less} {asked} (now {budget.value:g}), which the device does not reach"
+    return "what failed mended"
 
 
 def _need(gate: Gate, record: BuildRecord) -> str:

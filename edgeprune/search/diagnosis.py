@@ -34,6 +34,7 @@ from edgeprune.target.schema import CAPTURING
 
 EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
 MORE_IMAGES = 4  # times the target's batch
+LEAST_WEIGHTS = 30_000  # Ultralytics refuses to export a file below 0.1 MB, for it takes it for a broken one
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Diagnostician:
         for number, model in enumerate(_floors(self.pruner)):
             try:
                 engines.append(bench.compile(model, self.folder / f"floor-{number}", {}).required_engine)
-            except EdgepruneError as error:  # Ultralytics exports no model whose file is below 0.1 MB
+            except EdgepruneError as error:
                 if not engines:
                     raise
                 self.site.reporter.note(f"what fewer blocks can take counts as fixed: {first_line(error)}")
@@ -157,12 +158,18 @@ def offered_levers(target: Target) -> Iterator[tuple[str, dict[str, str | int | 
 
 
 def _floors(pruner: Pruner) -> Iterator[nn.Module]:
-    """The model at its least widths, then that without every block that can go, where there is one."""
+    """The model at its least widths, then that without every block that can go, where there is one; a step
+    wider where it is too small a file, by which the share of depth comes out smaller rather than larger."""
     names = [block.name for block in removable_blocks(pruner.original)]
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     for one in (pruner, *([pruner.without(outermost)] if outermost else [])):
         any_channels = {free.name: torch.zeros(len(free.parts), free.width) for free in one.dimensions}
-        plan = one.plan(widths=one.narrowest, scores=any_channels, importance="random")
+        allowed = {free.name: sorted(free.allowed) for free in one.dimensions if free.fixed is None}
+        for step in range(max(map(len, allowed.values()), default=1)):
+            widths = {name: some[min(step, len(some) - 1)] for name, some in allowed.items()}
+            plan = one.plan(widths=widths, scores=any_channels, importance="random")
+            if plan.params[1] >= LEAST_WEIGHTS:
+                break
         yield one.apply(plan, check=False)
 
 

@@ -107,6 +107,16 @@ def test_accuracy_regresses_by_what_the_target_calls_a_loss(tmp_path):
     assert found.builds[2].regressions == ("mAP50-95 0.5300 → 0.5000, more than 0.02",)
 
 
+def test_a_change_of_accuracy_says_where_it_began_from_other_weights(tmp_path):
+    pair = [built(tmp_path / "a", 1), built(tmp_path / "b", 2, accuracy=0.50)]
+    file = pair[1] / "bundle" / "build.json"
+    content = json.loads(file.read_text())
+    content["weights"]["sha256"] = "f" * 64
+    file.write_text(json.dumps(content))
+    [said] = history(pair).builds[1].regressions
+    assert said == "mAP50-95 0.5400 → 0.5000, built from other weights, more than 0.02"
+
+
 @pytest.mark.parametrize(("error", "regressed"), [(0.005, True), (0.02, False)])
 def test_a_loss_that_other_images_could_bring_is_no_regression(tmp_path, error, regressed):
     pair = [built(tmp_path / "a", 1, accuracy=0.54, error=error), built(tmp_path / "b", 2, accuracy=0.50, error=error)]

@@ -156,9 +156,14 @@ def told(record: BuildRecord) -> str:
     return printed.getvalue()
 
 
+def beside(record: BuildRecord) -> str:
+    """The page of a bundle."""
+    return readme(record, Path("model.onnx"))
+
+
 @pytest.mark.parametrize(
     ("text_of", "place"),
-    [(build_page, "above"), (build_markdown, "below"), (readme, "above"), (told, "below")],
+    [(build_page, "above"), (build_markdown, "below"), (beside, "above"), (told, "below")],
     ids=["page", "markdown", "readme", "terminal"],
 )
 def test_a_long_command_stands_once(text_of: Callable[[BuildRecord], str], place: str) -> None:

@@ -47,7 +47,7 @@ def test_a_stand_in_budget_is_announced_in_the_rows_of_the_gates(capsys: pytest.
     print_verdict(waiting)
     shown = " ".join(capsys.readouterr().out.split())
     assert words in shown and command not in shown
-    for text in (build_markdown(waiting), build_page(waiting), readme(waiting)):
+    for text in (build_markdown(waiting), build_page(waiting), readme(waiting, Path("model.onnx"))):
         assert words in text and text.count(command) == 1
     assert words in build_page(waiting).partition("</header>")[0]  # in the banner too, without the command
 
@@ -107,6 +107,22 @@ def test_an_undecided_build_that_waits_too_says_one_thing_to_do_next(capsys: pyt
     record = replace(undecided(FINDS_NOTHING, waiting), next_command="run-on-device.sh")
     words = next_words(record, capsys)
     assert words == "next, where the target's runtime is: run-on-device.sh"
+
+
+def test_what_failed_names_what_would_change_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def failed(*metrics: str) -> str:
+        gates = tuple(Gate("engine", metric, 0.0, 0.0, "", Verdict.FAIL, "") for metric in metrics)
+        return next_words(replace(build_record("FAIL"), gates=gates), capsys)
+
+    target = build_record("FAIL").target
+    flag, epochs = f"--{target.budget.kind.replace('_', '-')}", target.finetune.epochs
+    words = failed("mAP50-95 drop")
+    assert words.startswith(
+        f"next, with more --epochs or a lower {flag} (now {epochs}, {flag} {target.budget.value:g})"
+    )
+    assert words.endswith(AGAIN)
+    assert f"a lower {flag} (now" in failed("speed-up") and failed("size").startswith("next, with what failed mended")
+    assert failed("speed-up", "mAP50-95 drop").count(AGAIN) == 1
 
 
 @pytest.mark.parametrize("verdict", ["FAIL", "PENDING"])

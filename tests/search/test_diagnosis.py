@@ -13,11 +13,12 @@ from edgeprune import checkpoint
 from edgeprune.artifact import Artifact, Role
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
+from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, BaselineFacts, Diagnosis
 from edgeprune.report.diagnosis import diagnosis_lines, diagnosis_table
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch, PlanFound
-from edgeprune.search.diagnosis import Diagnostician, offered_levers
+from edgeprune.search.diagnosis import LEAST_WEIGHTS, Diagnostician, _floors, offered_levers
 from edgeprune.search.prober import Prober
 from edgeprune.stages import prune
 from edgeprune.stages.base import Build, SilentBuild, Weights
@@ -142,6 +143,15 @@ def test_what_the_unpruned_model_takes_is_not_timed_again_where_it_is_known_to_m
     for near in (None, 1.05):
         with pytest.raises(StageError, match="timed"):
             search.search(baseline, None, start_used=near)
+
+
+@pytest.mark.parametrize("name", ["yolo11n", "yolo26n"])
+def test_the_floors_are_no_smaller_than_what_ultralytics_exports(name: str) -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    pruner = Pruner(DetectionModel(f"{name}.yaml", nc=3, verbose=False), 64)
+    sizes = [sum(weight.numel() for weight in floor.parameters()) for floor in _floors(pruner)]
+    assert len(sizes) == 2 and sizes[1] >= LEAST_WEIGHTS
 
 
 @pytest.mark.parametrize(("refused", "said"), [("floor-0", "could not be measured"), ("floor-1", "counts as fixed")])
