@@ -1,29 +1,33 @@
 """Robustness: situations met by commands, hostile inputs by readers, kills, signals, damage and long runs.
 
-``python benchmarks/robustness.py`` writes ``robustness.md`` beside this file, whole, from one run: hours on two cores.
-``--cells`` and ``--inputs`` draw so many by chance (``--seed``), ``--slow`` of them at most of commands that train or
-measure, and ``--minutes`` ends the cells then; the page says what was run. ``--kills``, ``--builds`` and ``--benches``
-are counts. ``--only`` one part prints it and writes no page.
+``python benchmarks/robustness.py`` writes ``robustness.md`` beside this file, whole: hours on two cores. With
+``--kept`` a part that is finished is kept in that folder, and the same command goes on with the others; the page says
+which part ran when, and how it was asked for. ``--cells`` and ``--inputs`` draw so many by chance (``--seed``),
+``--slow`` of them at most of commands that train or measure, and ``--minutes`` ends the cells then; the page says what
+was run. ``--kills``, ``--builds`` and ``--benches`` are counts. ``--only`` one part prints it and writes no page.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.suite import commit  # noqa: E402
+from edgeprune.serial import read_json, write_json  # noqa: E402
+
 Case = TypeVar("Case")
+COUNTS = ("cells", "inputs", "slow", "seed", "minutes", "kills", "builds", "benches")
 PAGE = Path(__file__).with_suffix(".md")
 PARTS = {
     "situations": "Command × situation",
@@ -113,6 +117,25 @@ def kills(given: argparse.Namespace, names: Sequence[str]) -> str:
         return made.read_text()
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the page.
+
+    Attributes:
+        text: Markdown.
+        command: of its run.
+        commit: of the code.
+        machine: architecture and Python.
+        minutes: that it took beside the others.
+    """
+
+    text: str
+    command: str
+    commit: str
+    machine: str
+    minutes: float
+
+
 def part(name: str, given: argparse.Namespace) -> str:
     """One part as Markdown."""
     if name in KILLS:
@@ -120,32 +143,37 @@ def part(name: str, given: argparse.Namespace) -> str:
     return {"situations": situations, "hostile": hostile}[name](given)
 
 
-def whole(argv: Sequence[str]) -> dict[str, str]:
-    """Every part, each in a process of its own, side by side."""
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = {name: Path(folder) / f"{number}.json" for number, name in enumerate(PARTS)}
-        running = {
-            name: subprocess.Popen([sys.executable, __file__, *argv, "--only", name, "--output", str(output)])
-            for name, output in outputs.items()
-        }
-        failed = [name for name, process in running.items() if process.wait() != 0]
-        if failed:
-            raise SystemExit(f"no page is written: {', '.join(failed)} failed")
-        return {name: json.loads(output.read_text()) for name, output in outputs.items()}
+def whole(argv: Sequence[str], kept: Path) -> dict[str, Part]:
+    """Every part that is not kept, each in a process of its own, side by side; then all of them."""
+    outputs = {name: kept / f"{name.replace(' ', '-')}.json" for name in PARTS}
+    running = {
+        name: subprocess.Popen([sys.executable, __file__, *argv, "--only", name, "--output", str(output)])
+        for name, output in outputs.items()
+        if not output.is_file()
+    }
+    failed = [name for name, process in running.items() if process.wait() != 0]
+    if failed:
+        raise SystemExit(f"no page is written: {', '.join(failed)} failed")
+    return {name: read_json(Part, output) for name, output in outputs.items()}
 
 
-def page(parts: dict[str, str], argv: Sequence[str], minutes: float) -> str:
-    """The page of one run."""
-    first, *others = (parts[name].rstrip().splitlines() for name in KILLS)
+def page(parts: dict[str, Part]) -> str:
+    """The page, with each run that a part is from."""
+    first, *others = (parts[name].text.rstrip().splitlines() for name in KILLS)
     bodies = {
-        "situations": parts["situations"].rstrip(),
-        "hostile": parts["hostile"].rstrip(),
+        "situations": parts["situations"].text.rstrip(),
+        "hostile": parts["hostile"].text.rstrip(),
         "SIGKILL": "\n".join([*first, *(row for table in others for row in table[2:])]),
     }
-    command = shlex.join(["python", "benchmarks/robustness.py", *argv])
-    said = f"Written by one run of `{command}` in {minutes:.0f} minutes, on {platform.machine()} and Python "
+    runs: dict[tuple[str, str, str], list[str]] = {}
+    for name, one in parts.items():
+        runs.setdefault((one.command, one.commit, one.machine), []).append(f"{name} {one.minutes:.0f} minutes")
+    said = "\n".join(
+        f"- `{command}`, edgeprune {commit}, {machine}: {', '.join(names)}."
+        for (command, commit, machine), names in runs.items()
+    )
     sections = (f"## {PARTS[name]}\n\n{body}\n" for name, body in bodies.items())
-    return f"# Robustness\n\n{said}{platform.python_version()}.\n\n" + "\n".join(sections)
+    return f"# Robustness\n\nThe parts, side by side in each of these runs:\n\n{said}\n\n" + "\n".join(sections)
 
 
 def main() -> None:
@@ -160,14 +188,26 @@ def main() -> None:
     parser.add_argument("--builds", type=int, default=200)
     parser.add_argument("--benches", type=int, default=50)
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--kept", type=Path, help="folder of finished parts, with which the same command goes on")
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     given, began = parser.parse_args(), time.monotonic()
     if given.only:
         text = part(given.only, given)
-        print(text) if given.output is None else given.output.write_text(json.dumps(text))
+        if given.output is None:
+            print(text)
+            return
+        asked = [
+            f"--{name} {getattr(given, name)}" for name in COUNTS if getattr(given, name) != parser.get_default(name)
+        ]
+        command = " ".join(["python -m benchmarks.robustness", *asked])
+        machine = f"{platform.machine()}, Python {platform.python_version()}"
+        minutes = (time.monotonic() - began) / 60
+        write_json(given.output, Part(text, command, commit(), machine, minutes))
         return
-    argv = sys.argv[1:]
-    PAGE.write_text(page(whole(argv), argv, (time.monotonic() - began) / 60))
+    with tempfile.TemporaryDirectory() as folder:
+        kept = given.kept or Path(folder)
+        kept.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page(whole(sys.argv[1:], kept)))
     print(PAGE)
 
 

@@ -278,10 +278,12 @@ REGISTRY = (
     Benchmark(
         "robustness",
         "situations, hostile inputs, kills, long runs",
-        "-m benchmarks.robustness --inputs 520 --cells 700 --slow 16 --minutes 45 --kills 30 --builds 200 --benches 50",
+        "-m benchmarks.robustness --inputs 520 --cells 700 --slow 16 --minutes 45 --kills 30 --builds 200 --benches 50 "
+        "--kept {work}",
         "robustness.md",
         75,
         "none: counts",
+        goes_on=True,
     ),
     Benchmark(
         "gpu-check",
