@@ -263,7 +263,7 @@ REGISTRY = (
         "demo_ten_times.md",
         150,
         "ten runs, each one shown",
-        typed="the words above its table, which has four runs of ten",
+        typed="the words above its table, which has eight runs of ten",
     ),
     Benchmark(
         "ssh-turns",
