@@ -34,6 +34,7 @@ from edgeprune.reading import is_file, shown
 from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreign, ultralytics_reads
 
 RECTANGLE = "imgsz"  # key of our own metadata: height and width that a model was trained at, where it is no square
+EXPORTED = (".onnx", ".engine", ".plan", ".torchscript")  # what is made from a checkpoint
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
 
@@ -290,11 +291,17 @@ def refuse_foreign_classes(model: nn.Module) -> None:
             )
 
 
+def the_checkpoint_instead(path: Path | str) -> str:
+    """What to give where a checkpoint is asked for and this file is none by its name."""
+    exported = Path(path).suffix.lower() in EXPORTED
+    return "give the .pt that it was exported from" if exported else "give a checkpoint, a .pt file"
+
+
 def _find_file(path: Path | str) -> Path:
     """An existing file; a bare name of published weights is downloaded by Ultralytics where it keeps its weights."""
     file = Path(path)
     if file.suffix != ".pt":
-        raise DataError(f"{shown(path)} is not a .pt file; pass a checkpoint")
+        raise DataError(f"{shown(path)} is not a .pt file; {the_checkpoint_instead(path)}")
     if is_file(file):
         return file
     if file.name == str(path):

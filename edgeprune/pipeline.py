@@ -240,7 +240,9 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
             return build.workspace.publish(key, folder, output.artifacts, output.facts, time.perf_counter() - began)
     except EdgepruneError:
         if (logs := build.workspace.failed_logs(key)).is_dir():
-            build.reporter.note(f"what stage {stage.name} printed before it failed is in {logs}")
+            build.reporter.note(
+                f"stage {stage.name} ended without a result, for the reason below; its log is in {logs}"
+            )
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -29,6 +29,7 @@ from edgeprune.checkpoint import (
     shape_signature,
 )
 from edgeprune.errors import DataError, StageError
+from edgeprune.stages.inputs import _read_weights
 from tests.situations.models import answering, old_modules
 from tests.situations.models import model as small_model
 
@@ -431,6 +432,14 @@ def test_metadata_of_any_kind_is_read_right_or_refused_in_one_line(model, told, 
     assert 0 < found.stride <= 1024
     assert found.trained_imgsz is None or 0 < found.trained_imgsz <= 16_384
     assert found.signature is None or isinstance(found.signature, str)
+
+
+@pytest.mark.parametrize("read", [load, lambda path: _read_weights(path, trust=False)])
+def test_an_exported_file_is_answered_with_the_checkpoint_behind_it(read: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"give the \.pt that it was exported from"):
+        read(tmp_path / "model.onnx")
+    with pytest.raises(DataError, match=r"give a checkpoint, a \.pt file"):
+        read(tmp_path / "model.zip")
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model.pt", "nothing-of-this-name.pt", "model.onnx"])

@@ -81,7 +81,8 @@ def compare(
         write(output / "compare.json", result.json_text())
     if str(json) == "-":
         return
-    print_table(models_table(result), models_across=True)
+    judged = f"accuracy of {result.models[0].accuracy.images} images of split {result.split}"
+    print_table(models_table(result), judged, models_across=True)
     print_table(classes_table(result), models_across=True)
     for scene in result.scenes:
         say(f"{scene.image}: {'; '.join(f'{one.name} {differences_text(one)}' for one in scene.results[1:])}")

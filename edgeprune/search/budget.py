@@ -32,6 +32,7 @@ from edgeprune.target import Budget
 from edgeprune.target.schema import BUDGET_WINDOW
 
 UNREACHABLE_SHARE = 1e-6  # share of a latency that no plan reaches
+CLEARLY_OVER = 2.0  # times the budget, from which on a share in per cent puzzles
 NOT_NEAR = 1.15  # share of the budget from which on a model that was timed elsewhere surely misses it
 
 
@@ -186,8 +187,8 @@ class BudgetSearch:
             again = f"probe {number}, measured again for longer" if attempt else f"probe {number}"
             site.reporter.note(
                 f"{again}: MACs ×{plan.macs_speed_up:.2f}, {budget.statistic} {latency.baseline_ms:.2f} → "
-                f"{latency.candidate_ms:.2f} ms, {reading.used:.1%} of the budget "
-                f"({_ends(reading.used_low, reading.used_high)}), predicted {predicted:.1%} "
+                f"{latency.candidate_ms:.2f} ms, {share_text(reading.used)} the budget "
+                f"({_ends(reading.used_low, reading.used_high)}), predicted {share_text(predicted)} it "
                 f"({predicted / reading.used - 1:+.1%}){'; ' if reading.unsteady else ''}{reading.unsteady}"
             )
             return reading
@@ -225,7 +226,7 @@ class BudgetSearch:
         except EdgepruneError as error:  # the search has its plan; it is not lost for what is said about it
             self.site.reporter.note(f"what the budget costs could not be measured: {first_line(error)}")
             return None
-        for line in diagnosis_lines(found):
+        for line in diagnosis_lines(found, self.site.target.budget):
             self.site.reporter.note(line)
         return found
 
@@ -294,8 +295,26 @@ def _unpruned_gate(budget: Budget, used: float, used_high: float) -> Gate:
     return Gate("search", f"latency {budget.statistic}", budget.value * used, budget.value, "ms", Verdict.PASS, reason)
 
 
+def share_text(share: float) -> str:
+    """How much of a budget a latency takes, before "the budget": per cent while that reads as a share."""
+    return f"{share:.1%} of" if share < CLEARLY_OVER else f"{share:.2f} times"
+
+
+def rounded_down(value: float) -> float:
+    """To three digits, at most the value: what can be asked where this much was reached."""
+    return -rounded_up(-value)
+
+
+def rounded_up(value: float) -> float:
+    """To three digits, at least the value."""
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
+    return math.ceil(value / unit) * unit
+
+
 def _ends(low: float, high: float) -> str:
-    return f"{low:.1%} to {high:.1%}" if math.isfinite(high) else "too few samples for an interval"
+    if not math.isfinite(high):
+        return "too few samples for an interval"
+    return f"{low:.1%} to {high:.1%}" if high < CLEARLY_OVER else f"{low:.2f} to {high:.2f} times"
 
 
 def _metadata(plan: Plan) -> dict[str, Any]:
@@ -318,14 +337,20 @@ def _facts(probe: Probe, candidate: _Probed, kept: bool) -> ProbeFacts:
 
 
 def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, planner: Planner) -> str:
+    """What was asked, how far one gets, what to type next; the layers last, for they take lines."""
+    reading = floor.reading
+    faster, told = reading.speed_up_low > 1, math.isfinite(reading.used_high)
     if budget.kind == "latency_ms":
         reached = f"{budget.statistic} {latency.candidate_ms:.2f} ms"
+        sure = f"--latency-ms {rounded_up(budget.value * reading.used_high):g} or more" if told else ""
     else:
         reached = f"×{latency.speed_up:.2f}"
-    slower = "" if floor.reading.speed_up_low > 1 else ", which is not faster than the unpruned model beyond the noise"
-    held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
+        sure = f"--speed-up {rounded_down(budget.value / reading.used_high):g} or less" if told else ""
+    noise = "" if faster else ", which is not faster than the unpruned model beyond the noise"
     what = "the floor measured here is" if floor.candidate.exhausted else "the fastest of the probes measured here is"
+    ask = f"ask for {sure}, or take" if sure and faster else "take"
+    held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
     return (
-        f"the budget {budget} is out of reach for this model: {what} {reached}{slower}; the floor is held by {held}. "
-        "Ask for less, take a smaller scale of the model or a smaller --imgsz"
+        f"the budget {budget} is out of reach for this model: {what} {reached}{noise}; {ask} a smaller scale of the "
+        f"model or a smaller --imgsz. The floor is held by {held}"
     )

@@ -74,16 +74,23 @@ def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
 
 
 def _judge(build: Build, record: Record[FinetuneFacts]) -> Judgement:
-    training, goal = record.facts.training, record.facts.goal
-    reason = f"best epoch {training.best_epoch} of {training.epochs_run}"
+    section, facts = build.target.finetune, record.facts
+    teacher = (section.teacher or "the unpruned model") if section.distill else None
+    reason = training_text(facts.training, teacher, facts.goal)
+    return Judgement([info_gate("finetune", "mAP50-95 (PyTorch)", facts.training.map50_95, "", reason)])
+
+
+def training_text(training: TrainSummary, teacher: str | None, goal: AccuracyGoal | None) -> str:
+    """How fine-tuning went: which epoch was kept, and of what split its figure is; the teacher only where it taught."""
     if training.kept_given:
-        reason = f"epoch 0: none of {training.epochs_run} epochs was better than the pruned model, which is kept"
-    if build.target.finetune.distill:
-        reason += f", taught by {build.target.finetune.teacher or 'the unpruned model'}{_distances(training)}"
+        epochs = "the only epoch was not" if training.epochs_run == 1 else f"none of {training.epochs_run} epochs was"
+        text = f"epoch 0: {epochs} better on split val than the pruned model, which is kept as it was"
+    else:
+        text = f"best epoch {training.best_epoch} of {training.epochs_run} on split val"
+        text += f", taught by {teacher}{_distances(training)}" if teacher else ""
     if goal is not None:
-        reason += f", until within {goal.max_drop:g} of {goal.baseline:.4f}"
-    reason += "; the artifact is judged below"
-    return Judgement([info_gate("finetune", "mAP50-95 (PyTorch)", training.map50_95, "", reason)])
+        text += f", until within {goal.max_drop:g} of {goal.baseline:.4f}"
+    return f"{text}; the artifact is judged below"
 
 
 def _distances(training: TrainSummary) -> str:

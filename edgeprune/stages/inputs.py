@@ -117,7 +117,8 @@ def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Check
     if suffix == ".pt":
         loaded = checkpoint.load(weights, trust=trust)
         return Weights(loaded.path, loaded.sha256, loaded.task), loaded.stride, loaded
-    raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml)")
+    instead = checkpoint.the_checkpoint_instead(weights)
+    raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml); {instead}")
 
 
 def build_command(

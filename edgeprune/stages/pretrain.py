@@ -47,7 +47,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PretrainFacts]:
 
 def _judge(build: Build, record: Record[PretrainFacts]) -> Judgement:
     training = record.facts.training
-    reason = f"best epoch {training.best_epoch} of {training.epochs_run}"
+    reason = f"best epoch {training.best_epoch} of {training.epochs_run} on split val"
     return Judgement([info_gate("pretrain", "mAP50-95 (PyTorch)", training.map50_95, "", reason)])
 
 

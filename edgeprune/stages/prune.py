@@ -19,6 +19,7 @@ from edgeprune.report.diagnosis import warning_text
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, info_gate, pending_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
 from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
+from edgeprune.target import Budget
 from edgeprune.workspace import Key, Record
 
 PROFILES = "profiles"  # folder of the run directory for layer times: they outlive the stages that used them
@@ -44,7 +45,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
 
 def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     from edgeprune import checkpoint
-    from edgeprune.search.budget import BudgetSearch
+    from edgeprune.search.budget import BudgetSearch, rounded_down
 
     source = checkpoint.load(record_to_prune(build).path("model"))
     search = BudgetSearch(build.site, source, folder, build.dataset, importance_to_prune(build))
@@ -58,7 +59,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         if budget.value > limit:
             raise TargetError(
                 f"the budget {budget} is out of reach for this model: ×{limit:.2f} fewer MACs is all that its layers "
-                "allow. Ask for less, take a smaller scale of the model or a smaller --imgsz"
+                f"allow; ask for --macs-speed-up {rounded_down(limit):g} or less, or take a smaller scale of the model"
             )
         files, plan = search.prune_by_macs(budget.value)
     elif not build.site.usable:
@@ -115,15 +116,15 @@ def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
     baseline = build.record(BaselineFacts).path("engine")
     judged = latency.judge_latency(build.site, "prune", baseline, record.path("engine"), build.dataset)
     judgement = judgement_of(met_unpruned(judged) if record.facts.unpruned else judged)
-    return replace(judgement, gates=[*_price_rows(record.facts), *judgement.gates])
+    return replace(judgement, gates=[*_price_rows(record.facts, budget), *judgement.gates])
 
 
-def _price_rows(facts: PruneFacts) -> list[Gate]:
+def _price_rows(facts: PruneFacts, budget: Budget) -> list[Gate]:
     """A row that warns of a dear budget, whenever the stage is looked at: its notes are heard once."""
     found = facts.diagnosis
     if found is None or not found.dear:
         return []
-    return [info_gate("prune", "fixed part of the latency", 100 * found.fixed_share, "%", warning_text(found))]
+    return [info_gate("prune", "fixed part of the latency", 100 * found.fixed_share, "%", warning_text(found, budget))]
 
 
 def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:

@@ -65,8 +65,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[QatFacts]:
 
 def _judge(build: Build, record: Record[QatFacts]) -> Judgement:
     training = record.facts.training
-    best = f"best epoch {training.best_epoch} of {training.epochs_run}"
-    reason = "epoch 0: no epoch was better than ranges alone" if training.kept_given else best
+    best = f"best epoch {training.best_epoch} of {training.epochs_run} on split val"
+    reason = "epoch 0: no epoch was better on split val than ranges alone" if training.kept_given else best
     return Judgement([info_gate("qat", "mAP50-95 (PyTorch, INT8)", training.map50_95, "", reason)])
 
 

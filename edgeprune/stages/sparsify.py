@@ -63,9 +63,10 @@ def _run(build: Build, folder: Path, key: Key) -> Output[SparsifyFacts]:
 def _judge(build: Build, record: Record[SparsifyFacts]) -> Judgement:
     training, scales = record.facts.training, record.facts.scales
     before, after = 100 * scales.before.overall.share_off, 100 * scales.after.overall.share_off
+    reason = f"after {training.epochs_run} epochs, on split val"
     return Judgement(
         [
-            info_gate("sparsify", "mAP50-95 (PyTorch)", training.map50_95, "", f"after {training.epochs_run} epochs"),
+            info_gate("sparsify", "mAP50-95 (PyTorch)", training.map50_95, "", reason),
             info_gate("sparsify", "channels off", after, "%", f"{before:.1f} % before; {scales.summary}"),
         ]
     )

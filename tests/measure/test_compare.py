@@ -133,4 +133,5 @@ def test_the_command_compares_a_checkpoint_with_a_graph(folder, tmp_path, monkey
     done = CliRunner().invoke(app, [*(str(tmp_path / a) if (tmp_path / a).is_file() else a for a in arguments)])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "mAP50-95" in done.output and "lost" in done.output
+    assert "images of split val" in done.output
     assert "Side by side" in (folder / "digits" / "comparison" / "compare.html").read_text()

@@ -1,0 +1,39 @@
+"""What the row of fine-tuning says: which epoch was kept, on which split, and who taught it."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprune.settings import AccuracyGoal
+from edgeprune.stages.finetune import training_text
+from edgeprune.training.result import Epoch, TrainSummary
+
+TAUGHT = (Epoch(1, 1.0, {"train/kd_loss": 0.411}), Epoch(2, 2.0, {"train/kd_loss": 0.2}))
+GOAL = AccuracyGoal(baseline=0.5, max_drop=0.02)
+
+
+@pytest.mark.parametrize(
+    ("run", "best", "teacher", "text"),
+    [
+        (2, 2, None, "best epoch 2 of 2 on split val"),
+        (2, 1, "big.pt", "best epoch 1 of 2 on split val, taught by big.pt (distance of answers 0.411 → 0.2)"),
+        (
+            2,
+            0,
+            "big.pt",
+            "epoch 0: none of 2 epochs was better on split val than the pruned model, which is kept as it was",
+        ),
+        (
+            1,
+            0,
+            None,
+            "epoch 0: the only epoch was not better on split val than the pruned model, which is kept as it was",
+        ),
+    ],
+)
+def test_a_model_that_is_kept_as_it_was_was_taught_by_nobody(
+    run: int, best: int, teacher: str | None, text: str
+) -> None:
+    training = TrainSummary(run, best, TAUGHT[:run], 0.5, 1.0)
+    assert training_text(training, teacher, None) == f"{text}; the artifact is judged below"
+    assert training_text(training, teacher, GOAL).startswith(f"{text}, until within 0.02 of 0.5000")
