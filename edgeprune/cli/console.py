@@ -17,7 +17,7 @@ from edgeprune.cli.streams import results_console
 from edgeprune.input_size import pixels
 from edgeprune.report.history import change_text, created_text, device_names, figures_text
 from edgeprune.report.text import budget_text
-from edgeprune.report.verdict import COLUMNS, gate_cells, gate_text, next_step, short_reasons
+from edgeprune.report.verdict import COLUMNS, accuracy_warning, gate_cells, gate_text, next_step, short_reasons
 from edgeprune.samples.gates import Gate
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def print_verdict(record: BuildRecord) -> None:
 
 
 def print_next_step(record: BuildRecord) -> None:
-    """What comes after a build, where not all passed; a command stands on a line of its own."""
+    """What comes after a build that did not pass, and a warning before it; a command stands on a line of its own."""
+    if warning := accuracy_warning(record):
+        results_console().print(warning, style="yellow", markup=False)
     step = next_step(record)
     if step is not None and step.command:
         results_console().print(f"next, {step.words}:", markup=False)

@@ -21,6 +21,7 @@ from edgeprune.report.verdict import (
     COLUMNS,
     INTERVAL_TAIL,
     accuracy_text,
+    accuracy_warning,
     change_interval_text,
     change_text,
     deciding_gates,
@@ -64,6 +65,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         f"{target.accuracy.max_map_drop:g}.{_levers(record)}",
         deciding=[_gate_row(gate) for gate in deciding_gates(without_commands(gates), verdict)],
         tiles=_tiles(record),
+        warning=accuracy_warning(record),
         next_step=next_step(record),
         gate_columns=COLUMNS,
         gates=[_gate_row(gate) for gate in short_reasons(gates, *shown_once)],
@@ -183,6 +185,8 @@ def build_markdown(record: BuildRecord) -> str:
         "",
     ]
     lines += [accuracy_text(record), ""]
+    if warning := accuracy_warning(record):
+        lines += [f"**{warning}**", ""]
     if record.next_command:
         lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record.next_command}\n```", ""]
     if record.device is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgeprune.records.gates import drop_gate
 from edgeprune.report.table import Table
 from edgeprune.report.text import number_text, shell_line
 from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
@@ -101,6 +102,29 @@ def change_interval_text(drop: DropInterval) -> str:
 def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:
     """The gates that made the verdict of a build what it is; none when all passed."""
     return [] if verdict is Verdict.PASS else [gate for gate in gates if gate.verdict is verdict]
+
+
+def accuracy_warning(record: BuildRecord) -> str:
+    """That the accuracy of what waits for its runtime is lost already, and what to do first; empty where it is not, and
+    where the images leave it open: only a loss whose whole interval is over the limit counts."""
+    facts = record.stages.engine.facts
+    waits = any(gate.verdict is Verdict.PENDING and gate.metric.endswith(DROP) for gate in record.gates)
+    if not waits or facts.accuracy_drop is None:
+        return ""
+    gate = drop_gate(record.target, record.stages.baseline.facts, facts)
+    if gate.verdict is not Verdict.FAIL:
+        return ""
+    prune, less = record.stages.prune.facts, "ask for less"
+    if prune.stand_in(record.target.budget):  # no budget changes what stands in for it
+        planned = record.target.prune.planning_macs_speed_up
+        less = f"prune less (prune.planning_macs_speed_up in the profile, now {planned:g})"
+    ways = [] if prune.unpruned else ["train longer (--epochs)", less]
+    ways += ["take another precision"] if record.precision.startswith("int8") or not ways else []
+    _, metric, value, limit, *_ = gate_cells(gate)
+    return (
+        f"warning: the exported model already lost more accuracy than allowed ({metric} {value}, limit {limit}): it "
+        f"will very likely fail on the device too; {' or '.join(ways)} first"
+    )
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRe
 
 def readme(record: BuildRecord, graph: Path) -> str:
     """How to run what is in the bundle, whose ``model.onnx`` is ``graph``, and what is still to do."""
-    from edgeprune.report.verdict import accuracy_text, verdict_table
+    from edgeprune.report.verdict import accuracy_text, accuracy_warning, verdict_table
 
     target, files = record.target, record.bundle
     height, width = both_sides(target.imgsz)
@@ -241,6 +241,8 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
         text += (
             f"\nThe engine alone and its times, by hand, on the board, in a copy of this folder:\n\n```\n{lines}\n```\n"
         )
+    if warning := accuracy_warning(record):
+        text += f"\n**{warning}**\n"
     if record.next_command:
         text += f"\n## Still to do\n\nWhere the build was started:\n\n```\n{record.next_command}\n```\n"
     gates = verdict_table(record.gates, record.next_command, "the command above")

@@ -12,7 +12,7 @@ from edgeprune.records.build import BuildRecord, DeviceRow
 from edgeprune.records.facts import BaselineFacts, Change
 from edgeprune.records.gates import agreement_gate
 from edgeprune.report.build import build_markdown, build_page
-from edgeprune.report.verdict import gate_cells, gate_text
+from edgeprune.report.verdict import accuracy_warning, gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
 from edgeprune.stages.bundle import readme
@@ -123,6 +123,61 @@ def test_what_failed_names_what_would_change_it(capsys: pytest.CaptureFixture[st
     assert words.endswith(AGAIN)
     assert f"a lower {flag} (now" in failed("speed-up") and failed("size").startswith("next, with what failed mended")
     assert failed("speed-up", "mAP50-95 drop").count(AGAIN) == 1
+
+
+WAITING = pending_gate("engine", "mAP50-95 drop", 0.02, "mAP50-95", "run-on-device.sh")
+LOST = DropInterval(0.0443, 0.006, 87, 200)
+
+
+def lossy(drop: DropInterval | None, gate: Gate = WAITING) -> BuildRecord:
+    """A build that waits for its board, and whose ONNX lost this much."""
+    record = build_record("PENDING")
+    after = accuracy(0.55 - (0.0443 if drop is None else drop.drop))
+    facts = replace(record.stages.engine.facts, accuracy=after, accuracy_drop=drop)
+    engine = replace(record.stages.engine, facts=facts)
+    stages = replace(record.stages, engine=engine)
+    return replace(record, gates=(gate,), stages=stages, next_command="run-on-device.sh")
+
+
+def test_a_loss_that_is_certain_already_is_said_before_the_way_to_the_board(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = lossy(LOST)
+    words = accuracy_warning(record)
+    assert "more accuracy than allowed (mAP50-95 change -0.0443, limit -0.0200)" in words
+    assert words.endswith("train longer (--epochs) or ask for less first")  # its budget was searched
+    print_next_step(record)
+    shown = " ".join(capsys.readouterr().out.split())
+    banner = build_page(record).partition("</header>")[0]
+    for text in (shown, banner, build_markdown(record), readme(record, Path("model.onnx"))):
+        assert text.count(words) == 1 and text.index(words) < text.rindex("run-on-device.sh")
+
+
+def test_what_would_mend_a_certain_loss_is_what_the_build_obeys() -> None:
+    record = lossy(LOST)
+    prune = replace(record.stages.prune, facts=replace(record.stages.prune.facts, unpruned=True))
+    assert accuracy_warning(replace(record, stages=replace(record.stages, prune=prune))).endswith(
+        "; take another precision first"
+    )
+    guessed = replace(record.stages.prune, facts=replace(record.stages.prune.facts, probes=()))
+    stood_in = replace(record, stages=replace(record.stages, prune=guessed))
+    assert "or prune less (prune.planning_macs_speed_up in the profile, now 2) first" in accuracy_warning(stood_in)
+    target = record.target.model_copy(update={"precision": "int8"})
+    assert "ask for less or take another precision first" in accuracy_warning(replace(record, target=target))
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [None, DropInterval(0.0443, None, 8, 0), DropInterval(0.0443, 0.02, 87, 200), DropInterval(0.01, 0.001, 87, 200)],
+    ids=["older record", "too few images", "limit in the interval", "within the limit"],
+)
+def test_a_loss_that_is_not_certain_warns_of_nothing(drop: DropInterval | None) -> None:
+    assert accuracy_warning(lossy(drop)) == ""
+
+
+def test_a_loss_that_was_judged_needs_no_warning() -> None:
+    judged = accuracy_gate("engine", 0.55, 0.5057, 0.02, interval=LOST)
+    assert judged.verdict is Verdict.FAIL and accuracy_warning(lossy(LOST, judged)) == ""
 
 
 @pytest.mark.parametrize("verdict", ["FAIL", "PENDING"])
