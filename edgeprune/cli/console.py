@@ -107,6 +107,13 @@ def print_table(content: ReportTable, title: str | None = None, *, models_across
     console.print(table)
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Sentences that wrap between words."""
+    console = results_console()
+    for line in lines:
+        console.print(Text(line))
+
+
 def print_verdict(record: BuildRecord) -> None:
     """The verdict table of a build; on a narrow terminal a reason stands below its row."""
     console = results_console()

@@ -62,10 +62,10 @@ def prune(
       edgeprune prune best.pt --ratio 0.3 --dry-run --save-plan plan.json
       edgeprune prune best.pt --plan plan.json -o same.pt
     """
-    from edgeprune.cli.console import print_table
+    from edgeprune.cli.console import print_lines, print_table
     from edgeprune.pruning import api
     from edgeprune.pruning.choose import EXCHANGE_TOLERANCE
-    from edgeprune.report.plan import dimensions_table, plan_text
+    from edgeprune.report.plan import dimensions_table, left_alone_lines, plan_text
 
     if output is None and not dry_run:
         raise TargetError("say where the pruned checkpoint goes with -o FILE.pt, or look first with --dry-run")
@@ -93,7 +93,8 @@ def prune(
         trust=trust,
     )
     if dry_run:
-        print_table(dimensions_table(result.plan, result.savings), plan_text(result.plan))
+        print_table(dimensions_table(result.plan, result.savings))
+        print_lines(left_alone_lines(result.plan))
     if save_plan is not None:
         result.plan.save(save_plan)
     if result.size.differs:

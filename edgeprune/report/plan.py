@@ -21,21 +21,28 @@ def widths_table(plan: Plan) -> Table:
 
 
 def dimensions_table(plan: Plan, savings: Mapping[str, tuple[int, int]]) -> Table:
-    """Every dimension: width before and after, the share that goes, what that alone saves, and why it was left alone.
+    """Every dimension: width before and after, the share that goes, and what that alone saves.
 
     Args:
         plan: the plan.
         savings: multiply-accumulates and parameters by dimension.
     """
-    rows: list[tuple[str, ...]] = [(name, "block", "-", "100%", "", "", "") for name in plan.removed]
+    rows: list[tuple[str, ...]] = [(name, "block", "-", "100%", "", "") for name in plan.removed]
     for line in plan.dimensions:
         share = 1 - line.after / line.before
         saved = [f"-{count / 1e6:.3f} M" for count in savings.get(line.name, ())] or ["", ""]
         removed = f"{share:.0%}" if share else ""
-        reason = "" if share else line.fixed or ""
-        rows.append((line.name, str(line.before), str(line.after), removed, *saved, reason))
-    columns = ("dimension", "width", "after", "removed", "MACs alone", "parameters alone", "left alone because")
-    return Table.of(columns, rows)
+        rows.append((line.name, str(line.before), str(line.after), removed, *saved))
+    return Table.of(("dimension", "width", "after", "removed", "MACs alone", "parameters alone"), rows)
+
+
+def left_alone_lines(plan: Plan) -> list[str]:
+    """Why dimensions cannot change, a line a reason: in a column of a narrow terminal it would be a letter wide."""
+    names: dict[str, list[str]] = {}
+    for line in plan.dimensions:
+        if line.fixed and line.after == line.before:
+            names.setdefault(line.fixed, []).append(line.name)
+    return [f"left alone ({reason}): {', '.join(held)}" for reason, held in names.items()]
 
 
 def plan_text(plan: Plan) -> str:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from edgeprune.checkpoint import load, save, shape_signature
 from edgeprune.cli.pruning import register
 from edgeprune.errors import TargetError
+from edgeprune.pruning.api import prune
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def run():
     register(app)
 
     def invoke(*arguments):
-        result = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "160"})
+        result = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "80"})
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
@@ -53,7 +54,15 @@ def test_a_dry_run_shows_every_dimension_and_writes_nothing(run, weights, tmp_pa
     assert result.exit_code == 0
     assert "model.12.m.0.cv1" in result.output
     assert re.search(r"model\.\S+ .* \d+% .* -\d+\.\d{3} M .* -\d+\.\d{3} M", result.output)
-    assert "ignored by 'model.22.*'" in result.output
+    shown = result.output.splitlines()
+    assert max(map(len, shown)) <= 80
+    plan = prune(weights, ratio=0.5, ignore=["model.22.*"]).plan
+    for one in plan.dimensions:  # name and widths stand whole on one line
+        pattern = rf" *{re.escape(one.name)} *│ *{one.before} │ *{one.after} │.*"
+        assert any(re.fullmatch(pattern, line) for line in shown), one.name
+    ignored = [one.name for one in plan.dimensions if one.fixed == "ignored by 'model.22.*'"]
+    text = " ".join(result.output.split())
+    assert ignored and f"left alone (ignored by 'model.22.*'): {', '.join(ignored)}" in text
     assert not list(tmp_path.iterdir())
 
 
