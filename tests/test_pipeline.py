@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgeprune.dataset import Dataset
+from edgeprune.devices import device_named
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, StageError, TargetError
-from edgeprune.pipeline import STAGES, _replaced, run_stages
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError
+from edgeprune.pipeline import STAGES, _replaced, build, run_stages
 from edgeprune.records.show import read_build, stage_history
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import Availability
@@ -185,3 +187,18 @@ def test_show_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "build.json").write_text(json.dumps({"verdict": "PASS"}))
     with pytest.raises(DataError, match=r"is not a build\.json"):
         read_build(tmp_path)
+
+
+def test_a_named_device_of_another_kind_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device_named("").facts().l4t:
+        pytest.skip("this machine is of that kind")
+
+    def read(target: Any, weights: Path, *_: Any) -> SimpleNamespace:
+        return SimpleNamespace(target=target, weights=Weights(weights, "", "detect"))
+
+    monkeypatch.setattr("edgeprune.pipeline.read_inputs", read)
+    with pytest.raises(DeviceError, match="it is no Jetson") as refused:
+        build("jetson-orin", tmp_path / "a.pt", "data.yaml", device="local", out=tmp_path / "run")
+    assert refused.value.exit_code == 4 and not list(tmp_path.iterdir())

@@ -64,7 +64,7 @@ def open_site(
     """The target's runtime on its device, for as long as the block lasts.
 
     A runtime that is missing on this machine gives a site that is not usable; a device that the target names has to be
-    the target's board and to have the runtime.
+    the target's board, and another than this machine to have the runtime.
 
     Args:
         target: name of a shipped profile, path of a profile, or a target.
@@ -96,6 +96,11 @@ def open_site(
             available = Availability(False, difference, probe)  # of that program, whatever the system has besides
         if device.name != "local" and not available.ok:
             raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")
+        if board.host and runtime is None and not available.ok and (difference := mismatch(board, device.facts())):
+            raise DeviceError(
+                f"--device {board.host}, this machine: {difference}; allowed: user@host[:port] of such a device, or no "
+                f"--device, which leaves in a build what it would measure PENDING; next: {probe}"
+            )
         if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):
             reporter.note(f"warning: {doubt}")
         if used.name in ("tensorrt", "trtexec") and available.ok and (short := short_of_memory(device.facts())):

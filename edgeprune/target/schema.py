@@ -193,7 +193,8 @@ class Board(_Part):
     dla_cores: Annotated[int, Field(ge=0, le=2)] = 0
     """Deep-learning accelerator cores on the board."""
     host: str = ""
-    """Where the device is: ``user@host[:port]``; empty is this machine. ``--device`` replaces it."""
+    """Where the device is: ``user@host[:port]``, or ``local`` for this machine, which then has to be of the board's
+    family; empty is this machine, whatever it is. ``--device`` replaces it."""
     python: str = ""
     """Python on that device with NumPy and onnxruntime, for a runtime that needs one; found when empty."""
     lock_clocks: bool = True
@@ -445,8 +446,6 @@ class Target(_Part):
         for key, value in given.items():
             section, name = OVERRIDDEN.get(key, ("", key))
             (data[section] if section else data)[name] = value
-        if given.get("device") == "local":
-            data["device"]["host"] = ""
         return target_from(data, "command line")
 
 

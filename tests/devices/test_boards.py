@@ -518,6 +518,29 @@ def test_this_machine_is_no_jetson() -> None:
     assert "it is no Jetson" in mismatch(load_target("jetson-orin").device, device_named("").facts())
 
 
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [("jetson-orin", "it is no Jetson"), ("desktop-cuda", "no NVIDIA GPU"), ("desktop-tensorrt", "no NVIDIA GPU")],
+)
+def test_this_machine_is_refused_where_it_is_named_and_of_another_kind(name: str, seen: str) -> None:
+    here = device_named("")
+    if here.facts().gpus or here.facts().l4t:
+        pytest.skip("this machine is of that kind")
+    target = load_target(name)
+    with open_site(target) as site:
+        assert not site.usable  # unnamed: whoever goes on leaves gates PENDING
+    with pytest.raises(DeviceError, match=rf"--device local, .*{seen}.*; allowed: user@host.*; next: edgeprune device"):
+        with open_site(target.with_overrides(device="local")):
+            pytest.fail("it was opened")
+    elsewhere = target.model_copy(update={"device": target.device.model_copy(update={"host": "user@orin.invalid"})})
+    assert elsewhere.with_overrides(device="local").device.host == "local"  # it replaces the profile's device
+
+
+def test_this_machine_named_for_a_profile_of_its_kind_is_taken() -> None:
+    with open_site(load_target("cpu").with_overrides(device="local")) as site:
+        assert site.usable and site.device.name == "local"
+
+
 @pytest.mark.parametrize("text", ["fake:toaster", "fake:orin-nano,nonsense", "fake:orin-nano,drops=x"])
 def test_a_stand_in_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(TargetError, match="is no stand-in; allowed: orin-nano"):
