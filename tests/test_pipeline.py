@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from edgeprune import pipeline
 from edgeprune.dataset import Dataset
 from edgeprune.devices import device_named
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
-from edgeprune.pipeline import STAGES, _replaced, build, run_stages
+from edgeprune.pipeline import STAGES, _replaced, run_stages
 from edgeprune.records.show import read_build, stage_history
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import Availability
@@ -198,7 +199,7 @@ def test_a_named_device_of_another_kind_is_refused_before_anything_is_written(
     def read(target: Any, weights: Path, *_: Any) -> SimpleNamespace:
         return SimpleNamespace(target=target, weights=Weights(weights, "", "detect"))
 
-    monkeypatch.setattr("edgeprune.pipeline.read_inputs", read)
+    monkeypatch.setattr(pipeline, "read_inputs", read)
     with pytest.raises(DeviceError, match="it is no Jetson") as refused:
-        build("jetson-orin", tmp_path / "a.pt", "data.yaml", device="local", out=tmp_path / "run")
+        pipeline.build("jetson-orin", tmp_path / "a.pt", "data.yaml", device="local", out=tmp_path / "run")
     assert refused.value.exit_code == 4 and not list(tmp_path.iterdir())
