@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -240,11 +241,13 @@ def sparkline(values: list[float]) -> str:
 
 
 class Live:
-    """A bar with the latest medians and a sparkline of the first model; nothing on a stream that is not a screen."""
+    """A bar with the latest medians and a sparkline of the first model; a line now and then without a screen."""
 
     def __init__(self, enabled: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from edgeprune.cli.console import ProgressLines
 
         console = Console(stderr=True, highlight=False)
         self._bar = Progress(
@@ -255,6 +258,7 @@ class Live:
             transient=True,
             disable=not (enabled and console.is_terminal),
         )
+        self._lines = ProgressLines(sys.stderr) if enabled and not console.is_terminal else None
         self._task = self._bar.add_task("starting", total=None)
         self._first_ms: list[float] = []
 
@@ -264,8 +268,13 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if self._lines is not None:
+            self._lines.stop()
 
     def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
+        if self._lines is not None:
+            self._lines.update(text, done=done, total=total)
+            return
         self._first_ms += latest_ms[:1]
         from rich.markup import escape
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.markup import escape
 from rich.padding import Padding
@@ -27,17 +30,55 @@ if TYPE_CHECKING:
     from edgeprune.report.table import Table as ReportTable
     from edgeprune.target import Target
 
+FIRST_LINE_S, LONGEST_PAUSE_S = 20.0, 300.0  # of what is said where no terminal shows a bar
 INDENT = 4  # of what stands below a row
 MIN_WIDTH_FOR_REASONS = 120  # columns from which the reasons stand beside their gates
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "PENDING": "cyan", "info": "dim"}
+
+
+class ProgressLines:
+    """Says now and then what the work is at, where no terminal shows a bar: a log wants lines, not frames.
+
+    Args:
+        stream: where lines go.
+        first_s: seconds before the first line; pauses double from there on, so that short work says nothing and long
+            work fills no log.
+    """
+
+    def __init__(self, stream: TextIO, first_s: float = FIRST_LINE_S) -> None:
+        self._stream, self._pause_s = stream, first_s
+        self._text, self._began, self._ended = "", time.monotonic(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def update(self, text: str, *, done: int = 0, total: int = 0) -> None:
+        """What the work is at from now on."""
+        self._text = f"{text} ({done} of {total})" if total else text
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Say no more."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._pause_s):
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            try:
+                print(f"{time.monotonic() - self._began:.0f} s: {self._text}", file=self._stream, flush=True)
+            except (OSError, ValueError):  # nobody reads it any more, which ends no work
+                return
 
 
 class ConsoleReporter:
     """Draws a build as it goes; use it as a context manager so that the last bar is taken away on every exit."""
 
     def __init__(self) -> None:
-        # Made once, because stages redirect sys.stdout into their logs while a bar is on the screen.
+        # Made once, because stages redirect both streams into their logs while a bar is on the screen.
         self._console = results_console()
+        self._lines = None if self._console.is_terminal else ProgressLines(sys.stderr)
         self._live: Progress | None = None
         self._task: Any = None
 
@@ -48,13 +89,20 @@ class ConsoleReporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._clear()
+        if self._lines is not None:
+            self._lines.stop()
 
     def stage(self, name: str, number: int, total: int, reused: bool) -> None:
         self._clear()
+        if self._lines is not None:
+            self._lines.update(f"stage {name}")
         state = " [dim]reused[/dim]" if reused else ""
         self._console.print(f"[bold]\\[{number}/{total}] {name}[/bold]{state}")
 
     def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
+        if self._lines is not None:
+            self._lines.update(text, done=done, total=total)
+            return
         if self._live is None:
             self._live = Progress(
                 SpinnerColumn(),
@@ -65,7 +113,6 @@ class ConsoleReporter:
                 transient=True,
                 redirect_stdout=False,
                 redirect_stderr=False,
-                disable=not self._console.is_terminal,  # a log file wants lines, not frames
             )
             self._task = self._live.add_task("", total=None)
             self._live.start()

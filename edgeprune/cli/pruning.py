@@ -62,36 +62,38 @@ def prune(
       edgeprune prune best.pt --ratio 0.3 --dry-run --save-plan plan.json
       edgeprune prune best.pt --plan plan.json -o same.pt
     """
-    from edgeprune.cli.console import print_lines, print_table
+    from edgeprune.cli.console import ConsoleReporter, print_lines, print_table
     from edgeprune.pruning import api
     from edgeprune.pruning.choose import EXCHANGE_TOLERANCE
     from edgeprune.report.plan import dimensions_table, left_alone_lines, plan_text
 
     if output is None and not dry_run:
         raise TargetError("say where the pruned checkpoint goes with -o FILE.pt, or look first with --dry-run")
-    result = api.prune(
-        weights,
-        None if dry_run else output,
-        macs_speed_up=macs_speed_up,
-        params_ratio=params_ratio,
-        ratio=ratio,
-        plan=plan,
-        data=data,
-        images=images,
-        batch=batch,
-        imgsz=imgsz,
-        importance=importance,
-        normalisation=normalisation,
-        scope=cast(Any, scope),  # checked by the function
-        iterative_steps=iterative_steps,
-        drop_blocks=drop_blocks,
-        ignore=ignore or (),
-        max_ratio=_shares(max_ratio or []),
-        align=align,
-        min_width=min_width,
-        seed=seed,
-        trust=trust,
-    )
+    with ConsoleReporter() as reporter:
+        result = api.prune(
+            weights,
+            None if dry_run else output,
+            macs_speed_up=macs_speed_up,
+            params_ratio=params_ratio,
+            ratio=ratio,
+            plan=plan,
+            data=data,
+            images=images,
+            batch=batch,
+            imgsz=imgsz,
+            importance=importance,
+            normalisation=normalisation,
+            scope=cast(Any, scope),  # checked by the function
+            iterative_steps=iterative_steps,
+            drop_blocks=drop_blocks,
+            ignore=ignore or (),
+            max_ratio=_shares(max_ratio or []),
+            align=align,
+            min_width=min_width,
+            seed=seed,
+            trust=trust,
+            progress=reporter,
+        )
     if dry_run:
         print_table(dimensions_table(result.plan, result.savings))
         print_lines(left_alone_lines(result.plan))
@@ -165,9 +167,10 @@ def sensitivity(
     size = checkpoint.size_for(command=imgsz)
     if size.differs:
         say(str(size))
-    batches = labelled_batches(checkpoint, data, size.side, images=images, batch=batch, seed=seed, trust=trust)
-    pruner = Pruner(checkpoint.model, size.side, align=align, ignore=ignore or ())
     with ConsoleReporter() as reporter:
+        reporter.progress("reading images")
+        batches = labelled_batches(checkpoint, data, size.side, images=images, batch=batch, seed=seed, trust=trust)
+        pruner = Pruner(checkpoint.model, size.side, align=align, ignore=ignore or ())
         result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=reporter.progress)
     print_table(sensitivity_table(result), sensitivity_text(result))
     if output is not None:

@@ -14,6 +14,7 @@ from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
+from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
@@ -68,6 +69,7 @@ def prune(
     min_width: int = 8,
     seed: int = 0,
     trust: bool = False,
+    progress: Progress | Reporter | None = None,
 ) -> PruneResult:
     """Remove channels (and blocks) from a model; exactly one of the first four options says how much.
 
@@ -95,12 +97,14 @@ def prune(
         min_width: and not less than this.
         seed: of the random criterion and of the draw of images.
         trust: load a checkpoint with classes outside Ultralytics and torch (it can run any code).
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
         TargetError: not exactly one request, one that is out of reach, or arguments that contradict each other.
         DataError: the weights or the dataset cannot be read.
         StageError: the model cannot be pruned, or the pruned one is not what the plan says.
     """
+    tell = reporter_of(progress).progress
     if isinstance(plan, (str, Path)):
         plan = Plan.load(plan)
     if plan is not None and any(value is not None for value in (macs_speed_up, params_ratio, ratio)):
@@ -120,15 +124,18 @@ def prune(
     if data is not None:
         if checkpoint is None:
             raise TargetError("data= needs a checkpoint, which says its task; pass batches= for a bare model")
+        tell("reading images for the importance of channels")
         batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed, trust=trust)
     batches = None if batches is None else list(batches)
     removed = plan.removed if plan is not None else ()
     if drop_blocks and plan is None:
         if batches is None:
             raise TargetError("drop_blocks ranks blocks by the loss: pass data=, or --data DATA.yaml")
-        removed = tuple(least_important_blocks(model, drop_blocks, batches))
+        removed = tuple(least_important_blocks(model, drop_blocks, batches, progress=tell))
+    tell("tracing the model")
     pruner = Pruner(model, side, ignore=ignore, max_ratio=max_ratio, align=align, min_width=min_width, removed=removed)
     if plan is None:
+        tell("ranking channels")
         plan = pruner.plan(
             macs_speed_up=macs_speed_up,
             params_ratio=params_ratio,
@@ -139,7 +146,9 @@ def prune(
             seed=seed,
             iterative_steps=iterative_steps,
             normalisation=normalisation,
+            progress=tell,
         )
+    tell("narrowing the model and comparing its outputs")
     pruned = pruner.apply(plan)
     count = parameter_count(pruned)
     if count != plan.params[1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from edgeprune.errors import DataError
+from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.loss import batch_loss, loss_model
 from edgeprune.pruning.structure import Structure
 
 
-def channel_gradients(model: nn.Module, structure: Structure, batches: Iterable[Batch]) -> np.ndarray:
+def channel_gradients(
+    model: nn.Module, structure: Structure, batches: Iterable[Batch], *, progress: Progress = silent
+) -> np.ndarray:
     """Derivative of each batch's loss by a factor on each unit's output; float32 of shape (batches, units).
 
     A factor on a channel is a common factor on its normalisation's scale and shift, or, where there is none, on its
@@ -36,6 +39,7 @@ def channel_gradients(model: nn.Module, structure: Structure, batches: Iterable[
     ]
     rows = []
     for batch in batches:
+        progress(f"ranking channels: images of batch {len(rows) + 1}", done=len(rows), total=_count(batches))
         differentiable.zero_grad(set_to_none=True)
         loss = batch_loss(differentiable, batch)
         if not torch.isfinite(loss):
@@ -48,6 +52,10 @@ def channel_gradients(model: nn.Module, structure: Structure, batches: Iterable[
     if not rows:
         raise DataError("there is no calibration batch; pass at least one labelled batch")
     return np.stack(rows)
+
+
+def _count(batches: Iterable[Batch]) -> int:
+    return len(batches) if isinstance(batches, Sized) else 0
 
 
 @torch.no_grad()

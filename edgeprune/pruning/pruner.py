@@ -17,6 +17,7 @@ from torch import nn
 from edgeprune.checkpoint import parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
 from edgeprune.input_size import Size, taken_size
+from edgeprune.progress import Progress, silent
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
@@ -141,6 +142,8 @@ class Pruner:
         batches: Iterable[Batch] | None = None,
         seed: int = 0,
         normalisation: str | None = None,
+        *,
+        progress: Progress = silent,
     ) -> Scores:
         """Importance of every channel that may go: per free dimension, float64 of shape (parts, width).
 
@@ -160,7 +163,7 @@ class Pruner:
                 raise TargetError(
                     f"importance '{importance}' needs labelled batches: pass batches=, or --data DATA.yaml"
                 )
-            gradients = torch.from_numpy(channel_gradients(self.model, self.structure, batches))
+            gradients = torch.from_numpy(channel_gradients(self.model, self.structure, batches, progress=progress))
         modules = dict(self.model.named_modules())
         result: Scores = {}
         with torch.no_grad(), equivalence.single_thread():
@@ -189,6 +192,7 @@ class Pruner:
         scores: Scores | None = None,
         iterative_steps: int = 1,
         normalisation: str | None = None,
+        progress: Progress = silent,
     ) -> Plan:
         """Choose what to keep; exactly one of the first four says how much. The rest as in
         :func:`~edgeprune.pruning.api.prune`.
@@ -220,11 +224,11 @@ class Pruner:
             batches = None if batches is None else list(batches)
             importance = resolve_importance(importance, batches)
             scores = self._stepwise_scores(
-                kind, amount, iterative_steps, importance, scope, batches, seed, normalisation
+                kind, amount, iterative_steps, importance, scope, batches, seed, normalisation, progress
             )
         if scores is None:
             importance = resolve_importance(importance, batches)
-            scores = self.scores(importance, batches, seed, normalisation)
+            scores = self.scores(importance, batches, seed, normalisation, progress=progress)
         if widths is not None:
             chosen = self._allowed_widths(widths)
         else:
@@ -367,6 +371,7 @@ class Pruner:
         batches: Sequence[Batch] | None,
         seed: int,
         normalisation: str | None,
+        progress: Progress,
     ) -> Scores:
         """Scores whose order is the order in which channels go when they are ranked anew after every step.
 
@@ -379,7 +384,8 @@ class Pruner:
         }
         pruner = self
         for step in range(1, steps + 1):
-            current = pruner.scores(importance, batches, seed, normalisation)
+            progress(f"ranking channels: step {step} of {steps}", done=step - 1, total=steps)
+            current = pruner.scores(importance, batches, seed, normalisation, progress=progress)
             for dimension in self.dimensions:
                 if dimension.fixed is None:
                     alive = ~removed[dimension.name]

@@ -74,7 +74,7 @@ def sensitivity(
     pruner.refuse_fixed()
     batches = list(batches)
     importance = resolve_importance(importance, batches)
-    scores = pruner.scores(importance, batches) if scores is None else scores
+    scores = pruner.scores(importance, batches, progress=progress) if scores is None else scores
     differentiable = loss_model(pruner.model)
     unpruned_loss = mean_loss(differentiable, batches)
     points: list[Point] = []

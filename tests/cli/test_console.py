@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
 
+from edgeprune.cli import console
 from edgeprune.cli.console import (
     print_doctor,
     print_history,
@@ -72,6 +76,32 @@ def test_targets_and_history_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, shown)) <= 80
     assert all(any(target.name in line and str(target.budget) in line for line in shown) for target in targets)
     assert any("nothing to compare with" in line for line in shown)
+
+
+def test_long_work_says_without_a_terminal_what_it_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = threading.Event()
+
+    class Heard(io.StringIO):
+        def flush(self) -> None:
+            said.set()
+
+    monkeypatch.setattr(console, "LONGEST_PAUSE_S", 1e-3)
+    lines = console.ProgressLines(stream := Heard(), first_s=1e-3)
+    lines.update("ranking channels", done=3, total=16)
+    assert said.wait(60)
+    lines.stop()
+    assert re.fullmatch(r"(\d+ s: ranking channels \(3 of 16\)\n)+", stream.getvalue())
+
+
+def test_short_work_says_nothing_and_a_stream_that_is_gone_ends_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.ConsoleReporter() as reporter:
+        reporter.progress("quick")
+    assert capsys.readouterr() == ("", "")
+    gone = io.StringIO()
+    gone.close()
+    lines = console.ProgressLines(gone, first_s=0.0)
+    lines.update("long")
+    lines.stop()
 
 
 def test_pip_is_the_one_of_the_interpreter_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:

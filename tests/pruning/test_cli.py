@@ -56,7 +56,9 @@ def test_a_dry_run_shows_every_dimension_and_writes_nothing(run, weights, tmp_pa
     assert re.search(r"model\.\S+ .* \d+% .* -\d+\.\d{3} M .* -\d+\.\d{3} M", result.output)
     shown = result.output.splitlines()
     assert max(map(len, shown)) <= 80
-    plan = prune(weights, ratio=0.5, ignore=["model.22.*"]).plan
+    said = []
+    plan = prune(weights, ratio=0.5, ignore=["model.22.*"], progress=lambda text, **_: said.append(text)).plan
+    assert said == ["tracing the model", "ranking channels", "narrowing the model and comparing its outputs"]
     for one in plan.dimensions:  # name and widths stand whole on one line
         pattern = rf" *{re.escape(one.name)} *│ *{one.before} │ *{one.after} │.*"
         assert any(re.fullmatch(pattern, line) for line in shown), one.name
