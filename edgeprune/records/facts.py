@@ -216,7 +216,13 @@ class PruneFacts:
         if budget.kind == "macs_speed_up" or self.probes or self.macs.ratio <= 1:
             return ""
         asked = f"{budget.value:g} ms" if budget.kind == "latency_ms" else f"×{budget.value:g}"
-        return f"pruned to a stand-in, ×{self.macs.ratio:.2f} fewer MACs, whatever {asked} means on the device"
+        return f"pruned to a stand-in, {self.price}, whatever {asked} means on the device"
+
+    @property
+    def price(self) -> str:
+        """What a plan that no latency led to gives up, in words: few MACs may lie in many parameters."""
+        gone = 1 - self.parameters.after / self.parameters.before
+        return f"×{self.macs.ratio:.2f} fewer MACs, which costs {gone:.0%} of the parameters"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.export.result import LintFinding, ParityInfo
 from edgeprune.records.build import BuildRecord
-from edgeprune.records.facts import BaselineFacts, Change, EngineFacts, SimplifyFacts
+from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, SimplifyFacts
 from edgeprune.runtimes.precision_truth import LEAST_SHARE, PrecisionShare
 from edgeprune.samples.gates import (
     Gate,
@@ -69,9 +69,11 @@ def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:
     return replace(gate, reason=reason)
 
 
-def macs_gate(macs: Change, least: float) -> Gate:
+def macs_gate(facts: PruneFacts, least: float) -> Gate:
     """A budget of multiply-accumulates."""
-    return at_least_gate("prune", "MACs speed-up", macs.ratio, least, "×", "counted from the widths of the plan")
+    reason = "counted from the widths of the plan"
+    reason = reason if facts.unpruned else f"{reason}: {facts.price}"
+    return at_least_gate("prune", "MACs speed-up", facts.macs.ratio, least, "×", reason)
 
 
 def nodes_gate(facts: SimplifyFacts) -> Gate:
@@ -151,7 +153,7 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     in_ms = budget.kind == "latency_ms"
     itself = stages.prune.facts.unpruned and not in_ms  # as fast as itself, whatever a clock says
     if budget.kind == "macs_speed_up":
-        yield macs_gate(stages.prune.facts.macs, budget.value)
+        yield macs_gate(stages.prune.facts, budget.value)
     elif itself:
         yield unpruned_gate("prune", budget.value)
     else:

@@ -64,7 +64,6 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         files, plan = search.prune_by_macs(budget.value)
     elif not build.site.usable:
         stand_in = min(build.target.prune.planning_macs_speed_up, limit)
-        build.reporter.note(f"{budget} cannot be measured here: pruning to a stand-in, ×{stand_in:.2f} fewer MACs")
         files, plan = search.prune_by_macs(stand_in)
     else:
         baseline = build.record(BaselineFacts).path("engine")
@@ -76,20 +75,22 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         if build.finished(SparsifyFacts) is not None:
             files, plan = _unpruned(build, folder)
     plan.save(folder / "plan.json")
-    return Output(
-        {**artifacts_of(files), "plan": folder / "plan.json"},
-        PruneFacts(
-            probes=probes,
-            macs=Change(*plan.macs),
-            parameters=Change(*plan.params),
-            signature=plan.result_shapes,
-            plan=plan.digest,
-            importance=plan.settings.importance,
-            removed=plan.removed,
-            unpruned=unpruned,
-            diagnosis=diagnosis,
-        ),
+    facts = PruneFacts(
+        probes=probes,
+        macs=Change(*plan.macs),
+        parameters=Change(*plan.params),
+        signature=plan.result_shapes,
+        plan=plan.digest,
+        importance=plan.settings.importance,
+        removed=plan.removed,
+        unpruned=unpruned,
+        diagnosis=diagnosis,
     )
+    if not unpruned and budget.kind == "macs_speed_up":
+        build.reporter.note(facts.price)
+    elif words := facts.stand_in(budget):
+        build.reporter.note(f"{budget} cannot be measured here: {words}")
+    return Output({**artifacts_of(files), "plan": folder / "plan.json"}, facts)
 
 
 def _unpruned(build: Build, folder: Path) -> tuple[compiling.CompiledFiles, Plan]:
@@ -105,7 +106,7 @@ def _unpruned(build: Build, folder: Path) -> tuple[compiling.CompiledFiles, Plan
 def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
     budget = build.target.budget
     if budget.kind == "macs_speed_up":
-        return Judgement([macs_gate(record.facts.macs, budget.value)])
+        return Judgement([macs_gate(record.facts, budget.value)])
     if record.facts.unpruned and budget.kind == "speed_up":
         return Judgement([unpruned_gate("prune", budget.value)])
     metric = f"latency {budget.statistic}" if budget.kind == "latency_ms" else "latency speed-up"

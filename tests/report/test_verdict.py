@@ -10,7 +10,7 @@ import pytest
 from edgeprune.cli.console import print_next_step, print_verdict
 from edgeprune.records.build import BuildRecord, DeviceRow
 from edgeprune.records.facts import BaselineFacts, Change
-from edgeprune.records.gates import agreement_gate
+from edgeprune.records.gates import agreement_gate, macs_gate
 from edgeprune.report.build import build_markdown, build_page
 from edgeprune.report.verdict import accuracy_warning, gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
@@ -39,7 +39,9 @@ def test_a_stand_in_budget_is_announced_in_the_rows_of_the_gates(capsys: pytest.
     record = build_record("PENDING")
     pruned = replace(record.stages.prune.facts, probes=(), macs=Change(2_000, 1_000))
     words = pruned.stand_in(Budget(latency_ms=4.0))
-    assert words == "pruned to a stand-in, ×2.00 fewer MACs, whatever 4 ms means on the device"
+    price = "×2.00 fewer MACs, which costs 60% of the parameters"
+    assert words == f"pruned to a stand-in, {price}, whatever 4 ms means on the device"
+    assert macs_gate(pruned, 2.0).reason.endswith(price)  # nothing else says what such a budget costs
     assert words.replace("4 ms", "20 ms") in (ROOT / "docs" / "jetson.md").read_text()
     command = "run-on-device.sh"
     gate = pending_gate("prune", "latency p95", 4.0, "ms", command, but=words)
