@@ -113,7 +113,7 @@ def test_the_page_says_which_file_runs_anywhere_and_which_only_where_it_was_buil
     assert "| `model.onnx` | **load this anywhere**" in page
     assert "| `engine.engine` | TensorRT's engine: **for the board and the TensorRT version that built it**" in page
     record = replace(read_build(bundle), bundle={"model.onnx": "", "engine.onnx": ""})
-    page = (write_bundle(bundle.parent, {}, record) / "README.md").read_text()
+    page = (write_bundle(bundle.parent, {}, record, bundle / "model.onnx") / "README.md").read_text()
     [line] = [line for line in page.splitlines() if line.startswith("| `engine.onnx` |")]
     assert "for the machine that built it: **load it only there**" in line
 

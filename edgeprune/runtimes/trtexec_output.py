@@ -259,8 +259,13 @@ def meaning_of(log: str) -> str:
         for pattern, meaning in MEANINGS:
             if found := re.search(pattern, text, re.MULTILINE):
                 return meaning.format(all=found[0].strip(), **found.groupdict())
-    errors = [line for line in lines if "[E]" in line]
-    return re.sub(r"^.*?\[E\]\s*", "", errors[0]).strip() if errors else ""
+    return _first_error(log)
+
+
+def _first_error(log: str) -> str:
+    """The first line that trtexec or TensorRT marked as an error, without time and mark; empty where there is none."""
+    errors = [line for line in log.splitlines() if "[E]" in line]
+    return re.sub(r"^.*?\[E\]\s*(?:\[TRT\]\s*)?", "", errors[0]).strip() if errors else ""
 
 
 def failure(argv: list[str], returncode: int, log: str) -> ToolError:
@@ -269,8 +274,9 @@ def failure(argv: list[str], returncode: int, log: str) -> ToolError:
     tail = "\n".join(log.strip().splitlines()[-TAIL_LINES:])
     if returncode in KILLED:  # a device that runs out of memory kills the largest process without a word in its log
         meaning = f"it was killed: the device ran out of memory; {MORE_MEMORY}"
-    elif PASSED in log:  # what it logged before is no cause: TensorRT logs errors that it then gets along without
+    elif PASSED in log:  # what it logged before need not be the cause: TensorRT gets along without some of it
         meaning = f"it did its work ({PASSED}) and crashed at its end: look at the libraries that it loads (ldd)"
+        meaning += f"; it had logged: {said}" if (said := _first_error(log)) else ""
     else:
         meaning = meaning_of(log)
     error = ToolError(argv, returncode, f"{tail}\n{meaning}" if meaning else tail)

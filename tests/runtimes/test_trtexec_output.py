@@ -133,6 +133,7 @@ def test_a_real_build_of_8_6_took_the_line_as_it_was_meant():
 def test_a_crash_behind_a_finished_build_is_not_put_down_to_what_was_logged_before():
     told = str(failure(["trtexec", "--onnx=m.onnx"], -11, REAL_BUILD))
     assert "did its work" in told and "crashed at its end" in told
+    assert "it had logged: 1: [myelinCache" in told and "had logged" not in str(failure(["trtexec"], -11, PASSED))
     assert "Myelin" in meaning_of(REAL_BUILD)
 
 
