@@ -165,11 +165,13 @@ def _floors(pruner: Pruner) -> Iterator[nn.Module]:
     for one in (pruner, *([pruner.without(outermost)] if outermost else [])):
         any_channels = {free.name: torch.zeros(len(free.parts), free.width) for free in one.dimensions}
         allowed = {free.name: sorted(free.allowed) for free in one.dimensions if free.fixed is None}
-        for step in range(max(map(len, allowed.values()), default=1)):
+        step, widest = 0, max(map(len, allowed.values()), default=1) - 1
+        while True:
             widths = {name: some[min(step, len(some) - 1)] for name, some in allowed.items()}
             plan = one.plan(widths=widths, scores=any_channels, importance="random")
-            if plan.params[1] >= LEAST_WEIGHTS:
+            if plan.params[1] >= LEAST_WEIGHTS or step >= widest:
                 break
+            step += 1
         yield one.apply(plan, check=False)
 
 
