@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.export_precision import latencies
 from benchmarks.page import printed_by, table
 from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
@@ -34,13 +35,9 @@ from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.quiet import quiet
-from edgeprune.runtimes.base import BenchSettings
-from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.average_precision import drop_interval
-from edgeprune.samples.statistics import ratio, value_of
 
 SPLITS = ("val", "test")
-PER_ROUND = 5
 COLUMNS = ("model", "form", *(f"mAP50-95 {split}" for split in SPLITS), "p50 ms", "against FP32", "bare loop", "MB")
 
 
@@ -89,16 +86,10 @@ def measured(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.N
             unpruned, quantised = load_per_image(source.with_suffix(f".{split}.npz")), load_per_image(kept)
             interval = drop_interval(unpruned, quantised, drop)
             figures["forms"][name] |= {split: found, f"{split} ±": interval.upper(0.975) - drop}
-    settings = BenchSettings(threads=1, rounds=20, per_round=PER_ROUND, warmup_s=0.5)
-    base, *others = OnnxRuntime().latency(list(forms.values()), settings)
-    bare = bare_loop(list(forms.values()))
-    for name, found, alone in zip(forms, (base, *others), bare, strict=True):
-        faster = ratio(base.values, found.values, block=PER_ROUND)
-        figures["forms"][name] |= {
-            "ms": value_of(found.values, "p50"),
-            "speed_up": [faster.low, faster.ratio, faster.high],
-            "bare": bare[0] / alone,
-        }
+    models = list(forms.values())
+    timed, bare = latencies(models), bare_loop(models)
+    for name, found, alone in zip(forms, timed, bare, strict=True):
+        figures["forms"][name] |= {**found, "bare": bare[0] / alone}
     return figures
 
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
+from edgeprune.frontier.choose import LEAST_GAIN, loss
 from edgeprune.frontier.levers import forms
 from edgeprune.frontier.output_form import choose_output
 from edgeprune.frontier.screening import Screening, screen
@@ -21,7 +22,6 @@ from edgeprune.records.frontier import Screened
 from edgeprune.runtimes.site import Site
 from edgeprune.target import Target
 
-LEAST_GAIN = 1.02  # a number format that is not faster by this has nothing to give
 SHARE_OF_FLOOR = 0.5  # of the accuracy that may be lost; the rest is for what is pruned
 
 
@@ -58,21 +58,17 @@ def choice(screened: tuple[Screened, ...], target: Target) -> tuple[Screened, st
     lost = target.accuracy.max_map_drop * SHARE_OF_FLOOR
     if named.ms <= budget_ms:
         return named, f"{target.precision} takes {named.ms:.2f} ms, within the budget as it is"
-    cheap = [one for one in screened[1:] if one.speed_up >= LEAST_GAIN and _loss(named, one) <= lost]
+    cheap = [one for one in screened[1:] if one.speed_up >= LEAST_GAIN and loss(named, one) <= lost]
     if not cheap:
         tried = ", ".join(
-            f"{one.form.name} ×{one.speed_up:.2f} for {_loss(named, one):.4f} of the accuracy" for one in screened[1:]
+            f"{one.form.name} ×{one.speed_up:.2f} for {loss(named, one):.4f} of the accuracy" for one in screened[1:]
         )
         return named, f"{target.precision} stays, no other number format helps ({tried or 'none runs here'})"
     meeting = [one for one in cheap if one.ms <= budget_ms]
-    best = min(meeting, key=lambda one: _loss(named, one)) if meeting else max(cheap, key=lambda one: one.speed_up)
-    text = f"{best.form.name} is ×{best.speed_up:.2f} as fast as {target.precision} for {_loss(named, best):.4f} of "
+    best = min(meeting, key=lambda one: loss(named, one)) if meeting else max(cheap, key=lambda one: one.speed_up)
+    text = f"{best.form.name} is ×{best.speed_up:.2f} as fast as {target.precision} for {loss(named, best):.4f} of "
     text += "the accuracy without training"
     if meeting:
         return best, f"{text}; it meets the budget alone, {best.ms:.2f} ms, and nothing is left to prune"
     left, whole = best.ms / budget_ms, named.ms / budget_ms
     return best, f"{text}; what is left to gain by pruning is ×{left:.2f} in place of ×{whole:.2f}"
-
-
-def _loss(named: Screened, one: Screened) -> float:
-    return (named.accuracy or 0.0) - (one.accuracy or 0.0)

@@ -24,6 +24,7 @@ MARGIN = 0.02  # the same of forms that keep the size they were trained at
 HARMLESS = 0.01  # a lever that costs no more accuracy than this without training is followed, not questioned
 NOTHING = 0.005  # accuracy that INT8 costs without training, at which it is not trained
 HARMLESS_WORDS = "another lever alone meets the budget for next to nothing"
+LEAST_GAIN = 1.02  # a form that is not faster by this has nothing to give for another precision or output
 LEAST_SHARED = 1.3  # what is left to gain below this is not shared between size and pruning
 
 
@@ -162,6 +163,11 @@ def best_for(rows: Sequence[Row], meets: Mapping[str, bool]) -> Row | None:
     candidates = [(row.measured, row) for row in rows if meets.get(row.name)]
     able = [(point.accuracy, point.speed_up, row) for point, row in candidates if point is not None]
     return max(able, key=lambda one: one[:2])[2] if able else None
+
+
+def loss(reference: Screened, one: Screened) -> float:
+    """Accuracy that a form costs without training against another, as far as both were measured."""
+    return (reference.accuracy or 0.0) - (one.accuracy or 0.0)
 
 
 def _sizes_of(at_full_size: Screened, screened: Sequence[Screened]) -> list[Screened]:

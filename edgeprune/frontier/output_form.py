@@ -13,13 +13,12 @@ from pathlib import Path
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.export.module import has_end_to_end_head
-from edgeprune.frontier.choose import HARMLESS
+from edgeprune.frontier.choose import HARMLESS, LEAST_GAIN, loss
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.records.frontier import Form, Keys, Screened
 from edgeprune.runtimes.site import Site
 from edgeprune.target import Target
 
-LEAST_GAIN = 1.02  # a form that is not faster by this is not worth another output
 HEADS = {"end-to-end": "end-to-end head", "raw": "raw head"}
 NMS = "NMS in the graph"
 
@@ -94,7 +93,7 @@ def fastest(screened: tuple[Screened, ...]) -> tuple[Screened, str]:
         screened: the target's own form first.
     """
     own = screened[0]
-    able = [one for one in screened[1:] if one.speed_up >= LEAST_GAIN and _loss(own, one) <= HARMLESS]
+    able = [one for one in screened[1:] if one.speed_up >= LEAST_GAIN and loss(own, one) <= HARMLESS]
     best = max(able, key=lambda one: one.speed_up, default=own)
     told = "; ".join(
         f"{one.form.name}: {one.ms:.2f} ms, ×{one.speed_up:.2f}, accuracy {one.accuracy or 0:.4f}" for one in screened
@@ -109,10 +108,6 @@ def fastest(screened: tuple[Screened, ...]) -> tuple[Screened, str]:
     else:
         why = f"the fastest from frame to boxes, ×{best.speed_up:.2f}, for at most {HARMLESS:g} of the accuracy"
     return best, f"{best.form.name}, {why} ({told}; without training)"
-
-
-def _loss(own: Screened, one: Screened) -> float:
-    return (own.accuracy or 0.0) - (one.accuracy or 0.0)
 
 
 def _stated(target: Target) -> str:

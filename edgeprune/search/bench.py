@@ -81,7 +81,7 @@ class SiteBench:
         """The source as it is, compiled; where the target trains INT8, by the ranges that were trained.
 
         Args:
-            folder: to compile it in; it does not exist yet.
+            folder: to compile it in where nothing is kept; it does not exist yet.
             kept: folder of what was compiled before, by the digest of what it depends on; None compiles it anew.
         """
         if kept is None:
@@ -95,10 +95,9 @@ class SiteBench:
         }
         place = kept / digest_of(content)[:16]
         if not place.is_dir():
-            self._compile_source(folder)
             partial = kept / f".{place.name}.{uuid.uuid4().hex[:8]}"
             try:
-                shutil.copytree(folder, partial)
+                self._compile_source(partial)
                 partial.replace(place)
             except OSError:
                 if not place.is_dir():  # another process was not first either

@@ -81,13 +81,16 @@ class GivenModelTrainer(BaseTrainer):
         self.add_callback("on_train_epoch_start", _start_epoch)
 
     def run_callbacks(self, event: str) -> None:
-        """Run the callbacks of an event, without those of trackers that nobody asked for.
+        """Run the callbacks of an event; before the first, which follows on the trackers' own, leave out those of
+        trackers that nobody asked for.
 
         Ultralytics tells MLflow and DVC of every training where they are installed, and both keep what they are told in
         the current folder unless they are sent elsewhere.
         """
-        unasked = set(_unasked_trackers())
-        self.callbacks[event] = [one for one in self.callbacks[event] if getattr(one, "__module__", "") not in unasked]
+        if event == "on_pretrain_routine_start":
+            unasked = set(_unasked_trackers())
+            for name, given in self.callbacks.items():
+                self.callbacks[name] = [one for one in given if getattr(one, "__module__", "") not in unasked]
         super().run_callbacks(event)
 
     def get_dataset(self) -> dict[str, Any]:

@@ -68,8 +68,10 @@ def _heard(trackers: dict[str, Any]) -> list[str]:
         theirs.__module__ = module
         return theirs
 
-    trainer.callbacks = {"on_train_end": [*(tell(name, one.__module__) for name, one in trackers.items()), ours]}
-    trainer.run_callbacks("on_train_end")
+    told = [*(tell(name, one.__module__) for name, one in trackers.items()), ours]
+    trainer.callbacks = {"on_pretrain_routine_start": [], "on_train_end": told}
+    for event in trainer.callbacks:
+        trainer.run_callbacks(event)
     return heard
 
 
