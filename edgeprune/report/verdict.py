@@ -163,6 +163,8 @@ def _remedy(gate: Gate, record: BuildRecord) -> str:
     budget, epochs = record.target.budget, record.target.finetune.epochs
     asked = f"--{budget.kind.replace('_', '-')}"
     less = "lower" if budget.kind != "latency_ms" else "larger"
+    if gate.metric.endswith(DROP) and record.stages.prune.facts.unpruned:  # neither trained nor asked for too much
+        return f"another precision (now {record.precision}), for accuracy fell too far"
     if gate.metric.endswith(DROP):
         now = f"now {epochs}, {asked} {budget.value:g}"
         return f"more --epochs or a {less} {asked} ({now}), for accuracy fell too far"

@@ -127,6 +127,17 @@ def test_what_failed_names_what_would_change_it(capsys: pytest.CaptureFixture[st
     assert failed("speed-up", "mAP50-95 drop").count(AGAIN) == 1
 
 
+def test_an_unpruned_build_that_lost_too_much_is_told_to_take_another_precision(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = build_record("FAIL")
+    prune = replace(record.stages.prune, facts=replace(record.stages.prune.facts, unpruned=True))
+    lost = Gate("engine", "mAP50-95 drop", 0.0, 0.0, "", Verdict.FAIL, "")
+    record = replace(record, gates=(lost,), stages=replace(record.stages, prune=prune))
+    words = next_words(record, capsys)
+    assert words.startswith(f"next, with another precision (now {record.precision})") and "--epochs" not in words
+
+
 WAITING = pending_gate("engine", "mAP50-95 drop", 0.02, "mAP50-95", "run-on-device.sh")
 LOST = DropInterval(0.0443, 0.006, 87, 200)
 
