@@ -140,7 +140,7 @@ def build(
         print("edgeprune: stopped; the same command goes on from the last finished stage or epoch", file=sys.stderr)
         raise typer.Exit(130) from None
     print_verdict(result.record)
-    say(f"bundle: {result.bundle}\nreport: {result.report.with_suffix('.html')}")
+    say(f"bundle: {result.bundle} (its README.md says how to run it)\nreport: {result.report.with_suffix('.html')}")
     print_next_step(result.record)  # the last line is what to type next
     raise typer.Exit(result.verdict.exit_code)
 

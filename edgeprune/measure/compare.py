@@ -189,8 +189,8 @@ def compare(
             judged.append(accuracy(graph, data=dataset, split=split, imgsz=size, runtime=by))
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
-            free = replace(settings, imgsz=sizes[0])
-            timed = bench_graphs(graphs, runtime, free, details=False, progress=progress).models
+            own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
+            timed = bench_graphs(graphs, runtime, own, details=False, progress=progress).models
         lookers = [SceneModel(name, graph, by, size) for name, graph, size in zip(names, graphs, sizes, strict=True)]
         shown = (
             choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)

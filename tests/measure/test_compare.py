@@ -61,6 +61,15 @@ def test_a_checkpoint_and_its_graph_compare_as_the_same(found):
     assert found.models[2].latency is not None and found.models[2].latency.speed_up is not None
 
 
+def test_models_of_fixed_sizes_compare_each_at_its_own(folder, tmp_path):
+    small = tmp_path / "small.onnx"
+    onnx_from_checkpoint(folder / "base.pt", small, imgsz=32)
+    for models in ([folder / "pruned.onnx", small], [folder / "pruned.pt", small]):
+        found = compare(models, folder / "digits" / "data.yaml", settings=QUICK, images=0)
+        assert [model.imgsz for model in found.models] == [(64, 64), (32, 32)]
+        assert all(model.latency is not None for model in found.models)
+
+
 def test_tables_json_and_figures(found):
     table = models_table(found)
     assert table.columns == ("", "base.pt", "pruned.onnx", "pruned.pt")
