@@ -11,6 +11,7 @@ import csv
 import json
 import shutil
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -279,7 +280,21 @@ class EpochReporter:
         accuracy = (trainer.metrics or {}).get(name)
         text = "" if accuracy is None else f", {name.split('/')[-1]} {accuracy:.3f}"
         done = trainer.epoch + 1
+        text += time_left(trainer)
         self.progress(f"{self.label} epoch {done}/{trainer.epochs}{text}", done=done, total=trainer.epochs)
+
+
+def time_left(trainer: BaseTrainer) -> str:
+    """How long the epochs that are left take at the mean pace of this run so far; empty when none is left, or none was
+    run. Early stopping may end it before."""
+    done = trainer.epoch + 1
+    left, run = trainer.epochs - done, done - trainer.start_epoch  # a run that goes on timed its own epochs alone
+    if left <= 0 or run <= 0:
+        return ""
+    seconds = (time.time() - trainer.train_time_start) / run * left
+    if seconds < 90:
+        return f", about {seconds:.0f} s left"
+    return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
 
 
 class ValidateGiven:
