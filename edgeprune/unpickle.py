@@ -45,7 +45,8 @@ PLAIN_PACKAGES = (
     "types",
 )
 OWN_FILE = "If the file is your own, give --trust"
-SPLIT_SUFFIXES = ("_v2", "_infer")  # C2f_v2 and the like; pruning/adopt.py
+# C2f_v2, C2f_infer, PrunableC2f and the like: the stock block, and what other pruners add to its name; pruning/adopt.py
+SPLIT_FORM = re.compile(r"(?P<halves>Prunable)?(?P<block>\w+?)(?P<suffix>_v2|_infer)?")
 YOLOV5_PACKAGES = ("models", "utils")  # of the repositories of YOLOv5 and YOLOv7
 
 
@@ -171,10 +172,16 @@ def _known_class(name: str) -> type | None:
     return found if name in (*PLAIN_CLASSES, *WRAPPERS) or module in (*LOSS_MODULES, *TORCH_MODULES) else None
 
 
+def split_block_of(name: str) -> str | None:
+    """Name of the block that another pruner's class is a split form of; None for any other class."""
+    found = SPLIT_FORM.fullmatch(name.rpartition(".")[2])
+    return found["block"] if found is not None and bool(found["halves"]) != bool(found["suffix"]) else None
+
+
 def _what_it_is(name: str) -> str:
     """What a class is and what to do, as the end of a sentence."""
     package = name.partition(".")[0]
-    if name.endswith(SPLIT_SUFFIXES):
+    if split_block_of(name) is not None:
         return "a block of another pruner; edgeprune adopt makes such a checkpoint stock, where it knows the block"
     if name.startswith("torch.nn.parallel."):
         return "a wrapper of training on several GPUs; save what it wraps: torch.save({'model': model.module}, path)"

@@ -1,9 +1,9 @@
 """Checkpoints that other pruners left with classes of their own, made stock: equal outputs, nothing of the file runs.
 
 Torch-Pruning's YOLO example, and what was built on it, replaces the convolution in front of a split by two
-(``C2f_v2``: ``cv0`` and ``cv1``), or splits it at widths of its own (``C2f_infer``: ``c1`` and ``c2``), so that both
-halves can be pruned apart. A stock block has one convolution and equal halves. The two are joined here, and the
-narrower half is filled up with channels that are zero and that nothing reads.
+(``C2f_v2``, ``PrunableC2f``: ``cv0`` and ``cv1``), or splits it at widths of its own (``C2f_infer``: ``c1`` and
+``c2``), so that both halves can be pruned apart. A stock block has one convolution and equal halves. The two are
+joined here, and the narrower half is filled up with channels that are zero and that nothing reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from edgeprune.checkpoint import load, named_globals, parameter_count, require_running, save, shape_signature
 from edgeprune.errors import DataError, StageError, first_line
-from edgeprune.unpickle import SPLIT_SUFFIXES
+from edgeprune.unpickle import split_block_of
 
 STOCK = ("C2f", "C3k2", "C2fCIB", "C2fPSA", "C2PSA", "RepNCSPELAN4")
 TOLERANCE = 1e-5  # relative to the largest output of a block
@@ -83,13 +83,8 @@ def adopt(weights: Path | str, output: Path | str | None = None) -> Adoption:
 
 def _aliases(names: Iterable[str]) -> dict[str, type]:
     """Stock classes by the names that a file has for their split forms, whatever module those lay in."""
-    aliases: dict[str, type] = {}
-    for name in names:
-        plain = name.rpartition(".")[2]
-        for suffix in SPLIT_SUFFIXES:
-            if plain.removesuffix(suffix) in STOCK and plain.endswith(suffix):
-                aliases[name] = getattr(blocks, plain.removesuffix(suffix))
-    return aliases
+    split = {name: split_block_of(name) for name in names}
+    return {name: getattr(blocks, block) for name, block in split.items() if block in STOCK}
 
 
 def _foreign_blocks(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -99,8 +94,8 @@ def _foreign_blocks(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _class_of(block: Any, aliases: dict[str, type]) -> str:
-    suffix = "_v2" if "cv0" in block._modules else "_infer"
-    return next(name for name, stock in aliases.items() if stock is type(block) and name.endswith(suffix))
+    merged = "cv0" not in block._modules
+    return next(name for name, stock in aliases.items() if stock is type(block) and name.endswith("_infer") is merged)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from edgeprune.pruning.adopt import adopt
 from edgeprune.pruning.api import prune
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
+from edgeprune.unpickle import split_block_of
 from tests.pruning.theirs import part_of, split, their_checkpoint, their_pruner
 from tests.situations.datasets import dataset
 from tests.situations.profiles import profile
@@ -61,6 +62,31 @@ def test_outputs_are_equal_and_classes_stock(foreign, tmp_path, monkeypatch, cas
     torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-4)
     uneven = {index: pair for index, pair in widths.items() if pair[0] != pair[1]}
     assert len(done.filled) == len(uneven) and (done.parameters[1] > done.parameters[0]) == bool(uneven)
+
+
+def test_a_class_that_is_named_in_front_is_a_split_block_too(foreign, tmp_path, monkeypatch):
+    image, expected = their_checkpoint(tmp_path / "theirs.pt", "yolov8", foreign, {4: (0.5, 1)}, name="PrunableC2f")
+    monkeypatch.delitem(sys.modules, "their_pruner")
+    with pytest.raises(DataError, match="edgeprune adopt"):
+        load(tmp_path / "theirs.pt")
+    assert list(adopt(tmp_path / "theirs.pt", tmp_path / "stock.pt").blocks.values()) == ["their_pruner.PrunableC2f"]
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "stock.pt").model(image)[0], expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("a.C2f_v2", "C2f"),
+        ("a.b.PrunableC2f", "C2f"),
+        ("C3k2_infer", "C3k2"),
+        ("a.C2f", None),
+        ("a.PrunableC2f_v2", None),
+        ("a.Prunable", None),
+    ],
+)
+def test_names_of_split_blocks(name, block):
+    assert split_block_of(name) == block
 
 
 def test_what_is_adopted_can_be_pruned_further(foreign, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ class TwoWidths(nn.Module):
 
 
 BASES = {
-    **dict.fromkeys(("C2f_v2", "C3k2_v2", "C2fCIB_v2"), TwoBranches),
+    **dict.fromkeys(("C2f_v2", "C3k2_v2", "C2fCIB_v2", "PrunableC2f"), TwoBranches),
     "C2PSA_v2": TwoBranchesAttention,
     **dict.fromkeys(("C2f_infer", "C3k2_infer"), TwoWidths),
 }
@@ -76,9 +76,9 @@ def reads(conv: Conv, keep: list[int]) -> None:
     conv.conv.in_channels = len(keep)
 
 
-def split(block, module: ModuleType, first: int, second: int, infer: bool = False):
-    """A block in their form with ``first`` and ``second`` channels of its halves left."""
-    name = type(block).__name__ + ("_infer" if infer else "_v2")
+def split(block, module: ModuleType, first: int, second: int, infer: bool = False, name: str = ""):
+    """A block in their form with ``first`` and ``second`` channels of its halves left; ``name``: of its class."""
+    name = name or type(block).__name__ + ("_infer" if infer else "_v2")
     theirs = getattr(module, name)()
     theirs.__dict__.update({key: value for key, value in block.__dict__.items() if not key.startswith("_")})
     c, inner = block.c, copy.deepcopy(block.m)
@@ -108,7 +108,7 @@ def split(block, module: ModuleType, first: int, second: int, infer: bool = Fals
     return theirs
 
 
-def their_checkpoint(path, family: str, module: ModuleType, widths, infer: bool = False):
+def their_checkpoint(path, family: str, module: ModuleType, widths, infer: bool = False, name: str = ""):
     """Write a checkpoint with the blocks of ``widths`` in their form; gives an image and their outputs for it."""
     torch.manual_seed(0)
     model = DetectionModel(f"{family}n.yaml", nc=3, verbose=False)
@@ -120,7 +120,7 @@ def their_checkpoint(path, family: str, module: ModuleType, widths, infer: bool 
     model.eval()
     for index, (first, second) in widths.items():
         block = model.model[index]
-        model.model[index] = split(block, module, round(block.c * first), round(block.c * second), infer)
+        model.model[index] = split(block, module, round(block.c * first), round(block.c * second), infer, name)
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         outputs = model(image)[0]
