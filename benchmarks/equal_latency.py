@@ -77,7 +77,10 @@ class Bench:
 
     def raced(self, weights: Path, folder: Path, rounds: int = 30) -> RatioInterval:
         """Latency of the unpruned model over that of this one."""
-        engine = self.compiled(weights, folder)
+        return self.raced_engine(self.compiled(weights, folder), rounds)
+
+    def raced_engine(self, engine: Path, rounds: int = 30) -> RatioInterval:
+        """The same for what is compiled already."""
         settings = BenchSettings(threads=1, rounds=rounds, imgsz=(self.imgsz, self.imgsz))
         first, second = self.runtime.latency([self.baseline, engine], settings)
         return ratio(first.values, second.values)

@@ -54,7 +54,7 @@ class Benchmark:
         minutes: on two cores, roughly; how the hours are filled.
         spread: what stands for the spread on the page.
         goes_on: it keeps finished parts in ``{work}`` and goes on there.
-        needs: besides data and weights, which ``argv`` tells: ``gpu``, ``parser``, ``sshd`` or nothing.
+        needs: besides data and weights, which ``argv`` tells: ``gpu``, ``parser``, ``sshd``, ``checkouts`` or nothing.
         typed: what of the page people wrote or copied from what was printed; empty when a script prints every figure.
     """
 
@@ -188,6 +188,16 @@ REGISTRY = (
         240,
         "95 % interval over images or seeds, said on the page",
         goes_on=True,
+    ),
+    Benchmark(
+        "peers",
+        "pruners of other people from their own code, beside the search at their latencies",
+        "-m benchmarks.peers --data {data} --weights {first} --checkouts {work}/checkouts --work {work} --out {made}",
+        "peers.md",
+        180,
+        "95 % interval over images or seeds, and of every ratio",
+        goes_on=True,
+        needs=frozenset({"checkouts"}),
     ),
     Benchmark(
         "equal-latency",
@@ -430,8 +440,15 @@ def lacks(one: Benchmark, given: Given) -> Iterator[str]:
         yield "an NVIDIA GPU"
     if "parser" in one.needs and importlib.util.find_spec("tensorrt_rtx_libs") is None:
         yield "the extra [parser]"
+    if "checkouts" in one.needs and not (work_of(one, given) / "checkouts").is_dir():
+        yield f"the peers' code in {work_of(one, given) / 'checkouts'} (python -m benchmarks.peers --list)"
     if "sshd" in one.needs and sshd_path() is None:
         yield "OpenSSH's server (apt install openssh-server)"
+
+
+def work_of(one: Benchmark, given: Given) -> Path:
+    """Folder of a benchmark's work."""
+    return given.work / one.name.replace(" ", "-")
 
 
 def arguments(one: Benchmark, given: Given, *, shown: bool = False) -> list[str]:
@@ -442,7 +459,7 @@ def arguments(one: Benchmark, given: Given, *, shown: bool = False) -> list[str]
             return str(path)
         return f"{path.parent.name}/{path.name}" if path.suffix in (".yaml", ".yml") else path.name
 
-    work = given.work / one.name.replace(" ", "-")
+    work = work_of(one, given)
     images = Path("images/val")
     if given.data is not None and "{images}" in one.argv:
         from edgeprune.dataset import Dataset
@@ -468,7 +485,7 @@ def arguments(one: Benchmark, given: Given, *, shown: bool = False) -> list[str]
 
 def run(one: Benchmark, given: Given, seconds: float) -> Record:
     """Run a benchmark for so many seconds at most; when it ended well, its record goes beside its page too."""
-    folder = given.work / one.name.replace(" ", "-")
+    folder = work_of(one, given)
     folder.mkdir(parents=True, exist_ok=True)
     before, began, now = os.getloadavg()[0], perf_counter(), datetime.now(timezone.utc)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -125,6 +125,15 @@ def test_hours_are_filled_in_order_and_what_is_left_out_has_a_reason(elsewhere: 
     assert [one.name for one in planned([QUICK, kept_long], NOTHING, 12, again=False)[0]] == ["quick"]
 
 
+def test_what_needs_the_code_of_others_says_how_to_get_it(elsewhere: Path) -> None:
+    one = replace(QUICK, name="peers", needs=frozenset({"checkouts"}))
+    given = Given((), None, elsewhere / ".runs")
+    runs, [(_, why)] = planned([one], given, 60, again=False)
+    assert not runs and "python -m benchmarks.peers --list" in why
+    (elsewhere / ".runs" / "peers" / "checkouts").mkdir(parents=True)
+    assert planned([one], given, 60, again=False)[0] == [one]
+
+
 def test_a_run_leaves_its_record_and_is_not_run_again(elsewhere: Path) -> None:
     made = "from pathlib import Path; Path(r'{made}').write_text('| a |\\n| --- |\\n| 1.5 |\\n')"
     one = replace(QUICK, argv=shlex.join(["-c", made]))
