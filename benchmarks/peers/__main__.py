@@ -389,7 +389,10 @@ def how_it_opens(row: dict[str, Any]) -> str:
     foreign = ", ".join(f"`{name}`" for name in row["foreign"])
     if row["opened"] == "as it is":
         return "yes"
-    return f"no, {foreign}" + ("; once adopted, yes" if row["opened"] == "adopted" else "")
+    if row["opened"] != "adopted":
+        return f"no, {foreign}"
+    added = row["parameters"] - row["own_parameters"]
+    return f"no, {foreign}; once adopted, yes" + (f", with {added} parameters of zero added" if added else "")
 
 
 def comparison(name: str, found: list[dict[str, Any]]) -> str:

@@ -52,7 +52,7 @@ PEERS = (
         "global LAMP to MACs ×2, in up to 200 steps, widths in multiples of 32: its defaults",
         "https://github.com/xuexiren/yolo-prune",
         "ff4c610862ac1e37937b6c8c36336ea0f5f6d522",
-        DRIVERS / "yolo_prune.py",
+        DRIVERS / "run_yolo_prune.py",
         {"lamp-x2": {}},
         amendments=("none; its fine-tune is left out by giving it no data",),
     ),
@@ -61,7 +61,7 @@ PEERS = (
         "the example for YOLOv8: half of the channels by group L2 norm in 16 steps, its defaults",
         "https://github.com/VainF/Torch-Pruning",
         "e80127d7c6935c319a7dd6719b8a72e3c1fcbff9",
-        DRIVERS / "torch_pruning_example.py",
+        DRIVERS / "run_torch_pruning.py",
         {
             "half-16-steps": {"target_prune_rate": 0.5, "iterative_steps": 16},
             "half-1-step": {"target_prune_rate": 0.5, "iterative_steps": 1},
@@ -78,7 +78,7 @@ PEERS = (
         "channels by group magnitude: its P30 (any width) and its P40-A8 (multiples of 8)",
         "https://github.com/pnthang04/PCB-Prune-YOLO",
         "f38c714c0d9267d3a4ada6fbfe6cf7b8504e3894",
-        DRIVERS / "pcb_prune_yolo.py",
+        DRIVERS / "run_pcb_prune.py",
         {
             "p30": {"config": "configs/prune/depgraph.yaml", "pruning-ratio": 0.3, "round-to": 0},
             "p40-a8": {"config": "configs/prune/p40_hw_a8.yaml"},
@@ -91,7 +91,7 @@ PEERS = (
         "FastNAS: widths in multiples of 32 by sensitivity, to a share of the FLOPs",
         "nvidia-modelopt==0.47.0 torchprofile==0.0.4 pulp omegaconf",
         "",
-        DRIVERS / "modelopt_fastnas.py",
+        DRIVERS / "run_fastnas.py",
         {"fastnas-70": {"flops": "70%", "scored": 8, "calibrated": 50}},
         amendments=(
             "the forward passes of `DetectionModel` and `C2f` are replaced by ones of equal outputs that torch.fx can "

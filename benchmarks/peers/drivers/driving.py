@@ -1,8 +1,8 @@
 """What every driver shares: its options, the file that it leaves, and the graph of the model as its pruner left it.
 
-A driver runs as a program of its own (``python drivers/NAME.py …``): the peer's code on ``PYTHONPATH``, nothing of this
-project in the process, the working folder of the run as the current one. It leaves ``--out`` and, beside it, the same
-model as ONNX.
+A driver runs as a program of its own (``python drivers/run_NAME.py …``), by a name that no module of the peer has: the
+peer's code on ``PYTHONPATH``, nothing of this project in the process, the working folder of the run as the current one.
+It leaves ``--out`` and, beside it, the same model as ONNX.
 """
 
 from __future__ import annotations
