@@ -194,7 +194,7 @@ REGISTRY = (
         "pruners of other people from their own code, beside the search at their latencies",
         "-m benchmarks.peers --data {data} --weights {first} --checkouts {work}/checkouts --work {work} --out {made}",
         "peers.md",
-        180,
+        240,
         "95 % interval over images or seeds, and of every ratio",
         goes_on=True,
         needs=frozenset({"checkouts"}),

@@ -44,7 +44,7 @@ from edgeprune.pruning.pruner import Pruner
 
 RECIPE = "ultralytics"
 OURS = references.OURS[RECIPE]
-LONGEST_S = 3600  # of a peer's program
+LONGEST_S = 7200  # of a peer's program
 COLUMNS = (
     *("run", "seeds", "parameters", "MACs", "latency ratio", "bare loop", "its own graph", "mAP before", "mAP after"),
     *("after, 95 %", "pruned in", "opens in stock Ultralytics"),
@@ -350,7 +350,9 @@ def about_peers(found: list[dict[str, Any]]) -> list[str]:
             for name, given in peer.settings.items()
         )
         amended = "; ".join(peer.amendments)
-        lines.append(f"- `{peer.name}` ({peer.source}, {which}): {peer.about}. {settings}. Amended: {amended}.")
+        lines.append(
+            f"- `{peer.name}` ({peer.source.split()[0]}, {which}): {peer.about}. {settings}. Amended: {amended}."
+        )
     return lines
 
 
