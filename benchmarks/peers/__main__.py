@@ -281,6 +281,7 @@ def page(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Markdown of what there is."""
     loads = [row["load"] for row in found if "load" in row]
     seeds = sorted({row["seed"] for row in found}) or options.seeds
+    epochs = f"{options.epochs} epoch{'s' * (options.epochs != 1)}"
     under = f", load {min(loads):g} to {max(loads):g}" if loads else ""
     lines = [
         "# Other pruners from their own code, and the search at their latencies",
@@ -295,7 +296,7 @@ def page(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "",
         "Each peer's own program prunes, in a process of its own. What it leaves is read without running anything of "
         "the file; a split block of its own class is made stock by `edgeprune adopt`, with equal outputs. mAP50-95 on "
-        f"**test** at {options.imgsz} px, before and after {options.epochs} epochs by Ultralytics' training defaults "
+        f"**test** at {options.imgsz} px, before and after {epochs} by Ultralytics' training defaults "
         "(AdamW 0.001, batch 16; the best epoch is chosen on val, the pruned model itself is epoch 0). Latency ratio: "
         "the unpruned model's over this one's, ONNX Runtime on one thread, interleaved, with its 95 % interval; bare "
         "loop: the same files by a loop of a few lines that shares nothing with the first; its own graph: the ONNX of "
@@ -308,7 +309,7 @@ def page(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
     ]
     if options.epochs < 20 or len(seeds) < 3:
         lines += [
-            f"**{options.epochs} epochs, {len(seeds)} seed{'s' * (len(seeds) != 1)}.** One seed's interval is of the "
+            f"**{epochs}, {len(seeds)} seed{'s' * (len(seeds) != 1)}.** One seed's interval is of the "
             "images alone: what another seed would give is not in it.",
             "",
         ]
@@ -344,7 +345,7 @@ def about_peers(found: list[dict[str, Any]]) -> list[str]:
     lines = []
     for peer in PEERS:
         seen = {row["version"] for row in found if row["approach"].startswith(peer.name) and "version" in row}
-        which = f"commit `{peer.commit[:12]}`" if peer.commit else f"version {', '.join(seen) or 'not installed'}"
+        which = f"commit `{peer.commit[:12]}`" if peer.commit else f"version {', '.join(seen) or 'not run'}"
         settings = "; ".join(
             f"`{name}`: {', '.join(f'{key} {value}' for key, value in given.items()) or 'as it comes'}"
             for name, given in peer.settings.items()
