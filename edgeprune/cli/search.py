@@ -14,6 +14,9 @@ from edgeprune.options import output_folder
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
+Images = Annotated[
+    str | None, typer.Option(help="Dataset YAML; needed where a profile calibrates INT8 or times frames.")
+]
 ImgSz = Annotated[
     Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at.")
 ]
@@ -30,6 +33,7 @@ PROFILES = Path("runs/profiles")
 def profile(
     weights: Weights,
     target: TargetName,
+    data: Images = None,
     imgsz: ImgSz = None,
     cache: Cache = PROFILES,
     plot: Annotated[Path | None, typer.Option(help="Write the figure (.svg, or .html with the table).")] = None,
@@ -48,7 +52,7 @@ def profile(
 
     suffixes = _checked_plot(plot)
     with ConsoleReporter() as reporter:
-        found = measured(target, weights, imgsz=imgsz, cache=cache, seed=seed, trust=trust, progress=reporter)
+        found = measured(target, weights, data, imgsz=imgsz, cache=cache, seed=seed, trust=trust, progress=reporter)
     costs = found.costs()
     print_table(layer_costs_table(costs).first(rows), layer_costs_text(costs))
     if plot is not None and suffixes:

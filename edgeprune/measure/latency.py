@@ -83,6 +83,19 @@ def latency_settings(
     return replace(settings, rounds=max(settings.rounds, least, MIN_BLOCK_PAIRS))
 
 
+def timing_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:
+    """What the latency of an engine depends on besides the engine and the device, as entries of a key."""
+    inputs: dict[str, object] = {
+        "threads": target.measure.threads,
+        "copies": target.measure.copies,
+        "cuda_graph": target.measure.cuda_graph,
+        "scope": target.budget.scope,
+    }
+    if dataset is not None and (target.budget.scope == "end_to_end" or target.exported_head == "nms"):
+        inputs["frames"] = dataset.digest
+    return inputs
+
+
 def input_images(target: Target, dataset: Dataset, seed: int) -> Callable[[tuple[int, ...]], np.ndarray] | None:
     """Inputs of any shape from images of the split that accuracy is judged on, for a graph whose time depends on what
     is on them; None for every other graph, which takes as long for noise."""

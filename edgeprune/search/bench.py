@@ -23,7 +23,7 @@ from edgeprune.measure.compiling import (
     files_in,
     graph_inputs,
 )
-from edgeprune.measure.latency import latency_settings
+from edgeprune.measure.latency import latency_settings, timing_inputs
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
@@ -38,14 +38,16 @@ class Bench(Protocol):
     """A target's runtime with the settings of its profile; :class:`SiteBench`, or a made-up device in tests."""
 
     conditions: Mapping[str, Any]
-    """What a time depends on besides the model: device identity, runtime, precision, image size, batch, threads."""
+    """What a time depends on besides the model: device identity, runtime, precision, image size, batch, threads, and
+    what of a frame is timed."""
 
     def compile(self, model: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> CompiledFiles:
         """Save, export and compile a model inside a folder that does not exist yet."""
         ...
 
-    def latency(self, engines: Sequence[Path], effort: float) -> list[Measurement]:
-        """Interleaved latencies in ms, one measurement an engine; ``effort`` scales the number of samples."""
+    def latency(self, engines: Sequence[Path], effort: float, *, trained: bool = True) -> list[Measurement]:
+        """Interleaved latencies in ms, one measurement an engine; ``effort`` scales the number of samples, and the boxes
+        of engines that are not ``trained`` mean nothing."""
         ...
 
     def layer_times(self, engine: Path) -> list[LayerTime]:
@@ -67,7 +69,7 @@ class SiteBench:
         self.conditions: Mapping[str, Any] = {
             **graph_inputs(site.target, dataset),
             **engine_inputs(site),
-            "threads": site.target.measure.threads,
+            **timing_inputs(site.target, dataset),
         }
 
     def compile(self, model: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> CompiledFiles:
@@ -118,9 +120,9 @@ class SiteBench:
             compile_engine(self.site, files.onnx, folder)
         return files
 
-    def latency(self, engines: Sequence[Path], effort: float) -> list[Measurement]:
+    def latency(self, engines: Sequence[Path], effort: float, *, trained: bool = True) -> list[Measurement]:
         """Interleaved latencies in ms, one measurement an engine."""
-        settings = latency_settings(self.site, self.dataset, effort=effort)
+        settings = latency_settings(self.site, self.dataset, effort=effort, trained=trained)
         return self.site.runtime.latency(engines, settings, progress=self.site.reporter.progress)
 
     def layer_times(self, engine: Path) -> list[LayerTime]:

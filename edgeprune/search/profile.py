@@ -103,9 +103,9 @@ class _ProfileFile:
     copies: tuple[_CopyRow, ...]
 
 
-def cache_file(cache: Path, conditions: Mapping[str, Any], shapes: str) -> Path:
-    """Where the profile of a model on a device is kept."""
-    content = {"schema": SCHEMA_VERSION, "conditions": dict(conditions), "shapes": shapes}
+def cache_file(cache: Path, conditions: Mapping[str, Any], shapes: str, align: int) -> Path:
+    """Where the profile of a model on a device is kept, by copies in widths of multiples of ``align``."""
+    content = {"schema": SCHEMA_VERSION, "conditions": dict(conditions), "shapes": shapes, "align": align}
     return cache / f"profile-{digest_of(content)[:16]}.json"
 
 
@@ -137,7 +137,7 @@ def profile_layers(
     layers = tuple(layers_of(pruner.model, pruner.structure))
     shapes = shape_signature(model)
     names = tuple(dimension.name for dimension in pruner.dimensions)
-    file = None if cache is None else cache_file(cache, bench.conditions, shapes)
+    file = None if cache is None else cache_file(cache, bench.conditions, shapes, align)
     if file is not None and (known := _read(file, layers, names)) is not None:
         return known
     profile = _measure(pruner, layers, bench, folder, seed, progress)
@@ -188,7 +188,8 @@ def _measure(
             layer_ms.append(sum_by_layer(times, layers))
             widths.append(np.array([plan.widths[dimension.name] for dimension in dimensions], float))
         progress("profile: whole models side by side", done=len(copies), total=len(copies) + 1)
-        total_ms = [value_of(measurement.values, "p50") for measurement in bench.latency(engines, PROFILE_EFFORT)]
+        timed = bench.latency(engines, PROFILE_EFFORT, trained=False)
+        total_ms = [value_of(measurement.values, "p50") for measurement in timed]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if sum(layer.name in layer_ms[0] for layer in layers) < MIN_NAMED_SHARE * len(layers):

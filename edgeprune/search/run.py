@@ -164,6 +164,7 @@ def search(
 def profile(
     target: str | Path | Target,
     weights: str | Path,
+    data: str | Path | None = None,
     *,
     imgsz: Size | None = None,
     cache: str | Path | None = CACHE,
@@ -172,11 +173,11 @@ def profile(
     progress: Progress | Reporter | None = None,
 ) -> LayerProfile:
     """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
-    inputs = read_inputs(load_target(target), weights, None, trust=trust, imgsz=imgsz)
+    inputs = read_inputs(load_target(target), weights, data, trust=trust, imgsz=imgsz)
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         return profile_layers(
             inputs.source.model,
-            SiteBench(site, inputs.source),
+            SiteBench(site, inputs.source, inputs.dataset),
             imgsz=inputs.size.side,
             align=inputs.target.channel_alignment,
             folder=folder / "profile",

@@ -11,12 +11,14 @@ import pytest
 from torch import nn
 
 from edgeprune.measure.compiling import CompiledFiles
+from edgeprune.measure.latency import timing_inputs
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.report.layer_profile import layer_costs_plot, layer_costs_text
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.samples.measurement import Measurement
 from edgeprune.search.layers import FIXED
 from edgeprune.search.profile import LayerProfile, profile_layers
+from edgeprune.target import load_target
 
 from ..pruning.conftest import _built
 from ..samples.made import latency
@@ -30,13 +32,15 @@ class Fusing:
     def __init__(self, disturbed: float = 1.0) -> None:
         self.ms: dict[Path, float] = {}
         self.disturbed = disturbed
+        self.told_trained: list[bool] = []
 
     def compile(self, model: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> CompiledFiles:
         folder.mkdir(parents=True)
         self.ms[folder] = 1.0 + Pruner(model, 64).macs() * 1e-8
         return CompiledFiles(folder, folder, folder, folder)
 
-    def latency(self, engines: Sequence[Path], effort: float) -> list[Measurement]:
+    def latency(self, engines: Sequence[Path], effort: float, *, trained: bool = True) -> list[Measurement]:
+        self.told_trained.append(trained)
         slower = [self.ms[one] * self.disturbed ** (number % 2) for number, one in enumerate(engines)]
         return [latency((ms,) * 20) for ms in slower]
 
@@ -82,3 +86,32 @@ def test_a_profile_that_other_work_disturbed_is_used_once_and_not_kept(tmp_path:
         )
         kept.append(len(list(cache.glob("*.json"))) if cache.exists() else 0)
     assert kept == [0, 1]
+
+
+def test_copies_that_nobody_trained_are_timed_as_such(tmp_path: Path) -> None:
+    bench = Fusing()
+    profile_layers(_built("yolov8n.yaml"), bench, imgsz=64, align=8, folder=tmp_path / "work")
+    assert bench.told_trained == [False]
+
+
+def test_widths_in_other_multiples_are_another_profile(tmp_path: Path) -> None:
+    for align in (8, 1):
+        profile_layers(
+            _built("yolov8n.yaml"), Fusing(), imgsz=64, align=align, folder=tmp_path / "work", cache=tmp_path / "cache"
+        )
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measure.threads": 2},
+        {"measure.copies": False},
+        {"measure.cuda_graph": True},
+        {"budget.scope": "end_to_end"},
+    ],
+    ids=str,
+)
+def test_what_of_a_frame_is_timed_is_part_of_the_conditions(changes: dict[str, Any]) -> None:
+    target = load_target("desktop-cuda")
+    assert timing_inputs(target.changed(changes), None) != timing_inputs(target, None)
