@@ -15,7 +15,7 @@ Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
 Images = Annotated[
-    str | None, typer.Option(help="Dataset YAML; needed where a profile calibrates INT8 or times frames.")
+    str | None, typer.Option(help="Dataset YAML; needed to calibrate INT8 and to time frames.")
 ]
 ImgSz = Annotated[
     Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at.")

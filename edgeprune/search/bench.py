@@ -46,8 +46,8 @@ class Bench(Protocol):
         ...
 
     def latency(self, engines: Sequence[Path], effort: float, *, trained: bool = True) -> list[Measurement]:
-        """Interleaved latencies in ms, one measurement an engine; ``effort`` scales the number of samples, and the boxes
-        of engines that are not ``trained`` mean nothing."""
+        """Interleaved latencies in ms, one measurement an engine; ``effort`` scales the number of samples. The boxes of
+        engines that are not ``trained`` mean nothing."""
         ...
 
     def layer_times(self, engine: Path) -> list[LayerTime]:
