@@ -1,8 +1,8 @@
 """What quantize does when its graph misses the accuracy floor: a few layers go back to float, as few as it takes.
 
-Accuracy is that of the artifact: compiled and run by the target's runtime where that is usable, else the graph by ONNX
-Runtime on this CPU. It is measured on images that do not judge the build, the unpruned model's beside it: what is
-chosen on the images of a gate is judged too well by them.
+Accuracy is that of the artifact: compiled and run by the target's runtime where that can take a whole dataset, else the
+graph's by ONNX Runtime on this CPU, of which nothing is compiled. It is measured on images that do not judge the build,
+the unpruned model's beside it: what is chosen on the images of a gate is judged too well by them.
 """
 
 from __future__ import annotations
@@ -107,16 +107,24 @@ def _unpruned_accuracy(build: Build, images: Dataset) -> float:
     ).map50_95
 
 
-def graph_accuracy(build: Build, onnx: Path, site: Site | None = None) -> ArtifactAccuracy:
-    """Accuracy of a graph as an artifact on :func:`choosing_images`; ``site`` is the build's with another number
-    format, where it has one."""
+def graph_accuracy(build: Build, onnx: Path, site: Site | None = None, engine: Path | None = None) -> ArtifactAccuracy:
+    """Accuracy of a graph as an artifact on :func:`choosing_images`.
+
+    Args:
+        build: target and dataset.
+        onnx: the graph.
+        site: the build's with another number format, where the graph has one.
+        engine: compiled of it at that site; when None, it is compiled where the runtime can take a whole dataset.
+    """
     from edgeprune.measure.accuracy import measure_artifact
 
-    site = site or build.site
-
+    site, images = site or build.site, choosing_images(build)
+    if not (site.usable and site.runtime.fit_for_dataset):
+        return measure_artifact(site, onnx, None, images)
+    if engine is not None:
+        return measure_artifact(site, onnx, engine, images)
     with tempfile.TemporaryDirectory(dir=onnx.parent, prefix=".trial-") as folder:
-        engine = compiling.compile_engine(site, onnx, Path(folder)) if site.usable else None
-        return measure_artifact(site, onnx, engine, choosing_images(build))
+        return measure_artifact(site, onnx, compiling.compile_engine(site, onnx, Path(folder)), images)
 
 
 def _latency(build: Build, paths: Sequence[Path]) -> list[float]:

@@ -52,7 +52,7 @@ def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFa
         text = f"{asked} is ×{gain:.3f} as fast as {plainer}"
         if gain >= LEAST_GAIN and holds:
             return PrecisionChoice(asked, plainer, gain, accuracy, None, asked, f"{text} and holds the accuracy")
-        other_accuracy = graph_accuracy(build, other, there).value
+        other_accuracy = graph_accuracy(build, other, there, engines[0]).value
         both = f"{text}; accuracy {accuracy:.4f} and {other_accuracy:.4f}, floor {fallback.floor:.4f}"
         if other_accuracy < fallback.floor and (holds or gain >= LEAST_GAIN):
             return PrecisionChoice(asked, plainer, gain, accuracy, other_accuracy, asked, both)

@@ -1,0 +1,86 @@
+"""What a number format costs in accuracy is asked of an engine only where the runtime can take a whole dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgeprune.dataset import Dataset
+from edgeprune.errors import StageError
+from edgeprune.records.facts import FallbackFacts
+from edgeprune.stages import fallback
+from edgeprune.stages.base import Build, SilentBuild, Weights
+from edgeprune.stages.plainer import choose_precision
+from edgeprune.target import load_target
+from edgeprune.workspace import Workspace
+from tests.search.devices import StandIn, stand_in_site
+from tests.stages.test_plainer import graph
+
+
+class Builder(StandIn):
+    """Keeps what it built; ``refuses`` is a builder that cannot."""
+
+    def __init__(self, *, fit: bool, refuses: bool = False) -> None:
+        super().__init__(2.0, 0.0)
+        self.fit_for_dataset, self.refuses = fit, refuses
+        self.built: list[str] = []
+
+    def engine_from_onnx(self, onnx: Path, engine: Path, **options: Any) -> None:
+        self.built.append(onnx.name)
+        if self.refuses:
+            raise StageError("cannot be built")
+        super().engine_from_onnx(onnx, engine, **options)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each accuracy was measured of an engine that was there."""
+    seen: list[bool] = []
+
+    def measure(site: Any, onnx: Path, engine: Path | None, dataset: Any) -> Any:
+        seen.append(engine is not None and engine.is_file())
+        return SimpleNamespace(value=0.6, metric="mAP50-95")
+
+    monkeypatch.setattr("edgeprune.measure.accuracy.measure_artifact", measure)
+    monkeypatch.setattr(fallback, "choosing_images", lambda build: build.dataset)
+    return seen
+
+
+@pytest.fixture
+def build_by(tmp_path: Path) -> Callable[[Builder], Build]:
+    """An INT8 build with this runtime."""
+
+    def made(runtime: Builder) -> Build:
+        site = stand_in_site(load_target("cpu").changed({"precision": "int8"}), runtime)
+        data = Dataset(tmp_path / "data.yaml", tmp_path, "detect", {0: "a"}, {})
+        return Build(site, Weights(tmp_path / "m.pt", "", "detect"), data, False, Workspace(tmp_path), SilentBuild())
+
+    return made
+
+
+def test_a_runtime_of_one_process_an_inference_builds_nothing_for_it(build_by, measured, tmp_path):
+    runtime = Builder(fit=False, refuses=True)
+    onnx = graph(tmp_path / "low.onnx", quantized=True)
+    assert fallback.graph_accuracy(build_by(runtime), onnx).value == 0.6
+    assert runtime.built == [] and measured == [False]
+
+
+def test_a_runtime_that_takes_a_dataset_is_asked_with_an_engine(build_by, measured, tmp_path):
+    runtime = Builder(fit=True)
+    fallback.graph_accuracy(build_by(runtime), graph(tmp_path / "low.onnx", quantized=True))
+    assert runtime.built == ["low.onnx"] and measured == [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["low.onnx"]
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_the_engine_that_was_timed_is_the_one_whose_accuracy_is_asked(build_by, measured, tmp_path, fit):
+    runtime = Builder(fit=fit)
+    source, low = graph(tmp_path / "source.onnx", quantized=False), graph(tmp_path / "low.onnx", quantized=True)
+    facts = FallbackFacts(0.55, "mAP50-95", 0.5, None, "it reaches the floor")
+    choice = choose_precision(build_by(runtime), source, low, facts)
+    assert choice is not None and choice.plainer_accuracy == 0.6
+    assert runtime.built == ["source.onnx", "low.onnx"] and measured == [fit]
