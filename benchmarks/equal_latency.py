@@ -279,6 +279,7 @@ def row_of(recipe: str, method: str, asked: float, options: argparse.Namespace) 
         "val": statistics.mean(run["val"] for run in runs.values()),
         "epochs": options.epochs,
         "lr0": options.lr0,
+        "date": f"{date.fromtimestamp(max(by_seed[seed].stat().st_mtime for seed in runs)):%Y-%m-%d}",
     }
 
 
@@ -342,7 +343,7 @@ prints it without a run.
 Every method gives one model for every latency ratio, found by measuring it next to the unpruned one ({runtime}
 CPU, one thread, interleaved). Each is fine-tuned for {how}; the best
 epoch is chosen on val, the figure taken on **test** ({test_images} images).
-{machine}; {versions}; {date}.
+{machine}; {versions}; {dates}.
 
 - `edgeprune`: the budget search (`edgeprune search --speed-up`), taylor on 64 training images.
 - `lamp-any-width`: global LAMP with a MACs target and no thought of alignment, as the FLOPs-targeted reference prunes.
@@ -375,6 +376,8 @@ def page(kept: dict[str, Any]) -> str:
     epochs, lr0 = (" or ".join(sorted({f"{one[key]:g}" for one in kept["rows"]})) for key in ("epochs", "lr0"))
     facts["how"] = f"{epochs} epochs with AdamW {lr0}, batch {facts['batch']}, no teacher"
     facts["how"] += " unless it is said" * any(one["recipe"] == DISTILLED for one in kept["rows"])
+    dates = sorted({one["date"] for one in kept["rows"]})
+    facts["dates"] = f"rows of {' and '.join(dates)}, versions of the last" if len(dates) > 1 else dates[0]
     lines = [INTRODUCTION.format(**facts), "## In short", "", *summary(kept["rows"]), ""]
     for recipe, title in TITLES.items():
         rows = sorted((one for one in kept["rows"] if one["recipe"] == recipe), key=lambda one: one["asked"])

@@ -40,7 +40,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[QatFacts]:
 
     section, given, pruned = build.target.qat, record_to_ship(build).path("model"), build.facts(PruneFacts)
     assert section is not None
-    settings = TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed, teacher=teacher_of(build))
+    teacher = teacher_of(build) if section.teaches() else None  # qat: {response: 0} is how a profile asks for none
+    settings = TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed, teacher=teacher)
     result = finetune(
         given,
         data=build.dataset.source,
