@@ -47,7 +47,7 @@ def _own_folder(stack: contextlib.ExitStack) -> Path | None:
         folder = Path(tempfile.gettempdir()) / f"edgeprune-{os.getuid()}" / folder.name
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(folder.parent / ".lock", wait=True):  # between a folder and its lock nobody sweeps
+        with locked(folder.parent / ".lock", wait=True):  # between a folder and its lock nobody sweeps
             sweep(folder.parent)
             folder.mkdir()
             lock = _lock(folder / ".lock", wait=False)
@@ -62,7 +62,7 @@ def sweep(root: Path) -> None:
     """Remove the folders of processes that are gone."""
     for folder in root.iterdir():
         if folder.is_dir() and not folder.is_symlink():
-            with contextlib.suppress(OSError), _locked(folder / ".lock", wait=False):
+            with contextlib.suppress(OSError), locked(folder / ".lock", wait=False):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -95,6 +95,7 @@ def _lock(path: Path, *, wait: bool) -> IO[str]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[None]:
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a file's lock while the block lasts; ``OSError`` where another process has it and none is to ``wait``."""
     with _lock(path, wait=wait):
         yield

@@ -1,11 +1,14 @@
 """The three steps behind a point: search (on the device), fine-tune (where a GPU is), measure (on the device).
 
-They take and give plain data and the bytes of checkpoints, so that each can run in this process or anywhere.
+They take and give plain data and the bytes of checkpoints, so that each can run in this process or anywhere. A step
+that is stopped goes on where it runs again on the same machine: a finished search and finished epochs lie beside the
+layer profiles until the point is there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
+from edgeprune.errors import DataError
 from edgeprune.measure.accuracy import measure_artifact
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import only_timed, side_by_side, site_for
@@ -23,10 +27,11 @@ from edgeprune.samples.average_precision import standard_error
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
+from edgeprune.scratch import locked
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
-from edgeprune.serial import digest_of, to_json
+from edgeprune.serial import digest_of, read_json, to_json, write_json
 from edgeprune.sweep.point import VERSION, Job, Pruned, Result
 from edgeprune.version import installed
 
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 SCRATCH = "edgeprune-sweep-"
 COMPILED, TRAINED = "compiled", "trained"  # folders beside the layer profiles, of what points share
+PRUNED = "pruned"  # the same of searches, by the key of their job
 
 
 class RealSteps:
@@ -44,6 +50,11 @@ class RealSteps:
         """Prune to the budget, or give the checkpoint as it is."""
         if not job.pruned:
             return Pruned(job.weights, 1.0, 0)
+        kept = _beside(job, PRUNED) / f"{job.key}.json"
+        try:
+            return replace(read_json(Pruned, kept), checkpoint=kept.with_suffix(".pt").read_bytes())
+        except (DataError, FileNotFoundError):
+            pass
         with TemporaryDirectory(prefix=SCRATCH) as scratch:
             weights = _unpacked(scratch, job.weights)
             reference = None
@@ -63,7 +74,11 @@ class RealSteps:
                 trust=job.trust,
             )
             undecided = found.gate.reason if found.gate.verdict is Verdict.INCONCLUSIVE else ""
-            return Pruned(found.checkpoint.read_bytes(), found.plan.macs_speed_up, len(found.probes), undecided)
+            pruned = Pruned(found.checkpoint.read_bytes(), found.plan.macs_speed_up, len(found.probes), undecided)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept.with_suffix(".pt"), pruned.checkpoint)
+        write_json(kept, replace(pruned, checkpoint=b""))
+        return pruned
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
         """The bytes of the fine-tuned checkpoint."""
@@ -121,6 +136,8 @@ class RealSteps:
                 speed_up_high=ratio.high,
                 swept_ms=value_of(first.values, "p50"),
             )
+        if pruned.inconclusive:  # the same command searches such a point again
+            (_beside(job, PRUNED) / f"{job.key}.json").unlink(missing_ok=True)
         return Result(point, tuned if job.pruned or job.epochs else None)
 
 
@@ -131,29 +148,34 @@ def _beside(job: Job, name: str) -> Path:
 def _trained(
     job: Job, key: str, weights: bytes, settings: TrainSettings, unpruned: bytes, file: str = "best.pt"
 ) -> bytes:
-    """What training makes of some weights: one of its files, kept under a key for points that share it."""
+    """What training makes of some weights: one of its files, kept under a key for points that share it.
+
+    A training that is stopped leaves its epochs beside that file, and goes on after them. A second process that asks
+    for the same waits for the first one.
+    """
     kept = _beside(job, TRAINED) / f"{key}.pt"
     if kept.is_file():
         return kept.read_bytes()
     from edgeprune.training.finetune import finetune
 
-    finetuning = job.target.finetune
-    with TemporaryDirectory(prefix=SCRATCH) as scratch:
-        teacher = _unpacked(scratch, unpruned, "teacher.pt") if finetuning.distill else None
-        if finetuning.teacher is not None:  # where the data lies too
-            teacher = Path(finetuning.teacher)
-        result = finetune(
-            _unpacked(scratch, weights),
-            data=job.data,
-            out=Path(scratch) / "out",
-            settings=replace(settings, teacher=teacher, quiet=True),
-            work=Path(scratch) / "work",
-            trust=job.trust,
-        )
-        trained = result.best.with_name(file).read_bytes()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, trained)
-    return trained
+    finetuning, place = job.target.finetune, kept.with_suffix(".work")
+    place.mkdir(parents=True, exist_ok=True)
+    with locked(place.with_name(f".{key}.lock"), wait=True):
+        if not kept.is_file():
+            teacher = _unpacked(place, unpruned, "teacher.pt") if finetuning.distill else None
+            if finetuning.teacher is not None:  # where the data lies too
+                teacher = Path(finetuning.teacher)
+            result = finetune(
+                _unpacked(place, weights),
+                data=job.data,
+                out=place / "out",
+                settings=replace(settings, teacher=teacher, quiet=True),
+                work=place / "run",
+                trust=job.trust,
+            )
+            write_atomically(kept, result.best.with_name(file).read_bytes())
+        shutil.rmtree(place, ignore_errors=True)
+    return kept.read_bytes()
 
 
 def _note(job: Job, pruned: Pruned) -> str:
@@ -182,7 +204,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
     return digest_of([VERSION, content])[:16]
 
 
-def _unpacked(folder: str, content: bytes, name: str = "given.pt") -> Path:
+def _unpacked(folder: str | Path, content: bytes, name: str = "given.pt") -> Path:
     file = Path(folder) / name
     file.write_bytes(content)
     return file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,13 @@ from edgeprune.export import modelopt
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import sweep_page, sweep_plot
+from edgeprune.samples.gates import Verdict
 from edgeprune.search.bench import SiteBench
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import run_here, sweep
 from edgeprune.sweep.steps import RealSteps, _training_key
 from edgeprune.target import load_target
+from edgeprune.training.result_from_run import QUANTIZED
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,52 @@ def test_what_is_held_against_every_point_is_compiled_once(
     assert all(point.speed_up_low and point.speed_up_high for point in found)
     assert all(point.speed_up_low <= point.speed_up <= point.speed_up_high for point in found)  # type: ignore[operator]
     assert [folder.name for folder in (tmp_path / "compiled").iterdir() if folder.name.startswith(".")] == []
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for searching and training; every training is stopped once after an epoch. Says what ran."""
+    ran: list[str] = []
+
+    def search(*_: Any, output: Path, **__: Any) -> Any:
+        ran.append("search")
+        output.write_bytes(b"pruned %d" % ran.count("search"))  # no two searches end alike
+        gate = SimpleNamespace(verdict=Verdict.PASS, reason="")
+        return SimpleNamespace(checkpoint=output, plan=SimpleNamespace(macs_speed_up=1.5), probes=(1,), gate=gate)
+
+    def finetune(weights: Path, *, out: Path, settings: Any, work: Path, **_: Any) -> Any:
+        epochs = work / "epochs"
+        teacher = settings.teacher.read_bytes()
+        if not epochs.exists():
+            work.mkdir(parents=True)
+            epochs.write_bytes(weights.read_bytes() + teacher)
+            raise KeyboardInterrupt
+        assert epochs.read_bytes() == weights.read_bytes() + teacher
+        ran.append("trained on")
+        out.mkdir()
+        for name in ("best.pt", QUANTIZED):
+            (out / name).write_bytes(b"trained " + weights.read_bytes())
+        return SimpleNamespace(best=out / "best.pt")
+
+    monkeypatch.setattr("edgeprune.sweep.steps.search", search)
+    monkeypatch.setattr("edgeprune.training.finetune.finetune", finetune)
+    return ran
+
+
+def test_a_point_that_is_stopped_goes_on_with_its_search_and_after_its_epochs(
+    stopped: list[str], tmp_path: Path
+) -> None:
+    target = load_target("cpu").changed({"precision": "int8", "qat.epochs": 1}).with_overrides(speed_up=1.5)
+    job = Job("a", b"given", target, "d.yaml", "d", 0, False, str(tmp_path / "profiles"), True, 2)
+    for _ in ("fine-tuning", "INT8"):
+        with pytest.raises(KeyboardInterrupt):
+            RealSteps().finetune(job, RealSteps().search(job))
+    pruned = RealSteps().search(job)
+    assert (pruned.probes, pruned.macs) == (1, 1.5)
+    assert RealSteps().finetune(job, pruned) == b"trained trained pruned 1"
+    assert stopped == ["search", "trained on", "trained on"]
+    assert not list((tmp_path / "trained").glob("*.work")), "what is finished takes no place twice"
+    assert RealSteps().search(replace(job, seed=1)).checkpoint == b"pruned 2"
 
 
 class CountedSteps:
