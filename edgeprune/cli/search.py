@@ -161,12 +161,13 @@ def sweep(
             progress=reporter,
         )
     print_table(sweep_table(found, reasons=False))
-    for point in found.points:  # a reason in a column would be a word wide
+    points = (*found.unpruned, *found.points)
+    for point in points:  # a reason in a column would be a word wide
         if point.failed or point.inconclusive:
             say(f"{point.name}: {point.failed or point.inconclusive}")
     say(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
-    undecided = any(point.inconclusive for point in found.points)
-    raise typer.Exit(1 if any(point.failed for point in found.points) else 5 if undecided else 0)
+    undecided = any(point.inconclusive for point in points)
+    raise typer.Exit(1 if any(point.failed for point in points) else 5 if undecided else 0)
 
 
 def frontier(

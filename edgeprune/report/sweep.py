@@ -48,7 +48,7 @@ def sweep_plot(sweep: Sweep) -> Plot:
     """Accuracy against latency of every point, with the unpruned models on the same axes."""
 
     def draw(axes: Axes) -> None:
-        unpruned = [(point.ms, point.accuracy, point.name) for point in sweep.unpruned]
+        unpruned = [(point.ms, point.accuracy, point.name) for point in sweep.unpruned if point.failed is None]
         pruned = sorted((point.ms, point.accuracy) for point in sweep.points if point.failed is None)
         axes.scatter(
             [p[0] for p in unpruned],

@@ -208,6 +208,23 @@ def test_the_figure_has_every_point_in_words_and_in_its_table() -> None:
     assert "<script" not in text and "http://" not in text.replace("http://www.w3.org", "")
 
 
+def test_an_unpruned_model_that_fails_is_said_and_not_drawn(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.sweep import run
+
+    whole = (Point("whole", "", 10.0, 1.0, 0.5), Point("small", "", failed="no engine was built"))
+    made = Sweep(whole, (Point("whole-2", "×2", 5.0, 2.0, 0.45),), "p50", "mAP50-95")
+    drawn = sweep_plot(made).svg
+    assert ">whole</text>" in drawn and ">small</text>" not in drawn
+    assert "</text>" in sweep_plot(replace(made, unpruned=whole[1:])).svg, "the swept model itself may fail"
+    monkeypatch.setattr(run, "sweep", lambda *_, **__: made)
+    weights, data = given
+    argv = ["sweep", str(weights), "--target", "cpu", "--data", str(data), "--out", str(tmp_path), "--speed-up", "2"]
+    ended = CliRunner().invoke(app, argv)
+    assert ended.exit_code == 1 and "small: no engine was built" in ended.output
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
