@@ -102,6 +102,27 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float], *, everything: 
     return sorted(chosen.values(), key=lambda planned: bool(planned.dropped))
 
 
+def as_measured(row: Row) -> Row:
+    """The row of the form alone, where a search found that it meets its budget without pruning."""
+    if row.measured is None or not row.measured.met_unpruned:
+        return row
+    return replace(row, name=row.form.name, budget="", met=(row.budget,))
+
+
+def one_a_name(rows: Sequence[Row]) -> list[Row]:
+    """One row of every name, in their order: the first that was measured, before one that was not."""
+    named: dict[str, list[Row]] = {}
+    for row in rows:
+        named.setdefault(row.name, []).append(row)
+    found = []
+    for same in named.values():
+        one = min(same, key=lambda row: (row.measured is None, bool(row.dropped)))
+        found.append(
+            replace(one, met=tuple(budget for row in same if row.dropped == one.dropped for budget in row.met))
+        )
+    return found
+
+
 def with_frontier(rows: Sequence[Row]) -> list[Row]:
     """The rows with those marked that no other row beats in latency and accuracy."""
     points = [row.measured for row in rows]
@@ -136,7 +157,8 @@ def budget_shares(points: Mapping[str, Point], kind: str, value: float) -> dict[
 def is_held(row: Row, share: float, budget: str) -> bool | None:
     """Whether a measured row holds a budget, by the interval of its speed-up; None where that holds both answers.
 
-    What a search pruned to this very budget held it for sure then: it holds it unless this measurement says no.
+    What a search pruned to this very budget, or found to need no pruning for it, held it for sure then: it holds it
+    unless this measurement says no.
 
     Args:
         row: measured.
@@ -150,7 +172,7 @@ def is_held(row: Row, share: float, budget: str) -> bool | None:
         return False
     if point.inconclusive:
         return None
-    return True if share * spread <= 1 or row.budget == budget else None
+    return True if share * spread <= 1 or budget in (row.budget, *row.met) else None
 
 
 def best_for(rows: Sequence[Row], meets: Mapping[str, bool]) -> Row | None:

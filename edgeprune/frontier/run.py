@@ -20,7 +20,16 @@ from edgeprune.artifact import write_atomically
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
-from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
+from edgeprune.frontier.choose import (
+    Planned,
+    as_measured,
+    best_for,
+    budget_shares,
+    is_held,
+    one_a_name,
+    plan,
+    with_frontier,
+)
 from edgeprune.frontier.levers import TRAINED, forms
 from edgeprune.frontier.output_form import choose_output
 from edgeprune.frontier.screening import Screening, screen, with_trained_int8
@@ -156,20 +165,21 @@ def frontier(
 
     todo = [job(one) for one in trained]
     points = finish_jobs(todo, source.path.read_bytes(), out, jobs, steps or RealSteps(), reporter)
-    rows = with_frontier(
-        [
-            *(_row(one, screened, kind, budgets, ratios, point) for one, point in zip(trained, points, strict=True)),
-            *(_row(one, screened, kind, budgets, ratios) for one in planned if not one.trained),
-            *(
-                Row(form.name, form, "", None, None, found.refused[form.name])
-                for form in asked
-                if form.name in found.refused
-            ),
-        ]
-    )
+    measured = [
+        as_measured(_row(one, screened, kind, budgets, ratios, point))
+        for one, point in zip(trained, points, strict=True)
+    ]
+    made_by: dict[str, Job] = {}  # a row to its job
+    for row, its_job in zip(measured, todo, strict=True):
+        if row.measured is not None:
+            made_by.setdefault(row.name, its_job)
+    untrained = [_row(one, screened, kind, budgets, ratios) for one in planned if not one.trained]
+    refused = [
+        Row(form.name, form, "", None, None, found.refused[form.name]) for form in asked if form.name in found.refused
+    ]
+    rows = with_frontier(one_a_name([*measured, *untrained, *refused]))
     stated = {**_stated(target, imgsz), **output.keys}
     metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
-    tuned = {one.form.name: checkpoint_file(out, job) for one, job in zip(trained, todo, strict=True) if not job.pruned}
 
     def built(value: float) -> Recommendation:
         """What is recommended for a budget, with its profile written into the folder and the command that takes it."""
@@ -178,10 +188,10 @@ def frontier(
         if best is None:
             return one
         # A build trains what it prunes; what it does not prune ships as it is given, or is trained for INT8 alone.
-        weights = tuned.get(baseline.form.name if TRAINED in best.form.keys else best.form.name)
-        weights = weights if not best.budget else None
-        if weights is None or not weights.is_file():
-            weights = sources[best.form.weights].path
+        its_job = made_by.get(baseline.form.name if TRAINED in best.form.keys else best.form.name)
+        weights = sources[best.form.weights].path
+        if not best.budget and its_job is not None and (tuned := checkpoint_file(out, its_job)).is_file():
+            weights = tuned
         keys = {**one.keys, "finetune.epochs": given} if best.budget and given else one.keys
         profile = out / f"build-{_file_name(budget_words(kind, value))}.yaml"
         base = str(Path(named).resolve()) if Path(named).is_file() else named

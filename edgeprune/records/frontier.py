@@ -61,6 +61,7 @@ class Row:
         dropped: why the screening leaves it out; empty where it does not.
         point: what was measured of it; None where it was not trained.
         undominated: whether no other row is both faster and more accurate.
+        met: budgets, as text, that a search found it to meet without pruning; empty in older files.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Row:
     dropped: str = ""
     point: Point | None = None
     undominated: bool = False
+    met: tuple[str, ...] = ()
 
     @property
     def measured(self) -> Point | None:

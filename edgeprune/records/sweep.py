@@ -24,6 +24,7 @@ class Point:
         speed_up_low: lower end of the 95 % interval of the speed-up; None in older files.
         speed_up_high: upper end of it; None in older files.
         swept_ms: median latency of the swept model in the same run; None in older files.
+        met_unpruned: whether a search for the budget found nothing to prune; False in older files.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Point:
     speed_up_low: float | None = None
     speed_up_high: float | None = None
     swept_ms: float | None = None
+    met_unpruned: bool = False
 
 
 @dataclass(frozen=True)

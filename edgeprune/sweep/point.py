@@ -37,7 +37,7 @@ class Job:
         pruned: False for a model that is only measured, or trained and measured.
         epochs: of fine-tuning; 0 for none.
         reference: how the swept model runs, which ratios are to, and its checkpoint's bytes; by the job's own target
-            when None.
+            when None. A frontier's rows have one, and are trained also where there is nothing to prune.
         start_used: share of the budget that the model takes unpruned beside the reference, where that was measured.
         conditions: of the measurement and the training: the device, and versions of packages.
     """
@@ -101,7 +101,7 @@ class Pruned:
     Attributes:
         checkpoint: its bytes.
         macs: of the swept model over its own.
-        probes: how many the search took; 0 where there was nothing to prune.
+        probes: how many the search took; 0 where there was nothing to prune, and the checkpoint is the given one.
         inconclusive: why no probe holds the budget for sure; empty where one does.
     """
 

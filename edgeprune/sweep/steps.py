@@ -24,7 +24,7 @@ from edgeprune.quiet import quiet
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import standard_error
-from edgeprune.samples.gates import Verdict
+from edgeprune.samples.gates import MET_UNPRUNED, Verdict
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.scratch import locked
@@ -74,7 +74,8 @@ class RealSteps:
                 trust=job.trust,
             )
             undecided = found.gate.reason if found.gate.verdict is Verdict.INCONCLUSIVE else ""
-            pruned = Pruned(found.checkpoint.read_bytes(), found.plan.macs_speed_up, len(found.probes), undecided)
+            content = found.checkpoint.read_bytes() if found.probes else job.weights
+            pruned = Pruned(content, found.plan.macs_speed_up, len(found.probes), undecided)
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(kept.with_suffix(".pt"), pruned.checkpoint)
         write_json(kept, replace(pruned, checkpoint=b""))
@@ -82,7 +83,7 @@ class RealSteps:
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
         """The bytes of the fine-tuned checkpoint."""
-        if not job.epochs or (job.pruned and not pruned.probes):
+        if not _is_trained(job, pruned):
             return pruned.checkpoint
         from edgeprune.settings import TrainSettings
         from edgeprune.training.result_from_run import QUANTIZED
@@ -95,7 +96,7 @@ class RealSteps:
             return tuned
         # What is not pruned is its own teacher in a build, whose baseline has these weights.
         key = digest_of([key, to_json(qat), installed("nvidia-modelopt")])[:16]
-        teacher = job.weights if job.pruned else tuned
+        teacher = job.weights if pruned.probes else tuned
         return _trained(job, key, tuned, TrainSettings.of(qat, **where).for_int8(), teacher, QUANTIZED)
 
     def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
@@ -135,6 +136,7 @@ class RealSteps:
                 speed_up_low=ratio.low,
                 speed_up_high=ratio.high,
                 swept_ms=value_of(first.values, "p50"),
+                met_unpruned=job.pruned and not pruned.probes,
             )
         if pruned.inconclusive:  # the same command searches such a point again
             (_beside(job, PRUNED) / f"{job.key}.json").unlink(missing_ok=True)
@@ -178,14 +180,17 @@ def _trained(
     return kept.read_bytes()
 
 
+def _is_trained(job: Job, pruned: Pruned) -> bool:
+    """Whether a point is trained: not where there was nothing to prune, as in a build; a frontier's rows all are."""
+    return job.epochs > 0 and (pruned.probes > 0 or not job.pruned or job.reference is not None)
+
+
 def _note(job: Job, pruned: Pruned) -> str:
+    found = f"probes: {pruned.probes}" if pruned.probes else MET_UNPRUNED if job.pruned else "unpruned"
+    if not _is_trained(job, pruned):
+        return f"{found}, epochs: 0" if pruned.probes else found
     qat = job.target.qat
-    epochs = f"epochs: {job.epochs}" + (f" and {qat.epochs} for INT8" if qat is not None else "")
-    if not job.pruned:
-        return f"unpruned, {epochs}" if job.epochs else "unpruned"
-    if not pruned.probes:
-        return "met without pruning"
-    return f"probes: {pruned.probes}, {epochs}"
+    return f"{found}, epochs: {job.epochs}" + (f" and {qat.epochs} for INT8" if qat is not None else "")
 
 
 def _training_key(job: Job, pruned: Pruned) -> str:

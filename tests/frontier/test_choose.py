@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from edgeprune.frontier import screening
-from edgeprune.frontier.choose import Planned, best_for, budget_shares, is_held, plan, with_frontier
+from edgeprune.frontier.choose import (
+    Planned,
+    as_measured,
+    best_for,
+    budget_shares,
+    is_held,
+    one_a_name,
+    plan,
+    with_frontier,
+)
 from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes, trained_int8
 from edgeprune.frontier.screening import Screening, with_trained_int8
 from edgeprune.records.frontier import Form, Row, Screened
@@ -179,6 +188,27 @@ def test_a_row_holds_a_budget_by_its_interval(
     point = replace(one.point, speed_up_low=low, inconclusive=inconclusive)
     one = replace(one, budget=pruned_to, point=point)
     assert is_held(one, budget_shares({"a": point}, "speed_up", 2.2)["a"], "×2.2") is held
+
+
+def met(form: Row, budget: str) -> Row:
+    """The row of a form that was to be pruned to a budget, and met it as it is."""
+    assert form.point is not None
+    point = replace(form.point, met_unpruned=True, accuracy=0.4)
+    return as_measured(replace(form, name=f"{form.name}, pruned to {budget}", budget=budget, point=point))
+
+
+def test_what_meets_its_budget_without_pruning_is_the_row_of_its_form() -> None:
+    a, b = row("a", 1.5, 0.5), row("b", 2.0, 0.5)
+    assert as_measured(a) == a
+    untrained = replace(row("b", 2.0, 0.0), point=None, dropped="faster, but misses every budget")
+    first, second = one_a_name([a, met(b, "×1.9"), met(a, "×1.4"), met(b, "×2"), untrained])
+    assert (first.name, first.budget, first.met, first.measured) == ("a", "", ("×1.4",), a.measured)
+    assert (second.name, second.met, second.dropped) == ("b", ("×1.9", "×2"), "")
+    assert second.point is not None and second.point.accuracy == 0.4
+    near = replace(second, point=replace(second.point, speed_up_low=1.9))
+    assert is_held(near, 1.0, "×2") is True and is_held(near, 1.0, "×2.01") is None
+    failed = replace(a, point=Point("a", "", failed="no engine was built"))
+    assert one_a_name([failed, met(a, "×1.4")])[0].measured is not None
 
 
 def test_milliseconds_are_those_at_the_level_that_the_machine_had_most_of_the_time() -> None:

@@ -166,6 +166,32 @@ def sizes_alone(site: Any, given: Any, *_: Any) -> Screening:
     return made_up_screening(site, asked)
 
 
+class MetUnpruned(MadeUpSteps):
+    """64 px, screened at ×1.4, turns out to be ×1.5 without pruning."""
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        point = super().measure(job, swept, pruned, tuned).point
+        if job.target.imgsz == 64:
+            point = replace(point, speed_up=1.5, accuracy=0.59, met_unpruned=job.pruned)
+        return Result(point, b"trained")
+
+
+def test_a_row_that_need_not_be_pruned_is_that_of_its_form_and_ships_as_it_was_trained(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    steps = MetUnpruned()
+    result = made(given, tmp_path, 1.5, steps=steps, screener=sizes_alone)
+    [job] = [job for job in steps.jobs if job.target.imgsz == 64]
+    assert job.pruned
+    [row] = [row for row in result.rows if row.form.name == "64 px"]
+    assert (row.name, row.budget, row.met) == ("64 px", "", ("×1.5",))
+    assert "meets ×1.5 without pruning" in (tmp_path / "frontier.md").read_text()
+    assert read_json(Frontier, tmp_path / "frontier.json") == result
+    [one] = result.recommendations
+    assert one.row == "64 px" and one.keys == {**STATED, "imgsz": 64, "budget.speed_up": 1.0}
+    assert Path(one.weights).read_bytes() == b"trained"
+
+
 def test_the_shape_of_the_images_is_looked_at(given: tuple[Path, Path], tmp_path: Path) -> None:
     from PIL import Image
 

@@ -15,13 +15,15 @@ from edgeprune.cli import app
 from edgeprune.errors import DeviceError, TargetError
 from edgeprune.export import modelopt
 from edgeprune.measure.compiling import CompiledFiles
+from edgeprune.progress import Silent
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import sweep_page, sweep_plot
 from edgeprune.samples.gates import Verdict
 from edgeprune.search.bench import SiteBench
+from edgeprune.serial import write_json
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
-from edgeprune.sweep.run import run_here, sweep
-from edgeprune.sweep.steps import RealSteps, _training_key
+from edgeprune.sweep.run import finish_jobs, run_here, sweep
+from edgeprune.sweep.steps import RealSteps, _note, _training_key
 from edgeprune.target import load_target
 from edgeprune.training.result_from_run import QUANTIZED
 
@@ -131,6 +133,43 @@ def test_a_point_that_is_stopped_goes_on_with_its_search_and_after_its_epochs(
     assert stopped == ["search", "trained on", "trained on"]
     assert not list((tmp_path / "trained").glob("*.work")), "what is finished takes no place twice"
     assert RealSteps().search(replace(job, seed=1)).checkpoint == b"pruned 2"
+
+
+def test_what_need_not_be_pruned_is_trained_in_a_frontier_and_not_in_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: Any, output: Path, **__: Any) -> Any:
+        output.write_bytes(b"saved again")
+        gate = SimpleNamespace(verdict=Verdict.PASS, reason="")
+        return SimpleNamespace(checkpoint=output, plan=SimpleNamespace(macs_speed_up=1.0), probes=(), gate=gate)
+
+    monkeypatch.setattr("edgeprune.sweep.steps.search", search)
+    monkeypatch.setattr("edgeprune.sweep.steps._trained", lambda job, key, *_: f"trained {key}".encode())
+    target = load_target("cpu").with_overrides(speed_up=1.5)
+    of_sweep = Job("a", b"given", target, "d.yaml", "d", 0, False, str(tmp_path / "profiles"), True, 2)
+    pruned = RealSteps().search(of_sweep)
+    assert pruned == Pruned(b"given", 1.0, 0), "nothing was pruned: it is the given one"
+    assert RealSteps().finetune(of_sweep, pruned) == b"given" and _note(of_sweep, pruned) == "met without pruning"
+    row = replace(of_sweep, reference=(target, b"swept"))
+    whole = replace(row, pruned=False)
+    assert RealSteps().finetune(row, pruned) == RealSteps().finetune(whole, RealSteps().search(whole))
+    assert _note(row, pruned) == "met without pruning, epochs: 2"
+
+
+def test_a_row_that_an_older_frontier_left_untrained_is_made_again(tmp_path: Path) -> None:
+    target = load_target("cpu").with_overrides(speed_up=1.5)
+    job = Job("a", b"given", target, "d.yaml", "d", 0, False, "", True, 2, reference=(target, b"swept"))
+    older = Point("a", "×1.5", 10.0, 1.5, 0.5, note="met without pruning")
+    for point, again in (
+        (older, ["a"]),
+        (replace(older, met_unpruned=True), []),
+        (replace(older, note="probes: 1"), []),
+    ):
+        (tmp_path / "points").mkdir(exist_ok=True)
+        write_json(tmp_path / "points" / f"a-{job.key}.json", point)
+        steps = CountedSteps()
+        finish_jobs([job], b"swept", tmp_path, "here", steps, Silent())
+        assert steps.ran == again
 
 
 class CountedSteps:
