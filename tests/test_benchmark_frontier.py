@@ -94,3 +94,13 @@ def test_a_run_is_kept_as_json() -> None:
 def test_what_misses_its_ratio_is_counted(share: float) -> None:
     runs = [Run(0, Frontier("cpu", "speed_up", (5.0,), "p50", "m", 1, (row("p", 5 * share, 0.5, "×5"),), ()), 1, (0,))]
     assert spent(seen(runs)).startswith("0 of 1 pruned models")
+
+
+def test_what_an_older_frontier_left_is_read() -> None:
+    older = to_json(RUNS[0])
+    del older["found"]["split"]
+    for row in older["found"]["rows"]:
+        del row["met"]
+        if row["point"] is not None:
+            del row["point"]["met_unpruned"]
+    assert from_json(Run, older, "run.json") == RUNS[0]

@@ -35,6 +35,7 @@ from edgeprune.frontier.output_form import choose_output
 from edgeprune.frontier.screening import Screening, screen, with_trained_int8
 from edgeprune.images import read_image
 from edgeprune.input_size import Size
+from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import site_with
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
@@ -42,17 +43,26 @@ from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Scre
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_table, profile_text
 from edgeprune.runtimes.site import open_site
+from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
 from edgeprune.stages.inputs import build_command
 from edgeprune.sweep.point import Job, Steps, conditions_of
-from edgeprune.sweep.run import checkpoint_file, finish_jobs, require_options, require_trainable, with_budget
+from edgeprune.sweep.run import (
+    checkpoint_file,
+    finish_jobs,
+    per_image_file,
+    require_options,
+    require_trainable,
+    with_budget,
+)
 from edgeprune.sweep.steps import COMPILED, RealSteps
 from edgeprune.target import Budget, Target, load_target
 
 Kind = Literal["latency_ms", "speed_up"]
 IMAGES = 32  # that are looked at for their shape, at most
 Z = 1.96  # standard errors on either side of a 95 % interval
+END = 0.975  # confidence of either end of one
 
 
 def frontier(
@@ -181,10 +191,19 @@ def frontier(
     stated = {**_stated(target, imgsz), **output.keys}
     metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
 
+    def ahead(first: Row, second: Row) -> DropInterval | None:
+        """How much more accurate a row is than another, from the same images; None where they were not kept."""
+        own, other = first.measured, second.measured
+        files = [per_image_file(out, made_by[row.name]) for row in (first, second)]
+        if own is None or other is None or not all(file.is_file() for file in files):
+            return None
+        seen, seen_by_other = map(load_per_image, files)
+        return drop_interval(seen, seen_by_other, own.accuracy - other.accuracy, seed=seed)
+
     def built(value: float) -> Recommendation:
         """What is recommended for a budget, with its profile written into the folder and the command that takes it."""
         kept = [row for row in rows if not row.dropped]
-        one, best = _recommended(kept, kind, value, metric, stated)
+        one, best = _recommended(kept, kind, value, metric, stated, ahead)
         if best is None:
             return one
         # A build trains what it prunes; what it does not prune ships as it is given, or is trained for INT8 alone.
@@ -212,6 +231,7 @@ def frontier(
         found.seconds,
         output.why,
         output.measured,
+        dataset.judging_split(target.accuracy.split),
     )
     write_json(out / "frontier.json", made)
     write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
@@ -287,9 +307,14 @@ def _stated(target: Target, imgsz: Size | None) -> Keys:
 
 
 def _recommended(
-    rows: Sequence[Row], kind: Kind, value: float, metric: str, stated: Keys
+    rows: Sequence[Row],
+    kind: Kind,
+    value: float,
+    metric: str,
+    stated: Keys,
+    ahead: Callable[[Row, Row], DropInterval | None],
 ) -> tuple[Recommendation, Row | None]:
-    """What is recommended for a budget, and its row."""
+    """What is recommended for a budget, and its row; ``ahead`` tells how much more accurate a row is than another."""
     budget = budget_words(kind, value)
     points = {row.name: row.measured for row in rows if row.measured is not None}
     shares = budget_shares(points, kind, value)
@@ -308,10 +333,15 @@ def _recommended(
     if point.accuracy_error is not None:
         text += f" ± {Z * point.accuracy_error:.4f}"
     if reference is not None and best is not rows[0]:
-        text += f", {point.accuracy - reference.accuracy:+.4f} against the model as it is"
+        difference = _with_ends(point.accuracy - reference.accuracy, ahead(best, rows[0]))
+        text += f", {difference} against the model as it is"
     others = [row for row in rows if row is not best]
     if (second := best_for(others, surely)) is not None:
-        text += f"; next comes {second.name} at {points[second.name].accuracy:.4f}"
+        interval = ahead(best, second)
+        level = interval is not None and interval.lower(END) <= 0 <= interval.upper(END)
+        text += f"; {'level with' if level else 'next comes'} {second.name} at {points[second.name].accuracy:.4f}"
+        if interval is not None:
+            text += f", ahead by {_with_ends(interval.drop, interval)}"
     if (unsure := best_for(others, perhaps)) is not None:
         text += f"; {unsure.name} at {points[unsure.name].accuracy:.4f} is within noise of the budget"
     why = ""
@@ -319,6 +349,16 @@ def _recommended(
         why = point.inconclusive or f"its ×{point.speed_up:.2f} is within noise of the budget"
         text += f"; INCONCLUSIVE: {why}; run it again on a quiet machine"
     return Recommendation(budget, best.name, text, keys, inconclusive=why), best
+
+
+def _with_ends(difference: float, interval: DropInterval | None) -> str:
+    """A difference of accuracy, and its 95 % interval over images where one is known."""
+    text = f"{difference:+.4f}"
+    if interval is None:
+        return text
+    if interval.standard_error is None:
+        return f"{text} ({interval.images} images are too few to tell)"
+    return f"{text} ({interval.lower(END):+.4f} to {interval.upper(END):+.4f})"
 
 
 def _keys(row: Row, kind: Kind, value: float) -> Keys:

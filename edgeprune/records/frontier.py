@@ -120,6 +120,7 @@ class Frontier:
         screening_seconds: that the screening took when it ran; None in older files.
         output: which output form every row has, and why; empty for what is no detector, and in older files.
         outputs: the output forms as they were measured, the target's own first; empty where none was.
+        split: of the images that accuracy is of, and that rows are recommended by; empty in older files.
     """
 
     target: str
@@ -133,3 +134,4 @@ class Frontier:
     screening_seconds: float | None = None
     output: str = ""
     outputs: tuple[Screened, ...] = ()
+    split: str = ""

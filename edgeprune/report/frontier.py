@@ -97,11 +97,14 @@ def frontier_page(found: Frontier) -> str:
     )
     seconds = found.screening_seconds
     screening = "" if seconds is None else f" The screening before any training took {seconds:.0f} s."
+    split = f"split {found.split}" if found.split else "split that judges"
+    chosen = f"The {split} gives the {found.metric} and chose what is recommended by it: on other images the best of "
+    chosen += "several rows is likely to do a little worse."
     return render(
         "frontier",
         title="What meets the budget",
         summary=f"Every row was {trained} and timed in one interleaved run with the model as it is, on the target "
-        f"{found.target}.{screening}{found.output and ' '}{found.output}",
+        f"{found.target}.{screening}{found.output and ' '}{found.output} {chosen}",
         recommendations=[
             (one.sentence, how_to_build(found, one) if one.row is not None else "") for one in found.recommendations
         ],

@@ -113,10 +113,17 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Result:
-    """A point, and the bytes of its checkpoint where one was made."""
+    """What a job ends with.
+
+    Attributes:
+        point: for the table.
+        checkpoint: its bytes, where one was made.
+        per_image: bytes of what was found in every image (.npz), as :mod:`edgeprune.measure.per_image` writes it.
+    """
 
     point: Point
     checkpoint: bytes | None = None
+    per_image: bytes | None = None
 
 
 def conditions_of(site: Site | None) -> dict[str, str]:

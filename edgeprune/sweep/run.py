@@ -26,7 +26,7 @@ from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
 
 JOBS = ("here", "ray")
-POINTS = "points"  # folder of finished points, each with its checkpoint
+POINTS = "points"  # folder of finished points, each with its checkpoint and what was found in every image
 
 
 def sweep(
@@ -146,6 +146,8 @@ def finish_jobs(
         if point.failed is None:
             if result.checkpoint is not None:
                 write_atomically(checkpoint_file(out, job), result.checkpoint)
+            if result.per_image is not None:
+                write_atomically(per_image_file(out, job), result.per_image)
             if not point.inconclusive:  # the same command searches such a point again
                 write_json(folder / f"{job.name}-{job.key}.json", point)
         done[job.key] = point
@@ -161,6 +163,11 @@ def finish_jobs(
 def checkpoint_file(out: Path, job: Job) -> Path:
     """Where the checkpoint of a job's point lies in the folder of a sweep, if one was made."""
     return out / POINTS / f"{job.name}-{job.key}.pt"
+
+
+def per_image_file(out: Path, job: Job) -> Path:
+    """Where what was found in every image lies; older sweeps kept none."""
+    return checkpoint_file(out, job).with_suffix(".npz")
 
 
 def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps) -> None:

@@ -138,9 +138,10 @@ class RealSteps:
                 swept_ms=value_of(first.values, "p50"),
                 met_unpruned=job.pruned and not pruned.probes,
             )
+            found = per_image.read_bytes()
         if pruned.inconclusive:  # the same command searches such a point again
             (_beside(job, PRUNED) / f"{job.key}.json").unlink(missing_ok=True)
-        return Result(point, tuned if job.pruned or job.epochs else None)
+        return Result(point, tuned if job.pruned or job.epochs else None, found)
 
 
 def _beside(job: Job, name: str) -> Path:

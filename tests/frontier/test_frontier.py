@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -23,10 +24,12 @@ from edgeprune.frontier import screening
 from edgeprune.frontier.levers import forms
 from edgeprune.frontier.run import _aspect, frontier
 from edgeprune.frontier.screening import Screening, screen
+from edgeprune.measure.per_image import save_per_image
 from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, profile_text
+from edgeprune.samples.average_precision import ImageScores
 from edgeprune.serial import read_json
 from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.target import Target, load_target
@@ -267,6 +270,38 @@ def test_a_recommendation_that_rests_on_noise_is_inconclusive(
     weights, data = given
     argv = ["frontier", str(weights), "--target", "cpu", "--data", str(data), "--out", str(tmp_path), "--speed-up", "2"]
     assert CliRunner().invoke(app, argv).exit_code == 5
+
+
+class SeenImages(MadeUpSteps):
+    """Every row is right in the easiest images, as many as its accuracy says: the same ones for every row."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.hardness = (np.arange(images) + 0.5) / images
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        result = super().measure(job, swept, pruned, tuned)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "seen.npz"
+            save_per_image(ImageScores((self.hardness < result.point.accuracy).astype(float)), file)
+            return replace(result, per_image=file.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [(400, "next comes"), (50, "level with"), (10, "level with")],
+)
+def test_the_row_behind_is_level_where_the_same_images_cannot_tell(
+    given: Any, tmp_path: Path, images: int, said: str
+) -> None:
+    [one] = (found := made(given, tmp_path, 1.8, steps=SeenImages(images))).recommendations
+    assert one.row == "int8" and f"; {said} pruned to ×1.8 at 0.5573, ahead by +0.0377 (" in one.sentence
+    assert ("10 images are too few to tell" in one.sentence) is (images == 10)
+    assert found.split == "test" and "The split test gives the mAP50-95 and chose" in frontier_page(found)
+    (file,) = (tmp_path / "points").glob("new-int8-*.npz")
+    file.unlink()  # of an older frontier
+    [again] = made(given, tmp_path, 1.8, steps=MadeUpSteps()).recommendations
+    assert again.row == one.row and "; next comes pruned to ×1.8 at 0.5573" in again.sentence
 
 
 def test_without_modelopt_the_row_of_trained_int8_says_how_to_install_it(
