@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgeprune.checkpoint import Checkpoint, parameter_count, shape_signature
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, EdgepruneError, first_line
+from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
 from edgeprune.export.graph import metadata_of
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.frontier.levers import trained_int8
@@ -27,6 +27,7 @@ from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import digest_of, read_json, write_json
+from edgeprune.sweep.point import conditions_of
 from edgeprune.target import Target
 
 EFFORT = 0.25  # of a gate's samples: what is kept is measured in full once it is trained
@@ -67,7 +68,8 @@ def screen(
         sources: checkpoints by name.
         dataset: of training and validation.
         folder: scratch; removed afterwards.
-        keep: folder of finished screenings.
+        keep: folder of finished screenings. One is not kept where a form was refused for what may pass: a lost
+            connection, a full disk.
         compiled: folder of what was compiled of the baseline, here or by whoever is held against it later.
     """
     file = None if keep is None else keep / f"screening-{_key(site, forms, sources, dataset)}.json"
@@ -77,9 +79,9 @@ def screen(
         except DataError:
             pass
     began = time.monotonic()
-    found = _screened(site, forms, sources, dataset, folder, compiled)
+    found, may_pass = _screened(site, forms, sources, dataset, folder, compiled)
     found = replace(found, seconds=time.monotonic() - began)
-    if file is not None:
+    if file is not None and not may_pass:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)
     return found
@@ -130,11 +132,13 @@ def _screened(
     dataset: Dataset,
     folder: Path,
     compiled: Path | None,
-) -> Screening:
+) -> tuple[Screening, bool]:
+    """What was measured, and whether a form was refused for another reason than what was given."""
     few, total = _fewer_images(dataset), len(forms)
     engines: dict[str, Path] = {}
     values: dict[str, float] = {}
     refused: dict[str, str] = {}
+    may_pass = False
     try:
         for number, form in enumerate(forms):
             site.reporter.progress(f"screening {form.name}: compiling", done=number, total=total + 1)
@@ -164,7 +168,10 @@ def _screened(
                 if not number:
                     raise  # nothing can be compared without the baseline
                 refused[form.name] = first_line(error)
-                site.reporter.note(f"{form.name} does not run here: {refused[form.name]}")
+                given = isinstance(error, (TargetError, DataError))  # profile and data are in the key
+                may_pass = may_pass or not given
+                again = "" if given else "; the next run screens again"
+                site.reporter.note(f"{form.name} does not run here: {refused[form.name]}{again}")
         site.reporter.progress("screening: all of them side by side", done=total, total=total + 1)
         times = side_by_side(site, list(engines.values()), dataset, effort=EFFORT)
     finally:
@@ -181,7 +188,7 @@ def _screened(
         for form in forms
         if form.name in measured
     )
-    return Screening(screened, refused)
+    return Screening(screened, refused), may_pass
 
 
 def _fewer_images(dataset: Dataset) -> Dataset:
@@ -195,7 +202,7 @@ def _key(site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], d
     content = {
         "version": VERSION,
         "target": site.target.model_dump(mode="json"),
-        "device": site.runtime.identity(),
+        "conditions": conditions_of(site),
         "forms": [[form.name, dict(form.keys)] for form in forms],
         "weights": {
             name: [hashlib.sha256(source.path.read_bytes()).hexdigest(), shape_signature(source.model)]

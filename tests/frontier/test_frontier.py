@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from edgeprune import checkpoint
 from edgeprune.cli import app
 from edgeprune.dataset import Dataset
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, TargetError
 from edgeprune.export import modelopt
 from edgeprune.frontier import screening
 from edgeprune.frontier.levers import forms
@@ -30,10 +31,12 @@ from edgeprune.records.frontier import Frontier, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, profile_text
 from edgeprune.samples.average_precision import ImageScores
+from edgeprune.search.bench import SiteBench
 from edgeprune.serial import read_json
 from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.target import Target, load_target
 from tests.report.markup import Page, check_that_nothing_leaves
+from tests.samples.made import latency
 from tests.search.devices import StandIn, stand_in_site
 from tests.sweep.test_points import given as given  # the fixture: an untrained checkpoint and a few digits
 
@@ -451,3 +454,47 @@ def test_a_screening_measures_every_form_once_and_is_kept(given: tuple[Path, Pat
     assert again == found and len(runtime.timed) == 1
     [file] = (tmp_path / "kept").glob("*.json")
     assert json.loads(file.read_text())["screened"][0]["form"]["name"] == "as it is"
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (DeviceError("board: the connection was lost"), False),
+        (StageError("no space left on the device"), False),
+        (TargetError("half precision is unknown to this runtime"), True),
+        (DataError("too few images to calibrate on"), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_screening_is_kept_only_without_a_refusal_that_may_pass(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: EdgepruneError, kept: bool
+) -> None:
+    source, dataset = checkpoint.load(given[0]), Dataset.load(given[1], task="detect")
+    runtime = StandIn(1.0, 0.1)
+    runtime.fit_for_dataset = False
+    site = stand_in_site(gpu(64), runtime, Silent())
+    failures: list[EdgepruneError] = [error]
+    compiled: list[str] = []
+
+    def compile_source(bench: SiteBench, folder: Path, kept: Path | None = None) -> Any:
+        compiled.append(bench.site.target.precision)
+        if compiled[-1] == "fp16" and failures:
+            raise failures.pop()
+        return SimpleNamespace(onnx=folder, required_engine=folder)
+
+    monkeypatch.setattr(SiteBench, "compile_source", compile_source)
+    monkeypatch.setattr(screening, "accuracy", lambda *_, **__: SimpleNamespace(map50_95=0.5))
+    times = latency(np.random.default_rng(0).lognormal(0, 0.01, 200), samples_per_block=5)
+    monkeypatch.setattr(screening, "side_by_side", lambda _, engines, *__, **___: [times] * len(engines))
+    asked = [form for form in forms(site.target, "new") if form.name in ("as it is", "fp16")]
+
+    def screened() -> Screening:
+        return screen(site, asked, {"new": source}, dataset, tmp_path / "work", tmp_path / "kept")
+
+    assert screened().refused == {"fp16": str(error)}
+    again = screened()
+    assert ("fp16" in again.refused) is kept and len(compiled) == (2 if kept else 4)
+    assert screened() == again, "what is whole is kept"
+    monkeypatch.setattr("edgeprune.sweep.point.installed", lambda package: "another version")
+    screened()
+    assert len(compiled) == (4 if kept else 6), "other packages give other figures"
