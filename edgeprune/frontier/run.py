@@ -54,6 +54,7 @@ from edgeprune.sweep.run import (
     per_image_file,
     require_options,
     require_trainable,
+    require_training,
     with_budget,
 )
 from edgeprune.sweep.steps import COMPILED, RealSteps
@@ -109,8 +110,8 @@ def frontier(
             would be without it.
 
     Raises:
-        TargetError: a wrong argument.
-        DataError: weights or dataset are unreadable.
+        TargetError: a wrong argument, or a profile with ``sparsify``.
+        DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
         DeviceError: the target's runtime is not here.
     """
     require_options(jobs, epochs)
@@ -127,6 +128,8 @@ def frontier(
     assert dataset is not None  # it was given
     sources = _sources(source, also, trust)
     reporter.note(str(inputs.size))
+    if epochs != 0:
+        require_training(target, dataset, sources.values(), jobs, trust=trust, reporter=reporter)
     with (
         open_site(target, seed=seed, reporter=reporter) as site,
         TemporaryDirectory(prefix="edgeprune-frontier-", ignore_cleanup_errors=True) as scratch,

@@ -1,8 +1,10 @@
-"""What searches, sweeps and builds start from: a checkpoint and a dataset, held against each other and the target."""
+"""What searches, sweeps and builds start from: a checkpoint and a dataset, held against each other and the target.
+
+What a profile says of training is looked at here too: a search of hours may lie before it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.input_size import InputSize, Size
+from edgeprune.settings import Training, TrainSettings
 from edgeprune.target import Target
 
 
@@ -100,3 +103,42 @@ def read_dataset(
     if source is None:
         return dataset
     return dataset.seen_by(source.names, channels=source.channels, single_cls=source.single_cls)
+
+
+def require_training_arguments(target: Target, sections: Mapping[str, Training | None]) -> None:
+    """Raise ``TargetError`` where Ultralytics does not take what a section of the profile says; None is left out."""
+    from edgeprune.training.arguments import ultralytics_arguments
+
+    for name, section in sections.items():
+        if section is not None:
+            try:
+                ultralytics_arguments(TrainSettings.of(section, imgsz=target.imgsz, seed=0, teacher=None))
+            except TargetError as error:
+                raise TargetError(f"{name}: {error}") from error
+
+
+def require_teacher(
+    target: Target, dataset: Dataset, task: str, student: Checkpoint | None, *, trust: bool = False
+) -> None:
+    """Raise ``DataError`` where the profile names a teacher that this student cannot be taught by.
+
+    Args:
+        target: its ``finetune.teacher``; nothing is looked at where it names none.
+        dataset: of the training.
+        task: of the student.
+        student: None for a model description.
+        trust: load a teacher that holds foreign classes.
+    """
+    if (named := target.finetune.teacher) is None:
+        return
+    from edgeprune.training.finetune import load_teacher
+
+    load_teacher(
+        named,
+        task,
+        dataset.names,
+        target.finetune,
+        channels=dataset.channels,
+        trust=trust,
+        student=None if student is None else student.model,
+    )

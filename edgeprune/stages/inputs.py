@@ -11,8 +11,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
-from edgeprune.search.inputs import read_dataset
-from edgeprune.settings import TrainSettings
+from edgeprune.search.inputs import read_dataset, require_teacher, require_training_arguments
 from edgeprune.stages.base import Weights
 from edgeprune.target import Target
 
@@ -64,17 +63,7 @@ def read_inputs(
     dataset = read_dataset(target, data, source.task, splits, loaded, trust=trust)
     if loaded is None and target.pretrain.train.get("single_cls"):
         dataset = dataset.of_one_class()
-    if target.finetune.teacher is not None:
-        from edgeprune.training.finetune import load_teacher
-
-        load_teacher(
-            target.finetune.teacher,
-            source.task,
-            dataset.names,
-            target.finetune,
-            channels=dataset.channels,
-            trust=trust,
-        )
+    require_teacher(target, dataset, source.task, loaded, trust=trust)
     if target.finetune.train.get("single_cls") and dataset.nc > 1:
         raise TargetError(
             f"finetune.train.single_cls: {source.path} knows {dataset.nc} classes, "
@@ -88,22 +77,15 @@ def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
     """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now."""
     from edgeprune.pruning.criteria import importance_named
     from edgeprune.pruning.pruner import AUTO, Pruner
-    from edgeprune.training.arguments import ultralytics_arguments
 
     wanted = target.prune
     if wanted.importance != AUTO:
         importance_named(wanted.importance)
     if loaded is not None and (wanted.ignore or wanted.max_ratio):  # globs that match nothing
         Pruner(loaded.model, target.imgsz, ignore=wanted.ignore, max_ratio=wanted.max_ratio)
-    sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat}
-    if loaded is None:
-        sections["pretrain"] = target.pretrain
-    for name, section in sections.items():
-        if section is not None:
-            try:
-                ultralytics_arguments(TrainSettings.of(section, imgsz=target.imgsz, seed=0, teacher=None))
-            except TargetError as error:
-                raise TargetError(f"{name}: {error}") from error
+    pretrain = target.pretrain if loaded is None else None
+    sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat, "pretrain": pretrain}
+    require_training_arguments(target, sections)
 
 
 def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Checkpoint | None]:

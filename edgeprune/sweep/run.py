@@ -5,11 +5,13 @@ Finished points are kept in the sweep's folder and are not made again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size
@@ -18,7 +20,7 @@ from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import MET_UNPRUNED
-from edgeprune.search.inputs import read_inputs
+from edgeprune.search.inputs import read_inputs, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
 from edgeprune.sweep.jobs_ray import run_on_ray
 from edgeprune.sweep.point import Finished, Job, Result, Steps, conditions_of
@@ -63,8 +65,8 @@ def sweep(
         steps: what makes a point; the real steps when None.
 
     Raises:
-        TargetError: a wrong argument.
-        DataError: weights or dataset are unreadable.
+        TargetError: a wrong argument, or a profile with ``sparsify``.
+        DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
     """
     require_options(jobs, epochs)
     target = load_target(target)
@@ -74,7 +76,9 @@ def sweep(
     inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
     target, source, dataset = inputs.target, inputs.source, inputs.dataset
     reporter.note(str(inputs.size))
-    digest = dataset.digest if dataset is not None else ""
+    assert dataset is not None  # it was given
+    if epochs != 0:
+        require_training(target, dataset, [source], jobs, trust=trust, reporter=reporter)
     conditions = conditions_of(None)
     if jobs == "here":  # on a cluster the device is another node's
         with open_site(target) as site:
@@ -89,7 +93,7 @@ def sweep(
             weights=loaded.read_bytes(),
             target=asked,
             data=str(Path(data).resolve()) if Path(data).exists() else str(data),
-            digest=digest,
+            digest=dataset.digest,
             seed=seed,
             trust=trust,
             cache=str((out / "profiles").resolve()),
@@ -116,9 +120,37 @@ def require_options(jobs: str, epochs: int | None) -> None:
 
 
 def require_trainable(target: Target, epochs: int | None) -> None:
-    """Raise DeviceError where points are trained for INT8 and ModelOpt is not here."""
+    """Raise TargetError where a build would be trained before it is pruned, which no point is, and DeviceError where
+    points are trained for INT8 and ModelOpt is not here."""
+    if target.sparsify is not None:
+        raise TargetError(
+            "sparsify: runs in a build alone, so that no point would be what a build makes; run 'edgeprune sparsify "
+            "WEIGHTS', then this command on its best.pt with a profile that has no sparsify section"
+        )
     if target.qat is not None and epochs != 0:
         require_modelopt()
+
+
+def require_training(
+    target: Target, dataset: Dataset, students: Iterable[Checkpoint], jobs: str, *, trust: bool, reporter: Reporter
+) -> None:
+    """Refuse what only a training would refuse, hours from now, and say what of the profile the points leave out.
+
+    On a cluster nothing is refused: the GPU is another node's, and the teacher's file may be.
+
+    Raises:
+        TargetError: an argument that Ultralytics does not take.
+        DataError: the profile names a teacher that cannot teach one of the students.
+    """
+    if jobs == "here":
+        require_training_arguments(target, {"finetune": target.finetune, "qat": target.qat})
+        for student in students:
+            require_teacher(target, dataset, student.task, student, trust=trust)
+    if target.finetune.until is not None:
+        reporter.note(
+            "finetune.until is left out: every point is trained for all of its epochs; a build may end its training "
+            "earlier"
+        )
 
 
 def finish_jobs(

@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
-from edgeprune.errors import DeviceError, TargetError
+from edgeprune.errors import DataError, DeviceError, TargetError
 from edgeprune.export import modelopt
+from edgeprune.frontier.run import frontier
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.progress import Silent
 from edgeprune.records.sweep import Point, Sweep
@@ -21,10 +22,12 @@ from edgeprune.report.sweep import sweep_page, sweep_plot
 from edgeprune.samples.gates import Verdict
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import write_json
+from edgeprune.sweep import steps as steps_module
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import finish_jobs, run_here, sweep
 from edgeprune.sweep.steps import RealSteps, _note, _training_key
 from edgeprune.target import load_target
+from edgeprune.training import finetune as finetune_module
 from edgeprune.training.result_from_run import QUANTIZED
 
 
@@ -114,8 +117,8 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             (out / name).write_bytes(b"trained " + weights.read_bytes())
         return SimpleNamespace(best=out / "best.pt")
 
-    monkeypatch.setattr("edgeprune.sweep.steps.search", search)
-    monkeypatch.setattr("edgeprune.training.finetune.finetune", finetune)
+    monkeypatch.setattr(steps_module, "search", search)
+    monkeypatch.setattr(finetune_module, "finetune", finetune)
     return ran
 
 
@@ -143,8 +146,8 @@ def test_what_need_not_be_pruned_is_trained_in_a_frontier_and_not_in_a_sweep(
         gate = SimpleNamespace(verdict=Verdict.PASS, reason="")
         return SimpleNamespace(checkpoint=output, plan=SimpleNamespace(macs_speed_up=1.0), probes=(), gate=gate)
 
-    monkeypatch.setattr("edgeprune.sweep.steps.search", search)
-    monkeypatch.setattr("edgeprune.sweep.steps._trained", lambda job, key, *_: f"trained {key}".encode())
+    monkeypatch.setattr(steps_module, "search", search)
+    monkeypatch.setattr(steps_module, "_trained", lambda job, key, *_: f"trained {key}".encode())
     target = load_target("cpu").with_overrides(speed_up=1.5)
     of_sweep = Job("a", b"given", target, "d.yaml", "d", 0, False, str(tmp_path / "profiles"), True, 2)
     pruned = RealSteps().search(of_sweep)
@@ -208,6 +211,58 @@ def test_points_that_train_int8_need_modelopt_before_anything_is_written(
     with pytest.raises(DeviceError, match="pip install 'nvidia-modelopt"):
         sweep(tmp_path / "trained.yaml", *given, **options, steps=CountedSteps())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("sparsify: {epochs: 2}", "sparsify: runs in a build alone"),
+        ("finetune: {train: {mosiac: 0.5}}", "finetune: .*mosiac"),
+        ("finetune: {teacher: gone.pt}", "cannot read .*gone.pt"),
+    ],
+)
+@pytest.mark.parametrize("command", [sweep, frontier])
+def test_what_no_point_could_be_trained_by_is_refused_before_the_first_search(
+    given: tuple[Path, Path], tmp_path: Path, section: str, said: str, command: Any
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: cpu\n{section}\n")
+    asked: dict[str, Any] = (
+        {"budgets": [("speed_up", 1.5)]} if command is sweep else {"budgets": [1.5], "kind": "speed_up"}
+    )
+    with pytest.raises((DataError, TargetError), match=said):
+        command(tmp_path / "mine.yaml", *given, out=tmp_path / "out", imgsz=96, steps=CountedSteps(), **asked)
+    assert not (tmp_path / "out").exists()
+
+
+class Notes(Silent):
+    """Keeps what was noted."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.noted.append(text)
+
+
+@pytest.mark.parametrize("epochs", [None, 0])
+def test_that_no_point_ends_its_training_early_is_said(
+    given: tuple[Path, Path], tmp_path: Path, epochs: int | None
+) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: cpu\nfinetune: {until: map_drop <= 0.01}\n")
+    notes, budgets = Notes(), [("speed_up", 1.5)]
+    options: dict[str, Any] = {"imgsz": 96, "steps": CountedSteps(), "epochs": epochs, "progress": notes}
+    sweep(tmp_path / "mine.yaml", *given, out=tmp_path, budgets=budgets, **options)
+    assert any("finetune.until is left out" in note for note in notes.noted) is (epochs is None)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "probes", "note"),
+    [(0, 2, "probes: 2, epochs: 0"), (3, 2, "probes: 2, epochs: 3 and 5 for INT8"), (3, 0, "met without pruning")],
+)
+def test_a_note_says_what_was_trained(epochs: int, probes: int, note: str) -> None:
+    target = load_target("cpu").changed({"precision": "int8", "qat.epochs": 5}).with_overrides(speed_up=1.5)
+    job = Job("a", b"given", target, "d.yaml", "d", 0, False, "", True, epochs)
+    assert _note(job, Pruned(b"pruned", 1.5, probes)) == note
 
 
 def test_finished_points_are_not_run_again_and_failed_ones_are(given: tuple[Path, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from typer.testing import CliRunner
 from edgeprune import cli
 from edgeprune.data.digits import CLASSES
 from edgeprune.errors import DataError, SettingError, TargetError
+from edgeprune.frontier.run import frontier
 from edgeprune.settings import Finetuning, TrainSettings, hours_from
 from edgeprune.stages.inputs import read_inputs
+from edgeprune.sweep.run import sweep
 from edgeprune.target import load_target
 from edgeprune.training.finetune import finetune
 from tests.training.narrow import narrow_checkpoint
@@ -80,6 +83,23 @@ def test_a_build_refuses_its_teacher_before_anything(narrow: Path, digits: Path,
         read_inputs(target, narrow, digits, trust=False)
     with pytest.raises(DataError, match=r"cannot read .*gone\.pt"):
         read_inputs(load_target(profile(tmp_path, "{teacher: gone.pt}")), narrow, digits, trust=False)
+
+
+@pytest.mark.parametrize("command", ["build", "sweep", "frontier"])
+def test_a_teacher_of_another_head_is_refused_before_anything(
+    command: str, narrow: Path, digits: Path, tmp_path: Path
+) -> None:
+    teacher = narrow_checkpoint(tmp_path / "two.pt", "yolo26n.yaml", names=CLASSES)
+    named = profile(tmp_path, f"{{teacher: {teacher}}}")
+    given: dict[str, Any] = {"target": named, "weights": narrow, "data": digits, "out": tmp_path / "out"}
+    with pytest.raises(DataError, match=r"teacher .*two\.pt answers by two heads"):
+        if command == "build":
+            read_inputs(load_target(named), narrow, digits, trust=False)
+        elif command == "sweep":
+            sweep(**given, budgets=[("speed_up", 1.5)])
+        else:
+            frontier(**given, kind="speed_up", budgets=[1.5])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_teacher_that_is_not_heard_is_a_contradiction(tmp_path: Path) -> None:
