@@ -14,9 +14,7 @@ from edgeprune.options import output_folder
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its training split ranks channels by the loss.")]
-Images = Annotated[
-    str | None, typer.Option(help="Dataset YAML; needed to calibrate INT8 and to time frames.")
-]
+Images = Annotated[str | None, typer.Option(help="Dataset YAML; needed to calibrate INT8 and to time frames.")]
 ImgSz = Annotated[
     Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at.")
 ]
