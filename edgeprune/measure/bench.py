@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import Size
+from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.names import names_apart
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
@@ -220,6 +221,8 @@ def bench_graphs(
 ) -> BenchResult:
     """Time ONNX files or engines side by side, by a runtime that is there; arguments as for :func:`bench`.
 
+    For a runtime that loads no graphs an ONNX file is built once: all that is told of it is told of one engine.
+
     An INCONCLUSIVE limit is measured again with twice the samples each time (:data:`MAX_EFFORT` times as many at most),
     ``retries`` times at most. Every look gets
     its share of the error, so that trying again does not make a wrong PASS likelier.
@@ -230,46 +233,50 @@ def bench_graphs(
     confidence = pass_confidence(retries)
     if max_ms is not None:
         settings = replace(settings, rounds=max(settings.rounds, least_rounds(statistic, confidence, settings)))
-    attempt = 0
-    while True:
-        attempt += 1
-        latencies = runtime.latency(paths, settings, progress=progress)
-        gates = [
-            None if max_ms is None else latency_gate("bench", latency, max_ms, statistic, confidence)
-            for latency in latencies
-        ]
-        summaries = [
-            summary(latency.values, batch=latency.conditions.batch, confidence=CONFIDENCE) for latency in latencies
-        ]
-        undecided = any(gate is not None and gate.verdict is Verdict.INCONCLUSIVE for gate in gates)
-        unsteady = until_stable and not all(row.stability.stable for row in summaries)
-        if attempt > retries or not (undecided or unsteady):
-            break
-        if 2**attempt <= MAX_EFFORT:
-            settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
-    rows = []
-    names = names_apart(paths)
-    energies = runtime.energy(paths, settings, progress=progress) if details else None
-    for number, path in enumerate(paths):
-        if details:
-            progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
-        pair = (latencies[0], latencies[number]) if number else ()
-        layers = runtime.layer_times(path, threads=settings.threads) if details else []
-        rows.append(
-            ModelBench(
-                model=path,
-                size_bytes=path.stat().st_size,
-                latency=latencies[number],
-                summary=summaries[number],
-                speed_up=_with_ends(speed_up_of(*pair)) if pair else None,
-                cpu_speed_up=_with_ends(core_speed_up_of(*pair)) if pair else None,
-                energy=energies[number] if energies else None,
-                memory=runtime.peak_memory(path, threads=settings.threads) if details else None,
-                layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
-                end_to_end=runtime.end_to_end(path, image=image, threads=settings.threads) if end_to_end else None,
-                gate=gates[number],
+    with tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch:
+        folders = [Path(scratch) / str(number) for number in range(len(paths))]
+        engines = [compile_once(runtime, path, folder, progress) for path, folder in zip(paths, folders, strict=True)]
+        attempt = 0
+        while True:
+            attempt += 1
+            latencies = runtime.latency(engines, settings, progress=progress)
+            gates = [
+                None if max_ms is None else latency_gate("bench", latency, max_ms, statistic, confidence)
+                for latency in latencies
+            ]
+            summaries = [
+                summary(latency.values, batch=latency.conditions.batch, confidence=CONFIDENCE) for latency in latencies
+            ]
+            undecided = any(gate is not None and gate.verdict is Verdict.INCONCLUSIVE for gate in gates)
+            unsteady = until_stable and not all(row.stability.stable for row in summaries)
+            if attempt > retries or not (undecided or unsteady):
+                break
+            if 2**attempt <= MAX_EFFORT:
+                settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
+        rows = []
+        names = names_apart(paths)
+        energies = runtime.energy(engines, settings, progress=progress) if details else None
+        for number, (path, engine) in enumerate(zip(paths, engines, strict=True)):
+            if details:
+                progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
+            pair = (latencies[0], latencies[number]) if number else ()
+            layers = runtime.layer_times(engine, threads=settings.threads) if details else []
+            parts = runtime.end_to_end(engine, image=image, threads=settings.threads) if end_to_end else None
+            rows.append(
+                ModelBench(
+                    model=path,
+                    size_bytes=path.stat().st_size,
+                    latency=latencies[number],
+                    summary=summaries[number],
+                    speed_up=_with_ends(speed_up_of(*pair)) if pair else None,
+                    cpu_speed_up=_with_ends(core_speed_up_of(*pair)) if pair else None,
+                    energy=energies[number] if energies else None,
+                    memory=runtime.peak_memory(engine, threads=settings.threads) if details else None,
+                    layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
+                    end_to_end=parts,
+                    gate=gates[number],
+                )
             )
-        )
     verdict = overall_verdict([gate for gate in gates if gate is not None]) if max_ms is not None else None
     return BenchResult(runtime.name, tuple(rows), attempt, verdict)
 

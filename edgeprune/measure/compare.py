@@ -18,6 +18,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import Size
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.bench import ModelBench, bench_graphs
+from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
 from edgeprune.measure.names import names_apart
 from edgeprune.measure.result import Accuracy
@@ -183,15 +184,20 @@ def compare(
             for number, path in enumerate(paths)
         ]
         sizes = [_size(path, graph) for path, graph in zip(paths, graphs, strict=True)]
+        engines = graphs
+        if by is not None:
+            engines = [
+                compile_once(by, graph, Path(folder) / f"engine-{n}", progress) for n, graph in enumerate(graphs)
+            ]
         judged = []
-        for number, (name, graph, size) in enumerate(zip(names, graphs, sizes, strict=True)):
+        for number, (name, engine, size) in enumerate(zip(names, engines, sizes, strict=True)):
             progress(f"accuracy of {name}", done=number, total=len(names))
-            judged.append(accuracy(graph, data=dataset, split=split, imgsz=size, runtime=by))
+            judged.append(accuracy(engine, data=dataset, split=split, imgsz=size, runtime=by))
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
             own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
-            timed = bench_graphs(graphs, runtime, own, details=False, progress=progress).models
-        lookers = [SceneModel(name, graph, by, size) for name, graph, size in zip(names, graphs, sizes, strict=True)]
+            timed = bench_graphs(engines, runtime, own, details=False, progress=progress).models
+        lookers = [SceneModel(name, engine, by, size) for name, engine, size in zip(names, engines, sizes, strict=True)]
         shown = (
             choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
             if images

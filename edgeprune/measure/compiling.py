@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
+from edgeprune.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
     from edgeprune.export.onnx import ExportInfo
     from edgeprune.export.result import PrecisionInfo
+    from edgeprune.runtimes.base import Runtime
     from edgeprune.runtimes.site import Site
     from edgeprune.target import Target
 
@@ -206,6 +208,31 @@ def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
     engine = _engine_in(site, folder)
     kept = kept_in_float(onnx, weakly_typed=site.target.weakly_typed, dla_core=site.target.device.dla_core)
     site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision, keep_float=kept)
+    return engine
+
+
+def compile_once(runtime: Runtime, model: Path, folder: Path, progress: Progress = silent) -> Path:
+    """The model as every question is asked of it: of an ONNX file the engine that a runtime builds which loads no
+    graphs, built now, else the model itself. What is asked one by one of a graph would be of several engines.
+
+    Args:
+        runtime: that is asked.
+        model: an ONNX file or an engine.
+        folder: where an engine goes, under the graph's name; made where it is missing.
+        progress: told before it builds.
+
+    Raises:
+        DataError: the graph cannot be read.
+        StageError: it cannot be built.
+    """
+    if model.suffix != ".onnx" or runtime.suffix == ".onnx":
+        return model
+    from edgeprune.export.precision import precision_of
+
+    progress(f"building {model.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = folder / f"{model.stem}{runtime.suffix}"
+    runtime.engine_from_onnx(model, engine, precision=runtime.precision_of_engine(precision_of(model)))
     return engine
 
 

@@ -123,6 +123,10 @@ class Runtime(ABC):
         """Version of the TensorRT that builds its engines, for example ``10.3.0``; empty where it does not tell."""
         return ""
 
+    def precision_of_engine(self, held: str) -> str:
+        """Number format of an engine that is built from a graph which holds ``held``, where nobody asks for one."""
+        return held
+
     @abstractmethod
     def engine_from_onnx(
         self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()

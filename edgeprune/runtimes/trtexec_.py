@@ -210,6 +210,11 @@ class TrtExec(Runtime):
         assert built.facts is not None  # a build always has them
         write_facts(engine, built.facts)
 
+    def precision_of_engine(self, held: str) -> str:
+        """The graph's own; the target's for a builder that chooses precisions."""
+        _, version = self.find_program()
+        return self.precision if weakly_typed(version) else held
+
     def layer_info(self, model: Path) -> tuple[Layer, ...]:
         """Layers of an engine: from its facts, else by loading it on the device."""
         model = self._require_file(model)
@@ -481,9 +486,7 @@ class TrtExec(Runtime):
         """Put an engine on the device, or build it there from an ONNX file."""
         if model.suffix == ".onnx":
             progress(f"building {model.name} on {self.device.name}", done=0, total=0)
-            _, version = self.find_program()
-            precision = self.precision if weakly_typed(version) else "fp32"
-            return self._build(folder, model, str(number), precision, None)
+            return self._build(folder, model, str(number), self.precision_of_engine("fp32"), None)
         facts = read_facts(model)
         refuse_foreign(model, facts, self.identity())
         remote = f"{folder}/{number}.engine"

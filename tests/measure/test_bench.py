@@ -87,6 +87,54 @@ def test_an_energy_is_shown_with_its_ends(model: Path) -> None:
     assert "–" in bench_table(bench_graphs([model], Metered(10.0), details=False)).rows[0]
 
 
+@pytest.mark.parametrize(("weak", "built"), [(False, ["fp32", "fp16"]), (True, ["int8", "int8"])])
+def test_a_graph_is_built_once_and_all_that_is_told_is_of_that_engine(
+    model: Path, tmp_path: Path, weak: bool, built: list[str]
+) -> None:
+    class Builder(Scripted):
+        suffix = ".engine"
+
+        def __init__(self, *attempts: float | np.ndarray) -> None:
+            super().__init__(*attempts)
+            self.built: list[str] = []
+            self.asked: dict[Path, list[str]] = {}
+
+        def precision_of_engine(self, held):
+            return "int8" if weak else held
+
+        def engine_from_onnx(self, onnx, engine, *, precision="fp32", keep_float=()):
+            self.built.append(precision)
+            engine.write_bytes(b"plan")
+
+        def note(self, question, *models):
+            for path in models:
+                assert path.read_bytes() == b"plan"
+                self.asked.setdefault(path, []).append(question)
+
+        def latency(self, models, settings, *, progress=None):
+            self.note("latency", *models)
+            return super().latency(models, settings)
+
+        def energy(self, models, settings, *, progress=None):
+            self.note("energy", *models)
+            return [replace(latency((5.0, 6.0, 5.5, 5.2, 5.8, 5.1)), name="energy", unit="mJ") for _ in models]
+
+        def layer_times(self, model, *, threads=1, runs=30):
+            self.note("layers", model)
+            return []
+
+        def peak_memory(self, model, *, threads=1):
+            self.note("memory", model)
+
+    half = convolutions(tmp_path / "half.onnx", half=True)
+    runtime = Builder(np.array([10, 13]), np.array([10, 13]), 10.0)
+    result = bench_graphs([model, half], runtime, max_ms=12, statistic="p50", retries=2)
+    assert runtime.built == built
+    assert list(runtime.asked.values()) == [["latency"] * result.attempts + ["energy", "layers", "memory"]] * 2
+    assert [row.model for row in result.models] == [model, half]
+    assert not any(path.exists() for path in runtime.asked)
+
+
 @pytest.mark.parametrize(
     ("limit", "verdict", "exit_code"),
     [(20.0, Verdict.PASS, 0), (5.0, Verdict.FAIL, 1), (10.0, Verdict.INCONCLUSIVE, 5)],
