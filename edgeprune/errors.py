@@ -16,7 +16,8 @@ traceback.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 MARKS = re.compile("\x1b\\[[0-9;]*m|[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]")  # colours and signs of Ultralytics
 
@@ -82,3 +83,18 @@ class DeviceError(EdgepruneError):
     """The device is unreachable, is another board than the target names, or has the wrong versions."""
 
     exit_code = 4
+
+
+@contextmanager
+def only_informs(what: str, note: Callable[[str], None]) -> Iterator[None]:
+    """Around what no verdict rests on, a picture or a further table: an error of this tree ends the block and is told
+    in a line, so that it costs nothing that is finished.
+
+    Args:
+        what: will be missing, for people.
+        note: told of it.
+    """
+    try:
+        yield
+    except EdgepruneError as error:
+        note(f"{what}: {error}")

@@ -224,6 +224,8 @@ def _print(result: BenchResult) -> None:
         core = model.latency.conditions.core
         if core.contended:
             console.print(f"[yellow]{escape(name)} had {core.share:.0%} of a core: other work ran on this machine[/]")
+    for line in result.notes:
+        console.print(f"[yellow]{escape(line)}[/]")
     for name, model in zip(result.names, result.models, strict=True):
         if model.gate is not None:
             gate = model.gate

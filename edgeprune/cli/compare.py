@@ -91,5 +91,7 @@ def compare(
         say(f"lost: right in {first} and not found; gone: wrong there and not found; new: not found there")
     if result.pending:
         say(f"latency was not measured: {result.pending}")
+    for line in result.notes:
+        say(line)
     if output is not None:
         say(f"page: {output / 'compare.html'}")

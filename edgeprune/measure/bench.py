@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeprune.errors import DataError, TargetError
+from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.input_size import Size
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.names import names_apart
@@ -80,6 +80,7 @@ class BenchResult:
         models: in the order given; the first is the one that ratios are taken of.
         attempts: how often it was measured until it was settled; the last measurement is the one kept.
         verdict: of the worst gate; None when no limit was given.
+        notes: what of the details is missing, and why.
         schema_version: of the JSON that :mod:`edgeprune.serial` makes of it.
     """
 
@@ -87,6 +88,7 @@ class BenchResult:
     models: tuple[ModelBench, ...]
     attempts: int
     verdict: Verdict | None
+    notes: tuple[str, ...] = ()
     schema_version: int = 3
 
     @property
@@ -255,12 +257,20 @@ def bench_graphs(
                 settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
         rows = []
         names = names_apart(paths)
-        energies = runtime.energy(engines, settings, progress=progress) if details else None
+        notes: list[str] = []
+        energies = None
+        if details:
+            with only_informs("no energy", notes.append):
+                energies = runtime.energy(engines, settings, progress=progress)
         for number, (path, engine) in enumerate(zip(paths, engines, strict=True)):
+            layers, memory = [], None
             if details:
                 progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
+                with only_informs(f"no layers of {names[number]}", notes.append):
+                    layers = runtime.layer_times(engine, threads=settings.threads)
+                with only_informs(f"no memory of {names[number]}", notes.append):
+                    memory = runtime.peak_memory(engine, threads=settings.threads)
             pair = (latencies[0], latencies[number]) if number else ()
-            layers = runtime.layer_times(engine, threads=settings.threads) if details else []
             parts = runtime.end_to_end(engine, image=image, threads=settings.threads) if end_to_end else None
             rows.append(
                 ModelBench(
@@ -271,14 +281,14 @@ def bench_graphs(
                     speed_up=_with_ends(speed_up_of(*pair)) if pair else None,
                     cpu_speed_up=_with_ends(core_speed_up_of(*pair)) if pair else None,
                     energy=energies[number] if energies else None,
-                    memory=runtime.peak_memory(engine, threads=settings.threads) if details else None,
+                    memory=memory,
                     layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
                     end_to_end=parts,
                     gate=gates[number],
                 )
             )
     verdict = overall_verdict([gate for gate in gates if gate is not None]) if max_ms is not None else None
-    return BenchResult(runtime.name, tuple(rows), attempt, verdict)
+    return BenchResult(runtime.name, tuple(rows), attempt, verdict, tuple(notes))
 
 
 def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, TargetError
+from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.input_size import Size
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.bench import ModelBench, bench_graphs
@@ -84,6 +84,7 @@ class Comparison:
         runtime: what ran them.
         statistic: of the latency in the table.
         pending: why there is no latency; empty when there is.
+        notes: what else is missing, and why.
     """
 
     models: tuple[Compared, ...]
@@ -96,6 +97,7 @@ class Comparison:
     runtime: str
     statistic: str
     pending: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with every raw sample; of the scenes their counts, not their pixels."""
@@ -108,6 +110,7 @@ class Comparison:
             "runtime": self.runtime,
             "statistic": self.statistic,
             "pending": self.pending,
+            "notes": list(self.notes),
             "models": [model.to_json() for model in self.models],
             "scenes": {"looked_at": self.looked_at, "shown": [scene.to_json() for scene in self.scenes]},
         }
@@ -198,11 +201,10 @@ def compare(
             own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
             timed = bench_graphs(engines, runtime, own, details=False, progress=progress).models
         lookers = [SceneModel(name, engine, by, size) for name, engine, size in zip(names, engines, sizes, strict=True)]
-        shown = (
-            choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
-            if images
-            else ()
-        )
+        shown: tuple[Scene, ...] = ()
+        notes: list[str] = []
+        with only_informs("no images side by side", notes.append):
+            shown = choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
         counted = [counts_of(graph) for graph in graphs]
     made = [
         Compared(name, path, path.stat().st_size, counts, latency, found, size)
@@ -219,6 +221,7 @@ def compare(
         runtime=runtime.name,
         statistic=statistic,
         pending="" if available.ok else f"{runtime.name}: {available.detail}; next: {available.remedy}",
+        notes=tuple(notes),
     )
 
 

@@ -116,6 +116,7 @@ def conditions_table(comparison: Comparison) -> Table:
     ]
     if comparison.pending:
         rows.append(("latency", f"not measured: {comparison.pending}"))
+    rows += [("note", line) for line in comparison.notes]
     first = comparison.models[0].latency
     if first is not None:
         conditions = first.latency.conditions

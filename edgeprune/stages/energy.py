@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from edgeprune.errors import DeviceError, ToolError, first_line
+from edgeprune.errors import only_informs
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Gate, info_gate
@@ -21,11 +21,9 @@ def measure_energy(site: Site, settings: BenchSettings, baseline: Path, candidat
 
     It only informs: a run that fails is told, and costs nothing that was judged.
     """
-    try:
+    found = None
+    with only_informs("warning: the energy of an inference was not measured", site.reporter.note):
         found = site.runtime.energy([baseline, candidate], settings, progress=site.reporter.progress)
-    except (DeviceError, ToolError) as error:
-        site.reporter.note(f"warning: the energy of an inference was not measured: {first_line(error)}")
-        return None
     return None if found is None else (found[0], found[1])
 
 

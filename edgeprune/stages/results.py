@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgeprune.agent.facts import device_facts
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError, StageError
+from edgeprune.errors import only_informs
 from edgeprune.pruning.plan import Plan
 from edgeprune.records.build import (
     ArtifactRow,
@@ -160,18 +160,16 @@ def _scenes(build: Build) -> tuple[Scene, ...]:
     """A few validation images through the unpruned model and what ships; none where they cannot be run."""
     from edgeprune.measure.scenes import SceneModel, choose_scenes
 
-    unpruned, shipped = build.record(BaselineFacts), build.record(EngineFacts)
-    if build.site.usable:
-        runtime, before, after = build.site.runtime, unpruned.path("engine"), shipped.path("engine")
-    else:
-        runtime, before, after = None, unpruned.path("onnx"), final_onnx(build)
-    models = {"unpruned": before, "what ships": after}
-    run = [SceneModel(name, path, runtime, build.target.imgsz) for name, path in models.items()]
-    split = build.dataset.judging_split(build.target.accuracy.split)
-    try:
+    with only_informs("no detections in the report", build.reporter.note):
+        unpruned, shipped = build.record(BaselineFacts), build.record(EngineFacts)
+        if build.site.usable:
+            runtime, before, after = build.site.runtime, unpruned.path("engine"), shipped.path("engine")
+        else:
+            runtime, before, after = None, unpruned.path("onnx"), final_onnx(build)
+        models = {"unpruned": before, "what ships": after}
+        run = [SceneModel(name, path, runtime, build.target.imgsz) for name, path in models.items()]
+        split = build.dataset.judging_split(build.target.accuracy.split)
         return choose_scenes(
             run, build.dataset, build.weights.task, split=split, count=SCENE_COUNT, seed=build.site.seed
         )
-    except (DataError, StageError) as error:  # a finished build is not lost for a picture
-        build.reporter.note(f"no detections in the report: {error}")
-        return ()
+    return ()

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from edgeprune.cli.bench import bench as command
 from edgeprune.cli.bench import sparkline
-from edgeprune.errors import DataError, TargetError
+from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.measure.bench import bench_graphs
 from edgeprune.report.bench import COLUMNS, bench_table
 from edgeprune.runtimes.base import BenchSettings
@@ -133,6 +133,24 @@ def test_a_graph_is_built_once_and_all_that_is_told_is_of_that_engine(
     assert list(runtime.asked.values()) == [["latency"] * result.attempts + ["energy", "layers", "memory"]] * 2
     assert [row.model for row in result.models] == [model, half]
     assert not any(path.exists() for path in runtime.asked)
+
+
+def test_a_detail_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
+    class Leaving(Scripted):
+        def energy(self, models, settings, *, progress=None):
+            raise ToolError(["trtexec"], 1, "out of memory")
+
+        def layer_times(self, model, *, threads=1, runs=30):
+            raise DeviceError("orin: the connection was lost")
+
+    result = bench_graphs([model], Leaving(10.0), max_ms=20, statistic="p50")
+    assert result.exit_code == 0 and result.models[0].layers == () and result.models[0].energy is None
+    assert result.models[0].memory is not None
+    assert result.notes == (
+        "no energy: trtexec exited with 1: out of memory",
+        "no layers of small.onnx: orin: the connection was lost",
+    )
+    assert to_json(result)["notes"] == list(result.notes)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from edgeprune.cli.compare import compare as command
 from edgeprune.data.digits import write_digits
-from edgeprune.errors import DataError, TargetError
+from edgeprune.errors import DataError, DeviceError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.compare import Comparison, compare
 from edgeprune.measure.graphs import counts_of
@@ -49,6 +49,19 @@ def folder(tmp_path_factory) -> Path:
 def found(folder) -> Comparison:
     models = [folder / "base.pt", folder / "pruned.onnx", folder / "pruned.pt"]
     return compare(models, folder / "digits" / "data.yaml", settings=QUICK, images=2)
+
+
+def test_no_picture_costs_a_finished_comparison(folder, monkeypatch):
+    def fail(*_, **__):
+        raise DeviceError("orin: the connection was lost")
+
+    monkeypatch.setattr("edgeprune.measure.compare.choose_scenes", fail)
+    models = [folder / "pruned.onnx", folder / "pruned.onnx"]
+    made = compare(models, folder / "digits" / "data.yaml", settings=QUICK, images=2)
+    said = "no images side by side: orin: the connection was lost"
+    assert made.scenes == () and made.models[1].latency is not None
+    assert made.notes == (said,) and made.to_json()["notes"] == [said]
+    assert said in comparison_page(made)
 
 
 def test_a_checkpoint_and_its_graph_compare_as_the_same(found):
