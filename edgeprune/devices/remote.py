@@ -183,21 +183,26 @@ class RemoteDevice(Device):
     def fetch(self, remote: str, local: Path) -> None:
         """Copy a file from there, from where an earlier attempt stopped; its digest is compared."""
         partial = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}.part")
+        furthest = 0
 
         def attempt() -> None:
+            nonlocal furthest
             expected = self._agent("stat", remote)
             with partial.open("ab") as file:
-                begin = file.tell()
                 try:
-                    self._call("get", remote, str(begin), on_output=file.write)
+                    self._call("get", remote, str(file.tell()), on_output=file.write)
                 finally:
-                    self._progress += file.tell() > begin
+                    here = file.tell()
+                    if furthest < here < expected["size"]:  # a whole one brings something if its digest is right
+                        self._progress += 1
+                        furthest = here
                 file.flush()
                 os.fsync(file.fileno())
-            if partial.stat().st_size != expected["size"] or sha256_of(partial) != expected["sha256"]:
-                if partial.stat().st_size >= expected["size"]:
-                    partial.unlink()
+            if here < expected["size"]:
                 raise ConnectionLost(f"{self.name}: {PurePosixPath(remote).name} arrived only in part")
+            if here > expected["size"] or sha256_of(partial) != expected["sha256"]:
+                partial.unlink()
+                raise ConnectionLost(f"{self.name}: {PurePosixPath(remote).name} arrived with another content")
 
         try:
             with self:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.devices.channel import ConnectionLost
-from edgeprune.devices.process import Ended, Process, run_program
+from edgeprune.devices.process import PIECE_BYTES, Ended, Process, run_program
 from edgeprune.errors import DeviceError, TargetError, ToolError
 
 HOST = re.compile(
@@ -35,6 +35,7 @@ OPTIONS = {
 }
 CLOSE_TIMEOUT_S = 10.0
 SSH_FAILED = 255  # ssh's own exit code; agent and shell never end with it
+BEGINS = "edgeprune-begins"  # a line before a command's own output: what comes earlier is the login's
 UNREACHABLE = (
     "Connection refused",
     "Connection timed out",
@@ -84,18 +85,37 @@ class Ssh:
         on_output: Callable[[bytes], object] | None = None,
     ) -> Ended:
         """Run a command; every argument is quoted for the one shell that sshd puts in between."""
+        begun, last = False, b""
+
+        def take(piece: bytes) -> None:
+            nonlocal begun, last
+            if begun:
+                if on_output is not None:
+                    on_output(piece)
+            else:
+                begun, last = _is_begin(piece), piece.strip() or last
+
         try:
             # the shared connection stays in the background, and with it what a jump host needs
-            ended = run_program(self._argv(argv), stdin=stdin, on_output=on_output, whole_group=False)
+            ended = run_program(self._argv(argv), stdin=stdin, on_output=take, whole_group=False)
         except FileNotFoundError:
             raise DeviceError("ssh is not installed here; next: apt install openssh-client") from None
         if ended.returncode == SSH_FAILED or ended.returncode < 0:
             raise self._failure(ended.stderr)
+        if not begun:
+            said = last.decode(errors="replace") or (ended.stderr.strip().splitlines() or ["nothing"])[-1]
+            raise DeviceError(
+                f"{self.name}: its login starts no command, and its last words are: {said[:200]}; "
+                f"check it with: ssh {self.address.arguments} true"
+            )
         return ended
 
     def open(self, argv: Sequence[str]) -> Process:
         """Start a command and keep talking to it."""
-        return Process(self._argv(argv))
+        process = Process(self._argv(argv))
+        while (line := process.stdout.readline(PIECE_BYTES)) and not _is_begin(line):
+            pass
+        return process
 
     def close(self) -> None:
         """End the shared connection and remove its socket."""
@@ -108,8 +128,10 @@ class Ssh:
         self._folder = ""
 
     def _argv(self, argv: Sequence[str]) -> list[str]:
-        # The login shell may be any shell; sh is the one whose quoting is known.
-        command = f"exec sh -c {shlex.quote(shlex.join(argv))}"
+        # The login shell may be any shell; sh is the one whose quoting is known. The empty line ends what a login
+        # prints without one.
+        script = f"echo; echo {BEGINS}; exec {shlex.join(argv)}"
+        command = f"exec sh -c {shlex.quote(script)}"
         return [*self._client(), "-T", "--", self.address.host, command]
 
     def _client(self) -> list[str]:
@@ -145,7 +167,7 @@ class Ssh:
                 "fingerprint that ssh shows is the one that the board shows on its own screen: "
                 "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
             )
-        if "Permission denied" in stderr:
+        if "Permission denied (" in stderr:  # with what may be tried; without, a command of the login's said it
             return DeviceError(
                 f"{self.name}: the login was refused, and a password is never asked for; "
                 f"put your key there: ssh-copy-id {there}"
@@ -158,6 +180,10 @@ class Ssh:
 
     def _known_name(self) -> str:
         return f"[{self.address.host}]:{self.address.port}" if self.address.port else self.address.host
+
+
+def _is_begin(line: bytes) -> bool:
+    return line == f"{BEGINS}\n".encode()
 
 
 class Unreachable(ConnectionLost):

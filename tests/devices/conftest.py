@@ -20,16 +20,16 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    """Start a server whose sessions have the environment that is given."""
+    """Start a server whose sessions have the environment, and begin with the command, that are given."""
     started: list[Server] = []
 
-    def start(**env: str) -> Server:
+    def start(login: str = "", **env: str) -> Server:
         root = tmp_path / f"sshd{len(started)}"
         root.mkdir()
         for key in keys.glob("*"):
             (root / key.name).write_bytes(key.read_bytes())
             (root / key.name).chmod(0o600)
-        server = Server(root, env)
+        server = Server(root, env, login)
         for name in ("host", "user", "host.pub", "user.pub"):
             (keys / name).write_bytes((root / name).read_bytes())
         server.start()

@@ -22,9 +22,10 @@ def sshd_path() -> str | None:
 
 
 class Server:
-    """Started on a free port; ``env`` is what sessions get in their environment."""
+    """Started on a free port; ``env`` is what sessions get in their environment, ``login`` what a shell runs in place
+    of the command that a session asks for."""
 
-    def __init__(self, root: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, env: Mapping[str, str], login: str = "") -> None:
         self.root = root
         self.tmp = Path(env.get("TMPDIR", root / "tmp"))
         self.tmp.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ class Server:
         (root / "server").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {root}/host\nPidFile none\n"
             f"AuthorizedKeysFile {root}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            f"PermitRootLogin yes\nMaxStartups 100\nSetEnv {pairs}\n"
+            f"PermitRootLogin yes\nMaxStartups 100\nSetEnv {pairs}\n" + (f"ForceCommand {login}\n" if login else "")
         )
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -299,6 +299,43 @@ def test_lost_connections_are_counted_in_a_row_and_one_that_brought_something_st
                 device.run(command, timeout_s=30)
 
 
+class Spoiling(FakeBoard):
+    """A board whose files arrive with another content; ``halves``: its connection breaks in the middle of every other
+    one."""
+
+    halves = False
+    gets = 0
+
+    def call(self, argv, *, stdin=b"", on_output=None):
+        if "get" not in argv or on_output is None:
+            return super().call(argv, stdin=stdin, on_output=on_output)
+        self.gets += 1
+        assert self.gets < 50, "it goes on for ever"
+        breaks = self.halves and self.gets % 2
+        share = 2 if breaks else 1
+        ended = super().call(argv, stdin=stdin, on_output=lambda piece: on_output(b"x" * (len(piece) // share)))
+        if breaks:
+            raise ConnectionLost("f arrived by half")
+        return ended
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_file_that_arrives_with_another_content_brings_nothing_and_is_given_up(
+    halves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.devices.remote.RETRY_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(Spoiling, "halves", halves)
+    channel = Spoiling("fake:spoiling", BOARDS["orin-nano"], {})
+    (tmp_path / "f").write_bytes(b"content " * 100)
+    device = RemoteDevice(channel)
+    with device.workspace() as folder:
+        device.send(tmp_path / "f", f"{folder}/f")
+        with pytest.raises(ConnectionLost, match="f arrived"):
+            device.fetch(f"{folder}/f", tmp_path / "back")
+    assert channel.gets == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
 def test_leaving_in_the_middle_of_a_job_ends_it_and_puts_the_board_back() -> None:
     device = fake_device("orin-nano", power_mode="7W")
 

@@ -45,6 +45,36 @@ def test_a_program_gets_its_arguments_as_they_are_and_nothing_stays_behind(serve
     assert server.left() == []
 
 
+def test_what_a_login_prints_is_in_the_way_of_no_verb(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(login="echo Welcome; printf 'no end of line'; eval \"$SSH_ORIGINAL_COMMAND\"")
+    notes: list[str] = []
+    with over(server, note=notes.append, agent_python=sys.executable) as device, device.workspace() as folder:
+        assert device.facts().machine == os.uname().machine
+        assert device.run([sys.executable, "-c", "print('own')"], timeout_s=20).stdout == "own\n"
+        (tmp_path / "f").write_bytes(os.urandom(300_000))
+        device.send(tmp_path / "f", f"{folder}/there")
+        device.fetch(f"{folder}/there", tmp_path / "back")
+        pipe = device.open(["cat"])
+        pipe.stdin.write(b"asked\n")
+        pipe.stdin.flush()
+        assert pipe.stdout.readline() == b"asked\n"
+        pipe.close()
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "f").read_bytes()
+    assert (notes, server.left()) == ([], [])
+
+
+def test_a_login_that_starts_no_command_says_so(serve: Callable[..., Server]) -> None:
+    server = serve(login="echo This account is closed")
+    with pytest.raises(DeviceError, match=r"its login starts no command, .* are: This account is closed; check it"):
+        over(server).facts()
+
+
+def test_a_lost_connection_is_not_a_refused_login_because_a_command_of_the_login_was_refused() -> None:
+    said = "bash: /opt/ros/setup.bash: Permission denied\nConnection to orin closed by remote host."
+    assert "the connection was lost" in str(Ssh("orin")._failure(said))
+    assert "the login was refused" in str(Ssh("orin")._failure("me@orin: Permission denied (publickey)."))
+
+
 def test_facts_name_the_machine(server: Server) -> None:
     found = over(server).facts()
     assert found.cpus == os.cpu_count()
