@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -138,7 +139,7 @@ def link_split(
         return LinkedSplit(folder, checked, new=False)
     if len(sources) > MANY:
         _logger.warning("opening %d images, once", len(sources))
-    partial = root / f".partial-{folder.name}-{os.getpid()}"
+    partial = root / f".partial-{folder.name}-{uuid.uuid4().hex[:8]}"  # containers that share a cache share numbers
     try:
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)

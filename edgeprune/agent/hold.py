@@ -19,13 +19,15 @@ from edgeprune.agent.system import (
     Refused,
     Stopped,
     ignore_signals,
-    is_alive,
+    is_running,
+    process_of,
     read_json,
     refusal_of,
     start_detached,
     stop_on_signals,
     text_of,
     work_folder,
+    write_file,
     write_json,
 )
 
@@ -136,7 +138,7 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
 
     def announce(**state) -> None:
         with _decision(work):
-            write_json(path, dict(state, pid=os.getpid()))
+            write_json(path, dict(state, process=process_of(os.getpid())))
 
     def wait(holder: str) -> None:
         if not announced:
@@ -172,12 +174,12 @@ def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on
     while True:
         with _decision(work):
             hold = read_json(path)
-            if not hold or not is_alive(hold["pid"]):
-                hold = {"pid": start_detached("hold", work, mode, "1" if lock_clocks else ""), "state": "starting"}
+            if not hold or not is_running(hold["process"]):
+                started = start_detached("hold", work, mode, "1" if lock_clocks else "")
+                hold = {"process": started, "state": "starting"}
                 write_json(path, hold)
             if hold["state"] == "ready":
-                with open(busy, "w"):
-                    pass
+                write_file(work, os.path.basename(busy), process_of(os.getpid()).encode())
                 if hold.get("left"):
                     on_note(hold.pop("left"))
                     write_json(path, hold)
@@ -202,7 +204,7 @@ def _is_needed(work: str, path: str) -> bool:
     """Whether a measured job runs or ran a moment ago; once not, nobody can join any more."""
     with _decision(work):
         for busy in glob.glob(os.path.join(work, "busy-*")):
-            if is_alive(int(busy.rsplit("-", 1)[1])):
+            if is_running(text_of(busy)):
                 return True
         if time.time() - os.stat(path).st_mtime < IDLE_S:
             return True

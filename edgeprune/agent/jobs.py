@@ -1,7 +1,7 @@
 """Jobs: programs that outlive the connection. One process runs a job and leaves its result, others follow its output.
 
-A job's folder holds ``job.json``, ``pid``, ``stdin``, ``stdout``, ``stderr``, ``waiting`` (who had the board while it
-was another's), ``note`` (for a person to read) and, when it is over, ``result.json``.
+A job's folder holds ``job.json``, ``process`` (who runs it), ``stdin``, ``stdout``, ``stderr``, ``waiting`` (who had
+the board while it was another's), ``note`` (for a person to read) and, when it is over, ``result.json``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import time
 from edgeprune.agent.hold import held_board
 from edgeprune.agent.programs import run_measured, run_program
 from edgeprune.agent.system import (
+    PROCESS,
     Refused,
     Stopped,
     ignore_signals,
-    is_alive,
+    is_running,
+    pid_of,
     read_json,
     refusal_of,
     say,
@@ -44,15 +46,15 @@ def follow_job(folder: str, offset: int) -> dict:
     job = sys.stdin.buffer.read()
     with contextlib.suppress(OSError):
         os.utime(os.path.join(work_folder(), "owner.json"))  # in use: not stale
-    if not os.path.exists(os.path.join(folder, "pid")):
+    if not os.path.exists(os.path.join(folder, PROCESS)):
         os.makedirs(folder, exist_ok=True)
         write_json(os.path.join(folder, "job.json"), json.loads(job.decode()))
-        write_json(os.path.join(folder, "pid"), start_detached("run", folder))
-    pid = int(text_of(os.path.join(folder, "pid")))
+        write_json(os.path.join(folder, PROCESS), start_detached("run", folder))
+    process = str(read_json(os.path.join(folder, PROCESS)))
     result_path = os.path.join(folder, "result.json")
     spoke_at, pause_s, unsaid = time.time(), 0.02, {"waiting", "note"}
     while True:
-        finished = os.path.exists(result_path) or not _is_running(pid)
+        finished = os.path.exists(result_path) or not _goes_on(process)
         offset, spoke = _send_output(os.path.join(folder, "stdout"), offset, finished)
         for name in [name for name in unsaid if os.path.exists(os.path.join(folder, name))]:
             unsaid.remove(name)
@@ -110,12 +112,13 @@ def run_job(folder: str) -> None:
     write_json(os.path.join(folder, "result.json"), result)
 
 
-def _is_running(pid: int) -> bool:
-    """Whether the process lives; one that waits to be collected by its parent does not."""
+def _goes_on(process: str) -> bool:
+    """Whether the process runs; one that waits to be collected by its parent does not."""
+    pid = pid_of(process)
     with contextlib.suppress(ChildProcessError):
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+        if pid and os.waitpid(pid, os.WNOHANG)[0] == pid:
             return False
-    return is_alive(pid)
+    return is_running(process)
 
 
 def _send_output(path: str, offset: int, finished: bool) -> tuple[int, bool]:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import time
 
 ROOT = os.environ.get("EDGEPRUNE_ROOT", "")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+PROCESS = "process"  # file of a job's folder that names its process
 END_TIMEOUT_S = 20.0  # for a process that was asked to end, until it has tidied up
 
 
@@ -42,8 +44,9 @@ def work_folder() -> str:
     return os.path.dirname(archive_path())
 
 
-def start_detached(*arguments: str) -> int:
-    """Start this program in a session of its own, which outlives the connection; gives its process id."""
+def start_detached(*arguments: str) -> str:
+    """Start this program in a session of its own, which outlives the connection; gives the process as
+    :func:`process_of` names it."""
     process = subprocess.Popen(
         [sys.executable, archive_path(), *arguments],
         stdin=subprocess.DEVNULL,
@@ -51,7 +54,7 @@ def start_detached(*arguments: str) -> int:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    return process.pid
+    return process_of(process.pid)
 
 
 def say(**line) -> None:
@@ -131,14 +134,48 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def end_process(pid: int, finished=lambda: False) -> None:
-    """Ask a process to end, and wait until it is gone or ``finished()`` says that its work is."""
-    if not pid or finished() or not is_alive(pid):
+def process_of(pid: int) -> str:
+    """``PID STARTED NAMESPACE``: what a process is known by in files.
+
+    A number alone is given again, soon after a reboot, and every container counts from 1.
+    """
+    fields = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return f"{pid} {fields[19] if len(fields) > 19 else '?'} {_namespace()}"
+
+
+def is_running(process: str) -> bool:
+    """Whether a process, as :func:`process_of` named it, runs; one of another container is not known to."""
+    pid = pid_of(process)
+    return bool(pid) and is_alive(pid) and process_of(pid) == process
+
+
+def is_of_here(process: str) -> bool:
+    """Whether :func:`process_of` named it where it can be looked for: in no other container."""
+    return bool(pid_of(process)) and process.split()[2:] == [_namespace()]
+
+
+def pid_of(process: str) -> int:
+    """The number of a process, as :func:`process_of` named it; 0 for a text that names none."""
+    match = re.match(r"(\d+) \S+ \S+$", process)
+    return int(match.group(1)) if match else 0
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "?"
+
+
+def end_process(process: str, finished=lambda: False) -> None:
+    """Ask a process, as :func:`process_of` named it, to end; wait until it is gone or ``finished()`` says that its work
+    is."""
+    if finished() or not is_running(process):
         return
     with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid_of(process), signal.SIGTERM)
     ends = time.time() + END_TIMEOUT_S
-    while is_alive(pid) and not finished() and time.time() < ends:
+    while is_running(process) and not finished() and time.time() < ends:
         time.sleep(0.05)
 
 

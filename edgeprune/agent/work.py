@@ -9,7 +9,7 @@ import shutil
 import time
 
 from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
-from edgeprune.agent.system import Refused, end_process, read_json, text_of, write_json
+from edgeprune.agent.system import PROCESS, Refused, end_process, read_json, text_of, write_json
 
 PREFIX = "edgeprune-"
 STALE_S = 7 * 86400
@@ -46,10 +46,10 @@ def leave_work(work: str) -> dict:
         raise Refused("device", f"{work} is not a work directory of edgeprune")
     for folder in glob.glob(os.path.join(work, "jobs", "*")):
         result = os.path.join(folder, "result.json")
-        end_process(int(text_of(os.path.join(folder, "pid")) or 0), lambda path=result: os.path.exists(path))
+        end_process(str(read_json(os.path.join(folder, PROCESS))), lambda path=result: os.path.exists(path))
     hold = read_json(os.path.join(work, HOLD_FILE))
-    if hold:
-        end_process(hold["pid"])
+    if isinstance(hold, dict):
+        end_process(str(hold.get("process")))
     # a holder that was killed could not put anything back itself
     failure = restore_unless_held() or text_of(os.path.join(work, NOT_RESTORED_FILE))
     shutil.rmtree(work, ignore_errors=True)

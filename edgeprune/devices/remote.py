@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.agent.programs import Turns
-from edgeprune.agent.system import is_alive
+from edgeprune.agent.system import is_of_here, is_running, process_of, text_of
 from edgeprune.artifact import sha256_of, sha256_of_open
 from edgeprune.devices.archive import archive
 from edgeprune.devices.base import Completed, Device
@@ -386,23 +386,17 @@ class _JobOutput:
 
 def _owner(pid: int) -> str:
     """This machine and a process of it, so that what a killed build left can be told from one that works."""
-    try:
-        started = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        started = "?"
-    return f"{_machine()} {pid} {started}"
+    return f"{_machine()} {process_of(pid)}"
 
 
 def _machine() -> str:
-    for path in (Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")):
-        with suppress(OSError):
-            if text := path.read_text().strip():
-                return hashlib.sha256(text.encode()).hexdigest()[:16]
-    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:16]
+    """What tells this machine from another: two copies of one disk have one id, but not one name."""
+    ids = map(text_of, ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"))
+    text = f"{next(filter(None, ids), '')} {os.uname().nodename}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _is_abandoned(owner: str) -> bool:
-    parts = owner.split()
-    if len(parts) != 3 or parts[0] != _machine():
-        return False
-    return not is_alive(int(parts[1])) or _owner(int(parts[1])) != owner
+    """Whether its process has ended; of one in another container nobody here knows."""
+    machine, _, process = owner.partition(" ")
+    return machine == _machine() and is_of_here(process) and not is_running(process)

@@ -18,10 +18,11 @@ import pytest
 
 from edgeprune.agent import programs
 from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of
+from edgeprune.agent.jobs import _goes_on
 from edgeprune.agent.power import power_modes
 from edgeprune.agent.programs import Turns
 from edgeprune.agent.root import ROOT_COMMANDS, as_root
-from edgeprune.agent.system import is_alive
+from edgeprune.agent.system import end_process, is_alive, is_of_here, is_running, pid_of, process_of
 from edgeprune.agent.telemetry import (
     Reading,
     Telemetry,
@@ -142,13 +143,17 @@ def settled(device: RemoteDevice) -> dict:
     return board(device).state() | {"runs": 0}
 
 
+def holder_of(device: RemoteDevice) -> int:
+    return pid_of(json.loads((Path(device.work) / "hold.json").read_text())["process"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_holder_puts_power_and_clocks_back_however_it_ends(number: int) -> None:
     device = fake_device("orin-nano", power_mode="7W")
     with device:
         timed(device)
         assert board(device).state() | {"runs": 0} == {"mode": "7W", "locked": True, "runs": 0}
-        holder = json.loads((Path(device.work) / "hold.json").read_text())["pid"]
+        holder = holder_of(device)
         os.kill(holder, number)
         if number != signal.SIGKILL:
             assert settled(device) == AS_IT_WAS
@@ -162,9 +167,9 @@ def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> No
     with device:
         timed(device)
         hold = Path(device.work) / "hold.json"
-        first = json.loads(hold.read_text())["pid"]
+        first = holder_of(device)
         timed(device)
-        assert json.loads(hold.read_text())["pid"] == first
+        assert holder_of(device) == first
         os.utime(hold, (0, 0))  # a pause that is longer than any
         assert settled(device) == AS_IT_WAS
         assert timed(device).power_mode == "7W"
@@ -178,12 +183,40 @@ def test_a_process_that_ended_and_that_nobody_collected_is_not_waited_for() -> N
     assert is_alive(os.getpid())
 
 
+def test_a_process_is_told_from_another_one_that_has_its_number() -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        named = process_of(process.pid)
+        number, started, namespace = named.split()
+        before_the_reboot, elsewhere = f"{number} {int(started) - 1} {namespace}", f"{number} {started} pid:[1]"
+        assert (is_running(named), is_of_here(named), _goes_on(named)) == (True, True, True)
+        assert (is_running(before_the_reboot), is_of_here(before_the_reboot)) == (False, True)
+        assert (is_running(elsewhere), is_of_here(elsewhere)) == (False, False)
+        for other in (before_the_reboot, elsewhere, number, "", "None", "0 1 2"):
+            end_process(other)
+            assert not is_running(other) and not _goes_on(other)
+        assert process.poll() is None
+        end_process(named, lambda: process.poll() is not None)
+        assert process.returncode == -signal.SIGTERM
+
+
+def test_a_build_in_another_container_of_the_same_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fake_device("orin-nano")
+    with first:
+        with monkeypatch.context() as container:
+            container.setattr("edgeprune.agent.system._namespace", lambda: "pid:[1]", raising=False)
+            container.setattr(os, "getpid", lambda: 4_194_300)  # a number that nobody has out here
+            first.run(["true"], timeout_s=600)
+        with RemoteDevice(board(first)) as other:
+            other.run(["true"], timeout_s=600)
+            assert Path(first.work).is_dir() and first.work != other.work
+
+
 @pytest.mark.parametrize("rebooted", [False, True])
 def test_what_a_run_that_was_cut_off_had_changed_is_put_back_by_the_next_one_which_says_so(rebooted: bool) -> None:
     device = fake_device("orin-nano", power_mode="7W")
     device.__enter__()
     timed(device)
-    os.kill(json.loads((Path(device.work) / "hold.json").read_text())["pid"], signal.SIGKILL)
+    os.kill(holder_of(device), signal.SIGKILL)
     root = board(device).root
     shutil.rmtree(device.work)  # as a reboot leaves /tmp
     if rebooted:  # the power mode stays, locked clocks do not
