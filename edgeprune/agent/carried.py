@@ -1,14 +1,17 @@
 """A folder that was carried to a board by hand: runs the commands that were recorded for it and keeps what they gave.
 
 ``request.json`` names them (:class:`edgeprune.carry.request.Request`). Queues behind other builds, sets power mode and
-clocks as asked where this user may, and puts them back on every way out. Leaves ``results.tar``.
+clocks as asked where this user may, and puts them back on every way out. Leaves ``results.tar``. A terminal or
+connection that goes away does not stop it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tarfile
 import zlib
@@ -35,6 +38,7 @@ RESULTS = "results"
 
 def run_carried(folder: str) -> int:
     """Run the commands of a carried folder; gives the exit code, after a line that says why it is not 0."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         _run_all(os.path.abspath(folder))
     except Refused as error:
@@ -42,10 +46,12 @@ def run_carried(folder: str) -> int:
     except Stopped:
         reason, code = "stopped; power and clocks are as they were", 130
     except OSError as error:
-        reason, code = refusal_of(error)["message"], 4
+        refusal = refusal_of(error)
+        remedy = "; free some space there, or carry the folder to another disk" if refusal["kind"] == "full" else ""
+        reason, code = refusal["message"] + remedy, 4
     else:
         return 0
-    sys.stderr.write(f"run-on-device: {reason}\n")
+    _print(f"run-on-device: {reason}", sys.stderr)
     return code
 
 
@@ -67,9 +73,7 @@ def _run_all(folder: str) -> None:
         )
     program, banner, commands = _commands(request)
     results = os.path.join(folder, RESULTS)
-    shutil.rmtree(results, ignore_errors=True)
-    os.makedirs(results)
-    stop_on_signals()
+    stop_on_signals(but=[signal.SIGHUP])
     waiting = []
 
     def wait(holder: str) -> None:
@@ -77,7 +81,9 @@ def _run_all(folder: str) -> None:
             waiting.append(holder)
             _print(f"the board is busy with another build ({holder}); waiting")
 
-    with board_lock(wait) as waited_s:
+    with board_lock(wait) as waited_s:  # an earlier run of this folder may still be at work in it
+        shutil.rmtree(results, ignore_errors=True)
+        os.makedirs(results)
         try:
             left = restore_board()
             for text in filter(None, (left.done and f"put back from an earlier run: {left.done}", left.failure)):
@@ -95,28 +101,28 @@ def _run_all(folder: str) -> None:
             failure = restore_board().failure
             if failure:
                 _print(f"the board is not as it was: {failure}")
-    for path in inputs:
-        os.unlink(path)
-    if waiting:
-        answers[0]["conditions"]["waited_s"] = round(waited_s, 2)
-    names = [os.path.join(parent, name) for parent, _, names in os.walk(results) for name in names]
-    write_json(
-        os.path.join(results, "results.json"),
-        {
-            "schema_version": 3,
-            "request_sha256": sha256_of(os.path.join(folder, "request.json")),
-            "facts": dict(asdict(facts), power_mode=conditions.get("power_mode", facts.power_mode)),
-            "banner": banner,
-            "conditions": conditions,
-            "simulated": bool(ROOT),
-            "answers": answers,
-            "files": {os.path.relpath(path, results): sha256_of(path) for path in names},
-        },
-    )
-    partial = os.path.join(folder, "results.tar.part")
-    with tarfile.open(partial, "w") as packed:
-        packed.add(results, arcname=RESULTS)
-    os.replace(partial, os.path.join(folder, "results.tar"))
+        for path in inputs:
+            os.unlink(path)
+        if waiting:
+            answers[0]["conditions"]["waited_s"] = round(waited_s, 2)
+        names = [os.path.join(parent, name) for parent, _, names in os.walk(results) for name in names]
+        write_json(
+            os.path.join(results, "results.json"),
+            {
+                "schema_version": 3,
+                "request_sha256": sha256_of(os.path.join(folder, "request.json")),
+                "facts": dict(asdict(facts), power_mode=conditions.get("power_mode", facts.power_mode)),
+                "banner": banner,
+                "conditions": conditions,
+                "simulated": bool(ROOT),
+                "answers": answers,
+                "files": {os.path.relpath(path, results): sha256_of(path) for path in names},
+            },
+        )
+        partial = os.path.join(folder, "results.tar.part")
+        with tarfile.open(partial, "w") as packed:
+            packed.add(results, arcname=RESULTS)
+        os.replace(partial, os.path.join(folder, "results.tar"))
     _print("done: bring results.tar back, then: edgeprune import-results results.tar")
 
 
@@ -187,6 +193,12 @@ def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:
     return answer
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+def _print(text: str, stream=None) -> None:
+    """Tell whoever looks; nobody may, for an hour of work goes on without them."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except (OSError, AttributeError):  # its other end is gone, or it was never open
+        with contextlib.suppress(OSError, AttributeError), open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), stream.fileno())  # what is left in it would make the interpreter's end a failure

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Sequence
 
 ROOT = os.environ.get("EDGEPRUNE_ROOT", "")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -179,14 +180,15 @@ def end_process(process: str, finished=lambda: False) -> None:
         time.sleep(0.05)
 
 
-def stop_on_signals() -> None:
-    """From now on a signal to end raises :class:`Stopped`."""
+def stop_on_signals(but: Sequence[int] = ()) -> None:
+    """From now on a signal to end raises :class:`Stopped`, ``but`` those that keep their meaning."""
 
     def stop(*_) -> None:
         raise Stopped
 
     for number in STOP_SIGNALS:
-        signal.signal(number, stop)
+        if number not in but:
+            signal.signal(number, stop)
 
 
 def ignore_signals() -> None:
@@ -196,15 +198,12 @@ def ignore_signals() -> None:
 
 
 def refusal_of(error: OSError, fallback: str = "device") -> dict:
-    """An error of the operating system as ``{kind, message}``; a full disk is told with what frees it."""
+    """An error of the operating system as ``{kind, message}``. Of a full disk ``kind`` is ``full``: the caller knows
+    which other disk may be taken."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         folder = work_folder()
         free = shutil.disk_usage(folder).free / 2**20
         place = os.path.dirname(folder)
-        return {
-            "kind": "full",
-            "message": f"the disk of {place} is full ({free:.1f} MiB free); "
-            "free some space there, or set TMPDIR to another disk",
-        }
+        return {"kind": "full", "message": f"the disk of {place} is full ({free:.1f} MiB free)"}
     where = f"{error.filename}: " if error.filename else ""
     return {"kind": fallback, "message": where + (error.strerror or str(error))}

@@ -79,6 +79,7 @@ class LocalDevice(Device):
                 agent_python=sys.executable,  # what is called python3 on the PATH may be absent, too old or a script
                 note=self.note,
             )
+            self._board.when_full = "free some space there, or set EDGEPRUNE_CACHE to a folder on another disk"
             self._board.__enter__()
         return self._board
 

@@ -68,6 +68,7 @@ class RemoteDevice(Device):
         self.python = python
         self.agent_python = agent_python
         self.channel = channel
+        self.when_full = "free some space there, or set TMPDIR there to another disk"  # of the work directory's disk
         self.work = ""  # path of the work directory, while there is one
         self._progress = 0  # grows with whatever brings a command on
         self._placed: set[str] = set()
@@ -241,9 +242,7 @@ class RemoteDevice(Device):
         lines = b"".join(output).decode(errors="replace").strip().splitlines()
         if ended.returncode or not lines:
             last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-            hint = (
-                "free some space there, or set TMPDIR to another disk" if "space" in last else f"check: ssh {self.name}"
-            )
+            hint = self.when_full if "space" in last or "quota" in last else f"check: ssh {self.name}"
             raise DeviceError(f"{self.name}: no work directory can be made there: {last}; {hint}")
         self.work = lines[-1]
         self._placed = set()
@@ -350,6 +349,8 @@ class RemoteDevice(Device):
         """What the agent refused, as an error of edgeprune."""
         codes = {"start": 127, "timeout": 124, "stopped": 124, "tool": 1}
         kind, message = error["kind"], error["message"]
+        if kind == "full":
+            message += f"; {self.when_full}"
         return ToolError(argv, codes[kind], message) if kind in codes else DeviceError(f"{self.name}: {message}")
 
 

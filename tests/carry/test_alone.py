@@ -1,0 +1,58 @@
+"""A run on a board goes on when whoever started it is gone, and two runs of one folder wait for each other."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from edgeprune.devices.archive import archive
+from edgeprune.devices.fake import FakeBoard, fake_device
+
+COMMAND = {"title": "asking", "argv": ["trtexec", "--help"], "timeout_s": 600, "measured": False, "turns": None}
+
+
+def folder_for_a_board(root: Path) -> Path:
+    """A carried folder without a model: its commands only ask trtexec for its options."""
+    (root / "agent.zip").write_bytes(archive())
+    scripts = [{"first": [1, 0, 0], "below": [99, 0, 0], "commands": [COMMAND, COMMAND]}]
+    board = {"board": "any", "modules": [], "power_mode": "", "clocks": False, "trtexec": [], "known_versions": "all"}
+    request = {**board, "scripts": scripts, "inputs": {}, "files": {}}
+    (root / "request.json").write_text(json.dumps(request))
+    return root
+
+
+@pytest.mark.parametrize("gone", ["connection", "terminal", "never there"])
+def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
+    folder = folder_for_a_board(tmp_path)
+    (folder / "results").mkdir()
+    (folder / "results" / "of-a-run-that-is-at-work").touch()
+    board = fake_device("orin-nano").channel
+    assert isinstance(board, FakeBoard)
+    argv = [sys.executable, str(folder / "agent.zip"), "carried", str(folder)]
+    if gone == "never there":
+        argv = ["sh", "-c", 'exec "$@" >&-', "sh", *argv]
+    with (board.root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=board.env)
+        assert process.stdout is not None and process.stderr is not None
+        if gone != "never there":
+            assert process.stdout.readline().startswith(b"the board is busy with another build")
+            assert (folder / "results" / "of-a-run-that-is-at-work").is_file()
+        process.stdout.close()
+        if gone == "terminal":
+            os.kill(process.pid, signal.SIGHUP)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), said) == (0, b"")
+    with tarfile.open(folder / "results.tar") as packed:
+        names = packed.getnames()
+    assert "results/results.json" in names and "results/commands/001/stdout" in names
+    assert "results/of-a-run-that-is-at-work" not in names
