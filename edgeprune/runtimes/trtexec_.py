@@ -175,7 +175,9 @@ class TrtExec(Runtime):
             program, version = self.find_program()
         except DeviceError as error:
             detail, _, remedy = str(error).partition("; next: ")
-            return Availability(False, detail, remedy or self._how_to_get_it())
+            if not remedy:  # of the device, not of the program
+                raise
+            return Availability(False, detail, remedy)
         where = f"at {program[0]}" if len(program) == 1 else f"by {shlex.join(program)}"
         found = f"trtexec {shown_version(version)} {where} on {self.device.name}"
         return Availability(True, found) if self._has_gpu() else replace(NO_GPU, detail=f"{found}: {NO_GPU.detail}")
@@ -433,7 +435,8 @@ class TrtExec(Runtime):
                     ) from error
                 if done.returncode in (126, 127):
                     continue
-                self._trtexec = program, require_known(version_from_banner(done.stdout + done.stderr))
+                version = version_from_banner(done.stdout + done.stderr)
+                self._trtexec = program, require_known(version, on_jetson=lambda: bool(self.device.facts().l4t))
                 return self._trtexec
             listed = ", ".join(shlex.join(program) for program in self._programs)
             raise DeviceError(

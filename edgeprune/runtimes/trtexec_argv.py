@@ -10,7 +10,7 @@ The same lines are recorded for a board that nothing connects to (:mod:`edgeprun
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeprune.agent.trtexec import TRTEXEC, version_in
 from edgeprune.errors import DeviceError
@@ -54,23 +54,28 @@ def version_from_banner(text: str) -> Version:
     version = version_in(text)
     if version is None:
         last = text.strip().splitlines()[-1:] or ["it printed nothing"]
-        raise DeviceError(f"trtexec printed no version banner ({last[0]}); check by hand: {TRTEXEC} --help")
+        raise DeviceError(f"trtexec printed no version banner ({last[0]}); next: {TRTEXEC} --help")
     return version
 
 
-def require_known(version: Version) -> Version:
+def require_known(version: Version, *, on_jetson: Callable[[], bool] = lambda: False) -> Version:
     """The version itself when its command line is known.
 
+    Args:
+        version: of a trtexec.
+        on_jetson: asked where it is too old: whether it lies on a board with JetPack, which brings it.
+
     Raises:
-        DeviceError: older than 8.5, newer than 11, or one between 8.6 and 10.3.
+        DeviceError: older than 8.5, newer than 11, or one between 8.6 and 10.3; behind ``; next:`` what to do.
     """
     shown = shown_version(version)
     if version >= TOO_NEW:
-        raise DeviceError(f"TensorRT {shown} is newer than what edgeprune knows ({KNOWN_VERSIONS}); update edgeprune")
-    if not any(first <= version < below for first, below in GENERATIONS):
         raise DeviceError(
-            f"TensorRT {shown} is too old: known are {KNOWN_VERSIONS}; on a Jetson install JetPack 6.1 or newer"
+            f"TensorRT {shown} is newer than what edgeprune knows ({KNOWN_VERSIONS}); next: update edgeprune"
         )
+    if not any(first <= version < below for first, below in GENERATIONS):
+        newer = "JetPack 6.1 or newer" if on_jetson() else "one of them; the profile names its trtexec (device.trtexec)"
+        raise DeviceError(f"TensorRT {shown} is too old: known are {KNOWN_VERSIONS}; next: install {newer}")
     return version
 
 

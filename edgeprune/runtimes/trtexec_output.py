@@ -248,14 +248,21 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 )
 
 
+# Errors that only say that there is no engine
+CONSEQUENCE = re.compile(r"Engine (could not be created|set up failed)|Building engine failed|Failed to create engine")
+
+
 def meaning_of(log: str) -> str:
     """One line that says why trtexec failed: a known cause, else the first line that it marked as an error.
 
-    Errors are read first: a tactic that does not fit into memory is a warning of many a build that succeeds.
+    Warnings are read only where no error names a cause: a tactic that does not fit into memory is one of many a build
+    that succeeds.
     """
     lines = log.splitlines()
-    without_warnings = "\n".join(line for line in lines if not re.search(r"\[[WIV]\]", line))
-    for text in (without_warnings, log):
+    texts = ["\n".join(line for line in lines if not re.search(r"\[[WIV]\]", line))]
+    if all(CONSEQUENCE.search(line) for line in lines if "[E]" in line):
+        texts.append(log)
+    for text in texts:
         for pattern, meaning in MEANINGS:
             if found := re.search(pattern, text, re.MULTILINE):
                 return meaning.format(all=found[0].strip(), **found.groupdict())

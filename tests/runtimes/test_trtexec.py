@@ -433,7 +433,23 @@ def test_whatever_loads_an_engine_takes_the_board_for_itself(tmp_path):
 def test_an_unknown_version_is_not_available(tmp_path, version):
     trtexec, _ = tool(tmp_path, version)
     found = trtexec.availability()
-    assert not found.ok and "10.3 and newer of 10, and 11" in found.detail and found.remedy
+    assert not found.ok and "10.3 and newer of 10, and 11" in found.detail
+    too_new = version[0] == 12
+    assert found.remedy == ("update edgeprune" if too_new else "install JetPack 6.1 or newer")
+    found = TrtExec(Desktop((), ""), program=trtexec._programs[0]).availability()
+    assert "Jetson" not in found.detail and "JetPack" not in found.remedy and "apt" not in found.remedy
+    assert found.remedy.startswith("update edgeprune" if too_new else "install one of them; the profile names its")
+
+
+def test_a_device_that_is_lost_is_no_missing_program(tmp_path, monkeypatch):
+    trtexec, _ = tool(tmp_path)
+
+    def lose(*_: object, **__: object) -> None:
+        raise DeviceError("bench: the connection was lost; check it with: ssh bench true")
+
+    monkeypatch.setattr(trtexec.device, "run", lose)
+    with pytest.raises(DeviceError, match="the connection was lost"):
+        trtexec.availability()
 
 
 class Desktop(Bench):

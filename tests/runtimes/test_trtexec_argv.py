@@ -215,11 +215,11 @@ def test_no_banner_is_said():
 @pytest.mark.parametrize(
     ("version", "words"),
     [
-        ((8, 4, 3), "8.4.3 is too old: known are 8.5, 8.6, 10.3 and newer of 10, and 11.*JetPack 6.1"),
+        ((8, 4, 3), "8.4.3 is too old: known are 8.5, 8.6, 10.3 and newer of 10, and 11; next: install one of them"),
         ((8, 7, 0), "too old"),
         ((9, 3, 0), "too old"),
         ((10, 2, 0), "too old"),
-        ((12, 0, 0), "12.0.0 is newer than what edgeprune knows.*update edgeprune"),
+        ((12, 0, 0), "12.0.0 is newer than what edgeprune knows.*; next: update edgeprune"),
     ],
 )
 def test_an_unknown_version_is_refused_with_what_is_known(version, words):

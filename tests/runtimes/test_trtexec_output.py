@@ -113,6 +113,10 @@ def test_a_warning_about_a_tactic_is_not_the_cause_of_a_failure():
     refused = "[E] Error[10]: Error Code 10: Internal Error (Could not find any implementation for node /model.9/Conv.)"
     assert meaning_of(f"{tactic}\n{refused}").startswith("TensorRT has no kernel for /model.9/Conv")
     assert "ran out of memory" in meaning_of(f"{tactic}\n[E] Engine could not be created from network")
+    unknown = "[E] Error[4]: [network.cpp::validate::3162] Error Code 4: Internal Error (Network must have one output)"
+    ends = "[E] Engine could not be created from network\n[E] Building engine failed\n[E] Failed to create engine"
+    assert meaning_of(f"{tactic}\n{unknown}\n{ends}").startswith("Error[4]: [network.cpp::validate::3162]")
+    assert "ran out of memory" in meaning_of(f"{tactic}\n{ends} from model or file.\n[E] Engine set up failed")
 
 
 REAL_BUILD = (Path(__file__).parent / "trtexec_8_6_h100_build.log").read_text()
