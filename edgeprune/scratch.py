@@ -19,7 +19,7 @@ from typing import IO
 
 from edgeprune.workspace import user_cache
 
-LONGEST_PATH = 72  # characters: multiprocessing and ssh put sockets below, whose paths have at most 104
+LONGEST_PATH = 72  # bytes: multiprocessing and ssh put sockets below, whose paths have at most 104
 
 _in_use: list[Path] = []
 
@@ -42,9 +42,9 @@ def scratch() -> Iterator[None]:
 
 def _own_folder(stack: contextlib.ExitStack) -> Path | None:
     """A new folder that goes away with ``stack``; None where there is no place for one."""
-    folder = user_cache("tmp") / f"{os.getpid()}-{uuid.uuid4().hex[:4]}"
-    if len(str(folder)) > LONGEST_PATH:
-        folder = Path(tempfile.gettempdir()) / f"edgeprune-{os.getuid()}" / folder.name
+    name, own = f"{os.getpid()}-{uuid.uuid4().hex[:4]}", f"edgeprune-{os.getuid()}"
+    folders = [root / name for root in (user_cache("tmp"), Path(tempfile.gettempdir()) / own, Path("/tmp") / own)]
+    folder = next((one for one in folders if len(os.fsencode(one)) <= LONGEST_PATH), folders[-1])
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder.parent / ".lock", wait=True):  # between a folder and its lock nobody sweeps

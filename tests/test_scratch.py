@@ -88,6 +88,17 @@ def test_a_path_that_is_too_long_for_sockets_is_not_used(monkeypatch: pytest.Mon
         assert not user_cache("").exists()
 
 
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_not_used_either(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("ü" * 40)  # two bytes each
+    deep.mkdir()
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(deep))
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with scratch.scratch():
+        assert len(os.fsencode(tempfile.gettempdir())) <= scratch.LONGEST_PATH
+
+
 def test_onnx_runtime_leaves_nothing_in_the_home(tmp_path: Path) -> None:
     code = "import edgeprune, onnxruntime as ort; ort.get_available_providers(); ort.SessionOptions()"
     code += "\ntry: ort.InferenceSession(b'')\nexcept Exception: pass"

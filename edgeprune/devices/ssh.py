@@ -34,6 +34,7 @@ OPTIONS = {
     "LogLevel": "ERROR",
 }
 CLOSE_TIMEOUT_S = 10.0
+LONGEST_SOCKET = 85  # bytes: ssh puts 17 behind it, and a socket's path has at most 104
 SSH_FAILED = 255  # ssh's own exit code; agent and shell never end with it
 BEGINS = "edgeprune-begins"  # a line before a command's own output: what comes earlier is the login's
 UNREACHABLE = (
@@ -136,7 +137,10 @@ class Ssh:
 
     def _client(self) -> list[str]:
         if not self._folder:
-            self._folder = tempfile.mkdtemp(prefix="ep-")  # short: a socket's path has at most 104 characters
+            self._folder = tempfile.mkdtemp(prefix="ep-")
+            if len(os.fsencode(self._folder)) + len("/c") > LONGEST_SOCKET:
+                Path(self._folder).rmdir()
+                self._folder = tempfile.mkdtemp(prefix="ep-", dir="/tmp")
         argv = ["ssh"]
         if config := os.environ.get("EDGEPRUNE_SSH_CONFIG"):
             argv += ["-F", config]
@@ -172,6 +176,8 @@ class Ssh:
                 f"{self.name}: the login was refused, and a password is never asked for; "
                 f"put your key there: ssh-copy-id {there}"
             )
+        if "ControlPath too long" in stderr or "too long for Unix domain socket" in stderr:
+            return DeviceError(f"{self.name}: {last}; set TMPDIR to a folder with a shorter path")
         if any(sign in stderr for sign in UNREACHABLE):
             return Unreachable(f"{self.name} cannot be reached: {last}; check it with: ssh {there} true")
         if "Bad configuration option" in stderr or "Can't open user config file" in stderr:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.artifact import write_atomically
+from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.remote import RETRY_PAUSES_S, RemoteDevice
 from edgeprune.devices.ssh import OPTIONS, Address, Ssh
 from edgeprune.errors import DeviceError, TargetError, ToolError
@@ -293,6 +294,25 @@ def test_what_a_killed_build_left_is_removed_by_the_next(server: Server) -> None
 def test_a_name_that_is_no_device_is_refused(text: str) -> None:
     with pytest.raises(TargetError, match="is not a device"):
         Address.from_text(text)
+
+
+def test_a_long_temporary_folder_is_no_place_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("ü" * 40)  # two bytes each
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    ssh = Ssh("orin")
+    [path] = [part.partition("=")[2] for part in ssh._client() if part.startswith("ControlPath=")]
+    assert len(os.fsencode(path)) <= 85 and not list(deep.iterdir())
+    Path(path).parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["ControlPath too long ('/a/c' >= 108 bytes)", 'unix_listener: path "/a/c.Xy" too long for Unix domain socket'],
+)
+def test_a_socket_path_that_is_too_long_is_not_a_lost_connection(said: str) -> None:
+    error = Ssh("orin")._failure(said)
+    assert not isinstance(error, ConnectionLost) and "set TMPDIR to a folder with a shorter path" in str(error)
 
 
 def test_names_that_are_devices() -> None:
