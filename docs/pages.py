@@ -179,7 +179,9 @@ def sudoers_part() -> str:
     """The command that allows a board's user what edgeprune does there as root."""
     from edgeprune.agent.root import sudoers
 
-    return f"```\nsudo tee /etc/sudoers.d/edgeprune <<END\n{sudoers('$USER')}END\nsudo visudo -c\n```\n"
+    path = "/etc/sudoers.d/edgeprune"
+    # visudo wants the permissions that it gives such files itself
+    return f"```\nsudo tee {path} <<END\n{sudoers('$USER')}END\nsudo chmod 0440 {path} && sudo visudo -c\n```\n"
 
 
 def _overview(known: Mapping[str, Any]) -> str:

@@ -89,7 +89,7 @@ class DeviceFacts:
         tensorrt: version, as its package says.
         gpus: as nvidia-smi lists them; Jetsons before JetPack 7 list none.
         memory_available_bytes: what programs may still take; 0 where the kernel does not tell.
-        swap_free_bytes: of swap, zram included.
+        swap_free_bytes: of swap on a disk; zram is memory, and counted there.
         trtexecs: every trtexec that was found, the first of them is taken.
         tensorrt_pip: version of the TensorRT that pip installed for the Python that found this out.
     """
@@ -160,7 +160,7 @@ def device_facts() -> DeviceFacts:
         tensorrt=package_version(TENSORRT_PACKAGES) if board or trtexec else "",
         gpus=tuple(gpus()),
         memory_available_bytes=memory_entry(memory, "MemAvailable"),
-        swap_free_bytes=memory_entry(memory, "SwapFree"),
+        swap_free_bytes=swap_free_bytes(text_of(system_path("/proc/swaps"))),
         trtexecs=trtexecs,
         tensorrt_pip=pip_version(TENSORRT_DISTRIBUTIONS),
     )
@@ -170,6 +170,15 @@ def memory_entry(meminfo: str, name: str) -> int:
     """Bytes of an entry of /proc/meminfo; 0 without it."""
     match = re.search(rf"^{name}:\s*(\d+) kB", meminfo, re.M)
     return int(match.group(1)) * 1024 if match else 0
+
+
+def swap_free_bytes(swaps: str) -> int:
+    """Free bytes of the swap on disks in /proc/swaps (file, type, KiB, KiB used, priority).
+
+    A Jetson swaps to zram from the start, half of its memory in size: what is put there takes memory.
+    """
+    rows = [row for row in map(str.split, swaps.splitlines()[1:]) if len(row) > 3 and "/zram" not in row[0]]
+    return sum(int(row[2]) - int(row[3]) for row in rows if row[2].isdigit() and row[3].isdigit()) * 1024
 
 
 def jetpack_of(l4t: str) -> str:

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
+from edgeprune.agent.facts import gpus
 from edgeprune.agent.host import temperatures_c
 from edgeprune.agent.system import system_path, text_of
 
@@ -89,6 +90,23 @@ def nvidia_smi_reading(line: str) -> Reading:
     )
 
 
+def first_gpu(environment: Mapping[str, str], names: Sequence[str]) -> str:
+    """The GPU that programs take, CUDA's first, as nvidia-smi's ``-i`` names it; empty where that cannot be told, so
+    that all are watched.
+
+    CUDA counts the fastest first unless ``CUDA_DEVICE_ORDER`` says otherwise, nvidia-smi by the bus.
+
+    Args:
+        environment: of the programs.
+        names: of the GPUs, as nvidia-smi lists them.
+    """
+    first = environment.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
+    if whole := re.fullmatch(r"GPU-\w{8}(?:-\w{4}){3}-\w{12}", first):
+        return whole.group(0)
+    counted_alike = len(set(names)) == 1 or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return first if counted_alike and first.isdigit() and int(first) < len(names) else ""
+
+
 def board_power_mw(rails: Mapping[str, int]) -> int | None:
     """Power of the whole board: its input rail, or the sum of the parts on boards that have none."""
     for name in WHOLE_BOARD_RAILS:
@@ -137,7 +155,9 @@ class Telemetry:
         if shutil.which("tegrastats"):
             self.source, argv = "tegrastats", TEGRASTATS
         elif shutil.which("nvidia-smi"):
-            self.source, argv, self.parse = "nvidia-smi", NVIDIA_SMI, nvidia_smi_reading
+            gpu = first_gpu(os.environ, [gpu.name for gpu in gpus()])
+            self.source, self.parse = "nvidia-smi", nvidia_smi_reading
+            argv = (*NVIDIA_SMI, "-i", gpu) if gpu else NVIDIA_SMI
         else:
             argv = ()
         if argv:

@@ -72,8 +72,8 @@ def short_of_memory(facts: DeviceFacts) -> str:
         return ""
     return (
         f"{facts.memory_available_bytes / 2**30:.1f} GiB of memory and {facts.swap_free_bytes / 2**30:.1f} GiB of swap "
-        "are free, which TensorRT's builder may not get by with: close other programs, or the desktop (sudo init 3), "
-        f"or add swap ({SWAP})"
+        "on a disk are free, which TensorRT's builder may not get by with: close other programs, or the desktop (sudo "
+        f"init 3), or add swap ({SWAP})"
     )
 
 

@@ -208,7 +208,10 @@ class FakeBoard(Here):
 
 
 def _meminfo(free_mib: int) -> str:
-    return f"MemTotal: 7800000 kB\nMemAvailable: {free_mib * 1024} kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
+    return f"MemTotal: 7800000 kB\nMemAvailable: {free_mib * 1024} kB\nSwapTotal: 3900000 kB\nSwapFree: 3900000 kB\n"
+
+
+ZRAM = "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0 partition 3900000 0 5\n"  # as JetPack sets it up
 
 
 def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
@@ -222,6 +225,7 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
         "etc/sudoers.d/edgeprune": sudoers("user").replace(" /var/", f" {root}/var/"),
         "proc/sys/kernel/random/boot_id": "first\n",
         "proc/meminfo": _meminfo(int(traits.get("free-mib", "6000"))),
+        "proc/swaps": ZRAM,
         "proc/device-tree/model": board.model + "\0",
         "proc/device-tree/compatible": "\0".join(board.compatible) + "\0",
         "usr/local/cuda/version.json": json.dumps({"cuda": {"name": "CUDA SDK", "version": board.cuda}}),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgeprune.agent import programs
-from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of
+from edgeprune.agent.facts import Gpu, jetpack_of, l4t_of, modules_of, swap_free_bytes
 from edgeprune.agent.jobs import _goes_on
 from edgeprune.agent.power import power_modes
 from edgeprune.agent.programs import Turns
@@ -27,12 +27,13 @@ from edgeprune.agent.telemetry import (
     Reading,
     Telemetry,
     board_power_mw,
+    first_gpu,
     nvidia_smi_reading,
     summary,
     tegrastats_reading,
 )
 from edgeprune.devices import device_named
-from edgeprune.devices.board import mismatch, targets_for, unknown_release
+from edgeprune.devices.board import mismatch, short_of_memory, targets_for, unknown_release
 from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
@@ -195,8 +196,8 @@ def test_a_process_is_told_from_another_one_that_has_its_number() -> None:
             end_process(other)
             assert not is_running(other) and not _goes_on(other)
         assert process.poll() is None
-        end_process(named, lambda: process.poll() is not None)
-        assert process.returncode == -signal.SIGTERM
+        end_process(named)
+        assert process.wait() == -signal.SIGTERM
 
 
 def test_a_build_in_another_container_of_the_same_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,6 +459,26 @@ def test_only_the_profiles_own_board_and_releases_will_do(name: str, fake: str, 
     assert bool(found) == bool(words) and re.search(words, found)
 
 
+@pytest.mark.parametrize(
+    ("swaps", "mib"),
+    [
+        ("", 0),
+        ("Filename Type Size Used Priority\n", 0),
+        ("Filename Type Size Used Priority\n/dev/zram0 partition 635100 0 5\n/dev/zram1 partition 635100 512 5\n", 0),
+        ("Filename Type Size Used Priority\n/dev/zram0 partition 1024 0 5\n/swapfile file 4194304 1048576 -2\n", 3072),
+        ("Filename Type Size Used Priority\n/mnt/my\\040swap file 2048 0 -2\n/dev/nvme0n1p2 partition 1024 0 -3", 3),
+    ],
+)
+def test_swap_is_what_lies_on_a_disk(swaps: str, mib: int) -> None:
+    assert swap_free_bytes(swaps) == mib << 20
+
+
+def test_zram_is_no_room_for_the_builder() -> None:
+    facts = fake_device("orin-nano,free-mib=1500").facts()
+    assert "1.5 GiB of memory and 0.0 GiB of swap on a disk are free" in short_of_memory(facts)
+    assert short_of_memory(replace(facts, swap_free_bytes=1 << 30)) == ""
+
+
 @pytest.mark.slow
 def test_too_little_memory_for_the_builder_is_said_before_a_build_and_by_the_probe() -> None:
     notes: list[str] = []
@@ -471,7 +492,7 @@ def test_too_little_memory_for_the_builder_is_said_before_a_build_and_by_the_pro
         with open_site(target, reporter=Notes()):
             pass
     [said] = [note for note in notes if "TensorRT's builder" in note]
-    assert "0.9 GiB of memory and 0.0 GiB of swap are free" in said and "mkswap" in said
+    assert "0.9 GiB of memory and 0.0 GiB of swap on a disk are free" in said and "mkswap" in said
     with fake_device("orin-nano,free-mib=900") as device:
         rows = {finding.subject: finding for finding in examine_device(device)}
     assert not rows["memory for the builder"].usable and "mkswap" in rows["memory for the builder"].remedy
@@ -624,6 +645,8 @@ def test_a_stand_in_that_is_none_is_refused(text: str) -> None:
         ("p3767-0001", "orin-nx,jetpack=6.0", "jetson-orin-nx-8gb-tensorrt-8"),
         ("p3701-0008", "agx-orin,jetpack=5.1", "jetson-agx-orin-industrial-tensorrt-8"),
         ("p3834-0000", "thor", "jetson-thor-t4000"),
+        ("p3767-0002", "orin-nx", "jetson-orin-nx"),
+        ("p3767-0002", "orin-nx,jetpack=6.0", "jetson-orin-nx-tensorrt-8"),
     ],
 )
 def test_a_sibling_of_a_stand_in_has_a_profile_of_its_release(module: str, release: str, target: str) -> None:
@@ -910,6 +933,47 @@ def trtexec_of(text: str, *argv: str) -> subprocess.CompletedProcess[str]:
     channel = board(fake_device(text))
     program = str(channel.root / "bin/trtexec")
     return subprocess.run([program, *argv], capture_output=True, text=True, timeout=600, env=channel.env, check=False)
+
+
+UUID = "GPU-5f1c2a3b-0001-4c1d-9e2f-0123456789ab"
+
+
+@pytest.mark.parametrize(
+    ("environment", "names", "gpu"),
+    [
+        ({}, ["H100", "H100"], "0"),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ["H100", "H100"], "1"),
+        ({"CUDA_VISIBLE_DEVICES": " 1 ,0"}, ["H100", "H100"], "1"),
+        ({"CUDA_VISIBLE_DEVICES": f"{UUID},1"}, ["H100", "T4"], UUID),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ["H100", "T4"], ""),  # CUDA's second is the slower one, nvidia-smi's may be any
+        ({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, ["H100", "T4"], "1"),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, ["H100", "H100"], ""),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ["H100"], ""),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, ["H100"], ""),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-5f1c2a3b-0001-4c1d-9e2f-0123456789ab"}, ["H100", "H100"], ""),
+        ({}, [], ""),
+    ],
+)
+def test_of_several_gpus_the_one_that_programs_take_is_watched(
+    environment: dict[str, str], names: list[str], gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert first_gpu(environment, names) == gpu
+    started: list[tuple[str, ...]] = []
+
+    def start(argv: Sequence[str], **_: object) -> None:
+        started.append(tuple(argv))
+        raise OSError
+
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("edgeprune.agent.telemetry.gpus", lambda: [Gpu(name, "9.0", "580", None) for name in names])
+    monkeypatch.setattr("edgeprune.agent.telemetry.shutil.which", lambda name: name if name == "nvidia-smi" else None)
+    monkeypatch.setattr("edgeprune.agent.telemetry.subprocess.Popen", start)
+    Telemetry().finish(False)
+    [argv] = started
+    assert argv[argv.index("200") + 1 :] == (("-i", gpu) if gpu else ())
 
 
 def test_nvidia_smi_lines() -> None:
