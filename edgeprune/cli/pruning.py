@@ -20,6 +20,7 @@ Images = Annotated[int, typer.Option(min=1, help="Images of --data to use.")]
 Batch = Annotated[int, typer.Option(min=1, max=2**16, help="Images per inference on --data.")]
 Ignore = Annotated[list[str] | None, typer.Option(help="Glob over module names that keep their width; repeatable.")]
 MaxRatio = Annotated[list[str] | None, typer.Option(help="GLOB=SHARE: remove at most this share there; repeatable.")]
+Head = Annotated[str, typer.Option(help="Of a model with two heads, the one to export: auto, end-to-end, raw, nms.")]
 Align = Annotated[int, typer.Option(help="Widths are multiples of this: 1, 4, 8, 16 or 32.")]
 
 
@@ -52,6 +53,7 @@ def prune(
     max_ratio: MaxRatio = None,
     align: Align = 8,
     min_width: Annotated[int, typer.Option(help="No layer gets narrower than this many channels.")] = 8,
+    head: Head = "auto",
     trust: Trust = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write no checkpoint.")] = False,
 ) -> None:
@@ -90,6 +92,7 @@ def prune(
             max_ratio=_shares(max_ratio or []),
             align=align,
             min_width=min_width,
+            head=head,
             seed=seed,
             trust=trust,
             progress=reporter,
@@ -137,6 +140,7 @@ def sensitivity(
     seed: Annotated[int, typer.Option(help="Seed of the draw of images.")] = 0,
     align: Align = 8,
     ignore: Ignore = None,
+    head: Head = "auto",
     plot: Annotated[
         Path | None, typer.Option(callback=output_plot, help="Write a plot (.html, .png, .svg or .pdf).")
     ] = None,
@@ -170,7 +174,7 @@ def sensitivity(
     with ConsoleReporter() as reporter:
         reporter.progress("reading images")
         batches = labelled_batches(checkpoint, data, size.side, images=images, batch=batch, seed=seed, trust=trust)
-        pruner = Pruner(checkpoint.model, size.side, align=align, ignore=ignore or ())
+        pruner = Pruner(checkpoint.model, size.side, align=align, ignore=ignore or (), head=head)
         result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=reporter.progress)
     print_table(sensitivity_table(result), sensitivity_text(result))
     if output is not None:

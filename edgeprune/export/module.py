@@ -30,13 +30,6 @@ def module_from_checkpoint(weights: Path | checkpoint.Checkpoint) -> nn.Module:
     return module
 
 
-def has_end_to_end_head(module: nn.Module) -> bool:
-    """Whether the model has a second, one-to-one head whose output needs no NMS (YOLOv10, YOLO26)."""
-    head = list(module.children())[-1]
-    head = list(head.children())[-1] if isinstance(head, nn.Sequential) else head
-    return getattr(head, "one2one_cv2", None) is not None
-
-
 def head_arguments(*, end_to_end: bool, nms: bool = False) -> dict[str, Any]:
     """The arguments of Ultralytics' exporter and validator that select the head.
 

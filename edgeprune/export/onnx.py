@@ -38,7 +38,6 @@ from edgeprune.quiet import quiet
 # 21 and later, and its CUDA kernels stop before Resize-19.
 DEFAULT_OPSET = 17
 OPSETS = range(12, 21)
-HEADS = ("auto", "end-to-end", "raw", "nms")
 # torch's tracer says of every shape in Ultralytics' heads that it becomes a constant: that is what an export is for
 TRACER_NOISE = (
     "Converting a tensor to a Python",
@@ -129,21 +128,21 @@ def onnx_from_checkpoint(
         raise TargetError(f"opset {opset} is out of range; {OPSETS.start} to {OPSETS.stop - 1} are allowed")
     if batch < 1:
         raise TargetError(f"batch {batch} is out of range; 1 or more is allowed")
-    if head not in HEADS:
-        raise TargetError(f"head '{head}' is unknown; {', '.join(HEADS)} are allowed")
     from ultralytics.engine.exporter import Exporter
 
-    from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
+    from edgeprune.export.module import head_arguments, module_from_checkpoint
+    from edgeprune.pruning.heads import ships_end_to_end
 
     checkpoint = load(weights, trust=trust)
     module: Any = module_from_checkpoint(checkpoint)
+    end_to_end = ships_end_to_end(module, head)
     sides = both_sides(checkpoint.size_for(command=imgsz).side)
     size = parameter_count(module) * 4
     if size > MAX_BYTES:
         raise DataError(f"{weights} has {size / 2**30:.2f} GiB of weights; an ONNX file holds less than 2 GB")
     if head == "auto":
-        head = "end-to-end" if has_end_to_end_head(module) else "raw"
-    if head == "end-to-end" and not has_end_to_end_head(module):
+        head = "end-to-end" if end_to_end else "raw"
+    if head == "end-to-end" and not end_to_end:
         raise TargetError(f"{weights} has no end-to-end head; use head raw or nms")
     if head == "nms" and checkpoint.task == "classify":
         raise TargetError(f"{weights} is a classifier; NMS is for detectors")
@@ -164,7 +163,7 @@ def onnx_from_checkpoint(
             "opset": opset,
             "simplify": False,
             "device": "cpu",
-            **head_arguments(end_to_end=head == "end-to-end", nms=head == "nms"),
+            **head_arguments(end_to_end=end_to_end, nms=head == "nms"),
         }
         try:
             written = Exporter(overrides=overrides)(model=module)

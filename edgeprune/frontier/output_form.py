@@ -12,9 +12,9 @@ from pathlib import Path
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.export.module import has_end_to_end_head
 from edgeprune.frontier.choose import HARMLESS, LEAST_GAIN, loss
 from edgeprune.frontier.screening import Screening, screen
+from edgeprune.pruning.heads import has_end_to_end_head, ships_end_to_end
 from edgeprune.records.frontier import Form, Keys, Screened
 from edgeprune.runtimes.site import Site
 from edgeprune.target import Target
@@ -41,7 +41,7 @@ class OutputForm:
 def output_forms(target: Target, source: Checkpoint, weights: str) -> list[Form]:
     """Every form that the model has and the target allows, the target's own first."""
     dual = has_end_to_end_head(source.model)
-    own = HEADS["end-to-end" if dual and target.exported_head in ("auto", "end-to-end") else "raw"]
+    own = HEADS["end-to-end" if ships_end_to_end(source.model, target.exported_head) else "raw"]
     others: dict[str, Keys] = {NMS: {"export.nms": True}}
     if dual:
         others = {HEADS[head]: {"export.head": head} for head in HEADS} | others

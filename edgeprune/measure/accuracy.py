@@ -24,7 +24,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
 from edgeprune.export.graph import inputs_of, load_graph, metadata_of, refuse_plugins
 from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
-from edgeprune.export.module import has_end_to_end_head, head_arguments, module_from_checkpoint
+from edgeprune.export.module import head_arguments, module_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, run_in_batches
@@ -33,6 +33,7 @@ from edgeprune.input_size import Size, both_sides
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
+from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import quiet
 from edgeprune.rectangle import at_size
 from edgeprune.runtimes.base import Runtime
@@ -203,8 +204,7 @@ def subject_of(
         checkpoint = load(model, trust=trust)
         module = module_from_checkpoint(checkpoint)
         size = both_sides(imgsz or checkpoint.size_for().side)
-        dual = has_end_to_end_head(module)
-        end_to_end = dual and head in {"auto", "end-to-end"}
+        end_to_end = ships_end_to_end(module, head)
         yield Subject(module, checkpoint.task, size, batch, end_to_end, False, checkpoint.single_cls)
         return
     graph = load_graph(model) if model.suffix == ".onnx" else None

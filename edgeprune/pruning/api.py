@@ -67,6 +67,7 @@ def prune(
     max_ratio: Mapping[str, float] | None = None,
     align: int = 8,
     min_width: int = 8,
+    head: str = "auto",
     seed: int = 0,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
@@ -95,6 +96,8 @@ def prune(
         max_ratio: glob over modules to the largest share of channels that may go there.
         align: widths are multiples of this.
         min_width: and not less than this.
+        head: which of two heads will be exported (one of :data:`~edgeprune.pruning.heads.HEADS`): MACs are counted and
+            channels ranked for that one; a plan's own with ``plan``.
         seed: of the random criterion and of the draw of images.
         trust: load a checkpoint with classes outside Ultralytics and torch (it can run any code).
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
@@ -133,7 +136,16 @@ def prune(
             raise TargetError("drop_blocks ranks blocks by the loss: pass data=, or --data DATA.yaml")
         removed = tuple(least_important_blocks(model, drop_blocks, batches, progress=tell))
     tell("tracing the model")
-    pruner = Pruner(model, side, ignore=ignore, max_ratio=max_ratio, align=align, min_width=min_width, removed=removed)
+    pruner = Pruner(
+        model,
+        side,
+        ignore=ignore,
+        max_ratio=max_ratio,
+        align=align,
+        min_width=min_width,
+        removed=removed,
+        head=head if plan is None else plan.settings.head,
+    )
     if plan is None:
         tell("ranking channels")
         plan = pruner.plan(

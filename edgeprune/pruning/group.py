@@ -82,9 +82,12 @@ def group_of(
     gradients: torch.Tensor | None,
     generator: torch.Generator,
 ) -> Group:
-    """Gather a part's slots from a model's modules, by name; the rest as in :class:`Group`."""
+    """Gather a part's slots from a model's modules, by name, but those that do not ship; the rest as in
+    :class:`Group`."""
     slots = []
     for name in part.members:
+        if name in structure.training_only:
+            continue
         kinds = [f"param:{key}" for key, _ in modules[name].named_parameters(recurse=False)]
         for kind in ("out", "in", "depthwise", "norm", *kinds):
             slot = structure.trace.slots.get((name, kind))

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edgeprune.pruning.copies import copy_sharing_weights, head_of
 from edgeprune.pruning.structure import Structure
 
 
@@ -34,18 +33,16 @@ class _Products:
 class MacsModel:
     """Counts of convolutions, linear layers and attention products for one image, batch 1, as deployed.
 
-    "As deployed": branches that ``fuse()`` drops (the one-to-many branch of a dual head, training-only outputs) cost
-    no multiply-accumulates; they do count as parameters, since the checkpoint holds them.
+    "As deployed": what an export leaves out (``structure.training_only``: the other one of two heads, outputs for
+    training alone) costs no multiply-accumulates; it does count as parameters, since the checkpoint holds it.
     """
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
         shares, dimensions = structure.width_shares, len(structure.widths)
-        dropped = _dropped_at_export(model)
         self._macs = _Products(
             [
                 (shares(cost.rows), None if cost.columns is None else shares(cost.columns), cost.coefficient)
-                for cost in structure.trace.costs
-                if cost.module not in dropped
+                for cost in structure.shipped_costs
             ],
             dimensions,
         )
@@ -81,13 +78,3 @@ def _parameter_terms(model: nn.Module, structure: Structure) -> list[tuple[np.nd
         if kind in ("out", "depthwise") and module.bias is not None:
             terms.append((rows, None, 1.0))
     return terms
-
-
-def _dropped_at_export(model: nn.Module) -> set[str]:
-    """Names of modules that the head's own ``fuse()`` removes."""
-    copy = copy_sharing_weights(model)
-    before = {name for name, _ in copy.named_modules()}
-    head = head_of(copy)
-    if hasattr(head, "fuse"):
-        head.fuse()
-    return before - {name for name, _ in copy.named_modules()}

@@ -52,6 +52,7 @@ class PlanSettings:
     Attributes:
         imgsz: of the input that multiply-accumulates are counted for, in pixels: a side, or height and width.
         request: the one request and its value; ``{"widths": "explicit"}`` where widths were given.
+        head: which of two heads ships; plans of before this was asked have none and count as ``auto``.
     """
 
     imgsz: Size
@@ -65,6 +66,7 @@ class PlanSettings:
     max_ratio: Mapping[str, float]
     iterative_steps: int
     request: Mapping[str, int | float | str]
+    head: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

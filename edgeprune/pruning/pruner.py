@@ -25,6 +25,7 @@ from edgeprune.pruning.choose import Chooser, best_channels
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.depth import remove_blocks
 from edgeprune.pruning.group import group_of
+from edgeprune.pruning.heads import training_only
 from edgeprune.pruning.macs import MacsModel
 from edgeprune.pruning.narrow import narrow_model, shapes_for_widths
 from edgeprune.pruning.plan import Plan, PlannedDimension, PlanSettings, SourceDigests
@@ -50,13 +51,15 @@ class Pruner:
         imgsz: of the images that multiply-accumulates are counted for, in pixels: a side, or height and width.
         ignore, max_ratio, align, min_width: as in :class:`~edgeprune.pruning.structure.Constraints`.
         removed: blocks to drop before any width changes, see :func:`~edgeprune.pruning.depth.removable_blocks`.
+        head: which of two heads ships, one of :data:`~edgeprune.pruning.heads.HEADS`; the other one costs nothing,
+            ranks nothing and keeps its widths.
 
     Attributes:
         dimensions: every width of the model, with its parts, its members, and why it is fixed, if it is.
 
     Raises:
         StageError: a block that a stock checkpoint cannot hold, or that cannot be traced; names the block.
-        TargetError: an argument is out of range, or a glob matches nothing.
+        TargetError: an argument is out of range, a glob matches nothing, or the head is unknown.
     """
 
     def __init__(
@@ -69,17 +72,19 @@ class Pruner:
         align: int = 8,
         min_width: int = 8,
         removed: Sequence[str] = (),
+        head: str = "auto",
     ) -> None:
         self.constraints = Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width)
         imgsz = taken_size(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
-        self.original, self.imgsz, self.removed = model, imgsz, tuple(removed)
+        self.original, self.imgsz, self.removed, self.head = model, imgsz, tuple(removed), head
         self.model = remove_blocks(model, removed) if removed else model
-        self.structure = Structure(trace_model(self.model, imgsz), self.constraints)
+        left_out = training_only(model, head)
+        self.structure = Structure(trace_model(self.model, imgsz), self.constraints, left_out)
         self.dimensions: list[Dimension] = self.structure.dimensions
         self.counts = MacsModel(self.model, self.structure)
         self.macs_unpruned, self.params_unpruned = self.counts.macs(self.structure.widths), parameter_count(model)
         if removed:  # requests are relative to the model that was given
-            unpruned = Structure(trace_model(model, imgsz), self.constraints)
+            unpruned = Structure(trace_model(model, imgsz), self.constraints, left_out)
             self.macs_unpruned = MacsModel(model, unpruned).macs(unpruned.widths)
         makers = [maker for dimension in self.dimensions for part in dimension.parts for maker in part.makers]
         for glob in (*self.constraints.ignore, *self.constraints.max_ratio):
@@ -102,6 +107,7 @@ class Pruner:
             align=constraints.align,
             min_width=constraints.min_width,
             removed=blocks,
+            head=self.head,
         )
 
     @cached_property
@@ -245,6 +251,7 @@ class Pruner:
             max_ratio=self.constraints.max_ratio,
             iterative_steps=iterative_steps,
             request={kind: amount if widths is None else "explicit"},
+            head=self.head,
         )
         lines = []
         for dimension, after in zip(self.dimensions, chosen.astype(int).tolist(), strict=True):
@@ -410,7 +417,7 @@ class Pruner:
                     if part.name in line.kept:
                         removed[dimension.name][i] = True
                         removed[dimension.name][i, list(line.kept[part.name])] = False
-            pruner = Pruner(self.apply(plan, check=False), self.imgsz, align=1, min_width=1)
+            pruner = Pruner(self.apply(plan, check=False), self.imgsz, align=1, min_width=1, head=self.head)
         return scores
 
 

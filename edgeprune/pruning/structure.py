@@ -12,7 +12,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from edgeprune.errors import TargetError
-from edgeprune.pruning.channels import Labels, Slot, Trace
+from edgeprune.pruning.channels import Cost, Labels, Slot, Trace
+
+TRAINING_ONLY = "only for training: it does not ship"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Dimension:
         step: the width changes by multiples of this (heads x alignment).
         allowed: widths a plan may give it, ascending; the last is ``width`` unless that breaks the alignment.
         fixed: why it is left alone, or None.
-        pinned: True when no constraint of the user but the model itself fixes it.
+        pinned: True when the model itself fixes it, so that no plan can change it.
     """
 
     name: str
@@ -90,17 +92,24 @@ class Constraints:
 class Structure:
     """Dimensions of one traced model.
 
+    Args:
+        trace: of the model.
+        constraints: what a user asks.
+        training_only: modules that do not ship, see :func:`~edgeprune.pruning.heads.training_only`; a dimension that
+            runs through nothing else saves nothing at deployment and keeps its width.
+
     Attributes:
         dimensions: every width of the model, fixed ones too, in order of execution.
         trace: where the labels came from; ``unit[label]`` is the unit a label belongs to.
+        training_only: as given.
     """
 
-    def __init__(self, trace: Trace, constraints: Constraints) -> None:
-        self.trace = trace
+    def __init__(self, trace: Trace, constraints: Constraints, training_only: frozenset[str] = frozenset()) -> None:
+        self.trace, self.training_only = trace, training_only
         self.unit = _unit_of_labels(trace)
         parts = _parts(trace, self.unit)
         pinned, tied = self._pins_and_ties(parts)
-        self.dimensions = _dimensions(parts, tied, pinned, constraints)
+        self.dimensions = _dimensions(parts, tied, pinned, constraints, training_only)
         self.index = {dimension.name: i for i, dimension in enumerate(self.dimensions)}
         self.widths = np.array([dimension.width for dimension in self.dimensions], dtype=np.float64)
         owner = np.zeros(self.unit.max() + 1, dtype=np.int64)
@@ -108,6 +117,11 @@ class Structure:
             for part in dimension.parts:
                 owner[part.units] = i
         self._dimension_of_unit = owner
+
+    @property
+    def shipped_costs(self) -> list[Cost]:
+        """The costs of what ships."""
+        return [cost for cost in self.trace.costs if cost.module.partition(" ")[0] not in self.training_only]
 
     def _pins_and_ties(self, parts: list[Part]) -> tuple[dict[int, str], list[list[int]]]:
         """Pins by part, and lists of parts that must stay equally wide."""
@@ -189,7 +203,11 @@ def _parts(trace: Trace, unit: np.ndarray) -> list[Part]:
 
 
 def _dimensions(
-    parts: list[Part], tied: list[list[int]], pinned: dict[int, str], constraints: Constraints
+    parts: list[Part],
+    tied: list[list[int]],
+    pinned: dict[int, str],
+    constraints: Constraints,
+    training_only: frozenset[str],
 ) -> list[Dimension]:
     ties = [(group[0], part) for group in tied for part in group[1:]]
     graph = coo_matrix(
@@ -200,10 +218,15 @@ def _dimensions(
     for i in range(len(parts)):
         groups[component[i]].append(i)
     groups.sort(key=lambda group: group[0])
-    return [_dimension([parts[i] for i in group], [pinned.get(i) for i in group], constraints) for group in groups]
+    return [
+        _dimension([parts[i] for i in group], [pinned.get(i) for i in group], constraints, training_only)
+        for group in groups
+    ]
 
 
-def _dimension(parts: list[Part], reasons: list[str | None], constraints: Constraints) -> Dimension:
+def _dimension(
+    parts: list[Part], reasons: list[str | None], constraints: Constraints, training_only: frozenset[str]
+) -> Dimension:
     width = len(parts[0].units)
     makers = [maker for part in parts for maker in part.makers]
     step = math.lcm(constraints.align, *(part.rows for part in parts))
@@ -214,6 +237,9 @@ def _dimension(parts: list[Part], reasons: list[str | None], constraints: Constr
     allowed = [value for value in range(step, width + 1, step) if value >= least]
     fixed = next((reason for reason in reasons if reason), None)
     pinned = fixed is not None
+    members = {member for part in parts for member in part.members}
+    if fixed is None and members and members <= training_only:
+        fixed = TRAINING_ONLY
     glob = next((glob for glob in constraints.ignore if glob_matches(glob, makers)), None)
     if fixed is None and glob is not None:
         fixed = f"ignored by '{glob}'"

@@ -102,6 +102,7 @@ class BudgetSearch:
             max_ratio=target.prune.max_ratio,
             align=target.channel_alignment,
             min_width=target.prune.min_width,
+            head=target.exported_head,
         )
         importance = importance or target.prune.importance
         self.batches: list[Batch] | None = None
@@ -243,6 +244,7 @@ class BudgetSearch:
             folder=self.folder / "profile",
             cache=cache,
             seed=self.site.seed,
+            head=self.pruner.head,
             progress=self.site.reporter.progress,
         )
 

@@ -20,6 +20,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
+from edgeprune.pruning.heads import shipped_parameters
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, Diagnosis
@@ -169,10 +170,11 @@ def _floors(pruner: Pruner) -> Iterator[nn.Module]:
         while True:
             widths = {name: some[min(step, len(some) - 1)] for name, some in allowed.items()}
             plan = one.plan(widths=widths, scores=any_channels, importance="random")
-            if plan.params[1] >= LEAST_WEIGHTS or step >= widest:
+            floor = one.apply(plan, check=False)
+            if shipped_parameters(floor, one.structure.training_only) >= LEAST_WEIGHTS or step >= widest:
                 break
             step += 1
-        yield one.apply(plan, check=False)
+        yield floor
 
 
 def _decoding_share(profile: LayerProfile) -> float | None:

@@ -59,9 +59,10 @@ class Layer:
 
 
 def layers_of(model: nn.Module, structure: Structure) -> list[Layer]:
-    """Every layer of a traced model, in order of execution; one that is called several times is one layer."""
+    """Every layer of a traced model that ships, in order of execution; one that is called several times is one
+    layer."""
     modules, layers = dict(model.named_modules()), {}
-    for cost in structure.trace.costs:
+    for cost in structure.shipped_costs:
         name, _, product = cost.module.partition(" ")
         rows = structure.width_shares(cost.rows)
         columns = np.zeros_like(rows) if cost.columns is None else structure.width_shares(cost.columns)

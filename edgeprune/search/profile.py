@@ -31,7 +31,7 @@ from edgeprune.search.cost import Fit, MeasuredCopy, fit_costs
 from edgeprune.search.layers import FIXED, Layer, layers_of, sum_by_layer
 from edgeprune.serial import digest_of, read_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: of two heads only the one that ships
 UNIFORM_SHARES = (0.5,)  # share of every width that a copy keeps
 RANDOM_COPIES = 4  # copies whose widths are drawn one by one: they tell input from output width
 NARROWEST_SHARE = 0.15  # share of a width that a drawn copy keeps at least
@@ -118,6 +118,7 @@ def profile_layers(
     folder: Path,
     cache: Path | None = None,
     seed: int = 0,
+    head: str = "auto",
     progress: Progress = silent,
 ) -> LayerProfile:
     """Measure a model's layers on the target, or read what was measured before.
@@ -132,8 +133,9 @@ def profile_layers(
         :data:`MAX_CACHED_ERROR` is used
             this once and not kept.
         seed: of the drawn widths.
+        head: which of two heads the bench exports.
     """
-    pruner = Pruner(model, imgsz, align=align, min_width=align)
+    pruner = Pruner(model, imgsz, align=align, min_width=align, head=head)
     layers = tuple(layers_of(pruner.model, pruner.structure))
     shapes = shape_signature(model)
     names = tuple(dimension.name for dimension in pruner.dimensions)

@@ -183,6 +183,7 @@ def profile(
             folder=folder / "profile",
             cache=None if cache is None else Path(cache),
             seed=seed,
+            head=inputs.target.exported_head,
             progress=site.reporter.progress,
         )
 

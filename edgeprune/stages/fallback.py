@@ -102,7 +102,7 @@ def _unpruned_accuracy(build: Build, images: Dataset) -> float:
         imgsz=target.imgsz,
         split=images.judging_split(target.accuracy.split),
         batch=target.batch,
-        head="auto" if target.exported_head == "nms" else target.exported_head,
+        head=target.exported_head,
         progress=build.reporter.progress,
     ).map50_95
 

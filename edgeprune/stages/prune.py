@@ -138,7 +138,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=5,
+    version=6,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

@@ -40,7 +40,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     assert build.target.sparsify is not None  # the stage is not needed without it
     return {
         **build.source((build.record(BaselineFacts), "model")),
-        "params": train_inputs(build, build.target.sparsify),
+        "params": {**train_inputs(build, build.target.sparsify), "head": build.target.exported_head},
     }
 
 
@@ -56,6 +56,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[SparsifyFacts]:
         settings=TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed),
         work=build.workspace.scratch(key),
         sparsity=SparsitySettings.of(section),
+        head=build.target.exported_head,
     )
     return Output({"model": result.trained.best}, SparsifyFacts(result.trained.summary, result.scales))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
 
 PACKAGES = ("onnxruntime", "torch", "torch-pruning", "ultralytics")  # whose version a point depends on
-VERSION = 1  # of how a point is made: raised whenever the same job would give another point
+VERSION = 2  # of how a point is made: raised whenever the same job would give another point
 
 
 @dataclass(frozen=True)

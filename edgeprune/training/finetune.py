@@ -16,6 +16,7 @@ from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.progress import Progress, silent
+from edgeprune.pruning.heads import has_end_to_end_head
 from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
 from edgeprune.training.early_stop import StopAtGoal
@@ -159,6 +160,6 @@ def load_teacher(
 def _answers(model: Any) -> str:
     """The form of a detector's raw answers, which two models must share to be compared."""
     head = model.model[-1]
-    branches = "two heads" if getattr(head, "one2one_cv2", None) is not None else "one head"
+    branches = "two heads" if has_end_to_end_head(model) else "one head"
     strides = ", ".join(f"{float(stride):g}" for stride in head.stride)
     return f"{branches} of {head.reg_max} bins a side at strides {strides}"

@@ -31,6 +31,7 @@ def sparsify(
     work: Path | str,
     sparsity: SparsitySettings | None = None,
     metadata: Mapping[str, object] | None = None,
+    head: str = "auto",
     trust: bool = False,
     progress: Progress = silent,
 ) -> SparsifyResult:
@@ -40,6 +41,7 @@ def sparsify(
         weights: an unpruned checkpoint.
         data, out, settings, work, metadata, trust, progress: as in :func:`edgeprune.training.finetune.finetune`.
         sparsity: how hard to push.
+        head: which of two heads will be exported; the scales of the other one are left alone.
 
     Raises:
         TargetError: a wrong setting.
@@ -50,7 +52,7 @@ def sparsify(
         raise TargetError("optimizer=MuSGD rescales gradients, which undoes the sparsity term; choose SGD or AdamW")
     source = checkpoint.load(weights, trust=trust)
     settings, model = sized(settings, source), source.model
-    groups = scale_groups(model, settings.side)
+    groups = scale_groups(model, settings.side, head)
     before = scales_of(model, groups)
     trained = finetune(
         weights,
@@ -61,7 +63,7 @@ def sparsify(
         metadata=metadata,
         trust=trust,
         watchers=[("on_pretrain_routine_end", AttachSparsity(groups, sparsity))],
-        identity={"sparsity": asdict(sparsity)},
+        identity={"sparsity": asdict(sparsity), "head": head},
         keep="last",
         label="sparsify",
         progress=progress,

@@ -46,9 +46,15 @@ class ScaleGroup:
         return len(self.norms) > 1
 
 
-def scale_groups(model: nn.Module, imgsz: Size) -> list[ScaleGroup]:
-    """The scales of every channel that pruning may remove, part by part; parts without normalisation are left out."""
-    pruner = Pruner(model, imgsz)
+def scale_groups(model: nn.Module, imgsz: Size, head: str = "auto") -> list[ScaleGroup]:
+    """The scales of every channel that pruning may remove, part by part; parts without normalisation are left out.
+
+    Args:
+        model: unpruned.
+        imgsz: of its images.
+        head: which of two heads ships, as for :class:`~edgeprune.pruning.pruner.Pruner`.
+    """
+    pruner = Pruner(model, imgsz, head=head)
     modules = dict(model.named_modules())
     named = {id(module): name for name, module in modules.items()}
     groups = []

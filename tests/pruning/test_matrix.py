@@ -19,6 +19,7 @@ import ultralytics
 from edgeprune.checkpoint import parameter_count, save, shape_signature, signature_of
 from edgeprune.errors import TargetError
 from edgeprune.pruning import equivalence
+from edgeprune.pruning.heads import has_end_to_end_head
 from edgeprune.pruning.pruner import Pruner
 
 DETECT = ["yolov8{}", "yolo11{}", "yolo26{}"]
@@ -218,6 +219,7 @@ def _counted(model, imgsz):
             total += module.num_heads * (key + module.head_dim) * positions**2 / getattr(module, "area", 1)
 
     deployed = __import__("copy").deepcopy(model)
+    deployed.model[-1].end2end = has_end_to_end_head(deployed)
     deployed.model[-1].fuse()
     handles = [module.register_forward_hook(count) for name, module in deployed.named_modules() if "dfl" not in name]
     with torch.no_grad():

@@ -1,0 +1,72 @@
+"""Of a model's two heads the one that ships is counted, ranked and pruned; the other one is left alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgeprune.checkpoint import save
+from edgeprune.errors import TargetError
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.measure.graphs import counts_of
+from edgeprune.pruning.heads import training_only
+from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.pruning.structure import TRAINING_ONLY
+from edgeprune.search.layers import layers_of
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("yolo26n", "auto"), ("yolo26n", "raw"), ("yolo26n-seg", "auto"), ("yolo26n-pose", "auto")],
+)
+def test_a_plans_macs_are_those_of_the_exported_graph(stock, tmp_path, name, head):
+    pruner = Pruner(stock(f"{name}.yaml"), 64, head=head)
+    plan = pruner.plan(macs_speed_up=2, importance="random")
+    save(pruner.apply(plan, check=False), tmp_path / "pruned.pt")
+    onnx_from_checkpoint(tmp_path / "pruned.pt", tmp_path / "pruned.onnx", imgsz=64, head=head)
+    assert counts_of(tmp_path / "pruned.onnx").macs == plan.macs[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "left_out", "kept"),
+    [
+        ("yolo26n", "auto", "cv", "one2one_cv"),
+        ("yolo26n", "raw", "one2one_cv", "cv"),
+        ("yolo26n-obb", "nms", "one2one_cv", "cv"),
+        ("yolov10n", "auto", "cv", "one2one_cv"),
+    ],
+)
+def test_the_other_head_has_no_layers_and_keeps_its_widths(stock, name, head, left_out, kept):
+    pruner = Pruner(stock(f"{name}.yaml"), 64, head=head)
+    layers = [layer.name for layer in layers_of(pruner.model, pruner.structure)]
+    assert any(name.startswith(f"model.23.{kept}") for name in layers)
+    assert not any(name.startswith(f"model.23.{left_out}") for name in layers)
+    fixed = {one.name: one.fixed for one in pruner.dimensions if one.name.startswith("model.23.")}
+    assert {reason for name, reason in fixed.items() if name.startswith(f"model.23.{left_out}")} >= {TRAINING_ONLY}
+    assert None in {reason for name, reason in fixed.items() if name.startswith(f"model.23.{kept}")}
+    plan = pruner.plan(ratio=0.5, importance="l2")
+    assert all(line.after == line.before for line in plan.dimensions if line.fixed)
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolo11n-pose", "yolo11n-cls"])
+def test_a_model_of_one_head_has_nothing_for_training_alone(stock, name):
+    assert training_only(stock(f"{name}.yaml")) == training_only(stock(f"{name}.yaml"), "raw") == frozenset()
+
+
+def test_a_plan_from_before_this_was_asked_still_loads_and_applies(stock, tmp_path):
+    """It may have narrowed the head that does not ship."""
+    model = stock("yolo26n.yaml")
+    older = Pruner(model, 64, head="raw").plan(macs_speed_up=2, importance="random")
+    data = json.loads(older.text())
+    del data["settings"]["head"]
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    plan = Plan.load(tmp_path / "plan.json")
+    assert plan.settings.head == "auto" and plan.digest == older.digest
+    Pruner(model, 64, head=plan.settings.head).apply(plan)
+
+
+def test_an_unknown_head_is_refused_with_those_that_exist(stock):
+    with pytest.raises(TargetError, match="'both' is unknown; auto, end-to-end, raw, nms"):
+        Pruner(stock("yolo26n.yaml"), 64, head="both")
