@@ -134,7 +134,7 @@ def prune(
     if drop_blocks and plan is None:
         if batches is None:
             raise TargetError("drop_blocks ranks blocks by the loss: pass data=, or --data DATA.yaml")
-        removed = tuple(least_important_blocks(model, drop_blocks, batches, progress=tell))
+        removed = tuple(least_important_blocks(model, drop_blocks, batches, head=head, progress=tell))
     tell("tracing the model")
     pruner = Pruner(
         model,

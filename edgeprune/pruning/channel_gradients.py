@@ -17,17 +17,23 @@ from edgeprune.pruning.structure import Structure
 
 
 def channel_gradients(
-    model: nn.Module, structure: Structure, batches: Iterable[Batch], *, progress: Progress = silent
+    model: nn.Module,
+    structure: Structure,
+    batches: Iterable[Batch],
+    *,
+    head: str = "auto",
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Derivative of each batch's loss by a factor on each unit's output; float32 of shape (batches, units).
 
     A factor on a channel is a common factor on its normalisation's scale and shift, or, where there is none, on its
-    convolution's weights and bias; several makers (a residual sum) add up.
+    convolution's weights and bias; several makers (a residual sum) add up. Of two heads it is the loss of the one that
+    ships with ``head``.
 
     Raises:
         DataError: there was no batch, or the loss was not finite.
     """
-    differentiable = loss_model(model)
+    differentiable = loss_model(model, head)
     for parameter in differentiable.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     modules = dict(differentiable.named_modules())

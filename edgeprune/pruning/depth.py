@@ -130,7 +130,7 @@ def _drop_columns(layer: nn.Conv2d, start: int, count: int) -> None:
 
 
 def least_important_blocks(
-    model: nn.Module, count: int, batches: Iterable[Batch], *, progress: Progress = silent
+    model: nn.Module, count: int, batches: Iterable[Batch], *, head: str = "auto", progress: Progress = silent
 ) -> list[str]:
     """The ``count`` blocks that cost the least loss, chosen one after the other, names as in the given model.
 
@@ -143,7 +143,7 @@ def least_important_blocks(
         raise TargetError(f"cannot drop {count} blocks: this model has {len(names)} removable ones")
     for step in range(count):
         losses = {
-            name: mean_loss(loss_model(remove_blocks(model, [*chosen, name])), batches)
+            name: mean_loss(loss_model(remove_blocks(model, [*chosen, name]), head), batches)
             for name in names
             if name not in chosen and not _inside(name, chosen)
         }

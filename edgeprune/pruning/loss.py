@@ -9,16 +9,42 @@ import torch
 from torch import nn
 
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.copies import copy_without_criterion, set_raw_outputs
+from edgeprune.pruning.copies import copy_without_criterion, head_of, set_raw_outputs
+from edgeprune.pruning.heads import has_end_to_end_head, ships_end_to_end
 
 
-def loss_model(model: nn.Module) -> Any:
-    """A copy of a model that can compute its loss: raw head outputs, gradients on, a fresh loss object."""
+class _ShippedLoss:
+    """The loss of one of two heads, of that head's raw maps.
+
+    Ultralytics weighs both (at first 0.8 for the one-to-many head), and detaches the prototypes of masks, which the
+    heads share, from the one-to-one head's loss. What ships is judged by its own loss, prototypes included.
+    """
+
+    def __init__(self, criterion: Any, branch: str) -> None:
+        self.loss, self.branch = getattr(criterion, branch), branch
+
+    def __call__(self, predictions: Any, batch: Mapping[str, Any]) -> Any:
+        raw = predictions[1] if isinstance(predictions, tuple) else predictions
+        prototypes = {"proto": raw["one2many"]["proto"]} if "proto" in raw["one2many"] else {}
+        return self.loss({**raw[self.branch], **prototypes}, batch)
+
+
+def loss_model(model: nn.Module, head: str = "auto") -> Any:
+    """A copy of a model that can compute its loss: raw head outputs, gradients on, a fresh loss object.
+
+    Args:
+        model: of one head or two.
+        head: which of two heads ships, one of :data:`~edgeprune.pruning.heads.HEADS`: its loss alone counts.
+    """
     from ultralytics.cfg import get_cfg
 
     result: Any = set_raw_outputs(copy_without_criterion(model))
     result.criterion = None
     result.args = get_cfg(overrides={})  # the loss reads its gains here; training's own gains do not matter for ranks
+    if has_end_to_end_head(model):
+        head_of(result).training = False  # in training the one-to-one head is kept out of the backbone's gradients
+        branch = "one2one" if ships_end_to_end(model, head) else "one2many"
+        result.criterion = _ShippedLoss(result.init_criterion(), branch)
     return result
 
 

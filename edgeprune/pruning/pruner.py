@@ -169,7 +169,9 @@ class Pruner:
                 raise TargetError(
                     f"importance '{importance}' needs labelled batches: pass batches=, or --data DATA.yaml"
                 )
-            gradients = torch.from_numpy(channel_gradients(self.model, self.structure, batches, progress=progress))
+            gradients = torch.from_numpy(
+                channel_gradients(self.model, self.structure, batches, head=self.head, progress=progress)
+            )
         modules = dict(self.model.named_modules())
         result: Scores = {}
         with torch.no_grad(), equivalence.single_thread():

@@ -75,7 +75,7 @@ def sensitivity(
     batches = list(batches)
     importance = resolve_importance(importance, batches)
     scores = pruner.scores(importance, batches, progress=progress) if scores is None else scores
-    differentiable = loss_model(pruner.model)
+    differentiable = loss_model(pruner.model, pruner.head)
     unpruned_loss = mean_loss(differentiable, batches)
     points: list[Point] = []
     for dimension in pruner.dimensions:

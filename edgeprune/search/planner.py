@@ -192,7 +192,7 @@ class Planner:
         places = removable_blocks(branch.pruner.original)
         if not places or estimated <= 0:
             return []
-        ready = loss_model(branch.pruner.model)
+        ready = loss_model(branch.pruner.model, branch.pruner.head)
         whole = mean_loss(ready, self.batches)
         narrowed = self._narrowed_loss(ready, choice) - whole
         if narrowed <= 0:
@@ -202,7 +202,7 @@ class Planner:
         for number, place in enumerate(places):
             self.progress(f"loss without {place.name}", done=number, total=len(places))
             without = remove_blocks(branch.pruner.original, [place.name])
-            rise = max(mean_loss(loss_model(without), self.batches) - whole, 0.0)
+            rise = max(mean_loss(loss_model(without, branch.pruner.head), self.batches) - whole, 0.0)
             saved = before - self._without_ms(place.name)
             inner = self._inner_narrowing(place.name)
             if saved > 0:

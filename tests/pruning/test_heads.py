@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
+import torch
 
 from edgeprune.checkpoint import save
 from edgeprune.errors import TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.graphs import counts_of
+from edgeprune.pruning.batches import Batch
+from edgeprune.pruning.channel_gradients import channel_gradients
 from edgeprune.pruning.heads import training_only
+from edgeprune.pruning.loss import loss_model, mean_loss
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.structure import TRAINING_ONLY
@@ -70,3 +75,43 @@ def test_a_plan_from_before_this_was_asked_still_loads_and_applies(stock, tmp_pa
 def test_an_unknown_head_is_refused_with_those_that_exist(stock):
     with pytest.raises(TargetError, match="'both' is unknown; auto, end-to-end, raw, nms"):
         Pruner(stock("yolo26n.yaml"), 64, head="both")
+
+
+def _labelled():
+    """Two images with one object each, and the masks of those."""
+    masks = torch.zeros(2, 16, 16)
+    masks[:, 4:12, 4:12] = 1
+    labels = {
+        "cls": torch.tensor([[1.0], [0.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]] * 2),
+        "batch_idx": torch.tensor([0.0, 1.0]),
+        "masks": masks,
+    }
+    return Batch(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), labels)
+
+
+@pytest.mark.parametrize(
+    ("head", "ships", "other"), [("auto", "one2one_cv2", "cv2"), ("raw", "cv2", "one2one_cv2")], ids=["auto", "raw"]
+)
+def test_the_loss_and_its_gradients_are_those_of_the_head_that_ships(stock, head, ships, other):
+    model, batches = copy.deepcopy(stock("yolo26n.yaml")), [_labelled()]
+    structure = Pruner(model, 64, head=head).structure
+    stem = structure.unit[structure.trace.slots["model.0.conv", "out"].labels]
+    losses, gradients = [], []
+    for branch in (None, other, ships):
+        with torch.no_grad():
+            for parameter in () if branch is None else getattr(model.model[-1], branch).parameters():
+                parameter.add_(0.1)
+        losses.append(mean_loss(loss_model(model, head), batches))
+        gradients.append(channel_gradients(model, structure, batches, head=head)[0, stem])
+    assert losses[0] == losses[1] != losses[2]
+    assert (gradients[0] == gradients[1]).all() and (gradients[0] != gradients[2]).any()
+
+
+def test_prototypes_of_masks_are_ranked_by_the_loss_of_the_head_that_ships(stock):
+    """Ultralytics detaches them from the one-to-one head's loss."""
+    pruner = Pruner(stock("yolo26n-seg.yaml"), 64)
+    gradients = channel_gradients(pruner.model, pruner.structure, [_labelled()])[0]
+    free = [one for one in pruner.dimensions if one.name.startswith("model.23.proto.") and one.fixed is None]
+    assert free
+    assert all(gradients[part.units].any() for dimension in free for part in dimension.parts)
