@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgeprune.errors import StageError
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.depth import removable_blocks, remove_blocks
@@ -170,14 +171,7 @@ class Planner:
         removed = (*last.removed, block.name)
         first = self._branches[0]
         pruner = first.pruner.without(removed)
-        back = original_names(pruner.original, removed)
-        scores = {}
-        for dimension in pruner.dimensions:
-            if dimension.fixed is None:
-                shape = (len(dimension.parts), dimension.width)
-                known = first.scores.get(back(dimension.name))
-                fits = known is not None and known.shape == shape
-                scores[dimension.name] = known if fits else torch.zeros(shape, dtype=torch.float64)
+        scores = inherited_scores(first.pruner, first.scores, pruner)
         self._branches.append(self._branch(pruner, scores, removed, last.spent + block.price))
 
     def _priced_blocks(self, choice: Choice) -> list[Block]:
@@ -257,6 +251,39 @@ def original_names(model: nn.Module, removed: Sequence[str]) -> Callable[[str], 
         return ".".join(parts)
 
     return back
+
+
+def inherited_scores(whole: Pruner, scores: Scores, smaller: Pruner) -> Scores:
+    """The scores of a model's channels for the model without some blocks, channel by channel.
+
+    A dimension may have fewer parts there, a part another name: what stays the same is which channel of which
+    convolution it is.
+
+    Raises:
+        StageError: a channel that may go has no score.
+    """
+    by_unit = np.full(int(whole.structure.unit.max()) + 1, np.nan)
+    for name, rows in scores.items():
+        for part, row in zip(whole.dimensions[whole.structure.index[name]].parts, rows, strict=True):
+            by_unit[part.units] = row.numpy()
+    back = original_names(smaller.original, smaller.removed)
+    before, after = whole.structure, smaller.structure
+    inherited = np.full(int(after.unit.max()) + 1, np.nan)
+    for slot in after.trace.slots.values():
+        if slot.kind in ("out", "depthwise"):
+            known = before.trace.slots[back(slot.module), slot.kind]
+            known_scores = by_unit[before.unit[known.labels]]
+            scored = ~np.isnan(known_scores)
+            inherited[after.unit[slot.labels][scored]] = known_scores[scored]
+    result: Scores = {}
+    for dimension in smaller.dimensions:
+        if dimension.fixed is None:
+            rows = np.stack([inherited[part.units] for part in dimension.parts])
+            if np.isnan(rows).any():
+                without = ", ".join(smaller.removed)
+                raise StageError(f"{dimension.name} has channels without a score once {without} is gone")
+            result[dimension.name] = torch.from_numpy(rows)
+    return result
 
 
 def _reason(dimension: Dimension, width: int) -> str:

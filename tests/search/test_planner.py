@@ -12,7 +12,7 @@ from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.search.layers import layers_of
-from edgeprune.search.planner import Planner, original_names
+from edgeprune.search.planner import Block, Planner, inherited_scores, original_names
 from edgeprune.search.profile import LayerProfile, copy_widths
 
 from ..pruning.conftest import _built
@@ -102,3 +102,25 @@ def test_predicted_time_without_a_block_is_that_of_the_smaller_model(model: Any)
     assert len(reduced.layers) == len(whole.layers) - 2
     assert reduced.total_ms(smaller.structure.widths) == pytest.approx(wanted, rel=0.05)
     assert np.isfinite(reduced.coefficients).all()
+
+
+@pytest.mark.parametrize("name", ["yolo11n", "yolo26n"])
+def test_without_an_attention_block_its_owner_keeps_the_scores_that_it_had(name: str) -> None:
+    """The owner's dimension has one part less then: its channels are none the cheaper for that."""
+    made = planner(_built(f"{name}.yaml"), 0.0, None)
+    made._add(Block("model.10.m.0", 0.0, 1.0))
+    before, after = (branch.scores["model.10.cv1"] for branch in made._branches)
+    assert len(before) == 3
+    assert torch.equal(after, before[:2])
+
+
+def test_every_channel_has_a_score_when_blocks_are_gone() -> None:
+    pruner = Pruner(_built("yolo26n.yaml"), 64)
+    scores = pruner.scores("l2")
+    names = [block.name for block in removable_blocks(pruner.model)]
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    for removed in (outermost, [name for name in names if name not in outermost]):
+        smaller = pruner.without(removed)
+        inherited = inherited_scores(pruner, scores, smaller)
+        assert set(inherited) == {one.name for one in smaller.dimensions if one.fixed is None}
+        assert all((rows > 0).all() for rows in inherited.values())
