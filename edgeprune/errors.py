@@ -16,7 +16,7 @@ traceback.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 MARKS = re.compile("\x1b\\[[0-9;]*m|[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]")  # colours and signs of Ultralytics
@@ -86,7 +86,7 @@ class DeviceError(EdgepruneError):
 
 
 @contextmanager
-def only_informs(what: str, note: Callable[[str], None]) -> Iterator[None]:
+def only_informs(what: str, note: Callable[[str], None]) -> Generator[None, None, None]:
     """Around what no verdict rests on, a picture or a further table: an error of this tree ends the block and is told
     in a line, so that it costs nothing that is finished.
 

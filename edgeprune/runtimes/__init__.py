@@ -28,11 +28,11 @@ def runtime(name: str, device: Device | None = None, *, target: Target | None = 
     from edgeprune.runtimes.trtexec_ import TrtExec
 
     made = {
-        "onnxruntime": lambda: OnnxRuntime("cpu"),
-        "onnxruntime-cuda": lambda: OnnxRuntime("cuda"),
-        "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt"),
-        "onnxruntime-tensorrt-rtx": lambda: OnnxRuntime("tensorrt-rtx"),
-        "tensorrt": lambda: TensorRt(),
+        "onnxruntime": lambda: OnnxRuntime("cpu", device),
+        "onnxruntime-cuda": lambda: OnnxRuntime("cuda", device),
+        "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt", device),
+        "onnxruntime-tensorrt-rtx": lambda: OnnxRuntime("tensorrt-rtx", device),
+        "tensorrt": lambda: TensorRt(device),
         "trtexec": lambda: TrtExec.of_target(target, device) if target else TrtExec(device),
     }
     if name not in made:

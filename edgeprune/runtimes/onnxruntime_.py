@@ -23,6 +23,7 @@ import numpy as np
 from edgeprune.agent.facts import gpus
 from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_state
 from edgeprune.agent.telemetry import Telemetry
+from edgeprune.devices.base import Device
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import NO_GPU, Availability, BenchSettings, Runtime, Session
@@ -44,7 +45,7 @@ from edgeprune.runtimes.jobs import (
     TimedModels,
 )
 from edgeprune.runtimes.onnx_facts import read_model, require_precision
-from edgeprune.runtimes.worker import Answer, OnProgress, run_worker, show_rounds
+from edgeprune.runtimes.worker import Answer, OnProgress, has_power_modes, run_held, run_worker, show_rounds
 from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, EndToEndState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
@@ -64,19 +65,21 @@ ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it 
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime with one execution provider, on this machine.
+    """ONNX Runtime with one execution provider, on this machine; on a board every timing is in its hold.
 
     Args:
         provider: ``cpu``, ``cuda``, ``tensorrt`` or ``tensorrt-rtx``.
+        machine: this one as a target has it, with power mode and clocks; as it is when None.
 
     Raises:
         TargetError: another provider.
     """
 
-    def __init__(self, provider: str = "cpu") -> None:
+    def __init__(self, provider: str = "cpu", machine: Device | None = None) -> None:
         if provider not in PROVIDERS:
             raise TargetError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")
         self.provider = PROVIDERS[provider]
+        self._board = machine if machine is not None and has_power_modes(machine) else None
         self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
 
     def availability(self) -> Availability:
@@ -117,11 +120,13 @@ class OnnxRuntime(Runtime):
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
 
     def identity(self) -> dict[str, str]:
-        """CPU with its instruction sets (optimised graphs depend on them), runtime version, provider; a GPU if used."""
+        """CPU with its instruction sets (optimised graphs depend on them), or all that a board is, with its power mode;
+        runtime version, provider; a GPU if used."""
         self._require()
         import onnxruntime as ort
 
-        found = {**cpu_identity(), "runtime": f"onnxruntime {ort.__version__}", "provider": self.provider}
+        here = self._board.identity() if self._board is not None else cpu_identity()
+        found = {**here, "runtime": f"onnxruntime {ort.__version__}", "provider": self.provider}
         if self.provider == PROVIDERS["tensorrt-rtx"]:
             found["plugin"] = f"{RTX_PACKAGE} {metadata.version(RTX_PACKAGE)}"
         if self.provider != PROVIDERS["cpu"]:
@@ -308,7 +313,9 @@ class OnnxRuntime(Runtime):
     def _run_job(
         self, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
     ) -> tuple[Answer, DeviceState]:
-        """The answer of a worker here, and what the device was like meanwhile (a GPU is watched)."""
+        """The answer of a worker here, and what the device was like meanwhile (a board is watched, and a GPU)."""
+        if self._board is not None:
+            return run_held(self._board, job, answer, on_progress)
         if self.provider == PROVIDERS["cpu"]:
             return run_worker(job, answer, on_progress), DeviceState()
         telemetry = Telemetry()

@@ -36,7 +36,7 @@ from edgeprune.runtimes.jobs import (
     OrtJob,
 )
 from edgeprune.runtimes.onnxruntime_ import PROVIDERS, OnnxRuntime
-from edgeprune.runtimes.worker import Answer, OnProgress, answer_in, job_text, line_of
+from edgeprune.runtimes.worker import Answer, OnProgress, answer_in, job_text, last_line, line_of
 from edgeprune.samples.conditions import DeviceState
 
 WORKERS = (
@@ -142,8 +142,7 @@ class RemoteOnnxRuntime(OnnxRuntime):
                 measured=not quick,
                 on_line=hear,
             )
-        lines = (line_of(text) for text in reversed(done.stdout.splitlines()))
-        last = next((line for line in lines if line), {})
+        last = last_line(done.stdout)
         if "error" in last and isinstance(job, DescribeJob):
             raise _Missing(last["error"]["message"])
         result = answer_in(last, answer, done.returncode, [job.module, self.device.name], done.stderr)

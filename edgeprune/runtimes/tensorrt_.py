@@ -1,4 +1,5 @@
-"""TensorRT's Python API behind the runtime seam, on this machine: every build and every timing in a fresh process."""
+"""TensorRT's Python API behind the runtime seam, on this machine: every build and every timing in a fresh process, on a
+board in its hold."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.agent.host import host_state
+from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
@@ -30,6 +32,7 @@ from edgeprune.runtimes.jobs import (
     EngineLatencyJob,
     EngineMemoryJob,
     EngineProfileJob,
+    Job,
     LayerTime,
     LayerTimes,
     PeakMemory,
@@ -38,8 +41,8 @@ from edgeprune.runtimes.jobs import (
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import TOO_NEW
-from edgeprune.runtimes.worker import run_worker, show_rounds
-from edgeprune.samples.conditions import Conditions
+from edgeprune.runtimes.worker import Answer, OnProgress, has_power_modes, run_held, run_worker, show_rounds
+from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.version import pip
@@ -55,13 +58,15 @@ class TensorRt(Runtime):
     """TensorRT 10.3 to 11 by its Python API, with CUDA by NVIDIA's own bindings.
 
     Args:
+        device: this machine as a target has it, with power mode and clocks; as it is when None.
         keep_timing_cache: keep a timing cache for each device identity on this machine.
     """
 
     name = "tensorrt"
     suffix = ".engine"
 
-    def __init__(self, *, keep_timing_cache: bool = True) -> None:
+    def __init__(self, device: Device | None = None, *, keep_timing_cache: bool = True) -> None:
+        self.device: Device = device if device is not None else LocalDevice()
         self.keep_timing_cache = keep_timing_cache
 
     def availability(self) -> Availability:
@@ -100,7 +105,7 @@ class TensorRt(Runtime):
 
     def identity(self) -> dict[str, str]:
         """The machine's own, TensorRT's version, and the GPU where nvidia-smi names one."""
-        return identity_on(LocalDevice(), f"tensorrt {self.tensorrt_version()}", None)
+        return identity_on(self.device, f"tensorrt {self.tensorrt_version()}", None)
 
     def tensorrt_version(self) -> str:
         """As the module says."""
@@ -126,7 +131,7 @@ class TensorRt(Runtime):
             shapes=graph.free_shapes(),
         )
         try:
-            build = run_worker(job, EngineBuild)
+            build, _ = self._run_job(job, EngineBuild)
         except (DataError, ToolError) as error:
             raise StageError(str(error)) from error
         write_facts(
@@ -205,7 +210,7 @@ class TensorRt(Runtime):
             cpus=settings.cpus,
         )
         identity, host = self.identity(), host_state()
-        answer = run_worker(job, TimedModels, show_rounds(progress))
+        answer, state = self._run_job(job, TimedModels, show_rounds(progress))
         return [
             Measurement(
                 name="latency",
@@ -229,6 +234,7 @@ class TensorRt(Runtime):
                     interrupted_share=timed.interrupted_share,
                     device_rise_bytes=timed.device_rise_bytes,
                     host=host,
+                    device=state,
                     worker=answer.worker,
                 ),
             )
@@ -238,12 +244,20 @@ class TensorRt(Runtime):
     def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in a fresh process; ``op`` is TensorRT's word for the layer."""
         types = {layer.name: layer.type for layer in self.layer_info(model)}
-        answer = run_worker(EngineProfileJob(**self._job_fields([model]), runs=runs), LayerTimes)
+        answer, _ = self._run_job(EngineProfileJob(**self._job_fields([model]), runs=runs), LayerTimes)
         return [replace(layer, op=types.get(layer.name, "")) for layer in answer.layers]
 
     def peak_memory(self, model: Path, *, threads: int = 1) -> PeakMemory | None:
         """Memory of a fresh process with this engine alone, of the host and of the GPU."""
-        return run_worker(EngineMemoryJob(**self._job_fields([model])), PeakMemory)
+        return self._run_job(EngineMemoryJob(**self._job_fields([model])), PeakMemory)[0]
+
+    def _run_job(
+        self, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
+    ) -> tuple[Answer, DeviceState]:
+        """The answer of a worker, and what the board was like meanwhile, where this machine is one."""
+        if has_power_modes(self.device):
+            return run_held(self.device, job, answer, on_progress)
+        return run_worker(job, answer, on_progress), DeviceState()
 
     def _job_fields(self, models: Sequence[Path]) -> dict[str, Any]:
         """What every job names, checked: see :class:`~edgeprune.runtimes.jobs.EngineJob`."""

@@ -1,4 +1,4 @@
-"""Runs a worker process: a JSON job in, JSON lines out, live."""
+"""Runs a worker process, alone or in the hold of a board: a JSON job in, JSON lines out, live."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgeprune.devices.base import Device
 from edgeprune.devices.process import by_lines, run_program
 from edgeprune.errors import DataError, DeviceError, ToolError
 from edgeprune.progress import Progress
 from edgeprune.runtimes.jobs import Job, WorkerProgress
+from edgeprune.samples.conditions import DeviceState
 from edgeprune.serial import from_json
 
 Answer = TypeVar("Answer")
 OnProgress = Callable[[WorkerProgress], None]
+ROOT = str(Path(__file__).parents[2])  # the same edgeprune, also from a checkout that is not installed
+HELD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
 
 
 def run_worker(
@@ -49,9 +53,44 @@ def run_worker(
         stdin=job_text(job),
         on_output=by_lines(take),
         timeout_s=timeout_s,
-        cwd=str(Path(__file__).parents[2]),  # the same edgeprune, also from a checkout that is not installed
+        cwd=ROOT,
     )
-    return answer_in(last, answer, ended.returncode, [f"{job.module} ({sys.executable} -m {job.module})"], ended.stderr)
+    return answer_in(last, answer, ended.returncode, _told(job), ended.stderr)
+
+
+def has_power_modes(machine: Device) -> bool:
+    """Whether it is a board whose power mode decides how fast it is: there every figure is taken in its hold."""
+    facts = machine.facts()
+    return bool(facts.power_modes or facts.power_mode)
+
+
+def run_held(
+    board: Device, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
+) -> tuple[Answer, DeviceState]:
+    """The same on this machine as a board, in its hold: in the device's power mode and with its clocks, watched by its
+    sensors, and alone. Gives what the board was like meanwhile, too.
+
+    Raises:
+        DataError, DeviceError, ToolError: as :func:`run_worker`; ``DeviceError`` where the mode cannot be set.
+    """
+
+    def hear(line: str) -> None:
+        line_of(line, on_progress)
+
+    done = board.run(
+        [sys.executable, "-m", job.module],
+        timeout_s=HELD_TIMEOUT_S,
+        cwd=ROOT,
+        stdin=job_text(job),
+        measured=True,
+        on_line=hear,
+    )
+    return answer_in(last_line(done.stdout), answer, done.returncode, _told(job), done.stderr), done.device
+
+
+def _told(job: Job) -> list[str]:
+    """What errors call a worker on this machine."""
+    return [f"{job.module} ({sys.executable} -m {job.module})"]
 
 
 def job_text(job: Job) -> bytes:
@@ -70,6 +109,11 @@ def line_of(raw: bytes | str, on_progress: OnProgress | None = None) -> dict[str
     if "progress" in line and on_progress is not None:
         on_progress(WorkerProgress(**line["progress"]))
     return line if "result" in line or "error" in line else {}
+
+
+def last_line(output: str) -> dict[str, Any]:
+    """The last line of the protocol in all that a worker printed; an empty one where it has none."""
+    return next((line for text in reversed(output.splitlines()) if (line := line_of(text))), {})
 
 
 def answer_in(last: Mapping[str, Any], answer: type[Answer], returncode: int, argv: Sequence[str], tail: str) -> Answer:

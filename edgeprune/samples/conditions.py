@@ -279,6 +279,7 @@ class Conditions:
         interrupted_share: float,
         device_rise_bytes: int | None,
         host: HostState,
+        device: DeviceState,
         worker: WorkerState,
         images: bool = False,
     ) -> Conditions:
@@ -302,6 +303,7 @@ class Conditions:
             load_ms=load_ms,
             core=CoreState(interrupted_share=interrupted_share),
             host=host,
+            device=device,
             worker=worker,
             gpu=GpuTiming(_span(copies), cuda_graph_asked, "CUDA events", device_rise_bytes=device_rise_bytes),
         )

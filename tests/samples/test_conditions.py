@@ -57,6 +57,7 @@ def of_tensorrt(launches: tuple[int, ...] = LAUNCHES) -> Conditions:
         interrupted_share=0.0,
         device_rise_bytes=None,
         host=HostState(),
+        device=DeviceState(),
         worker=WorkerState(),
         **WHERE,
     )
