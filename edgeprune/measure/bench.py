@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.input_size import Size
-from edgeprune.measure.compiling import compile_once
+from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
@@ -187,11 +187,11 @@ def bench(
         site.require_usable()
         target, settings = site.target, settings or sampling_settings(site.target)
         side, batch = imgsz or target.stated_imgsz, settings.batch or target.batch
-        graphs = []
+        graphs, recipe = [], int8_recipe(target, site.runtime.name)
         for number, model in enumerate(models, 1):
             folder = Path(scratch) / str(number)
             graph = graph_of(Path(model), folder, imgsz=side, batch=batch, trust=trust, progress=progress)
-            graphs.append(in_precision(graph, folder / "precision", precision, data, trust=trust))
+            graphs.append(in_precision(graph, folder / "precision", precision, data, recipe=recipe, trust=trust))
         return bench_graphs(
             graphs,
             site.runtime,

@@ -107,12 +107,22 @@ def convert_precision(
         precision=precision or target.graph_precision,
         data=dataset,
         images=target.calibration.images,
-        # Without a TensorRT parser to please, ONNX Runtime's own recipe quantises more of the graph.
-        recipe="cpu" if target.device.kind == "cpu" else "tensorrt",
+        recipe=int8_recipe(target),
         method=target.calibration.method,
         percentile=target.calibration.percentile,
         seed=seed,
     )
+
+
+def int8_recipe(target: Target, runtime: str = "") -> str:
+    """How INT8 is made for a target, ``tensorrt`` or ``cpu``: without a TensorRT parser to please, ONNX Runtime's own
+    recipe quantises more of the graph.
+
+    Args:
+        target: where it runs.
+        runtime: name of the runtime that takes the place of the target's; the target's when empty.
+    """
+    return "cpu" if target.device.kind == "cpu" and runtime in ("", "onnxruntime") else "tensorrt"
 
 
 def export_trained_int8(

@@ -52,16 +52,24 @@ def graph_of(
 
 
 def in_precision(
-    graph: Path, folder: Path, precision: str, data: str | None = None, images: int = 128, *, trust: bool = False
+    graph: Path,
+    folder: Path,
+    precision: str,
+    data: str | None = None,
+    images: int = 128,
+    *,
+    recipe: str,
+    trust: bool = False,
 ) -> Path:
     """A float graph in another number format, in ``folder``.
 
     Args:
         graph: an ONNX file in FP32.
         folder: where the copy goes.
-        precision: ``fp32`` (the graph itself), ``fp16`` or ``int8`` (by ONNX Runtime's recipe for CPUs).
+        precision: ``fp32`` (the graph itself), ``fp16`` or ``int8``.
         data: dataset whose training images calibrate INT8.
         images: how many of them.
+        recipe: of INT8, for what runs it: :func:`~edgeprune.measure.compiling.int8_recipe`.
         trust: as in :meth:`~edgeprune.dataset.Dataset.load`.
 
     Raises:
@@ -82,7 +90,7 @@ def in_precision(
     folder.mkdir(parents=True, exist_ok=True)
     low = folder / f"{graph.stem}-{precision}.onnx"
     with quiet():
-        quantize_onnx(graph, low, precision=precision, data=data, images=images, recipe="cpu", trust=trust)
+        quantize_onnx(graph, low, precision=precision, data=data, images=images, recipe=recipe, trust=trust)
     return low
 
 

@@ -213,9 +213,10 @@ class TrtExec(Runtime):
         write_facts(engine, built.facts)
 
     def precision_of_engine(self, held: str) -> str:
-        """The graph's own; the target's for a builder that chooses precisions."""
+        """The graph's own; for a builder that chooses precisions the target's, where the graph has no other."""
         _, version = self.find_program()
-        return self.precision if weakly_typed(version) else held
+        chooses = weakly_typed(version) and (held == "fp32" or self.precision.startswith(held))
+        return self.precision if chooses else held
 
     def layer_info(self, model: Path) -> tuple[Layer, ...]:
         """Layers of an engine: from its facts, else by loading it on the device."""

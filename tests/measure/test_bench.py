@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,14 +19,19 @@ from typer.testing import CliRunner
 
 from edgeprune.cli.bench import bench as command
 from edgeprune.cli.bench import sparkline
+from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
-from edgeprune.measure.bench import bench_graphs
+from edgeprune.export.quantize import quantize_onnx
+from edgeprune.measure.bench import bench, bench_graphs
+from edgeprune.progress import Silent
 from edgeprune.report.bench import COLUMNS, bench_table
-from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.base import Availability, BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of
 from edgeprune.serial import to_json
+from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
 from tests.samples.made import latency
 
@@ -247,6 +255,35 @@ def test_another_precision_is_a_copy_of_the_graph(model: Path) -> None:
     assert row["latency"]["conditions"]["launches"] == [12, 12, 12]
     assert row["latency"]["conditions"]["worker"]["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
     assert len(row["latency"]["warmups"]) >= 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("target", "runtime", "recipe"),
+    [
+        ("cpu", "onnxruntime", "cpu"),
+        ("cpu", "onnxruntime-cuda", "tensorrt"),  # --runtime takes the place of the profile's
+        ("cpu", "trtexec", "tensorrt"),
+        ("desktop-tensorrt", "tensorrt", "tensorrt"),
+        ("jetson-orin-nano", "trtexec", "tensorrt"),
+    ],
+)
+def test_int8_is_made_for_what_times_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch, target: str, runtime: str, recipe: str
+) -> None:
+    """TensorRT's parser refuses what ONNX Runtime's CPU kernels are given: unsigned activations, quantised biases."""
+    asked: list[str] = []
+
+    def quantize(graph: Path, low: Path, **options: Any) -> None:
+        asked.append(options["recipe"])
+        low.write_bytes(graph.read_bytes())
+
+    used = Scripted(10.0)
+    used.name = runtime
+    monkeypatch.setattr(sys.modules[quantize_onnx.__module__], "quantize_onnx", quantize)
+    site = Site(load_target(target), used, LocalDevice(), Availability(True, ""), Silent())
+    monkeypatch.setattr(sys.modules[bench.__module__], "open_site", lambda *_, **__: nullcontext(site))
+    bench(target, [model], runtime=runtime, precision="int8", data="data.yaml", details=False, retries=0)
+    assert asked == [recipe]
 
 
 def test_json_alone_on_stdout_and_vs_goes_first(model: Path, tmp_path: Path) -> None:

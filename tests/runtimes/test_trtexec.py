@@ -19,7 +19,7 @@ from edgeprune.devices.base import Completed
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
 from edgeprune.export import graph, regions
-from edgeprune.measure.compiling import compile_engine
+from edgeprune.measure.compiling import compile_engine, compile_once
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.engine_file import facts_path, read_facts
 from edgeprune.runtimes.trtexec_ import TrtExec
@@ -501,3 +501,29 @@ def test_a_device_without_trtexec_is_not_available(tmp_path):
         trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
     with pytest.raises(DataError, match="no such file"):
         tool(tmp_path)[0].latency([tmp_path / "none.engine"], SHORT)
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "held", "built"),
+    [
+        ((10, 3, 0), "fp16", "fp32", "fp32"),  # strongly typed: the graph's own, whatever the profile says
+        ((10, 3, 0), "fp32", "int8-fp16", "int8-fp16"),
+        ((8, 6, 0), "fp16", "fp32", "fp16"),
+        ((8, 6, 0), "fp32", "fp16", "fp16"),
+        ((8, 6, 0), "fp16", "int8", "int8"),  # the builder has to be allowed what the graph asks for
+        ((8, 6, 0), "int8-fp16", "int8", "int8-fp16"),
+    ],
+)
+def test_what_an_engine_of_a_graph_that_is_only_timed_is_built_in(version, asked, held, built):
+    trtexec = TrtExec(Bench(), precision=asked)
+    trtexec._trtexec = (("trtexec",), version)
+    assert trtexec.precision_of_engine(held) == built
+
+
+def test_a_graph_that_is_only_timed_has_its_own_number_format_in_its_engine(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    half = convolutions(tmp_path / "half.onnx", half=True)
+    engine = compile_once(trtexec, half, tmp_path / "engines")
+    assert engine == tmp_path / "engines" / "half.engine"
+    assert read_facts(engine).precision == "fp16"
+    assert compile_once(trtexec, engine, tmp_path / "engines") == engine
