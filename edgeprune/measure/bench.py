@@ -18,6 +18,7 @@ from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
+from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate, Verdict, latency_gate, overall_verdict, pass_confidence
@@ -56,6 +57,8 @@ class ModelBench:
         layers: slowest layers first.
         end_to_end: times from a frame to boxes, when they were asked for.
         gate: the verdict on the limit, if one was given.
+        precision: number format of the graph that was loaded, or of the engine as its facts say; empty where nothing
+            tells.
     """
 
     model: Path
@@ -69,6 +72,7 @@ class ModelBench:
     layers: tuple[LayerTime, ...]
     end_to_end: EndToEndTimes | None
     gate: Gate | None
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class BenchResult:
         models: in the order given; the first is the one that ratios are taken of.
         attempts: how often it was measured until it was settled; the last measurement is the one kept.
         verdict: of the worst gate; None when no limit was given.
-        notes: what of the details is missing, and why.
+        notes: what the figures do not say by themselves: number formats that differ, a detail that is missing and why.
         schema_version: of the JSON that :mod:`edgeprune.serial` makes of it.
     """
 
@@ -257,7 +261,11 @@ def bench_graphs(
                 settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
         rows = []
         names = names_apart(paths)
-        notes: list[str] = []
+        formats, notes = [""] * len(paths), list[str]()
+        for number, engine in enumerate(engines):
+            with only_informs(f"no number format of {names[number]}", notes.append):
+                formats[number] = _precision_of(engine)
+        notes += _different_formats(names, formats)
         energies = None
         if details:
             with only_informs("no energy", notes.append):
@@ -285,6 +293,7 @@ def bench_graphs(
                     layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
                     end_to_end=parts,
                     gate=gates[number],
+                    precision=formats[number],
                 )
             )
     verdict = overall_verdict([gate for gate in gates if gate is not None]) if max_ms is not None else None
@@ -314,6 +323,27 @@ def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries:
 def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> int:
     """Rounds that can settle the statistic at all, with half as many again for samples that depend on each other."""
     return -(-samples_needed(quantile_of(statistic), confidence) * 3 // 2 // settings.per_round)
+
+
+def _precision_of(engine: Path) -> str:
+    if engine.suffix == ".onnx":
+        from edgeprune.export.precision import precision_of
+
+        return precision_of(engine)
+    facts = read_facts(engine)
+    return "" if facts is None else facts.precision
+
+
+def _different_formats(names: Sequence[str], formats: Sequence[str]) -> list[str]:
+    """A line where the models that ratios are of do not have one number format; none where they have, or one is not
+    known."""
+    if len(set(formats) - {""}) < 2:
+        return []
+    listed = ", ".join(f"{name} in {known}" for name, known in zip(names, formats, strict=True) if known)
+    return [
+        f"different number formats ({listed}): a speed-up is of the format too; of the model alone it is with both in "
+        "one: edgeprune quantize"
+    ]
 
 
 def _with_ends(found: RatioInterval | None) -> RatioInterval | None:

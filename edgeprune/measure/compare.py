@@ -84,7 +84,7 @@ class Comparison:
         runtime: what ran them.
         statistic: of the latency in the table.
         pending: why there is no latency; empty when there is.
-        notes: what else is missing, and why.
+        notes: what the figures do not say by themselves: number formats that differ, what else is missing and why.
     """
 
     models: tuple[Compared, ...]
@@ -197,12 +197,13 @@ def compare(
             progress(f"accuracy of {name}", done=number, total=len(names))
             judged.append(accuracy(engine, data=dataset, split=split, imgsz=size, runtime=by))
         timed: Sequence[ModelBench | None] = [None] * len(paths)
+        notes: list[str] = []
         if available.ok:
             own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
-            timed = bench_graphs(engines, runtime, own, details=False, progress=progress).models
+            result = bench_graphs(engines, runtime, own, details=False, progress=progress)
+            timed, notes = result.models, [*result.notes]
         lookers = [SceneModel(name, engine, by, size) for name, engine, size in zip(names, engines, sizes, strict=True)]
         shown: tuple[Scene, ...] = ()
-        notes: list[str] = []
         with only_informs("no images side by side", notes.append):
             shown = choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
         counted = [counts_of(graph) for graph in graphs]

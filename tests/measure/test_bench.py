@@ -26,6 +26,7 @@ from edgeprune.measure.bench import bench, bench_graphs
 from edgeprune.progress import Silent
 from edgeprune.report.bench import COLUMNS, bench_table
 from edgeprune.runtimes.base import Availability, BenchSettings
+from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Verdict
@@ -141,6 +142,25 @@ def test_a_graph_is_built_once_and_all_that_is_told_is_of_that_engine(
     assert list(runtime.asked.values()) == [["latency"] * result.attempts + ["energy", "layers", "memory"]] * 2
     assert [row.model for row in result.models] == [model, half]
     assert not any(path.exists() for path in runtime.asked)
+
+
+def test_models_of_different_number_formats_are_told_apart(model: Path, tmp_path: Path) -> None:
+    half = convolutions(tmp_path / "half.onnx", half=True)
+    mixed = bench_graphs([model, half], Scripted(10.0), details=False)
+    column = COLUMNS.index("format")
+    assert [row[column] for row in bench_table(mixed).rows] == ["fp32", "fp16"]
+    [warning] = mixed.notes
+    assert "small.onnx in fp32, half.onnx in fp16" in warning
+    assert bench_graphs([half, half], Scripted(10.0), details=False).notes == ()
+
+
+def test_an_engine_has_the_format_of_its_facts_and_without_them_none(tmp_path: Path) -> None:
+    known, unknown = tmp_path / "known.engine", tmp_path / "unknown.engine"
+    for engine in (known, unknown):
+        engine.write_bytes(b"plan")
+    write_facts(known, EngineFacts("trtexec 10.3.0", {}, "int8", (), (), {}, ()))
+    result = bench_graphs([known, unknown], Scripted(10.0), details=False)
+    assert [row.precision for row in result.models] == ["int8", ""] and result.notes == ()
 
 
 def test_a_detail_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
