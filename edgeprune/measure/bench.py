@@ -21,7 +21,14 @@ from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.gates import Gate, Verdict, latency_gate, overall_verdict, pass_confidence
+from edgeprune.samples.gates import (
+    Gate,
+    Verdict,
+    fail_confidence,
+    latency_gate,
+    overall_verdict,
+    pass_confidence,
+)
 from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of
 from edgeprune.samples.statistics import (
     MIN_BLOCKS,
@@ -236,7 +243,7 @@ def bench_graphs(
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
     _check(paths, statistic, max_ms, retries)
-    confidence = pass_confidence(retries)
+    confidence, against = pass_confidence(retries), fail_confidence(retries)
     if max_ms is not None:
         settings = replace(settings, rounds=max(settings.rounds, least_rounds(statistic, confidence, settings)))
     with tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch:
@@ -247,7 +254,7 @@ def bench_graphs(
             attempt += 1
             latencies = runtime.latency(engines, settings, progress=progress)
             gates = [
-                None if max_ms is None else latency_gate("bench", latency, max_ms, statistic, confidence)
+                None if max_ms is None else latency_gate("bench", latency, max_ms, statistic, confidence, against)
                 for latency in latencies
             ]
             summaries = [

@@ -118,6 +118,11 @@ def pass_confidence(retries: int) -> float:
     return 1 - (1 - PASS_CONFIDENCE) / (retries + 1)
 
 
+def fail_confidence(retries: int) -> float:
+    """The same of a FAIL."""
+    return 1 - (1 - FAIL_CONFIDENCE) / (retries + 1)
+
+
 def far_inside(values: Sequence[float], statistic: str, limit_ms: float, confidence: float) -> bool:
     """Whether so many samples stayed so far under the limit that it does not matter how they hang together: neighbours
     that move together are worth few samples, and may leave no bound at all.
@@ -139,20 +144,22 @@ def latency_gate(
     limit_ms: float,
     statistic: str = "p95",
     confidence: float = PASS_CONFIDENCE,
+    against: float = FAIL_CONFIDENCE,
 ) -> Gate:
     """Hold a percentile of measured latency against a limit.
 
     PASS only when the upper confidence bound is at or under the limit and the run was steady, or when a run that was
-    not steady stayed :data:`UNSTEADY_MARGIN` times under the limit in every sample; FAIL when the lower bound (at
-    :data:`FAIL_CONFIDENCE`) is over it; INCONCLUSIVE otherwise, saying how many samples would settle it. A run that
-    shared its core fails only when it would have failed alone.
+    not steady stayed :data:`UNSTEADY_MARGIN` times under the limit in every sample; FAIL when the lower bound is over
+    it; INCONCLUSIVE otherwise, saying how many samples would settle it. A run that shared its core fails only when it
+    would have failed alone.
 
     Args:
         stage: the stage behind which the gate stands.
         measurement: samples in ms.
         limit_ms: the budget.
         statistic: a percentile such as ``p95``.
-        confidence: of the upper bound.
+        confidence: one-sided, of the upper bound, by which it passes.
+        against: one-sided, of the lower bound, by which it fails.
 
     Raises:
         TargetError: the limit is not a positive number, or the statistic is not a percentile.
@@ -170,7 +177,7 @@ def latency_gate(
         return row(None, Verdict.PENDING, "nothing was measured")
     if not all(math.isfinite(value) for value in measurement.values):
         return row(None, Verdict.INCONCLUSIVE, "a sample is not a finite number")
-    bound = bounds(measurement.values, statistic, confidence, FAIL_CONFIDENCE)
+    bound = bounds(measurement.values, statistic, confidence, against)
     steady = stability(measurement.values)
     if reason := _unsteady_reason(steady, measurement):
         if far_inside(measurement.values, statistic, limit_ms, confidence):
@@ -186,8 +193,8 @@ def latency_gate(
         )
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
     if bound.low is not None and bound.low > limit_ms:
-        return row(bound.value, Verdict.FAIL, f"at least {bound.low:.4g} ms with {FAIL_CONFIDENCE:.0%} confidence")
-    more = samples_to_settle(measurement.values, statistic, limit_ms, confidence)
+        return row(bound.value, Verdict.FAIL, f"at least {bound.low:.4g} ms with {against:.0%} confidence")
+    more = samples_to_settle(measurement.values, statistic, limit_ms, confidence, against)
     low = "?" if bound.low is None else f"{bound.low:.4g}"
     high = "?" if bound.high is None else f"{bound.high:.4g}"
     return row(
@@ -203,6 +210,7 @@ def speed_up_gate(
     candidate: Measurement,
     limit: float,
     confidence: float = PASS_CONFIDENCE,
+    against: float = FAIL_CONFIDENCE,
 ) -> Gate:
     """Hold the measured ratio baseline / candidate against a least speed-up.
 
@@ -216,7 +224,8 @@ def speed_up_gate(
         baseline: samples of the unpruned model, in ms.
         candidate: samples of the pruned one, ``values[i]`` taken next to the baseline's.
         limit: least ratio.
-        confidence: one-sided, of the lower end; the upper end has :data:`FAIL_CONFIDENCE`.
+        confidence: one-sided, of the lower end, by which it passes.
+        against: one-sided, of the upper end, by which it fails.
 
     Raises:
         TargetError: the limit is not a positive number.
@@ -246,7 +255,7 @@ def speed_up_gate(
             Verdict.INCONCLUSIVE,
             f"{count} pairs are too few; {_advice(MIN_BLOCK_PAIRS * block, count)}",
         )
-    gain = speed_up_of(baseline, candidate, tails=(1 - confidence, 1 - FAIL_CONFIDENCE))
+    gain = speed_up_of(baseline, candidate, tails=(1 - confidence, 1 - against))
     if reason := _unsteady_reason(gain.stability, baseline, candidate):
         slowest = _least_block_ratio(baseline.values, candidate.values, block)
         undisturbed = not _throttled(baseline, candidate) and not shared_core(baseline, candidate)
@@ -256,7 +265,7 @@ def speed_up_gate(
     if gain.low >= limit:
         return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× with {confidence:.1%} confidence")
     if gain.high < limit:
-        return row(gain.ratio, Verdict.FAIL, f"at most {gain.high:.3f}× with {FAIL_CONFIDENCE:.0%} confidence")
+        return row(gain.ratio, Verdict.FAIL, f"at most {gain.high:.3f}× with {against:.0%} confidence")
     if shared_core(baseline, candidate):
         share = min(_core_share(baseline), _core_share(candidate))
         reason = (
@@ -279,10 +288,12 @@ def speed_up_gate(
 def budget_gate(target: Target, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
     """The gate of a latency budget or of a measured speed-up; a budget of MACs asks that it is not slower, since fewer
     MACs alone are no reason to ship a model."""
-    budget, confidence = target.budget, pass_confidence(target.measure.retries)
+    budget, retries = target.budget, target.measure.retries
+    confidence, against = pass_confidence(retries), fail_confidence(retries)
     if budget.kind == "latency_ms":
-        return latency_gate(stage, candidate, budget.value, budget.statistic, confidence)
-    return speed_up_gate(stage, baseline, candidate, budget.value if budget.kind == "speed_up" else 1.0, confidence)
+        return latency_gate(stage, candidate, budget.value, budget.statistic, confidence, against)
+    least = budget.value if budget.kind == "speed_up" else 1.0
+    return speed_up_gate(stage, baseline, candidate, least, confidence, against)
 
 
 def at_most_gate(

@@ -191,7 +191,12 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def samples_to_settle(
-    values: Sequence[float], statistic: str, limit: float, confidence: float = 0.99, most: int = 100_000
+    values: Sequence[float],
+    statistic: str,
+    limit: float,
+    confidence: float = 0.99,
+    against: float = 0.99,
+    most: int = 100_000,
 ) -> int | None:
     """About how many samples in all would bring the upper bound under ``limit``, or the lower bound over it.
 
@@ -209,7 +214,7 @@ def samples_to_settle(
             rank = upper_rank(counts, q, confidence)
             settled = rank is not None and rank <= share * counts
         else:
-            rank = lower_rank(counts, q, confidence)
+            rank = lower_rank(counts, q, against)
             settled = rank is not None and rank > share * counts
         if settled:
             return n

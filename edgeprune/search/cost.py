@@ -118,7 +118,7 @@ class Fit:
     Attributes:
         model: fitted to every sample.
         errors: predicted over measured milliseconds minus 1, of every sample but the first (the unpruned model), by a
-            model that was fitted without it.
+            model whose costs were fitted without it; the step of the widths is that of all samples.
         timed: names of the layers that took any time.
     """
 

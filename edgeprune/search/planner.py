@@ -73,7 +73,7 @@ class Planner:
         importance: what made them, for the plan.
         profile: measured times of the same model.
         batches: labelled batches; with them whole blocks compete, without only channels do.
-        depth: see :func:`~edgeprune.search.prices.prices`.
+        narrowing_share: as in :func:`~edgeprune.search.prices.price_channels`.
         seed: of the scores, for the plan.
     """
 

@@ -39,7 +39,8 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
 
     They suit a pruned model: every batch is an optimiser step (``nbs`` = ``batch``), warm-up ends after a twentieth of
     the run and never lifts the bias learning rate above the others, and mosaic is off in a short run
-    (:data:`SHORT_RUN`) and closed for the last third of a longer one. ``settings.train`` replaces any of it.
+    (:data:`SHORT_RUN`) and closed for the last third of a longer one: shares of ``epochs``, also where ``time_h`` ends
+    the run earlier or later. ``settings.train`` replaces any of it.
 
     Raises:
         TargetError: an unknown name in ``settings.train`` or a value of the wrong type.

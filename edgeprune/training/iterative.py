@@ -71,7 +71,13 @@ def prune_in_rounds(
             batches = labelled_batches(loaded, data, settings.side, seed=settings.seed, trust=trust)
         pruner = Pruner(loaded.model, settings.side, align=align)
         further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())
-        plan = pruner.plan(macs_speed_up=max(further, 1.0), importance=importance, scope=scope, batches=batches)
+        plan = pruner.plan(
+            macs_speed_up=max(further, 1.0),
+            importance=importance,
+            scope=scope,
+            batches=batches,
+            seed=settings.seed,
+        )
         carried = {**(loaded.edgeprune if metadata is None else metadata), "shape_signature": plan.result_shapes}
         checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=carried)
         epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)

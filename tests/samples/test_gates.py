@@ -14,19 +14,24 @@ from edgeprune.errors import StageError, TargetError
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.conditions import CoreState, DeviceState
 from edgeprune.samples.gates import (
+    FAIL_CONFIDENCE,
+    PASS_CONFIDENCE,
     Gate,
     Verdict,
     accuracy_gate,
     at_least_gate,
     at_most_gate,
+    fail_confidence,
     info_gate,
     inform_by_later,
     latency_gate,
     overall_verdict,
+    pass_confidence,
     pending_gate,
     speed_up_gate,
 )
 from edgeprune.samples.measurement import Measurement, differing_conditions, speed_up_of
+from edgeprune.samples.statistics import samples_to_settle, value_of
 from tests.samples.made import latency
 
 
@@ -301,3 +306,24 @@ def test_gates_are_calibrated() -> None:
             assert row.wrong_pass is not None and row.wrong_pass <= 0.033, row
             assert row.wrong_fail is not None and row.wrong_fail <= 0.1, row
             assert row.useful is not None and row.useful >= 0.9, row
+
+
+def test_measuring_again_makes_no_wrong_verdict_likelier() -> None:
+    for of, alone in ((pass_confidence, PASS_CONFIDENCE), (fail_confidence, FAIL_CONFIDENCE)):
+        assert of(0) == pytest.approx(alone)
+        assert 3 * (1 - of(2)) == pytest.approx(1 - alone)
+
+
+def test_a_look_of_three_fails_by_its_share_of_the_error() -> None:
+    samples = latency(noise(10.0))
+    gate = latency_gate("engine", samples, 9.0, "p50", pass_confidence(2), fail_confidence(2))
+    assert gate.verdict is Verdict.FAIL and "99% confidence" in gate.reason
+    ratio = speed_up_gate("engine", samples, samples, 1.5, pass_confidence(2), fail_confidence(2))
+    assert ratio.verdict is Verdict.FAIL and "99% confidence" in ratio.reason
+
+
+def test_fewer_samples_settle_a_fail_that_needs_less_confidence() -> None:
+    values = noise(10.0).tolist()
+    limit = value_of(values, "p95") - 0.01
+    asked = [samples_to_settle(values, "p95", limit, 0.998, against) for against in (0.998, 0.97)]
+    assert asked[0] is not None and asked[1] is not None and asked[1] < asked[0]
