@@ -173,7 +173,7 @@ def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on
     path = os.path.join(work, HOLD_FILE)
     while True:
         with _decision(work):
-            hold = read_json(path)
+            hold: dict | None = read_json(path)
             if not hold or not is_running(hold["process"]):
                 started = start_detached("hold", work, mode, "1" if lock_clocks else "")
                 hold = {"process": started, "state": "starting"}
