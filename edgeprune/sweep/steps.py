@@ -165,9 +165,11 @@ def _trained(
     place.mkdir(parents=True, exist_ok=True)
     with locked(place.with_name(f".{key}.lock"), wait=True):
         if not kept.is_file():
-            teacher = _unpacked(place, unpruned, "teacher.pt") if finetuning.distill else None
-            if finetuning.teacher is not None:  # where the data lies too
+            teacher = None
+            if finetuning.teacher is not None and settings.teaches():  # where the data lies too
                 teacher = Path(finetuning.teacher)
+            elif finetuning.distill and settings.teaches():  # qat: {response: 0} asks for none
+                teacher = _unpacked(place, unpruned, "teacher.pt")
             result = finetune(
                 _unpacked(place, weights),
                 data=job.data,
