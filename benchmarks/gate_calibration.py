@@ -250,8 +250,8 @@ def table(found: list[Row], runs: int) -> str:
         f"`python benchmarks/gate_calibration.py --runs {runs}`: {runs} runs a row, {SAMPLES} samples a run. PASS at",
         f"{PASS_CONFIDENCE:.1%}, FAIL at {FAIL_CONFIDENCE:.0%} confidence. Wrong verdicts are counted with the truth "
         f"{EDGE:.1%} on the other side of the",
-        "limit, where they are likeliest; a retried gate has a third of either error a look."
-        f' "decided" is the share of right verdicts with the limit {AWAY:.0%} away.',
+        'limit, where they are likeliest; a retried gate has a third of either error a look. "decided" is the share of',
+        f"right verdicts with the limit {AWAY:.0%} away.",
         f"A share of 1 % has a standard error of {(0.01 * 0.99 / runs) ** 0.5:.2%} over these runs.",
         "",
         "| gate | distribution | wrong PASS | wrong FAIL | decided | INCONCLUSIVE |",
