@@ -34,13 +34,12 @@ from edgeprune.input_size import pixels, size_from
 from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Row
 from edgeprune.records.sweep import Point
-from edgeprune.report.frontier import frontier_plot
+from edgeprune.report.frontier import Z, frontier_plot
 from edgeprune.serial import read_json, write_json
 
 NEAR = 0.005  # mAP that a recommended row may stay behind the best one
 AHEAD = 0.03  # mAP that a combination is asked to bring over one lever, at the largest budget
 SPENT = (1.00, 1.09)  # of the ratio that was asked, where the lever is continuous
-Z = 1.96  # standard errors on either side of a 95 % interval
 ROWS = ("", "levers", "seeds", "asked", "measured", "95 %", "of what was asked", "accuracy", "95 %", "parameters")
 ROWS = (*ROWS, "on the frontier", "recommended for")
 RECOMMENDED = ("budget", "recommended", "accuracy", "best row found", "accuracy", "difference", f"within {NEAR:g}")

@@ -140,56 +140,31 @@ def share(verdicts: list[Gate], verdict: Verdict) -> float:
     return sum(gate.verdict is verdict for gate in verdicts) / len(verdicts)
 
 
-def latency_row(name: str, statistic: str, runs: int, seed: int = 0) -> Row:
-    """Calibration of the latency gate on one steady distribution."""
+def latency_row(name: str, statistic: str, runs: int, seed: int = 0, retries: int = 0) -> Row:
+    """Calibration of the latency gate on one steady distribution, measured again while it is INCONCLUSIVE."""
     generator = np.random.default_rng(seed)
     truth = float(
         np.quantile(STEADY[name](generator, 2_000_000 if name != "correlated" else 200_000), float(statistic[1:]) / 100)
     )
+    confidence, against = pass_confidence(retries), fail_confidence(retries)
     gates: dict[float, list[Gate]] = {-EDGE: [], EDGE: [], -AWAY: [], AWAY: []}
     for _ in range(runs):
-        measured = latency(STEADY[name](generator, SAMPLES))
-        for offset, kept in gates.items():
-            kept.append(latency_gate("engine", measured, truth * (1 + offset), statistic))
-    return Row(
-        f"latency {statistic}",
-        name,
-        share(gates[-EDGE], Verdict.PASS),
-        share(gates[EDGE], Verdict.FAIL),
-        (share(gates[-AWAY], Verdict.FAIL) + share(gates[AWAY], Verdict.PASS)) / 2,
-        None,
-    )
-
-
-def retried_row(name: str, statistic: str, runs: int, seed: int = 0) -> Row:
-    """The same of a gate that is measured again while it is INCONCLUSIVE."""
-    generator = np.random.default_rng(seed)
-    truth = float(
-        np.quantile(STEADY[name](generator, 2_000_000 if name != "correlated" else 200_000), float(statistic[1:]) / 100)
-    )
-    confidence, against = pass_confidence(RETRIES), fail_confidence(RETRIES)
-    gates: dict[float, list[Gate]] = {-EDGE: [], EDGE: [], -AWAY: [], AWAY: []}
-    for _ in range(runs):
-        looks = [latency(STEADY[name](generator, SAMPLES * 2**attempt)) for attempt in range(RETRIES + 1)]
+        looks = [latency(STEADY[name](generator, SAMPLES * 2**attempt)) for attempt in range(retries + 1)]
         for offset, kept in gates.items():
             tried = (
                 latency_gate("engine", look, truth * (1 + offset), statistic, confidence, against) for look in looks
             )
-            last = next(gate for number, gate in enumerate(tried) if decided(gate) or number == RETRIES)
-            kept.append(last)
+            kept.append(
+                next(one for i, one in enumerate(tried) if one.verdict is not Verdict.INCONCLUSIVE or i == retries)
+            )
     return Row(
-        f"latency {statistic}, retried",
+        f"latency {statistic}{', retried' if retries else ''}",
         name,
         share(gates[-EDGE], Verdict.PASS),
         share(gates[EDGE], Verdict.FAIL),
         (share(gates[-AWAY], Verdict.FAIL) + share(gates[AWAY], Verdict.PASS)) / 2,
         None,
     )
-
-
-def decided(gate: Gate) -> bool:
-    """Whether nothing is measured again."""
-    return gate.verdict is not Verdict.INCONCLUSIVE
 
 
 def speed_up_row(name: str, runs: int, seed: int = 0) -> Row:
@@ -231,7 +206,9 @@ def rows(runs: int, seed: int) -> list[Row]:
             for name in STEADY
         ]
         jobs += [
-            pool.submit(retried_row, name, statistic, runs, seed) for statistic in ("p50", "p95") for name in STEADY
+            pool.submit(latency_row, name, statistic, runs, seed, RETRIES)
+            for statistic in ("p50", "p95")
+            for name in STEADY
         ]
         jobs += [pool.submit(speed_up_row, name, runs, seed) for name in STEADY]
         jobs += [pool.submit(moving_row, name, runs, seed) for name in MOVING]

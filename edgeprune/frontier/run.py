@@ -41,7 +41,8 @@ from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Screened
 from edgeprune.records.sweep import Point
-from edgeprune.report.frontier import frontier_page, frontier_table, profile_text
+from edgeprune.report.frontier import Z, frontier_page, frontier_table, profile_text
+from edgeprune.report.verdict import INTERVAL_TAIL
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.search.inputs import read_inputs
@@ -62,8 +63,6 @@ from edgeprune.target import Budget, Target, load_target
 
 Kind = Literal["latency_ms", "speed_up"]
 IMAGES = 32  # that are looked at for their shape, at most
-Z = 1.96  # standard errors on either side of a 95 % interval
-END = 0.975  # confidence of either end of one
 
 
 def frontier(
@@ -341,7 +340,7 @@ def _recommended(
     others = [row for row in rows if row is not best]
     if (second := best_for(others, surely)) is not None:
         interval = ahead(best, second)
-        level = interval is not None and interval.lower(END) <= 0 <= interval.upper(END)
+        level = interval is not None and interval.lower(INTERVAL_TAIL) <= 0 <= interval.upper(INTERVAL_TAIL)
         text += f"; {'level with' if level else 'next comes'} {second.name} at {points[second.name].accuracy:.4f}"
         if interval is not None:
             text += f", ahead by {_with_ends(interval.drop, interval)}"
@@ -361,7 +360,7 @@ def _with_ends(difference: float, interval: DropInterval | None) -> str:
         return text
     if interval.standard_error is None:
         return f"{text} ({interval.images} images are too few to tell)"
-    return f"{text} ({interval.lower(END):+.4f} to {interval.upper(END):+.4f})"
+    return f"{text} ({interval.lower(INTERVAL_TAIL):+.4f} to {interval.upper(INTERVAL_TAIL):+.4f})"
 
 
 def _keys(row: Row, kind: Kind, value: float) -> Keys:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -237,8 +237,8 @@ def bench_graphs(
     For a runtime that loads no graphs an ONNX file is built once: all that is told of it is told of one engine.
 
     An INCONCLUSIVE limit is measured again with twice the samples each time (:data:`MAX_EFFORT` times as many at most),
-    ``retries`` times at most. Every look gets
-    its share of the error, so that trying again does not make a wrong PASS likelier.
+    ``retries`` times at most. Every look gets its share of the error, so that trying again does not make a wrong
+    verdict likelier.
     """
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
@@ -268,23 +268,18 @@ def bench_graphs(
                 settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
         rows = []
         names = names_apart(paths)
-        formats, notes = [""] * len(paths), list[str]()
-        for number, engine in enumerate(engines):
-            with only_informs(f"no number format of {names[number]}", notes.append):
-                formats[number] = _precision_of(engine)
+        notes: list[str] = []
+        formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
         notes += _different_formats(names, formats)
         energies = None
         if details:
             with only_informs("no energy", notes.append):
                 energies = runtime.energy(engines, settings, progress=progress)
         for number, (path, engine) in enumerate(zip(paths, engines, strict=True)):
-            layers, memory = [], None
+            layers, memory = (), None
             if details:
                 progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
-                with only_informs(f"no layers of {names[number]}", notes.append):
-                    layers = runtime.layer_times(engine, threads=settings.threads)
-                with only_informs(f"no memory of {names[number]}", notes.append):
-                    memory = runtime.peak_memory(engine, threads=settings.threads)
+                layers, memory = _details(runtime, engine, names[number], settings.threads, notes.append)
             pair = (latencies[0], latencies[number]) if number else ()
             parts = runtime.end_to_end(engine, image=image, threads=settings.threads) if end_to_end else None
             rows.append(
@@ -297,7 +292,7 @@ def bench_graphs(
                     cpu_speed_up=_with_ends(core_speed_up_of(*pair)) if pair else None,
                     energy=energies[number] if energies else None,
                     memory=memory,
-                    layers=tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]),
+                    layers=layers,
                     end_to_end=parts,
                     gate=gates[number],
                     precision=formats[number],
@@ -305,6 +300,18 @@ def bench_graphs(
             )
     verdict = overall_verdict([gate for gate in gates if gate is not None]) if max_ms is not None else None
     return BenchResult(runtime.name, tuple(rows), attempt, verdict, tuple(notes))
+
+
+def _details(
+    runtime: Runtime, engine: Path, name: str, threads: int, note: Callable[[str], None]
+) -> tuple[tuple[LayerTime, ...], PeakMemory | None]:
+    """The slowest layers, slowest first, and the memory; what cannot be had is told."""
+    layers, memory = [], None
+    with only_informs(f"no layers of {name}", note):
+        layers = runtime.layer_times(engine, threads=threads)
+    with only_informs(f"no memory of {name}", note):
+        memory = runtime.peak_memory(engine, threads=threads)
+    return tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]), memory
 
 
 def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries: int) -> None:
@@ -332,13 +339,16 @@ def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> 
     return -(-samples_needed(quantile_of(statistic), confidence) * 3 // 2 // settings.per_round)
 
 
-def _precision_of(engine: Path) -> str:
-    if engine.suffix == ".onnx":
-        from edgeprune.export.precision import precision_of
+def _precision_of(engine: Path, name: str, note: Callable[[str], None]) -> str:
+    """Number format of a graph, or of an engine as its facts say; empty where nothing tells."""
+    with only_informs(f"no number format of {name}", note):
+        if engine.suffix == ".onnx":
+            from edgeprune.export.precision import precision_of
 
-        return precision_of(engine)
-    facts = read_facts(engine)
-    return "" if facts is None else facts.precision
+            return precision_of(engine)
+        if (facts := read_facts(engine)) is not None:
+            return facts.precision
+    return ""
 
 
 def _different_formats(names: Sequence[str], formats: Sequence[str]) -> list[str]:

@@ -19,7 +19,6 @@ from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.gates import MET_UNPRUNED
 from edgeprune.search.inputs import read_inputs, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
 from edgeprune.sweep.jobs_ray import run_on_ray
@@ -168,7 +167,7 @@ def finish_jobs(
     """
     folder = out / POINTS
     folder.mkdir(parents=True, exist_ok=True)
-    done = {job.key: point for job in todo if (point := _kept(folder, job)) is not None}
+    done = {job.key: point for job in todo if (point := _read(folder / f"{job.name}-{job.key}.json")) is not None}
     missing = list({job.key: job for job in todo if job.key not in done}.values())
     if done:
         reporter.note(f"{len(done)} of {len(todo)} points are there already")
@@ -219,15 +218,11 @@ def with_budget(target: Target, kind: str, value: float) -> Target:
     return target.with_overrides(speed_up=value)
 
 
-def _kept(folder: Path, job: Job) -> Point | None:
-    """The finished point of a job; None where there is none."""
+def _read(file: Path) -> Point | None:
     try:
-        point = read_json(Point, folder / f"{job.name}-{job.key}.json")
+        return read_json(Point, file)
     except DataError:
         return None
-    # older frontiers left a row that need not be pruned untrained, beside trained ones
-    untrained = job.reference is not None and point.note == MET_UNPRUNED and not point.met_unpruned
-    return None if untrained else point
 
 
 def _write(made: Sweep, out: Path) -> None:

@@ -22,6 +22,7 @@ from edgeprune.report.sweep import sweep_page, sweep_plot
 from edgeprune.samples.gates import Verdict
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import write_json
+from edgeprune.sweep import point as point_module
 from edgeprune.sweep import steps as steps_module
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import finish_jobs, run_here, sweep
@@ -159,17 +160,21 @@ def test_what_need_not_be_pruned_is_trained_in_a_frontier_and_not_in_a_sweep(
     assert _note(row, pruned) == "met without pruning, epochs: 2"
 
 
-def test_a_row_that_an_older_frontier_left_untrained_is_made_again(tmp_path: Path) -> None:
+def test_a_row_that_an_older_frontier_left_untrained_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = load_target("cpu").with_overrides(speed_up=1.5)
     job = Job("a", b"given", target, "d.yaml", "d", 0, False, "", True, 2, reference=(target, b"swept"))
     older = Point("a", "×1.5", 10.0, 1.5, 0.5, note="met without pruning")
-    for point, again in (
-        (older, ["a"]),
-        (replace(older, met_unpruned=True), []),
-        (replace(older, note="probes: 1"), []),
+    for version, point, again in (
+        (1, older, ["a"]),
+        (point_module.VERSION, replace(older, met_unpruned=True), []),
+        (point_module.VERSION, replace(older, note="probes: 1"), []),
     ):
         (tmp_path / "points").mkdir(exist_ok=True)
-        write_json(tmp_path / "points" / f"a-{job.key}.json", point)
+        with monkeypatch.context() as then:
+            then.setattr(point_module, "VERSION", version)
+            write_json(tmp_path / "points" / f"a-{job.key}.json", point)
         steps = CountedSteps()
         finish_jobs([job], b"swept", tmp_path, "here", steps, Silent())
         assert steps.ran == again
