@@ -195,6 +195,8 @@ class Run(Settings):
     """Training images in pixels: a side, or HEIGHT,WIDTH; what the weights were trained at when not given."""
     seed: Count = 0
     """Seed of everything random."""
+    head: Literal["auto", "end-to-end", "raw", "nms"] = "auto"
+    """Of a model with two heads, the one that will be exported: epochs are judged by it."""
     quiet: bool = False
     """Hide Ultralytics' log and progress bars."""
 

@@ -10,7 +10,7 @@ from edgeprune.records.facts import BaselineFacts, FinetuneFacts, PruneFacts
 from edgeprune.samples.gates import info_gate
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
-from edgeprune.stages.pretrain import train_inputs
+from edgeprune.stages.pretrain import run_of, train_inputs
 from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
 
@@ -51,7 +51,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
 
     section, work = build.target.finetune, build.workspace.scratch(key)
     unpruned = build.record(BaselineFacts).path("model")
-    settings = TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed, teacher=teacher_of(build))
+    settings = TrainSettings.of(section, **run_of(build), teacher=teacher_of(build))
     goal = None
     if section.until is not None:
         baseline = baseline_accuracy(unpruned, data=build.dataset.source, settings=settings, work=work)
@@ -107,7 +107,7 @@ def _needed(build: Build) -> bool:
 
 STAGE = Stage(
     name="finetune",
-    version=4,
+    version=5,
     facts=FinetuneFacts,
     inputs=_inputs,
     run=_run,

@@ -22,7 +22,13 @@ def train_inputs(build: Build, training: Training) -> dict[str, object]:
         "imgsz": build.target.imgsz,
         "data": build.dataset.digest,
         "seed": build.site.seed,
+        "head": build.target.exported_head,
     }
+
+
+def run_of(build: Build) -> dict[str, Any]:
+    """What a training takes from the target and the site, by the names of :class:`~edgeprune.settings.Run`."""
+    return {"imgsz": build.target.imgsz, "seed": build.site.seed, "head": build.target.exported_head}
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -39,7 +45,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PretrainFacts]:
         build.weights.path,
         data=build.dataset.source,
         out=folder,
-        settings=TrainSettings.of(build.target.pretrain, imgsz=build.target.imgsz, seed=build.site.seed),
+        settings=TrainSettings.of(build.target.pretrain, **run_of(build)),
         work=build.workspace.scratch(key),
     )
     return Output({"model": result.best}, PretrainFacts(result.summary))
@@ -53,7 +59,7 @@ def _judge(build: Build, record: Record[PretrainFacts]) -> Judgement:
 
 STAGE = Stage(
     name="pretrain",
-    version=2,
+    version=3,
     facts=PretrainFacts,
     inputs=_inputs,
     run=_run,

@@ -16,7 +16,7 @@ from edgeprune.samples.gates import info_gate
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.finetune import record_to_ship, teacher_inputs, teacher_of
-from edgeprune.stages.pretrain import train_inputs
+from edgeprune.stages.pretrain import run_of, train_inputs
 from edgeprune.workspace import Key, Record
 
 
@@ -41,7 +41,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[QatFacts]:
     section, given, pruned = build.target.qat, record_to_ship(build).path("model"), build.facts(PruneFacts)
     assert section is not None
     teacher = teacher_of(build) if section.teaches() else None  # qat: {response: 0} is how a profile asks for none
-    settings = TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed, teacher=teacher)
+    settings = TrainSettings.of(section, **run_of(build), teacher=teacher)
     result = finetune(
         given,
         data=build.dataset.source,
@@ -73,7 +73,7 @@ def _judge(build: Build, record: Record[QatFacts]) -> Judgement:
 
 STAGE = Stage(
     name="qat",
-    version=1,
+    version=2,
     facts=QatFacts,
     inputs=_inputs,
     run=_run,

@@ -16,7 +16,7 @@ from edgeprune.samples.gates import info_gate
 from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.baseline import within_budget_unpruned
-from edgeprune.stages.pretrain import train_inputs
+from edgeprune.stages.pretrain import run_of, train_inputs
 from edgeprune.workspace import Key, Record
 
 
@@ -40,7 +40,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     assert build.target.sparsify is not None  # the stage is not needed without it
     return {
         **build.source((build.record(BaselineFacts), "model")),
-        "params": {**train_inputs(build, build.target.sparsify), "head": build.target.exported_head},
+        "params": train_inputs(build, build.target.sparsify),
     }
 
 
@@ -53,10 +53,9 @@ def _run(build: Build, folder: Path, key: Key) -> Output[SparsifyFacts]:
         build.record(BaselineFacts).path("model"),
         data=build.dataset.source,
         out=folder,
-        settings=TrainSettings.of(section, imgsz=build.target.imgsz, seed=build.site.seed),
+        settings=TrainSettings.of(section, **run_of(build)),
         work=build.workspace.scratch(key),
         sparsity=SparsitySettings.of(section),
-        head=build.target.exported_head,
     )
     return Output({"model": result.trained.best}, SparsifyFacts(result.trained.summary, result.scales))
 
@@ -75,7 +74,7 @@ def _judge(build: Build, record: Record[SparsifyFacts]) -> Judgement:
 
 STAGE = Stage(
     name="sparsify",
-    version=2,
+    version=3,
     facts=SparsifyFacts,
     inputs=_inputs,
     run=_run,

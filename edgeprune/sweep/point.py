@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
 
 PACKAGES = ("onnxruntime", "torch", "torch-pruning", "ultralytics")  # whose version a point depends on
-VERSION = 2  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
-# of a frontier that met its budget unpruned, and ranked by both of two heads
+VERSION = 3  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
+# of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head
 
 
 @dataclass(frozen=True)

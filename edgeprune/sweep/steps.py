@@ -89,7 +89,12 @@ class RealSteps:
         from edgeprune.training.result_from_run import QUANTIZED
 
         finetuning, qat, key = job.target.finetune, job.target.qat, _training_key(job, pruned)
-        where: dict[str, Any] = {"imgsz": job.target.imgsz, "seed": job.seed, "teacher": None}
+        where: dict[str, Any] = {
+            "imgsz": job.target.imgsz,
+            "seed": job.seed,
+            "head": job.target.exported_head,
+            "teacher": None,
+        }
         settings = replace(TrainSettings.of(finetuning, **where), epochs=job.epochs)
         tuned = _trained(job, key, pruned.checkpoint, settings, job.weights)
         if qat is None:
@@ -206,6 +211,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         "imgsz": job.target.imgsz,
         "digest": job.digest,
         "seed": job.seed,
+        "head": job.target.exported_head,
         "teacher": job.teacher_digest,
         "packages": {package: installed(package) for package in ("torch", "ultralytics")},
     }

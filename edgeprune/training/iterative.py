@@ -61,7 +61,7 @@ def prune_in_rounds(
         raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
     unpruned = checkpoint.load(weights, trust=trust)
     settings = sized(settings, unpruned)
-    unpruned_macs = float(Pruner(unpruned.model, settings.side, align=align).macs())
+    unpruned_macs = float(Pruner(unpruned.model, settings.side, align=align, head=settings.head).macs())
     current, finished, batches = Path(weights), [], None
     for number in range(1, rounds + 1):
         folder = Path(work) / f"round-{number}"
@@ -69,7 +69,7 @@ def prune_in_rounds(
         loaded = checkpoint.load(current, trust=trust and number == 1)
         if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
             batches = labelled_batches(loaded, data, settings.side, seed=settings.seed, trust=trust)
-        pruner = Pruner(loaded.model, settings.side, align=align)
+        pruner = Pruner(loaded.model, settings.side, align=align, head=settings.head)
         further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())
         plan = pruner.plan(
             macs_speed_up=max(further, 1.0),

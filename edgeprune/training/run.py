@@ -18,9 +18,10 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
 from ultralytics.engine.trainer import BaseTrainer
@@ -30,10 +31,12 @@ from ultralytics.utils import LOGGER
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, ToolError, first_line
+from edgeprune.export.module import head_arguments
 from edgeprune.families import family_for
 from edgeprune.input_size import both_sides, pixels
 from edgeprune.logs import EPOCH_WATCHERS
 from edgeprune.progress import Progress, silent
+from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import quiet
 from edgeprune.rectangle import at_size
 from edgeprune.settings import TrainSettings
@@ -123,6 +126,7 @@ def run_training(
                 arguments = {**changeable, "resume": str(last), "save_dir": str(folder)}
             else:
                 arguments |= {"project": str(work), "name": folder.name, "exist_ok": True}
+                arguments = {**_head(model, settings), **arguments}
             _train(model, settings, last, data=str(data), **arguments)
         on_first_process(ended.touch)
     state = _read_state(last)
@@ -154,12 +158,18 @@ def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -
         raise
 
 
+def _head(model: YOLO, settings: TrainSettings) -> dict[str, Any]:
+    """The argument by which Ultralytics validates the head that ships; without it, it takes the one-to-many head of a
+    model with two, and the best epoch would be that of a head which no export keeps."""
+    return head_arguments(end_to_end=ships_end_to_end(cast(nn.Module, model.model), settings.head))
+
+
 def validation_accuracy(
     weights: Path, *, data: Path | str | Dataset, settings: TrainSettings, work: Path | str, batch: int | None = None
 ) -> float:
     """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``.
 
-    ``batch`` is Ultralytics' default unless given.
+    Of two heads, the one that ``settings`` says will ship. ``batch`` is Ultralytics' default unless given.
     """
     with quiet() if settings.quiet else nullcontext():
         model = YOLO(str(weights))
@@ -178,6 +188,7 @@ def validation_accuracy(
             project=str(Path(work).resolve()),
             name="val",
             exist_ok=True,
+            **_head(model, settings),
             **({} if batch is None else {"batch": batch}),
         )
     return float(metrics.results_dict[TASK2METRIC[str(model.task)]])

@@ -31,7 +31,6 @@ def sparsify(
     work: Path | str,
     sparsity: SparsitySettings | None = None,
     metadata: Mapping[str, object] | None = None,
-    head: str = "auto",
     trust: bool = False,
     progress: Progress = silent,
 ) -> SparsifyResult:
@@ -39,9 +38,9 @@ def sparsify(
 
     Args:
         weights: an unpruned checkpoint.
-        data, out, settings, work, metadata, trust, progress: as in :func:`edgeprune.training.finetune.finetune`.
+        data, out, settings, work, metadata, trust, progress: as in :func:`edgeprune.training.finetune.finetune`; of two
+            heads, the scales of the one that does not ship are left alone.
         sparsity: how hard to push.
-        head: which of two heads will be exported; the scales of the other one are left alone.
 
     Raises:
         TargetError: a wrong setting.
@@ -52,7 +51,7 @@ def sparsify(
         raise TargetError("optimizer=MuSGD rescales gradients, which undoes the sparsity term; choose SGD or AdamW")
     source = checkpoint.load(weights, trust=trust)
     settings, model = sized(settings, source), source.model
-    groups = scale_groups(model, settings.side, head)
+    groups = scale_groups(model, settings.side, settings.head)
     before = scales_of(model, groups)
     trained = finetune(
         weights,
@@ -63,7 +62,7 @@ def sparsify(
         metadata=metadata,
         trust=trust,
         watchers=[("on_pretrain_routine_end", AttachSparsity(groups, sparsity))],
-        identity={"sparsity": asdict(sparsity), "head": head},
+        identity={"sparsity": asdict(sparsity)},
         keep="last",
         label="sparsify",
         progress=progress,
