@@ -4,15 +4,17 @@
         [--everything] [--speed-ups 1.5 2.2 3 5] [--imgsz 320] [--epochs 20] [--seeds 0 1 2] [--target cpu]
         [--also OTHER.pt …] [--picture PICTURE.svg] [--print-only]
 
-Every model and seed is one ``edgeprune frontier``, resumed where it stopped. ``--everything`` trains what its screening
-leaves out too: what is recommended without that is held against the best of all rows. Rows are matched over seeds by
-name. The page, and the picture of the first model's first seed, are written after every model and seed;
-``--print-only`` writes them from what is kept in ``--work``.
+Every model and seed is one ``edgeprune frontier``, resumed in ``--work`` where it stopped, and kept in a JSON beside
+the page once it is done: with other models or seeds the same command adds to the page. ``--everything`` trains what its
+screening leaves out too: what is recommended without that is held against the best of all rows. Rows are matched over
+seeds by name. The page, and the picture of the first model's first seed, are written after every model and seed;
+``--print-only`` writes them from what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -20,13 +22,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+from benchmarks.kept import KeptRuns, known_by, made_here, origins
 from benchmarks.page import Seeds, publish, table
-from benchmarks.suite import PACKAGES, versions
-from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.frontier.choose import is_held
 from edgeprune.frontier.run import budget_words, frontier
@@ -35,7 +36,7 @@ from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Row
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import Z, frontier_plot
-from edgeprune.serial import read_json, write_json
+from edgeprune.serial import from_json, to_json
 
 NEAR = 0.005  # mAP that a recommended row may stay behind the best one
 AHEAD = 0.03  # mAP that a combination is asked to bring over one lever, at the largest budget
@@ -56,12 +57,14 @@ class Run:
         found: all of its rows.
         seconds: that it took, all runs of it together.
         loads: of the machine before and after.
+        by: which machine and packages, and when.
     """
 
     seed: int
     found: Frontier
     seconds: float
     loads: tuple[float, ...]
+    by: str
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,6 @@ def page(results: Mapping[str, Sequence[Run]], options: argparse.Namespace) -> s
     """The whole page as Markdown."""
     every = [run for runs in results.values() for run in runs]
     first, loads = every[0].found, [load for run in every for load in run.loads]
-    packages = ", ".join(f"{name} {one}" for name, one in versions().items() if name in PACKAGES)
     what = (
         "Every row was trained, also what the screening leaves out."
         if options.everything
@@ -275,11 +277,10 @@ def page(results: Mapping[str, Sequence[Run]], options: argparse.Namespace) -> s
     )
     parts = [
         "# Every lever for a budget, measured side by side",
-        f"By `python -m benchmarks.frontier{' --everything' if options.everything else ''}` on "
-        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores, target `{Path(options.target).name}`, data "
-        f"{Path(options.data).parent.name}, {pixels(options.imgsz)}, {first.epochs} epochs a row, seeds "
-        f"{', '.join(map(str, sorted({run.seed for run in every})))}; load of the machine {min(loads):.1f} to "
-        f"{max(loads):.1f}; {packages}; {date.today():%Y-%m-%d}.",
+        f"By `python -m benchmarks.frontier{' --everything' if options.everything else ''}`: target "
+        f"`{Path(options.target).name}`, data {Path(options.data).parent.name}, {pixels(options.imgsz)}, "
+        f"{first.epochs} epochs a row, seeds {', '.join(map(str, sorted({run.seed for run in every})))}. "
+        f"{origins(run.by for run in every)}; load of the machine {min(loads):.1f} to {max(loads):.1f}.",
         f"Accuracy is {first.metric} of the artifact on the split that judges, the mean over seeds, its interval by "
         "Student's t. A speed-up is the ratio to the model as it is in one interleaved run; the ends of its interval "
         "are the lowest and the highest of all seeds. What is recommended is from the rows that the screening does not "
@@ -303,33 +304,61 @@ class Notes(Silent):
         print(text, flush=True)
 
 
+def kept_with(options: argparse.Namespace) -> KeptRuns:
+    """The runs for these budgets and epochs, on these data."""
+    asked = {
+        "target": Path(options.target).name,
+        "data": Path(options.data).parent.name,
+        "imgsz": options.imgsz,
+        "epochs": options.epochs,
+        "speed_ups": options.speed_ups,
+        "everything": options.everything,
+        "also": known_by(options.also),
+    }
+    return KeptRuns(options.out, asked)
+
+
+def name_of(weights: Path, seed: int) -> str:
+    """Of a run, in what is kept; the weights by their content too."""
+    return f"{weights.stem} {known_by([weights])[weights.name]} seed {seed}"
+
+
+def results_of(options: argparse.Namespace) -> dict[str, list[Run]]:
+    """Everything that is kept, by model, seeds in order; the models of this call first."""
+    found: dict[str, list[Run]] = {weights.stem: [] for weights in options.weights}
+    for name, run in kept_with(options).all().items():
+        found.setdefault(name.rsplit(" ", 3)[0], []).append(from_json(Run, run, name))
+    return {name: sorted(runs, key=lambda run: run.seed) for name, runs in found.items() if runs}
+
+
 def run_of(weights: Path, seed: int, options: argparse.Namespace) -> Run:
-    """One model and seed, from its folder as far as it is there."""
+    """One model and seed, in its folder, on from where it stopped."""
     folder = options.work / f"{weights.stem}-{seed}"
-    kept = folder / "run.json"
-    before = read_json(Run, kept) if kept.is_file() else None
-    if options.print_only and before is not None:
-        return before
-    began, load = time.monotonic(), os.getloadavg()[0]
-    found = frontier(
-        options.target,
-        weights,
-        options.data,
-        out=folder,
-        kind="speed_up",
-        budgets=options.speed_ups,
-        also=[other for other in options.also if other.stem != weights.stem],
-        epochs=options.epochs,
-        imgsz=options.imgsz,
-        seed=seed,
-        progress=Notes(),
-        everything=options.everything,
-    )
-    spent_before, loads = (0.0, ()) if before is None else (before.seconds, before.loads)
-    seconds = spent_before + time.monotonic() - began
-    run = Run(seed, found, seconds, (*loads, load, os.getloadavg()[0]))
-    write_json(kept, run)
-    return run
+    clock = folder / "spent.json"  # of the runs that were stopped
+    spent: dict[str, Any] = json.loads(clock.read_text()) if clock.is_file() else {"seconds": 0.0, "loads": []}
+    began = time.monotonic()
+    spent["loads"].append(os.getloadavg()[0])
+    try:
+        found = frontier(
+            options.target,
+            weights,
+            options.data,
+            out=folder,
+            kind="speed_up",
+            budgets=options.speed_ups,
+            also=[other for other in options.also if other.stem != weights.stem],
+            epochs=options.epochs,
+            imgsz=options.imgsz,
+            seed=seed,
+            progress=Notes(),
+            everything=options.everything,
+        )
+    finally:
+        spent["seconds"] += time.monotonic() - began
+        spent["loads"].append(os.getloadavg()[0])
+        if folder.is_dir():
+            write_atomically(clock, json.dumps(spent))
+    return Run(seed, found, spent["seconds"], tuple(spent["loads"]), made_here())
 
 
 def main() -> int:
@@ -337,8 +366,8 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("weights", nargs="+", type=Path)
     arguments.add_argument("--data", required=True)
-    arguments.add_argument("--work", type=Path, required=True, help="finished rows are kept here")
-    arguments.add_argument("--out", type=Path, required=True, help="the page")
+    arguments.add_argument("--work", type=Path, required=True, help="rows of runs under way")
+    arguments.add_argument("--out", type=Path, required=True, help="the page; finished runs are kept beside it")
     arguments.add_argument("--picture", type=Path, help="drawing of the first model's first seed [beside the page]")
     arguments.add_argument("--everything", action="store_true", help="train what the screening leaves out too")
     arguments.add_argument("--speed-ups", type=float, nargs="+", default=[1.5, 2.2, 3.0, 5.0])
@@ -349,20 +378,24 @@ def main() -> int:
     arguments.add_argument("--target", default="cpu")
     arguments.add_argument("--print-only", action="store_true", help="the page from what is kept, no run")
     options = arguments.parse_args()
-    results: dict[str, list[Run]] = defaultdict(list)
-    for seed in options.seeds:
-        for weights in options.weights:
-            if options.print_only and not (options.work / f"{weights.stem}-{seed}" / "run.json").is_file():
-                continue
-            run = run_of(weights, seed, options)
-            if not results:
-                write_atomically(picture_of(options), frontier_plot(run.found).svg_file())
-            results[weights.stem].append(run)
-            publish(options.out, "frontier", page(results, options))
-    if not results:
-        arguments.error(f"--work {options.work}: no run of these weights and seeds is kept there")
+    kept = kept_with(options)
+    missing = [(seed, weights) for seed in options.seeds for weights in options.weights]
+    missing = [(seed, weights) for seed, weights in missing if name_of(weights, seed) not in kept.all()]
+    for seed, weights in [] if options.print_only else missing:
+        kept.keep(name_of(weights, seed), to_json(run_of(weights, seed, options)))
+        written(options)
+    if not kept.all():
+        arguments.error(f"{kept.path} keeps no run for these budgets, epochs and data")
+    written(options)
     print(options.out.read_text())
     return 0
+
+
+def written(options: argparse.Namespace) -> None:
+    """The page and its picture."""
+    results = results_of(options)
+    write_atomically(picture_of(options), frontier_plot(next(iter(results.values()))[0].found).svg_file())
+    publish(options.out, "frontier", page(results, options))
 
 
 if __name__ == "__main__":

@@ -12,27 +12,23 @@ all:
   other half. ``sparse``: half of the epochs with a penalty on the scales, prune by them, the other half.
 - teacher ``none``, ``unpruned`` or ``larger`` (``--larger``, another checkpoint of the same classes).
 
-A stopped run goes on in the epoch where it was: finished ones are kept in ``--work``. ``--print-only`` prints the page.
+A stopped run goes on in the epoch where it was (``--work``); finished ones are kept in a JSON beside the page, one
+figure a seed. ``--print-only`` prints the page from it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.equal_latency import WINDOW, Bench
+from benchmarks.kept import KeptRuns, known_by, made_here, origins
 from benchmarks.page import Seeds, publish, table
-from benchmarks.suite import PACKAGES, versions
-from edgeprune.agent.host import cpu_identity
-from edgeprune.artifact import write_atomically
 from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.search.run import Reference, search
@@ -77,14 +73,18 @@ class Place:
     def folder(self) -> Path:
         """Of the run; epochs and size are in its name."""
         given = self.options
-        of_all = f"{given.weights.stem}-{given.imgsz}-x{self.asked:g}-epochs{given.epochs}"
+        of_all = f"{_of_all(given)}-x{self.asked:g}-epochs{given.epochs}"
         return given.work / of_all / self.recipe.name / f"seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Of the run, in what is kept."""
+        return self.folder.relative_to(self.options.work).as_posix()
 
     @property
     def record(self) -> dict[str, Any] | None:
         """What was found; None where it was not run."""
-        file = self.folder / "figures.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        return kept(self.options).all().get(self.name)
 
     def settings(self, epochs: int, lr0: float | None = None) -> TrainSettings:
         """Of a training of some of the epochs; the profile's own, but for the teacher."""
@@ -93,6 +93,12 @@ class Place:
         finetuning = load_target("cpu").finetune
         made = TrainSettings.of(finetuning, imgsz=given.imgsz, seed=self.seed, teacher=teachers[self.recipe.teacher])
         return replace(made, epochs=epochs, lr0=lr0 or made.lr0, device=given.device, quiet=True)
+
+
+def kept(options: argparse.Namespace) -> KeptRuns:
+    """The runs of these weights, of these data."""
+    files = (options.weights, options.larger)
+    return KeptRuns(options.out, {"weights": known_by(files), "data": Path(options.data).parent.name})
 
 
 def run(place: Place, bench: Bench) -> dict[str, Any]:
@@ -116,7 +122,8 @@ def run(place: Place, bench: Bench) -> dict[str, Any]:
                 for split in ("val", "test")
             },
         }
-    write_atomically(place.folder / "figures.json", json.dumps(found, indent=1))
+    found["by"] = made_here()
+    kept(place.options).keep(place.name, found)
     print(f"  {found}", flush=True)
     return found
 
@@ -191,6 +198,10 @@ def _parameters(weights: Path) -> int:
     return checkpoint.parameter_count(checkpoint.load(weights).model)
 
 
+def _of_all(options: argparse.Namespace) -> str:
+    return f"{options.weights.stem}-{options.imgsz}"
+
+
 def recipes(options: argparse.Namespace) -> list[Recipe]:
     """The default, then what is varied. A sparse schedule has one importance."""
     default = Recipe(options.schedules[0], options.importances[0], options.teachers[0])
@@ -240,14 +251,14 @@ def every_recipe(asked: float, options: argparse.Namespace) -> list[Recipe]:
 
 def page(options: argparse.Namespace) -> str:
     """Markdown from what is kept."""
-    packages = ", ".join(f"{name} {one}" for name, one in versions().items() if name in PACKAGES)
+    runs = [one for name, one in kept(options).all().items() if name.startswith(f"{_of_all(options)}-x")]
     larger = "" if options.larger is None else f", the larger teacher {options.larger.stem}"
     lines = [
         "# Teacher, schedule and importance at equal total epochs",
         "",
         f"By `python -m benchmarks.recipes`: {options.weights.stem} on {Path(options.data).parent.name}, "
         f"{options.imgsz} px, {options.epochs} epochs in all, seeds {', '.join(map(str, options.seeds))}{larger}. "
-        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores; {packages}; {date.today():%Y-%m-%d}.",
+        f"{origins(one['by'] for one in runs)}.",
         "",
         "The first row is the default; the others differ from it in one thing, and the last may put the best of each "
         "together, chosen on val. Latency is the ratio to the given weights in one interleaved run, through ONNX "
@@ -327,8 +338,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="unpruned checkpoint")
     parser.add_argument("--data", required=True, help="dataset YAML with a test split")
-    parser.add_argument("--work", type=Path, required=True, help="finished runs are kept here")
-    parser.add_argument("--out", type=Path, required=True, help="the page")
+    parser.add_argument("--work", type=Path, required=True, help="models and trainings")
+    parser.add_argument("--out", type=Path, required=True, help="the page; finished runs are kept beside it")
     parser.add_argument("--larger", type=Path, help="teacher one scale up, of the same classes")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--speed-ups", type=float, nargs="+", default=[2.2])
@@ -346,7 +357,7 @@ def main() -> None:
     if options.larger is None:
         options.teachers = [one for one in options.teachers if one != "larger"] or ["unpruned"]
     if not options.print_only:
-        bench = Bench(options.weights, options.imgsz, options.work / f"{options.weights.stem}-{options.imgsz}-shared")
+        bench = Bench(options.weights, options.imgsz, options.work / f"{_of_all(options)}-shared")
         for asked in options.speed_ups:
             planned = recipes(options)
             for seed in options.seeds:

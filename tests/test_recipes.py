@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,23 @@ def options(tmp_path: Path) -> Namespace:
     lists: dict[str, Any] = {"schedules": list(SCHEDULES), "importances": list(IMPORTANCES), "teachers": list(TEACHERS)}
     given: dict[str, Any] = {"weights": tmp_path / "n.pt", "larger": tmp_path / "s.pt", "work": tmp_path}
     given |= {"imgsz": 96, "epochs": 4, "data": "d/data.yaml", "device": "cpu", "full": False, "seeds": [0, 1, 2]}
-    return Namespace(**lists, **given, speed_ups=[2.2])
+    for name in ("weights", "larger"):
+        given[name].write_bytes(name.encode())
+    return Namespace(**lists, **given, speed_ups=[2.2], out=tmp_path / "page.md")
 
 
 def keep(recipe: Recipe, options: Namespace, val: float, test: float) -> None:
     for seed in options.seeds:
         place = Place(recipe, 2.2, seed, options)
-        place.folder.mkdir(parents=True)
         found = {
             "speed_up": [2.2, 2.25, 2.3],
             "parameters": 800_000,
             "seconds": 360,
             "val": val,
             "test": test + seed / 1000,
+            "by": f"a machine of seed {seed % 2}",
         }
-        (place.folder / "figures.json").write_text(json.dumps(found))
+        recipes.kept(options).keep(place.name, found)
 
 
 def test_one_thing_is_varied_at_a_time_and_a_sparse_schedule_prunes_by_scales(options: Namespace) -> None:
@@ -62,9 +63,9 @@ def test_the_page_tells_what_is_ahead_by_the_interval_of_the_difference(options:
     for one, test in ((DEFAULT, 0.50), (ROUNDS, 0.53), (LAMP, 0.49)):
         keep(one, options, 0.5, test)
     place = Place(Recipe("one-shot", "fisher", "unpruned"), 2.2, 0, options)
-    place.folder.mkdir(parents=True)
-    (place.folder / "figures.json").write_text(json.dumps({"why": "out of reach"}))
+    recipes.kept(options).keep(place.name, {"why": "out of reach", "by": "a machine of seed 0"})
     text = page(options)
+    assert "larger teacher s. a machine of seed 0; and a machine of seed 1." in text
     assert "Ahead of the default, its interval above 0: rounds-taylor-unpruned." in text
     assert "+0.0300 (+0.0300 to +0.0300)" in text and "-0.0100" in text
     assert "one-shot-fisher-unpruned (out of reach)" in text and "not run yet" in text
@@ -105,3 +106,13 @@ def test_every_schedule_trains_as_many_epochs_and_a_second_run_trains_none(
         "rounds-taylor-unpruned": [2, 2],
         "sparse-bn_scale-unpruned": [2, 2],
     }
+
+
+def test_figures_of_other_weights_are_not_taken_for_these(options: Namespace) -> None:
+    keep(DEFAULT, options, 0.5, 0.5)
+    place = Place(DEFAULT, 2.2, 0, options)
+    assert place.record is not None
+    options.weights.write_bytes(b"trained on")
+    assert place.record is None
+    keep(ROUNDS, options, 0.5, 0.5)
+    assert set(recipes.kept(options).all()) == {Place(ROUNDS, 2.2, seed, options).name for seed in options.seeds}
