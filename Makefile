@@ -38,6 +38,12 @@ GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstwor
 ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
 $(error $(filter-out $(KNOWN),$(GIVEN)): not known here; known are $(KNOWN))
 endif
+ASKED := WEIGHTS DATA LATENCY_MS SPEED_UP MACS_SPEED_UP MAX_MAP_DROP IMGSZ EPOCHS DEVICE SEED OUT
+ifeq ($(MAKELEVEL)$(MAKECMDGOALS),0demo)
+ifneq ($(filter $(ASKED),$(GIVEN)),)
+$(error $(filter $(ASKED),$(GIVEN)): make demo is the same for everybody; next: make cpu WEIGHTS=best.pt DATA=data.yaml)
+endif
+endif
 REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
 	$(if $(MACS_SPEED_UP),--macs-speed-up $(MACS_SPEED_UP)) $(if $(MAX_MAP_DROP),--max-map-drop $(MAX_MAP_DROP)) \
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
@@ -88,7 +94,7 @@ demo: install demo/digits/data.yaml
 demo/run/bundle/build.json: | install demo/digits/data.yaml
 	$(MAKE) demo
 
-ifeq ($(WEIGHTS),)
+ifeq ($(WEIGHTS)$(DATA),)
 $(TARGETS): install demo/run/bundle/build.json
 	@echo "no WEIGHTS given: using the model and the data of make demo"
 	$(EDGEPRUNE) build --target $@ --weights "$$(ls -t demo/run/pretrain-*/best.pt | head -n 1)" \
@@ -96,6 +102,7 @@ $(TARGETS): install demo/run/bundle/build.json
 else
 $(TARGETS): install
 	@test -n "$(DATA)" || { echo "DATA is missing: make $@ WEIGHTS=$(WEIGHTS) DATA=data.yaml"; exit 2; }
+	@test -n "$(WEIGHTS)" || { echo "WEIGHTS is missing: make $@ WEIGHTS=best.pt DATA=$(DATA)"; exit 2; }
 	$(EDGEPRUNE) build --target $@ --weights "$(WEIGHTS)" --data "$(DATA)" $(REQUEST) $(SIZE)
 endif
 

@@ -264,7 +264,9 @@ def _stage_run(workspace: Workspace, key: Key, reused: bool) -> StageRun:
 
 
 def _next_command(target: Target, remedy: str, root: Path, argv: Sequence[str]) -> str:
-    if target.device.kind == "jetson":
-        # Engines belong to the board that they were built on; nothing of it can be prepared elsewhere.
+    # Engines belong to the board that they were built on; nothing of it can be prepared elsewhere.
+    if carry.waits_for_board(target):
         return carry.carry_command(root)
+    if target.device.kind == "jetson":
+        return shlex.join([*argv, "--device", "user@board"])
     return f"{remedy} && {shlex.join(argv)}" if remedy else shlex.join(argv)

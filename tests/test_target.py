@@ -9,7 +9,11 @@ import pytest
 import yaml
 
 from edgeprune.errors import TargetError
+from edgeprune.runtimes.trtexec_argv import GENERATIONS, shown_version, version_of
+from edgeprune.stages.bundle import trtexec_lines
 from edgeprune.target import Target, load_target, shipped_targets, target_schema, targets_dir
+from edgeprune.target.releases import KNOWN
+from tests.runtimes.models import convolutions
 
 
 @pytest.mark.parametrize("name", sorted(shipped_targets()))
@@ -97,6 +101,15 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
         ("extends: jetson-orin-nx\ndevice: {dla_core: 0, tensorrt: '>=10.8,<11.4'}", "no release .* has one"),
         ("extends: jetson-orin-nx\ndevice: {dla_core: 0, tensorrt: '>=11.4.1'}", "on an AGX Orin"),
         ("extends: desktop-cuda\nruntime: onnxruntime-tensorrt-rtx\nmeasure: {copies: false}", "copies must be true"),
+        (
+            "extends: jetson-orin\ndevice: {tensorrt: '>=8.7,<10.3'}",
+            "no release in '>=8.7,<10.3' is known; known are 8.5",
+        ),
+        ("extends: jetson-orin\ndevice: {tensorrt: '>=12'}", "no release in '>=12' is known"),
+        (
+            "extends: jetson-xavier-nx\ndevice: {tensorrt: '==8.5.*'}\nbuilder: {optimization_level: 2}",
+            "optimization_level: no release in tensorrt '==8.5.*' has one; it is there from 8.6 on",
+        ),
     ],
 )
 def test_graphs_copies_and_dla_cores_that_cannot_be_are_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -121,6 +134,45 @@ def test_a_builder_that_chooses_precisions_is_given_a_graph_in_fp32(tmp_path: Pa
     int8 = desktop.with_overrides(precision="int8-fp16")
     assert [int8.at_tensorrt(version).graph_precision for version in ("8.6.0", "10.3.0")] == ["int8", "int8-fp16"]
     assert load_target("desktop-cuda").at_tensorrt("8.6.0").graph_precision == "fp32"  # its own
+
+
+@pytest.mark.parametrize(
+    ("text", "oldest"),
+    [
+        ("extends: desktop-tensorrt", "8.5"),
+        ("extends: desktop-tensorrt\nbuilder: {optimization_level: 3}", "8.6"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '>=8,<9'}", "8.5"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '>=9'}", "10.3"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '>=10,<12'}", "10.3"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '>=10.7,<12'}", "10.7"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '<11'}", "10.3"),
+        (
+            "extends: jetson-agx-orin\ndevice: {dla_core: 1, tensorrt: '>=11'}\nmeasure: {cuda_graph: false}",
+            "11.4.1",
+        ),
+    ],
+)
+def test_the_oldest_release_is_a_known_one_that_can_do_what_is_asked(tmp_path: Path, text: str, oldest: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    target = load_target(tmp_path / "mine.yaml")
+    assert target.oldest_tensorrt == oldest
+    graph = convolutions(tmp_path / "m.onnx")
+    assert all(line[0].endswith("trtexec") for line in trtexec_lines(target, graph)), (
+        "the lines of a bundle can be written"
+    )
+
+
+def test_a_device_that_cannot_do_what_is_asked_is_still_itself() -> None:
+    asked = load_target("desktop-tensorrt").changed({"builder.optimization_level": 3})
+    assert asked.at_tensorrt("8.5.2").oldest_tensorrt == "8.5.2"
+    assert asked.at_tensorrt("9.1.0").oldest_tensorrt == "10.3", "an unknown one says so when it is asked to build"
+
+
+def test_releases_and_command_lines_know_the_same() -> None:
+    assert [version_of(first) for first, _ in KNOWN] == [first for first, _ in GENERATIONS]
+    for (first, below), (_, known) in zip(GENERATIONS, KNOWN, strict=True):
+        assert shown_version(first) in known
+        assert shown_version(below) not in known or below in [version for version, _ in GENERATIONS]
 
 
 def test_a_dla_core_and_a_graph_each_alone_are_taken(tmp_path: Path) -> None:

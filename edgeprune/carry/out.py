@@ -26,12 +26,19 @@ from edgeprune.input_size import both_sides
 from edgeprune.records.facts import BaselineFacts
 from edgeprune.runtimes.onnx_facts import OnnxFacts, onnx_facts
 from edgeprune.runtimes.trtexec_ import input_bytes
-from edgeprune.runtimes.trtexec_argv import DLA_GENERATIONS, GENERATIONS, KNOWN_VERSIONS, Version, weakly_typed
+from edgeprune.runtimes.trtexec_argv import (
+    DLA_GENERATIONS,
+    GENERATIONS,
+    KNOWN_VERSIONS,
+    Version,
+    shown_version,
+    weakly_typed,
+)
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.target import Target
-from edgeprune.target.releases import DLA_WORDS
+from edgeprune.target.releases import DLA_WORDS, WITH_LEVELS
 
 FOLDER = "device"
 IMAGES = 16  # whose outputs go back: as many as two forms of a model are compared on
@@ -45,8 +52,13 @@ exec python3 agent.zip carried .
 
 
 def is_carried(build: Build) -> bool:
-    """Whether this build waits for a board that trtexec is the way to."""
-    return not build.site.usable and build.target.device.kind == "jetson"
+    """Whether this build waits for a board that its trtexec is the way to."""
+    return not build.site.usable and waits_for_board(build.target)
+
+
+def waits_for_board(target: Target) -> bool:
+    """Whether a folder can be carried to the target's board: what is measured there is measured by trtexec."""
+    return target.device.kind == "jetson" and target.runtime == "trtexec"
 
 
 def carried_files(build: Build) -> dict[str, Path]:
@@ -125,12 +137,18 @@ def _scripts(target: Target, folder: Path, pixels: np.ndarray, inputs: Mapping[s
     return tuple(
         Script(first, below, _record(first, target, folder, pixels, inputs))
         for first, below in (DLA_GENERATIONS if on_dla else GENERATIONS)
-        if weakly_typed(first) == target.weakly_typed
+        if weakly_typed(first) == target.weakly_typed and _has_levels(first, target)
     )
+
+
+def _has_levels(version: Version, target: Target) -> bool:
+    return target.builder.optimization_level is None or shown_version(version) in WITH_LEVELS
 
 
 def _known_versions(target: Target) -> str:
     typed = "8.5 and 8.6, as the profile's range begins there" if target.weakly_typed else KNOWN_VERSIONS
+    if not _has_levels((8, 5, 0), target):
+        typed += ", but for 8.5, which has no builder.optimization_level"
     return typed if target.device.dla_core is None else f"{typed}, those of them with a DLA: {DLA_WORDS}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.errors import DataError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
-from edgeprune.measure.compiling import kept_in_float
+from edgeprune.measure.compiling import chooses_precision, kept_in_float
 from edgeprune.model_metadata import literal_of
 from edgeprune.records.show import RECORD, read_build
 from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
@@ -173,7 +173,7 @@ def build_line(
         layer_info=layer_info,
         shapes=shapes,
         dla_core=dla_core,
-        keep_float=kept_in_float(graph, weakly_typed=target is not None and target.weakly_typed, dla_core=dla_core),
+        keep_float=kept_in_float(graph, chooses=chooses_precision(target) or dla_core is not None),
         builder=target.builder if target is not None else None,
         trtexec=(target.trtexec_program if target is not None else ()) or LOOKED_FOR,
     )

@@ -30,6 +30,7 @@ from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, run_in_batches
 from edgeprune.families import family_for
 from edgeprune.input_size import Size, both_sides
+from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
@@ -220,8 +221,9 @@ def subject_of(
     if graph:
         refuse_plugins(graph, str(model))
     shape = inputs_of(graph)[0].shape if graph else ()
-    dynamic = (bool(shape) and isinstance(shape[0], str)) or facts.dynamic
-    free = isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic
+    builds = graph is None or (runtime is not None and runtime.suffix != ".onnx")  # an engine fixes batch and size
+    dynamic = not builds and ((bool(shape) and isinstance(shape[0], str)) or facts.dynamic)
+    free = not builds and (isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic)
     own = facts.imgsz or (0, 0)
     size = both_sides(imgsz) if imgsz else own
     if not free and size != own:
@@ -250,7 +252,10 @@ def _session(model: Path, runtime: Runtime | None, threads: int) -> Iterator[Cal
         from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 
         runtime = OnnxRuntime()
-    with runtime.session(model, threads=threads) as session:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder,
+        runtime.session(compile_once(runtime, model, Path(folder)), threads=threads) as session,
+    ):
         name = session.input_names[0]
         yield lambda stack: list(session.run({name: stack}).values())
 

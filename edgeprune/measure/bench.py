@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError, only_informs
-from edgeprune.input_size import Size
+from edgeprune.input_size import Size, both_sides
 from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
+from edgeprune.runtimes.onnx_facts import frees
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import (
     Gate,
@@ -206,7 +207,7 @@ def bench(
         return bench_graphs(
             graphs,
             site.runtime,
-            settings,
+            _as_profiled(settings, side, target, graphs),
             max_ms=max_ms,
             statistic=statistic or target.budget.statistic,
             retries=retries if retries is not None else target.measure.retries or STABLE_RETRIES * until_stable,
@@ -216,6 +217,19 @@ def bench(
             end_to_end=end_to_end,
             progress=progress,
         )
+
+
+def _as_profiled(settings: BenchSettings, side: Size | None, target: Target, graphs: Sequence[Path]) -> BenchSettings:
+    """Batch and size, where they are not said and every graph leaves them free: the profile's."""
+    free = [frees(graph) for graph in graphs if graph.suffix == ".onnx"]
+    if len(free) < len(graphs):  # an engine fixes them
+        return settings
+    batch, size = (all(one) for one in zip(*free, strict=True))
+    if batch and not settings.batch:
+        settings = replace(settings, batch=target.batch)
+    if size and settings.imgsz is None and side is not None:
+        settings = replace(settings, imgsz=both_sides(side))
+    return settings
 
 
 def bench_graphs(
@@ -248,7 +262,10 @@ def bench_graphs(
         settings = replace(settings, rounds=max(settings.rounds, least_rounds(statistic, confidence, settings)))
     with tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch:
         folders = [Path(scratch) / str(number) for number in range(len(paths))]
-        engines = [compile_once(runtime, path, folder, progress) for path, folder in zip(paths, folders, strict=True)]
+        engines = [
+            compile_once(runtime, path, folder, progress, settings.free)
+            for path, folder in zip(paths, folders, strict=True)
+        ]
         attempt = 0
         while True:
             attempt += 1
@@ -279,7 +296,7 @@ def bench_graphs(
             layers, memory = (), None
             if details:
                 progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
-                layers, memory = _details(runtime, engine, names[number], settings.threads, notes.append)
+                layers, memory = _details(runtime, engine, names[number], settings, notes.append)
             pair = (latencies[0], latencies[number]) if number else ()
             parts = runtime.end_to_end(engine, image=image, threads=settings.threads) if end_to_end else None
             rows.append(
@@ -303,14 +320,14 @@ def bench_graphs(
 
 
 def _details(
-    runtime: Runtime, engine: Path, name: str, threads: int, note: Callable[[str], None]
+    runtime: Runtime, engine: Path, name: str, settings: BenchSettings, note: Callable[[str], None]
 ) -> tuple[tuple[LayerTime, ...], PeakMemory | None]:
     """The slowest layers, slowest first, and the memory; what cannot be had is told."""
     layers, memory = [], None
     with only_informs(f"no layers of {name}", note):
-        layers = runtime.layer_times(engine, threads=threads)
+        layers = runtime.layer_times(engine, threads=settings.threads, free=settings.free)
     with only_informs(f"no memory of {name}", note):
-        memory = runtime.peak_memory(engine, threads=threads)
+        memory = runtime.peak_memory(engine, threads=settings.threads, free=settings.free)
     return tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]), memory
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
 from edgeprune.progress import Progress, silent
+from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
@@ -216,12 +217,14 @@ def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
     The file is ``engine.onnx`` for ONNX Runtime, ``engine.engine`` for TensorRT, inside ``folder``.
     """
     engine = _engine_in(site, folder)
-    kept = kept_in_float(onnx, weakly_typed=site.target.weakly_typed, dla_core=site.target.device.dla_core)
+    kept = kept_in_float(onnx, chooses=chooses_precision(site.target))
     site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision, keep_float=kept)
     return engine
 
 
-def compile_once(runtime: Runtime, model: Path, folder: Path, progress: Progress = silent) -> Path:
+def compile_once(
+    runtime: Runtime, model: Path, folder: Path, progress: Progress = silent, free: FreeAxes = AS_EXPORTED
+) -> Path:
     """The model as every question is asked of it: of an ONNX file the engine that a runtime builds which loads no
     graphs, built now, else the model itself. What is asked one by one of a graph would be of several engines.
 
@@ -230,6 +233,7 @@ def compile_once(runtime: Runtime, model: Path, folder: Path, progress: Progress
         model: an ONNX file or an engine.
         folder: where an engine goes, under the graph's name; made where it is missing.
         progress: told before it builds.
+        free: what fills axes that the graph leaves free.
 
     Raises:
         DataError: the graph cannot be read.
@@ -242,20 +246,31 @@ def compile_once(runtime: Runtime, model: Path, folder: Path, progress: Progress
     progress(f"building {model.name}")
     folder.mkdir(parents=True, exist_ok=True)
     engine = folder / f"{model.stem}{runtime.suffix}"
-    runtime.engine_from_onnx(model, engine, precision=runtime.precision_of_engine(precision_of(model)))
+    runtime.engine_from_onnx(
+        model,
+        engine,
+        precision=runtime.precision_of_engine(precision_of(model)),
+        keep_float=kept_in_float(model, chooses=runtime.chooses_precision),
+        free=free,
+    )
     return engine
 
 
-def kept_in_float(onnx: Path, *, weakly_typed: bool, dla_core: int | None) -> tuple[str, ...]:
+def chooses_precision(target: Target | None) -> bool:
+    """Whether the builder of a target chooses precisions itself: TensorRT 8.5 and 8.6, and that of a DLA until 11,
+    whose command line has no word for it."""
+    return target is not None and (target.weakly_typed or target.device.dla_core is not None)
+
+
+def kept_in_float(onnx: Path, *, chooses: bool) -> tuple[str, ...]:
     """Names of the nodes that a builder which chooses precisions itself is told to keep in FP32: the decoder's
     arithmetic, as a cast graph has it. None for one that does what the graph says.
 
     Args:
         onnx: the graph that is built.
-        weakly_typed: whether the target's builder chooses.
-        dla_core: the one that it builds for: there it chooses until TensorRT 11, whose command line has no word for it.
+        chooses: whether the builder does.
     """
-    if not weakly_typed and dla_core is None:
+    if not chooses:
         return ()
     from edgeprune.export.graph import load_graph
     from edgeprune.export.regions import decoding_arithmetic

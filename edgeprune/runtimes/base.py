@@ -40,6 +40,23 @@ NO_GPU = Availability(
 
 
 @dataclass(frozen=True)
+class FreeAxes:
+    """What fills the axes that a graph leaves free.
+
+    Attributes:
+        batch: images per inference; 0 takes the model's metadata, else 1.
+        imgsz: height and width in pixels; None takes the model's metadata.
+    """
+
+    batch: int = 0
+    imgsz: tuple[int, int] | None = None
+
+
+AS_EXPORTED = FreeAxes()
+"""Batch and size of the model's metadata."""
+
+
+@dataclass(frozen=True)
 class BenchSettings:
     """How latency is sampled.
 
@@ -50,7 +67,7 @@ class BenchSettings:
         per_round: samples per model and round.
         time_limit_s: stop after this many seconds even when rounds are left; 0 for no limit.
         seed: seed of the input values.
-        batch: size of a free batch axis; 0 takes what the model fixes, else 1.
+        batch: size of a free batch axis; 0 takes what the model fixes, else its metadata, else 1.
         imgsz: height and width of free spatial axes, in pixels; None takes the model's metadata.
         cpus: CPUs that the process is pinned to; empty for no pinning.
         copies: on a GPU, whether copies between host and device are in the time.
@@ -86,6 +103,11 @@ class BenchSettings:
     frames: tuple[Path, ...] = ()
     stand_in: bool = False
     images: Callable[[tuple[int, ...]], np.ndarray] | None = None
+
+    @property
+    def free(self) -> FreeAxes:
+        """What fills free axes."""
+        return FreeAxes(self.batch, self.imgsz)
 
 
 class Session(Protocol):
@@ -127,9 +149,20 @@ class Runtime(ABC):
         """Number format of an engine that is built from a graph which holds ``held``, where nobody asks for one."""
         return held
 
+    @property
+    def chooses_precision(self) -> bool:
+        """Whether its builder chooses the precision of a layer itself, out of those that it is allowed."""
+        return False
+
     @abstractmethod
     def engine_from_onnx(
-        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+        self,
+        onnx: Path,
+        engine: Path,
+        *,
+        precision: str = "fp32",
+        keep_float: Collection[str] = (),
+        free: FreeAxes = AS_EXPORTED,
     ) -> None:
         """Compile ``onnx`` into ``engine``; written whole or not at all.
 
@@ -138,6 +171,7 @@ class Runtime(ABC):
             engine: the file to write.
             precision: of the engine.
             keep_float: nodes that a builder which chooses precisions keeps in FP32; another does what the graph says.
+            free: what TensorRT builds for where the graph leaves axes free; for ONNX Runtime they stay free.
         """
 
     @abstractmethod
@@ -159,8 +193,10 @@ class Runtime(ABC):
         return None
 
     @abstractmethod
-    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
-        """Per-layer times by the runtime's own profiler."""
+    def layer_times(
+        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+    ) -> list[LayerTime]:
+        """Per-layer times by the runtime's own profiler; an engine has its own shape, whatever ``free`` says."""
 
     def layer_info(self, model: Path) -> Sequence[Layer] | None:
         """What the layers of an engine are and in which number format they work; None where the runtime cannot tell."""
@@ -172,6 +208,6 @@ class Runtime(ABC):
         """From a frame in memory to boxes; None where the runtime cannot tell."""
         return None
 
-    def peak_memory(self, model: Path, *, threads: int = 1) -> PeakMemory | None:
+    def peak_memory(self, model: Path, *, threads: int = 1, free: FreeAxes = AS_EXPORTED) -> PeakMemory | None:
         """Peak memory of a fresh process with this model alone; None where the runtime cannot tell."""
         return None

@@ -211,10 +211,11 @@ def load_failure(error: Exception) -> str:
 def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = None) -> dict[str, tuple[int, ...]]:
     """Shapes of every input, ``{name: [n, ...]}``; free axes are filled from ``batch`` and ``imgsz`` (h, w).
 
-    What is not given comes from the model's own metadata (Ultralytics writes ``imgsz``); an axis that the model fixes
-    must agree with what was asked.
+    What is not given comes from the model's own metadata (Ultralytics writes ``imgsz`` and ``batch``); an axis that
+    the model fixes must agree with what was asked.
     """
     metadata = session.get_modelmeta().custom_metadata_map
+    free_batch = batch or int(metadata["batch"]) if batch or metadata.get("batch", "").isdigit() else 1
     sides = list(imgsz) if imgsz else None
     if sides is None and "imgsz" in metadata:
         with contextlib.suppress(ValueError, SyntaxError, TypeError):
@@ -232,7 +233,7 @@ def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = Non
                     )
                 shape.append(size)
             elif axis == 0:
-                shape.append(batch or 1)
+                shape.append(max(free_batch, 1))
             elif sides and len(value.shape) == 4 and axis >= 2:
                 shape.append(sides[axis - 2])
             else:
@@ -527,7 +528,7 @@ def measure_memory(job: MemoryJob) -> PeakMemory:
     import onnxruntime  # noqa: F401  its own size is not the model's
 
     (path,) = job.models
-    model = SessionTimer(path, job)
+    model = SessionTimer(path, job, batch=job.batch, imgsz=job.imgsz)
     for _ in range(MEMORY_RUNS):
         model.run()
     return PeakMemory(resident_bytes("VmHWM"), model.memory_rise_bytes)
@@ -539,7 +540,7 @@ def time_nodes(job: ProfileJob) -> LayerTimes:
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
         session = open_session(path, job.provider, job.threads, job.provider_options, prefix)
-        inputs = random_inputs(session, input_shapes(session), seed=0)
+        inputs = random_inputs(session, input_shapes(session, job.batch, job.imgsz), seed=0)
         for _ in range(job.runs + max(3, job.runs // 5)):
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())

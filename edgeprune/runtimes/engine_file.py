@@ -109,6 +109,22 @@ def refuse_foreign(engine: Path, facts: EngineFacts | None, here: Mapping[str, s
         )
 
 
+def require_batch(engine: Path, facts: EngineFacts | None, batch: int) -> None:
+    """Refuse to time an engine of another batch than is asked: its budget would be for other work.
+
+    Args:
+        engine: its file.
+        facts: what is known of it; nothing is refused without.
+        batch: images per inference; 0 asks for none in particular.
+
+    Raises:
+        DataError: it has another one.
+    """
+    built = facts.inputs[0].shape[0] if facts is not None and facts.inputs else batch
+    if batch and built != batch:
+        raise DataError(f"{engine}: this engine is of batch {built}, asked was {batch}; build it for {batch}")
+
+
 def timing_cache_for(identity: Mapping[str, str]) -> Path:
     """The timing cache of a device identity, in the user's cache; it makes the next build there faster and alike."""
     return user_cache("timing") / f"{digest_of(identity)}.cache"

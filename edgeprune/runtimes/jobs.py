@@ -86,14 +86,19 @@ class EndToEndLatencyJob(LatencyJob):
 
 @dataclass(frozen=True)
 class ProfileJob(OrtJob):
-    """Time the nodes of one model over ``runs`` runs."""
+    """Time the nodes of one model over ``runs`` runs; ``batch`` and ``imgsz`` as in a :class:`LatencyJob`."""
 
     runs: int
+    batch: int
+    imgsz: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class MemoryJob(OrtJob):
-    """Peak memory of one model."""
+    """Peak memory of one model; ``batch`` and ``imgsz`` as in a :class:`LatencyJob`."""
+
+    batch: int
+    imgsz: tuple[int, int] | None
 
 
 @dataclass(frozen=True)

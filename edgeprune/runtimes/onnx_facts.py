@@ -9,6 +9,7 @@ from typing import Any
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.model_metadata import literal_of
+from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
 
 PRECISIONS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
 
@@ -49,24 +50,26 @@ def read_model(path: Path) -> Any:
         raise DataError(f"{path}: not a readable ONNX file: {first_line(error)}") from error
 
 
-def onnx_facts(path: Path, *, precision: str = "fp32") -> OnnxFacts:
+def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPORTED) -> OnnxFacts:
     """Read a graph that is to be compiled.
 
-    Free axes take the batch 1 and the image size that Ultralytics' metadata tells.
+    Axes that it leaves free take what ``free`` says, else the batch and the image size of Ultralytics' metadata.
 
     Raises:
-        DataError: not an ONNX file, or a free axis that nothing fills.
+        DataError: not an ONNX file, a free axis that nothing fills, or one that is fixed at something else.
         StageError: the graph does not hold the precision that was asked.
         TargetError: no such precision.
     """
     proto = read_model(path)
     require_precision(proto, precision, path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    sides: list[int] = []
+    sides, batch = list(free.imgsz or ()), free.batch
     with contextlib.suppress(ValueError, TypeError):
-        sides = [int(side) for side in literal_of(metadata.get("imgsz", "[]"))]
-    constants = {one.name for one in proto.graph.initializer}
-    inputs = tuple(_input(value, sides, path) for value in proto.graph.input if value.name not in constants)
+        sides = sides or [int(side) for side in literal_of(metadata.get("imgsz", "[]"))]
+    with contextlib.suppress(ValueError, TypeError):
+        batch = batch or int(literal_of(metadata.get("batch", "1")))
+    filling = FreeAxes(max(batch, 1), (sides[0], sides[1]) if len(sides) == 2 else None)
+    inputs = tuple(_input(value, filling, free, path) for value in _graph_inputs(proto))
     return OnnxFacts(inputs, tuple(value.name for value in proto.graph.output), metadata)
 
 
@@ -87,18 +90,44 @@ def require_precision(proto: Any, precision: str, path: Path) -> None:
             )
 
 
-def _input(value: Any, sides: list[int], path: Path) -> InputFacts:
+def frees(path: Path) -> tuple[bool, bool]:
+    """Whether every image input of a graph leaves its batch free, and whether it leaves its size free."""
+    shapes = [_sizes(value) for value in _graph_inputs(read_model(path))]
+    images = [shape for shape in shapes if len(shape) == 4]
+    return (
+        bool(images) and all(shape[0] <= 0 for shape in images),
+        bool(images) and all(max(shape[2:]) <= 0 for shape in images),
+    )
+
+
+def _graph_inputs(proto: Any) -> list[Any]:
+    constants = {one.name for one in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in constants]
+
+
+def _sizes(value: Any) -> list[int]:
+    """Sizes of an input's axes, 0 for a free one."""
+    return [axis.dim_value if axis.HasField("dim_value") else 0 for axis in value.type.tensor_type.shape.dim]
+
+
+def _input(value: Any, filling: FreeAxes, asked: FreeAxes, path: Path) -> InputFacts:
     from onnx import helper
 
     kind = value.type.tensor_type
     if not kind.elem_type:
         raise DataError(f"{path}: input {value.name} is no tensor; a model of images was expected")
-    sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in kind.shape.dim]
+    sizes = _sizes(value)
     filled = list(sizes)
     for axis, size in enumerate(sizes):
-        if size <= 0:
-            image = len(sizes) == 4 and axis >= 2 and len(sides) == 2
-            filled[axis] = 1 if axis == 0 else (sides[axis - 2] if image else 0)
+        wanted, given = (
+            one.batch if axis == 0 else one.imgsz[axis - 2] if one.imgsz and len(sizes) == 4 and axis >= 2 else 0
+            for one in (asked, filling)
+        )
+        if size > 0 and wanted and wanted != size:
+            raise DataError(
+                f"{path}: input {value.name} has axis {axis} fixed at {size}, asked was {wanted}; export it so"
+            )
+        filled[axis] = size if size > 0 else given
         if filled[axis] <= 0:
             raise DataError(f"{path}: input {value.name} leaves axis {axis} free; export it with a fixed size")
     dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))

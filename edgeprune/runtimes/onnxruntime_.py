@@ -26,7 +26,7 @@ from edgeprune.agent.telemetry import Telemetry
 from edgeprune.devices.base import Device
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import NO_GPU, Availability, BenchSettings, Runtime, Session
+from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
 from edgeprune.runtimes.bench_worker import GRAPH_OPTIONS, JobError, load_failure, open_session
 from edgeprune.runtimes.engine_file import timing_cache_for
 from edgeprune.runtimes.image_input import image_files
@@ -134,7 +134,13 @@ class OnnxRuntime(Runtime):
         return found
 
     def engine_from_onnx(
-        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+        self,
+        onnx: Path,
+        engine: Path,
+        *,
+        precision: str = "fp32",
+        keep_float: Collection[str] = (),
+        free: FreeAxes = AS_EXPORTED,
     ) -> None:
         """Write the graph as ONNX Runtime optimises it for this machine.
 
@@ -291,9 +297,11 @@ class OnnxRuntime(Runtime):
         frames = tuple(str(Path(frame).resolve()) for frame in settings.frames)
         return EndToEndLatencyJob(**fields, frames=frames, stand_in=settings.stand_in)
 
-    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
+    def layer_times(
+        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+    ) -> list[LayerTime]:
         """Times per node in order of execution, in a fresh process."""
-        job = ProfileJob(**self._job_fields([model], threads), runs=runs)
+        job = ProfileJob(**self._job_fields([model], threads), runs=runs, batch=free.batch, imgsz=free.imgsz)
         return list(self._run_job(job, LayerTimes)[0].layers)
 
     def end_to_end(
@@ -306,9 +314,10 @@ class OnnxRuntime(Runtime):
         job = EndToEndJob(**self._job_fields([model], threads), runs=runs, image=frame)
         return self._run_job(job, EndToEndTimes)[0]
 
-    def peak_memory(self, model: Path, *, threads: int = 1) -> PeakMemory | None:
+    def peak_memory(self, model: Path, *, threads: int = 1, free: FreeAxes = AS_EXPORTED) -> PeakMemory | None:
         """Peak resident memory of a fresh process that runs only this model, and the model's part of it."""
-        return self._run_job(MemoryJob(**self._job_fields([model], threads)), PeakMemory)[0]
+        job = MemoryJob(**self._job_fields([model], threads), batch=free.batch, imgsz=free.imgsz)
+        return self._run_job(job, PeakMemory)[0]
 
     def _run_job(
         self, job: Job, answer: type[Answer], on_progress: OnProgress | None = None

@@ -21,9 +21,16 @@ from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import NO_GPU, Availability, BenchSettings, Runtime, Session
+from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError
-from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
+from edgeprune.runtimes.engine_file import (
+    EngineFacts,
+    read_facts,
+    refuse_foreign,
+    require_batch,
+    timing_cache_for,
+    write_facts,
+)
 from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.image_input import images_for, written
 from edgeprune.runtimes.jobs import (
@@ -113,7 +120,13 @@ class TensorRt(Runtime):
         return str(importlib.import_module("tensorrt").__version__)
 
     def engine_from_onnx(
-        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+        self,
+        onnx: Path,
+        engine: Path,
+        *,
+        precision: str = "fp32",
+        keep_float: Collection[str] = (),
+        free: FreeAxes = AS_EXPORTED,
     ) -> None:
         """Build an engine, with its facts beside it.
 
@@ -122,7 +135,7 @@ class TensorRt(Runtime):
             StageError: the graph does not have the precision that was asked, or TensorRT cannot build it.
         """
         self._require()
-        graph, identity = onnx_facts(onnx, precision=precision), self.identity()
+        graph, identity = onnx_facts(onnx, precision=precision, free=free), self.identity()
         cache = timing_cache_for(identity) if self.keep_timing_cache else None
         job = EngineBuildJob(
             onnx=str(Path(onnx).resolve()),
@@ -191,7 +204,10 @@ class TensorRt(Runtime):
         self, models: Sequence[Path], settings: BenchSettings, progress: Progress, folder: Path
     ) -> list[Measurement]:
         """The same, with a folder for images."""
-        known = [self._known(model) for model in models] if settings.images is not None else []
+        described = [self._known(model) for model in models]
+        for model, facts in zip(models, described, strict=True):
+            require_batch(Path(model), facts, settings.batch)
+        known = described if settings.images is not None else []
         job = EngineLatencyJob(
             **self._job_fields(models),
             images=tuple(
@@ -241,13 +257,15 @@ class TensorRt(Runtime):
             for path, timed in zip(models, answer.models, strict=True)
         ]
 
-    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
+    def layer_times(
+        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+    ) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in a fresh process; ``op`` is TensorRT's word for the layer."""
         types = {layer.name: layer.type for layer in self.layer_info(model)}
         answer, _ = self._run_job(EngineProfileJob(**self._job_fields([model]), runs=runs), LayerTimes)
         return [replace(layer, op=types.get(layer.name, "")) for layer in answer.layers]
 
-    def peak_memory(self, model: Path, *, threads: int = 1) -> PeakMemory | None:
+    def peak_memory(self, model: Path, *, threads: int = 1, free: FreeAxes = AS_EXPORTED) -> PeakMemory | None:
         """Memory of a fresh process with this engine alone, of the host and of the GPU."""
         return self._run_job(EngineMemoryJob(**self._job_fields([model])), PeakMemory)[0]
 

@@ -28,8 +28,24 @@ from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.base import NO_GPU, Availability, BenchSettings, LayerTime, Runtime, Session
-from edgeprune.runtimes.engine_file import EngineFacts, read_facts, refuse_foreign, timing_cache_for, write_facts
+from edgeprune.runtimes.base import (
+    AS_EXPORTED,
+    NO_GPU,
+    Availability,
+    BenchSettings,
+    FreeAxes,
+    LayerTime,
+    Runtime,
+    Session,
+)
+from edgeprune.runtimes.engine_file import (
+    EngineFacts,
+    read_facts,
+    refuse_foreign,
+    require_batch,
+    timing_cache_for,
+    write_facts,
+)
 from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.image_input import images_for
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
@@ -192,7 +208,13 @@ class TrtExec(Runtime):
         return shown_version(version)
 
     def engine_from_onnx(
-        self, onnx: Path, engine: Path, *, precision: str = "fp32", keep_float: Collection[str] = ()
+        self,
+        onnx: Path,
+        engine: Path,
+        *,
+        precision: str = "fp32",
+        keep_float: Collection[str] = (),
+        free: FreeAxes = AS_EXPORTED,
     ) -> None:
         """Build on the device and bring the engine back, with its facts beside it and the builder's log.
 
@@ -202,7 +224,7 @@ class TrtExec(Runtime):
         """
         with self.device.workspace() as folder:
             log = engine.with_name(engine.name + ".log")
-            built = self._build(folder, Path(onnx), "0", precision, log, keep_float)
+            built = self._build(folder, Path(onnx), "0", precision, log, keep_float, free)
             partial = engine.with_name(f".{engine.name}.partial")
             try:
                 self.device.fetch(built.path, partial)
@@ -217,6 +239,12 @@ class TrtExec(Runtime):
         _, version = self.find_program()
         chooses = weakly_typed(version) and (held == "fp32" or self.precision.startswith(held))
         return self.precision if chooses else held
+
+    @property
+    def chooses_precision(self) -> bool:
+        """That of 8.5 and 8.6 does, and that of a DLA."""
+        _, version = self.find_program()
+        return weakly_typed(version) or self.dla_core is not None
 
     def layer_info(self, model: Path) -> tuple[Layer, ...]:
         """Layers of an engine: from its facts, else by loading it on the device."""
@@ -262,7 +290,7 @@ class TrtExec(Runtime):
             progress(text, done=rounds, total=processes, latest_ms=latest_ms)
 
         with self.device.workspace() as folder:
-            engines = [self._load(folder, path, number, progress) for number, path in enumerate(paths)]
+            engines = self._loaded(folder, paths, settings, progress)
             images = [self._images(folder, path, number, engines, settings) for number, path in enumerate(paths)]
             times = f"{folder}/times.json"
             turns = Turns(
@@ -315,7 +343,7 @@ class TrtExec(Runtime):
             progress("power in turns", done=min(map(len, runs)), total=ENERGY_RUNS)
 
         with self.device.workspace() as folder:
-            engines = [self._load(folder, path, number, progress) for number, path in enumerate(paths)]
+            engines = self._loaded(folder, paths, settings, progress)
             images = [self._images(folder, path, number, engines, settings) for number, path in enumerate(paths)]
             commands = [
                 power_argv(
@@ -403,11 +431,13 @@ class TrtExec(Runtime):
             simulated=self.simulated or bool(engine.facts and engine.facts.simulated),
         )
 
-    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
+    def layer_times(
+        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+    ) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in their own process; ``op`` is TensorRT's word for the layer."""
         program, version = self.find_program()
         with self.device.workspace() as folder:
-            engine, output = self._load(folder, self._require_file(model), 0), f"{folder}/profile.json"
+            engine, output = self._load(folder, self._require_file(model), 0, free), f"{folder}/profile.json"
             types = {layer.name: layer.type for layer in engine.facts.layers} if engine.facts else {}
             argv = profile_argv(
                 version, engine=engine.path, profile=output, iterations=runs, trtexec=program, **engine.options
@@ -486,11 +516,22 @@ class TrtExec(Runtime):
             raise DataError(f"{model}: no such file")
         return model
 
-    def _load(self, folder: str, model: Path, number: int, progress: Progress = silent) -> _DeviceEngine:
+    def _loaded(
+        self, folder: str, paths: Sequence[Path], settings: BenchSettings, progress: Progress
+    ) -> list[_DeviceEngine]:
+        """All models that take turns, of the batch that is asked for."""
+        engines = [self._load(folder, path, number, settings.free, progress) for number, path in enumerate(paths)]
+        for path, engine in zip(paths, engines, strict=True):
+            require_batch(path, engine.facts, settings.batch)
+        return engines
+
+    def _load(
+        self, folder: str, model: Path, number: int, free: FreeAxes = AS_EXPORTED, progress: Progress = silent
+    ) -> _DeviceEngine:
         """Put an engine on the device, or build it there from an ONNX file."""
         if model.suffix == ".onnx":
             progress(f"building {model.name} on {self.device.name}", done=0, total=0)
-            return self._build(folder, model, str(number), self.precision_of_engine("fp32"), None)
+            return self._build(folder, model, str(number), self.precision_of_engine("fp32"), None, free=free)
         facts = read_facts(model)
         refuse_foreign(model, facts, self.identity())
         remote = f"{folder}/{number}.engine"
@@ -505,11 +546,17 @@ class TrtExec(Runtime):
         precision: str,
         log: Path | None,
         keep_float: Collection[str] = (),
+        free: FreeAxes = AS_EXPORTED,
     ) -> _DeviceEngine:
         """Build inside ``folder`` on the device; the engine stays there."""
         program, version = self.find_program()
         held = precision_in_graph(precision, shown_version(version))
-        graph, identity = onnx_facts(onnx, precision=held), self.identity()
+        graph, identity = onnx_facts(onnx, precision=held, free=free), self.identity()
+        if self.dla_core is not None and precision == "fp32":
+            raise StageError(
+                f"{onnx}: its graph is fp32, and a DLA computes in half precision or INT8; next: edgeprune quantize "
+                f"{onnx} --precision fp16 -o half.onnx"
+            )
         paths = {kind: f"{folder}/{name}.{kind}" for kind in ("onnx", "engine", "layers.json", "cache")}
         self.device.send(onnx, paths["onnx"])
         cache = timing_cache_for(identity) if self.keep_timing_cache else None

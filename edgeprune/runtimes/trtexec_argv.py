@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeprune.agent.trtexec import TRTEXEC, version_in
 from edgeprune.errors import DeviceError
-from edgeprune.target.releases import DLA_WORDS, has_dla, is_weakly_typed
+from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, WITH_LEVELS, has_dla, is_weakly_typed
 from edgeprune.target.schema import Builder
 
 Version = tuple[int, int, int]
@@ -35,7 +35,6 @@ DLA_GENERATIONS: tuple[tuple[Version, Version], ...] = (
     ((11, 4, 1), (12, 0, 0)),
 )
 """The same for a DLA, which the versions between do not have."""
-KNOWN_VERSIONS = "8.5, 8.6, 10.3 and newer of 10, and 11"
 LOOKED_FOR: Program = (TRTEXEC,)
 SPLIT = frozenset("',")  # what trtexec cuts a list of names at, or takes for a quotation mark
 
@@ -135,7 +134,7 @@ def build_argv(
     """
     require_known(version)
     builder = builder or Builder()
-    if builder.optimization_level is not None and version < (8, 6, 0):
+    if builder.optimization_level is not None and shown_version(version) not in WITH_LEVELS:
         raise DeviceError(
             f"TensorRT {shown_version(version)} has no optimization level; leave builder.optimization_level out"
         )
@@ -331,7 +330,7 @@ def _typing(version: Version, precision: str, on_dla: bool, keep_float: Collecti
     if not weakly_typed(version) and not on_dla:
         return ["--stronglyTyped"]
     if on_dla:  # which computes in half precision what is not INT8
-        allowed = ["--fp16"] if precision == "fp16" else ["--int8", "--fp16"]
+        allowed = ["--int8", "--fp16"] if precision.startswith("int8") else ["--fp16"]
     else:
         allowed = [f"--{name}" for name in precision.split("-") if name != "fp32"]
     kept = [f"{name}:fp32" for name in keep_float if not SPLIT & set(name)]

@@ -26,6 +26,7 @@ from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
 from edgeprune.stages.energy import by_role, energy_gates, measure_energy
+from edgeprune.stages.export import images_inputs
 from edgeprune.stages.precision import engine_precision
 from edgeprune.stages.prune import met_unpruned
 from edgeprune.target import Target
@@ -84,8 +85,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "threads": build.target.measure.threads,
             "imgsz": build.target.imgsz,
             "batch": build.target.batch,
-            "split": build.dataset.judging_split(build.target.accuracy.split),
-            "data": build.dataset.digest,
+            **images_inputs(build),
         },
     }
 

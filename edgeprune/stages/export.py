@@ -14,10 +14,16 @@ from edgeprune.stages.finetune import record_to_ship
 from edgeprune.workspace import Key, Record
 
 
+def images_inputs(build: Build) -> dict[str, object]:
+    """Key entries of the images that two forms of a model are compared on."""
+    split = build.dataset.judging_split(build.target.accuracy.split)
+    return {"data": build.dataset.digest, "split": split, "seed": build.site.seed}
+
+
 def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **build.source((record_to_ship(build), "model")),
-        "params": {**compiling.graph_inputs(build.target, build.dataset), "data": build.dataset.digest},
+        "params": {**compiling.graph_inputs(build.target, build.dataset), **images_inputs(build)},
     }
 
 

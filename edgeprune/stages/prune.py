@@ -36,8 +36,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "channel_alignment": target.channel_alignment,
             "prune": target.prune.model_dump(),
             "data": build.dataset.digest,
-            "threads": target.measure.threads,
-            "scope": {"copies": target.measure.copies, "cuda_graph": target.measure.cuda_graph},
+            "timing": latency.timing_inputs(target, build.dataset),
             "seed": build.site.seed,
         },
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeprune.artifact import write_atomically
 from edgeprune.measure import compiling
+from edgeprune.measure.latency import timing_inputs
 from edgeprune.records.facts import (
     BaselineFacts,
     FallbackFacts,
@@ -54,7 +55,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "split": build.dataset.judging_split(build.target.accuracy.split),
             "mixed_precision": build.target.mixed_precision,
             "keep_precision": build.target.keep_precision,
-            "timing": {"threads": build.target.measure.threads, "copies": build.target.measure.copies},
+            "timing": timing_inputs(build.target, build.dataset),
         },
     }
 

@@ -10,13 +10,14 @@ from edgeprune.records.facts import Change, ExportFacts, SimplifyFacts
 from edgeprune.records.gates import SIMPLIFY_TOLERANCE, nodes_gate, parity_gate
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.export import images_inputs
 from edgeprune.workspace import Key, Record
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **build.source((build.record(ExportFacts), "onnx")),
-        "params": {"imgsz": build.target.imgsz, "data": build.dataset.digest, "seed": build.site.seed},
+        "params": {"imgsz": build.target.imgsz, **images_inputs(build)},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -12,6 +12,12 @@ OLDEST_TENSORRT = "10.3"  # JetPack 6.1; assumed where no range is given
 # The builders of JetPack 5.1 and 6.0 choose the precision of a layer themselves, out of those that they are allowed
 WEAKLY_TYPED = SpecifierSet(">=8.5,<8.7")
 NEWEST_WEAK_OPSET = 17
+
+# The first release of every kind of builder that is known (edgeprune.runtimes.trtexec_argv), and that ends it
+KNOWN = (("8.5", SpecifierSet(">=8.5,<8.7")), ("8.6", SpecifierSet(">=8.6,<8.7")))
+KNOWN = (*KNOWN, ("10.3", SpecifierSet(">=10.3,<12")), ("11.0", SpecifierSet(">=11.0,<12")))
+KNOWN_VERSIONS = "8.5, 8.6, 10.3 and newer of 10, and 11"
+WITH_LEVELS = SpecifierSet(">=8.6")  # of the builder's optimization
 
 # NVIDIA's release notes and support matrix: 10.7 is the last 10 with a DLA, 11.4.1 the first 11, on AGX Orin alone.
 WITH_DLA = (SpecifierSet(">=8.5,<8.7"), SpecifierSet(">=10.3,<10.8"))
@@ -24,6 +30,27 @@ DLA_WORDS = (
 _RELEASES = ("8.5", "8.6", *(f"10.{minor}" for minor in range(3, 8)))
 _TRIED = [Version(f"{release}{patch}") for release in _RELEASES for patch in ("", ".99")]
 _TRIED_AGAIN = [Version("11.4.1"), Version("11.99")]
+
+
+def oldest_in(versions: SpecifierSet, able: Callable[[str], bool] = lambda _: True) -> str | None:
+    """The oldest release of a profile's range whose builder is known and that is able; None where there is none.
+
+    Args:
+        versions: the range; without a lower end it begins at :data:`OLDEST_TENSORRT`.
+        able: whether a release has what is asked for.
+    """
+    bounds = [Version(one.version.rstrip(".*")) for one in versions if one.operator in (">=", ">", "==", "~=")]
+    lowest = max(bounds, default=Version(OLDEST_TENSORRT))
+    begins = [str(lowest), *(first for first, _ in KNOWN), str(_TRIED_AGAIN[0])]
+    found = [
+        release
+        for release in begins
+        if Version(release) >= lowest
+        and (release == str(lowest) or versions.contains(release))
+        and any(release in known for _, known in KNOWN)
+        and able(release)
+    ]
+    return min(found, key=Version, default=None)
 
 
 def is_weakly_typed(version: str) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeprune.errors import TargetError, first_line
@@ -16,10 +15,15 @@ from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
 from edgeprune.reading import shown
 from edgeprune.settings import Finetuning, Overrides, Positive, Qat, Ratio, Share, Sparsifying, Training
 from edgeprune.target.releases import (
+    DLA_AGAIN_MODULE,
     DLA_WORDS,
+    KNOWN_VERSIONS,
     NEWEST_WEAK_OPSET,
     OLDEST_TENSORRT,
+    WITH_LEVELS,
+    board_has_dla,
     is_weakly_typed,
+    oldest_in,
     precision_in_graph,
     range_has_dla,
 )
@@ -288,6 +292,15 @@ class Target(_Part):
             raise ValueError("device: dla_core computes in half precision or INT8; allowed: precision fp16, int8")
         if core is not None and not range_has_dla(self._tensorrt_range, self.device.compatible):
             raise ValueError(f"device: dla_core: no release in tensorrt {self.device.tensorrt!r} has one; {DLA_WORDS}")
+        if self.oldest_tensorrt is not None and oldest_in(self._tensorrt_range) is None:
+            raise ValueError(
+                f"device: tensorrt: no release in {self.device.tensorrt!r} is known; known are {KNOWN_VERSIONS}"
+            )
+        if self.oldest_tensorrt is not None and oldest_in(self._tensorrt_range, self._built_by) is None:
+            raise ValueError(
+                f"builder: optimization_level: no release in tensorrt {self.device.tensorrt!r} has one; it is there "
+                "from 8.6 on: leave it out"
+            )
         if self.measure.cuda_graph and self.device.kind == "cpu":
             raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
         if self.measure.cuda_graph and self.runtime not in CAPTURING:
@@ -364,15 +377,19 @@ class Target(_Part):
 
     @property
     def oldest_tensorrt(self) -> str | None:
-        """Oldest TensorRT release in the device's range; None for a runtime without TensorRT."""
+        """Oldest TensorRT release in the device's range that can do what the profile asks; None for a runtime without
+        TensorRT."""
         if "tensorrt" not in self.runtime and self.runtime != "trtexec":
             return None
-        lowest = (
-            Version(item.version.rstrip(".*"))
-            for item in self._tensorrt_range
-            if item.operator in (">=", ">", "==", "~=")
-        )
-        return str(max(lowest, default=Version(OLDEST_TENSORRT)))
+        # a device whose release cannot, or is not known, says so itself
+        return oldest_in(self._tensorrt_range, self._built_by) or oldest_in(self._tensorrt_range) or OLDEST_TENSORRT
+
+    def _built_by(self, release: str) -> bool:
+        """Whether this release of TensorRT has what the profile asks of its builder."""
+        modules = [name.rpartition(",")[2] for name in self.device.compatible] or [DLA_AGAIN_MODULE]
+        if self.device.dla_core is not None and not board_has_dla(release, modules, ""):
+            return False
+        return self.builder.optimization_level is None or release in WITH_LEVELS
 
     def changed(self, keys: Mapping[str, Any]) -> Target:
         """The same with other values of some keys, as a profile would state them: ``{"measure.cuda_graph": True}``.

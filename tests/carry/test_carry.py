@@ -21,9 +21,10 @@ pytest.importorskip("edgeprune.runtimes.trtexec_argv", reason="needs the TensorR
 
 from edgeprune.artifact import Artifact, sha256_of
 from edgeprune.carry.back import import_results
-from edgeprune.carry.out import carried_files
+from edgeprune.carry.out import carried_files, waits_for_board
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.errors import DataError, DeviceError
+from edgeprune.pipeline import _next_command
 from edgeprune.records.build import write_build
 from edgeprune.records.gates import gates_again
 from edgeprune.records.show import read_build
@@ -261,6 +262,14 @@ def test_a_carried_graph_with_nms_inside_is_timed_on_images_and_says_so(tmp_path
     record, _ = import_results(tmp_path / "device" / "results.tar", here)
     timed = [row.measurement for row in record.measurements]
     assert timed and all(one.conditions.images for one in timed)
+
+
+@pytest.mark.parametrize(("runtime", "waits"), [("trtexec", True), ("tensorrt", False), ("onnxruntime-cuda", False)])
+def test_only_what_trtexec_measures_is_carried(runtime: Any, waits: bool) -> None:
+    target = load_target("jetson-orin").model_copy(update={"runtime": runtime})
+    assert waits_for_board(target) == waits
+    following = _next_command(target, "pip install onnxruntime-gpu", Path("runs/x"), ["edgeprune", "build"])
+    assert ("device" in following and "user@board" in following) or waits
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from edgeprune.export.quantize import quantize_onnx
 from edgeprune.measure.bench import bench, bench_graphs
 from edgeprune.progress import Silent
 from edgeprune.report.bench import COLUMNS, bench_table
-from edgeprune.runtimes.base import Availability, BenchSettings
+from edgeprune.runtimes.base import AS_EXPORTED, Availability, BenchSettings, FreeAxes
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.runtimes.site import Site
@@ -88,7 +88,7 @@ def test_an_energy_is_shown_with_its_ends(model: Path) -> None:
             taken = replace(latency((5.0, 6.0, 5.5, 5.2, 5.8, 5.1)), name="energy", unit="mJ")
             return [taken for _ in models]
 
-        def layer_times(self, model, *, threads=1, runs=30):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
             return []
 
     result = bench_graphs([model], Metered(10.0))
@@ -111,7 +111,7 @@ def test_a_graph_is_built_once_and_all_that_is_told_is_of_that_engine(
         def precision_of_engine(self, held):
             return "int8" if weak else held
 
-        def engine_from_onnx(self, onnx, engine, *, precision="fp32", keep_float=()):
+        def engine_from_onnx(self, onnx, engine, *, precision="fp32", keep_float=(), free=AS_EXPORTED):
             self.built.append(precision)
             engine.write_bytes(b"plan")
 
@@ -128,11 +128,11 @@ def test_a_graph_is_built_once_and_all_that_is_told_is_of_that_engine(
             self.note("energy", *models)
             return [replace(latency((5.0, 6.0, 5.5, 5.2, 5.8, 5.1)), name="energy", unit="mJ") for _ in models]
 
-        def layer_times(self, model, *, threads=1, runs=30):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
             self.note("layers", model)
             return []
 
-        def peak_memory(self, model, *, threads=1):
+        def peak_memory(self, model, *, threads=1, free=AS_EXPORTED):
             self.note("memory", model)
 
     half = convolutions(tmp_path / "half.onnx", half=True)
@@ -168,7 +168,7 @@ def test_a_detail_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
         def energy(self, models, settings, *, progress=None):
             raise ToolError(["trtexec"], 1, "out of memory")
 
-        def layer_times(self, model, *, threads=1, runs=30):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
             raise DeviceError("orin: the connection was lost")
 
     result = bench_graphs([model], Leaving(10.0), max_ms=20, statistic="p50")
@@ -344,3 +344,52 @@ def test_sparkline() -> None:
     assert sparkline([1, 1]) == "▁▁"
     assert sparkline([1, 2, 3]) == "▁▅█"
     assert len(sparkline(list(range(100)))) == 40
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "imgsz", "told"),
+    [
+        (("n", 3, "h", "w"), 0, None, FreeAxes(4, (64, 96))),  # the profile's
+        (("n", 3, "h", "w"), 2, (32, 32), FreeAxes(2, (32, 32))),  # what was said
+        ((1, 3, 32, 32), 0, None, FreeAxes()),  # the graph's own
+        (("n", 3, 32, 32), 0, None, FreeAxes(4)),
+    ],
+)
+def test_a_profile_fills_axes_that_a_graph_leaves_free_in_every_question(
+    shape: tuple[int | str, ...],
+    batch: int,
+    imgsz: Any,
+    told: FreeAxes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, FreeAxes] = {}
+
+    class Asked(Scripted):
+        def latency(self, models, settings, *, progress=None):
+            asked["latency"] = settings.free
+            return super().latency(models, settings)
+
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
+            asked["layers"] = free
+            return []
+
+        def peak_memory(self, model, *, threads=1, free=AS_EXPORTED):
+            asked["memory"] = free
+
+    target = load_target("cpu").changed({"batch": 4, "imgsz": [64, 96]})
+    site = Site(target, Asked(10.0), LocalDevice(), Availability(True, ""), Silent())
+    monkeypatch.setattr("edgeprune.measure.bench.open_site", lambda *_, **__: nullcontext(site))
+    settings = BenchSettings(batch=batch, imgsz=imgsz)
+    bench(target, [convolutions(tmp_path / "m.onnx", shape=shape)], settings=settings)
+    assert asked == dict.fromkeys(("latency", "layers", "memory"), told)
+
+
+def test_onnxruntime_times_layers_and_memory_in_the_batch_that_is_asked(tmp_path: Path) -> None:
+    free = convolutions(tmp_path / "m.onnx", shape=("n", 3, "h", "w"), width=32)
+    runtime = OnnxRuntime()
+    small, large = (
+        sum(layer.median_ms for layer in runtime.layer_times(free, runs=5, free=FreeAxes(batch, (160, 160))))
+        for batch in (1, 8)
+    )
+    assert large > 3 * small

@@ -333,6 +333,30 @@ def test_the_decoder_is_kept_in_fp32_where_a_builder_chooses_for_a_dla(tmp_path,
     assert told["keep_float"] == kept
 
 
+def test_a_graph_for_a_dla_is_no_fp32_and_int8_only_where_it_is(tmp_path):
+    trtexec, program = tool(tmp_path, dla_core=0, dla=True)
+    full = convolutions(tmp_path / "m.onnx")
+    with pytest.raises(StageError, match=r"m\.onnx: its graph is fp32, and a DLA computes in half precision or INT8"):
+        trtexec.engine_from_onnx(full, tmp_path / "m.engine")
+    with pytest.raises(StageError, match=r"quantize .*m\.onnx --precision fp16"):
+        trtexec.latency([full], SHORT)
+    assert fake_trtexec.calls(program) == []
+    half = convolutions(tmp_path / "half.onnx", half=True)
+    trtexec.engine_from_onnx(half, tmp_path / "h.engine", precision="fp16")
+    assert "--int8" not in fake_trtexec.calls(program)[0]
+
+
+@pytest.mark.parametrize(("version", "dla_core"), [((8, 6, 0), None), ((10, 3, 0), 0), ((10, 3, 0), None)])
+def test_what_is_only_timed_is_built_as_a_build_builds_it(tmp_path, monkeypatch, version, dla_core):
+    trtexec, program = tool(tmp_path, version, dla_core=dla_core, dla=True)
+    trtexec.precision = "fp16"
+    monkeypatch.setattr(regions, "decoding_arithmetic", lambda model: ("/22/Add",))
+    graph_ = convolutions(tmp_path / "m.onnx", half=version > (9,))
+    compile_once(trtexec, graph_, tmp_path / "engines")
+    kept = fake_trtexec.calls(program)[0].get("--layerPrecisions")
+    assert kept == (None if version > (9,) and dla_core is None else "/22/Add:fp32")
+
+
 def test_a_board_without_a_dla_in_its_tensorrt_is_told_before_it_builds(tmp_path):
     trtexec, program = tool(tmp_path, (10, 16, 1), dla_core=0, dla=True)
     with pytest.raises(DeviceError, match=r"TensorRT 10\.16\.1 has no DLA"):
@@ -348,6 +372,18 @@ def test_free_axes_are_built_for_one_size(tmp_path):
     trtexec.layer_times(tmp_path / "m.engine")
     assert fake_trtexec.calls(program)[-1]["--shapes"] == "images:1x3x32x48"
     model = onnx.load(str(free))
+    model.metadata_props.add(key="batch", value="8")
+    onnx.save(model, str(free))
+    trtexec.engine_from_onnx(free, tmp_path / "m.engine")
+    assert fake_trtexec.calls(program)[-1]["--shapes"] == "images:8x3x32x48"
+    [found] = trtexec.latency([tmp_path / "m.engine"], replace(SHORT, batch=8))
+    assert found.conditions.batch == 8
+    with pytest.raises(DataError, match="this engine is of batch 8, asked was 1; build it for 1"):
+        trtexec.latency([tmp_path / "m.engine"], replace(SHORT, batch=1))
+    [found] = trtexec.latency([free], replace(SHORT, batch=2, imgsz=(64, 96)))
+    assert found.conditions.shapes == {"images": (2, 3, 64, 96)}
+    with pytest.raises(DataError, match="axis 0 fixed at 1, asked was 2; export it so"):
+        trtexec.latency([convolutions(tmp_path / "fixed.onnx")], replace(SHORT, batch=2))
     del model.metadata_props[:]
     onnx.save(model, str(free))
     with pytest.raises(DataError, match="leaves axis 2 free"):
