@@ -7,31 +7,30 @@ Every method gives one model for every latency ratio, found by measuring it next
 one thread, interleaved). Each is fine-tuned with the same settings; the best epoch is chosen on the val split and the
 figure taken on test. ``stock`` is the same architecture with a smaller width multiple, trained from random weights
 for as many epochs as the unpruned model and the fine-tune had together. A stopped benchmark goes on where it was:
-finished arms are kept in ``--work``. Results are added to the JSON beside ``--out``, from which the page is printed; a
-row there is replaced by one that has at least as many seeds.
+finished arms are kept in ``--work``, in a folder of these weights, data and size. Results are added to the JSON beside
+``--out``, from which the page is printed; a row there is replaced by one that has at least as many seeds, and rows of
+other weights, data or size by the first one of these.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from benchmarks.kept import MadeOf, made_here, made_of, origins
 from benchmarks.page import Seeds, publish, table
 from edgeprune import checkpoint
-from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.simplify import simplify_onnx
@@ -223,6 +222,11 @@ def runs_of(options: argparse.Namespace, recipe: str, seed: str) -> str:
     return f"seed{seed}-epochs{options.epochs}{name}" + ("" if options.lr0 == LR0 else f"-lr{options.lr0:g}")
 
 
+def work_of(options: argparse.Namespace, of: MadeOf) -> Path:
+    """The folder of what is finished of these weights; ``pretrained`` shapes the models of stock widths."""
+    return options.work / of.folder(pretrained=options.pretrained)
+
+
 def trained(one: Arm, recipe: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     folder = one.checkpoint.parent / runs_of(options, recipe, str(seed))
     record = folder / "figures.json"
@@ -253,6 +257,7 @@ def trained(one: Arm, recipe: str, seed: int, options: argparse.Namespace) -> di
             "test": test.map50_95,
             "epoch": summary.best_epoch,
             "seconds": summary.seconds,
+            "by": made_here(),
         }
         write_atomically(record, json.dumps(figures, indent=1))
         print(f"{folder.parent.name} seed {seed}: {figures}", flush=True)
@@ -280,13 +285,17 @@ def row_of(recipe: str, method: str, asked: float, options: argparse.Namespace) 
         "epochs": options.epochs,
         "lr0": options.lr0,
         "date": f"{date.fromtimestamp(max(by_seed[seed].stat().st_mtime for seed in runs)):%Y-%m-%d}",
+        "by": list(dict.fromkeys(run["by"] for run in runs.values())),
     }
 
 
 def kept_with(options: argparse.Namespace) -> dict[str, Any]:
-    """The results beside the page with those of this run in them, written back."""
+    """The results beside the page with those of this run in them, written back; those of others are left out."""
     path: Path = options.out.with_suffix(".json")
-    kept = json.loads(path.read_text()) if path.is_file() else {"rows": [], "single_runs": []}
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if options.weights is not None and not options.of.fits(kept):
+        kept = {}
+    kept = {"rows": [], "single_runs": []} | kept
     rows = {(one["recipe"], one["asked"], one["method"]): one for one in kept["rows"]}
     if options.weights is not None:
         asked = [
@@ -300,16 +309,7 @@ def kept_with(options: argparse.Namespace) -> dict[str, Any]:
             before = rows.setdefault((one["recipe"], one["asked"], one["method"]), one)
             if len(one["test"]) >= len(before["test"]):
                 rows[one["recipe"], one["asked"], one["method"]] = one
-        kept |= given_with(options)
-        kept |= {
-            "model": options.weights.stem,
-            "data": Path(options.data).parent.name,
-            "imgsz": options.imgsz,
-            "machine": f"{cpu_identity()['cpu']}, {os.cpu_count()} cores",
-            "runtime": f"ONNX Runtime {version('onnxruntime')}",
-            "versions": f"Ultralytics {version('ultralytics')}",
-            "date": f"{date.today():%Y-%m-%d}",
-        }
+        kept |= given_with(options) | asdict(options.of)
     kept["rows"] = list(rows.values())
     write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     return kept
@@ -343,7 +343,7 @@ prints it without a run.
 Every method gives one model for every latency ratio, found by measuring it next to the unpruned one ({runtime}
 CPU, one thread, interleaved). Each is fine-tuned for {how}; the best
 epoch is chosen on val, the figure taken on **test** ({test_images} images).
-{machine}; {versions}; {dates}.
+{made}.
 
 - `edgeprune`: the budget search (`edgeprune search --speed-up`), taylor on 64 training images.
 - `lamp-any-width`: global LAMP with a MACs target and no thought of alignment, as the FLOPs-targeted reference prunes.
@@ -376,8 +376,9 @@ def page(kept: dict[str, Any]) -> str:
     epochs, lr0 = (" or ".join(sorted({f"{one[key]:g}" for one in kept["rows"]})) for key in ("epochs", "lr0"))
     facts["how"] = f"{epochs} epochs with AdamW {lr0}, batch {facts['batch']}, no teacher"
     facts["how"] += " unless it is said" * any(one["recipe"] == DISTILLED for one in kept["rows"])
-    dates = sorted({one["date"] for one in kept["rows"]})
-    facts["dates"] = f"rows of {' and '.join(dates)}, versions of the last" if len(dates) > 1 else dates[0]
+    mixed = any("by" in one for one in kept["rows"])
+    facts["runtime"] = "ONNX Runtime" if mixed else kept["runtime"]
+    facts["made"] = _origins(kept)
     lines = [INTRODUCTION.format(**facts), "## In short", "", *summary(kept["rows"]), ""]
     for recipe, title in TITLES.items():
         rows = sorted((one for one in kept["rows"] if one["recipe"] == recipe), key=lambda one: one["asked"])
@@ -394,6 +395,16 @@ def page(kept: dict[str, Any]) -> str:
             ],
         )
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _origins(kept: dict[str, Any]) -> str:
+    """Where its rows are from; ``machine`` and ``versions`` are of those that do not say so themselves."""
+    dates = sorted({one["date"] for one in kept["rows"] if "by" not in one})
+    older = f"rows of {' and '.join(dates)}, versions of the last" if len(dates) > 1 else "".join(dates)
+    said = [f"{kept['machine']}; {kept['versions']}; {older}"] if dates else []
+    if dates and any("by" in one for one in kept["rows"]):
+        said = [f"{said[0]}, {kept['runtime']}"]
+    return origins([*said, *(by for one in kept["rows"] for by in one.get("by", ()))])
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
@@ -492,6 +503,8 @@ def main() -> None:
     elif options.weights is None or options.data is None:
         parser.error("--weights and --data are needed, or --print-only")
     else:
+        options.of = made_of(options.weights, options.data, options.imgsz)
+        options.work = work_of(options, options.of)
         bench = Bench(options.weights, options.imgsz, options.work)
         arms = [arm(method, asked, options, bench) for asked in options.speed_ups for method in options.methods]
         for seed in options.seeds:

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from benchmarks.suite import PACKAGES, versions
 from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.dataset import Dataset
 from edgeprune.scratch import locked
 from edgeprune.serial import digest_of
 
@@ -47,6 +49,48 @@ class KeptRuns:
             runs = {**self.all(), name: figures}
             content = {"asked": self.asked, "runs": {one: runs[one] for one in sorted(runs)}}
             write_atomically(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """What figures of a model depend on before anything else; digests are the first twelve digits of a SHA-256.
+
+    Attributes:
+        model: name of the weights' file.
+        weights: digest of that file.
+        data: name of the dataset's folder.
+        dataset: digest of its content.
+        imgsz: side of the input in pixels.
+    """
+
+    model: str
+    weights: str
+    data: str
+    dataset: str
+    imgsz: int
+
+    def folder(self, **others: object) -> str:
+        """Name of a folder for what is finished; ``others``: what else shapes every figure in it."""
+        words = [self.model, self.weights, self.data, self.dataset, str(self.imgsz)]
+        return "-".join([*words, *(f"{name}{value}" for name, value in others.items())])
+
+    def fits(self, said: Mapping[str, Any]) -> bool:
+        """Whether kept figures are of this; a digest that they do not name, as older ones, is not held against them."""
+        here = vars(self)
+        return all(said.get(name) == here[name] for name in ("model", "data", "imgsz")) and all(
+            said.get(name) in (None, here[name]) for name in ("weights", "dataset")
+        )
+
+
+def made_of(weights: Path, data: Path | str, imgsz: int) -> MadeOf:
+    """Of files as they are now.
+
+    Raises:
+        DataError: the dataset cannot be read.
+        OSError: the weights cannot be.
+    """
+    dataset = Dataset.load(data).digest[:12]
+    return MadeOf(weights.stem, sha256_of(weights)[:12], Path(data).parent.name, dataset, imgsz)
 
 
 def known_by(files: Iterable[Path | None]) -> dict[str, str]:

@@ -5,8 +5,9 @@
 
 What fits into the hours runs, in the order of the registry below; what does not, or lacks something, is named with
 the reason. What has a record of this commit is not run again (``--again`` does). Work goes to ``--out``: a benchmark
-that keeps its finished parts goes on there after it was stopped or its time was over. The record of a run that ended
-well (command, machine, versions, commit, seconds) goes beside the pages, into ``records/``.
+that keeps its finished parts goes on there after it was stopped or its time was over, and takes them at a later commit
+too; its record then says at which commit they were begun, until its folder there is removed. The record of a run that
+ended well (command, machine, versions, commit, seconds) goes beside the pages, into ``records/``.
 
 Exit codes: 0 all that ran ended well, 1 one did not, 2 wrong options, 5 nothing was run.
 """
@@ -36,6 +37,7 @@ from tests.devices.server import sshd_path
 HERE = Path(__file__).resolve().parent
 ROOT, RECORDS, README = HERE.parent, HERE / "records", HERE / "README.md"
 PACKAGES = ("torch", "ultralytics", "torch-pruning", "onnx", "onnxruntime")
+BEGUN, RECORD = "begun.txt", "record.json"  # in the folder of a benchmark's work
 STOPPED = 124  # exit code of a benchmark whose time was over, as timeout(1) gives it
 LEAST_LEFT_MIN = 5.0  # less is not worth starting a benchmark that would only be begun
 
@@ -332,7 +334,8 @@ class Record:
         load: one-minute load average before and after.
         versions: of packages, Python and edgeprune.
         commit: of the code, with ``+`` when files differed from it; empty outside git.
-        begun: the commit at which the work was begun that this run went on with.
+        begun: the commit at which the work was begun that this run went on with, or took figures of; until the folder
+            of that work is removed.
         digest: SHA-256 of what it put into its page.
     """
 
@@ -387,6 +390,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"left out: {one.name}: {why}")
     for one in runs:
         print(f"runs: {one.name} (about {one.minutes:g} min): python {shlex.join(arguments(one, given))}", flush=True)
+        if (begun := begun_at(one, given)) not in (None, commit()):
+            place = work_of(one, given)
+            print(f"  takes what was finished since {begun or 'an unknown commit'}; for all of it anew remove {place}")
     if options.dry_run or not runs:
         return 0 if runs else 5
     ends, failed = perf_counter() + options.hours * 3600, False
@@ -413,7 +419,7 @@ def planned(
     for one in chosen:
         kept = record_of(one)
         if kept is not None and kept.commit == now and now and not again:
-            left_out.append((one, "has a record of this commit; --again runs it anew"))
+            left_out.append((one, "has a record of this commit; --again runs it all the same"))
         elif lacking := ", ".join(lacks(one, given)):
             left_out.append((one, f"needs {lacking}"))
         elif one.minutes <= left:
@@ -490,9 +496,10 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
     before, began, now = os.getloadavg()[0], perf_counter(), datetime.now(timezone.utc)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, *arguments(one, given)]
-    begun = folder / "begun.txt"
-    if not begun.is_file() or not one.goes_on:
-        begun.write_text(commit())
+    begun = begun_at(one, given)
+    if begun is None:
+        begun = commit()
+    (folder / BEGUN).write_text(begun)
     with (folder / "log.txt").open("a") as log:
         log.write(f"\n{now:%Y-%m-%d %H:%M} {shlex.join(command)}\n")
         log.flush()
@@ -516,15 +523,27 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
         load=(round(before, 1), round(os.getloadavg()[0], 1)),
         versions=versions(),
         commit=commit(),
-        begun=begun.read_text(),
+        begun=begun,
         digest=digest_of(one),
     )
-    write_json(folder / "record.json", record)
+    write_json(folder / RECORD, record)
     if code == 0:
-        begun.unlink()
         RECORDS.mkdir(exist_ok=True)
         write_json(RECORDS / f"{one.name.replace(' ', '-')}.json", record)
     return record
+
+
+def begun_at(one: Benchmark, given: Given) -> str | None:
+    """The commit at which the work of a benchmark was begun that goes on; None where there is none to go on with.
+
+    A run that ended well leaves its finished parts there, so that they stay the figures of that commit.
+    """
+    begun, record = work_of(one, given) / BEGUN, work_of(one, given) / RECORD
+    if not one.goes_on:
+        return None
+    if begun.is_file():
+        return begun.read_text()
+    return read_json(Record, record).begun if record.is_file() else None
 
 
 def versions() -> dict[str, str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import page as pages
 from benchmarks import suite
+from benchmarks.kept import MadeOf
 from benchmarks.page import Seeds, printed_part, publish
 from benchmarks.suite import REGISTRY, STOPPED, Benchmark, Given, planned
 
@@ -102,8 +104,9 @@ def test_a_row_is_not_replaced_by_one_of_fewer_seeds(tmp_path: Path, monkeypatch
     from benchmarks import equal_latency
 
     row = {"recipe": "edgeprune", "asked": 2.2, "method": "edgeprune", "test": [0.5, 0.6]}
-    (tmp_path / "page.json").write_text(json.dumps({"rows": [row], "single_runs": []}))
-    given = {"weights": tmp_path / "n.pt", "data": "d/data.yaml", "out": tmp_path / "page.md", "imgsz": 320}
+    of = MadeOf("n", "1" * 12, "d", "2" * 12, 320)
+    given = {"weights": tmp_path / "n.pt", "data": "d/data.yaml", "out": tmp_path / "page.md", "of": of}
+    (tmp_path / "page.json").write_text(json.dumps({"rows": [row], "single_runs": [], **asdict(of)}))
     options = Namespace(**given, recipe=["edgeprune"], speed_ups=[2.2])
     monkeypatch.setattr(equal_latency, "given_with", lambda _: {})
     for seeds, kept in (([0.7], [0.5, 0.6]), ([0.7, 0.8], [0.7, 0.8])):
@@ -148,6 +151,53 @@ def test_a_run_leaves_its_record_and_is_not_run_again(elsewhere: Path) -> None:
     runs, [(_, why)] = planned([one], given, 60, again=False)
     assert not runs and "--again" in why
     assert planned([one], given, 60, again=True)[0] == [one]
+
+
+KEEPS = """
+from pathlib import Path
+kept = Path(r'{work}') / 'figure.txt'
+if not kept.is_file():
+    kept.write_text(Path(r'{work}').parent.joinpath('now').read_text())
+Path(r'{made}').write_text('figure of ' + kept.read_text())
+"""
+
+
+def test_figures_that_an_older_commit_left_are_not_stamped_with_a_new_one(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = replace(QUICK, argv=shlex.join(["-c", KEEPS]), goes_on=True)
+    given = Given((), None, elsewhere / ".runs")
+    given.work.mkdir()
+
+    def run_at(commit: str) -> suite.Record:
+        monkeypatch.setattr(suite, "commit", lambda: commit)
+        (given.work / "now").write_text(commit)
+        record = suite.run(one, given, 60)
+        assert (elsewhere / "quick.md").read_text() == f"figure of {record.begun}"
+        return record
+
+    assert run_at("aaaaaaa").begun == "aaaaaaa"
+    for later in ("bbbbbbb", "ccccccc"):
+        record = run_at(later)
+        assert (record.commit, record.begun) == (later, "aaaaaaa")
+        assert f"{later}, begun at aaaaaaa" in suite._line(one)[2]
+    (work := suite.work_of(one, given)).joinpath("begun.txt").unlink()
+    assert run_at("ddddddd").begun == "aaaaaaa", "its record says so too"
+    monkeypatch.setattr(suite, "REGISTRY", (one,))
+    monkeypatch.setattr(suite, "commit", lambda: "eeeeeee")
+    suite.main(["--dry-run", "--out", str(given.work)])
+    assert f"takes what was finished since aaaaaaa; for all of it anew remove {work}" in capsys.readouterr().out
+    shutil.rmtree(work)
+    assert run_at("eeeeeee").begun == "eeeeeee"
+
+
+def test_a_benchmark_that_keeps_nothing_is_of_the_commit_that_ran_it(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, given = replace(QUICK, argv="-c pass"), Given((), None, elsewhere / ".runs")
+    for commit in ("aaaaaaa", "bbbbbbb"):
+        monkeypatch.setattr(suite, "commit", lambda commit=commit: commit)
+        assert suite.run(one, given, 60).begun == commit
 
 
 def test_a_page_that_was_changed_after_its_run_is_said_so(elsewhere: Path) -> None:
