@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.kept import MadeOf
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import registry
 from benchmarks.peers.registry import PEERS, Peer
@@ -123,7 +125,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(references, "finetune", trained)
     monkeypatch.setattr(references, "search", searched)
     monkeypatch.setattr(references, "_accuracy", lambda *_: (0.5, 0.01))
-    monkeypatch.setattr(peers, "ratio_by_bare_loop", lambda *_: 1.75)
+    monkeypatch.setattr(peers, "ratio_by_bare_loop", lambda *_: 1.95)
     return done
 
 
@@ -157,13 +159,65 @@ def test_peers_that_work_fail_and_are_absent_are_a_row_each(
     assert "no, `C2f_v2`; once adopted, yes" in text
     assert "- `fails-as-it-is`: its program ended with exit code 1: RuntimeError: no such layer in given.pt." in text
     assert f"{peers.OURS} against `works-as-it-is`: level" in text
-    assert "×1.75" in text and str(tmp_path) not in text
+    assert "×1.95" in text and str(tmp_path) not in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
     again = list(peers.rows(options, bench, tmp_path))
     assert {row["approach"] for row in again} == {
         f"{name}-as-it-is" for name in ("fails", "unknown", "absent", "moved")
     }, "what has figures is not run again, what has none is tried"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        (1.95, 2.05, "ahead"),
+        (1.9, 2.1, "ahead"),
+        (3.1, 2.05, "latency not confirmed by the bare loop (peer ×3.10, outside 1.90 to 2.10)"),
+        (1.95, 1.8, f"latency not confirmed by the bare loop ({peers.OURS} ×1.80, outside 1.90 to 2.10)"),
+        (1.95, None, f"latency not confirmed by the bare loop ({peers.OURS} was not timed by it)"),
+    ],
+)
+def test_nobody_is_ahead_at_a_latency_that_the_second_clock_does_not_tell(
+    theirs: float, ours: float | None, said: str
+) -> None:
+    found = [
+        {"approach": "peer", "method": method, "after": after, "spread": 0.01, "speed_up": [1.9, 2.0, 2.1]}
+        | ({} if bare is None else {"bare": bare})
+        for method, after, bare in (("peer", 0.4, theirs), (peers.OURS, 0.5, ours))
+    ]
+    assert peers.comparison("peer", found) == f"- {peers.OURS} against `peer`: {said}."
+
+
+def test_the_words_of_the_page_follow_from_its_table() -> None:
+    """Of the page that is there: who is ahead, by the digits that it shows."""
+    text = (Path(peers.__file__).parents[1] / "peers.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    found, name = [], ""
+    for row in rows[2:]:
+        name = row[0].strip("`") if row[0].startswith("`") else name
+        if row[1] == "1":
+            low, high = re.findall(r"[\d.]+", row[4])[1:]
+            after = [float(end) for end in row[9].split(" to ")]
+            spread = (after[1] - after[0]) / 2 / 1.96
+            figures = {"speed_up": [float(low), 0, float(high)], "bare": float(row[5].strip("×")), "spread": spread}
+            method = name if row[0].startswith("`") else peers.OURS
+            found.append({"approach": name, "method": method, "after": sum(after) / 2, **figures})
+    assert len(found) == 10
+    for name in {row["approach"] for row in found}:
+        assert peers.comparison(name, found) in text.splitlines()
+
+
+def test_a_row_of_ours_that_was_stopped_before_the_second_clock_is_timed_by_it(
+    tmp_path: Path, weights: Path, bench: Any, their: Any, quick: list[str]
+) -> None:
+    their("works", PRUNES)
+    options = options_for(tmp_path, weights)
+    _, found = peers.rows(options, bench, tmp_path)
+    kept = tmp_path / f"works-as-it-is-{peers.RECIPE}-0.json"
+    kept.write_text(json.dumps({name: value for name, value in found.items() if name != "bare"}))
+    [again] = peers.rows(options, bench, tmp_path)
+    assert again == found == json.loads(kept.read_text()) and list(peers.rows(options, bench, tmp_path)) == []
 
 
 def test_a_second_seed_is_of_the_same_pruned_model(
@@ -213,13 +267,17 @@ def test_print_only_writes_the_page_of_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = f"{PEERS[0].name}-{next(iter(PEERS[0].settings))}"
-    kept = tmp_path / "work" / "w-320-20"
+    of = MadeOf("w", "1" * 12, "d", "2" * 12, 320)
+    monkeypatch.setattr(peers, "made_of", lambda *_: of)
+    kept = tmp_path / "work" / of.folder(epochs=20)
     kept.mkdir(parents=True)
-    (kept / f"{name}-0.json").write_text(json.dumps({"approach": name, "method": name, "seed": 0, "why": "it is gone"}))
+    row = {"approach": name, "method": name, "seed": 0, "why": "it is gone", "by": "a machine; then"}
+    (kept / f"{name}-0.json").write_text(json.dumps(row))
     words = ["--weights", "w.pt", "--data", "d/data.yaml", "--work", str(tmp_path / "work"), "--print-only"]
     monkeypatch.setattr(sys, "argv", ["peers", *words, "--out", str(tmp_path / "page.md")])
     peers.main()
     text = (tmp_path / "page.md").read_text()
+    assert "a machine; then." in text
     assert f"- `{name}`: it is gone." in text and text.strip() == capsys.readouterr().out.strip()
     for peer in PEERS:
         assert all(f"`{peer.name}-{setting}`" in text for setting in peer.settings), "what was not run is said"

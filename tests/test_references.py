@@ -56,7 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
     def trained(weights: Path, **given: Any) -> Any:
         seen.done.append((Path(weights).parent.name, given["settings"].epochs))
-        return SimpleNamespace(best=weights, summary=SimpleNamespace(best_epoch=0, seconds=1.0))
+        return SimpleNamespace(best=weights, summary=SimpleNamespace(best_epoch=0, seconds=3600.0))
 
     def searched(*_: Any, output: Path, **__: Any) -> Any:
         if seen.refuse:
@@ -83,6 +83,8 @@ def test_rows_are_kept_and_the_search_is_asked_for_the_latency_that_was_reached(
     assert [row["method"] for row in found] == ["bn-30-short", *references.OURS.values()]
     assert found[1]["asked"] == found[2]["asked"] == 2.0
     assert [epochs for _, epochs in quick.done] == [2, 2, 2], "half of three epochs, and ours as many"
+    assert [row["total_s"] - row["prune_s"] for row in found] == pytest.approx([3600.0] * 3), "by the trainings' clock"
+    assert all(row["by"] for row in found)
     assert list(references.rows(chosen, options, quick.bench, tmp_path)) == []
     text = references.page(references.kept_in(tmp_path), tuple(EVERY.values()), options)
     assert "| `bn-30-short` | 1 |" in text
@@ -112,6 +114,7 @@ def test_three_seeds_are_judged_by_their_interval(tmp_path: Path, weights: Path)
             "after": after,
             "speed_up": [1, 2, 3],
             "load": 1,
+            "by": f"a machine of seed {seed}",
         }
 
     ours, theirs = references.OURS["edgeprune"], "half-l2"
@@ -123,6 +126,7 @@ def test_three_seeds_are_judged_by_their_interval(tmp_path: Path, weights: Path)
     assert "search, own recipe against `half-l2`: ahead" in text
     assert "search, same recipe against `half-l2`: behind" in text, "where we lose, the row stays"
     assert "A small run" not in text
+    assert "a machine of seed 0; and a machine of seed 1; and a machine of seed 2; load 1 to 1." in text
 
 
 def test_approaches_with_the_same_sparsity_share_its_training() -> None:

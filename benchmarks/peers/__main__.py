@@ -23,19 +23,18 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
-from time import perf_counter, time
+from time import time
 from typing import Any
 
 from benchmarks.equal_latency import Bench
+from benchmarks.kept import made_here, made_of, origins
 from benchmarks.page import publish, table
 from benchmarks.peers.registry import PEERS, Peer, runs
 from benchmarks.peers_int8 import bare_loop
 from benchmarks.references import __main__ as references
 from edgeprune import checkpoint
-from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.simplify import simplify_onnx
@@ -44,6 +43,7 @@ from edgeprune.pruning.pruner import Pruner
 
 RECIPE = "ultralytics"
 OURS = references.OURS[RECIPE]
+NOT_CONFIRMED = "latency not confirmed by the bare loop"  # in the place of ahead, level or behind
 LONGEST_S = 7200  # of a peer's program
 COLUMNS = (
     *("run", "seeds", "parameters", "MACs", "latency ratio", "bare loop", "its own graph", "mAP before", "mAP after"),
@@ -79,7 +79,8 @@ def main() -> None:
     needed = ("weights", "data", "out", *(() if options.print_only else ("checkouts",)))
     if lacking := [name for name in needed if getattr(options, name) is None]:
         parser.error(f"--{lacking[0]} is needed")
-    folder = options.work / f"{options.weights.stem}-{options.imgsz}-{options.epochs}"
+    of = made_of(options.weights, options.data, options.imgsz)
+    folder = options.work / of.folder(epochs=options.epochs)
     if not options.print_only:
         folder.mkdir(parents=True, exist_ok=True)
         for row in rows(options, Bench(options.weights, options.imgsz, folder), folder):
@@ -100,13 +101,18 @@ def rows(options: argparse.Namespace, bench: Bench, folder: Path) -> Iterator[di
                 row = peer_row(peer, setting, seed, options, bench, path)
                 yield row
             ours = folder / f"{_name(peer, setting)}-{RECIPE}-{seed}.json"
-            if "why" not in row and not ours.is_file():
+            if "why" in row:
+                continue
+            found = json.loads(ours.read_text()) if ours.is_file() else None
+            if found is None:
                 found = references.our_row(row, OURS, RECIPE, options, bench, ours)
+            elif "why" in found or "bare" in found:
+                continue
+            if "why" not in found:
                 engine = ours.with_suffix("") / "candidate" / "engine.onnx"
-                if "why" not in found:
-                    found["bare"] = ratio_by_bare_loop(bench.baseline, engine)
-                    write_atomically(ours, json.dumps(found, indent=1))
-                yield found
+                found["bare"] = ratio_by_bare_loop(bench.baseline, engine)
+                write_atomically(ours, json.dumps(found, indent=1))
+            yield found
 
 
 def _name(peer: Peer, setting: str) -> str:
@@ -118,7 +124,6 @@ def peer_row(
 ) -> dict[str, Any]:
     """Prune by the peer's code once for all seeds, time, fine-tune."""
     row: dict[str, Any] = {"approach": _name(peer, setting), "method": _name(peer, setting), "seed": seed}
-    began = perf_counter()
     pruned, work = path.parent / f"pruned-{_name(peer, setting)}", path.with_suffix("")
     try:
         row |= facts_of(peer, setting, options, bench, pruned)
@@ -130,9 +135,10 @@ def peer_row(
             shutil.copyfile(pruned / "stock.pt", work / "pruned.pt")
             row |= references.finished(row, work, options.epochs, RECIPE, options, bench)
             row["bare"] = ratio_by_bare_loop(bench.baseline, work / "candidate" / "engine.onnx")
-        row["total_s"] = row["prune_s"] + perf_counter() - began
+        row["total_s"] = row["prune_s"] + row.get("tuned_s", 0.0)
     except (NotRunError, EdgepruneError) as error:
         row["why"] = without_places(str(error).splitlines()[0])
+    row["by"] = made_here()
     write_atomically(path, json.dumps(row, indent=1))
     return row
 
@@ -282,7 +288,7 @@ def page(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
     loads = [row["load"] for row in found if "load" in row]
     seeds = sorted({row["seed"] for row in found}) or options.seeds
     epochs = f"{options.epochs} epoch{'s' * (options.epochs != 1)}"
-    under = f", load {min(loads):g} to {max(loads):g}" if loads else ""
+    under = f"; load {min(loads):g} to {max(loads):g}" if loads else ""
     lines = [
         "# Other pruners from their own code, and the search at their latencies",
         "",
@@ -290,9 +296,7 @@ def page(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
         f"{options.data.name} --checkouts DIR --imgsz {options.imgsz} --epochs {options.epochs} "
         f"--seeds {' '.join(map(str, seeds))} --out benchmarks/peers.md`",
         "",
-        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores{under}; Ultralytics {version('ultralytics')}, torch "
-        f"{version('torch')}, Torch-Pruning {version('torch-pruning')} where a peer brings none, ONNX Runtime "
-        f"{version('onnxruntime')}; {date.today():%Y-%m-%d}.",
+        f"{origins(row['by'] for row in found)}{under}. A peer may bring a Torch-Pruning of its own.",
         "",
         "Each peer's own program prunes, in a process of its own. What it leaves is read without running anything of "
         "the file; a split block of its own class is made stock by `edgeprune adopt`, with equal outputs. mAP50-95 on "
@@ -323,6 +327,12 @@ def page(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
     lines += without_figures(found)
     compared = [line for name in every if (line := comparison(name, found))]
     lines += ["What follows:", "", *compared, ""] if compared else []
+    if any(NOT_CONFIRMED in line for line in compared):
+        lines += [
+            "Where the bare loop's ratio lies outside the interval of the bench, for one of the two models, the "
+            "latency may not be equal, and nothing is said of accuracy at it.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -399,7 +409,10 @@ def how_it_opens(row: dict[str, Any]) -> str:
 
 
 def comparison(name: str, found: list[dict[str, Any]]) -> str:
-    """What the intervals say of the search against a peer; empty where one of them has none."""
+    """What the intervals say of the search against a peer; empty where one of them has none.
+
+    They are held against each other only at a latency that both clocks tell: elsewhere it may not be equal.
+    """
     groups = [
         [row for row in found if (row["approach"], row["method"]) == (name, method) and "after" in row]
         for method in (name, OURS)
@@ -407,8 +420,23 @@ def comparison(name: str, found: list[dict[str, Any]]) -> str:
     theirs, ours = (references.interval(group) if group else None for group in groups)
     if ours is None or theirs is None:
         return ""
+    if unsure := [row for group in groups for row in group if not is_confirmed(row)]:
+        seen = "; ".join(f"{row['method']} {clocks(row)}" for row in unsure)
+        return f"- {OURS} against `{name}`: {NOT_CONFIRMED} ({seen})."
     word = "ahead" if ours[0] > theirs[1] else "behind" if ours[1] < theirs[0] else "level, the intervals overlap"
     return f"- {OURS} against `{name}`: {word}."
+
+
+def is_confirmed(row: dict[str, Any]) -> bool:
+    """Whether the bare loop's ratio lies in the interval of the bench."""
+    low, _, high = row["speed_up"]
+    return "bare" in row and low <= row["bare"] <= high
+
+
+def clocks(row: dict[str, Any]) -> str:
+    """What both clocks said."""
+    low, _, high = row["speed_up"]
+    return f"×{row['bare']:.2f}, outside {low:.2f} to {high:.2f}" if "bare" in row else "was not timed by it"
 
 
 if __name__ == "__main__":

@@ -17,17 +17,15 @@ import json
 import os
 import statistics
 from collections.abc import Iterator
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from benchmarks.equal_latency import RECIPES, WINDOW, Bench
+from benchmarks.kept import made_here, made_of, origins
 from benchmarks.page import Seeds, publish, table
 from benchmarks.references.approaches import Approach, approaches
 from edgeprune import checkpoint
-from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import EdgepruneError
 from edgeprune.measure.accuracy import accuracy
@@ -63,7 +61,8 @@ def main() -> None:
     if wrong := set(options.only) - {one.name for one in every}:
         parser.error(f"--only {wrong.pop()}: no such approach; known are {', '.join(one.name for one in every)}")
     chosen = [one for one in every if not options.only or one.name in options.only]
-    folder = options.kept / f"{options.weights.stem}-{options.imgsz}-{options.epochs}-{options.steps}"
+    of = made_of(options.weights, options.data, options.imgsz)
+    folder = options.kept / of.folder(epochs=options.epochs, steps=options.steps)
     if not options.print_only:
         bench = Bench(options.weights, options.imgsz, folder)
         for row in rows(chosen, options, bench, folder):
@@ -103,7 +102,7 @@ def reference_row(one: Approach, seed: int, options: argparse.Namespace, bench: 
     """Train for sparsity where the approach does, prune, time, fine-tune."""
     work = folder / f"{one.name}-{seed}"
     work.mkdir(parents=True, exist_ok=True)
-    began, weights, before_s, off = perf_counter(), options.weights, 0.0, None
+    weights, before_s, off = options.weights, 0.0, None
     epochs = max(1, round(options.epochs * one.share_of_epochs))
     if one.sparsity is not None:
         place = folder / f"sparse-{one.sparse_name}-{seed}"
@@ -117,7 +116,6 @@ def reference_row(one: Approach, seed: int, options: argparse.Namespace, bench: 
         )
         weights, before_s = sparse.trained.best, sparse.trained.summary.seconds
         off = sparse.scales.after.overall.share_off
-        began = perf_counter()
     started = perf_counter()
     given = checkpoint.load(weights)
     pruner = Pruner(given.model, options.imgsz, align=one.align, min_width=one.align)
@@ -134,7 +132,8 @@ def reference_row(one: Approach, seed: int, options: argparse.Namespace, bench: 
         "off": off,
     }
     row |= finished(row, work, epochs, "ultralytics", options, bench)
-    row["total_s"] = perf_counter() - began + before_s
+    row["total_s"] = row["prune_s"] + row["tuned_s"] + before_s
+    row["by"] = made_here()
     write_atomically(folder / f"{one.name}-{seed}.json", json.dumps(row, indent=1))
     return row
 
@@ -143,7 +142,7 @@ def our_row(
     reference: dict[str, Any], name: str, recipe: str, options: argparse.Namespace, bench: Bench, path: Path
 ) -> dict[str, Any]:
     """The search at the latency of a reference, trained for as many epochs as it was."""
-    asked, seed, began = reference["speed_up"][1], reference["seed"], perf_counter()
+    asked, seed = reference["speed_up"][1], reference["seed"]
     row: dict[str, Any] = {"approach": reference["approach"], "method": name, "seed": seed, "asked": asked}
     row["epochs"] = reference["epochs"]
     work = path.with_suffix("")
@@ -157,7 +156,8 @@ def our_row(
         work.mkdir(parents=True, exist_ok=True)
         checkpoint.save((given := checkpoint.load(found / "pruned.pt")).model, work / "pruned.pt", like=given)
         row |= finished(row, work, row["epochs"], recipe, options, bench)
-        row["total_s"] = row["prune_s"] + perf_counter() - began
+        row["total_s"] = row["prune_s"] + row["tuned_s"]
+    row["by"] = made_here()
     write_atomically(path, json.dumps(row, indent=1))
     return row
 
@@ -224,6 +224,7 @@ def finished(
         "after": after,
         "spread": spread,
         "best_epoch": tuned.summary.best_epoch,
+        "tuned_s": tuned.summary.seconds,  # of all its epochs, also those before a stop
         "load": round(os.getloadavg()[0], 1),
     }
 
@@ -239,7 +240,7 @@ def page(found: list[dict[str, Any]], every: tuple[Approach, ...], options: argp
     """Markdown of what there is."""
     loads = [row["load"] for row in found if "load" in row]
     seeds = sorted({row["seed"] for row in found})
-    under = f", load {min(loads):g} to {max(loads):g}" if loads else ""
+    under = f"; load {min(loads):g} to {max(loads):g}" if loads else ""
     command = f"python -m benchmarks.references --weights {options.weights.name} --data {options.data.parent.name}/"
     lines = [
         "# Five usual ways to prune, and the search at their latencies",
@@ -247,15 +248,13 @@ def page(found: list[dict[str, Any]], every: tuple[Approach, ...], options: argp
         f"`{command}{options.data.name} --imgsz {options.imgsz} --epochs {options.epochs} --steps {options.steps} "
         f"--seeds {' '.join(map(str, seeds or options.seeds))} --out benchmarks/references.md`",
         "",
-        f"{cpu_identity()['cpu']}, {os.cpu_count()} cores{under}; Ultralytics {version('ultralytics')}, torch "
-        f"{version('torch')}, Torch-Pruning {version('torch-pruning')}, ONNX Runtime {version('onnxruntime')}; "
-        f"{date.today():%Y-%m-%d}.",
+        f"{origins(row['by'] for row in found)}{under}.",
         "",
         f"mAP50-95 on **test** at {options.imgsz} px; the best epoch is chosen on val, and the pruned model itself is "
         'epoch 0, so that a fine-tune that only harms leaves it. "Before" is right after pruning. Latency ratio: the '
         "unpruned model's over this one's, ONNX Runtime on one thread, interleaved, with its 95 % interval. The "
         "interval of mAP is over the images of test by bootstrap for one seed, over seeds by Student's t for more. "
-        "Times are of this shared machine. What each approach does:",
+        "Times are of a shared machine; `all in` is pruning and training. What each approach does:",
         "",
         *(f"- `{one.name}`: {one.about}." for one in every),
         "",
