@@ -14,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
+from benchmarks.kept import made_of
 from benchmarks.page import printed_by
 from edgeprune import checkpoint
 from edgeprune.agent.host import cpu_identity
@@ -48,7 +49,7 @@ def main() -> None:
     dataset = Dataset.load(given.data)
     steps = [given.step] if given.step else ["rescue", "latency", "table"]
     folders = [
-        (pt, name, given.work / f"{pt.stem}-{name.replace(' ', '-')}")
+        (pt, name, given.work / made_of(pt, given.data, given.imgsz).folder() / name.replace(" ", "-"))
         for pt in given.checkpoints
         for name in ([given.case] if given.case else DROPS)
     ]

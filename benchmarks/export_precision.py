@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kept import made_of
 from benchmarks.page import printed_by
 from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
@@ -53,16 +54,20 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page that gets the tables as well")
     given = parser.parse_args()
     dataset = Dataset.load(given.data)
+    folders = {
+        one: given.work / made_of(one, given.data, given.imgsz).folder(count=given.count, method=given.method)
+        for one in given.checkpoints
+    }
     steps = [given.step] if given.step else ["accuracy", "latency", "table"]
     if "accuracy" in steps:
-        for checkpoint in given.checkpoints:
-            _accuracy(checkpoint, given.work / checkpoint.stem, dataset, given)
+        for checkpoint, folder in folders.items():
+            _accuracy(checkpoint, folder, dataset, given)
     if "latency" in steps:
-        for checkpoint in given.checkpoints:
-            _latency(given.work / checkpoint.stem)
+        for folder in folders.values():
+            _latency(folder)
     if "table" in steps:
-        folders = [given.work / checkpoint.stem for checkpoint in given.checkpoints]
-        printed_by(lambda: _table(folders), given.page, "export-precision")
+        named = {checkpoint.stem: folder for checkpoint, folder in folders.items()}
+        printed_by(lambda: _table(named), given.page, "export-precision")
 
 
 def _accuracy(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.Namespace) -> None:
@@ -110,8 +115,8 @@ def _keep(folder: Path, figures: dict[str, Any]) -> None:
     write_atomically(folder / "figures.json", json.dumps(figures, indent=1).encode())
 
 
-def _table(folders: list[Path]) -> None:
-    found = {folder.name: json.loads((folder / "figures.json").read_text()) for folder in folders}
+def _table(folders: dict[str, Path]) -> None:
+    found = {model: json.loads((folder / "figures.json").read_text()) for model, folder in folders.items()}
     if cpu := next(iter(found.values())).get("cpu"):
         print(f"{cpu['cpu']}: {cpu['isa']}\n")
     print("| model, head | form | mAP50-95 val | drop | test | drop | agree | p50 ms | against FP32 | MB |")

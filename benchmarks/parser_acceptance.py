@@ -55,9 +55,8 @@ def main() -> int:
 def print_page(model: str | None) -> list[str]:
     """The page; gives the names of the models that a form of was refused."""
     print("# What NVIDIA's parser takes\n")
-    print(
-        f"`python -m benchmarks.parser_acceptance`: {' '.join(__doc__.split('.md]')[1].split()).replace('``', '`')}\n"
-    )
+    said = " ".join((__doc__ or "").split(".md]")[1].split()).replace("``", "`")
+    print(f"`python -m benchmarks.parser_acceptance`: {said}\n")
     print(", ".join(f"{package} {version(package)}" for package in PACKAGES) + ".\n")
     print(f"| model | head | {' | '.join(PRECISIONS)} |")
     print(f"| --- | --- | {' | '.join('---' for _ in PRECISIONS)} |", flush=True)

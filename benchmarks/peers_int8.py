@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.export_precision import latencies
+from benchmarks.kept import made_here, made_of, origins
 from benchmarks.page import printed_by, table
-from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.export.images import batch_from_images
@@ -53,12 +53,17 @@ def main() -> None:
     given = parser.parse_args()
     dataset = Dataset.load(given.data)
     for checkpoint in given.checkpoints:
-        folder = given.work / f"{checkpoint.stem}-{given.imgsz}-{given.count}"
+        folder = folder_of(checkpoint, given)
         if not (folder / "figures.json").is_file():
             folder.mkdir(parents=True, exist_ok=True)
             figures = measured(checkpoint, folder, dataset, given)
             write_atomically(folder / "figures.json", json.dumps(figures, indent=1).encode())
     printed_by(lambda: show(given), given.page, "peers-int8")
+
+
+def folder_of(checkpoint: Path, given: argparse.Namespace) -> Path:
+    """Of one model's forms and figures."""
+    return given.work / made_of(checkpoint, given.data, given.imgsz).folder(count=given.count)
 
 
 def measured(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.Namespace) -> dict[str, Any]:
@@ -77,7 +82,8 @@ def measured(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.N
             refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         else:
             forms[name] = made
-    figures: dict[str, Any] = {"images": len(images), "refused": refused, "forms": {}, "cpu": cpu_identity()}
+    figures: dict[str, Any] = {"images": len(images), "refused": refused, "forms": {}}
+    figures["by"] = f"nncf {_version('nncf')}, {made_here()}"
     for name, path in forms.items():
         figures["forms"][name] = {"mb": path.stat().st_size / 1e6}
         for split in SPLITS:
@@ -168,10 +174,9 @@ def bare_loop(models: Sequence[Path], rounds: int = 40) -> list[float]:
 
 def show(given: argparse.Namespace) -> None:
     """The table, from what is kept."""
-    rows, notes, seen = [], [], {}
+    rows, notes, made, seen = [], [], [], {}
     for checkpoint in given.checkpoints:
-        folder = given.work / f"{checkpoint.stem}-{given.imgsz}-{given.count}"
-        seen = json.loads((folder / "figures.json").read_text())
+        seen = json.loads((folder_of(checkpoint, given) / "figures.json").read_text())
         base = seen["forms"]["FP32"]
         for name, form in seen["forms"].items():
             low, middle, high = form["speed_up"]
@@ -183,9 +188,9 @@ def show(given: argparse.Namespace) -> None:
             speed = "–" if name == "FP32" else f"×{middle:.2f} ({low:.2f} to {high:.2f})"
             bare = "–" if name == "FP32" else f"×{form['bare']:.2f}"
             rows.append((checkpoint.stem, name, *drops, f"{form['ms']:.1f}", speed, bare, f"{form['mb']:.1f}"))
+        made.append(seen["by"])
         notes += [f"- {checkpoint.stem}, {name}: {why}" for name, why in seen["refused"].items()]
-    packages = ", ".join(f"{name} {_version(name)}" for name in ("onnxruntime", "nncf", "ultralytics"))
-    print(f"{seen['cpu']['cpu']}; {packages}; {given.imgsz} px, {seen['images']} calibration images, one thread.\n")
+    print(f"{origins(made)}; {given.imgsz} px, {seen['images']} calibration images, one thread.\n")
     print("\n".join(table(COLUMNS, rows, 2)))
     if notes:
         print("\nRefused:\n\n" + "\n".join(notes))

@@ -13,16 +13,14 @@ import argparse
 import json
 import math
 import os
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from time import process_time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.kept import made_here, origins
 from benchmarks.page import table
-from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import write_atomically
 
 SIZES = "nsmlx"
@@ -40,7 +38,7 @@ def measured(name: str, imgsz: int, times: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model: Any = YOLO(f"{name}.yaml").model
-    best = dict.fromkeys(STEPS, math.inf)
+    best: dict[str, float] = dict.fromkeys(STEPS, math.inf)
     macs = 0.0
     for _ in range(times):
         marks = [process_time()]
@@ -50,10 +48,11 @@ def measured(name: str, imgsz: int, times: int) -> dict[str, Any]:
         marks.append(process_time())
         pruner.apply(plan)
         marks.append(process_time())
-        spent = dict(zip(STEPS, np.diff(marks).tolist(), strict=True))
-        best = {step: min(best[step], spent[step]) for step in STEPS}
+        spent: list[float] = np.diff(marks).tolist()
+        best = {step: min(best[step], one) for step, one in zip(STEPS, spent, strict=True)}
         macs = plan.macs_speed_up
-    return {"model": name, "parameters": parameter_count(model), "macs": macs, "load": os.getloadavg()[0], **best}
+    found = {"model": name, "parameters": parameter_count(model), "macs": macs, "load": os.getloadavg()[0], **best}
+    return found | {"by": made_here()}
 
 
 def exponent(rows: list[dict[str, Any]]) -> float:
@@ -84,8 +83,7 @@ def page(kept: dict[str, Any], picture: str) -> str:
         "",
         f"`python -m benchmarks.pruning_growth --out benchmarks/pruning_growth.md --imgsz {kept['imgsz']}`: MACs ×2 by "
         f"LAMP on stock models with random weights; processor seconds of one thread, least of {kept['times']} runs. "
-        f"{kept['machine']}, load {min(row['load'] for row in rows):.0f} to {max(row['load'] for row in rows):.0f}; "
-        f"{kept['versions']}; {kept['date']}. Trace finds what is tied to what, "
+        f"{_origins(kept)}. Trace finds what is tied to what, "
         "plan ranks and chooses, apply narrows and checks that the narrowed model answers as the masked one does.",
         "",
         f"![Processor seconds over parameters, logarithmic axes]({picture})",
@@ -113,6 +111,24 @@ def page(kept: dict[str, Any], picture: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _origins(kept: dict[str, Any]) -> str:
+    """Where its rows are from; ``machine``, ``versions`` and ``date`` are of those that do not say so themselves."""
+    loads = [row["load"] for row in kept["rows"]]
+    under = f"load {min(loads):.0f} to {max(loads):.0f}"
+    older = any("by" not in row for row in kept["rows"])
+    said = [f"{kept['machine']}, {under}; {kept['versions']}; {kept['date']}"] if older else []
+    if found := [row["by"] for row in kept["rows"] if "by" in row]:
+        said += [f"{origins(found)}" + ("" if older else f"; {under}")]
+    return "; and ".join(said)
+
+
+def kept_with(file: Path, imgsz: int, times: int) -> dict[str, Any]:
+    """What is kept of this size of input and as many runs; figures of others are left unread."""
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    asked = {"imgsz": imgsz, "times": times}
+    return kept if asked.items() <= kept.items() else {**asked, "rows": []}
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Processor time over parameters, a line a family, on logarithmic axes."""
     from matplotlib.figure import Figure
@@ -137,18 +153,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the page; JSON and SVG go beside it")
     options = parser.parse_args()
     file, picture = options.out.with_suffix(".json"), options.out.with_suffix(".svg")
-    kept: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"rows": []}
+    kept = kept_with(file, options.imgsz, options.times)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in (f"{family}{size}" for family in options.families for size in options.sizes):
         if name in {row["model"] for row in kept["rows"]}:
             continue
-        kept |= {
-            "imgsz": options.imgsz,
-            "times": options.times,
-            "machine": cpu_identity()["cpu"],
-            "versions": f"Ultralytics {version('ultralytics')}, torch {version('torch')}",
-            "date": f"{date.today():%Y-%m-%d}",
-        }
         kept["rows"].append(measured(name, options.imgsz, options.times))
         write_atomically(file, json.dumps(kept, indent=1) + "\n")
         print(kept["rows"][-1], flush=True)

@@ -15,6 +15,7 @@ import statistics
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.kept import made_of
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
@@ -45,11 +46,18 @@ def main() -> None:
     parser.add_argument("--lr0", type=float, default=1e-4, help="of training INT8")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
+    given.out /= folder_of(given)
     tuned = _tuned(given)
     plain = _graph(tuned, given.out / "fp32.onnx", given.imgsz)
     start = {"fp32": _accuracy(plain, given), **_calibrated(plain, given.out, given)}
     rows = [_seed(tuned, seed, given) for seed in given.seeds]
     _print(given, tuned, start, rows)
+
+
+def folder_of(given: argparse.Namespace) -> str:
+    """Where what is finished under these options lies; seeds have a folder each in it."""
+    others = {"macs": given.macs_speed_up, "epochs": given.epochs, "qat": given.qat_epochs, "lr": given.lr0}
+    return made_of(given.weights, given.data, given.imgsz).folder(**others)
 
 
 def _tuned(given: argparse.Namespace) -> Path:
@@ -126,7 +134,7 @@ def _print(given: argparse.Namespace, tuned: Path, start: dict[str, float], rows
     sign = "kept" if all(row["same shapes"] for row in rows) else "**changed**"
     foreign, refusals = (sum(int(row[key]) for row in rows) for key in ("foreign classes", "refusals"))
     print("# INT8: trained against calibrated\n")
-    print(f"`python -m benchmarks.quantization_trained`: {' '.join(__doc__.split('Prints')[1].split())}\n")
+    print(f"`python -m benchmarks.quantization_trained`: {' '.join((__doc__ or '').split('Prints')[1].split())}\n")
     print(", ".join(f"{package} {version(package)}" for package in PACKAGES) + ".\n")
     print(
         f"{given.weights.stem} on {given.data.parent.name}, {given.imgsz} px, MACs ×{given.macs_speed_up:g} "

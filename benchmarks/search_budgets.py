@@ -4,8 +4,8 @@ Usage: python -m benchmarks.search_budgets --data DATA.yaml --out TABLE.md [--on
 
 Every row is a search of its own for a measured speed-up on the ``cpu`` target, and then a fresh race of its result
 against the unpruned model. The JSON beside the table has every probe. It goes on where it stopped: rows that are in the
-JSON are not run again; ``--only 1`` runs one row more and ends. The profile of a model's layers is measured in its
-first row and counted there.
+JSON are not run again, those of other weights, data or size are left out; ``--only 1`` runs one row more and ends. The
+profile of a model's layers is measured in its first row and counted there.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
+from benchmarks.kept import MadeOf, made_here, made_of, origins
 from edgeprune.progress import Silent
 from edgeprune.serial import to_json
 
@@ -47,14 +50,23 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True)
     options = arguments.parse_args()
     file = options.out.with_suffix(".json")
-    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    made = {path: made_of(path, options.data, options.imgsz) for path in options.weights}
+    rows = kept_in(file, list(made.values()))
     done = {(row["model"], row["asked"]) for row in rows}
     missing = [(path, ask) for ask in options.speed_ups for path in options.weights if (path.stem, ask) not in done]
     for path, asked in missing[: options.only or None]:
-        rows.append(one_row(path, asked, options))
+        rows.append({**asdict(made[path]), **one_row(path, asked, options), "by": made_here()})
         file.write_text(json.dumps(rows, indent=1) + "\n")
         options.out.write_text(table(rows, options))
         print(options.out.read_text().splitlines()[-1 - len(summary(rows))], flush=True)
+
+
+def kept_in(file: Path, given: Sequence[MadeOf]) -> list[dict[str, Any]]:
+    """Rows of these weights, and of models that are not given now, on the same data and size."""
+    by_model = {one.model: one for one in given}
+    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    others = (replace(given[0], model=row["model"], weights=row.get("weights", "")) for row in rows)
+    return [row for row, other in zip(rows, others, strict=True) if by_model.get(row["model"], other).fits(row)]
 
 
 def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, Any]:
@@ -71,21 +83,20 @@ def one_row(path: Path, asked: float, options: argparse.Namespace) -> dict[str, 
             target, path, options.data, output=Path(scratch) / "pruned.pt", cache=options.cache, progress=Notes()
         )
         seconds = perf_counter() - began
-        source, dataset = read_inputs(target, path, options.data, trust=False)
+        given = read_inputs(target, path, options.data, trust=False)
         with open_site(target) as site:
             from edgeprune import checkpoint
             from edgeprune.samples.statistics import ratio
             from edgeprune.search.bench import SiteBench
 
-            bench = SiteBench(site, source, dataset)
-            models = {"before": source.model, "after": checkpoint.load(found.checkpoint).model}
+            bench = SiteBench(site, given.source, given.dataset)
+            models = {"before": given.source.model, "after": checkpoint.load(found.checkpoint).model}
             engines = [bench.compile(model, Path(scratch) / name, {}).required_engine for name, model in models.items()]
             before, after = bench.latency(engines, 1.0)
             measured = ratio(before.values, after.values)
         assert found.profile is not None
         kept = next(probe for probe in found.probes if probe.kept)
         return {
-            "model": path.stem,
             "asked": asked,
             "measured": measured.ratio,
             "interval": [measured.low, measured.high],
@@ -117,12 +128,10 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 
 def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """The table as Markdown."""
-    from importlib.metadata import version
-
     lines = [
         "# Does the search hit its budget?",
         "",
-        f"`cpu` target (ONNX Runtime {version('onnxruntime')}, one thread), {options.imgsz} px, importance from 64 "
+        f"`cpu` target ({origins(row['by'] for row in rows)}; one thread), {options.imgsz} px, importance from 64 "
         f"images of `{Path(options.data).parent.name}`. Measured: a fresh race after the search, with its 95 % "
         "interval. Error: predicted over measured latency of the final plan minus 1, before any probe corrected the "
         "model.",

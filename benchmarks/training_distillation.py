@@ -13,6 +13,7 @@ import json
 import statistics
 from pathlib import Path
 
+from benchmarks.kept import made_of
 from benchmarks.page import printed_by, table
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--page", type=Path, help="page that gets the tables as well")
     args = parser.parse_args()
+    args.out /= made_of(args.weights, args.data, args.imgsz).folder()
     pruned = args.out / f"pruned-{args.importance}-{args.macs_speed_up:g}.pt"
     if not pruned.is_file():
         given = checkpoint.load(args.weights)

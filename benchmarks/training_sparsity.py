@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ultralytics import YOLO
 
+from benchmarks.kept import made_of
 from benchmarks.page import printed_by
 from edgeprune import checkpoint
-from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.artifact import write_atomically
 from edgeprune.cli.settings import training_arguments
 from edgeprune.pruning.api import prune
 from edgeprune.settings import SparsitySettings, TrainSettings
@@ -106,16 +107,17 @@ def _tables(args: argparse.Namespace, unpruned: list[str], tuned: list[str]) -> 
 
 
 def figures(weights: Path, args: argparse.Namespace, kept: Path) -> tuple[float, float]:
-    """mAP50 and mAP50-95 on the validation split, through plain Ultralytics; measured once for each file."""
-    digest = sha256_of(weights)
-    if kept.is_file() and json.loads(kept.read_text())["weights"] == digest:
-        return tuple(json.loads(kept.read_text())["figures"])
+    """mAP50 and mAP50-95 on the validation split, through plain Ultralytics; measured once for each file and data."""
+    of = asdict(made_of(weights, args.data, args.imgsz))
+    found = json.loads(kept.read_text()) if kept.is_file() else {}
+    if found.get("of") == of:
+        return tuple(found["figures"])
     options: dict[str, Any] = {"plots": False, "verbose": False, "device": args.device}
     metrics: Any = YOLO(str(weights)).val(
         data=args.data, imgsz=args.imgsz, project=str(args.out), name="val", **options
     )
     seen = float(metrics.box.map50), float(metrics.box.map)
-    write_atomically(kept, json.dumps({"weights": digest, "figures": seen}))
+    write_atomically(kept, json.dumps({"of": of, "figures": seen}))
     return seen
 
 
