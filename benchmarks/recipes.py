@@ -19,16 +19,18 @@ figure a seed. ``--print-only`` prints the page from it.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.equal_latency import WINDOW, Bench
-from benchmarks.kept import KeptRuns, known_by, made_here, origins
+from benchmarks.kept import KeptRuns, MadeOf, known_by, made_here, made_of, origins
 from benchmarks.page import Seeds, publish, table
+from edgeprune.artifact import write_atomically
 from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.search.run import Reference, search
@@ -99,6 +101,16 @@ def kept(options: argparse.Namespace) -> KeptRuns:
     """The runs of these weights, of these data."""
     files = (options.weights, options.larger)
     return KeptRuns(options.out, {"weights": known_by(files), "data": Path(options.data).parent.name})
+
+
+def claimed(folder: Path, of: MadeOf) -> bool:
+    """Whether what is pruned in a folder is of these weights and data; the first run in it says of which it is."""
+    said = folder / "made_of.json"
+    if said.is_file():
+        return json.loads(said.read_text()) == asdict(of)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(said, json.dumps(asdict(of), indent=1))
+    return True
 
 
 def run(place: Place, bench: Bench) -> dict[str, Any]:
@@ -357,7 +369,10 @@ def main() -> None:
     if options.larger is None:
         options.teachers = [one for one in options.teachers if one != "larger"] or ["unpruned"]
     if not options.print_only:
-        bench = Bench(options.weights, options.imgsz, options.work / f"{_of_all(options)}-shared")
+        shared = options.work / f"{_of_all(options)}-shared"
+        if not claimed(shared, made_of(options.weights, options.data, options.imgsz)):
+            parser.error(f"{shared} has models of other weights or data of these names; give another --work")
+        bench = Bench(options.weights, options.imgsz, shared)
         for asked in options.speed_ups:
             planned = recipes(options)
             for seed in options.seeds:

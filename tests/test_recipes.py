@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import recipes
+from benchmarks.kept import MadeOf
 from benchmarks.recipes import IMPORTANCES, SCHEDULES, TEACHERS, Place, Recipe, every_recipe, page, together
 
 DEFAULT = Recipe("one-shot", "taylor", "unpruned")
@@ -106,6 +109,27 @@ def test_every_schedule_trains_as_many_epochs_and_a_second_run_trains_none(
         "rounds-taylor-unpruned": [2, 2],
         "sparse-bn_scale-unpruned": [2, 2],
     }
+
+
+def test_models_that_were_pruned_of_other_weights_are_not_trained_as_these(
+    options: Namespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = []
+    monkeypatch.setattr(recipes, "Bench", lambda *given: begun.append(given))
+    monkeypatch.setattr(recipes, "run", lambda *_: None)
+    words = ["--weights", str(options.weights), "--data", options.data, "--work", str(options.work)]
+    monkeypatch.setattr("sys.argv", ["recipes", *words, "--out", str(options.out)])
+    of = MadeOf("n", "1" * 12, "d", "2" * 12, 320)
+    for one, able in ((of, True), (of, True), (replace(of, weights="3" * 12), False), (replace(of, dataset=""), False)):
+        monkeypatch.setattr(recipes, "made_of", lambda *_, one=one: one)
+        begun.clear()
+        with nullcontext() if able else pytest.raises(SystemExit):
+            recipes.main()
+        assert bool(begun) is able
+    assert (
+        "n-320-shared has models of other weights or data of these names; give another --work"
+        in capsys.readouterr().err
+    )
 
 
 def test_figures_of_other_weights_are_not_taken_for_these(options: Namespace) -> None:
