@@ -34,6 +34,8 @@ from edgeprune.agent.system import (
 HOLD_FILE = "hold.json"
 LOCK_FILE = "edgeprune.lock"
 NOT_RESTORED_FILE = "not_restored"
+LOG_FILE = "hold.log"  # stderr of the holder: what it says when it crashes
+MOST_STARTS = 3  # of a holder for one job: one that is killed for its memory each time would be started for ever
 # a pause after which the board is another's; shorter ones lie between processes that are compared
 IDLE_S = float(os.environ.get("EDGEPRUNE_IDLE_S", "10"))
 
@@ -170,12 +172,16 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
 
 
 def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on_note) -> dict:
-    path = os.path.join(work, HOLD_FILE)
+    path, log, starts = os.path.join(work, HOLD_FILE), os.path.join(work, LOG_FILE), 0
     while True:
         with _decision(work):
             hold: dict | None = read_json(path)
-            if not hold or not is_running(hold["process"]):
-                started = start_detached("hold", work, mode, "1" if lock_clocks else "")
+            # one that refused has ended, or is about to; asked again it would do again what it was refused
+            if not hold or not (hold["state"] == "refused" or is_running(hold["process"])):
+                if starts == MOST_STARTS:
+                    raise Refused("device", _ended_silently(text_of(log)))
+                started = start_detached("hold", work, mode, "1" if lock_clocks else "", log=log)
+                starts += 1
                 hold = {"process": started, "state": "starting"}
                 write_json(path, hold)
             if hold["state"] == "ready":
@@ -190,6 +196,15 @@ def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on
         if hold["state"] == "waiting":
             on_wait(hold["holder"])
         time.sleep(0.05)
+
+
+def _ended_silently(log: str) -> str:
+    """What is told of a holder that ended again and again, and never said why; ``log`` is its stderr."""
+    seen = log.splitlines()[-1] if log else "it said nothing: killed, or out of memory"
+    return (
+        f"the process that holds the board for measured runs ended {MOST_STARTS} times before it had it ({seen}); "
+        "end other programs there, or restart it, and give the same command again"
+    )
 
 
 @contextlib.contextmanager

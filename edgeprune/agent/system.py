@@ -45,16 +45,17 @@ def work_folder() -> str:
     return os.path.dirname(archive_path())
 
 
-def start_detached(*arguments: str) -> str:
+def start_detached(*arguments: str, log: str = os.devnull) -> str:
     """Start this program in a session of its own, which outlives the connection; gives the process as
-    :func:`process_of` names it."""
-    process = subprocess.Popen(
-        [sys.executable, archive_path(), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    :func:`process_of` names it. ``log`` is the file that its stderr goes to."""
+    with open(log, "wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, archive_path(), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
     return process_of(process.pid)
 
 

@@ -16,13 +16,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeprune.agent import programs
+from edgeprune.agent import hold, programs
 from edgeprune.agent.facts import Gpu, jetpack_of, l4t_of, modules_of, swap_free_bytes
 from edgeprune.agent.jobs import _goes_on
 from edgeprune.agent.power import power_modes
 from edgeprune.agent.programs import Turns
 from edgeprune.agent.root import ROOT_COMMANDS, as_root
-from edgeprune.agent.system import end_process, is_alive, is_of_here, is_running, pid_of, process_of
+from edgeprune.agent.system import (
+    Refused,
+    end_process,
+    is_alive,
+    is_of_here,
+    is_running,
+    pid_of,
+    process_of,
+    start_detached,
+)
 from edgeprune.agent.telemetry import (
     Reading,
     Telemetry,
@@ -122,6 +131,69 @@ def test_a_mode_that_cannot_be_had_is_a_device_error_and_nothing_was_run(text: s
         assert board(device).state()["mode"] == "25W"
 
 
+def test_a_mode_that_is_refused_is_asked_for_once() -> None:
+    device = fake_device("orin-nano,reboot=MAXN_SUPER", power_mode="MAXN_SUPER")
+    program = board(device).root / "bin" / "nvpmodel"
+    calls = board(device).root / "calls"
+    program.write_text(program.read_text().replace("exec ", f'echo "$@" >> {calls}\nexec ', 1))
+    with device, pytest.raises(DeviceError, match="needs a reboot"):
+        timed(device)
+    assert sum(line.startswith("-m") for line in calls.read_text().splitlines()) == 1
+
+
+def dead_process() -> str:
+    with subprocess.Popen(["true"]) as process:
+        return process_of(process.pid)
+
+
+def join(work: Path) -> dict:
+    return hold._joined_hold(str(work), str(work / "busy-1"), "7W", True, lambda holder: None, lambda note: None)
+
+
+def test_a_refusal_is_heard_of_a_holder_that_has_ended_and_no_other_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"state": "refused", "kind": "device", "message": "no mode 7W", "process": dead_process()}
+    (tmp_path / "hold.json").write_text(json.dumps(state))
+    monkeypatch.setattr(hold, "start_detached", lambda *_, **__: pytest.fail("another holder was started"))
+    with pytest.raises(Refused, match="no mode 7W"):
+        join(tmp_path)
+    assert not (tmp_path / "hold.json").exists()  # the next job asks anew
+
+
+@pytest.mark.parametrize(
+    ("log", "seen"), [("", "killed, or out of memory"), ("Traceback\nMemoryError: 9\n", r"\(MemoryError: 9\)")]
+)
+def test_a_holder_that_ends_again_and_again_without_a_word_is_given_up_in_one_line(
+    log: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def start(*arguments: str, log: str = "", said: str = log) -> str:
+        started.append(arguments)
+        Path(log).write_text(said)
+        return dead_process()
+
+    monkeypatch.setattr(hold, "start_detached", start)
+    with pytest.raises(Refused, match=seen) as error:
+        join(tmp_path)
+    assert len(started) == hold.MOST_STARTS
+    assert "\n" not in str(error.value) and "give the same command again" in str(error.value)
+
+
+def test_a_program_that_is_started_apart_leaves_what_it_says_when_it_crashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, log = tmp_path / "agent.zip", tmp_path / "hold.log"
+    script.write_text("raise SystemExit('what went wrong')")
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    process = start_detached("hold", log=str(log))
+    ends = time.perf_counter() + 60
+    while is_running(process) and time.perf_counter() < ends:
+        time.sleep(0.02)
+    assert log.read_text().strip() == "what went wrong"
+
+
 def test_without_sudo_the_mode_that_it_is_in_will_do_and_clocks_are_free() -> None:
     device = fake_device("orin-nano,no-sudo,mode=MAXN_SUPER", power_mode="MAXN_SUPER")
     state = timed(device)
@@ -167,11 +239,11 @@ def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> No
     board(device).env["EDGEPRUNE_IDLE_S"] = "600"  # pyright: ignore[reportOptionalSubscript]  it has its own
     with device:
         timed(device)
-        hold = Path(device.work) / "hold.json"
+        held = Path(device.work) / "hold.json"
         first = holder_of(device)
         timed(device)
         assert holder_of(device) == first
-        os.utime(hold, (0, 0))  # a pause that is longer than any
+        os.utime(held, (0, 0))  # a pause that is longer than any
         assert settled(device) == AS_IT_WAS
         assert timed(device).power_mode == "7W"
 
