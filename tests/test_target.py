@@ -86,6 +86,8 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
     [
         ("extends: cpu\nmeasure: {cuda_graph: true}", "cuda_graph needs an NVIDIA GPU"),
         ("extends: desktop-cuda\ndevice: {trtexec: /opt/trtexec}", "device: trtexec needs the runtime trtexec"),
+        ("extends: desktop-tensorrt\ndevice: {trtexec: ~/bin/trtexec}", "~/bin/trtexec: .* an absolute path"),
+        ("extends: desktop-tensorrt\ndevice: {trtexec: [bin/run, trtexec]}", "bin/run: .* an absolute path"),
         ("extends: desktop-cuda\nbuilder: {optimization_level: 1}", "builder needs the runtime trtexec"),
         ("extends: desktop-tensorrt\nbuilder: {tactic_sources: [CUDNN]}", "builder.tactic_sources"),
         ("extends: desktop-tensorrt\nexport: {opset: 18}", "TensorRT 8.5 reads opset 17 at most; seen: 18"),

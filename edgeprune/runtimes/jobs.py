@@ -317,11 +317,12 @@ class EndToEndTimes:
 
 @dataclass(frozen=True)
 class OrtDescription:
-    """An ONNX Runtime: its version, its providers, and its Python's version."""
+    """An ONNX Runtime: its version, its providers, and its Python's version and absolute path."""
 
     onnxruntime: str
     providers: tuple[str, ...]
     python: str
+    executable: str
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ WORKERS = (
     *(f"runtimes/{name}.py" for name in ("jobs", "bench_worker", "end_to_end_worker", "remote_worker")),
     "shipped/sample.py",
 )
+# names on the PATH there, or paths below its home, in which jobs run
 PYTHONS = ("python3", ".venv/bin/python", "venv/bin/python", "edgeprune/.venv/bin/python", "miniconda3/bin/python")
 QUICK_S = 120.0
 LONGEST_S = 3600.0
@@ -105,13 +106,17 @@ class RemoteOnnxRuntime(OnnxRuntime):
         return [*self._worker(REMOTE_WORKER), "session", self.device.place(model), self.provider, str(threads)]
 
     def _probe(self) -> str:
-        """Find the Python; gives why the last candidate was not it."""
+        """Find the Python; gives why the likeliest candidate was not it.
+
+        From then on it is called by its absolute path: a session runs in the work directory, where no other one is.
+        """
         why = "none was found"
         with self.device:
             for number, python in enumerate((self.device.python,) if self.device.python else PYTHONS):
-                self._python = python
+                self._python = python.removeprefix("~/")  # no shell is there to replace it
                 try:
                     self._ort, _ = self._run_job(DescribeJob(), OrtDescription)
+                    self._python = self._ort.executable or self._python
                     return ""
                 except (ToolError, _Missing) as error:
                     if number == 0:  # the likeliest one's reason is worth telling

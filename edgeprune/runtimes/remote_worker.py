@@ -21,10 +21,11 @@ from edgeprune.runtimes.jobs import DescribeJob, Done, HostJob, OptimizeJob, Ort
 
 
 def describe(job: DescribeJob) -> OrtDescription:
-    """Version and providers of ONNX Runtime here."""
+    """Version and providers of ONNX Runtime here, and the Python that has it."""
     import onnxruntime as ort
 
-    return OrtDescription(ort.__version__, tuple(ort.get_available_providers()), sys.version.split()[0])
+    providers = tuple(ort.get_available_providers())
+    return OrtDescription(ort.__version__, providers, sys.version.split()[0], sys.executable)
 
 
 def describe_host(job: HostJob) -> HostState:

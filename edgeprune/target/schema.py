@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
@@ -200,16 +200,28 @@ class Board(_Part):
     """Where the device is: ``user@host[:port]``, or ``local`` for this machine, which then has to be of the board's
     family; empty is this machine, whatever it is. ``--device`` replaces it."""
     python: str = ""
-    """Python on that device with NumPy and onnxruntime, for a runtime that needs one; found when empty."""
+    """Python on that device with NumPy and onnxruntime, for a runtime that needs one: a path, absolute or below the
+    home of its user, or a name on the ``PATH``; found when empty."""
     lock_clocks: bool = True
     """Lock the board's clocks while something is built or timed, where the user may (``sudo -n``), and restore them."""
     dla_core: Annotated[int, Field(ge=0, le=1)] | None = None
     """Build engines for this DLA core (runtime ``trtexec``, FP16 or INT8, TensorRT 8.5, 8.6, 10.3 to 10.7 or 11.4.1 and
     newer); what it cannot take falls back to the GPU. Null for the GPU alone."""
     trtexec: str | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None = None
-    """TensorRT's program on the device: its path, or a list that starts it (``[docker, run, ..., trtexec]``), in which
-    case the folders of the device's temporary files have to be the same inside. Found where NVIDIA's packages put it
-    when null."""
+    """TensorRT's program on the device: its absolute path, a name on the ``PATH``, or a list that starts it (``[docker,
+    run, ..., trtexec]``), in which case the folders of the device's temporary files have to be the same inside. Found
+    where NVIDIA's packages put it when null."""
+
+    @field_validator("trtexec")
+    @classmethod
+    def _runs_from_anywhere(cls, program: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        first = program[0] if isinstance(program, tuple) else program or ""
+        if first.startswith("~") or ("/" in first and not first.startswith("/")):
+            raise ValueError(
+                f"{first}: is another file in every folder, and for every user; allowed: an absolute path of the "
+                "device, or a name on its PATH"
+            )
+        return program
 
 
 class Builder(_Part):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeprune.devices.here import Here
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.devices.ssh import Ssh
 from edgeprune.errors import DataError, DeviceError
@@ -66,6 +67,25 @@ def test_a_python_without_onnxruntime_is_not_usable_and_says_how_to_get_it(serve
     assert not found.ok
     assert "no Python on" in found.detail and "onnxruntime" in found.detail
     assert "device.python" in found.remedy
+
+
+@pytest.mark.parametrize("named", ["", ".venv/bin/python", "~/.venv/bin/python"])
+def test_a_python_below_the_home_serves_sessions_too(named: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    program = home / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    (home / "bin").mkdir()
+    without = home / "bin" / "python3"  # the first that is tried, and has no ONNX Runtime
+    without.write_text("#!/bin/sh\nexit 1\n")
+    without.chmod(0o755)
+    env = {"HOME": str(home), "PATH": f"{home}/bin:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    with RemoteDevice(Here("user@board", env), python=named, agent_python=sys.executable) as device:
+        there, model = runtime("onnxruntime", device), convolutions(tmp_path / "m.onnx")
+        assert there.availability().ok
+        with there.session(model) as session:  # jobs run in the home, a session in the work directory
+            assert session.run({"images": np.zeros((1, 3, 32, 32), np.float32)})["output0"].shape[0] == 1
 
 
 def test_a_file_that_is_no_model_is_refused_by_name(server: Server, tmp_path: Path) -> None:
