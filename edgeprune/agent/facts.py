@@ -35,6 +35,7 @@ JETPACKS = (  # L4T release, JetPack release
     ("35", "5.1"),
 )
 TENSORRT_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-libs")
+GPU_NODE = re.compile(r"nvidia\d+|nvhost-gpu|nvmap|dxg")  # a card's, Jetsons', and that of WSL
 TENSORRT_PACKAGES = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
 
 
@@ -92,6 +93,7 @@ class DeviceFacts:
         swap_free_bytes: of swap on a disk; zram is memory, and counted there.
         trtexecs: every trtexec that was found, the first of them is taken.
         tensorrt_pip: version of the TensorRT that pip installed for the Python that found this out.
+        gpu_nodes: files of NVIDIA GPUs in ``/dev``.
     """
 
     machine: str
@@ -122,6 +124,13 @@ class DeviceFacts:
     swap_free_bytes: int = 0
     trtexecs: tuple[str, ...] = ()
     tensorrt_pip: str = ""
+    gpu_nodes: tuple[str, ...] = ()
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether it shows an NVIDIA GPU. nvidia-smi alone does not tell: an Orin's names none, a Xavier has none, and
+        a container may have the GPU without it, and without the release of its Jetson."""
+        return bool(self.gpus or self.l4t or self.gpu_nodes)
 
 
 def device_facts() -> DeviceFacts:
@@ -163,6 +172,7 @@ def device_facts() -> DeviceFacts:
         swap_free_bytes=swap_free_bytes(text_of(system_path("/proc/swaps"))),
         trtexecs=trtexecs,
         tensorrt_pip=pip_version(TENSORRT_DISTRIBUTIONS),
+        gpu_nodes=gpu_nodes(system_path("/dev")),
     )
 
 
@@ -210,6 +220,14 @@ def gpus() -> list[Gpu]:
         for row in rows
         if len(row) == 4 and re.fullmatch(r"\d+\.\d+", row[1]) and "nvgpu" not in row[0]
     ]
+
+
+def gpu_nodes(folder: str) -> tuple[str, ...]:
+    """Names of the files of NVIDIA GPUs in a folder; a driver without a card leaves others there."""
+    try:
+        return tuple(sorted(name for name in os.listdir(folder) if GPU_NODE.fullmatch(name)))
+    except OSError:
+        return ()
 
 
 def package_version(names: tuple[str, ...]) -> str:

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.agent.facts import gpus
+from edgeprune.agent.facts import DeviceFacts, gpus
 from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_state
 from edgeprune.agent.telemetry import Telemetry
 from edgeprune.devices.base import Device
+from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
@@ -79,6 +80,7 @@ class OnnxRuntime(Runtime):
         if provider not in PROVIDERS:
             raise TargetError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")
         self.provider = PROVIDERS[provider]
+        self._machine = machine if machine is not None else LocalDevice()
         self._board = machine if machine is not None and has_power_modes(machine) else None
         self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
 
@@ -109,13 +111,13 @@ class OnnxRuntime(Runtime):
             )
 
         if self.provider == PROVIDERS["tensorrt-rtx"]:
-            return _rtx_availability(ort)
+            return _rtx_availability(ort, self._machine.facts())
         here = ort.get_available_providers()
         if self.provider not in here:
             return Availability(
                 False, f"onnxruntime {ort.__version__} has no {self.provider}", _replaced_by("onnxruntime-gpu")
             )
-        if not cpu_only and not gpus():
+        if not cpu_only and not self._machine.facts().has_gpu:
             return NO_GPU
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
 
@@ -407,24 +409,29 @@ def _replaced_by(package: str) -> str:
     return f"{pip('uninstall', '-y', 'onnxruntime', 'onnxruntime-gpu')} && {pip('install', package)}"
 
 
-def _rtx_availability(ort: Any) -> Availability:
+def _rtx_availability(ort: Any, facts: DeviceFacts) -> Availability:
     """Whether the plugin, an ONNX Runtime that takes plugins and a card that it serves are here."""
     if not _installed(RTX_PACKAGE):
         return Availability(False, f"{RTX_PACKAGE} is not installed", pip("install", RTX_PACKAGE))
     if not hasattr(ort, "register_execution_provider_library"):
         seen = f"onnxruntime {ort.__version__} takes no plugins"
         return Availability(False, seen, pip("install", "--upgrade", "onnxruntime>=1.24"))
-    if not (found := gpus()):
+    if not facts.has_gpu:
         return NO_GPU
-    serves = [gpu for gpu in found if gpu.compute_capability in ("8.6", "8.9") or _major(gpu.compute_capability) >= 12]
-    if not serves:
-        seen = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in found)
+    seen = [f"{gpu.name} ({gpu.compute_capability})" for gpu in facts.gpus]
+    serves = [capability for gpu in facts.gpus if _is_served(capability := gpu.compute_capability)]
+    if facts.l4t or (seen and not serves):  # of a card that nvidia-smi does not name the plugin itself will tell
         return Availability(
             False,
-            f"TensorRT-RTX serves desktop RTX cards of compute capability 8.6, 8.9, 12.0 and newer; seen: {seen}",
+            "TensorRT-RTX serves desktop RTX cards of compute capability 8.6, 8.9, 12.0 and newer; seen: "
+            + (facts.board if facts.l4t else ", ".join(seen)),
             "set the target's runtime to onnxruntime-cuda or tensorrt",
         )
     return Availability(True, f"onnxruntime {ort.__version__}, {RTX_PACKAGE} {metadata.version(RTX_PACKAGE)}")
+
+
+def _is_served(capability: str) -> bool:
+    return capability in ("8.6", "8.9") or _major(capability) >= 12
 
 
 def _major(capability: str) -> int:

@@ -21,7 +21,7 @@ from edgeprune.devices.archive import archive
 from edgeprune.devices.channel import Pipe
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
-from edgeprune.runtimes.base import Availability, Session
+from edgeprune.runtimes.base import NO_GPU, Availability, Session
 from edgeprune.runtimes.jobs import (
     REMOTE_WORKER,
     DescribeJob,
@@ -81,6 +81,8 @@ class RemoteOnnxRuntime(OnnxRuntime):
         version = self._ort.onnxruntime
         if self.provider not in self._ort.providers:
             return Availability(False, f"onnxruntime {version} on {self.device.name} has no {self.provider}", remedy)
+        if self.provider != PROVIDERS["cpu"] and not self.device.facts().has_gpu:
+            return NO_GPU
         return Availability(True, f"onnxruntime {version}, {self.provider}, on {self.device.name}")
 
     def identity(self) -> dict[str, str]:

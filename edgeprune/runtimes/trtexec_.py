@@ -8,7 +8,6 @@ are one job of the device, so that the time goes into trtexec and not into conne
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import tempfile
 import time
@@ -93,7 +92,6 @@ MIN_POWER_READINGS = 3
 VERSION_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 600.0
 BUILD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
-GPU_NODE = re.compile(r"^(nvidia\d+|nvhost-gpu|nvmap|dxg)$", re.MULTILINE)  # a card's, Jetsons', and that of WSL
 Parsed = TypeVar("Parsed")
 
 
@@ -186,7 +184,8 @@ class TrtExec(Runtime):
         )
 
     def availability(self) -> Availability:
-        """Whether the device has a trtexec whose command line is known, and a GPU that it can build for."""
+        """Whether the device has a trtexec whose command line is known, and a GPU that it can build for: it starts
+        without one, and only building fails."""
         try:
             program, version = self.find_program()
         except DeviceError as error:
@@ -196,7 +195,9 @@ class TrtExec(Runtime):
             return Availability(False, detail, remedy)
         where = f"at {program[0]}" if len(program) == 1 else f"by {shlex.join(program)}"
         found = f"trtexec {shown_version(version)} {where} on {self.device.name}"
-        return Availability(True, found) if self._has_gpu() else replace(NO_GPU, detail=f"{found}: {NO_GPU.detail}")
+        if not self.device.facts().has_gpu:
+            return replace(NO_GPU, detail=f"{found}: {NO_GPU.detail}")
+        return Availability(True, found)
 
     def identity(self) -> dict[str, str]:
         """The device's own, TensorRT's version, and the DLA core where there is one."""
@@ -478,18 +479,6 @@ class TrtExec(Runtime):
 
     def _how_to_get_it(self) -> str:
         return "sudo apt install " + ("nvidia-jetpack" if self.device.facts().l4t else "libnvinfer-bin")
-
-    def _has_gpu(self) -> bool:
-        """Whether the device shows an NVIDIA GPU: trtexec starts without one, and only building fails."""
-        facts = self.device.facts()
-        if facts.gpus or facts.l4t:
-            return True
-        # a container may have the GPU without nvidia-smi, and without the release of its Jetson
-        try:
-            nodes = self.device.run(["ls", "/dev"], timeout_s=VERSION_TIMEOUT_S).stdout
-        except ToolError:  # a PATH without ls has nothing to say
-            return False
-        return bool(GPU_NODE.search(nodes))
 
     def run(self, argv: list[str], timeout_s: float) -> Completed:
         """Run trtexec, which uses the board's GPU whatever it does; ``ToolError``, with what its log means, when it

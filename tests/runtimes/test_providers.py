@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from edgeprune.agent.facts import Gpu
-from edgeprune.runtimes import runtime
+from edgeprune.agent.facts import DeviceFacts, Gpu, gpu_nodes
+from edgeprune.devices.board import mismatch
+from edgeprune.devices.local import LocalDevice
+from edgeprune.runtimes import onnxruntime_, runtime
 from edgeprune.runtimes.bench_worker import JobError, nodes_by_provider, refuse_fallback
+from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
 
 
@@ -49,6 +54,59 @@ def test_arithmetic_on_the_cpu_is_an_error(placed: dict[str, list[str]], words: 
     assert raised.value.kind == "device"
 
 
+class Machine(LocalDevice):
+    """This machine, without power modes, with these facts."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__()
+        self.given = {"l4t": "", "gpus": (), "gpu_nodes": (), "power_mode": "", "power_modes": {}, **facts}
+
+    def _look(self) -> DeviceFacts:
+        return replace(super()._look(), **self.given)
+
+
+SHOW_A_GPU = [
+    ({"gpus": (Gpu("NVIDIA H100", "9.0", "580", None),)}, True),
+    ({"l4t": "36.4.3"}, True),  # an Orin, whose nvidia-smi names none, or a Xavier, which has none
+    ({"gpu_nodes": ("nvidia0",)}, True),  # a container without nvidia-smi
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("facts", "shown"), SHOW_A_GPU)
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_that_nvidia_smi_does_not_name_will_do(
+    provider: str, facts: dict[str, Any], shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime as ort
+
+    listed = [onnxruntime_.PROVIDERS[provider], "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    assert runtime(f"onnxruntime-{provider}", Machine(**facts)).availability().ok is shown
+    assert Machine(**facts).facts().has_gpu is shown
+    assert bool(mismatch(load_target("desktop-cuda").device, Machine(**facts).facts())) is not shown
+
+
+def test_what_the_driver_leaves_without_a_card_is_no_gpu(tmp_path: Path) -> None:
+    for name in ("null", "nvidiactl", "nvidia-uvm", "nvidia-caps"):
+        (tmp_path / name).touch()
+    assert gpu_nodes(str(tmp_path)) == () == gpu_nodes(str(tmp_path / "none"))
+    for name in ("nvidia1", "nvhost-gpu", "nvmap", "dxg"):
+        (tmp_path / name).touch()
+    assert gpu_nodes(str(tmp_path)) == ("dxg", "nvhost-gpu", "nvidia1", "nvmap")
+
+
+def test_a_jetson_is_no_card_for_tensorrt_rtx_and_a_card_without_a_name_may_be_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, version = onnxruntime_._installed, onnxruntime_.metadata.version
+    monkeypatch.setattr(onnxruntime_, "_installed", lambda name: "rtx" in name or real(name))
+    monkeypatch.setattr(onnxruntime_.metadata, "version", lambda name: "0.5.0" if "rtx" in name else version(name))
+    found = runtime("onnxruntime-tensorrt-rtx", Machine(l4t="36.4.3", board="Jetson Orin")).availability()
+    assert not found.ok and "serves desktop RTX cards" in found.detail and "seen: Jetson Orin" in found.detail
+    assert runtime("onnxruntime-tensorrt-rtx", Machine(gpu_nodes=("nvidia0",))).availability().ok
+
+
 @pytest.mark.parametrize(
     ("cards", "ok", "words"),
     [
@@ -62,14 +120,11 @@ def test_arithmetic_on_the_cpu_is_an_error(placed: dict[str, list[str]], words: 
 def test_tensorrt_rtx_is_available_where_its_plugin_serves_the_card(
     monkeypatch: pytest.MonkeyPatch, cards: list[tuple[str, str]] | None, ok: bool, words: str
 ) -> None:
-    from edgeprune.runtimes import onnxruntime_
-
     real, version = onnxruntime_._installed, onnxruntime_.metadata.version
     monkeypatch.setattr(onnxruntime_, "_installed", lambda name: cards is not None if "rtx" in name else real(name))
     monkeypatch.setattr(onnxruntime_.metadata, "version", lambda name: "0.5.0" if "rtx" in name else version(name))
     listed = [Gpu(name, capability, "580", None) for name, capability in cards or ()]
-    monkeypatch.setattr(onnxruntime_, "gpus", lambda: listed)
-    found = runtime("onnxruntime-tensorrt-rtx").availability()
+    found = runtime("onnxruntime-tensorrt-rtx", Machine(gpus=tuple(listed))).availability()
     assert found.ok is ok and re.search(words, found.detail) and bool(found.remedy) is not ok
 
 
