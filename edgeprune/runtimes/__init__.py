@@ -40,6 +40,11 @@ def runtime(name: str, device: Device | None = None, *, target: Target | None = 
     if isinstance(device, RemoteDevice):
         from edgeprune.runtimes.remote_onnxruntime import RemoteOnnxRuntime
 
+        if name == "onnxruntime-tensorrt-rtx":
+            raise TargetError(
+                f"runtime {name} is a plugin of this machine's ONNX Runtime and cannot be driven on {device.name}; "
+                "set the target's runtime to trtexec or onnxruntime-cuda, or run edgeprune there"
+            )
         if name.startswith("onnxruntime"):
             return RemoteOnnxRuntime(name.partition("-")[2] or "cpu", device)
         if name != "trtexec":

@@ -95,10 +95,7 @@ def open_session(
     """
     import onnxruntime as ort
 
-    if provider not in PLUGIN_MODULES and provider not in ort.get_available_providers():
-        raise JobError(
-            "device", f"this ONNX Runtime has no {provider}, only {', '.join(ort.get_available_providers())}"
-        )
+    prepare_provider(provider)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -111,8 +108,6 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
     if provider != "CPUExecutionProvider":
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA and cuDNN from pip packages are not on the loader's path
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers: list[Any] | None = [(provider, dict(provider_options or {}))]
     if provider == "TensorrtExecutionProvider":
@@ -128,13 +123,46 @@ def open_session(
             raise JobError("data", f"{path}: no such file") from error
         refuse_capture(path, provider, provider_options or {}, error)
         raise JobError("data", f"{path}: ONNX Runtime cannot load it: {load_failure(error)}") from error
+    require_loaded(session, provider)
+    refuse_fallback(provider, nodes_by_provider(session) if provider != "CPUExecutionProvider" else {})
+    return session
+
+
+def write_optimized(model: str | Path, engine: str | Path, provider: str) -> None:
+    """Write a graph as ONNX Runtime optimizes it for this machine and exactly this provider."""
+    import onnxruntime as ort
+
+    prepare_provider(provider)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # "hardware specific optimizations": that is wanted, and in the engine's identity
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(engine)
+    try:
+        session = ort.InferenceSession(str(model), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime's exceptions have no common public base
+        raise JobError("data", f"ONNX Runtime cannot compile it: {load_failure(error)}") from error
+    require_loaded(session, provider)  # else it is the graph of another one
+
+
+def prepare_provider(provider: str) -> None:
+    """What has to be done before a session is made for a provider; ``JobError`` where it cannot be had."""
+    import onnxruntime as ort
+
+    if provider not in PLUGIN_MODULES and provider not in ort.get_available_providers():
+        raise JobError(
+            "device", f"this ONNX Runtime has no {provider}, only {', '.join(ort.get_available_providers())}"
+        )
+    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA and cuDNN from pip packages are not on the loader's path
+
+
+def require_loaded(session: Any, provider: str) -> None:
+    """Raise ``JobError`` where ONNX Runtime fell back to another provider, of which it only warns."""
     if session.get_providers()[0] != provider:
         raise JobError(
             "device",
             f"{provider} did not load, ONNX Runtime fell back to {session.get_providers()[0]}: libraries are missing",
         )
-    refuse_fallback(provider, nodes_by_provider(session) if provider != "CPUExecutionProvider" else {})
-    return session
 
 
 def refuse_capture(path: str | Path, provider: str, options: Mapping[str, str], error: Exception) -> None:

@@ -28,7 +28,7 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
-from edgeprune.runtimes.bench_worker import GRAPH_OPTIONS, JobError, load_failure, open_session
+from edgeprune.runtimes.bench_worker import GRAPH_OPTIONS, JobError, open_session, write_optimized
 from edgeprune.runtimes.engine_file import timing_cache_for
 from edgeprune.runtimes.image_input import image_files
 from edgeprune.runtimes.jobs import (
@@ -174,16 +174,12 @@ class OnnxRuntime(Runtime):
             partial.unlink(missing_ok=True)
 
     def _optimize(self, onnx: Path, optimized: Path) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # "hardware specific optimizations": that is wanted, and in the identity
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.optimized_model_filepath = str(optimized)
         try:
-            ort.InferenceSession(str(onnx), options, providers=[self.provider])
-        except Exception as error:  # ONNX Runtime's exceptions have no common public base
-            raise StageError(f"{onnx}: ONNX Runtime cannot compile it: {load_failure(error)}") from error
+            write_optimized(onnx, optimized, self.provider)
+        except JobError as error:
+            if error.kind != "data":
+                raise _mapped(error) from error
+            raise StageError(f"{onnx}: {error}") from error
 
     @contextmanager
     def session(self, model: Path, *, threads: int = 0) -> Iterator[Session]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.agent.host import HostState, host_state
-from edgeprune.runtimes.bench_worker import JobError, first_line, load_failure, open_session, serve
+from edgeprune.runtimes.bench_worker import JobError, first_line, open_session, serve, write_optimized
 from edgeprune.runtimes.jobs import DescribeJob, Done, HostJob, OptimizeJob, OrtDescription
 
 
@@ -35,16 +35,7 @@ def describe_host(job: HostJob) -> HostState:
 
 def optimize(job: OptimizeJob) -> Done:
     """Write the graph as ONNX Runtime optimizes it for this machine."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.optimized_model_filepath = job.engine
-    try:
-        ort.InferenceSession(job.model, options, providers=[job.provider])
-    except Exception as error:  # ONNX Runtime's exceptions have no common public base
-        raise JobError("data", f"ONNX Runtime cannot compile it: {load_failure(error)}") from error
+    write_optimized(job.model, job.engine, job.provider)
     return Done()
 
 

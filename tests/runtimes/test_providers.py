@@ -13,9 +13,14 @@ import pytest
 
 from edgeprune.agent.facts import DeviceFacts, Gpu, gpu_nodes
 from edgeprune.devices.board import mismatch
+from edgeprune.devices.here import Here
 from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.errors import DeviceError, TargetError
 from edgeprune.runtimes import onnxruntime_, runtime
 from edgeprune.runtimes.bench_worker import JobError, nodes_by_provider, refuse_fallback
+from edgeprune.runtimes.jobs import OptimizeJob
+from edgeprune.runtimes.remote_worker import optimize
 from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
 
@@ -107,6 +112,29 @@ def test_a_jetson_is_no_card_for_tensorrt_rtx_and_a_card_without_a_name_may_be_o
     assert runtime("onnxruntime-tensorrt-rtx", Machine(gpu_nodes=("nvidia0",))).availability().ok
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # ONNX Runtime's own, of its fallback
+def test_a_graph_is_optimized_by_the_provider_that_was_asked_and_by_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime as ort
+
+    preloaded: list[bool] = []
+    cuda = "CUDAExecutionProvider"
+    monkeypatch.setattr(ort, "preload_dlls", lambda: preloaded.append(True), raising=False)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [cuda, "CPUExecutionProvider"])
+    model, engine = convolutions(tmp_path / "m.onnx"), tmp_path / "engine.onnx"
+    # this ONNX Runtime cannot load it, as one whose CUDA libraries are missing
+    with pytest.raises(JobError, match=r"CUDAExecutionProvider did not load, .* fell back to CPU") as raised:
+        optimize(OptimizeJob(str(model), str(engine), cuda))
+    assert raised.value.kind == "device" and preloaded == [True]
+    here = runtime("onnxruntime-cuda", Machine(gpu_nodes=("nvidia0",)))
+    with pytest.raises(DeviceError, match=r"CUDAExecutionProvider did not load, .* fell back to CPU"):
+        here.engine_from_onnx(model, engine)
+    assert len(preloaded) == 2
+    optimize(OptimizeJob(str(model), str(tmp_path / "cpu.onnx"), "CPUExecutionProvider"))
+    assert len(preloaded) == 2 and (tmp_path / "cpu.onnx").is_file()
+
+
 @pytest.mark.parametrize(
     ("cards", "ok", "words"),
     [
@@ -156,3 +184,10 @@ def test_a_plugin_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setitem(sys.modules, bench_worker.PLUGIN_MODULES[provider], plugin)
     with pytest.raises(JobError, match=r"does not load: .*libnothing\.so"):  # by the real ONNX Runtime
         bench_worker.open_session(convolutions(tmp_path / "m.onnx"), provider)
+
+
+def test_a_plugin_provider_is_refused_on_another_machine_with_what_works_there() -> None:
+    device = RemoteDevice(Here("user@desktop"))
+    with pytest.raises(TargetError, match=r"onnxruntime-tensorrt-rtx .* on user@desktop; .*onnxruntime-cuda") as error:
+        runtime("onnxruntime-tensorrt-rtx", device)
+    assert "pip install" not in str(error.value)
