@@ -121,6 +121,10 @@ class Device(ABC):
         facts = self.facts()
         return bool(facts.tegrastats) or len(facts.gpus) == 1
 
+    def typed(self, command: str) -> str:
+        """The line that a person types on this machine to run a shell command on the device: what remedies are."""
+        return command
+
     @abstractmethod
     def workspace(self) -> AbstractContextManager[str]:
         """A private, empty folder on the device for as long as the context is open; removed on every way out."""

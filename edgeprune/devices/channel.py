@@ -47,3 +47,7 @@ class Channel(Protocol):
     def close(self) -> None:
         """Let go of the connection; the next call opens it again."""
         ...
+
+    def typed(self, command: str) -> str:
+        """The line that a person types here to run a shell command there, answering what it asks."""
+        ...

@@ -192,6 +192,10 @@ class FakeBoard(Here):
         """Power mode and clocks as the board's programs left them."""
         return json.loads((self.root / "state.json").read_text())
 
+    def typed(self, command: str) -> str:
+        """Nobody can log in there."""
+        return f"on {self.name}: {command}"
+
     def call(
         self,
         argv: Sequence[str],

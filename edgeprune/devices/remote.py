@@ -73,6 +73,10 @@ class RemoteDevice(Device):
         self._progress = 0  # grows with whatever brings a command on
         self._placed: set[str] = set()
 
+    def typed(self, command: str) -> str:
+        """By the channel; see :class:`~edgeprune.devices.base.Device`."""
+        return self.channel.typed(command)
+
     @contextmanager
     def workspace(self) -> Iterator[str]:
         """A private folder inside the work directory."""
@@ -242,7 +246,7 @@ class RemoteDevice(Device):
         lines = b"".join(output).decode(errors="replace").strip().splitlines()
         if ended.returncode or not lines:
             last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-            hint = self.when_full if "space" in last or "quota" in last else f"check: ssh {self.name}"
+            hint = self.when_full if "space" in last or "quota" in last else f"check: {self.typed('ls -ld /tmp')}"
             raise DeviceError(f"{self.name}: no work directory can be made there: {last}; {hint}")
         self.work = lines[-1]
         self._placed = set()
@@ -312,8 +316,8 @@ class RemoteDevice(Device):
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
         if ended.returncode in (126, 127) or "not found" in last:
             raise DeviceError(
-                f"{self.name}: there is no python3 on its PATH ({last}); "
-                "next, there: sudo apt install python3 (3.8 or newer)"
+                f"{self.name}: there is no python3 on its PATH ({last}), and 3.8 or newer is needed; "
+                f"next: {self.typed('sudo apt install python3')}"
             )
         if "SyntaxError" in last:
             raise DeviceError(f"{self.name}: its python3 is older than 3.8 ({last}); install a newer one there")

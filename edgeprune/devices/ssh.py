@@ -128,6 +128,11 @@ class Ssh:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = ""
 
+    def typed(self, command: str) -> str:
+        """By ssh, with a terminal there: without one sudo cannot ask for a password, and no editor opens."""
+        plain = "'" not in command or set(command) & set('"$`\\!')
+        return f"ssh -t {self.address.arguments} " + (shlex.quote(command) if plain else f'"{command}"')
+
     def _argv(self, argv: Sequence[str]) -> list[str]:
         # The login shell may be any shell; sh is the one whose quoting is known. The empty line ends what a login
         # prints without one.

@@ -140,7 +140,6 @@ def _board(device: Device) -> Iterator[Finding]:
     yield Finding(name, True, f"SIMULATED, {listed}" if device.simulated else listed)
     if not facts.l4t:
         return
-    login = "" if device.name == "local" else f"ssh {device.name} "
     release = f"{facts.jetpack or 'unknown'} (L4T {facts.l4t}), CUDA {facts.cuda or 'not found'}"
     remedy = "" if facts.jetpack else "see https://developer.nvidia.com/embedded/jetpack"
     yield Finding("JetPack", bool(facts.jetpack), release, remedy)
@@ -148,13 +147,12 @@ def _board(device: Device) -> Iterator[Finding]:
         "TensorRT",
         bool(facts.tensorrt),
         facts.tensorrt or "not installed",
-        "" if facts.tensorrt else f"{login}sudo apt install nvidia-jetpack",
+        "" if facts.tensorrt else device.typed("sudo apt install nvidia-jetpack"),
     )
     if facts.memory_available_bytes:
         short = short_of_memory(facts)
         free = f"{facts.memory_available_bytes / 2**30:.1f} GiB free, swap {facts.swap_free_bytes / 2**30:.1f} GiB free"
-        remedy = f'{login}"{SWAP}"' if login else SWAP
-        yield Finding("memory for the builder", not short, free, short and remedy)
+        yield Finding("memory for the builder", not short, free, short and device.typed(SWAP))
     modes = ", ".join(f"{mode} ({number})" for mode, number in facts.power_modes.items())
     yield Finding("power mode", True, f"{facts.power_mode or 'unknown'}; the board has: {modes}")
     locks = bool(facts.sudo)
@@ -162,7 +160,7 @@ def _board(device: Device) -> Iterator[Finding]:
         "clocks and power",
         locks or facts.clocks == "locked",
         f"clocks {facts.clocks or 'unknown'}; user {'may' if locks else 'may not'} change them without a password",
-        "" if locks else f"{login}sudo visudo -f /etc/sudoers.d/edgeprune   # its lines: docs/jetson.md",
+        "" if locks else device.typed("sudo visudo -f /etc/sudoers.d/edgeprune") + "   # its lines: docs/jetson.md",
     )
     reasons = {name: mismatch(load_target(name).device, facts) for name in targets_for(facts)}
     fitting = [name for name, reason in reasons.items() if not reason]

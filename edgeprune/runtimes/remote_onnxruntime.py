@@ -68,10 +68,8 @@ class RemoteOnnxRuntime(OnnxRuntime):
         """Whether a Python there has NumPy and ONNX Runtime with the provider. Raises ``DeviceError`` when nobody
         answers."""
         package = "onnxruntime" if self.provider == PROVIDERS["cpu"] else "onnxruntime-gpu"
-        remedy = (
-            f"on {self.device.name}: python3 -m venv .venv && .venv/bin/pip install numpy {package}; "
-            "or name a Python that has them (device.python in the profile)"
-        )
+        install = self.device.typed(f"python3 -m venv .venv && .venv/bin/pip install numpy {package}")
+        remedy = f"{install}; or name a Python that has them (device.python in the profile)"
         if self._ort is None:
             failed = self._probe()
             if self._ort is None:
@@ -82,7 +80,7 @@ class RemoteOnnxRuntime(OnnxRuntime):
         if self.provider not in self._ort.providers:
             return Availability(False, f"onnxruntime {version} on {self.device.name} has no {self.provider}", remedy)
         if self.provider != PROVIDERS["cpu"] and not self.device.facts().has_gpu:
-            return NO_GPU
+            return replace(NO_GPU, remedy=self.device.typed(NO_GPU.remedy))
         return Availability(True, f"onnxruntime {version}, {self.provider}, on {self.device.name}")
 
     def identity(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TypedDict, TypeVar
@@ -196,7 +196,7 @@ class TrtExec(Runtime):
         where = f"at {program[0]}" if len(program) == 1 else f"by {shlex.join(program)}"
         found = f"trtexec {shown_version(version)} {where} on {self.device.name}"
         if not self.device.facts().has_gpu:
-            return replace(NO_GPU, detail=f"{found}: {NO_GPU.detail}")
+            return Availability(False, f"{found}: {NO_GPU.detail}", self.device.typed(NO_GPU.remedy))
         return Availability(True, found)
 
     def identity(self) -> dict[str, str]:
@@ -461,7 +461,7 @@ class TrtExec(Runtime):
                 except ToolError as error:
                     if error.returncode == 127:
                         continue  # it is not there, or is no program
-                    by_hand = shlex.join(version_argv(program))
+                    by_hand = self.device.typed(shlex.join(version_argv(program)))
                     raise DeviceError(
                         f"trtexec on {self.device.name} does not say its version: {error}; next: {by_hand}"
                     ) from error
@@ -478,7 +478,8 @@ class TrtExec(Runtime):
         return self._trtexec
 
     def _how_to_get_it(self) -> str:
-        return "sudo apt install " + ("nvidia-jetpack" if self.device.facts().l4t else "libnvinfer-bin")
+        package = "nvidia-jetpack" if self.device.facts().l4t else "libnvinfer-bin"
+        return self.device.typed(f"sudo apt install {package}")
 
     def run(self, argv: list[str], timeout_s: float) -> Completed:
         """Run trtexec, which uses the board's GPU whatever it does; ``ToolError``, with what its log means, when it

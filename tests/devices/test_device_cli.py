@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeprune.cli import main
-from edgeprune.devices.fake import fake_device
+from edgeprune.devices.board import SWAP
+from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.devices.ssh import Ssh
+from edgeprune.errors import DeviceError
 from edgeprune.measure.doctor import examine_device
+from edgeprune.runtimes.site import open_site
 from tests.devices.server import Server
 from tests.export.helpers import linked_copy
 from tests.runtimes.models import convolutions
@@ -46,6 +53,58 @@ def test_probe_of_a_board_lists_modes_profiles_and_the_next_command(
     assert code == 0
     for words in ("SIMULATED", "6.2 (L4T 36.4.3)", "MAXN_SUPER (2)", "jetson-orin-nano", "may not change them"):
         assert words in text, words
+
+
+class Reached(FakeBoard):
+    """A stand-in that is reached as a real board is, as far as people are told."""
+
+    def typed(self, command: str) -> str:
+        return Ssh("user@orin:2222").typed(command)
+
+
+def reached(*traits: str, without: Sequence[str] = ()) -> RemoteDevice:
+    """One where these programs are not installed."""
+    channel = Reached("user@orin:2222", BOARDS["orin-nano"], {"free-mib": "500", **dict.fromkeys(traits, "")})
+    for name in without:
+        for path in channel.root.rglob(name):
+            path.unlink()
+    return RemoteDevice(channel)
+
+
+def there(remedy: str) -> str:
+    """The command that a line runs on the board."""
+    before, command = shlex.split(remedy, comments=True)[:5], shlex.split(remedy, comments=True)[5:]
+    assert before == ["ssh", "-t", "-p", "2222", "user@orin"]
+    return command[0]
+
+
+def test_what_a_probe_says_to_type_reaches_the_board_and_has_a_terminal_there() -> None:
+    device = reached("no-sudo", without=["trtexec", "dpkg-query"])
+    device.python = "/nowhere/python3"
+    remedies = {one.subject: one.remedy for one in examine_device(device)}
+    assert there(remedies["clocks and power"]) == "sudo visudo -f /etc/sudoers.d/edgeprune"
+    assert there(remedies["memory for the builder"]) == SWAP
+    assert there(remedies["TensorRT"]) == there(remedies["runtime trtexec"]) == "sudo apt install nvidia-jetpack"
+    assert there(remedies["runtime onnxruntime"].partition("; ")[0]).startswith("python3 -m venv .venv && ")
+    assert not [remedy for remedy in remedies.values() if "orin:2222" in remedy and remedy.startswith("ssh")]
+
+
+def test_a_runtime_that_a_device_lacks_is_got_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = reached(without=["trtexec"])
+    monkeypatch.setattr("edgeprune.runtimes.site.device_of", lambda board, note: device)
+    with (
+        pytest.raises(DeviceError, match=r"orin:2222: .* has no trtexec .*; next: ssh ") as error,
+        open_site("jetson-orin-nano"),
+    ):
+        pass
+    assert there(str(error.value).rpartition("next: ")[2]) == "sudo apt install nvidia-jetpack"
+
+
+@pytest.mark.parametrize("command", ["sudo true", SWAP, "echo 'a' \"$HOME\"", "it's"])
+def test_a_command_that_is_typed_arrives_as_it_is(command: str) -> None:
+    assert there(Ssh("user@orin:2222").typed(command)) == command
+    assert Ssh("orin").typed("true") == "ssh -t orin true"
+    assert fake_device("orin-nano").typed("true") == "on fake:orin-nano: true"  # nobody can log in
 
 
 def test_probe_recommends_no_profile_that_build_refuses(tmp_path: Path) -> None:
