@@ -60,7 +60,9 @@ def bench(
         bool, typer.Option("--until-stable", help="Also measure again while a run was unsteady (within --retries).")
     ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
-    cpus: Annotated[str | None, typer.Option(help="Pin the process to these CPUs, for example 2,3.")] = None,
+    cpus: Annotated[
+        str | None, typer.Option(help="Pin the process to these CPUs of the device, for example 2,3.")
+    ] = None,
     imgsz: Annotated[
         Any, size_option("Input in pixels of checkpoints and free axes: a side, or HEIGHT,WIDTH; as for build.")
     ] = None,
@@ -104,6 +106,16 @@ def bench(
     from edgeprune.target import default_target, load_target
 
     profile = (load_target(target) if target else default_target()).with_overrides(device=device)
+    stated = {
+        "--threads": threads is not None,
+        "--cpus": cpus is not None,
+        "--launches": launches is not None,
+        "--warmup-runs": warmup_runs is not None,
+        "--no-priority": no_priority,
+        "--end-to-end": end_to_end,
+        "--image": image is not None,
+    }
+    refuse_unused(runtime or profile.runtime, [option for option, is_given in stated.items() if is_given])
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
@@ -115,7 +127,7 @@ def bench(
         "rounds": rounds,
         "per_round": per_round,
         "time_limit_s": seconds,
-        "cpus": None if cpus is None else _cpus(cpus),
+        "cpus": None if cpus is None else _cpus(cpus, here=profile.device.host in ("", "local")),
     }
     settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
     quiet = "-" in (str(json), str(csv))
@@ -170,7 +182,29 @@ def replaced(settings: BenchSettings, given: dict[str, Any]) -> BenchSettings:
     return replace(settings, **given)
 
 
-def _cpus(text: str) -> tuple[int, ...]:
+def refuse_unused(runtime: str, options: Sequence[str]) -> None:
+    """Refuse options that were given and that the runtime would not follow.
+
+    Args:
+        runtime: its name.
+        options: with their dashes.
+
+    Raises:
+        TargetError: there is one.
+    """
+    from edgeprune.errors import TargetError
+    from edgeprune.runtimes import runtime as runtime_named
+
+    unused = runtime_named(runtime).unused_options
+    if seen := [option for option in options if option in unused]:
+        words = "them; leave them out" if len(seen) > 1 else "it; leave it out"
+        raise TargetError(
+            f"{', '.join(seen)}: the runtime {runtime} does not use {words}, or measure by the runtime onnxruntime"
+        )
+
+
+def _cpus(text: str, *, here: bool) -> tuple[int, ...]:
+    """Numbers of CPUs. Those of another machine are checked there, by the process that is pinned."""
     import os
 
     from edgeprune.errors import TargetError
@@ -180,8 +214,9 @@ def _cpus(text: str) -> tuple[int, ...]:
         cpus = tuple(int(part) for part in text.split(","))
     except ValueError:
         cpus = ()
-    if not cpus or not set(cpus) <= allowed:
-        raise TargetError(f"--cpus {text}: give numbers out of {','.join(map(str, sorted(allowed)))}")
+    if not cpus or min(cpus) < 0 or (here and not set(cpus) <= allowed):
+        listed = f"numbers out of {','.join(map(str, sorted(allowed)))}" if here else "the device's numbers, as 2,3"
+        raise TargetError(f"--cpus {text}: give {listed}")
     return cpus
 
 

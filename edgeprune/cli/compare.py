@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeprune.cli.bench import Live, replaced, write
+from edgeprune.cli.bench import Live, refuse_unused, replaced, write
 from edgeprune.cli.sizes import Trust, side_to_run, size_option
 from edgeprune.cli.streams import say
 
@@ -50,6 +50,7 @@ def compare(
     from edgeprune.target import default_target, load_target
 
     profile = load_target(target) if target else default_target()
+    refuse_unused(profile.runtime, ["--threads"] if threads is not None else [])
     given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}
     settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
     chosen = statistic or (profile.budget.statistic if target else "p50")

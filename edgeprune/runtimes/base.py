@@ -132,6 +132,8 @@ class Runtime(ABC):
     """True on a stand-in device: nothing that it says passes a gate."""
     fit_for_dataset: bool = True
     """Whether a session is fast enough for every image of a split; else some images are compared with the ONNX's."""
+    unused_options: frozenset[str] = frozenset()
+    """Options of ``bench`` and ``compare`` that it has no use for."""
 
     @abstractmethod
     def availability(self) -> Availability:

@@ -647,6 +647,16 @@ def raise_priority() -> None:
         Path("/proc/self/autogroup").write_text("-20")
 
 
+def pin(cpus: Sequence[int]) -> None:
+    """Keep this process on these CPUs; on none in particular when empty. Linux would leave out what is not there."""
+    allowed = os.sched_getaffinity(0)
+    if not set(cpus) <= allowed:
+        asked, there = (",".join(map(str, numbers)) for numbers in (cpus, sorted(allowed)))
+        raise JobError("data", f"--cpus {asked}: give numbers out of {there}, the CPUs of {os.uname().nodename}")
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+
+
 def serve(tasks: Mapping[type, Callable[[Any], Any]], needs: str = "onnxruntime") -> int:
     """Do the job on stdin by the function of its class; 0 unless it crashed.
 
@@ -659,9 +669,8 @@ def serve(tasks: Mapping[type, Callable[[Any], Any]], needs: str = "onnxruntime"
     job = kind(**fields)
     if getattr(job, "priority", False):
         raise_priority()
-    if getattr(job, "cpus", ()):
-        os.sched_setaffinity(0, job.cpus)
     try:
+        pin(getattr(job, "cpus", ()))
         write_line(result=asdict(tasks[kind](job)))
     except JobError as error:
         write_line(error={"kind": error.kind, "message": str(error)})

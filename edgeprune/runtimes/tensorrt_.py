@@ -71,6 +71,7 @@ class TensorRt(Runtime):
 
     name = "tensorrt"
     suffix = ".engine"
+    unused_options = frozenset(("--threads", "--launches", "--no-priority", "--end-to-end", "--image"))
 
     def __init__(self, device: Device | None = None, *, keep_timing_cache: bool = True) -> None:
         self.device: Device = device if device is not None else LocalDevice()

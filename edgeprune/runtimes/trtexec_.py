@@ -149,6 +149,9 @@ class TrtExec(Runtime):
     name = "trtexec"
     suffix = ".engine"
     fit_for_dataset = False
+    unused_options = frozenset(
+        ("--threads", "--cpus", "--launches", "--warmup-runs", "--no-priority", "--end-to-end", "--image")
+    )
 
     def __init__(
         self,

@@ -17,14 +17,19 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from edgeprune.cli.bench import _cpus, sparkline
 from edgeprune.cli.bench import bench as command
-from edgeprune.cli.bench import sparkline
+from edgeprune.cli.compare import compare
+from edgeprune.devices.here import Here
 from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.export.quantize import quantize_onnx
 from edgeprune.measure.bench import bench, bench_graphs
 from edgeprune.progress import Silent
 from edgeprune.report.bench import COLUMNS, bench_table
+from edgeprune.runtimes import all_runtimes
+from edgeprune.runtimes import runtime as runtime_named
 from edgeprune.runtimes.base import AS_EXPORTED, Availability, BenchSettings, FreeAxes
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
@@ -238,6 +243,67 @@ def test_bad_arguments_are_one_line(model: Path, arguments: list[str]) -> None:
     done = CliRunner().invoke(app, [str(model), *arguments])
     assert isinstance(done.exception, TargetError)
     assert "\n" not in str(done.exception)
+
+
+IGNORED = {
+    "--threads": ("--threads", "2"),
+    "--cpus": ("--cpus", "0"),
+    "--launches": ("--launches", "2"),
+    "--warmup-runs": ("--warmup-runs", "5"),
+    "--no-priority": ("--no-priority",),
+    "--end-to-end": ("--end-to-end",),
+    "--image": ("--image", "frame.jpg"),
+}
+
+
+@pytest.mark.parametrize("option", IGNORED)
+@pytest.mark.parametrize("how", [("--runtime", "trtexec"), ("--target", "jetson-orin"), ("--runtime", "tensorrt")])
+def test_an_option_that_the_runtime_would_not_follow_is_refused(
+    model: Path, option: str, how: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[BenchSettings] = []
+
+    def took(*_: object, settings: BenchSettings, **__: object) -> None:
+        asked.append(settings)
+        raise DeviceError("the benchmark began")
+
+    monkeypatch.setattr("edgeprune.measure.bench.bench", took)
+    done = CliRunner().invoke(app, [str(model), *how, *IGNORED[option]])
+    if how[1] == "tensorrt" and option in ("--cpus", "--warmup-runs"):  # its own process can
+        assert asked and isinstance(done.exception, DeviceError)
+        return
+    runtime = "tensorrt" if how[1] == "tensorrt" else "trtexec"
+    assert isinstance(done.exception, TargetError) and not asked
+    assert str(done.exception).startswith(f"{option}: the runtime {runtime} does not use it; leave it out")
+
+
+def test_compare_refuses_such_an_option_too(model: Path) -> None:
+    comparing = typer.Typer(pretty_exceptions_enable=False)
+    comparing.command()(compare)
+    arguments = [str(model), str(model), "--data", "none.yaml", "--target", "jetson-orin", "--threads", "2"]
+    done = CliRunner().invoke(comparing, arguments)
+    assert isinstance(done.exception, TargetError) and "--threads: the runtime trtexec" in str(done.exception)
+
+
+def test_every_option_that_a_runtime_does_not_use_is_refused_and_onnxruntime_uses_all() -> None:
+    unused = {runtime.name: runtime.unused_options for runtime in all_runtimes()}
+    assert set().union(*unused.values()) == set(IGNORED)
+    assert {name for name, options in unused.items() if options} == {"tensorrt", "trtexec"}
+
+
+def test_cpus_are_those_of_where_it_runs(model: Path, tmp_path: Path) -> None:
+    more = "4090"  # of a device that has more than this machine
+    assert _cpus(f"0,{more}", here=False) == (0, int(more))
+    for text in ("x", "-1", ""):
+        with pytest.raises(TargetError, match="the device's numbers, as 2,3"):
+            _cpus(text, here=False)
+    with pytest.raises(DataError, match=rf"--cpus 0,{more}: give numbers out of .* the CPUs of {os.uname().nodename}"):
+        OnnxRuntime().latency([model], BenchSettings(rounds=2, warmup_s=0.0, cpus=(0, int(more))))
+    home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "EDGEPRUNE_LOCK": str(tmp_path / "lock")}
+    with RemoteDevice(Here("user@board", {**os.environ, **home}), python=sys.executable) as device:
+        there = runtime_named("onnxruntime", device)
+        with pytest.raises(DataError, match=rf"--cpus {more}: give numbers out of .* the CPUs of "):
+            there.latency([model], BenchSettings(rounds=2, warmup_s=0.0, cpus=(int(more),)))
 
 
 def test_a_limit_is_judged_and_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
