@@ -126,7 +126,7 @@ def iterate(
     settings: TrainSettings,
     rounds: Annotated[int, typer.Option(help="How often to prune; the epochs are shared over all rounds.")] = 3,
     importance: Annotated[str, typer.Option(help="Channel importance criterion.")] = "auto",
-    align: Annotated[int, typer.Option(help="Keep widths at multiples of this.")] = 8,
+    align: Annotated[int, typer.Option(help="A width that is pruned becomes a multiple of this.")] = 8,
     out: Out = Path("iterated"),
     trust: Trust = False,
 ) -> None:

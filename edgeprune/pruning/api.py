@@ -94,7 +94,7 @@ def prune(
         drop_blocks: drop this many whole blocks first, those whose absence costs least loss.
         ignore: globs over modules that keep their width.
         max_ratio: glob over modules to the largest share of channels that may go there.
-        align: widths are multiples of this.
+        align: a width that changes becomes a multiple of this.
         min_width: and not less than this.
         head: which of two heads will be exported (one of :data:`~edgeprune.pruning.heads.HEADS`): MACs are counted and
             channels ranked for that one; a plan's own with ``plan``.

@@ -54,7 +54,7 @@ class Chooser:
             self.curves = {i: (np.arange(len(curve)) + 0.5) / len(curve) for i, curve in self.curves.items()}
         self.allowed = {i: np.array(dimensions[i].allowed) for i in self.free}
         self.thresholds = np.unique(np.concatenate([*self.curves.values(), [0.0]]))
-        self.full = np.array([dimension.allowed[-1] for dimension in dimensions], dtype=np.float64)
+        self.full = np.array([dimension.width for dimension in dimensions], dtype=np.float64)
         self.least = np.array([dimension.allowed[0] for dimension in dimensions], dtype=np.float64)
 
     def widths_at_threshold(self, threshold: float) -> np.ndarray:

@@ -44,8 +44,8 @@ class Dimension:
         name: name of its first part.
         width: channels before pruning.
         parts: each keeps ``width`` channels of its own choice.
-        step: the width changes by multiples of this (heads x alignment).
-        allowed: widths a plan may give it, ascending; the last is ``width`` unless that breaks the alignment.
+        step: a narrower width is a multiple of this (heads x alignment).
+        allowed: widths a plan may give it, ascending; the last is ``width``, a multiple of ``step`` or not.
         fixed: why it is left alone, or None.
         pinned: True when the model itself fixes it, so that no plan can change it.
     """
@@ -71,7 +71,7 @@ class Constraints:
     Attributes:
         ignore: globs over module names; a dimension that one of them produces keeps its width.
         max_ratio: glob to the largest share of channels that may be removed there, 0 to 1.
-        align: widths become multiples of this.
+        align: a width that changes becomes a multiple of this.
         min_width: and never less than this.
     """
 
@@ -234,7 +234,7 @@ def _dimension(
     limits = [share for glob, share in constraints.max_ratio.items() if glob_matches(glob, makers)]
     if limits:
         least = max(least, math.ceil(width * (1 - min(limits)) - 1e-9))
-    allowed = [value for value in range(step, width + 1, step) if value >= least]
+    narrower = [value for value in range(step, width, step) if value >= least]
     fixed = next((reason for reason in reasons if reason), None)
     pinned = fixed is not None
     members = {member for part in parts for member in part.members}
@@ -243,11 +243,12 @@ def _dimension(
     glob = next((glob for glob in constraints.ignore if glob_matches(glob, makers)), None)
     if fixed is None and glob is not None:
         fixed = f"ignored by '{glob}'"
-    if fixed is None and not allowed:
-        fixed = f"{width} channels are fewer than one step of {step}" if width < step else f"at least {least} are kept"
-    elif fixed is None and allowed == [width]:
+    if fixed is None and not narrower:
         fixed = f"no smaller width is a multiple of {step} and at least {least}"
-    return Dimension(parts[0].name, width, tuple(parts), step, (width,) if fixed else tuple(allowed), fixed, pinned)
+        fixed = f"{width} channels are fewer than one step of {step}" if width < step else fixed
+    # a width off the step stays one to choose: what is not pruned must not change
+    allowed = (width,) if fixed else (*narrower, width)
+    return Dimension(parts[0].name, width, tuple(parts), step, allowed, fixed, pinned)
 
 
 def glob_matches(glob: str, modules: list[str]) -> bool:

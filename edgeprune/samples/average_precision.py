@@ -23,6 +23,7 @@ from edgeprune.samples.statistics import scipy
 RECALL_STEPS = 100  # recall is read at 0, 0.01, …, 1
 DRAWS = 200  # resamplings; a standard error from so many is known to 5 %
 MIN_IMAGES = 20  # below this a spread over images says nothing
+NO_SPREAD = 1e-9  # a standard deviation of figures between 0 and 1 that is nothing but rounding
 DRAWS_AT_ONCE = 50  # bounds the memory: draws × detections of one class, 4 bytes each
 
 Floats = NDArray[np.float64]
@@ -45,6 +46,11 @@ class ImageScores:
     def images(self) -> int:
         """Images in the split."""
         return len(self.scores)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether every image is right or wrong, so that accuracy is the share of the right ones."""
+        return bool(np.isin(self.scores, (0.0, 1.0)).all())
 
     def resampled(self, weights: NDArray[np.float32]) -> Floats:
         """The mean under every row of ``weights``, shape (draws, images) to (draws,)."""
@@ -135,44 +141,77 @@ def _average_precision(
 class DropInterval:
     """Loss of accuracy from baseline to candidate, with the spread that other images would bring.
 
+    Where every image is right or wrong (a classifier's top-1) the ends come from the images on which the two models
+    differ: a bootstrap of images that are all right knows no other ones, however few they are. Each kind of difference
+    has its exact bound (Clopper and Pearson 1934: none in n images leaves about 3/n), and where both kinds were seen
+    their distances are squared and added (Newcombe 1998).
+
     Attributes:
         drop: baseline minus candidate, in the metric's own scale (0 to 1).
-        standard_error: of ``drop``, from the paired bootstrap; None where there are too few images for one.
+        standard_error: of ``drop``, from the paired bootstrap or, with ``lost`` and ``gained``, from those; None where
+            the images do not tell it.
         images: images that both models saw.
         draws: resamplings behind ``standard_error``.
+        lost: images that only the baseline has right; None where accuracy is no share of images.
+        gained: images that only the candidate has right.
     """
 
     drop: float
     standard_error: float | None
     images: int
     draws: int
+    lost: int | None = None
+    gained: int | None = None
 
     def upper(self, confidence: float) -> float:
         """The true drop is at most this, with ``confidence``; infinite where the spread is unknown."""
-        return math.inf if self.standard_error is None else self.drop + self._quantile(confidence) * self.standard_error
+        return self.drop + self._distance(confidence, self.lost, self.gained)
 
     def lower(self, confidence: float) -> float:
         """The true drop is at least this, with ``confidence``; minus infinity where the spread is unknown."""
-        return (
-            -math.inf if self.standard_error is None else self.drop - self._quantile(confidence) * self.standard_error
-        )
+        return self.drop - self._distance(confidence, self.gained, self.lost)
 
     def images_to_settle(self, limit: float, confidence: float) -> int | None:
         """How many images would bring the interval off ``limit``; None where that cannot be told."""
         away = abs(limit - self.drop)
         if self.standard_error is None or away == 0:
             return None
-        return math.ceil(self.images * (self._quantile(confidence) * self.standard_error / away) ** 2)
+        towards = (self.lost, self.gained) if limit > self.drop else (self.gained, self.lost)
+        ratio = self._distance(confidence, *towards) / away
+        return math.ceil(self.images * (ratio if self.lost == self.gained == 0 else ratio**2))
+
+    def _distance(self, confidence: float, against: int | None, back: int | None) -> float:
+        """From ``drop`` to an end; ``against`` counts the images that speak for that end, ``back`` the others."""
+        if self.standard_error is None:
+            return math.inf
+        if against is None or back is None:
+            return self._quantile(confidence) * self.standard_error
+        beta, images = scipy("stats").beta, self.images
+        most = 1.0 if against == images else float(beta.ppf(confidence, against + 1, images - against))
+        least = 0.0 if back == 0 else float(beta.ppf(1 - confidence, back, images - back + 1))
+        return math.hypot(most - against / images, back / images - least)
 
     def _quantile(self, confidence: float) -> float:
         return float(scipy("stats").t.ppf(confidence, max(self.images - 1, 1)))
 
 
 def standard_error(found: Detections | ImageScores, *, draws: int = DRAWS, seed: int = 0) -> float | None:
-    """Spread that other images would bring to one model's accuracy; None where there are too few images to tell."""
+    """Spread that other images would bring to one model's accuracy; None where the images do not tell it.
+
+    Of a share of images it is that of Agresti and Coull (1998), which a model that is right on all of them has too.
+    """
     if found.images < MIN_IMAGES:
         return None
-    return float(found.resampled(_drawn(found.images, draws, seed)).std(ddof=1))
+    if isinstance(found, ImageScores) and found.is_share:
+        share, images = (found.scores.sum() + 2) / (found.images + 4), found.images + 4
+        return math.sqrt(share * (1 - share) / images)
+    return _known(found.resampled(_drawn(found.images, draws, seed)))
+
+
+def _known(figures: Floats) -> float | None:
+    """The standard deviation; None where every draw gives the same: that is no knowledge of other images."""
+    spread = float(figures.std(ddof=1))
+    return spread if spread > NO_SPREAD else None
 
 
 def _drawn(images: int, draws: int, seed: int) -> NDArray[np.float32]:
@@ -189,7 +228,7 @@ def drop_interval(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> DropInterval:
-    """The spread of a loss of accuracy over images, by a paired bootstrap.
+    """The spread of a loss of accuracy over images, by a paired bootstrap; of shares of images by their counts.
 
     Args:
         baseline: per-image results of the unpruned model.
@@ -208,9 +247,19 @@ def drop_interval(
         return DropInterval(drop, 0.0, images, 0)
     if images < MIN_IMAGES:
         return DropInterval(drop, None, images, 0)
+    if isinstance(baseline, ImageScores) and isinstance(candidate, ImageScores) and _are_shares(baseline, candidate):
+        lost = int((baseline.scores > candidate.scores).sum())
+        gained = int((baseline.scores < candidate.scores).sum())
+        # half an image of each kind is added (Agresti and Min 2005), so that none seen is not no spread
+        variance = lost + gained + 1 - (lost - gained) ** 2 / (images + 2)
+        return DropInterval(drop, math.sqrt(variance) / (images + 2), images, 0, lost, gained)
     weights = _drawn(images, draws, seed)
     difference = baseline.resampled(weights) - candidate.resampled(weights)
-    return DropInterval(drop, float(difference.std(ddof=1)), images, draws)
+    return DropInterval(drop, _known(difference), images, draws)
+
+
+def _are_shares(*found: ImageScores) -> bool:
+    return all(scores.is_share for scores in found)
 
 
 def _same(first: Detections | ImageScores, second: Detections | ImageScores) -> bool:

@@ -1,7 +1,8 @@
 """Gates: pure functions from a measurement and a limit to a verdict. No torch, no clock, no file.
 
-What a gate promises is checked by simulation (``benchmarks/gate_calibration.py``): a wrong PASS in at most 1 % of runs,
-a wrong FAIL in at most 5 %, and INCONCLUSIVE where the run was not steady.
+What a gate promises is checked by simulation. Latency and speed-up (``benchmarks/gate_calibration.py``): a wrong PASS in
+at most 1 % of runs, a wrong FAIL in at most 5 %, and INCONCLUSIVE where the run was not steady. Accuracy: a wrong PASS and
+a wrong FAIL in at most 5 % each (``benchmarks/accuracy_gate.py`` draws detectors, the tests classifiers).
 """
 
 from __future__ import annotations
@@ -356,7 +357,9 @@ def accuracy_gate(
         return replace(gate, reason=figures)
     images_of = f"images of {split}" if split else "images"
     if interval.standard_error is None:
-        reason = f"{figures}; {interval.images} {images_of} are too few to tell, {MIN_IMAGES} are the least"
+        few = f"are too few to tell, {MIN_IMAGES} are the least"
+        alike = "give one figure however they are drawn, though the outputs differ: they do not tell what others give"
+        reason = f"{figures}; {interval.images} {images_of} {few if interval.images < MIN_IMAGES else alike}"
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
     low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
     if high <= max_drop + ROUNDING_ERROR:

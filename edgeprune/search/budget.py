@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.errors import EdgepruneError, TargetError, first_line
+from edgeprune.errors import EdgepruneError, StageError, TargetError, first_line
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import importance_named
@@ -128,6 +128,20 @@ class BudgetSearch:
         )
         return self.bench.compile(self.pruner.apply(plan), self.folder / "chosen", _metadata(plan)), plan
 
+    def keep_all(self) -> tuple[CompiledFiles, Plan]:
+        """The model as it was given, compiled, and the plan that keeps every channel of it.
+
+        Raises:
+            StageError: the plan gives up something: what ships untrained must be what was given.
+        """
+        files, plan = self.prune_by_macs(1.0)
+        if plan.params[0] != plan.params[1]:
+            raise StageError(
+                f"a plan that is to keep every channel has {plan.params[1]} of {plan.params[0]} parameters; "
+                "this is a bug of edgeprune"
+            )
+        return files, plan
+
     def search(
         self,
         baseline: Path,
@@ -162,7 +176,7 @@ class BudgetSearch:
             if start_used <= BUDGET_WINDOW[1] < start_high:
                 start_used, start_high = prober.start_used(1)
         if start_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
-            files, plan = self.prune_by_macs(1.0)
+            files, plan = self.keep_all()
             return PlanFound(files, plan, (), 1.0, None, self._gate(_unpruned_gate(budget, start_used, start_high)))
         self.pruner.refuse_fixed()
         planner = self.planner(cache)

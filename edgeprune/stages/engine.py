@@ -175,7 +175,7 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=3,
+    version=4,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,

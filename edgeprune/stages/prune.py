@@ -53,7 +53,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     diagnosis: Diagnosis | None = None
     unpruned = budget.asks_nothing
     if unpruned:
-        files, plan = search.prune_by_macs(1.0)
+        files, plan = search.keep_all()
     elif budget.kind == "macs_speed_up":
         if budget.value > limit:
             raise TargetError(
@@ -99,7 +99,7 @@ def _unpruned(build: Build, folder: Path) -> tuple[compiling.CompiledFiles, Plan
 
     source = checkpoint.load(build.record(BaselineFacts).path("model"))
     (folder / "unpruned").mkdir()
-    return BudgetSearch(build.site, source, folder / "unpruned", build.dataset, "l2").prune_by_macs(1.0)
+    return BudgetSearch(build.site, source, folder / "unpruned", build.dataset, "l2").keep_all()
 
 
 def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
@@ -137,7 +137,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=6,
+    version=7,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

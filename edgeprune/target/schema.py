@@ -264,7 +264,7 @@ class Target(_Part):
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
     """Images per inference on the device."""
     channel_alignment: Literal[1, 2, 4, 8, 16, 32, 64] = 8
-    """Widths are kept at multiples of this; tensor cores and vector units waste what lies between."""
+    """A width that is pruned becomes a multiple of this; tensor cores and vector units waste what lies between."""
     budget: Budget
     accuracy: AccuracyFloor = Field(default_factory=AccuracyFloor)
     prune: Pruning = Field(default_factory=Pruning)

@@ -109,9 +109,11 @@ def test_blocks_are_dropped_by_the_loss_and_again_by_the_plan(run, weights, coco
 
 
 def test_a_ratio_that_aligned_widths_overshoot_is_said(run, weights):
-    coarse = run("prune", weights, "--macs-speed-up", "1.02", "--align", "64", "--dry-run")
+    rest = ("model.[0-9].*", "model.1?.*", "model.21.*", "model.22.cv2.*", "model.22.cv3.[12].*", "model.22.cv3.0.1*")
+    one_width = [word for glob in rest for word in ("--ignore", glob)]
+    coarse = run("prune", weights, "--macs-speed-up", "1.005", "--align", "48", *one_width, "--dry-run")
     assert coarse.exit_code == 0
-    assert "×1.02 was asked: no widths in steps of 64 come closer" in coarse.output
+    assert "×1.005 was asked: no widths in steps of 48 come closer" in coarse.output
     assert "was asked" not in run("prune", weights, "--macs-speed-up", "1.5", "--dry-run").output
 
 

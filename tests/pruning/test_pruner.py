@@ -129,6 +129,39 @@ def test_a_model_whose_blocks_cannot_be_followed_is_refused_by_the_block():
         Pruner(model, 320)
 
 
+@pytest.fixture(scope="module")
+def off_the_grid(stock):
+    """Models with widths that are no multiples of the alignment they are pruned with, and that alignment."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    narrow = Pruner(stock("yolov8n.yaml"), 64, align=1, min_width=1)
+    return {
+        "a stock pose model": (stock("yolov8n-pose.yaml"), 8),
+        "70 classes": (DetectionModel("yolo11n.yaml", nc=70, verbose=False).eval(), 8),
+        "pruned before": (narrow.apply(narrow.plan(ratio=0.2, scope="local"), check=False), 8),
+        "steps of 16": (stock("yolov9t.yaml"), 16),
+    }
+
+
+@pytest.mark.parametrize("request_", [{"macs_speed_up": 1.0}, {"params_ratio": 1.0}, {"ratio": 0.0}])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("name", ["a stock pose model", "70 classes", "pruned before", "steps of 16"])
+def test_what_asks_for_nothing_changes_nothing(off_the_grid, name, steps, request_):
+    model, align = off_the_grid[name]
+    plan = Pruner(model, 64, align=align).plan(**request_, iterative_steps=steps)
+    assert [(line.name, line.before, line.after) for line in plan.dimensions if line.before != line.after] == []
+    assert (plan.params[0], plan.macs[0]) == (plan.params[1], plan.macs[1])
+
+
+@pytest.mark.parametrize("name", ["a stock pose model", "70 classes", "pruned before", "steps of 16"])
+def test_only_what_is_pruned_moves_to_the_grid(off_the_grid, name):
+    model, align = off_the_grid[name]
+    plan = Pruner(model, 64, align=align).plan(macs_speed_up=1.1)
+    narrowed = [line for line in plan.dimensions if line.before != line.after]
+    assert narrowed and all(line.after % align == 0 for line in narrowed)
+    assert plan.macs_speed_up >= 1.1
+
+
 @pytest.mark.parametrize(
     ("request_", "error"),
     [

@@ -14,8 +14,9 @@ from edgeprune.samples.average_precision import (
     Detections,
     ImageScores,
     drop_interval,
+    standard_error,
 )
-from edgeprune.samples.gates import Verdict
+from edgeprune.samples.gates import Verdict, accuracy_gate
 
 THRESHOLDS = 10
 
@@ -79,8 +80,77 @@ def test_a_model_without_detections_has_zero() -> None:
 
 def test_pairing_takes_away_what_both_models_share() -> None:
     table = random_detections(np.random.default_rng(0), images=100, classes=3)
+    correct = table.correct.copy()
+    correct[np.flatnonzero(correct[:, 0])[0]] = False
+    together = drop_interval(table, replace(table, correct=correct), 0.0).standard_error
+    alone = standard_error(table)
+    assert together is not None and alone is not None and 0 < together < alone / 3
+
+
+def test_other_outputs_that_every_draw_gives_the_same_figure_of_tell_nothing_of_other_images() -> None:
+    table = random_detections(np.random.default_rng(0), images=100, classes=3)
     surer = replace(table, confidence=table.confidence * np.float32(1.5))
-    assert drop_interval(table, surer, 0.0).standard_error == 0.0
+    interval = drop_interval(table, surer, 0.0)
+    assert (interval.standard_error, interval.images) == (None, 100)
+    judged = accuracy_gate("engine", 0.5, 0.5, 0.01, interval=interval)
+    assert judged.verdict is Verdict.INCONCLUSIVE and "though the outputs differ" in judged.reason
+    assert "too few" not in judged.reason
+    same = accuracy_gate("engine", 0.5, 0.5, 0.01, interval=drop_interval(table, replace(table), 0.0))
+    assert same.verdict is Verdict.PASS, "bit for bit the same"
+
+
+def test_one_model_whose_figure_no_draw_moves_has_no_error() -> None:
+    images = np.arange(30, dtype=np.int32)
+    found = Detections(30, images, np.ones(30, np.float32), images * 0, np.ones((30, 10), bool), images, images * 0)
+    assert standard_error(found) is None
+    assert standard_error(ImageScores(np.ones(30))) == pytest.approx(np.sqrt(32 * 2 / 34**3)), "right on all of them"
+
+
+def classifiers(rng: np.random.Generator, images: int, lost: float, gained: float) -> tuple[ImageScores, ImageScores]:
+    """Two that differ on images drawn with these chances: only the first is right, only the second is."""
+    drawn, shared = rng.random(images), rng.random(images) < 0.9
+    only_first, only_second = drawn < lost, (lost <= drawn) & (drawn < lost + gained)
+    first, second = np.where(only_second, 0.0, only_first | shared), np.where(only_first, 0.0, only_second | shared)
+    return (
+        ImageScores(first, rng.random((images, 5)).astype(np.float32)),
+        ImageScores(second, rng.random((images, 5)).astype(np.float32)),
+    )
+
+
+@pytest.mark.parametrize("images", [20, 50, 300])
+@pytest.mark.parametrize(("lost", "gained"), [(0.02, 0.0), (0.0101, 0.0), (0.0301, 0.02), (0.1101, 0.1)])
+def test_a_classifier_that_lost_more_than_the_floor_passes_in_at_most_5_per_cent(
+    images: int, lost: float, gained: float
+) -> None:
+    rng, runs, passed = np.random.default_rng(0), 400, 0
+    for _ in range(runs):
+        pair = classifiers(rng, images, lost, gained)
+        before, after = (float(one.scores.mean()) for one in pair)
+        interval = drop_interval(*pair, before - after)
+        passed += accuracy_gate("engine", before, after, 0.01, interval=interval).verdict is Verdict.PASS
+    assert passed / runs <= 0.05 + 0.02, "2 % of noise in 400 runs"
+
+
+@pytest.mark.parametrize(("images", "verdict"), [(20, Verdict.INCONCLUSIVE), (400, Verdict.PASS)])
+def test_no_image_that_differs_leaves_three_in_all_of_them(images: int, verdict: Verdict) -> None:
+    right = np.ones(images)
+    other = ImageScores(right, np.full((images, 1), 0.9, np.float32))
+    interval = drop_interval(ImageScores(right, np.ones((images, 1), np.float32)), other, 0.0)
+    assert interval.upper(0.95) == pytest.approx(3 / images, rel=0.08)
+    assert (interval.lost, interval.gained) == (0, 0)
+    judged = accuracy_gate("engine", 1.0, 1.0, 0.01, interval=interval)
+    assert judged.verdict is verdict, judged.reason
+    assert interval.images_to_settle(0.01, 0.95) == pytest.approx(300, rel=0.08)
+
+
+def test_both_ends_speak_of_the_images_that_differ() -> None:
+    before, after = np.ones(200), np.ones(200)
+    after[:12], before[12:14] = 0, 0
+    interval = drop_interval(ImageScores(before), ImageScores(after), 0.05)
+    assert (interval.lost, interval.gained) == (12, 2)
+    back = drop_interval(ImageScores(after), ImageScores(before), -0.05)
+    assert interval.upper(0.95) == pytest.approx(-back.lower(0.95)) and interval.lower(0.95) < 0.05
+    assert interval.standard_error == pytest.approx(np.sqrt(15 - 100 / 202) / 202)
 
 
 def test_too_few_images_have_no_interval() -> None:

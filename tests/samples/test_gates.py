@@ -113,7 +113,7 @@ def test_what_was_not_asked_again_still_decides(later: Gate) -> None:
         (0.02, 0.01, Verdict.INCONCLUSIVE, "about 241 images would settle it (95%, 87 images)"),
         (0.04, 0.01, Verdict.INCONCLUSIVE, "-0.0566 to -0.0234"),
         (0.06, 0.01, Verdict.FAIL, "-0.0434 or worse"),
-        (0.0, None, Verdict.INCONCLUSIVE, "are too few"),
+        (0.0, None, Verdict.INCONCLUSIVE, "87 images give one figure however they are drawn"),
     ],
 )
 def test_a_loss_of_accuracy_is_judged_by_its_interval(
@@ -124,6 +124,11 @@ def test_a_loss_of_accuracy_is_judged_by_its_interval(
     assert judged.verdict is verdict, judged.reason
     assert words in judged.reason
     assert judged.value == pytest.approx(drop) and judged.limit == 0.03
+
+
+def test_too_few_images_are_said_to_be() -> None:
+    judged = accuracy_gate("engine", 0.5, 0.5, 0.03, interval=DropInterval(0.0, None, images=8, draws=0))
+    assert judged.verdict is Verdict.INCONCLUSIVE and "8 images are too few to tell, 20 are the least" in judged.reason
 
 
 def test_the_reason_says_which_images_judged() -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from edgeprune import checkpoint
 from edgeprune.cli import app
-from edgeprune.errors import TargetError
+from edgeprune.errors import StageError, TargetError
 from edgeprune.progress import Silent
 from edgeprune.samples.gates import Verdict
 from edgeprune.search import run
@@ -177,3 +177,39 @@ def test_a_budget_that_the_unpruned_model_meets_costs_no_probe(place: Path, smal
     assert result.gate.verdict is Verdict.PASS and "met without pruning" in result.gate.reason
     plan = Plan.load(place / "whole.plan.json")
     assert plan.macs[0] == plan.macs[1]
+
+
+@pytest.fixture
+def off_the_grid(tmp_path: Path) -> Path:
+    """A checkpoint that was pruned before, to widths that are no multiples of the profile's alignment."""
+    from edgeprune.pruning.pruner import Pruner
+
+    pruner = Pruner(models.model(), 96, align=1, min_width=1)
+    narrow = pruner.apply(pruner.plan(ratio=0.2, scope="local"), check=False)
+    return models.saved(narrow, tmp_path / "odd.pt", train_args={"imgsz": 96})
+
+
+def test_a_model_that_is_fast_enough_is_compiled_as_it_was_given(
+    off_the_grid: Path, tmp_path: Path, small: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.search import budget
+
+    source, compiled = checkpoint.load(off_the_grid), []
+
+    class Bench:
+        def __init__(self, *_: object) -> None: ...
+
+        def compile(self, model: Any, *_: object) -> None:
+            compiled.append(model)
+
+    monkeypatch.setattr(budget, "SiteBench", Bench)
+    search = budget.BudgetSearch(stand_in_site(small, StandIn(0.5, 0.1)), source, tmp_path)
+    assert any(one.fixed is None and one.width % one.step for one in search.pruner.dimensions)
+    _, plan = search.keep_all()
+    given = source.model.state_dict()
+    assert plan.params[0] == plan.params[1]
+    assert all(values.equal(given[name]) for name, values in compiled[0].state_dict().items())
+
+    monkeypatch.setattr(search, "prune_by_macs", lambda _: (None, search.pruner.plan(macs_speed_up=1.3)))
+    with pytest.raises(StageError, match="to keep every channel has"):
+        search.keep_all()
