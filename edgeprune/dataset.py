@@ -72,6 +72,7 @@ class Dataset:
     channels: int = 3
     keypoints: Mapping[str, Any] = field(default_factory=dict)
     one_class: bool = False
+    _needed: tuple[str, ...] = field(default=(), repr=False, compare=False)
     _linked: dict[str, LinkedSplit] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -251,7 +252,8 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over class names and, for every split, each image's relative name and size and its label's bytes.
+        """SHA-256 over class names, what a YAML says of keypoints and, for every split, each image's relative name and
+        size and its label's bytes; and over which images Ultralytics leaves out of the splits that were needed.
 
         It does not depend on where the dataset lies, and it reads no pixels.
         """
@@ -260,6 +262,9 @@ class Dataset:
             digest.update(f"channels {self.channels}".encode())
         if self.one_class:
             digest.update(b"one class")
+        judged_by = {key: value for key, value in self.keypoints.items() if key != "kpt_names"}
+        if self.kpt_shape or judged_by:
+            digest.update(f"keypoints {self.kpt_shape} {sorted(judged_by.items())}".encode())
         for split in sorted(self.splits):
             digest.update(f"\0{split}\0".encode())
             for image in self.splits[split]:
@@ -268,6 +273,8 @@ class Dataset:
                 if self.task != "classify":
                     file = label_file(image)
                     digest.update(read_bytes(file) if is_file(file) else b"\1")
+            if split in self._needed and (skipped := self._link(split).checked.skipped):
+                digest.update(f"without {[one.index for one in skipped]}".encode())
         return digest.hexdigest()
 
     def _link(self, split: str) -> LinkedSplit:
@@ -308,7 +315,8 @@ class Dataset:
                 raise DataError(
                     f"{row.file}:{row.line}: '{shown(first, 40)}' is no class index; a line is CLASS X Y W H"
                 ) from None
-            if not 0 <= index < self.nc or index != int(index):
+            known = MAX_CLASSES if self.one_class else self.nc  # of one class are all that the YAML names
+            if not 0 <= index < known or index != int(index):
                 raise DataError(
                     f"{row.file}:{row.line}: class {shown(first, 40)} is out of range; {self.source} names 0 to "
                     f"{self.nc - 1}"
@@ -601,7 +609,7 @@ def _checked(dataset: Dataset, need: Sequence[str]) -> Dataset:
                 f"a model of task {dataset.task} needs {OUTLINES[dataset.task]} for every object; give such labels, "
                 "or a model of task detect"
             )
-    return dataset
+    return replace(dataset, _needed=tuple(need))
 
 
 def _say_skipped(dataset: Dataset, split: str, linked: LinkedSplit) -> None:

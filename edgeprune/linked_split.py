@@ -26,13 +26,14 @@ from edgeprune.images import read_image
 from edgeprune.quiet import quiet
 from edgeprune.reading import is_file, read_bytes
 from edgeprune.serial import read_json, write_json
-from edgeprune.version import pip
+from edgeprune.version import installed, pip
 from edgeprune.workspace import user_cache
 
 KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
 FOLDER = "datasets"
 CHECKED = "checked.json"
 FORMAT = "2"
+READERS = ("ultralytics", "pillow", "pi-heif")  # which images are left out depends on their versions
 ANY_CLASS = re.compile(rb"(?m)^[ \t]*\d+(?:\.0*)?(?=[ \t])")  # the first column of a label
 MANY = 5000  # images from which on it is said that they are opened
 
@@ -177,7 +178,8 @@ def _read(folder: Path) -> Checked | None:
 
 
 def _key(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules) -> str:
-    digest = hashlib.sha256(repr((FORMAT, rules, tuple(groups))).encode(errors="surrogateescape"))
+    readers = [installed(package) for package in READERS]
+    digest = hashlib.sha256(repr((FORMAT, rules, tuple(groups), readers)).encode(errors="surrogateescape"))
     for source in sources:
         for path in (source.image, source.label):
             digest.update(os.fsencode(f"\0{source.group}\0{path}\0"))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,52 @@ def test_a_name_that_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
         Dataset.load("surely-no-such-dataset.yaml")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+POSE = "train: images/train\nval: images/val\nnames: [a]\nkpt_shape: [2, 3]\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "other"),
+    [
+        ("flip_idx: [0, 1]\n", "flip_idx: [1, 0]\n"),
+        ("", "flip_idx: [0, 1]\n"),
+        ("", "kpt_oks_sigmas: [0.5, 0.01]\n"),
+        ("kpt_oks_sigmas: [0.5, 0.5]\n", "kpt_oks_sigmas: [0.5, 0.01]\n"),
+    ],
+)
+def test_the_digest_follows_what_training_and_judging_take_of_keypoints(entry, other, tmp_path):
+    rows = "0 .5 .5 .4 .4 .4 .4 2 .6 .6 2\n"
+    one = Dataset.load(written(tmp_path / "one", POSE + entry, rows), task="pose")
+    two = Dataset.load(written(tmp_path / "two", POSE + other, rows), task="pose")
+    assert one.digest != two.digest
+    named = Dataset.load(written(tmp_path / "named", POSE + entry + "kpt_names: {0: [x, y]}\n", rows), task="pose")
+    assert named.digest == one.digest, "names of keypoints are for people"
+
+
+def test_the_digest_follows_the_shape_of_keypoints(tmp_path):
+    dataset = Dataset.load(written(tmp_path / "d"))
+    assert replace(dataset, kpt_shape=(2, 3)).digest != replace(dataset, kpt_shape=(3, 2)).digest != dataset.digest
+
+
+def test_the_digest_of_a_dataset_without_keypoints_is_what_it_was(tmp_path):
+    (tmp_path / "d" / "images").mkdir(parents=True)
+    (tmp_path / "d" / "images" / "0.jpg").write_bytes(b"four")
+    dataset = Dataset(tmp_path, tmp_path / "d", None, {0: "a"}, {"val": (tmp_path / "d" / "images" / "0.jpg",)})
+    said = repr([(0, "a")]).encode() + b"\0val\0" + b"images/0.jpg\x004\0" + b"\1"
+    assert dataset.digest == hashlib.sha256(said).hexdigest()
+
+
+def test_the_digest_follows_what_is_left_out(tmp_path):
+    data = written(tmp_path / "d")
+    whole = Dataset.load(data)
+    before = {whole.digest, whole.of_one_class().digest}
+    broken = tmp_path / "d" / "images" / "train" / "1.jpg"
+    broken.write_bytes(b"\0" * broken.stat().st_size)
+    left_out = Dataset.load(data)
+    assert len(left_out.images("train")) == 2
+    after = {left_out.digest, left_out.of_one_class().digest}
+    assert len(before) == len(after) == 2 and not before & after
 
 
 def test_the_digest_follows_the_content_and_not_the_place(tmp_path):

@@ -70,6 +70,22 @@ def test_images_are_opened_once_until_one_changes(tmp_path, monkeypatch):
     assert len(opened) == 3, "the split with the change, and no other"
 
 
+@pytest.mark.parametrize("package", ["pi-heif", "pillow", "ultralytics"])
+def test_what_another_reader_may_take_is_looked_at_again(package, tmp_path, monkeypatch):
+    data = written(tmp_path / "d")
+    (tmp_path / "d" / "images" / "train" / "1.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    before = Dataset.load(data)
+    assert len(before.images("train")) == 2
+    monkeypatch.setattr(linked_split, "_verified", lambda *_: ("", 2, 0))
+    monkeypatch.setattr(linked_split, "read_image", lambda *_, **__: None)
+    assert len(Dataset.load(data).images("train")) == 2, "the same readers say the same"
+    versions = {**{name: linked_split.installed(name) for name in linked_split.READERS}, package: "99"}
+    monkeypatch.setattr(linked_split, "installed", versions.__getitem__)
+    after = Dataset.load(data)
+    assert len(after.images("train")) == 3
+    assert after.digest != before.digest
+
+
 def test_what_is_left_out_is_named_once(tmp_path, caplog):
     data = written(tmp_path / "d")
     for index, name in enumerate("vwxyz"):

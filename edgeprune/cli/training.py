@@ -45,6 +45,8 @@ def finetune(
       edgeprune finetune pruned.pt --data data.yaml --imgsz 320 --epochs 2 \\
         --teacher best.pt --train mosaic=0.5 --out taught
     """
+    if until is None and baseline is not None:
+        raise TargetError("--baseline is what --until compares with; add --until 'map_drop <= 0.01', or leave it out")
     if until is None:
         goal = None
     elif baseline is None and settings.teacher is None:
@@ -124,13 +126,13 @@ def iterate(
     data: Data,
     macs_speed_up: Annotated[float, typer.Option(help="MACs of the given model over those of the last round's.")],
     settings: TrainSettings,
-    rounds: Annotated[int, typer.Option(help="How often to prune; the epochs are shared over all rounds.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How often to prune; epochs or time are shared over all rounds.")] = 3,
     importance: Annotated[str, typer.Option(help="Channel importance criterion.")] = "auto",
     align: Annotated[int, typer.Option(help="A width that is pruned becomes a multiple of this.")] = 8,
     out: Out = Path("iterated"),
     trust: Trust = False,
 ) -> None:
-    """Prune and fine-tune in turns, with the epochs shared over the rounds.
+    """Prune and fine-tune in turns, with the epochs (or --time) shared over the rounds.
 
     Example:
       edgeprune iterate best.pt --data data.yaml --macs-speed-up 1.5 \\

@@ -234,6 +234,7 @@ def frontier(
         output.why,
         output.measured,
         dataset.judging_split(target.accuracy.split),
+        target.finetune.time_h if given else None,
     )
     write_json(out / "frontier.json", made)
     write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")

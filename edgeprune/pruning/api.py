@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def prune(
         macs_speed_up: multiply-accumulates before over after, at least this.
         params_ratio: parameters after over before, at most this.
         ratio: share of the prunable channels to remove.
-        plan: a plan or its file.
+        plan: a plan or its file; what would choose another one (``data``, ``importance``, ``align`` and the like) is
+            then refused.
         data: dataset YAML, or the folder of a classification dataset; its training split ranks channels by the loss.
         images: how many images of ``data``.
         batch: images per pass; each batch is one sample of the gradient.
@@ -112,6 +114,27 @@ def prune(
         plan = Plan.load(plan)
     if plan is not None and any(value is not None for value in (macs_speed_up, params_ratio, ratio)):
         raise TargetError("a plan says itself how much to prune; leave out macs_speed_up, params_ratio and ratio")
+    if plan is not None:
+        defaults = inspect.signature(prune).parameters
+        given = {
+            "data": data,
+            "batches": batches,
+            "importance": importance,
+            "normalisation": normalisation,
+            "scope": scope,
+            "iterative_steps": iterative_steps,
+            "drop_blocks": drop_blocks,
+            "ignore": tuple(ignore),
+            "max_ratio": max_ratio or None,
+            "align": align,
+            "min_width": min_width,
+            "head": head,
+        }
+        if ignored := [name for name, value in given.items() if value != defaults[name].default]:
+            raise TargetError(
+                f"a plan says itself what to keep, so that these would be ignored: {', '.join(ignored)}; leave them "
+                "out, or make a new plan with them"
+            )
     if data is not None and batches is not None:
         raise TargetError("data= and batches= are two sources of the same images; leave one out")
     checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None

@@ -114,13 +114,14 @@ class Frontier:
         budgets: their values.
         statistic: of a budget in ms.
         metric: name of the accuracy.
-        epochs: of every row that was trained.
+        epochs: of every row that was trained; without meaning where ``hours`` is given.
         rows: what was looked at.
         recommendations: one a budget.
         screening_seconds: that the screening took when it ran; None in older files.
         output: which output form every row has, and why; empty for what is no detector, and in older files.
         outputs: the output forms as they were measured, the target's own first; empty where none was.
         split: of the images that accuracy is of, and that rows are recommended by; empty in older files.
+        hours: that every row was trained for, where the profile limits time (``finetune.time_h``) and not epochs.
     """
 
     target: str
@@ -135,3 +136,4 @@ class Frontier:
     output: str = ""
     outputs: tuple[Screened, ...] = ()
     split: str = ""
+    hours: float | None = None

@@ -90,11 +90,11 @@ def how_to_build(found: Frontier, one: Recommendation) -> str:
 
 def frontier_page(found: Frontier) -> str:
     """The page as text of one file."""
-    trained = (
-        f"trained for {found.epochs} epoch{'' if found.epochs == 1 else 's'}"
-        if found.epochs
-        else "measured without training"
-    )
+    trained = "measured without training"
+    if found.hours is not None:
+        trained = f"trained for {found.hours:g} h"
+    elif found.epochs:
+        trained = f"trained for {found.epochs} epoch{'' if found.epochs == 1 else 's'}"
     seconds = found.screening_seconds
     screening = "" if seconds is None else f" The screening before any training took {seconds:.0f} s."
     split = f"split {found.split}" if found.split else "split that judges"

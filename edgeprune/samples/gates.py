@@ -1,8 +1,8 @@
 """Gates: pure functions from a measurement and a limit to a verdict. No torch, no clock, no file.
 
-What a gate promises is checked by simulation. Latency and speed-up (``benchmarks/gate_calibration.py``): a wrong PASS in
-at most 1 % of runs, a wrong FAIL in at most 5 %, and INCONCLUSIVE where the run was not steady. Accuracy: a wrong PASS and
-a wrong FAIL in at most 5 % each (``benchmarks/accuracy_gate.py`` draws detectors, the tests classifiers).
+What a gate promises is checked by simulation. Latency and speed-up (``benchmarks/gate_calibration.py``): a wrong PASS
+in at most 1 % of runs, a wrong FAIL in at most 5 %, and INCONCLUSIVE where the run was not steady. Accuracy: a wrong
+PASS and a wrong FAIL in at most 5 % each (``benchmarks/accuracy_gate.py`` draws detectors, the tests classifiers).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
 
 PACKAGES = ("onnxruntime", "torch", "torch-pruning", "ultralytics")  # whose version a point depends on
-VERSION = 3  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
-# of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head
+VERSION = 4  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
+# of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head;
+# 3 narrowed an unpruned model to the alignment, and gave no error to a classifier that is right on every image
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Job:
         reference: how the swept model runs, which ratios are to, and its checkpoint's bytes; by the job's own target
             when None. A frontier's rows have one, and are trained also where there is nothing to prune.
         start_used: share of the budget that the model takes unpruned beside the reference, where that was measured.
+        swept: SHA-256 of the swept checkpoint, which ratios are to; empty where that is the job's own, or in
+            ``reference``.
         conditions: of the measurement and the training: the device, and versions of packages.
     """
 
@@ -55,6 +58,7 @@ class Job:
     epochs: int
     reference: tuple[Target, bytes] | None = None
     start_used: float | None = None
+    swept: str = ""
     conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -71,12 +75,19 @@ class Job:
             "conditions": dict(self.conditions),
             "teacher": self.teacher_digest,
         }
+        if self.swept:
+            content["swept"] = self.swept
         if self.target.qat is not None:
             content["nvidia-modelopt"] = installed("nvidia-modelopt")
         if self.reference is not None:
             target, weights = self.reference
             content["reference"] = [target.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
         return digest_of([VERSION, content])[:12]
+
+    def beside(self, swept: bytes) -> Job:
+        """This job with the swept checkpoint that its ratios are to."""
+        own = self.reference is not None or self.weights == swept
+        return replace(self, swept="" if own else hashlib.sha256(swept).hexdigest())
 
     @property
     def teacher_digest(self) -> str:

@@ -165,6 +165,7 @@ def finish_jobs(
         steps: what makes a point.
         reporter: who watches.
     """
+    todo = [job.beside(swept) for job in todo]
     folder = out / POINTS
     folder.mkdir(parents=True, exist_ok=True)
     done = {job.key: point for job in todo if (point := _read(folder / f"{job.name}-{job.key}.json")) is not None}

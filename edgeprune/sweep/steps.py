@@ -197,8 +197,13 @@ def _note(job: Job, pruned: Pruned) -> str:
     found = f"probes: {pruned.probes}" if pruned.probes else MET_UNPRUNED if job.pruned else "unpruned"
     if not _is_trained(job, pruned):
         return f"{found}, epochs: 0" if pruned.probes else found
-    qat = job.target.qat
-    return f"{found}, epochs: {job.epochs}" + (f" and {qat.epochs} for INT8" if qat is not None else "")
+    qat, hours = job.target.qat, job.target.finetune.time_h
+    trained = f"epochs: {job.epochs}" if hours is None else f"trained for {hours:g} h"
+    if qat is None:
+        return f"{found}, {trained}"
+    if qat.time_h is not None:
+        return f"{found}, {trained} and for {qat.time_h:g} h for INT8"
+    return f"{found}, {trained} and {qat.epochs}{'' if hours is None else ' epochs'} for INT8"
 
 
 def _training_key(job: Job, pruned: Pruned) -> str:

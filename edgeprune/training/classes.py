@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from ultralytics.nn.autobackend import check_class_names
 from ultralytics.nn.modules import Classify, Detect
 from ultralytics.nn.tasks import ClassificationModel
 
@@ -15,9 +16,11 @@ from edgeprune.errors import DataError
 
 
 def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
-    """Replace the class outputs of ``model`` in place, if ``names`` has another number of classes.
+    """Give ``model`` class outputs for ``names``, in place.
 
-    Outputs of classes whose name both have are kept, others start from random weights and Ultralytics' bias prior; the
+    With another number of classes, a detector's outputs of classes whose name both have are kept, others start from
+    random weights and Ultralytics' bias prior. With the same number in another order, outputs move to where their name
+    is; a place whose old class is gone keeps its output for the new one, which is then that class by another name. The
     box, mask and keypoint branches and every width stay as they are.
 
     Args:
@@ -25,7 +28,7 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
         names: class index to name, as the data set gives them.
 
     Returns:
-        Whether anything was replaced.
+        Whether anything was replaced or moved.
 
     Raises:
         DataError: the model's head is of a kind whose classes cannot be replaced.
@@ -34,11 +37,19 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     head, count = owner.model[-1], len(names)
     if isinstance(head, Classify):
         replaced = head.linear.out_features != count
+        old_rows = _moved_rows(*(check_class_names(dict(known)) for known in (owner.names, names)))
         ClassificationModel.reshape_outputs(model, count)
+        if old_rows is not None:
+            _move_rows(head.linear, old_rows)
+            replaced = True
     elif isinstance(head, Detect):
         replaced = head.nc != count
         if replaced:
             _fit_detect(head, _old_indices(owner.names, names), count)
+        elif (old_rows := _moved_rows(owner.names, names)) is not None:
+            for layer in _class_layers(head):
+                _move_rows(layer, old_rows)
+            replaced = True
     else:
         raise DataError(
             f"a {type(head).__name__} head cannot be trained here; detect, segment, pose, obb and classify can"
@@ -81,6 +92,33 @@ def _fit_detect(head: Detect, old_indices: dict[int, int], count: int) -> None:
         segments[-1] = _class_convolution(segments[-1], old_indices, count, None)
     head.nc = count
     head.no = count + head.reg_max * 4
+
+
+def _class_layers(head: Any) -> list[nn.Conv2d]:
+    """The layers of a detector whose outputs are one a class."""
+    branches = [branch for branch in (head.cv3, getattr(head, "one2one_cv3", None)) if branch is not None]
+    layers = [layers[-1] for branch in branches for layers in branch]
+    segments: Any = getattr(getattr(head, "proto", None), "semseg", None)
+    return layers if segments is None else [*layers, segments[-1]]
+
+
+def _moved_rows(before: Mapping[int, str], after: Mapping[int, str]) -> list[int] | None:
+    """For every new class the place of its old output, of as many classes; None where each stays where it is."""
+    if dict(before) == dict(after) or sorted(before) != sorted(after):
+        return None
+    position = {name: index for index, name in before.items()}
+    rows = {index: position[name] for index, name in after.items() if name in position}
+    # what is new in place of what is gone has another name; the rest of the new ones take what nobody took, in order
+    rows |= {index: index for index in after if index not in rows and index not in rows.values()}
+    left = iter(sorted(set(before) - set(rows.values())))
+    moved = [rows[index] if index in rows else next(left) for index in sorted(after)]
+    return None if moved == sorted(after) else moved
+
+
+def _move_rows(layer: nn.Conv2d | nn.Linear, old_rows: list[int]) -> None:
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[old_rows].clone())
 
 
 def _class_convolution(old: nn.Conv2d, old_indices: dict[int, int], count: int, prior: float | None) -> nn.Conv2d:

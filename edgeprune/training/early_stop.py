@@ -9,13 +9,14 @@ from typing import Any
 
 from ultralytics.cfg import TASK2METRIC
 
-from edgeprune import checkpoint
+from edgeprune import checkpoint, serial
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.serial import read_json, write_json
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import require_same_names
 from edgeprune.training.run import validation_accuracy
+from edgeprune.version import installed
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class StopAtGoal:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """What was measured: the digest of the weights, and their figure."""
+    """What was measured: the digest of the weights and of all that their figure depends on, and the figure."""
 
-    weights: str
+    measured: str
     figure: float
 
 
@@ -58,13 +59,23 @@ def baseline_accuracy(
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     record = Path(work) / "unpruned.json"
+    measured = serial.digest_of(
+        {
+            "weights": unpruned.sha256,
+            "dataset": dataset.digest,
+            "imgsz": settings.side,
+            "head": settings.head,
+            "batch": settings.batch,
+            "ultralytics": installed("ultralytics"),
+        }
+    )
     with suppress(DataError):  # none yet, or one that something cut off
         kept = read_json(_Baseline, record)
-        if kept.weights == unpruned.sha256:
+        if kept.measured == measured:
             return kept.figure
     # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
     readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
     accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=2 * settings.batch)
     record.parent.mkdir(parents=True, exist_ok=True)
-    write_json(record, _Baseline(unpruned.sha256, accuracy))
+    write_json(record, _Baseline(measured, accuracy))
     return accuracy

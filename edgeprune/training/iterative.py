@@ -1,4 +1,4 @@
-"""Prune and fine-tune in rounds, with the same total of epochs as one shot.
+"""Prune and fine-tune in rounds, with the same total of epochs, or of time, as one shot.
 
 Takes unpruned weights and a total speed-up in multiply-accumulates; each round goes an equal factor further, and its
 share of the epochs repairs it. One round is the one-shot schedule, so that the two can be compared by one number.
@@ -39,7 +39,8 @@ def prune_in_rounds(
     trust: bool = False,
     progress: Progress = silent,
 ) -> list[PruningRound]:
-    """Reach ``macs_speed_up`` in ``rounds`` equal factors; ``settings.epochs`` is the total over all rounds.
+    """Reach ``macs_speed_up`` in ``rounds`` equal factors; ``settings.epochs``, or ``settings.time_h`` where it is
+    given, is the total over all rounds.
 
     Args:
         weights: an unpruned checkpoint; the teacher is what ``settings.teacher`` names.
@@ -85,7 +86,7 @@ def prune_in_rounds(
             start,
             data=data,
             out=Path(out) if number == rounds else folder / "out",
-            settings=replace(settings, epochs=epochs),
+            settings=replace(settings, epochs=epochs, time_h=settings.time_h and settings.time_h / rounds),
             work=folder,
             trust=trust,
             label=f"round {number}/{rounds}",

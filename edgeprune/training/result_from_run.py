@@ -14,7 +14,7 @@ from torch import nn
 from ultralytics.cfg import TASK2METRIC
 from ultralytics.utils import RANK
 
-from edgeprune import checkpoint
+from edgeprune import checkpoint, serial
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.settings import TrainSettings
 from edgeprune.training.distributed import on_first_process
@@ -65,7 +65,9 @@ def _write(
     metadata: Mapping[str, object] | None,
 ) -> float:
     best, record = out / "best.pt", work / "result.json"
-    source = weights_digest(model)
+    # epoch 0 may be kept again with other data or settings, so that weights alone do not tell one result from another
+    request = (work / "run.json").read_text() if (work / "run.json").is_file() else ""
+    source = serial.digest_of([weights_digest(model), request, dict(metadata or {})])
     written = _read(record)
     if written.get("source") != source or not best.is_file() or sha256_of(best) != written.get("best"):
         out.mkdir(parents=True, exist_ok=True)

@@ -198,6 +198,29 @@ def test_a_plan_whose_counts_give_no_ratio_is_refused(stock, counts):
         plan_from_data(to_json(dataclasses.replace(plan, **counts)), "here")
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"ignore": ["model.2.*"]},
+        {"max_ratio": {"model.4.*": 0.1}},
+        {"align": 32},
+        {"min_width": 64},
+        {"drop_blocks": 2},
+        {"importance": "fpgm"},
+        {"iterative_steps": 7},
+        {"scope": "local"},
+        {"normalisation": "mean"},
+        {"data": "data.yaml"},
+        {"batches": []},
+        {"head": "raw"},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_what_a_plan_decides_is_not_taken_beside_it(stock, plan, option):
+    with pytest.raises(TargetError, match=f"would be ignored: {next(iter(option))};"):
+        prune(stock("yolo11n.yaml"), plan=plan, **option)
+
+
 def test_prune_takes_a_model(stock):
     result = prune(stock("yolov8n.yaml"), imgsz=320, params_ratio=0.5)
     assert result.plan.params[1] <= 0.5 * result.plan.params[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,9 @@ def test_a_notebook_learns_the_classes_when_edgeprune_is_imported(monkeypatch: p
     import_module("edgeprune")
     shown: dict[str, Any] = shell.display_formatter.format(results.plan())[0]
     assert "&lt;b&gt;" in shown["text/html"]
+
+
+def test_a_frontier_whose_training_the_profile_limits_by_time_says_the_time() -> None:
+    found = results.frontier()
+    assert f"trained for {found.epochs} epochs" in frontier_page(found)
+    assert "trained for 1.5 h and timed" in frontier_page(replace(found, hours=1.5))

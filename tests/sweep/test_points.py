@@ -160,6 +160,25 @@ def test_what_need_not_be_pruned_is_trained_in_a_frontier_and_not_in_a_sweep(
     assert _note(row, pruned) == "met without pruning, epochs: 2"
 
 
+@pytest.mark.parametrize(
+    ("keys", "note"),
+    [
+        ({}, "probes: 2, epochs: 3"),
+        ({"finetune.time_h": 1.5}, "probes: 2, trained for 1.5 h"),
+        ({"precision": "int8", "qat.epochs": 2}, "probes: 2, epochs: 3 and 2 for INT8"),
+        (
+            {"precision": "int8", "qat.epochs": 2, "finetune.time_h": 1.5},
+            "probes: 2, trained for 1.5 h and 2 epochs for INT8",
+        ),
+        ({"precision": "int8", "qat.time_h": 0.5}, "probes: 2, epochs: 3 and for 0.5 h for INT8"),
+    ],
+)
+def test_a_note_says_what_was_run(keys: dict[str, Any], note: str) -> None:
+    target = load_target("cpu").changed(keys).with_overrides(speed_up=1.5)
+    job = Job("a", b"given", target, "d.yaml", "d", 0, False, "", True, 3)
+    assert _note(job, Pruned(b"pruned", 1.5, 2)) == note
+
+
 def test_a_row_that_an_older_frontier_left_untrained_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +197,24 @@ def test_a_row_that_an_older_frontier_left_untrained_is_made_again(
         steps = CountedSteps()
         finish_jobs([job], b"swept", tmp_path, "here", steps, Silent())
         assert steps.ran == again
+
+
+def test_a_point_of_another_model_is_made_again_beside_another_swept_one(tmp_path: Path) -> None:
+    target = load_target("cpu")
+
+    def ran(main: bytes, **changes: Any) -> list[str]:
+        rows = [Job(name, weights, target, "d.yaml", "d", 0, False, "", False, 0, **changes)
+                for name, weights in (("main", main), ("other", b"other"))]  # fmt: skip
+        steps = CountedSteps()
+        finish_jobs(rows, main, tmp_path, "here", steps, Silent())
+        return steps.ran
+
+    assert ran(b"one") == ["main", "other"]
+    assert ran(b"one") == []
+    assert ran(b"two") == ["main", "other"], "its speed-up is over the swept model"
+    assert ran(b"one") == []
+    assert ran(b"three", reference=(target, b"reference")) == ["main", "other"]
+    assert ran(b"three", reference=(target, b"reference")) == []
 
 
 class CountedSteps:

@@ -41,11 +41,39 @@ def test_shared_classes_keep_their_outputs(config: str, tmp_path: Path) -> None:
     assert torch.isfinite(scores).all()
 
 
-def test_the_same_number_of_classes_changes_nothing(narrow: Path) -> None:
+def test_other_names_of_as_many_classes_change_nothing(narrow: Path) -> None:
     model = checkpoint.load(narrow).model
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert not fit_classes(model, {i: f"other {i}" for i in range(10)})
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (("dog", "cat", "bee", "ant"), [3, 2, 1, 0]),
+        (("bee", "cat", "ant", "dog"), [1, 2, 0, 3]),
+        (("Ant", "bee", "cat", "dog"), [0, 1, 2, 3]),  # a class by another name
+        (("dog", "emu", "cat", "ant"), [3, 1, 2, 0]),
+        (("bee", "emu", "cat", "dog"), [1, 0, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("config", ["yolo26n.yaml", "yolo26n-seg.yaml", "yolo11n-cls.yaml"])
+def test_as_many_classes_in_another_order_move_their_outputs(
+    config: str, names: tuple[str, ...], rows: list[int], tmp_path: Path
+) -> None:
+    model: Any = checkpoint.load(narrow_checkpoint(tmp_path / "m.pt", config, names=OLD)).model
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    new = dict(enumerate(names))
+    moved = rows != [0, 1, 2, 3]
+    assert fit_classes(model, new) is moved
+    after = model.state_dict()
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert bool(changed) is moved and all(torch.equal(after[key], before[key][rows]) for key in changed)
+    if moved:
+        levels = {"yolo26n.yaml": 6, "yolo26n-seg.yaml": 7, "yolo11n-cls.yaml": 1}[config]
+        assert sum(key.endswith("weight") for key in changed) == levels
+        assert model.names == new and not fit_classes(model, new), "a run that goes on moves nothing again"
 
 
 def test_a_head_of_another_kind_is_refused() -> None:

@@ -62,8 +62,12 @@ def test_training_arguments_are_read_as_yaml() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--until", "0.01"], "--baseline"), (["--until", "map < 3", "--baseline", "0.5"], "map_drop <= 0.01")],
-    ids=["no baseline", "no condition"],
+    [
+        (["--until", "0.01"], "--baseline"),
+        (["--until", "map < 3", "--baseline", "0.5"], "map_drop <= 0.01"),
+        (["--baseline", "0.5"], "--until"),
+    ],
+    ids=["no baseline", "no condition", "a baseline alone"],
 )
 def test_an_accuracy_goal_needs_a_condition_and_a_baseline(
     tmp_path: Path, narrow: Path, digits: Path, options: list[str], words: str

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from edgeprune.artifact import sha256_of
 from edgeprune.errors import TargetError
 from edgeprune.settings import AccuracyGoal, TrainSettings
+from edgeprune.training import early_stop
 from edgeprune.training.early_stop import StopAtGoal, baseline_accuracy
 from edgeprune.training.finetune import finetune
 
@@ -63,9 +65,28 @@ def test_the_unpruned_figure_is_what_the_trainer_itself_would_say(
     by_trainer = trained.summary.epochs[trained.summary.best_epoch - 1].figures["metrics/mAP50-95(B)"]
     where = {"data": digits, "settings": eager, "work": tmp_path / "other"}
     assert baseline_accuracy(trained.best, **where) == pytest.approx(by_trainer, abs=1e-4)
-    (tmp_path / "other" / "unpruned.json").write_text(json.dumps({"weights": sha256_of(trained.best), "figure": 0.25}))
+    record = tmp_path / "other" / "unpruned.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "figure": 0.25}))
     assert baseline_accuracy(trained.best, **where) == 0.25, "a run that goes on keeps the goal that it began with"
     assert baseline_accuracy(narrow, **where) != 0.25
+
+
+def test_the_unpruned_figure_is_measured_again_where_anything_that_it_depends_on_is_another(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(early_stop, "validation_accuracy", lambda *_, **__: measured.append(0) or 0.01 * len(measured))
+    relabelled = tmp_path / "relabelled"
+    shutil.copytree(digits.parent, relabelled)
+    label = next((relabelled / "labels" / "val").iterdir())
+    label.write_text("0 0.5 0.5 0.25 0.25\n")
+
+    def figure(data: Path = digits, **changes: Any) -> float:
+        return baseline_accuracy(narrow, data=data, settings=replace(settings, **changes), work=tmp_path / "work")
+
+    seen = [figure(), figure(imgsz=96), figure(batch=7), figure(head="raw"), figure(relabelled / digits.name)]
+    assert seen == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
+    assert figure(relabelled / digits.name) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("values", [(-0.1, 0.1), (0.5, 2.0), (0.5, float("nan"))], ids=str)

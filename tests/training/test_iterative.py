@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ from edgeprune import checkpoint
 from edgeprune.errors import TargetError
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.settings import TrainSettings
+from edgeprune.training import iterative
 from edgeprune.training.iterative import prune_in_rounds
+from edgeprune.training.result import TrainResult, TrainSummary
 
 
 @pytest.mark.slow
@@ -37,6 +40,25 @@ def test_two_rounds_reach_the_total_and_share_the_epochs(
     )
     assert told == []
     assert again == done
+
+
+@pytest.mark.parametrize("hours", [None, 2.0])
+def test_rounds_share_the_time(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, hours: float | None, monkeypatch: Any
+) -> None:
+    given: list[float | None] = []
+
+    def trained(weights: Path, *, settings: TrainSettings, **_: Any) -> Any:
+        given.append(settings.time_h)
+        return TrainResult(weights, TrainSummary(1, 1, (), 0.5, 1.0, None))
+
+    monkeypatch.setattr(iterative, "finetune", trained)
+    limited = replace(settings, epochs=4, time_h=hours)
+    prune_in_rounds(
+        narrow, macs_speed_up=1.2, rounds=4, data=digits, out=tmp_path / "out", work=tmp_path / "work",
+        settings=limited, importance="l2",
+    )  # fmt: skip
+    assert given == [hours and 0.5] * 4
 
 
 @pytest.mark.parametrize(
