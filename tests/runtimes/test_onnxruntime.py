@@ -70,7 +70,7 @@ def test_images_fill_the_input_of_what_is_timed(cpu: OnnxRuntime, tmp_path: Path
     with pytest.raises(DataError, match=r"images \[2, 3, 32, 32\] do not fill an input of \[1, 3, 32, 32\]"):
         cpu.latency(models[:1], replace(settings, images=lambda shape: np.zeros((2, *shape[1:]))))
     file = written(np.full((1, 3, 32, 32), 0.25, np.float32), tmp_path, 0)
-    job = MemoryJob((str(models[0]),), cpu.provider, {}, 1, False)
+    job = MemoryJob((str(models[0]),), cpu.provider, {}, 1, False, 0, None)
     with cpu.session(models[0]) as session:
         [expected] = session.run({"images": np.full((1, 3, 32, 32), 0.25, np.float32)}).values()
     [given] = SessionTimer(str(models[0]), job, images=file).run()
@@ -145,7 +145,7 @@ def test_the_time_limit_ends_a_run_between_rounds(cpu: OnnxRuntime, tmp_path: Pa
 
 def test_the_worker_loads_no_torch(tmp_path: Path) -> None:
     model = convolutions(tmp_path / "m.onnx")
-    job = job_text(MemoryJob((str(model),), "CPUExecutionProvider", {}, 1, False)).decode()
+    job = job_text(MemoryJob((str(model),), "CPUExecutionProvider", {}, 1, False, 0, None)).decode()
     code = (
         "import io, json, sys\n"
         f"sys.stdin = io.StringIO({json.dumps(job)})\n"
@@ -162,7 +162,9 @@ def test_the_worker_stands_alone(tmp_path: Path) -> None:
     """It is one zip file that can be copied to a device without edgeprune."""
     copy = tmp_path / "workers.zip"
     copy.write_bytes(archive(*WORKERS))
-    job = ProfileJob((str(convolutions(tmp_path / "m.onnx")),), "CPUExecutionProvider", {}, 1, False, runs=3)
+    job = ProfileJob(
+        (str(convolutions(tmp_path / "m.onnx")),), "CPUExecutionProvider", {}, 1, False, runs=3, batch=0, imgsz=None
+    )
     code = (
         f"import runpy, sys; sys.path.insert(0, {str(copy)!r}); runpy.run_module({job.module!r}, run_name='__main__')"
     )
