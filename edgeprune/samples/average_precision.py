@@ -176,9 +176,10 @@ class DropInterval:
         away = abs(limit - self.drop)
         if self.standard_error is None or away == 0:
             return None
+        if self.lost == self.gained == 0:  # and none in those that are added either
+            return math.ceil(math.log(1 - confidence) / math.log1p(-away)) if away < 1 else self.images
         towards = (self.lost, self.gained) if limit > self.drop else (self.gained, self.lost)
-        ratio = self._distance(confidence, *towards) / away
-        return math.ceil(self.images * (ratio if self.lost == self.gained == 0 else ratio**2))
+        return math.ceil(self.images * (self._distance(confidence, *towards) / away) ** 2)
 
     def _distance(self, confidence: float, against: int | None, back: int | None) -> float:
         """From ``drop`` to an end; ``against`` counts the images that speak for that end, ``back`` the others."""

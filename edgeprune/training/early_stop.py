@@ -36,9 +36,10 @@ class StopAtGoal:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """What was measured: the digest of the weights and of all that their figure depends on, and the figure."""
+    """What was measured: digests of the weights and of what else their figure depends on, and the figure."""
 
-    measured: str
+    weights: str
+    conditions: str
     figure: float
 
 
@@ -59,9 +60,8 @@ def baseline_accuracy(
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     record = Path(work) / "unpruned.json"
-    measured = serial.digest_of(
+    conditions = serial.digest_of(
         {
-            "weights": unpruned.sha256,
             "dataset": dataset.digest,
             "imgsz": settings.side,
             "head": settings.head,
@@ -71,11 +71,11 @@ def baseline_accuracy(
     )
     with suppress(DataError):  # none yet, or one that something cut off
         kept = read_json(_Baseline, record)
-        if kept.measured == measured:
+        if (kept.weights, kept.conditions) == (unpruned.sha256, conditions):
             return kept.figure
     # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
     readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
     accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=2 * settings.batch)
     record.parent.mkdir(parents=True, exist_ok=True)
-    write_json(record, _Baseline(measured, accuracy))
+    write_json(record, _Baseline(unpruned.sha256, conditions, accuracy))
     return accuracy
