@@ -211,6 +211,9 @@ def test_an_unknown_name_lists_what_there_is() -> None:
 
 
 def test_the_command_line_replaces_the_budget_and_keeps_its_statistic() -> None:
+    timed = load_target("jetson-orin").changed({"finetune.time_h": 2.0})
+    assert timed.with_overrides(imgsz=320).finetune.time_h == 2.0
+    assert timed.with_overrides(epochs=2).finetune.time_h is None, "the time would decide, whatever epochs says"
     target = load_target("jetson-orin").with_overrides(latency_ms=3.5, imgsz=320, epochs=2, max_map_drop=0.1)
     assert (target.budget.latency_ms, target.budget.statistic) == (3.5, "p95")
     assert (target.imgsz, target.finetune.epochs, target.accuracy.max_map_drop) == (320, 2, 0.1)

@@ -119,8 +119,13 @@ def require_options(jobs: str, epochs: int | None) -> None:
 
 
 def require_trainable(target: Target, epochs: int | None) -> None:
-    """Raise TargetError where a build would be trained before it is pruned, which no point is, and DeviceError where
-    points are trained for INT8 and ModelOpt is not here."""
+    """Raise TargetError where a build would be trained before it is pruned, which no point is, and where the profile's
+    time would decide instead of the epochs; DeviceError where points are trained for INT8 and ModelOpt is not here."""
+    if epochs and target.finetune.time_h is not None:
+        raise TargetError(
+            f"--epochs {epochs}: the profile's finetune.time_h: {target.finetune.time_h:g} decides how long a point is "
+            "trained; leave --epochs out, or take a profile that extends this one with finetune: {time_h: null}"
+        )
     if target.sparsify is not None:
         raise TargetError(
             "sparsify: runs in a build alone, so that no point would be what a build makes; run 'edgeprune sparsify "

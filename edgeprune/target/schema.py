@@ -462,7 +462,7 @@ class Target(_Part):
         """The same target with what is not None in ``overrides`` in place.
 
         A budget replaces the target's whole budget but keeps its ``statistic``, and its ``scope`` where it is one of
-        latency.
+        latency. A number of epochs takes the place of the target's ``finetune.time_h``, which would decide instead.
 
         Raises:
             TargetError: a value is impossible, as in a target's YAML.
@@ -475,6 +475,8 @@ class Target(_Part):
         for key, value in given.items():
             section, name = OVERRIDDEN.get(key, ("", key))
             (data[section] if section else data)[name] = value
+        if "epochs" in given:
+            data["finetune"]["time_h"] = None
         return target_from(data, "command line")
 
 

@@ -25,7 +25,7 @@ from edgeprune.serial import write_json
 from edgeprune.sweep import point as point_module
 from edgeprune.sweep import steps as steps_module
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
-from edgeprune.sweep.run import finish_jobs, run_here, sweep
+from edgeprune.sweep.run import finish_jobs, require_trainable, run_here, sweep
 from edgeprune.sweep.steps import RealSteps, _note, _training_key
 from edgeprune.target import load_target
 from edgeprune.training import finetune as finetune_module
@@ -215,6 +215,14 @@ def test_a_point_of_another_model_is_made_again_beside_another_swept_one(tmp_pat
     assert ran(b"one") == []
     assert ran(b"three", reference=(target, b"reference")) == ["main", "other"]
     assert ran(b"three", reference=(target, b"reference")) == []
+
+
+def test_epochs_that_a_profile_s_time_would_ignore_are_refused() -> None:
+    timed = load_target("cpu").changed({"finetune.time_h": 2.0})
+    with pytest.raises(TargetError, match=r"--epochs 5: the profile's finetune\.time_h: 2 decides"):
+        require_trainable(timed, 5)
+    require_trainable(timed, None)
+    require_trainable(timed, 0)
 
 
 class CountedSteps:
