@@ -229,7 +229,8 @@ class Dataset:
         if len(theirs) != self.nc:
             raise DataError(
                 f"{self.source} has {self.nc} classes ({_few(self.names)}) and {model} has {len(theirs)} "
-                f"({_few(theirs)}); give the dataset that the model was trained on"
+                f"({_few(theirs)}); give the dataset that the model was trained on, or train it for these classes "
+                "first: edgeprune finetune"
             )
         known = _words(theirs) if self.task == "classify" else theirs
         for index, name in (_words(self.names) if self.task == "classify" else self.names).items():

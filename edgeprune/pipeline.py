@@ -48,6 +48,7 @@ from edgeprune.workspace import (
     differences,
     flat,
     has_finished_stage,
+    has_logs,
     open_workspace,
 )
 
@@ -239,7 +240,7 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
                 output = stage.run(build, folder, key)
             return build.workspace.publish(key, folder, output.artifacts, output.facts, time.perf_counter() - began)
     except EdgepruneError:
-        if (logs := build.workspace.failed_logs(key)).is_dir():
+        if has_logs(logs := build.workspace.failed_logs(key)):
             build.reporter.note(
                 f"stage {stage.name} ended without a result, for the reason below; its log is in {logs}"
             )

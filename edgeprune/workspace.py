@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from edgeprune.artifact import Artifact, Role, sha256_of
-from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
+from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
 from edgeprune.serial import digest_of, from_json, read_json, to_json, write_json
 
 RECORD = "record.json"
 LOG = "log.txt"
 LAST_LOG = "failed.log"
+REASON = "reason.txt"
 STATE = "state.json"
 FAILED = "failed"
 Facts = TypeVar("Facts")
@@ -156,7 +157,7 @@ class Workspace:
         try:
             yield folder
         except Exception as error:
-            self._keep_logs(folder, self.failed_logs(key), _log_of(error))
+            self._keep_logs(folder, self.failed_logs(key), _log_of(error), first_line(error))
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -166,19 +167,18 @@ class Workspace:
         return self.root / FAILED / key.folder_name
 
     @staticmethod
-    def _keep_logs(folder: Path, kept: Path, last: str) -> None:
+    def _keep_logs(folder: Path, kept: Path, last: str, reason: str) -> None:
         """Copy the logs below ``folder``, each by its place there, and what the program that failed printed: its own
-        folder may be gone."""
+        folder may be gone. ``reason`` is what :func:`last_failure` tells."""
         with contextlib.suppress(OSError):  # a full disk is no reason to hide why the stage failed
             shutil.rmtree(kept, ignore_errors=True)
             kept.mkdir(parents=True)
+            (kept / REASON).write_text(reason, encoding="utf-8")
             if last:
                 (kept / LAST_LOG).write_text(last, encoding="utf-8")
             for log in (*folder.rglob("*.log"), folder / LOG):
                 if log.is_file() and log.stat().st_size:
                     shutil.copyfile(log, kept / "__".join(log.relative_to(folder).parts))
-            if not any(kept.iterdir()):
-                kept.rmdir()
 
     def scratch(self, key: Key) -> Path:
         """A folder that survives a kill, for work that can go on where it stopped."""
@@ -283,6 +283,21 @@ def open_workspace(root: Path) -> Generator[Workspace, None, None]:
         for leftover in root.glob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield Workspace(root)
+
+
+def has_logs(failed: Path) -> bool:
+    """Whether a folder of :meth:`Workspace.failed_logs` holds more than the reason."""
+    return failed.is_dir() and any(path.name != REASON for path in failed.iterdir())
+
+
+def last_failure(root: Path) -> str:
+    """Which stage of a run directory failed last, and why; empty where none did."""
+    reasons = sorted((root / FAILED).glob(f"*/{REASON}"), key=lambda file: file.stat().st_mtime)
+    if not reasons:
+        return ""
+    stage = reasons[-1].parent.name.rpartition("-")[0]
+    logs = f" (its log: {reasons[-1].parent})" if has_logs(reasons[-1].parent) else ""
+    return f"stage {stage} failed: {reasons[-1].read_text(encoding='utf-8')}{logs}"
 
 
 def read_state(root: Path) -> BuildState:

@@ -183,6 +183,11 @@ def test_show_names_what_is_missing(tmp_path: Path) -> None:
     run(tmp_path, stage("one", Log()))
     with pytest.raises(DataError, match="not finished; go on with: edgeprune build"):
         read_build(tmp_path)
+    failed = tmp_path / "failed" / "prune-123456789abc"
+    failed.mkdir(parents=True)
+    (failed / "reason.txt").write_text("out of reach")
+    with pytest.raises(DataError, match="stage prune failed: out of reach; once that is mended: edgeprune build"):
+        read_build(tmp_path)
     with pytest.raises(TargetError, match="has no such stage; it has: one"):
         stage_history(tmp_path, "prune")
     (tmp_path / "build.json").write_text(json.dumps({"verdict": "PASS"}))

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from edgeprune.errors import StageError, TargetError, ToolError
-from edgeprune.workspace import Key, Workspace, differences, flat, open_workspace
+from edgeprune.workspace import REASON, Key, Workspace, differences, flat, last_failure, open_workspace
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,14 @@ def test_a_damaged_stage_does_not_count_and_can_be_made_again(tmp_path: Path, da
         assert workspace.find(KEY, Nodes) is not None
 
 
-def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_stage_that_fails_leaves_its_reason_alone(tmp_path: Path) -> None:
     with open_workspace(tmp_path) as workspace:
         with pytest.raises(RuntimeError), workspace.partial(KEY) as folder:
             (folder / "half").write_text("x")
-            raise RuntimeError
+            raise RuntimeError("out of reach\nand more")
         assert not list(tmp_path.glob(".partial-*"))
-        assert not workspace.failed_logs(KEY).exists()
+        assert [path.name for path in workspace.failed_logs(KEY).iterdir()] == [REASON]
+        assert last_failure(tmp_path) == f"stage {KEY.stage} failed: out of reach"
         assert workspace.find(KEY, Nodes) is None
 
 
@@ -97,6 +98,7 @@ def test_the_logs_of_a_stage_that_fails_stay_until_it_finishes(tmp_path: Path) -
                 raise RuntimeError
             logs = workspace.failed_logs(KEY)
             assert {path.name: path.read_text() for path in logs.iterdir()} == {
+                "reason.txt": "RuntimeError",
                 "log.txt": words,
                 "inside__engine.log": "[E] why",
                 "engine.log": "[I] another",
@@ -116,7 +118,10 @@ def test_the_log_of_what_failed_stays_where_its_folder_is_gone(tmp_path: Path) -
             except ToolError as error:
                 raise StageError("m.onnx: it failed") from error
         logs = workspace.failed_logs(KEY)
-        assert {path.name: path.read_text() for path in logs.iterdir()} == {"failed.log": "all of it"}
+        assert {path.name: path.read_text() for path in logs.iterdir()} == {
+            "failed.log": "all of it",
+            "reason.txt": "m.onnx: it failed",
+        }
 
 
 def test_leftovers_of_a_killed_build_are_cleared_but_scratch_stays(tmp_path: Path) -> None:

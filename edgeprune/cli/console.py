@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.cli.streams import results_console
+from edgeprune.cli.streams import has_width, results_console
 from edgeprune.input_size import pixels
 from edgeprune.report.history import change_text, created_text, device_names, figures_text
 from edgeprune.report.text import budget_text
@@ -24,6 +25,8 @@ from edgeprune.report.verdict import COLUMNS, accuracy_warning, gate_cells, gate
 from edgeprune.samples.gates import Gate
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from edgeprune.measure.doctor import Finding
     from edgeprune.records.build import BuildRecord
     from edgeprune.records.history import History
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from edgeprune.target import Target
 
 FIRST_LINE_S, LONGEST_PAUSE_S = 20.0, 300.0  # of what is said where no terminal shows a bar
+MOST_COLUMNS = 10_000  # of a table where no terminal ends a line
 INDENT = 4  # of what stands below a row
 MIN_WIDTH_FOR_REASONS = 120  # columns from which the reasons stand beside their gates
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "PENDING": "cyan", "info": "dim"}
@@ -119,13 +123,13 @@ class ConsoleReporter:
         self._live.update(self._task, description=escape(text), completed=done, total=total or None)
 
     def note(self, text: str) -> None:
-        self._console.print(f"  {escape(text)}")
+        _print_sentence(self._console, f"  {escape(text)}")
 
     def gates(self, gates: Sequence[Gate]) -> None:
         self._clear()
         for gate in gates:
             verdict = gate_cells(gate)[-2]
-            self._console.print(f"  [{COLOURS[verdict]}]{verdict:<12}[/] {escape(gate_text(gate))}")
+            _print_sentence(self._console, f"  [{COLOURS[verdict]}]{verdict:<12}[/] {escape(gate_text(gate))}")
 
     def _clear(self) -> None:
         if self._live is not None:
@@ -142,23 +146,38 @@ def print_table(content: ReportTable, title: str | None = None, *, models_across
         models_across: a column a model: all but the first, which says what the figures are, are aligned to the right.
     """
     console = results_console()
-    table = Table(show_edge=False, title=None if title is None else escape(title), title_justify="left")
-    for place, (column, numeric) in enumerate(zip(content.columns, content.numeric, strict=True)):
-        right = place > 0 if models_across else numeric
-        longest = max((len(row[place]) for row in content.rows), default=0)
-        # heads wrap rather than figures and names
-        whole = longest if (right or place == 0) and longest <= console.width // 3 else None
-        table.add_column(escape(column), justify="right" if right else "left", overflow="fold", min_width=whole)
-    for row in content.rows:
-        table.add_row(*(escape(cell) for cell in row))
+
+    def drawn(whole: bool) -> Table:
+        table = Table(show_edge=False, title=None if title is None else escape(title), title_justify="left")
+        for place, (column, numeric) in enumerate(zip(content.columns, content.numeric, strict=True)):
+            right = place > 0 if models_across else numeric
+            longest = max((len(row[place]) for row in content.rows), default=0)
+            # heads wrap rather than figures and names
+            least = longest if whole and (right or place == 0) and longest <= console.width // 3 else None
+            table.add_column(escape(column), justify="right" if right else "left", overflow="fold", min_width=least)
+        for row in content.rows:
+            table.add_row(*(escape(cell) for cell in row))
+        return table
+
+    table = drawn(whole=True)
+    wanted = Measurement.get(console, console.options.update(max_width=MOST_COLUMNS), table)
+    if not has_width(console):
+        console.width = max(console.width, wanted.maximum)
+    elif wanted.minimum > console.width:
+        table = drawn(whole=False)  # what is wider than the terminal would be cut
     console.print(table)
 
 
+def _print_sentence(console: Console, text: str | Text) -> None:
+    """One line where no terminal ends it, so that what reads a pipe finds its words beside each other."""
+    console.print(text, soft_wrap=not has_width(console))
+
+
 def print_lines(lines: Sequence[str]) -> None:
-    """Sentences that wrap between words."""
+    """Sentences that wrap between words, on a terminal."""
     console = results_console()
     for line in lines:
-        console.print(Text(line))
+        _print_sentence(console, Text(line))
 
 
 def print_verdict(record: BuildRecord) -> None:

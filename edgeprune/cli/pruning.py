@@ -21,7 +21,7 @@ Batch = Annotated[int, typer.Option(min=1, max=2**16, help="Images per inference
 Ignore = Annotated[list[str] | None, typer.Option(help="Glob over module names that keep their width; repeatable.")]
 MaxRatio = Annotated[list[str] | None, typer.Option(help="GLOB=SHARE: remove at most this share there; repeatable.")]
 Head = Annotated[str, typer.Option(help="Of a model with two heads, the one to export: auto, end-to-end, raw, nms.")]
-Align = Annotated[int, typer.Option(help="A width that is pruned becomes a multiple of this: 1, 4, 8, 16 or 32.")]
+Align = Annotated[int, typer.Option(help="A width that is pruned becomes a multiple of this; 8 and 16 are usual.")]
 
 
 def prune(

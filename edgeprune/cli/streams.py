@@ -220,6 +220,11 @@ def results_console() -> Console:
     return Console(file=results(), highlight=False)
 
 
+def has_width(console: Console) -> bool:
+    """Whether somebody said how many columns there are: a terminal, or ``COLUMNS``."""
+    return console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+
+
 def refused_write(error: OSError) -> str | None:
     """One line for a place that cannot be written, which is the user's to change; None for any other fault."""
     if not isinstance(error.filename, str | os.PathLike):

@@ -7,6 +7,7 @@ writes beside the checkpoint; here it works in a temporary folder, so that the c
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ from edgeprune.quiet import quiet
 # 21 and later, and its CUDA kernels stop before Resize-19.
 DEFAULT_OPSET = 17
 OPSETS = range(12, 21)
+TOO_SMALL = "output model too small"
+"""Ultralytics of a whole file below 0.1 MB, which it takes for a broken one; the floor of a small input is such."""
 # torch's tracer says of every shape in Ultralytics' heads that it becomes a constant: that is what an export is for
 TRACER_NOISE = (
     "Converting a tensor to a Python",
@@ -165,12 +168,18 @@ def onnx_from_checkpoint(
             "device": "cpu",
             **head_arguments(end_to_end=end_to_end, nms=head == "nms"),
         }
+        written = Path(folder) / "model.onnx"
+        commentary = logging.getLogger("ultralytics")
+        commentary.addFilter(_tells)
         try:
             written = Exporter(overrides=overrides)(model=module)
         except Exception as error:
-            raise StageError(
-                f"Ultralytics could not export {weights} with opset {opset} and head {head}: {first_line(error)}"
-            ) from error
+            if not (TOO_SMALL in str(error) and written.is_file()):
+                raise StageError(
+                    f"Ultralytics could not export {weights} with opset {opset} and head {head}: {first_line(error)}"
+                ) from error
+        finally:
+            commentary.removeFilter(_tells)
         model = load_graph(written)
     _make_reproducible(model)
     _name_outputs(model, output_names)
@@ -178,6 +187,10 @@ def onnx_from_checkpoint(
     set_metadata(model, {HEAD_KEY: head, **precision, **_plan_entries(checkpoint), **(metadata or {})})
     save_graph(model, output)
     return describe_onnx(model)
+
+
+def _tells(record: logging.LogRecord) -> bool:
+    return TOO_SMALL not in record.getMessage()
 
 
 def describe_onnx(model: onnx.ModelProto | Path | str) -> ExportInfo:

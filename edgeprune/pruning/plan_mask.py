@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from edgeprune.errors import StageError
+from edgeprune.errors import DataError, StageError
 from edgeprune.pruning.plan import Plan, PlannedDimension
 from edgeprune.pruning.structure import Dimension
 
@@ -29,13 +29,13 @@ def require_fit(plan: Plan, dimensions: Sequence[Dimension], *, shapes: str, rem
     by_name = {dimension.name: dimension for dimension in dimensions}
     for line in plan.dimensions:
         if line.name not in by_name:
-            raise StageError(f"the plan does not fit: this model has no dimension '{line.name}'")
+            raise DataError(f"the plan does not fit: this model has no dimension '{line.name}'")
         _require_line_fits(line, by_name[line.name])
     missing = set(by_name) - {line.name for line in plan.dimensions}
     if missing or len(plan.dimensions) != len(by_name):
-        raise StageError(f"the plan does not fit: it says nothing of '{min(missing, default='a second line')}'")
+        raise DataError(f"the plan does not fit: it says nothing of '{min(missing, default='a second line')}'")
     if plan.source.shapes != shapes:
-        raise StageError(
+        raise DataError(
             f"the plan does not fit: it was made for shapes {plan.source.shapes[:12]}, this model has {shapes[:12]}"
         )
 
@@ -58,7 +58,7 @@ def unit_mask(dimensions: Iterable[Dimension], kept: Iterable[tuple[str, Sequenc
 
 def _require_line_fits(line: PlannedDimension, dimension: Dimension) -> None:
     def refuse(mismatch: str) -> NoReturn:
-        raise StageError(f"the plan does not fit: dimension '{line.name}' {mismatch}")
+        raise DataError(f"the plan does not fit: dimension '{line.name}' {mismatch}")
 
     if line.before != dimension.width:
         refuse(f"is {dimension.width} wide here and {line.before} in the plan")

@@ -277,7 +277,8 @@ class Pruner:
             check: compare its raw outputs with the original's where every removed channel is held at zero.
 
         Raises:
-            StageError: the plan does not fit this model (names the first mismatch), or a check failed.
+            DataError: the plan does not fit this model (names the first mismatch).
+            StageError: a check failed.
         """
         keep = self.plan_mask(plan)
         image = equivalence.check_image(self.model)

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, TargetError
 from edgeprune.measure.names import names_apart
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.gates import edits
-from edgeprune.records.show import read_build
+from edgeprune.records.show import RECORD, bundle_of, read_build
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement, differing_conditions
 from edgeprune.samples.statistics import PLACEMENT_ALLOWANCE, bounds
@@ -116,7 +117,13 @@ def history(folders: Sequence[Path | str], target: str | None = None) -> History
         DataError: a folder without a build.
         TargetError: builds of several targets, or none of the target that was asked for.
     """
-    records = {path: read_build(path) for folder in folders for path in _builds_in(Path(folder))}
+    records: dict[Path, BuildRecord] = {}
+    seen: set[str] = set()
+    for path in (path for folder in folders for path in _builds_in(Path(folder))):
+        record = read_build(path)
+        if (digest := sha256_of(bundle_of(path) / RECORD)) not in seen:  # a copy of a build tells nothing of its own
+            records[path] = record
+            seen.add(digest)
     names = sorted({record.target.name for record in records.values()})
     if target is None and len(names) > 1:
         raise TargetError(f"builds of several targets were given; choose one with --target: {', '.join(names)}")

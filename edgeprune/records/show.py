@@ -9,7 +9,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.reading import exists, is_file, shown
 from edgeprune.records.build import BuildRecord, build_from_json
 from edgeprune.serial import read_json_data
-from edgeprune.workspace import STATE, read_state
+from edgeprune.workspace import STATE, last_failure, read_state
 
 RECORD = "build.json"
 
@@ -25,6 +25,8 @@ def bundle_of(directory: Path) -> Path:
             return folder
     if is_file(directory / STATE):
         command = shlex.join(read_state(directory).command)
+        if failure := last_failure(directory):
+            raise DataError(f"{shown(directory)}: {shown(failure)}; once that is mended: {shown(command)}")
         raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command)}")
     if not exists(directory):
         raise DataError(f"{shown(directory)}: does not exist; give the run directory of a build, or its bundle")

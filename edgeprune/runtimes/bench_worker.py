@@ -49,6 +49,7 @@ from edgeprune.runtimes.jobs import (
 # ONNX Runtime reads this when it is imported: without it, its reports on use become a database below the user's home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 WARM_TOLERANCE = 0.02  # warm-up ends when two windows' medians agree this well
+WARMUP_SHARE = 1 / 3  # of a time limit, at most: the rest is for samples
 MAX_WARMUP_FACTOR = 5  # times warmup_s; a machine that never settles is the stability test's business
 WARMUP_WINDOW_S = 0.15
 WARMUP_WINDOW_RUNS = 5
@@ -394,8 +395,9 @@ class Timer:
         run()
         return (perf_counter() - started) * 1e3
 
-    def warm_up(self, least_s: float, least_runs: int = 0) -> None:
-        """Run ``least_runs`` times and for ``least_s``, on until two windows agree, at most 5 times that."""
+    def warm_up(self, least_s: float, least_runs: int = 0, most_s: float = math.inf) -> None:
+        """Run ``least_runs`` times and for ``least_s``, on until two windows agree, at most 5 times that, and no longer
+        than ``most_s``."""
         started, previous = perf_counter(), None
         self.warmups_ms += [self.sample() for _ in range(least_runs)]
         while True:
@@ -409,7 +411,7 @@ class Timer:
             self.warm = previous is not None and abs(level / previous - 1) <= WARM_TOLERANCE
             previous = level
             spent = perf_counter() - started
-            if (self.warm and spent >= least_s) or spent >= MAX_WARMUP_FACTOR * least_s:
+            if (self.warm and spent >= least_s) or spent >= min(MAX_WARMUP_FACTOR * least_s, most_s):
                 return
 
     def take_block(self, count: int, settle: bool) -> None:
@@ -510,9 +512,10 @@ def take_turns(job: Sampling, models: Sequence[Timer], state: Callable[[], Worke
         state: asked at the end, of this process.
     """
     started = perf_counter()
+    most_s = WARMUP_SHARE * job.time_limit_s / len(models) if job.time_limit_s else math.inf
     for model in models:
         report(WorkerProgress("warm-up", 0, job.rounds))
-        model.warm_up(job.warmup_s, job.warmup_runs)
+        model.warm_up(job.warmup_s, job.warmup_runs, most_s)
     runs_s = [model.warmups_ms[-1] / 1e3 for model in models]
     settle = len(models) > 1 and max(runs_s) < SETTLED_S
     left_s = job.time_limit_s - (perf_counter() - started) if job.time_limit_s else math.inf

@@ -364,9 +364,12 @@ def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, planner: 
         sure = f"--speed-up {rounded_down(budget.value / reading.used_high):g} or less" if told else ""
     noise = "" if faster else ", which is not faster than the unpruned model beyond the noise"
     what = "the floor measured here is" if floor.candidate.exhausted else "the fastest of the probes measured here is"
-    ask = f"ask for {sure}, or take" if sure and faster else "take"
+    # a ratio is to this model at this size: of a smaller one it would be another ratio
+    other = "see what other levers bring: edgeprune frontier"
+    other = "take a smaller scale of the model or a smaller --imgsz" if budget.kind == "latency_ms" else other
+    ask = f"ask for {sure}, or {other}" if sure and faster else other
     held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
     return (
-        f"the budget {budget} is out of reach for this model: {what} {reached}{noise}; {ask} a smaller scale of the "
-        f"model or a smaller --imgsz. The floor is held by {held}"
+        f"the budget {budget} is out of reach for this model: {what} {reached}{noise}; {ask}. "
+        f"The floor is held by {held}"
     )

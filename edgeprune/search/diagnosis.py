@@ -20,7 +20,6 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
-from edgeprune.pruning.heads import shipped_parameters
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, Diagnosis
@@ -35,7 +34,6 @@ from edgeprune.target.schema import CAPTURING
 
 EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
 MORE_IMAGES = 4  # times the target's batch
-LEAST_WEIGHTS = 30_000  # Ultralytics refuses to export a file below 0.1 MB, for it takes it for a broken one
 
 
 @dataclass(frozen=True)
@@ -159,22 +157,14 @@ def offered_levers(target: Target) -> Iterator[tuple[str, dict[str, str | int | 
 
 
 def _floors(pruner: Pruner) -> Iterator[nn.Module]:
-    """The model at its least widths, then that without every block that can go, where there is one; a step
-    wider where it is too small a file, by which the share of depth comes out smaller rather than larger."""
+    """The model at its least widths, then that without every block that can go, where there is one."""
     names = [block.name for block in removable_blocks(pruner.original)]
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     for one in (pruner, *([pruner.without(outermost)] if outermost else [])):
         any_channels = {free.name: torch.zeros(len(free.parts), free.width) for free in one.dimensions}
-        allowed = {free.name: sorted(free.allowed) for free in one.dimensions if free.fixed is None}
-        step, widest = 0, max(map(len, allowed.values()), default=1) - 1
-        while True:
-            widths = {name: some[min(step, len(some) - 1)] for name, some in allowed.items()}
-            plan = one.plan(widths=widths, scores=any_channels, importance="random")
-            floor = one.apply(plan, check=False)
-            if shipped_parameters(floor, one.structure.training_only) >= LEAST_WEIGHTS or step >= widest:
-                break
-            step += 1
-        yield floor
+        widths = {free.name: min(free.allowed) for free in one.dimensions if free.fixed is None}
+        plan = one.plan(widths=widths, scores=any_channels, importance="random")
+        yield one.apply(plan, check=False)
 
 
 def _decoding_share(profile: LayerProfile) -> float | None:

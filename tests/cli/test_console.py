@@ -14,6 +14,7 @@ from edgeprune.cli import console
 from edgeprune.cli.console import (
     print_doctor,
     print_history,
+    print_lines,
     print_next_step,
     print_table,
     print_targets,
@@ -21,6 +22,7 @@ from edgeprune.cli.console import (
 )
 from edgeprune.measure.doctor import Finding
 from edgeprune.report.layer_profile import layer_costs_table
+from edgeprune.report.table import Table
 from edgeprune.target import load_target, shipped_targets
 from edgeprune.version import pip
 from tests.records.sample import build_record
@@ -107,3 +109,29 @@ def test_short_work_says_nothing_and_a_stream_that_is_gone_ends_none(capsys: pyt
 def test_pip_is_the_one_of_the_interpreter_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/a b/bin/python")
     assert pip("install", "onnx>=1.16") == "'/opt/a b/bin/python' -m pip install 'onnx>=1.16'"
+
+
+def test_a_table_that_is_too_wide_for_its_terminal_folds_and_loses_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = ("row", *(f"figure {number}" for number in range(7)))
+    figures = [f"{number}.{number}234567 ms" for number in range(6)]
+    table = Table.of(columns, [("input 224 × 288 px", *figures, "frontier")])
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(table)
+    narrow = capsys.readouterr().out
+    assert all(len(line.rstrip()) <= 60 for line in narrow.splitlines())
+    assert narrow.count("r") >= "".join(columns).count("r") + "frontier".count("r")
+    monkeypatch.delenv("COLUMNS")
+    print_table(table)
+    piped = capsys.readouterr().out.splitlines()
+    assert any("input 224 × 288 px" in line and "5.5234567 ms" in line and "frontier" in line for line in piped)
+
+
+def test_sentences_stand_whole_on_a_line_where_no_terminal_ends_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    sentence = "accuracy between " + "90.7 % and 104.7 %, " * 12 + "no more"
+    print_lines([sentence])
+    assert capsys.readouterr().out == f"{sentence}\n"

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeprune.checkpoint import parameter_count
-from edgeprune.errors import EdgepruneError, StageError, TargetError
+from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import plan_from_data
@@ -80,7 +80,7 @@ def test_a_plan_with_one_changed_number_applies_or_is_refused(pruners, name, dat
     line["kept"][part][at] = data.draw(st.integers(-2, line["before"] + 1), label="index")
     try:
         pruner.apply(plan_from_data(content, "a plan"))
-    except StageError as error:
+    except DataError as error:
         assert line["name"] in str(error)
 
 

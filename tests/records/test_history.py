@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,13 @@ def test_a_slower_build_is_a_regression_and_chance_is_none(tmp_path):
     assert [one.split()[0] for one in found.builds[2].regressions] == ["latency", "speed-up"]
     assert found.builds[2].compared_with["latency"] == tmp_path / "b" and found.regressed
     assert not history([tmp_path / "a", tmp_path / "b"]).regressed
+
+
+def test_a_copy_of_a_build_is_no_second_build(tmp_path):
+    one = built(tmp_path / "one", 1)
+    shutil.copytree(one, tmp_path / "copy")
+    found = history([one, tmp_path / "copy"])
+    assert len(found.builds) == 1 and not found.compared
 
 
 def test_a_faster_build_is_better(tmp_path):

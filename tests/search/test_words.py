@@ -31,7 +31,7 @@ def refusal(budget: Budget, used_high: float, speed_up_low: float = 6.64) -> str
             Budget(speed_up=50, statistic="p50"),
             50 / 6.6491,
             "the budget latency speed-up ≥ ×50 is out of reach for this model: the floor measured here is ×6.68; "
-            "ask for --speed-up 6.64 or less, or take a smaller scale",
+            "ask for --speed-up 6.64 or less, or see what other levers bring: edgeprune frontier",
         ),
         (
             Budget(latency_ms=0.4, statistic="p95"),
@@ -43,7 +43,7 @@ def refusal(budget: Budget, used_high: float, speed_up_low: float = 6.64) -> str
             Budget(speed_up=50, statistic="p50"),
             math.inf,
             "the budget latency speed-up ≥ ×50 is out of reach for this model: the floor measured here is ×6.68; "
-            "take a smaller scale",
+            "see what other levers bring",
         ),
     ],
 )
@@ -57,7 +57,7 @@ def test_out_of_reach_begins_with_what_was_asked_the_floor_and_what_to_type(
 
 def test_where_pruning_makes_nothing_faster_no_milder_budget_is_named() -> None:
     text = refusal(Budget(speed_up=50, statistic="p50"), 7.5, speed_up_low=0.98)
-    assert "beyond the noise; take a smaller scale" in text and "--speed-up" not in text
+    assert "beyond the noise; see what other levers" in text and "--speed-up" not in text
 
 
 @pytest.mark.parametrize("value", [0.0123456, 0.999, 1.04, 6.649, 99.96, 1234.5])
