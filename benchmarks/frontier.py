@@ -29,6 +29,7 @@ from typing import Any
 from benchmarks.kept import KeptRuns, known_by, made_here, origins
 from benchmarks.page import Seeds, publish, table
 from edgeprune.artifact import write_atomically
+from edgeprune.dataset import Dataset
 from edgeprune.frontier.choose import is_held
 from edgeprune.frontier.run import budget_words, frontier
 from edgeprune.input_size import pixels, size_from
@@ -313,27 +314,33 @@ def kept_with(options: argparse.Namespace) -> KeptRuns:
         "epochs": options.epochs,
         "speed_ups": options.speed_ups,
         "everything": options.everything,
-        "also": known_by(options.also),
+        "dataset": options.dataset,
+        "also": [known_by(other) for other in options.also],
     }
     return KeptRuns(options.out, asked)
 
 
 def name_of(weights: Path, seed: int) -> str:
     """Of a run, in what is kept; the weights by their content too."""
-    return f"{weights.stem} {known_by([weights])[weights.name]} seed {seed}"
+    return f"{known_by(weights)} seed {seed}"
 
 
 def results_of(options: argparse.Namespace) -> dict[str, list[Run]]:
-    """Everything that is kept, by model, seeds in order; the models of this call first."""
-    found: dict[str, list[Run]] = {weights.stem: [] for weights in options.weights}
+    """Everything that is kept, by model, seeds in order; the models of this call first. Of weights of one name those
+    that are given now."""
+    given = {weights.stem: known_by(weights) for weights in options.weights}
+    found: dict[str, list[Run]] = {stem: [] for stem in given}
     for name, run in kept_with(options).all().items():
-        found.setdefault(name.rsplit(" ", 3)[0], []).append(from_json(Run, run, name))
+        model = name.rpartition(" seed ")[0]
+        stem = model.rpartition(" ")[0]
+        if given.get(stem, model) == model:
+            found.setdefault(stem, []).append(from_json(Run, run, name))
     return {name: sorted(runs, key=lambda run: run.seed) for name, runs in found.items() if runs}
 
 
 def run_of(weights: Path, seed: int, options: argparse.Namespace) -> Run:
     """One model and seed, in its folder, on from where it stopped."""
-    folder = options.work / f"{weights.stem}-{seed}"
+    folder = options.work / name_of(weights, seed).replace(" ", "-")
     clock = folder / "spent.json"  # of the runs that were stopped
     spent: dict[str, Any] = json.loads(clock.read_text()) if clock.is_file() else {"seconds": 0.0, "loads": []}
     began = time.monotonic()
@@ -378,6 +385,7 @@ def main() -> int:
     arguments.add_argument("--target", default="cpu")
     arguments.add_argument("--print-only", action="store_true", help="the page from what is kept, no run")
     options = arguments.parse_args()
+    options.dataset = Dataset.load(options.data).digest[:12]
     kept = kept_with(options)
     missing = [(seed, weights) for seed in options.seeds for weights in options.weights]
     missing = [(seed, weights) for seed, weights in missing if name_of(weights, seed) not in kept.all()]

@@ -18,6 +18,7 @@ from benchmarks.suite import PACKAGES, versions
 from edgeprune.agent.host import cpu_identity
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.dataset import Dataset
+from edgeprune.errors import DataError
 from edgeprune.scratch import locked
 from edgeprune.serial import digest_of
 
@@ -27,8 +28,7 @@ class KeptRuns:
 
     Args:
         page: the Markdown file; the JSON has its name.
-        asked: what all of its runs have in common, as plain data. A file that says something else is left unread, and
-            replaced by the first run that is kept.
+        asked: what all of its runs have in common, as plain data.
     """
 
     def __init__(self, page: Path, asked: Mapping[str, Any]) -> None:
@@ -36,11 +36,22 @@ class KeptRuns:
         self.asked = json.loads(json.dumps(asked))
 
     def all(self) -> dict[str, Any]:
-        """Figures by name of the run."""
+        """Figures by name of the run.
+
+        Raises:
+            DataError: the file keeps runs of something else.
+        """
         if not self.path.is_file():
             return {}
         kept = json.loads(self.path.read_text())
-        return kept["runs"] if kept["asked"] == self.asked else {}
+        if kept["asked"] != self.asked:
+            others = [
+                name for name in {**kept["asked"], **self.asked} if kept["asked"].get(name) != self.asked.get(name)
+            ]
+            raise DataError(
+                f"{self.path}: keeps runs of other {', '.join(others)} than these; give another page: --out PAGE.md"
+            )
+        return kept["runs"]
 
     def keep(self, name: str, figures: Any) -> None:
         """Add a run, or replace it."""
@@ -93,9 +104,9 @@ def made_of(weights: Path, data: Path | str, imgsz: int) -> MadeOf:
     return MadeOf(weights.stem, sha256_of(weights)[:12], Path(data).parent.name, dataset, imgsz)
 
 
-def known_by(files: Iterable[Path | None]) -> dict[str, str]:
-    """Names of files and the first twelve digits of their SHA-256, for what runs have in common."""
-    return {file.name: sha256_of(file)[:12] for file in files if file is not None}
+def known_by(file: Path) -> str:
+    """Name of a file and the first twelve digits of its SHA-256."""
+    return f"{file.stem} {sha256_of(file)[:12]}"
 
 
 def made_here() -> str:
@@ -106,4 +117,4 @@ def made_here() -> str:
 
 def origins(said: Iterable[str]) -> str:
     """What :func:`made_here` said of several runs, each once."""
-    return "; and ".join(dict.fromkeys(said)) or made_here()
+    return "; and ".join(dict.fromkeys(said)) or "nothing was run yet"

@@ -81,7 +81,8 @@ class Place:
     @property
     def name(self) -> str:
         """Of the run, in what is kept."""
-        return self.folder.relative_to(self.options.work).as_posix()
+        by = f" by {known_by(self.options.larger)}" if self.recipe.teacher == "larger" else ""
+        return self.folder.relative_to(self.options.work).as_posix() + by
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -98,9 +99,9 @@ class Place:
 
 
 def kept(options: argparse.Namespace) -> KeptRuns:
-    """The runs of these weights, of these data."""
-    files = (options.weights, options.larger)
-    return KeptRuns(options.out, {"weights": known_by(files), "data": Path(options.data).parent.name})
+    """The runs of these weights, on these data."""
+    asked = {"weights": known_by(options.weights), "data": Path(options.data).parent.name, "dataset": options.dataset}
+    return KeptRuns(options.out, asked)
 
 
 def claimed(folder: Path, of: MadeOf) -> bool:
@@ -368,9 +369,13 @@ def main() -> None:
         parser.error(f"--epochs {options.epochs}: 2 or more, since some recipes train in two halves")
     if options.larger is None:
         options.teachers = [one for one in options.teachers if one != "larger"] or ["unpruned"]
+    of = made_of(options.weights, options.data, options.imgsz)
+    options.dataset = of.dataset
+    if options.print_only and not kept(options).all():
+        parser.error(f"{kept(options).path} keeps no run of these weights and data")
     if not options.print_only:
         shared = options.work / f"{_of_all(options)}-shared"
-        if not claimed(shared, made_of(options.weights, options.data, options.imgsz)):
+        if not claimed(shared, of):
             parser.error(f"{shared} has models of other weights or data of these names; give another --work")
         bench = Bench(options.weights, options.imgsz, shared)
         for asked in options.speed_ups:

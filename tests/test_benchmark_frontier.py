@@ -11,6 +11,7 @@ import pytest
 
 import benchmarks.frontier
 from benchmarks.frontier import Run, combinations, page, recommendations, seen, spent
+from edgeprune.errors import DataError
 from edgeprune.records.frontier import Form, Frontier, Recommendation, Row
 from edgeprune.records.sweep import Point
 from edgeprune.serial import from_json, to_json
@@ -135,10 +136,11 @@ def test_other_models_and_seeds_are_added_to_the_page_and_a_stopped_run_counts_a
 
     def called(*words: str) -> None:
         monkeypatch.setattr("sys.argv", ["frontier", *words, "--data", "d/data.yaml", "--work", str(tmp_path / "w")])
-        sys.argv += ["--out", str(tmp_path / "page.md"), "--epochs", "20", "--speed-ups", "2", "5"]
+        sys.argv[1:1] = ["--speed-ups", "2", "5", "--epochs", "20", "--out", str(tmp_path / "page.md")]
         benchmarks.frontier.main()
 
     monkeypatch.setattr(benchmarks.frontier, "frontier", made)
+    monkeypatch.setattr(benchmarks.frontier.Dataset, "load", lambda _: Namespace(digest="d" * 64))
     clock = iter(range(0, 10**6, 1800))
     monkeypatch.setattr(benchmarks.frontier.time, "monotonic", lambda: next(clock))
     one, two = tmp_path / "one n.pt", tmp_path / "two.pt"
@@ -155,3 +157,7 @@ def test_other_models_and_seeds_are_added_to_the_page_and_a_stopped_run_counts_a
     one.write_bytes(b"trained on")
     called(str(one), "--seeds", "0")
     assert len(ran) == 5, "other weights of the same name"
+    text = (tmp_path / "page.md").read_text()
+    assert "All of it, a seed each: 0.50 h." in text.split("## one n")[1].split("## ")[0], "are no second seed"
+    with pytest.raises(DataError, match="keeps runs of other epochs than these"):
+        called(str(one), "--epochs", "5")

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import recipes
 from benchmarks.kept import MadeOf
 from benchmarks.recipes import IMPORTANCES, SCHEDULES, TEACHERS, Place, Recipe, every_recipe, page, together
+from edgeprune.errors import DataError
 
 DEFAULT = Recipe("one-shot", "taylor", "unpruned")
 ROUNDS, LAMP = Recipe("rounds", "taylor", "unpruned"), Recipe("one-shot", "lamp", "unpruned")
@@ -25,7 +26,7 @@ def options(tmp_path: Path) -> Namespace:
     given |= {"imgsz": 96, "epochs": 4, "data": "d/data.yaml", "device": "cpu", "full": False, "seeds": [0, 1, 2]}
     for name in ("weights", "larger"):
         given[name].write_bytes(name.encode())
-    return Namespace(**lists, **given, speed_ups=[2.2], out=tmp_path / "page.md")
+    return Namespace(**lists, **given, speed_ups=[2.2], out=tmp_path / "page.md", dataset="abc", print_only=True)
 
 
 def keep(recipe: Recipe, options: Namespace, val: float, test: float) -> None:
@@ -132,11 +133,23 @@ def test_models_that_were_pruned_of_other_weights_are_not_trained_as_these(
     )
 
 
-def test_figures_of_other_weights_are_not_taken_for_these(options: Namespace) -> None:
+def test_figures_of_other_weights_or_data_are_refused_and_stay(options: Namespace) -> None:
     keep(DEFAULT, options, 0.5, 0.5)
     place = Place(DEFAULT, 2.2, 0, options)
     assert place.record is not None
-    options.weights.write_bytes(b"trained on")
-    assert place.record is None
-    keep(ROUNDS, options, 0.5, 0.5)
-    assert set(recipes.kept(options).all()) == {Place(ROUNDS, 2.2, seed, options).name for seed in options.seeds}
+    for name, value in (("dataset", "def"), ("weights", options.weights.with_name("o.pt"))):
+        options.weights.with_name("o.pt").write_bytes(b"trained on")
+        other = Namespace(**{**vars(options), name: value})
+        with pytest.raises(DataError, match=f"keeps runs of other {name} than these; give another page: --out"):
+            keep(DEFAULT, other, 0.1, 0.1)
+    assert place.record is not None and place.record["val"] == 0.5
+
+
+def test_a_larger_teacher_is_known_by_its_content_and_others_need_none(options: Namespace) -> None:
+    larger = Recipe("one-shot", "taylor", "larger")
+    for one in (DEFAULT, larger):
+        keep(one, options, 0.5, 0.5)
+    options.larger.write_bytes(b"trained on")
+    assert Place(larger, 2.2, 0, options).record is None
+    options.larger = None
+    assert Place(DEFAULT, 2.2, 0, options).record is not None

@@ -188,6 +188,12 @@ def test_a_dla_core_and_a_graph_each_alone_are_taken(tmp_path: Path) -> None:
     assert orin.cuda_graph and not orin.copies and load_target("cpu").measure.copies
 
 
+def test_a_model_in_place_of_a_profile_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(bytes(2**21))
+    with pytest.raises(TargetError, match=r"best\.pt is a model, and a target is a profile: .*cpu"):
+        load_target(tmp_path / "best.pt")
+
+
 def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b")
     (tmp_path / "b.yaml").write_text("extends: a")

@@ -37,7 +37,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import quiet
 from edgeprune.rectangle import at_size
-from edgeprune.runtimes.base import Runtime
+from edgeprune.runtimes.base import FreeAxes, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.average_precision import Detections, ImageScores
@@ -209,8 +209,9 @@ def subject_of(
         yield Subject(module, checkpoint.task, size, batch, end_to_end, False, checkpoint.single_cls)
         return
     graph = load_graph(model) if model.suffix == ".onnx" else None
+    known = read_facts(model) if graph is None else None
     if graph is None and metadata is None:
-        if (known := read_facts(model)) is not None:
+        if known is not None:
             metadata = known.metadata
         elif (beside := model.with_suffix(".onnx")).is_file():
             metadata = metadata_of(beside)
@@ -233,8 +234,8 @@ def subject_of(
         )
     half = bool(graph) and inputs_of(graph)[0].dtype == "float16"
     sorted_rows = facts.head != "raw"  # end-to-end or with NMS inside: no NMS after it
-    with _session(model, runtime, threads) as run:
-        fixed = 0 if dynamic else facts.batch
+    fixed = known.inputs[0].shape[0] if known is not None and known.inputs else 0 if dynamic else facts.batch
+    with _session(model, runtime, threads, FreeAxes(fixed)) as run:
         yield Subject(
             _SessionModule(run, facts, batch=fixed, half=half, end_to_end=sorted_rows),
             facts.task,
@@ -246,7 +247,9 @@ def subject_of(
 
 
 @contextmanager
-def _session(model: Path, runtime: Runtime | None, threads: int) -> Iterator[Callable[[np.ndarray], Outputs]]:
+def _session(
+    model: Path, runtime: Runtime | None, threads: int, free: FreeAxes
+) -> Iterator[Callable[[np.ndarray], Outputs]]:
     """A function from a stack of images to outputs in the graph's order."""
     if runtime is None:
         from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
@@ -254,7 +257,7 @@ def _session(model: Path, runtime: Runtime | None, threads: int) -> Iterator[Cal
         runtime = OnnxRuntime()
     with (
         tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder,
-        runtime.session(compile_once(runtime, model, Path(folder)), threads=threads) as session,
+        runtime.session(compile_once(runtime, model, Path(folder), free=free), threads=threads) as session,
     ):
         name = session.input_names[0]
         yield lambda stack: list(session.run({name: stack}).values())

@@ -288,6 +288,7 @@ def bench_graphs(
         notes: list[str] = []
         formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
         notes += _different_formats(names, formats)
+        notes += _different_batches(names, latencies)
         energies = None
         if details:
             with only_informs("no energy", notes.append):
@@ -378,6 +379,15 @@ def _different_formats(names: Sequence[str], formats: Sequence[str]) -> list[str
         f"different number formats ({listed}): a speed-up is of the format too; of the model alone it is with both in "
         "one: edgeprune quantize"
     ]
+
+
+def _different_batches(names: Sequence[str], latencies: Sequence[Measurement]) -> list[str]:
+    """A line where the models that ratios are of do not take as many images in an inference."""
+    batches = [latency.conditions.batch for latency in latencies]
+    if len(set(batches)) < 2:
+        return []
+    listed = ", ".join(f"{name} of {batch}" for name, batch in zip(names, batches, strict=True))
+    return [f"different batches ({listed}): a speed-up is of different work; images/s can be compared"]
 
 
 def _with_ends(found: RatioInterval | None) -> RatioInterval | None:

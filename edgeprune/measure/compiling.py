@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
+from edgeprune.input_size import both_sides
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
 
@@ -218,8 +219,15 @@ def compile_engine(site: Site, onnx: Path, folder: Path) -> Path:
     """
     engine = _engine_in(site, folder)
     kept = kept_in_float(onnx, chooses=chooses_precision(site.target))
-    site.runtime.engine_from_onnx(onnx, engine, precision=site.target.precision, keep_float=kept)
+    site.runtime.engine_from_onnx(
+        onnx, engine, precision=site.target.precision, keep_float=kept, free=free_axes(site.target)
+    )
     return engine
+
+
+def free_axes(target: Target) -> FreeAxes:
+    """What fills the axes that a dynamic export leaves free: the batch and the size that the budget speaks of."""
+    return FreeAxes(target.batch, both_sides(target.imgsz)) if target.export.dynamic else AS_EXPORTED
 
 
 def compile_once(

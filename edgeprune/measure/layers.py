@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.measure.result import LayerComparison, LayerMs
-from edgeprune.runtimes.base import Runtime
+from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes, Runtime
 
 BEHIND_THE_LAYERS = "behind the layers: softmax, decoding, sorting"
 """Name of the row for what works on outputs whose widths are fixed."""
@@ -53,15 +53,21 @@ class LayerCosts:
 
 
 def compare_layers(
-    runtime: Runtime, baseline: Path, candidate: Path, *, threads: int = 1, runs: int = 30
+    runtime: Runtime,
+    baseline: Path,
+    candidate: Path,
+    *,
+    threads: int = 1,
+    runs: int = 30,
+    free: FreeAxes = AS_EXPORTED,
 ) -> LayerComparison:
-    """Time the layers of two engines.
+    """Time the layers of two engines; ``free`` fills axes that they leave free.
 
     The median is taken where the runtime tells one: a mean on a shared machine is of its other users.
     """
 
     def layers(engine: Path) -> tuple[LayerMs, ...]:
-        times = runtime.layer_times(engine, threads=threads, runs=runs)
+        times = runtime.layer_times(engine, threads=threads, runs=runs, free=free)
         return tuple(LayerMs(time.name, time.op, round(time.ms, 6)) for time in times)
 
     return LayerComparison(layers(baseline), layers(candidate))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DROP = " drop"
 INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 QUIET = "a quiet machine"
+IMAGES = "more images in split"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 
 
@@ -155,7 +156,17 @@ def next_step(record: BuildRecord) -> NextStep | None:
         return None
     if list(needs) == [QUIET]:
         return NextStep(f"on {QUIET} (finished stages are taken as they are)", again)
+    if len(needs) == 1 and next(iter(needs)).startswith(IMAGES):
+        return NextStep(f"with {_levers(record)}{next(iter(needs))}", again)
     return NextStep(" and ".join(needs))
+
+
+def _levers(record: BuildRecord) -> str:
+    """What in the command may settle a loss that is near what is allowed; nothing where nothing was trained."""
+    allowed = f"a larger --max-map-drop (now {record.target.accuracy.max_map_drop:g})"
+    if record.stages.prune.facts.unpruned:
+        return f"{allowed}, or "
+    return f"more --epochs (now {record.target.finetune.epochs}), {allowed}, or "
 
 
 def _remedy(gate: Gate, record: BuildRecord) -> str:
@@ -180,7 +191,7 @@ def _need(gate: Gate, record: BuildRecord) -> str:
     if "latency" in gate.metric or "speed-up" in gate.metric:
         return QUIET
     if gate.metric.endswith(DROP) and record.stages.baseline.facts.reference_accuracy > 0:
-        return f"more images in split {record.stages.engine.facts.accuracy.accuracy.split} of {record.dataset.path}"
+        return f"{IMAGES} {record.stages.engine.facts.accuracy.accuracy.split} of {record.dataset.path}"
     if gate.metric.endswith(DROP) or "give a trained model" in gate.reason:
         return f"a trained model in place of {record.weights.path}"
     return f"see why in the row '{gate.metric}'"

@@ -44,7 +44,7 @@ class FreeAxes:
     """What fills the axes that a graph leaves free.
 
     Attributes:
-        batch: images per inference; 0 takes the model's metadata, else 1.
+        batch: images per inference; 0 is 1, so that models which are compared do not differ in it.
         imgsz: height and width in pixels; None takes the model's metadata.
     """
 
@@ -53,7 +53,7 @@ class FreeAxes:
 
 
 AS_EXPORTED = FreeAxes()
-"""Batch and size of the model's metadata."""
+"""Nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class BenchSettings:
         per_round: samples per model and round.
         time_limit_s: stop after this many seconds even when rounds are left; 0 for no limit.
         seed: seed of the input values.
-        batch: size of a free batch axis; 0 takes what the model fixes, else its metadata, else 1.
+        batch: size of a free batch axis; 0 takes what the model fixes, else 1.
         imgsz: height and width of free spatial axes, in pixels; None takes the model's metadata.
         cpus: CPUs that the process is pinned to; empty for no pinning.
         copies: on a GPU, whether copies between host and device are in the time.

@@ -240,11 +240,10 @@ def load_failure(error: Exception) -> str:
 def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = None) -> dict[str, tuple[int, ...]]:
     """Shapes of every input, ``{name: [n, ...]}``; free axes are filled from ``batch`` and ``imgsz`` (h, w).
 
-    What is not given comes from the model's own metadata (Ultralytics writes ``imgsz`` and ``batch``); an axis that
-    the model fixes must agree with what was asked.
+    A size that is not given comes from the model's own metadata (Ultralytics writes ``imgsz``), a batch is 1: models
+    that are compared must not differ in it. An axis that the model fixes must agree with what was asked.
     """
     metadata = session.get_modelmeta().custom_metadata_map
-    free_batch = batch or int(metadata["batch"]) if batch or metadata.get("batch", "").isdigit() else 1
     sides = list(imgsz) if imgsz else None
     if sides is None and "imgsz" in metadata:
         with contextlib.suppress(ValueError, SyntaxError, TypeError):
@@ -262,7 +261,7 @@ def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = Non
                     )
                 shape.append(size)
             elif axis == 0:
-                shape.append(max(free_batch, 1))
+                shape.append(batch or 1)
             elif sides and len(value.shape) == 4 and axis >= 2:
                 shape.append(sides[axis - 2])
             else:

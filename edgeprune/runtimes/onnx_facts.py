@@ -53,7 +53,7 @@ def read_model(path: Path) -> Any:
 def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPORTED) -> OnnxFacts:
     """Read a graph that is to be compiled.
 
-    Axes that it leaves free take what ``free`` says, else the batch and the image size of Ultralytics' metadata.
+    Axes that it leaves free take what ``free`` says, else the batch 1 and the image size of Ultralytics' metadata.
 
     Raises:
         DataError: not an ONNX file, a free axis that nothing fills, or one that is fixed at something else.
@@ -63,12 +63,10 @@ def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPOR
     proto = read_model(path)
     require_precision(proto, precision, path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    sides, batch = list(free.imgsz or ()), free.batch
+    sides = list(free.imgsz or ())
     with contextlib.suppress(ValueError, TypeError):
         sides = sides or [int(side) for side in literal_of(metadata.get("imgsz", "[]"))]
-    with contextlib.suppress(ValueError, TypeError):
-        batch = batch or int(literal_of(metadata.get("batch", "1")))
-    filling = FreeAxes(max(batch, 1), (sides[0], sides[1]) if len(sides) == 2 else None)
+    filling = FreeAxes(free.batch or 1, (sides[0], sides[1]) if len(sides) == 2 else None)
     inputs = tuple(_input(value, filling, free, path) for value in _graph_inputs(proto))
     return OnnxFacts(inputs, tuple(value.name for value in proto.graph.output), metadata)
 

@@ -21,6 +21,7 @@ from edgeprune.measure.compiling import (
     engine_inputs,
     export_trained_int8,
     files_in,
+    free_axes,
     graph_inputs,
 )
 from edgeprune.measure.latency import latency_settings, timing_inputs
@@ -127,4 +128,5 @@ class SiteBench:
 
     def layer_times(self, engine: Path) -> list[LayerTime]:
         """Per-layer times in order of execution."""
-        return self.site.runtime.layer_times(engine, threads=self.site.target.measure.threads)
+        target = self.site.target
+        return self.site.runtime.layer_times(engine, threads=target.measure.threads, free=free_axes(target))

@@ -114,7 +114,13 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
     if engine is None:
         return Output(artifacts, EngineFacts(accuracy, onnx.stat().st_size, lint, None, None, drop))
     build.reporter.progress("timing layers")
-    layers = compare_layers(build.site.runtime, baseline.path("engine"), engine, threads=build.target.measure.threads)
+    layers = compare_layers(
+        build.site.runtime,
+        baseline.path("engine"),
+        engine,
+        threads=build.target.measure.threads,
+        free=compiling.free_axes(build.target),
+    )
     precision = engine_precision(build.site.runtime, engine, layers.candidate)
     artifacts["engine"] = engine
     return Output(artifacts, EngineFacts(accuracy, engine.stat().st_size, lint, layers, precision, drop))

@@ -15,6 +15,8 @@ from edgeprune.limited_yaml import read_yaml
 from edgeprune.reading import is_file, shown
 from edgeprune.target.schema import Target, target_from
 
+MODELS = (".pt", ".onnx", ".engine")
+
 
 def load_target(name_or_path: str | Path | Target) -> Target:
     """Read a target by the name of a shipped one (``cpu``) or by the path of its YAML (``my/board.yaml``); a target is
@@ -49,6 +51,8 @@ def _path_of(name_or_path: str | Path) -> Path:
         return shipped[text]
     path = Path(text)
     if is_file(path):
+        if path.suffix.lower() in MODELS:
+            raise TargetError(f"{shown(path)} is a model, and a target is a profile: {', '.join(shipped)}, or a .yaml")
         return path
     close = difflib.get_close_matches(text, shipped, n=1)
     hint = f"; did you mean {close[0]}?" if close else "."

@@ -88,7 +88,6 @@ def test_what_the_same_command_may_settle_ends_with_that_command(
 
 def test_what_the_same_command_can_never_settle_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     model, images = "a trained model in place of a b.pt", "more images in split val of data.yaml"
-    assert next_words(undecided(FEW_IMAGES), capsys) == f"next: {images}"
     assert next_words(undecided(FINDS_NOTHING), capsys) == f"next: {model}"
     assert next_words(undecided(UNSTEADY, FEW_IMAGES), capsys) == f"next: a quiet machine and {images}"
     record = undecided(accuracy_gate("engine", 0.0, 0.0, 0.02))
@@ -102,6 +101,23 @@ def test_what_the_same_command_can_never_settle_says_what_is_missing(capsys: pyt
     passed = simulated_gate(replace(UNSTEADY, verdict=Verdict.PASS))
     record = replace(undecided(passed), device=DeviceRow("fake:orin", True, {}, record.host))
     assert next_words(record, capsys) == "next: a real device: a stand-in proves nothing"
+
+
+def test_a_loss_near_what_is_allowed_is_settled_by_training_by_the_limit_or_by_images(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = undecided(FEW_IMAGES)
+    trained, limit = record.target.finetune.epochs, record.target.accuracy.max_map_drop
+    words = next_words(record, capsys)
+    assert words.startswith(
+        f"next, with more --epochs (now {trained}), a larger --max-map-drop (now {limit:g}), or more images in split "
+        "val of data.yaml:"
+    )
+    assert words.endswith(AGAIN)
+    prune = record.stages.prune
+    unpruned = replace(prune, facts=replace(prune.facts, unpruned=True))
+    words = next_words(replace(record, stages=replace(record.stages, prune=unpruned)), capsys)
+    assert words.startswith("next, with a larger --max-map-drop") and "--epochs" not in words.partition(AGAIN)[0]
 
 
 def test_an_undecided_build_that_waits_too_says_one_thing_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:
