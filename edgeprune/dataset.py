@@ -256,7 +256,8 @@ class Dataset:
         """SHA-256 over class names, what a YAML says of keypoints and, for every split, each image's relative name and
         size and its label's bytes; and over which images Ultralytics leaves out of the splits that were needed.
 
-        It does not depend on where the dataset lies, and it reads no pixels.
+        It does not depend on where the dataset lies. Which images are left out is known of the splits that were asked
+        for when it was loaded; the first check of a split reads its images.
         """
         digest = hashlib.sha256(repr(sorted(self.names.items())).encode(errors="surrogateescape"))
         if self.channels != 3:

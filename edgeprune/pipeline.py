@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeprune.carry import out as carry
+from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
 from edgeprune.progress import Progress
@@ -268,6 +269,9 @@ def _next_command(target: Target, remedy: str, root: Path, argv: Sequence[str]) 
     # Engines belong to the board that they were built on; nothing of it can be prepared elsewhere.
     if carry.waits_for_board(target):
         return carry.carry_command(root)
-    if target.device.kind == "jetson":
-        return shlex.join([*argv, "--device", "user@board"])
-    return f"{remedy} && {shlex.join(argv)}" if remedy else shlex.join(argv)
+    here = shlex.join(argv)
+    if target.device.kind == "jetson" and not LocalDevice().facts().l4t:  # the remedy would be this machine's
+        named = any(word.partition("=")[0] == "--device" for word in argv)
+        # TensorRT's module runs in the process of the command: on the board itself
+        return here if named or target.runtime == "tensorrt" else shlex.join([*argv, "--device", "user@board"])
+    return f"{remedy} && {here}" if remedy else here

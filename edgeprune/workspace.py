@@ -173,7 +173,7 @@ class Workspace:
         with contextlib.suppress(OSError):  # a full disk is no reason to hide why the stage failed
             shutil.rmtree(kept, ignore_errors=True)
             kept.mkdir(parents=True)
-            (kept / REASON).write_text(reason, encoding="utf-8")
+            (kept / REASON).write_bytes(reason.encode(errors="backslashreplace"))  # a path may be no text
             if last:
                 (kept / LAST_LOG).write_text(last, encoding="utf-8")
             for log in (*folder.rglob("*.log"), folder / LOG):
@@ -291,13 +291,14 @@ def has_logs(failed: Path) -> bool:
 
 
 def last_failure(root: Path) -> str:
-    """Which stage of a run directory failed last, and why; empty where none did."""
-    reasons = sorted((root / FAILED).glob(f"*/{REASON}"), key=lambda file: file.stat().st_mtime)
-    if not reasons:
-        return ""
-    stage = reasons[-1].parent.name.rpartition("-")[0]
-    logs = f" (its log: {reasons[-1].parent})" if has_logs(reasons[-1].parent) else ""
-    return f"stage {stage} failed: {reasons[-1].read_text(encoding='utf-8')}{logs}"
+    """Why the stage failed in which the latest build of a run directory ended; empty where it did not end so."""
+    with contextlib.suppress(OSError, DataError):  # a build that goes on meanwhile takes it away
+        [*_, run] = read_state(root).stages or [None]
+        if run is not None:
+            failed = root / FAILED / run.folder
+            logs = f" (its log: {failed})" if has_logs(failed) else ""
+            return f"stage {run.stage} failed: {(failed / REASON).read_text(encoding='utf-8')}{logs}"
+    return ""
 
 
 def read_state(root: Path) -> BuildState:

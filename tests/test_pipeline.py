@@ -183,10 +183,16 @@ def test_show_names_what_is_missing(tmp_path: Path) -> None:
     run(tmp_path, stage("one", Log()))
     with pytest.raises(DataError, match="not finished; go on with: edgeprune build"):
         read_build(tmp_path)
-    failed = tmp_path / "failed" / "prune-123456789abc"
-    failed.mkdir(parents=True)
-    (failed / "reason.txt").write_text("out of reach")
-    with pytest.raises(DataError, match="stage prune failed: out of reach; once that is mended: edgeprune build"):
+
+    def fail(_: Path) -> None:
+        raise StageError("weights caf\udce9.pt are out of\nreach")
+
+    with pytest.raises(StageError, match="out of"):
+        run(tmp_path, stage("one", Log()), stage("two", Log(), work=fail))
+    with pytest.raises(DataError, match=r"stage two failed: weights .* are out of; once that is mended: edge"):
+        read_build(tmp_path)
+    run(tmp_path, stage("one", Log()))  # another build, whose stages did not fail
+    with pytest.raises(DataError, match="not finished; go on with"):
         read_build(tmp_path)
     with pytest.raises(TargetError, match="has no such stage; it has: one"):
         stage_history(tmp_path, "prune")

@@ -148,6 +148,7 @@ def test_a_builder_that_chooses_precisions_is_given_a_graph_in_fp32(tmp_path: Pa
         ("extends: jetson-orin\ndevice: {tensorrt: '>=10,<12'}", "10.3"),
         ("extends: jetson-orin\ndevice: {tensorrt: '>=10.7,<12'}", "10.7"),
         ("extends: jetson-orin\ndevice: {tensorrt: '<11'}", "10.3"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '<9'}", "8.5"),
         (
             "extends: jetson-agx-orin\ndevice: {dla_core: 1, tensorrt: '>=11'}\nmeasure: {cuda_graph: false}",
             "11.4.1",

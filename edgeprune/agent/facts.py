@@ -35,6 +35,7 @@ JETPACKS = (  # L4T release, JetPack release
     ("35", "5.1"),
 )
 TENSORRT_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-libs")
+WSL_DRIVER = "/usr/lib/wsl/lib/libcuda.so.1"
 GPU_NODE = re.compile(r"nvidia\d+|nvhost-gpu|nvmap|dxg")  # a card's, Jetsons', and that of WSL
 TENSORRT_PACKAGES = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
 
@@ -223,11 +224,13 @@ def gpus() -> list[Gpu]:
 
 
 def gpu_nodes(folder: str) -> tuple[str, ...]:
-    """Names of the files of NVIDIA GPUs in a folder; a driver without a card leaves others there."""
+    """Names of the files of NVIDIA GPUs in a folder; a driver without a card leaves others there, and WSL has its own
+    for the cards of every maker."""
     try:
-        return tuple(sorted(name for name in os.listdir(folder) if GPU_NODE.fullmatch(name)))
+        found = [name for name in os.listdir(folder) if GPU_NODE.fullmatch(name)]
     except OSError:
         return ()
+    return tuple(sorted(name for name in found if name != "dxg" or os.path.exists(system_path(WSL_DRIVER))))
 
 
 def package_version(names: tuple[str, ...]) -> str:

@@ -172,12 +172,16 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
 
 
 def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on_note) -> dict:
-    path, log, starts = os.path.join(work, HOLD_FILE), os.path.join(work, LOG_FILE), 0
+    path, log, starts, seen = os.path.join(work, HOLD_FILE), os.path.join(work, LOG_FILE), 0, False
     while True:
         with _decision(work):
             hold: dict | None = read_json(path)
-            # one that refused has ended, or is about to; asked again it would do again what it was refused
-            if not hold or not (hold["state"] == "refused" or is_running(hold["process"])):
+            running = bool(hold) and is_running(hold["process"])
+            # one that refused has ended, or is about to; asked again it would do again what it was refused. A refusal
+            # that was left by a job which nobody waited for is of another time
+            answered = bool(hold) and hold["state"] == "refused" and (running or seen or starts > 0)
+            seen = seen or running
+            if not hold or not (running or answered):
                 if starts == MOST_STARTS:
                     raise Refused("device", _ended_silently(text_of(log)))
                 started = start_detached("hold", work, mode, "1" if lock_clocks else "", log=log)

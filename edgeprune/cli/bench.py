@@ -67,7 +67,10 @@ def bench(
         Any, size_option("Input in pixels of checkpoints and free axes: a side, or HEIGHT,WIDTH; as for build.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per inference, where the model leaves it free.")] = None,
-    warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
+    warmup_s: Annotated[
+        float | None,
+        typer.Option(help="Least warm-up for each model in seconds; all of it takes a third of --seconds at most."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
     per_round: Annotated[int | None, typer.Option(help="Samples of each model in a round.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Longest run in seconds; whole rounds until then.")] = None,
@@ -198,9 +201,7 @@ def refuse_unused(runtime: str, options: Sequence[str]) -> None:
     unused = runtime_named(runtime).unused_options
     if seen := [option for option in options if option in unused]:
         words = "them; leave them out" if len(seen) > 1 else "it; leave it out"
-        raise TargetError(
-            f"{', '.join(seen)}: the runtime {runtime} does not use {words}, or measure by the runtime onnxruntime"
-        )
+        raise TargetError(f"{', '.join(seen)}: the runtime {runtime} does not use {words}")
 
 
 def _cpus(text: str, *, here: bool) -> tuple[int, ...]:

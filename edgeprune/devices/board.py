@@ -21,7 +21,7 @@ SUPER_HINT = ", or flash JetPack 6.2 or newer with the board's -super configurat
 def mismatch(board: Board, facts: DeviceFacts) -> str:
     """Why this device is not the board that a target asks for, with what is allowed; empty when it is."""
     if board.kind == "cuda" and not facts.has_gpu:
-        return "it has no NVIDIA GPU (nvidia-smi finds none)"
+        return "it has no NVIDIA GPU (nvidia-smi finds none, and there is no file of one in /dev)"
     if board.kind != "jetson":
         return ""
     allowed = board_modules(board)

@@ -360,7 +360,7 @@ def _with_ends(difference: float, interval: DropInterval | None) -> str:
     if interval is None:
         return text
     if interval.standard_error is None:
-        return f"{text} ({interval.images} images are too few to tell)"
+        return f"{text} ({interval.images} images {interval.why_unknown})"
     return f"{text} ({interval.lower(INTERVAL_TAIL):+.4f} to {interval.upper(INTERVAL_TAIL):+.4f})"
 
 

@@ -52,9 +52,3 @@ def training_only(model: nn.Module, head: str = "auto") -> frozenset[str]:
     if hasattr(last, "fuse"):
         last.fuse()
     return frozenset(before - {name for name, _ in copy.named_modules()})
-
-
-def shipped_parameters(model: nn.Module, left_out: frozenset[str]) -> int:
-    """Parameters of the modules that ship; ``left_out`` is what :func:`training_only` gives."""
-    shipped = (module for name, module in model.named_modules() if name not in left_out)
-    return sum(tensor.numel() for module in shipped for tensor in module.parameters(recurse=False))

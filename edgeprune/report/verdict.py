@@ -90,7 +90,7 @@ def accuracy_text(record: BuildRecord) -> str:
     if drop is None:
         return f"{text}."
     if drop.standard_error is None:
-        return f"{text}; it changed by {change_text(drop.drop)}, and the images are too few for an interval."
+        return f"{text}; it changed by {change_text(drop.drop)}, without an interval: the images {drop.why_unknown}."
     return f"{text}; it changed by {change_text(drop.drop)}, 95 % interval {change_interval_text(drop)}."
 
 

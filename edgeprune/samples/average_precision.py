@@ -163,6 +163,15 @@ class DropInterval:
     lost: int | None = None
     gained: int | None = None
 
+    @property
+    def why_unknown(self) -> str:
+        """Why its images do not tell the spread; empty where they do."""
+        if self.standard_error is not None:
+            return ""
+        if self.images < MIN_IMAGES:
+            return f"are too few to tell, {MIN_IMAGES} are the least"
+        return "give one figure however they are drawn, though the outputs differ: they do not tell what others give"
+
     def upper(self, confidence: float) -> float:
         """The true drop is at most this, with ``confidence``; infinite where the spread is unknown."""
         return self.drop + self._distance(confidence, self.lost, self.gained)

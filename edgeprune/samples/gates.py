@@ -14,7 +14,7 @@ from enum import Enum
 from statistics import median
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.samples.average_precision import MIN_IMAGES, DropInterval
+from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.measurement import Measurement, differing_conditions, shared_core, speed_up_of
 from edgeprune.samples.statistics import (
     PLACEMENT_ALLOWANCE,
@@ -357,9 +357,7 @@ def accuracy_gate(
         return replace(gate, reason=figures)
     images_of = f"images of {split}" if split else "images"
     if interval.standard_error is None:
-        few = f"are too few to tell, {MIN_IMAGES} are the least"
-        alike = "give one figure however they are drawn, though the outputs differ: they do not tell what others give"
-        reason = f"{figures}; {interval.images} {images_of} {few if interval.images < MIN_IMAGES else alike}"
+        reason = f"{figures}; {interval.images} {images_of} {interval.why_unknown}"
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
     low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
     if high <= max_drop + ROUNDING_ERROR:

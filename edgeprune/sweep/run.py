@@ -71,7 +71,7 @@ def sweep(
     target = load_target(target)
     require_trainable(target, epochs)
     out, reporter = Path(out), reporter_of(progress)
-    splits = {"train", target.accuracy.split}
+    splits = {"train", target.accuracy.split, *(() if epochs == 0 else ("val",))}  # whose images choose the epoch
     inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
     target, source, dataset = inputs.target, inputs.source, inputs.dataset
     reporter.note(str(inputs.size))

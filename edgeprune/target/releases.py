@@ -13,9 +13,14 @@ OLDEST_TENSORRT = "10.3"  # JetPack 6.1; assumed where no range is given
 WEAKLY_TYPED = SpecifierSet(">=8.5,<8.7")
 NEWEST_WEAK_OPSET = 17
 
-# The first release of every kind of builder that is known (edgeprune.runtimes.trtexec_argv), and that ends it
-KNOWN = (("8.5", SpecifierSet(">=8.5,<8.7")), ("8.6", SpecifierSet(">=8.6,<8.7")))
-KNOWN = (*KNOWN, ("10.3", SpecifierSet(">=10.3,<12")), ("11.0", SpecifierSet(">=11.0,<12")))
+KNOWN = (
+    ("8.5", SpecifierSet(">=8.5,<8.7")),
+    ("8.6", SpecifierSet(">=8.6,<8.7")),
+    ("10.3", SpecifierSet(">=10.3,<12")),
+    ("11.0", SpecifierSet(">=11.0,<12")),
+)
+"""Releases at which something of the builder or of trtexec's command line changed, each with the releases from it on
+that are known; the command lines themselves are in :mod:`edgeprune.runtimes.trtexec_argv`."""
 KNOWN_VERSIONS = "8.5, 8.6, 10.3 and newer of 10, and 11"
 WITH_LEVELS = SpecifierSet(">=8.6")  # of the builder's optimization
 
@@ -36,17 +41,18 @@ def oldest_in(versions: SpecifierSet, able: Callable[[str], bool] = lambda _: Tr
     """The oldest release of a profile's range whose builder is known and that is able; None where there is none.
 
     Args:
-        versions: the range; without a lower end it begins at :data:`OLDEST_TENSORRT`.
+        versions: the range; without a lower end it begins at :data:`OLDEST_TENSORRT`, where that is in it.
         able: whether a release has what is asked for.
     """
     bounds = [Version(one.version.rstrip(".*")) for one in versions if one.operator in (">=", ">", "==", "~=")]
-    lowest = max(bounds, default=Version(OLDEST_TENSORRT))
+    assumed = OLDEST_TENSORRT if versions.contains(OLDEST_TENSORRT) else KNOWN[0][0]
+    lowest = max(bounds, default=Version(assumed))
     begins = [str(lowest), *(first for first, _ in KNOWN), str(_TRIED_AGAIN[0])]
     found = [
         release
         for release in begins
         if Version(release) >= lowest
-        and (release == str(lowest) or versions.contains(release))
+        and (versions.contains(release) or (bounds and release == str(lowest)))
         and any(release in known for _, known in KNOWN)
         and able(release)
     ]

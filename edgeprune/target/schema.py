@@ -160,7 +160,7 @@ class Measuring(_Part):
     threads: Annotated[int, Field(ge=0, le=1024)] = 1
     """Threads of the runtime; 0 leaves the choice to it."""
     warmup_s: Annotated[float, Field(ge=0, le=600)] = 1.0
-    """Least warm-up for each model, in seconds."""
+    """Least warm-up for each model, in seconds; of all models together a third of ``time_limit_s`` at most."""
     rounds: Annotated[int, Field(ge=4, le=100_000)] = 60
     """Interleaved rounds."""
     per_round: Annotated[int, Field(ge=1, le=10_000)] = 5

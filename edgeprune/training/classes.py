@@ -103,8 +103,11 @@ def _class_layers(head: Any) -> list[nn.Conv2d]:
 
 
 def _moved_rows(before: Mapping[int, str], after: Mapping[int, str]) -> list[int] | None:
-    """For every new class the place of its old output, of as many classes; None where each stays where it is."""
+    """For every new class the place of its old output, of as many classes; None where each stays where it is,
+    or where a name stands for several."""
     if dict(before) == dict(after) or sorted(before) != sorted(after):
+        return None
+    if len({*before.values()}) < len(before) or len({*after.values()}) < len(after):  # a name that tells nothing apart
         return None
     position = {name: index for index, name in before.items()}
     rows = {index: position[name] for index, name in after.items() if name in position}

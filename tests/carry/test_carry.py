@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from edgeprune.artifact import Artifact, sha256_of
 from edgeprune.carry.back import import_results
 from edgeprune.carry.out import carried_files, waits_for_board
 from edgeprune.devices.fake import FakeBoard, fake_device
+from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.pipeline import _next_command
 from edgeprune.records.build import write_build
@@ -265,11 +267,20 @@ def test_a_carried_graph_with_nms_inside_is_timed_on_images_and_says_so(tmp_path
 
 
 @pytest.mark.parametrize(("runtime", "waits"), [("trtexec", True), ("tensorrt", False), ("onnxruntime-cuda", False)])
-def test_only_what_trtexec_measures_is_carried(runtime: Any, waits: bool) -> None:
+def test_only_what_trtexec_measures_is_carried(runtime: Any, waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     target = load_target("jetson-orin").model_copy(update={"runtime": runtime})
     assert waits_for_board(target) == waits
-    following = _next_command(target, "pip install onnxruntime-gpu", Path("runs/x"), ["edgeprune", "build"])
-    assert ("device" in following and "user@board" in following) or waits
+    remedy, told = "pip install onnxruntime-gpu", {}
+    for argv in (["edgeprune", "build"], ["edgeprune", "build", "--device", "local"]):
+        told[argv[-1]] = _next_command(target, remedy, Path("runs/x"), argv)
+    here = {"build": "edgeprune build", "local": "edgeprune build --device local"}
+    if waits:
+        assert all("run-on-device.sh" in command for command in told.values())
+    else:  # TensorRT's own module is driven nowhere but in the process
+        assert told == here | ({} if runtime == "tensorrt" else {"build": "edgeprune build --device user@board"})
+    monkeypatch.setattr(LocalDevice, "facts", lambda _: SimpleNamespace(l4t="36.4.3"))  # on the board itself
+    there = _next_command(target, remedy, Path("runs/x"), ["edgeprune", "build"])
+    assert there == (told["build"] if waits else f"{remedy} && edgeprune build")
 
 
 @pytest.mark.slow

@@ -153,12 +153,17 @@ def join(work: Path) -> dict:
 def test_a_refusal_is_heard_of_a_holder_that_has_ended_and_no_other_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = {"state": "refused", "kind": "device", "message": "no mode 7W", "process": dead_process()}
-    (tmp_path / "hold.json").write_text(json.dumps(state))
-    monkeypatch.setattr(hold, "start_detached", lambda *_, **__: pytest.fail("another holder was started"))
-    with pytest.raises(Refused, match="no mode 7W"):
-        join(tmp_path)
-    assert not (tmp_path / "hold.json").exists()  # the next job asks anew
+    started: list[str] = []
+    refused = {"state": "refused", "kind": "device", "message": "no mode 7W", "process": dead_process()}
+    monkeypatch.setattr(hold.time, "sleep", lambda _: (tmp_path / "hold.json").write_text(json.dumps(refused)))
+    monkeypatch.setattr(hold, "start_detached", lambda *_, **__: started.append("") or dead_process())
+    for count in (1, 2):
+        with pytest.raises(Refused, match="no mode 7W"):
+            join(tmp_path)
+        assert len(started) == count
+        assert not (tmp_path / "hold.json").exists()  # the next job asks anew
+        # and so it does where a job that asked was stopped before it heard
+        (tmp_path / "hold.json").write_text(json.dumps(refused | {"message": "of another time"}))
 
 
 @pytest.mark.parametrize(

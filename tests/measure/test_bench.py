@@ -459,3 +459,12 @@ def test_onnxruntime_times_layers_and_memory_in_the_batch_that_is_asked(tmp_path
         for batch in (1, 8)
     )
     assert large > 3 * small
+
+
+def test_models_of_different_batches_are_told_apart(tmp_path: Path) -> None:
+    free, fixed = (convolutions(tmp_path / f"{n}.onnx", shape=(n, 3, 32, 32)) for n in ("n", 4))
+    brief = BenchSettings(rounds=4, per_round=1, warmup_s=0)
+    notes = bench_graphs([free, fixed], OnnxRuntime(), brief, details=False).notes
+    assert any("different batches (n.onnx of 1, 4.onnx of 4)" in note for note in notes), notes
+    alike = bench_graphs([free, free], OnnxRuntime(), brief, details=False).notes
+    assert not any("batches" in note for note in alike)
