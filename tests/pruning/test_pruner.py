@@ -98,7 +98,7 @@ def test_savings_are_those_of_each_width_alone(pruner, plan):
 
 
 def test_a_plan_for_another_model_is_refused(stock, plan):
-    with pytest.raises(StageError, match="does not fit"):
+    with pytest.raises(DataError, match="does not fit"):
         Pruner(stock("yolov8n.yaml"), 320).apply(plan)
 
 
@@ -106,7 +106,7 @@ def test_a_plan_with_unequal_heads_is_refused(pruner, plan):
     line = next(line for line in plan.dimensions if line.name.endswith("attn.qkv"))
     wrong = dataclasses.replace(line, after=8, kept={line.name: tuple(range(8))})
     lines = tuple(wrong if one is line else one for one in plan.dimensions)
-    with pytest.raises(StageError, match="unequally many"):
+    with pytest.raises(DataError, match="unequally many"):
         pruner.apply(dataclasses.replace(plan, dimensions=lines))
 
 

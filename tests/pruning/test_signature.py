@@ -77,5 +77,5 @@ def test_exporting_it_fails_before_anything_is_written(pruned, rebuilt, tmp_path
 
 def test_a_plan_is_refused_by_it(pruned, rebuilt, stock):
     again = prune(pruned.model, imgsz=64, macs_speed_up=1.5)
-    with pytest.raises(StageError, match="does not fit"):
+    with pytest.raises(DataError, match="does not fit"):
         prune(rebuilt, plan=again.plan)
