@@ -22,9 +22,10 @@ from contextlib import contextmanager
 MARKS = re.compile("\x1b\\[[0-9;]*m|[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]")  # colours and signs of Ultralytics
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what another library's exception says, without marks; its class where it says nothing."""
-    return (MARKS.sub("", str(error)).strip() or type(error).__name__).splitlines()[0].rstrip()[:200]
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what another library's exception says, without marks and of ``most`` letters; its class where
+    it says nothing."""
+    return (MARKS.sub("", str(error)).strip() or type(error).__name__).splitlines()[0].rstrip()[:most]
 
 
 class EdgepruneError(Exception):

@@ -24,6 +24,7 @@ from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import at_most_gate, info_gate
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build, Judgement, Output, SilentBuild, Stage, Weights
+from edgeprune.stages.inputs import build_command
 from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record, Workspace, open_workspace
 from tests.records.sample import build_record
@@ -194,6 +195,7 @@ def test_show_names_what_is_missing(tmp_path: Path) -> None:
     run(tmp_path, stage("one", Log()))  # another build, whose stages did not fail
     with pytest.raises(DataError, match="not finished; go on with"):
         read_build(tmp_path)
+    assert stage_history(tmp_path, "bundle") == "bundle: every build writes it anew, from what the stages left"
     with pytest.raises(TargetError, match="has no such stage; it has: one"):
         stage_history(tmp_path, "prune")
     (tmp_path / "build.json").write_text(json.dumps({"verdict": "PASS"}))
@@ -214,3 +216,8 @@ def test_a_named_device_of_another_kind_is_refused_before_anything_is_written(
     with pytest.raises(DeviceError, match="it is no Jetson") as refused:
         pipeline.build("jetson-orin", tmp_path / "a.pt", "data.yaml", device="local", out=tmp_path / "run")
     assert refused.value.exit_code == 4 and not list(tmp_path.iterdir())
+
+
+def test_a_size_is_kept_as_it_is_typed() -> None:
+    words = build_command("cpu", "a.pt", "d.yaml", False, {"imgsz": (96, 160), "latency_ms": 2.0, "epochs": None})
+    assert words[-4:] == ["--imgsz", "96,160", "--latency-ms", "2"]

@@ -154,6 +154,7 @@ def _same(shipment: _Shipment, there: Path) -> bool:
 
 def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
     """A run with the files as artifacts and the gates as metrics, and a version of a registered model made from it."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 are four minutes without a word
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -164,7 +165,7 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
     try:
         return _register(MlflowClient(tracking_uri=address or None, registry_uri=address or None), shipment)
     except MlflowException as error:
-        raise StageError(f"--to {shown(MLFLOW + address)}: MLflow refuses: {first_line(error)}") from error
+        raise StageError(f"--to {shown(MLFLOW + address)}: MLflow refuses: {first_line(error, 600)}") from error
     except ImportError as error:  # stores are imported as they are asked: that of a database needs SQLAlchemy
         raise StageError(
             f"--to {shown(MLFLOW + address)}: MLflow's client is not enough for this store: {first_line(error)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError, TargetError, first_line
+from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.reading import is_file, shown
 
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
@@ -146,12 +147,17 @@ def with_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.Mode
 
 
 def write_file(path: Path | str, data: bytes) -> None:
-    """Atomic write into a folder that is made when it is missing; ``TargetError`` where that is not possible."""
+    """Atomic write into a folder that is made when it is missing; ``TargetError`` where that is not possible,
+    ``StageError`` where the disk is full."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # not the command's fault: the same one goes on
+            raise StageError(
+                f"cannot write {path}: {error.strerror}; free some space and give the same command again"
+            ) from error
         raise TargetError(f"cannot write {path}: {error.strerror or error}; choose another output") from error
 
 

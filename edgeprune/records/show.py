@@ -12,6 +12,7 @@ from edgeprune.serial import read_json_data
 from edgeprune.workspace import STATE, last_failure, read_state
 
 RECORD = "build.json"
+BUNDLE = "bundle"
 
 
 def bundle_of(directory: Path) -> Path:
@@ -51,6 +52,8 @@ def stage_history(directory: Path, stage: str) -> str:
         TargetError: that build had no such stage.
     """
     runs = {run.stage: run for run in read_state(directory).stages}
+    if stage == BUNDLE and runs:
+        return f"{stage}: every build writes it anew, from what the stages left"
     if stage not in runs:
         raise TargetError(f"--why {shown(stage)}: the latest build has no such stage; it has: {', '.join(runs)}")
     run = runs[stage]

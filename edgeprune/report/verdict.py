@@ -180,7 +180,7 @@ def _remedy(gate: Gate, record: BuildRecord) -> str:
         now = f"now {epochs}, {asked} {budget.value:g}"
         return f"more --epochs or a {less} {asked} ({now}), for accuracy fell too far"
     if "latency" in gate.metric or "speed-up" in gate.metric:
-        return f"a {less} {asked} (now {budget.value:g}), which the device does not reach"
+        return f"a {less} {asked} (now {budget.value:g}), which this plan did not reach, or another search by --seed"
     return "what failed mended"
 
 

@@ -299,7 +299,8 @@ def search_gate(budget: Budget, best: Probe, milder: Probe | None = None) -> Gat
         )
     else:
         why = reading.unsteady or "the interval does not hold the budget"
-    reason = f"{ends}: {why}; search again on a quiet machine, or with more measure.retries"
+    again = "search again on a quiet machine, or with more measure.retries (another --seed begins a new search)"
+    reason = f"{ends}: {why}; {again}"
     return Gate("search", metric, value, budget.value, unit, Verdict.INCONCLUSIVE, reason)
 
 

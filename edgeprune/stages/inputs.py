@@ -103,6 +103,13 @@ def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Check
     raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml); {instead}")
 
 
+def _typed(value: object) -> str:
+    """An option's value as it is typed."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def build_command(
     target: str, weights: str | Path, data: str | Path, trust: bool, options: Mapping[str, object]
 ) -> list[str]:
@@ -110,5 +117,5 @@ def build_command(
     argv = ["edgeprune", "build", "--target", target, "--weights", str(weights), "--data", str(data)]
     for name, value in options.items():
         if value is not None:
-            argv += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+            argv += [f"--{name.replace('_', '-')}", _typed(value)]
     return [*argv, "--trust"] if trust else argv

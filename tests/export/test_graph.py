@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune.errors import DataError, TargetError
+from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.export import graph
 from edgeprune.export.graph import load_graph, metadata_of, save_graph, set_metadata
 from edgeprune.export.metadata import read_metadata
@@ -116,7 +116,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("edgeprune.artifact.os.fsync", full)
-    with pytest.raises(TargetError, match="No space left"):
+    with pytest.raises(StageError, match="No space left on device; free some space and give the same command again"):
         save_graph(relu_model(), tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
