@@ -87,7 +87,7 @@ class StandIn(OnnxRuntime):
         level = [self.true_ms(model) for model in models]
         return [latency(ms * self.dice.lognormal(0, self.noise, 200), samples_per_block=5) for ms in level]
 
-    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30) -> list[LayerTime]:
+    def layer_times(self, model: Path, *, threads: int = 1, runs: int = 30, **_: Any) -> list[LayerTime]:
         return [LayerTime(name, "Conv", ms, ms, runs) for name, ms in self.convolutions(model)]
 
     def true_ms(self, model: Path) -> float:
