@@ -240,7 +240,7 @@ def write(path: Path | None, text: str) -> None:
 def _print(result: BenchResult) -> None:
     from rich.markup import escape
 
-    from edgeprune.cli.console import print_table
+    from edgeprune.cli.console import print_sentence, print_table
     from edgeprune.report.bench import bench_table, end_to_end_text, slowest_layers_table
 
     console = results_console()
@@ -251,21 +251,22 @@ def _print(result: BenchResult) -> None:
         if model.layers:
             print_table(slowest_layers_table(model), f"slowest layers of {name}")
         if model.end_to_end:
-            console.print(f"{escape(name)}: {end_to_end_text(model.end_to_end)}")
+            print_sentence(console, f"{escape(name)}: {end_to_end_text(model.end_to_end)}")
     host = result.models[0].latency.conditions.host
     if host is not None:
         load = ", ".join(f"{value:g}" for value in host.load_average)
-        console.print(f"[dim]{escape(host.cpu)}, governor {host.governor}, load average {load}[/]")
+        print_sentence(console, f"[dim]{escape(host.cpu)}, governor {host.governor}, load average {load}[/]")
     for name, model in zip(result.names, result.models, strict=True):
         core = model.latency.conditions.core
         if core.contended:
-            console.print(f"[yellow]{escape(name)} had {core.share:.0%} of a core: other work ran on this machine[/]")
+            beside = f"{escape(name)} had {core.share:.0%} of a core: other work ran on this machine"
+            print_sentence(console, f"[yellow]{beside}[/]")
     for line in result.notes:
-        console.print(f"[yellow]{escape(line)}[/]")
+        print_sentence(console, f"[yellow]{escape(line)}[/]")
     for name, model in zip(result.names, result.models, strict=True):
         if model.gate is not None:
             gate = model.gate
-            console.print(f"[bold]{gate.verdict.value}[/] {escape(name)}: {escape(gate.reason)}")
+            print_sentence(console, f"[bold]{gate.verdict.value}[/] {escape(name)}: {escape(gate.reason)}")
 
 
 def sparkline(values: list[float]) -> str:

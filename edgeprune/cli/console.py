@@ -123,13 +123,13 @@ class ConsoleReporter:
         self._live.update(self._task, description=escape(text), completed=done, total=total or None)
 
     def note(self, text: str) -> None:
-        _print_sentence(self._console, f"  {escape(text)}")
+        print_sentence(self._console, f"  {escape(text)}")
 
     def gates(self, gates: Sequence[Gate]) -> None:
         self._clear()
         for gate in gates:
             verdict = gate_cells(gate)[-2]
-            _print_sentence(self._console, f"  [{COLOURS[verdict]}]{verdict:<12}[/] {escape(gate_text(gate))}")
+            print_sentence(self._console, f"  [{COLOURS[verdict]}]{verdict:<12}[/] {escape(gate_text(gate))}")
 
     def _clear(self) -> None:
         if self._live is not None:
@@ -168,16 +168,16 @@ def print_table(content: ReportTable, title: str | None = None, *, models_across
     console.print(table)
 
 
-def _print_sentence(console: Console, text: str | Text) -> None:
+def print_sentence(console: Console, text: str | Text, style: str | None = None) -> None:
     """One line where no terminal ends it, so that what reads a pipe finds its words beside each other."""
-    console.print(text, soft_wrap=not has_width(console))
+    console.print(text, soft_wrap=not has_width(console), style=style)
 
 
 def print_lines(lines: Sequence[str]) -> None:
     """Sentences that wrap between words, on a terminal."""
     console = results_console()
     for line in lines:
-        _print_sentence(console, Text(line))
+        print_sentence(console, Text(line))
 
 
 def print_verdict(record: BuildRecord) -> None:
@@ -207,13 +207,13 @@ def print_verdict(record: BuildRecord) -> None:
 def print_next_step(record: BuildRecord) -> None:
     """What comes after a build that did not pass, and a warning before it; a command stands on a line of its own."""
     if warning := accuracy_warning(record):
-        results_console().print(warning, style="yellow", markup=False)
+        print_sentence(results_console(), Text(warning), style="yellow")
     step = next_step(record)
     if step is not None and step.command:
-        results_console().print(f"next, {step.words}:", markup=False)
+        print_sentence(results_console(), Text(f"next, {step.words}:"))
         _print_command(step.command)
     elif step is not None:
-        results_console().print(f"next: {step.words}", markup=False)
+        print_sentence(results_console(), Text(f"next: {step.words}"))
 
 
 def print_targets(targets: Sequence[Target]) -> None:

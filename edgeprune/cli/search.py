@@ -137,7 +137,7 @@ def sweep(
 
     Example:
       edgeprune sweep best.pt --target cpu --imgsz 128 --speed-up 1.1,1.2 \\
-        --data data.yaml --epochs 1 --out swept
+        --data data.yaml --epochs 1 --out swept   # exits 0 or 5: 5 where other work disturbs it
     """
     from edgeprune.cli.console import ConsoleReporter, print_table
     from edgeprune.report.sweep import sweep_table
