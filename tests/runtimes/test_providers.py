@@ -92,12 +92,16 @@ def test_a_gpu_that_nvidia_smi_does_not_name_will_do(
     assert bool(mismatch(load_target("desktop-cuda").device, Machine(**facts).facts())) is not shown
 
 
-def test_what_the_driver_leaves_without_a_card_is_no_gpu(tmp_path: Path) -> None:
+def test_what_the_driver_leaves_without_a_card_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("null", "nvidiactl", "nvidia-uvm", "nvidia-caps"):
         (tmp_path / name).touch()
     assert gpu_nodes(str(tmp_path)) == () == gpu_nodes(str(tmp_path / "none"))
     for name in ("nvidia1", "nvhost-gpu", "nvmap", "dxg"):
         (tmp_path / name).touch()
+    driver = tmp_path / "libcuda.so.1"
+    monkeypatch.setattr("edgeprune.agent.facts.WSL_DRIVER", str(driver))
+    assert gpu_nodes(str(tmp_path)) == ("nvhost-gpu", "nvidia1", "nvmap"), "WSL has its file for every maker's card"
+    driver.touch()
     assert gpu_nodes(str(tmp_path)) == ("dxg", "nvhost-gpu", "nvidia1", "nvmap")
 
 
