@@ -26,10 +26,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.kept import KeptRuns, known_by, made_here, origins
+from benchmarks.kept import KeptRuns, content_of, known_by, made_here, origins
 from benchmarks.page import Seeds, publish, table
 from edgeprune.artifact import write_atomically
-from edgeprune.dataset import Dataset
 from edgeprune.frontier.choose import is_held
 from edgeprune.frontier.run import budget_words, frontier
 from edgeprune.input_size import pixels, size_from
@@ -385,7 +384,7 @@ def main() -> int:
     arguments.add_argument("--target", default="cpu")
     arguments.add_argument("--print-only", action="store_true", help="the page from what is kept, no run")
     options = arguments.parse_args()
-    options.dataset = Dataset.load(options.data).digest[:12]
+    options.dataset = content_of(options.data)
     kept = kept_with(options)
     missing = [(seed, weights) for seed in options.seeds for weights in options.weights]
     missing = [(seed, weights) for seed, weights in missing if name_of(weights, seed) not in kept.all()]

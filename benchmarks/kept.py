@@ -100,8 +100,12 @@ def made_of(weights: Path, data: Path | str, imgsz: int) -> MadeOf:
         DataError: the dataset cannot be read.
         OSError: the weights cannot be.
     """
-    dataset = Dataset.load(data).digest[:12]
-    return MadeOf(weights.stem, sha256_of(weights)[:12], Path(data).parent.name, dataset, imgsz)
+    return MadeOf(weights.stem, sha256_of(weights)[:12], Path(data).parent.name, content_of(data), imgsz)
+
+
+def content_of(data: Path | str) -> str:
+    """The first twelve digits of a dataset's digest; ``DataError`` where it cannot be read."""
+    return Dataset.load(data).digest[:12]
 
 
 def known_by(file: Path) -> str:

@@ -30,6 +30,11 @@ class Artifact:
     sha256: str
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or this user's part of it, has no room left: the same command goes on once there is some."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def sha256_of(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read in pieces so that a large model does not fill the memory."""
     with Path(path).open("rb") as file:

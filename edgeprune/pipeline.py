@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shlex
 import shutil
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgeprune.artifact import is_full
 from edgeprune.carry import out as carry
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
@@ -247,7 +247,7 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
             )
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise StageError(
                 f"stage {stage.name}: the disk of {build.workspace.root} is full; free some space and give the same "
                 "command again: it goes on from here"

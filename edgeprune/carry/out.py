@@ -38,7 +38,7 @@ from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.target import Target
-from edgeprune.target.releases import DLA_WORDS, WITH_LEVELS
+from edgeprune.target.releases import DLA_WORDS, has_level
 
 FOLDER = "device"
 IMAGES = 16  # whose outputs go back: as many as two forms of a model are compared on
@@ -137,17 +137,14 @@ def _scripts(target: Target, folder: Path, pixels: np.ndarray, inputs: Mapping[s
     return tuple(
         Script(first, below, _record(first, target, folder, pixels, inputs))
         for first, below in (DLA_GENERATIONS if on_dla else GENERATIONS)
-        if weakly_typed(first) == target.weakly_typed and _has_levels(first, target)
+        if weakly_typed(first) == target.weakly_typed
+        and has_level(shown_version(first), target.builder.optimization_level)
     )
-
-
-def _has_levels(version: Version, target: Target) -> bool:
-    return target.builder.optimization_level is None or shown_version(version) in WITH_LEVELS
 
 
 def _known_versions(target: Target) -> str:
     typed = "8.5 and 8.6, as the profile's range begins there" if target.weakly_typed else KNOWN_VERSIONS
-    if not _has_levels((8, 5, 0), target):
+    if not has_level("8.5.0", target.builder.optimization_level):
         typed += ", but for 8.5, which has no builder.optimization_level"
     return typed if target.device.dla_core is None else f"{typed}, those of them with a DLA: {DLA_WORDS}"
 

@@ -210,10 +210,10 @@ def print_next_step(record: BuildRecord) -> None:
         print_sentence(results_console(), Text(warning), style="yellow")
     step = next_step(record)
     if step is not None and step.command:
-        print_sentence(results_console(), Text(f"next, {step.words}:"))
+        print_lines([f"next, {step.words}:"])
         _print_command(step.command)
     elif step is not None:
-        print_sentence(results_console(), Text(f"next: {step.words}"))
+        print_lines([f"next: {step.words}"])
 
 
 def print_targets(targets: Sequence[Target]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from edgeprune.artifact import write_atomically
+from edgeprune.artifact import is_full, write_atomically
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.reading import is_file, shown
 
@@ -154,7 +153,7 @@ def write_file(path: Path | str, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # not the command's fault: the same one goes on
+        if is_full(error):
             raise StageError(
                 f"cannot write {path}: {error.strerror}; free some space and give the same command again"
             ) from error

@@ -117,13 +117,10 @@ def history(folders: Sequence[Path | str], target: str | None = None) -> History
         DataError: a folder without a build.
         TargetError: builds of several targets, or none of the target that was asked for.
     """
-    records: dict[Path, BuildRecord] = {}
-    seen: set[str] = set()
+    builds: dict[str, Path] = {}  # by their bytes: a copy of a build tells nothing of its own
     for path in (path for folder in folders for path in _builds_in(Path(folder))):
-        record = read_build(path)
-        if (digest := sha256_of(bundle_of(path) / RECORD)) not in seen:  # a copy of a build tells nothing of its own
-            records[path] = record
-            seen.add(digest)
+        builds.setdefault(sha256_of(bundle_of(path) / RECORD), path)
+    records = {path: read_build(path) for path in builds.values()}
     names = sorted({record.target.name for record in records.values()})
     if target is None and len(names) > 1:
         raise TargetError(f"builds of several targets were given; choose one with --target: {', '.join(names)}")

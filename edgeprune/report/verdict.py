@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 DROP = " drop"
 INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 QUIET = "a quiet machine"
-IMAGES = "more images in split"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 
 
@@ -151,14 +150,16 @@ def next_step(record: BuildRecord) -> NextStep | None:
         return NextStep(f"with {' and '.join(failed)} (finished stages are taken as they are)", again)
     if record.verdict is Verdict.PENDING:
         return NextStep("where it can be measured", again)
-    needs = dict.fromkeys(_need(gate, record) for gate in deciding_gates(record.gates, record.verdict))
-    if not needs:
-        return None
-    if list(needs) == [QUIET]:
+    needs = " and ".join(dict.fromkeys(_need(gate, record) for gate in deciding_gates(record.gates, record.verdict)))
+    if needs == QUIET:
         return NextStep(f"on {QUIET} (finished stages are taken as they are)", again)
-    if len(needs) == 1 and next(iter(needs)).startswith(IMAGES):
-        return NextStep(f"with {_levers(record)}{next(iter(needs))}", again)
-    return NextStep(" and ".join(needs))
+    if needs == _more_images(record):
+        return NextStep(f"with {_levers(record)}{needs}", again)
+    return NextStep(needs) if needs else None
+
+
+def _more_images(record: BuildRecord) -> str:
+    return f"more images in split {record.stages.engine.facts.accuracy.accuracy.split} of {record.dataset.path}"
 
 
 def _levers(record: BuildRecord) -> str:
@@ -191,7 +192,7 @@ def _need(gate: Gate, record: BuildRecord) -> str:
     if "latency" in gate.metric or "speed-up" in gate.metric:
         return QUIET
     if gate.metric.endswith(DROP) and record.stages.baseline.facts.reference_accuracy > 0:
-        return f"{IMAGES} {record.stages.engine.facts.accuracy.accuracy.split} of {record.dataset.path}"
+        return _more_images(record)
     if gate.metric.endswith(DROP) or "give a trained model" in gate.reason:
         return f"a trained model in place of {record.weights.path}"
     return f"see why in the row '{gate.metric}'"

@@ -67,11 +67,16 @@ class OrtJob:
 
 
 @dataclass(frozen=True)
-class LatencyJob(Sampling, OrtJob):
-    """Time models side by side. ``batch`` (0: none) and ``imgsz`` (height, width) fill axes that are left free."""
+class ShapedOrtJob(OrtJob):
+    """The same at a size: ``batch`` (0: none) and ``imgsz`` (height, width) fill axes that are left free."""
 
     batch: int
     imgsz: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class LatencyJob(Sampling, ShapedOrtJob):
+    """Time models side by side."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +90,15 @@ class EndToEndLatencyJob(LatencyJob):
 
 
 @dataclass(frozen=True)
-class ProfileJob(OrtJob):
-    """Time the nodes of one model over ``runs`` runs; ``batch`` and ``imgsz`` as in a :class:`LatencyJob`."""
+class ProfileJob(ShapedOrtJob):
+    """Time the nodes of one model over ``runs`` runs."""
 
     runs: int
-    batch: int
-    imgsz: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
-class MemoryJob(OrtJob):
-    """Peak memory of one model; ``batch`` and ``imgsz`` as in a :class:`LatencyJob`."""
-
-    batch: int
-    imgsz: tuple[int, int] | None
+class MemoryJob(ShapedOrtJob):
+    """Peak memory of one model."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeprune.agent.trtexec import TRTEXEC, version_in
 from edgeprune.errors import DeviceError
-from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, WITH_LEVELS, has_dla, is_weakly_typed
+from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_dla, has_level, is_weakly_typed
 from edgeprune.target.schema import Builder
 
 Version = tuple[int, int, int]
@@ -134,7 +134,7 @@ def build_argv(
     """
     require_known(version)
     builder = builder or Builder()
-    if builder.optimization_level is not None and shown_version(version) not in WITH_LEVELS:
+    if not has_level(shown_version(version), builder.optimization_level):
         raise DeviceError(
             f"TensorRT {shown_version(version)} has no optimization level; leave builder.optimization_level out"
         )

@@ -19,10 +19,8 @@ def train_inputs(build: Build, training: Training) -> dict[str, object]:
     known by its bytes."""
     return {
         **{name: value for name, value in asdict(training).items() if name not in ("workers", "teacher")},
-        "imgsz": build.target.imgsz,
+        **run_of(build),
         "data": build.dataset.digest,
-        "seed": build.site.seed,
-        "head": build.target.exported_head,
     }
 
 

@@ -22,7 +22,7 @@ KNOWN = (
 """Releases at which something of the builder or of trtexec's command line changed, each with the releases from it on
 that are known; the command lines themselves are in :mod:`edgeprune.runtimes.trtexec_argv`."""
 KNOWN_VERSIONS = "8.5, 8.6, 10.3 and newer of 10, and 11"
-WITH_LEVELS = SpecifierSet(">=8.6")  # of the builder's optimization
+WITH_LEVELS = SpecifierSet(">=8.6")
 
 # NVIDIA's release notes and support matrix: 10.7 is the last 10 with a DLA, 11.4.1 the first 11, on AGX Orin alone.
 WITH_DLA = (SpecifierSet(">=8.5,<8.7"), SpecifierSet(">=10.3,<10.8"))
@@ -73,6 +73,11 @@ def precision_in_graph(precision: str, version: str | None) -> str:
     if version is None or not is_weakly_typed(version):
         return precision
     return "int8" if precision.startswith("int8") else "fp32"
+
+
+def has_level(version: str, level: int | None) -> bool:
+    """Whether the builder of this version can be told a level of optimization; none is told to every version."""
+    return level is None or version in WITH_LEVELS
 
 
 def has_dla(version: str) -> bool:

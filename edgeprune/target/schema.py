@@ -20,8 +20,8 @@ from edgeprune.target.releases import (
     KNOWN_VERSIONS,
     NEWEST_WEAK_OPSET,
     OLDEST_TENSORRT,
-    WITH_LEVELS,
     board_has_dla,
+    has_level,
     is_weakly_typed,
     oldest_in,
     precision_in_graph,
@@ -401,7 +401,7 @@ class Target(_Part):
         modules = [name.rpartition(",")[2] for name in self.device.compatible] or [DLA_AGAIN_MODULE]
         if self.device.dla_core is not None and not board_has_dla(release, modules, ""):
             return False
-        return self.builder.optimization_level is None or release in WITH_LEVELS
+        return has_level(release, self.builder.optimization_level)
 
     def changed(self, keys: Mapping[str, Any]) -> Target:
         """The same with other values of some keys, as a profile would state them: ``{"measure.cuda_graph": True}``.

@@ -9,10 +9,10 @@ from typing import Any
 
 from ultralytics.cfg import TASK2METRIC
 
-from edgeprune import checkpoint, serial
+from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
-from edgeprune.serial import read_json, write_json
+from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import require_same_names
 from edgeprune.training.run import validation_accuracy
@@ -60,7 +60,7 @@ def baseline_accuracy(
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     record = Path(work) / "unpruned.json"
-    conditions = serial.digest_of(
+    conditions = digest_of(
         {
             "dataset": dataset.digest,
             "imgsz": settings.side,
