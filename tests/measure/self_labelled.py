@@ -2,12 +2,13 @@
 
 Images are squares of the model's size, so that no resizing lies between a prediction and its label. For each class only
 predictions above a threshold become labels, and no prediction above it fails to: those below rank after every label and
-cost nothing.
+cost nothing. The threshold lies in a gap of the scores, so that the last digits of another form move none across it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ultralytics.utils import ops
 from ultralytics.utils.nms import non_max_suppression
 
 MOST = 300  # detections an image, the validators' own limit
+GAP = 1e-4  # of scores: nearer ones may change places between two forms of a model
 
 
 def square_images(sources: Sequence[Path], folder: Path, imgsz: int) -> list[Path]:
@@ -57,8 +59,11 @@ def answering(model: Any, images: Sequence[Path]) -> Any:
                 branch[-1].weight.mul_(0.5)
         if masks:
             _smooth(head)
-        scores = [b[-1] for b in (*head.cv3, *(getattr(head, "one2one_cv3", None) or ()))]
-        hooks = [layer.register_forward_hook(_few) for layer in scores]
+        hooks = [
+            branch[-1].register_forward_hook(partial(_few, 5.0 - 0.5 * level))
+            for branches in (head.cv3, getattr(head, "one2one_cv3", None) or ())
+            for level, branch in enumerate(branches)
+        ]
         model(batch)
         for hook in hooks:
             hook.remove()
@@ -77,12 +82,17 @@ def _smooth(head: Any) -> None:
             branch[-1].bias.fill_(0.3)
 
 
-def _few(layer: Any, inputs: Any, output: torch.Tensor) -> None:
-    """Score 0.5 or more at one place in thirty, for each class."""
+def _few(highest: float, layer: Any, inputs: Any, output: torch.Tensor) -> None:
+    """Score 0.5 or more at one place in thirty, for each class.
+
+    No logit is above ``highest``: float32 ranks scores by their distance from 1.
+    """
     values = (output - layer.bias[:, None, None]).transpose(0, 1).flatten(1)
-    scale = 2.0 / values.std(dim=1).clamp(min=1e-3)
+    usual = values.quantile(0.97, dim=1)
+    steep, capped = 2.0 / values.std(dim=1), highest / (values.amax(dim=1) - usual)
+    scale = torch.minimum(steep, capped).clamp(max=1e3)
     layer.weight.mul_(scale[:, None, None, None])
-    layer.bias.copy_(-scale * values.quantile(0.97, dim=1))
+    layer.bias.copy_(-scale * usual)
 
 
 def _pixels(image: Path) -> torch.Tensor:
@@ -96,16 +106,23 @@ def self_labelled(model: Any, images: Sequence[Path], root: Path, task: str, *, 
     found = sorted(
         ((*row, image) for image in images for row in _detections(model, image, task)), key=lambda row: -row[0]
     )
-    lines: dict[Path, list[str]] = {image: [] for image in images}
+    kept: dict[int, list[tuple[float, Path, str]]] = {}  # by class: score, image, line of its label file
     boxes: dict[Path, list[list[float]]] = {image: [] for image in images}
-    closed: set[int] = set()  # classes whose best prediction without a label has been met
-    for _, label, box, values, possible, image in found:
+    closed: dict[int, float] = {}  # by class: score of its best prediction without a label
+    for score, label, box, values, possible, image in found:
         free = task != "segment" or not any(_overlap(box, other) for other in boxes[image])  # a label map has one layer
         if not possible or not free:
-            closed.add(label)
+            closed.setdefault(label, score)
         elif label not in closed:
-            lines[image].append(f"{label} {' '.join(f'{value:.8f}' for value in values)}")
+            line = f"{label} {' '.join(f'{value:.8f}' for value in values)}"
+            kept.setdefault(label, []).append((score, image, line))
             boxes[image].append(box)
+    for label, best in closed.items():
+        while kept.get(label) and kept[label][-1][0] - best < GAP:
+            best, _, _ = kept[label].pop()
+    lines: dict[Path, list[str]] = {image: [] for image in images}
+    for _, image, line in (one for group in kept.values() for one in group):
+        lines[image].append(line)
     assert sum(map(len, lines.values())) >= 6, "too few predictions became labels: nothing would be tested"
     for image in images:
         path = root / "labels" / image.parent.name / f"{image.stem}.txt"
