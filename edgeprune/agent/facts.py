@@ -13,7 +13,7 @@ from typing import Mapping
 from edgeprune.agent.host import cpu_identity, load_average
 from edgeprune.agent.power import clocks_locked, power_mode, power_modes
 from edgeprune.agent.root import may_sudo
-from edgeprune.agent.system import output_of, system_path, text_of
+from edgeprune.agent.system import allowed_cpus, output_of, system_path, text_of
 from edgeprune.agent.trtexec import every_trtexec
 
 JETPACKS = (  # L4T release, JetPack release
@@ -151,7 +151,7 @@ def device_facts() -> DeviceFacts:
         python=platform.python_version(),
         cpu=cpu["cpu"],
         isa=cpu["isa"],
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=len(allowed_cpus()),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         load_average=load_average(),
         board=board,

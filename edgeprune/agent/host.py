@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping
 
-from edgeprune.agent.system import system_path, text_of
+from edgeprune.agent.system import allowed_cpus, output_of, system_path, text_of
 
 # Vector instructions that change which kernels a CPU runtime picks, by the names of /proc/cpuinfo (x86, then Arm)
 VECTOR_FLAGS = (
@@ -82,10 +82,16 @@ def cpu_identity(cpuinfo: str | None = None) -> dict[str, str]:
         else ""
     )
     return {
-        "cpu": fields.get("model name") or part or platform.processor() or "unknown",
+        "cpu": fields.get("model name") or part or _name_by_sysctl() or platform.processor() or "unknown",
         "architecture": platform.machine(),
         "isa": " ".join(flag for flag in VECTOR_FLAGS if flag in flags) or "none known",
     }
+
+
+def _name_by_sysctl() -> str:
+    """The CPU's name on macOS; empty elsewhere."""
+    code, name = output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
+    return "" if code else name.strip()
 
 
 def load_average() -> tuple[float, ...]:
@@ -137,7 +143,7 @@ def host_state() -> HostState:
         cpu=identity["cpu"],
         architecture=identity["architecture"],
         isa=identity["isa"],
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=len(allowed_cpus()),
         governor=governor(),
         load_average=load_average(),
         temperature_c=temperature_c(),

@@ -79,6 +79,13 @@ def text_of(path: str) -> str:
         return ""
 
 
+def allowed_cpus() -> set:
+    """Numbers of the CPUs that this process may use; all of them where the system pins no process (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def output_of(argv: list[str], stdin: str = "", timeout_s: float = 20) -> tuple[int, str]:
     """Exit code of a program, and both of its streams as one text; 127 where it does not start or end."""
     try:

@@ -9,6 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+
+if os.name == "nt":  # before imports that Windows has not
+    print("edgeprune: this is Windows; allowed are Linux and macOS; next: the same command in WSL 2", file=sys.stderr)
+    sys.exit(2)
+
 from pathlib import Path
 from typing import Annotated
 

@@ -206,11 +206,10 @@ def refuse_unused(runtime: str, options: Sequence[str]) -> None:
 
 def _cpus(text: str, *, here: bool) -> tuple[int, ...]:
     """Numbers of CPUs. Those of another machine are checked there, by the process that is pinned."""
-    import os
-
+    from edgeprune.agent.system import allowed_cpus
     from edgeprune.errors import TargetError
 
-    allowed = os.sched_getaffinity(0)
+    allowed = allowed_cpus()
     try:
         cpus = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.agent.host import WorkerState
+from edgeprune.agent.system import allowed_cpus, text_of
 from edgeprune.runtimes.jobs import (
     LatencyJob,
     LayerTime,
@@ -617,17 +618,23 @@ def worker_state() -> WorkerState:
         numpy=np.__version__,
         onnxruntime=ort.__version__,
         nice=os.getpriority(os.PRIO_PROCESS, 0),
-        cpus_allowed=tuple(sorted(os.sched_getaffinity(0))),
+        cpus_allowed=tuple(sorted(allowed_cpus())),
         peak_rss_bytes=resident_bytes("VmHWM"),
     )
 
 
 def resident_bytes(field: str) -> int:
     """VmRSS (now) or VmHWM (peak) of this process in bytes. (getrusage's peak begins with that of the parent.)"""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in text_of("/proc/self/status").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
-    return 0
+    if field == "VmHWM" and sys.platform == "darwin":  # where getrusage counts bytes, and a child begins from nothing
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        import psutil  # Ultralytics requires it; a board has /proc
+    except ImportError:
+        return 0
+    return psutil.Process().memory_info().rss
 
 
 def report(progress: WorkerProgress) -> None:
@@ -651,7 +658,9 @@ def raise_priority() -> None:
 
 def pin(cpus: Sequence[int]) -> None:
     """Keep this process on these CPUs; on none in particular when empty. Linux would leave out what is not there."""
-    allowed = os.sched_getaffinity(0)
+    if cpus and not hasattr(os, "sched_setaffinity"):
+        raise JobError("data", f"--cpus {','.join(map(str, cpus))}: {platform.system()} pins no process; leave it out")
+    allowed = allowed_cpus()
     if not set(cpus) <= allowed:
         asked, there = (",".join(map(str, numbers)) for numbers in (cpus, sorted(allowed)))
         raise JobError("data", f"--cpus {asked}: give numbers out of {there}, the CPUs of {os.uname().nodename}")
