@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from edgeprune.agent.power import plain_mode
 from edgeprune.artifact import sha256_of, write_atomically, write_files
 from edgeprune.carry.device import NAME, ReplayingDevice
+from edgeprune.carry.graph import carried_graph
 from edgeprune.carry.out import FOLDER, packed_contents, read_inputs
 from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
@@ -26,7 +27,6 @@ from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
 from edgeprune.records.verify import read_untouched
 from edgeprune.runtimes.engine_file import BUNDLED, facts_path
-from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import shown_version, version_from_banner
 from edgeprune.samples.gates import (
     Gate,
@@ -168,7 +168,7 @@ def _replay(results: Results, request: Request, target: Target, packed: Path, fo
     if script is None:
         raise DataError(f"results: of TensorRT {shown_version(version)}, the request knows {request.known_versions}")
     device = ReplayingDevice(packed_contents(packed, request.inputs), results, script.commands, folder)
-    pixels = read_inputs(packed, request, onnx_facts(packed / "model.onnx", precision=target.graph_precision))
+    pixels = read_inputs(packed, request, carried_graph(packed, target))
     return visit_board(device, target, packed, pixels, engines)
 
 

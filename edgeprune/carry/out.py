@@ -19,12 +19,13 @@ import numpy as np
 
 from edgeprune.artifact import sha256_of
 from edgeprune.carry.device import RecordingDevice
+from edgeprune.carry.graph import carried_graph
 from edgeprune.carry.request import SCHEMA_VERSION, Command, Request, Script
 from edgeprune.devices.archive import archive
 from edgeprune.devices.board import board_modules
 from edgeprune.input_size import both_sides
 from edgeprune.records.facts import BaselineFacts
-from edgeprune.runtimes.onnx_facts import OnnxFacts, onnx_facts
+from edgeprune.runtimes.onnx_facts import OnnxFacts
 from edgeprune.runtimes.trtexec_ import input_bytes
 from edgeprune.runtimes.trtexec_argv import (
     DLA_GENERATIONS,
@@ -79,7 +80,7 @@ def carried_files(build: Build) -> dict[str, Path]:
     pixels = batch_from_images(
         images, imgsz=both_sides(target.imgsz), task=build.weights.task, channels=build.dataset.channels
     )
-    inputs = _pack_inputs(folder, pixels, onnx_facts(folder / "model.onnx", precision=target.graph_precision))
+    inputs = _pack_inputs(folder, pixels, carried_graph(folder, target))
     scripts = _scripts(target, folder, pixels, inputs)
     request = Request(
         schema_version=SCHEMA_VERSION,
@@ -155,7 +156,7 @@ def _record(
     """The commands of a visit, for the trtexec of one generation."""
     from edgeprune.carry.visit import visit_board
 
-    graph = onnx_facts(folder / "model.onnx", precision=target.graph_precision)
+    graph = carried_graph(folder, target)
     device = RecordingDevice(
         packed_contents(folder, inputs), version, copies=target.measure.copies, outputs=graph.outputs
     )

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.carry.device import PROGRAM, CarriedDevice
+from edgeprune.carry.graph import carried_graph
 from edgeprune.export.run import Outputs, outputs_of_engine
 from edgeprune.measure.compiling import compile_engine
 from edgeprune.measure.latency import latency_settings
 from edgeprune.measure.layers import compare_layers
 from edgeprune.progress import Silent
 from edgeprune.runtimes.base import Availability
-from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.runtimes.site import Site
 from edgeprune.runtimes.trtexec_ import MAX_PROCESSES, TrtExec
@@ -80,7 +80,7 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
     layers = compare_layers(runtime, *engines, threads=target.measure.threads)
     precision = engine_precision(runtime, engines[1], layers.candidate)
     assert precision is not None  # trtexec tells the layers of every engine that it built
-    [image_input] = onnx_facts(packed / "model.onnx", precision=target.graph_precision).inputs
+    [image_input] = carried_graph(packed, target).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])
     return Visit(engines[1], before, after, energy, precision, pixels, outputs)
 

@@ -195,10 +195,10 @@ def trtexec(argv):
         with open(options["onnx"], "rb") as file:
             content = file.read()
         with open(plan, "wb") as file:
-            held = precision_of(options["onnx"])
+            held, takes = facts_of(options["onnx"], options.get("shapes", ""))
             if major < 11 and "stronglyTyped" not in options:  # it chooses among what it may use, and takes the lowest
                 held = "fp16" if held == "fp32" and "fp16" in options else held if held in options else "fp32"
-            file.write(b"scripted engine " + held.encode() + b"\n" + content)
+            file.write(("scripted engine %s %s\n" % (takes, held)).encode() + content)
         if options.get("timingCacheFile"):
             with open(options["timingCacheFile"], "ab") as file:
                 file.write(b"scripted")
@@ -206,16 +206,25 @@ def trtexec(argv):
         head, _, content = file.read().partition(b"\n")
     if options.get("exportLayerInfo"):
         write_json(options["exportLayerInfo"], layer_info(major, head.decode().split()[-1]))
-    if not {"skipInference", "buildOnly"} & set(options):
-        infer(options, board, content, major)
+    runs = not {"skipInference", "buildOnly"} & set(options)
+    if runs and not infer(options, board, head.decode().split()[-2], content, major):
+        print("&&&& FAILED TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
+        return 1
     print("&&&& PASSED TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
     return 0
 
 
-def infer(options, board, content, major):
+def infer(options, board, takes, content, major):
+    """Whether it ran: a file of an input that has not the engine's number of bytes is refused, as by the real one."""
+    expected = dict(one.rpartition(":")[::2] for one in takes.split(","))
     for given in filter(None, options.get("loadInputs", "").split(",")):
-        with open(given.rpartition(":")[2], "rb"):  # the real one reads them too
-            pass
+        name, _, path = given.partition(":")
+        with open(path, "rb") as file:
+            size = len(file.read())
+        if size != int(expected[name]):
+            note = "Note: Expected: %s bytes but only read: %d bytes"
+            print(("[E] Unexpected file size for input file: %s. " + note) % (path, expected[name], size))
+            return False
     state = read("state.json")
     change(runs=state["runs"] + 1)
     new = major >= 11
@@ -271,17 +280,20 @@ def infer(options, board, content, major):
             )
         write_json(options["exportProfile"], [{"count": runs}] + rows)
     if options.get("exportOutput"):
-        outputs(options, content)
+        outputs(options)
+    return True
 
 
-def outputs(options, content):
+def outputs(options):
     """By ONNX Runtime of the workstation: a script cannot know what the model finds."""
     code = (
         "import sys, json, numpy as np, onnxruntime as ort\n"
         "s = ort.InferenceSession(open(sys.argv[1], 'rb').read().partition(b'\\n')[2])\n"
         "v = s.get_inputs()[0]\n"
         "kind = np.float16 if 'float16' in v.type else np.float32\n"
-        "x = np.fromfile(sys.argv[2], kind).reshape(v.shape)\n"
+        "free = dict(one.rpartition(':')[::2] for one in sys.argv[4].split(',') if one)\n"
+        "shape = [int(side) for side in free[v.name].split('x')] if v.name in free else v.shape\n"
+        "x = np.fromfile(sys.argv[2], kind).reshape(shape)\n"
         "names = [o.name for o in s.get_outputs()]\n"
         "rows = [{'name': n, 'dimensions': 'x'.join(map(str, a.shape)), 'values': a.astype(float).ravel().tolist()}"
         " for n, a in zip(names, s.run(names, {v.name: x}))]\n"
@@ -289,19 +301,31 @@ def outputs(options, content):
     )
     source = options["loadInputs"].split(",")[0].partition(":")[2]
     python = read("board.json")["python"]
-    subprocess.check_call([python, "-c", code, options["loadEngine"], source, options["exportOutput"]])
+    shapes = options.get("shapes", "")
+    subprocess.check_call([python, "-c", code, options["loadEngine"], source, options["exportOutput"], shapes])
 
 
-def precision_of(onnx):
-    """The number format of a graph's weights, by the workstation's own reader."""
+def facts_of(onnx, shapes):
+    """The number format of a graph's weights, and ``input:bytes,...`` at these shapes, by the workstation's own
+    reader."""
     code = (
         "import sys, onnx\n"
         "g = onnx.load(sys.argv[1]).graph\n"
         "q = any(n.op_type == 'DequantizeLinear' for n in g.node)\n"
         "h = any(w.data_type == onnx.TensorProto.FLOAT16 for w in g.initializer)\n"
-        "print('int8' if q else 'fp16' if h else 'fp32')\n"
+        "free = dict(one.rpartition(':')[::2] for one in sys.argv[2].split(',') if one)\n"
+        "own = {w.name for w in g.initializer}\n"
+        "takes = []\n"
+        "for v in (v for v in g.input if v.name not in own):\n"
+        "    kind = v.type.tensor_type\n"
+        "    sides = free[v.name].split('x') if v.name in free else [d.dim_value for d in kind.shape.dim]\n"
+        "    count = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize\n"
+        "    for side in sides: count *= int(side)\n"
+        "    takes.append('%s:%d' % (v.name, count))\n"
+        "print('int8' if q else 'fp16' if h else 'fp32', ','.join(takes))\n"
     )
-    return subprocess.check_output([read("board.json")["python"], "-c", code, onnx]).decode().strip()
+    told = subprocess.check_output([read("board.json")["python"], "-c", code, onnx, shapes]).decode()
+    return told.split()
 
 
 def layer_info(major, precision):

@@ -79,7 +79,12 @@ def waiting_build(root: Path, profile: str) -> Path:
         network.names = {number: str(number) for number in range(10)}
         checkpoint.save(network, root / f"{name}.pt", like=None)
         onnx_from_checkpoint(
-            root / f"{name}.pt", root / f"{name}.onnx", imgsz=64, batch=target.batch, head=target.exported_head
+            root / f"{name}.pt",
+            root / f"{name}.onnx",
+            imgsz=64,
+            batch=target.batch,
+            head=target.exported_head,
+            dynamic=target.export.dynamic,
         )
     records: dict[str, Record[Any]] = {
         stage: Record(Key(stage, {}), root, {"onnx": Artifact(root / name, sha256_of(root / name))}, facts, 0.0, "")
@@ -264,6 +269,21 @@ def test_a_carried_graph_with_nms_inside_is_timed_on_images_and_says_so(tmp_path
     record, _ = import_results(tmp_path / "device" / "results.tar", here)
     timed = [row.measurement for row in record.measurements]
     assert timed and all(one.conditions.images for one in timed)
+
+
+def test_a_carried_graph_of_free_batch_is_packed_run_and_judged_at_the_batch_that_its_engine_is_built_for(
+    tmp_path: Path,
+) -> None:
+    here = waiting_build(tmp_path / "run", f"{PROFILE}batch: 2\nexport: {{dynamic: true}}\n")
+    packed = here / "bundle" / "device"
+    assert len(json.loads((packed / "request.json").read_text())["inputs"]) == 2  # 3 images in stacks of 2
+    done, _ = measured(here, tmp_path / "device")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record, bundle = import_results(tmp_path / "device" / "results.tar", here)
+    facts = read_facts(bundle / "engine.engine")
+    assert facts is not None and facts.inputs[0].shape == (2, 3, 64, 64)
+    [agreement] = [gate for gate in record.gates if gate.metric == "agreement with the ONNX"]
+    assert agreement.value == 1.0 and "3 images" in agreement.reason
 
 
 @pytest.mark.parametrize(("runtime", "waits"), [("trtexec", True), ("tensorrt", False), ("onnxruntime-cuda", False)])

@@ -47,7 +47,7 @@ from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
 from edgeprune.devices.remote import RemoteDevice
-from edgeprune.errors import DeviceError, TargetError
+from edgeprune.errors import DeviceError, TargetError, ToolError
 from edgeprune.measure.doctor import examine_device
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.engine_file import read_facts
@@ -975,6 +975,14 @@ def test_an_engine_is_built_timed_and_run_by_the_options_of_every_tensorrt(versi
     assert len(timed_ms.values) == 8 * 2 and timed_ms.simulated and timed_ms.conditions.cuda_graph
     assert sum(layer.mean_ms for layer in layers) == pytest.approx(np.median(timed_ms.values), rel=0.05)
     assert found.shape == (1, 8, 32, 32)
+
+
+def test_a_stand_in_refuses_an_input_of_another_size_as_trtexec_does(tmp_path: Path) -> None:
+    with fake_device("orin-nano") as device:
+        trtexec = TrtExec(device, keep_timing_cache=False)
+        trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
+        with trtexec.session(tmp_path / "m.engine") as session, pytest.raises(ToolError, match="Unexpected file size"):
+            session.run({"images": np.ones((2, 3, 32, 32), np.float32)})
 
 
 @pytest.mark.parametrize(

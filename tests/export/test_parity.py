@@ -5,12 +5,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgeprune.devices.fake import fake_device
 from edgeprune.errors import DataError, StageError, TargetError
-from edgeprune.export.graph import load_graph, save_graph
+from edgeprune.export.graph import load_graph, metadata_of, save_graph
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
+from edgeprune.runtimes.base import FreeAxes
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
-from tests.export.helpers import saved, stock_model
+from edgeprune.runtimes.trtexec_ import TrtExec
+from tests.export.helpers import noise_images, saved, stock_model
 
 LIMIT = 1e-3  # pixels and scores
 
@@ -78,6 +81,27 @@ def test_a_changed_weight_is_found(weights, exported, val_images, tmp_path):
 def test_an_engine_is_compared_by_its_own_runtime(exported, val_images, tmp_path):
     OnnxRuntime().engine_from_onnx(exported("yolov8"), tmp_path / "engine.onnx")
     found = parity(exported("yolov8"), tmp_path / "engine.onnx", val_images, runtime=OnnxRuntime())
+    assert found.max_abs <= LIMIT
+
+
+@pytest.mark.parametrize("head", ["raw", "nms"])
+def test_an_engine_of_a_graph_of_free_batch_is_given_what_it_was_built_for(head, tmp_path):
+    free = tmp_path / "free.onnx"
+    onnx_from_checkpoint(
+        saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), free, imgsz=64, batch=2, head=head, dynamic=True
+    )
+    with fake_device("orin-nano") as device:  # refuses an input of another number of bytes, as trtexec does
+        trtexec = TrtExec(device, keep_timing_cache=False)
+        trtexec.engine_from_onnx(free, tmp_path / "m.engine", free=FreeAxes(2, (64, 64)))
+        found = parity(
+            free,
+            tmp_path / "m.engine",
+            noise_images(tmp_path, 3),
+            imgsz=64,
+            runtime=trtexec,
+            metadata=metadata_of(free),
+        )
+    assert (found.images, found.detections_agreement) == (3, 1.0)
     assert found.max_abs <= LIMIT
 
 
