@@ -189,10 +189,14 @@ def candidates(output: np.ndarray, classes: int, *, rotated: bool) -> np.ndarray
 
 def suppress(rows: np.ndarray, *, rotated: bool) -> np.ndarray:
     """Rows, surest first, without those that overlap a surer one of their class: non-maximum suppression."""
+    if not len(rows):
+        return rows
     if not rotated:
-        boxes = np.hstack([rows[:, :2], rows[:, 2:4] - rows[:, :2]])
-        scores, labels = rows[:, 4].tolist(), rows[:, 5].astype(int).tolist()
-        kept = cv2.dnn.NMSBoxesBatched(boxes.tolist(), scores, labels, MIN_SCORE, MAX_OVERLAP)
+        # Classes lie beside each other, where none touches another: NMSBoxesBatched is not in the OpenCV of a JetPack.
+        corners = rows[:, :4].astype(np.float64)
+        start = corners[:, :2] + rows[:, 5:6] * (np.ptp(corners) + 1)
+        boxes = np.hstack([start, corners[:, 2:] - corners[:, :2]])
+        kept = cv2.dnn.NMSBoxes(boxes.tolist(), rows[:, 4].tolist(), MIN_SCORE, MAX_OVERLAP)
         return rows[np.sort(np.asarray(kept, int).reshape(-1))]
     dropped = np.zeros(len(rows), bool)
     for index, row in enumerate(rows):  # one that is dropped itself drops others too, as Ultralytics does it

@@ -58,6 +58,27 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "build" / "sample"
 
 
+def test_the_build_file_is_for_the_cmake_of_the_oldest_board(tmp_path: Path) -> None:
+    """JetPack 5.1 has CMake 3.16, whose finders take no REQUIRED and know no CUDAToolkit; what is missing is named."""
+    text = (SOURCES / "CMakeLists.txt").read_text()
+    assert "cmake_minimum_required(VERSION 3.16)" in text
+    commands = "\n".join(line.partition("#")[0] for line in text.splitlines())
+    assert "REQUIRED" not in commands.replace("CXX_STANDARD_REQUIRED", "")
+    assert "CUDAToolkit" not in commands
+    if shutil.which("cmake") is None or shutil.which("g++") is None:
+        return
+    nowhere = [f"-D{name}_{kind}=IGNORED-NOTFOUND" for name in ("TENSORRT", "CUDA") for kind in ("INCLUDE", "LIBRARY")]
+    argv = ["cmake", "-S", str(SOURCES), "-B", str(tmp_path), "-DBACKEND=tensorrt", *nowhere]
+    done = subprocess.run(
+        [*argv, "-DCMAKE_FIND_ROOT_PATH=/nowhere", "-DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "NvInfer.h is not found; name the folder that holds include/ and lib/:" in " ".join(done.stderr.split())
+    assert "-DTENSORRT_ROOT=/path" in done.stderr
+
+
 def run(program: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import batched_nms
 from ultralytics import YOLO
 from ultralytics.utils.metrics import batch_probiou, box_iou
 
@@ -278,3 +279,16 @@ def test_an_image_that_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest
         patch.setattr(sys, "argv", ["sample.py", str(tmp_path / "no.jpg")])
         sample.main()
     assert "no.jpg: there is no image that OpenCV reads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [0, 1, 400])
+def test_boxes_are_suppressed_by_class_by_an_opencv_of_a_jetpack_too(monkeypatch, number: int) -> None:
+    monkeypatch.delattr(cv2.dnn, "NMSBoxesBatched")  # came with OpenCV 4.7, JetPack 5.1 and Ubuntu 22.04 have 4.5
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(-50, 250, (number, 2))
+    boxes = np.hstack([corners, corners + generator.uniform(5, 120, (number, 2))])
+    scores, labels = -np.sort(-generator.uniform(0.3, 1, (number, 1)), axis=0), generator.integers(0, 3, (number, 1))
+    rows = np.hstack([boxes, scores, labels]).astype(np.float32)
+    kept = batched_nms(*map(torch.from_numpy, (rows[:, :4], rows[:, 4], rows[:, 5])), sample.MAX_OVERLAP)
+    assert np.array_equal(sample.suppress(rows, rotated=False), rows[kept.numpy()])
+    assert number < 2 or 1 < len(kept) < number
