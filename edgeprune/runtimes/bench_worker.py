@@ -207,11 +207,26 @@ def plugin_devices(provider: str) -> list[Any]:
 
 def nodes_by_provider(session: Any) -> dict[str, list[str]]:
     """Provider to the types of the nodes that it was given; empty where ONNX Runtime cannot tell (before 1.24)."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
+    if not tells_providers():
         return {}
     nodes = {}
     for part in session.get_provider_graph_assignment_info():
         nodes.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    return nodes
+
+
+def tells_providers() -> bool:
+    """Whether this ONNX Runtime says of a loaded session which provider has which node; 1.24 and newer do."""
+    import onnxruntime as ort
+
+    return hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
+
+
+def nodes_that_ran(session: Any) -> dict[str, list[str]]:
+    """The same from the profile of a session that has run once; its profiling ends here."""
+    nodes: dict[str, list[str]] = {}
+    for node in node_times(json.loads(Path(session.end_profiling()).read_text()), 1):
+        nodes.setdefault(node.provider, []).append(node.op)
     return nodes
 
 
@@ -467,8 +482,11 @@ class SessionTimer(Timer):
     ) -> None:
         super().__init__()
         before = resident_bytes("VmRSS")
+        on_gpu = job.provider != "CPUExecutionProvider"
+        folder = tempfile.TemporaryDirectory() if on_gpu and not tells_providers() else None
+        profiled = {} if folder is None else {"profile_prefix": str(Path(folder.name) / "profile")}
         started = perf_counter()
-        self.session = open_session(path, job.provider, job.threads, job.provider_options)
+        self.session = open_session(path, job.provider, job.threads, job.provider_options, **profiled)
         self.load_ms = (perf_counter() - started) * 1e3
         self.shapes = input_shapes(self.session, batch, imgsz)
         self.images = images
@@ -479,7 +497,11 @@ class SessionTimer(Timer):
             refuse_capture(path, job.provider, job.provider_options, error)
             raise
         self.memory_rise_bytes = resident_bytes("VmHWM") - before
-        nodes = nodes_by_provider(self.session) if job.provider != "CPUExecutionProvider" else {}
+        nodes = nodes_by_provider(self.session) if on_gpu else {}
+        if folder is not None:
+            nodes = nodes_that_ran(self.session)
+            folder.cleanup()
+            refuse_fallback(job.provider, nodes)
         self.report = {
             "nodes": {name: len(ops) for name, ops in nodes.items()},
             "cuda_graph": captures(self.session),
@@ -642,6 +664,11 @@ def report(progress: WorkerProgress) -> None:
     write_line(progress=asdict(progress))
 
 
+def report_missing(error: ImportError, needs: str) -> None:
+    """Answer that a package is missing here; ``needs`` names what brings it."""
+    write_line(error={"kind": "device", "message": f"{error}; install {needs} for {sys.executable}"})
+
+
 def write_line(**line: Any) -> None:
     """One JSON line for the caller."""
     sys.stdout.write(json.dumps(line) + "\n")
@@ -686,7 +713,7 @@ def serve(tasks: Mapping[type, Callable[[Any], Any]], needs: str = "onnxruntime"
     except JobError as error:
         write_line(error={"kind": error.kind, "message": str(error)})
     except ImportError as error:
-        write_line(error={"kind": "device", "message": f"{error}; install {needs} for {sys.executable}"})
+        report_missing(error, needs)
     except BrokenPipeError:
         os._exit(1)  # the caller ended; there is nobody to tell
     return 0

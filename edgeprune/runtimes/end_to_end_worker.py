@@ -13,7 +13,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
 
 from edgeprune.runtimes.bench_worker import (
@@ -21,12 +20,22 @@ from edgeprune.runtimes.bench_worker import (
     JobError,
     SessionTimer,
     from_host,
+    report_missing,
     serve,
     take_turns,
     worker_state,
 )
 from edgeprune.runtimes.jobs import EndToEndJob, EndToEndLatencyJob, EndToEndTimes, OrtJob, TimedModel, TimedModels
-from edgeprune.shipped.sample import MAX_FOUND, MIN_SCORE, Placement, candidates, letterbox, suppress
+
+try:
+    import cv2
+
+    from edgeprune.shipped.sample import MAX_FOUND, MIN_SCORE, Placement, candidates, letterbox, suppress
+except ImportError as error:  # a board may have ONNX Runtime and no OpenCV
+    if __name__ == "__main__":
+        report_missing(error, "opencv-python")
+        sys.exit(0)
+    raise
 
 NOISE_FRAME = (720, 1280)
 PARTS = ("pre", "model", "post")

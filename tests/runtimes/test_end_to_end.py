@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,3 +181,13 @@ def test_a_gate_says_what_was_timed(stand_in: bool, said: str) -> None:
     alone = latency(fast.values)
     with pytest.raises(StageError, match="scope"):
         speed_up_gate("engine", slow, alone, 1.5)
+
+
+def test_a_machine_without_opencv_is_told_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError(\"No module named 'cv2'\", name='cv2')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))}
+    argv = [sys.executable, "-m", end_to_end_worker.__name__]
+    done = subprocess.run(argv, env=environment, input="{}", capture_output=True, text=True, check=True)
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "device"
+    assert "No module named 'cv2'; install opencv-python for " in error["message"]

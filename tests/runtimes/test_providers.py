@@ -17,9 +17,9 @@ from edgeprune.devices.here import Here
 from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
-from edgeprune.runtimes import onnxruntime_, runtime
+from edgeprune.runtimes import bench_worker, onnxruntime_, runtime
 from edgeprune.runtimes.bench_worker import JobError, nodes_by_provider, refuse_fallback
-from edgeprune.runtimes.jobs import OptimizeJob
+from edgeprune.runtimes.jobs import OptimizeJob, OrtJob
 from edgeprune.runtimes.remote_worker import optimize
 from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
@@ -57,6 +57,21 @@ def test_arithmetic_on_the_cpu_is_an_error(placed: dict[str, list[str]], words: 
     with pytest.raises(JobError, match=words) as raised:
         refuse_fallback("CUDAExecutionProvider", placed)
     assert raised.value.kind == "device"
+
+
+def test_a_fallback_is_refused_by_an_onnx_runtime_that_cannot_tell_it_too(tmp_path, monkeypatch) -> None:
+    """Before 1.24 a loaded session does not say where its nodes are; the profile of a run does."""
+    gpu, real_open = "CUDAExecutionProvider", bench_worker.open_session
+
+    def fallen_back(path: str, provider: str, threads: int, options: Any, profile_prefix: str = "") -> Any:
+        return real_open(path, threads=threads, profile_prefix=profile_prefix)
+
+    monkeypatch.setattr(bench_worker, "open_session", fallen_back)
+    monkeypatch.setattr(bench_worker, "tells_providers", lambda: False)
+    model = str(convolutions(tmp_path / "m.onnx"))
+    job = OrtJob(models=(model,), provider=gpu, provider_options={}, threads=1, priority=False)
+    with pytest.raises(JobError, match=f"{gpu} left .* of the model's .*Conv and the like to the CPU"):
+        bench_worker.SessionTimer(model, job)
 
 
 class Machine(LocalDevice):
