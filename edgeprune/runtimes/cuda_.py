@@ -34,6 +34,7 @@ class Cuda:
         if spin:
             self.call("cudaSetDeviceFlags", self.api.cudaDeviceScheduleSpin)
         self._stream = self.call("cudaStreamCreateWithFlags", self.api.cudaStreamNonBlocking)
+        self._freed_by: list[tuple[str, int]] = []  # call and address
 
     @property
     def stream(self) -> int:
@@ -57,13 +58,16 @@ class Cuda:
         self.call("cudaStreamSynchronize", self._stream)
 
     def buffer(self, nbytes: int) -> int:
-        """Address of memory on the device, kept until the process ends."""
-        return int(self.call("cudaMalloc", max(nbytes, 1)))
+        """Address of memory on the device, kept until :meth:`close`."""
+        address = int(self.call("cudaMalloc", max(nbytes, 1)))
+        self._freed_by.append(("cudaFree", address))
+        return address
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array in host memory that the device copies from and to without a detour, kept until the process ends."""
+        """An array in host memory that the device copies from and to without a detour, kept until :meth:`close`."""
         nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         address = int(self.call("cudaMallocHost", max(nbytes, 1)))
+        self._freed_by.append(("cudaFreeHost", address))
         memory = memoryview((ctypes.c_byte * nbytes).from_address(address))
         return np.frombuffer(memory, dtype=dtype).reshape(shape)
 
@@ -107,6 +111,12 @@ class Cuda:
     def launch(self, graph: Any) -> None:
         """Replay a graph."""
         self.call("cudaGraphLaunch", graph, self._stream)
+
+    def close(self) -> None:
+        """Give back the stream and all memory; arrays of :meth:`pinned` must not be read from here on."""
+        while self._freed_by:
+            self.call(*self._freed_by.pop())
+        self.call("cudaStreamDestroy", self._stream)
 
     def free_bytes(self) -> int:
         """Memory of the device that nobody uses."""

@@ -189,7 +189,10 @@ class TensorRt(Runtime):
             raise _mapped(error) from error
         except CudaError as error:
             raise DeviceError(str(error)) from error
-        yield EngineSession(engine, facts)
+        try:
+            yield EngineSession(engine, facts)
+        finally:  # a build opens many
+            engine.close()
 
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
@@ -320,10 +323,14 @@ class EngineSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name."""
+        from edgeprune.runtimes.cuda_ import CudaError
+
         try:
             found = self._engine.run(inputs)
         except JobError as error:
             raise _mapped(error) from error
+        except CudaError as error:
+            raise DeviceError(str(error)) from error
         return {name: found[name] for name in self.output_names}
 
 

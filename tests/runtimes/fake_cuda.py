@@ -23,6 +23,12 @@ def _made(size: int) -> tuple[Any, ...]:
     return 0, ctypes.addressof(buffer)
 
 
+def _freed(address: int) -> tuple[int]:
+    [buffer] = [one for one in STATE["memory"] if ctypes.addressof(one) == address]
+    STATE["memory"].remove(buffer)
+    return (0,)
+
+
 def cudaGetDeviceCount() -> tuple[Any, ...]:
     return (0, 1) if STATE["devices"] else (_Code(100), 0)
 
@@ -51,7 +57,21 @@ def cudaMallocHost(size: int) -> tuple[Any, ...]:
     return _made(size)
 
 
+def cudaFree(address: int) -> tuple[int]:
+    return _freed(address)
+
+
+def cudaFreeHost(address: int) -> tuple[int]:
+    return _freed(address)
+
+
+def cudaStreamDestroy(stream: int) -> tuple[int]:
+    return (0,)
+
+
 def cudaMemcpyAsync(dst: int, src: int, count: int, kind: int, stream: int) -> tuple[int]:
+    if STATE.get("fails"):
+        return (_Code(700),)
     CALLS.append("to device" if kind == 1 else "to host")
     ctypes.memmove(dst, src, count)
     return (0,)

@@ -87,6 +87,24 @@ def test_from_onnx_to_layers_in_every_version(tmp_path, placed, version):
 
 
 @needs_stubs
+def test_a_session_gives_back_its_memory_and_names_a_fault_of_the_gpu(tmp_path, placed, monkeypatch):
+    tensorrt, engine = placed(), tmp_path / "m.engine"
+    tensorrt.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    image = np.zeros((1, 3, 32, 32), np.float32)
+    held = len(fake_cuda.STATE["memory"])
+    with tensorrt.session(engine) as session:
+        kept = session.run({"images": image + 1})["output0"]
+        assert len(fake_cuda.STATE["memory"]) == held + 4  # input and output, on the GPU and pinned
+    assert len(fake_cuda.STATE["memory"]) == held
+    np.testing.assert_allclose(kept, 2)  # what was given is no view of what was given back
+    with tensorrt.session(engine) as session:
+        monkeypatch.setitem(fake_cuda.STATE, "fails", True)
+        with pytest.raises(DeviceError, match="cudaMemcpyAsync: "):
+            session.run({"images": image})
+        monkeypatch.delitem(fake_cuda.STATE, "fails")
+
+
+@needs_stubs
 def test_the_timing_cache_is_kept_and_a_foreign_one_is_left_alone(tmp_path, placed):
     tensorrt, model = placed(), convolutions(tmp_path / "m.onnx")
     tensorrt.engine_from_onnx(model, tmp_path / "a.engine")
