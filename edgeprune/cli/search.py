@@ -82,6 +82,7 @@ def search(
     """
     from edgeprune.cli.console import ConsoleReporter
     from edgeprune.report.text import number_text
+    from edgeprune.samples.gates import Verdict
     from edgeprune.search.run import search as run
 
     with ConsoleReporter() as reporter:
@@ -101,7 +102,8 @@ def search(
         )
     macs, params, gate = found.plan.macs, found.plan.params, found.gate
     if not found.probes:
-        say("there is nothing to prune: the unpruned model is within the budget; the plan keeps every channel")
+        found_so = "is" if gate.verdict is Verdict.PASS else "may be"
+        say(f"nothing was pruned: the unpruned model {found_so} within the budget; the plan keeps every channel")
     say(
         f"latency ×{found.speed_up:.3f}, MACs ×{found.plan.macs_speed_up:.2f} ({macs[0] / 1e9:.3f} G -> "
         f"{macs[1] / 1e9:.3f} G), parameters {params[0] / 1e6:.3f} M -> {params[1] / 1e6:.3f} M, channels by "

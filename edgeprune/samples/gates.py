@@ -180,7 +180,7 @@ def latency_gate(
         return row(None, Verdict.INCONCLUSIVE, "a sample is not a finite number")
     bound = bounds(measurement.values, statistic, confidence, against)
     steady = stability(measurement.values)
-    if reason := _unsteady_reason(steady, measurement):
+    if reason := unsteady_reason(steady, measurement):
         if not _throttled(measurement) and far_inside(measurement.values, statistic, limit_ms, confidence):
             slowest = max(measurement.values)
             return row(bound.value, Verdict.PASS, f"at most {slowest:.4g} ms in every sample, though {reason}")
@@ -257,7 +257,7 @@ def speed_up_gate(
             f"{count} pairs are too few; {_advice(MIN_BLOCK_PAIRS * block, count)}",
         )
     gain = speed_up_of(baseline, candidate, tails=(1 - confidence, 1 - against))
-    if reason := _unsteady_reason(gain.stability, baseline, candidate):
+    if reason := unsteady_reason(gain.stability, baseline, candidate):
         slowest = _least_block_ratio(baseline.values, candidate.values, block)
         undisturbed = not _throttled(baseline, candidate) and not shared_core(baseline, candidate)
         if slowest >= UNSTEADY_MARGIN * limit and undisturbed:
@@ -448,7 +448,8 @@ def _throttled(*measurements: Measurement) -> bool:
     return any(measurement.conditions.device.throttled for measurement in measurements)
 
 
-def _unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
+def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
+    """Why a run cannot pass whatever its figures are: the device throttled, or the samples moved; else empty."""
     if _throttled(*measurements):
         return "the device throttled during the run"
     return "" if steady.stable else steady.reason

@@ -70,6 +70,13 @@ def core_speed_up_of(
     return _ratio(candidate, first, second, tails)
 
 
+def with_input_of(baseline: Measurement, candidate: Measurement) -> Measurement:
+    """The baseline as one of the candidate's input: for two models of one interleaved run that take their own sizes and
+    batches each, where the ratio across them is what is asked for."""
+    conditions = replace(baseline.conditions, shapes=candidate.conditions.shapes, batch=candidate.conditions.batch)
+    return replace(baseline, conditions=conditions)
+
+
 def shared_core(*measurements: Measurement) -> bool:
     """Whether other work ran on the core of one of them meanwhile."""
     return any(measurement.conditions.core.contended for measurement in measurements)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, simulated_gate,
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.diagnosis import Diagnostician
 from edgeprune.search.planner import Planner
-from edgeprune.search.prober import Prober
+from edgeprune.search.prober import Prober, Start
 from edgeprune.search.probing import Candidate, Probe, Reading, run_probes
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.target import Budget
@@ -46,7 +46,8 @@ class PlanFound:
         probes: in order; empty when the unpruned model is within the budget already.
         speed_up: measured latency of the unpruned model over the pruned one's in the probe that was kept; 1.0 without.
         profile: what the cost model was fitted to; None without probes.
-        gate: the budget against the probe that was kept: PASS, or INCONCLUSIVE where its interval does not hold it.
+        gate: the budget against the samples of the probe that was kept, as a build's gate holds it; INCONCLUSIVE too
+            where the search could not tell whether a milder plan would do.
         diagnosis: what the budget costs; None without probes.
     """
 
@@ -66,11 +67,14 @@ class PlanFound:
 
 @dataclass(frozen=True)
 class _Probed:
-    """A candidate that was probed."""
+    """A candidate that was probed, with its number and what was measured the last time."""
 
+    number: int
+    attempt: int
     files: CompiledFiles
     plan: Plan
     latency: ProbeLatency
+    gate: Gate
 
 
 class BudgetSearch:
@@ -170,14 +174,14 @@ class BudgetSearch:
         site, budget = self.site, self.site.target.budget
         prober = Prober(site, baseline, self.dataset, unpruned)
         if start_used is not None and start_used > NOT_NEAR:
-            start_high = start_used
+            start = Start(start_used, start_used)
         else:
-            start_used, start_high = prober.start_used()
-            if start_used <= BUDGET_WINDOW[1] < start_high:
-                start_used, start_high = prober.start_used(1)
-        if start_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
+            start = prober.start_used()
+            if start.used <= BUDGET_WINDOW[1] and start.undecided:
+                start = prober.start_used(1)
+        if start.used_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.keep_all()
-            return PlanFound(files, plan, (), 1.0, None, self._gate(_unpruned_gate(budget, start_used, start_high)))
+            return PlanFound(files, plan, (), 1.0, None, self._gate(_unpruned_gate(budget, start.gate)))
         self.pruner.refuse_fixed()
         planner = self.planner(cache)
         fit = planner.profile.fit
@@ -189,7 +193,7 @@ class BudgetSearch:
         max_probes = site.target.prune.max_probes
 
         def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
-            number = len(probed) + (attempt == 0)
+            number = len(probed) + 1 if attempt == 0 else probed[candidate.key].number
             if attempt == 0:
                 site.reporter.progress(f"probe {number}: exporting and compiling", done=number - 1, total=max_probes)
                 plan, model = planner.plan(candidate)
@@ -197,23 +201,25 @@ class BudgetSearch:
             else:
                 plan, files = probed[candidate.key].plan, probed[candidate.key].files
             site.reporter.progress(f"probe {number}: measuring", done=number - 1, total=max_probes)
-            reading, latency = prober.measure(files.required_engine, attempt)
-            probed[candidate.key] = _Probed(files, plan, latency)
+            reading, latency, raw = prober.measure(files.required_engine, attempt)
+            probed[candidate.key] = _Probed(number, attempt, files, plan, latency, raw)
             again = f"probe {number}, measured again for longer" if attempt else f"probe {number}"
+            corrected = "" if latency.drift is None else ", drift-corrected"
             site.reporter.note(
                 f"{again}: MACs ×{plan.macs_speed_up:.2f}, {budget.statistic} {latency.baseline_ms:.2f} → "
                 f"{latency.candidate_ms:.2f} ms, {share_text(reading.used)} the budget "
-                f"({_ends(reading.used_low, reading.used_high)}), predicted {share_text(predicted)} it "
+                f"({_ends(reading.used_low, reading.used_high)}{corrected}), predicted {share_text(predicted)} it "
                 f"({predicted / reading.used - 1:+.1%}){'; ' if reading.unsteady else ''}{reading.unsteady}"
             )
             return reading
 
+        repeats = max(1, site.target.measure.retries)
         run = run_probes(
             planner.solve,
             measure,
-            start_used=start_used,
+            start_used=start.used,
             max_probes=max_probes,
-            max_repeats=max(1, site.target.measure.retries),
+            max_repeats=repeats,
             least_used=least_used,
         )
         if run.best is None:
@@ -221,14 +227,21 @@ class BudgetSearch:
             if diagnose:
                 self._diagnose(unpruned or baseline, planner.profile, fastest)
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
-        kept = probed[run.best.candidate.key]
+        best, kept = run.best, probed[run.best.candidate.key]
+        while best.holds and kept.gate.verdict is not Verdict.PASS and kept.attempt < repeats:
+            # corrected for drift it holds the budget, in plain milliseconds it does not: on a quiet machine both agree
+            best = replace(best, reading=measure(best.candidate, best.predicted, kept.attempt + 1))
+            kept = probed[best.candidate.key]
         for candidate in probed.values():
             if candidate is not kept:
                 shutil.rmtree(candidate.files.model.parent)
-        probes = tuple(_facts(probe, probed[probe.candidate.key], probe is run.best) for probe in run.probes)
-        gate = self._gate(search_gate(budget, run.best, run.milder))
-        if gate.verdict is Verdict.INCONCLUSIVE:
-            site.reporter.note(f"the search could not tell; its best plan goes on: {gate.reason}")
+        probes = tuple(
+            _facts(best if probe is run.best else probe, probed[probe.candidate.key], probe is run.best)
+            for probe in run.probes
+        )
+        gate = self._gate(search_gate(budget, best, kept.gate, run.milder))
+        if gate.verdict is not Verdict.PASS:
+            site.reporter.note(f"the search is not sure of the budget; its best plan goes on: {gate.reason}")
         diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept) if diagnose else None
         return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
 
@@ -275,41 +288,48 @@ class BudgetSearch:
         )
 
 
-def search_gate(budget: Budget, best: Probe, milder: Probe | None = None) -> Gate:
-    """The budget against the probe that a search ends with: PASS when its interval holds it, else INCONCLUSIVE.
+def search_gate(budget: Budget, best: Probe, raw: Gate, milder: Probe | None = None) -> Gate:
+    """The verdict on the probe that a search ends with: what a build's gate says of its samples, and INCONCLUSIVE in
+    place of PASS where the search itself is not sure.
 
-    So it is too where a ``milder`` plan may hold it that could not be told from one that misses.
+    Args:
+        budget: that was asked for.
+        best: the probe.
+        raw: the budget against its samples as they are.
+        milder: a plan that removes less and may hold the budget too, which could not be told from one that misses.
     """
-    reading = best.reading
-    if budget.kind == "speed_up":
-        low = 0.0 if math.isinf(reading.used_high) else budget.value / reading.used_high
-        high = budget.value / reading.used_low if reading.used_low > 0 else math.inf
-        value, ends = budget.value / reading.used, f"×{low:.3f} to ×{high:.3f}"
-        metric, unit = "speed-up", "×"
-    else:
-        value = budget.value * reading.used
-        ends = f"{budget.value * reading.used_low:.4g} to {budget.value * reading.used_high:.4g} ms"
-        metric, unit = f"latency {budget.statistic}", "ms"
-    if best.holds and milder is None:
-        return Gate("search", metric, value, budget.value, unit, Verdict.PASS, ends)
+    reading, again = best.reading, "search again on a quiet machine, or with more measure.retries"
+    again += " (another --seed begins a new search)"
+    measured = raw.reason.partition("; measure again")[0]
+    if budget.kind == "latency_ms":
+        low, high = (budget.value * share for share in (reading.used_low, reading.used_high))
+        ends = "too few samples for an interval" if math.isinf(high) else f"{low:.4g} to {high:.4g} ms"
+        measured += f"; drift-corrected {budget.value * reading.used:.4g} ms ({ends})"
+    if raw.verdict is Verdict.PASS and best.holds and milder is None:
+        return replace(raw, reason=measured)
+    if raw.verdict is not Verdict.PASS:
+        return replace(raw, reason=f"{measured}; {again}")
     if milder is not None:
         why = (
             f"held, with {reading.used:.0%} of the budget used; a plan that removes less may hold it too, at "
             f"{milder.reading.used:.0%} ({_ends(milder.reading.used_low, milder.reading.used_high)})"
         )
+    elif reading.unsteady:
+        why = reading.unsteady
+    elif reading.used_high > BUDGET_WINDOW[1]:
+        why = "beside the unpruned model, which ran faster than before, the interval does not hold the budget"
     else:
-        why = reading.unsteady or "the interval does not hold the budget"
-    again = "search again on a quiet machine, or with more measure.retries (another --seed begins a new search)"
-    reason = f"{ends}: {why}; {again}"
-    return Gate("search", metric, value, budget.value, unit, Verdict.INCONCLUSIVE, reason)
+        why = "it is not faster than the unpruned model beyond the noise"
+    return replace(raw, verdict=Verdict.INCONCLUSIVE, reason=f"{measured}: {why}; {again}")
 
 
-def _unpruned_gate(budget: Budget, used: float, used_high: float) -> Gate:
-    """The row of a budget that the unpruned model meets."""
-    if budget.kind == "speed_up":
+def _unpruned_gate(budget: Budget, measured: Gate | None) -> Gate:
+    """The row of a budget that the unpruned model meets, as surely as its own samples say."""
+    if measured is None:
         return unpruned_gate("search", budget.value)
-    reason = f"{MET_UNPRUNED}: at most {budget.value * used_high:.4g} ms"
-    return Gate("search", f"latency {budget.statistic}", budget.value * used, budget.value, "ms", Verdict.PASS, reason)
+    met = measured.verdict is Verdict.PASS
+    words = MET_UNPRUNED if met else "it may be met without pruning"
+    return replace(measured, reason=f"{words}: {measured.reason}")
 
 
 def share_text(share: float) -> str:

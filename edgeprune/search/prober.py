@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,13 +13,40 @@ from edgeprune.dataset import Dataset
 from edgeprune.measure.latency import MAX_EFFORT, latency_settings, wait_before_again
 from edgeprune.records.facts import ProbeLatency
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.gates import far_inside, pass_confidence
-from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of
-from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.samples.gates import (
+    MIN_BLOCK_PAIRS,
+    Gate,
+    Verdict,
+    budget_gate,
+    far_inside,
+    pass_confidence,
+    unsteady_reason,
+)
+from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of, with_input_of
+from edgeprune.samples.statistics import bounds, stability, value_of
 from edgeprune.search.probing import Reading
 
 PROBE_EFFORT = 0.4  # a first probe only has to place a point; what it leaves open is measured in full
 PROBE_WARMUP_S = 0.3
+
+
+class Start(NamedTuple):
+    """What the unpruned model takes of the budget.
+
+    Attributes:
+        used: share of the budget.
+        used_high: its upper confidence bound.
+        gate: the budget held against the same samples; None where nothing was measured.
+    """
+
+    used: float
+    used_high: float
+    gate: Gate | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the samples do not decide."""
+        return self.gate is not None and self.gate.verdict is Verdict.INCONCLUSIVE
 
 
 class Prober:
@@ -26,7 +54,7 @@ class Prober:
 
     Milliseconds of a shared host drift between probes by more than a probe's noise. A budget in ms is therefore taken
     to speak of the latency that the candidate has while the unpruned model runs at the level that it had most of the
-    time. The gate behind the stage compares plain milliseconds.
+    time. That chooses the plan; the verdict on it compares plain milliseconds, as the gate behind the stage does.
 
     Args:
         site: the target.
@@ -42,14 +70,14 @@ class Prober:
         self.site, self.baseline, self.dataset, self.unpruned = site, baseline, dataset, unpruned
         self.levels_ms: list[float] = []
 
-    def start_used(self, attempt: int = 0) -> tuple[float, float]:
-        """Share of the budget that the unpruned model takes, and its upper confidence bound."""
+    def start_used(self, attempt: int = 0) -> Start:
+        """What the unpruned model takes of the budget."""
         if self.unpruned is not None:
-            reading, _ = self.measure(self.unpruned, attempt)
-            return reading.used, reading.used_high
+            reading, _, gate = self.measure(self.unpruned, attempt)
+            return Start(reading.used, reading.used_high, gate)
         budget = self.site.target.budget
         if budget.kind == "speed_up":
-            return budget.value, budget.value
+            return Start(budget.value, budget.value)
         [alone] = self._latency([self.baseline], attempt)
         self.levels_ms.append(value_of(alone.values, "p50"))
         confidence = pass_confidence(self.site.target.measure.retries)
@@ -57,10 +85,11 @@ class Prober:
         high = math.inf if bound.high is None else bound.high
         if far_inside(alone.values, budget.statistic, budget.value, confidence):
             high = min(high, max(alone.values))
-        return bound.value / budget.value, high / budget.value
+        return Start(bound.value / budget.value, high / budget.value, self._gate(alone, alone))
 
-    def measure(self, engine: Path, attempt: int = 0) -> tuple[Reading, ProbeLatency]:
-        """Time a candidate's engine next to the unpruned model's: its share of the budget, and the latencies.
+    def measure(self, engine: Path, attempt: int = 0) -> tuple[Reading, ProbeLatency, Gate]:
+        """Time a candidate's engine next to the unpruned model's: its share of the budget, the latencies, and the gate
+        that a build holds such samples against.
 
         Args:
             engine: of the candidate.
@@ -72,7 +101,9 @@ class Prober:
         speed_up = speed_up_of(baseline, candidate, tails=(error, error))
         statistic = budget.statistic
         before, after = value_of(baseline.values, statistic), value_of(candidate.values, statistic)
-        share, unsteady = 1.0, "" if speed_up.stability.stable else speed_up.stability.reason
+        share, unsteady = 1.0, unsteady_reason(speed_up.stability, baseline, candidate)
+        if budget.kind == "latency_ms":
+            unsteady = unsteady or unsteady_reason(stability(candidate.values), candidate)
         if shared := shared_core(baseline, candidate):
             share = min(baseline.conditions.core.share, candidate.conditions.core.share)
             unsteady = unsteady and f"{unsteady}; other work left it {share:.0%} of a core"
@@ -88,7 +119,15 @@ class Prober:
             low = (bound.low or 0.0) * share / drift / budget.value
             high = math.inf if bound.high is None else bound.high / drift / budget.value
         reading = Reading(used, low, high, speed_up.low, speed_up.high, unsteady)
-        return reading, ProbeLatency(before, after, statistic, speed_up.ratio, drift)
+        found = ProbeLatency(before, after, statistic, speed_up.ratio, drift)
+        return reading, found, self._gate(baseline, candidate)
+
+    def _gate(self, baseline: Measurement, candidate: Measurement) -> Gate:
+        """The budget against the samples as they are. That a stand-in proves nothing is said of the search's end."""
+        if self.unpruned is not None:
+            baseline = with_input_of(baseline, candidate)
+        baseline, candidate = (replace(one, simulated=False) for one in (baseline, candidate))
+        return budget_gate(self.site.target, "search", baseline, candidate)
 
     def _latency(self, engines: list[Path], attempt: int) -> list[Measurement]:
         effort = min(2.0 ** (attempt - 1), MAX_EFFORT) if attempt else PROBE_EFFORT
@@ -96,7 +135,8 @@ class Prober:
         if attempt:
             wait_before_again(self.site)
         else:
-            settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S))
+            rounds = max(settings.rounds, MIN_BLOCK_PAIRS)  # with fewer a ratio has no verdict
+            settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S), rounds=rounds)
         if self.unpruned is not None:
             settings = replace(settings, batch=0, imgsz=None)
         return self.site.runtime.latency(engines, settings, progress=self.site.reporter.progress)

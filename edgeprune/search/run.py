@@ -41,7 +41,8 @@ class SearchResult:
         probes: every probe, in order.
         importance: what ranked the channels.
         profile: of the unpruned model; None when no probe was needed.
-        gate: the budget against the probe kept, by its interval: PASS, or INCONCLUSIVE where no probe holds the budget.
+        gate: the budget against the samples of the probe kept, as a build's gate holds it; INCONCLUSIVE too where the
+            search could not tell whether a milder plan would do.
         diagnosis: what of the latency pruning can take, and what the budget costs; None when no probe was needed.
     """
 
@@ -92,8 +93,8 @@ def search(
 ) -> SearchResult:
     """Find the pruning that gives up least and meets a latency budget, measured on the target's runtime.
 
-    Where other work disturbs the measurements so much that no interval holds the budget, the best plan is written all
-    the same and the result's gate is INCONCLUSIVE.
+    Where other work disturbs the measurements so much that none shows the budget held, the best plan is written all the
+    same and the result's gate is INCONCLUSIVE, or FAIL where the last one shows that it is not.
 
     Args:
         target: name of a shipped profile, path of a profile, or a :class:`~edgeprune.target.Target`.

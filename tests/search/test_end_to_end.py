@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgeprune import checkpoint
 from edgeprune.cli import app
 from edgeprune.errors import StageError, TargetError
 from edgeprune.progress import Silent
+from edgeprune.samples.conditions import DeviceState
 from edgeprune.samples.gates import Verdict
 from edgeprune.search import run
 from edgeprune.target import Target, load_target
@@ -132,10 +134,42 @@ def test_a_search_that_other_work_disturbs_ends_with_5_and_leaves_its_best_plan(
     ended = CliRunner().invoke(app, [*argv, "--cache", str(tmp_path / "profiles")])
     assert ended.exit_code == 5, (ended.output, ended.exception)
     assert "INCONCLUSIVE: " in ended.output
-    assert "the search could not tell; its best plan goes on" in " ".join(ended.output.split())
+    assert "the search is not sure of the budget; its best plan goes on" in " ".join(ended.output.split())
     plan = Plan.load(tmp_path / "faster.plan.json")
     assert plan.macs_speed_up > 1
     assert checkpoint.shape_signature(checkpoint.load(tmp_path / "faster.pt").model) == plan.result_shapes
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [(["--speed-up", "1.3"], "throttled"), (["--latency-ms", "6"], "throttled"), (["--latency-ms", "90"], "may be")],
+    ids=["ratio", "ms", "met without pruning"],
+)
+def test_a_search_on_a_device_that_throttled_is_not_sure(
+    weights: Path,
+    place: Path,
+    tmp_path: Path,
+    stand_in: Callable[..., StandIn],
+    monkeypatch: pytest.MonkeyPatch,
+    budget: list[str],
+    said: str,
+) -> None:
+    timed = StandIn.latency
+
+    def throttled(*arguments: Any, **options: Any) -> Any:
+        found = timed(*arguments, **options)
+        hot = DeviceState(throttled=True)
+        return [replace(one, conditions=replace(one.conditions, device=hot)) for one in found]
+
+    runtime = stand_in(noise=0.003)
+    argv = ["search", str(weights), "--target", str(place / "small.yaml"), "-o", str(tmp_path / "faster.pt"), *budget]
+    argv += ["--cache", str(tmp_path / "profiles")]
+    steady = CliRunner().invoke(app, argv)
+    assert steady.exit_code == 0 and "PASS: " in steady.output, (steady.output, runtime.timed)
+    monkeypatch.setattr(StandIn, "latency", throttled)
+    ended = CliRunner().invoke(app, argv)
+    assert ended.exit_code == 5, (ended.output, ended.exception)
+    assert "INCONCLUSIVE: " in ended.output and "the device throttled" in ended.output and said in ended.output
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from edgeprune.progress import Silent
-from edgeprune.samples.conditions import CoreState
+from edgeprune.samples.conditions import CoreState, DeviceState
+from edgeprune.samples.gates import Verdict, budget_gate
 from edgeprune.samples.measurement import Measurement
+from edgeprune.search.budget import search_gate
 from edgeprune.search.prober import Prober
-from edgeprune.search.probing import Candidate, Reading, run_probes
+from edgeprune.search.probing import Candidate, Probe, Reading, run_probes
 from edgeprune.target import Target, load_target
 from edgeprune.target.schema import BUDGET_WINDOW
 from tests.samples.made import latency
@@ -41,11 +43,11 @@ def test_drift_of_the_host_does_not_move_a_budget_in_milliseconds(statistic: str
     target = load_target("cpu").with_overrides(latency_ms=5.3)
     target = target.model_copy(update={"budget": target.budget.model_copy(update={"statistic": statistic})})
     prober = Prober(site(target, [1.0, 1.0, 1.15, 0.9, 1.1, 1.0]), Path("10.onnx"))
-    assert prober.start_used() == pytest.approx((10 / 5.3, 10 / 5.3), rel=0.03)
+    assert prober.start_used()[:2] == pytest.approx((10 / 5.3, 10 / 5.3), rel=0.03)
     judged = [prober.measure(Path("5.onnx")) for _ in range(5)]
-    assert [reading.used for reading, _ in judged] == pytest.approx([5 / 5.3] * 5, rel=0.06)
+    assert [reading.used for reading, *_ in judged] == pytest.approx([5 / 5.3] * 5, rel=0.06)
     assert judged[1][1].drift == pytest.approx(1.15, rel=0.02)
-    assert all(reading.speed_up_low > 1.9 for reading, _ in judged)
+    assert all(reading.speed_up_low > 1.9 for reading, *_ in judged)
 
 
 def test_samples_that_walk_far_inside_a_budget_bound_it() -> None:
@@ -71,11 +73,68 @@ def test_what_is_timed_again_waits_for_other_work_to_end(monkeypatch: pytest.Mon
     assert waited == [(7.0, target.measure.threads)]
 
 
+def made(runtime: Any, budget: dict[str, float], statistic: str = "p50") -> Prober:
+    target = load_target("cpu").with_overrides(**budget)  # pyright: ignore[reportArgumentType]
+    place = site(target.changed({"budget.statistic": statistic}), [])
+    place.runtime = runtime
+    return Prober(place, Path("20.onnx"))
+
+
+def verdict_of(prober: Prober) -> tuple[Probe, Any]:
+    reading, _, raw = prober.measure(Path("9.166.onnx"))
+    probe = Probe(Candidate("one", 0.4, 1.0, False), 0.9, reading, 2.0)
+    return probe, search_gate(prober.site.target.budget, probe, raw)
+
+
+def test_what_holds_only_when_drift_is_corrected_is_judged_by_its_plain_milliseconds() -> None:
+    """11 ms of a budget of 10 beside an unpruned model at 24 ms, which takes 20 otherwise: 9.17 is nobody's latency."""
+    prober = made(DriftingRuntime([1.0, 1.0, 1.2]), {"latency_ms": 10})
+    prober.start_used()
+    probe, quiet = verdict_of(prober)
+    assert quiet.verdict is Verdict.PASS and probe.holds
+    probe, gate = verdict_of(prober)
+    assert probe.holds, "the plan is chosen by the corrected figure"
+    assert gate.verdict is Verdict.FAIL and gate.value == pytest.approx(11.0, rel=0.01)
+    assert "drift-corrected 9.1" in gate.reason and "search again" in gate.reason
+
+
+@pytest.mark.parametrize("budget", [{"latency_ms": 10.0}, {"speed_up": 2.0}])
+@pytest.mark.parametrize("seen", ["throttled", "a step"])
+def test_a_probe_is_as_sure_as_the_gate_of_a_build(budget: dict[str, float], seen: str) -> None:
+    class Disturbed:
+        """Throttled, or with a step in both models at once, which the ratio does not show."""
+
+        def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
+            dice = np.random.default_rng(0)
+            steps = np.where(np.arange(200) < 120, 1.0, 1.0 if seen == "throttled" else 0.8)
+            device = DeviceState(throttled=seen == "throttled")
+            return [latency(float(one.stem) * steps * dice.normal(1, 0.005, 200), device=device) for one in engines]
+
+    prober = made(Disturbed(), budget)
+    target = prober.site.target
+    before, after = Disturbed().latency([Path("20.onnx"), Path("9.166.onnx")], None, progress=None)
+    expected = budget_gate(target, "search", before, after).verdict
+    probe, gate = verdict_of(prober)
+    assert gate.verdict is expected and probe.holds is (expected is Verdict.PASS)
+    assert (expected is Verdict.PASS) is (seen == "a step" and "speed_up" in budget)
+
+
+@pytest.mark.parametrize("limit", [21.0, 45.0])
+def test_the_unpruned_model_of_a_throttled_device_decides_nothing(limit: float) -> None:
+    class Throttled:
+        def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
+            device = DeviceState(throttled=True)
+            return [latency(np.random.default_rng(0).normal(20, 0.1, 200), device=device) for _ in engines]
+
+    start = made(Throttled(), {"latency_ms": limit}).start_used()
+    assert start.used_high < 1 and start.undecided
+
+
 def test_a_ratio_needs_no_reference() -> None:
     target = load_target("cpu").with_overrides(speed_up=1.9)
     prober = Prober(site(target, [1.3]), Path("10.onnx"))
-    assert prober.start_used() == (1.9, 1.9)
-    reading, _ = prober.measure(Path("5.onnx"))
+    assert prober.start_used() == (1.9, 1.9, None)
+    reading, *_ = prober.measure(Path("5.onnx"))
     assert reading.used == pytest.approx(0.95, rel=0.01)
     assert reading.used_low < reading.used < reading.used_high < 1
     assert not reading.unsteady
@@ -96,7 +155,7 @@ def test_a_budget_may_speak_of_another_model_than_the_one_that_is_pruned(budget:
     place = site(target, [])
     place.runtime = Recording([1.0, 1.1])
     prober = Prober(place, Path("10.onnx"), unpruned=Path("5.onnx"))
-    used, high = prober.start_used()
+    used, high, _ = prober.start_used()
     assert used == pytest.approx(1.5, rel=0.02) and high >= used
     assert prober.measure(Path("3.2.onnx"))[0].used == pytest.approx(0.96, rel=0.05)
     assert seen == [(2, 0, None), (2, 0, None)]
@@ -119,7 +178,7 @@ def test_on_a_shared_core_the_share_of_the_budget_is_told_by_processor_time() ->
 
     place = site(load_target("cpu").with_overrides(speed_up=2.6), [])
     place.runtime = Shared()
-    reading, _ = Prober(place, Path("12.onnx")).measure(Path("5.onnx"))
+    reading, *_ = Prober(place, Path("12.onnx")).measure(Path("5.onnx"))
     assert reading.used == pytest.approx(2.6 / 2.4, rel=0.01)
     assert reading.used_low < 1 < reading.used_high
 
@@ -127,7 +186,7 @@ def test_on_a_shared_core_the_share_of_the_budget_is_told_by_processor_time() ->
 def test_a_search_in_milliseconds_on_a_drifting_host_lands() -> None:
     levels = [1.0, 1.12, 0.95, 1.1, 1.0, 0.93, 1.05]
     prober = Prober(site(load_target("cpu").with_overrides(latency_ms=4.0), levels), Path("10.onnx"))
-    start, _ = prober.start_used()
+    start = prober.start_used().used
 
     def solve(share: float) -> Candidate:
         return Candidate(share, share, 1 / share, False)

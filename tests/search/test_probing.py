@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.samples.gates import Verdict
+from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.search.budget import search_gate
 from edgeprune.search.probing import Candidate, Probe, ProbeRun, Reading, run_probes
 from edgeprune.target import load_target
@@ -194,7 +194,8 @@ def test_the_gate_of_such_a_search_says_what_may_do_instead() -> None:
     fast = Probe(Candidate("fast", 0.44, 2.0, False), 0.9, Reading(0.88, 0.85, 0.92, 2.1, 2.3), 2.0)
     milder = Probe(Candidate("milder", 0.49, 1.0, False), 0.98, Reading(0.98, 0.92, 1.04, 1.9, 2.2), 2.0)
     budget = load_target("cpu").changed({"budget.speed_up": 2.0}).budget
-    assert search_gate(budget, fast).verdict is Verdict.PASS
-    gate = search_gate(budget, fast, milder)
+    raw = Gate("search", "speed-up", 2.27, 2.0, "×", Verdict.PASS, "at least 2.174×")
+    assert search_gate(budget, fast, raw).verdict is Verdict.PASS
+    gate = search_gate(budget, fast, raw, milder)
     assert gate.verdict is Verdict.INCONCLUSIVE
     assert "a plan that removes less may hold it too, at 98%" in gate.reason and "quiet machine" in gate.reason
