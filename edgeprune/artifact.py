@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-Role = Literal["model", "onnx", "engine", "plan", "per_image"]
-"""What a file is to the stages: a checkpoint (.pt), an ONNX graph, what a runtime loads, a plan (.json), or what was
-found in every image of a split (.npz)."""
+Role = Literal["model", "onnx", "engine", "plan", "per_image", "unpruned_onnx", "unpruned_engine"]
+"""What a file is to the stages: a checkpoint (.pt), an ONNX graph, what a runtime loads, a plan (.json), what was found
+in every image of a split (.npz), or the unpruned model in the number format of what ships."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from edgeprune.carry.request import SCHEMA_VERSION, Command, Request, Script
 from edgeprune.devices.archive import archive
 from edgeprune.devices.board import board_modules
 from edgeprune.input_size import both_sides
-from edgeprune.records.facts import BaselineFacts
 from edgeprune.runtimes.onnx_facts import OnnxFacts
 from edgeprune.runtimes.trtexec_ import input_bytes
 from edgeprune.runtimes.trtexec_argv import (
@@ -38,6 +37,7 @@ from edgeprune.runtimes.trtexec_argv import (
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
+from edgeprune.stages.unpruned import unpruned_onnx
 from edgeprune.target import Target
 from edgeprune.target.releases import DLA_WORDS, has_level
 
@@ -71,7 +71,7 @@ def carried_files(build: Build) -> dict[str, Path]:
     folder.mkdir(parents=True)
     target = build.target
     board = target.device
-    shutil.copyfile(build.record(BaselineFacts).path("onnx"), folder / "baseline.onnx")
+    shutil.copyfile(unpruned_onnx(build), folder / "baseline.onnx")
     shutil.copyfile(final_onnx(build), folder / "model.onnx")
     (folder / "agent.zip").write_bytes(archive())
     (folder / "run-on-device.sh").write_text(SCRIPT, encoding="utf-8")

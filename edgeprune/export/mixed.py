@@ -106,6 +106,26 @@ def restore_float_layers(
     )
 
 
+def with_float_layers(
+    source: Path, low: Path, output: Path, layers: Collection[str], *, half: bool = False
+) -> tuple[str, ...]:
+    """Return named layers of a low-precision graph to float: those that another graph of the same model had to.
+
+    Args:
+        source, low, output, half: as in :func:`restore_float_layers`.
+        layers: names of convolutions; what the graph does not have in low precision is passed over.
+
+    Returns:
+        Those that went back.
+    """
+    graphs = _MixedGraphs(source, low, half)
+    returned = tuple(name for name in layers if name in graphs.layers)
+    graph = graphs.with_float(returned)
+    set_metadata(graph, {FLOAT_LAYERS_KEY: ", ".join(returned)})
+    save_graph(graph, output)
+    return returned
+
+
 class _MixedGraphs:
     """The graphs that lie between a low-precision graph and the FP32 graph that it was made from."""
 

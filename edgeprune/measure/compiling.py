@@ -3,7 +3,7 @@ ratio between two of them speaks of the pruning alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -181,6 +181,7 @@ def compile_checkpoint(
     folder: Path,
     dataset: Dataset | None = None,
     before_compiling: Callable[[Path], None] = lambda onnx: None,
+    float_layers: Sequence[str] = (),
 ) -> CompiledFiles:
     """Export a checkpoint, simplify it, convert its number format, and compile it where the site is usable.
 
@@ -190,15 +191,33 @@ def compile_checkpoint(
         folder: where the files go; it exists.
         dataset: calibrates INT8.
         before_compiling: called with the graph that a usable site is about to compile.
+        float_layers: convolutions that stay in float, as far as the graph has them in a lower format.
     """
     files = files_in(site, checkpoint, folder)
     _export_simplified(site.target, checkpoint, files.onnx_fp32)
     if files.onnx != files.onnx_fp32:
         convert_precision(site.target, files.onnx_fp32, files.onnx, dataset, site.seed)
+        if float_layers:
+            _return_to_float(site, files, dataset, float_layers)
     if site.usable:
         before_compiling(files.onnx)
         compile_engine(site, files.onnx, folder)
     return files
+
+
+def _return_to_float(site: Site, files: CompiledFiles, dataset: Dataset | None, layers: Sequence[str]) -> None:
+    """Replace a graph in a low number format by one with these layers in float."""
+    from edgeprune.export.mixed import with_float_layers
+
+    half, low = site.target.graph_precision == "int8-fp16", files.onnx.with_name("low.onnx")
+    try:
+        if half:  # layers go back in the INT8 graph, which is cast afterwards
+            convert_precision(site.target, files.onnx_fp32, low, dataset, site.seed, "int8")
+        else:
+            files.onnx.replace(low)
+        with_float_layers(files.onnx_fp32, low, files.onnx, layers, half=half)
+    finally:
+        low.unlink(missing_ok=True)
 
 
 def files_in(site: Site, checkpoint: Path, folder: Path) -> CompiledFiles:

@@ -366,10 +366,38 @@ class QuantizeFacts:
     choice: PrecisionChoice | None = None
     trained: TrainedInt8 | None = None
 
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Convolutions that the graph which goes on has in float since its accuracy asked for it."""
+        plainer = self.choice is not None and self.choice.shipped != self.choice.asked
+        return () if plainer or self.fallback.mixed is None else self.fallback.mixed.layers
+
 
 def shipped_precision(target: Target, quantize: QuantizeFacts | None) -> Precision:
     """Number format of what ships: the target's, or a plainer one that was as fast."""
     return target.precision if quantize is None or quantize.choice is None else quantize.choice.shipped
+
+
+@dataclass(frozen=True)
+class UnprunedFormat:
+    """The unpruned model in the number format of what ships, where that is another than the baseline's: what is held
+    against it then speaks of the pruning alone.
+
+    Attributes:
+        precision: of both.
+        float_layers: convolutions of both that went back to float.
+        size_bytes: of its engine; of its graph where the target's runtime is not.
+    """
+
+    precision: Precision
+    float_layers: tuple[str, ...]
+    size_bytes: int
+
+    @property
+    def text(self) -> str:
+        """``fp32``, or ``int8 with 3 layers in float``."""
+        count = len(self.float_layers)
+        return f"{self.precision} with {count} layer{'s' * (count != 1)} in float" if count else self.precision
 
 
 @dataclass(frozen=True)
@@ -383,6 +411,8 @@ class EngineFacts:
         layers: times of the unpruned engine's layers and of this one's; None without an engine.
         precision: number formats that the engine computes in; None where the runtime does not tell.
         accuracy_drop: loss of accuracy against the unpruned model with its spread over images; None in older records.
+        unpruned: the unpruned model in the same number format, which latency, layers, energy and size are held against;
+            None where the baseline has that format, and in older records.
     """
 
     accuracy: ArtifactAccuracy
@@ -391,3 +421,10 @@ class EngineFacts:
     layers: LayerComparison | None
     precision: PrecisionShare | None
     accuracy_drop: DropInterval | None = None
+    unpruned: UnprunedFormat | None = None
+
+    def unpruned_bytes(self, baseline: BaselineFacts) -> int:
+        """Size of the unpruned model in the number format of what ships; of its graph where there is no engine."""
+        if self.unpruned is not None:
+            return self.unpruned.size_bytes
+        return baseline.onnx_bytes if baseline.engine_bytes is None else baseline.engine_bytes

@@ -95,11 +95,10 @@ def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> G
 
 def size_gate(baseline: BaselineFacts, engine: EngineFacts) -> Gate:
     """What ships is not larger than the unpruned model, but for metadata; the graphs are weighed without an engine."""
-    unpruned, metric = baseline.engine_bytes, "size"
-    if unpruned is None:
-        unpruned, metric = baseline.onnx_bytes, "ONNX size"
+    unpruned, metric = engine.unpruned_bytes(baseline), "ONNX size" if baseline.engine_bytes is None else "size"
     limit = max(unpruned + METADATA_BYTES, unpruned * (1 + SAME_SIZE))
-    reason = "not larger than the unpruned one, with room for metadata"
+    form = f" in {engine.unpruned.text}" if engine.unpruned is not None else ""
+    reason = f"not larger than the unpruned one{form}, with room for metadata"
     return at_most_gate("engine", metric, engine.size_bytes / 2**20, limit / 2**20, "MiB", reason)
 
 

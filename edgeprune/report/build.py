@@ -92,16 +92,19 @@ def sizes_table(record: BuildRecord) -> Table:
     """What the build did to MACs, parameters, file, latency and accuracy; intervals stand behind their figures."""
     stages = record.stages
     prune, baseline, engine = stages.prune.facts, stages.baseline.facts, stages.engine.facts
+    both = "" if engine.unpruned is None else f", both in {engine.unpruned.text}"
     rows = [
         _compared("MACs", prune.macs.before / 1e9, prune.macs.after / 1e9, "G"),
         _compared("parameters", prune.parameters.before / 1e6, prune.parameters.after / 1e6, "M"),
-        _compared("file", (baseline.engine_bytes or baseline.onnx_bytes) / 2**20, engine.size_bytes / 2**20, "MiB"),
+        _compared(f"file{both}", engine.unpruned_bytes(baseline) / 2**20, engine.size_bytes / 2**20, "MiB"),
     ]
     if (pair := record.judged_latency) is not None:
         statistic, interval = record.target.budget.statistic, record.speed_up
         figures = (bounds(measurement.values, statistic, INTERVAL_TAIL) for measurement in pair)
         ratio = interval_text(interval) if interval is not None else "–"
-        rows.append((f"latency {statistic}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio))
+        rows.append(
+            (f"latency {statistic}{both}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio)
+        )
     after = engine.accuracy
     images = (
         f"{after.metric}, {after.accuracy.images} images of {after.accuracy.split} of {Path(record.dataset.path).name}"
@@ -134,7 +137,7 @@ def _tiles(record: BuildRecord) -> list[_Tile]:
         tiles.append(_Tile("speed-up", f"×{ratio.ratio:.2f}", f"{ratio.low:.3f} to {ratio.high:.3f}"))
     change = change_text(baseline.reference_accuracy - engine.accuracy.value)
     tiles.append(_Tile(engine.accuracy.metric, f"{engine.accuracy.value:.4f}", f"{change} against the unpruned"))
-    before = (baseline.engine_bytes or baseline.onnx_bytes) / 2**20
+    before = engine.unpruned_bytes(baseline) / 2**20
     tiles.append(_Tile("file", number_text(engine.size_bytes / 2**20, "MiB"), f"from {number_text(before, 'MiB')}"))
     return tiles
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,14 @@ from edgeprune.export.result import LintFinding
 from edgeprune.input_size import both_sides
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.layers import compare_layers
-from edgeprune.measure.variants import site_with
 from edgeprune.records.facts import (
     BaselineFacts,
     EngineFacts,
     PruneFacts,
     QuantizeFacts,
     SimplifyFacts,
-    shipped_precision,
 )
 from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gate, size_gate
-from edgeprune.runtimes.site import Site
 from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
@@ -29,6 +27,7 @@ from edgeprune.stages.energy import by_role, energy_gates, measure_energy
 from edgeprune.stages.export import images_inputs
 from edgeprune.stages.precision import engine_precision
 from edgeprune.stages.prune import met_unpruned
+from edgeprune.stages.unpruned import compile_unpruned, shipped_site, unpruned_engine, unpruned_inputs
 from edgeprune.target import Target
 from edgeprune.workspace import Key, Record
 
@@ -42,16 +41,9 @@ def _final_graph(build: Build) -> Record[QuantizeFacts] | Record[SimplifyFacts]:
     return build.finished(QuantizeFacts) or build.record(SimplifyFacts)
 
 
-def _site(build: Build) -> Site:
-    """The build's, with the number format of what ships."""
-    quantized = build.finished(QuantizeFacts)
-    precision = shipped_precision(build.target, None if quantized is None else quantized.facts)
-    return site_with(build.site, {} if precision == build.target.precision else {"precision": precision})
-
-
 def target_to_ship(build: Build) -> Target:
     """The build's target, in the number format of what ships."""
-    return _site(build).target
+    return shipped_site(build).target
 
 
 def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
@@ -67,7 +59,7 @@ def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
         dynamic=target.export.dynamic,
         batch=target.batch,
         imgsz=both_sides(target.imgsz),
-        precision=_site(build).target.graph_precision,
+        precision=shipped_site(build).target.graph_precision,
     )
     return tuple(lint(onnx, limits))
 
@@ -81,12 +73,13 @@ def _inputs(build: Build) -> Mapping[str, Any]:
         ),
         "params": {
             **compiling.engine_inputs(build.site),
-            "precision": _site(build).target.precision,
+            "precision": shipped_site(build).target.precision,
             "threads": build.target.measure.threads,
             "imgsz": build.target.imgsz,
             "batch": build.target.batch,
             **images_inputs(build),
         },
+        **unpruned_inputs(build),
     }
 
 
@@ -99,7 +92,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
     engine = None
     if build.site.usable:
         build.reporter.progress(f"compiling for {build.target.runtime}")
-        engine = compiling.compile_engine(_site(build), onnx, folder)
+        engine = compiling.compile_engine(shipped_site(build), onnx, folder)
     build.reporter.progress("measuring the accuracy of the artifact")
     per_image = folder / "per_image.npz"
     accuracy = measure_artifact(build.site, onnx, engine, build.dataset, per_image)
@@ -111,19 +104,25 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
         seed=build.site.seed,
     )
     artifacts: dict[Role, Path] = {"per_image": per_image}
-    if engine is None:
-        return Output(artifacts, EngineFacts(accuracy, onnx.stat().st_size, lint, None, None, drop))
+    unpruned, form = None if engine is None else baseline.path("engine"), None
+    if (made := compile_unpruned(build, folder / "unpruned")) is not None:
+        files, form = made
+        artifacts["unpruned_onnx"] = files.onnx
+        if engine is not None:
+            unpruned = artifacts["unpruned_engine"] = files.required_engine
+    if engine is None or unpruned is None:
+        return Output(artifacts, EngineFacts(accuracy, onnx.stat().st_size, lint, None, None, drop, form))
     build.reporter.progress("timing layers")
     layers = compare_layers(
         build.site.runtime,
-        baseline.path("engine"),
+        unpruned,
         engine,
         threads=build.target.measure.threads,
         free=compiling.free_axes(build.target),
     )
     precision = engine_precision(build.site.runtime, engine, layers.candidate)
     artifacts["engine"] = engine
-    return Output(artifacts, EngineFacts(accuracy, engine.stat().st_size, lint, layers, precision, drop))
+    return Output(artifacts, EngineFacts(accuracy, engine.stat().st_size, lint, layers, precision, drop, form))
 
 
 def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
@@ -131,7 +130,7 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
     others = [*_accuracy(build, facts), size_gate(baseline.facts, facts)]
     unpruned = build.facts(PruneFacts).unpruned
     if facts.precision is not None:
-        others.insert(0, precision_gate("engine", facts.precision, _site(build).target.precision))
+        others.insert(0, precision_gate("engine", facts.precision, shipped_site(build).target.precision))
     if build.site.runtime.simulated:
         others = [simulated_gate(gate) for gate in others]
     if facts.lint is not None:
@@ -141,17 +140,14 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
         metric, stand_in = f"latency {budget.statistic}", build.facts(PruneFacts).stand_in(budget)
         unmeasured = pending_gate("engine", metric, _limit_ms(build), "ms", build.next_command, but=stand_in)
         return Judgement([unmeasured, *others])
+    engines = unpruned_engine(build, record), record.path("engine")
     if budget.kind == "macs_speed_up":
-        before, after = latency.measure_pair(
-            build.site, baseline.path("engine"), record.path("engine"), build.dataset, trained=True
-        )
+        before, after = latency.measure_pair(build.site, *engines, build.dataset, trained=True)
         row = unpruned_gate("engine", 1.0) if unpruned else budget_gate(build.target, "engine", before, after)
         return _with_energy(build, record, Judgement([row], [("baseline", before), ("candidate", after)]), others)
     if unpruned and budget.kind == "speed_up":
         return Judgement([unpruned_gate("engine", budget.value), *others])
-    timed = latency.judge_latency(
-        build.site, "engine", baseline.path("engine"), record.path("engine"), build.dataset, trained=True
-    )
+    timed = latency.judge_latency(build.site, "engine", *engines, build.dataset, trained=True)
     judged = judgement_of(met_unpruned(timed) if unpruned else timed)
     return _with_energy(build, record, judged, others)
 
@@ -159,9 +155,16 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
 def _with_energy(build: Build, record: Record[EngineFacts], timed: Judgement, others: list[Gate]) -> Judgement:
     """The rows of a latency with those of energy and the rest behind them."""
     settings = latency.latency_settings(build.site, build.dataset)
-    energies = measure_energy(build.site, settings, build.record(BaselineFacts).path("engine"), record.path("engine"))
-    gates = [*timed.gates, *energy_gates("engine", energies), *others]
+    energies = measure_energy(build.site, settings, unpruned_engine(build, record), record.path("engine"))
+    gates = [*(_with_format(row, record.facts) for row in timed.gates), *energy_gates("engine", energies), *others]
     return Judgement(gates, [*timed.measurements, *by_role(energies)])
+
+
+def _with_format(row: Gate, facts: EngineFacts) -> Gate:
+    """A ratio says which number format both models have, where the baseline has another."""
+    if facts.unpruned is None or row.unit != "×":
+        return row
+    return replace(row, reason=f"{row.reason}; the unpruned model in {facts.unpruned.text} too")
 
 
 def _limit_ms(build: Build) -> float | None:
@@ -181,10 +184,10 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=4,
+    version=5,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,
-    packages=("onnx", "onnxruntime", "onnxruntime-gpu", "ultralytics"),
+    packages=compiling.PACKAGES,
 )

@@ -39,6 +39,7 @@ from edgeprune.samples.gates import Gate, inform_by_later, overall_verdict
 from edgeprune.stages import bundle
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
+from edgeprune.stages.unpruned import unpruned_engine, unpruned_onnx
 from edgeprune.version import __version__, installed
 from edgeprune.workspace import Record
 
@@ -161,11 +162,11 @@ def _scenes(build: Build) -> tuple[Scene, ...]:
     from edgeprune.measure.scenes import SceneModel, choose_scenes
 
     with only_informs("no detections in the report", build.reporter.note):
-        unpruned, shipped = build.record(BaselineFacts), build.record(EngineFacts)
+        shipped = build.record(EngineFacts)
         if build.site.usable:
-            runtime, before, after = build.site.runtime, unpruned.path("engine"), shipped.path("engine")
+            runtime, before, after = build.site.runtime, unpruned_engine(build, shipped), shipped.path("engine")
         else:
-            runtime, before, after = None, unpruned.path("onnx"), final_onnx(build)
+            runtime, before, after = None, unpruned_onnx(build), final_onnx(build)
         models = {"unpruned": before, "what ships": after}
         run = [SceneModel(name, path, runtime, build.target.imgsz) for name, path in models.items()]
         split = build.dataset.judging_split(build.target.accuracy.split)

@@ -11,7 +11,7 @@ from edgeprune.errors import StageError
 from edgeprune.export.graph import load_graph
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.int8 import quantize_to_int8
-from edgeprune.export.mixed import quantized_layers, restore_float, restore_float_layers
+from edgeprune.export.mixed import quantized_layers, restore_float, restore_float_layers, with_float_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.precision import precision_of
 from edgeprune.export.regions import name_nodes
@@ -97,6 +97,14 @@ def test_the_floor_is_reached_with_few_named_layers_and_the_cost_is_told(pair, t
     assert "+25.0%" in found.reason
     fewer = [value for count, value in found.trials if count < len(found.layers)]
     assert all(value < floor for value in fewer)
+
+
+def test_the_layers_of_one_graph_go_back_in_another(pair, tmp_path):
+    source, quantized, _ = pair
+    layers = quantized_layers(load_graph(quantized))
+    returned = with_float_layers(source, quantized, tmp_path / "m.onnx", [layers[1], "/gone/Conv", layers[4]])
+    assert returned == (layers[1], layers[4])
+    assert set(layers) - set(quantized_layers(load_graph(tmp_path / "m.onnx"))) == set(returned)
 
 
 def test_a_graph_that_is_accurate_enough_is_left_alone(pair, tmp_path):

@@ -29,7 +29,7 @@ def test_no_picture_costs_a_finished_build(error: EdgepruneError, monkeypatch: p
     monkeypatch.setattr("edgeprune.measure.scenes.choose_scenes", fail)
     notes = Notes()
     build: Any = SimpleNamespace(
-        record=lambda facts: SimpleNamespace(path=lambda role: Path(role)),
+        record=lambda facts: SimpleNamespace(path=lambda role: Path(role), facts=SimpleNamespace(unpruned=None)),
         site=SimpleNamespace(usable=True, runtime=None, seed=0),
         target=SimpleNamespace(imgsz=64, accuracy=SimpleNamespace(split="val")),
         dataset=SimpleNamespace(judging_split=lambda split: split),
