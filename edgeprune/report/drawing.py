@@ -27,7 +27,10 @@ COLOURS_OUTSIDE_A_PAGE = {
     "limit": "#d07a1e",
 }
 WIDTH_IN = 5.0  # wide enough for a column on a desk, still readable when a phone shrinks it to 345 px
+PLAIN_TEXT: dict[Any, Any] = {"text.parse_math": False}
+"""For everything that draws a name: two dollar signs in a class's or a model's name are no formula."""
 STYLE: dict[Any, Any] = {
+    **PLAIN_TEXT,
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found, and takes the page's font
     "font.size": 11,
     "axes.spines.top": False,

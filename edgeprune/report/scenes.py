@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune.measure.predictions import Detection
 from edgeprune.measure.scenes import Scene, SceneResult
-from edgeprune.report.drawing import inline_svg
+from edgeprune.report.drawing import PLAIN_TEXT, inline_svg
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
@@ -89,19 +89,21 @@ def scenes_html(scenes: Sequence[Scene]) -> str:
 
 def draw_scene(scene: Scene) -> Figure:
     """The scene as a matplotlib figure: labels and every model, side by side."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
     panels = [("labels", None), *((result.name, result) for result in scene.results)]
     width, height = PANEL_IN * len(panels) + GAP_IN * (len(panels) - 1), PANEL_IN * scene.height / scene.width
-    figure = Figure(figsize=(width, height + TITLE_IN))
-    pixels = imread(io.BytesIO(scene.jpeg), format="jpeg")
-    for place, (name, result) in enumerate(panels):
-        left = place * (PANEL_IN + GAP_IN)
-        axes = figure.add_axes((left / width, 0, PANEL_IN / width, height / (height + TITLE_IN)))
-        axes.imshow(pixels, extent=(0, scene.width, scene.height, 0))
-        axes.set_title(name, fontsize=9)
-        _draw(axes, scene, result)
+    with rc_context(PLAIN_TEXT):
+        figure = Figure(figsize=(width, height + TITLE_IN))
+        pixels = imread(io.BytesIO(scene.jpeg), format="jpeg")
+        for place, (name, result) in enumerate(panels):
+            left = place * (PANEL_IN + GAP_IN)
+            axes = figure.add_axes((left / width, 0, PANEL_IN / width, height / (height + TITLE_IN)))
+            axes.imshow(pixels, extent=(0, scene.width, scene.height, 0))
+            axes.set_title(name, fontsize=9)
+            _draw(axes, scene, result)
     return figure
 
 
@@ -150,7 +152,7 @@ def _panel(scene: Scene, result: SceneResult | None, key: str, number: int, name
     else:
         pixels = f'<use href="#{key}-pixels"/>'
     own_key = f"{key}-{number}"
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": own_key}):
+    with rc_context({**PLAIN_TEXT, "svg.fonttype": "none", "svg.hashsalt": own_key}):
         figure = Figure(figsize=size)
         axes = figure.add_axes((0, 0, 1, 1))
         _draw(axes, scene, result)

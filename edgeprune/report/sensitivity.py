@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from edgeprune.report.drawing import COLOURS, Plot, draw_plot
+from edgeprune.report.drawing import COLOURS, PLAIN_TEXT, Plot, draw_plot
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
@@ -47,14 +47,16 @@ def sensitivity_file(sensitivity: Sensitivity, suffix: str) -> bytes:
         sensitivity: what to draw.
         suffix: ``.html`` for a page with the table; ``.png``, ``.svg`` or ``.pdf``.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     if suffix == ".html":
         return render("figures", title="Sensitivity", summary="", plots=[sensitivity_plot(sensitivity)]).encode()
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    _draw(figure.subplots(), sensitivity)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix.removeprefix("."))
+    with rc_context(PLAIN_TEXT):
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        _draw(figure.subplots(), sensitivity)
+        figure.savefig(buffer, format=suffix.removeprefix("."))
     return buffer.getvalue()
 
 

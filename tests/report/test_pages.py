@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgeprune.report.frontier import frontier_page
 from edgeprune.report.history import history_page
 from edgeprune.report.layer_profile import layer_costs_page, layer_costs_plot
 from edgeprune.report.page import render
+from edgeprune.report.scenes import draw_scene
 from edgeprune.report.sensitivity import sensitivity_file, sensitivity_plot
 from edgeprune.report.sparsity import scale_plots, sparsity_page
 from edgeprune.report.sweep import sweep_page, sweep_plot
@@ -50,6 +52,43 @@ FRAGMENTS: dict[str, Callable[[], str]] = {
     "sweep": lambda: notebook.sweep_html(results.sweep()),
     "plot": lambda: comparison_plots(results.comparison())[2]._repr_html_(),
 }
+
+
+MATHEMATICAL = "US$_$"
+"""A name that matplotlib would take for a formula, and refuse as one."""
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda name: build_page(results.build(name), [results.scene(name)]),
+        lambda name: comparison_page(results.comparison(name)),
+        lambda name: draw_scene(results.scene(name)).savefig(BytesIO(), format="png"),
+        lambda name: frontier_page(results.frontier(name)),
+        lambda name: history_page(results.history(name)),
+        lambda name: layer_costs_page(results.layer_costs(name)),
+        lambda name: sensitivity_file(results.sensitivity(name), ".html").decode(),
+        lambda name: sensitivity_file(results.sensitivity(name), ".png"),
+        lambda name: sparsity_page(results.sparsity(name)),
+        lambda name: sweep_page(results.sweep(name)),
+    ],
+    ids=[
+        "build",
+        "comparison",
+        "figure",
+        "frontier",
+        "history",
+        "layers",
+        "sensitivity",
+        "picture",
+        "sparsity",
+        "sweep",
+    ],
+)
+def test_a_name_with_dollar_signs_is_no_formula(drawn: Callable[[str], Any]) -> None:
+    text = drawn(MATHEMATICAL)
+    if isinstance(text, str):
+        assert MATHEMATICAL in text
 
 
 def check_that_it_is_escaped(text: str) -> None:
