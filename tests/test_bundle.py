@@ -9,17 +9,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgeprune.artifact import write_files
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.export.images import batch_from_images
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.compiling import compile_engine
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
 from edgeprune.serial import write_json
-from edgeprune.stages.bundle import SHIPPED, trtexec_lines, with_digests, write_bundle
+from edgeprune.stages.bundle import SHIPPED, readme, trtexec_lines, with_digests, write_bundle
 from edgeprune.target import load_target
 from tests.export.helpers import saved, stock_model
 from tests.records.sample import build_record
@@ -67,6 +70,42 @@ def test_the_page_is_of_the_images_channels(bundle: Path) -> None:
     page = (write_bundle(bundle.parent, {}, replace(record, target=target), graph) / "README.md").read_text()
     assert "input 1×4×640×640" in page and "--shapes=images:1x4x640x640" in page
     assert "4 channels in the order of the file, 0 to 1, NCHW" in page
+
+
+@pytest.mark.parametrize(
+    ("task", "imgsz", "words"),
+    [
+        ("detect", 320, "letterboxed to 320 px (its aspect kept"),
+        ("obb", (64, 96), "letterboxed to 64 × 96 px (its aspect kept"),
+        ("classify", 224, "its shorter side resized to 224 px (bilinear with antialiasing, as Pillow does it) and the"),
+        ("classify", (64, 96), "resized to 64 × 96 px, its aspect not kept (bilinear"),
+    ],
+    ids=str,
+)
+def test_the_page_says_how_an_image_is_prepared_for_its_task(
+    task: str, imgsz: int | tuple[int, int], words: str
+) -> None:
+    record = build_record()
+    record = replace(record, task=task, target=record.target.with_overrides(imgsz=imgsz))
+    page = readme(record, Path("model.onnx"))
+    assert words in page
+    assert ("letterbox" in page) == (task != "classify")
+
+
+@pytest.mark.parametrize("imgsz", [(64, 64), (64, 96), (96, 64)], ids=str)
+def test_what_the_page_says_of_a_classifiers_image_is_what_it_is_trained_on(
+    imgsz: tuple[int, int], tmp_path: Path
+) -> None:
+    """By the page's words: the aspect is kept and cut at a square, and not kept at a rectangle."""
+    height, width = imgsz
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 130, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    side = (int(width * 130 / 50), height) if height == width else (width, height)
+    resized = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
+    left = round((side[0] - width) / 2)
+    expected = resized[:, left : left + width].transpose(2, 0, 1) / 255
+    [seen] = batch_from_images([tmp_path / "wide.png"], imgsz=imgsz, task="classify")
+    assert np.abs(seen - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize(

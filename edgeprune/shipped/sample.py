@@ -7,8 +7,9 @@ Task, class names and size are read from the model's own metadata. To use it in 
     for found in model(cv2.imread("image.jpg")):
         print(found.name, found.score, found.box)
 
-An image goes through: prepare (letterbox, RGB, 0 to 1) -> the graph -> candidates -> suppress (where the graph has not
-done it) -> back to the image's own pixels. The steps are those of Ultralytics' predictor, whose answers these are.
+An image goes through: prepare (letterbox, of a classifier the middle; RGB, 0 to 1) -> the graph -> candidates ->
+suppress (where the graph has not done it) -> back to the image's own pixels. The steps are those of Ultralytics'
+predictor, whose answers these are.
 """
 
 from __future__ import annotations

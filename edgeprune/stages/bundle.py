@@ -189,7 +189,7 @@ python sample.py image.jpg          # prints what it finds, draws it in image-fo
 ```
 
 `sample.py` needs neither edgeprune nor Ultralytics. It reads the task, the names and the size from `model.onnx`, \
-letterboxes the image, runs the graph and decodes what it gives; `--model` takes another file. With Ultralytics:
+prepares the image as below, runs the graph and decodes what it gives; `--model` takes another file. With Ultralytics:
 
 ```python
 from ultralytics import YOLO
@@ -197,7 +197,7 @@ from ultralytics import YOLO
 results = YOLO("model.onnx", task="{record.task}").predict("image.jpg", imgsz={said})
 ```
 
-In a program of your own: {_planes(record.channels)}, 0 to 1, NCHW, letterboxed to {pixels(target.imgsz)}. \
+In a program of your own: {_planes(record.channels)}, 0 to 1, NCHW, {_prepared(record.task, height, width)}. \
 Head of the graph, {_head(record)}.
 """
     if "cpp/" in there:
@@ -251,6 +251,17 @@ edgeprune import-results results.tar --run RUN_DIRECTORY     # back here: judges
 
 def _planes(channels: int) -> str:
     return {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels in the order of the file")
+
+
+def _prepared(task: str, height: int, width: int) -> str:
+    """How an image becomes the size of the input, by the loader that the task's model was trained with."""
+    size = pixels((height, width))
+    if task != "classify":
+        return f"letterboxed to {size} (its aspect kept, in the middle, the rest grey 114)"
+    how = "bilinear with antialiasing, as Pillow does it"
+    if height != width:
+        return f"resized to {size}, its aspect not kept ({how})"
+    return f"its shorter side resized to {width} px ({how}) and the middle {width} × {width} cut out"
 
 
 def _head(record: BuildRecord) -> str:
