@@ -18,6 +18,10 @@ TASKS = ("detect", "segment", "pose", "obb", "classify")
 """Tasks whose models are pruned, trained, exported and judged here."""
 
 
+BOXES_ALONE = ("detect", "obb")
+"""Tasks that Ultralytics too chooses the best epoch of by the one figure that they are judged by."""
+
+
 @dataclass(frozen=True)
 class Family:
     """How Ultralytics runs one class of models.

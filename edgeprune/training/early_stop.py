@@ -18,6 +18,9 @@ from edgeprune.training.classes import require_same_names
 from edgeprune.training.run import validation_accuracy
 from edgeprune.version import installed
 
+UNDOUBLED = ("obb", "semantic", "depth")
+"""Tasks that Ultralytics' trainer validates in batches of its own size; for every other it doubles them."""
+
 
 @dataclass(frozen=True)
 class StopAtGoal:
@@ -59,13 +62,15 @@ def baseline_accuracy(
     dataset = dataset.known_to(unpruned.names, single_cls=unpruned.single_cls)
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
+    # rectangular batches are padded to their largest image, so it takes the trainer's own batches of validation
+    batch = settings.batch if unpruned.task in UNDOUBLED else 2 * settings.batch
     record = Path(work) / "unpruned.json"
     conditions = digest_of(
         {
             "dataset": dataset.digest,
             "imgsz": settings.side,
             "head": settings.head,
-            "batch": settings.batch,
+            "batch": batch,
             "ultralytics": installed("ultralytics"),
         }
     )
@@ -73,9 +78,8 @@ def baseline_accuracy(
         kept = read_json(_Baseline, record)
         if (kept.weights, kept.conditions) == (unpruned.sha256, conditions):
             return kept.figure
-    # the trainer validates in batches of twice its size, and rectangular batches are padded to their largest image
     readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
-    accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=2 * settings.batch)
+    accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=batch)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, _Baseline(unpruned.sha256, conditions, accuracy))
     return accuracy

@@ -57,7 +57,7 @@ def finetune(
         watchers: Ultralytics callbacks to add.
         identity: plain data that says what they do; with other values a run in ``work`` begins anew.
         keep: which epoch's averaged weights to give; for ``best`` the model as it was given is epoch 0, so that the
-            result is never worse on the validation split.
+            result is never worse on the validation split, by the task's own figure in the trainer's validation.
         trust: load weights and teacher with foreign classes, and as in :meth:`Dataset.load`; both execute code.
         label: what ``progress`` calls the work.
         progress: called after every epoch.

@@ -32,7 +32,7 @@ from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, ToolError, first_line
 from edgeprune.export.module import head_arguments
-from edgeprune.families import family_for
+from edgeprune.families import BOXES_ALONE, family_for
 from edgeprune.input_size import both_sides, pixels
 from edgeprune.logs import EPOCH_WATCHERS
 from edgeprune.progress import Progress, silent
@@ -239,6 +239,8 @@ def _read_state(last: Path) -> _State | None:
         )  # not checkpoint.load: under distillation it is no model
         own = content[STATE]
         task, epochs = content["train_args"]["task"], content["epoch"] + 1
+        if task not in BOXES_ALONE and own.get("best_by") != TASK2METRIC[task]:
+            raise ValueError("its best epoch was chosen by another figure")
         given = None if own["given"] is None else Epoch(0, 0.0, own["given"]["figures"])
         return _State(task, epochs, own["best_epoch"], float(own["seconds"]), bool(own["ended"]), given)
     except Exception as error:  # whatever is wrong with it, the run can begin anew

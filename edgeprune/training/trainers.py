@@ -5,6 +5,7 @@ a half-empty unpruned one. These subclasses override public methods only; no cla
 
 - ``get_model`` returns the given module, in float, with the data set's classes;
 - ``build_dataset`` gives images of one height and width where they are asked for;
+- ``validate`` gives the figure that gates judge as the fitness, by which best.pt, patience and the given model go;
 - ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
 - ``validate_given`` makes the model as it was given, before any step, epoch 0 and a candidate for the best;
 - ``resume_training`` reads that back; ``final_eval`` leaves the full-precision files alone.
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 import ultralytics
 from torch import nn
+from ultralytics.cfg import TASK2METRIC
 from ultralytics.data.build import build_yolo_dataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.classify import ClassificationTrainer
@@ -135,6 +137,20 @@ class GivenModelTrainer(BaseTrainer):
             parameter.requires_grad_(True)  # saved checkpoints are frozen
         return model
 
+    def validate(self) -> Any:
+        """Ultralytics' validation, with the task's own figure (:data:`TASK2METRIC`) as the fitness.
+
+        Its own adds the boxes' figure to that of masks and key points and top-5 to top-1, so that its best epoch may be
+        worse than another, and than the given model, by the figure that is reported and judged.
+        """
+        best = self.best_fitness
+        metrics, fitness = super().validate()
+        if metrics is None:  # a process that keeps no figures
+            return metrics, fitness
+        fitness = float(np.nan_to_num(metrics[TASK2METRIC[self.args.task]]))
+        self.best_fitness = fitness if best is None or best < fitness else best
+        return metrics, fitness
+
     def save_model(self) -> Literal[True]:
         """Write last.pt, and best.pt when this epoch is the best, in full precision and atomically.
 
@@ -163,6 +179,7 @@ class GivenModelTrainer(BaseTrainer):
                 "ended": bool(self.stop),
                 "given": self.given,
                 "best_epoch": self.best_epoch,
+                "best_by": TASK2METRIC[self.args.task],
             },
         }
         self._write(self.last, checkpoint)

@@ -16,6 +16,8 @@ from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training import early_stop
 from edgeprune.training.early_stop import StopAtGoal, baseline_accuracy
 from edgeprune.training.finetune import finetune
+from edgeprune.training.run import run_training
+from tests.situations import datasets, models
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,27 @@ def test_the_unpruned_figure_is_measured_again_where_anything_that_it_depends_on
     seen = [figure(), figure(imgsz=96), figure(batch=7), figure(head="raw"), figure(relabelled / digits.name)]
     assert seen == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
     assert figure(relabelled / digits.name) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("task", "batch"), [("detect", 8), ("obb", 4), ("classify", 8)])
+def test_it_is_measured_in_the_batches_that_the_trainer_validates_in(
+    task: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = datasets.dataset(tmp_path / "data", task, counts={"train": 8, "val": 8})
+    weights = models.saved(models.model(task), tmp_path / "w.pt")
+    settings = TrainSettings(epochs=1, batch=4, device="cpu", imgsz=64, workers=0, quiet=True)
+    loaders: list[int] = []
+    run_training(
+        tmp_path / "work",
+        weights,
+        data=data,
+        settings=settings,
+        watchers=[("on_train_start", lambda trainer: loaders.append(trainer.test_loader.batch_size))],
+    )
+    asked: list[int] = []
+    monkeypatch.setattr(early_stop, "validation_accuracy", lambda *_, batch, **__: asked.append(batch) or 0.5)
+    baseline_accuracy(weights, data=data, settings=settings, work=tmp_path / "other")
+    assert asked == loaders == [batch]
 
 
 @pytest.mark.parametrize("values", [(-0.1, 0.1), (0.5, 2.0), (0.5, float("nan"))], ids=str)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ultralytics.cfg import TASK2METRIC
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.nn.tasks import torch_safe_load
 
 from edgeprune import checkpoint
 from edgeprune.cli import training as cli
@@ -16,6 +20,7 @@ from edgeprune.training.finetune import finetune
 from edgeprune.training.result import TrainResult, TrainSummary
 from edgeprune.training.run import FinishedRun, run_training
 from edgeprune.training.trainers import PrunedDetectionTrainer
+from tests.situations import datasets, models
 from tests.training.test_resume import Killed, assert_equal_runs, stop_after
 
 NAME = "metrics/mAP50-95(B)"
@@ -121,3 +126,70 @@ def test_sparsity_training_keeps_the_last_epoch_whatever_it_was_given(
     where = {"data": digits, "out": tmp_path / "out", "work": tmp_path / "work"}
     result = finetune(narrow, settings=SETTINGS, keep="last", **where)
     assert (result.summary.best_epoch, result.summary.given, validated) == (2, None, [1, 2])
+
+
+@pytest.fixture
+def stock_figures(monkeypatch: pytest.MonkeyPatch):
+    """A function that says what Ultralytics' own validation gives: for epoch 0 and each after it, the task's figure and
+    what its fitness adds to that."""
+
+    def script(*figures: tuple[float, float]) -> None:
+        def validate(trainer: Any) -> Any:
+            figure, more = figures[trainer.epoch + 1]
+            fitness = figure + more
+            if trainer.best_fitness is None or trainer.best_fitness < fitness:
+                trainer.best_fitness = fitness
+            return {TASK2METRIC[trainer.args.task]: figure}, fitness
+
+        monkeypatch.setattr(BaseTrainer, "validate", validate)
+
+    return script
+
+
+def train_task(task: str, folder: Path, work: str = "work", **more: Any) -> FinishedRun:
+    if not (folder / "w.pt").exists():
+        datasets.dataset(folder / "data", task)
+        models.saved(models.model(task), folder / "w.pt")
+    data = folder / "data" if task == "classify" else folder / "data" / "data.yaml"
+    settings = replace(SETTINGS, batch=4, workers=0)
+    return run_training(folder / work, folder / "w.pt", data=data, settings=settings, keep_given=True, **more)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment", "pose", "classify"])
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [
+        (((0.5, 0.2), (0.4, 0.5), (0.45, 0.5)), 0),
+        (((0.3, 0.3), (0.5, 0.1), (0.4, 0.9)), 1),
+        (((0.3, 0.9), (0.4, 0.0), (0.5, 0.0)), 2),
+    ],
+    ids=["the given", "the first", "the last"],
+)
+def test_the_best_is_the_best_by_the_figure_that_gates_judge(
+    task: str, figures: tuple[tuple[float, float], ...], best: int, tmp_path: Path, stock_figures: Any
+) -> None:
+    stock_figures(*figures)
+    run = train_task(task, tmp_path)
+    assert run.best_epoch == best
+    with pytest.raises(Killed):
+        train_task(task, tmp_path, "interrupted", watchers=stop_after(1))
+    again = train_task(task, tmp_path, "interrupted")
+    assert (again.best_epoch, again.epochs_run) == (best, 2)
+    state = torch_safe_load(str(again.last), safe_only=True)[0]
+    assert state["best_fitness"] == pytest.approx(figures[best][0])
+
+
+@pytest.mark.parametrize(("task", "told"), [("detect", [2]), ("pose", [0, 1, 2])], ids=["the same", "another"])
+def test_a_run_whose_best_epoch_another_figure_chose_begins_anew(
+    task: str, told: list[int], tmp_path: Path, stock_figures: Any
+) -> None:
+    stock_figures((0.3, 0.3), (0.5, 0.1), (0.4, 0.9))
+    with pytest.raises(Killed):
+        train_task(task, tmp_path, watchers=stop_after(1))
+    last = tmp_path / "work" / "run" / "weights" / "last.pt"
+    content = torch_safe_load(str(last), safe_only=True)[0]
+    del content["edgeprune"]["best_by"]  # as it was written before
+    torch.save(content, last)
+    epochs: list[int] = []
+    train_task(task, tmp_path, progress=lambda text, *, done=0, total=0: "goes on" in text or epochs.append(done))
+    assert epochs == told
