@@ -118,7 +118,7 @@ class Overrides(TypedDict, total=False):
     macs_speed_up: float | None
     """Budget: MACs of the unpruned model over those of the pruned one, at least; needs no device."""
     max_map_drop: float | None
-    """Largest loss of mAP50-95, 0 to 1 (0.02 is two points)."""
+    """Largest loss of mAP50-95 (a classifier's top-1 accuracy), 0 to 1 (0.02 is two points)."""
     imgsz: Size | None
     """Input in pixels, multiples of 32: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at."""
     epochs: int | None
@@ -273,8 +273,9 @@ class Finetuning(Teaching, Training):
     """Use the unpruned model as teacher: +.004 mAP50-95 at MACs ×4 (``benchmarks/training_distillation.md``) for epochs
     that take half as long again."""
     until: Annotated[Share | None, _Condition()] = None
-    """``map_drop <= 0.01``: end as soon as mAP50-95 on the validation split is that close to the unpruned model's, with
-    margin, both by Ultralytics' validator. The gate on the artifact is held as ever."""
+    """``map_drop <= 0.01``: end as soon as mAP50-95 (a classifier's top-1 accuracy) on the validation split is that
+    close to the unpruned model's, with margin, both by Ultralytics' validator. The gate on the artifact is held as
+    ever."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,8 @@ def finetune(
     out: Out = Path("finetuned"),
     until: Annotated[str | None, typer.Option(help="End early: 'map_drop <= 0.01' against --baseline.")] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="mAP50-95 of the unpruned model (0 to 1), or its weights; else the teacher's.")
+        str | None,
+        typer.Option(help="Accuracy of the unpruned model (0 to 1), or its weights; else the teacher's."),
     ] = None,
     trust: Trust = False,
 ) -> None:

@@ -45,6 +45,7 @@ from edgeprune.report.frontier import Z, frontier_page, frontier_table, profile_
 from edgeprune.report.verdict import INTERVAL_TAIL
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import DropInterval, drop_interval
+from edgeprune.samples.gates import metric_name
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
 from edgeprune.stages.inputs import build_command
@@ -191,7 +192,7 @@ def frontier(
     ]
     rows = with_frontier(one_a_name([*measured, *untrained, *refused]))
     stated = {**_stated(target, imgsz), **output.keys}
-    metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
+    metric = metric_name(source.task)
 
     def ahead(first: Row, second: Row) -> DropInterval | None:
         """How much more accurate a row is than another, from the same images; None where they were not kept."""

@@ -25,6 +25,7 @@ from edgeprune.measure.result import Accuracy
 from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
+from edgeprune.samples.gates import metric_name
 from edgeprune.serial import to_json
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def compare(
         scenes=shown,
         looked_at=min(IMAGES_PER_SCENE * images, len(dataset.images(split))),
         task=task,
-        metric="top-1 accuracy" if task == "classify" else "mAP50-95",
+        metric=metric_name(task),
         split=split,
         data=str(dataset.source),
         runtime=runtime.name,

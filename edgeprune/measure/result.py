@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgeprune.export.result import ParityInfo
+from edgeprune.samples.gates import metric_name
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Accuracy:
     @property
     def metric(self) -> str:
         """What people call ``map50_95`` for this task."""
-        return "top-1 accuracy" if self.task == "classify" else "mAP50-95"
+        return metric_name(self.task)
 
 
 @dataclass(frozen=True)

@@ -177,11 +177,11 @@ def conditions_table(record: BuildRecord) -> Table:
 
 def build_markdown(record: BuildRecord) -> str:
     """``report.md``: the verdict first, then what was done and how to do it again."""
-    target = record.target
+    target, metric = record.target, record.stages.engine.facts.accuracy.metric
     lines = [
         f"# {target.name}: {record.verdict_words}",
         "",
-        f"{target.description}. Budget: {budget_text(target.budget)}; mAP50-95 may fall by "
+        f"{target.description}. Budget: {budget_text(target.budget)}; {metric} may fall by "
         f"{target.accuracy.max_map_drop:g}.{_levers(record)}",
         "",
         verdict_table(record.gates, record.next_command).markdown(),

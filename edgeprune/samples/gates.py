@@ -321,6 +321,11 @@ def at_least_gate(
     )
 
 
+def metric_name(task: str) -> str:
+    """What people call the one figure that a task is judged by."""
+    return "top-1 accuracy" if task == "classify" else "mAP50-95"
+
+
 def accuracy_gate(
     stage: str,
     baseline: float | None,

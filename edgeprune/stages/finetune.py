@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.records.facts import BaselineFacts, FinetuneFacts, PruneFacts
-from edgeprune.samples.gates import info_gate
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
-from edgeprune.stages.pretrain import run_of, train_inputs
+from edgeprune.stages.pretrain import accuracy_row, run_of, train_inputs
 from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
 
@@ -77,7 +76,7 @@ def _judge(build: Build, record: Record[FinetuneFacts]) -> Judgement:
     section, facts = build.target.finetune, record.facts
     teacher = (section.teacher or "the unpruned model") if section.distill else None
     reason = training_text(facts.training, teacher, facts.goal)
-    return Judgement([info_gate("finetune", "mAP50-95 (PyTorch)", facts.training.map50_95, "", reason)])
+    return Judgement([accuracy_row(build, "finetune", facts.training, reason)])
 
 
 def training_text(training: TrainSummary, teacher: str | None, goal: AccuracyGoal | None) -> str:

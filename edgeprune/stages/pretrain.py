@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgeprune.families import BOXES_ALONE
 from edgeprune.records.facts import PretrainFacts
-from edgeprune.samples.gates import info_gate
+from edgeprune.samples.gates import Gate, info_gate, metric_name
 from edgeprune.settings import Training, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
 
 
@@ -20,6 +22,8 @@ def train_inputs(build: Build, training: Training) -> dict[str, object]:
     return {
         **{name: value for name, value in asdict(training).items() if name not in ("workers", "teacher")},
         **run_of(build),
+        # where Ultralytics' fitness, by which older builds kept an epoch, is another figure
+        **({} if build.weights.task in BOXES_ALONE else {"best_by": metric_name(build.weights.task)}),
         "data": build.dataset.digest,
     }
 
@@ -27,6 +31,11 @@ def train_inputs(build: Build, training: Training) -> dict[str, object]:
 def run_of(build: Build) -> dict[str, Any]:
     """What a training takes from the target and the site, by the names of :class:`~edgeprune.settings.Run`."""
     return {"imgsz": build.target.imgsz, "seed": build.site.seed, "head": build.target.exported_head}
+
+
+def accuracy_row(build: Build, stage: str, training: TrainSummary, reason: str, form: str = "PyTorch") -> Gate:
+    """What a training says of its own result on the validation split, under the name of the task's figure."""
+    return info_gate(stage, f"{metric_name(build.weights.task)} ({form})", training.map50_95, "", reason)
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -52,7 +61,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PretrainFacts]:
 def _judge(build: Build, record: Record[PretrainFacts]) -> Judgement:
     training = record.facts.training
     reason = f"best epoch {training.best_epoch} of {training.epochs_run} on split val"
-    return Judgement([info_gate("pretrain", "mAP50-95 (PyTorch)", training.map50_95, "", reason)])
+    return Judgement([accuracy_row(build, "pretrain", training, reason)])
 
 
 STAGE = Stage(

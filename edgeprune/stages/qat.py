@@ -12,11 +12,10 @@ from typing import Any
 
 from edgeprune.measure import compiling
 from edgeprune.records.facts import BaselineFacts, PruneFacts, QatFacts
-from edgeprune.samples.gates import info_gate
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.finetune import record_to_ship, teacher_inputs, teacher_of
-from edgeprune.stages.pretrain import run_of, train_inputs
+from edgeprune.stages.pretrain import accuracy_row, run_of, train_inputs
 from edgeprune.workspace import Key, Record
 
 
@@ -68,7 +67,7 @@ def _judge(build: Build, record: Record[QatFacts]) -> Judgement:
     training = record.facts.training
     best = f"best epoch {training.best_epoch} of {training.epochs_run} on split val"
     reason = "epoch 0: no epoch was better on split val than ranges alone" if training.kept_given else best
-    return Judgement([info_gate("qat", "mAP50-95 (PyTorch, INT8)", training.map50_95, "", reason)])
+    return Judgement([accuracy_row(build, "qat", training, reason, "PyTorch, INT8")])
 
 
 STAGE = Stage(

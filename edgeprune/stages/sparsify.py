@@ -16,7 +16,7 @@ from edgeprune.samples.gates import info_gate
 from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.baseline import within_budget_unpruned
-from edgeprune.stages.pretrain import run_of, train_inputs
+from edgeprune.stages.pretrain import accuracy_row, run_of, train_inputs
 from edgeprune.workspace import Key, Record
 
 
@@ -66,7 +66,7 @@ def _judge(build: Build, record: Record[SparsifyFacts]) -> Judgement:
     reason = f"after {training.epochs_run} epochs, on split val"
     return Judgement(
         [
-            info_gate("sparsify", "mAP50-95 (PyTorch)", training.map50_95, "", reason),
+            accuracy_row(build, "sparsify", training, reason),
             info_gate("sparsify", "channels off", after, "%", f"{before:.1f} % before; {scales.summary}"),
         ]
     )

@@ -19,6 +19,7 @@ from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
+from edgeprune.samples.gates import metric_name
 from edgeprune.search.inputs import read_inputs, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
 from edgeprune.sweep.jobs_ray import run_on_ray
@@ -104,7 +105,7 @@ def sweep(
     todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]
     points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter)
     measured = len(unpruned) + 1
-    metric = "top-1 accuracy" if source.task == "classify" else "mAP50-95"
+    metric = metric_name(source.task)
     made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
     _write(made, out)
     return made

@@ -100,8 +100,9 @@ class AccuracyFloor(_Part):
     """How much accuracy the pruned artifact may lose."""
 
     max_map_drop: Share = 0.02
-    """Largest drop of mAP50-95 against the unpruned model's artifact, absolute (0.02 is two points). For a precision
-    below FP32, against its FP32 form where that is the better one: what the precision alone loses counts too."""
+    """Largest drop of mAP50-95, for a classifier of top-1 accuracy, against the unpruned model's artifact, absolute
+    (0.02 is two points). For a precision below FP32, against its FP32 form where that is the better one: what the
+    precision alone loses counts too."""
     split: Literal["auto", "val", "test", "train"] = "auto"
     """Dataset split on which both are measured; ``auto`` is test where the dataset has one with labelled images, since
     training chose no epoch on it, else val."""

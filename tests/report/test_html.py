@@ -52,6 +52,17 @@ def test_the_verdict_reads_as_in_the_record(verdict: str) -> None:
     assert f"<title>cpu: {verdict}</title>" in page
 
 
+@pytest.mark.parametrize(("task", "metric"), [("detect", "mAP50-95"), ("classify", "top-1 accuracy")])
+def test_every_text_calls_the_figure_by_its_tasks_name(task: str, metric: str) -> None:
+    record = replace(build_record(), task=task)
+    for stage in ("baseline", "engine"):
+        judged = getattr(record.stages, stage).facts.accuracy
+        record = with_facts(record, stage, accuracy=replace(judged, accuracy=replace(judged.accuracy, task=task)))
+    record = replace(record, gates=())
+    assert f"{metric} may fall by 0.02" in build_markdown(record)
+    assert "mAP" not in build_markdown(record).replace(metric, "")
+
+
 def test_names_made_of_digits_are_names() -> None:
     assert Table.of(("class", "AP"), [("7", "0.5"), ("9", "–")]).numeric == (False, True)
 

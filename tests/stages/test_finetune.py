@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from edgeprune.settings import AccuracyGoal
+from edgeprune.stages import finetune, pretrain, qat, sparsify
 from edgeprune.stages.finetune import training_text
 from edgeprune.training.result import Epoch, TrainSummary
 
@@ -37,3 +41,24 @@ def test_a_model_that_is_kept_as_it_was_was_taught_by_nobody(
     training = TrainSummary(run, best, TAUGHT[:run], 0.5, 1.0)
     assert training_text(training, teacher, None) == f"{text}; the artifact is judged below"
     assert training_text(training, teacher, GOAL).startswith(f"{text}, until within 0.02 of 0.5000")
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("detect", "mAP50-95"), ("segment", "mAP50-95"), ("classify", "top-1 accuracy")]
+)
+@pytest.mark.parametrize(
+    ("stage", "form"),
+    [(pretrain, "PyTorch"), (sparsify, "PyTorch"), (finetune, "PyTorch"), (qat, "PyTorch, INT8")],
+    ids=["pretrain", "sparsify", "finetune", "qat"],
+)
+def test_a_row_of_training_names_the_figure_of_its_task(stage: Any, form: str, task: str, name: str) -> None:
+    share = SimpleNamespace(overall=SimpleNamespace(share_off=0.1))
+    facts = SimpleNamespace(
+        training=TrainSummary(2, 1, TAUGHT, 0.5, 1.0),
+        goal=None,
+        scales=SimpleNamespace(before=share, after=share, summary=""),
+    )
+    target = SimpleNamespace(finetune=SimpleNamespace(teacher=None, distill=False))
+    build = SimpleNamespace(weights=SimpleNamespace(task=task), target=target)
+    judged = stage.STAGE.judge(build, SimpleNamespace(facts=facts))
+    assert judged.gates[0].metric == f"{name} ({form})"
