@@ -108,7 +108,7 @@ class Seen:
     def holds(self, value: float) -> bool:
         """Whether it surely meets a budget in most seeds."""
         held = [
-            is_held(row, value / row.measured.speed_up, budget_words("speed_up", value))
+            is_held(row, value / row.measured.speed_up, "speed_up", value, budget_words("speed_up", value))
             for row in self.rows.values()
             if row.measured is not None
         ]

@@ -142,6 +142,7 @@ def sweep(
         --data data.yaml --epochs 1 --out swept   # exits 0 or 5: 5 where other work disturbs it
     """
     from edgeprune.cli.console import ConsoleReporter, print_table
+    from edgeprune.records.sweep import worst_exit_code
     from edgeprune.report.sweep import sweep_table
     from edgeprune.sweep.run import sweep as run
 
@@ -163,11 +164,10 @@ def sweep(
     print_table(sweep_table(found, reasons=False))
     points = (*found.unpruned, *found.points)
     for point in points:  # a reason in a column would be a word wide
-        if point.failed or point.inconclusive:
-            say(f"{point.name}: {point.failed or point.inconclusive}")
+        if point.shortcoming:
+            say(f"{point.name}: {point.shortcoming}")
     say(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
-    undecided = any(point.inconclusive for point in points)
-    raise typer.Exit(1 if any(point.failed for point in points) else 5 if undecided else 0)
+    raise typer.Exit(worst_exit_code(point.exit_code for point in points))
 
 
 def frontier(
@@ -224,9 +224,7 @@ def frontier(
         if one.row is not None:
             say("  " + how_to_build(found, one).replace("\n", "\n  "))
     say(f"table: {out / 'frontier.md'}\nfigure: {out / 'frontier.html'}")
-    missed = any(one.row is None for one in found.recommendations)
-    undecided = any(one.inconclusive for one in found.recommendations)
-    raise typer.Exit(1 if missed else 5 if undecided else 0)
+    raise typer.Exit(found.exit_code)
 
 
 def register(app: typer.Typer) -> None:

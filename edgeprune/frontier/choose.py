@@ -106,7 +106,8 @@ def as_measured(row: Row) -> Row:
     """The row of the form alone, where a search found that it meets its budget without pruning."""
     if row.measured is None or not row.measured.met_unpruned:
         return row
-    return replace(row, name=row.form.name, budget="", met=(row.budget,))
+    sure = not row.measured.missed and not row.measured.inconclusive
+    return replace(row, name=row.form.name, budget="", met=(row.budget,) if sure else ())
 
 
 def one_a_name(rows: Sequence[Row]) -> list[Row]:
@@ -154,25 +155,48 @@ def budget_shares(points: Mapping[str, Point], kind: str, value: float) -> dict[
     return {name: point.ms / drifts[name] / value for name, point in points.items()}
 
 
-def is_held(row: Row, share: float, budget: str) -> bool | None:
-    """Whether a measured row holds a budget, by the interval of its speed-up; None where that holds both answers.
+def is_held(row: Row, share: float, kind: str, value: float, budget: str) -> bool | None:
+    """Whether a measured row holds a budget, by the interval of its own measurement; None where that holds both
+    answers.
 
-    What a search pruned to this very budget, or found to need no pruning for it, held it for sure then: it holds it
-    unless this measurement says no.
+    A search that pruned the row to this very budget saw other samples: it may only take from what these show. A budget
+    in ms is held for sure where it is with the drift of the machine corrected and without.
 
     Args:
         row: measured.
         share: of the budget, that it takes.
-        budget: as text, as the row has it.
+        kind: ``latency_ms`` or ``speed_up``.
+        value: of the budget.
+        budget: the same as text, as the row has it.
     """
     point = row.measured
     assert point is not None
-    spread = point.speed_up / point.speed_up_low if point.speed_up_low else 1.0
-    if share / spread > 1:
+    low, high = _spread(point, kind)
+    if share * low > 1:
         return False
-    if point.inconclusive:
-        return None
-    return True if share * spread <= 1 or budget in (row.budget, *row.met) else None
+    plain = kind == "speed_up" or point.ms * high <= value
+    sure = share * high <= 1 and plain and not point.unsteady and not why_unsure(row, budget)
+    return True if sure else None
+
+
+def why_unsure(row: Row, budget: str) -> str:
+    """Why it is not sure, or wrong, that a measured row holds the budget that it was pruned to, as its search or its
+    measurement said; empty where they were sure, and for another budget."""
+    point = row.measured
+    own = point is not None and budget in (row.budget, *row.met)
+    return (point.missed or point.inconclusive) if point is not None and own else ""
+
+
+def _spread(point: Point, kind: str) -> tuple[float, float]:
+    """The least and the most of a latency that a point's 95 % interval holds, over the figure; older files have an
+    interval of the speed-up alone, and the oldest none."""
+    slower = point.speed_up / point.speed_up_low if point.speed_up_low else 1.0
+    faster = point.speed_up / point.speed_up_high if point.speed_up_high else 1 / slower
+    if kind == "latency_ms" and point.ms_high is not None:
+        slower = max(slower, point.ms_high / point.ms)
+    if kind == "latency_ms" and point.ms_low is not None:
+        faster = min(faster, point.ms_low / point.ms)
+    return faster, slower
 
 
 def best_for(rows: Sequence[Row], meets: Mapping[str, bool]) -> Row | None:

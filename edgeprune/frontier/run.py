@@ -28,6 +28,7 @@ from edgeprune.frontier.choose import (
     is_held,
     one_a_name,
     plan,
+    why_unsure,
     with_frontier,
 )
 from edgeprune.frontier.levers import TRAINED, forms
@@ -322,13 +323,17 @@ def _recommended(
     budget = budget_words(kind, value)
     points = {row.name: row.measured for row in rows if row.measured is not None}
     shares = budget_shares(points, kind, value)
-    held = {row.name: is_held(row, shares[row.name], budget) for row in rows if row.name in shares}
+    held = {row.name: is_held(row, shares[row.name], kind, value, budget) for row in rows if row.name in shares}
     surely = {name: answer is True for name, answer in held.items()}
     perhaps = {name: answer is None for name, answer in held.items()}
     best = best_for(rows, surely) or best_for(rows, perhaps)
     if best is None:
-        fastest = max((point.speed_up for point in points.values()), default=1.0)
-        text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
+        if points:
+            fastest = max(point.speed_up for point in points.values())
+            text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
+        else:
+            why = next((row.point.failed for row in rows if row.point is not None and row.point.failed), "")
+            text = f"{budget}: nothing was measured{why and ': '}{why}"
         return Recommendation(budget, None, text, {}), None
     point = points[best.name]
     keys = {**stated, **_keys(best, kind, value)}
@@ -350,7 +355,7 @@ def _recommended(
         text += f"; {unsure.name} at {points[unsure.name].accuracy:.4f} is within noise of the budget"
     why = ""
     if held[best.name] is None:
-        why = point.inconclusive or f"its ×{point.speed_up:.2f} is within noise of the budget"
+        why = why_unsure(best, budget) or point.unsteady or f"its ×{point.speed_up:.2f} is within noise of the budget"
         text += f"; INCONCLUSIVE: {why}; run it again on a quiet machine"
     return Recommendation(budget, best.name, text, keys, inconclusive=why), best
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeprune.records.sweep import Point
+from edgeprune.records.sweep import Point, worst_exit_code
 
 Keys = Mapping[str, str | int | float | bool | tuple[int, int]]
 """Keys of a profile, with dots between sections, and their values."""
@@ -137,3 +137,13 @@ class Frontier:
     outputs: tuple[Screened, ...] = ()
     split: str = ""
     hours: float | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with: 1 where nothing that was measured meets a budget, 5 where that is not sure, and
+        the code of the error where a device or a program left a row, or all of them, unmeasured."""
+        failed = [row.point.exit_code for row in self.rows if row.point is not None and row.point.failed is not None]
+        if any(row.measured is not None for row in self.rows):
+            failed = [code for code in failed if code > 2]  # a budget out of reach is an answer
+            failed += [1 if one.row is None else 5 if one.inconclusive else 0 for one in self.recommendations]
+        return worst_exit_code(failed)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+WORST_FIRST = (4, 3, 2, 1, 5)  # exit codes: an error, FAIL, what is undecided
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,17 @@ class Point:
         parameters: of its checkpoint.
         note: probes that the search took.
         failed: why there is no point, else None.
-        inconclusive: why the search is not sure that the budget is held; empty where it is.
+        inconclusive: why search or measurement is not sure that the budget is held; empty where it is.
         accuracy_error: standard error of the accuracy over images; None where there are too few, and in older files.
         speed_up_low: lower end of the 95 % interval of the speed-up; None in older files.
         speed_up_high: upper end of it; None in older files.
         swept_ms: median latency of the swept model in the same run; None in older files.
         met_unpruned: whether a search for the budget found nothing to prune; False in older files.
+        missed: why this measurement does not hold the budget; empty where it does, may, or there is none.
+        unsteady: why the samples cannot show that any budget is held; empty where they can, and in older files.
+        ms_low: lower end of the 95 % interval of ``ms``; None where there are too few samples, and in older files.
+        ms_high: upper end of it; likewise.
+        failed_code: exit code of the error that left no point.
     """
 
     name: str
@@ -42,6 +50,31 @@ class Point:
     speed_up_high: float | None = None
     swept_ms: float | None = None
     met_unpruned: bool = False
+    missed: str = ""
+    unsteady: str = ""
+    ms_low: float | None = None
+    ms_high: float | None = None
+    failed_code: int = 1
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with for it: that of the error, 1 for a budget that is missed, 5 for one that is not
+        sure, else 0."""
+        if self.failed is not None:
+            return self.failed_code
+        return 1 if self.missed else 5 if self.inconclusive else 0
+
+    @property
+    def shortcoming(self) -> str:
+        """What keeps it from being a sure answer, in words; empty where nothing does."""
+        if self.failed is not None:
+            return self.failed
+        return f"FAIL: {self.missed}" if self.missed else self.inconclusive and f"INCONCLUSIVE: {self.inconclusive}"
+
+
+def worst_exit_code(codes: Iterable[int]) -> int:
+    """The exit code of several together; 0 where all are."""
+    return min((code for code in codes if code), key=WORST_FIRST.index, default=0)
 
 
 @dataclass(frozen=True)

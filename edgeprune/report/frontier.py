@@ -57,7 +57,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     spread = "" if point.accuracy_error is None else f" ± {Z * point.accuracy_error:.3f}"
     marks = ["on the frontier"] if row.undominated else []
     marks += [f"meets {' and '.join(row.met)} without pruning"] if row.met else []
-    marks += [f"INCONCLUSIVE: {point.inconclusive}"] if point.inconclusive else []
+    marks += [point.shortcoming] if point.shortcoming else []
     figures = (f"{point.ms:.2f}", f"×{point.speed_up:.3f}", f"{point.accuracy:.4f}{spread}", untrained)
     return row.name, *figures, f"{point.parameters / 1e6:.3f} M", "; ".join(marks)
 

@@ -17,13 +17,13 @@ COLUMNS = ("model", "budget", "ms", "speed-up", "accuracy", "MACs", "parameters"
 
 
 def sweep_table(sweep: Sweep, *, reasons: bool = True) -> Table:
-    """A row a point, the unpruned models first; ``reasons`` says why a point failed or is inconclusive, instead of only
-    that it is."""
+    """A row a point, the unpruned models first; ``reasons`` says why a point is no sure answer to its budget,
+    instead of only that it is none."""
     rows = [point_cells(point) for point in (*sweep.unpruned, *sweep.points)]
     if not reasons:
         points = (*sweep.unpruned, *sweep.points)
         rows = [
-            (*row[:-1], "failed") if point.failed else (*row[:-1], "INCONCLUSIVE") if point.inconclusive else row
+            (*row[:-1], "failed" if point.failed else point.shortcoming.partition(":")[0]) if point.shortcoming else row
             for row, point in zip(rows, points, strict=True)
         ]
     return Table.of(COLUMNS, rows)
@@ -34,7 +34,7 @@ def point_cells(point: Point) -> tuple[str, ...]:
     if point.failed is not None:
         return point.name, point.budget, "–", "–", "–", "–", "–", point.failed
     figures = (f"{point.ms:.2f}", f"×{point.speed_up:.3f}", f"{point.accuracy:.4f}", f"×{point.macs:.2f}")
-    note = f"{point.note}, INCONCLUSIVE: {point.inconclusive}" if point.inconclusive else point.note
+    note = f"{point.note}, {point.shortcoming}" if point.shortcoming else point.note
     return point.name, point.budget, *figures, f"{point.parameters / 1e6:.3f} M", note
 
 

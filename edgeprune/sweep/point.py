@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgeprune.artifact import sha256_of
+from edgeprune.errors import EdgepruneError
 from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
 from edgeprune.target import Target
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
 
 PACKAGES = ("onnxruntime", "torch", "torch-pruning", "ultralytics")  # whose version a point depends on
-VERSION = 4  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
+VERSION = 5  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
 # of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head;
-# 3 narrowed an unpruned model to the alignment, and gave no error to a classifier that is right on every image
+# 3 narrowed an unpruned model to the alignment, and gave no error to a classifier that is right on every image; 4 did
+# not hold the last measurement against the budget
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Job:
     def failure(self, error: Exception) -> Result:
         """The result of this job when it ended with an error."""
         lines = str(error).strip().splitlines()
-        return Result(Point(self.name, self.budget, failed=lines[0] if lines else type(error).__name__))
+        said, code = lines[0] if lines else type(error).__name__, getattr(error, "exit_code", EdgepruneError.exit_code)
+        return Result(Point(self.name, self.budget, failed=said, failed_code=code))
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def finish_jobs(
                 write_atomically(checkpoint_file(out, job), result.checkpoint)
             if result.per_image is not None:
                 write_atomically(per_image_file(out, job), result.per_image)
-            if not point.inconclusive:  # the same command searches such a point again
+            if not point.inconclusive and not point.missed:  # the same command measures such a point again
                 write_json(folder / f"{job.name}-{job.key}.json", point)
         done[job.key] = point
         reporter.note(" ".join(point_cells(point)))

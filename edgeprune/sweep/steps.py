@@ -18,27 +18,32 @@ from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError
 from edgeprune.measure.accuracy import measure_artifact
+from edgeprune.measure.bench import MAX_EFFORT
+from edgeprune.measure.latency import wait_before_again
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import only_timed, side_by_side, site_for
 from edgeprune.quiet import quiet
 from edgeprune.records.sweep import Point
-from edgeprune.runtimes.site import open_site
+from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.average_precision import standard_error
-from edgeprune.samples.gates import MET_UNPRUNED, Verdict
-from edgeprune.samples.measurement import speed_up_of
-from edgeprune.samples.statistics import value_of
+from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, budget_gate, unsteady_reason
+from edgeprune.samples.measurement import Measurement, speed_up_of, with_input_of
+from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.scratch import locked
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
 from edgeprune.serial import digest_of, read_json, to_json, write_json
-from edgeprune.sweep.point import VERSION, Job, Pruned, Result
+from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.version import installed
 
 if TYPE_CHECKING:
+    from edgeprune.dataset import Dataset
     from edgeprune.settings import TrainSettings
 
+TRAINED_VERSION = 4  # of how weights are trained: raised whenever the same job would train others
 SCRATCH = "edgeprune-sweep-"
+INTERVAL_END = 0.975  # confidence of either end of an interval of 95 %
 COMPILED, TRAINED = "compiled", "trained"  # folders beside the layer profiles, of what points share
 PRUNED = "pruned"  # the same of searches, by the key of their job
 
@@ -73,7 +78,7 @@ class RealSteps:
                 seed=job.seed,
                 trust=job.trust,
             )
-            undecided = found.gate.reason if found.gate.verdict is Verdict.INCONCLUSIVE else ""
+            undecided = "" if found.gate.verdict is Verdict.PASS else found.gate.reason
             content = found.checkpoint.read_bytes() if found.probes else job.weights
             pruned = Pruned(content, found.plan.macs_speed_up, len(found.probes), undecided)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -120,11 +125,9 @@ class RealSteps:
             before = beside.compile_source(folder / "swept", _beside(job, COMPILED))
             after = bench.compile_source(folder / "candidate")
             engines = [before.required_engine, after.required_engine]
-            if job.reference is None:
-                first, second = bench.latency(engines, 1.0)
-            else:
-                first, second = side_by_side(site, engines, dataset, effort=1.0)
+            first, second, gate = _timed(site, job, bench, engines, dataset)
             ratio, per_image = speed_up_of(first, second), folder / "per_image.npz"
+            limits = bounds(second.values, target.budget.statistic, INTERVAL_END)
             engine = after.engine if site.runtime.fit_for_dataset else None  # else it is only compared: not asked here
             accuracy = measure_artifact(site, after.onnx, engine, dataset, per_image)
             point = Point(
@@ -136,17 +139,46 @@ class RealSteps:
                 macs=pruned.macs,
                 parameters=checkpoint.parameter_count(source.model),
                 note=_note(job, pruned),
-                inconclusive=pruned.inconclusive,
+                inconclusive=pruned.inconclusive or _reason(gate, Verdict.INCONCLUSIVE),
                 accuracy_error=standard_error(load_per_image(per_image), seed=job.seed),
                 speed_up_low=ratio.low,
                 speed_up_high=ratio.high,
                 swept_ms=value_of(first.values, "p50"),
                 met_unpruned=job.pruned and not pruned.probes,
+                missed=_reason(gate, Verdict.FAIL),
+                unsteady=unsteady_reason(ratio.stability, first, second),
+                ms_low=limits.low,
+                ms_high=limits.high,
             )
             found = per_image.read_bytes()
         if pruned.inconclusive:  # the same command searches such a point again
             (_beside(job, PRUNED) / f"{job.key}.json").unlink(missing_ok=True)
         return Result(point, tuned if job.pruned or job.epochs else None, found)
+
+
+def _timed(
+    site: Site, job: Job, bench: SiteBench, engines: list[Path], dataset: Dataset
+) -> tuple[Measurement, Measurement, Gate | None]:
+    """Latency of the swept engine and of the job's, and the job's budget held against it; what does not decide is
+    measured again, as in a build. A job without a budget is only timed."""
+    attempt, retries = 0, 0 if site.runtime.simulated or not job.pruned else site.target.measure.retries
+    while True:
+        effort = min(2.0**attempt, MAX_EFFORT)
+        if job.reference is None:
+            first, second = bench.latency(engines, effort)
+        else:
+            first, second = side_by_side(site, engines, dataset, effort=effort)
+        if not job.pruned:
+            return first, second, None
+        gate = budget_gate(site.target, "sweep", with_input_of(first, second), second)
+        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == retries:
+            return first, second, gate
+        attempt += 1
+        wait_before_again(site)
+
+
+def _reason(gate: Gate | None, verdict: Verdict) -> str:
+    return gate.reason if gate is not None and gate.verdict is verdict else ""
 
 
 def _beside(job: Job, name: str) -> Path:
@@ -220,7 +252,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         "teacher": job.teacher_digest,
         "packages": {package: installed(package) for package in ("torch", "ultralytics")},
     }
-    return digest_of([VERSION, content])[:16]
+    return digest_of([TRAINED_VERSION, content])[:16]
 
 
 def _unpacked(folder: str | Path, content: bytes, name: str = "given.pt") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -168,26 +169,50 @@ def row(name: str, speed_up: float, accuracy: float, failed: str | None = None) 
 
 
 @pytest.mark.parametrize(
-    ("speed_up", "low", "pruned_to", "inconclusive", "held"),
+    ("speed_up", "low", "pruned_to", "said", "held"),
     [
-        (2.25, 2.21, "", "", True),
-        (2.21, 2.15, "", "", None),
-        (2.19, 2.15, "", "", None),
-        (2.19, 2.15, "×2.2", "", True),
-        (2.10, 2.05, "×2.2", "", False),
-        (2.21, 2.15, "×3", "", None),
-        (2.30, 2.25, "×2.2", "no interval holds it", None),
-        (2.10, 2.08, "", "", False),
+        (2.25, 2.21, "", {}, True),
+        (2.21, 2.15, "", {}, None),
+        (2.19, 2.15, "", {}, None),
+        (2.19, 2.15, "×2.2", {}, None),
+        (2.12, 2.03, "×2.2", {"speed_up_high": 2.21}, None),
+        (2.12, 2.03, "×2.2", {"speed_up_high": 2.19}, False),
+        (2.10, 2.05, "×2.2", {}, False),
+        (2.21, 2.15, "×3", {}, None),
+        (2.30, 2.25, "×2.2", {"inconclusive": "no interval holds it"}, None),
+        (2.30, 2.25, "×2.2", {"missed": "at least 11 ms"}, None),
+        (2.30, 2.25, "×3", {"inconclusive": "no interval holds it"}, True),
+        (2.30, 2.25, "×3", {"unsteady": "the device throttled during the run"}, None),
+        (2.10, 2.08, "", {}, False),
     ],
 )
 def test_a_row_holds_a_budget_by_its_interval(
-    speed_up: float, low: float, pruned_to: str, inconclusive: str, held: bool | None
+    speed_up: float, low: float, pruned_to: str, said: dict[str, Any], held: bool | None
 ) -> None:
     one = row("a", speed_up, 0.5)
     assert one.point is not None
-    point = replace(one.point, speed_up_low=low, inconclusive=inconclusive)
+    point = replace(one.point, speed_up_low=low, **said)
     one = replace(one, budget=pruned_to, point=point)
-    assert is_held(one, budget_shares({"a": point}, "speed_up", 2.2)["a"], "×2.2") is held
+    assert is_held(one, budget_shares({"a": point}, "speed_up", 2.2)["a"], "speed_up", 2.2, "×2.2") is held
+
+
+@pytest.mark.parametrize(
+    ("ms", "low", "high", "share", "held"),
+    [
+        (9.0, 8.8, 9.4, 0.9, True),
+        (9.6, 9.3, 10.2, 0.96, None),
+        (10.4, 10.1, 10.8, 1.04, False),
+        (11.0, 10.8, 11.2, 0.916, None),
+    ],
+    ids=["within", "p95 is wider than the ratio", "over", "within only with the drift corrected"],
+)
+def test_a_budget_in_milliseconds_is_held_by_the_interval_of_the_milliseconds(
+    ms: float, low: float, high: float, share: float, held: bool | None
+) -> None:
+    one = row("a", 2.0, 0.5)
+    assert one.point is not None
+    point = replace(one.point, ms=ms, ms_low=low, ms_high=high, speed_up_low=1.99, speed_up_high=2.01)
+    assert is_held(replace(one, budget="10 ms", point=point), share, "latency_ms", 10.0, "10 ms") is held
 
 
 def met(form: Row, budget: str) -> Row:
@@ -206,7 +231,9 @@ def test_what_meets_its_budget_without_pruning_is_the_row_of_its_form() -> None:
     assert (second.name, second.met, second.dropped) == ("b", ("×1.9", "×2"), "")
     assert second.point is not None and second.point.accuracy == 0.4
     near = replace(second, point=replace(second.point, speed_up_low=1.9))
-    assert is_held(near, 1.0, "×2") is True and is_held(near, 1.0, "×2.01") is None
+    assert is_held(near, 1.0, "speed_up", 2.0, "×2") is None
+    unsure = replace(row("b", 2.0, 0.5).point or second.point, met_unpruned=True, missed="at most 1.9×")
+    assert as_measured(replace(b, budget="×2", point=unsure)).met == ()
     failed = replace(a, point=Point("a", "", failed="no engine was built"))
     assert one_a_name([failed, met(a, "×1.4")])[0].measured is not None
 

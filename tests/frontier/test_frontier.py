@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from edgeprune import checkpoint
 from edgeprune.cli import app
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, TargetError
+from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, TargetError, ToolError
 from edgeprune.export import modelopt
 from edgeprune.frontier import screening
 from edgeprune.frontier.levers import forms
@@ -256,8 +256,55 @@ class NoisySteps(MadeUpSteps):
         )
 
 
+class Beyond(NoisySteps):
+    """What is pruned comes out a tenth faster than it was asked to."""
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        result = super().measure(job, swept, pruned, tuned)
+        faster = 1.1 if job.pruned else 1.0
+        low = faster * (result.point.speed_up_low or 1.0)
+        return replace(result, point=replace(result.point, speed_up=faster * result.point.speed_up, speed_up_low=low))
+
+
+class Failing(MadeUpSteps):
+    """An error in place of the rows that are pruned, or of all."""
+
+    def __init__(self, error: EdgepruneError, *, every: bool = False) -> None:
+        super().__init__()
+        self.error, self.every = error, every
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        if job.pruned or self.every:
+            raise self.error
+        return super().measure(job, swept, pruned, tuned)
+
+
+def test_where_nothing_was_measured_no_figure_is_named_and_the_error_s_code_stays(given: Any, tmp_path: Path) -> None:
+    found = made(given, tmp_path / "a", 1.8, steps=Failing(DeviceError("cannot reach user@orin"), every=True))
+    [one] = found.recommendations
+    assert one.sentence == "×1.8: nothing was measured: cannot reach user@orin"
+    assert found.exit_code == 4 and "nothing was measured" in frontier_page(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "budget", "code"),
+    [
+        (ToolError(["trtexec"], 1, "out of memory"), 1.8, 3),
+        (DeviceError("cannot reach user@orin"), 1.8, 4),
+        (TargetError("the budget is out of reach"), 1.8, 0),
+        (TargetError("the budget is out of reach"), 3.0, 1),
+    ],
+)
+def test_a_row_that_a_device_left_unmeasured_is_not_passed_over(
+    given: Any, tmp_path: Path, error: EdgepruneError, budget: float, code: int
+) -> None:
+    """That a budget is out of reach of a row is an answer; that a program failed is none."""
+    found = made(given, tmp_path, budget, steps=Failing(error))
+    assert (found.recommendations[0].row == "int8") is (budget < 2) and found.exit_code == code
+
+
 def test_a_row_within_noise_of_the_budget_stands_behind_one_that_holds_it(given: Any, tmp_path: Path) -> None:
-    [one] = made(given, tmp_path, 1.98, steps=NoisySteps()).recommendations
+    [one] = made(given, tmp_path, 1.98, steps=Beyond()).recommendations
     assert one.row == "pruned to ×1.98" and not one.inconclusive
     assert "int8 at 0.5950 is within noise of the budget" in one.sentence
 

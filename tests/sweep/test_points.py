@@ -8,11 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
-from edgeprune.errors import DataError, DeviceError, TargetError
+from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.export import modelopt
 from edgeprune.frontier.run import frontier
 from edgeprune.measure.compiling import CompiledFiles
@@ -20,16 +21,18 @@ from edgeprune.progress import Silent
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import sweep_page, sweep_plot
 from edgeprune.samples.gates import Verdict
+from edgeprune.samples.measurement import Measurement
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import write_json
 from edgeprune.sweep import point as point_module
 from edgeprune.sweep import steps as steps_module
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import finish_jobs, require_trainable, run_here, sweep
-from edgeprune.sweep.steps import RealSteps, _note, _training_key
+from edgeprune.sweep.steps import RealSteps, _note, _timed, _training_key
 from edgeprune.target import load_target
 from edgeprune.training import finetune as finetune_module
 from edgeprune.training.result_from_run import QUANTIZED
+from tests.samples.made import latency
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +390,85 @@ def test_wrong_options_are_one_line(given: tuple[Path, Path], tmp_path: Path, op
     assert isinstance(ended.exception, TargetError)
     assert said in str(ended.exception)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("points", "code", "said"),
+    [
+        ([Point("a", "×2", 5.0, 2.2, 0.5)], 0, ""),
+        ([Point("a", "×2", 5.0, 2.0, 0.5, inconclusive="between 1.9 and 2.1")], 5, "a: INCONCLUSIVE: between 1.9"),
+        ([Point("a", "×2", 5.0, 1.8, 0.5, missed="at most 1.9×")], 1, "a: FAIL: at most 1.9×"),
+        ([Point("a", "×9", failed="out of reach", failed_code=2), Point("b", "×2", missed="at most")], 2, "a: out"),
+        ([Point("a", "×2", failed="gone", failed_code=4), Point("b", "×2", failed="no", failed_code=3)], 4, "a: gone"),
+    ],
+)  # fmt: skip
+def test_a_sweep_ends_with_the_worst_of_its_points(
+    given: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    points: list[Point],
+    code: int,
+    said: str,
+) -> None:
+    from edgeprune.sweep import run
+
+    made = Sweep((Point("whole", "", 10.0, 1.0, 0.5),), tuple(points), "p50", "mAP50-95")
+    monkeypatch.setattr(run, "sweep", lambda *_, **__: made)
+    weights, data = given
+    argv = ["sweep", str(weights), "--target", "cpu", "--data", str(data), "--out", str(tmp_path), "--speed-up", "2"]
+    ended = CliRunner().invoke(app, argv)
+    assert ended.exit_code == code and said in ended.output
+    assert said.partition(": ")[2] in sweep_page(made)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(DeviceError("gone"), 4), (ToolError(["a"], 1, "b"), 3), (ValueError(), 3)]
+)
+def test_a_failed_point_keeps_the_code_of_its_error(error: Exception, code: int) -> None:
+    job = Job("a", b"w", load_target("cpu"), "d.yaml", "d", 0, False, "c", True, 1)
+    assert job.failure(error).point.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("candidate", "verdict", "looks"),
+    [(4.6, Verdict.PASS, 1), (5.0, Verdict.INCONCLUSIVE, 3), (6.0, Verdict.FAIL, 1)],
+)
+@pytest.mark.parametrize("beside", [False, True], ids=["sweep", "frontier"])
+def test_the_last_measurement_is_held_against_the_budget(
+    candidate: float, verdict: Verdict, looks: int, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search passed on other samples; a row of a frontier takes another size than the model that it is beside."""
+    dice, timed, target = np.random.default_rng(0), [], load_target("cpu").with_overrides(speed_up=2.0)
+
+    def both(*_: Any, **__: Any) -> list[Measurement]:
+        timed.append(1)
+        shapes = [{"images": (1, 3, side, side)} for side in (32, 64 if beside else 32)]
+        return [
+            latency(ms * dice.normal(1, 0.01, 300), shapes=shape)
+            for ms, shape in zip((10.0, candidate), shapes, strict=True)
+        ]
+
+    monkeypatch.setattr(steps_module, "side_by_side", both)
+    monkeypatch.setattr(steps_module, "wait_before_again", lambda site: None)
+    job = Job("a", b"w", target, "d", "d", 0, False, "c", True, 1, reference=(target, b"") if beside else None)
+    site: Any = SimpleNamespace(target=target, runtime=SimpleNamespace(simulated=False))
+    bench: Any = SimpleNamespace(latency=both)
+    *_, gate = _timed(site, job, bench, [], None)  # pyright: ignore[reportArgumentType]
+    assert gate is not None and gate.verdict is verdict and len(timed) == looks
+    assert _timed(site, replace(job, pruned=False), bench, [], None)[2] is None  # pyright: ignore[reportArgumentType]
+
+
+def test_a_point_that_misses_its_budget_is_measured_again(tmp_path: Path) -> None:
+    class Slow(CountedSteps):
+        def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+            result = super().measure(job, swept, pruned, tuned)
+            return replace(result, point=replace(result.point, missed="at most 1.9×"))
+
+    job = Job("a", b"given", load_target("cpu").with_overrides(speed_up=2), "d", "d", 0, False, "", True, 2)
+    steps = Slow()
+    for _ in range(2):
+        finish_jobs([job], b"swept", tmp_path, "here", steps, Silent())
+    assert steps.ran == ["a", "a"]
 
 
 def test_one_by_one_a_failed_job_does_not_stop_the_next() -> None:
