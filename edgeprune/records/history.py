@@ -3,6 +3,9 @@
 Takes run directories, bundles, or folders that hold them. A figure is held against that of the latest earlier build
 under the same conditions (device identity, runtime, threads, batch, input, scope); figures of different devices are
 never compared. A latency or speed-up regressed where its interval lies wholly on the worse side of the other's.
+Accuracy is compared between builds of the same weights on the same images, at the same input in the same number format,
+whose losses have an interval: from other weights two accuracies differ by how the weights differ on these images too,
+and no record says by how much that could be chance.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pathlib import Path
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, TargetError
+from edgeprune.input_size import pixels
 from edgeprune.measure.names import names_apart
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.gates import edits
@@ -54,9 +58,11 @@ class BuildSummary:
         max_map_drop: drop of accuracy that the target allows.
         baseline: sha256 of the weights that it was built from.
         dataset: digest of the dataset with its split.
+        form: input size and number format, in words.
         device: identity in words.
         compared_with: ``latency``, ``speed-up`` and ``accuracy``, as far as they may be compared, to the path of the
             earlier build that the figure is held against.
+        uncompared: the same of those that could be compared with no earlier build, to the reason.
         regressions: what got worse, in words.
         improvements: what got better.
         edited: gates that do not follow from the build's own samples; see :func:`edgeprune.records.gates.edits`.
@@ -74,8 +80,10 @@ class BuildSummary:
     max_map_drop: float
     baseline: str
     dataset: str
+    form: str
     device: str
     compared_with: Mapping[str, Path] = field(default_factory=dict)
+    uncompared: Mapping[str, str] = field(default_factory=dict)
     regressions: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()
@@ -183,6 +191,7 @@ def _summary(path: Path, record: BuildRecord) -> BuildSummary:
         max_map_drop=target.accuracy.max_map_drop,
         baseline=record.weights.sha256,
         dataset=f"{record.dataset.sha256} {shipped.accuracy.accuracy.split}",
+        form=f"{pixels(target.imgsz)}, {record.precision}",
         device=device,
         edited=edits(record) if record.edgeprune == __version__ else (),
     )
@@ -211,23 +220,45 @@ def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
         if before.baseline == build.baseline and build.speed_up is not None and before.speed_up is not None:
             compared["speed-up"] = before.path
             changes.note("speed-up", "×", before.speed_up, build.speed_up, less_is_better=False, slack=1.0)
-    same_data = next(
-        (other for other in reversed(earlier) if other.build.dataset == build.dataset and other.build.accuracy),
-        None,
-    )
-    if same_data is not None:
-        compared["accuracy"] = same_data.build.path
-        change = build.accuracy - same_data.build.accuracy
-        text = f"{build.metric} {same_data.build.accuracy:.4f} → {build.accuracy:.4f}"
-        text += "" if same_data.build.baseline == build.baseline else ", built from other weights"
+    uncompared: dict[str, str] = {}
+    same_data = [other for other in reversed(earlier) if other.build.dataset == build.dataset and other.build.accuracy]
+    reasons = [_accuracy_uncompared(entry, other) for other in same_data]
+    if "" in reasons:
+        before = same_data[reasons.index("")]
+        compared["accuracy"] = before.build.path
+        change = build.accuracy - before.build.accuracy
+        text = f"{build.metric} {before.build.accuracy:.4f} → {build.accuracy:.4f}"
         # what the target calls a loss, and more than other images would bring
-        least = max(build.max_map_drop, CHANCE * math.hypot(entry.accuracy_error or 0, same_data.accuracy_error or 0))
+        least = max(build.max_map_drop, CHANCE * math.hypot(entry.accuracy_error or 0, before.accuracy_error or 0))
         if change < -least:
             changes.worse.append(f"{text}, more than {least:.4g}")
         elif change > least:
             changes.better.append(text)
-    moved = replace(build, compared_with=compared, regressions=tuple(changes.worse), improvements=tuple(changes.better))
+    elif reasons:
+        uncompared["accuracy"] = reasons[0]
+    moved = replace(
+        build,
+        compared_with=compared,
+        uncompared=uncompared,
+        regressions=tuple(changes.worse),
+        improvements=tuple(changes.better),
+    )
     return replace(entry, build=moved)
+
+
+def _accuracy_uncompared(entry: _Entry, before: _Entry) -> str:
+    """Why the accuracies of two builds on the same images cannot be compared; empty where they can.
+
+    Each error is that of a loss against the build's own unpruned model: it is one of the accuracy, too, where both
+    builds began from the same unpruned model.
+    """
+    if entry.build.form != before.build.form:
+        return f"{before.build.form} before, {entry.build.form} now"
+    if entry.build.baseline != before.build.baseline:
+        return "built from other weights"
+    if entry.accuracy_error is None or before.accuracy_error is None:
+        return "how much other images would bring is not known of both"
+    return ""
 
 
 def _had_core_alone(*entries: _Entry) -> bool:

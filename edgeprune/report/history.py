@@ -58,15 +58,16 @@ def figures_text(built: BuildSummary) -> str:
 def change_text(built: BuildSummary, names: Mapping[Path, str]) -> str:
     """What was edited, and what moved, in words, and against which build; ``names`` are :attr:`History.names`."""
     edited = [f"edited: {line}" for line in built.edited]
+    left = "".join(f"; {figure} not compared: {why}" for figure, why in built.uncompared.items())
     if not built.compared_with:
-        return "; ".join(edited) or NOTHING
+        return f"{'; '.join(edited) or NOTHING}{left}"
     changes = [*edited, *(f"regression: {change}" for change in built.regressions)]
     changes += [f"better: {change}" for change in built.improvements]
     against: dict[str, list[str]] = {}
     for figure, path in built.compared_with.items():
         against.setdefault(names[path], []).append(figure)
     told = "; ".join(f"{', '.join(figures)} against {name}" for name, figures in against.items())
-    return f"{'; '.join(changes) or 'nothing moved by more than chance'} ({told})"
+    return f"{'; '.join(changes) or 'nothing moved by more than chance'} ({told}){left}"
 
 
 def device_names(history: History) -> dict[str, str]:

@@ -26,7 +26,7 @@ from tests.report.browser import WIDTHS, looked_at, needs_chromium
 
 
 def built(
-    folder: Path, day: int, level: float = 12.5, accuracy: float = 0.54, error: float | None = None, **conditions: Any
+    folder: Path, day: int, level: float = 12.5, accuracy: float = 0.54, error: float | None = 0.001, **conditions: Any
 ) -> Path:
     """A finished build of that day: what ships takes ``level`` ms."""
     record, generator = build_record(), np.random.default_rng(day)
@@ -115,14 +115,42 @@ def test_accuracy_regresses_by_what_the_target_calls_a_loss(tmp_path):
     assert found.builds[2].regressions == ("mAP50-95 0.5300 → 0.5000, more than 0.02",)
 
 
-def test_a_change_of_accuracy_says_where_it_began_from_other_weights(tmp_path):
-    pair = [built(tmp_path / "a", 1), built(tmp_path / "b", 2, accuracy=0.50)]
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("weights", "sha256"), "f" * 64, "built from other weights"),
+        (("target", "imgsz"), 320, "640 px, fp32 before, 320 px, fp32 now"),
+        (("target", "precision"), "fp16", "640 px, fp32 before, 640 px, fp16 now"),
+        (
+            ("stages", "engine", "facts", "accuracy_drop"),
+            None,
+            "how much other images would bring is not known of both",
+        ),
+        (
+            ("stages", "engine", "facts", "accuracy_drop", "standard_error"),
+            None,
+            "how much other images would bring is not known of both",
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else None,
+)
+def test_accuracies_that_differ_by_more_than_pruning_are_left_uncompared(tmp_path, keys, value, said):
+    pair = [built(tmp_path / "a", 1), built(tmp_path / "b", 2, accuracy=0.40)]
     file = pair[1] / "bundle" / "build.json"
-    content = json.loads(file.read_text())
-    content["weights"]["sha256"] = "f" * 64
+    content = inside = json.loads(file.read_text())
+    for key in keys[:-1]:
+        inside = inside[key]
+    assert keys[-1] in inside
+    inside[keys[-1]] = value
     file.write_text(json.dumps(content))
-    [said] = history(pair).builds[1].regressions
-    assert said == "mAP50-95 0.5400 → 0.5000, built from other weights, more than 0.02"
+    found = history(pair)
+    last = found.builds[1]
+    assert not [line for line in last.regressions if "mAP" in line] and "accuracy" not in last.compared_with
+    assert (
+        last.uncompared == {"accuracy": said} and f"accuracy not compared: {said}" in history_table(found).rows[1][-1]
+    )
+    third = history([*pair, built(tmp_path / "c", 3, accuracy=0.40)]).builds[2]
+    assert third.compared_with["accuracy"] == tmp_path / "a" and third.regressions
 
 
 @pytest.mark.parametrize(("error", "regressed"), [(0.005, True), (0.02, False)])

@@ -160,6 +160,7 @@ def history(name: str = HOSTILE) -> History:
         max_map_drop=0.02,
         baseline="0" * 64,
         dataset="1" * 64,
+        form="640 px, fp32",
         device=f"Made-up CPU {name}",
     )
     slower = replace(
