@@ -78,7 +78,7 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
     )
     energy = measure_energy(site, settings, *engines)
     layers = compare_layers(runtime, *engines, threads=target.measure.threads)
-    precision = engine_precision(runtime, engines[1], layers.candidate)
+    precision = engine_precision(runtime, engines[1], layers.candidate, packed / "model.onnx")
     assert precision is not None  # trtexec tells the layers of every engine that it built
     [image_input] = carried_graph(packed, target).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])

@@ -11,10 +11,11 @@ from pathlib import Path
 import onnx
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
-from edgeprune.export.graph import load_graph, refuse_plugins
+from edgeprune.export.graph import load_graph, refuse_plugins, with_shapes
 from edgeprune.export.regions import name_nodes
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def precision_of(model: onnx.ModelProto | Path) -> str:
@@ -25,6 +26,22 @@ def precision_of(model: onnx.ModelProto | Path) -> str:
     return {(False, False): "fp32", (False, True): "fp16", (True, False): "int8", (True, True): "int8-fp16"}[
         quantized, half
     ]
+
+
+def float_nodes(model: onnx.ModelProto | Path) -> tuple[str, ...]:
+    """Names of the convolutions and matrix products that a graph below FP32 has in float: in an INT8 graph what does
+    not read a Q/DQ pair, in an FP16 graph what reads FP32. None of an FP32 graph, whose builder is told otherwise."""
+    model = load_graph(model) if not isinstance(model, onnx.ModelProto) else model
+    precision = precision_of(model)
+    if precision == "fp32":
+        return ()
+    nodes = [node for node in model.graph.node if node.op_type in MULTIPLYING]
+    if precision.startswith("int8"):
+        made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+        return tuple(node.name for node in nodes if made_by.get(node.input[0]) != "DequantizeLinear")
+    graph = with_shapes(model).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
+    return tuple(node.name for node in nodes if types.get(node.input[0]) == onnx.TensorProto.FLOAT)
 
 
 def load_fp32(source: Path | str, keep_float: Collection[str]) -> onnx.ModelProto:

@@ -33,6 +33,7 @@ SPELLINGS = tuple(
 # Layers that move or hold values; what they cost is real, but they compute nothing in any precision.
 MOVING = re.compile(r"reformat|noop|shuffle|constant|signal|wait|shape|copy|slice|reshape|memcpy|identity", re.I)
 MULTIPLYING = re.compile(r"conv|gemm|matmul|matrix_?multiply|fully_?connected|mha|attention", re.I)
+NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 KERNELS = re.compile(r"xmma|fprop|gemm|conv", re.I)
 
 
@@ -47,6 +48,7 @@ class Layer:
         placed: ``gpu`` or ``dla``.
         kind: ``multiplies`` (convolutions and matrix products, where the time of a detector goes), ``computes``
             (other arithmetic) or ``moves`` (copies, reshapes, constants).
+        nodes: of the graph that it was made of, as far as the engine tells.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Layer:
     precision: str
     placed: str
     kind: str
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def _layer(entry: Any, generation: int) -> Layer:
         raise ValueError("the engine tells only its layers' names; build it with --profilingVerbosity=detailed")
     kind = str(entry["LayerType"])
     placed = "dla" if kind.upper() == "DLA" else "gpu"
-    return Layer(str(entry.get("Name", "")), kind, _precision(entry, generation), placed, _kind(entry, placed))
+    name, nodes = str(entry.get("Name", "")), tuple(NODE.findall(str(entry.get("Metadata", ""))))
+    return Layer(name, kind, _precision(entry, generation), placed, _kind(entry, placed), nodes)
 
 
 def _kind(entry: Mapping[str, Any], placed: str) -> str:

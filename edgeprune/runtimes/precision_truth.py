@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.layer_info import Layer
@@ -16,8 +17,10 @@ ASKED: Mapping[str, tuple[str, ...]] = {
 }
 LEAST_SHARE = 0.5
 """Least share of the multiplying layers' time in the asked format. A build that ignored the request has none of it; one
-that kept it has nearly all, less the few layers that were kept in float for accuracy."""
+that kept it has nearly all. What the graph itself has in float, for accuracy, is not asked of it."""
 
+PARTS = re.compile(r"[\s+(),]+")  # between the nodes in the name of a layer that was fused of them
+ROUNDING = 1e-9
 NOTHING_LEFT = 0.01  # a rest this small may be in any format
 
 
@@ -32,6 +35,8 @@ class PrecisionShare:
         moving_time: share of the whole time that only moves values; None without layer times.
         dla: layers placed on a DLA.
         fallbacks: names of computing layers that run on the GPU although others run on a DLA.
+        float_layers: how many of the layers in ``counts`` the graph itself has in float.
+        float_share: format to the part of its share in ``time``, or in ``layers``, that is theirs.
     """
 
     layers: Mapping[str, float]
@@ -40,6 +45,8 @@ class PrecisionShare:
     moving_time: float | None
     dla: int
     fallbacks: tuple[str, ...]
+    float_layers: int = 0
+    float_share: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def of(self, precision: str) -> float:
         """Share of time, or of layers without times, in the format that a target calls ``precision``."""
@@ -47,13 +54,20 @@ class PrecisionShare:
         return sum(shares.get(name, 0.0) for name in ASKED[precision])
 
     def held(self, precision: str) -> float:
-        """How much of what was asked is there, 0 to 1; for ``int8-fp16`` the lesser of INT8's share and of FP16's share
-        of the rest."""
+        """How much of what was asked is there, 0 to 1, of the layers that the graph does not have in float itself; for
+        ``int8-fp16`` the lesser of INT8's share of them and of FP16's share of all that is not INT8."""
         if precision != "int8-fp16":
+            return self._asked(precision)
+        rest = 1 - self.of("int8")
+        return min(self._asked("int8"), self.of("fp16") / rest if rest > NOTHING_LEFT else 1.0)
+
+    def _asked(self, precision: str) -> float:
+        """Share of the layers that were asked for in a lower format than float; of all where the graph has all in
+        float."""
+        left = 1 - sum(self.float_share.values())
+        if left <= ROUNDING:
             return self.of(precision)
-        int8 = self.of("int8")
-        rest = 1 - int8
-        return min(int8, self.of("fp16") / rest if rest > NOTHING_LEFT else 1.0)
+        return (self.of(precision) - sum(self.float_share.get(name, 0.0) for name in ASKED[precision])) / left
 
     def text(self) -> str:
         """``int8 81 %, fp16 19 % of the time of 57 layers``."""
@@ -61,20 +75,25 @@ class PrecisionShare:
         parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda one: -one[1]))
         count = sum(self.counts.values())
         placed = f"; {self.dla} on the DLA, {len(self.fallbacks)} fell back to the GPU" if self.dla else ""
-        return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{placed}"
+        kept = f", {self.float_layers} of which the graph has in float" if self.float_layers else ""
+        return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{kept}{placed}"
 
 
-def precision_share(layers: Sequence[Layer], times: Sequence[LayerTime] = ()) -> PrecisionShare:
+def precision_share(
+    layers: Sequence[Layer], times: Sequence[LayerTime] = (), float_nodes: Collection[str] = ()
+) -> PrecisionShare:
     """Shares by number format, over the layers that multiply: a detector's arithmetic, where precision is what counts.
 
     Args:
         layers: of the engine, from its inspector.
         times: of the same engine; a layer that the profiler does not name counts with no time.
+        float_nodes: nodes that multiply in float in the graph that was built.
     """
     spent = {layer.name: layer.ms for layer in times}
     counted = [layer for layer in layers if layer.kind == "multiplies"] or [
         layer for layer in layers if layer.kind == "computes"
     ]
+    kept = [layer for layer in counted if _is_of(layer, frozenset(float_nodes))]
     counts: dict[str, int] = {}
     took: dict[str, float] = {}
     for layer in counted:
@@ -83,6 +102,10 @@ def precision_share(layers: Sequence[Layer], times: Sequence[LayerTime] = ()) ->
     whole, everything = sum(took.values()), sum(spent.values())
     moving = sum(spent.get(layer.name, 0.0) for layer in layers if layer.kind == "moves")
     on_dla = sum(layer.placed == "dla" for layer in layers)
+    theirs: dict[str, float] = {}
+    for layer in kept:
+        part = spent.get(layer.name, 0.0) / whole if whole > 0 else 1 / len(counted)
+        theirs[layer.precision] = theirs.get(layer.precision, 0.0) + part
     return PrecisionShare(
         layers={name: count / len(counted) for name, count in counts.items()},
         time={name: ms / whole for name, ms in took.items()} if whole > 0 else {},
@@ -90,4 +113,11 @@ def precision_share(layers: Sequence[Layer], times: Sequence[LayerTime] = ()) ->
         moving_time=moving / everything if everything > 0 else None,
         dla=on_dla,
         fallbacks=tuple(one.name for one in layers if on_dla and one.placed == "gpu" and one.kind != "moves"),
+        float_layers=len(kept),
+        float_share=theirs,
     )
+
+
+def _is_of(layer: Layer, nodes: Collection[str]) -> bool:
+    """Whether a layer of the GPU was made of one of these nodes; a DLA's loadable is of many."""
+    return layer.placed != "dla" and not {*layer.nodes, *PARTS.split(layer.name)}.isdisjoint(nodes)

@@ -120,7 +120,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
         threads=build.target.measure.threads,
         free=compiling.free_axes(build.target),
     )
-    precision = engine_precision(build.site.runtime, engine, layers.candidate)
+    precision = engine_precision(build.site.runtime, engine, layers.candidate, onnx)
     artifacts["engine"] = engine
     return Output(artifacts, EngineFacts(accuracy, engine.stat().st_size, lint, layers, precision, drop, form))
 
@@ -184,7 +184,7 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=5,
+    version=6,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,

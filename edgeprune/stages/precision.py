@@ -10,15 +10,19 @@ from edgeprune.runtimes.base import LayerTime, Runtime
 from edgeprune.runtimes.precision_truth import PrecisionShare, precision_share
 
 
-def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs]) -> PrecisionShare | None:
+def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs], onnx: Path) -> PrecisionShare | None:
     """Shares of an engine's work by number format; None where the runtime does not tell.
 
     Args:
         runtime: that built it.
         engine: the file.
         layers: times of its layers.
+        onnx: the graph that it was built from: what that has in float was asked for in float.
     """
     infos = runtime.layer_info(engine)
     if infos is None:
         return None
-    return precision_share(infos, [LayerTime(layer.name, layer.op, layer.ms) for layer in layers])
+    from edgeprune.export.precision import float_nodes
+
+    times = [LayerTime(layer.name, layer.op, layer.ms) for layer in layers]
+    return precision_share(infos, times, float_nodes(onnx))

@@ -13,7 +13,7 @@ from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.mixed import quantized_layers, restore_float, restore_float_layers, with_float_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.export.precision import precision_of
+from edgeprune.export.precision import float_nodes, precision_of
 from edgeprune.export.regions import name_nodes
 from edgeprune.export.run import outputs_of_onnx
 from edgeprune.measure.accuracy import accuracy
@@ -104,7 +104,18 @@ def test_the_layers_of_one_graph_go_back_in_another(pair, tmp_path):
     layers = quantized_layers(load_graph(quantized))
     returned = with_float_layers(source, quantized, tmp_path / "m.onnx", [layers[1], "/gone/Conv", layers[4]])
     assert returned == (layers[1], layers[4])
-    assert set(layers) - set(quantized_layers(load_graph(tmp_path / "m.onnx"))) == set(returned)
+    mixed = load_graph(tmp_path / "m.onnx")
+    assert set(layers) - set(quantized_layers(mixed)) == set(returned)
+    assert set(returned) == set(float_nodes(mixed)) - set(float_nodes(load_graph(quantized)))
+
+
+def test_a_graph_in_half_precision_names_its_layers_in_float(pair, tmp_path):
+    source, *_ = pair
+    cast_to_fp16(source, tmp_path / "fp16.onnx")
+    layers = [node.name for node in name_nodes(load_graph(source)).graph.node if node.op_type == "Conv"]
+    with_float_layers(source, tmp_path / "fp16.onnx", tmp_path / "m.onnx", layers[1:3])
+    returned = set(float_nodes(tmp_path / "m.onnx")) - set(float_nodes(tmp_path / "fp16.onnx"))
+    assert returned == set(layers[1:3])
 
 
 def test_a_graph_that_is_accurate_enough_is_left_alone(pair, tmp_path):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.export.precision import float_nodes
 from edgeprune.measure.layers import compare_layers
 from edgeprune.records.gates import agreement_gate, precision_gate
 from edgeprune.runtimes import runtime
-from edgeprune.runtimes.layer_info import layer_info_of
+from edgeprune.runtimes.base import LayerTime
+from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.gates import Verdict
@@ -33,7 +35,7 @@ def built(tmp_path: Path, version, really: str) -> tuple[TrtExec, Path]:
 @pytest.mark.parametrize(("really", "verdict"), [("fp16", Verdict.PASS), ("fp32", Verdict.FAIL)])
 def test_an_engine_must_hold_what_was_asked(tmp_path, version, really, verdict):
     trtexec, engine = built(tmp_path, version, really)
-    share = engine_precision(trtexec, engine, compare_layers(trtexec, engine, engine).candidate)
+    share = engine_precision(trtexec, engine, compare_layers(trtexec, engine, engine).candidate, tmp_path / "m.onnx")
     assert share is not None
     gate = precision_gate("engine", share, "fp16")
     assert gate.verdict is verdict and gate.metric == "fp16 in the engine"
@@ -50,8 +52,43 @@ def test_every_precision_has_its_share(asked, really, held):
     assert precision_share(layer_info_of(layers_json(11, really)).layers).held(asked) == held
 
 
+def layer(number: int, precision: str, *, fused: bool = False, told: bool = False) -> Layer:
+    """A convolution of an engine: of one node, fused with its activation, or known by the engine's metadata alone."""
+    node = f"/model.{number}/conv/Conv"
+    name = f"__myl_Conv_{number}" if told else f"{node} + PWN(/model.{number}/act/Mul)" if fused else node
+    return Layer(name, "CaskConvolution", precision, "gpu", "multiplies", (node,) if told else ())
+
+
+@pytest.mark.parametrize("how", [{}, {"fused": True}, {"told": True}], ids=str)
+@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize(("asked", "rest"), [("int8", "fp32"), ("int8-fp16", "fp16"), ("fp16", "fp32")])
+def test_layers_that_the_graph_has_in_float_are_not_asked_of_the_builder(how, measured, asked, rest):
+    low = asked.partition("-")[0]
+    layers = [layer(number, rest if number < 3 else low, **how) for number in range(5)]
+    spent = [LayerTime(one.name, "", 10.0 if number < 3 else 1.0) for number, one in enumerate(layers)]
+    times, kept = spent if measured else (), [f"/model.{number}/conv/Conv" for number in range(3)]
+    assert precision_gate("engine", precision_share(layers, times), asked).verdict is Verdict.FAIL
+    gate = precision_gate("engine", precision_share(layers, times, kept), asked)
+    assert gate.verdict is Verdict.PASS and gate.value == pytest.approx(1.0)
+    assert "5 layers that multiply, 3 of which the graph has in float" in gate.reason
+    # and what it was asked for counts as before
+    ignored = [*layers[:3], layer(3, rest, **how), layer(4, rest, **how)]
+    assert precision_gate("engine", precision_share(ignored, times, kept), asked).verdict is Verdict.FAIL
+
+
+def test_a_graph_that_has_nothing_in_float_names_nothing(tmp_path):
+    assert float_nodes(convolutions(tmp_path / "half.onnx", half=True)) == ()
+    assert float_nodes(convolutions(tmp_path / "plain.onnx", half=False)) == ()
+
+
+def test_all_in_float_is_no_low_precision():
+    layers = [layer(number, "fp32") for number in range(2)]
+    share = precision_share(layers, (), [one.name for one in layers])
+    assert precision_gate("engine", share, "int8").verdict is Verdict.FAIL
+
+
 def test_a_runtime_that_cannot_tell_has_no_gate(tmp_path):
-    assert engine_precision(runtime("onnxruntime"), tmp_path / "m.onnx", []) is None
+    assert engine_precision(runtime("onnxruntime"), tmp_path / "m.onnx", [], tmp_path / "m.onnx") is None
 
 
 @pytest.mark.parametrize(
