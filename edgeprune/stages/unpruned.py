@@ -71,7 +71,7 @@ def unpruned_engine(build: Build, record: Record[EngineFacts]) -> Path:
 
 def unpruned_onnx(build: Build) -> Path:
     """Its graph."""
-    record = build.record(EngineFacts)
-    if record.facts.unpruned is not None:
+    record = build.finished(EngineFacts)
+    if record is not None and record.facts.unpruned is not None:
         return record.path("unpruned_onnx")
     return build.record(BaselineFacts).path("onnx")
