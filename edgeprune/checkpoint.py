@@ -98,6 +98,11 @@ class Checkpoint:
         return input_channels(self.model)
 
     @property
+    def kpt_shape(self) -> tuple[int, ...]:
+        """Keypoints and numbers a keypoint that it gives; empty for a model without."""
+        return keypoint_shape(self.model)
+
+    @property
     def signature(self) -> str | None:
         """Shape signature that it was pruned to; None where it does not say that it was pruned."""
         signature = self.edgeprune.get("shape_signature") or self.edgeprune.get("signature")  # builds of version 0.1
@@ -411,6 +416,15 @@ def refuse_broken_weights(model: nn.Module, what: str) -> None:
                 f"{what}: {name} has {seen} in it, as when training diverged; take an earlier checkpoint, or train "
                 "again with a lower lr0"
             )
+
+
+def keypoint_shape(model: nn.Module) -> tuple[int, ...]:
+    """Keypoints and numbers a keypoint that a model's head gives, or that the model says where it has no layers of its
+    own (a graph's session); empty for one without."""
+    layers: Any = getattr(model, "model", None)
+    head = layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else model
+    told: Any = getattr(head, "kpt_shape", None)
+    return tuple(int(number) for number in told) if told else ()
 
 
 def input_channels(model: nn.Module) -> int:

@@ -196,9 +196,10 @@ class Dataset:
         *,
         model: str = "the model",
         channels: int | None = None,
+        kpt_shape: Sequence[int] = (),
         single_cls: bool = False,
     ) -> Dataset:
-        """This dataset as :meth:`known_to` a model, which its classes and channels fit; arguments as
+        """This dataset as :meth:`known_to` a model, which its classes, channels and keypoints fit; arguments as
         :meth:`check_matches`.
 
         Raises:
@@ -206,7 +207,7 @@ class Dataset:
         """
         known = dict(names_of_model) if isinstance(names_of_model, Mapping) else dict(enumerate(names_of_model))
         seen = self.known_to(known, single_cls=single_cls)
-        seen.check_matches(names_of_model, model=model, channels=channels)
+        seen.check_matches(names_of_model, model=model, channels=channels, kpt_shape=kpt_shape)
         return seen
 
     def check_matches(
@@ -215,14 +216,18 @@ class Dataset:
         *,
         model: str = "the model",
         channels: int | None = None,
+        kpt_shape: Sequence[int] = (),
     ) -> None:
-        """Raise ``DataError`` unless a model's classes and channels are this dataset's, in number, order and name.
+        """Raise ``DataError`` unless a model's classes, channels and keypoints are this dataset's, in number, order and
+        name.
 
         Args:
             names_of_model: its class names.
             model: what errors call it.
             channels: of the images that it takes; None where it is not known.
+            kpt_shape: keypoints and numbers a keypoint that it gives; empty where it is not known.
         """
+        self.check_keypoints(kpt_shape, model=model)
         if channels is not None:
             self.check_channels(channels, model=model)
         theirs = _class_names(names_of_model, model)
@@ -249,6 +254,17 @@ class Dataset:
         raise DataError(
             f"{self.source} has images of {self.channels} channels and {model} takes {channels}; where the images have "
             f"them, write 'channels: {channels}' in the YAML"
+        )
+
+    def check_keypoints(self, kpt_shape: Sequence[int], *, model: str = "the model") -> None:
+        """Raise ``DataError`` where a model gives other keypoints than this dataset's labels have; ``kpt_shape`` as in
+        :meth:`check_matches`."""
+        if not kpt_shape or self.kpt_shape is None or tuple(kpt_shape) == self.kpt_shape:
+            return
+        raise DataError(
+            f"{self.source} has kpt_shape {list(self.kpt_shape)} and {model} gives {list(kpt_shape)}, which its head "
+            "fixes; give a dataset of the model's keypoints, or a model of the dataset's: one from a description "
+            "(edgeprune build --weights yolo11n-pose.yaml) takes them from the dataset"
         )
 
     @cached_property

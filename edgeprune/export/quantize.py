@@ -23,9 +23,11 @@ def dataset_for(model: Path | str, data: Path | str, *, split: str, trust: bool 
         DataError: it cannot be read, lacks the split, or is not one for this model.
     """
     graph = load_graph(model)
-    info, names = describe_onnx(graph), facts_to_run(graph, str(model)).names
+    info, facts = describe_onnx(graph), facts_to_run(graph, str(model))
     dataset = Dataset.load(data, task=info.task, need=(split,), trust=trust)
-    return dataset.seen_by(names or dataset.names, model=str(model), channels=info.channels)
+    return dataset.seen_by(
+        facts.names or dataset.names, model=str(model), channels=info.channels, kpt_shape=facts.kpt_shape
+    )
 
 
 def quantize_onnx(

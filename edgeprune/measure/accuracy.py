@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.checkpoint import input_channels, load
+from edgeprune.checkpoint import input_channels, keypoint_shape, load
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
 from edgeprune.export.graph import inputs_of, load_graph, metadata_of, refuse_plugins
@@ -103,7 +103,11 @@ def accuracy(
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need, trust=trust)
         split = dataset.judging_split(split)
         dataset = dataset.seen_by(
-            subject.module.names, model=str(model), channels=subject.channels, single_cls=subject.single_cls
+            subject.module.names,
+            model=str(model),
+            channels=subject.channels,
+            kpt_shape=keypoint_shape(subject.module),
+            single_cls=subject.single_cls,
         )
         dataset.images(split)
         try:

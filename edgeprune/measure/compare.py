@@ -175,6 +175,8 @@ def compare(
     dataset.images(split)
     single_cls = any(one.single_cls for one in described)  # of models of the same classes; a graph does not say
     dataset = dataset.seen_by(described[0].names, model=str(paths[0]), single_cls=single_cls)
+    for one in described:
+        dataset.check_keypoints(one.kpt_shape, model=str(one.path))
     with tempfile.TemporaryDirectory(prefix="edgeprune-compare-") as folder:
         graphs = [
             graph_of(
@@ -233,6 +235,7 @@ class _What:
     task: str
     names: Mapping[int, str]
     single_cls: bool = False
+    kpt_shape: tuple[int, ...] = ()
 
 
 def _check(paths: Sequence[Path]) -> None:
@@ -252,9 +255,9 @@ def _described(path: Path, trust: bool) -> _What:
         from edgeprune import checkpoint
 
         loaded = checkpoint.load(path, trust=trust)
-        return _What(path, loaded.task, dict(loaded.names), loaded.single_cls)
+        return _What(path, loaded.task, dict(loaded.names), loaded.single_cls, loaded.kpt_shape)
     facts = _facts(path)
-    return _What(path, facts.task, facts.names)
+    return _What(path, facts.task, facts.names, kpt_shape=facts.kpt_shape)
 
 
 def _size(path: Path, graph: Path) -> tuple[int, int]:

@@ -214,6 +214,7 @@ def labelled_batches(
         checkpoint.names,
         model=str(checkpoint.path),
         channels=checkpoint.channels,
+        kpt_shape=checkpoint.kpt_shape,
         single_cls=checkpoint.single_cls,
     )
     return calibration_batches(

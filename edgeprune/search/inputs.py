@@ -102,7 +102,9 @@ def read_dataset(
         calibration_warnings(min(target.calibration.images, len(dataset.images("train"))))  # refuses too few
     if source is None:
         return dataset
-    return dataset.seen_by(source.names, channels=source.channels, single_cls=source.single_cls)
+    return dataset.seen_by(
+        source.names, channels=source.channels, kpt_shape=source.kpt_shape, single_cls=source.single_cls
+    )
 
 
 def require_training_arguments(target: Target, sections: Mapping[str, Training | None]) -> None:
@@ -139,6 +141,7 @@ def require_teacher(
         dataset.names,
         target.finetune,
         channels=dataset.channels,
+        kpt_shape=dataset.kpt_shape,
         trust=trust,
         student=None if student is None else student.model,
     )

@@ -62,6 +62,7 @@ def baseline_accuracy(
     dataset = dataset.known_to(unpruned.names, single_cls=unpruned.single_cls)
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
+    dataset.check_keypoints(unpruned.kpt_shape, model=f"baseline {weights}")
     # rectangular batches are padded to their largest image, so it takes the trainer's own batches of validation
     batch = settings.batch if unpruned.task in UNDOUBLED else 2 * settings.batch
     record = Path(work) / "unpruned.json"

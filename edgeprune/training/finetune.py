@@ -72,6 +72,7 @@ def finetune(
     settings = sized(settings, source)
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))
+    dataset.check_keypoints(source.kpt_shape, model=str(source.path))
     known = dataset.known_to(source.names, single_cls=source.single_cls)
     dataset = known if known.one_class or not settings.train.get("single_cls") else dataset.of_one_class()
     if dataset.one_class:
@@ -82,7 +83,14 @@ def finetune(
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.teacher:
         teacher = load_teacher(
-            settings.teacher, source.task, names, settings, channels=dataset.channels, trust=trust, student=before
+            settings.teacher,
+            source.task,
+            names,
+            settings,
+            channels=dataset.channels,
+            kpt_shape=dataset.kpt_shape,
+            trust=trust,
+            student=before,
         )
         settings = replace(settings, teacher=checkpoint.for_ultralytics(teacher, Path(work) / "teacher.pt"))
     if until is not None:
@@ -121,6 +129,7 @@ def load_teacher(
     teaching: Teaching,
     *,
     channels: int,
+    kpt_shape: tuple[int, int] | None = None,
     trust: bool = False,
     student: nn.Module | None = None,
 ) -> checkpoint.Checkpoint:
@@ -131,11 +140,13 @@ def load_teacher(
         task, names: of the student.
         teaching: how it is heard.
         channels: of the images that both are given.
+        kpt_shape: keypoints of the student and numbers a keypoint, for pose.
         trust: load foreign classes.
         student: its answers are compared with the teacher's; None where it is not there yet.
 
     Raises:
-        DataError: it cannot be read, or is of another task, of other classes or channels, or answers in another form.
+        DataError: it cannot be read, or is of another task, of other classes, channels or keypoints, or answers
+            in another form.
     """
     teacher = checkpoint.load(path, trust=trust)
     if teacher.task != task or (teaching.feature and task == "classify"):
@@ -148,6 +159,11 @@ def load_teacher(
         raise DataError(
             f"teacher {path} takes images of {teacher.channels} channels and the student of {channels}; name one that "
             "takes the same, or go without"
+        )
+    if kpt_shape is not None and teacher.kpt_shape and teacher.kpt_shape != kpt_shape:
+        raise DataError(
+            f"teacher {path} gives keypoints of kpt_shape {list(teacher.kpt_shape)} and the student of "
+            f"{list(kpt_shape)}; name one that gives the same, or go without"
         )
     if student is not None and task != "classify" and _answers(teacher.model) != _answers(student):
         raise DataError(

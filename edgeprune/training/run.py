@@ -29,6 +29,7 @@ from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.checkpoint import keypoint_shape
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, ToolError, first_line
 from edgeprune.export.module import head_arguments
@@ -175,7 +176,11 @@ def validation_accuracy(
         model = YOLO(str(weights))
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
         arguments: Any = model.model.args  # type: ignore[union-attr]  of a loaded checkpoint, as it was trained
-        dataset = dataset.seen_by(model.names, single_cls=bool(arguments.get("single_cls")))
+        dataset = dataset.seen_by(
+            model.names,
+            kpt_shape=keypoint_shape(cast(nn.Module, model.model)),
+            single_cls=bool(arguments.get("single_cls")),
+        )
         height, width = both_sides(settings.side)
         metrics: Any = model.val(
             validator=at_size(family_for(str(model.task)).validator, settings.side),
