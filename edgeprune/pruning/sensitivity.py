@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -20,7 +20,11 @@ RATIOS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Point:
-    """One forward pass over the batches: a dimension, what it kept, and the loss per image."""
+    """One forward pass over the batches: a dimension, what it kept, and the loss per image.
+
+    ``ratio`` is the share that was asked for; the widths that are allowed may make it another one, :attr:`removed`.
+    Shares that come to the same width are one measurement.
+    """
 
     dimension: str
     ratio: float
@@ -28,6 +32,11 @@ class Point:
     kept: int
     loss: float
     macs_saved: int
+
+    @property
+    def removed(self) -> float:
+        """Share of the channels that was removed."""
+        return 1 - self.kept / self.width
 
 
 @dataclass(frozen=True)
@@ -81,19 +90,35 @@ def sensitivity(
     for dimension in pruner.dimensions:
         if dimension.fixed is not None:
             continue
-        measured: set[int] = set()
+        measured: dict[int, Point] = {}
         for ratio in ratios:
             width = _nearest(dimension.allowed, dimension.width * (1 - ratio))
-            if width == dimension.width or width in measured:
+            if width == dimension.width:
                 continue
-            measured.add(width)
+            if width in measured:
+                points.append(replace(measured[width], ratio=ratio))
+                continue
             keep = pruner.widths_mask({dimension.name: width}, scores)
             masked = masked_parameters(pruner.model, pruner.structure, keep)
             loss = mean_loss(differentiable, batches, masked)
             saved = pruner.macs() - pruner.macs({dimension.name: width})
-            points.append(Point(dimension.name, ratio, dimension.width, width, loss, saved))
+            measured[width] = Point(dimension.name, ratio, dimension.width, width, loss, saved)
+            points.append(measured[width])
             progress(f"{dimension.name} {dimension.width} -> {width}: loss {loss:.3f}", done=len(points), total=0)
+    if not points:
+        raise TargetError(
+            f"--ratios {','.join(map(str, ratios))}: too small for any width allowed, nothing was measured; from "
+            f"{min(_least_shares(pruner), default=1.0):.2g} on a dimension is narrowed, or with a smaller --align"
+        )
     return Sensitivity(unpruned_loss, importance, tuple(points))
+
+
+def _least_shares(pruner: Pruner) -> Iterable[float]:
+    """Of every dimension that can be narrowed, the least ratio that is nearer to a narrower width."""
+    for dimension in pruner.dimensions:
+        narrower = [width for width in dimension.allowed if width < dimension.width]
+        if dimension.fixed is None and narrower:
+            yield (1 - max(narrower) / dimension.width) / 2
 
 
 def _nearest(widths: Sequence[int], width: float) -> int:

@@ -12,7 +12,7 @@ from edgeprune.report.table import Table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edgeprune.pruning.sensitivity import Sensitivity
+    from edgeprune.pruning.sensitivity import Point, Sensitivity
 
 MOST_NAMED = 8  # lines that the legend names, the most sensitive ones
 
@@ -23,10 +23,11 @@ def sensitivity_text(sensitivity: Sensitivity) -> str:
 
 
 def sensitivity_table(sensitivity: Sensitivity) -> Table:
-    """Loss per image for each dimension and share that is removed, the most sensitive first."""
+    """Loss per image for each dimension and share that was asked to go, the most sensitive first, with the width that
+    was kept for it."""
     ratios = sorted({point.ratio for point in sensitivity.points})
     rows = (
-        (name, *(f"{points[ratio].loss:.3f}" if ratio in points else "" for ratio in ratios))
+        (name, *(_cell(points[ratio]) if ratio in points else "" for ratio in ratios))
         for name, points in _most_sensitive_first(sensitivity)
     )
     return Table.of(("dimension", *(f"-{ratio:.0%}" for ratio in ratios)), rows)
@@ -60,6 +61,11 @@ def sensitivity_file(sensitivity: Sensitivity, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
+def _cell(point: Point) -> str:
+    """The loss, and the width that it was measured at: the allowed one nearest to the share that was asked for."""
+    return f"{point.loss:.3f} ({point.kept} of {point.width})"
+
+
 def _most_sensitive_first(sensitivity: Sensitivity):
     rows = sensitivity.by_dimension().items()
     return sorted(rows, key=lambda row: -max(point.loss for point in row[1].values()))
@@ -67,8 +73,8 @@ def _most_sensitive_first(sensitivity: Sensitivity):
 
 def _draw(axes: Axes, sensitivity: Sensitivity) -> None:
     for place, (name, points) in enumerate(_most_sensitive_first(sensitivity)):
-        removed = [0.0, *(1 - point.kept / point.width for point in points.values())]
-        rise = [0.0, *(point.loss - sensitivity.whole_loss for point in points.values())]
+        places = sorted((point.removed, point.loss - sensitivity.whole_loss) for point in points.values())
+        removed, rise = zip((0.0, 0.0), *places, strict=True)
         if place < MOST_NAMED:
             axes.plot(removed, rise, marker=".", zorder=2, linewidth=2, label=name)
         else:

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import torch
 import typer
 import yaml
 from typer.testing import CliRunner
@@ -13,7 +14,10 @@ from typer.testing import CliRunner
 from edgeprune.checkpoint import load, save, shape_signature
 from edgeprune.cli.pruning import register
 from edgeprune.errors import TargetError
+from edgeprune.pruning import sensitivity as sensitivity_module
 from edgeprune.pruning.api import prune
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.report.sensitivity import sensitivity_table
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +112,19 @@ def test_blocks_are_dropped_by_the_loss_and_again_by_the_plan(run, weights, coco
     assert len(pruned.get_submodule(owner)) == len(whole.get_submodule(owner)) - 1, index
 
 
+def test_a_plan_of_other_weights_is_applied_with_a_warning(run, weights, tmp_path):
+    plan, other = tmp_path / "plan.json", tmp_path / "other.pt"
+    assert run("prune", weights, "--ratio", "0.2", "--dry-run", "--save-plan", plan).exit_code == 0
+    source = load(weights)
+    with torch.no_grad():
+        next(source.model.parameters()).mul_(1.5)
+    save(source.model, other, like=source)
+    for given, warned in ((weights, False), (other, True)):
+        shown = run("prune", given, "--plan", plan, "--dry-run")
+        assert shown.exit_code == 0
+        assert ("warning: the plan was made for weights" in shown.output) is warned
+
+
 def test_a_ratio_that_aligned_widths_overshoot_is_said(run, weights):
     rest = ("model.[0-9].*", "model.1?.*", "model.21.*", "model.22.cv2.*", "model.22.cv3.[12].*", "model.22.cv3.0.1*")
     one_width = [word for glob in rest for word in ("--ignore", glob)]
@@ -129,3 +146,19 @@ def test_sensitivity_gives_table_plot_and_json(run, weights, coco8, tmp_path):
     assert all(point["macs_saved"] > 0 for point in points)
     assert len({point["loss"] for point in points}) > 1
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shares_that_come_to_one_width_are_one_measurement_and_say_which(stock, monkeypatch):
+    """16 channels in steps of 8: a quarter, a half and three quarters all keep 8."""
+    measured = iter(range(100))
+    monkeypatch.setattr(sensitivity_module, "mean_loss", lambda *_: float(next(measured)))
+    pruner = Pruner(stock("yolov8n.yaml"), 64, align=8, ignore=["model.[1-9]*"])
+    result = sensitivity_module.sensitivity(pruner, [], importance="l2", ratios=(0.25, 0.5, 0.75))
+    points = result.by_dimension()["model.0"]
+    assert [(point.kept, point.removed) for point in points.values()] == [(8, 0.5)] * 3
+    assert len({point.loss for point in points.values()}) == 1 == next(measured) - 1
+    [row] = sensitivity_table(result).rows
+    assert row == ("model.0", *[f"{points[0.5].loss:.3f} (8 of 16)"] * 3)
+    with pytest.raises(TargetError, match=r"--ratios 0\.01: too small for any width.*from 0\.25 on") as refused:
+        sensitivity_module.sensitivity(pruner, [], importance="l2", ratios=(0.01,))
+    assert "\n" not in str(refused.value)
