@@ -42,8 +42,12 @@ class PruneResult:
 
     def metadata(self) -> dict[str, object]:
         """Plain data for the checkpoint: the plan, its digest, and the shape signature that later stages check."""
-        plan = serial.to_json(self.plan)
-        return {"plan": plan, "plan_digest": self.plan.digest, "shape_signature": self.plan.result_shapes}
+        return metadata_of(self.plan)
+
+
+def metadata_of(plan: Plan) -> dict[str, object]:
+    """What the checkpoint of a model that was pruned by a plan says of it."""
+    return {"plan": serial.to_json(plan), "plan_digest": plan.digest, "shape_signature": plan.result_shapes}
 
 
 def prune(
@@ -82,7 +86,7 @@ def prune(
         params_ratio: parameters after over before, at most this.
         ratio: share of the prunable channels to remove.
         plan: a plan or its file; what would choose another one (``data``, ``importance``, ``align`` and the like) is
-            then refused.
+            then refused. Of a model with other weights in the same shapes it is applied with a note that warns.
         data: dataset YAML, or the folder of a classification dataset; its training split ranks channels by the loss.
         images: how many images of ``data``.
         batch: images per pass; each batch is one sample of the gradient.
@@ -109,7 +113,8 @@ def prune(
         DataError: the weights or the dataset cannot be read.
         StageError: the model cannot be pruned, or the pruned one is not what the plan says.
     """
-    tell = reporter_of(progress).progress
+    reporter = reporter_of(progress)
+    tell = reporter.progress
     if isinstance(plan, (str, Path)):
         plan = Plan.load(plan)
     if plan is not None and any(value is not None for value in (macs_speed_up, params_ratio, ratio)):
@@ -182,6 +187,11 @@ def prune(
             iterative_steps=iterative_steps,
             normalisation=normalisation,
             progress=tell,
+        )
+    elif plan.source.weights != pruner.source.weights:
+        reporter.note(
+            f"warning: the plan was made for weights {plan.source.weights[:12]}, these are "
+            f"{pruner.source.weights[:12]}: it keeps the channels that mattered in those; without --plan these are ranked"
         )
     tell("narrowing the model and comparing its outputs")
     pruned = pruner.apply(plan)

@@ -14,7 +14,7 @@ from typing import Literal
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, silent
-from edgeprune.pruning.api import labelled_batches
+from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.pruner import AUTO, Pruner
 from edgeprune.settings import TrainSettings
@@ -79,7 +79,7 @@ def prune_in_rounds(
             batches=batches,
             seed=settings.seed,
         )
-        carried = {**(loaded.edgeprune if metadata is None else metadata), "shape_signature": plan.result_shapes}
+        carried = {**(loaded.edgeprune if metadata is None else metadata), **metadata_of(plan)}
         checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=carried)
         epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
         trained = finetune(

@@ -61,6 +61,30 @@ def test_rounds_share_the_time(
     assert given == [hours and 0.5] * 4
 
 
+def test_each_round_s_checkpoint_names_its_own_plan(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: Any
+) -> None:
+    """What was pruned before says so of a plan that it no longer follows."""
+    source, said = checkpoint.load(narrow), []
+    earlier = {"plan": {"of": "before"}, "plan_digest": "e" * 64, "kept": "as it is"}
+    checkpoint.save(source.model, tmp_path / "before.pt", like=source, metadata=earlier)
+
+    def trained(weights: Path, **_: Any) -> Any:
+        said.append(checkpoint.load(weights))
+        return TrainResult(weights, TrainSummary(1, 1, (), 0.5, 1.0, None))
+
+    monkeypatch.setattr(iterative, "finetune", trained)
+    prune_in_rounds(
+        tmp_path / "before.pt", macs_speed_up=1.2, rounds=2, data=digits, out=tmp_path / "out", work=tmp_path / "work",
+        settings=replace(settings, epochs=2), importance="l2",
+    )  # fmt: skip
+    digests = [one.plan_digest for one in said]
+    assert len({"e" * 64, *digests}) == 3 and None not in digests
+    for one in said:
+        assert one.edgeprune["kept"] == "as it is"
+        assert one.edgeprune["plan"]["result_shapes"] == one.signature == checkpoint.shape_signature(one.model)
+
+
 @pytest.mark.parametrize(
     ("rounds", "speed_up"), [(0, 2.0), (3, 2.0), (1, 1.0), (1, float("nan"))], ids=["none", "too many", "1", "nan"]
 )
