@@ -48,16 +48,26 @@ class CompiledFiles:
         return self.engine
 
 
-def graph_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:
-    """Everything that shapes an exported graph besides the checkpoint, as entries of a stage's key."""
+def graph_inputs(target: Target, dataset: Dataset | None, seed: int | None) -> dict[str, object]:
+    """Everything that shapes an exported graph besides the checkpoint, as entries of a stage's key.
+
+    Args:
+        target: size, batch, opset, head, number format and how INT8 is made.
+        dataset: its training images calibrate INT8.
+        seed: of the choice of those; None for a key of times, which do not depend on where ranges end.
+    """
     inputs: dict[str, object] = {
         "imgsz": target.imgsz,
         "batch": target.batch,
         "export": {**target.export.model_dump(), "head": target.exported_head},
         "precision": target.graph_precision,
     }
+    if target.graph_precision.startswith("int8"):
+        inputs["recipe"] = int8_recipe(target)
     if dataset is not None and target.graph_precision.startswith("int8"):
         inputs |= {"data": dataset.digest, "calibration": target.calibration.model_dump()}
+        if seed is not None:
+            inputs["seed"] = seed
     return inputs
 
 

@@ -68,7 +68,7 @@ class SiteBench:
     def __init__(self, site: Site, source: Checkpoint, dataset: Dataset | None = None) -> None:
         self.site, self.source, self.dataset = site, source, dataset
         self.conditions: Mapping[str, Any] = {
-            **graph_inputs(site.target, dataset),
+            **graph_inputs(site.target, dataset, None),
             **engine_inputs(site),
             **timing_inputs(site.target, dataset),
         }
@@ -94,6 +94,7 @@ class SiteBench:
             "weights": self.source.sha256,
             "conditions": dict(self.conditions),
             "seed": self.site.seed,
+            "trained_int8": self._trains_int8,
             "packages": {package: installed(package) for package in PACKAGES},
         }
         place = kept / digest_of(content)[:16]
@@ -109,9 +110,14 @@ class SiteBench:
                 shutil.rmtree(partial, ignore_errors=True)
         return files_in(self.site, place / MODEL, place)
 
+    @property
+    def _trains_int8(self) -> bool:
+        """Whether the source is compiled by the ranges that were trained."""
+        return bool(self.source.quantizers) and self.site.target.qat is not None and self.dataset is not None
+
     def _compile_source(self, folder: Path) -> CompiledFiles:
         target = self.site.target
-        if not (self.source.quantizers and target.qat is not None and self.dataset is not None):
+        if self.dataset is None or not self._trains_int8:
             return self.compile(self.source.model, folder, {})
         folder.mkdir(parents=True)
         files = files_in(self.site, folder / MODEL, folder)

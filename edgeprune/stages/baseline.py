@@ -35,13 +35,20 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **source_inputs(build),
         "params": {
-            **compiling.graph_inputs(build.target, build.dataset),
+            **compiling.graph_inputs(build.target, build.dataset, build.site.seed),
+            **_agreement_inputs(build),
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,
             "split": build.dataset.judging_split(build.target.accuracy.split),
             "trained_imgsz": _other_size(build),
         },
     }
+
+
+def _agreement_inputs(build: Build) -> dict[str, object]:
+    """The seed, where images are drawn by it: those on which an engine is compared with its graph."""
+    compared = build.site.usable and not build.site.runtime.fit_for_dataset
+    return {"seed": build.site.seed} if compared else {}
 
 
 def _other_size(build: Build) -> Size | None:
@@ -145,7 +152,7 @@ def within_budget_unpruned(build: Build) -> bool:
 
 STAGE = Stage(
     name="baseline",
-    version=4,
+    version=5,
     facts=BaselineFacts,
     inputs=_inputs,
     run=_run,

@@ -64,6 +64,14 @@ def _lint(build: Build, onnx: Path) -> tuple[LintFinding, ...] | None:
     return tuple(lint(onnx, limits))
 
 
+def _lint_inputs(build: Build) -> dict[str, object]:
+    """What the findings depend on besides the graph, its size and its number format."""
+    target = build.target
+    if target.oldest_tensorrt is None:
+        return {}
+    return {"lint": {"tensorrt": target.oldest_tensorrt, "dynamic": target.export.dynamic}}
+
+
 def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **build.source(
@@ -78,6 +86,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "imgsz": build.target.imgsz,
             "batch": build.target.batch,
             **images_inputs(build),
+            **_lint_inputs(build),
         },
         **unpruned_inputs(build),
     }

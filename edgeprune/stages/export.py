@@ -23,7 +23,7 @@ def images_inputs(build: Build) -> dict[str, object]:
 def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **build.source((record_to_ship(build), "model")),
-        "params": {**compiling.graph_inputs(build.target, build.dataset), **images_inputs(build)},
+        "params": {**compiling.graph_inputs(build.target, build.dataset, build.site.seed), **images_inputs(build)},
     }
 
 

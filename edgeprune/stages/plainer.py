@@ -21,6 +21,13 @@ LEAST_GAIN = 1.02
 (Model-Optimizer issue 2318)."""
 
 
+def times_both(build: Build) -> bool:
+    """Whether INT8 is held against the plainer format: the target has both, does not insist, and can be measured."""
+    target, site = build.target, build.site
+    asked = target.plainer_precision is not None and not target.keep_precision
+    return asked and site.usable and not site.runtime.simulated
+
+
 def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFacts) -> PrecisionChoice | None:
     """Time INT8 against the plainer format; where that is the one to ship, its graph replaces ``low``. None where the
     target has no INT8, keeps its precision, or cannot be measured here.
@@ -32,7 +39,7 @@ def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFa
         fallback: what its accuracy came to.
     """
     plainer, site = build.target.plainer_precision, build.site
-    if plainer is None or build.target.keep_precision or not site.usable or site.runtime.simulated:
+    if plainer is None or not times_both(build):
         return None
     there = site_with(site, {"precision": plainer})
     asked = build.target.precision

@@ -30,7 +30,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **build.source((record_to_prune(build), "model")),
         "params": {
-            **compiling.graph_inputs(build.target, build.dataset),
+            **compiling.graph_inputs(build.target, build.dataset, build.site.seed),
             **compiling.engine_inputs(build.site),
             "budget": target.budget.model_dump(),
             "channel_alignment": target.channel_alignment,
@@ -38,8 +38,15 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "data": build.dataset.digest,
             "timing": latency.timing_inputs(target, build.dataset),
             "seed": build.site.seed,
+            **({"sampling": latency.sampling_inputs(target)} if _searches(build) else {}),
         },
     }
+
+
+def _searches(build: Build) -> bool:
+    """Whether the plan is found by timing candidates."""
+    budget = build.target.budget
+    return build.site.usable and budget.kind != "macs_speed_up" and not budget.asks_nothing
 
 
 def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
@@ -137,7 +144,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=7,
+    version=8,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

@@ -26,7 +26,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
         **teacher_inputs(build),
         "params": {
             **train_inputs(build, build.target.qat),
-            **compiling.graph_inputs(build.target, build.dataset),
+            **compiling.graph_inputs(build.target, build.dataset, build.site.seed),
             "distill": build.target.finetune.distill,
         },
     }
@@ -72,12 +72,12 @@ def _judge(build: Build, record: Record[QatFacts]) -> Judgement:
 
 STAGE = Stage(
     name="qat",
-    version=2,
+    version=3,
     facts=QatFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,
-    packages=("torch", "ultralytics", "nvidia-modelopt", "onnx", "onnxruntime", "onnxruntime-gpu"),
+    packages=(*compiling.PACKAGES, "nvidia-modelopt"),
     needed=lambda build: build.target.qat is not None,
     shows_output=True,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeprune.artifact import write_atomically
 from edgeprune.measure import compiling
-from edgeprune.measure.latency import timing_inputs
+from edgeprune.measure.latency import sampling_inputs, timing_inputs
 from edgeprune.records.facts import (
     BaselineFacts,
     FallbackFacts,
@@ -27,7 +27,7 @@ from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.fallback import fallback_gates, graph_accuracy, meet_floor
 from edgeprune.stages.finetune import record_to_ship
-from edgeprune.stages.plainer import choose_precision
+from edgeprune.stages.plainer import choose_precision, times_both
 from edgeprune.workspace import Key, Record
 
 
@@ -46,7 +46,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
         **build.source((build.record(SimplifyFacts), "onnx")),
         **({} if trained is None else build.source((trained, "onnx"))),
         "params": {
-            **compiling.graph_inputs(build.target, build.dataset),
+            **compiling.graph_inputs(build.target, build.dataset, build.site.seed),
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,
             "seed": build.site.seed,
@@ -56,6 +56,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "mixed_precision": build.target.mixed_precision,
             "keep_precision": build.target.keep_precision,
             "timing": timing_inputs(build.target, build.dataset),
+            **({"sampling": sampling_inputs(build.target)} if times_both(build) else {}),
         },
     }
 
@@ -109,11 +110,11 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
 
 STAGE = Stage(
     name="quantize",
-    version=7,
+    version=8,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,
     judge=_judge,
-    packages=("onnx", "onnxruntime", "onnxruntime-gpu", "ultralytics"),
+    packages=compiling.PACKAGES,
     needed=lambda build: build.target.graph_precision != "fp32",
 )

@@ -47,5 +47,12 @@ STAGE = Stage(
     inputs=_inputs,
     run=_run,
     judge=_judge,
-    packages=("onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
+    packages=(
+        "onnx",
+        "onnxsim",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "torch",
+        "ultralytics",
+    ),  # these two: NMS of what is compared
 )

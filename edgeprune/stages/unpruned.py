@@ -41,7 +41,7 @@ def unpruned_inputs(build: Build) -> Mapping[str, Any]:
     if baseline_has_its_format(build):
         return {}
     shipped = shipped_site(build)
-    graph = compiling.graph_inputs(shipped.target, build.dataset)
+    graph = compiling.graph_inputs(shipped.target, build.dataset, build.site.seed)
     return {
         **build.source((build.record(BaselineFacts), "model")),
         "unpruned": {**graph, "float_layers": shipped_float_layers(build)},

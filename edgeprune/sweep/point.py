@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import EdgepruneError
+from edgeprune.measure import compiling
 from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
 from edgeprune.target import Target
@@ -18,7 +19,7 @@ from edgeprune.version import installed
 if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
 
-PACKAGES = ("onnxruntime", "torch", "torch-pruning", "ultralytics")  # whose version a point depends on
+PACKAGES = (*compiling.PACKAGES, "torch-pruning")  # whose version a point depends on
 VERSION = 5  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
 # of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head;
 # 3 narrowed an unpruned model to the alignment, and gave no error to a classifier that is right on every image; 4 did

@@ -1,0 +1,116 @@
+"""What shapes a stage's result is in its key, and what does not is not: a stale result is worse than a lost hour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgeprune.measure import compiling
+from edgeprune.runtimes.base import Availability
+from edgeprune.search.bench import SiteBench
+from edgeprune.stages import baseline, engine, prune, qat, quantize, simplify
+from edgeprune.stages.base import Build
+from edgeprune.sweep import point
+from edgeprune.target import load_target
+from edgeprune.version import installed
+from edgeprune.workspace import flat
+from tests.stages.test_unpruned import build_that_ships
+
+Changed = Callable[..., dict[str, Any]]
+
+
+def build_with(folder: Path, *, seed: int = 0, fit: bool = True, usable: bool = True, **keys: Any) -> Build:
+    """A build in INT8 on a made-up CPU, with other values of some keys of its profile."""
+    build = build_that_ships(folder, "baseline", usable=usable)
+    build.site.runtime.fit_for_dataset = fit
+    build.site = replace(build.site, seed=seed, target=build.site.target.changed(keys) if keys else build.site.target)
+    return build
+
+
+def differing(folder: Path, stage: Any, first: dict[str, Any], second: dict[str, Any]) -> set[str]:
+    """Names of the entries in which the keys of two builds differ."""
+    one, other = (flat(stage.STAGE.inputs(build_with(folder, **keys))) for keys in (first, second))
+    return {name for name in {*one, *other} if one.get(name) != other.get(name)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "common", "changed", "entries"),
+    [
+        # INT8 is calibrated on images that the seed draws, and an engine that takes no dataset is compared on such
+        (baseline, {}, {"seed": 1}, {"params.seed"}),
+        (baseline, {"precision": "fp32"}, {"seed": 1}, set()),
+        (baseline, {"precision": "fp32", "fit": False}, {"seed": 1}, {"params.seed"}),
+        (baseline, {"precision": "fp32", "fit": False, "usable": False}, {"seed": 1}, set()),
+        # how surely and by how many samples candidates are told apart
+        (prune, {}, {"measure.retries": 5}, {"params.sampling.retries"}),
+        (prune, {}, {"measure.rounds": 90}, {"params.sampling.rounds"}),
+        (prune, {}, {"measure.per_round": 7}, {"params.sampling.per_round"}),
+        (prune, {}, {"measure.time_limit_s": 90.0}, {"params.sampling.time_limit_s"}),
+        (prune, {}, {"measure.quiet_wait_s": 9.0}, set()),
+        (prune, {"usable": False}, {"measure.retries": 5}, set()),
+        (quantize, {}, {"measure.rounds": 90}, {"params.sampling.rounds"}),
+        (quantize, {"keep_precision": True}, {"measure.rounds": 90}, set()),
+        (engine, {}, {"measure.retries": 5}, set()),
+    ],
+)
+def test_a_key_has_what_shapes_the_result(
+    stage: Any, common: dict[str, Any], changed: dict[str, Any], entries: set[str], tmp_path: Path
+) -> None:
+    assert differing(tmp_path, stage, common, {**common, **changed}) == entries
+
+
+def test_findings_of_lint_are_of_a_release(tmp_path: Path) -> None:
+    def entries(tensorrt: str) -> dict[str, Any]:
+        target = load_target("desktop-tensorrt").changed({"device.tensorrt": tensorrt})
+        build = build_that_ships(tmp_path, "baseline", usable=False)
+        build.site = replace(build.site, target=target)
+        return flat(engine.STAGE.inputs(build))
+
+    old, new = entries(">=10.3,<12"), entries(">=10.9,<12")
+    assert {name for name in old if old[name] != new[name]} == {"params.lint.tensorrt"}
+
+
+def test_how_int8_is_made_is_in_the_key_of_its_graph() -> None:
+    cpu, gpu = (load_target(name).changed({"precision": "int8"}) for name in ("cpu", "desktop-tensorrt"))
+    recipes = [compiling.graph_inputs(target, None, 0)["recipe"] for target in (cpu, gpu)]
+    assert recipes == ["cpu", "tensorrt"]
+    assert "recipe" not in compiling.graph_inputs(load_target("cpu"), None, 0)
+
+
+def test_times_do_not_depend_on_where_ranges_end(tmp_path: Path) -> None:
+    build = build_with(tmp_path)
+    again = replace(build.site, seed=1)
+    source: Any = SimpleNamespace()
+    conditions = [dict(SiteBench(site, source, build.dataset).conditions) for site in (build.site, again)]
+    assert conditions[0] == conditions[1]
+
+
+def test_an_engine_by_trained_ranges_is_not_taken_for_one_by_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = build_with(tmp_path)
+    source: Any = SimpleNamespace(sha256="same", quantizers={"q": 1}, model=None)
+    sites = [build.site, replace(build.site, target=build.target.changed({"qat.epochs": 3}))]
+    for site in sites:
+        bench = SiteBench(site, source, build.dataset)
+        monkeypatch.setattr(bench, "_compile_source", lambda folder: folder.mkdir(parents=True))
+        bench.compile_source(tmp_path / "never", tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert sites[0].availability == Availability(True, "")
+
+
+def test_packages_that_make_a_result_are_in_its_key() -> None:
+    made_by = {
+        simplify: {"ultralytics", "onnxsim"},
+        quantize: {"torch", "ultralytics"},
+        qat: {"onnxsim", "nvidia-modelopt"},
+        engine: {"torch", "onnxsim"},
+    }
+    for stage, packages in made_by.items():
+        assert packages <= set(stage.STAGE.packages), stage.__name__
+    assert point.conditions_of(None) == {name: installed(name) for name in (*compiling.PACKAGES, "torch-pruning")}
