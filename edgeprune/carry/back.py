@@ -204,7 +204,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         engine,
         *energy_gates("engine", visit.energy),
         precision_gate("engine", visit.precision, target.precision),
-        drop_gate(target, record.stages.baseline.facts, record.stages.engine.facts),
+        drop_gate(record.shipped_target, record.stages.baseline.facts, record.stages.engine.facts),
         agreement_gate("engine", agreement),
     ]
     return [simulated_gate(gate) for gate in gates] if after.simulated else gates

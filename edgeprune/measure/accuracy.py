@@ -32,7 +32,7 @@ from edgeprune.families import family_for
 from edgeprune.input_size import Size, both_sides
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
-from edgeprune.measure.result import Accuracy, ArtifactAccuracy
+from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import quiet
@@ -143,7 +143,7 @@ def measure_artifact(
         per_image=per_image,
     )
     agreement = compare_outputs(site, onnx, engine, dataset, runtime=site.runtime) if engine and not by_engine else None
-    return ArtifactAccuracy(result, site.runtime.name if by_engine else "onnxruntime on this CPU", agreement)
+    return ArtifactAccuracy(result, site.runtime.name if by_engine else GRAPH_RUNTIME, agreement)
 
 
 def compare_outputs(

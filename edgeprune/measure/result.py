@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from edgeprune.export.result import ParityInfo
 from edgeprune.samples.gates import metric_name
 
+GRAPH_RUNTIME = "onnxruntime on this CPU"
+"""What measures the accuracy of a graph where no runtime can measure its engine's."""
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -53,6 +56,11 @@ class ArtifactAccuracy:
     accuracy: Accuracy
     measured_on: str
     agreement: ParityInfo | None = None
+
+    @property
+    def of_graph(self) -> bool:
+        """Whether the graph was run, since no runtime can take the engine through a whole split, or none is here."""
+        return self.measured_on == GRAPH_RUNTIME
 
     @property
     def value(self) -> float:

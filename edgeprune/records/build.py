@@ -186,6 +186,11 @@ class BuildRecord:
         return shipped_precision(self.target, None if quantize is None else quantize.facts)
 
     @property
+    def shipped_target(self) -> Target:
+        """The target in the number format of what ships."""
+        return self.target.in_precision(self.precision)
+
+    @property
     def verdict_words(self) -> str:
         """The verdict, and whether the budget asked for any pruning at all."""
         unpruned = self.stages.prune.facts.unpruned and self.verdict is Verdict.PASS

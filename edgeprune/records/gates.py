@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.export.result import LintFinding, ParityInfo
+from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, SimplifyFacts
 from edgeprune.runtimes.precision_truth import LEAST_SHARE, PrecisionShare
@@ -84,13 +85,31 @@ def nodes_gate(facts: SimplifyFacts) -> Gate:
 
 
 def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> Gate:
-    """What the artifact lost against the unpruned model, in a build and for results that came back."""
+    """What the artifact lost against the unpruned model, in a build and for results that came back; ``target`` is in
+    the number format of what ships."""
     reference, after, floor = baseline.reference_accuracy, engine.accuracy, target.accuracy.max_map_drop
     split = after.accuracy.split
     if split == "val":
         split = "val, which also chose the best epoch"
     drop = engine.accuracy_drop
-    return accuracy_gate("engine", reference, after.value, floor, after.metric, interval=drop, split=split)
+    gate = accuracy_gate("engine", reference, after.value, floor, after.metric, interval=drop, split=split)
+    ran = what_ran(target, after)
+    return replace(gate, reason=f"{gate.reason}; {ran}") if ran else gate
+
+
+def what_ran(target: Target, accuracy: ArtifactAccuracy) -> str:
+    """Words for an accuracy that is not the engine's: which graph was run, and by what; empty where the engine was.
+
+    Args:
+        target: in the number format of what ships.
+        accuracy: of what ships.
+    """
+    if not accuracy.of_graph:
+        return ""
+    words = f"by {accuracy.measured_on}, of the graph that the engine is built from"
+    if target.graph_precision == target.precision:
+        return words
+    return f"{words}, which is in {target.graph_precision} where the engine is in {target.precision}"
 
 
 def size_gate(baseline: BaselineFacts, engine: EngineFacts) -> Gate:
@@ -167,7 +186,7 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     else:
         metric = f"latency {budget.statistic}"
         yield _latency_again(record, "engine") or pending_gate("engine", metric, limit_ms, "", "")
-    drop = drop_gate(target, baseline, engine)
+    drop = drop_gate(record.shipped_target, baseline, engine)
     if record.device is None:
         drop = pending_gate("engine", drop.metric, drop.limit, drop.unit, "")
     others = [drop]

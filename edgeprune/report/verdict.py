@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgeprune.records.gates import drop_gate
+from edgeprune.records.gates import drop_gate, what_ran
 from edgeprune.report.table import Table
 from edgeprune.report.text import number_text, shell_line
 from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
@@ -86,6 +86,8 @@ def accuracy_text(record: BuildRecord) -> str:
     chosen = {"test": "no epoch was chosen on it", "val": "it chose the best epoch too"}.get(found.split, "")
     text = f"Accuracy is that of {found.images} images, split {found.split} of {record.dataset.path}"
     text += f" ({chosen})" if chosen else ""
+    if ran := what_ran(record.shipped_target, engine.accuracy):
+        text += f", {ran}"
     if drop is None:
         return f"{text}."
     if drop.standard_error is None:
@@ -111,7 +113,7 @@ def accuracy_warning(record: BuildRecord) -> str:
     waits = any(gate.verdict is Verdict.PENDING and gate.metric.endswith(DROP) for gate in record.gates)
     if not waits or facts.accuracy_drop is None:
         return ""
-    gate = drop_gate(record.target, record.stages.baseline.facts, facts)
+    gate = drop_gate(record.shipped_target, record.stages.baseline.facts, facts)
     if gate.verdict is not Verdict.FAIL:
         return ""
     prune, less = record.stages.prune.facts, "ask for less"

@@ -182,12 +182,11 @@ def _limit_ms(build: Build) -> float | None:
 
 
 def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
-    after, gate = facts.accuracy, drop_gate(build.target, build.facts(BaselineFacts), facts)
+    after, gate = facts.accuracy, drop_gate(target_to_ship(build), build.facts(BaselineFacts), facts)
     if build.site.usable:
         return [gate] if after.agreement is None else [gate, agreement_gate("engine", after.agreement)]
     # The graph was judged by another runtime: worth knowing, but not a verdict on an engine that nobody has built yet.
-    reason = f"by {after.measured_on}: {gate.reason}"
-    proxy = info_gate("engine", f"{after.metric} of the ONNX", after.value, "", reason)
+    proxy = info_gate("engine", f"{after.metric} of the ONNX", after.value, "", gate.reason)
     return [proxy, pending_gate("engine", gate.metric, gate.limit, gate.unit, build.next_command)]
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.measure import compiling, latency
-from edgeprune.measure.variants import site_with
 from edgeprune.records.facts import FallbackFacts, PrecisionChoice
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.stages.base import Build
@@ -41,7 +41,7 @@ def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFa
     plainer, site = build.target.plainer_precision, build.site
     if plainer is None or not times_both(build):
         return None
-    there = site_with(site, {"precision": plainer})
+    there = replace(site, target=build.target.in_precision(plainer))
     asked = build.target.precision
     build.reporter.progress(f"timing {asked} against {plainer}")
     accuracy = fallback.accuracy if fallback.mixed is None else fallback.mixed.accuracy_after

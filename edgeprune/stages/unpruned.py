@@ -7,11 +7,11 @@ and a ratio of the two would be of the format too. The unpruned model is then co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgeprune.measure import compiling
-from edgeprune.measure.variants import site_with
 from edgeprune.records.facts import BaselineFacts, EngineFacts, QuantizeFacts, UnprunedFormat, shipped_precision
 from edgeprune.runtimes.site import Site
 from edgeprune.stages.base import Build
@@ -22,7 +22,7 @@ def shipped_site(build: Build) -> Site:
     """The build's, with the number format of what ships."""
     quantized = build.finished(QuantizeFacts)
     precision = shipped_precision(build.target, None if quantized is None else quantized.facts)
-    return site_with(build.site, {} if precision == build.target.precision else {"precision": precision})
+    return replace(build.site, target=build.target.in_precision(precision))
 
 
 def shipped_float_layers(build: Build) -> tuple[str, ...]:

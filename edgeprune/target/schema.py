@@ -420,6 +420,15 @@ class Target(_Part):
             part[name] = value
         return target_from(data, ", ".join(f"{key}: {value}" for key, value in keys.items()))
 
+    def in_precision(self, precision: Precision) -> Target:
+        """The same in another number format; what belongs to INT8 alone is left out of a plainer one."""
+        if precision == self.precision:
+            return self
+        keys: dict[str, Any] = {"precision": precision}
+        if self.qat is not None and not precision.startswith("int8"):
+            keys["qat"] = None
+        return self.changed(keys)
+
     @property
     def lower_precisions(self) -> tuple[Precision, ...]:
         """Number formats below its own that its runtime may compute faster in: on a CPU none is faster but INT8."""

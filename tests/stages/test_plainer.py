@@ -95,6 +95,12 @@ def test_a_profile_may_keep_its_precision_and_others_are_not_asked(case: Any) ->
     assert load_target("desktop-cuda").changed({"precision": "int8-fp16"}).plainer_precision == "fp16"
 
 
+def test_the_plainer_format_of_int8_that_is_trained_trains_nothing(case: Any) -> None:
+    choice, _, build = case(0.8, 0.55, 0.56, **{"qat.epochs": 2})
+    assert choice.shipped == "fp32" and build.target.qat is not None
+    assert build.target.in_precision("fp32").qat is None and build.target.in_precision("int8") is build.target
+
+
 def test_what_ships_is_what_the_record_and_its_gates_speak_of(case: Any) -> None:
     choice, *_ = case(0.8, 0.55, 0.56)
     record = build_record()
