@@ -49,7 +49,7 @@ REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help install install-dev demo test test-slow test-hostile test-matrix gpu-check bench check schemas pages docs wheel clean $(TARGETS)
+.PHONY: help install install-dev demo test test-slow test-hostile test-matrix gpu-check bench check schemas pages docs wheel clean distclean $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
@@ -63,8 +63,9 @@ help:
 	@echo "                        the benchmarks that fit into so many hours; goes on where it stopped"
 	@echo "make check              linter, formatter, type checker, floors of the house, strict build of the pages"
 	@echo "make docs               the pages of docs/ into site/"
-	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5] [IMGSZ=] [EPOCHS=] [OUT=]"
-	@echo "                        [DEVICE=user@host[:port]]"
+	@echo "make clean              what was built of the package and the pages; distclean: demo/ and runs/ too"
+	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5 | MACS_SPEED_UP=2] [MAX_MAP_DROP=]"
+	@echo "                        [IMGSZ=] [EPOCHS=] [SEED=] [OUT=] [DEVICE=user@host[:port]] [TORCH_INDEX=]"
 	@echo "                        TARGET is one of: $(TARGETS)"
 
 install: $(VENV)/.installed
@@ -155,4 +156,8 @@ wheel: install-dev
 	$(VENV)/bin/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf demo runs dist build site .pytest_cache .ruff_cache .hypothesis
+	rm -rf dist build site .pytest_cache .ruff_cache .hypothesis
+
+# Bundles and hours of training with it.
+distclean: clean
+	rm -rf demo runs

@@ -129,6 +129,24 @@ class Overrides(TypedDict, total=False):
     """Where engines are built and timed: ``user@host[:port]``, or ``local`` for this machine."""
 
 
+class _Numbers:
+    """Lets GPUs be written in YAML as they are: ``0``, ``[0, 1]``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(
+            _comma_separated, handler(source), json_schema_input_schema=handler.generate_schema(str | int | list[int])
+        )
+
+
+def _comma_separated(value: Any) -> Any:
+    numbers = value if isinstance(value, list) else [value]
+    if numbers and all(type(number) is int for number in numbers):
+        return ",".join(map(str, numbers))
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Settings):
     """Settings of a training stage; ``train`` takes every other Ultralytics training argument."""
@@ -145,7 +163,7 @@ class Training(Settings):
     """Optimiser; never ``auto``, which would ignore ``lr0``."""
     patience: Count = 50
     """Epochs without improvement after which training ends; 0 never."""
-    device: str = ""
+    device: Annotated[str, _Numbers()] = ""
     """Where to train, as Ultralytics names it (``cpu``, ``0``, ``0,1``); empty takes a GPU when there is one."""
     workers: Count = 4
     """Data loader processes per device; a CPU has none."""

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ LINES = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip().startswith("edgeprune ")
 ]
+# Through an interpreter, or a launcher of one: `torchrun --nproc_per_node 2 -m edgeprune finetune ...`
+MODULES = sorted(
+    {
+        (path.relative_to(ROOT).as_posix(), *found)
+        for path in (ROOT / "README.md", *PAGES)
+        for found in re.findall(r"-m (edgeprune[\w.]*)((?: [^\n`]*)?)", path.read_text())
+    }
+)
 
 
 def parses(line: str) -> None:
@@ -55,6 +64,15 @@ def test_command_line_in_readme_and_pages_parses(page: str, line: str) -> None:
         parses(line)
     except Exception as error:
         pytest.fail(f"{page}: `{line}`: {getattr(error, 'message', error)}")
+
+
+@pytest.mark.parametrize(("page", "module", "rest"), MODULES)
+def test_module_that_a_page_starts_can_be_started(page: str, module: str, rest: str) -> None:
+    spec = find_spec(module)
+    assert spec is not None, page
+    assert not spec.submodule_search_locations or find_spec(f"{module}.__main__"), f"{page}: {module} is a package"
+    if module == "edgeprune" and rest.strip():
+        parses(f"edgeprune{rest}")
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -146,14 +164,18 @@ def built(folder: Path) -> Path:
     return folder / "site"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guides/targets.md", "docs/jetson.md"])
-def test_profiles_on_pages_load(tmp_path: Path, page: str) -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
-    profiles = [block for block in blocks if "extends:" in block]
-    assert profiles
-    for block in profiles:
-        (tmp_path / "camera.yaml").write_text(block)
-        assert load_target(tmp_path / "camera.yaml").name == "camera"
+PROFILES = [
+    (path.relative_to(ROOT).as_posix(), block)
+    for path in (ROOT / "README.md", *PAGES)
+    for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    if "extends:" in block
+]
+
+
+@pytest.mark.parametrize(("page", "block"), PROFILES)
+def test_profiles_on_pages_load(tmp_path: Path, page: str, block: str) -> None:
+    (tmp_path / "camera.yaml").write_text(block)
+    assert load_target(tmp_path / "camera.yaml").name == "camera", page
 
 
 def test_the_lines_that_the_jetson_page_explains_are_lines_that_are_printed() -> None:

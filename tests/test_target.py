@@ -294,3 +294,16 @@ def test_the_demo_leaves_room_for_a_machine_that_does_something_else() -> None:
     demo, usual = load_target("demo"), load_target("cpu")
     assert demo.prune.least_used <= 0.8 < usual.prune.least_used
     assert demo.measure.quiet_wait_s >= 60 and demo.measure.retries >= 3
+
+
+@pytest.mark.parametrize(("text", "device"), [("0", "0"), ("[0, 1]", "0,1"), ('"0,1"', "0,1"), ("cpu", "cpu")])
+def test_gpus_may_be_numbers(tmp_path, text, device):
+    (tmp_path / "own.yaml").write_text(f"extends: cpu\ndescription: mine\nfinetune:\n  device: {text}\n")
+    assert load_target(tmp_path / "own.yaml").finetune.device == device
+
+
+@pytest.mark.parametrize("text", ["1.5", "true", "[0, x]"])
+def test_what_names_no_gpu_is_refused(tmp_path, text):
+    (tmp_path / "own.yaml").write_text(f"extends: cpu\ndescription: mine\nfinetune:\n  device: {text}\n")
+    with pytest.raises(TargetError, match=r"finetune\.device"):
+        load_target(tmp_path / "own.yaml")

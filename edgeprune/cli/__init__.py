@@ -121,7 +121,7 @@ def _root(
 def build(
     target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of one (.yaml).")],
     weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
-    data: Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")],
+    data: Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
     trust: Trust = False,

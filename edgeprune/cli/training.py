@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.training.result import TrainResult
 
 Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
-Data = Annotated[str, typer.Option(help="Dataset YAML: a path, or a name Ultralytics knows.")]
+Data = Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")]
 Out = Annotated[
     Path,
     typer.Option("--out", "-o", callback=output_folder, help="Folder for best.pt; the same command again goes on."),

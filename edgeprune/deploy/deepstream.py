@@ -19,11 +19,13 @@ LABELS = "labels.txt"
 LIBRARY = "libnvdsinfer_edgeprune.so"
 
 MAKEFILE = f"""\
-# On the board: needs DeepStream's headers only.
+# On the board: needs DeepStream's headers, which before 7 include those of CUDA and TensorRT.
 DEEPSTREAM ?= /opt/nvidia/deepstream/deepstream
+CUDA ?= /usr/local/cuda
 
 {LIBRARY}: nvdsinfer_edgeprune.cpp
-\t$(CXX) -O2 -std=c++14 -Wall -shared -fPIC -I$(DEEPSTREAM)/sources/includes $< -o $@
+\t$(CXX) -O2 -std=c++14 -Wall -Wno-deprecated-declarations -shared -fPIC \
+\t\t-I$(DEEPSTREAM)/sources/includes -I$(CUDA)/include $< -o $@
 """
 
 

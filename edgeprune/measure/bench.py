@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError, only_informs
-from edgeprune.input_size import Size, both_sides
+from edgeprune.input_size import Size, both_sides, pixels
 from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.progress import Progress, silent
@@ -289,6 +289,7 @@ def bench_graphs(
         formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
         notes += _different_formats(names, formats)
         notes += _different_batches(names, latencies)
+        notes += _different_sizes(names, latencies)
         energies = None
         if details:
             with only_informs("no energy", notes.append):
@@ -388,6 +389,15 @@ def _different_batches(names: Sequence[str], latencies: Sequence[Measurement]) -
         return []
     listed = ", ".join(f"{name} of {batch}" for name, batch in zip(names, batches, strict=True))
     return [f"different batches ({listed}): a speed-up is of different work; images/s can be compared"]
+
+
+def _different_sizes(names: Sequence[str], latencies: Sequence[Measurement]) -> list[str]:
+    """A line where the models that ratios are of do not take images of one size."""
+    sizes = [{shape[2:] for shape in latency.conditions.shapes.values() if len(shape) == 4} for latency in latencies]
+    if any(len(one) != 1 for one in sizes) or all(one == sizes[0] for one in sizes):
+        return []
+    listed = ", ".join(f"{name} {pixels(min(one))}" for name, one in zip(names, sizes, strict=True))
+    return [f"different sizes ({listed}): a speed-up is of the size too; export them at one"]
 
 
 def _with_ends(found: RatioInterval | None) -> RatioInterval | None:

@@ -177,11 +177,17 @@ def _remedy(gate: Gate, record: BuildRecord) -> str:
     budget, epochs = record.target.budget, record.target.finetune.epochs
     asked = f"--{budget.kind.replace('_', '-')}"
     less = "lower" if budget.kind != "latency_ms" else "larger"
+    stand_in = bool(record.stages.prune.facts.stand_in(budget))  # then no budget changes the plan
+    planned = f"prune.planning_macs_speed_up in the profile (now {record.target.prune.planning_macs_speed_up:g})"
     if gate.metric.endswith(DROP) and record.stages.prune.facts.unpruned:  # neither trained nor asked for too much
         return f"another precision (now {record.precision}), for accuracy fell too far"
+    if gate.metric.endswith(DROP) and stand_in:
+        return f"more --epochs (now {epochs}) or a lower {planned}, for accuracy fell too far"
     if gate.metric.endswith(DROP):
         now = f"now {epochs}, {asked} {budget.value:g}"
         return f"more --epochs or a {less} {asked} ({now}), for accuracy fell too far"
+    if stand_in and ("latency" in gate.metric or "speed-up" in gate.metric):
+        return f"a larger {planned}, by which this plan was made, or --device, where the search measures"
     if "latency" in gate.metric or "speed-up" in gate.metric:
         return f"a {less} {asked} (now {budget.value:g}), which this plan did not reach, or another search by --seed"
     return "what failed mended"

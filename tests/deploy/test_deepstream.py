@@ -123,6 +123,23 @@ def test_files_claim_what_the_graph_gives(exported, parser, shared, tmp_path, fa
     assert compared > 20  # nothing was compared with nothing
 
 
+def test_its_makefile_finds_the_headers_that_an_older_deepstream_includes(exported, tmp_path):
+    """Those of DeepStream 6 include TensorRT's, which include CUDA's, in no folder that a compiler looks into."""
+    if shutil.which("make") is None or shutil.which("g++") is None:
+        pytest.skip("needs make and g++")
+    folder, deepstream, cuda = tmp_path / "deepstream", tmp_path / "ds", tmp_path / "cuda"
+    write_files(folder, deepstream_files(ShippedModel.read(exported("yolov8", "raw"))))
+    (deepstream / "sources" / "includes").mkdir(parents=True)
+    (cuda / "include").mkdir(parents=True)
+    header = (INCLUDE / "nvdsinfer_custom_impl.h").read_text()
+    old = deepstream / "sources" / "includes" / "nvdsinfer_custom_impl.h"
+    old.write_text(f"#include <cuda_runtime_api.h>\n{header}")
+    (cuda / "include" / "cuda_runtime_api.h").touch()
+    argv = ["make", "-C", str(folder), f"DEEPSTREAM={deepstream}", f"CUDA={cuda}"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_parser_refuses_another_models_layout(parser):
     wrong = np.zeros((9, 100), np.float32)
     assert parser(wrong, raw=True, classes=3, side=320, threshold=0.25) is None

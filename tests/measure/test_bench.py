@@ -468,3 +468,11 @@ def test_models_of_different_batches_are_told_apart(tmp_path: Path) -> None:
     assert any("different batches (n.onnx of 1, 4.onnx of 4)" in note for note in notes), notes
     alike = bench_graphs([free, free], OnnxRuntime(), brief, details=False).notes
     assert not any("batches" in note for note in alike)
+
+
+def test_models_of_different_sizes_are_told_apart(tmp_path: Path) -> None:
+    small, large = (convolutions(tmp_path / f"{side}.onnx", shape=(1, 3, side, side)) for side in (32, 64))
+    brief = BenchSettings(rounds=4, per_round=1, warmup_s=0)
+    notes = bench_graphs([large, small], OnnxRuntime(), brief, details=False).notes
+    assert any("different sizes (64.onnx 64 px, 32.onnx 32 px)" in note for note in notes), notes
+    assert not any("sizes" in note for note in bench_graphs([small, small], OnnxRuntime(), brief, details=False).notes)

@@ -196,6 +196,19 @@ def test_what_would_mend_a_certain_loss_is_what_the_build_obeys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("metric", "words"), [("speed-up", "a larger prune.planning"), ("mAP50-95 drop", "or a lower prune.planning")]
+)
+def test_a_plan_by_a_stand_in_is_mended_by_what_made_it(metric, words, capsys: pytest.CaptureFixture[str]) -> None:
+    record = build_record("FAIL")
+    prune = replace(record.stages.prune, facts=replace(record.stages.prune.facts, probes=()))
+    gate = Gate("engine", metric, 0.0, 0.0, "", Verdict.FAIL, "")
+    record = replace(record, gates=(gate,), stages=replace(record.stages, prune=prune))
+    said = next_words(record, capsys)
+    assert f"{words}_macs_speed_up in the profile (now 2)" in said
+    assert "--speed-up (now" not in said and "--latency-ms (now" not in said
+
+
+@pytest.mark.parametrize(
     "drop",
     [None, DropInterval(0.0443, None, 8, 0), DropInterval(0.0443, 0.02, 87, 200), DropInterval(0.01, 0.001, 87, 200)],
     ids=["older record", "too few images", "limit in the interval", "within the limit"],
