@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from edgeprune.input_size import Size
 from edgeprune.progress import Progress, silent
 
-HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft")  # others keep weights reordered and padded: their sizes tell nothing
 PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Identity"}  # between a weight and its use
 
 
@@ -95,17 +97,43 @@ def in_precision(
 
 
 @dataclass(frozen=True)
+class _Operands:
+    """Which inputs of a multiplying operator are its image, its weight and its bias; no bias where the operator takes
+    none of its own, so that a node behind it may add one."""
+
+    image: int
+    weight: int
+    bias: int | None
+
+
+# of ONNX, its whole-number operators included, and of what ONNX Runtime makes of them
+MULTIPLYING = {
+    **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose"), _Operands(0, 1, 2)),
+    **dict.fromkeys(("Gemm", "FusedGemm", "MatMul", "FusedMatMul"), _Operands(0, 1, 2)),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _Operands(0, 1, None)),
+    "QLinearConv": _Operands(0, 3, 8),
+    "QLinearMatMul": _Operands(0, 3, None),
+    "QGemm": _Operands(0, 3, 6),
+    "DynamicQuantizeMatMul": _Operands(0, 1, 4),
+    "MatMulIntegerToFloat": _Operands(0, 1, 6),
+}
+CONVOLUTIONS = {"Conv", "FusedConv", "ConvInteger", "QLinearConv"}
+UNCOUNTED = {"Einsum", "DeformConv", "LSTM", "GRU", "RNN"}  # they multiply, and how often is not worked out here
+
+
+@dataclass(frozen=True)
 class Counts:
     """What one run of a graph takes.
 
     Attributes:
         parameters: numbers in the weights and biases of its convolutions and matrix products; batch normalisation is
-            folded into them where the graph has it so.
-        macs: multiplications with addition of its convolutions and matrix products; None where a shape is not known
-            (a graph that a runtime has optimised into operators of its own).
+            folded into them where the graph has it so. None where they cannot be told from the graph: a runtime has
+            optimised it into operators of its own, or biases are added apart from whole-number products.
+        macs: multiplications with addition of its convolutions and matrix products; None where a shape or an operator
+            that multiplies is not known.
     """
 
-    parameters: int
+    parameters: int | None
     macs: int | None
 
 
@@ -115,34 +143,62 @@ def counts_of(graph: Path) -> Counts:
     Raises:
         DataError: the file cannot be read.
     """
-    from edgeprune.export.graph import load_graph, with_shapes
+    from edgeprune.export.graph import constants_of, load_graph, with_shapes
 
     model = load_graph(graph)
-    weights = {item.name: list(item.dims) for item in model.graph.initializer}
-    # scales of quantisation, sizes of a resize, anchors and the like are no parameters
-    source_of = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in PASSING}
-    used = {name for node in model.graph.node if node.op_type in HEAVY for name in node.input[1:]}
-    while found := {source_of[name] for name in used if name in source_of} - used:
-        used |= found
-    parameters = sum(prod(weights[name]) for name in used if name in weights)
+    weights = {name: list(item.dims) for name, item in constants_of(model).items()}
+    multiplying = [(node, MULTIPLYING[node.op_type]) for node in model.graph.node if node.op_type in MULTIPLYING]
+    foreign = any(_is_foreign(node, weights) for node in model.graph.node)
     shapes = dict(weights)
     inferred = with_shapes(model).graph
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         sides = value.type.tensor_type.shape.dim
         if all(side.HasField("dim_value") for side in sides):
             shapes[value.name] = [side.dim_value for side in sides]
-    macs = 0
-    for node in model.graph.node:
-        if node.op_type not in HEAVY:
-            continue
-        source, weight, out = (shapes.get(name) for name in (node.input[0], node.input[1], node.output[0]))
-        if node.domain not in ("", "ai.onnx") or source is None or weight is None or out is None:
-            return Counts(parameters, None)
-        if node.op_type == "Conv":
-            macs += prod(out) * prod(weight[1:])
-        elif node.op_type == "ConvTranspose":
-            macs += prod(source) * prod(weight[1:])
-        else:
-            transposed = any(item.name == "transA" and item.i for item in node.attribute)
-            macs += prod(out) * (source[0] if transposed else source[-1])
-    return Counts(parameters, macs)
+    counted = [_macs(node, operands, shapes) for node, operands in multiplying]
+    if foreign:
+        counted.append(None)
+    return Counts(
+        None if foreign else _parameters(model, multiplying, weights),
+        None if None in counted else sum(macs for macs in counted if macs is not None),
+    )
+
+
+def _is_foreign(node: Any, weights: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a node multiplies, or may, in a way that is not counted here."""
+    if node.op_type in UNCOUNTED:
+        return True
+    if node.domain in COUNTED_DOMAINS and (node.op_type in MULTIPLYING or node.domain != "com.microsoft"):
+        return False
+    return any(sum(side > 1 for side in weights.get(name, ())) > 1 for name in node.input)
+
+
+def _parameters(
+    model: Any, multiplying: Sequence[tuple[Any, _Operands]], weights: Mapping[str, Sequence[int]]
+) -> int | None:
+    # scales of quantisation, sizes of a resize, anchors and the like are no parameters
+    source_of = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in PASSING}
+    used: set[str] = set()
+    for node, operands in multiplying:
+        places = [operands.weight] + ([] if operands.bias is None else [operands.bias])
+        used |= {node.input[place] for place in places if place < len(node.input)}
+    while found := {source_of[name] for name in used if name in source_of} - used:
+        used |= found
+    if any(
+        operands.bias is None and node.input[operands.weight] in used & set(weights) for node, operands in multiplying
+    ):
+        return None
+    return sum(prod(weights[name]) for name in used if name in weights)
+
+
+def _macs(node: Any, operands: _Operands, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    names = node.input[operands.image], node.input[operands.weight], node.output[0]
+    source, weight, out = (shapes.get(name) for name in names)
+    if node.domain not in COUNTED_DOMAINS or source is None or weight is None or out is None:
+        return None
+    if node.op_type in CONVOLUTIONS:
+        return prod(out) * prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return prod(source) * prod(weight[1:])
+    transposed = any(item.name == "transA" and item.i for item in node.attribute)
+    return prod(out) * (source[-2] if transposed else source[-1])

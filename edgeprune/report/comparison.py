@@ -59,19 +59,17 @@ def draw_scenes(comparison: Comparison) -> list[Figure]:
     return [draw_scene(scene) for scene in comparison.scenes]
 
 
+def _count_text(count: int | None, per: float, unit: str) -> str:
+    return "not known" if count is None else number_text(count / per, unit)
+
+
 def models_table(comparison: Comparison) -> Table:
     """A row a figure, a column a model."""
     models, first = comparison.models, comparison.models[0]
     rows = [
         ("file", *(number_text(model.size_bytes / MIB, "MiB") for model in models)),
-        ("parameters", *(number_text(model.counts.parameters / 1e6, "M") for model in models)),
-        (
-            "MACs",
-            *(
-                "not known" if model.counts.macs is None else number_text(model.counts.macs / 1e9, "G")
-                for model in models
-            ),
-        ),
+        ("parameters", *(_count_text(model.counts.parameters, 1e6, "M") for model in models)),
+        ("MACs", *(_count_text(model.counts.macs, 1e9, "G") for model in models)),
         ("input", *(f"{height} × {width}" for height, width in (model.imgsz for model in models))),
     ]
     if timed := _timed(comparison):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import onnx
+import onnxruntime as ort
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -13,14 +14,17 @@ from typer.testing import CliRunner
 from edgeprune.cli.compare import compare as command
 from edgeprune.data.digits import write_digits
 from edgeprune.errors import DataError, DeviceError, TargetError
+from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.compare import Comparison, compare
-from edgeprune.measure.graphs import counts_of
+from edgeprune.measure.graphs import Counts, counts_of
 from edgeprune.measure.names import names_apart
 from edgeprune.report.comparison import classes_table, comparison_page, draw_scenes, models_table
 from edgeprune.report.notebook import comparison_html
 from edgeprune.runtimes.base import BenchSettings
-from tests.export.helpers import saved, stock_model
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from tests.export.helpers import noise_images, saved, stock_model
 from tests.report.browser import WIDTHS, looked_at, needs_chromium
 from tests.runtimes.models import convolutions
 
@@ -113,6 +117,61 @@ def test_macs_and_parameters_are_those_of_the_shapes(tmp_path, found):
     assert counted.parameters == 3 * 8 * 9 + 8 * 8 * 9
     assert counted.macs == 32 * 32 * (3 * 8 * 9 + 8 * 8 * 9)
     assert found.models[0].counts.parameters == pytest.approx(3.01e6, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """A detector in FP32, and forms of it in whole numbers and by ONNX Runtime's own operators; by name."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = tmp_path_factory.mktemp("forms")
+    made = {name: root / f"{name}.onnx" for name in ("fp32", "qdq", "dynamic", "cpu")}
+    onnx_from_checkpoint(saved(stock_model("yolov8", "classify"), root / "m.pt"), root / "raw.onnx", imgsz=32)
+    simplify_onnx(root / "raw.onnx", made["fp32"])
+    quantize_to_int8(made["fp32"], made["qdq"], noise_images(root, 16, 32), method="minmax", recipe="cpu")
+    quantize_dynamic(str(made["fp32"]), str(made["dynamic"]), weight_type=QuantType.QUInt8)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(made["cpu"])
+    ort.InferenceSession(str(made["qdq"]), options, providers=["CPUExecutionProvider"])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("form", "holds"),
+    [("qdq", "DequantizeLinear"), ("dynamic", "ConvInteger"), ("cpu", "QLinearConv")],
+)
+def test_a_form_of_a_graph_is_counted_as_the_graph_or_not_at_all(form, holds, forms):
+    assert holds in {node.op_type for node in onnx.load(str(forms[form])).graph.node}
+    whole, counted = counts_of(forms["fp32"]), counts_of(forms[form])
+    assert whole.parameters and whole.macs
+    assert counted.macs in ((whole.macs, None) if form == "cpu" else (whole.macs,))  # shapes of its own layout
+    assert counted.parameters == (None if form == "dynamic" else whole.parameters)
+
+
+def test_an_engine_of_reordered_weights_is_not_counted_in_part(forms, tmp_path):
+    OnnxRuntime().engine_from_onnx(forms["qdq"], tmp_path / "engine.onnx", precision="int8")
+    nodes = onnx.load(str(tmp_path / "engine.onnx")).graph.node
+    counted, whole = counts_of(tmp_path / "engine.onnx"), counts_of(forms["fp32"])
+    reordered = any(node.domain not in ("", "com.microsoft") and node.op_type == "Conv" for node in nodes)
+    assert counted.parameters == (None if reordered else whole.parameters)
+    assert counted.macs in (None, whole.macs)
+
+
+def fused_convolution(path: Path) -> Path:
+    """As ONNX Runtime writes a convolution with its activation."""
+    model = onnx.load(str(convolutions(path, depth=1)))
+    node = model.graph.node[0]
+    node.op_type, node.domain, node.output[0] = "FusedConv", "com.microsoft", "output0"
+    node.attribute.append(onnx.helper.make_attribute("activation", "Relu"))
+    del model.graph.node[1:]
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_convolution_with_its_activation_in_it_is_counted(tmp_path):
+    assert counts_of(fused_convolution(tmp_path / "fused.onnx")) == Counts(3 * 8 * 9, 32 * 32 * 3 * 8 * 9)
 
 
 def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path):
