@@ -239,14 +239,20 @@ def _quantize_static(
 
 
 def _calibration_reader(images: Sequence[Path], name: str, info: ExportInfo) -> Any:
-    """Calibration images as ONNX Runtime's reader, read one batch at a time."""
+    """Calibration images as ONNX Runtime's reader, read one batch at a time.
+
+    A graph of fixed batch takes no smaller one: the last is filled up with images from the beginning. (Zeros, as where
+    outputs are compared, would be in the ranges.)
+    """
     from onnxruntime.quantization import CalibrationDataReader
 
     batch = 1 if info.dynamic else info.batch
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.stacks = [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
+            count = -(-len(images) // batch) * batch
+            filled = [images[number % len(images)] for number in range(count)]
+            self.stacks = [filled[start : start + batch] for start in range(0, count, batch)]
             self.next, self.end = 0, len(self.stacks)
 
         def __len__(self) -> int:

@@ -11,21 +11,25 @@ from pathlib import Path
 import onnx
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
-from edgeprune.export.graph import load_graph, refuse_plugins, with_shapes
+from edgeprune.export.graph import constants_of, load_graph, refuse_plugins, with_shapes
 from edgeprune.export.regions import name_nodes
+from edgeprune.runtimes.onnx_facts import holds_int8
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def precision_of(model: onnx.ModelProto | Path) -> str:
-    """The precision a graph holds, read from its nodes and weights, never from its metadata."""
+    """The precision a graph holds, read from its nodes and weights, never from its metadata: one of
+    :data:`PRECISIONS`, or for a graph that others made ``bf16`` or ``int8-bf16``."""
     model = load_graph(model) if not isinstance(model, onnx.ModelProto) else model
-    quantized = any(node.op_type in {"DequantizeLinear", "QLinearConv"} for node in model.graph.node)
-    half = any(item.data_type == onnx.TensorProto.FLOAT16 and len(item.dims) > 1 for item in model.graph.initializer)
-    return {(False, False): "fp32", (False, True): "fp16", (True, False): "int8", (True, True): "int8-fp16"}[
-        quantized, half
-    ]
+    kinds = {item.data_type for item in constants_of(model).values() if len(item.dims) > 1}
+    parts = ["int8"] if holds_int8(model) else []
+    if onnx.TensorProto.BFLOAT16 in kinds:
+        parts.append("bf16")
+    elif onnx.TensorProto.FLOAT16 in kinds:
+        parts.append("fp16")
+    return "-".join(parts) or "fp32"
 
 
 def float_nodes(model: onnx.ModelProto | Path) -> tuple[str, ...]:

@@ -5,11 +5,14 @@ Nothing here looks at names, so that a renamed or simplified graph is read alike
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
-from edgeprune.export.graph import shapes_of_weights, with_shapes
+from edgeprune.export.graph import constants_of, with_shapes
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 ARITHMETIC = {"Conv", "Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Exp", "Sqrt", "Sin", "Cos", "ReduceMax"}
@@ -30,7 +33,7 @@ class Regions:
 
 def regions_of(model: onnx.ModelProto) -> Regions:
     """Find the output layers and the decoder of a graph whose nodes all have names (see :func:`name_nodes`)."""
-    weights = shapes_of_weights(model)
+    weights = constants_of(model)
     nodes = list(model.graph.node)
     consumers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
@@ -72,11 +75,22 @@ def decoding_arithmetic(model: onnx.ModelProto) -> tuple[str, ...]:
     )
 
 
-def _is_layer(node: onnx.NodeProto, weights: dict[str, tuple[int, ...]]) -> bool:
-    """Whether a node has trained weights. DFL's convolution is one of fixed numbers with a single output channel."""
+def _is_layer(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a node has trained weights, which DFL's convolution has not.
+
+    That it has a single output channel does not tell it: so have the scores of a model of one class, and every angle.
+    """
     if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in weights:
         return False
-    return not (node.op_type == "Conv" and weights[node.input[1]][0] == 1)
+    return bool(node.input[2:]) or not _counts_up(weights[node.input[1]])
+
+
+def _counts_up(weight: onnx.TensorProto) -> bool:
+    """Whether a weight is 0, 1, 2 and so on to one output: DFL's, which makes a distribution its mean."""
+    longest = max(weight.dims, default=0)
+    if longest < 2 or np.prod(weight.dims) != longest:
+        return False
+    return np.array_equal(numpy_helper.to_array(weight).ravel(), np.arange(longest))
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:

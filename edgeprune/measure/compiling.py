@@ -278,15 +278,18 @@ def compile_once(
     """
     if model.suffix != ".onnx" or runtime.suffix == ".onnx":
         return model
-    from edgeprune.export.precision import precision_of
+    from edgeprune.export.precision import PRECISIONS, precision_of
 
+    held = precision_of(model)
+    if held not in PRECISIONS:  # bfloat16, which no profile asks for: a builder does what the graph says
+        held = "int8" if held.startswith("int8") else "fp32"
     progress(f"building {model.name}")
     folder.mkdir(parents=True, exist_ok=True)
     engine = folder / f"{model.stem}{runtime.suffix}"
     runtime.engine_from_onnx(
         model,
         engine,
-        precision=runtime.precision_of_engine(precision_of(model)),
+        precision=runtime.precision_of_engine(held),
         keep_float=kept_in_float(model, chooses=runtime.chooses_precision),
         free=free,
     )

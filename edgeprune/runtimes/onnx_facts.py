@@ -11,6 +11,13 @@ from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.model_metadata import literal_of
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
 
+# whole-number arithmetic: by Q/DQ pairs, by operators of ONNX (static and dynamic), and by those of ONNX Runtime
+INT8_OPS = {
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+    *("QGemm", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearConcat", "QLinearLeakyRelu"),
+    *("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvIntegerToFloat"),
+}
 PRECISIONS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
 
 
@@ -78,14 +85,25 @@ def require_precision(proto: Any, precision: str, path: Path) -> None:
     if precision not in PRECISIONS:
         raise TargetError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     held = {
-        "fp16": any(weight.data_type == TensorProto.FLOAT16 for weight in proto.graph.initializer),
-        "int8": any(node.op_type == "DequantizeLinear" for node in proto.graph.node),
+        "fp16": any(weight.data_type == TensorProto.FLOAT16 for weight in _constants(proto)),
+        "int8": holds_int8(proto),
     }
     for part in PRECISIONS[precision]:
         if not held[part]:
             raise StageError(
                 f"{path}: asked for {precision}, but its graph holds no {part}; run the quantize stage on it first"
             )
+
+
+def holds_int8(proto: Any) -> bool:
+    """Whether any part of a graph computes in whole numbers, by whatever operators."""
+    return any(node.op_type in INT8_OPS for node in proto.graph.node)
+
+
+def _constants(proto: Any) -> list[Any]:
+    """Initializers, and what Constant nodes hold."""
+    nodes = (node for node in proto.graph.node if node.op_type == "Constant")
+    return [*proto.graph.initializer, *(entry.t for node in nodes for entry in node.attribute if entry.name == "value")]
 
 
 def frees(path: Path) -> tuple[bool, bool]:

@@ -32,7 +32,7 @@ from edgeprune.serial import digest_of
 from edgeprune.version import installed
 
 MODEL = "model.pt"
-VERSION = 1  # of how a model is compiled: raised whenever the same inputs would give another engine
+VERSION = 2  # of how a model is compiled: raised whenever the same inputs would give another engine
 
 
 class Bench(Protocol):

@@ -152,7 +152,7 @@ def within_budget_unpruned(build: Build) -> bool:
 
 STAGE = Stage(
     name="baseline",
-    version=5,
+    version=6,
     facts=BaselineFacts,
     inputs=_inputs,
     run=_run,

@@ -192,7 +192,7 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=6,
+    version=7,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,

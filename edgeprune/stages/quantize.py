@@ -110,7 +110,7 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
 
 STAGE = Stage(
     name="quantize",
-    version=8,
+    version=9,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
 
 PACKAGES = (*compiling.PACKAGES, "torch-pruning")  # whose version a point depends on
-VERSION = 5  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
+VERSION = 6  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
 # of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head;
 # 3 narrowed an unpruned model to the alignment, and gave no error to a classifier that is right on every image; 4 did
-# not hold the last measurement against the budget
+# not hold the last measurement against the budget; 5 took convolutions of one channel for DFL, and calibrated INT8 on
+# whole batches alone
 
 
 @dataclass(frozen=True)

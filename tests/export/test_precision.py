@@ -1,23 +1,28 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.export import int8
 from edgeprune.export.graph import count_ops, inputs_of, load_graph, metadata_of, opset_of, outputs_of
 from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.images import batch_from_images
 from edgeprune.export.int8 import calibration_warnings, quantize_to_int8
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.precision import precision_of
-from edgeprune.export.regions import name_nodes, regions_of
+from edgeprune.export.regions import decoding_arithmetic, name_nodes, regions_of
 from edgeprune.export.run import outputs_of_onnx
-from tests.export.helpers import saved, stock_model
+from edgeprune.export.simplify import simplify_onnx
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from tests.export.helpers import noise_images, saved, stock_model
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,31 @@ def test_the_heads_last_layers_are_found_in_the_graph(family, task, layers, smal
     ops = {node.name: node.op_type for node in load_graph(small(family, task)).graph.node}
     assert {ops[name] for name in found.output_layers} <= {"Conv", "Gemm"}
     assert not found.output_layers & found.decoder
+
+
+HEADS = list(itertools.product(["yolov8", "yolo11", "yolo26"], ["detect", "segment", "pose", "obb"], [1, 2]))
+QUICK = [("yolov8", "detect", 1), ("yolov8", "pose", 1), ("yolo11", "obb", 2), ("yolo26", "obb", 1)]
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "nc"),
+    [("yolov10", "detect", 1), *(pytest.param(*row, marks=() if row in QUICK else pytest.mark.slow) for row in HEADS)],
+)
+def test_only_what_is_no_trained_layer_is_of_the_decoder_however_few_channels_it_gives(family, task, nc, tmp_path):
+    """A single output channel is not only DFL's: it is a score of one class, and an angle."""
+    onnx_from_checkpoint(
+        saved(stock_model(family, task, nc=nc), tmp_path / "m.pt"), tmp_path / "raw.onnx", imgsz=64, head="raw"
+    )
+    simplify_onnx(tmp_path / "raw.onnx", tmp_path / "m.onnx")
+    for name in ("raw.onnx", "m.onnx"):
+        graph = name_nodes(load_graph(tmp_path / name))
+        found = regions_of(graph)
+        convolutions = {node.name for node in graph.graph.node if node.op_type in {"Conv", "ConvTranspose"}}
+        fixed = convolutions & found.decoder
+        assert ["dfl" in node for node in fixed] == ([] if family == "yolo26" else [True])
+        branches = 2 if task == "detect" else 3
+        assert len(found.output_layers) == 3 * branches + (task == "segment")  # and the prototypes
+        assert not set(decoding_arithmetic(graph)) & convolutions - fixed
 
 
 @pytest.mark.parametrize(("family", "task"), [("yolov8", "detect"), ("yolo26", "detect"), ("yolo11", "segment")])
@@ -160,6 +190,30 @@ def test_the_methods_differ(small, train_images, tmp_path):
     assert (tmp_path / "entropy.onnx").read_bytes() != (tmp_path / "minmax.onnx").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("batch", "count"),
+    [(8, 16), (8, 17), (12, 23), (16, 16), (32, 16), (32, 63), pytest.param(64, 20, marks=pytest.mark.slow)],
+)
+def test_every_calibration_image_is_read_whatever_the_batch(batch, count, small, tmp_path, monkeypatch):
+    onnx_from_checkpoint(
+        saved(stock_model("yolov8", "classify"), tmp_path / "m.pt"), tmp_path / "m.onnx", imgsz=32, batch=batch
+    )
+    read: list[Path] = []
+    stacks: list[int] = []
+
+    def noted(images, **how):
+        read.extend(images)
+        stacks.append(len(images))
+        return batch_from_images(images, **how)
+
+    monkeypatch.setattr(int8, "batch_from_images", noted)
+    images = noise_images(tmp_path, count, 32)
+    info = quantize_to_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", images, method="minmax")
+    assert set(read) == set(images) and info.images == count
+    assert set(stacks) == {batch}
+    assert precision_of(load_graph(tmp_path / "q.onnx")) == "int8"
+
+
 @pytest.mark.parametrize("count", [0, 4, 15])
 def test_too_few_images_are_refused(count, small, train_images, tmp_path):
     with pytest.raises(DataError, match=f"got {count} images; at least 16"):
@@ -200,6 +254,57 @@ def test_a_graph_that_is_not_fp32_is_refused(small, train_images, tmp_path):
         quantize_to_int8(tmp_path / "half.onnx", tmp_path / "q.onnx", train_images)
     with pytest.raises(DataError, match="already holds fp16"):
         cast_to_fp16(tmp_path / "half.onnx", tmp_path / "again.onnx")
+
+
+def dynamic_int8(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        str(source), str(target), weight_type=QuantType.QUInt8, op_types_to_quantize=["Conv", "MatMul", "Gemm"]
+    )
+
+
+def bfloat16(source: Path, target: Path) -> None:
+    model = onnx.load(str(source))
+    for index, weight in enumerate(list(model.graph.initializer)):
+        if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
+            bits = (numpy_helper.to_array(weight).view(np.uint32) >> 16).astype(np.uint16)
+            cast = helper.make_node("Cast", [f"{weight.name}_bf16"], [weight.name], to=TensorProto.FLOAT)
+            model.graph.node.insert(0, cast)
+            model.graph.initializer[index].CopyFrom(
+                helper.make_tensor(f"{weight.name}_bf16", TensorProto.BFLOAT16, weight.dims, bits.tobytes(), raw=True)
+            )
+    onnx.save(model, str(target))
+
+
+def in_constant_nodes(source: Path, target: Path) -> None:
+    """Half precision whose weights are Constant nodes, as some exporters write them."""
+    cast_to_fp16(source, target)
+    model = onnx.load(str(target))
+    weights = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for weight in weights:
+        model.graph.node.insert(0, helper.make_node("Constant", [], [weight.name], value=weight))
+    onnx.save(model, str(target))
+
+
+def fused_int8(source: Path, target: Path) -> None:
+    """What ONNX Runtime makes of a Q/DQ graph."""
+    quantize_to_int8(source, target, noise_images(target.parent), method="minmax", recipe="cpu")
+    OnnxRuntime().engine_from_onnx(target, target, precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("made", "held"),
+    [(dynamic_int8, "int8"), (fused_int8, "int8"), (bfloat16, "bf16"), (in_constant_nodes, "fp16")],
+)
+def test_a_graph_that_others_made_is_no_fp32_by_whatever_it_holds_another_precision(made, held, small, tmp_path):
+    source = small("yolov8", "classify")
+    made(source, tmp_path / "other.onnx")
+    assert precision_of(tmp_path / "other.onnx") == held
+    for transform in (cast_to_fp16, lambda a, b: quantize_to_int8(a, b, noise_images(tmp_path))):
+        with pytest.raises(DataError, match=f"already holds {held}; give the FP32 export"):
+            transform(tmp_path / "other.onnx", tmp_path / "again.onnx")
 
 
 def test_an_image_that_cannot_be_read_stops_the_calibration(small, train_images, tmp_path):
