@@ -75,3 +75,17 @@ def test_no_file_imports_itself_through_others() -> None:
     while leaves := [module for module, imported in waiting.items() if not imported]:
         waiting = {module: imported - set(leaves) for module, imported in waiting.items() if module not in leaves}
     assert sorted(waiting) == []
+
+
+def test_what_a_printed_command_takes_from_outside_is_quoted() -> None:
+    """A folder with a space in its name would be two arguments where the line is typed again."""
+    names = "|".join(page.stem for page in (ROOT / "docs" / "commands").glob("*.md"))
+    harmless = {"fitting[0]", "option", "limit", "run"}  # names of profiles, and what was quoted or is a number
+    printed = re.compile(rf"edgeprune (?:{names})\b([^\n\"]*)")
+    found = []
+    for file in (ROOT / "edgeprune").rglob("*.py"):
+        text = re.sub(r"\"\s*\n\s*f?\"", "", file.read_text())  # a text over several lines
+        for rest in printed.findall(text):
+            inserted = re.findall(r"(?<!\{)\{([^{}]+)\}", rest)
+            found += [f"{file.name}: {one}" for one in inserted if not one.startswith("shlex.") and one not in harmless]
+    assert found == []

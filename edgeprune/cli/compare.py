@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,23 @@ def compare(
     if output is not None and output.exists() and not output.is_dir():
         raise TargetError(f"--output {output}: is a file; give the path of a folder")
     sides = [side_to_run(model, imgsz, profile, trust=trust) for model in models]
+    side = next((one for one in sides if one is not None), None)  # of what is exported: no graph is
+    typed = {
+        "target": target,
+        "split": split,
+        "output": output,
+        "images": images,
+        "imgsz": imgsz and ",".join(map(str, (imgsz,) if isinstance(imgsz, int) else imgsz)),
+        "statistic": statistic,
+        "threads": threads,
+        "rounds": rounds,
+        "warmup-s": warmup_s,
+        "seed": seed,
+        "json": json,
+    }
+    command = ["edgeprune", "compare", *map(str, models), "--data", data]
+    for name, value in typed.items():
+        command += [] if value is None else [f"--{name}", str(value)]
     with open_site(profile) as site, Live(enabled=str(json) != "-") as live:
         result = run(
             models,
@@ -69,12 +87,13 @@ def compare(
             settings=settings,
             statistic=chosen,
             split=split,
-            imgsz=sides[0],
+            imgsz=side,
             images=images,
             seed=seed,
             trust=trust,
             progress=live.progress,
         )
+    result = replace(result, command=(*command, *(["--trust"] if trust else [])))
     write(json, result.json_text())
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)

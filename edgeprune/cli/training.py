@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,7 +119,8 @@ def qat(
 
     result = train(weights, data=data, out=out, settings=settings, work=out / ".training", trust=trust, label="INT8")
     _print(result)
-    say(f"next: edgeprune export {out / QUANTIZED} -o {out / 'int8.onnx'}")
+    following = ["edgeprune", "export", str(out / QUANTIZED), "-o", str(out / "int8.onnx")]
+    say(f"next: {shlex.join([*following, *(['--trust'] if trust else [])])}")
 
 
 @options_from_settings

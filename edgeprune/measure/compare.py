@@ -86,6 +86,7 @@ class Comparison:
         statistic: of the latency in the table.
         pending: why there is no latency; empty when there is.
         notes: what the figures do not say by themselves: number formats that differ, what else is missing and why.
+        command: what was typed for it, one item an argument; empty where it was no command.
     """
 
     models: tuple[Compared, ...]
@@ -99,6 +100,7 @@ class Comparison:
     statistic: str
     pending: str = ""
     notes: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with every raw sample; of the scenes their counts, not their pixels."""
@@ -112,6 +114,7 @@ class Comparison:
             "statistic": self.statistic,
             "pending": self.pending,
             "notes": list(self.notes),
+            "command": list(self.command),
             "models": [model.to_json() for model in self.models],
             "scenes": {"looked_at": self.looked_at, "shown": [scene.to_json() for scene in self.scenes]},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _board(device: Device) -> Iterator[Finding]:
     )
     reasons = {name: mismatch(load_target(name).device, facts) for name in targets_for(facts)}
     fitting = [name for name, reason in reasons.items() if not reason]
-    option = "" if device.name == "local" else f" --device {device.name}"
+    option = "" if device.name == "local" else f" --device {shlex.quote(device.name)}"
     command = "name one in a profile of your own that extends it, with what differs" if reasons else ""
     if fitting:  # what is recommended is what build takes
         command = f"edgeprune build --target {fitting[0]}{option} --weights best.pt --data data.yaml"

@@ -191,7 +191,7 @@ def prune(
     elif plan.source.weights != pruner.source.weights:
         reporter.note(
             f"warning: the plan was made for weights {plan.source.weights[:12]}, these are "
-            f"{pruner.source.weights[:12]}: it keeps the channels that mattered in those; without --plan these are ranked"
+            f"{pruner.source.weights[:12]}: it keeps what mattered in those; without --plan these are ranked"
         )
     tell("narrowing the model and comparing its outputs")
     pruned = pruner.apply(plan)

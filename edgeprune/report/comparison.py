@@ -10,7 +10,7 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.page import render
 from edgeprune.report.scenes import draw_scene, legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import interval_text, ms_text, number_text
+from edgeprune.report.text import interval_text, ms_text, number_text, shell_line
 from edgeprune.samples.statistics import bounds, value_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ MIB = 2**20
 def comparison_page(comparison: Comparison) -> str:
     """The page as text of one file."""
     names = [model.name for model in comparison.models]
-    data = comparison.data.split("/")[-1]
     return render(
         "comparison",
         title=" against ".join(names),
@@ -44,7 +43,7 @@ def comparison_page(comparison: Comparison) -> str:
         legend=legend_of(comparison.scenes),
         scenes=scene_figures(comparison.scenes),
         conditions=conditions_table(comparison),
-        command=" ".join(["edgeprune compare", *names, "--data", data]),
+        command=shell_line(comparison.command),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def open_site(
         else:
             own = target if runtime == target.runtime else None
             used, difference = runtime_named(runtime, device, target=own), ""
-        probe = f"edgeprune device probe {device.name}"
+        probe = shlex.join(["edgeprune", "device", "probe", device.name])
         available = Availability(False, difference, probe) if difference else used.availability()
         version = used.tensorrt_version() if available.ok else ""
         if runtime is None and (difference := outside(board.tensorrt, version)):

@@ -548,7 +548,7 @@ class TrtExec(Runtime):
         if self.dla_core is not None and precision == "fp32":
             raise StageError(
                 f"{onnx}: its graph is fp32, and a DLA computes in half precision or INT8; next: edgeprune quantize "
-                f"{onnx} --precision fp16 -o half.onnx"
+                f"{shlex.quote(str(onnx))} --precision fp16 -o half.onnx"
             )
         paths = {kind: f"{folder}/{name}.{kind}" for kind in ("onnx", "engine", "layers.json", "cache")}
         self.device.send(onnx, paths["onnx"])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,6 +21,7 @@ from edgeprune.errors import DataError, DeviceError, TargetError
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.simplify import simplify_onnx
+from edgeprune.measure import compare as measured
 from edgeprune.measure.compare import Comparison, compare
 from edgeprune.measure.graphs import Counts, counts_of
 from edgeprune.measure.names import names_apart
@@ -25,6 +30,7 @@ from edgeprune.report.notebook import comparison_html
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.export.helpers import noise_images, saved, stock_model
+from tests.report import results
 from tests.report.browser import WIDTHS, looked_at, needs_chromium
 from tests.runtimes.models import convolutions
 
@@ -215,4 +221,32 @@ def test_the_command_compares_a_checkpoint_with_a_graph(folder, tmp_path, monkey
     assert done.exit_code == 0, (done.output, done.exception)
     assert "mAP50-95" in done.output and "lost" in done.output
     assert "images of split val" in done.output
-    assert "Side by side" in (folder / "digits" / "comparison" / "compare.html").read_text()
+    page = (folder / "digits" / "comparison" / "compare.html").read_text()
+    assert "Side by side" in page
+
+
+@pytest.mark.parametrize("first", ["pruned.onnx", "pruned.pt"])
+def test_a_profile_s_size_reaches_every_checkpoint_and_the_page_has_the_command_that_was_run(
+    folder, tmp_path, monkeypatch, first
+):
+    seen = {}
+
+    def run(models, data, *, imgsz, **options):
+        seen.update(imgsz=imgsz)
+        return results.comparison("plain")
+
+    monkeypatch.setattr(measured, "compare", run)
+    (tmp_path / "mine.yaml").write_text("extends: cpu\nimgsz: 96\n")
+    argv = [str(folder / first), str(folder / "base.pt"), "--data", str(tmp_path / "my data.yaml")]
+    argv += ["--target", str(tmp_path / "mine.yaml"), "--split", "test", "--output", str(tmp_path / "out")]
+    argv += ["--images", "3"]
+    done = CliRunner().invoke(app, argv)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert seen["imgsz"] == 96
+    typed = tuple(json.loads((tmp_path / "out" / "compare.json").read_text())["command"])
+    assert typed[: len(argv) + 2] == ("edgeprune", "compare", *argv)
+    again = CliRunner().invoke(app, typed[2:])  # what it adds are values that it took by itself
+    assert again.exit_code == 0, (again.output, again.exception)
+    page = html.unescape(re.sub("<[^>]+>", "", (tmp_path / "out" / "compare.html").read_text()))
+    assert shlex.join(typed) in " ".join(page.split())
+    assert "edgeprune compare" not in comparison_page(replace(results.comparison("plain"), command=()))

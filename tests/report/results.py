@@ -104,6 +104,7 @@ def comparison(name: str = HOSTILE) -> Comparison:
         data=f"data-{name}.yaml",
         runtime="onnxruntime",
         statistic="p50",
+        command=("edgeprune", "compare", *names, "--data", f"data-{name}.yaml"),
     )
 
 
