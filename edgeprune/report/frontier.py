@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above
 from edgeprune.report.page import render
+from edgeprune.report.sweep import draw_unsure
 from edgeprune.report.table import Table
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ def _left_out(row: Row) -> tuple[str, ...]:
     return name, speed_up, untrained, why
 
 
+def _unsure(row: Row) -> str:
+    shortcoming = row.measured.shortcoming if row.measured is not None else ""
+    return f", {shortcoming.partition(':')[0]}" if shortcoming else ""
+
+
 def frontier_plot(found: Frontier) -> Plot:
     """Accuracy against latency of every trained row, with the frontier drawn and the budgets marked.
 
@@ -146,6 +152,7 @@ def frontier_plot(found: Frontier) -> Plot:
             if chosen:
                 axes.scatter(*zip(*chosen, strict=True), s=45, marker=marker, color=COLOURS["before"], zorder=3)
                 axes.scatter([], [], s=45, marker=marker, color=COLOURS["before"], label=name)
+        draw_unsure(axes, [(ms, accuracy) for ms, accuracy, row in places if row.measured and row.measured.shortcoming])
         edge = sorted((ms, accuracy) for ms, accuracy, row in places if row.undominated)
         axes.plot(*zip(*edge, strict=True), color=COLOURS["after"], label="the frontier", zorder=2)
         taken = [(ms, accuracy) for ms, accuracy, row in places if row.name in recommended]
@@ -170,7 +177,7 @@ def frontier_plot(found: Frontier) -> Plot:
         legend_above(axes, 3)
 
     named = "; ".join(
-        f"{number}: {row.name}, {ms:.2f} ms, {found.metric} {accuracy:.4f}"
+        f"{number}: {row.name}, {ms:.2f} ms, {found.metric} {accuracy:.4f}{_unsure(row)}"
         for number, (ms, accuracy, row) in enumerate(marked, 1)
     )
     behind = len(places) - len(marked)

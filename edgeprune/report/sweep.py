@@ -9,10 +9,16 @@ from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
     from edgeprune.records.sweep import Point, Sweep
 
+ON_ONE_BASE = (
+    "A machine drifts between points, and each was timed beside the swept model: drawn is its ratio to that model, in "
+    "ms of the swept model's own row. The table has the milliseconds as they were measured."
+)
 COLUMNS = ("model", "budget", "ms", "speed-up", "accuracy", "MACs", "parameters", "note")
 
 
@@ -41,15 +47,24 @@ def point_cells(point: Point) -> tuple[str, ...]:
 def sweep_page(sweep: Sweep) -> str:
     """The page as text of one file."""
     plot = sweep_plot(sweep)
-    return render("figures", title=plot.title, summary="", plots=[plot])
+    return render("figures", title=plot.title, summary=ON_ONE_BASE, plots=[plot])
 
 
 def sweep_plot(sweep: Sweep) -> Plot:
-    """Accuracy against latency of every point, with the unpruned models on the same axes."""
+    """Accuracy against latency of every point, with the unpruned models on the same axes; see :data:`ON_ONE_BASE`.
+
+    Points that are no sure answer to their budget are crossed out.
+    """
+    points = (*sweep.unpruned, *sweep.points)
+    base_ms = next((point.ms * point.speed_up for point in points if point.failed is None), 1.0)  # the swept one's own
+
+    def place(point: Point) -> tuple[float, float]:
+        return base_ms / point.speed_up, point.accuracy
 
     def draw(axes: Axes) -> None:
-        unpruned = [(point.ms, point.accuracy, point.name) for point in sweep.unpruned if point.failed is None]
-        pruned = sorted((point.ms, point.accuracy) for point in sweep.points if point.failed is None)
+        unpruned = [(*place(point), point.name) for point in sweep.unpruned if point.failed is None]
+        pruned = sorted(place(point) for point in sweep.points if point.failed is None)
+        unsure = [place(point) for point in sweep.points if point.failed is None and point.shortcoming]
         axes.scatter(
             [p[0] for p in unpruned],
             [p[1] for p in unpruned],
@@ -63,16 +78,33 @@ def sweep_plot(sweep: Sweep) -> Plot:
             axes.annotate(name, (ms, value), (6, 4), textcoords="offset points", fontsize=9)
         if pruned:
             axes.plot(*zip(*pruned, strict=True), marker="o", color=COLOURS["after"], label="pruned", zorder=3)
+        draw_unsure(axes, unsure)
         axes.margins(0.15)
         axes.set_xlim(left=0)
         axes.set_xlabel(f"latency {sweep.statistic}, ms")
         axes.set_ylabel(sweep.metric)
         axes.legend(loc="lower right", fontsize=10)
 
-    table = sweep_table(sweep)
-    points = (*sweep.unpruned, *sweep.points)
-    alt = "; ".join(
-        f"{row[0]}: failed" if point.failed else f"{row[0]}: {row[2]} ms, {sweep.metric} {row[4]}"
-        for row, point in zip(table.rows, points, strict=True)
-    )
-    return draw_plot("sweep", "Accuracy against latency", f"{alt}.", draw, table)
+    def words(point: Point) -> str:
+        if point.failed is not None:
+            return f"{point.name}: failed"
+        ms, accuracy = place(point)
+        unsure = point.shortcoming.partition(":")[0]
+        return f"{point.name}: {ms:.2f} ms, {sweep.metric} {accuracy:.4f}{unsure and ', '}{unsure}"
+
+    alt = "; ".join(map(words, points))
+    return draw_plot("sweep", "Accuracy against latency", f"{alt}.", draw, sweep_table(sweep))
+
+
+def draw_unsure(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Cross out points whose measurement does not show that their budget is held."""
+    if places:
+        axes.scatter(
+            *zip(*places, strict=True),
+            s=80,
+            marker="x",
+            color=COLOURS["limit"],
+            linewidths=2,
+            label="FAIL or INCONCLUSIVE",
+            zorder=5,
+        )

@@ -19,6 +19,7 @@ from edgeprune.frontier.run import frontier
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.progress import Silent
 from edgeprune.records.sweep import Point, Sweep
+from edgeprune.report import sweep as report_module
 from edgeprune.report.sweep import sweep_page, sweep_plot
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement
@@ -353,6 +354,27 @@ def test_the_figure_has_every_point_in_words_and_in_its_table() -> None:
     assert text.count("<tr>") == 4
     assert "out of reach" in text
     assert "<script" not in text and "http://" not in text.replace("http://www.w3.org", "")
+
+
+def test_points_of_runs_that_drifted_apart_are_drawn_on_one_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine slowed by a half before the last point: ×2.5 in 6 ms is faster than ×2 in 5 ms."""
+    whole = (Point("n", "", 10.0, 1.0, 0.5, swept_ms=10.0),)
+    pruned = (
+        Point("n-2", "×2", 5.0, 2.0, 0.45, swept_ms=10.0),
+        Point("n-2.5", "×2.5", 6.0, 2.5, 0.4, swept_ms=15.0, inconclusive="between 2.4 and 2.6"),
+        Point("n-3", "×3", 5.0, 2.9, 0.3, swept_ms=14.5, missed="at most 2.95×"),
+    )
+    marked: list[Any] = []
+    monkeypatch.setattr(report_module, "draw_unsure", lambda axes, places: marked.extend(places))
+    figure = sweep_plot(Sweep(whole, pruned, "p50", "mAP50-95"))
+    assert [line.split(" ms")[0] for line in figure.alt.split("; ")] == [
+        "n: 10.00", "n-2: 5.00", "n-2.5: 4.00", "n-3: 3.45",
+    ]  # fmt: skip
+    assert figure.alt.count("INCONCLUSIVE") == figure.alt.count("FAIL") == 1
+    assert marked == [(4.0, 0.4), (pytest.approx(3.448, abs=1e-3), 0.3)]
+    assert "6.00" in sweep_page(Sweep(whole, pruned, "p50", "mAP50-95")), "the table has what was measured"
+    without = sweep_plot(Sweep((replace(whole[0], failed="no engine"),), pruned, "p50", "mAP50-95"))
+    assert "n-2: 5.00 ms" in without.alt and "n-2.5: 4.00 ms" in without.alt
 
 
 def test_an_unpruned_model_that_fails_is_said_and_not_drawn(
