@@ -105,6 +105,6 @@ def draw_unsure(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
             marker="x",
             color=COLOURS["limit"],
             linewidths=2,
-            label="FAIL or INCONCLUSIVE",
+            label="not sure",
             zorder=5,
         )

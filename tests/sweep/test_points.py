@@ -420,7 +420,7 @@ def test_wrong_options_are_one_line(given: tuple[Path, Path], tmp_path: Path, op
         ([Point("a", "×2", 5.0, 2.2, 0.5)], 0, ""),
         ([Point("a", "×2", 5.0, 2.0, 0.5, inconclusive="between 1.9 and 2.1")], 5, "a: INCONCLUSIVE: between 1.9"),
         ([Point("a", "×2", 5.0, 1.8, 0.5, missed="at most 1.9×")], 1, "a: FAIL: at most 1.9×"),
-        ([Point("a", "×9", failed="out of reach", failed_code=2), Point("b", "×2", missed="at most")], 2, "a: out"),
+        ([Point("a", "×9", failed="out of reach", failed_code=2), Point("b", "×2", 5.0, 2.0, 0.5)], 2, "a: out"),
         ([Point("a", "×2", failed="gone", failed_code=4), Point("b", "×2", failed="no", failed_code=3)], 4, "a: gone"),
     ],
 )  # fmt: skip
