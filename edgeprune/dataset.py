@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,8 @@ NAMED = 3  # images that are left out, named one by one
 _logger = logging.getLogger(__name__)
 _said: set[Path] = set()
 """Splits whose images that are left out were named already, by this process."""
+_said_shared: set[str] = set()
+"""What was said already of splits that share images."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,13 @@ class Dataset:
         write_atomically(place / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return place / "data.yaml"
 
-    def sample_images(self, split: str, count: int, seed: int = 0) -> list[Path]:
-        """``count`` images of a split drawn by chance without replacement, sorted; all of them when there are fewer."""
+    def sample_images(self, split: str, count: int, seed: int = 0, *, outside: str | None = None) -> list[Path]:
+        """``count`` images of a split drawn by chance without replacement, sorted; all of them when there are fewer.
+        With ``outside``, only of those that this other split does not hold too."""
         images = self.images(split)
+        if outside is not None and self.also_in(split).get(outside):
+            files = self._files[outside]
+            images = [image for image in images if not files.issuperset(_files_of([image]))]
         return sorted(random.Random(seed).sample(images, min(count, len(images))))
 
     def with_other_images(self, split: str, source: str, images: Sequence[Path]) -> Dataset:
@@ -164,14 +170,41 @@ class Dataset:
 
     def judging_split(self, asked: str) -> str:
         """The split that a model is judged on: ``asked``, or for ``auto`` the test split where it has labelled images,
-        because training chose no epoch on it, else val."""
+        because training chose no epoch on it, else val. A test split that holds images of val is no other than val."""
         return self._unseen_split if asked == "auto" else asked
 
     @cached_property
     def _unseen_split(self) -> str:
         images = self.splits.get("test", ())
         labelled = bool(images) if self.task == "classify" else any(read_labels(image) for image in images)
+        if labelled and (shared := self.also_in("test").get("val")):
+            self._say_shared(f"{shared} of the {len(images)} images of split 'test' are in val too: val judges instead")
+            labelled = False
         return "test" if labelled else "val"
+
+    def also_in(self, split: str) -> dict[str, int]:
+        """The other splits that hold images of this one, and how many; an image is the file that its path leads to."""
+        images = self.images(split) if split in self._linked else self.splits.get(split, ())
+        files = set(_files_of(images))
+        shared = {other: len(files & self._files[other]) for other in SPLITS if other in self.splits and other != split}
+        return {other: count for other, count in shared.items() if count}
+
+    def say_trained_on(self, split: str) -> None:
+        """One warning where images of a split that judges are in the training split too."""
+        if count := self.also_in(split).get("train"):
+            self._say_shared(
+                f"{count} of the {len(self.images(split))} images of split '{split}' are in train too: accuracy on "
+                "them tells nothing of images that were not trained on"
+            )
+
+    def _say_shared(self, text: str) -> None:
+        if (line := f"{self.source}: {text}") not in _said_shared:
+            _said_shared.add(line)
+            _logger.warning("%s", line)
+
+    @cached_property
+    def _files(self) -> dict[str, frozenset[str]]:
+        return {split: frozenset(_files_of(images)) for split, images in self.splits.items()}
 
     def of_one_class(self, names: Mapping[int, str] = ONE_CLASS) -> Dataset:
         """This dataset as Ultralytics trains on it with ``single_cls``: each object is of the class in ``names``."""
@@ -669,6 +702,17 @@ def _words(names: Mapping[int, str]) -> dict[int, str]:
 def _few(names: Mapping[int, str], count: int = 3) -> str:
     shown = [names[index] for index in sorted(names)[:count]]
     return ", ".join(shown) + (", …" if len(names) > count else "")
+
+
+def _files_of(images: Iterable[Path]) -> Iterator[str]:
+    """The files that paths of images lead to; a folder is resolved once, for a split may have a hundred thousand."""
+    folders: dict[str, str] = {}
+    for image in images:
+        folder, name = os.path.split(image)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.join(folders[folder], name)  # noqa: PTH118
+        yield os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -331,6 +331,59 @@ def test_without_a_test_split_val_judges(tmp_path: Path) -> None:
     assert Dataset.load(written(tmp_path)).judging_split("auto") == "val"
 
 
+SHARED = {
+    "apart": ("images/train", "images/val", "images/test", "test", {}),
+    "test is val": ("images/train", "images/val", "images/val", "val", {"test": 3}),  # as in Ultralytics' VOC.yaml
+    "test and val share one": ("images/train", "images/val", "[images/test, one.txt]", "val", {"test": 1}),
+    "test by links is val": ("images/train", "images/val", "images/linked", "val", {"test": 3}),
+    "val is train": ("images/train", "images/train", None, "val", {"train": 3}),  # coco128
+    "val is train by a linked folder": ("images/train", "images/folder", None, "val", {"train": 3}),
+    "test is in train": ("[images/train, images/test]", "images/val", "images/test", "test", {"train": 3}),
+    "all are one": ("images/train", "images/train", "images/train", "val", {"train": 3, "test": 3}),
+}
+
+
+@pytest.mark.parametrize(("train", "val", "test", "judging", "shared"), SHARED.values(), ids=SHARED)
+def test_splits_that_share_images_are_noticed_by_the_files_that_their_paths_lead_to(
+    train: str,
+    val: str,
+    test: str | None,
+    judging: str,
+    shared: dict[str, int],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    yaml = f"train: {train}\nval: {val}\nnames: [cat, dog]\n" + (f"test: {test}\n" if test else "")
+    data = written(tmp_path, yaml)
+    for kind in ("images", "labels"):
+        shutil.copytree(tmp_path / kind / "val", tmp_path / kind / "test")
+        (tmp_path / kind / "linked").mkdir()
+        for file in (tmp_path / kind / "val").iterdir():
+            (tmp_path / kind / "linked" / f"other-{file.name}").symlink_to(file)
+        (tmp_path / kind / "folder").symlink_to(tmp_path / kind / "train")
+    (tmp_path / "one.txt").write_text(f"{tmp_path}/images/val/0.jpg\n")
+    dataset = Dataset.load(data)
+    assert dataset.judging_split("auto") == judging
+    assert dataset.also_in(judging) == shared
+    for _ in range(2):
+        dataset.judging_split("auto")
+        dataset.say_trained_on(judging)
+    lines = [record.getMessage() for record in caplog.records]
+    trained = [line for line in lines if "tells nothing of images that were not trained on" in line]
+    counts = [line for line in lines if "val judges instead" in line]
+    assert len(trained) == ("train" in shared) and len(counts) == ("test" in shared)
+    assert all(line.startswith(str(data)) and "\n" not in line for line in lines)
+    outside = dataset.sample_images(judging, 9, outside="train")
+    assert len(outside) == len(dataset.images(judging)) - shared.get("train", 0)
+
+
+def test_class_folders_that_share_images_are_noticed_too(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "d")
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to(root / "train")
+    assert Dataset.load(root).also_in("val") == {"train": 2}
+
+
 def test_the_split_that_judges_is_checked_before_anything_runs(tmp_path: Path) -> None:
     from edgeprune.search.inputs import read_dataset
     from edgeprune.target import load_target

@@ -110,6 +110,7 @@ def accuracy(
             single_cls=subject.single_cls,
         )
         dataset.images(split)
+        dataset.say_trained_on(split)
         try:
             where = "cpu" if subject.exported else device
             result, details = _validated(subject, dataset, split, workers, progress, where)
@@ -344,6 +345,7 @@ def _validated(
         split=split,
         fitness_key=key,
         metrics=metrics,
+        also_in=dataset.also_in(split),
     )
     return result, validator.per_image
 

@@ -26,6 +26,7 @@ class Accuracy:
         split: train, val or test.
         fitness_key: Ultralytics' name of ``map50_95``.
         metrics: everything the validator gave, by Ultralytics' names.
+        also_in: other splits that hold some of the images too, and how many.
     """
 
     map50_95: float
@@ -36,11 +37,22 @@ class Accuracy:
     split: str
     fitness_key: str
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    also_in: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def metric(self) -> str:
         """What people call ``map50_95`` for this task."""
         return metric_name(self.task)
+
+    @property
+    def trained_on(self) -> int:
+        """How many of the images are of the training split."""
+        return self.images if self.split == "train" else self.also_in.get("train", 0)
+
+    @property
+    def chosen_on(self) -> int:
+        """How many of the images chose the best epoch of a training."""
+        return self.images if self.split == "val" else self.also_in.get("val", 0)
 
 
 @dataclass(frozen=True)

@@ -301,6 +301,7 @@ class FallbackFacts:
         floor: the least that is allowed.
         mixed: the search for layers to return to float; None where there was none.
         reason: why there was none; empty where there was one.
+        judging: whether the images judge the build too, because the splits hold no others.
     """
 
     accuracy: float
@@ -308,6 +309,7 @@ class FallbackFacts:
     floor: float
     mixed: MixedInfo | None
     reason: str
+    judging: bool = False
 
 
 @dataclass(frozen=True)

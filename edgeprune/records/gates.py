@@ -88,11 +88,17 @@ def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> G
     """What the artifact lost against the unpruned model, in a build and for results that came back; ``target`` is in
     the number format of what ships."""
     reference, after, floor = baseline.reference_accuracy, engine.accuracy, target.accuracy.max_map_drop
-    split = after.accuracy.split
+    drop, judged = engine.accuracy_drop, after.accuracy
+    split, trained_on = judged.split, ""
     if split == "val":
         split = "val, which also chose the best epoch"
-    drop = engine.accuracy_drop
-    gate = accuracy_gate("engine", reference, after.value, floor, after.metric, interval=drop, split=split)
+    elif judged.chosen_on:
+        split += f", {judged.chosen_on} of which chose the best epoch too"
+    if judged.trained_on:
+        trained_on = f"{judged.trained_on} of the {judged.images} were trained on"
+    gate = accuracy_gate(
+        "engine", reference, after.value, floor, after.metric, interval=drop, split=split, trained_on=trained_on
+    )
     ran = what_ran(target, after)
     return replace(gate, reason=f"{gate.reason}; {ran}") if ran else gate
 

@@ -28,6 +28,7 @@ from edgeprune.report.verdict import (
     gate_cells,
     next_step,
     short_reasons,
+    trained_on_text,
     verdict_table,
     without_commands,
 )
@@ -60,7 +61,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         title=f"{target.name}: {record.verdict_words}",
         name=target.name,
         verdict=verdict.value,
-        meaning=MEANINGS[verdict] + UNPRUNED if record.verdict_words != verdict.value else MEANINGS[verdict],
+        meaning=_meaning(record),
         request=f"{target.description}. Budget: {budget_text(target.budget)}; accuracy may fall by "
         f"{target.accuracy.max_map_drop:g}.{_levers(record)}",
         deciding=[_gate_row(gate) for gate in deciding_gates(without_commands(gates), verdict)],
@@ -81,6 +82,13 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         provenance=f"edgeprune {record.edgeprune}, seed {record.seed}, {record.created}; weights sha256 "
         f"{record.weights.sha256[:16]}…",
     )
+
+
+def _meaning(record: BuildRecord) -> str:
+    """What the verdict comes to, and what it does not say where the images that judge were trained on."""
+    text = MEANINGS[record.verdict] + (UNPRUNED if record.verdict_words != record.verdict.value else "")
+    trained_on = trained_on_text(record)
+    return f"{text} {trained_on}." if trained_on else text
 
 
 def _levers(record: BuildRecord) -> str:

@@ -84,6 +84,9 @@ def accuracy_text(record: BuildRecord) -> str:
     engine = record.stages.engine.facts
     found, drop = engine.accuracy.accuracy, engine.accuracy_drop
     chosen = {"test": "no epoch was chosen on it", "val": "it chose the best epoch too"}.get(found.split, "")
+    if found.split == "test" and found.chosen_on:
+        chosen = f"{found.chosen_on} of them chose the best epoch too"
+    chosen = "; ".join(filter(None, (chosen, trained_on_text(record))))
     text = f"Accuracy is that of {found.images} images, split {found.split} of {record.dataset.path}"
     text += f" ({chosen})" if chosen else ""
     if ran := what_ran(record.shipped_target, engine.accuracy):
@@ -93,6 +96,14 @@ def accuracy_text(record: BuildRecord) -> str:
     if drop.standard_error is None:
         return f"{text}; it changed by {change_text(drop.drop)}, without an interval: the images {drop.why_unknown}."
     return f"{text}; it changed by {change_text(drop.drop)}, 95 % interval {change_interval_text(drop)}."
+
+
+def trained_on_text(record: BuildRecord) -> str:
+    """That images which judge a build were trained on; empty where none was."""
+    found = record.stages.engine.facts.accuracy.accuracy
+    if not (count := found.trained_on):
+        return ""
+    return f"{count} of the {found.images} images that judge were trained on, and tell nothing of images that were not"
 
 
 def change_interval_text(drop: DropInterval) -> str:

@@ -335,6 +335,7 @@ def accuracy_gate(
     *,
     interval: DropInterval | None = None,
     split: str = "",
+    trained_on: str = "",
 ) -> Gate:
     """Hold the loss of accuracy, ``baseline - candidate``, against ``max_drop`` (absolute, in the metric's own scale).
 
@@ -348,6 +349,7 @@ def accuracy_gate(
         max_drop: largest loss allowed.
         metric: name of the figure.
         split: where the images are from, for the reason.
+        trained_on: which of them the models were trained on, in words; the reason then says nothing of other images.
         interval: spread of the loss over images; without one the bare figures decide (records that have none).
     """
     drop = None if baseline is None or candidate is None else baseline - candidate
@@ -361,19 +363,22 @@ def accuracy_gate(
     if interval is None:
         return replace(gate, reason=figures)
     images_of = f"images of {split}" if split else "images"
+    seen = f"; {trained_on}, and tell nothing of images that were not" if trained_on else ""
     if interval.standard_error is None:
-        reason = f"{figures}; {interval.images} {images_of} {interval.why_unknown}"
+        reason = f"{figures}; {interval.images} {images_of} {interval.why_unknown}{seen}"
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    others = "" if trained_on else "on other images "
     low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
     if high <= max_drop + ROUNDING_ERROR:
-        verdict, reason = Verdict.PASS, f"{figures}; on other images {-high:+.4f} or better"
+        verdict, reason = Verdict.PASS, f"{figures}; {others}{-high:+.4f} or better"
     elif low > max_drop:
-        verdict, reason = Verdict.FAIL, f"{figures}; on other images {-low:+.4f} or worse"
+        verdict, reason = Verdict.FAIL, f"{figures}; {others}{-low:+.4f} or worse"
     else:
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} images would settle it"
-        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; on other images {-high:+.4f} to {-low:+.4f}, {more}"
-    return replace(gate, verdict=verdict, reason=f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} {images_of})")
+        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; {others}{-high:+.4f} to {-low:+.4f}, {more}"
+    reason = f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} {images_of}){seen}"
+    return replace(gate, verdict=verdict, reason=reason)
 
 
 def info_gate(stage: str, metric: str, value: float | None, unit: str, reason: str = "for information") -> Gate:

@@ -15,6 +15,7 @@ from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import value_of
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of
+from edgeprune.stages.export import judging_split_input
 from edgeprune.target import Target
 from edgeprune.workspace import Key, Record
 
@@ -39,7 +40,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             **_agreement_inputs(build),
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,
-            "split": build.dataset.judging_split(build.target.accuracy.split),
+            "split": judging_split_input(build),
             "trained_imgsz": _other_size(build),
         },
     }

@@ -16,8 +16,13 @@ from edgeprune.workspace import Key, Record
 
 def images_inputs(build: Build) -> dict[str, object]:
     """Key entries of the images that two forms of a model are compared on."""
+    return {"data": build.dataset.digest, "split": judging_split_input(build), "seed": build.site.seed}
+
+
+def judging_split_input(build: Build) -> str:
+    """Key entry of the split that judges, with the other splits that hold images of it."""
     split = build.dataset.judging_split(build.target.accuracy.split)
-    return {"data": build.dataset.digest, "split": split, "seed": build.site.seed}
+    return " ".join((split, *sorted(build.dataset.also_in(split))))
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:

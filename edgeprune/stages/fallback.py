@@ -34,10 +34,10 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
     """
     from edgeprune.measure.accuracy import measure_artifact
 
-    images = choosing_images(build)
+    images, judging = _choosing_images(build)
     floor = _unpruned_accuracy(build, images) - build.target.accuracy.max_map_drop
     measured = graph_accuracy(build, low)
-    facts = FallbackFacts(measured.value, measured.metric, floor, mixed=None, reason="")
+    facts = FallbackFacts(measured.value, measured.metric, floor, mixed=None, reason="", judging=judging)
     if measured.value >= floor:
         return replace(facts, reason="it reaches the floor")
     if not build.target.mixed_precision:
@@ -73,7 +73,8 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
 def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
     """Rows of the verdict table: accuracy before and after, which layers went back, and what that costs."""
     outcome = facts.reason or "missed: layers go back to float"
-    reason = f"on images that do not judge, floor {facts.floor:.4f}; {outcome}"
+    images = "images that judge too, for there are no others" if facts.judging else "images that do not judge"
+    reason = f"on {images}, floor {facts.floor:.4f}; {outcome}"
     rows = [info_gate("quantize", f"{facts.metric} in {precision}", facts.accuracy, "", reason)]
     if facts.mixed is not None:
         layers = facts.mixed.layers
@@ -84,11 +85,22 @@ def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
 
 def choosing_images(build: Build) -> Dataset:
     """The dataset with other images in the place of those that judge: the validation split where the test split does,
-    else the images of the calibration."""
+    else the images of the calibration; the judging ones themselves where the splits hold no others."""
+    return _choosing_images(build)[0]
+
+
+def _choosing_images(build: Build) -> tuple[Dataset, bool]:
+    """:func:`choosing_images`, and whether they judge too."""
     dataset, judging = build.dataset, build.dataset.judging_split(build.target.accuracy.split)
-    source = "train" if judging == "val" else "val"
-    count = build.target.calibration.images if source == "train" else len(dataset.images(source))
-    return dataset.with_other_images(judging, source, dataset.sample_images(source, count, build.site.seed))
+    sources = ("train",) if judging == "val" else ("val",) if judging == "train" else ("val", "train")
+
+    def drawn(source: str, outside: str | None) -> Dataset | None:
+        count = build.target.calibration.images if source == "train" else len(dataset.images(source))
+        images = dataset.sample_images(source, count, build.site.seed, outside=outside)
+        return dataset.with_other_images(judging, source, images) if images else None
+
+    others = next((found for source in sources if (found := drawn(source, judging)) is not None), None)
+    return (others, False) if others is not None else (drawn(sources[0], None) or dataset, True)
 
 
 def _unpruned_accuracy(build: Build, images: Dataset) -> float:

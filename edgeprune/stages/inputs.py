@@ -61,6 +61,7 @@ def read_inputs(
     _require_possible(target, loaded)
     splits = {"train", "val", target.accuracy.split}
     dataset = read_dataset(target, data, source.task, splits, loaded, trust=trust)
+    dataset.say_trained_on(dataset.judging_split(target.accuracy.split))
     if loaded is None and target.pretrain.train.get("single_cls"):
         dataset = dataset.of_one_class()
     require_teacher(target, dataset, source.task, loaded, trust=trust)

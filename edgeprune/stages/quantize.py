@@ -25,6 +25,7 @@ from edgeprune.records.facts import (
 from edgeprune.samples.gates import info_gate
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.stages.export import judging_split_input
 from edgeprune.stages.fallback import fallback_gates, graph_accuracy, meet_floor
 from edgeprune.stages.finetune import record_to_ship
 from edgeprune.stages.plainer import choose_precision, times_both
@@ -52,7 +53,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "seed": build.site.seed,
             "unpruned": build.record(BaselineFacts).artifacts["model"].sha256,
             "max_map_drop": build.target.accuracy.max_map_drop,
-            "split": build.dataset.judging_split(build.target.accuracy.split),
+            "split": judging_split_input(build),
             "mixed_precision": build.target.mixed_precision,
             "keep_precision": build.target.keep_precision,
             "timing": timing_inputs(build.target, build.dataset),

@@ -104,8 +104,8 @@ class AccuracyFloor(_Part):
     (0.02 is two points). For a precision below FP32, against its FP32 form where that is the better one: what the
     precision alone loses counts too."""
     split: Literal["auto", "val", "test", "train"] = "auto"
-    """Dataset split on which both are measured; ``auto`` is test where the dataset has one with labelled images, since
-    training chose no epoch on it, else val."""
+    """Dataset split on which both are measured; ``auto`` is test where the dataset has one with labelled images, of
+    which val holds none, since training chose no epoch on it, else val."""
 
 
 class Pruning(_Part):

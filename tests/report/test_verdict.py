@@ -10,9 +10,9 @@ import pytest
 from edgeprune.cli.console import print_next_step, print_verdict
 from edgeprune.records.build import BuildRecord, DeviceRow
 from edgeprune.records.facts import BaselineFacts, Change
-from edgeprune.records.gates import agreement_gate, macs_gate
+from edgeprune.records.gates import agreement_gate, drop_gate, macs_gate
 from edgeprune.report.build import build_markdown, build_page
-from edgeprune.report.verdict import accuracy_warning, gate_cells, gate_text
+from edgeprune.report.verdict import accuracy_text, accuracy_warning, gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
 from edgeprune.stages.bundle import readme
@@ -230,3 +230,52 @@ def test_other_verdicts_end_with_the_command(verdict: str, capsys: pytest.Captur
 def test_what_passed_has_no_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     print_next_step(build_record("PASS"))
     assert not capsys.readouterr().out
+
+
+WORDS = {
+    "test": ("test", {}, True, "no epoch was chosen on it", "(95%, 87 images of test)"),
+    "val": ("val", {}, True, "it chose the best epoch too", "(95%, 87 images of val, which also chose the best epoch)"),
+    "val that is train": (
+        "val",
+        {"train": 16},
+        False,
+        "it chose the best epoch too; 16 of the 16 images that judge were trained on",
+        "which also chose the best epoch); 16 of the 16 were trained on, and tell nothing of images that were not",
+    ),
+    "test that holds some of val": (
+        "test",
+        {"val": 3},
+        True,
+        "3 of them chose the best epoch too",
+        "images of test, 3 of which chose the best epoch too)",
+    ),
+    "test that holds some of train": (
+        "test",
+        {"train": 4},
+        False,
+        "4 of the 16 images that judge were trained on",
+        "images of test); 4 of the 16 were trained on, and tell nothing of images that were not",
+    ),
+    "train": ("train", {}, False, "16 of the 16 images that judge were trained on", "16 of the 16 were trained on"),
+}
+
+
+@pytest.mark.parametrize(("split", "also_in", "others", "text", "reason"), WORDS.values(), ids=WORDS)
+@pytest.mark.parametrize("drop", [0.0, 0.0443, 0.02], ids=["PASS", "FAIL", "INCONCLUSIVE"])
+def test_nothing_is_said_of_other_images_where_those_that_judge_were_trained_on(
+    drop: float, split: str, also_in: dict[str, int], others: bool, text: str, reason: str
+) -> None:
+    record = build_record()
+    judged = record.stages.engine.facts.accuracy
+    judged = replace(judged, accuracy=replace(judged.accuracy, split=split, also_in=also_in))
+    facts = replace(record.stages.engine.facts, accuracy=judged, accuracy_drop=replace(LOST, drop=drop))
+    record = replace(record, stages=replace(record.stages, engine=replace(record.stages.engine, facts=facts)))
+    gate = drop_gate(record.target, record.stages.baseline.facts, facts)
+    assert ("on other images" in gate.reason) == others
+    assert reason in gate.reason
+    assert text in accuracy_text(record)
+    page = build_page(record)
+    assert ("were trained on, and tell nothing of images that were not." in page) != others
+    few = replace(facts, accuracy_drop=DropInterval(0.01, None, 8, 0))
+    undecided = drop_gate(record.target, record.stages.baseline.facts, few)
+    assert undecided.verdict is Verdict.INCONCLUSIVE and ("were trained on" in undecided.reason) != others

@@ -18,6 +18,7 @@ from edgeprune.stages.plainer import choose_precision
 from edgeprune.target import load_target
 from edgeprune.workspace import Workspace
 from tests.search.devices import StandIn, stand_in_site
+from tests.situations import datasets
 from tests.stages.test_plainer import graph
 
 
@@ -84,3 +85,33 @@ def test_the_engine_that_was_timed_is_the_one_whose_accuracy_is_asked(build_by, 
     choice = choose_precision(build_by(runtime), source, low, facts)
     assert choice is not None and choice.plainer_accuracy == 0.6
     assert runtime.built == ["source.onnx", "low.onnx"] and measured == [fit]
+
+
+@pytest.mark.parametrize(
+    ("entries", "split", "source", "judging"),
+    [
+        ({}, "auto", "val", False),
+        ({"val": "images/train", "test": None}, "auto", "train", True),  # coco128
+        ({"test": "images/val"}, "auto", "train", False),
+        ({"test": "images/val"}, "test", "train", False),
+        ({"train": ["images/train", "images/val"], "test": None}, "auto", "train", False),
+    ],
+    ids=["apart", "val is train", "test is val", "test is val and asked for", "train holds val"],
+)
+def test_layers_are_chosen_on_images_that_do_not_judge_or_the_row_says_so(
+    entries: dict[str, Any], split: str, source: str, judging: bool, tmp_path: Path
+) -> None:
+    data = datasets.rewritten(datasets.dataset(tmp_path / "data"), **entries)
+    dataset = Dataset.load(data, task="detect")
+    target = load_target("cpu").changed({"precision": "int8", "accuracy": {"split": split}})
+    site = stand_in_site(target, Builder(fit=True))
+    build = Build(site, Weights(tmp_path / "m.pt", "", "detect"), dataset, False, Workspace(tmp_path), SilentBuild())
+    chosen, judge_too = fallback._choosing_images(build)
+    judges = dataset.judging_split(split)
+    files = {image.resolve() for image in chosen.images(judges)}
+    assert judge_too == judging
+    assert files.isdisjoint(image.resolve() for image in dataset.images(judges)) != judging
+    assert files == {image.resolve() for image in datasets.images_of(data, source)}
+    facts = FallbackFacts(0.4, "mAP50-95", 0.5, None, "missed", judge_too)
+    [row] = fallback.fallback_gates(facts, "int8")
+    assert ("do not judge" in row.reason) != judging
