@@ -78,7 +78,7 @@ def search(
 
     Example:
       edgeprune search best.pt --target cpu --imgsz 128 --speed-up 1.2 \\
-        --data data.yaml -o faster.pt   # exits 0 or 5: the verdict
+        --data data.yaml -o faster.pt   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.cli.console import ConsoleReporter
     from edgeprune.report.text import number_text
@@ -139,7 +139,7 @@ def sweep(
 
     Example:
       edgeprune sweep best.pt --target cpu --imgsz 128 --speed-up 1.1,1.2 \\
-        --data data.yaml --epochs 1 --out swept   # exits 0 or 5: 5 where other work disturbs it
+        --data data.yaml --epochs 1 --out swept   # exits 0, 1 or 5: the worst verdict
     """
     from edgeprune.cli.console import ConsoleReporter, print_table
     from edgeprune.records.sweep import worst_exit_code

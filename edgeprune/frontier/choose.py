@@ -16,6 +16,7 @@ from edgeprune.frontier.levers import TRAINED
 from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
+from edgeprune.samples.gates import THROTTLED, UNSTEADY_MARGIN
 
 SIZE_MARGIN = 0.05
 """A smaller input wins some of its accuracy back in training; a form that meets the same budget and is more accurate by
@@ -175,7 +176,9 @@ def is_held(row: Row, share: float, kind: str, value: float, budget: str) -> boo
     if share * low > 1:
         return False
     plain = kind == "speed_up" or point.ms * high <= value
-    sure = share * high <= 1 and plain and not point.unsteady and not why_unsure(row, budget)
+    far_inside = share * high * UNSTEADY_MARGIN <= 1 and point.unsteady != THROTTLED  # as of a gate
+    steady = not point.unsteady or far_inside
+    sure = share * high <= 1 and plain and steady and not why_unsure(row, budget)
     return True if sure else None
 
 

@@ -33,6 +33,7 @@ MIN_BLOCK_PAIRS = 20  # pairs of blocks below which a ratio has no interval and 
 MAX_SAMPLES = 100_000
 UNSTEADY_MARGIN = 2.0  # how far inside its limit an unsteady run has to stay, in every sample or block, to pass
 ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
+THROTTLED = "the device throttled during the run"
 NOT_MEASURED = "not measured yet"
 MET_UNPRUNED = "met without pruning"  # what a verdict says of a budget that asked for nothing
 ROUNDING_ERROR = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
@@ -461,7 +462,7 @@ def _throttled(*measurements: Measurement) -> bool:
 def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
     """Why a run cannot pass whatever its figures are: the device throttled, or the samples moved; else empty."""
     if _throttled(*measurements):
-        return "the device throttled during the run"
+        return THROTTLED
     return "" if steady.stable else steady.reason
 
 
