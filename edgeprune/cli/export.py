@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgeprune.runtimes.jobs import ParserAnswer
     from edgeprune.target import Target
 
+EXTRA_UNITS = {"segment": "of mask coefficients and prototypes", "obb": "rad"}  # of what is no pixel and no score
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -141,7 +143,12 @@ def parity_command(
     data: Data,
     split: Annotated[str, typer.Option(help="Split the images come from.")] = "val",
     count: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
-    limit: Annotated[float | None, typer.Option(help="Exit 1 beyond this difference in pixels or scores.")] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Exit 1 beyond this difference of any number: pixels, scores, radians of an angle, mask values."
+        ),
+    ] = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -156,17 +163,16 @@ def parity_command(
 
     dataset = dataset_for(candidate, data, split=split, trust=trust)
     found = parity(reference, candidate, dataset.sample_images(split, count), trust=trust)
-    worst = max(found.max_abs_box_px, found.max_abs_score)
-    text = (
-        f"{found.images} images, {found.task}, head {found.head}: at most {found.max_abs_box_px:.2g} px and "
-        f"{found.max_abs_score:.2g} of score apart; "
-    )
+    apart = [f"{found.max_abs_box_px:.2g} px", f"{found.max_abs_score:.2g} of score"]
+    if (unit := EXTRA_UNITS.get(found.task)) is not None:
+        apart.append(f"{found.max_abs_extra:.2g} {unit}")
+    text = f"{found.images} images, {found.task}, head {found.head}: at most {', '.join(apart)} apart; "
     if found.found_nothing:
         text += "INCONCLUSIVE: neither detects anything on these images; give a trained model, or other images"
     else:
         text += f"{found.detections_agreement:.1%} of {found.detections_reference} detections agree"
     _print(found, text, as_json)
-    if limit is not None and not worst <= limit:
+    if limit is not None and not found.max_abs <= limit:
         raise typer.Exit(1)
     if found.found_nothing:
         raise typer.Exit(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,13 @@ from edgeprune.export.metadata import ModelMetadata
 CONFIDENCE = 0.25  # what Ultralytics' predictor shows a user, and what its embedded NMS keeps
 NMS_IOU = 0.7  # the exporter's and the predictor's default
 AGREEMENT_IOU = 0.7  # two detections of a class are the same object when their boxes overlap this much
+AGREEMENT_MASK_IOU = 0.7  # so do their masks, where there are
+# So do their keypoints: the mean likeness of COCO's evaluation, with one tolerance for every keypoint (COCO's own are
+# 0.05 to 0.21 of the object's size). A keypoint that moved by as much as the corner of a box that just agrees (0.13 of
+# its side) has just this likeness.
+AGREEMENT_LIKENESS = 0.7
+KEYPOINT_TOLERANCE = 0.15
+MASK_STRIDE = 4  # pixels of the input for one of the prototypes, in every family
 MAX_ROWS = 300
 MAX_CANDIDATES = 3000  # before NMS: an untrained rotated head would else compare every anchor with every other
 # Rows of a sorted list are taken for the same candidate when no side of the box moved by more than this part of its
@@ -156,15 +164,27 @@ def apply_nms(raw: np.ndarray, *, nc: int, task: str) -> np.ndarray:
     return rows
 
 
-def detection_agreement(reference: np.ndarray, candidate: np.ndarray, layout: Layout) -> tuple[int, int, float]:
-    """Detections of both with a score of 0.25 or more, and the part of them that both have (Dice's coefficient)."""
+def detection_agreement(
+    reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], layout: Layout
+) -> tuple[int, int, float]:
+    """Detections of both with a score of 0.25 or more, and the part of them that both have (Dice's coefficient): of a
+    class, with the same box, and with the same mask or keypoints where the task has them.
+
+    Args:
+        reference: outputs with the images on the first axis; for segmentation the prototypes are the second.
+        candidate: the same of the candidate.
+        layout: how the first output is laid out.
+    """
     if layout.task == "classify":
-        same = (reference.argmax(axis=1) == candidate.argmax(axis=1)).mean()
-        return len(reference), len(candidate), float(same)
-    if reference.ndim != 3 or not layout.nc:
+        same = (reference[0].argmax(axis=1) == candidate[0].argmax(axis=1)).mean()
+        return len(reference[0]), len(candidate[0]), float(same)
+    if reference[0].ndim != 3 or not layout.nc:
         return 0, 0, 1.0
-    ours, theirs = (_detections(output, layout) for output in (reference, candidate))
-    common = sum(_count_common(a, b, rotated=layout.task == "obb") for a, b in zip(ours, theirs, strict=True))
+    ours, theirs = (_detections(outputs[0], layout) for outputs in (reference, candidate))
+    common = 0
+    for image, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        prototypes = [outputs[1][image] for outputs in (reference, candidate) if len(outputs) > 1]
+        common += _count_common(a, b, layout, prototypes)
     counts = sum(map(len, ours)), sum(map(len, theirs))
     return counts[0], counts[1], 1.0 if not sum(counts) else 2 * common / sum(counts)
 
@@ -190,8 +210,9 @@ def _detections_after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.nda
     return [detections.numpy() for detections in images]
 
 
-def _count_common(a: np.ndarray, b: np.ndarray, *, rotated: bool) -> int:
-    """Number of pairs of the same class that overlap, one to one."""
+def _count_common(a: np.ndarray, b: np.ndarray, layout: Layout, prototypes: Sequence[np.ndarray]) -> int:
+    """Number of pairs of the same class that overlap and have the same mask or keypoints, one to one."""
+    rotated = layout.task == "obb"
     if not len(a) or not len(b):
         return 0
     import torch
@@ -203,5 +224,51 @@ def _count_common(a: np.ndarray, b: np.ndarray, *, rotated: bool) -> int:
 
     overlap = (batch_probiou if rotated else box_iou)(boxes(a), boxes(b)).numpy()
     same = (a[:, None, 5] == b[None, :, 5]) & (overlap >= AGREEMENT_IOU)
+    for i, j in np.argwhere(same):
+        if layout.task == "segment" and len(prototypes) == 2:
+            same[i, j] = _mask_iou(a[i], b[j], *prototypes) >= AGREEMENT_MASK_IOU
+        elif layout.task == "pose" and layout.kpt_shape and a.shape[1] == 6 + int(np.prod(layout.kpt_shape)):
+            same[i, j] = _keypoint_likeness(a[i], b[j], layout.kpt_shape) >= AGREEMENT_LIKENESS
     i, j = linear_sum_assignment(-np.where(same, overlap, 0.0))
     return int(same[i, j].sum())
+
+
+def _mask_iou(row: np.ndarray, other: np.ndarray, prototypes: np.ndarray, others: np.ndarray) -> float:
+    """Overlap of the masks of two detections as Ultralytics draws them: coefficients times prototypes, enlarged to
+    pixels, cut off at the box. Two empty masks are the same."""
+    import torch
+
+    height, width = (MASK_STRIDE * side for side in prototypes.shape[1:])
+    lows = np.minimum(row[:2], other[:2]) // MASK_STRIDE - 1  # what lies around both boxes, a prototype's pixel more
+    highs = np.maximum(row[2:4], other[2:4]) // MASK_STRIDE + 2
+    left, top = (int(side) for side in np.clip(lows, 0, [width // MASK_STRIDE - 1, height // MASK_STRIDE - 1]))
+    right, bottom = (int(side) for side in np.clip(highs, [left + 1, top + 1], prototypes.shape[:0:-1]))
+    masks: list[np.ndarray] = []
+    for detection, planes in ((row, prototypes), (other, others)):
+        part = planes[:, top:bottom, left:right].astype(np.float32)
+        logits = np.tensordot(detection[6:].astype(np.float32), part, axes=1)
+        scale = {"scale_factor": MASK_STRIDE, "mode": "bilinear"}
+        enlarged: Any = torch.nn.functional.interpolate(torch.from_numpy(logits)[None, None], **scale)
+        across, down = (
+            np.arange(start * MASK_STRIDE, end * MASK_STRIDE) for start, end in ((left, right), (top, bottom))
+        )
+        inside_x = (across >= detection[0]) & (across < detection[2])
+        inside_y = (down >= detection[1]) & (down < detection[3])
+        masks.append((enlarged[0, 0].numpy() > 0) & inside_y[:, None] & inside_x)
+    union = (masks[0] | masks[1]).sum()
+    return float((masks[0] & masks[1]).sum() / union) if union else 1.0
+
+
+def _keypoint_likeness(row: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Mean likeness of the keypoints of two detections, in [0, 1]: by their distance in units of the box's size, and
+    by how visible either says that they are. Those that neither sees do not count."""
+    ours, theirs = (np.nan_to_num(rows[6:].astype(np.float64), nan=np.inf).reshape(shape) for rows in (row, other))
+    area = max(float((row[2] - row[0]) * (row[3] - row[1])), 1.0)
+    with np.errstate(invalid="ignore"):
+        squared = np.nan_to_num(((ours[:, :2] - theirs[:, :2]) ** 2).sum(axis=1), nan=np.inf)
+    likeness = np.exp(-squared / (2 * area * KEYPOINT_TOLERANCE**2))
+    if shape[1] < 3:
+        return float(likeness.mean())
+    seen, seen_too = (np.clip(points[:, 2], 0.0, 1.0) for points in (ours, theirs))
+    weight = np.maximum(seen, seen_too)
+    return float((likeness * (1 - np.abs(seen - seen_too)) * weight).sum() / weight.sum()) if weight.any() else 1.0

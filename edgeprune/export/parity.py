@@ -116,7 +116,7 @@ def compare_arrays(
     for ours_extra, theirs_extra in zip(reference[1:], candidate[1:], strict=True):
         extra = np.abs(ours_extra.astype(np.float64) - theirs_extra)
         differences.add(extra.reshape(len(extra), 1, -1), columns=np.array(["extra"]), axis=1)
-    counts = detection_agreement(reference[0], candidate[0], layout)
+    counts = detection_agreement(reference, candidate, layout)
     return ParityInfo(
         images=len(ours),
         task=layout.task,

@@ -22,8 +22,9 @@ class ParityInfo:
         reordered: rows of a sorted list whose partner has another rank; 0 for a raw head.
         detections_reference: detections of the reference with a score of 0.25 or more, after NMS.
         detections_candidate: those of the candidate.
-        detections_agreement: 2 × common / (reference + candidate); 1.0 when neither has any. For a classifier, the part
-            of images with the same best class.
+        detections_agreement: 2 × common / (reference + candidate); 1.0 when neither has any. Common is what has the
+            same class and box, and the same mask or keypoints where the task has them. For a classifier, the part of
+            images with the same best class.
     """
 
     images: int

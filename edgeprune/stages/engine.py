@@ -192,7 +192,7 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=7,
+    version=8,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,

@@ -3,13 +3,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
+import edgeprune.export.parity
+import edgeprune.export.quantize  # noqa: F401 -- both are looked up when the command runs
 from edgeprune.cli.export import app
 from edgeprune.errors import DeviceError, TargetError, ToolError
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.result import ParityInfo
 from edgeprune.runtimes import nvidia_parser
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.jobs import ParserAnswer
@@ -143,3 +147,22 @@ def test_help_imports_nothing_heavy():
     code = "import sys, edgeprune.cli.export; print([m for m in ('torch', 'onnx', 'ultralytics') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("task", "extra", "code", "says"),
+    [
+        ("segment", 3.5, 1, "at most 0.001 px, 0.0001 of score, 3.5 of mask coefficients and prototypes apart"),
+        ("obb", 0.4, 1, "at most 0.001 px, 0.0001 of score, 0.4 rad apart"),
+        ("obb", 0.001, 0, "0.001 rad apart"),
+        ("detect", 0.0, 0, "at most 0.001 px, 0.0001 of score apart"),
+    ],
+)
+def test_a_limit_of_parity_is_on_angles_and_masks_too_and_they_are_told(task, extra, code, says, monkeypatch):
+    found = ParityInfo(16, task, "raw", max(0.001, extra), 1e-5, 0.001, 0.0001, extra, 0, 0, 9, 9, 1.0)
+    images = SimpleNamespace(sample_images=lambda split, count: [])
+    monkeypatch.setattr(sys.modules["edgeprune.export.quantize"], "dataset_for", lambda *given, **named: images)
+    monkeypatch.setattr(sys.modules["edgeprune.export.parity"], "parity", lambda *given, **named: found)
+    result = CliRunner().invoke(app, ["parity", "m.pt", "m.onnx", "--data", "d.yaml", "--limit", "0.01"])
+    assert result.exit_code == code
+    assert says in result.output and "100.0% of 9 detections agree" in result.output

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ultralytics.utils.ops import process_mask
 
 from edgeprune.errors import StageError
-from edgeprune.export.detections import Layout, detection_agreement, pair_rows
+from edgeprune.export.detections import Layout, _mask_iou, detection_agreement, pair_rows
 from edgeprune.export.parity import compare_arrays
+from edgeprune.records.gates import agreement_gate
+from edgeprune.samples.gates import Verdict
 
 END_TO_END = Layout("detect", "end-to-end", 3)
 RAW = Layout("detect", "raw", 3)
@@ -121,9 +128,9 @@ def test_agreement_counts_common_detections_both_ways():
     rows[0, :4] = [[0, 0, 10, 10, 0.9, 0], [50, 50, 90, 90, 0.8, 1], [5, 60, 30, 90, 0.6, 2], [0, 0, 5, 5, 0.1, 0]]
     other = rows.copy()
     other[0, 1, :4] += 40  # far away now
-    assert detection_agreement(rows, other, END_TO_END) == (3, 3, pytest.approx(4 / 6))
-    assert detection_agreement(rows, np.zeros_like(rows), END_TO_END) == (3, 0, 0.0)
-    assert detection_agreement(np.zeros_like(rows), np.zeros_like(rows), END_TO_END) == (0, 0, 1.0)
+    assert detection_agreement([rows], [other], END_TO_END) == (3, 3, pytest.approx(4 / 6))
+    assert detection_agreement([rows], [np.zeros_like(rows)], END_TO_END) == (3, 0, 0.0)
+    assert detection_agreement([np.zeros_like(rows)], [np.zeros_like(rows)], END_TO_END) == (0, 0, 1.0)
 
 
 def test_a_classifier_agrees_where_the_best_class_is_the_same():
@@ -132,3 +139,138 @@ def test_a_classifier_agrees_where_the_best_class_is_the_same():
     found = compare_arrays([ours], [theirs], Layout("classify", "raw", 2))
     assert found.detections_agreement == 0.5
     assert found.max_abs_score == pytest.approx(0.3)
+
+
+SEGMENT, POSE = Layout("segment", "end-to-end", 3), Layout("pose", "end-to-end", 3, (4, 3))
+
+
+def found_objects(extra: int) -> np.ndarray:
+    """Three detections of an image of 64 px and rows of nothing, with so many further columns."""
+    rows = np.zeros((1, 20, 6 + extra))
+    rows[0, :3, :6] = [[4, 4, 36, 28, 0.9, 0], [30, 30, 62, 62, 0.8, 1], [8, 34, 28, 60, 0.6, 2]]
+    return rows
+
+
+def with_masks() -> list[np.ndarray]:
+    """Three detections whose masks are ellipses: a prototype for each."""
+    rows = found_objects(3)
+    down, across = np.mgrid[2:64:4, 2:64:4]
+    prototypes = np.zeros((1, 3, 16, 16))
+    for index, (left, top, right, bottom) in enumerate(rows[0, :3, :4]):
+        rows[0, index, 6 + index] = 2.0
+        x, y = (across - (left + right) / 2) / (right - left) * 2, (down - (top + bottom) / 2) / (bottom - top) * 2
+        prototypes[0, index] = 1 - x**2 - y**2
+    return [rows, prototypes]
+
+
+def with_keypoints() -> list[np.ndarray]:
+    """Three detections with a keypoint in the middle of every side; the last of every one is not seen."""
+    rows = found_objects(12)
+    for row in rows[0, :3]:
+        left, top, right, bottom = row[:4]
+        x, y = (left + right) / 2, (top + bottom) / 2
+        row[6:] = [x, top, 0.99, right, y, 0.97, x, bottom, 0.95, left, y, 0.01]
+    return [rows]
+
+
+def agreement_of(outputs: list[np.ndarray], layout: Layout, change: Callable[[list[np.ndarray]], None]) -> float:
+    """With the same outputs after a change; their boxes and scores agree."""
+    changed = [output.copy() for output in outputs]
+    change(changed)
+    found = compare_arrays(outputs, changed, layout)
+    assert (found.max_abs_score if layout.task == "segment" else 0.0) == 0.0
+    return found.detections_agreement
+
+
+def zero_everything(outputs: list[np.ndarray]) -> None:
+    outputs[0][..., 6:] = 0.0
+    outputs[1][:] = 0.0
+
+
+def zero_coefficients(outputs: list[np.ndarray]) -> None:
+    outputs[0][..., 6:] = 0.0
+
+
+def zero_prototypes(outputs: list[np.ndarray]) -> None:
+    outputs[1][:] = 0.0
+
+
+def exchange_prototypes(outputs: list[np.ndarray]) -> None:
+    outputs[1][:] = outputs[1][:, ::-1]
+
+
+def invert_prototypes(outputs: list[np.ndarray]) -> None:
+    outputs[1][:] *= -1
+
+
+@pytest.mark.parametrize(
+    ("change", "agree"),
+    [
+        (zero_everything, 0.0),
+        (zero_coefficients, 0.0),
+        (zero_prototypes, 0.0),
+        (exchange_prototypes, 1 / 3),
+        (invert_prototypes, 0.0),
+        (lambda outputs: None, 1.0),
+        (lambda outputs: np.multiply(outputs[1], 0.3, out=outputs[1]), 1.0),  # another contrast is the same mask
+        (lambda outputs: np.add(outputs[1], 0.05, out=outputs[1]), 1.0),  # rounding
+    ],
+)
+def test_a_segmentation_agrees_only_where_its_masks_do(change, agree):
+    assert agreement_of(with_masks(), SEGMENT, change) == pytest.approx(agree)
+
+
+@pytest.mark.parametrize(
+    ("change", "agree"),
+    [
+        ((0, 1, 2136.0), 0.0),
+        ((0, 1, 30.0), 0.0),
+        ((0, 1, np.nan), 0.0),
+        ((0, 1, 1.0), 1.0),
+        ((2, 3, -1.0), 0.0),  # seen by one alone
+        ((2, 3, -0.05), 1.0),
+    ],
+)
+def test_a_pose_agrees_only_where_its_keypoints_do(change, agree):
+    place, step, by = change
+
+    def moved(outputs: list[np.ndarray]) -> None:
+        places = slice(6 + place, None, 3) if step == 3 else [6 + 3 * k + axis for k in range(4) for axis in (0, 1)]
+        outputs[0][0, :3, places] += by
+
+    assert agreement_of(with_keypoints(), POSE, moved) == pytest.approx(agree)
+
+
+def test_a_keypoint_that_neither_sees_may_lie_anywhere():
+    def moved(outputs: list[np.ndarray]) -> None:
+        outputs[0][0, :3, 15:17] += 500.0
+
+    assert agreement_of(with_keypoints(), POSE, moved) == 1.0
+
+
+def test_two_empty_masks_are_the_same():
+    empty = with_masks()
+    empty[1][:] = -1.0
+    assert agreement_of(empty, SEGMENT, lambda outputs: None) == 1.0
+
+
+def test_the_masks_are_ultralytics_own():
+    rows, prototypes = with_masks()
+    kept = torch.from_numpy(rows[0, :3].astype(np.float32))
+    planes = torch.from_numpy(prototypes[0].astype(np.float32))
+    masks = process_mask(planes, kept[:, 6:], kept[:, :4], (64, 64), upsample=True).bool().numpy()
+    for (i, a), (j, b) in itertools.product(enumerate(rows[0, :3]), repeat=2):
+        expected = (masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum()
+        assert _mask_iou(a, b, prototypes[0], prototypes[0]) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_gate_of_an_engine_fails_where_masks_or_keypoints_are_lost():
+    outputs = with_masks()
+    broken = [output.copy() for output in outputs]
+    zero_everything(broken)
+    assert agreement_gate("engine", compare_arrays(outputs, outputs, SEGMENT)).verdict is Verdict.PASS
+    assert agreement_gate("engine", compare_arrays(outputs, broken, SEGMENT)).verdict is Verdict.FAIL
+    pose = with_keypoints()
+    far = [pose[0].copy()]
+    far[0][0, :3, 6::3] += 2136.0
+    assert agreement_gate("engine", compare_arrays(pose, far, POSE)).verdict is Verdict.FAIL
