@@ -31,7 +31,7 @@ from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import MIN_BLOCKS, RatioInterval
 from edgeprune.serial import from_json, json_schema, json_text, write_json
 from edgeprune.target import Target
-from edgeprune.target.schema import Precision
+from edgeprune.target.schema import Precision, Statistic
 from edgeprune.version import pip
 
 SCHEMA_VERSION = 2
@@ -211,6 +211,11 @@ class BuildRecord:
             if len(roles) == 2:
                 return roles["baseline"], roles["candidate"]
         return None
+
+    @property
+    def judged_statistic(self) -> Statistic:
+        """The percentile that the judged latencies are told by: the budget's in ms; a ratio is one of medians."""
+        return self.target.budget.statistic if self.target.budget.kind == "latency_ms" else "p50"
 
     @property
     def speed_up(self) -> RatioInterval | None:

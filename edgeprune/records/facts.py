@@ -66,10 +66,15 @@ class BaselineFacts:
     accuracy_as_trained: ArtifactAccuracy | None = None
 
     @property
-    def reference_accuracy(self) -> float:
-        """What the accuracy of later artifacts is held against: the artifact's, or its FP32 graph's if that is more."""
+    def reference(self) -> ArtifactAccuracy:
+        """What later artifacts are held against: the artifact's accuracy, or its FP32 graph's if that is more."""
         plain = self.accuracy_fp32
-        return self.accuracy.value if plain is None else max(self.accuracy.value, plain.value)
+        return self.accuracy if plain is None or plain.value <= self.accuracy.value else plain
+
+    @property
+    def reference_accuracy(self) -> float:
+        """Its figure."""
+        return self.reference.value
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def sizes_table(record: BuildRecord) -> Table:
         _compared(f"file{both}", engine.unpruned_bytes(baseline) / 2**20, engine.size_bytes / 2**20, "MiB"),
     ]
     if (pair := record.judged_latency) is not None:
-        statistic, interval = record.target.budget.statistic, record.speed_up
+        statistic, interval = record.judged_statistic, record.speed_up
         figures = (bounds(measurement.values, statistic, INTERVAL_TAIL) for measurement in pair)
         ratio = interval_text(interval) if interval is not None else "–"
         rows.append(
@@ -138,7 +138,7 @@ def _tiles(record: BuildRecord) -> list[_Tile]:
     baseline, engine = record.stages.baseline.facts, record.stages.engine.facts
     tiles: list[_Tile] = []
     if (pair := record.judged_latency) is not None:
-        statistic = record.target.budget.statistic
+        statistic = record.judged_statistic
         slow, fast = (ms_text(value_of(measurement.values, statistic)) for measurement in pair)
         tiles.append(_Tile(f"latency {statistic}", f"{fast} ms", f"from {slow} ms"))
     if (ratio := record.speed_up) is not None:
@@ -152,7 +152,7 @@ def _tiles(record: BuildRecord) -> list[_Tile]:
 
 def classes_table(record: BuildRecord) -> Table:
     """Accuracy by class of the unpruned model and of what ships."""
-    before = record.stages.baseline.facts.accuracy.accuracy.per_class
+    before = record.stages.baseline.facts.reference.accuracy.per_class
     after = record.stages.engine.facts.accuracy.accuracy.per_class
     rows = [
         (name, f"{value:.4f}", f"{after[name]:.4f}", f"{after[name] - value:+.4f}")

@@ -13,6 +13,7 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.sparsity import scale_plots
 from edgeprune.report.table import Table
 from edgeprune.report.text import ms_text
+from edgeprune.samples.gates import pass_confidence
 from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.target.schema import BUDGET_WINDOW
 
@@ -43,16 +44,19 @@ def trade_off(record: BuildRecord) -> Plot | None:
     pair = record.judged_latency
     if pair is None:
         return None
-    before, after = record.stages.baseline.facts.accuracy.value, record.stages.engine.facts.accuracy.value
-    statistic = record.target.budget.statistic
+    baseline = record.stages.baseline.facts
+    before, after = baseline.reference_accuracy, record.stages.engine.facts.accuracy.value
+    statistic = record.judged_statistic
     slow, fast = (value_of(measurement.values, statistic) for measurement in pair)
     limit, floor = limit_ms(record), before - record.target.accuracy.max_map_drop
-    metric = record.stages.baseline.facts.accuracy.metric
+    metric, unpruned = baseline.accuracy.metric, "unpruned"
+    if baseline.reference is not baseline.accuracy:
+        unpruned = "unpruned, accuracy in FP32"
     # the machine drifts between a probe and the last measurement: what holds is a probe's share of its own budget
     shares = [] if limit is None else [probe.budget_share for probe in record.stages.prune.facts.probes]
 
     def draw(axes: Axes) -> None:
-        axes.scatter([slow], [before], s=70, color=COLOURS["before"], marker="s", label="unpruned", zorder=3)
+        axes.scatter([slow], [before], s=70, color=COLOURS["before"], marker="s", label=unpruned, zorder=3)
         axes.scatter([fast], [after], s=90, color=COLOURS["after"], marker="o", label="what ships", zorder=3)
         if limit is not None:
             axes.axvline(limit, color=COLOURS["limit"], linestyle="--", label="budget")
@@ -68,9 +72,10 @@ def trade_off(record: BuildRecord) -> Plot | None:
         axes.set_ylabel(metric)
         legend_above(axes, 2)
 
-    alt = f"Unpruned: {ms_text(slow)} ms at {metric} {before:.4f}. What ships: {ms_text(fast)} ms at {after:.4f}. "
+    alt = f"{unpruned[:1].upper()}{unpruned[1:]}: {ms_text(slow)} ms at {metric} {before:.4f}. "
+    alt += f"What ships: {ms_text(fast)} ms at {after:.4f}. "
     alt += ("" if limit is None else f"Budget {ms_text(limit)} ms. ") + f"Accuracy floor {floor:.4f}."
-    rows = [("unpruned", ms_text(slow), f"{before:.4f}"), ("what ships", ms_text(fast), f"{after:.4f}")]
+    rows = [(unpruned, ms_text(slow), f"{before:.4f}"), ("what ships", ms_text(fast), f"{after:.4f}")]
     rows += [(f"probe {number}", f"{share:.1%} of the budget", "not trained") for number, share in enumerate(shares, 1)]
     rows += [("budget", ms_text(limit), ""), ("floor", "", f"{floor:.4f}")]
     table = Table.of(("", f"{statistic}, ms", metric), rows)
@@ -82,9 +87,10 @@ def latency(record: BuildRecord) -> Plot | None:
     pair = record.judged_latency
     if pair is None:
         return None
-    statistic, limit = record.target.budget.statistic, limit_ms(record)
+    statistic, limit = record.judged_statistic, limit_ms(record)
+    confidence = pass_confidence(record.target.measure.retries)
     before, after = (measurement.values for measurement in pair)
-    high = bounds(after, statistic).high
+    high = bounds(after, statistic, confidence).high
     quantile = float(statistic[1:]) / 100
     edge = AXIS_MARGIN * max(*(float(np.quantile(values, AXIS_QUANTILE)) for values in (before, after)), limit or 0.0)
     beyond = sum(value > edge for value in (*before, *after))
@@ -107,20 +113,20 @@ def latency(record: BuildRecord) -> Plot | None:
     names = ("p50", "p90", "p95", "p99")
     alt = f"{len(after)} samples each. {statistic} {ms_text(value_of(before, statistic))} ms unpruned, "
     alt += f"{ms_text(value_of(after, statistic))} ms shipped"
-    alt += f", at most {ms_text(high)} ms with 99 % confidence." if high is not None else "."
+    alt += f", at most {ms_text(high)} ms with {confidence:.1%} confidence." if high is not None else "."
     if beyond:
         alt += f" Slower than the plot shows: {beyond} of both."
     if interval is not None:
         alt += f" Speed-up ×{interval.ratio:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}."
     rows = []
     for label, values in (("unpruned", before), ("what ships", after)):
-        figures = [bounds(values, name) for name in names]
+        figures = [bounds(values, name, confidence) for name in names]
         cells = [
             ms_text(figure.value) + (f" (≤ {ms_text(figure.high)})" if figure.high is not None else "")
             for figure in figures
         ]
         rows.append((label, str(len(values)), *cells))
-    columns = ("ms, bound at 99 %", "samples", *names)
+    columns = (f"ms, bound at {confidence:.1%}", "samples", *names)
     return draw_plot("latency", "Latency, every sample", alt, draw, Table.of(columns, rows))
 
 
@@ -221,7 +227,7 @@ def curves(record: BuildRecord) -> Plot | None:
     epochs = [epoch.number for epoch in finished]
     from matplotlib.ticker import MaxNLocator
 
-    unpruned, best = record.stages.baseline.facts.accuracy.accuracy, training.best_epoch
+    unpruned, best = record.stages.baseline.facts.reference.accuracy, training.best_epoch
 
     def draw(axes: Axes) -> None:
         for name, colour, style in zip(shown, ("before", "after") * 2, ("-", "-", "--", "--"), strict=False):
@@ -291,10 +297,11 @@ def scales(record: BuildRecord) -> list[Plot]:
 
 
 def limit_ms(record: BuildRecord) -> float | None:
-    """The budget as milliseconds on the latency axis; None for a budget that does not speak of latency."""
+    """The budget as milliseconds on the latency axis; None for a budget that does not speak of latency. A
+    ratio is one of medians, and so is its line."""
     budget, pair = record.target.budget, record.judged_latency
     if budget.speed_up is not None and pair is not None:
-        return value_of(pair[0].values, budget.statistic) / budget.speed_up
+        return value_of(pair[0].values, record.judged_statistic) / budget.speed_up
     return budget.latency_ms
 
 
