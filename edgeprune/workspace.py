@@ -28,6 +28,10 @@ LOG = "log.txt"
 LAST_LOG = "failed.log"
 REASON = "reason.txt"
 STATE = "state.json"
+LOCK = ".lock"
+BUNDLE = "bundle"
+OLD_BUNDLE = ".bundle-old"
+"""Where the bundle lies while the one that takes its place is moved there; never named as what may be cleared."""
 FAILED = "failed"
 Facts = TypeVar("Facts")
 
@@ -253,13 +257,14 @@ def has_finished_stage(root: Path) -> bool:
 
 @contextlib.contextmanager
 def open_workspace(root: Path) -> Generator[Workspace, None, None]:
-    """Create a run directory if need be, hold its lock, and clear what a stopped build left half done.
+    """Create a run directory if need be, hold its lock, and clear what a stopped build left half done; a bundle that
+    was being replaced when it stopped is put back.
 
     Raises:
         TargetError: the directory cannot be written.
         StageError: another build holds it.
     """
-    lock = root / ".lock"
+    lock = root / LOCK
     try:
         root.mkdir(parents=True, exist_ok=True)
         handle = lock.open("a+")
@@ -282,7 +287,27 @@ def open_workspace(root: Path) -> Generator[Workspace, None, None]:
         handle.flush()
         for leftover in root.glob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        if (old := root / OLD_BUNDLE).is_dir():
+            _keep_one_bundle(old, root / BUNDLE)
         yield Workspace(root)
+
+
+def _keep_one_bundle(old: Path, bundle: Path) -> None:
+    """Of a replacement that was stopped: the old bundle where the new one had not taken its place, else the new one."""
+    if bundle.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.replace(bundle)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Generator[None, None, None]:
+    """Hold the lock of a run directory while something in it is replaced; a folder that is none is left alone."""
+    if (folder / LOCK).is_file():
+        with open_workspace(folder):
+            yield
+    else:
+        yield
 
 
 def has_logs(failed: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from edgeprune.records.verify import verify_build
 from edgeprune.serial import write_json
 from edgeprune.stages.bundle import SHIPPED, readme, trtexec_lines, with_digests, write_bundle
 from edgeprune.target import load_target
+from edgeprune.workspace import open_workspace
 from tests.export.helpers import saved, stock_model
 from tests.records.sample import build_record
 
@@ -213,3 +215,48 @@ def test_an_older_bundle_without_them_is_verified(bundle: Path) -> None:
     del record["sha256"]  # which it had not either
     write_json(bundle / "build.json", record)
     assert verify_build(bundle).changed == verify_build(bundle).missing == ()
+
+
+def test_a_kill_at_any_step_of_a_replacement_leaves_a_whole_bundle(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rename and every removal is one at which the process may end; the next command finds a whole bundle."""
+    record, graph, root = build_record(), bundle / "model.onnx", tmp_path / "run"
+    moved, removed, steps = Path.replace, shutil.rmtree, 0
+
+    def step() -> None:
+        nonlocal steps
+        steps -= 1
+        if steps == 0:
+            raise KeyboardInterrupt
+
+    def move(path: Path, to: Path) -> Path:
+        if root in (path.parent, to.parent):
+            step()
+        return moved(path, to)
+
+    def remove(path: Path, **options: Any) -> None:
+        step()
+        removed(path, **options)
+
+    for killed_at in range(1, 10):
+        removed(root, ignore_errors=True)
+        with open_workspace(root):
+            write_bundle(root, {"kept.txt": b"first"}, record, graph)
+            steps = killed_at
+            with monkeypatch.context() as slow:
+                slow.setattr(Path, "replace", move)
+                slow.setattr(shutil, "rmtree", remove)
+                try:
+                    write_bundle(root, {"kept.txt": b"second"}, record, graph)
+                except KeyboardInterrupt:
+                    done = False
+                else:
+                    done = True
+        with open_workspace(root):
+            assert (root / "bundle" / "kept.txt").read_bytes() in (b"first", b"second"), killed_at
+            assert (root / "bundle" / "build.json").is_file()
+            assert [path.name for path in root.iterdir() if path.is_dir()] == ["bundle"]
+        if done:
+            break
+    assert done and killed_at >= 4

@@ -13,7 +13,17 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from edgeprune.errors import StageError, TargetError, ToolError
-from edgeprune.workspace import REASON, Key, Workspace, differences, flat, open_workspace
+from edgeprune.workspace import (
+    BUNDLE,
+    OLD_BUNDLE,
+    REASON,
+    Key,
+    Workspace,
+    differences,
+    flat,
+    held,
+    open_workspace,
+)
 
 
 @dataclass(frozen=True)
@@ -193,3 +203,23 @@ def test_a_record_is_plain_json(tmp_path: Path) -> None:
     assert content["stage"] == "export"
     assert content["artifacts"]["onnx"]["file"] == "model.onnx"
     assert Workspace(tmp_path / "nowhere").find(KEY, Nodes) is None
+
+
+@pytest.mark.parametrize("stopped", ["before the new one", "behind the new one"])
+def test_a_bundle_outlives_a_kill_while_it_is_replaced(tmp_path: Path, stopped: str) -> None:
+    for name in (OLD_BUNDLE, ".partial-bundle-1", *([BUNDLE] if stopped.startswith("behind") else [])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "build.json").write_text(name)
+    with open_workspace(tmp_path):
+        pass
+    left = BUNDLE if stopped.startswith("behind") else OLD_BUNDLE
+    assert (tmp_path / BUNDLE / "build.json").read_text() == left
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [BUNDLE]
+
+
+def test_only_a_run_directory_is_held(tmp_path: Path) -> None:
+    with held(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+    with open_workspace(tmp_path), pytest.raises(StageError, match="another build"), held(tmp_path):
+        pass

@@ -6,6 +6,7 @@ board with the target. What the board gave is then replayed to the runtime of a 
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.serial import from_json, read_json, read_json_data
 from edgeprune.target import Target
+from edgeprune.workspace import LOCK, held
 
 if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
@@ -63,11 +65,16 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
     Raises:
         DataError: results or build are missing, damaged, edited, or do not belong together.
         DeviceError: another board or power mode than the target's.
+        StageError: a build works in the run directory.
     """
-    with tempfile.TemporaryDirectory(prefix="edgeprune-import-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="edgeprune-import-") as scratch, contextlib.ExitStack() as lock:
         folder = _unpack(results, Path(scratch))
         answered = _read_results(folder)
+        if run is not None:  # before it is looked for: a bundle whose replacement was stopped is put back
+            lock.enter_context(held(run if (run / LOCK).is_file() else run.parent))
         bundle = _find_bundle(run, answered.request_sha256)
+        if run is None:
+            lock.enter_context(held(bundle.parent))
         record = read_untouched(bundle)  # of what is judged anew, nothing may be somebody's own figure
         request = _read_request(bundle, record, answered)
         _require_board(record.target, answered)

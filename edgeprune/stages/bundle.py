@@ -26,6 +26,7 @@ from edgeprune.stages.quantize import shipped_model
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
 from edgeprune.target.schema import Precision
+from edgeprune.workspace import BUNDLE, OLD_BUNDLE
 
 HEADS = {
     "raw": (
@@ -138,9 +139,10 @@ def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRe
     partial.mkdir()
     write_files(partial, {**chosen, **with_texts(record, graph)[1]})
     write_build(partial / "build.json", record)
-    final, old = root / "bundle", root / f".partial-bundle-old-{os.getpid()}"
+    final, old = root / BUNDLE, root / OLD_BUNDLE
     if final.exists():
-        final.replace(old)
+        shutil.rmtree(old, ignore_errors=True)
+        final.replace(old)  # from here to the next line there is no bundle: `open_workspace` puts it back
     partial.replace(final)
     shutil.rmtree(old, ignore_errors=True)
     return final

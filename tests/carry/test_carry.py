@@ -25,7 +25,7 @@ from edgeprune.carry.back import import_results
 from edgeprune.carry.out import carried_files, waits_for_board
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, DeviceError
+from edgeprune.errors import DataError, DeviceError, StageError
 from edgeprune.pipeline import _next_command
 from edgeprune.records.build import write_build
 from edgeprune.records.gates import gates_again
@@ -37,7 +37,7 @@ from edgeprune.samples.gates import Verdict, info_gate, inform_by_later, overall
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import Budget, load_target
 from edgeprune.version import __version__
-from edgeprune.workspace import Key, Record, Workspace
+from edgeprune.workspace import Key, Record, Workspace, open_workspace
 from tests.records.sample import accuracy, build_record
 
 PROFILE = """
@@ -353,6 +353,21 @@ def gate_edited(found: dict[str, Any]) -> None:
     del found["sha256"]
     [drop] = [gate for gate in found["gates"] if gate["metric"] == "mAP50-95 drop"]
     drop["limit"] = 0.9
+
+
+@pytest.mark.parametrize("named", ["run", "bundle"])
+def test_nothing_is_imported_into_a_run_directory_that_a_build_holds(
+    run: Path, results: Path, tmp_path: Path, named: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    copy = copied(run, tmp_path / "run")
+    before = (copy / "bundle" / "build.json").read_bytes()
+    with open_workspace(copy), pytest.raises(StageError, match="another build"):
+        import_results(results, copy if named == "run" else copy / "bundle")
+    assert (copy / "bundle" / "build.json").read_bytes() == before
+    (copy / "bundle").rename(copy / ".bundle-old")  # as a kill leaves it
+    import_results(results, copy)
+    assert (copy / "bundle" / "build.json").read_bytes() != before
 
 
 @pytest.mark.parametrize("edit", [figure_edited, gate_edited])
