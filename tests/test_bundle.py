@@ -222,7 +222,7 @@ def test_a_kill_at_any_step_of_a_replacement_leaves_a_whole_bundle(
 ) -> None:
     """Every rename and every removal is one at which the process may end; the next command finds a whole bundle."""
     record, graph, root = build_record(), bundle / "model.onnx", tmp_path / "run"
-    moved, removed, steps = Path.replace, shutil.rmtree, 0
+    moved, removed, steps, done, killed_at = Path.replace, shutil.rmtree, 0, False, 0
 
     def step() -> None:
         nonlocal steps
