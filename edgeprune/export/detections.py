@@ -20,6 +20,10 @@ AGREEMENT_MASK_IOU = 0.7  # so do their masks, where there are
 # its side) has just this likeness.
 AGREEMENT_LIKENESS = 0.7
 KEYPOINT_TOLERANCE = 0.15
+# Of YOLOv8n for pose and segmentation on 16 images of blood cells at 320 px, a graph run by other kernels (what the gate
+# of an engine holds against its graph) agrees to 1.00 in FP16 and 0.97 to 1.00 in INT8. Held against FP32, which no gate
+# does, INT8 by entropy agrees to 0.91 by boxes and by keypoints, by minmax to 0.90 by boxes and by masks; INT8 with FP16
+# to 0.92 by boxes and 0.89 by keypoints. The least likeness of a pair was 0.98 in FP16.
 MASK_STRIDE = 4  # pixels of the input for one of the prototypes, in every family
 MAX_ROWS = 300
 MAX_CANDIDATES = 3000  # before NMS: an untrained rotated head would else compare every anchor with every other
