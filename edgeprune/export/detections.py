@@ -20,10 +20,11 @@ AGREEMENT_MASK_IOU = 0.7  # so do their masks, where there are
 # its side) has just this likeness.
 AGREEMENT_LIKENESS = 0.7
 KEYPOINT_TOLERANCE = 0.15
-# Of YOLOv8n for pose and segmentation on 16 images of blood cells at 320 px, a graph run by other kernels (what the gate
-# of an engine holds against its graph) agrees to 1.00 in FP16 and 0.97 to 1.00 in INT8. Held against FP32, which no gate
-# does, INT8 by entropy agrees to 0.91 by boxes and by keypoints, by minmax to 0.90 by boxes and by masks; INT8 with FP16
-# to 0.92 by boxes and 0.89 by keypoints. The least likeness of a pair was 0.98 in FP16.
+# Measured with YOLOv8n for pose and segmentation on 16 images of blood cells at 320 px. By the gate of an engine, which
+# holds it against its own graph (here ONNX Runtime's kernels, fused and not): 1.00 in FP16, 0.97 to 1.00 in INT8. Held
+# against FP32, which no gate does, by boxes alone and by all: pose in INT8 0.87 and 0.87 (cpu, minmax), 0.89 and 0.84
+# (tensorrt, minmax), 0.91 and 0.91 (entropy), with FP16 0.92 and 0.89; segmentation 0.90 and 0.90 (cpu, minmax), 0.84
+# and 0.84 (tensorrt, minmax).
 MASK_STRIDE = 4  # pixels of the input for one of the prototypes, in every family
 MAX_ROWS = 300
 MAX_CANDIDATES = 3000  # before NMS: an untrained rotated head would else compare every anchor with every other
