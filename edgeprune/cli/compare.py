@@ -19,6 +19,9 @@ def compare(
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, statistic, sampling.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where latency is measured: user@host[:port]; the profile's, or this machine.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for compare.html and its data.")] = None,
     images: Annotated[int, typer.Option(min=0, help="Images to show side by side.")] = 6,
@@ -50,7 +53,7 @@ def compare(
     from edgeprune.samples.statistics import quantile_of
     from edgeprune.target import default_target, load_target
 
-    profile = load_target(target) if target else default_target()
+    profile = (load_target(target) if target else default_target()).with_overrides(device=device)
     refuse_unused(profile.runtime, ["--threads"] if threads is not None else [])
     given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}
     settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
@@ -65,6 +68,7 @@ def compare(
     side = next((one for one in sides if one is not None), None)  # of what is exported: no graph is
     typed = {
         "target": target,
+        "device": device,
         "split": split,
         "output": output,
         "images": images,

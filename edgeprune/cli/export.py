@@ -245,6 +245,9 @@ def val_command(
     target: Annotated[
         str | None, typer.Option(help="Profile that gives runtime, size, batch, threads and split.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where it runs: user@host[:port]; the profile's, or this machine.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, or val.")] = None,
     imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the artifact's own.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per inference, where the artifact leaves it free.")] = None,
@@ -264,8 +267,10 @@ def val_command(
 
     if target and runtime:
         raise TargetError("--target and --runtime contradict each other: the profile has a runtime; leave one out")
+    if device and artifact.suffix == ".pt":
+        raise TargetError(f"--device {device}: PyTorch runs a checkpoint, on this machine; give its exported file")
     profile = load_target(target) if target else None
-    with _runtime(artifact, profile, runtime or "onnxruntime") as used, Live(enabled=not as_json) as live:
+    with _runtime(artifact, profile, runtime or "onnxruntime", device) as used, Live(enabled=not as_json) as live:
         found = accuracy(
             artifact,
             data=data,
@@ -287,7 +292,7 @@ def val_command(
 
 
 @contextmanager
-def _runtime(artifact: Path, profile: Target | None, name: str) -> Iterator[Runtime | None]:
+def _runtime(artifact: Path, profile: Target | None, name: str, device: str | None) -> Iterator[Runtime | None]:
     """The profile's runtime on its device, or the one of this name here; None for a checkpoint, which torch runs."""
     from edgeprune.runtimes.site import open_site
     from edgeprune.target import default_target
@@ -295,7 +300,8 @@ def _runtime(artifact: Path, profile: Target | None, name: str) -> Iterator[Runt
     if artifact.suffix == ".pt":
         yield None
         return
-    with open_site(profile or default_target(), runtime=None if profile else name) as site:
+    target = (profile or default_target()).with_overrides(device=device)
+    with open_site(target, runtime=None if profile else name) as site:
         site.require_usable()
         yield site.runtime
 

@@ -18,6 +18,7 @@ Images = Annotated[str | None, typer.Option(help="Dataset YAML; needed to calibr
 ImgSz = Annotated[
     Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at.")
 ]
+Device = Annotated[str | None, typer.Option(help="Where to measure: user@host[:port]; the profile's, or this machine.")]
 Cache = Annotated[
     Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")
 ]
@@ -32,6 +33,7 @@ def profile(
     weights: Weights,
     target: TargetName,
     data: Images = None,
+    device: Device = None,
     imgsz: ImgSz = None,
     cache: Cache = PROFILES,
     plot: Annotated[Path | None, typer.Option(help="Write the figure (.svg, or .html with the table).")] = None,
@@ -50,7 +52,9 @@ def profile(
 
     suffixes = _checked_plot(plot)
     with ConsoleReporter() as reporter:
-        found = measured(target, weights, data, imgsz=imgsz, cache=cache, seed=seed, trust=trust, progress=reporter)
+        found = measured(
+            target, weights, data, device=device, imgsz=imgsz, cache=cache, seed=seed, trust=trust, progress=reporter
+        )
     costs = found.costs()
     print_table(layer_costs_table(costs).first(rows), layer_costs_text(costs))
     if plot is not None and suffixes:
@@ -68,6 +72,7 @@ def search(
     speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency ratio.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: latency in ms on the target.")] = None,
     data: Data = None,
+    device: Device = None,
     imgsz: ImgSz = None,
     save_plan: Annotated[Path | None, typer.Option(help="Where the plan goes (.json).")] = None,
     cache: Cache = PROFILES,
@@ -93,6 +98,7 @@ def search(
             output=output,
             speed_up=speed_up,
             latency_ms=latency_ms,
+            device=device,
             imgsz=imgsz,
             plan_file=save_plan,
             cache=cache,
@@ -126,6 +132,7 @@ def sweep(
         list[Path] | None, typer.Option(help="Checkpoint of another scale, for the same axes; repeatable.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Fine-tune epochs of every point; 0 for none.")] = None,
+    device: Device = None,
     imgsz: ImgSz = None,
     out: Annotated[
         Path,
@@ -155,6 +162,7 @@ def sweep(
             budgets=_budgets(latency_ms, speed_up),
             unpruned=unpruned or (),
             epochs=epochs,
+            device=device,
             imgsz=imgsz,
             jobs=jobs,
             seed=seed,
@@ -180,6 +188,7 @@ def frontier(
         list[Path] | None, typer.Option(help="Checkpoint of another scale that is at hand; repeatable.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every row that is trained; 0 for none.")] = None,
+    device: Device = None,
     imgsz: ImgSz = None,
     out: Annotated[
         Path,
@@ -210,6 +219,7 @@ def frontier(
             budgets=[value for _, value in budgets],
             also=also or (),
             epochs=epochs,
+            device=device,
             imgsz=imgsz,
             jobs=jobs,
             seed=seed,

@@ -77,6 +77,7 @@ def frontier(
     budgets: Sequence[float],
     also: Sequence[str | Path] = (),
     epochs: int | None = None,
+    device: str | None = None,
     imgsz: Size | None = None,
     jobs: str = "here",
     seed: int = 0,
@@ -100,6 +101,7 @@ def frontier(
         budgets: their values.
         also: further checkpoints that are at hand, of other scales.
         epochs: of every row that is trained; the profile's when not given, 0 for none.
+        device: where the target's runtime is: ``user@host[:port]``; the profile's, or this machine, when None.
         imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         jobs: ``here`` or ``ray``.
         seed: of everything drawn.
@@ -119,7 +121,7 @@ def frontier(
     if not budgets:
         raise TargetError("give at least one budget: --latency-ms or --speed-up")
     named = target.name if isinstance(target, Target) else str(target)
-    out, reporter, target = Path(out), reporter_of(progress), load_target(target)
+    out, reporter, target = Path(out), reporter_of(progress), load_target(target).with_overrides(device=device)
     require_trainable(target, epochs)
     asked_for = [with_budget(target, kind, value) for value in budgets]  # one that is impossible is refused here
     target = asked_for[0]
@@ -219,7 +221,7 @@ def frontier(
         profile = out / f"build-{_file_name(budget_words(kind, value))}.yaml"
         base = str(Path(named).resolve()) if Path(named).is_file() else named
         write_atomically(profile, f"{profile_text(base, keys)}\n")
-        command = build_command(str(profile), weights, data, trust, {"seed": seed or None})
+        command = build_command(str(profile), weights, data, trust, {"device": device, "seed": seed or None})
         return replace(one, keys=keys, weights=str(weights), command=tuple(command))
 
     recommended = tuple(built(value) for value in budgets)

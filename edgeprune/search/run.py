@@ -80,6 +80,7 @@ def search(
     output: str | Path,
     speed_up: float | None = None,
     latency_ms: float | None = None,
+    device: str | None = None,
     imgsz: Size | None = None,
     plan_file: str | Path | None = None,
     cache: str | Path | None = CACHE,
@@ -103,6 +104,7 @@ def search(
         output: the pruned checkpoint; its plan is written beside it unless ``plan_file`` says where.
         speed_up: replaces the profile's budget: measured latency ratio.
         latency_ms: replaces the profile's budget: milliseconds of its statistic.
+        device: where the target's runtime is: ``user@host[:port]``; the profile's, or this machine, when None.
         imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         plan_file: the plan as JSON.
         cache: folder of measured profiles; None measures anew.
@@ -124,7 +126,7 @@ def search(
     plan_file = output.with_suffix(".plan.json") if plan_file is None else Path(plan_file)
     if output.suffix != ".pt":
         raise TargetError(f"-o {output}: the pruned checkpoint is a .pt file")
-    target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms)
+    target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, device=device)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(
             f"the budget {target.budget} is not one of latency; give --speed-up or --latency-ms, or use "
@@ -167,6 +169,7 @@ def profile(
     weights: str | Path,
     data: str | Path | None = None,
     *,
+    device: str | None = None,
     imgsz: Size | None = None,
     cache: str | Path | None = CACHE,
     seed: int = 0,
@@ -174,7 +177,8 @@ def profile(
     progress: Progress | Reporter | None = None,
 ) -> LayerProfile:
     """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
-    inputs = read_inputs(load_target(target), weights, data, trust=trust, imgsz=imgsz)
+    target = load_target(target).with_overrides(device=device)
+    inputs = read_inputs(target, weights, data, trust=trust, imgsz=imgsz)
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         return profile_layers(
             inputs.source.model,

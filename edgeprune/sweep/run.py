@@ -40,6 +40,7 @@ def sweep(
     budgets: Sequence[tuple[str, float]],
     unpruned: Sequence[str | Path] = (),
     epochs: int | None = None,
+    device: str | None = None,
     imgsz: Size | None = None,
     jobs: str = "here",
     seed: int = 0,
@@ -57,6 +58,7 @@ def sweep(
         budgets: (``latency_ms`` or ``speed_up``, value) each.
         unpruned: checkpoints of other scales, measured for comparison.
         epochs: of every fine-tuning; the profile's when not given, 0 for none.
+        device: where the target's runtime is: ``user@host[:port]``; the profile's, or this machine, when None.
         imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
         jobs: ``here`` or ``ray``.
         seed: of everything drawn.
@@ -69,7 +71,7 @@ def sweep(
         DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
     """
     require_options(jobs, epochs)
-    target = load_target(target)
+    target = load_target(target).with_overrides(device=device)
     require_trainable(target, epochs)
     out, reporter = Path(out), reporter_of(progress)
     splits = {"train", target.accuracy.split, *(() if epochs == 0 else ("val",))}  # whose images choose the epoch
