@@ -159,7 +159,7 @@ class Dataset:
         images = self.images(split)
         if outside is not None and self.also_in(split).get(outside):
             files = self._files[outside]
-            images = [image for image in images if not files.issuperset(_files_of([image]))]
+            images = [image for image, file in zip(images, _files_of(images), strict=True) if file not in files]
         return sorted(random.Random(seed).sample(images, min(count, len(images))))
 
     def with_other_images(self, split: str, source: str, images: Sequence[Path]) -> Dataset:
@@ -184,8 +184,7 @@ class Dataset:
 
     def also_in(self, split: str) -> dict[str, int]:
         """The other splits that hold images of this one, and how many; an image is the file that its path leads to."""
-        images = self.images(split) if split in self._linked else self.splits.get(split, ())
-        files = set(_files_of(images))
+        files = self._files.get(split, frozenset())
         shared = {other: len(files & self._files[other]) for other in SPLITS if other in self.splits and other != split}
         return {other: count for other, count in shared.items() if count}
 

@@ -1,8 +1,9 @@
-"""Checks of option values that commands share, made before anything slow begins."""
+"""Options that commands share: checks of their values before anything slow begins, and the line that repeats them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeprune.errors import TargetError
@@ -51,3 +52,18 @@ def output_folder(path: Path | None) -> Path | None:
         if not os.access(nearest, os.W_OK):
             raise TargetError(f"{path}: the folder {nearest} is not writable; give another")
     return path
+
+
+def command_line(name: str, arguments: Sequence[object], options: Mapping[str, object], trust: bool) -> list[str]:
+    """A command of edgeprune that repeats what was asked, one item an argument; an option that is None is left out."""
+    argv = ["edgeprune", name, *map(str, arguments)]
+    for option, value in options.items():
+        if value is not None:
+            argv += [f"--{option.replace('_', '-')}", _text(value)]
+    return [*argv, "--trust"] if trust else argv
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -60,10 +60,12 @@ class Settings:
         for name, adapter in _adapters(type(self)).items():
             value = getattr(self, name)
             try:
-                adapter.validate_python(value)
+                read = adapter.validate_python(value)
             except ValidationError as error:
                 message = error.errors()[0]["msg"].removeprefix("Value error, ")
                 raise SettingError(f"{name}={value!r}: {message[0].lower()}{message[1:]}") from error
+            if read != value:  # what may be written in several ways is kept in one
+                object.__setattr__(self, name, read)
 
     @classmethod
     def of(cls: type[S], *sources: Settings, **values: Any) -> S:

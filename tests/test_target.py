@@ -10,6 +10,7 @@ import yaml
 
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.trtexec_argv import GENERATIONS, shown_version, version_of
+from edgeprune.settings import TrainSettings
 from edgeprune.stages.bundle import trtexec_lines
 from edgeprune.target import Target, load_target, shipped_targets, target_schema, targets_dir
 from edgeprune.target.releases import KNOWN
@@ -300,6 +301,7 @@ def test_the_demo_leaves_room_for_a_machine_that_does_something_else() -> None:
 def test_gpus_may_be_numbers(tmp_path, text, device):
     (tmp_path / "own.yaml").write_text(f"extends: cpu\ndescription: mine\nfinetune:\n  device: {text}\n")
     assert load_target(tmp_path / "own.yaml").finetune.device == device
+    assert TrainSettings(device=yaml.safe_load(text)).device == device  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("text", ["1.5", "true", "[0, x]"])

@@ -71,6 +71,7 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         folder = _unpack(results, Path(scratch))
         answered = _read_results(folder)
         if run is not None:  # before it is looked for: a bundle whose replacement was stopped is put back
+            run = run.resolve()  # `.` has no folder above it by name
             lock.enter_context(held(run if (run / LOCK).is_file() else run.parent))
         bundle = _find_bundle(run, answered.request_sha256)
         if run is None:
@@ -204,9 +205,9 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     words = unpruned_words(target, before, "")
     if words and not record.stages.prune.facts.unpruned:  # nobody could know before the board had measured it
         prune = replace(prune, reason=f"{prune.reason}; {NEEDLESS}")
-    alone = value_of(before.values, budget.statistic)
+    alone = value_of(before.values, budget.judged_statistic)
     gates = [
-        info_gate("baseline", f"latency {budget.statistic}", alone, "ms", words or "unpruned, measured"),
+        info_gate("baseline", f"latency {budget.judged_statistic}", alone, "ms", words or "unpruned, measured"),
         *([] if budget.kind == "macs_speed_up" else [prune]),
         engine,
         *energy_gates("engine", visit.energy),

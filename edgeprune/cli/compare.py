@@ -11,6 +11,7 @@ import typer
 from edgeprune.cli.bench import Live, refuse_unused, replaced, write
 from edgeprune.cli.sizes import Trust, side_to_run, size_option
 from edgeprune.cli.streams import say
+from edgeprune.options import command_line
 
 
 def compare(
@@ -66,23 +67,21 @@ def compare(
         raise TargetError(f"--output {output}: is a file; give the path of a folder")
     sides = [side_to_run(model, imgsz, profile, trust=trust) for model in models]
     side = next((one for one in sides if one is not None), None)  # of what is exported: no graph is
-    typed = {
+    asked = {
+        "data": data,
         "target": target,
         "device": device,
         "split": split,
         "output": output,
         "images": images,
-        "imgsz": imgsz and ",".join(map(str, (imgsz,) if isinstance(imgsz, int) else imgsz)),
+        "imgsz": imgsz,
         "statistic": statistic,
         "threads": threads,
         "rounds": rounds,
-        "warmup-s": warmup_s,
+        "warmup_s": warmup_s,
         "seed": seed,
         "json": json,
     }
-    command = ["edgeprune", "compare", *map(str, models), "--data", data]
-    for name, value in typed.items():
-        command += [] if value is None else [f"--{name}", str(value)]
     with open_site(profile) as site, Live(enabled=str(json) != "-") as live:
         result = run(
             models,
@@ -97,7 +96,7 @@ def compare(
             trust=trust,
             progress=live.progress,
         )
-    result = replace(result, command=(*command, *(["--trust"] if trust else [])))
+    result = replace(result, command=tuple(command_line("compare", models, asked, trust)))
     write(json, result.json_text())
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)

@@ -267,7 +267,7 @@ def val_command(
 
     if target and runtime:
         raise TargetError("--target and --runtime contradict each other: the profile has a runtime; leave one out")
-    if device and artifact.suffix == ".pt":
+    if device not in (None, "local") and artifact.suffix == ".pt":
         raise TargetError(f"--device {device}: PyTorch runs a checkpoint, on this machine; give its exported file")
     profile = load_target(target) if target else None
     with _runtime(artifact, profile, runtime or "onnxruntime", device) as used, Live(enabled=not as_json) as live:

@@ -86,7 +86,7 @@ class Comparison:
         statistic: of the latency in the table.
         pending: why there is no latency; empty when there is.
         notes: what the figures do not say by themselves: number formats that differ, what else is missing and why.
-        command: what was typed for it, one item an argument; empty where it was no command.
+        command: that repeats it, one item an argument; empty where it was no command.
     """
 
     models: tuple[Compared, ...]

@@ -96,18 +96,6 @@ def timing_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:
     return inputs
 
 
-def sampling_inputs(target: Target) -> dict[str, object]:
-    """What decides by how many samples, and how surely, a stage that times candidates chooses among them, as entries of
-    its key. How long a gate waits for a quiet machine, and how long a model is warmed up, choose nothing."""
-    measure = target.measure
-    return {
-        "rounds": measure.rounds,
-        "per_round": measure.per_round,
-        "time_limit_s": measure.time_limit_s,
-        "retries": measure.retries,
-    }
-
-
 def input_images(target: Target, dataset: Dataset, seed: int) -> Callable[[tuple[int, ...]], np.ndarray] | None:
     """Inputs of any shape from images of the split that accuracy is judged on, for a graph whose time depends on what
     is on them; None for every other graph, which takes as long for noise."""

@@ -214,8 +214,8 @@ class BuildRecord:
 
     @property
     def judged_statistic(self) -> Statistic:
-        """The percentile that the judged latencies are told by: the budget's in ms; a ratio is one of medians."""
-        return self.target.budget.statistic if self.target.budget.kind == "latency_ms" else "p50"
+        """The percentile that the judged latencies are told by."""
+        return self.target.budget.judged_statistic
 
     @property
     def speed_up(self) -> RatioInterval | None:

@@ -172,7 +172,7 @@ def _builds_in(folder: Path) -> list[Path]:
 
 def _summary(path: Path, record: BuildRecord) -> BuildSummary:
     pair, ratio, target, shipped = record.judged_latency, record.speed_up, record.target, record.stages.engine.facts
-    statistic = target.budget.statistic
+    statistic = record.judged_statistic
     latency, device = None, "no latency was measured"
     if pair is not None:
         bound = bounds(pair[1].values, statistic, CONFIDENCE)

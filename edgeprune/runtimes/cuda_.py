@@ -113,10 +113,14 @@ class Cuda:
         self.call("cudaGraphLaunch", graph, self._stream)
 
     def close(self) -> None:
-        """Give back the stream and all memory; arrays of :meth:`pinned` must not be read from here on."""
+        """Give back the stream and all memory; arrays of :meth:`pinned` must not be read from here on.
+
+        What cannot be given back is left: after a fault of the GPU every call fails, and the fault was told already.
+        """
         while self._freed_by:
-            self.call(*self._freed_by.pop())
-        self.call("cudaStreamDestroy", self._stream)
+            name, address = self._freed_by.pop()
+            getattr(self.api, name)(address)
+        self.api.cudaStreamDestroy(self._stream)
 
     def free_bytes(self) -> int:
         """Memory of the device that nobody uses."""

@@ -3,6 +3,7 @@ board in its hold."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -183,16 +184,17 @@ class TensorRt(Runtime):
         from edgeprune.runtimes.cuda_ import Cuda, CudaError
         from edgeprune.runtimes.tensorrt_engine import LoadedEngine
 
-        try:
-            engine = LoadedEngine(Path(model).read_bytes(), Cuda(spin=False), **_options(facts))
-        except JobError as error:
-            raise _mapped(error) from error
-        except CudaError as error:
-            raise DeviceError(str(error)) from error
-        try:
+        with contextlib.ExitStack() as opened:  # a build opens many
+            try:
+                cuda = Cuda(spin=False)
+                opened.callback(cuda.close)
+                engine = LoadedEngine(Path(model).read_bytes(), cuda, **_options(facts))
+            except JobError as error:
+                raise _mapped(error) from error
+            except CudaError as error:
+                raise DeviceError(str(error)) from error
+            opened.callback(engine.close)
             yield EngineSession(engine, facts)
-        finally:  # a build opens many
-            engine.close()
 
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent

@@ -246,12 +246,10 @@ class LoadedEngine:
         return {name: array.copy() for name, array in self.outputs.items()}
 
     def close(self) -> None:
-        """Give back what it holds on the GPU, and its stream; it runs no more. Without it that lasts as long as the
-        process, which is right for one that only times."""
+        """Let go of what it holds on the GPU, before its ``cuda`` is closed; it runs no more."""
         self.inputs, self.outputs, self._device = {}, {}, {}
         self._graph = None
         del self.context, self.engine
-        self.cuda.close()
 
     def profile(self, runs: int) -> dict[str, list[float]]:
         """Time of every layer of ``runs`` inferences, in order of execution."""

@@ -120,7 +120,7 @@ def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
     if plain is not None:
         reason = f"unpruned, before {build.target.precision}, by {plain.measured_on}"
         rows.append(info_gate("baseline", f"{plain.metric} in FP32", plain.value, "", reason))
-    statistic = build.target.budget.statistic
+    statistic = build.target.budget.judged_statistic
     if not build.site.usable:
         # known before hours of training; a usable TensorRT, before which it was asked, has built the graph by now
         rows += acceptance_gates("baseline", build.target, record.path("onnx"))

@@ -11,6 +11,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
+from edgeprune.options import command_line
 from edgeprune.search.inputs import read_dataset, require_teacher, require_training_arguments
 from edgeprune.stages.base import Weights
 from edgeprune.target import Target
@@ -104,19 +105,9 @@ def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Check
     raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml); {instead}")
 
 
-def _typed(value: object) -> str:
-    """An option's value as it is typed."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def build_command(
     target: str, weights: str | Path, data: str | Path, trust: bool, options: Mapping[str, object]
 ) -> list[str]:
     """The command line of a build, one item an argument; an option that is None is left out."""
-    argv = ["edgeprune", "build", "--target", target, "--weights", str(weights), "--data", str(data)]
-    for name, value in options.items():
-        if value is not None:
-            argv += [f"--{name.replace('_', '-')}", _typed(value)]
-    return [*argv, "--trust"] if trust else argv
+    given = {"target": target, "weights": weights, "data": data, **options}
+    return command_line("build", (), given, trust)

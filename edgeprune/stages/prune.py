@@ -38,15 +38,8 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "data": build.dataset.digest,
             "timing": latency.timing_inputs(target, build.dataset),
             "seed": build.site.seed,
-            **({"sampling": latency.sampling_inputs(target)} if _searches(build) else {}),
         },
     }
-
-
-def _searches(build: Build) -> bool:
-    """Whether the plan is found by timing candidates."""
-    budget = build.target.budget
-    return build.site.usable and budget.kind != "macs_speed_up" and not budget.asks_nothing
 
 
 def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:

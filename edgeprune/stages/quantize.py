@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeprune.artifact import write_atomically
 from edgeprune.measure import compiling
-from edgeprune.measure.latency import sampling_inputs, timing_inputs
+from edgeprune.measure.latency import timing_inputs
 from edgeprune.records.facts import (
     BaselineFacts,
     FallbackFacts,
@@ -28,7 +28,7 @@ from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.export import judging_split_input
 from edgeprune.stages.fallback import fallback_gates, graph_accuracy, meet_floor
 from edgeprune.stages.finetune import record_to_ship
-from edgeprune.stages.plainer import choose_precision, times_both
+from edgeprune.stages.plainer import choose_precision
 from edgeprune.workspace import Key, Record
 
 
@@ -57,7 +57,6 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "mixed_precision": build.target.mixed_precision,
             "keep_precision": build.target.keep_precision,
             "timing": timing_inputs(build.target, build.dataset),
-            **({"sampling": sampling_inputs(build.target)} if times_both(build) else {}),
         },
     }
 

@@ -85,6 +85,11 @@ class Budget(_Part):
         return getattr(self, self.kind)
 
     @property
+    def judged_statistic(self) -> Statistic:
+        """The percentile that latencies are told by: ``statistic`` in ms; a ratio is one of medians."""
+        return self.statistic if self.kind == "latency_ms" else "p50"
+
+    @property
     def asks_nothing(self) -> bool:
         """Whether the unpruned model meets it, whatever a clock says."""
         return self.kind != "latency_ms" and self.value <= 1

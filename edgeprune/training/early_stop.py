@@ -18,8 +18,8 @@ from edgeprune.training.classes import require_same_names
 from edgeprune.training.run import validation_accuracy
 from edgeprune.version import installed
 
-UNDOUBLED = ("obb", "semantic", "depth")
-"""Tasks that Ultralytics' trainer validates in batches of its own size; for every other it doubles them."""
+UNDOUBLED = "obb"
+"""The task that Ultralytics' trainer validates in batches of its own size; for every other one here it doubles them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def baseline_accuracy(
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     dataset.check_keypoints(unpruned.kpt_shape, model=f"baseline {weights}")
     # rectangular batches are padded to their largest image, so it takes the trainer's own batches of validation
-    batch = settings.batch if unpruned.task in UNDOUBLED else 2 * settings.batch
+    batch = settings.batch if unpruned.task == UNDOUBLED else 2 * settings.batch
     record = Path(work) / "unpruned.json"
     conditions = digest_of(
         {

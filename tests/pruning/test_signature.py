@@ -54,6 +54,7 @@ def test_training_that_gives_it_back_fails(pruned, rebuilt, tmp_path, monkeypatc
     best = _saved(rebuilt, tmp_path / "best.pt")
     monkeypatch.setattr(training, "run_training", lambda *args, **rest: SimpleNamespace(best=best, best_epoch=1))
     dataset = SimpleNamespace(names=load(start).names, check_channels=lambda *args, **rest: None, digest="d")
+    dataset.check_keypoints = dataset.check_channels
     dataset.known_to, dataset.one_class = (lambda *args, **rest: dataset), None
     monkeypatch.setattr(training, "Dataset", SimpleNamespace(load=lambda *args, **rest: dataset))
     with pytest.raises(StageError, match=f"to {parameter_count(rebuilt)} parameters"):

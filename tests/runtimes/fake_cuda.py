@@ -18,12 +18,18 @@ class _Code(int):
 
 
 def _made(size: int) -> tuple[Any, ...]:
+    if "room" in STATE:
+        if not STATE["room"]:
+            return _Code(2), None
+        STATE["room"] -= 1
     buffer = ctypes.create_string_buffer(size)
     STATE["memory"].append(buffer)
     return 0, ctypes.addressof(buffer)
 
 
 def _freed(address: int) -> tuple[int]:
+    if STATE.get("fails"):
+        return (_Code(700),)
     [buffer] = [one for one in STATE["memory"] if ctypes.addressof(one) == address]
     STATE["memory"].remove(buffer)
     return (0,)

@@ -97,11 +97,16 @@ def test_a_session_gives_back_its_memory_and_names_a_fault_of_the_gpu(tmp_path, 
         assert len(fake_cuda.STATE["memory"]) == held + 4  # input and output, on the GPU and pinned
     assert len(fake_cuda.STATE["memory"]) == held
     np.testing.assert_allclose(kept, 2)  # what was given is no view of what was given back
-    with tensorrt.session(engine) as session:
-        monkeypatch.setitem(fake_cuda.STATE, "fails", True)
-        with pytest.raises(DeviceError, match="cudaMemcpyAsync: "):
-            session.run({"images": image})
-        monkeypatch.delitem(fake_cuda.STATE, "fails")
+    monkeypatch.setitem(fake_cuda.STATE, "fails", False)
+    with pytest.raises(DeviceError, match="cudaMemcpyAsync: "), tensorrt.session(engine) as session:
+        fake_cuda.STATE["fails"] = True  # and every call after it, those that give memory back too
+        session.run({"images": image})
+    fake_cuda.STATE["fails"] = False
+    held = len(fake_cuda.STATE["memory"])
+    monkeypatch.setitem(fake_cuda.STATE, "room", 1)
+    with pytest.raises(DeviceError, match="no room for tensor"), tensorrt.session(engine):
+        pass
+    assert len(fake_cuda.STATE["memory"]) == held  # what had been taken before there was no more
 
 
 @needs_stubs
