@@ -306,7 +306,7 @@ class FallbackFacts:
         floor: the least that is allowed.
         mixed: the search for layers to return to float; None where there was none.
         reason: why there was none; empty where there was one.
-        judging: whether the images judge the build too, because the splits hold no others.
+        judging: whether the images judge the build too, because the splits hold too few others.
     """
 
     accuracy: float

@@ -73,7 +73,7 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
 def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
     """Rows of the verdict table: accuracy before and after, which layers went back, and what that costs."""
     outcome = facts.reason or "missed: layers go back to float"
-    images = "images that judge too, for there are no others" if facts.judging else "images that do not judge"
+    images = "images that judge too, for there are too few others" if facts.judging else "images that do not judge"
     reason = f"on {images}, floor {facts.floor:.4f}; {outcome}"
     rows = [info_gate("quantize", f"{facts.metric} in {precision}", facts.accuracy, "", reason)]
     if facts.mixed is not None:
@@ -85,22 +85,24 @@ def fallback_gates(facts: FallbackFacts, precision: str) -> list[Gate]:
 
 def choosing_images(build: Build) -> Dataset:
     """The dataset with other images in the place of those that judge: the validation split where the test split does,
-    else the images of the calibration; the judging ones themselves where the splits hold no others."""
+    else the images of the calibration; the judging ones themselves where no split holds enough others to choose by."""
     return _choosing_images(build)[0]
 
 
 def _choosing_images(build: Build) -> tuple[Dataset, bool]:
     """:func:`choosing_images`, and whether they judge too."""
+    from edgeprune.export.int8 import FEWEST_IMAGES  # fewer tell no more of an accuracy than of a range
+
     dataset, judging = build.dataset, build.dataset.judging_split(build.target.accuracy.split)
     sources = ("train",) if judging == "val" else ("val",) if judging == "train" else ("val", "train")
 
-    def drawn(source: str, outside: str | None) -> Dataset | None:
+    for source in sources:
         count = build.target.calibration.images if source == "train" else len(dataset.images(source))
-        images = dataset.sample_images(source, count, build.site.seed, outside=outside)
-        return dataset.with_other_images(judging, source, images) if images else None
-
-    others = next((found for source in sources if (found := drawn(source, judging)) is not None), None)
-    return (others, False) if others is not None else (drawn(sources[0], None) or dataset, True)
+        images = dataset.sample_images(source, count, build.site.seed, outside=judging)
+        if len(images) >= FEWEST_IMAGES:
+            return dataset.with_other_images(judging, source, images), False
+    images = dataset.sample_images(judging, build.target.calibration.images, build.site.seed)
+    return dataset.with_other_images(judging, judging, images), True
 
 
 def _unpruned_accuracy(build: Build, images: Dataset) -> float:

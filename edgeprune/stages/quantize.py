@@ -7,6 +7,7 @@ INT8 is then not faster on the target than a plainer number format, that one goe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _choose_int8(build: Build, source: Path, low: Path) -> tuple[FallbackFacts, 
     ships = trained >= calibrated or (mixed is not None and trained >= fallback.floor)
     if ships:
         write_atomically(low, record.path("onnx").read_bytes())
-        fallback = FallbackFacts(trained, fallback.metric, fallback.floor, None, "trained")
+        fallback = replace(fallback, accuracy=trained, mixed=None, reason="trained")
     return fallback, TrainedInt8(trained, calibrated, ships)
 
 
@@ -110,7 +111,7 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
 
 STAGE = Stage(
     name="quantize",
-    version=9,
+    version=10,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,

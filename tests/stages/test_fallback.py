@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from edgeprune.artifact import Artifact
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError
-from edgeprune.records.facts import FallbackFacts
-from edgeprune.stages import fallback
+from edgeprune.records.facts import FallbackFacts, QatFacts
+from edgeprune.stages import fallback, quantize
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.stages.plainer import choose_precision
 from edgeprune.target import load_target
-from edgeprune.workspace import Workspace
+from edgeprune.training.result import TrainSummary
+from edgeprune.workspace import Key, Record, Workspace
 from tests.search.devices import StandIn, stand_in_site
 from tests.situations import datasets
 from tests.stages.test_plainer import graph
@@ -88,20 +90,27 @@ def test_the_engine_that_was_timed_is_the_one_whose_accuracy_is_asked(build_by, 
 
 
 @pytest.mark.parametrize(
-    ("entries", "split", "source", "judging"),
+    ("entries", "split", "counts", "source", "judging"),
     [
-        ({}, "auto", "val", False),
-        ({"val": "images/train", "test": None}, "auto", "train", True),  # coco128
-        ({"test": "images/val"}, "auto", "train", False),
-        ({"test": "images/val"}, "test", "train", False),
-        ({"train": ["images/train", "images/val"], "test": None}, "auto", "train", False),
+        ({}, "auto", {"val": 16}, "val", False),
+        ({"val": "images/train", "test": None}, "auto", {}, "train", True),  # coco128
+        ({"test": "images/val"}, "auto", {}, "train", False),
+        ({"test": "images/val"}, "test", {}, "train", False),
+        ({"train": ["images/train", "images/val"], "test": None}, "auto", {}, "train", False),
+        ({}, "auto", {"val": 15}, "train", False),
+        ({"train": ["images/train", "images/val"], "test": None}, "auto", {"train": 1}, "val", True),
+        ({}, "auto", {"train": 15, "val": 15}, "test", True),
     ],
-    ids=["apart", "val is train", "test is val", "test is val and asked for", "train holds val"],
+    ids=[
+        *("apart", "val is train", "test is val", "test is val and asked for", "train holds val"),
+        *("few in val", "train holds val and one more", "few in both"),
+    ],
 )
 def test_layers_are_chosen_on_images_that_do_not_judge_or_the_row_says_so(
-    entries: dict[str, Any], split: str, source: str, judging: bool, tmp_path: Path
+    entries: dict[str, Any], split: str, counts: dict[str, int], source: str, judging: bool, tmp_path: Path
 ) -> None:
-    data = datasets.rewritten(datasets.dataset(tmp_path / "data"), **entries)
+    data = datasets.dataset(tmp_path / "data", counts={**datasets.COUNTS, **counts})
+    data = datasets.rewritten(data, **entries)
     dataset = Dataset.load(data, task="detect")
     target = load_target("cpu").changed({"precision": "int8", "accuracy": {"split": split}})
     site = stand_in_site(target, Builder(fit=True))
@@ -114,4 +123,20 @@ def test_layers_are_chosen_on_images_that_do_not_judge_or_the_row_says_so(
     assert files == {image.resolve() for image in datasets.images_of(data, source)}
     facts = FallbackFacts(0.4, "mAP50-95", 0.5, None, "missed", judge_too)
     [row] = fallback.fallback_gates(facts, "int8")
+    assert ("do not judge" in row.reason) != judging
+
+
+@pytest.mark.parametrize("judging", [True, False])
+def test_the_row_of_trained_int8_tells_of_the_same_images(build_by, tmp_path, monkeypatch, judging):
+    calibrated = FallbackFacts(0.4, "mAP50-95", 0.5, None, "missed", judging)
+    build, low = build_by(Builder(fit=False)), graph(tmp_path / "low.onnx", quantized=True)
+    artifact = Artifact(graph(tmp_path / "trained.onnx", quantized=True), "")
+    facts = QatFacts(TrainSummary(1, 1, (), 0.5, 1.0), "", 1, 1)
+    build.records["qat"] = Record(Key("qat", {}), tmp_path, {"onnx": artifact}, facts, 0.0, "")
+    monkeypatch.setattr(quantize, "meet_floor", lambda *_: calibrated)
+    monkeypatch.setattr(quantize, "graph_accuracy", lambda *_: SimpleNamespace(value=0.6))
+    shipped, trained = quantize._choose_int8(build, low, low)
+    assert trained is not None and trained.ships
+    assert shipped == FallbackFacts(0.6, "mAP50-95", 0.5, None, "trained", judging)
+    [row] = fallback.fallback_gates(shipped, "int8")
     assert ("do not judge" in row.reason) != judging
