@@ -15,11 +15,13 @@ from google.protobuf.message import DecodeError
 from edgeprune.artifact import is_full, write_atomically
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.reading import is_file, shown
+from edgeprune.runtimes.onnx_facts import constants_of
 
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 STANDARD = ("", "ai.onnx")
 PLUGIN_DOMAINS = ("TRT", "trt.plugins")  # of TensorRT's plugins: as exporters write it, and as ONNX Runtime wants it
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "QuantizeLinear", "DequantizeLinear")
+# of these no constant may be infinite; elsewhere that is a mask or a bound
+FINITE = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "QuantizeLinear", "DequantizeLinear")
 FLOATS = tuple(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"))
 
 
@@ -67,7 +69,7 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
 
 def _refuse_broken_weights(model: onnx.ModelProto, path: Path) -> None:
     """Raise DataError for a constant with NaN in it, or a layer's weight with infinity, by name."""
-    layers = {name: node.op_type for node in model.graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    layers = {name: node.op_type for node in model.graph.node if node.op_type in FINITE for name in node.input[1:]}
     for name, weight in constants_of(model).items():
         if weight.data_type not in FLOATS:
             continue
@@ -77,15 +79,6 @@ def _refuse_broken_weights(model: onnx.ModelProto, path: Path) -> None:
             raise DataError(
                 f"{path}: weight {name} has {seen} in it; export a checkpoint whose training did not diverge"
             )
-
-
-def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Constants by tensor name, initializers and Constant nodes alike."""
-    constants = {item.name: item for item in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-    return constants
 
 
 def tensorrt_plugins(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -203,11 +196,6 @@ def outputs_of(model: onnx.ModelProto) -> tuple[TensorInfo, ...]:
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operator set."""
     return max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
-
-
-def shapes_of_weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of a graph's constants by tensor name, initializers and Constant nodes alike."""
-    return {name: tuple(item.dims) for name, item in constants_of(model).items()}
 
 
 def count_ops(model: onnx.ModelProto) -> dict[str, int]:

@@ -22,7 +22,6 @@ from edgeprune.errors import TargetError
 from edgeprune.export.graph import (
     PLUGIN_DOMAINS,
     STANDARD,
-    constants_of,
     inputs_of,
     load_graph,
     metadata_of,
@@ -33,6 +32,7 @@ from edgeprune.export.graph import (
 from edgeprune.export.metadata import REQUIRED
 from edgeprune.export.precision import PRECISIONS, precision_of
 from edgeprune.export.result import LintFinding
+from edgeprune.runtimes.onnx_facts import constants_of
 
 # (TensorRT release, newest opset its parser takes); between two releases the older one's figure holds
 NEWEST_OPSETS = (((8, 5), 17), ((10, 0), 20), ((10, 15), 24))

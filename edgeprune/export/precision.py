@@ -11,19 +11,18 @@ from pathlib import Path
 import onnx
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
-from edgeprune.export.graph import constants_of, load_graph, refuse_plugins, with_shapes
-from edgeprune.export.regions import name_nodes
-from edgeprune.runtimes.onnx_facts import holds_int8
+from edgeprune.export.graph import load_graph, refuse_plugins, with_shapes
+from edgeprune.export.regions import LAYER_OPS, name_nodes
+from edgeprune.runtimes.onnx_facts import holds_int8, weight_types
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
-MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def precision_of(model: onnx.ModelProto | Path) -> str:
     """The precision a graph holds, read from its nodes and weights, never from its metadata: one of
     :data:`PRECISIONS`, or for a graph that others made ``bf16`` or ``int8-bf16``."""
     model = load_graph(model) if not isinstance(model, onnx.ModelProto) else model
-    kinds = {item.data_type for item in constants_of(model).values() if len(item.dims) > 1}
+    kinds = weight_types(model)
     parts = ["int8"] if holds_int8(model) else []
     if onnx.TensorProto.BFLOAT16 in kinds:
         parts.append("bf16")
@@ -34,12 +33,13 @@ def precision_of(model: onnx.ModelProto | Path) -> str:
 
 def float_nodes(model: onnx.ModelProto | Path) -> tuple[str, ...]:
     """Names of the convolutions and matrix products that a graph below FP32 has in float: in an INT8 graph what does
-    not read a Q/DQ pair, in an FP16 graph what reads FP32. None of an FP32 graph, whose builder is told otherwise."""
+    not read a Q/DQ pair, in an FP16 graph what reads FP32. None of an FP32 graph, whose builder is told otherwise; a
+    node without a name is passed over, for no layer can be told to be made of it."""
     model = load_graph(model) if not isinstance(model, onnx.ModelProto) else model
     precision = precision_of(model)
     if precision == "fp32":
         return ()
-    nodes = [node for node in model.graph.node if node.op_type in MULTIPLYING]
+    nodes = [node for node in model.graph.node if node.name and node.op_type in LAYER_OPS]
     if precision.startswith("int8"):
         made_by = {name: node.op_type for node in model.graph.node for name in node.output}
         return tuple(node.name for node in nodes if made_by.get(node.input[0]) != "DequantizeLinear")

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgeprune.export.graph import constants_of, with_shapes
+from edgeprune.export.graph import with_shapes
+from edgeprune.runtimes.onnx_facts import constants_of
 
-WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # convolutions and matrix products, whose weights are trained
 ARITHMETIC = {"Conv", "Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Exp", "Sqrt", "Sin", "Cos", "ReduceMax"}
 
 
@@ -80,7 +81,7 @@ def _is_layer(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> 
 
     That it has a single output channel does not tell it: so have the scores of a model of one class, and every angle.
     """
-    if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in weights:
+    if node.op_type not in LAYER_OPS or len(node.input) < 2 or node.input[1] not in weights:
         return False
     return bool(node.input[2:]) or not _counts_up(weights[node.input[1]])
 

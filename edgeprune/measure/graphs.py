@@ -107,7 +107,7 @@ class _Operands:
 
 
 # of ONNX, its whole-number operators included, and of what ONNX Runtime makes of them
-MULTIPLYING = {
+OPERANDS = {
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose"), _Operands(0, 1, 2)),
     **dict.fromkeys(("Gemm", "FusedGemm", "MatMul", "FusedMatMul"), _Operands(0, 1, 2)),
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), _Operands(0, 1, None)),
@@ -143,11 +143,12 @@ def counts_of(graph: Path) -> Counts:
     Raises:
         DataError: the file cannot be read.
     """
-    from edgeprune.export.graph import constants_of, load_graph, with_shapes
+    from edgeprune.export.graph import load_graph, with_shapes
+    from edgeprune.runtimes.onnx_facts import constants_of
 
     model = load_graph(graph)
     weights = {name: list(item.dims) for name, item in constants_of(model).items()}
-    multiplying = [(node, MULTIPLYING[node.op_type]) for node in model.graph.node if node.op_type in MULTIPLYING]
+    multiplying = [(node, OPERANDS[node.op_type]) for node in model.graph.node if node.op_type in OPERANDS]
     foreign = any(_is_foreign(node, weights) for node in model.graph.node)
     shapes = dict(weights)
     inferred = with_shapes(model).graph
@@ -168,7 +169,7 @@ def _is_foreign(node: Any, weights: Mapping[str, Sequence[int]]) -> bool:
     """Whether a node multiplies, or may, in a way that is not counted here."""
     if node.op_type in UNCOUNTED:
         return True
-    if node.domain in COUNTED_DOMAINS and (node.op_type in MULTIPLYING or node.domain != "com.microsoft"):
+    if node.domain in COUNTED_DOMAINS and (node.op_type in OPERANDS or node.domain != "com.microsoft"):
         return False
     return any(sum(side > 1 for side in weights.get(name, ())) > 1 for name in node.input)
 

@@ -32,7 +32,8 @@ SPELLINGS = tuple(
 )
 # Layers that move or hold values; what they cost is real, but they compute nothing in any precision.
 MOVING = re.compile(r"reformat|noop|shuffle|constant|signal|wait|shape|copy|slice|reshape|memcpy|identity", re.I)
-MULTIPLYING = re.compile(r"conv|gemm|matmul|matrix_?multiply|fully_?connected|mha|attention", re.I)
+# Convolutions and matrix products, by the words of TensorRT.
+PRODUCTS = re.compile(r"conv|gemm|matmul|matrix_?multiply|fully_?connected|mha|attention", re.I)
 NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 KERNELS = re.compile(r"xmma|fprop|gemm|conv", re.I)
 
@@ -121,7 +122,7 @@ def _kind(entry: Mapping[str, Any], placed: str) -> str:
     if placed == "dla":
         return "multiplies"  # a loadable of many layers; what a DLA cannot multiply stays on the GPU
     words = " ".join(str(entry.get(key, "")) for key in ("LayerType", "ParameterType"))
-    if MULTIPLYING.search(words):
+    if PRODUCTS.search(words):
         return "multiplies"
     if MOVING.search(words):
         return "moves"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.model_metadata import literal_of
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
+
+if TYPE_CHECKING:
+    import onnx
 
 # whole-number arithmetic: by Q/DQ pairs, by operators of ONNX (static and dynamic), and by those of ONNX Runtime
 INT8_OPS = {
@@ -84,10 +87,7 @@ def require_precision(proto: Any, precision: str, path: Path) -> None:
 
     if precision not in PRECISIONS:
         raise TargetError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    held = {
-        "fp16": any(weight.data_type == TensorProto.FLOAT16 for weight in _constants(proto)),
-        "int8": holds_int8(proto),
-    }
+    held = {"fp16": TensorProto.FLOAT16 in weight_types(proto), "int8": holds_int8(proto)}
     for part in PRECISIONS[precision]:
         if not held[part]:
             raise StageError(
@@ -100,10 +100,19 @@ def holds_int8(proto: Any) -> bool:
     return any(node.op_type in INT8_OPS for node in proto.graph.node)
 
 
-def _constants(proto: Any) -> list[Any]:
-    """Initializers, and what Constant nodes hold."""
-    nodes = (node for node in proto.graph.node if node.op_type == "Constant")
-    return [*proto.graph.initializer, *(entry.t for node in nodes for entry in node.attribute if entry.name == "value")]
+def weight_types(proto: Any) -> set[int]:
+    """Element types of a graph's weights: of its constants of two axes or more. A scale, a bound or a table of one axis
+    may be in a format that the graph does not compute in."""
+    return {item.data_type for item in constants_of(proto).values() if len(item.dims) > 1}
+
+
+def constants_of(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Constants by tensor name, initializers and Constant nodes alike."""
+    constants = {item.name: item for item in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
+    return constants
 
 
 def frees(path: Path) -> tuple[bool, bool]:

@@ -119,5 +119,7 @@ def precision_share(
 
 
 def _is_of(layer: Layer, nodes: Collection[str]) -> bool:
-    """Whether a layer of the GPU was made of one of these nodes; a DLA's loadable is of many."""
-    return layer.placed != "dla" and not {*layer.nodes, *PARTS.split(layer.name)}.isdisjoint(nodes)
+    """Whether a layer of the GPU was made of one of these nodes; a DLA's loadable is of many. What has no name is in no
+    layer: the name of one splits into an empty part where it ends in a bracket."""
+    parts = {*layer.nodes, *PARTS.split(layer.name)} - {""}
+    return layer.placed != "dla" and not parts.isdisjoint(nodes)

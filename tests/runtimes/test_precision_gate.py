@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
-from edgeprune.export.precision import float_nodes
+from edgeprune.errors import StageError
+from edgeprune.export.precision import float_nodes, precision_of
 from edgeprune.measure.layers import compare_layers
 from edgeprune.records.gates import agreement_gate, precision_gate
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
+from edgeprune.runtimes.onnx_facts import require_precision
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.gates import Verdict
 from edgeprune.stages.precision import engine_precision
 from tests.records.sample import PARITY
 from tests.runtimes import fake_trtexec
-from tests.runtimes.models import convolutions
+from tests.runtimes.models import convolutions, quantised
 from tests.runtimes.test_trtexec import Bench
 from tests.runtimes.trtexec_samples import layers_json
 
@@ -105,3 +110,26 @@ def test_an_engine_must_find_what_its_onnx_finds(agreement, seen, verdict, words
     )
     gate = agreement_gate("engine", parity)
     assert gate.verdict is verdict and words in gate.reason
+
+
+@pytest.mark.parametrize("fused", ["{}", "fusion({})", "{},{} + PWN(PWN({}), {})"])
+def test_a_node_without_a_name_is_in_no_layer(fused, tmp_path):
+    layers = [replace(layer(number, "fp32"), name=fused.replace("{}", f"/{number}/Conv")) for number in range(2)]
+    share = precision_share(layers, (), ["", "/0/Conv"])
+    assert share.float_layers == 1
+    graph = onnx.load(str(quantised(tmp_path / "m.onnx")))
+    graph.graph.node[-1].op_type = "MatMul"
+    graph.graph.node.append(onnx.helper.make_node("MatMul", ["y", "y"], ["z"]))
+    assert float_nodes(graph) == ()
+    graph.graph.node[-1].name = "last"
+    assert float_nodes(graph) == ("last",)
+
+
+@pytest.mark.parametrize(("shape", "held"), [((), False), ((8,), False), ((2, 4), True)], ids=str)
+def test_what_holds_fp16_is_told_by_one_rule(shape, held, tmp_path):
+    """A scale or a bound in half precision makes no graph of half precision."""
+    model = onnx.load(str(convolutions(tmp_path / "m.onnx")))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float16), "other"))
+    assert (precision_of(model) == "fp16") == held
+    with contextlib.nullcontext() if held else pytest.raises(StageError, match="holds no fp16"):
+        require_precision(model, "fp16", tmp_path / "m.onnx")
