@@ -211,7 +211,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         *([] if budget.kind == "macs_speed_up" else [prune]),
         engine,
         *energy_gates("engine", visit.energy),
-        precision_gate("engine", visit.precision, target.precision),
+        precision_gate("engine", visit.precision, record.precision),
         drop_gate(record.shipped_target, record.stages.baseline.facts, record.stages.engine.facts),
         agreement_gate("engine", agreement),
     ]

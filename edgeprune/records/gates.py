@@ -15,7 +15,7 @@ from edgeprune.export.result import LintFinding, ParityInfo
 from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, SimplifyFacts
-from edgeprune.runtimes.precision_truth import LEAST_SHARE, PrecisionShare
+from edgeprune.runtimes.precision_truth import LEAST_ASKED, LEAST_SHARE, PrecisionShare
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
@@ -62,11 +62,19 @@ def agreement_gate(stage: str, parity: ParityInfo) -> Gate:
 
 
 def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:
-    """FAIL, with the numbers, when less than half of the multiplying work is in the asked precision."""
-    gate = at_least_gate(stage, f"{precision} in the engine", share.held(precision), LEAST_SHARE, "", share.text())
+    """FAIL, with the numbers, when less than half of the multiplying work that the graph asks for in a lower format is
+    in the asked precision; INCONCLUSIVE when the graph asks for so little that nothing follows."""
+    text = "; ".join(part for part in (share.text(), share.float_text(precision)) if part)
+    gate = at_least_gate(stage, f"{precision} in the engine", share.held(precision), LEAST_SHARE, "", text)
+    if share.too_little_asked(precision):
+        reason = (
+            f"{text}: the rest is too little to tell what the engine holds, {LEAST_ASKED:.0%} is the least; allow a "
+            "larger accuracy.max_map_drop or ask for a plainer precision"
+        )
+        return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
     if gate.verdict is not Verdict.FAIL:
         return gate
-    reason = f"asked for {precision}, the engine is {share.text()}; the builder did not do what was asked"
+    reason = f"asked for {precision}, the engine is {text}; the builder did not do what was asked"
     return replace(gate, reason=reason)
 
 

@@ -18,6 +18,9 @@ ASKED: Mapping[str, tuple[str, ...]] = {
 LEAST_SHARE = 0.5
 """Least share of the multiplying layers' time in the asked format. A build that ignored the request has none of it; one
 that kept it has nearly all. What the graph itself has in float, for accuracy, is not asked of it."""
+LEAST_ASKED = 0.1
+"""Share of the multiplying layers' time that the graph has to ask for below float; of less, the share that is there
+tells nothing of an engine that computes nearly all in float."""
 
 PARTS = re.compile(r"[\s+(),]+")  # between the nodes in the name of a layer that was fused of them
 ROUNDING = 1e-9
@@ -58,13 +61,29 @@ class PrecisionShare:
         ``int8-fp16`` the lesser of INT8's share of them and of FP16's share of all that is not INT8."""
         if precision != "int8-fp16":
             return self._asked(precision)
+        return min(self._asked("int8"), self._half_of_rest())
+
+    @property
+    def asked(self) -> float:
+        """Share of the time, or of the layers, that the graph does not have in float itself."""
+        return 1 - sum(self.float_share.values())
+
+    def too_little_asked(self, precision: str) -> bool:
+        """Whether the graph has so much in float that the rest tells nothing of the engine; what ``int8-fp16`` asks of
+        the float layers does all the same."""
+        if not (0 < self.float_layers < sum(self.counts.values()) and self.asked < LEAST_ASKED):
+            return False
+        return precision != "int8-fp16" or self._half_of_rest() >= LEAST_SHARE
+
+    def _half_of_rest(self) -> float:
+        """FP16's share of all that is not INT8."""
         rest = 1 - self.of("int8")
-        return min(self._asked("int8"), self.of("fp16") / rest if rest > NOTHING_LEFT else 1.0)
+        return self.of("fp16") / rest if rest > NOTHING_LEFT else 1.0
 
     def _asked(self, precision: str) -> float:
         """Share of the layers that were asked for in a lower format than float; of all where the graph has all in
         float."""
-        left = 1 - sum(self.float_share.values())
+        left = self.asked
         if left <= ROUNDING:
             return self.of(precision)
         return (self.of(precision) - sum(self.float_share.get(name, 0.0) for name in ASKED[precision])) / left
@@ -75,8 +94,18 @@ class PrecisionShare:
         parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda one: -one[1]))
         count = sum(self.counts.values())
         placed = f"; {self.dla} on the DLA, {len(self.fallbacks)} fell back to the GPU" if self.dla else ""
-        kept = f", {self.float_layers} of which the graph has in float" if self.float_layers else ""
-        return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{kept}{placed}"
+        return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{placed}"
+
+    def float_text(self, precision: str) -> str:
+        """What :meth:`held` leaves out: ``of the layers that the graph asks for in int8; 3 layers, 21% of the time, are
+        float in the graph``; empty where the graph has nothing in float, which leaves out nothing."""
+        if not self.float_layers:
+            return ""
+        layers = "1 layer" if self.float_layers == 1 else f"{self.float_layers} layers"
+        part = f"{1 - self.asked:.0%} of the {'time' if self.time else 'layers'}"
+        text = f"{layers}, {part}, {'is' if self.float_layers == 1 else 'are'} float in the graph"
+        whole = self.float_layers == sum(self.counts.values())
+        return text if whole else f"of the layers that the graph asks for in {precision.partition('-')[0]}; {text}"
 
 
 def precision_share(

@@ -13,7 +13,7 @@ import pytest
 from edgeprune.errors import StageError
 from edgeprune.export.precision import float_nodes, precision_of
 from edgeprune.measure.layers import compare_layers
-from edgeprune.records.gates import agreement_gate, precision_gate
+from edgeprune.records.gates import agreement_gate, gates_again, precision_gate
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
@@ -22,7 +22,7 @@ from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.gates import Verdict
 from edgeprune.stages.precision import engine_precision
-from tests.records.sample import PARITY
+from tests.records.sample import PARITY, build_record
 from tests.runtimes import fake_trtexec
 from tests.runtimes.models import convolutions, quantised
 from tests.runtimes.test_trtexec import Bench
@@ -70,15 +70,52 @@ def layer(number: int, precision: str, *, fused: bool = False, told: bool = Fals
 def test_layers_that_the_graph_has_in_float_are_not_asked_of_the_builder(how, measured, asked, rest):
     low = asked.partition("-")[0]
     layers = [layer(number, rest if number < 3 else low, **how) for number in range(5)]
-    spent = [LayerTime(one.name, "", 10.0 if number < 3 else 1.0) for number, one in enumerate(layers)]
+    spent = [LayerTime(one.name, "", 3.0 if number < 3 else 1.0) for number, one in enumerate(layers)]
     times, kept = spent if measured else (), [f"/model.{number}/conv/Conv" for number in range(3)]
     assert precision_gate("engine", precision_share(layers, times), asked).verdict is Verdict.FAIL
     gate = precision_gate("engine", precision_share(layers, times, kept), asked)
     assert gate.verdict is Verdict.PASS and gate.value == pytest.approx(1.0)
-    assert "5 layers that multiply, 3 of which the graph has in float" in gate.reason
+    part = "82% of the time" if measured else "60% of the layers"
+    words = f"of the layers that the graph asks for in {low}; 3 layers, {part}, are float in the graph"
+    assert gate.reason.endswith(f"5 layers that multiply; {words}")
     # and what it was asked for counts as before
     ignored = [*layers[:3], layer(3, rest, **how), layer(4, rest, **how)]
     assert precision_gate("engine", precision_share(ignored, times, kept), asked).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "rest", "float_ms", "verdict"),
+    [
+        ("int8", "fp32", "int8", 95.0, Verdict.INCONCLUSIVE),
+        ("int8", "fp32", "fp32", 95.0, Verdict.INCONCLUSIVE),
+        ("int8", "fp32", "int8", 85.0, Verdict.PASS),
+        ("int8", "fp32", "fp32", 85.0, Verdict.FAIL),
+        ("int8-fp16", "fp16", "int8", 95.0, Verdict.INCONCLUSIVE),
+        ("int8-fp16", "fp16", "fp16", 95.0, Verdict.INCONCLUSIVE),
+        ("int8-fp16", "fp32", "int8", 95.0, Verdict.FAIL),  # what is not INT8 was asked for in FP16
+        ("int8-fp16", "fp16", "int8", 85.0, Verdict.PASS),
+    ],
+)
+def test_a_rest_that_is_too_small_tells_nothing_of_the_engine(asked, kept, rest, float_ms, verdict):
+    layers = [layer(0, kept), layer(1, rest)]
+    times = [LayerTime(layers[0].name, "", float_ms), LayerTime(layers[1].name, "", 100 - float_ms)]
+    gate = precision_gate("engine", precision_share(layers, times, [layers[0].name]), asked)
+    assert gate.verdict is verdict
+    told = f"of the layers that the graph asks for in int8; 1 layer, {float_ms:.0f}% of the time, is float in the graph"
+    assert told in gate.reason
+    assert ("too little to tell" in gate.reason) == (verdict is Verdict.INCONCLUSIVE)
+
+
+def test_the_row_that_is_made_again_is_as_unsure():
+    record = build_record()
+    layers = [layer(0, "fp32"), layer(1, "int8")]
+    times = [LayerTime(one.name, "", ms) for one, ms in zip(layers, (95.0, 5.0), strict=True)]
+    share = precision_share(layers, times, [layers[0].name])
+    engine = replace(record.stages.engine, facts=replace(record.stages.engine.facts, precision=share))
+    target = record.target.changed({"precision": "int8"})
+    record = replace(record, target=target, stages=replace(record.stages, engine=engine))
+    [again] = [gate for gate in gates_again(record) if gate.metric == "int8 in the engine"]
+    assert again == precision_gate("engine", share, "int8") and again.verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_graph_that_has_nothing_in_float_names_nothing(tmp_path):
