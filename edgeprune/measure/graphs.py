@@ -118,7 +118,17 @@ OPERANDS = {
     "MatMulIntegerToFloat": _Operands(0, 1, 6),
 }
 CONVOLUTIONS = {"Conv", "FusedConv", "ConvInteger", "QLinearConv"}
-UNCOUNTED = {"Einsum", "DeformConv", "LSTM", "GRU", "RNN"}  # they multiply, and how often is not worked out here
+# they multiply, and how often is not worked out here
+UNCOUNTED = {"Einsum", "DeformConv", "LSTM", "GRU", "RNN", "Attention"}
+# ONNX Runtime's own operators that have no weights: activations, norms and poolings, in whole numbers too. Of any other
+# of com.microsoft (attention and fused convolutions are among them) it is not known whether it multiplies.
+WEIGHTLESS = {
+    *("QuantizeLinear", "DequantizeLinear", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "BiasAdd", "BiasSplitGelu"),
+    *("BiasSoftmax", "BiasDropout", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "GroupNorm"),
+    *("SkipGroupNorm", "EmbedLayerNormalization", "NhwcMaxPool", "GridSample", "Pad", "Trilu", "Unique"),
+    *("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearWhere", "QLinearSigmoid", "QLinearLeakyRelu"),
+    *("QLinearSoftmax", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"),
+}
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,9 @@ def _is_foreign(node: Any, weights: Mapping[str, Sequence[int]]) -> bool:
     """Whether a node multiplies, or may, in a way that is not counted here."""
     if node.op_type in UNCOUNTED:
         return True
-    if node.domain in COUNTED_DOMAINS and (node.op_type in OPERANDS or node.domain != "com.microsoft"):
+    if node.domain == "com.microsoft":
+        return node.op_type not in {*OPERANDS, *WEIGHTLESS}
+    if node.domain in COUNTED_DOMAINS:
         return False
     return any(sum(side > 1 for side in weights.get(name, ())) > 1 for name in node.input)
 

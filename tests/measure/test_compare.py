@@ -180,6 +180,30 @@ def test_a_convolution_with_its_activation_in_it_is_counted(tmp_path):
     assert counts_of(fused_convolution(tmp_path / "fused.onnx")) == Counts(3 * 8 * 9, 32 * 32 * 3 * 8 * 9)
 
 
+@pytest.mark.parametrize(
+    ("domain", "operator", "counted"),
+    [
+        ("", "Attention", False),
+        ("com.microsoft", "MultiHeadAttention", False),
+        ("com.microsoft", "Attention", False),
+        ("com.microsoft", "TransposeMatMul", False),
+        ("com.microsoft", "NoOneKnowsIt", False),
+        ("com.microsoft", "QuickGelu", True),
+        ("com.microsoft", "QLinearAdd", True),
+        ("", "Softmax", True),
+    ],
+)
+def test_an_operator_without_weights_that_may_multiply_is_not_counted_as_nothing(domain, operator, counted, tmp_path):
+    path = convolutions(tmp_path / "m.onnx", depth=1)
+    whole, model = counts_of(path), onnx.load(str(path))
+    values = ["c0"] if operator == "Softmax" else ["c0", "c0", "c0"]
+    model.graph.node.append(onnx.helper.make_node(operator, values, ["mixed"], domain=domain))
+    model.opset_import[0].version = 23
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, str(path))
+    assert counts_of(path) == (whole if counted else Counts(None, None))
+
+
 def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path):
     cases = {
         "different classes": digit_model(tmp_path / "fewer.pt", 0, nc=3),
