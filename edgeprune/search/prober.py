@@ -23,7 +23,7 @@ from edgeprune.samples.gates import (
     unsteady_reason,
 )
 from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of, with_input_of
-from edgeprune.samples.statistics import bounds, stability, value_of
+from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.search.probing import Reading
 
 PROBE_EFFORT = 0.4  # a first probe only has to place a point; what it leaves open is measured in full
@@ -102,8 +102,6 @@ class Prober:
         statistic = budget.statistic
         before, after = value_of(baseline.values, statistic), value_of(candidate.values, statistic)
         share, unsteady = 1.0, unsteady_reason(speed_up.stability, baseline, candidate)
-        if budget.kind == "latency_ms":
-            unsteady = unsteady or unsteady_reason(stability(candidate.values), candidate)
         if shared := shared_core(baseline, candidate):
             share = min(baseline.conditions.core.share, candidate.conditions.core.share)
             unsteady = unsteady and f"{unsteady}; other work left it {share:.0%} of a core"
@@ -135,8 +133,9 @@ class Prober:
         if attempt:
             wait_before_again(self.site)
         else:
-            rounds = max(settings.rounds, MIN_BLOCK_PAIRS)  # with fewer a ratio has no verdict
-            settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S), rounds=rounds)
+            settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S))
+            if self.site.target.budget.kind == "speed_up":  # with fewer a ratio has no verdict
+                settings = replace(settings, rounds=max(settings.rounds, MIN_BLOCK_PAIRS))
         if self.unpruned is not None:
             settings = replace(settings, batch=0, imgsz=None)
         return self.site.runtime.latency(engines, settings, progress=self.site.reporter.progress)

@@ -12,7 +12,7 @@ import pytest
 
 from edgeprune.progress import Silent
 from edgeprune.samples.conditions import CoreState, DeviceState
-from edgeprune.samples.gates import Verdict, budget_gate
+from edgeprune.samples.gates import MIN_BLOCK_PAIRS, Verdict, budget_gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.search.budget import search_gate
 from edgeprune.search.prober import Prober
@@ -181,6 +181,44 @@ def test_on_a_shared_core_the_share_of_the_budget_is_told_by_processor_time() ->
     reading, *_ = Prober(place, Path("12.onnx")).measure(Path("5.onnx"))
     assert reading.used == pytest.approx(2.6 / 2.4, rel=0.01)
     assert reading.used_low < 1 < reading.used_high
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [({"speed_up": 2.0}, MIN_BLOCK_PAIRS), ({"latency_ms": 10.0}, 8)])
+def test_only_a_ratio_needs_as_many_rounds_as_a_verdict_on_it_takes(budget: dict[str, float], rounds: int) -> None:
+    asked: list[int] = []
+
+    class Recording(DriftingRuntime):
+        def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
+            asked.append(settings.rounds)
+            return super().latency(engines, settings, progress=progress)
+
+    prober = made(Recording([1.0, 1.0]), budget)
+    prober.site.target = prober.site.target.changed({"measure.rounds": 20})
+    prober.measure(Path("5.onnx"))
+    assert asked == [rounds]
+
+
+def test_what_moves_both_models_within_a_probe_neither_prunes_harder_nor_measures_longer() -> None:
+    class Drifting:
+        """6 % slower at the end of every measurement than at its beginning."""
+
+        dice = np.random.default_rng(0)
+
+        def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
+            drift = np.linspace(0.97, 1.03, 300)
+            return [latency(float(one.stem) * drift * self.dice.normal(1, 0.03, 300)) for one in engines]
+
+    prober, measured = made(Drifting(), {"latency_ms": 10.0}), list[Any]()
+    start = prober.start_used().used
+
+    def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
+        measured.append(prober.measure(Path(f"{20 * candidate.share:.6f}.onnx"), attempt))
+        return measured[-1][0]
+
+    found = run_probes(lambda share: Candidate(share, share, 1 / share, False), measure, start_used=start)
+    assert found.best is not None and found.best.holds
+    assert BUDGET_WINDOW[0] <= found.best.reading.used and len(measured) == 1
+    assert measured[0][2].verdict is Verdict.INCONCLUSIVE, "the verdict is on plain milliseconds"
 
 
 def test_a_search_in_milliseconds_on_a_drifting_host_lands() -> None:
