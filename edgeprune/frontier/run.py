@@ -177,6 +177,7 @@ def frontier(
             reference=(target, source.path.read_bytes()),
             start_used=None if one.prune_to is None else one.prune_to / screened[one.form.name].speed_up,
             conditions=conditions,
+            task=source.task,
         )
 
     todo = [job(one) for one in trained]

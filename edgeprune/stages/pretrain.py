@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeprune.families import BOXES_ALONE
 from edgeprune.records.facts import PretrainFacts
 from edgeprune.samples.gates import Gate, info_gate, metric_name
 from edgeprune.settings import Training, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
+from edgeprune.training.best_by import best_by
 from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
 
@@ -22,8 +22,7 @@ def train_inputs(build: Build, training: Training) -> dict[str, object]:
     return {
         **{name: value for name, value in asdict(training).items() if name not in ("workers", "teacher")},
         **run_of(build),
-        # where Ultralytics' fitness, by which older builds kept an epoch, is another figure
-        **({} if build.weights.task in BOXES_ALONE else {"best_by": metric_name(build.weights.task)}),
+        **best_by(build.weights.task),
         "data": build.dataset.digest,
     }
 

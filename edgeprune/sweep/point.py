@@ -14,6 +14,7 @@ from edgeprune.measure import compiling
 from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
 from edgeprune.target import Target
+from edgeprune.training.best_by import best_by
 from edgeprune.version import installed
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Job:
         swept: SHA-256 of the swept checkpoint, which ratios are to; empty where that is the job's own, or in
             ``reference``.
         conditions: of the measurement and the training: the device, and versions of packages.
+        task: of the checkpoint.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Job:
     start_used: float | None = None
     swept: str = ""
     conditions: Mapping[str, str] = field(default_factory=dict)
+    task: str = "detect"
 
     @property
     def key(self) -> str:
@@ -79,6 +82,8 @@ class Job:
             "conditions": dict(self.conditions),
             "teacher": self.teacher_digest,
         }
+        if self.epochs:
+            content.update(best_by(self.task))
         if self.swept:
             content["swept"] = self.swept
         if self.target.qat is not None:

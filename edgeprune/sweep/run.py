@@ -102,6 +102,7 @@ def sweep(
             pruned=budget is not None,
             epochs=0 if budget is None else (target.finetune.epochs if epochs is None else epochs),
             conditions=conditions,
+            task=source.task,
         )
 
     todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]

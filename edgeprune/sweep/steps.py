@@ -35,6 +35,7 @@ from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
 from edgeprune.serial import digest_of, read_json, to_json, write_json
 from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.training.best_by import best_by
 from edgeprune.version import installed
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         "head": job.target.exported_head,
         "teacher": job.teacher_digest,
         "packages": {package: installed(package) for package in ("torch", "ultralytics")},
+        **best_by(job.task),
     }
     return digest_of([TRAINED_VERSION, content])[:16]
 

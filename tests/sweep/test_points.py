@@ -68,6 +68,25 @@ def test_a_point_of_another_machine_version_or_teacher_is_another_point(tmp_path
     assert _training_key(job, Pruned(b"p", 1.0, 1)) != trained
 
 
+def test_what_was_trained_by_another_figure_is_trained_again() -> None:
+    target = load_target("cpu")
+    job = Job("a", b"w", target, "d.yaml", "d", 0, False, "c", True, 1)
+    made = {task: replace(job, task=task) for task in ("detect", "obb", "segment", "pose", "classify")}
+    trained = {task: _training_key(one, Pruned(b"p", 1.0, 1)) for task, one in made.items()}
+    assert trained["detect"] == trained["obb"] and made["detect"].key == made["obb"].key == job.key
+    assert trained["detect"] == _without_best_by(job), "what detectors were trained to is reused"
+    for keys in (trained, {task: one.key for task, one in made.items()}):
+        assert keys["segment"] == keys["pose"] and len({keys["detect"], keys["pose"], keys["classify"]}) == 3
+    untrained = {replace(one, epochs=0).key for one in made.values()}
+    assert len(untrained) == 1
+
+
+def _without_best_by(job: Job) -> str:
+    with pytest.MonkeyPatch.context() as then:
+        then.setattr(steps_module, "best_by", lambda task: {})
+        return _training_key(job, Pruned(b"p", 1.0, 1))
+
+
 @pytest.mark.slow
 def test_what_is_held_against_every_point_is_compiled_once(
     given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
