@@ -205,29 +205,46 @@ def compile_checkpoint(
     """
     files = files_in(site, checkpoint, folder)
     _export_simplified(site.target, checkpoint, files.onnx_fp32)
-    if files.onnx != files.onnx_fp32:
+    if float_layers and files.onnx != files.onnx_fp32:
+        _convert_with_float_layers(site, files, dataset, float_layers)
+    elif files.onnx != files.onnx_fp32:
         convert_precision(site.target, files.onnx_fp32, files.onnx, dataset, site.seed)
-        if float_layers:
-            _return_to_float(site, files, dataset, float_layers)
     if site.usable:
         before_compiling(files.onnx)
         compile_engine(site, files.onnx, folder)
     return files
 
 
-def _return_to_float(site: Site, files: CompiledFiles, dataset: Dataset | None, layers: Sequence[str]) -> None:
-    """Replace a graph in a low number format by one with these layers in float."""
+def _convert_with_float_layers(
+    site: Site, files: CompiledFiles, dataset: Dataset | None, layers: Sequence[str]
+) -> None:
+    """Write the graph in the target's number format with these layers in float."""
     from edgeprune.export.mixed import with_float_layers
 
-    half, low = site.target.graph_precision == "int8-fp16", files.onnx.with_name("low.onnx")
+    place = files.onnx.with_name("low.onnx")
     try:
-        if half:  # layers go back in the INT8 graph, which is cast afterwards
-            convert_precision(site.target, files.onnx_fp32, low, dataset, site.seed, "int8")
-        else:
-            files.onnx.replace(low)
+        low, half = graph_for_float_layers(site.target, files.onnx_fp32, place, dataset, site.seed)
         with_float_layers(files.onnx_fp32, low, files.onnx, layers, half=half)
     finally:
-        low.unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
+
+
+def graph_for_float_layers(
+    target: Target, onnx: Path, place: Path, dataset: Dataset | None, seed: int, converted: Path | None = None
+) -> tuple[Path, bool]:
+    """The graph in which layers go back to float, and whether it is cast to half precision afterwards: that is the INT8
+    graph for ``int8-fp16``, else the one in the target's number format.
+
+    Args:
+        target, onnx, dataset, seed: as in :func:`convert_precision`.
+        place: the file to write where the graph has to be made.
+        converted: the graph in the target's number format, where there is one already.
+    """
+    half = target.graph_precision == "int8-fp16"
+    if converted is not None and not half:
+        return converted, half
+    convert_precision(target, onnx, place, dataset, seed, "int8" if half else None)
+    return place, half
 
 
 def files_in(site: Site, checkpoint: Path, folder: Path) -> CompiledFiles:

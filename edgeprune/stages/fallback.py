@@ -50,10 +50,10 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
 
     precision, split = build.target.graph_precision, images.judging_split(build.target.accuracy.split)
     with tempfile.TemporaryDirectory(dir=low.parent, prefix=".fallback-") as scratch:
-        start = low
-        if precision == "int8-fp16":  # layers go back in the INT8 graph, which is cast afterwards
-            start = Path(scratch) / "int8.onnx"
-            compiling.convert_precision(build.target, source, start, build.dataset, build.site.seed, "int8")
+        place = Path(scratch) / "int8.onnx"
+        start, half = compiling.graph_for_float_layers(
+            build.target, source, place, build.dataset, build.site.seed, converted=low
+        )
         mixed = restore_float_layers(
             source,
             start,
@@ -62,7 +62,7 @@ def meet_floor(build: Build, source: Path, low: Path) -> FallbackFacts:
             floor=floor,
             accuracy_of=lambda path: graph_accuracy(build, path).value,
             latency_of=(lambda paths: _latency(build, paths)) if build.site.usable else None,
-            half=precision == "int8-fp16",
+            half=half,
             progress=build.reporter.progress,
         )
         (Path(scratch) / "mixed.onnx").replace(low)

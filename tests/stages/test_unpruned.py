@@ -61,7 +61,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
     monkeypatch.setattr(compiling, "_export_simplified", lambda target, model, onnx: graph(onnx, quantized=False))
     monkeypatch.setattr(compiling, "convert_precision", low)
-    monkeypatch.setattr(compiling, "_return_to_float", to_float)
+    monkeypatch.setattr(compiling, "_convert_with_float_layers", to_float)
     monkeypatch.setattr("edgeprune.measure.accuracy.measure_artifact", _measured)
     monkeypatch.setattr("edgeprune.measure.per_image.load_per_image", lambda path: None)
     monkeypatch.setattr(engine, "drop_interval", lambda *_, **__: None)
@@ -180,7 +180,9 @@ def test_the_unpruned_model_of_another_format_is_in_the_key(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_layers_go_back_before_a_graph_is_cast(half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_go_back_before_a_graph_is_cast_and_it_is_calibrated_once(
+    half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Any] = []
 
     def convert(target: Any, onnx: Path, to: Path, dataset: Any, seed: int, precision: str | None = None) -> None:
@@ -200,5 +202,10 @@ def test_layers_go_back_before_a_graph_is_cast(half: bool, tmp_path: Path, monke
     )
     files = compiling.compile_checkpoint(site, tmp_path / "m.pt", tmp_path, float_layers=("a", "b"))
     name = files.onnx.name
-    assert asked == [*([None, "int8"] if half else [None]), ("model.onnx", "low.onnx", name, ("a", "b"), half)]
+    assert asked == ["int8" if half else None, ("model.onnx", "low.onnx", name, ("a", "b"), half)]
     assert files.onnx.is_file() and not (tmp_path / "low.onnx").exists()
+    # a graph that is there already is converted no more, but where it is cast
+    asked.clear()
+    source, place = files.onnx_fp32, tmp_path / "place.onnx"
+    low = compiling.graph_for_float_layers(site.target, source, place, None, 0, converted=files.onnx)
+    assert low == ((place, True) if half else (files.onnx, False)) and asked == (["int8"] if half else [])
