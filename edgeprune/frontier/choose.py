@@ -107,8 +107,9 @@ def as_measured(row: Row) -> Row:
     """The row of the form alone, where a search found that it meets its budget without pruning."""
     if row.measured is None or not row.measured.met_unpruned:
         return row
-    sure = not row.measured.missed and not row.measured.inconclusive
-    return replace(row, name=row.form.name, budget="", met=(row.budget,) if sure else ())
+    why = why_unsure(row, row.budget)
+    unsure = {row.budget: why} if why else {}
+    return replace(row, name=row.form.name, budget="", met=() if why else (row.budget,), unsure=unsure)
 
 
 def one_a_name(rows: Sequence[Row]) -> list[Row]:
@@ -119,9 +120,9 @@ def one_a_name(rows: Sequence[Row]) -> list[Row]:
     found = []
     for same in named.values():
         one = min(same, key=lambda row: (row.measured is None, bool(row.dropped)))
-        found.append(
-            replace(one, met=tuple(budget for row in same if row.dropped == one.dropped for budget in row.met))
-        )
+        alike = [row for row in same if row.dropped == one.dropped]
+        unsure = {budget: why for row in alike for budget, why in row.unsure.items()}
+        found.append(replace(one, met=tuple(budget for row in alike for budget in row.met), unsure=unsure))
     return found
 
 
@@ -161,7 +162,8 @@ def is_held(row: Row, share: float, kind: str, value: float, budget: str) -> boo
     answers.
 
     A search that pruned the row to this very budget saw other samples: it may only take from what these show. A budget
-    in ms is held for sure where it is with the drift of the machine corrected and without.
+    in ms is held for sure where it is with the drift of the machine corrected and without. What was not steady holds
+    it where a gate would pass it: far inside in every sample, or block.
 
     Args:
         row: measured.
@@ -175,25 +177,39 @@ def is_held(row: Row, share: float, kind: str, value: float, budget: str) -> boo
     low, high = _spread(point, kind)
     if share * low > 1:
         return False
-    plain = kind == "speed_up" or point.ms * high <= value
-    far_inside = share * high * UNSTEADY_MARGIN <= 1 and point.unsteady != THROTTLED  # as of a gate
-    steady = not point.unsteady or far_inside
-    sure = share * high <= 1 and plain and steady and not why_unsure(row, budget)
-    return True if sure else None
+    if point.unsteady:
+        held = _far_inside(point, share, kind, value)
+    else:
+        held = share * high <= 1 and (kind == "speed_up" or point.ms * high <= value)
+    return True if held and not why_unsure(row, budget) else None
 
 
 def why_unsure(row: Row, budget: str) -> str:
-    """Why it is not sure, or wrong, that a measured row holds the budget that it was pruned to, as its search or its
-    measurement said; empty where they were sure, and for another budget."""
+    """Why it is not sure, or wrong, that a measured row holds the budget that it was pruned to, or needed no pruning
+    for, as its search or its measurement said; empty where they were sure, and for another budget."""
     point = row.measured
-    own = point is not None and budget in (row.budget, *row.met)
-    return (point.missed or point.inconclusive) if point is not None and own else ""
+    own = (point.missed or point.inconclusive) if point is not None and budget == row.budget else ""
+    return own or row.unsure.get(budget, "")
+
+
+def _far_inside(point: Point, share: float, kind: str, value: float) -> bool:
+    """Whether a point whose samples moved stayed as far inside a budget as a gate asks; older files cannot tell."""
+    if point.unsteady == THROTTLED:
+        return False
+    if kind == "speed_up":
+        return point.least_speed_up is not None and point.least_speed_up >= UNSTEADY_MARGIN * value
+    if point.slowest_ms is None:
+        return False
+    corrected = share * point.slowest_ms / point.ms  # with the drift of the machine
+    return max(corrected, point.slowest_ms / value) * UNSTEADY_MARGIN <= 1
 
 
 def _spread(point: Point, kind: str) -> tuple[float, float]:
-    """The least and the most of a latency that a point's 95 % interval holds, over the figure; older files have an
-    interval of the speed-up alone, and the oldest none."""
-    slower = point.speed_up / point.speed_up_low if point.speed_up_low else 1.0
+    """The least and the most of a latency that a point's 95 % interval holds, over the figure: 0 and infinite where
+    too few samples left no end. Older files have an interval of the speed-up alone, and the oldest none."""
+    slower, low = 1.0, point.speed_up_low
+    if low is not None:
+        slower = point.speed_up / low if low > 0 else math.inf
     faster = point.speed_up / point.speed_up_high if point.speed_up_high else 1 / slower
     if kind == "latency_ms" and point.ms_high is not None:
         slower = max(slower, point.ms_high / point.ms)

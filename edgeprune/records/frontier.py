@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeprune.records.sweep import Point, worst_exit_code
@@ -62,6 +62,7 @@ class Row:
         point: what was measured of it; None where it was not trained.
         undominated: whether no other row is both faster and more accurate.
         met: budgets, as text, that a search found it to meet without pruning; empty in older files.
+        unsure: the same that it may meet without pruning, with why that is not sure; empty in older files.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Row:
     point: Point | None = None
     undominated: bool = False
     met: tuple[str, ...] = ()
+    unsure: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def measured(self) -> Point | None:

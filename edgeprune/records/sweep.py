@@ -30,8 +30,12 @@ class Point:
         met_unpruned: whether a search for the budget found nothing to prune; False in older files.
         missed: why this measurement does not hold the budget; empty where it does, may, or there is none.
         unsteady: why the samples cannot show that any budget is held; empty where they can, and in older files.
-        ms_low: lower end of the 95 % interval of ``ms``; None where there are too few samples, and in older files.
-        ms_high: upper end of it; likewise.
+        ms_low: lower end of the 95 % interval of ``ms``; 0 where too few samples leave none, None in older files.
+        ms_high: upper end of it; infinite where too few samples leave none, None in older files.
+        slowest_ms: the slowest sample; infinite where there are too few of them for a run that was not steady to show
+            anything, None in older files.
+        least_speed_up: the least of the speed-ups of single blocks; 0 where the device throttled, other work shared the
+            core, or there are too few blocks, None in older files.
         failed_code: exit code of the error that left no point.
     """
 
@@ -54,6 +58,8 @@ class Point:
     unsteady: str = ""
     ms_low: float | None = None
     ms_high: float | None = None
+    slowest_ms: float | None = None
+    least_speed_up: float | None = None
     failed_code: int = 1
 
     @property

@@ -135,9 +135,13 @@ def far_inside(values: Sequence[float], statistic: str, limit_ms: float, confide
         limit_ms: the budget.
         confidence: one-sided, of the upper bound that as many independent samples would give.
     """
-    return (
-        len(values) >= samples_needed(quantile_of(statistic), confidence) and max(values) * UNSTEADY_MARGIN <= limit_ms
-    )
+    return slowest_of_enough(values, statistic, confidence) * UNSTEADY_MARGIN <= limit_ms
+
+
+def slowest_of_enough(values: Sequence[float], statistic: str, confidence: float) -> float:
+    """The slowest sample; infinite where there are too few for :func:`far_inside`, whose arguments these are."""
+    enough = len(values) >= samples_needed(quantile_of(statistic), confidence)
+    return max(values) if enough else math.inf
 
 
 def latency_gate(
@@ -259,9 +263,8 @@ def speed_up_gate(
         )
     gain = speed_up_of(baseline, candidate, tails=(1 - confidence, 1 - against))
     if reason := unsteady_reason(gain.stability, baseline, candidate):
-        slowest = _least_block_ratio(baseline.values, candidate.values, block)
-        undisturbed = not _throttled(baseline, candidate) and not shared_core(baseline, candidate)
-        if slowest >= UNSTEADY_MARGIN * limit and undisturbed:
+        slowest = least_undisturbed_ratio(baseline, candidate)
+        if slowest >= UNSTEADY_MARGIN * limit:
             return row(gain.ratio, Verdict.PASS, f"at least {slowest:.3f}× in every block, though {reason}")
         return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if gain.low >= limit:
@@ -466,10 +469,15 @@ def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
     return "" if steady.stable else steady.reason
 
 
-def _least_block_ratio(baseline: Sequence[float], candidate: Sequence[float], block: int) -> float:
-    """The least ratio of the medians of two blocks taken side by side."""
-    starts = range(0, len(candidate) - block + 1, block)
-    return min(median(baseline[at : at + block]) / median(candidate[at : at + block]) for at in starts)
+def least_undisturbed_ratio(baseline: Measurement, candidate: Measurement) -> float:
+    """The least ratio of the medians of two blocks taken side by side; 0 where the device throttled, other work shared
+    the core, or there are fewer than :data:`MIN_BLOCK_PAIRS`: then none shows anything."""
+    first, second, block = baseline.values, candidate.values, candidate.conditions.samples_per_block
+    disturbed = _throttled(baseline, candidate) or shared_core(baseline, candidate)
+    if disturbed or len(second) < MIN_BLOCK_PAIRS * block:
+        return 0.0
+    starts = range(0, len(second) - block + 1, block)
+    return min(median(first[at : at + block]) / median(second[at : at + block]) for at in starts)
 
 
 def scope_words(measurement: Measurement) -> str:

@@ -8,6 +8,7 @@ layer profiles until the point is there.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,16 @@ from edgeprune.quiet import quiet
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.average_precision import standard_error
-from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, budget_gate, unsteady_reason
+from edgeprune.samples.gates import (
+    MET_UNPRUNED,
+    Gate,
+    Verdict,
+    budget_gate,
+    least_undisturbed_ratio,
+    pass_confidence,
+    slowest_of_enough,
+    unsteady_reason,
+)
 from edgeprune.samples.measurement import Measurement, speed_up_of, with_input_of
 from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.scratch import locked
@@ -128,13 +138,14 @@ class RealSteps:
             engines = [before.required_engine, after.required_engine]
             first, second, gate = _timed(site, job, bench, engines, dataset)
             ratio, per_image = speed_up_of(first, second), folder / "per_image.npz"
-            limits = bounds(second.values, target.budget.statistic, INTERVAL_END)
+            statistic = target.budget.statistic
+            limits = bounds(second.values, statistic, INTERVAL_END)
             engine = after.engine if site.runtime.fit_for_dataset else None  # else it is only compared: not asked here
             accuracy = measure_artifact(site, after.onnx, engine, dataset, per_image)
             point = Point(
                 name=job.name,
                 budget=job.budget,
-                ms=value_of(second.values, target.budget.statistic),
+                ms=value_of(second.values, statistic),
                 speed_up=ratio.ratio,
                 accuracy=accuracy.value,
                 macs=pruned.macs,
@@ -148,8 +159,10 @@ class RealSteps:
                 met_unpruned=job.pruned and not pruned.probes,
                 missed=_reason(gate, Verdict.FAIL),
                 unsteady=unsteady_reason(ratio.stability, first, second),
-                ms_low=limits.low,
-                ms_high=limits.high,
+                ms_low=0.0 if limits.low is None else limits.low,
+                ms_high=math.inf if limits.high is None else limits.high,
+                slowest_ms=slowest_of_enough(second.values, statistic, pass_confidence(target.measure.retries)),
+                least_speed_up=least_undisturbed_ratio(with_input_of(first, second), second),
             )
             found = per_image.read_bytes()
         if pruned.inconclusive:  # the same command searches such a point again

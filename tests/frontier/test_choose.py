@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from edgeprune.frontier.choose import (
     is_held,
     one_a_name,
     plan,
+    why_unsure,
     with_frontier,
 )
 from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes, trained_int8
@@ -163,6 +165,9 @@ def test_int8_without_epochs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(one.form.name != "int8 trained" for one in found.screened)
 
 
+STEP = "a step of +20% after sample 30 of 60"
+
+
 def row(name: str, speed_up: float, accuracy: float, failed: str | None = None) -> Row:
     point = Point(name, "", 10 / speed_up, speed_up, accuracy, failed=failed)
     return Row(name, Form(name, "n", {}, ()), "", speed_up, None, point=point)
@@ -183,7 +188,11 @@ def row(name: str, speed_up: float, accuracy: float, failed: str | None = None) 
         (2.30, 2.25, "×2.2", {"missed": "at least 11 ms"}, None),
         (2.30, 2.25, "×3", {"inconclusive": "no interval holds it"}, True),
         (2.30, 2.25, "×3", {"unsteady": "the device throttled during the run"}, None),
-        (4.60, 4.50, "", {"unsteady": "a step of +20% after sample 30 of 60"}, True),
+        (4.60, 4.50, "", {"unsteady": STEP, "least_speed_up": 4.41}, True),
+        (4.60, 4.50, "", {"unsteady": STEP, "least_speed_up": 4.39}, None),
+        (4.60, 4.50, "", {"unsteady": STEP, "least_speed_up": 0.0}, None),
+        (4.60, 4.50, "", {"unsteady": STEP}, None),
+        (4.60, 0.0, "", {"speed_up_high": math.inf}, None),
         (4.60, 4.50, "", {"unsteady": "the device throttled during the run"}, None),
         (2.10, 2.08, "", {}, False),
     ],
@@ -205,16 +214,71 @@ def test_a_row_holds_a_budget_by_its_interval(
         (9.6, 9.3, 10.2, 0.96, None),
         (10.4, 10.1, 10.8, 1.04, False),
         (11.0, 10.8, 11.2, 0.916, None),
+        (9.4, 9.2, math.inf, 0.94, None),
+        (10.4, 0.0, math.inf, 1.04, None),
+        (9.0, None, None, 0.9, True),
     ],
-    ids=["within", "p95 is wider than the ratio", "over", "within only with the drift corrected"],
+    ids=[
+        "within",
+        "p95 is wider than the ratio",
+        "over",
+        "within only with the drift corrected",
+        "too few samples for an upper end",
+        "too few for either",
+        "older file",
+    ],
 )
 def test_a_budget_in_milliseconds_is_held_by_the_interval_of_the_milliseconds(
-    ms: float, low: float, high: float, share: float, held: bool | None
+    ms: float, low: float | None, high: float | None, share: float, held: bool | None
 ) -> None:
     one = row("a", 2.0, 0.5)
     assert one.point is not None
     point = replace(one.point, ms=ms, ms_low=low, ms_high=high, speed_up_low=1.99, speed_up_high=2.01)
     assert is_held(replace(one, budget="10 ms", point=point), share, "latency_ms", 10.0, "10 ms") is held
+
+
+@pytest.mark.parametrize(
+    ("slowest", "unsteady", "share", "held"),
+    [
+        (4.9, STEP, 0.4, True),
+        (5.1, STEP, 0.4, None),
+        (math.inf, STEP, 0.4, None),
+        (None, STEP, 0.4, None),
+        (4.9, STEP, 0.45, None),
+        (4.9, "the device throttled during the run", 0.4, None),
+    ],
+    ids=[
+        "far inside",
+        "one sample is not",
+        "too few samples",
+        "older file",
+        "not with the drift corrected",
+        "throttled",
+    ],
+)
+@pytest.mark.parametrize("high", [4.2, math.inf])
+def test_milliseconds_that_moved_hold_a_budget_that_every_sample_is_far_inside(
+    slowest: float | None, unsteady: str, share: float, held: bool | None, high: float
+) -> None:
+    one = row("a", 2.0, 0.5)
+    assert one.point is not None
+    ends = {"ms_low": 3.9, "ms_high": high, "speed_up_low": 1.99, "speed_up_high": 2.01}
+    point = replace(one.point, ms=4.0, **ends, slowest_ms=slowest, unsteady=unsteady)
+    assert is_held(replace(one, point=point), share, "latency_ms", 10.0, "10 ms") is held
+
+
+@pytest.mark.parametrize("said", [{"missed": "at most 1.9×"}, {"inconclusive": "no interval holds it"}])
+def test_a_budget_that_is_met_without_pruning_is_as_sure_as_its_own_measurement(said: dict[str, str]) -> None:
+    measured = Point("b", "×2", 4.0, 2.5, 0.5, speed_up_low=2.4, speed_up_high=2.6, met_unpruned=True)
+    point = replace(measured, **said)  # pyright: ignore[reportArgumentType]
+    form = replace(row("b", 2.5, 0.5), point=point)
+    whole = as_measured(replace(form, name="b, pruned to ×2", budget="×2"))
+    other = as_measured(replace(form, budget="×1.5", point=replace(point, missed="", inconclusive="")))
+    assert (whole.name, whole.budget, whole.met) == ("b", "", ())
+    for kept in (whole, one_a_name([whole, other])[0], one_a_name([other, whole])[0]):
+        assert is_held(kept, 0.8, "speed_up", 2.0, "×2") is None
+        assert why_unsure(kept, "×2") == next(iter(said.values()))
+        assert is_held(kept, 0.6, "speed_up", 1.5, "×1.5") is True
 
 
 def met(form: Row, budget: str) -> Row:
