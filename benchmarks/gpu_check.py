@@ -231,7 +231,7 @@ def _int8(options: argparse.Namespace, first: Path, notes: Notes) -> None:
         files = compile_checkpoint(site, trained, folder, dataset)
         accuracy = measure_artifact(site, files.onnx, files.engine, dataset)
         layers = compare_layers(site.runtime, engine, files.required_engine)
-        shares = engine_precision(site.runtime, files.required_engine, layers.candidate)
+        shares = engine_precision(site.runtime, files.required_engine, layers.candidate, files.onnx)
         before, after = measure_pair(site, engine, files.required_engine, dataset, trained=True)
         precision, seconds = site.target.precision, perf_counter() - began
         facts = Int8Facts(precision, accuracy, shares, before, after, seconds, site.runtime.simulated)
