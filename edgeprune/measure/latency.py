@@ -136,15 +136,31 @@ def wait_before_again(site: Site) -> None:
 def judge_latency(
     site: Site, stage: str, baseline: Path, candidate: Path, dataset: Dataset | None = None, *, trained: bool = False
 ) -> JudgedLatency:
-    """Measure two engines and judge the candidate by the budget; what is INCONCLUSIVE is measured again with twice the
-    samples, :data:`MAX_EFFORT` times as many at most, as often as the target's ``retries`` allow."""
+    """Measure two engines and judge the candidate by the budget; see :func:`judge_until_decided`."""
+
+    def measure(effort: float) -> tuple[Measurement, Measurement]:
+        return measure_pair(site, baseline, candidate, dataset, effort=effort, trained=trained)
+
+    return judge_until_decided(site, stage, measure, site.target.measure.retries)
+
+
+def judge_until_decided(
+    site: Site, stage: str, measure: Callable[[float], tuple[Measurement, Measurement]], retries: int
+) -> JudgedLatency:
+    """Judge a candidate by the budget; what is INCONCLUSIVE is measured again with twice the samples,
+    :data:`MAX_EFFORT` times as many at most.
+
+    Args:
+        site: the target.
+        stage: of the gate.
+        measure: takes the factor on the number of samples, gives the baseline's latency and the candidate's.
+        retries: how often to measure again.
+    """
     attempt = 0
     while True:
-        before, after = measure_pair(
-            site, baseline, candidate, dataset, effort=min(2.0**attempt, MAX_EFFORT), trained=trained
-        )
+        before, after = measure(min(2.0**attempt, MAX_EFFORT))
         gate = budget_gate(site.target, stage, before, after)
-        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == site.target.measure.retries:
+        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == retries:
             break
         attempt += 1
         site.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")

@@ -19,8 +19,7 @@ from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError
 from edgeprune.measure.accuracy import measure_artifact
-from edgeprune.measure.bench import MAX_EFFORT
-from edgeprune.measure.latency import wait_before_again
+from edgeprune.measure.latency import judge_until_decided
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import only_timed, side_by_side, site_for
 from edgeprune.quiet import quiet
@@ -31,7 +30,6 @@ from edgeprune.samples.gates import (
     MET_UNPRUNED,
     Gate,
     Verdict,
-    budget_gate,
     least_undisturbed_ratio,
     pass_confidence,
     slowest_of_enough,
@@ -162,7 +160,7 @@ class RealSteps:
                 ms_low=0.0 if limits.low is None else limits.low,
                 ms_high=math.inf if limits.high is None else limits.high,
                 slowest_ms=slowest_of_enough(second.values, statistic, pass_confidence(target.measure.retries)),
-                least_speed_up=least_undisturbed_ratio(with_input_of(first, second), second),
+                least_speed_up=least_undisturbed_ratio(first, second),
             )
             found = per_image.read_bytes()
         if pruned.inconclusive:  # the same command searches such a point again
@@ -175,20 +173,18 @@ def _timed(
 ) -> tuple[Measurement, Measurement, Gate | None]:
     """Latency of the swept engine and of the job's, and the job's budget held against it; what does not decide is
     measured again, as in a build. A job without a budget is only timed."""
-    attempt, retries = 0, 0 if site.runtime.simulated or not job.pruned else site.target.measure.retries
-    while True:
-        effort = min(2.0**attempt, MAX_EFFORT)
+
+    def measure(effort: float) -> tuple[Measurement, Measurement]:
         if job.reference is None:
             first, second = bench.latency(engines, effort)
         else:
             first, second = side_by_side(site, engines, dataset, effort=effort)
-        if not job.pruned:
-            return first, second, None
-        gate = budget_gate(site.target, "sweep", with_input_of(first, second), second)
-        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == retries:
-            return first, second, gate
-        attempt += 1
-        wait_before_again(site)
+        return with_input_of(first, second), second
+
+    if not job.pruned:
+        return *measure(1.0), None
+    judged = judge_until_decided(site, "sweep", measure, 0 if site.runtime.simulated else site.target.measure.retries)
+    return judged.baseline, judged.candidate, judged.gate
 
 
 def _reason(gate: Gate | None, verdict: Verdict) -> str:

@@ -16,6 +16,7 @@ from edgeprune.cli import app
 from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.export import modelopt
 from edgeprune.frontier.run import frontier
+from edgeprune.measure import latency as latency_module
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.progress import Silent
 from edgeprune.records.sweep import Point, Sweep
@@ -490,9 +491,9 @@ def test_the_last_measurement_is_held_against_the_budget(
         ]
 
     monkeypatch.setattr(steps_module, "side_by_side", both)
-    monkeypatch.setattr(steps_module, "wait_before_again", lambda site: None)
+    monkeypatch.setattr(latency_module, "wait_before_again", lambda site: None)
     job = Job("a", b"w", target, "d", "d", 0, False, "c", True, 1, reference=(target, b"") if beside else None)
-    site: Any = SimpleNamespace(target=target, runtime=SimpleNamespace(simulated=False))
+    site: Any = SimpleNamespace(target=target, runtime=SimpleNamespace(simulated=False), reporter=Silent())
     bench: Any = SimpleNamespace(latency=both)
     *_, gate = _timed(site, job, bench, [], None)  # pyright: ignore[reportArgumentType]
     assert gate is not None and gate.verdict is verdict and len(timed) == looks
