@@ -131,18 +131,27 @@ class Overrides(TypedDict, total=False):
     """Where engines are built and timed: ``user@host[:port]``, or ``local`` for this machine."""
 
 
-class _Numbers:
-    """Lets GPUs be written in YAML as they are: ``0``, ``[0, 1]``."""
+@dataclass(frozen=True)
+class _ReadBy:
+    """In the annotation of a field: what may also be written for its value, and the function that reads it.
+
+    Pydantic's own ``BeforeValidator`` would have it imported for ``--help``.
+    """
+
+    read: Callable[[Any], Any]
+    written: Any
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
+        written = handler.generate_schema(self.written)
         return core_schema.no_info_before_validator_function(
-            _comma_separated, handler(source), json_schema_input_schema=handler.generate_schema(str | int | list[int])
+            self.read, handler(source), json_schema_input_schema=written
         )
 
 
 def _comma_separated(value: Any) -> Any:
+    """GPUs as they may be written, ``0`` or ``[0, 1]``, as Ultralytics names them."""
     numbers = value if isinstance(value, list) else [value]
     if numbers and all(type(number) is int for number in numbers):
         return ",".join(map(str, numbers))
@@ -165,7 +174,7 @@ class Training(Settings):
     """Optimiser; never ``auto``, which would ignore ``lr0``."""
     patience: Count = 50
     """Epochs without improvement after which training ends; 0 never."""
-    device: Annotated[str, _Numbers()] = ""
+    device: Annotated[str, _ReadBy(_comma_separated, str | int | list[int])] = ""
     """Where to train, as Ultralytics names it (``cpu``, ``0``, ``0,1``); empty takes a GPU when there is one."""
     workers: Count = 4
     """Data loader processes per device; a CPU has none."""
@@ -243,17 +252,6 @@ class TrainSettings(Run, Teaching, Training):
             raise SettingError("a teacher with response=0 and feature=0 teaches nothing; raise one or name no teacher")
 
 
-class _Condition:
-    """Lets a number be written as ``map_drop <= NUMBER`` in YAML."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_before_validator_function(
-            read_map_drop, handler(source), json_schema_input_schema=handler.generate_schema(float | str | None)
-        )
-
-
 def hours_from(text: str) -> float:
     """A time as it is typed, in hours: ``2h``, ``30m``, ``1h30m``, or a number of hours.
 
@@ -292,7 +290,7 @@ class Finetuning(Teaching, Training):
     distill: bool = True
     """Use the unpruned model as teacher: +.004 mAP50-95 at MACs ×4 (``benchmarks/training_distillation.md``) for epochs
     that take half as long again."""
-    until: Annotated[Share | None, _Condition()] = None
+    until: Annotated[Share | None, _ReadBy(read_map_drop, float | str | None)] = None
     """``map_drop <= 0.01``: end as soon as mAP50-95 (a classifier's top-1 accuracy) on the validation split is that
     close to the unpruned model's, with margin, both by Ultralytics' validator. The gate on the artifact is held as
     ever."""
