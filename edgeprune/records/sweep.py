@@ -75,7 +75,12 @@ class Point:
         """What keeps it from being a sure answer, in words; empty where nothing does."""
         if self.failed is not None:
             return self.failed
-        return f"FAIL: {self.missed}" if self.missed else self.inconclusive and f"INCONCLUSIVE: {self.inconclusive}"
+        return f"{self.verdict}: {self.missed or self.inconclusive}" if self.verdict else ""
+
+    @property
+    def verdict(self) -> str:
+        """``FAIL`` or ``INCONCLUSIVE`` of a measured point that is no sure answer; else empty."""
+        return "FAIL" if self.missed else "INCONCLUSIVE" if self.inconclusive else ""
 
 
 def worst_exit_code(codes: Iterable[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,20 @@ def draw_plot(
 def legend_above(axes: Axes, columns: int = 1) -> None:
     """A legend above the axes, where it covers nothing that is drawn."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=10)
+
+
+def draw_unsure(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Cross out points whose measurement does not show that their budget is held."""
+    if places:
+        axes.scatter(
+            *zip(*places, strict=True),
+            s=80,
+            marker="x",
+            color=COLOURS["limit"],
+            linewidths=2,
+            label="not sure",
+            zorder=5,
+        )
 
 
 def shortened(name: str, most: int = 24) -> str:

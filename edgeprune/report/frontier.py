@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
-from edgeprune.report.sweep import draw_unsure
 from edgeprune.report.table import Table
 
 if TYPE_CHECKING:
@@ -121,8 +120,7 @@ def _left_out(row: Row) -> tuple[str, ...]:
 
 
 def _unsure(row: Row) -> str:
-    shortcoming = row.measured.shortcoming if row.measured is not None else ""
-    return f", {shortcoming.partition(':')[0]}" if shortcoming else ""
+    return f", {row.measured.verdict}" if row.measured is not None and row.measured.verdict else ""
 
 
 def frontier_plot(found: Frontier) -> Plot:

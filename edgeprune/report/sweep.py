@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeprune.report.drawing import COLOURS, Plot, draw_plot
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot, draw_unsure
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
 
     from edgeprune.records.sweep import Point, Sweep
@@ -29,7 +27,7 @@ def sweep_table(sweep: Sweep, *, reasons: bool = True) -> Table:
     if not reasons:
         points = (*sweep.unpruned, *sweep.points)
         rows = [
-            (*row[:-1], "failed" if point.failed else point.shortcoming.partition(":")[0]) if point.shortcoming else row
+            (*row[:-1], "failed" if point.failed else point.verdict) if point.shortcoming else row
             for row, point in zip(rows, points, strict=True)
         ]
     return Table.of(COLUMNS, rows)
@@ -89,22 +87,7 @@ def sweep_plot(sweep: Sweep) -> Plot:
         if point.failed is not None:
             return f"{point.name}: failed"
         ms, accuracy = place(point)
-        unsure = point.shortcoming.partition(":")[0]
-        return f"{point.name}: {ms:.2f} ms, {sweep.metric} {accuracy:.4f}{unsure and ', '}{unsure}"
+        return f"{point.name}: {ms:.2f} ms, {sweep.metric} {accuracy:.4f}{point.verdict and ', '}{point.verdict}"
 
     alt = "; ".join(map(words, points))
     return draw_plot("sweep", "Accuracy against latency", f"{alt}.", draw, sweep_table(sweep))
-
-
-def draw_unsure(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
-    """Cross out points whose measurement does not show that their budget is held."""
-    if places:
-        axes.scatter(
-            *zip(*places, strict=True),
-            s=80,
-            marker="x",
-            color=COLOURS["limit"],
-            linewidths=2,
-            label="not sure",
-            zorder=5,
-        )
