@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -287,9 +287,7 @@ def bench_graphs(
         names = names_apart(paths)
         notes: list[str] = []
         formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
-        notes += _different_formats(names, formats)
-        notes += _different_batches(names, latencies)
-        notes += _different_sizes(names, latencies)
+        notes += _differences(names, formats, latencies)
         energies = None
         if details:
             with only_informs("no energy", notes.append):
@@ -370,34 +368,28 @@ def _precision_of(engine: Path, name: str, note: Callable[[str], None]) -> str:
     return ""
 
 
-def _different_formats(names: Sequence[str], formats: Sequence[str]) -> list[str]:
-    """A line where the models that ratios are of do not have one number format; none where they have, or one is not
-    known."""
-    if len(set(formats) - {""}) < 2:
-        return []
-    listed = ", ".join(f"{name} in {known}" for name, known in zip(names, formats, strict=True) if known)
-    return [
-        f"different number formats ({listed}): a speed-up is of the format too; of the model alone it is with both in "
-        "one: edgeprune quantize"
-    ]
-
-
-def _different_batches(names: Sequence[str], latencies: Sequence[Measurement]) -> list[str]:
-    """A line where the models that ratios are of do not take as many images in an inference."""
-    batches = [latency.conditions.batch for latency in latencies]
-    if len(set(batches)) < 2:
-        return []
-    listed = ", ".join(f"{name} of {batch}" for name, batch in zip(names, batches, strict=True))
-    return [f"different batches ({listed}): a speed-up is of different work; images/s can be compared"]
-
-
-def _different_sizes(names: Sequence[str], latencies: Sequence[Measurement]) -> list[str]:
-    """A line where the models that ratios are of do not take images of one size."""
-    sizes = [{shape[2:] for shape in latency.conditions.shapes.values() if len(shape) == 4} for latency in latencies]
-    if any(len(one) != 1 for one in sizes) or all(one == sizes[0] for one in sizes):
-        return []
-    listed = ", ".join(f"{name} {pixels(min(one))}" for name, one in zip(names, sizes, strict=True))
-    return [f"different sizes ({listed}): a speed-up is of the size too; export them at one"]
+def _differences(names: Sequence[str], formats: Sequence[str], latencies: Sequence[Measurement]) -> Iterator[str]:
+    """A line for each thing in which the models that ratios are of differ; what is not known differs from nothing."""
+    conditions = [latency.conditions for latency in latencies]
+    sizes = [{shape[2:] for shape in one.shapes.values() if len(shape) == 4} for one in conditions]
+    told = {
+        "number formats": (
+            [known and f"in {known}" for known in formats],
+            "a speed-up is of the format too; of the model alone it is with both in one: edgeprune quantize",
+        ),
+        "batches": (
+            [f"of {one.batch}" for one in conditions],
+            "a speed-up is of different work; images/s can be compared",
+        ),
+        "sizes": (
+            [pixels(min(one)) if len(one) == 1 else "" for one in sizes],
+            "a speed-up is of the size too; export them at one",
+        ),
+    }
+    for what, (said, meaning) in told.items():
+        if len(set(said) - {""}) > 1:
+            listed = ", ".join(f"{name} {one}" for name, one in zip(names, said, strict=True) if one)
+            yield f"different {what} ({listed}): {meaning}"
 
 
 def _with_ends(found: RatioInterval | None) -> RatioInterval | None:
