@@ -66,13 +66,8 @@ def restore_float_layers(
     order = sorted(graphs.layers, key=lambda name: -sensitivity[name])
     trials: list[tuple[int, float]] = []
 
-    def write(count: int) -> None:
-        graph = graphs.with_float(order[:count])
-        set_metadata(graph, {FLOAT_LAYERS_KEY: ", ".join(order[:count])})
-        save_graph(graph, output)
-
     def measure(count: int) -> float:
-        write(count)
+        graphs.write(order[:count], output)
         trials.append((count, accuracy_of(output)))
         progress(f"{count} of {len(order)} layers in float: {trials[-1][1]:.4f}", done=len(trials))
         return trials[-1][1]
@@ -81,7 +76,7 @@ def restore_float_layers(
     # one layer at least stays low: the file must still hold the precision that was asked
     count = 0 if before >= floor else _fewest_layers(measure, floor, len(order) - 1)
     best = count if count is not None else max(trials, key=lambda trial: (trial[1], -trial[0]))[0]
-    write(best)
+    graphs.write(order[:best], output)
     after = next(value for number, value in reversed(trials) if number == best)
     latencies: Sequence[float | None] = (None, None)
     if latency_of is not None and best:
@@ -120,9 +115,7 @@ def with_float_layers(
     """
     graphs = _MixedGraphs(source, low, half)
     returned = tuple(name for name in layers if name in graphs.layers)
-    graph = graphs.with_float(returned)
-    set_metadata(graph, {FLOAT_LAYERS_KEY: ", ".join(returned)})
-    save_graph(graph, output)
+    graphs.write(returned, output)
     return returned
 
 
@@ -148,6 +141,12 @@ class _MixedGraphs:
             return cast_graph_to_half(self.source, {*layers, *_handlers(self.source, layers)})
         mixed = restore_float(self.source, self.low, layers)
         return cast_graph_to_half(mixed) if self.half else mixed
+
+    def write(self, layers: Sequence[str], output: Path) -> None:
+        """Write the low-precision graph with these layers in float, which its metadata name."""
+        graph = self.with_float(layers)
+        set_metadata(graph, {FLOAT_LAYERS_KEY: ", ".join(layers)})
+        save_graph(graph, output)
 
     def sensitivity(self, images: Sequence[Path], progress: Progress) -> dict[str, float]:
         """A number for each layer by which to rank them; see the module."""
