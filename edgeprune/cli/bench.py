@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.sizes import Trust, side_to_run, size_option
+from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
 from edgeprune.cli.streams import BARS, results_console, say
 from edgeprune.input_size import both_sides
 
@@ -45,9 +45,7 @@ def bench(
         str | None, typer.Option(help="Profile that sets runtime, threads, size, batch, statistic, sampling.")
     ] = None,
     runtime: RuntimeName = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where to run: user@host[:port]; the profile's, or this machine.")
-    ] = None,
+    device: Device = None,
     vs: Annotated[Path | None, typer.Option(help="Model that every ratio is taken of; goes first.")] = None,
     max_ms: Annotated[float | None, typer.Option(help="Limit in ms; the exit code then tells the verdict.")] = None,
     statistic: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, refuse_unused, replaced, write
-from edgeprune.cli.sizes import Trust, side_to_run, size_option
+from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import command_line
 
@@ -20,9 +20,7 @@ def compare(
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, statistic, sampling.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where latency is measured: user@host[:port]; the profile's, or this machine.")
-    ] = None,
+    device: Device = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for compare.html and its data.")] = None,
     images: Annotated[int, typer.Option(min=0, help="Images to show side by side.")] = 6,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, RuntimeName
-from edgeprune.cli.sizes import Trust, side_to_run, size_option
+from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
@@ -245,9 +245,7 @@ def val_command(
     target: Annotated[
         str | None, typer.Option(help="Profile that gives runtime, size, batch, threads and split.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where it runs: user@host[:port]; the profile's, or this machine.")
-    ] = None,
+    device: Device = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, or val.")] = None,
     imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the artifact's own.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per inference, where the artifact leaves it free.")] = None,

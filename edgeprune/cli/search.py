@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeprune.cli.sizes import Trust, size_option
+from edgeprune.cli.sizes import Device, Trust, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_folder
 
@@ -18,7 +18,6 @@ Images = Annotated[str | None, typer.Option(help="Dataset YAML; needed to calibr
 ImgSz = Annotated[
     Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the profile's, or what the weights were trained at.")
 ]
-Device = Annotated[str | None, typer.Option(help="Where to measure: user@host[:port]; the profile's, or this machine.")]
 Cache = Annotated[
     Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")
 ]

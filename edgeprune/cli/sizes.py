@@ -1,4 +1,4 @@
-"""What commands that run a model file say about the size that they run it at."""
+"""Options of commands that run a model file, and what they say about the size that they run it at."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Trust = Annotated[
     bool, typer.Option("--trust", help="Load foreign classes, run a dataset's download script; both run any code.")
 ]
+Device = Annotated[str | None, typer.Option(help="Where to measure: user@host[:port]; the profile's, or this machine.")]
 METAVAR = "PX|H,W"
 
 
