@@ -229,7 +229,8 @@ class BudgetSearch:
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
         best, kept = run.best, probed[run.best.candidate.key]
         while best.holds and kept.gate.verdict is not Verdict.PASS and kept.attempt < repeats:
-            # corrected for drift it holds the budget, in plain milliseconds it does not: on a quiet machine both agree
+            # the search reads ms corrected for drift, and a ratio by other bounds than the gate: with more samples of a
+            # quiet machine both agree
             best = replace(best, reading=measure(best.candidate, best.predicted, kept.attempt + 1))
             kept = probed[best.candidate.key]
         for candidate in probed.values():
