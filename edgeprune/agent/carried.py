@@ -31,7 +31,7 @@ from edgeprune.agent.system import (
     stop_on_signals,
     write_json,
 )
-from edgeprune.agent.trtexec import find_trtexec, version_in
+from edgeprune.agent.trtexec import crashed_behind_its_work, find_trtexec, version_in
 
 RESULTS = "results"
 
@@ -188,6 +188,8 @@ def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:
         for name in ("stdout", "stderr"):
             with open(os.path.join(failed, name), errors="replace") as file:
                 lines += [line.strip() for line in file if line.strip()]
+        if not command["turns"] and crashed_behind_its_work(answer["returncode"], "\n".join(lines)):
+            return answer
         errors = [line for line in lines if "[E]" in line] or lines[-1:] or ["it printed nothing"]
         raise Refused("tool", f"trtexec failed with {answer['returncode']}: {errors[0]} (all of it: {own})")
     return answer

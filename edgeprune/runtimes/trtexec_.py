@@ -22,7 +22,7 @@ import numpy as np
 
 from edgeprune.agent.host import HostState, host_state
 from edgeprune.agent.programs import Turns
-from edgeprune.agent.trtexec import PROGRAMS
+from edgeprune.agent.trtexec import PROGRAMS, crashed_behind_its_work
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
@@ -92,6 +92,7 @@ MIN_POWER_READINGS = 3
 VERSION_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 600.0
 BUILD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
+TAKEN_ALL_THE_SAME = "[edgeprune] trtexec crashed behind its last line; the engine was complete and is taken\n"
 Parsed = TypeVar("Parsed")
 
 
@@ -580,10 +581,12 @@ class TrtExec(Runtime):
                 raise
             raise StageError(f"{onnx}: {error}") from error
         build_s = time.perf_counter() - started
+        said = f"{done.stdout}\n{done.stderr}"
+        crashed = crashed_behind_its_work(done.returncode, said)
         if log is not None:
-            log.write_text(done.stdout + done.stderr, encoding="utf-8")
-        if done.returncode != 0:
-            error = failure(argv, done.returncode, f"{done.stdout}\n{done.stderr}")
+            log.write_text(done.stdout + done.stderr + (TAKEN_ALL_THE_SAME if crashed else ""), encoding="utf-8")
+        if done.returncode != 0 and not crashed:
+            error = failure(argv, done.returncode, said)
             raise StageError(f"{onnx}: {error}") from error
         if cache is not None:  # of a build that died the one from before is kept: its own may be half a file
             self._fetch_timing_cache(paths["cache"], cache)

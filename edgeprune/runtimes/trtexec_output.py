@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.agent.trtexec import version_in
+from edgeprune.agent.trtexec import PASSED, version_in
 from edgeprune.errors import ToolError
 from edgeprune.reading import entries_of
 from edgeprune.runtimes.base import LayerTime
@@ -188,7 +188,6 @@ def pace_of(log: str) -> tuple[int, float]:
     return int(found[1]), float(found[2])
 
 
-PASSED = "&&&& PASSED"  # sampleUtils' last line of a run that did what it was asked
 # Pattern in the log, and what it means; the first that fits wins, so causes stand before their consequences.
 MEANINGS: tuple[tuple[str, str], ...] = (
     (

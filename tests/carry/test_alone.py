@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.agent.carried import _run_one
+from edgeprune.agent.system import Refused
 from edgeprune.devices.archive import archive
 from edgeprune.devices.fake import FakeBoard, fake_device
 
@@ -56,3 +58,18 @@ def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
         names = packed.getnames()
     assert "results/results.json" in names and "results/commands/001/stdout" in names
     assert "results/of-a-run-that-is-at-work" not in names
+
+
+@pytest.mark.parametrize(("says", "taken"), [("&&&& PASSED TensorRT.trtexec", True), ("[E] it broke", False)])
+def test_a_build_that_crashes_behind_its_last_line_is_taken_on_the_board_too(
+    says: str, taken: bool, tmp_path: Path
+) -> None:
+    program = tmp_path / "trtexec"
+    program.write_text(f"#!/bin/sh\necho '{says}'\nkill -SEGV $$\n")
+    program.chmod(0o755)
+    command = {**COMMAND, "argv": [str(program)], "cwd": "", "stdin": ""}
+    if taken:
+        assert _run_one(command, str(tmp_path), "one", False)["returncode"] == -signal.SIGSEGV
+        return
+    with pytest.raises(Refused, match=r"trtexec failed with -11: \[E\] it broke"):
+        _run_one(command, str(tmp_path), "one", False)

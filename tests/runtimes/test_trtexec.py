@@ -131,6 +131,18 @@ def test_a_build_that_dies_of_memory_leaves_its_log_and_the_timing_cache_from_be
     assert cache.read_bytes() == before and not (tmp_path / "other.engine").exists()
 
 
+def test_the_engine_of_a_build_that_crashes_behind_its_last_line_is_taken_and_its_log_says_so(tmp_path):
+    crashing, program = tool(tmp_path, (8, 6, 0), crashes=True)
+    plain, engine = convolutions(tmp_path / "m.onnx"), tmp_path / "model.engine"
+    crashing.engine_from_onnx(plain, engine, precision="fp16")
+    assert (tmp_path / "model.engine.log").read_text().endswith("the engine was complete and is taken\n")
+    found = crashing.latency([engine], SHORT)
+    assert len(found[0].values) > 1 and len(fake_trtexec.calls(program)) > 1
+    quiet, _ = tool(tmp_path, (8, 6, 0))
+    quiet.engine_from_onnx(plain, tmp_path / "other.engine", precision="fp16")
+    assert "taken" not in (tmp_path / "other.engine.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("raised", "becomes"), [(ToolError(["t"], 1, "died"), StageError), (DeviceError("gone"), DeviceError)]
 )

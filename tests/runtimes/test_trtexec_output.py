@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -9,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeprune.agent.trtexec import PASSED, crashed_behind_its_work
 from edgeprune.runtimes.layer_info import Layer, format_in, layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_argv import version_from_banner
 from edgeprune.runtimes.trtexec_output import (
-    PASSED,
     failure,
     meaning_of,
     outputs_of,
@@ -139,6 +140,51 @@ def test_a_crash_behind_a_finished_build_is_not_put_down_to_what_was_logged_befo
     assert "did its work" in told and "crashed at its end" in told
     assert "it had logged: 1: [myelinCache" in told and "had logged" not in str(failure(["trtexec"], -11, PASSED))
     assert "Myelin" in meaning_of(REAL_BUILD)
+
+
+@pytest.mark.parametrize(
+    ("returncode", "log", "crashed"),
+    [
+        (-11, REAL_BUILD, True),
+        (139, REAL_BUILD, True),
+        (-11, REAL_BUILD.replace(PASSED, "&&&& FAILED"), False),
+        (-11, "[I] it prints &&&& PASSED at the end", False),
+        (0, REAL_BUILD, False),
+        (1, REAL_BUILD, False),
+        (-9, REAL_BUILD, False),  # killed from outside: by the kernel, or by who runs it
+    ],
+)
+def test_only_a_crash_behind_a_whole_run_counts_as_one_that_did_its_work(returncode, log, crashed):
+    assert crashed_behind_its_work(returncode, log) is crashed
+
+
+def real(name: str) -> str:
+    """A file that trtexec 8.6.0 wrote on an H100 (driver 580), for a search's YOLOv8n at 640 px, batch 1, FP16,
+    ``builder.optimization_level: 0``."""
+    path = Path(__file__).parent / f"trtexec_8_6_h100_{name}"
+    return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+
+
+def test_real_times_of_8_6_are_read_to_the_microsecond():
+    found, log = times_of(real("times.json")), real("time.log")
+    assert len(found.compute) == 22 and found.compute == found.latency(copies=False)
+    [low, high] = map(float, re.findall(r"GPU Compute Time: min = (\S+) ms, max = (\S+) ms", log)[0])
+    assert min(found.compute) == pytest.approx(low, abs=1e-6) and max(found.compute) == pytest.approx(high, abs=1e-6)
+    assert 0.69 < float(np.median(found.compute)) < 0.71
+    used = settings_used(log)
+    assert used.cuda_graph and used.spin and PASSED in log
+
+
+def test_real_layers_of_8_6_tell_what_its_weak_typing_chose():
+    text = real("layers.json.gz")
+    with pytest.raises(ValueError, match="control character"):
+        json.loads(text)  # 8.6 writes line breaks inside its strings
+    info = layer_info_of(text)
+    assert info.tensors == ("images", "output0")
+    kernels = re.findall(r'"TacticName": "\w+_xmma_fprop_\w+?_(f16f16|f32f32)_', text)
+    share = precision_share(info.layers)
+    assert share.counts == {"fp16": 48, "fp32": 13}  # what its kernels, which nobody asked for here, are named after
+    assert share.counts == {"fp16": kernels.count("f16f16"), "fp32": kernels.count("f32f32")}
 
 
 def test_a_killed_builder_ran_out_of_memory():
