@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +30,7 @@ from edgeprune.artifact import Role
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, TargetError
 from edgeprune.measure.result import ArtifactAccuracy, LayerMs
 from edgeprune.records.build import BuildRecord
+from edgeprune.records.facts import BaselineFacts, PruneFacts
 from edgeprune.records.gates import agreement_gate, precision_gate
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.precision_truth import PrecisionShare
@@ -38,11 +39,13 @@ from edgeprune.runtimes.trtexec_ import RUN_TIMEOUT_S, TrtExec
 from edgeprune.runtimes.trtexec_argv import info_argv, profile_argv, time_argv
 from edgeprune.samples.gates import Gate, Verdict, overall_verdict
 from edgeprune.samples.measurement import Measurement, speed_up_of
-from edgeprune.serial import read_json, write_json
+from edgeprune.serial import from_json, read_json, read_json_data, write_json
 from edgeprune.stages.base import SilentBuild
 from edgeprune.version import __version__
+from edgeprune.workspace import RECORD
 
 INSIDE = (1.0, 1.09)  # measured over asked: a budget that is met, and not by giving up more than it takes
+OVER_ASKED = "measured over asked"
 KEPT_SAMPLES = 50  # of the times that are kept as an example of the format
 SHOWN_LAYERS = 12
 PAGE, SIMULATED_PAGE = "tensorrt_gpu.md", "simulated.md"
@@ -303,11 +306,17 @@ def _page(
     for name in batches:
         if (options.out / name / "bundle").is_dir():
             records[name] = _record(options.out / name)
-    if not records:
-        raise DataError(f"{options.out}: no finished build; run the phases {' and '.join(batches)} first")
+    begun = {name: _searched(options.out / name) for name in batches if name not in records}
+    stopped = {name: stages for name, stages in begun.items() if stages is not None}
+    if not records and not stopped:
+        raise DataError(f"{options.out}: no build with a finished search; run the phases {' and '.join(batches)} first")
     path = options.out / "int8.json"
     int8 = read_json(Int8Facts, path) if path.is_file() else None
     checks = [check for name in batches for check in build_checks(name, records.get(name))]
+    searches = {name: record.stages.prune.facts for name, record in records.items()}
+    searches |= {name: search for name, (_, search) in stopped.items()}
+    for name, (baseline, search) in stopped.items():
+        checks += stopped_checks(name, options.speed_up, baseline, search)
     checks += int8_checks(int8)
     title = "SIMULATED: a stand-in, nothing here was measured" if simulated else "TensorRT on a GPU"
     device = "; ".join(f"{gpu.name} (driver {gpu.driver})" for gpu in facts.gpus) or facts.board
@@ -328,18 +337,14 @@ def _page(
             for check in checks
         ),
         "",
-        "## The builds",
-        "",
-        "| build | p50 before → after | speed-up (95 %) | MACs | parameters | mAP50-95 before → after | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        *(_build_row(name, record) for name, record in records.items()),
-        "",
+        *_build_table(records),
         "## The search: predicted against measured",
         "",
         "| build | probe | MACs | predicted share of the budget | measured | predicted / measured − 1 |",
         "| --- | --- | --- | --- | --- | --- |",
-        *(row for name, record in records.items() for row in _probe_rows(name, record)),
+        *(row for name, search in searches.items() for row in _probe_rows(name, search)),
         "",
+        *(line for name, stages in stopped.items() for line in _stopped_lines(name, *stages)),
         *_int8_lines(int8),
         *(line for name, record in records.items() for line in _layer_lines(name, record)),
     ]
@@ -358,13 +363,25 @@ def build_checks(name: str, record: BuildRecord | None) -> Iterator[Gate]:
     inside = value is not None and INSIDE[0] <= value <= INSIDE[1]
     verdict = Verdict.INCONCLUSIVE if simulated or value is None else Verdict.PASS if inside else Verdict.FAIL
     words = "too few samples" if found is None else f"×{found.ratio:.3f} measured for ×{asked:g}"
-    yield Gate(name, "measured over asked", value, INSIDE[1], "", verdict, _marked(words, simulated))
+    yield Gate(name, OVER_ASKED, value, INSIDE[1], "", verdict, _marked(words, simulated))
     wanted = (f"{record.target.precision} in the engine", "agreement with the ONNX")
     for metric in wanted:
         rows = [gate for gate in record.gates if (gate.stage, gate.metric) == ("engine", metric)]
         missing = Gate(name, metric, None, None, "", Verdict.PENDING, "the build has no such row")
         row = rows[0] if rows else missing
         yield Gate(name, metric, row.value, row.limit, row.unit, row.verdict, row.reason)
+
+
+def stopped_checks(name: str, asked: float, baseline: BaselineFacts, search: PruneFacts) -> Iterator[Gate]:
+    """What can be judged of a build that was stopped behind its search: the search, and the unpruned engine."""
+    for probe in search.probes:
+        if probe.kept and probe.latency is not None:
+            value = probe.latency.speed_up / asked
+            verdict = Verdict.PASS if INSIDE[0] <= value <= INSIDE[1] else Verdict.FAIL
+            words = f"×{probe.latency.speed_up:.3f} measured for ×{asked:g}"
+            yield Gate(f"{name}, search", OVER_ASKED, value, INSIDE[1], "", verdict, words)
+    if baseline.accuracy.agreement is not None:
+        yield agreement_gate(f"{name}, unpruned", baseline.accuracy.agreement)
 
 
 def int8_checks(int8: Int8Facts | None) -> Iterator[Gate]:
@@ -382,6 +399,19 @@ def int8_checks(int8: Int8Facts | None) -> Iterator[Gate]:
         yield Gate(gate.stage, gate.metric, gate.value, gate.limit, gate.unit, verdict, reason)
 
 
+def _build_table(records: Mapping[str, BuildRecord]) -> list[str]:
+    if not records:
+        return []
+    return [
+        "## The builds",
+        "",
+        "| build | p50 before → after | speed-up (95 %) | MACs | parameters | mAP50-95 before → after | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(_build_row(name, record) for name, record in records.items()),
+        "",
+    ]
+
+
 def _build_row(name: str, record: BuildRecord) -> str:
     pair, found, prune = record.judged_latency, record.speed_up, record.stages.prune.facts
     before, after = record.stages.baseline.facts.accuracy, record.stages.engine.facts.accuracy
@@ -396,13 +426,49 @@ def _build_row(name: str, record: BuildRecord) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _probe_rows(name: str, record: BuildRecord) -> Iterator[str]:
-    for number, probe in enumerate(record.stages.prune.facts.probes, 1):
+def _probe_rows(name: str, search: PruneFacts) -> Iterator[str]:
+    for number, probe in enumerate(search.probes, 1):
         kept = ", kept" if probe.kept else ""
         yield (
             f"| {name} | {number}{kept} | ×{probe.macs_ratio:.2f} | {probe.predicted_share:.1%} "
             f"| {probe.budget_share:.1%} | {probe.error:+.1%} |"
         )
+
+
+def _searched(folder: Path) -> tuple[BaselineFacts, PruneFacts] | None:
+    """What a build that was stopped came to before and in its search; None where the search had no result."""
+    found = []
+    for stage, facts in (("baseline", BaselineFacts), ("prune", PruneFacts)):
+        files = sorted(folder.glob(f"{stage}-*/{RECORD}"), key=lambda file: file.stat().st_mtime)
+        if not files:
+            return None
+        found.append(from_json(facts, read_json_data(files[-1])["facts"], str(files[-1])))
+    baseline, search = found
+    return baseline, search
+
+
+def _stopped_lines(name: str, baseline: BaselineFacts, search: PruneFacts) -> list[str]:
+    """What is known of a build whose fine-tuning and engine are missing."""
+    lines = [f"## {name}, stopped behind its search", ""]
+    agreed = baseline.accuracy.agreement
+    if agreed is not None:
+        lines.append(
+            f"The unpruned engine agrees with its graph in {agreed.detections_agreement:.1%} of "
+            f"{agreed.detections_reference} detections on {agreed.images} images."
+        )
+    if latency := next((probe.latency for probe in search.probes if probe.kept), None):
+        lines.append(
+            f"{latency.statistic} {latency.baseline_ms:.3f} → {latency.candidate_ms:.3f} ms (×{latency.speed_up:.3f}), "
+            f"{search.parameters.before / 1e6:.2f} → {search.parameters.after / 1e6:.2f} M parameters, "
+            f"MACs ×{search.macs.ratio:.2f}; not trained yet."
+        )
+    if found := search.diagnosis:
+        others = [f"{one.name} ×{one.speed_up:.2f}" for one in found.alternatives if one.speed_up is not None]
+        lines.append(
+            f"Of the latency narrower layers can take {found.width_share:.0%}, fewer blocks another "
+            f"{found.depth_share:.0%}; {found.fixed_share:.0%} is fixed. Without pruning, a frame: {', '.join(others)}."
+        )
+    return [*lines, ""]
 
 
 def _int8_lines(int8: Int8Facts | None) -> list[str]:
@@ -467,7 +533,7 @@ def _figure(value: float | None) -> str:
 
 
 def _limit(gate: Gate) -> str:
-    if gate.metric == "measured over asked":
+    if gate.metric == OVER_ASKED:
         return f"{INSIDE[0]:.2f} to {INSIDE[1]:.2f}"
     return _figure(gate.limit)
 

@@ -14,7 +14,7 @@ from edgeprune.agent.facts import Gpu
 from edgeprune.records.build import BuildRecord, DeviceRow
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.samples.gates import Gate, Verdict
-from edgeprune.serial import write_json
+from edgeprune.serial import to_json, write_json
 from edgeprune.target import Budget
 from tests.devices.models import digits_and_detector
 from tests.records.sample import accuracy, build_record
@@ -70,7 +70,7 @@ def test_a_phase_that_is_none_and_a_table_of_nothing_end_with_2(
     target = profile(tmp_path, STAND_IN)
     assert checked(tmp_path, "--phases", "batch-2", target=target) == 2
     assert "--phases batch-2: allowed are batch-1, batch-16, int8, files, table" in capsys.readouterr().err
-    for phase, words in (("table", "no finished build"), ("int8", "batch-1 is not finished")):
+    for phase, words in (("table", "no build with a finished search"), ("int8", "batch-1 is not finished")):
         assert checked(tmp_path, "--phases", phase, target=target) == 2
         assert words in capsys.readouterr().err
 
@@ -143,6 +143,33 @@ def test_the_page_of_a_gpu_goes_where_it_is_asked_for(tmp_path: Path, monkeypatc
         "20 layers took 3.598 ms, 18 take 1.748 ms",
     ):
         assert words in text
+
+
+def test_a_build_that_was_stopped_behind_its_search_shows_what_that_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = record(asked=1.5)
+    facts = replace(made.host, gpus=(Gpu("NVIDIA Made-up", "9.0", "580.1", 81559),))
+    monkeypatch.setattr(gpu_check, "find_device", lambda options: (facts, "trtexec 8.6.0", False))
+    target = profile(tmp_path, HERE)
+    for name, stage in (("baseline", made.stages.baseline), ("prune", made.stages.prune)):
+        assert checked(tmp_path, "--batch=1", "--speed-up=1.5", "--phases", "table", target=target) == 2  # a search has no result yet
+        folder = tmp_path / "out" / "batch-1" / f"{name}-0123456789ab"
+        folder.mkdir(parents=True)
+        write_json(folder / "record.json", {"facts": to_json(stage.facts)})
+    assert checked(tmp_path, "--batch=1", "--speed-up=1.5", "--phases", "table", target=target) == 5
+    text = (tmp_path / "out" / "tensorrt_gpu.md").read_text()
+    kept = next(probe for probe in made.stages.prune.facts.probes if probe.kept)
+    assert kept.latency is not None
+    for words in (
+        "| batch-1: build | —  | — | PENDING: not finished; run this phase |",
+        f"| batch-1, search: measured over asked | {kept.latency.speed_up / 1.5:.4g}  | 1.00 to 1.09 |",
+        "| batch-1 | 2, kept | ×1.90 | 98.0% | 95.2% | +2.9% |",
+        "## batch-1, stopped behind its search",
+        "; not trained yet.",
+    ):
+        assert words in text
+    assert "## The builds" not in text
 
 
 @pytest.mark.slow
