@@ -22,7 +22,7 @@ class Point:
         parameters: of its checkpoint.
         note: probes that the search took.
         failed: why there is no point, else None.
-        inconclusive: why search or measurement is not sure that the budget is held; empty where it is.
+        inconclusive: why the last measurement is not sure that the budget is held; empty where it is.
         accuracy_error: standard error of the accuracy over images; None where there are too few, and in older files.
         speed_up_low: lower end of the 95 % interval of the speed-up; None in older files.
         speed_up_high: upper end of it; None in older files.

@@ -26,7 +26,7 @@ from edgeprune.search.bench import SiteBench
 from edgeprune.search.diagnosis import Diagnostician
 from edgeprune.search.planner import Planner
 from edgeprune.search.prober import Prober, Start
-from edgeprune.search.probing import Candidate, Probe, Reading, run_probes
+from edgeprune.search.probing import Candidate, Probe, Reading, choose, run_probes
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.target import Budget
 from edgeprune.target.schema import BUDGET_WINDOW
@@ -227,20 +227,26 @@ class BudgetSearch:
             if diagnose:
                 self._diagnose(unpruned or baseline, planner.profile, fastest)
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
-        best, kept = run.best, probed[run.best.candidate.key]
+        best, kept, milder = run.best, probed[run.best.candidate.key], run.milder
         while best.holds and kept.gate.verdict is not Verdict.PASS and kept.attempt < repeats:
             # the search reads ms corrected for drift, and a ratio by other bounds than the gate: with more samples of a
             # quiet machine both agree
             best = replace(best, reading=measure(best.candidate, best.predicted, kept.attempt + 1))
             kept = probed[best.candidate.key]
+        last = [best if probe is run.best else probe for probe in run.probes]
+
+        def sure(probe: Probe) -> bool:
+            return probe.holds and probed[probe.candidate.key].gate.verdict is Verdict.PASS
+
+        if not sure(best) and any(map(sure, last)):  # one that gives up more, and whose samples decide
+            best, milder = choose(last, least_used, sure)
+            assert best is not None  # one of them is sure
+            kept = probed[best.candidate.key]
         for candidate in probed.values():
             if candidate is not kept:
                 shutil.rmtree(candidate.files.model.parent)
-        probes = tuple(
-            _facts(best if probe is run.best else probe, probed[probe.candidate.key], probe is run.best)
-            for probe in run.probes
-        )
-        gate = self._gate(search_gate(budget, best, kept.gate, run.milder))
+        probes = tuple(_facts(probe, probed[probe.candidate.key], probe is best) for probe in last)
+        gate = self._gate(search_gate(budget, best, kept.gate, milder))
         if gate.verdict is not Verdict.PASS:
             site.reporter.note(f"the search is not sure of the budget; its best plan goes on: {gate.reason}")
         diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept) if diagnose else None

@@ -8,7 +8,7 @@ not tell is measured again, longer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +175,22 @@ def run_probes(
             break  # the fastest there is
         if not probe.holds and not probe.misses:  # the next one is to keep the distance that this one's interval needs
             aim = max(least_used, min(aim, probe.reading.used / probe.reading.used_high))
-    holding = [probe for probe in probes if probe.holds]
+    best, milder = choose(probes, least_used)
+    floor = min(probes, key=lambda probe: probe.reading.used)
+    return ProbeRun(best=best, floor=floor, probes=tuple(probes), milder=milder)
+
+
+def choose(
+    probes: Sequence[Probe], least_used: float, sure: Callable[[Probe], bool] = lambda probe: probe.holds
+) -> tuple[Probe | None, Probe | None]:
+    """What a search ends with, and what may be milder: ``best`` and ``milder`` of :class:`ProbeRun`.
+
+    Args:
+        probes: with their last readings.
+        least_used: share of the budget that a candidate uses at least.
+        sure: whether a probe holds the budget for sure.
+    """
+    holding = [probe for probe in probes if sure(probe)]
     possible = [probe for probe in probes if not probe.misses]
     best = (
         min(holding, key=lambda probe: probe.candidate.loss)
@@ -183,14 +198,10 @@ def run_probes(
         else min(possible, key=lambda probe: probe.reading.used, default=None)
     )
     milder: list[Probe] = []
-    if best is not None and best.holds and best.reading.used < min(least_used, BUDGET_WINDOW[0]):
-        milder = [probe for probe in probes if probe.candidate.loss < best.candidate.loss and probe.untold]
-    return ProbeRun(
-        best=best,
-        floor=min(probes, key=lambda probe: probe.reading.used),
-        probes=tuple(probes),
-        milder=min(milder, key=lambda probe: probe.reading.used, default=None),
-    )
+    if best is not None and sure(best) and best.reading.used < min(least_used, BUDGET_WINDOW[0]):
+        may_hold = [probe for probe in probes if probe.untold or (probe.holds and not sure(probe))]
+        milder = [probe for probe in may_hold if probe.candidate.loss < best.candidate.loss]
+    return best, min(milder, key=lambda probe: probe.reading.used, default=None)
 
 
 def _new_candidate(solve: Callable[[float], Candidate], share: float, probes: list[Probe]) -> Candidate | None:

@@ -148,8 +148,8 @@ class RealSteps:
                 accuracy=accuracy.value,
                 macs=pruned.macs,
                 parameters=checkpoint.parameter_count(source.model),
-                note=_note(job, pruned),
-                inconclusive=pruned.inconclusive or _reason(gate, Verdict.INCONCLUSIVE),
+                note=_note(job, pruned) + _doubt(pruned, gate),
+                inconclusive=_undecided(pruned, gate),
                 accuracy_error=standard_error(load_per_image(per_image), seed=job.seed),
                 speed_up_low=ratio.low,
                 speed_up_high=ratio.high,
@@ -163,7 +163,7 @@ class RealSteps:
                 least_speed_up=least_undisturbed_ratio(first, second),
             )
             found = per_image.read_bytes()
-        if pruned.inconclusive:  # the same command searches such a point again
+        if pruned.inconclusive and not _passed(gate):  # the same command searches such a point again
             (_beside(job, PRUNED) / f"{job.key}.json").unlink(missing_ok=True)
         return Result(point, tuned if job.pruned or job.epochs else None, found)
 
@@ -185,6 +185,21 @@ def _timed(
         return *measure(1.0), None
     judged = judge_until_decided(site, "sweep", measure, 0 if site.runtime.simulated else site.target.measure.retries)
     return judged.baseline, judged.candidate, judged.gate
+
+
+def _passed(gate: Gate | None) -> bool:
+    return gate is not None and gate.verdict is Verdict.PASS
+
+
+def _undecided(pruned: Pruned, gate: Gate | None) -> str:
+    """Why it is not known whether a point holds its budget: the last measurement decides, whatever the search was sure
+    of."""
+    return _reason(gate, Verdict.INCONCLUSIVE) if gate is not None else pruned.inconclusive
+
+
+def _doubt(pruned: Pruned, gate: Gate | None) -> str:
+    """What is left to say of a search that was not sure, where the point turned out to hold its budget."""
+    return f"; the search was not sure: {pruned.inconclusive}" if pruned.inconclusive and _passed(gate) else ""
 
 
 def _reason(gate: Gate | None, verdict: Verdict) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,3 +248,69 @@ def test_a_model_that_is_fast_enough_is_compiled_as_it_was_given(
     monkeypatch.setattr(search, "prune_by_macs", lambda _: (None, search.pruner.plan(macs_speed_up=1.3)))
     with pytest.raises(StageError, match="to keep every channel has"):
         search.keep_all()
+
+
+def test_a_search_whose_best_plan_turns_out_undecided_ends_with_one_whose_samples_decide(
+    weights: Path, tmp_path: Path, small: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two plans uses too little of the budget, the second fits it and no gate makes out whether it holds;
+    without the first the search would leave a plan that may miss."""
+    from edgeprune.measure.compiling import CompiledFiles
+    from edgeprune.records.facts import ProbeLatency
+    from edgeprune.samples.gates import Gate
+    from edgeprune.search import budget
+    from edgeprune.search.prober import Start
+    from edgeprune.search.probing import Candidate, Reading
+
+    source = checkpoint.load(weights)
+    pruner = budget.BudgetSearch(stand_in_site(small, StandIn(0.5, 0.1)), source, tmp_path / "plans").pruner
+    used = {"fast": 0.85, "near": 0.96}
+    verdicts = {"fast": Verdict.PASS, "near": Verdict.INCONCLUSIVE}
+    names = iter(used)
+
+    class Planner:
+        profile = SimpleNamespace(
+            fit=SimpleNamespace(
+                timed=(), model=SimpleNamespace(sizes=SimpleNamespace(step=1)), median_error=0.0, errors=()
+            )
+        )
+
+        def solve(self, share: float) -> Candidate:
+            name = next(names)
+            return Candidate(name, used[name] / 1.3, 1 / used[name], False)
+
+        def plan(self, candidate: Candidate) -> tuple[Any, str]:
+            return pruner.plan(macs_speed_up=1.3 / used[str(candidate.key)]), str(candidate.key)
+
+    class Bench:
+        def __init__(self, *_: object) -> None: ...
+
+        def compile(self, model: str, folder: Path, _: object) -> CompiledFiles:
+            folder.mkdir(parents=True)
+            (folder / "model.pt").write_text(model)
+            return CompiledFiles(folder / "model.pt", folder / "o", folder / "o", folder / "model.pt")
+
+    class Prober:
+        def __init__(self, *_: object) -> None: ...
+
+        def start_used(self, attempt: int = 0) -> Start:
+            return Start(1.3, 1.3)
+
+        def measure(self, engine: Path, attempt: int) -> tuple[Reading, ProbeLatency, Gate]:
+            name = engine.read_text()
+            share = used[name]
+            reading = Reading(share, share - 0.005, share + 0.005, 1.2, 1.5)
+            latency = ProbeLatency(13.0, 10 * share, "p50", 1.3 / share, None)
+            return reading, latency, Gate("search", "speed-up", 1.3 / share, 1.3, "×", verdicts[name], "measured")
+
+    monkeypatch.setattr(budget, "SiteBench", Bench)
+    monkeypatch.setattr(budget, "Prober", Prober)
+    search = budget.BudgetSearch(stand_in_site(small, StandIn(0.5, 0.1)), source, tmp_path / "work")
+    monkeypatch.setattr(search, "planner", lambda cache: Planner())
+    monkeypatch.setattr(search, "_gate", lambda gate: gate)  # the device is made up
+    found = search.search(tmp_path, None, start_used=1.3, diagnose=False)
+    assert found.files.model.read_text() == "fast" and found.speed_up == pytest.approx(1.3 / 0.85)
+    assert [probe.kept for probe in found.probes] == [True, False]
+    assert found.gate.verdict is Verdict.INCONCLUSIVE  # it holds the budget, and gives up more than it may have to
+    assert "a plan that removes less may hold it too, at 96%" in found.gate.reason
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["probe-1"]

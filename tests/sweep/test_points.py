@@ -22,7 +22,7 @@ from edgeprune.progress import Silent
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report import sweep as report_module
 from edgeprune.report.sweep import sweep_page, sweep_plot
-from edgeprune.samples.gates import Verdict
+from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.samples.measurement import Measurement
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import write_json
@@ -30,7 +30,7 @@ from edgeprune.sweep import point as point_module
 from edgeprune.sweep import steps as steps_module
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import finish_jobs, require_trainable, run_here, sweep
-from edgeprune.sweep.steps import RealSteps, _note, _timed, _training_key
+from edgeprune.sweep.steps import RealSteps, _doubt, _note, _timed, _training_key, _undecided
 from edgeprune.target import load_target
 from edgeprune.training import finetune as finetune_module
 from edgeprune.training.result_from_run import QUANTIZED
@@ -519,3 +519,21 @@ def test_one_by_one_a_failed_job_does_not_stop_the_next() -> None:
     results: list[Result] = []
     run_here(jobs, b"", lambda job, result: results.append(result), CountedSteps())
     assert [result.point.failed is None for result in results] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "undecided", "doubt"),
+    [
+        (Verdict.PASS, "", "; the search was not sure: 0.98 to 1.02"),
+        (Verdict.INCONCLUSIVE, "last", ""),
+        (Verdict.FAIL, "", ""),
+        (None, "0.98 to 1.02", ""),
+    ],
+)
+def test_the_last_measurement_decides_about_a_point_whose_search_was_not_sure(
+    verdict: Verdict | None, undecided: str, doubt: str
+) -> None:
+    pruned = Pruned(b"pruned", 1.5, 2, "0.98 to 1.02")
+    gate = None if verdict is None else Gate("sweep", "speed-up", 2.0, 2.0, "×", verdict, "last")
+    assert (_undecided(pruned, gate), _doubt(pruned, gate)) == (undecided, doubt)
+    assert _doubt(replace(pruned, inconclusive=""), gate) == ""
