@@ -152,12 +152,13 @@ def test_a_build_that_was_stopped_behind_its_search_shows_what_that_measured(
     facts = replace(made.host, gpus=(Gpu("NVIDIA Made-up", "9.0", "580.1", 81559),))
     monkeypatch.setattr(gpu_check, "find_device", lambda options: (facts, "trtexec 8.6.0", False))
     target = profile(tmp_path, HERE)
+    table = ("--batch=1", "--speed-up=1.5", "--phases", "table")
     for name, stage in (("baseline", made.stages.baseline), ("prune", made.stages.prune)):
-        assert checked(tmp_path, "--batch=1", "--speed-up=1.5", "--phases", "table", target=target) == 2  # a search has no result yet
+        assert checked(tmp_path, *table, target=target) == 2  # a search has no result yet
         folder = tmp_path / "out" / "batch-1" / f"{name}-0123456789ab"
         folder.mkdir(parents=True)
         write_json(folder / "record.json", {"facts": to_json(stage.facts)})
-    assert checked(tmp_path, "--batch=1", "--speed-up=1.5", "--phases", "table", target=target) == 5
+    assert checked(tmp_path, *table, target=target) == 5
     text = (tmp_path / "out" / "tensorrt_gpu.md").read_text()
     kept = next(probe for probe in made.stages.prune.facts.probes if probe.kept)
     assert kept.latency is not None
