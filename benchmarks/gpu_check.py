@@ -113,6 +113,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--speed-up", type=float, default=1.3, help="budget of every build [%(default)s]")
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning [%(default)s]")
     parser.add_argument("--probes", type=int, default=4, help="most candidates of a search [%(default)s]")
+    parser.add_argument("--no-diagnosis", action="store_true", help="save two to four engines that a search adds")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of a latency measurement [%(default)s]")
     parser.add_argument("--per-round", type=int, default=20, help="samples of each model a round [%(default)s]")
     parser.add_argument("--retries", type=int, default=1, help="of an inconclusive latency [%(default)s]")
@@ -187,7 +188,7 @@ def _profile(options: argparse.Namespace, name: str, **keys: object) -> Path:
         "imgsz": options.imgsz,
         "mixed_precision": False,  # a few epochs win little back, and what stays in float is not the question here
         "budget": {"speed_up": options.speed_up, "statistic": "p50"},
-        "prune": {"max_probes": options.probes},
+        "prune": {"max_probes": options.probes, "diagnose": not options.no_diagnosis},
         "measure": {
             "rounds": options.rounds,
             "per_round": options.per_round,

@@ -166,12 +166,13 @@ class BudgetSearch:
             unpruned: engine of the unpruned model, where that is not ``baseline``.
             start_used: share of the budget that the unpruned model takes, where that was measured; it is measured here
                 all the same where it is near to the budget.
-            diagnose: measure what the budget costs too.
+            diagnose: measure what the budget costs too, where the profile does not say otherwise.
 
         Raises:
             TargetError: the budget is out of reach; says how far one gets and which layers hold it.
         """
         site, budget = self.site, self.site.target.budget
+        diagnose = diagnose and site.target.prune.diagnose
         prober = Prober(site, baseline, self.dataset, unpruned)
         if start_used is not None and start_used > NOT_NEAR:
             start = Start(start_used, start_used)

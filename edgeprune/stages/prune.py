@@ -34,7 +34,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             **compiling.engine_inputs(build.site),
             "budget": target.budget.model_dump(),
             "channel_alignment": target.channel_alignment,
-            "prune": target.prune.model_dump(),
+            "prune": target.prune.model_dump(exclude={"diagnose"}),  # what is said of a plan makes it no other
             "data": build.dataset.digest,
             "timing": latency.timing_inputs(target, build.dataset),
             "seed": build.site.seed,

@@ -127,6 +127,9 @@ class Pruning(_Part):
     """Glob of module names to the largest share of channels that may go there."""
     max_probes: Annotated[int, Field(ge=1, le=50)] = 6
     """Most measurements that the budget search may take on the target."""
+    diagnose: bool = True
+    """Measure behind the search what of the latency pruning can take at all, and, where the budget is dear, what else
+    would be faster: two to four more engines, which is long where a builder takes minutes for one."""
     least_used: Annotated[float, Field(ge=0.5, lt=1)] = BUDGET_WINDOW[0]
     """Share of a latency budget that a plan uses at least. Less leaves room between the plan and the budget, so that a
     machine that other work disturbs can still tell that it is met."""

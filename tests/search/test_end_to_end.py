@@ -305,10 +305,12 @@ def test_a_search_whose_best_plan_turns_out_undecided_ends_with_one_whose_sample
 
     monkeypatch.setattr(budget, "SiteBench", Bench)
     monkeypatch.setattr(budget, "Prober", Prober)
-    search = budget.BudgetSearch(stand_in_site(small, StandIn(0.5, 0.1)), source, tmp_path / "work")
+    told = small.changed({"prune.diagnose": False})
+    search = budget.BudgetSearch(stand_in_site(told, StandIn(0.5, 0.1)), source, tmp_path / "work")
+    monkeypatch.setattr(search, "_diagnose", lambda *_: pytest.fail("the profile asks for none"))
     monkeypatch.setattr(search, "planner", lambda cache: Planner())
     monkeypatch.setattr(search, "_gate", lambda gate: gate)  # the device is made up
-    found = search.search(tmp_path, None, start_used=1.3, diagnose=False)
+    found = search.search(tmp_path, None, start_used=1.3)
     assert found.files.model.read_text() == "fast" and found.speed_up == pytest.approx(1.3 / 0.85)
     assert [probe.kept for probe in found.probes] == [True, False]
     assert found.gate.verdict is Verdict.INCONCLUSIVE  # it holds the budget, and gives up more than it may have to

@@ -48,6 +48,7 @@ def differing(folder: Path, stage: Any, first: dict[str, Any], second: dict[str,
         (baseline, {"precision": "fp32", "fit": False, "usable": False}, {"seed": 1}, set()),
         # more samples for a gate that could not tell cost no search and no training: what was chosen stays chosen
         (prune, {}, {"measure.retries": 5, "measure.rounds": 90, "measure.time_limit_s": 90.0}, set()),
+        (prune, {}, {"prune.diagnose": False}, set()),
         (quantize, {}, {"measure.retries": 5, "measure.rounds": 90, "measure.time_limit_s": 90.0}, set()),
         (engine, {}, {"measure.retries": 5}, set()),
     ],
