@@ -23,7 +23,7 @@ from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.devices.board import mismatch
-from edgeprune.errors import DataError, DeviceError
+from edgeprune.errors import DataError, DeviceError, StageError
 from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
 from edgeprune.records.verify import read_untouched
@@ -40,7 +40,7 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.serial import from_json, read_json, read_json_data
 from edgeprune.target import Target
-from edgeprune.workspace import LOCK, held
+from edgeprune.workspace import LOCK, OLD_BUNDLE, held
 
 if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
@@ -130,6 +130,10 @@ def _read_results(folder: Path) -> Results:
 
 
 def _find_bundle(run: Path | None, request: str) -> Path:
+    if run is None:
+        for old in Path("runs").glob(f"*/{OLD_BUNDLE}"):  # a bundle whose replacement was stopped is put back
+            with contextlib.suppress(StageError), held(old.parent):
+                pass
     places = [run / "bundle", run] if run is not None else sorted(Path("runs").glob("*/bundle"))
     for place in places:
         packed = place / FOLDER / "request.json"

@@ -370,6 +370,21 @@ def test_nothing_is_imported_into_a_run_directory_that_a_build_holds(
     assert (copy / "bundle" / "build.json").read_bytes() != before
 
 
+def test_a_build_whose_bundle_was_being_replaced_is_found_without_its_name(
+    run: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    copy = copied(run, tmp_path / "runs" / "one")
+    (copy / "bundle").rename(copy / ".bundle-old")
+    monkeypatch.chdir(tmp_path)
+    with open_workspace(copy):  # it may be this very build that replaces it
+        (copy / "bundle").rename(copy / ".bundle-old")
+        with pytest.raises(DataError, match="no build below runs/ packed this request"):
+            import_results(results)
+    import_results(results)
+    assert (copy / "bundle" / "build.json").is_file() and not (copy / ".bundle-old").exists()
+
+
 @pytest.mark.parametrize("edit", [figure_edited, gate_edited])
 def test_an_edited_record_gets_no_seal_by_an_import(
     run: Path, results: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None]
