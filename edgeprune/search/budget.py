@@ -226,7 +226,7 @@ class BudgetSearch:
         if run.best is None:
             fastest = probed[run.floor.candidate.key]
             if diagnose:
-                self._diagnose(unpruned or baseline, planner.profile, fastest)
+                self._diagnose(unpruned or baseline, planner.profile, fastest, cache)
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
         best, kept, milder = run.best, probed[run.best.candidate.key], run.milder
         while best.holds and kept.gate.verdict is not Verdict.PASS and kept.attempt < repeats:
@@ -250,13 +250,15 @@ class BudgetSearch:
         gate = self._gate(search_gate(budget, best, kept.gate, milder))
         if gate.verdict is not Verdict.PASS:
             site.reporter.note(f"the search is not sure of the budget; its best plan goes on: {gate.reason}")
-        diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept) if diagnose else None
+        diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept, cache) if diagnose else None
         return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
 
-    def _diagnose(self, baseline: Path, profile: LayerProfile, probed: _Probed) -> Diagnosis | None:
+    def _diagnose(
+        self, baseline: Path, profile: LayerProfile, probed: _Probed, cache: Path | None = None
+    ) -> Diagnosis | None:
         """What a probed plan costs; told at once, for the search may end without a plan."""
         folder = self.folder / "diagnosis"
-        diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder)
+        diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder, cache)
         try:
             found = diagnostician.diagnose(profile, probed.plan, probed.latency.speed_up)
         except EdgepruneError as error:  # the search has its plan; it is not lost for what is said about it

@@ -8,16 +8,17 @@ model, which needs no training either.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from edgeprune.checkpoint import Checkpoint
+from edgeprune.checkpoint import Checkpoint, shape_signature
 from edgeprune.dataset import Dataset
-from edgeprune.errors import EdgepruneError, first_line
+from edgeprune.errors import DataError, EdgepruneError, first_line
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
@@ -29,11 +30,32 @@ from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.layers import FIXED
 from edgeprune.search.profile import LayerProfile
+from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.target import Target
 from edgeprune.target.schema import CAPTURING
 
 EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
+SCHEMA_VERSION = 1  # of what is kept
 MORE_IMAGES = 4  # times the target's batch
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What depends on no budget, as it is kept beside the layer profiles.
+
+    Attributes:
+        schema: :data:`SCHEMA_VERSION`.
+        width_share: see :class:`~edgeprune.records.facts.Diagnosis`.
+        depth_share: likewise.
+        refused: whether a floor could not be compiled; such a share is told once and not kept.
+        measured: levers whose gain was measured, for a budget that was dear.
+    """
+
+    schema: int
+    width_share: float
+    depth_share: float
+    refused: bool = False
+    measured: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Diagnostician:
         dataset: calibrates INT8, and gives the frames of an end-to-end latency.
         baseline: engine of the unpruned model.
         folder: where candidates are compiled; they are removed.
+        cache: folder of layer profiles, where what depends on no budget is kept too; None measures it anew.
     """
 
     site: Site
@@ -55,6 +78,7 @@ class Diagnostician:
     dataset: Dataset | None
     baseline: Path
     folder: Path
+    cache: Path | None = None
 
     def diagnose(self, profile: LayerProfile, plan: Plan, speed_up: float) -> Diagnosis:
         """Shares of the latency and the price of a plan, with alternatives where it is dear.
@@ -64,9 +88,13 @@ class Diagnostician:
             plan: what the search ends with, or the fastest that it knows.
             speed_up: of the plan, as it was measured.
         """
-        self.site.reporter.progress("diagnosis: the model at its least widths, and without blocks")
+        file = self._file()
+        known = _read(file)
         try:
-            width, depth = self._shares()
+            if known is None:
+                self.site.reporter.progress("diagnosis: the model at its least widths, and without blocks")
+                known = self._shares()
+            width, depth = known.width_share, known.depth_share
             (macs, macs_left), (parameters, parameters_left) = plan.macs, plan.params
             found = Diagnosis(
                 width_share=width,
@@ -77,15 +105,49 @@ class Diagnostician:
                 macs_share=1 - macs_left / macs,
                 parameters_share=1 - parameters_left / parameters,
             )
-            if not found.dear:
-                return found
-            return replace(found, alternatives=self.alternatives())
+            if found.dear:
+                found = replace(found, alternatives=self.alternatives(known.measured))
+                known = replace(known, measured=tuple(one for one in found.alternatives if one.speed_up is not None))
+            if file is not None and not known.refused:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, known)
+            return found
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def alternatives(self) -> tuple[Alternative, ...]:
-        """Levers that the runtime offers, each timed on the unpruned model; why not, where one was not."""
-        offered = list(offered_levers(self.site.target))
+    def _file(self) -> Path | None:
+        """Where the shares and the levers of this model at this site are kept: all that they depend on is in its
+        name."""
+        if self.cache is None:
+            return None
+        levers: list[Any] = []
+        for name, keys, reason in offered_levers(self.site.target):
+            try:
+                at = dict(self._bench_with(keys).conditions)
+            except EdgepruneError as error:
+                at = {"refused": first_line(error)}
+            levers.append([name, keys, reason, at])
+        content = {
+            "schema": SCHEMA_VERSION,
+            "conditions": dict(SiteBench(self.site, self.source, self.dataset).conditions),
+            "shapes": shape_signature(self.source.model),
+            "least": self.pruner.narrowest,
+            "levers": levers,
+        }
+        return self.cache / f"diagnosis-{digest_of(content)[:16]}.json"
+
+    def alternatives(self, known: Sequence[Alternative] = ()) -> tuple[Alternative, ...]:
+        """Levers that the runtime offers, each timed on the unpruned model; why not, where one was not.
+
+        Args:
+            known: those that were timed before.
+        """
+        every, before_now = list(offered_levers(self.site.target)), {one.name: one for one in known}
+        if offered := [lever for lever in every if lever[0] not in before_now]:
+            before_now |= {one.name: one for one in self._measured(offered)}
+        return tuple(before_now[name] for name, _, _ in every)
+
+    def _measured(self, offered: Sequence[tuple[str, dict[str, str | int | bool], str]]) -> Iterator[Alternative]:
         engines: dict[str, Path] = {}
         reasons = {name: reason for name, _, reason in offered if reason}
         for number, (name, keys, reason) in enumerate(offered):
@@ -93,22 +155,23 @@ class Diagnostician:
                 continue
             self.site.reporter.progress(f"diagnosis: {name}", done=number, total=len(offered))
             try:
-                there = site_with(self.site, keys)
-                bench = SiteBench(replace(there, target=only_timed(there.target)), self.source, self.dataset)
+                bench = self._bench_with(keys)
                 engines[name] = bench.compile(self.source.model, self.folder / f"lever-{number}", {}).required_engine
             except EdgepruneError as error:
                 reasons[name] = first_line(error)
         times = self._times([self.baseline, *engines.values()])
         before, by_name = _ms(times[0]), dict(zip(engines, map(_ms, times[1:]), strict=True))
-        found = []
         for name, keys, _ in offered:
             ms = by_name.get(name)
             if "measure.cuda_graph" in keys and name not in reasons:
                 ms = self._captured_ms(keys, reasons, name)
             more_images = int(keys.get("batch", self.site.target.batch)) / self.site.target.batch
             per_image = None if ms is None else before / ms * more_images
-            found.append(Alternative(name, keys, per_image, reasons.get(name, "")))
-        return tuple(found)
+            yield Alternative(name, keys, per_image, reasons.get(name, ""))
+
+    def _bench_with(self, keys: Mapping[str, str | int | bool]) -> SiteBench:
+        there = site_with(self.site, keys)
+        return SiteBench(replace(there, target=only_timed(there.target)), self.source, self.dataset)
 
     def _captured_ms(self, keys: dict[str, str | int | bool], reasons: dict[str, str], name: str) -> float | None:
         """The unpruned model's own engine, captured; the settings hold for a whole run, so it runs right after."""
@@ -122,24 +185,34 @@ class Diagnostician:
             return None
         return _ms(captured)
 
-    def _shares(self) -> tuple[float, float]:
+    def _shares(self) -> _Known:
         """Shares of the latency that widths can take, and that blocks can take besides."""
         bench = SiteBench(self.site, self.source, self.dataset)
         engines: list[Path] = []
+        refused = False
         for number, model in enumerate(_floors(self.pruner)):
             try:
                 engines.append(bench.compile(model, self.folder / f"floor-{number}", {}).required_engine)
             except EdgepruneError as error:
                 if not engines:
                     raise
+                refused = True
                 self.site.reporter.note(f"what fewer blocks can take counts as fixed: {first_line(error)}")
         before, *floors = map(_ms, self._times([self.baseline, *engines]))
         narrow = min(floors[0], before)
         shallow = min(floors[-1], narrow)
-        return 1 - narrow / before, (narrow - shallow) / before
+        return _Known(SCHEMA_VERSION, 1 - narrow / before, (narrow - shallow) / before, refused)
 
     def _times(self, engines: list[Path]) -> list[Measurement]:
         return side_by_side(self.site, engines, self.dataset, effort=EFFORT, trained=False)
+
+
+def _read(file: Path | None) -> _Known | None:
+    try:
+        found = None if file is None else read_json(_Known, file)
+    except DataError:
+        return None
+    return found if found is not None and found.schema == SCHEMA_VERSION else None
 
 
 def offered_levers(target: Target) -> Iterator[tuple[str, dict[str, str | int | bool], str]]:
@@ -162,8 +235,7 @@ def _floors(pruner: Pruner) -> Iterator[nn.Module]:
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     for one in (pruner, *([pruner.without(outermost)] if outermost else [])):
         any_channels = {free.name: torch.zeros(len(free.parts), free.width) for free in one.dimensions}
-        widths = {free.name: min(free.allowed) for free in one.dimensions if free.fixed is None}
-        plan = one.plan(widths=widths, scores=any_channels, importance="random")
+        plan = one.plan(widths=one.narrowest, scores=any_channels, importance="random")
         yield one.apply(plan, check=False)
 
 

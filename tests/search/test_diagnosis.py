@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,23 @@ def test_the_warning_names_what_was_measured_instead_and_what_was_not(
     assert f"{found.diagnosis.parameters_share:.0%} of the parameters" in warning
 
 
+def test_what_depends_on_no_budget_is_compiled_and_timed_once(
+    launch_bound: tuple[PlanFound, BudgetSearch, StandIn], source: Any, profiles: Path, tmp_path: Path
+) -> None:
+    first, _, _ = launch_bound
+    search, baseline, runtime = compiled(source, tmp_path, FIXED_SHARE, 1.12)
+    found = search.search(baseline, profiles).diagnosis
+    assert found is not None and first.diagnosis is not None and found.speed_up != first.diagnosis.speed_up
+    assert (found.width_share, found.depth_share) == (first.diagnosis.width_share, first.diagnosis.depth_share)
+    assert found.alternatives == first.diagnosis.alternatives
+    assert not [name for names in runtime.timed for name in names if "floor" in name or "lever-2" in name]
+    told = Diagnostician(search.site, source, search.pruner, None, baseline, tmp_path / "d", profiles)._file()
+    other = search.site.target.changed({"prune.min_width": 64})
+    wider = BudgetSearch(replace(search.site, target=other), source, tmp_path / "wider")
+    assert told is not None and told.is_file()
+    assert told != Diagnostician(wider.site, source, wider.pruner, None, baseline, tmp_path / "d", profiles)._file()
+
+
 def test_a_device_bound_by_arithmetic_is_not_warned_about(source: Any, tmp_path: Path) -> None:
     search, baseline, runtime = compiled(source, tmp_path, 0.05, 1.5)
     diagnosis = search.search(baseline, None).diagnosis
@@ -167,7 +185,7 @@ def test_a_floor_that_cannot_be_exported_does_not_end_a_search(
         return SimpleNamespace(required_engine=baseline)
 
     monkeypatch.setattr(SiteBench, "compile", compile_)
-    monkeypatch.setattr(Diagnostician, "alternatives", lambda self: ())
+    monkeypatch.setattr(Diagnostician, "alternatives", lambda self, known: ())
     profile: Any = SimpleNamespace(copies=[SimpleNamespace(layer_ms={"a": 1.0})], nodes=1)
     probed: Any = SimpleNamespace(
         plan=SimpleNamespace(macs=(2, 1), params=(2, 1)), latency=SimpleNamespace(speed_up=1.1)
