@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -228,21 +229,25 @@ class BudgetSearch:
             if diagnose:
                 self._diagnose(unpruned or baseline, planner.profile, fastest, cache)
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
-        best, kept, milder = run.best, probed[run.best.candidate.key], run.milder
-        while best.holds and kept.gate.verdict is not Verdict.PASS and kept.attempt < repeats:
-            # the search reads ms corrected for drift, and a ratio by other bounds than the gate: with more samples of a
-            # quiet machine both agree
-            best = replace(best, reading=measure(best.candidate, best.predicted, kept.attempt + 1))
-            kept = probed[best.candidate.key]
-        last = [best if probe is run.best else probe for probe in run.probes]
 
         def sure(probe: Probe) -> bool:
             return probe.holds and probed[probe.candidate.key].gate.verdict is Verdict.PASS
 
-        if not sure(best) and any(map(sure, last)):  # one that gives up more, and whose samples decide
-            best, milder = choose(last, least_used, sure)
-            assert best is not None  # one of them is sure
-            kept = probed[best.candidate.key]
+        def to_measure_again(probe: Probe) -> bool:
+            least = min((one.candidate.loss for one in last if sure(one)), default=math.inf)
+            again = probe.holds and not sure(probe) and probed[probe.candidate.key].attempt < repeats
+            return again and probe.candidate.loss < least
+
+        # The search reads ms corrected for drift, and a ratio by other bounds than the gate: with more samples of a
+        # quiet machine both agree. A plan that turns out to miss, or stays undecided, gives way to the next that holds.
+        last = list(run.probes)
+        while found := [probe for probe in last if to_measure_again(probe)]:
+            probe = min(found, key=lambda probe: probe.candidate.loss)
+            attempt = probed[probe.candidate.key].attempt + 1
+            last[last.index(probe)] = replace(probe, reading=measure(probe.candidate, probe.predicted, attempt))
+        best, milder = choose(last, least_used, sure if any(map(sure, last)) else attrgetter("holds"))
+        best = best or min(last, key=lambda probe: probe.reading.used)
+        kept = probed[best.candidate.key]
         for candidate in probed.values():
             if candidate is not kept:
                 shutil.rmtree(candidate.files.model.parent)
