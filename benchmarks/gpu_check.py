@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import yaml
 
@@ -37,7 +38,7 @@ from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.runtimes.site import open_site
 from edgeprune.runtimes.trtexec_ import RUN_TIMEOUT_S, TrtExec
 from edgeprune.runtimes.trtexec_argv import info_argv, profile_argv, time_argv
-from edgeprune.samples.gates import Gate, Verdict, overall_verdict
+from edgeprune.samples.gates import Gate, Verdict, overall_verdict, simulated_gate
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.serial import from_json, read_json, read_json_data, write_json
 from edgeprune.stages.base import SilentBuild
@@ -72,6 +73,21 @@ class Int8Facts:
     after: Measurement
     seconds: float
     simulated: bool
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A build that was stopped behind its search.
+
+    Attributes:
+        asked: speed-up of its budget.
+        baseline: the unpruned model, and its engine.
+        search: the plan, and what was measured on the way to it.
+    """
+
+    asked: float
+    baseline: BaselineFacts
+    search: PruneFacts
 
 
 class Notes(SilentBuild):
@@ -315,9 +331,8 @@ def _page(
     int8 = read_json(Int8Facts, path) if path.is_file() else None
     checks = [check for name in batches for check in build_checks(name, records.get(name))]
     searches = {name: record.stages.prune.facts for name, record in records.items()}
-    searches |= {name: search for name, (_, search) in stopped.items()}
-    for name, (baseline, search) in stopped.items():
-        checks += stopped_checks(name, options.speed_up, baseline, search)
+    searches |= {name: found.search for name, found in stopped.items()}
+    checks += [check for name, found in stopped.items() for check in stopped_checks(name, found, simulated)]
     checks += int8_checks(int8)
     title = "SIMULATED: a stand-in, nothing here was measured" if simulated else "TensorRT on a GPU"
     device = "; ".join(f"{gpu.name} (driver {gpu.driver})" for gpu in facts.gpus) or facts.board
@@ -345,7 +360,7 @@ def _page(
         "| --- | --- | --- | --- | --- | --- |",
         *(row for name, search in searches.items() for row in _probe_rows(name, search)),
         "",
-        *(line for name, stages in stopped.items() for line in _stopped_lines(name, *stages)),
+        *(line for name, found in stopped.items() for line in _stopped_lines(name, found)),
         *_int8_lines(int8),
         *(line for name, record in records.items() for line in _layer_lines(name, record)),
     ]
@@ -373,16 +388,18 @@ def build_checks(name: str, record: BuildRecord | None) -> Iterator[Gate]:
         yield Gate(name, metric, row.value, row.limit, row.unit, row.verdict, row.reason)
 
 
-def stopped_checks(name: str, asked: float, baseline: BaselineFacts, search: PruneFacts) -> Iterator[Gate]:
+def stopped_checks(name: str, found: Searched, simulated: bool) -> Iterator[Gate]:
     """What can be judged of a build that was stopped behind its search: the search, and the unpruned engine."""
-    for probe in search.probes:
+    rows = []
+    for probe in found.search.probes:
         if probe.kept and probe.latency is not None:
-            value = probe.latency.speed_up / asked
+            value = probe.latency.speed_up / found.asked
             verdict = Verdict.PASS if INSIDE[0] <= value <= INSIDE[1] else Verdict.FAIL
-            words = f"×{probe.latency.speed_up:.3f} measured for ×{asked:g}"
-            yield Gate(f"{name}, search", OVER_ASKED, value, INSIDE[1], "", verdict, words)
-    if baseline.accuracy.agreement is not None:
-        yield agreement_gate(f"{name}, unpruned", baseline.accuracy.agreement)
+            words = f"×{probe.latency.speed_up:.3f} measured for ×{found.asked:g}"
+            rows.append(Gate(f"{name}, search", OVER_ASKED, value, INSIDE[1], "", verdict, words))
+    if found.baseline.accuracy.agreement is not None:
+        rows.append(agreement_gate(f"{name}, unpruned", found.baseline.accuracy.agreement))
+    yield from (simulated_gate(row) if simulated else row for row in rows)
 
 
 def int8_checks(int8: Int8Facts | None) -> Iterator[Gate]:
@@ -436,20 +453,31 @@ def _probe_rows(name: str, search: PruneFacts) -> Iterator[str]:
         )
 
 
-def _searched(folder: Path) -> tuple[BaselineFacts, PruneFacts] | None:
+def _searched(folder: Path) -> Searched | None:
     """What a build that was stopped came to before and in its search; None where the search had no result."""
-    found = []
-    for stage, facts in (("baseline", BaselineFacts), ("prune", PruneFacts)):
-        files = sorted(folder.glob(f"{stage}-*/{RECORD}"), key=lambda file: file.stat().st_mtime)
-        if not files:
-            return None
-        found.append(from_json(facts, read_json_data(files[-1])["facts"], str(files[-1])))
-    baseline, search = found
-    return baseline, search
+    if not (found := _newest(folder, "prune")):
+        return None
+    _, search = found[0]
+    unpruned = search["inputs"].get("source.baseline.model")  # not of a model that was trained for sparsity before
+    for path, baseline in _newest(folder, "baseline"):
+        if baseline["artifacts"]["model"]["sha256"] == unpruned:
+            return Searched(
+                asked=search["inputs"]["params.budget.speed_up"],
+                baseline=from_json(BaselineFacts, baseline["facts"], str(path)),
+                search=from_json(PruneFacts, search["facts"], str(path)),
+            )
+    return None
 
 
-def _stopped_lines(name: str, baseline: BaselineFacts, search: PruneFacts) -> list[str]:
+def _newest(folder: Path, stage: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Records of a stage, the newest first."""
+    files = sorted(folder.glob(f"{stage}-*/{RECORD}"), key=lambda file: -file.stat().st_mtime)
+    return [(file, read_json_data(file)) for file in files]
+
+
+def _stopped_lines(name: str, found: Searched) -> list[str]:
     """What is known of a build whose fine-tuning and engine are missing."""
+    baseline, search = found.baseline, found.search
     lines = [f"## {name}, stopped behind its search", ""]
     agreed = baseline.accuracy.agreement
     if agreed is not None:
@@ -463,11 +491,11 @@ def _stopped_lines(name: str, baseline: BaselineFacts, search: PruneFacts) -> li
             f"{search.parameters.before / 1e6:.2f} → {search.parameters.after / 1e6:.2f} M parameters, "
             f"MACs ×{search.macs.ratio:.2f}; not trained yet."
         )
-    if found := search.diagnosis:
-        others = [f"{one.name} ×{one.speed_up:.2f}" for one in found.alternatives if one.speed_up is not None]
+    if told := search.diagnosis:
+        others = [f"{one.name} ×{one.speed_up:.2f}" for one in told.alternatives if one.speed_up is not None]
         lines.append(
-            f"Of the latency narrower layers can take {found.width_share:.0%}, fewer blocks another "
-            f"{found.depth_share:.0%}; {found.fixed_share:.0%} is fixed. Without pruning, a frame: {', '.join(others)}."
+            f"Of the latency narrower layers can take {told.width_share:.0%}, fewer blocks another "
+            f"{told.depth_share:.0%}; {told.fixed_share:.0%} is fixed. Without pruning, a frame: {', '.join(others)}."
         )
     return [*lines, ""]
 

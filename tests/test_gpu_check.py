@@ -152,12 +152,14 @@ def test_a_build_that_was_stopped_behind_its_search_shows_what_that_measured(
     facts = replace(made.host, gpus=(Gpu("NVIDIA Made-up", "9.0", "580.1", 81559),))
     monkeypatch.setattr(gpu_check, "find_device", lambda options: (facts, "trtexec 8.6.0", False))
     target = profile(tmp_path, HERE)
-    table = ("--batch=1", "--speed-up=1.5", "--phases", "table")
+    table = ("--batch=1", "--phases", "table")  # the budget is that of the build, whatever is asked for now
     for name, stage in (("baseline", made.stages.baseline), ("prune", made.stages.prune)):
         assert checked(tmp_path, *table, target=target) == 2  # a search has no result yet
         folder = tmp_path / "out" / "batch-1" / f"{name}-0123456789ab"
         folder.mkdir(parents=True)
-        write_json(folder / "record.json", {"facts": to_json(stage.facts)})
+        inputs = {"source.baseline.model": "a", "params.budget.speed_up": 1.5}
+        artifacts = {"model": {"file": "model.pt", "sha256": "a"}}
+        write_json(folder / "record.json", {"inputs": inputs, "artifacts": artifacts, "facts": to_json(stage.facts)})
     assert checked(tmp_path, *table, target=target) == 5
     text = (tmp_path / "out" / "tensorrt_gpu.md").read_text()
     kept = next(probe for probe in made.stages.prune.facts.probes if probe.kept)
@@ -171,6 +173,9 @@ def test_a_build_that_was_stopped_behind_its_search_shows_what_that_measured(
     ):
         assert words in text
     assert "## The builds" not in text
+    monkeypatch.setattr(gpu_check, "find_device", lambda options: (facts, "trtexec 8.6.0", True))
+    assert checked(tmp_path, *table, target=target) == 5
+    assert "PASS:" not in (tmp_path / "out" / "simulated.md").read_text()
 
 
 @pytest.mark.slow

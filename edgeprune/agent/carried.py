@@ -39,12 +39,16 @@ RESULTS = "results"
 def run_carried(folder: str) -> int:
     """Run the commands of a carried folder; gives the exit code, after a line that says why it is not 0."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    not_restored: list[str] = []
     try:
-        _run_all(os.path.abspath(folder))
+        _run_all(os.path.abspath(folder), not_restored)
     except Refused as error:
         reason, code = str(error), 4
     except Stopped:
-        reason, code = "stopped; power and clocks are as they were", 130
+        board = (
+            f"the board is not as it was: {not_restored[0]}" if not_restored else "power and clocks are as they were"
+        )
+        reason, code = f"stopped; {board}", 130
     except OSError as error:
         refusal = refusal_of(error)
         remedy = "; free some space there, or carry the folder to another disk" if refusal["kind"] == "full" else ""
@@ -55,7 +59,8 @@ def run_carried(folder: str) -> int:
     return code
 
 
-def _run_all(folder: str) -> None:
+def _run_all(folder: str, not_restored: list[str]) -> None:
+    """Run everything; what could not be put back on the board is told, and added to ``not_restored``."""
     request = _checked_request(folder)
     facts = device_facts()
     if request["modules"] and not set(request["modules"]) & set(facts.modules):
@@ -100,6 +105,7 @@ def _run_all(folder: str) -> None:
             ignore_signals()
             failure = restore_board().failure
             if failure:
+                not_restored.append(failure)
                 _print(f"the board is not as it was: {failure}")
         for path in inputs:
             os.unlink(path)
@@ -128,9 +134,13 @@ def _run_all(folder: str) -> None:
 
 def _checked_request(folder: str) -> dict:
     """The request, after every file that it names was compared with its digest."""
-    with open(os.path.join(folder, "request.json")) as file:
-        request = json.load(file)
-    for name, sha256 in request["files"].items():
+    try:
+        with open(os.path.join(folder, "request.json"), "rb") as file:
+            request = json.loads(file.read().decode())
+        files = dict(request["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused("device", "request.json is damaged; copy the folder again") from error
+    for name, sha256 in files.items():
         path = os.path.join(folder, name)
         if not os.path.isfile(path) or sha256_of(path) != sha256:
             raise Refused("device", f"{name} is missing or not what was packed; copy the folder again")
@@ -188,8 +198,9 @@ def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:
         for name in ("stdout", "stderr"):
             with open(os.path.join(failed, name), errors="replace") as file:
                 lines += [line.strip() for line in file if line.strip()]
-        if not command["turns"] and crashed_behind_its_work(answer["returncode"], "\n".join(lines)):
-            return answer
+        built = any(word.startswith("--saveEngine=") for word in command["argv"])
+        if built and crashed_behind_its_work(answer["returncode"], "\n".join(lines)):
+            return answer  # as on a board that is reached; of other runs it is refused there too
         errors = [line for line in lines if "[E]" in line] or lines[-1:] or ["it printed nothing"]
         raise Refused("tool", f"trtexec failed with {answer['returncode']}: {errors[0]} (all of it: {own})")
     return answer

@@ -33,6 +33,7 @@ from edgeprune.samples.gates import (
     least_undisturbed_ratio,
     pass_confidence,
     slowest_of_enough,
+    unpruned_gate,
     unsteady_reason,
 )
 from edgeprune.samples.measurement import Measurement, speed_up_of, with_input_of
@@ -135,6 +136,9 @@ class RealSteps:
             after = bench.compile_source(folder / "candidate")
             engines = [before.required_engine, after.required_engine]
             first, second, gate = _timed(site, job, bench, engines, dataset)
+            if job.pruned and not pruned.probes and job.reference is None and target.budget.asks_nothing:
+                gate = unpruned_gate("sweep", target.budget.value)  # of one model beside itself no clock tells a ratio
+            met = job.pruned and not pruned.probes and _passed(gate)
             ratio, per_image = speed_up_of(first, second), folder / "per_image.npz"
             statistic = target.budget.statistic
             limits = bounds(second.values, statistic, INTERVAL_END)
@@ -148,7 +152,7 @@ class RealSteps:
                 accuracy=accuracy.value,
                 macs=pruned.macs,
                 parameters=checkpoint.parameter_count(source.model),
-                note=_note(job, pruned) + _doubt(pruned, gate),
+                note=_note(job, pruned, met) + _doubt(pruned, gate),
                 inconclusive=_undecided(pruned, gate),
                 accuracy_error=standard_error(load_per_image(per_image), seed=job.seed),
                 speed_up_low=ratio.low,
@@ -250,8 +254,9 @@ def _is_trained(job: Job, pruned: Pruned) -> bool:
     return job.epochs > 0 and (pruned.probes > 0 or not job.pruned or job.reference is not None)
 
 
-def _note(job: Job, pruned: Pruned) -> str:
-    found = f"probes: {pruned.probes}" if pruned.probes else MET_UNPRUNED if job.pruned else "unpruned"
+def _note(job: Job, pruned: Pruned, met: bool) -> str:
+    """What led to a point; ``met`` where the budget turned out to be met without pruning."""
+    found = f"probes: {pruned.probes}" if pruned.probes else MET_UNPRUNED if met else "unpruned"
     if not _is_trained(job, pruned):
         return f"{found}, epochs: 0" if pruned.probes else found
     qat, hours = job.target.qat, job.target.finetune.time_h

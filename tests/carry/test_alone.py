@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.agent.carried import _run_one
-from edgeprune.agent.system import Refused
+from edgeprune.agent import carried
+from edgeprune.agent.carried import _run_one, run_carried
+from edgeprune.agent.system import Refused, Stopped
 from edgeprune.devices.archive import archive
 from edgeprune.devices.fake import FakeBoard, fake_device
 
@@ -60,16 +61,46 @@ def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
     assert "results/of-a-run-that-is-at-work" not in names
 
 
-@pytest.mark.parametrize(("says", "taken"), [("&&&& PASSED TensorRT.trtexec", True), ("[E] it broke", False)])
+@pytest.mark.parametrize(
+    ("says", "option", "taken"),
+    [
+        ("&&&& PASSED TensorRT.trtexec", "--saveEngine=x", True),
+        ("[E] it broke", "--saveEngine=x", False),
+        ("&&&& PASSED TensorRT.trtexec", "--loadEngine=x", False),  # the workstation would refuse it later
+    ],
+)
 def test_a_build_that_crashes_behind_its_last_line_is_taken_on_the_board_too(
-    says: str, taken: bool, tmp_path: Path
+    says: str, option: str, taken: bool, tmp_path: Path
 ) -> None:
     program = tmp_path / "trtexec"
     program.write_text(f"#!/bin/sh\necho '{says}'\nkill -SEGV $$\n")
     program.chmod(0o755)
-    command = {**COMMAND, "argv": [str(program)], "cwd": "", "stdin": ""}
+    command = {**COMMAND, "argv": [str(program), option], "cwd": "", "stdin": ""}
     if taken:
         assert _run_one(command, str(tmp_path), "one", False)["returncode"] == -signal.SIGSEGV
         return
-    with pytest.raises(Refused, match=r"trtexec failed with -11: \[E\] it broke"):
+    with pytest.raises(Refused, match=r"trtexec failed with -11"):
         _run_one(command, str(tmp_path), "one", False)
+
+
+@pytest.mark.parametrize("text", ['{"modules": [', "[]", "{}", '{"files": 1}', "\udcff"])
+def test_a_damaged_request_is_said_in_one_line_and_is_no_failed_gate(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "request.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert run_carried(str(tmp_path)) == 4
+    assert capsys.readouterr().err == "run-on-device: request.json is damaged; copy the folder again\n"
+
+
+@pytest.mark.parametrize("failure", ["", "power mode MAXN needs a reboot"])
+def test_a_stopped_run_says_what_it_left_of_the_board(
+    failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(folder: str, not_restored: list[str]) -> None:
+        not_restored += [failure] if failure else []
+        raise Stopped
+
+    monkeypatch.setattr(carried, "_run_all", stopped)
+    assert run_carried(str(tmp_path)) == 130
+    err = capsys.readouterr().err
+    assert ("as they were" in err) is (not failure) and failure in err and err.startswith("run-on-device: stopped; ")

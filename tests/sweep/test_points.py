@@ -105,13 +105,14 @@ def test_what_is_held_against_every_point_is_compiled_once(
     target = load_target("cpu").changed({"measure.rounds": 4, "imgsz": 96, "prune.importance": "l1"})
     swept = weights.read_bytes()
     steps, found = RealSteps(), []
-    for ratio in (1.1, 1.2):
+    for ratio in (1.1, 1.2, 1.0):
         asked = target.with_overrides(speed_up=ratio)
         job = Job("a", swept, asked, str(data), "d", 0, False, str(tmp_path / "profiles"), True, 0)
         pruned = steps.search(job)
         found.append(steps.measure(job, swept, pruned, steps.finetune(job, pruned)).point)
     baselines = [name for name in sources if not name.endswith("candidate")]
-    assert len(baselines) == 1 and len(sources) == 3, sources
+    assert len(baselines) == 1 and len(sources) == 4, sources
+    assert found[-1].verdict == "" and found[-1].note == "met without pruning", "no clock is asked about ×1"
     assert all(point.speed_up_low and point.speed_up_high for point in found)
     assert all(point.speed_up_low <= point.speed_up <= point.speed_up_high for point in found)  # type: ignore[operator]
     assert [folder.name for folder in (tmp_path / "compiled").iterdir() if folder.name.startswith(".")] == []
@@ -177,11 +178,12 @@ def test_what_need_not_be_pruned_is_trained_in_a_frontier_and_not_in_a_sweep(
     of_sweep = Job("a", b"given", target, "d.yaml", "d", 0, False, str(tmp_path / "profiles"), True, 2)
     pruned = RealSteps().search(of_sweep)
     assert pruned == Pruned(b"given", 1.0, 0), "nothing was pruned: it is the given one"
-    assert RealSteps().finetune(of_sweep, pruned) == b"given" and _note(of_sweep, pruned) == "met without pruning"
+    assert RealSteps().finetune(of_sweep, pruned) == b"given" and _note(of_sweep, pruned, True) == "met without pruning"
+    assert _note(of_sweep, pruned, False) == "unpruned"
     row = replace(of_sweep, reference=(target, b"swept"))
     whole = replace(row, pruned=False)
     assert RealSteps().finetune(row, pruned) == RealSteps().finetune(whole, RealSteps().search(whole))
-    assert _note(row, pruned) == "met without pruning, epochs: 2"
+    assert _note(row, pruned, True) == "met without pruning, epochs: 2"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_what_need_not_be_pruned_is_trained_in_a_frontier_and_not_in_a_sweep(
 def test_a_note_says_what_was_run(keys: dict[str, Any], note: str) -> None:
     target = load_target("cpu").changed(keys).with_overrides(speed_up=1.5)
     job = Job("a", b"given", target, "d.yaml", "d", 0, False, "", True, 3)
-    assert _note(job, Pruned(b"pruned", 1.5, 2)) == note
+    assert _note(job, Pruned(b"pruned", 1.5, 2), False) == note
 
 
 def test_a_row_that_an_older_frontier_left_untrained_is_made_again(
@@ -336,7 +338,7 @@ def test_that_no_point_ends_its_training_early_is_said(
 def test_a_note_says_what_was_trained(epochs: int, probes: int, note: str) -> None:
     target = load_target("cpu").changed({"precision": "int8", "qat.epochs": 5}).with_overrides(speed_up=1.5)
     job = Job("a", b"given", target, "d.yaml", "d", 0, False, "", True, epochs)
-    assert _note(job, Pruned(b"pruned", 1.5, probes)) == note
+    assert _note(job, Pruned(b"pruned", 1.5, probes), True) == note
 
 
 def test_finished_points_are_not_run_again_and_failed_ones_are(given: tuple[Path, Path], tmp_path: Path) -> None:
