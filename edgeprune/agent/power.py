@@ -13,6 +13,7 @@ from edgeprune.agent.root import CLOCKS_FILE, as_root, may_sudo
 from edgeprune.agent.system import Refused, output_of, read_json, system_path, text_of, write_json
 
 # Below the user's home, where it outlives a reboot, as a power mode does
+LAST_MODE = 9  # one digit, which is all that the rule for sudo allows
 RESTORE_FILE = "~/.local/state/edgeprune/restore.json"
 
 
@@ -75,8 +76,13 @@ def set_power_mode(wanted: str) -> str | None:
         )
     if plain_mode(before) == plain_mode(name):
         return None
-    _, text = output_of(as_root(["nvpmodel", "-m", str(modes[name])]), stdin="no\n", timeout_s=60)
     command = f"sudo nvpmodel -m {modes[name]}"
+    if modes[name] > LAST_MODE:
+        raise Refused(
+            "device",
+            f"power mode {name} has number {modes[name]}, edgeprune sets 0 to {LAST_MODE}; type there: {command}",
+        )
+    _, text = output_of(as_root(["nvpmodel", "-m", str(modes[name])]), stdin="no\n", timeout_s=60)
     if re.search(r"reboot\s+required", text, re.I):
         raise Refused(
             "device", f"power mode {name} needs a reboot of the board (it is in {before}); type there: {command}"
@@ -118,7 +124,8 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
         write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=_boot()))
 
     if mode:
-        note_change(power_mode=changed.get("power_mode") or power_mode())
+        locked = changed.get("relock") or (clocks_locked() and not changed.get("clocks"))  # another mode unlocks them
+        note_change(power_mode=changed.get("power_mode") or power_mode(), relock=locked)
         try:
             set_power_mode(mode)
         except Refused as error:
@@ -156,6 +163,11 @@ def restore_board() -> Restored:
             changed.pop("power_mode")
         except Refused as error:
             failures.append(str(error))
+    if changed.get("relock") and not changed.get("power_mode"):
+        code = 0 if clocks_locked() else output_of(as_root(["jetson_clocks"]), timeout_s=60)[0]
+        changed.pop("relock")
+        if code != 0:
+            failures.append("clocks are free, and were locked before; type there: sudo jetson_clocks")
     with contextlib.suppress(OSError):
         if changed:
             write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=_boot()))
@@ -165,13 +177,14 @@ def restore_board() -> Restored:
 
 
 def _to_restore() -> dict:
-    """``power_mode`` (its name) and ``clocks`` (True), as far as they are to be put back on this machine."""
+    """``power_mode`` (its name), ``clocks`` (True) where edgeprune locked them, ``relock`` where somebody else had:
+    as far as they are to be put back on this machine."""
     noted = read_json(_restore_path())
     if not isinstance(noted, dict) or noted.get("host") != os.uname().nodename:  # a home may be on several machines
         return {}
     kept = {"power_mode": noted.get("power_mode")}
     if noted.get("boot") == _boot():  # a reboot unlocks the clocks by itself
-        kept["clocks"] = noted.get("clocks")
+        kept.update(clocks=noted.get("clocks"), relock=noted.get("relock"))
     return {name: value for name, value in kept.items() if value}
 
 

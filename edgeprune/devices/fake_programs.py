@@ -15,6 +15,7 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+GPU_CLOCK = "sys/class/devfreq/17000000.gpu/min_freq"
 SPEED = 10
 REPORT_S = 0.2  # between two lines of tegrastats, as the agent asks for
 LAYERS = ("/model.0/conv/Conv", "/model.1/conv/Conv", "/model.2/cv1/conv/Conv", "/model.22/Concat")
@@ -57,7 +58,8 @@ def nvpmodel(argv):
         sys.stdin.readline()
         print("NVPM ERROR: optMask is 1, no request for power mode")
         return 0
-    change(mode=wanted)
+    kernel(GPU_CLOCK, "306000000")  # a mode sets the range of every clock anew
+    change(mode=wanted, locked=False)
     return 0
 
 
@@ -65,7 +67,6 @@ def jetson_clocks(argv):
     if not os.environ.get("FAKE_ROOT_USER"):
         print("Error: must be run as root")
         return 1
-    gpu = "sys/class/devfreq/17000000.gpu/min_freq"
     if argv[:1] == ["--show"]:
         return 0
     if argv[:1] == ["--store"]:
@@ -78,10 +79,10 @@ def jetson_clocks(argv):
     elif argv[:1] == ["--restore"]:
         if not os.path.exists(argv[1]):
             return 1
-        kernel(gpu, "306000000")
+        kernel(GPU_CLOCK, "306000000")
         change(locked=False)
     else:
-        kernel(gpu, "%d000000" % read("board.json")["gpu_mhz"])
+        kernel(GPU_CLOCK, "%d000000" % read("board.json")["gpu_mhz"])
         change(locked=True)
     return 0
 

@@ -109,6 +109,18 @@ def test_power_mode_and_clocks_are_set_for_the_run_verified_and_put_back() -> No
     assert device.identity()["clocks"] == "locked"
 
 
+def test_clocks_that_were_locked_before_are_locked_again_in_the_mode_that_was_there() -> None:
+    """A mode sets the range of every clock anew, so that of whoever locked them is gone with it."""
+    device = fake_device("orin-nano", power_mode="7W")
+    root = Path(board(device).root)
+    subprocess.run([root / "bin" / "jetson_clocks"], env={**os.environ, "FAKE_ROOT_USER": "1"}, check=True)
+    before = board(device).state() | {"runs": 0}
+    assert before == {"mode": "25W", "locked": True, "runs": 0}
+    with device:
+        assert (timed(device).power_mode, timed(device).clocks) == ("7W", "locked")
+    assert board(device).state() | {"runs": 0} == before
+
+
 def test_a_mode_is_found_by_the_name_that_this_board_gives_it() -> None:
     device = fake_device("agx-orin", power_mode="30W")
     assert timed(device).power_mode == "MODE_30W"
