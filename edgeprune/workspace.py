@@ -256,13 +256,17 @@ def has_finished_stage(root: Path) -> bool:
 
 
 @contextlib.contextmanager
-def open_workspace(root: Path) -> Generator[Workspace, None, None]:
+def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None, None]:
     """Create a run directory if need be, hold its lock, and clear what a stopped build left half done; a bundle that
     was being replaced when it stopped is put back.
 
+    Args:
+        root: the run directory, or the folder of a sweep or a frontier.
+        work: one word for what is done in it, told to whoever comes meanwhile.
+
     Raises:
         TargetError: the directory cannot be written.
-        StageError: another build holds it.
+        StageError: another process holds it.
     """
     lock = root / LOCK
     try:
@@ -277,13 +281,14 @@ def open_workspace(root: Path) -> Generator[Workspace, None, None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             handle.seek(0)
-            holder = handle.read().strip() or "unknown"
+            there, _, holder = handle.read().strip().rpartition(" ")  # the number alone is an older edgeprune's
             raise StageError(
-                f"{root}: another build (process {holder}) works here; wait for it or give another --out"
+                f"{root}: another {there or 'build'} (process {holder or 'unknown'}) works here; wait for it or give "
+                "another folder"
             ) from error
         handle.seek(0)
         handle.truncate()
-        handle.write(str(os.getpid()))
+        handle.write(f"{work} {os.getpid()}")
         handle.flush()
         for leftover in root.glob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -307,6 +312,15 @@ def held(folder: Path) -> Generator[None, None, None]:
         with open_workspace(folder):
             yield
     else:
+        yield
+
+
+@contextlib.contextmanager
+def held_build(directory: Path) -> Generator[None, None, None]:
+    """:func:`held` for a run directory or the bundle in it: what is read and written in the block is of one build."""
+    directory = directory.resolve()  # `.` has no folder above it by name
+    within = directory.name == BUNDLE and not (directory / LOCK).is_file()
+    with held(directory.parent if within else directory):
         yield
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import pytest
 from edgeprune.errors import StageError, TargetError, ToolError
 from edgeprune.workspace import (
     BUNDLE,
+    LOCK,
     OLD_BUNDLE,
     REASON,
     Key,
@@ -22,6 +25,7 @@ from edgeprune.workspace import (
     differences,
     flat,
     held,
+    held_build,
     open_workspace,
 )
 
@@ -223,3 +227,31 @@ def test_only_a_run_directory_is_held(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with open_workspace(tmp_path), pytest.raises(StageError, match="another build"), held(tmp_path):
         pass
+
+
+def test_who_comes_second_is_told_what_works_there(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("123")  # as an older version leaves it
+    told = rf"another sweep \(process {os.getpid()}\) works here; wait for it or give another folder"
+    with open_workspace(tmp_path, "sweep"), pytest.raises(StageError, match=told), open_workspace(tmp_path):
+        pass
+    with (tmp_path / LOCK).open("a+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.truncate(0)
+        other.write("123")
+        other.flush()
+        with pytest.raises(StageError, match=r"another build \(process 123\)"), open_workspace(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("name", ["", BUNDLE])
+def test_a_build_is_held_by_its_run_directory_or_its_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / BUNDLE).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    for directory in (tmp_path / name, Path()):
+        with open_workspace(tmp_path), pytest.raises(StageError, match="another build"), held_build(directory):
+            pass
+        with held_build(directory), pytest.raises(StageError, match="another build"), open_workspace(tmp_path):
+            pass
+    assert [path.name for path in (tmp_path / BUNDLE).iterdir()] == []

@@ -194,7 +194,7 @@ def verify(
     verified = verify_build(directory)
     verified.require_as_built()
     record = verified.record
-    vouched = check_signature(verified.bundle, key) if key is not None else ""
+    vouched = check_signature(verified.bundle, key, verified.content) if key is not None else ""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     say(f"as built: {len(record.bundle)} files, {len(record.gates)} gates, verdict {record.verdict.value}")
     say(f"built {record.created} by edgeprune {record.edgeprune} with {versions}")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from edgeprune.reading import exists, read_bytes, shown
 from edgeprune.records.show import RECORD
 from edgeprune.records.verify import verify_build
 from edgeprune.version import pip
+from edgeprune.workspace import held_build
 
 SIGNATURE = f"{RECORD}.minisig"
 MAX_KEY_BYTES = 1 << 16  # keys and signatures are a few lines
 
 
 def sign_build(directory: Path, key: Path, password: Callable[[], str]) -> Path:
-    """Sign a bundle that is as it was built.
+    """Sign a bundle that is as it was built: the very bytes that were verified, under a comment from them.
 
     Args:
         directory: run directory or bundle.
@@ -33,31 +35,42 @@ def sign_build(directory: Path, key: Path, password: Callable[[], str]) -> Path:
 
     Raises:
         DataError: the bundle is not as it was built, the key is none, or the password is wrong.
-        StageError: py-minisign is not installed.
+        StageError: py-minisign is not installed, or a build works in the run directory.
     """
     minisign = _library()
-    verified = verify_build(directory)
-    verified.require_as_built()
-    record = verified.record
-    comment = f"edgeprune {record.edgeprune}: {record.target.name}, {record.verdict.value}, built {record.created}"
-    try:
-        with minisign.SecretKey.from_bytes(read_bytes(key, most=MAX_KEY_BYTES)) as secret:
+    with held_build(directory):
+        verify_build(directory).require_as_built()  # before a password is asked for
+    with contextlib.ExitStack() as stack:
+        try:
+            secret = stack.enter_context(minisign.SecretKey.from_bytes(read_bytes(key, most=MAX_KEY_BYTES)))
             if secret.is_encrypted():
                 secret.decrypt(password())
-            content = read_bytes(verified.bundle / RECORD)
-            signature = bytes(secret.sign(content, trusted_comment=shown(comment)))
-    except ValueError as error:
-        raise DataError(f"{shown(key)}: cannot sign: {first_line(error)} (minisign -G makes a pair of keys)") from error
-    write_atomically(verified.bundle / SIGNATURE, signature)
-    return verified.bundle / SIGNATURE
+        except ValueError as error:
+            raise _cannot_sign(key, error) from error
+        stack.enter_context(held_build(directory))  # again: not while somebody types
+        verified = verify_build(directory)
+        verified.require_as_built()
+        record = verified.record
+        comment = f"edgeprune {record.edgeprune}: {record.target.name}, {record.verdict.value}, built {record.created}"
+        try:
+            signature = bytes(secret.sign(verified.content, trusted_comment=shown(comment)))
+        except ValueError as error:
+            raise _cannot_sign(key, error) from error
+        write_atomically(verified.bundle / SIGNATURE, signature)
+        return verified.bundle / SIGNATURE
 
 
-def check_signature(bundle: Path, key: Path) -> str:
+def _cannot_sign(key: Path, error: ValueError) -> DataError:
+    return DataError(f"{shown(key)}: cannot sign: {first_line(error)} (minisign -G makes a pair of keys)")
+
+
+def check_signature(bundle: Path, key: Path, content: bytes | None = None) -> str:
     """What was signed with it: the comment that the signature vouches for too.
 
     Args:
         bundle: folder of ``build.json``.
         key: public key of minisign.
+        content: bytes of its ``build.json``, where they were read and verified before; read here when None.
 
     Raises:
         DataError: there is no signature, it is none of this key, or of another ``build.json``.
@@ -73,7 +86,7 @@ def check_signature(bundle: Path, key: Path) -> str:
         raise DataError(f"{shown(path)}: is missing, nobody signed this bundle; next: edgeprune sign")
     try:
         signature = minisign.Signature.from_bytes(read_bytes(path, most=MAX_KEY_BYTES))
-        public.verify(read_bytes(bundle / RECORD), signature)
+        public.verify(read_bytes(bundle / RECORD) if content is None else content, signature)
     except minisign.VerifyError as error:
         raise DataError(
             f"{shown(path)}: does not vouch for {RECORD} by {shown(key)}: {first_line(error)}; another key signed it, "

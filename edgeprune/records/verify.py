@@ -10,9 +10,10 @@ from pathlib import Path
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, first_line
 from edgeprune.reading import read_bytes, shown
-from edgeprune.records.build import BuildRecord, is_as_written
+from edgeprune.records.build import BuildRecord, build_from_json, is_as_written
 from edgeprune.records.gates import edits
-from edgeprune.records.show import RECORD, bundle_of, read_build
+from edgeprune.records.show import RECORD, bundle_of
+from edgeprune.serial import parse_json
 from edgeprune.version import __version__
 
 SHOWN = 3  # faults that one line names
@@ -26,6 +27,7 @@ class Verification:
 
     Attributes:
         record: of the build.
+        content: the very bytes of ``build.json`` that were checked; read again, they may be another build's.
         bundle: folder of its files.
         changed: files that have other bytes than ``build.json`` says, itself among them, a line each.
         missing: files that it names and that are not there: a record may be kept without them.
@@ -34,6 +36,7 @@ class Verification:
     """
 
     record: BuildRecord
+    content: bytes
     bundle: Path
     changed: tuple[str, ...]
     missing: tuple[str, ...]
@@ -55,8 +58,8 @@ def read_untouched(directory: Path) -> BuildRecord:
     Raises:
         DataError: there is no build, its record cannot be read, or it is not as edgeprune wrote it.
     """
-    record, bundle = read_build(directory), bundle_of(directory)
-    faults = _changed_record(bundle, record) + (list(edits(record)) if record.edgeprune == __version__ else [])
+    record, content, bundle = _read(directory)
+    faults = _changed_record(content, record) + (list(edits(record)) if record.edgeprune == __version__ else [])
     _refuse(bundle, faults)
     return record
 
@@ -68,8 +71,16 @@ def _refuse(bundle: Path, faults: Sequence[str]) -> None:
         raise DataError(f"{shown(bundle)}: edited, not as it was built: {lines}{more}; build again")
 
 
-def _changed_record(bundle: Path, record: BuildRecord) -> list[str]:
-    return [] if is_as_written(read_bytes(bundle / RECORD), record) else [f"{RECORD} {CHANGED}"]
+def _read(directory: Path) -> tuple[BuildRecord, bytes, Path]:
+    """A record, the bytes that it was read from, and its bundle."""
+    bundle = bundle_of(directory)
+    path = bundle / RECORD
+    content = read_bytes(path)
+    return build_from_json(parse_json(content, shown(path)), path), content, bundle
+
+
+def _changed_record(content: bytes, record: BuildRecord) -> list[str]:
+    return [] if is_as_written(content, record) else [f"{RECORD} {CHANGED}"]
 
 
 def verify_build(directory: Path) -> Verification:
@@ -78,12 +89,12 @@ def verify_build(directory: Path) -> Verification:
     Raises:
         DataError: there is no build, or its record cannot be read.
     """
-    record, bundle = read_build(directory), bundle_of(directory)
+    record, content, bundle = _read(directory)
     states = {name: _state(bundle, name, sha256) for name, sha256 in record.bundle.items()}
     missing = tuple(f"{shown(name)} {MISSING}" for name, state in states.items() if state == MISSING)
     changed = [f"{shown(name)} {state}" for name, state in states.items() if state and state != MISSING]
-    changed += _changed_record(bundle, record)
-    return Verification(record, bundle, tuple(changed), missing, _others(bundle, record), edits(record))
+    changed += _changed_record(content, record)
+    return Verification(record, content, bundle, tuple(changed), missing, _others(bundle, record), edits(record))
 
 
 def _others(bundle: Path, record: BuildRecord) -> tuple[str, ...]:

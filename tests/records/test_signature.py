@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,11 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.errors import DataError, StageError, TargetError
+from edgeprune.records.build import write_build
+from edgeprune.records.show import read_build
 from edgeprune.records.signature import SIGNATURE, check_signature, sign_build
+from edgeprune.records.verify import verify_build
+from edgeprune.workspace import open_workspace
 from tests.records.test_verify import bundle, rewritten
 
 __all__ = ["bundle"]  # the fixture
@@ -121,6 +127,54 @@ def test_a_password_that_nobody_can_be_asked_for_is_one_line(bundle: Path, tmp_p
     result = CliRunner().invoke(app, ["sign", str(bundle), "--key", str(secret)], input="")
     assert isinstance(result.exception, TargetError), result.output
     assert "no terminal to ask for it" in str(result.exception)
+
+
+def test_what_changed_while_the_password_was_typed_is_verified_anew(bundle: Path, tmp_path: Path) -> None:
+    """What is signed is what was verified: its verdict is that of the comment."""
+    secret, public = made(tmp_path / "locked", "open sesame")
+    record = read_build(bundle)
+
+    def rebuilt() -> str:
+        write_build(bundle / "build.json", replace(record, created="2026-02-02T00:00:00+00:00"))
+        return "open sesame"
+
+    sign_build(bundle, secret, rebuilt)
+    assert "PASS, built 2026-02-02" in check_signature(bundle, public)
+    (bundle / SIGNATURE).unlink()
+
+    def edited() -> str:
+        rewritten(bundle, lambda content: content.update(verdict="FAIL"))
+        return "open sesame"
+
+    with pytest.raises(DataError, match="edited, not as it was built"):
+        sign_build(bundle, secret, edited)
+    assert not (bundle / SIGNATURE).exists()
+
+
+def test_a_signature_is_checked_for_the_bytes_that_were_verified(bundle: Path, keys: tuple[Path, Path]) -> None:
+    sign_build(bundle, keys[0], nobody_asks)
+    verified = verify_build(bundle)
+    rewritten(bundle, lambda content: content.update(seed=7))
+    assert "PASS" in check_signature(bundle, keys[1], verified.content)
+    with pytest.raises(DataError, match="signature verification failed"):
+        check_signature(bundle, keys[1], verify_build(bundle).content)
+
+
+def test_nothing_is_signed_while_a_build_works_there(bundle: Path, tmp_path: Path) -> None:
+    """Neither from the start nor where it began while somebody typed; the run directory is free while somebody does."""
+    secret, _ = made(tmp_path / "locked", "open sesame")
+    for place in (bundle, bundle.parent):
+        with open_workspace(bundle.parent), pytest.raises(StageError, match="another build"):
+            sign_build(place, secret, nobody_asks)
+        with contextlib.ExitStack() as building:
+
+            def began(building: contextlib.ExitStack = building) -> str:
+                building.enter_context(open_workspace(bundle.parent))
+                return "open sesame"
+
+            with pytest.raises(StageError, match="another build"):
+                sign_build(place, secret, began)
+    assert not (bundle / SIGNATURE).exists()
 
 
 def test_without_the_library_the_next_command_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
