@@ -27,7 +27,7 @@ from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import digest_of, read_json, write_json
-from edgeprune.sweep.point import conditions_of
+from edgeprune.sweep.point import conditions_of, target_inputs
 from edgeprune.target import Target
 
 EFFORT = 0.25  # of a gate's samples: what is kept is measured in full once it is trained
@@ -201,7 +201,7 @@ def _fewer_images(dataset: Dataset) -> Dataset:
 def _key(site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], dataset: Dataset) -> str:
     content = {
         "version": VERSION,
-        "target": site.target.model_dump(mode="json"),
+        "target": target_inputs(site.target),
         "conditions": conditions_of(site),
         "forms": [[form.name, dict(form.keys)] for form in forms],
         "weights": {

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import EdgepruneError
@@ -72,7 +72,7 @@ class Job:
     def key(self) -> str:
         """Digest of everything that the result depends on."""
         content = {
-            "target": self.target.model_dump(mode="json"),
+            "target": target_inputs(self.target),
             "digest": self.digest,
             "seed": self.seed,
             "trust": self.trust,
@@ -90,7 +90,7 @@ class Job:
             content["nvidia-modelopt"] = installed("nvidia-modelopt")
         if self.reference is not None:
             target, weights = self.reference
-            content["reference"] = [target.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
+            content["reference"] = [target_inputs(target), hashlib.sha256(weights).hexdigest()]
         return digest_of([VERSION, content])[:12]
 
     def beside(self, swept: bytes) -> Job:
@@ -146,6 +146,11 @@ class Result:
     point: Point
     checkpoint: bytes | None = None
     per_image: bytes | None = None
+
+
+def target_inputs(target: Target) -> dict[str, Any]:
+    """What a key has of a target: all but ``prune.diagnose``, because no point and no screening diagnoses."""
+    return target.model_dump(mode="json", exclude={"prune": {"diagnose"}})
 
 
 def conditions_of(site: Site | None) -> dict[str, str]:

@@ -500,6 +500,8 @@ def test_a_screening_measures_every_form_once_and_is_kept(given: tuple[Path, Pat
     assert not (tmp_path / "work").exists()
     again = screen(site, asked, {"new": source}, dataset, tmp_path / "work", tmp_path / "kept")
     assert again == found and len(runtime.timed) == 1
+    silent = replace(site, target=site.target.changed({"prune.diagnose": not site.target.prune.diagnose}))
+    assert screen(silent, asked, {"new": source}, dataset, tmp_path / "work", tmp_path / "kept") == found
     [file] = (tmp_path / "kept").glob("*.json")
     assert json.loads(file.read_text())["screened"][0]["form"]["name"] == "as it is"
 

@@ -367,6 +367,16 @@ def test_a_point_depends_on_what_it_is_made_from(change: dict[str, Any]) -> None
     assert replace(job, name="b", cache="elsewhere", data="/other/place.yaml").key == job.key
 
 
+def test_what_a_sweep_never_does_makes_no_other_point() -> None:
+    """``prune.diagnose`` leaves out the engines of a diagnosis, which a sweep has none of."""
+    target = load_target("cpu")
+    told = target.changed({"prune.diagnose": not target.prune.diagnose})
+    job = Job("a", b"weights", target, "data.yaml", "d1", 0, False, "cache", True, 2, reference=(target, b"swept"))
+    assert replace(job, target=told, reference=(told, b"swept")).key == job.key
+    other = target.changed({"prune.importance": "l1"})
+    assert replace(job, target=other).key != job.key != replace(job, reference=(other, b"swept")).key
+
+
 def test_the_figure_has_every_point_in_words_and_in_its_table() -> None:
     whole = (Point("n", "", 10.0, 1.0, 0.5, 1.0, 3_000_000, "unpruned"),)
     pruned = (Point("n-2", "×2", 5.0, 2.0, 0.45, 2.5, 1_000_000, "1 probes"), Point("n-9", "×9", failed="out of reach"))
