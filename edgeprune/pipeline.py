@@ -21,7 +21,7 @@ from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.scratch import scratch
-from edgeprune.settings import Overrides
+from edgeprune.settings import Overrides, check_seed
 from edgeprune.stages import (
     baseline,
     engine,
@@ -109,6 +109,7 @@ def build(
             finished stays.
         StageError: a stage broke its promise; what was finished before it stays.
     """
+    check_seed(seed)
     reporter = build_reporter_of(progress)
     name = target.name if isinstance(target, Target) else str(target)
     target = load_target(target).with_overrides(**overrides)

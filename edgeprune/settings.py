@@ -33,6 +33,9 @@ NotNegative = Annotated[float, Ge(0)]
 Ratio = Annotated[float, Ge(1), Le(1000)]
 Share = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(0)]
+MOST_SEED = 2**31 - 1
+"""What NumPy takes, 32 bits, less what training adds: a number for every process and epoch."""
+Seed = Annotated[int, Ge(0), Le(MOST_SEED)]
 
 YAML_KEYS = {"strength": "lambda", "bias_strength": "bias_lambda"}
 """Fields that are called otherwise in YAML and on the command line; ``lambda`` cannot be a name in Python."""
@@ -222,7 +225,7 @@ class Run(Settings):
 
     imgsz: Annotated[Size, Pixels()] | None = None
     """Training images in pixels: a side, or HEIGHT,WIDTH; what the weights were trained at when not given."""
-    seed: Count = 0
+    seed: Seed = 0
     """Seed of everything random."""
     head: Literal["auto", "end-to-end", "raw", "nms"] = "auto"
     """Of a model with two heads, the one that will be exported: epochs are judged by it."""
@@ -250,6 +253,16 @@ class TrainSettings(Run, Teaching, Training):
         super().__post_init__()
         if self.teacher and not self.teaches():
             raise SettingError("a teacher with response=0 and feature=0 teaches nothing; raise one or name no teacher")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a library would stumble over in the middle of the work, as :class:`Run` does for its own.
+
+    Raises:
+        SettingError: it is no whole number, or out of range.
+    """
+    if type(seed) is not int or not 0 <= seed <= MOST_SEED:
+        raise SettingError(f"seed={seed!r}: allowed is a whole number from 0 to {MOST_SEED}")
 
 
 def hours_from(text: str) -> float:

@@ -41,7 +41,7 @@ from edgeprune.cli.pruning import register as register_pruning
 from edgeprune.cli.search import register as register_sweep
 from edgeprune.cli.settings import options_from_settings
 from edgeprune.cli.ship import push_command, sign_command
-from edgeprune.cli.sizes import Trust
+from edgeprune.cli.sizes import Trust, seed_option
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, qat, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
@@ -123,7 +123,7 @@ def build(
     weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
     data: Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of training, sampling and importance.")] = 0,
+    seed: Annotated[int, seed_option("Seed of training, sampling and importance.")] = 0,
     trust: Trust = False,
     **overrides: Unpack[Overrides],
 ) -> None:

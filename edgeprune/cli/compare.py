@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, refuse_unused, replaced, write
-from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
+from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import command_line
 
@@ -29,7 +29,7 @@ def compare(
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds of latency.")] = None,
     warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     trust: Trust = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints only that.")

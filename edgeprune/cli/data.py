@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from edgeprune.cli.sizes import seed_option
 from edgeprune.cli.streams import say
 
 app = typer.Typer(no_args_is_help=True, help="Make demo data without a network.")
@@ -25,7 +26,7 @@ def digits(
     val: Annotated[int, typer.Option(help="Validation images.")] = 160,
     test: Annotated[int, typer.Option(help="Test images.")] = 160,
     imgsz: Annotated[int, typer.Option(help="Side of the square images to make in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same pixels.")] = 0,
+    seed: Annotated[int, seed_option("Seed; the same seed gives the same pixels.")] = 0,
     hard: Annotated[bool, typer.Option("--hard", help="Many small digits that overlap, in 20 classes.")] = False,
 ) -> None:
     """Compose scenes of handwritten digits over photographs, in Ultralytics' layout with train, val and test.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeprune.cli.bench import Live, RuntimeName
-from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
+from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
@@ -102,7 +102,7 @@ def quantize_command(
     recipe: Annotated[str, typer.Option(help="INT8 for 'tensorrt' or for ONNX Runtime's 'cpu' provider.")] = "tensorrt",
     count: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 128,
     method: Annotated[str, typer.Option(help="entropy, percentile or minmax.")] = "entropy",
-    seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
     ] = None,

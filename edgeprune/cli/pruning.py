@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from edgeprune.cli.sizes import Trust, size_option
+from edgeprune.cli.sizes import Trust, seed_option, size_option
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import output_file, output_plot
@@ -48,7 +48,7 @@ def prune(
     drop_blocks: Annotated[int, typer.Option(help="Drop this many whole blocks first (needs --data).")] = 0,
     images: Images = 64,
     batch: Batch = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the random criterion and of the draw of images.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the random criterion and of the draw of images.")] = 0,
     ignore: Ignore = None,
     max_ratio: MaxRatio = None,
     align: Align = 8,
@@ -137,7 +137,7 @@ def sensitivity(
     ratios: Annotated[str, typer.Option(help="Shares to remove, 0 to 1, comma-separated.")] = "0.25,0.5,0.75",
     images: Images = 16,
     batch: Batch = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the draw of images.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the draw of images.")] = 0,
     align: Align = 8,
     ignore: Ignore = None,
     head: Head = "auto",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeprune.cli.sizes import Device, Trust, size_option
+from edgeprune.cli.sizes import Device, Trust, seed_option, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_folder
 
@@ -21,7 +21,7 @@ ImgSz = Annotated[
 Cache = Annotated[
     Path, typer.Option(callback=output_folder, help="Folder of measured layer times, one file a device and model.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
+Seed = Annotated[int, seed_option("Seed of everything drawn.")]
 LatencyBudgets = Annotated[str | None, typer.Option(help="Budgets in ms, comma-separated.")]
 RatioBudgets = Annotated[str | None, typer.Option(help="Budgets as measured latency ratios, comma-separated.")]
 Jobs = Annotated[str, typer.Option(help="here: one by one; ray: on a Ray cluster.")]

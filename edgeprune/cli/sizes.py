@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeprune.input_size import Size, size_from
+from edgeprune.settings import MOST_SEED
 
 if TYPE_CHECKING:
     from edgeprune.target import Target
@@ -19,6 +20,11 @@ Trust = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="Where to measure: user@host[:port]; the profile's, or this machine.")]
 METAVAR = "PX|H,W"
+
+
+def seed_option(help: str) -> Any:
+    """``--seed``, of a whole number that every library takes."""
+    return typer.Option("--seed", min=0, max=MOST_SEED, help=help)
 
 
 def size_option(help: str, flag: str = "--imgsz") -> Any:

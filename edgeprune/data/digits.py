@@ -24,6 +24,7 @@ from PIL import Image
 from edgeprune.errors import DataError
 from edgeprune.progress import Progress, silent
 from edgeprune.serial import read_json_data
+from edgeprune.settings import check_seed
 
 RECIPE = 1
 """Raise it when the same parameters would give other pixels."""
@@ -95,8 +96,7 @@ class DigitsRecipe:
         least = 320 if self.hard else 64  # the least digits then have 8 pixels, as their samples
         if not least <= self.imgsz <= 1280:
             raise DataError(f"imgsz={self.imgsz}: such digits can be drawn from {least} to 1280 pixels")
-        if self.seed < 0:
-            raise DataError(f"seed={self.seed}: a seed is 0 or more")
+        check_seed(self.seed)
 
 
 def write_digits(
@@ -127,6 +127,7 @@ def write_digits(
 
     Raises:
         DataError: ``out`` holds something else, or a parameter is impossible.
+        TargetError: the seed is out of range.
     """
     out = Path(out)
     recipe = DigitsRecipe(train=train, val=val, test=test, imgsz=imgsz, seed=seed, hard=hard)

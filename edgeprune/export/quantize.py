@@ -14,6 +14,7 @@ from edgeprune.export.metadata import facts_to_run
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.precision import PRECISIONS
 from edgeprune.export.result import PrecisionInfo
+from edgeprune.settings import check_seed
 
 
 def dataset_for(model: Path | str, data: Path | str, *, split: str, trust: bool = False) -> Dataset:
@@ -64,6 +65,7 @@ def quantize_onnx(
         TargetError: an argument is out of range, or the output cannot be written.
         StageError: the graph cannot be transformed.
     """
+    check_seed(seed)
     if precision not in PRECISIONS or precision == "fp32":
         allowed = ", ".join(name for name in PRECISIONS if name != "fp32")
         raise TargetError(f"precision '{precision}' is unknown; {allowed} are allowed")

@@ -49,6 +49,7 @@ from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.samples.gates import metric_name
 from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
+from edgeprune.settings import check_seed
 from edgeprune.stages.inputs import build_command
 from edgeprune.sweep.point import Job, Steps, conditions_of
 from edgeprune.sweep.run import (
@@ -117,6 +118,7 @@ def frontier(
         DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
         DeviceError: the target's runtime is not here.
     """
+    check_seed(seed)
     require_options(jobs, epochs)
     if not budgets:
         raise TargetError("give at least one budget: --latency-ms or --speed-up")

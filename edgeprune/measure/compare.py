@@ -27,6 +27,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.samples.gates import metric_name
 from edgeprune.serial import to_json
+from edgeprune.settings import check_seed
 
 if TYPE_CHECKING:
     from edgeprune.export.metadata import ModelMetadata
@@ -161,10 +162,11 @@ def compare(
 
     Raises:
         DataError: a file that cannot be read, or models of different tasks or classes.
-        TargetError: fewer than two models.
+        TargetError: fewer than two models, or a seed out of range.
     """
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 
+    check_seed(seed)
     paths = [Path(model) for model in models]
     _check(paths)
     runtime, settings = runtime or OnnxRuntime(), settings or BenchSettings()

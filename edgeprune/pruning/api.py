@@ -20,6 +20,7 @@ from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import AUTO, Pruner, Scope
+from edgeprune.settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def prune(
         DataError: the weights or the dataset cannot be read.
         StageError: the model cannot be pruned, or the pruned one is not what the plan says.
     """
+    check_seed(seed)
     reporter = reporter_of(progress)
     tell = reporter.progress
     if isinstance(plan, (str, Path)):

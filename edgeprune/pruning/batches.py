@@ -14,6 +14,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import Size, both_sides
 from edgeprune.quiet import quiet
+from edgeprune.settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def calibration_batches(
         Batches with images of shape (batch, channels, height, width); the last one may hold fewer.
 
     Raises:
-        TargetError: ``images`` or ``batch`` is under 1.
+        TargetError: ``images`` or ``batch`` is under 1, or the seed out of range.
         DataError: the data set or the split cannot be read, or is empty.
     """
     from torch.utils.data import DataLoader, Subset
@@ -74,6 +75,7 @@ def calibration_batches(
 
     from edgeprune.rectangle import fit_dataset
 
+    check_seed(seed)
     if images < 1 or batch < 1:
         raise TargetError(f"images and batch start at 1 (seen: {images}, {batch})")
     overrides = {

@@ -15,6 +15,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.samples.measurement import Measurement
+from edgeprune.settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ class BenchSettings:
     frames: tuple[Path, ...] = ()
     stand_in: bool = False
     images: Callable[[tuple[int, ...]], np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     @property
     def free(self) -> FreeAxes:

@@ -23,6 +23,7 @@ from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch
 from edgeprune.search.inputs import Inputs, read_inputs
 from edgeprune.search.profile import LayerProfile, profile_layers
+from edgeprune.settings import check_seed
 from edgeprune.target import Target, load_target
 
 CACHE = Path("runs") / "profiles"
@@ -122,6 +123,7 @@ def search(
         DataError: weights or dataset are unreadable.
         DeviceError: the target's runtime is not here.
     """
+    check_seed(seed)
     output = Path(output)
     plan_file = output.with_suffix(".plan.json") if plan_file is None else Path(plan_file)
     if output.suffix != ".pt":
@@ -177,6 +179,7 @@ def profile(
     progress: Progress | Reporter | None = None,
 ) -> LayerProfile:
     """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
+    check_seed(seed)
     target = load_target(target).with_overrides(device=device)
     inputs = read_inputs(target, weights, data, trust=trust, imgsz=imgsz)
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):

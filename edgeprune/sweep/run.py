@@ -22,6 +22,7 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import metric_name
 from edgeprune.search.inputs import read_inputs, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
+from edgeprune.settings import check_seed
 from edgeprune.sweep.jobs_ray import run_on_ray
 from edgeprune.sweep.point import Finished, Job, Result, Steps, conditions_of
 from edgeprune.sweep.steps import RealSteps
@@ -70,6 +71,7 @@ def sweep(
         TargetError: a wrong argument, or a profile with ``sparsify``.
         DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
     """
+    check_seed(seed)
     require_options(jobs, epochs)
     target = load_target(target).with_overrides(device=device)
     require_trainable(target, epochs)

@@ -159,7 +159,6 @@ def test_a_stopped_run_leaves_nothing_half_and_the_next_one_cleans_up(
         (lambda out: None, {"val": 0}, "val=0"),
         (lambda out: None, {"imgsz": 8}, "imgsz=8"),
         (lambda out: None, {"imgsz": 128, "hard": True}, "from 320 to 1280"),
-        (lambda out: None, {"seed": -1}, "seed=-1"),
     ],
     ids=[
         "foreign-folder",
@@ -168,7 +167,6 @@ def test_a_stopped_run_leaves_nothing_half_and_the_next_one_cleans_up(
         "empty-split",
         "too-small",
         "too-small-hard",
-        "negative-seed",
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(tmp_path: Path, prepare, parameters, message: str) -> None:
