@@ -564,6 +564,7 @@ def _without_training_state(model: nn.Module) -> nn.Module:
     result.criterion = None
     result.__dict__.pop("pt_path", None)  # where it lay on this machine
     result.__dict__.pop("_trainer", None)
+    result.__dict__.pop("class_weights", None)  # for the loss of the training that counted its labels (cls_pw)
     args = getattr(result, "args", None)
     if args is not None and not isinstance(args, dict):
         result.args = dict(vars(args))

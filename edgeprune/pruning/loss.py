@@ -40,6 +40,7 @@ def loss_model(model: nn.Module, head: str = "auto") -> Any:
 
     result: Any = set_raw_outputs(copy_without_criterion(model))
     result.criterion = None
+    result.class_weights = None  # of the training that it comes from, by that data set's counts (cls_pw)
     result.args = get_cfg(overrides={})  # the loss reads its gains here; training's own gains do not matter for ranks
     if has_end_to_end_head(model):
         head_of(result).training = False  # in training the one-to-one head is kept out of the backbone's gradients

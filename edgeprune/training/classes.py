@@ -23,6 +23,9 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     is; a place whose old class is gone keeps its output for the new one, which is then that class by another name. The
     box, mask and keypoint branches and every width stay as they are.
 
+    How an earlier training weighed its classes in the loss (``cls_pw``), which Ultralytics leaves on the model, is
+    dropped: a training that asks for it counts its own labels.
+
     Args:
         model: an Ultralytics task model, pruned or not.
         names: class index to name, as the data set gives them.
@@ -34,6 +37,7 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
         DataError: the model's head is of a kind whose classes cannot be replaced.
     """
     owner: Any = model
+    vars(owner).pop("class_weights", None)
     head, count = owner.model[-1], len(names)
     if isinstance(head, Classify):
         replaced = head.linear.out_features != count

@@ -3,7 +3,7 @@
 A stock trainer rebuilds the model from its YAML and copies what fits by name and shape, which turns a pruned model into
 a half-empty unpruned one. These subclasses override public methods only; no class of Ultralytics is changed:
 
-- ``get_model`` returns the given module, in float, with the data set's classes;
+- ``get_model`` returns the given module, in float, with the data set's classes and nothing of an earlier loss;
 - ``build_dataset`` gives images of one height and width where they are asked for;
 - ``validate`` gives the figure that gates judge as the fitness, by which best.pt, patience and the given model go;
 - ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
