@@ -6,6 +6,7 @@ Further levers belong in :mod:`edgeprune.frontier.levers`, as forms.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,7 @@ from edgeprune.sweep.run import (
 )
 from edgeprune.sweep.steps import COMPILED, RealSteps
 from edgeprune.target import Budget, Target, load_target
+from edgeprune.workspace import open_workspace
 
 Kind = Literal["latency_ms", "speed_up"]
 IMAGES = 32  # that are looked at for their shape, at most
@@ -117,6 +119,7 @@ def frontier(
         TargetError: a wrong argument, or a profile with ``sparsify``.
         DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
         DeviceError: the target's runtime is not here.
+        StageError: another process works in ``out``.
     """
     check_seed(seed)
     require_options(jobs, epochs)
@@ -135,117 +138,122 @@ def frontier(
     reporter.note(str(inputs.size))
     if epochs != 0:
         require_training(target, dataset, sources.values(), jobs, trust=trust, reporter=reporter)
-    with (
-        open_site(target, seed=seed, reporter=reporter) as site,
-        TemporaryDirectory(prefix="edgeprune-frontier-", ignore_cleanup_errors=True) as scratch,
-        quiet(),
-    ):
-        site.require_usable()
-        conditions = conditions_of(site)
-        main, *others = sources
-        output = choose_output(
-            site, source, main, dataset, Path(scratch) / "outputs", out / "screened", screener=screener
+    with contextlib.ExitStack() as whole:
+        with (
+            open_site(target, seed=seed, reporter=reporter) as site,
+            TemporaryDirectory(prefix="edgeprune-frontier-", ignore_cleanup_errors=True) as scratch,
+            quiet(),
+        ):
+            site.require_usable()
+            # Until all is written: a second one would disturb these measurements, and mix its rows with these.
+            whole.enter_context(open_workspace(out, "frontier"))
+            conditions = conditions_of(site)
+            main, *others = sources
+            output = choose_output(
+                site, source, main, dataset, Path(scratch) / "outputs", out / "screened", screener=screener
+            )
+            if output.why:
+                reporter.note(output.why)
+            target, site = target.changed(output.keys), site_with(site, output.keys)
+            asked = forms(target, main, others, None if source.task == "classify" else _aspect(dataset))
+            found = screener(site, asked, sources, dataset, Path(scratch) / "forms", out / "screened", out / COMPILED)
+        given = target.finetune.epochs if epochs is None else epochs
+        found, for_int8 = with_trained_int8(found, target, given)
+        asked += for_int8
+        screened = {one.form.name: one for one in found.screened}
+        baseline = found.screened[0]
+        ratios = [value if kind == "speed_up" else baseline.ms / value for value in budgets]
+        planned = plan(found.screened, ratios, everything=everything)
+        trained = [one for one in planned if one.trained]
+        reporter.note(f"{len(found.screened)} forms screened; {len(trained)} rows to train and measure")
+
+        def job(one: Planned) -> Job:
+            asked = target.changed(one.form.keys)
+            if one.prune_to is not None:
+                asked = with_budget(asked, kind, budgets[ratios.index(one.prune_to)])
+            return Job(
+                name=_slug(one, sources, kind, budgets, ratios),
+                weights=sources[one.form.weights].path.read_bytes(),
+                target=asked,
+                data=str(Path(data).resolve()) if Path(data).exists() else str(data),
+                digest=dataset.digest,
+                seed=seed,
+                trust=trust,
+                cache=str((out / "profiles").resolve()),
+                pruned=one.prune_to is not None,
+                epochs=given,
+                reference=(target, source.path.read_bytes()),
+                start_used=None if one.prune_to is None else one.prune_to / screened[one.form.name].speed_up,
+                conditions=conditions,
+                task=source.task,
+            )
+
+        todo = [job(one) for one in trained]
+        points = finish_jobs(todo, source.path.read_bytes(), out, jobs, steps or RealSteps(), reporter)
+        measured = [
+            as_measured(_row(one, screened, kind, budgets, ratios, point))
+            for one, point in zip(trained, points, strict=True)
+        ]
+        made_by: dict[str, Job] = {}  # a row to its job
+        for row, its_job in zip(measured, todo, strict=True):
+            if row.measured is not None:
+                made_by.setdefault(row.name, its_job)
+        untrained = [_row(one, screened, kind, budgets, ratios) for one in planned if not one.trained]
+        refused = [
+            Row(form.name, form, "", None, None, found.refused[form.name])
+            for form in asked
+            if form.name in found.refused
+        ]
+        rows = with_frontier(one_a_name([*measured, *untrained, *refused]))
+        stated = {**_stated(target, imgsz), **output.keys}
+        metric = metric_name(source.task)
+
+        def ahead(first: Row, second: Row) -> DropInterval | None:
+            """How much more accurate a row is than another, from the same images; None where they were not kept."""
+            own, other = first.measured, second.measured
+            files = [per_image_file(out, made_by[row.name]) for row in (first, second)]
+            if own is None or other is None or not all(file.is_file() for file in files):
+                return None
+            seen, seen_by_other = map(load_per_image, files)
+            return drop_interval(seen, seen_by_other, own.accuracy - other.accuracy, seed=seed)
+
+        def built(value: float) -> Recommendation:
+            """What is recommended for a budget, with its profile written into the folder and the command for it."""
+            kept = [row for row in rows if not row.dropped]
+            one, best = _recommended(kept, kind, value, metric, stated, ahead)
+            if best is None:
+                return one
+            # A build trains what it prunes; what it does not prune ships as it is given, or is trained for INT8 alone.
+            its_job = made_by.get(baseline.form.name if TRAINED in best.form.keys else best.form.name)
+            weights = sources[best.form.weights].path
+            if not best.budget and its_job is not None and (tuned := checkpoint_file(out, its_job)).is_file():
+                weights = tuned
+            keys = {**one.keys, "finetune.epochs": given} if best.budget and given else one.keys
+            profile = out / f"build-{_file_name(budget_words(kind, value))}.yaml"
+            base = str(Path(named).resolve()) if Path(named).is_file() else named
+            write_atomically(profile, f"{profile_text(base, keys)}\n")
+            command = build_command(str(profile), weights, data, trust, {"device": device, "seed": seed or None})
+            return replace(one, keys=keys, weights=str(weights), command=tuple(command))
+
+        recommended = tuple(built(value) for value in budgets)
+        made = Frontier(
+            named,
+            kind,
+            tuple(budgets),
+            target.budget.statistic,
+            metric,
+            given,
+            tuple(rows),
+            recommended,
+            found.seconds,
+            output.why,
+            output.measured,
+            dataset.judging_split(target.accuracy.split),
+            target.finetune.time_h if given else None,
         )
-        if output.why:
-            reporter.note(output.why)
-        target, site = target.changed(output.keys), site_with(site, output.keys)
-        asked = forms(target, main, others, None if source.task == "classify" else _aspect(dataset))
-        found = screener(site, asked, sources, dataset, Path(scratch) / "forms", out / "screened", out / COMPILED)
-    given = target.finetune.epochs if epochs is None else epochs
-    found, for_int8 = with_trained_int8(found, target, given)
-    asked += for_int8
-    screened = {one.form.name: one for one in found.screened}
-    baseline = found.screened[0]
-    ratios = [value if kind == "speed_up" else baseline.ms / value for value in budgets]
-    planned = plan(found.screened, ratios, everything=everything)
-    trained = [one for one in planned if one.trained]
-    reporter.note(f"{len(found.screened)} forms screened; {len(trained)} rows to train and measure")
-
-    def job(one: Planned) -> Job:
-        asked = target.changed(one.form.keys)
-        if one.prune_to is not None:
-            asked = with_budget(asked, kind, budgets[ratios.index(one.prune_to)])
-        return Job(
-            name=_slug(one, sources, kind, budgets, ratios),
-            weights=sources[one.form.weights].path.read_bytes(),
-            target=asked,
-            data=str(Path(data).resolve()) if Path(data).exists() else str(data),
-            digest=dataset.digest,
-            seed=seed,
-            trust=trust,
-            cache=str((out / "profiles").resolve()),
-            pruned=one.prune_to is not None,
-            epochs=given,
-            reference=(target, source.path.read_bytes()),
-            start_used=None if one.prune_to is None else one.prune_to / screened[one.form.name].speed_up,
-            conditions=conditions,
-            task=source.task,
-        )
-
-    todo = [job(one) for one in trained]
-    points = finish_jobs(todo, source.path.read_bytes(), out, jobs, steps or RealSteps(), reporter)
-    measured = [
-        as_measured(_row(one, screened, kind, budgets, ratios, point))
-        for one, point in zip(trained, points, strict=True)
-    ]
-    made_by: dict[str, Job] = {}  # a row to its job
-    for row, its_job in zip(measured, todo, strict=True):
-        if row.measured is not None:
-            made_by.setdefault(row.name, its_job)
-    untrained = [_row(one, screened, kind, budgets, ratios) for one in planned if not one.trained]
-    refused = [
-        Row(form.name, form, "", None, None, found.refused[form.name]) for form in asked if form.name in found.refused
-    ]
-    rows = with_frontier(one_a_name([*measured, *untrained, *refused]))
-    stated = {**_stated(target, imgsz), **output.keys}
-    metric = metric_name(source.task)
-
-    def ahead(first: Row, second: Row) -> DropInterval | None:
-        """How much more accurate a row is than another, from the same images; None where they were not kept."""
-        own, other = first.measured, second.measured
-        files = [per_image_file(out, made_by[row.name]) for row in (first, second)]
-        if own is None or other is None or not all(file.is_file() for file in files):
-            return None
-        seen, seen_by_other = map(load_per_image, files)
-        return drop_interval(seen, seen_by_other, own.accuracy - other.accuracy, seed=seed)
-
-    def built(value: float) -> Recommendation:
-        """What is recommended for a budget, with its profile written into the folder and the command that takes it."""
-        kept = [row for row in rows if not row.dropped]
-        one, best = _recommended(kept, kind, value, metric, stated, ahead)
-        if best is None:
-            return one
-        # A build trains what it prunes; what it does not prune ships as it is given, or is trained for INT8 alone.
-        its_job = made_by.get(baseline.form.name if TRAINED in best.form.keys else best.form.name)
-        weights = sources[best.form.weights].path
-        if not best.budget and its_job is not None and (tuned := checkpoint_file(out, its_job)).is_file():
-            weights = tuned
-        keys = {**one.keys, "finetune.epochs": given} if best.budget and given else one.keys
-        profile = out / f"build-{_file_name(budget_words(kind, value))}.yaml"
-        base = str(Path(named).resolve()) if Path(named).is_file() else named
-        write_atomically(profile, f"{profile_text(base, keys)}\n")
-        command = build_command(str(profile), weights, data, trust, {"device": device, "seed": seed or None})
-        return replace(one, keys=keys, weights=str(weights), command=tuple(command))
-
-    recommended = tuple(built(value) for value in budgets)
-    made = Frontier(
-        named,
-        kind,
-        tuple(budgets),
-        target.budget.statistic,
-        metric,
-        given,
-        tuple(rows),
-        recommended,
-        found.seconds,
-        output.why,
-        output.measured,
-        dataset.judging_split(target.accuracy.split),
-        target.finetune.time_h if given else None,
-    )
-    write_json(out / "frontier.json", made)
-    write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
-    write_atomically(out / "frontier.html", frontier_page(made))
+        write_json(out / "frontier.json", made)
+        write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
+        write_atomically(out / "frontier.html", frontier_page(made))
     return made
 
 

@@ -27,6 +27,7 @@ from edgeprune.sweep.jobs_ray import run_on_ray
 from edgeprune.sweep.point import Finished, Job, Result, Steps, conditions_of
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
+from edgeprune.workspace import open_workspace
 
 JOBS = ("here", "ray")
 POINTS = "points"  # folder of finished points, each with its checkpoint and what was found in every image
@@ -70,6 +71,7 @@ def sweep(
     Raises:
         TargetError: a wrong argument, or a profile with ``sparsify``.
         DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
+        StageError: another process works in ``out``.
     """
     check_seed(seed)
     require_options(jobs, epochs)
@@ -108,11 +110,12 @@ def sweep(
         )
 
     todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]
-    points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter)
-    measured = len(unpruned) + 1
-    metric = metric_name(source.task)
-    made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
-    _write(made, out)
+    with open_workspace(out, "sweep"):  # a second one would disturb these measurements, and mix its points with these
+        points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter)
+        measured = len(unpruned) + 1
+        metric = metric_name(source.task)
+        made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
+        _write(made, out)
     return made
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError
 from edgeprune.measure.accuracy import measure_artifact
 from edgeprune.measure.latency import judge_until_decided
 from edgeprune.measure.per_image import load_per_image
@@ -42,7 +41,8 @@ from edgeprune.scratch import locked
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
-from edgeprune.serial import digest_of, read_json, to_json, write_json
+from edgeprune.serial import digest_of, to_json
+from edgeprune.sweep.kept import read_search, write_search
 from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.training.best_by import best_by
 from edgeprune.version import installed
@@ -66,10 +66,8 @@ class RealSteps:
         if not job.pruned:
             return Pruned(job.weights, 1.0, 0)
         kept = _beside(job, PRUNED) / f"{job.key}.json"
-        try:
-            return replace(read_json(Pruned, kept), checkpoint=kept.with_suffix(".pt").read_bytes())
-        except (DataError, FileNotFoundError):
-            pass
+        if (before := read_search(kept)) is not None:
+            return before
         with TemporaryDirectory(prefix=SCRATCH) as scratch:
             weights = _unpacked(scratch, job.weights)
             reference = None
@@ -91,9 +89,7 @@ class RealSteps:
             undecided = "" if found.gate.verdict is Verdict.PASS else found.gate.reason
             content = found.checkpoint.read_bytes() if found.probes else job.weights
             pruned = Pruned(content, found.plan.macs_speed_up, len(found.probes), undecided)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept.with_suffix(".pt"), pruned.checkpoint)
-        write_json(kept, replace(pruned, checkpoint=b""))
+        write_search(kept, pruned)
         return pruned
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:

@@ -13,12 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
-from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.export import modelopt
 from edgeprune.frontier.run import frontier
+from edgeprune.frontier.screening import Screening
 from edgeprune.measure import latency as latency_module
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.progress import Silent
+from edgeprune.records.frontier import Screened
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report import sweep as report_module
 from edgeprune.report.sweep import sweep_page, sweep_plot
@@ -27,6 +29,7 @@ from edgeprune.samples.measurement import Measurement
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import write_json
 from edgeprune.sweep import point as point_module
+from edgeprune.sweep import run as run_module
 from edgeprune.sweep import steps as steps_module
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import finish_jobs, require_trainable, run_here, sweep
@@ -34,6 +37,7 @@ from edgeprune.sweep.steps import RealSteps, _doubt, _note, _timed, _training_ke
 from edgeprune.target import load_target
 from edgeprune.training import finetune as finetune_module
 from edgeprune.training.result_from_run import QUANTIZED
+from edgeprune.workspace import LOCK, open_workspace
 from tests.samples.made import latency
 
 
@@ -251,6 +255,24 @@ def test_epochs_that_a_profile_s_time_would_ignore_are_refused() -> None:
     require_trainable(timed, 0)
 
 
+def test_a_kept_search_is_taken_with_its_own_checkpoint_alone(stopped: list[str], tmp_path: Path) -> None:
+    """Of two searches of one job that end at a time, the checkpoint of one may lie beside the record of the other."""
+    out = tmp_path / "out"
+    job = Job("a", b"given", load_target("cpu"), "d.yaml", "d", 0, False, str(out / "profiles"), True, 0)
+    with open_workspace(out, "sweep"):  # by the process of the sweep: a worker of Ray's is another one
+        first = RealSteps().search(job)
+    [record], [weights] = (out / "pruned").glob("*.json"), (out / "pruned").glob("*.pt")
+    assert RealSteps().search(job) == first and stopped == ["search"]
+    weights.write_bytes(b"of another search")
+    second = RealSteps().search(job)
+    assert (second.checkpoint, stopped) == (b"pruned 2", ["search"] * 2)
+    assert RealSteps().search(job) == second and weights.read_bytes() == second.checkpoint
+    write_json(record, replace(second, checkpoint=b""))  # as an older version kept it: nobody knows whose the .pt is
+    assert RealSteps().search(job).checkpoint == b"pruned 3"
+    weights.unlink()
+    assert RealSteps().search(job).checkpoint == b"pruned 4"
+
+
 class CountedSteps:
     """Stand-ins for the three steps that count how often they ran."""
 
@@ -354,6 +376,54 @@ def test_finished_points_are_not_run_again_and_failed_ones_are(given: tuple[Path
     assert "×1.500" in table and "out of reach" in table
     assert len(list((tmp_path / "points").glob("*.pt"))) == 2
     assert json.loads((tmp_path / "sweep.json").read_text())["points"][0]["speed_up"] == 1.5
+
+
+class Held(CountedSteps):
+    """Each step looks whether its folder is held, as a second process finds it."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.out = out
+
+    def search(self, job: Job) -> Pruned:
+        with pytest.raises(StageError, match=r"another (sweep|frontier) \(process"), open_workspace(self.out):
+            pass
+        return super().search(job)
+
+
+@pytest.mark.parametrize("command", [sweep, frontier])
+@pytest.mark.parametrize("jobs", ["here", "ray"])
+def test_one_process_at_a_time_works_in_a_folder(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any, jobs: str
+) -> None:
+    """Two would disturb each other's measurements, and pair what one found with what the other kept."""
+    ran: list[str] = []
+
+    def screener(site: Any, forms: Any, *_: Any) -> Screening:
+        ran.append("screening")
+        return Screening(tuple(Screened(form, 10.0, 1.0, 0.5, 1000) for form in forms), {}, 1.0)
+
+    def cluster(todo: Any, swept: bytes, finished: Any, steps: Any, *, reporter: Any) -> None:
+        run_here(todo, swept, finished, steps)
+
+    monkeypatch.setattr(run_module, "run_on_ray", cluster)
+    out = tmp_path / "out"
+    steps = Held(out)
+    options: dict[str, Any] = {"out": out, "imgsz": 96, "epochs": 0, "jobs": jobs, "steps": steps}
+    options |= {"budgets": [("speed_up", 1.5)]}
+    if command is frontier:
+        options |= {"budgets": [1.5], "kind": "speed_up", "screener": screener}
+    with (
+        open_workspace(out, command.__name__),
+        pytest.raises(StageError, match=rf"another {command.__name__} \(process \d+\) works here; wait for it"),
+    ):
+        command("cpu", *given, **options)
+    assert ran == steps.ran == []
+    assert [path.name for path in out.iterdir()] == [LOCK], "nothing was written"
+    command("cpu", *given, **options)
+    assert steps.ran
+    with open_workspace(out):  # it is free again
+        pass
 
 
 @pytest.mark.parametrize(
