@@ -35,6 +35,7 @@ from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreig
 
 RECTANGLE = "imgsz"  # key of our own metadata: height and width that a model was trained at, where it is no square
 EXPORTED = (".onnx", ".engine", ".plan", ".torchscript")  # what is made from a checkpoint
+OF_THE_WEIGHTS = ("train_metrics", "best_fitness", "stopper")  # entries that other weights must not carry on
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
 
@@ -178,15 +179,17 @@ def save(
     metadata: Mapping[str, object] | None = None,
     train_args: Mapping[str, object] | None = None,
     quantizers: Mapping[str, object] | None = None,
+    same_weights: bool = False,
 ) -> None:
     """Write a checkpoint that plain Ultralytics loads, whole or not at all; equal input gives equal bytes.
 
     Args:
         model: a stock model; it is not changed.
-        like: take training arguments and the other small entries from this one.
+        like: take training arguments and the other small entries from this one, without what its training measured.
         metadata: plain data for the key ``edgeprune``; the rectangle that ``like`` was trained at is added.
         train_args: instead of those of ``like``.
         quantizers: fake quantizers of INT8 beside the model; those of ``like`` are left out.
+        same_weights: the model has the weights of ``like``, so that what its training measured is true of it too.
 
     Raises:
         StageError: the model holds a class that is not Ultralytics' or torch's own, or metadata is not plain data.
@@ -198,13 +201,14 @@ def save(
     own = metadata if metadata is not None else (like.edgeprune if like else {})
     if RECTANGLE not in own and like is not None and RECTANGLE in like.edgeprune:
         own = {**own, RECTANGLE: like.edgeprune[RECTANGLE]}
+    extra = like.extra if like is not None else {}
     content = {
         "epoch": -1,
         "best_fitness": None,
         "date": None,
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
-        **(like.extra if like is not None else {}),
+        **{key: value for key, value in extra.items() if same_weights or key not in OF_THE_WEIGHTS},
         "version": ultralytics.__version__,
         "model": _without_training_state(model),
         "ema": None,
@@ -245,7 +249,7 @@ def for_ultralytics(source: Checkpoint, copy_to: Path) -> Path:
     """
     if source.says_its_task and not source.quantizers and ultralytics_reads(source.path):
         return source.path
-    save(source.model, copy_to, like=source)
+    save(source.model, copy_to, like=source, same_weights=True)
     return copy_to
 
 

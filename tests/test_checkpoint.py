@@ -29,6 +29,7 @@ from edgeprune.checkpoint import (
     shape_signature,
 )
 from edgeprune.errors import DataError, StageError
+from edgeprune.pruning.api import prune
 from edgeprune.stages.inputs import _read_weights
 from tests.situations.models import answering, old_modules
 from tests.situations.models import model as small_model
@@ -196,6 +197,37 @@ def test_a_checkpoint_of_version_8_0_loads_as_stock_ultralytics_loads_it(model, 
     assert all(torch.equal(a, b) for a, b in zip(checkpoint.model.parameters(), model.parameters(), strict=True))
     save(checkpoint.model, tmp_path / "new.pt", like=checkpoint)
     assert b"ultralytics.yolo" not in (tmp_path / "new.pt").read_bytes()
+
+
+FIGURES = {"train_metrics": {"metrics/mAP50-95(B)": 0.8, "fitness": 0.8}, "best_fitness": 0.8, "stopper": {"best": 0.8}}
+
+
+@pytest.fixture
+def measured(model, tmp_path) -> Path:
+    """A checkpoint with the figures of its own training."""
+    path = tmp_path / "measured.pt"
+    content = {"model": model, "ema": None, "train_args": {"imgsz": 64}, "license": "of its own", **FIGURES}
+    torch.save(content, path)
+    return path
+
+
+def _says(path: Path) -> dict[str, Any]:
+    content = torch.load(path, weights_only=False)
+    return {key: content[key] for key in ("license", *FIGURES) if content.get(key) is not None}
+
+
+def test_other_weights_do_not_carry_the_figures_of_those_that_they_come_from(measured, tmp_path):
+    source = load(measured)
+    save(source.model, tmp_path / "other.pt", like=source)
+    assert _says(tmp_path / "other.pt") == {"license": "of its own"}
+    prune(measured, tmp_path / "pruned.pt", macs_speed_up=1.2, imgsz=64)
+    assert _says(tmp_path / "pruned.pt") == {"license": "of its own"}
+
+
+def test_a_copy_for_ultralytics_says_what_the_file_says(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeprune.checkpoint.ultralytics_reads", lambda path: False)
+    copied = for_ultralytics(load(measured), tmp_path / "copy.pt")
+    assert copied != measured and _says(copied) == {"license": "of its own", **FIGURES}
 
 
 @pytest.mark.parametrize("name", ["yolov5n.pt", "yolov8n.pt", "it's.pt", "two words.pt"])

@@ -6,16 +6,19 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from ultralytics.cfg import TASK2METRIC
+from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import RANK
 
 from edgeprune import checkpoint, serial
 from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.model_metadata import is_plain
 from edgeprune.settings import TrainSettings
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.result import TrainResult, TrainSummary
@@ -71,15 +74,16 @@ def _write(
     written = _read(record)
     if written.get("source") != source or not best.is_file() or sha256_of(best) != written.get("best"):
         out.mkdir(parents=True, exist_ok=True)
-        trained = checkpoint.load(run.best)
+        trained = _trained(run, epoch)
         metadata = {key: value for key, value in (metadata or {}).items() if key != checkpoint.RECTANGLE}
         if isinstance(settings.side, tuple):
             metadata[checkpoint.RECTANGLE] = list(settings.side)
-        checkpoint.save(model, best, like=trained, metadata=metadata)
+        save = partial(checkpoint.save, model, like=trained, metadata=metadata, same_weights=True)
+        save(best)
         judged = best
         if trained.quantizers:  # their ranges are fixed before the first epoch: every epoch has the same
             judged = out / QUANTIZED
-            checkpoint.save(model, judged, like=trained, metadata=metadata, quantizers=trained.quantizers)
+            save(judged, quantizers=trained.quantizers)
         for pattern in COPIED_FILES:
             for file in run.best.parent.parent.glob(pattern):
                 shutil.copyfile(file, out / file.name)
@@ -92,6 +96,17 @@ def _write(
         written = {"source": source, "best": sha256_of(best), "map50_95": accuracy}
         write_atomically(record, json.dumps(written))
     return float(written["map50_95"])
+
+
+def _trained(run: FinishedRun, epoch: int) -> checkpoint.Checkpoint:
+    """What a run says of the weights of ``epoch``: its best.pt, with the figures of the last epoch where it is that."""
+    best = checkpoint.load(run.best)
+    if epoch == run.best_epoch:
+        return best
+    # last.pt is not for checkpoint.load: under distillation it is no model
+    measured = torch_safe_load(str(run.last), safe_only=True)[0].get("train_metrics")
+    others = {key: value for key, value in best.extra.items() if key not in checkpoint.OF_THE_WEIGHTS}
+    return replace(best, extra={**others, **({"train_metrics": measured} if is_plain(measured) else {})})
 
 
 def weights_digest(model: nn.Module) -> str:
