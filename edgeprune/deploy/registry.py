@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgeprune.artifact import sha256_of, write_files
-from edgeprune.errors import StageError, TargetError, first_line
+from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.reading import is_file, read_bytes, shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD
 from edgeprune.records.signature import SIGNATURE
 from edgeprune.records.verify import verify_build
-from edgeprune.version import pip
+from edgeprune.scratch import scratch
+from edgeprune.version import __version__, pip
+from edgeprune.workspace import LOCK, STATE
 
 MLFLOW = "mlflow:"
 BUNDLE = "bundle"
@@ -47,6 +51,11 @@ class Pushed:
 
 @dataclass(frozen=True)
 class _Shipment:
+    """What is pushed: ``files`` by their place in the registry, and reports.
+
+    A build or an import may replace the files meanwhile, so that only copies of them are given away: see :meth:`copy`.
+    """
+
     name: str
     record: BuildRecord
     bundle: Path
@@ -57,6 +66,29 @@ class _Shipment:
 
     def pushed(self, version: int | str, place: str, *, new: bool) -> Pushed:
         return Pushed(self.name, int(version), place, self.record.verdict.value, new)
+
+    def copy(self, folder: Path) -> None:
+        """Copy files and reports below ``folder``; ``DataError`` where the copy is not the build that was verified."""
+        try:
+            write_files(folder, {**self.files, **self.reports})
+        except OSError:
+            if all(map(is_file, self.files.values())):
+                raise
+        if not self.is_whole(folder / BUNDLE):
+            raise DataError(
+                f"{shown(self.bundle)}: was changed while it was copied, nothing was pushed; wait for the build or the "
+                "import that works there, then push again"
+            )
+
+    def is_whole(self, bundle: Path) -> bool:
+        """Whether a bundle is this build, whole, and signed alike where this one is signed."""
+        if not is_file(bundle / RECORD) or sha256_of(bundle / RECORD) != self.digest:
+            return False
+        signature = bundle / SIGNATURE
+        if self.signature and (not is_file(signature) or sha256_of(signature) != self.signature):
+            return False
+        verified = verify_build(bundle)
+        return not (verified.changed or verified.missing)
 
 
 def push(directory: Path, to: str, *, name: str | None = None) -> Pushed:
@@ -94,20 +126,35 @@ def _shipment(directory: Path, name: str | None) -> _Shipment:
         raise TargetError(f"--name {shown(name)}: letters, digits, '_', '-' and '.' are allowed, 100 of them")
     signed = is_file(bundle / SIGNATURE)
     names = [*record.bundle, RECORD, *([SIGNATURE] if signed else [])]
-    page = bundle.parent / PAGE
-    beside = bundle.name == BUNDLE and is_file(page)
+    report = build_markdown(record).encode()
     return _Shipment(
         name=name,
         record=record,
         bundle=bundle,
-        digest=sha256_of(bundle / RECORD),
+        digest=hashlib.sha256(verified.content).hexdigest(),
         signature=sha256_of(bundle / SIGNATURE) if signed else "",
         files={f"{BUNDLE}/{name}": bundle / name for name in names},
         reports={
-            REPORT: build_markdown(record).encode(),
-            PAGE: read_bytes(page) if beside else build_page(record).encode(),
+            REPORT: report,
+            PAGE: _page_with_pictures(record, bundle, report) or build_page(record).encode(),
         },
     )
+
+
+def _page_with_pictures(record: BuildRecord, bundle: Path, report: bytes) -> bytes:
+    """The page that the build left beside its bundle; empty where none is there, or another build's.
+
+    A page is written before the report beside it, so that it is of the record whose report that is. Another version of
+    edgeprune may have put the report otherwise: of its pages, that of a run directory is taken.
+    """
+    run = bundle.parent
+    if bundle.name != BUNDLE or not is_file(run / PAGE):
+        return b""
+    if record.edgeprune == __version__:
+        ours = is_file(run / REPORT) and read_bytes(run / REPORT) == report
+    else:
+        ours = is_file(run / LOCK) or is_file(run / STATE)
+    return read_bytes(run / PAGE) if ours else b""
 
 
 def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
@@ -122,12 +169,12 @@ def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
         home.mkdir(parents=True, exist_ok=True)
         version = 1
         while (there := home / str(version)).exists():
-            if _same(shipment, there / BUNDLE):
+            if shipment.is_whole(there / BUNDLE):
                 return shipment.pushed(version, str(there), new=False)
             version += 1
         partial = home / f".partial-{uuid.uuid4().hex[:8]}"
         try:
-            write_files(partial, {**shipment.files, **shipment.reports})
+            shipment.copy(partial)
             while True:
                 try:
                     partial.rename(home / str(version))  # fails where somebody else took the number
@@ -142,16 +189,6 @@ def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
         raise TargetError(f"--to {shown(root)}: cannot be written: {error.strerror or first_line(error)}") from error
 
 
-def _same(shipment: _Shipment, there: Path) -> bool:
-    """Whether a version is this build, whole, and signed alike where this one is signed."""
-    if not is_file(there / RECORD) or sha256_of(there / RECORD) != shipment.digest:
-        return False
-    if shipment.signature and (not is_file(there / SIGNATURE) or sha256_of(there / SIGNATURE) != shipment.signature):
-        return False
-    verified = verify_build(there)
-    return not (verified.changed or verified.missing)
-
-
 def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
     """A run with the files as artifacts and the gates as metrics, and a version of a registered model made from it."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 are four minutes without a word
@@ -163,7 +200,8 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
             f"--to {MLFLOW} needs MLflow's client; next: {pip('install', 'mlflow-skinny>=3,<4')}"
         ) from error
     try:
-        return _register(MlflowClient(tracking_uri=address or None, registry_uri=address or None), shipment)
+        with scratch():
+            return _register(MlflowClient(tracking_uri=address or None, registry_uri=address or None), shipment)
     except MlflowException as error:
         raise StageError(f"--to {shown(MLFLOW + address)}: MLflow refuses: {first_line(error, 600)}") from error
     except ImportError as error:  # stores are imported as they are asked: that of a database needs SQLAlchemy
@@ -174,13 +212,27 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
 
 
 def _register(client: Any, shipment: _Shipment) -> Pushed:
-    from mlflow.exceptions import MlflowException
-
-    record, name = shipment.record, shipment.name
+    name = shipment.name
     for version in client.search_model_versions(f"name='{name}'"):
         known = version.tags.get(DIGEST_TAG), version.tags.get(SIGNATURE_TAG, "")
         if known[0] == shipment.digest and (not shipment.signature or known[1] == shipment.signature):
             return shipment.pushed(version.version, f"models:/{name}/{version.version}", new=False)
+    with TemporaryDirectory(prefix="edgeprune-push-") as folder:
+        try:
+            shipment.copy(Path(folder))
+        except OSError as error:
+            raise StageError(
+                f"{shown(shipment.bundle)}: cannot be copied to {folder}: {error.strerror or first_line(error)}; free "
+                "some space, or name a folder with more by EDGEPRUNE_CACHE"
+            ) from error
+        return _registered(client, shipment, Path(folder))
+
+
+def _registered(client: Any, shipment: _Shipment, folder: Path) -> Pushed:
+    """A new version from a copy of the shipment in ``folder``."""
+    from mlflow.exceptions import MlflowException
+
+    record, name = shipment.record, shipment.name
     experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(name)
     tags = {
@@ -196,8 +248,8 @@ def _register(client: Any, shipment: _Shipment) -> Pushed:
     run = client.create_run(experiment_id, tags=tags, run_name=f"{record.target.name} {record.created}")
     run_id = run.info.run_id
     try:
-        for place, path in shipment.files.items():
-            client.log_artifact(run_id, str(path), place.rpartition("/")[0] or None)
+        for place in shipment.files:
+            client.log_artifact(run_id, str(folder / place), place.rpartition("/")[0] or None)
         for place, content in shipment.reports.items():
             client.log_text(run_id, content.decode(), place)
         for gate in record.gates:

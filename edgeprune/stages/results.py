@@ -99,8 +99,8 @@ def write_results(
     record = bundle.with_digests(record, files, graph)
     folder = bundle.write_bundle(build.workspace.root, files, record, graph)
     report = build.workspace.root / "report.md"
-    write_atomically(report, build_markdown(record))
     write_atomically(report.with_suffix(".html"), build_page(record, _scenes(build)))
+    write_atomically(report, build_markdown(record))  # last: a report of this record vouches for the page beside it
     return BuildResult(record.verdict, record.gates, build.workspace.root, folder, report, record)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgeprune.artifact import sha256_of
+from edgeprune.deploy import registry
 from edgeprune.deploy.registry import Pushed, push
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.records.history import history
@@ -19,6 +21,7 @@ from edgeprune.records.show import read_build
 from edgeprune.records.signature import SIGNATURE
 from edgeprune.records.verify import verify_build
 from edgeprune.report.build import build_markdown, build_page
+from edgeprune.workspace import LOCK
 from tests.records.test_verify import bundle, rewritten
 
 __all__ = ["bundle"]  # the fixture
@@ -33,6 +36,7 @@ def run(bundle: Path) -> Path:
     rewritten(bundle, lambda content: content["bundle"].update({"triton/model.onnx": digest}))
     (bundle / "mine.txt").write_text("not of the build")
     (bundle.parent / "report.html").write_text("page with pictures")
+    (bundle.parent / "report.md").write_text(build_markdown(read_build(bundle)))
     return bundle.parent
 
 
@@ -78,6 +82,50 @@ def test_a_bundle_alone_is_pushed_with_a_report_of_its_record(run: Path, tmp_pat
     record = read_build(alone)
     assert (there / "report.md").read_text() == build_markdown(record)
     assert (there / "report.html").read_text() == build_page(record)
+
+
+@pytest.mark.parametrize("version", ["this", "another"])
+def test_only_a_page_of_this_very_build_is_pushed(run: Path, tmp_path: Path, version: str) -> None:
+    """A file of that name beside a folder called bundle may be anybody's, or the next build's already."""
+    if version == "another":
+        rewritten(run / "bundle", lambda content: content.update(edgeprune="0.0.1"))
+    (run / "report.md").write_text("of another record")
+    there = Path(push(run, str(tmp_path / "models")).place)
+    assert (there / "report.html").read_text() == build_page(read_build(run))
+    own = run / (LOCK if version == "another" else "report.md")  # an older report may be put otherwise
+    own.write_text("" if version == "another" else build_markdown(read_build(run)))
+    there = Path(push(run, str(tmp_path / "models"), name="cells").place)
+    assert (there / "report.html").read_text() == "page with pictures"
+
+
+CHANGES: dict[str, Any] = {
+    "a file": lambda bundle: (bundle / "labels.txt").write_text("of the next build"),
+    "the record": lambda bundle: rewritten(bundle, lambda content: content.update(seed=7)),
+    "the signature": lambda bundle: (bundle / SIGNATURE).write_text("another"),
+    "a name": lambda bundle: (bundle / "model.onnx").unlink(),
+    "the bundle": lambda bundle: bundle.rename(bundle.with_name(".bundle-old")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("to", ["folder", "mlflow"])
+def test_a_bundle_that_is_replaced_while_it_is_copied_makes_no_version(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, to: str, request: pytest.FixtureRequest
+) -> None:
+    (run / "bundle" / SIGNATURE).write_text("signature")
+    client = request.getfixturevalue("mlflow").MlflowClient() if to == "mlflow" else None
+    write = registry.write_files
+
+    def meanwhile(folder: Path, files: Any) -> None:
+        CHANGES[change](run / "bundle")
+        write(folder, files)
+
+    monkeypatch.setattr(registry, "write_files", meanwhile)
+    with pytest.raises(DataError, match="was changed while it was copied, nothing was pushed"):
+        push(run, "mlflow:" if to == "mlflow" else str(tmp_path / "models"))
+    assert not (tmp_path / "models").exists() or not list((tmp_path / "models" / "cpu").iterdir())
+    if client is not None:
+        assert not client.search_registered_models()
 
 
 def test_a_damaged_copy_in_the_registry_is_not_this_build(run: Path, tmp_path: Path) -> None:
@@ -189,6 +237,15 @@ def test_mlflow_gets_versions_with_everything_attached(run: Path, tmp_path: Path
     assert not (local / "bundle" / "mine.txt").exists()
     fetched = mlflow.artifacts.download_artifacts(artifact_uri="models:/cells/2", dst_path=str(tmp_path / "fetched"))
     verify_build(Path(fetched)).require_as_built()
+
+
+def test_a_disk_without_room_for_the_copy_is_one_line(run: Path, mlflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(registry, "write_files", full)
+    with pytest.raises(StageError, match=r"cannot be copied to .*: No space left on device"):
+        push(run, "mlflow:")
 
 
 def test_what_mlflow_refuses_is_one_line_and_its_run_has_failed(
