@@ -7,10 +7,8 @@ once when the run had ended; a call with other weights, data or settings starts 
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
@@ -31,10 +28,10 @@ from ultralytics.utils import LOGGER
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.checkpoint import keypoint_shape
 from edgeprune.dataset import Dataset
-from edgeprune.errors import StageError, ToolError, first_line
+from edgeprune.errors import StageError, first_line
 from edgeprune.export.module import head_arguments
 from edgeprune.families import BOXES_ALONE, family_for
-from edgeprune.input_size import both_sides, pixels
+from edgeprune.input_size import both_sides
 from edgeprune.logs import EPOCH_WATCHERS
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
@@ -44,8 +41,9 @@ from edgeprune.settings import TrainSettings
 from edgeprune.training.arguments import training_device, ultralytics_arguments
 from edgeprune.training.distillation import AttachTeacher
 from edgeprune.training.distributed import on_first_process
+from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
-from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle, has_diverged
+from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle
 
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
@@ -96,7 +94,8 @@ def run_training(
     Raises:
         TargetError: an unknown or wrong training argument.
         DataError: the data set or the weights are unusable.
-        StageError: training failed (out of memory, NaN, disk full); the last good epoch stays in ``work``.
+        StageError: training failed (out of memory, NaN, disk full, a loader process that died); the last good epoch
+            stays in ``work``.
         ToolError: the launcher of distributed training failed.
     """
     work = Path(work).resolve()
@@ -128,7 +127,7 @@ def run_training(
             else:
                 arguments |= {"project": str(work), "name": folder.name, "exist_ok": True}
                 arguments = {**_head(model, settings), **arguments}
-            _train(model, settings, last, data=str(data), **arguments)
+            _train(model, settings, folder, data=str(data), **arguments)
         on_first_process(ended.touch)
     state = _read_state(last)
     best = folder / "weights" / "best.pt"
@@ -138,25 +137,11 @@ def run_training(
     return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, epochs, state.seconds, state.given)
 
 
-def _train(model: YOLO, settings: TrainSettings, last: Path, **arguments: Any) -> None:
+def _train(model: YOLO, settings: TrainSettings, folder: Path, **arguments: Any) -> None:
     """``model.train`` with known failures as one line each; anything else keeps its traceback."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="modelopt")  # of extensions that are not compiled here
-            model.train(trainer=TRAINERS[str(model.task)], **arguments)
-    except subprocess.CalledProcessError as error:
-        raise ToolError([str(part) for part in error.cmd], error.returncode, "see the output above") from error
-    except (RuntimeError, MemoryError) as error:
-        kept = f"; the last good epoch is kept in {last.parent}" if last.is_file() else ""
-        # torch has no class of its own for an exhausted CPU, but names its allocator
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
-            raise StageError(
-                f"out of memory with batch {settings.batch} at {pixels(settings.side)}; lower batch or imgsz{kept}"
-            ) from error
-        if has_diverged(model.trainer):
-            reason = first_line(error)
-            raise StageError(f"training diverged ({reason}); lower lr0 (it is {settings.lr0}){kept}") from error
-        raise
+    with warnings.catch_warnings(), as_one_line(settings, folder, lambda: model.trainer):
+        warnings.filterwarnings("ignore", module="modelopt")  # of extensions that are not compiled here
+        model.train(trainer=TRAINERS[str(model.task)], **arguments)
 
 
 def _head(model: YOLO, settings: TrainSettings) -> dict[str, Any]:
@@ -172,7 +157,8 @@ def validation_accuracy(
 
     Of two heads, the one that ``settings`` says will ship. ``batch`` is Ultralytics' default unless given.
     """
-    with quiet() if settings.quiet else nullcontext():
+    folder = Path(work).resolve()
+    with quiet() if settings.quiet else nullcontext(), as_one_line(settings, folder):
         model = YOLO(str(weights))
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
         arguments: Any = model.model.args  # type: ignore[union-attr]  of a loaded checkpoint, as it was trained
@@ -188,9 +174,10 @@ def validation_accuracy(
             data=str(dataset.for_ultralytics("val")),
             imgsz=max(height, width),
             device=training_device(settings).split(",")[0],
+            workers=settings.workers,
             plots=False,
             verbose=False,
-            project=str(Path(work).resolve()),
+            project=str(folder),
             name="val",
             exist_ok=True,
             **_head(model, settings),
@@ -200,12 +187,21 @@ def validation_accuracy(
 
 
 def read_epochs(results: Path) -> tuple[Epoch, ...]:
-    """The rows of a ``results.csv``; none where there is no such file."""
+    """The rows of a ``results.csv``, without those that a loss of power garbled; none where there is no such file."""
     if not results.is_file():
         return ()
-    with results.open(newline="") as file:
-        rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    header, *lines = results.read_text(errors="replace").splitlines() or [""]
+    rows = [row for line in lines if (row := _figures(header, line)) is not None]
     return tuple(Epoch(int(row.pop("epoch")), row.pop("time"), row) for row in rows)
+
+
+def _figures(header: str, line: str) -> dict[str, float] | None:
+    """One row of a ``results.csv``, by column; None for a line that is no whole row."""
+    try:
+        row = {key.strip(): float(value) for key, value in zip(header.split(","), line.split(","), strict=True)}
+    except ValueError:
+        return None
+    return row if {"epoch", "time"} <= row.keys() and row["epoch"].is_integer() else None
 
 
 def _prepare(
@@ -272,15 +268,17 @@ def _record_request(
 
 
 def _drop_rows_after(results: Path, epochs: int) -> None:
-    """Cut a ``results.csv`` to its finished epochs.
+    """Cut a ``results.csv`` to its finished epochs, and those to whole ones.
 
-    Ultralytics writes an epoch's row before it saves the epoch: a kill between the two leaves a row that comes again.
+    Ultralytics writes an epoch's row before it saves the epoch: a kill between the two leaves a row that comes again,
+    and a loss of power a line of anything.
     """
     if not results.is_file():
         return
-    lines = results.read_text().splitlines(keepends=True)
-    rows = [line for line in lines[1:] if line.endswith("\n") and int(float(line.split(",")[0])) <= epochs]
-    write_atomically(results, "".join([*lines[:1], *rows]))
+    header, *lines = results.read_text(errors="replace").splitlines(keepends=True) or [""]
+    whole = [(line, _figures(header, line)) for line in lines if line.endswith("\n")]
+    rows = [line for line, row in whole if row is not None and row["epoch"] <= epochs]
+    write_atomically(results, "".join([header, *rows]))
 
 
 class EpochReporter:
