@@ -41,8 +41,8 @@ NAMED = 3  # images that are left out, named one by one
 _logger = logging.getLogger(__name__)
 _said: set[Path] = set()
 """Splits whose images that are left out were named already, by this process."""
-_said_shared: set[str] = set()
-"""What was said already of splits that share images."""
+_said_once: set[str] = set()
+"""What was said already of datasets, by this process."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Dataset:
         images = self.splits.get("test", ())
         labelled = bool(images) if self.task == "classify" else any(read_labels(image) for image in images)
         if labelled and (shared := self.also_in("test").get("val")):
-            self._say_shared(f"{shared} of the {len(images)} images of split 'test' are in val too: val judges instead")
+            self._say_once(f"{shared} of the {len(images)} images of split 'test' are in val too: val judges instead")
             labelled = False
         return "test" if labelled else "val"
 
@@ -191,36 +191,55 @@ class Dataset:
     def say_trained_on(self, split: str) -> None:
         """One warning where images of a split that judges are in the training split too."""
         if count := self.also_in(split).get("train"):
-            self._say_shared(
+            self._say_once(
                 f"{count} of the {len(self.images(split))} images of split '{split}' are in train too: accuracy on "
                 "them tells nothing of images that were not trained on"
             )
 
-    def _say_shared(self, text: str) -> None:
-        if (line := f"{self.source}: {text}") not in _said_shared:
-            _said_shared.add(line)
+    def _say_once(self, text: str) -> None:
+        if (line := f"{self.source}: {text}") not in _said_once:
+            _said_once.add(line)
             _logger.warning("%s", line)
 
     @cached_property
     def _files(self) -> dict[str, frozenset[str]]:
         return {split: frozenset(_files_of(images)) for split, images in self.splits.items()}
 
-    def of_one_class(self, names: Mapping[int, str] = ONE_CLASS) -> Dataset:
-        """This dataset as Ultralytics trains on it with ``single_cls``: each object is of the class in ``names``."""
-        return replace(self, names=dict(names), one_class=True, _linked={})
+    def of_one_class(self, names: Mapping[int, str] | None = None) -> Dataset:
+        """This dataset as Ultralytics trains on it with ``single_cls``: each object is of the class in ``names``.
 
-    def known_to(self, names_of_model: Mapping[int, str], *, single_cls: bool = False) -> Dataset:
+        Without names it is Ultralytics' own name for it, and a dataset of one class keeps that class.
+
+        Raises:
+            DataError: it is for classification, where there would be nothing to tell apart.
+        """
+        if names is None and self.nc == 1:
+            return self
+        if self.task == "classify":
+            raise DataError(
+                f"{self.source} is for classification, whose classes cannot count as one; remove single_cls"
+            )
+        return replace(self, names=dict(ONE_CLASS if names is None else names), one_class=True, _linked={})
+
+    def known_to(self, names_of_model: Mapping[int, str], *, single_cls: bool | None = None) -> Dataset:
         """This dataset with the classes that a model knows its objects by: the one class of a model that was trained
         with ``single_cls``, else the dataset's own, whether the model knows them or not.
 
         Args:
-            names_of_model: its class names; Ultralytics' name of the one class says by itself how it was trained.
-            single_cls: whether its checkpoint says so; its one class may then have another name.
+            names_of_model: its class names.
+            single_cls: whether its checkpoint says so; its one class may then have another name. None where it cannot
+                say (a graph): Ultralytics' name of the one class then tells how it was trained.
         """
         names = dict(names_of_model)
-        renamed = single_cls and len(names) == 1 < self.nc
-        single = (names == ONE_CLASS != self.names or renamed) and self.task != "classify"
-        return self.of_one_class(names) if single else self
+        by_name = names == ONE_CLASS != self.names and single_cls is not False
+        renamed = bool(single_cls) and len(names) == 1 < self.nc
+        if self.task == "classify" or not (by_name or renamed):
+            return self
+        if self.nc > 1:
+            self._say_once(
+                f"objects of its {self.nc} classes count as '{names[0]}', as the model was trained to see them"
+            )
+        return self.of_one_class(names)
 
     def seen_by(
         self,
@@ -238,7 +257,7 @@ class Dataset:
             DataError: they do not fit.
         """
         known = dict(names_of_model) if isinstance(names_of_model, Mapping) else dict(enumerate(names_of_model))
-        seen = self.known_to(known, single_cls=single_cls)
+        seen = self.known_to(known, single_cls=single_cls or None)
         seen.check_matches(names_of_model, model=model, channels=channels, kpt_shape=kpt_shape)
         return seen
 

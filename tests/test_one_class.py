@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from edgeprune import checkpoint
+from edgeprune import dataset as dataset_module
 from edgeprune.cli import app
 from edgeprune.data.digits import write_digits
 from edgeprune.dataset import ONE_CLASS, Dataset, read_labels
@@ -18,7 +22,9 @@ from edgeprune.pruning.api import labelled_batches
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.inputs import read_inputs
 from edgeprune.target import load_target
+from edgeprune.training.early_stop import baseline_accuracy
 from edgeprune.training.finetune import finetune
+from edgeprune.training.pretrain import pretrain
 from tests.training.narrow import narrow_checkpoint
 
 
@@ -116,9 +122,84 @@ def test_it_is_known_by_its_own_arguments_where_its_class_has_another_name(
     assert checkpoint.load(again.best).names == {0: "cell"}
 
 
-def test_a_build_does_not_change_the_number_of_classes_on_the_way(data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every object is a cell."""
+    data = write_digits(tmp_path_factory.mktemp("cells") / "cells", train=8, val=4, test=4, imgsz=64)
+    for label in data.parent.rglob("labels/**/*.txt"):
+        label.write_text(re.sub(r"(?m)^\d+", "0", label.read_text()))
+    content = yaml.safe_load(data.read_text())
+    data.write_text(yaml.safe_dump({**content, "nc": 1, "names": {0: "cell"}}))
+    return data
+
+
+def _single(**changes: Any) -> TrainSettings:
+    return TrainSettings(
+        epochs=1, batch=8, device="cpu", imgsz=64, quiet=True, **{"train": {"single_cls": True}, **changes}
+    )
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_one_class_of_a_dataset_keeps_its_name(cells: Path, tmp_path: Path, taught: bool) -> None:
+    weights = narrow_checkpoint(tmp_path / "cell.pt", names=("cell",))
+    settings = _single(teacher=weights) if taught else _single()
+    done = finetune(weights, data=cells, out=tmp_path / "out", settings=settings, work=tmp_path / "work")
+    assert checkpoint.load(done.best).names == {0: "cell"}
+
+
+def test_so_it_does_in_a_model_from_a_description(cells: Path, tmp_path: Path) -> None:
+    done = pretrain("yolov8n.yaml", data=cells, out=tmp_path / "out", settings=_single(), work=tmp_path / "work")
+    loaded = checkpoint.load(done.best)
+    assert (loaded.names, loaded.single_cls) == ({0: "cell"}, True)
+    again = finetune(done.best, data=cells, out=tmp_path / "o", settings=_single(train={}), work=tmp_path / "w")
+    assert checkpoint.load(again.best).names == {0: "cell"}
+
+
+def _item(path: Path) -> Path:
+    """A model whose one class is called as Ultralytics calls that of single_cls, trained without it."""
+    return narrow_checkpoint(path, names=("item",))
+
+
+def test_a_class_that_is_called_item_is_no_reason_to_merge_others(data: Path, tmp_path: Path) -> None:
+    weights = _item(tmp_path / "item.pt")
+    done = finetune(weights, data=data, out=tmp_path / "out", settings=_single(train={}), work=tmp_path / "work")
+    assert len(checkpoint.load(done.best).names) == 10
+    with pytest.raises(DataError, match="not trained with single_cls"):
+        read_inputs(load_target("cpu"), weights, data, False)
+    with pytest.raises(DataError, match="knows 1 classes"):
+        baseline_accuracy(weights, data=data, settings=_single(train={}), work=tmp_path / "baseline")
+
+
+def test_what_is_asked_goes_before_what_the_model_says(trained: Path, data: Path, tmp_path: Path) -> None:
+    settings = _single(train={"single_cls": False})
+    done = finetune(trained, data=data, out=tmp_path / "out", settings=settings, work=tmp_path / "work")
+    loaded = checkpoint.load(done.best)
+    assert (len(loaded.names), loaded.single_cls) == (10, False)
+
+
+def test_merged_labels_are_said_once(trained: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset_module._said_once.clear()
+    loaded, dataset = checkpoint.load(trained), Dataset.load(data, task="detect")
+    for _ in range(2):
+        dataset.seen_by(loaded.names, single_cls=loaded.single_cls)
+    assert [r.message for r in caplog.records if "objects of its 10 classes count as 'item'" in r.message]
+    assert len(caplog.records) == 1
+
+
+def test_a_classifier_is_not_asked_for_one_class(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="classes cannot count as one; remove single_cls"):
+        Dataset(tmp_path, tmp_path, "classify", {0: "loud", 1: "quiet"}, {}).of_one_class()
+
+
+@pytest.mark.parametrize("stage", ["sparsify", "finetune"])
+def test_a_build_does_not_change_the_number_of_classes_on_the_way(
+    stage: str, trained: Path, data: Path, tmp_path: Path
+) -> None:
     weights = narrow_checkpoint(tmp_path / "ten.pt", names=[str(digit) for digit in range(10)])
     profile = tmp_path / "profile.yaml"
-    profile.write_text("extends: cpu\ndescription: One class\nfinetune: {train: {single_cls: true}}\n")
-    with pytest.raises(TargetError, match="knows 10 classes"):
+    profile.write_text(f"extends: cpu\ndescription: One class\n{stage}: {{train: {{single_cls: true}}}}\n")
+    with pytest.raises(TargetError, match=f"{stage}.train.single_cls: .* knows 10 classes"):
         read_inputs(load_target(profile), weights, data, False)
+    profile.write_text(f"extends: cpu\ndescription: Several\n{stage}: {{train: {{single_cls: false}}}}\n")
+    with pytest.raises(TargetError, match=f"{stage}.train.single_cls: .* every object as of one class"):
+        read_inputs(load_target(profile), trained, data, False)

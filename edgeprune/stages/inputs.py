@@ -62,17 +62,36 @@ def read_inputs(
     _require_possible(target, loaded)
     splits = {"train", "val", target.accuracy.split}
     dataset = read_dataset(target, data, source.task, splits, loaded, trust=trust)
+    if loaded is not None and dataset.one_class and not loaded.single_cls:  # merged for its name alone, as graphs are
+        raise DataError(
+            f"{dataset.source} has other classes than {loaded.path}, whose one class is '{loaded.names[0]}' and which "
+            "was not trained with single_cls; give the dataset that it was trained on, or train it for these classes "
+            "first: edgeprune finetune"
+        )
     dataset.say_trained_on(dataset.judging_split(target.accuracy.split))
     if loaded is None and target.pretrain.train.get("single_cls"):
         dataset = dataset.of_one_class()
     require_teacher(target, dataset, source.task, loaded, trust=trust)
-    if target.finetune.train.get("single_cls") and dataset.nc > 1:
-        raise TargetError(
-            f"finetune.train.single_cls: {source.path} knows {dataset.nc} classes, "
-            "which a build holds against each other before and after; make it a model of one class first: "
-            "edgeprune finetune WEIGHTS --train single_cls=true"
-        )
+    _require_same_classes(target, source.path, dataset)
     return Inputs(target, size, source, dataset)
+
+
+def _require_same_classes(target: Target, weights: Path, dataset: Dataset) -> None:
+    """Raise ``TargetError`` where a training of a build would see other classes than those before it."""
+    for name, section in {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat}.items():
+        asked = section.train.get("single_cls") if section is not None else None
+        if asked and dataset.nc > 1:
+            raise TargetError(
+                f"{name}.train.single_cls: {weights} knows {dataset.nc} classes, "
+                "which a build holds against each other before and after; make it a model of one class first: "
+                "edgeprune finetune WEIGHTS --train single_cls=true"
+            )
+        if asked is False and dataset.one_class:
+            raise TargetError(
+                f"{name}.train.single_cls: {weights} sees every object as of one class, "
+                "which a build holds against each other before and after; leave it out, or make it a model of several "
+                "first: edgeprune finetune WEIGHTS --train single_cls=false"
+            )
 
 
 def _require_possible(target: Target, loaded: Checkpoint | None) -> None:

@@ -73,8 +73,10 @@ def finetune(
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))
     dataset.check_keypoints(source.kpt_shape, model=str(source.path))
-    known = dataset.known_to(source.names, single_cls=source.single_cls)
-    dataset = known if known.one_class or not settings.train.get("single_cls") else dataset.of_one_class()
+    asked = settings.train.get("single_cls")
+    if asked or asked is None:  # the model is believed where nothing is said
+        known = dataset.known_to(source.names, single_cls=source.single_cls)
+        dataset = known if known.one_class or not asked else dataset.of_one_class()
     if dataset.one_class:
         settings = replace(settings, train={**settings.train, "single_cls": True})
     given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
@@ -114,7 +116,7 @@ def finetune(
             f"training changed the model from {checkpoint.parameter_count(before)} to "
             f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
         )
-    after.names = names  # with single_cls Ultralytics gives the one class a name of its own
+    after.names = names  # the trainer does not know what the one class of a model is called
     carried = source.edgeprune if metadata is None else metadata
     if "shape_signature" in carried:  # another data set's classes are the one change of shapes that is meant
         carried = {**carried, "shape_signature": checkpoint.shape_signature(after)}

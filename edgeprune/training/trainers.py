@@ -103,7 +103,10 @@ class GivenModelTrainer(BaseTrainer):
         self.args.data = str(dataset.for_ultralytics("train", "val"))
         try:
             with _data_errors():
-                return super().get_dataset()
+                checked = super().get_dataset()
+            if self.args.single_cls:  # for which Ultralytics has one name, whatever the one class is called
+                checked["names"] = dict(dataset.names)
+            return checked
         finally:
             self.args.data = given  # what checkpoints name
 
