@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import TASK2METRIC
+from ultralytics.utils import RANK, WORLD_SIZE
 
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
@@ -46,6 +47,11 @@ class _Baseline:
     figure: float
 
 
+def processes(device: str) -> int:
+    """Among how many processes Ultralytics shares a batch: one a GPU, or those that torchrun started on CPUs."""
+    return WORLD_SIZE if RANK != -1 else len(device.split(","))
+
+
 def baseline_accuracy(
     weights: Path, *, data: Path | str, settings: TrainSettings, work: Path | str, trust: bool = False
 ) -> float:
@@ -63,15 +69,14 @@ def baseline_accuracy(
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     dataset.check_keypoints(unpruned.kpt_shape, model=f"baseline {weights}")
-    # rectangular batches are padded to their largest image, so it takes the trainer's own batches of validation
-    batch = settings.batch if unpruned.task == UNDOUBLED else 2 * settings.batch
+    factor = 1 if unpruned.task == UNDOUBLED else 2
     record = Path(work) / "unpruned.json"
     conditions = digest_of(
         {
             "dataset": dataset.digest,
             "imgsz": settings.side,
             "head": settings.head,
-            "batch": batch,
+            "batch": factor * settings.batch,  # not by device: a run may go on elsewhere, with the goal it began with
             "ultralytics": installed("ultralytics"),
         }
     )
@@ -80,6 +85,8 @@ def baseline_accuracy(
         if (kept.weights, kept.conditions) == (unpruned.sha256, conditions):
             return kept.figure
     readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
+    # rectangular batches are padded to their largest image, so it takes the trainer's own batches of validation
+    batch = factor * max(settings.batch // processes(settings.device), 1)
     accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=batch)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, _Baseline(unpruned.sha256, conditions, accuracy))

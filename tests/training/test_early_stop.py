@@ -112,6 +112,33 @@ def test_it_is_measured_in_the_batches_that_the_trainer_validates_in(
     assert asked == loaders == [batch]
 
 
+@pytest.mark.parametrize(
+    ("task", "device", "batch", "seen"),
+    [
+        ("detect", "", 16, 32),
+        ("detect", "0", 16, 32),
+        ("detect", "0,1", 16, 16),
+        ("detect", "0,1,2,3", 16, 8),
+        ("obb", "0,1", 16, 8),
+        ("obb", "0,1,2", 2, 1),
+    ],
+)
+def test_several_gpus_share_the_batch_that_it_is_measured_in(
+    task: str, device: str, batch: int, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ultralytics' ``_build_train_pipeline`` has it: ``batch // GPUs``, doubled but for oriented boxes."""
+    data = datasets.dataset(tmp_path / "data", task, counts={"train": 8, "val": 8})
+    weights = models.saved(models.model(task), tmp_path / "w.pt")
+    asked: list[int] = []
+    monkeypatch.setattr(early_stop, "validation_accuracy", lambda *_, batch, **__: asked.append(batch) or 0.5)
+    settings = TrainSettings(batch=batch, device=device, imgsz=64, quiet=True)
+    baseline_accuracy(weights, data=data, settings=settings, work=tmp_path / "work")
+    assert asked == [seen]
+    # a run that goes on with other GPUs goes on, with its goal
+    baseline_accuracy(weights, data=data, settings=replace(settings, device="0"), work=tmp_path / "work")
+    assert asked == [seen]
+
+
 @pytest.mark.parametrize("values", [(-0.1, 0.1), (0.5, 2.0), (0.5, float("nan"))], ids=str)
 def test_impossible_values_are_refused(values: tuple[float, float]) -> None:
     with pytest.raises(TargetError):
