@@ -8,6 +8,7 @@ a half-empty unpruned one. These subclasses override public methods only; no cla
 - ``validate`` gives the figure that gates judge as the fitness, by which best.pt, patience and the given model go;
 - ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
 - ``validate_given`` makes the model as it was given, before any step, epoch 0 and a candidate for the best;
+- ``accumulate`` and ``optimizer_step`` put the steps of a run that goes on where they would have been;
 - ``resume_training`` reads that back; ``final_eval`` leaves the full-precision files alone.
 
 Fake quantizers of INT8 (``quantize=8``) lie beside the model in these files, as Ultralytics writes them.
@@ -75,12 +76,38 @@ class GivenModelTrainer(BaseTrainer):
     given: dict[str, Any] | None = None
     """``figures`` of the given model's validation by Ultralytics' names, and its ``fitness``; None without one."""
 
+    waiting = 0
+    """Batches since the optimiser's last step; their gradients wait for the next, also over the end of an epoch."""
+    begun: int | None = None
+    """The epoch that began last, from 0."""
+    resumed: dict[str, Any] | None = None
+    """What last.pt kept of a step that was not made yet, until the first epoch begins."""
+    batches_before = 0
+    """Batches before the last step of an earlier run, until this run's first step; see `accumulate`."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if RANK != -1 and self.device.type == "cpu":
             join_on_cpu(self)
         self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
         self.add_callback("on_train_epoch_start", _start_epoch)
+        self.add_callback("on_train_batch_start", _count_batch)
+
+    @property
+    def accumulate(self) -> int:
+        """Batches that make a step. Ultralytics counts them from the last step, of which a run that goes on knows
+        nothing: it counts from the first batch of the first epoch, and until its first step as many more are asked for.
+        """
+        return self._accumulate + self.batches_before
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self._accumulate = batches
+
+    def optimizer_step(self) -> None:
+        """Ultralytics' step with the gradients of every batch since the last one."""
+        super().optimizer_step()
+        self.waiting = self.batches_before = 0
 
     def run_callbacks(self, event: str) -> None:
         """Run the callbacks of an event; before the first, which follows on the trackers' own, leave out those of
@@ -124,6 +151,7 @@ class GivenModelTrainer(BaseTrainer):
 
     def get_dataloader(self, *arguments: Any, **named: Any) -> Any:
         """Ultralytics' loader of a split; DataError where the split holds no usable image."""
+        self.waiting = self.batches_before = 0  # with smaller batches after memory ran out, an epoch begins anew
         with _data_errors():
             return super().get_dataloader(*arguments, **named)
 
@@ -183,6 +211,8 @@ class GivenModelTrainer(BaseTrainer):
                 "given": self.given,
                 "best_epoch": self.best_epoch,
                 "best_by": TASK2METRIC[self.args.task],
+                "waiting": self.waiting,
+                "gradients": self._gradients() if self.waiting else {},
             },
         }
         self._write(self.last, checkpoint)
@@ -260,8 +290,28 @@ class GivenModelTrainer(BaseTrainer):
             raise StageError(f"{self.args.resume} holds weights of another model; delete its folder and start again")
         self.seconds_before = float(state["seconds"])
         self.best_epoch, self.given = int(state["best_epoch"]), state["given"]
+        self.resumed = state if "waiting" in state else None
         for index in state["mosaic"]:
             self.train_loader.dataset.load_image(index)
+
+    def take_up_gradients(self) -> None:
+        """Go on with the gradients that last.pt kept, once Ultralytics has cleared all of them before its first epoch,
+        and make the next step where it would have been."""
+        if self.begun == self.epoch:  # again, after its loss was NaN: Ultralytics forgets the last step
+            self.waiting = self.batches_before = 0
+        self.begun = self.epoch
+        if self.resumed is None:
+            return
+        self.waiting = int(self.resumed["waiting"])
+        self.batches_before = len(self.train_loader) * self.epoch - self.waiting
+        parameters = dict(unwrap_model(self.model).named_parameters())
+        for name, gradient in self.resumed["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name], copy=True)
+        self.resumed = None
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        parameters = unwrap_model(self.model).named_parameters()
+        return {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
 
     def final_eval(self) -> None:
         """Nothing: stock would halve the checkpoints here, and the caller validates best.pt as its users will."""
@@ -381,6 +431,11 @@ def _refuse_empty_labels(trainer: BaseTrainer) -> None:
         raise DataError(f"no image of the training split of {trainer.args.data} has a label; check its labels folder")
 
 
+def _count_batch(trainer: BaseTrainer) -> None:
+    if isinstance(trainer, GivenModelTrainer):
+        trainer.waiting += 1
+
+
 def _start_epoch(trainer: BaseTrainer) -> None:
     """Seed the epoch by its number, so that what it draws does not depend on where the process began.
 
@@ -396,6 +451,8 @@ def _start_epoch(trainer: BaseTrainer) -> None:
     if LOCAL_RANK == -1 and isinstance(sampler, torch.utils.data.RandomSampler):
         # a new one, not a new seed: the iterator of the epoch before still draws once more, from the one it holds
         sampler.generator = torch.Generator().manual_seed(seed)
+    if isinstance(trainer, GivenModelTrainer):
+        trainer.take_up_gradients()
     if isinstance(trainer, GivenModelTrainer) and trainer.seconds_before:
         # time limits and estimates count what was spent before; with the clock moved back, epochs count from 0 too
         trainer.train_time_start -= trainer.seconds_before

@@ -125,6 +125,47 @@ def test_resumed_dual_heads_go_on_exactly(tmp_path: Path, digits: Path) -> None:
     assert_equal_runs(whole, run_training(tmp_path / "cut", dual, data=digits, settings=short))
 
 
+@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize(
+    "train", [{"nbs": 16}, {"nbs": 40}, {"nbs": 32, "warmup_epochs": 1.5}], ids=["over-an-epoch", "longer", "warm-up"]
+)
+def test_accumulated_gradients_go_on_exactly(
+    tmp_path: Path, narrow: Path, digits: Path, train: dict[str, Any], after: int
+) -> None:
+    settings = replace(SETTINGS, train=train)
+    whole = run_training(tmp_path / "whole", narrow, data=digits, settings=settings)
+    with pytest.raises(Killed):
+        run_training(tmp_path / "cut", narrow, data=digits, settings=settings, watchers=stop_after(after))
+    assert_equal_runs(whole, run_training(tmp_path / "cut", narrow, data=digits, settings=settings))
+
+
+def test_gradients_that_wait_go_on_exactly_where_memory_ran_out(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    """Ultralytics halves the batch and keeps ``nbs``: two batches make a step, and an epoch of five ends within one."""
+    settings = replace(SETTINGS, batch=10)
+
+    class Exhaust:
+        left = 1
+
+        def __call__(self, trainer: Any) -> None:
+            if self.left and trainer.batch_size == 10 and not trainer.resume:
+                self.left = 0
+                preprocess = trainer.preprocess_batch
+
+                def fail(batch: Any) -> Any:
+                    trainer.preprocess_batch = preprocess
+                    raise RuntimeError("CUDA out of memory")
+
+                trainer.preprocess_batch = fail
+
+    watchers = [("on_train_batch_start", Exhaust())]
+    whole = run_training(tmp_path / "whole", narrow, data=digits, settings=settings, watchers=watchers)
+    watchers = [("on_train_batch_start", Exhaust()), *stop_after(1)]
+    with pytest.raises(Killed):
+        run_training(tmp_path / "cut", narrow, data=digits, settings=settings, watchers=watchers)
+    assert state(whole)["train_args"]["batch"] == 5
+    assert_equal_runs(whole, run_training(tmp_path / "cut", narrow, data=digits, settings=settings))
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"], ids=["empty", "truncated"])
 def test_a_spoilt_last_pt_begins_anew(tmp_path: Path, narrow: Path, digits: Path, content: bytes) -> None:
     once = replace(SETTINGS, epochs=1)
