@@ -134,6 +134,11 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
     data = content_of(file, trust=trust, aliases=aliases or {})
     if not isinstance(data, Mapping):
         raise DataError(f"{path} holds a {type(data).__name__}, not an Ultralytics checkpoint; pass a trained .pt file")
+    own = data.get("edgeprune")
+    if isinstance(own, Mapping) and own.keys() >= {"weights", "mosaic", "ended"}:  # training/trainers.py writes those
+        raise DataError(
+            f"{path} is a training in progress: run the same command again to go on with it, or take best.pt beside it"
+        )
     model = data.get("ema") or data.get("model")
     if isinstance(model, nn.DataParallel):
         model = vars(model).get("_modules", {}).get("module")

@@ -183,7 +183,8 @@ class GivenModelTrainer(BaseTrainer):
         return metrics, fitness
 
     def save_model(self) -> Literal[True]:
-        """Write last.pt, and best.pt when this epoch is the best, in full precision and atomically.
+        """Write last.pt, best.pt when this epoch is the best, and epochN.pt where ``save_period`` asks for one, in full
+        precision and atomically.
 
         Raises:
             StageError: the weights are no longer finite, or the disk refuses.
@@ -192,6 +193,8 @@ class GivenModelTrainer(BaseTrainer):
         # best.pt first: an epoch is done when last.pt says so, and whatever a kill leaves undone is done again
         if self.best_fitness == self.fitness and self.fitness != (self.given or {}).get("fitness"):
             self._save_best(average, quantizers)
+        if self.save_period > 0 and self.epoch % self.save_period == 0:  # by Ultralytics' names, which count from 0
+            self._save_average(self.wdir / f"epoch{self.epoch}.pt", average, quantizers)
         live = unwrap_model(self.model).state_dict()
         checkpoint = {
             **self._described(),
@@ -247,11 +250,15 @@ class GivenModelTrainer(BaseTrainer):
         return True
 
     def _save_best(self, average: nn.Module, quantizers: dict[str, Any] | None) -> None:
-        """Write best.pt: the averaged model of this epoch, its fake quantizers, and what is known of it."""
+        """Write best.pt, and note its epoch."""
         self.best_epoch = self.epoch + 1
+        self._save_average(self.best, average, quantizers)
+
+    def _save_average(self, path: Path, average: nn.Module, quantizers: dict[str, Any] | None) -> None:
+        """Write the averaged model of this epoch, its fake quantizers, and what is known of it."""
         training_state = dict.fromkeys(("ema", "updates", "optimizer", "scaler", "stopper", STATE))
         model = {"model": student(average), "modelopt": quantizers, "epoch": -1}
-        self._write(self.best, {**self._described(), **training_state, **model})
+        self._write(path, {**self._described(), **training_state, **model})
 
     def _described(self) -> dict[str, Any]:
         """Entries of a checkpoint that say how it came about."""
@@ -386,6 +393,14 @@ class PrunedOBBTrainer(GivenModelTrainer, OBBTrainer):
 
 class PrunedClassificationTrainer(GivenModelTrainer, ClassificationTrainer):
     """Classification."""
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> Any:
+        """As every task's, with the dropout that is asked for: that of an earlier training is left in its files."""
+        model = super().get_model(cfg, weights, verbose)
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = self.args.dropout
+        return model
 
 
 TRAINERS: dict[str, type[GivenModelTrainer]] = {
