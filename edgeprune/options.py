@@ -9,6 +9,8 @@ from pathlib import Path
 from edgeprune.errors import TargetError
 
 PLOTS = (".html", ".png", ".svg", ".pdf")
+STDOUT = "-"
+"""As the path of a file: what would be written there is printed."""
 
 
 def output_file(path: Path | None) -> Path | None:
@@ -30,6 +32,11 @@ def output_file(path: Path | None) -> Path | None:
     if not os.access(folder, os.W_OK):
         raise TargetError(f"{path}: the folder {folder} is not writable; give another")
     return path
+
+
+def output_file_or_stdout(path: Path | None) -> Path | None:
+    """As :func:`output_file` where ``-`` is not a file but stdout."""
+    return path if str(path) == STDOUT else output_file(path)
 
 
 def output_plot(path: Path | None) -> Path | None:

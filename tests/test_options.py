@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
 import os
-import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 from edgeprune.artifact import write_atomically
+from edgeprune.cli import _run as program
+from edgeprune.cli import app
+from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.input_size import taken_size
-from edgeprune.options import output_file, output_folder, output_plot
+from edgeprune.options import output_file, output_file_or_stdout, output_folder, output_plot
 
 
 @pytest.mark.parametrize(
@@ -72,29 +83,152 @@ def test_a_good_place_is_given_back(tmp_path: Path, check) -> None:
         assert check(tmp_path / name) == tmp_path / name
 
 
+def options(app: typer.Typer, *group: str) -> Iterator[tuple[str, list[str], Any, OptionInfo]]:
+    """(command, argv that it needs, type, option) of every option of every command."""
+    for nested in app.registered_groups:
+        assert nested.typer_instance is not None
+        yield from options(nested.typer_instance, *group, str(nested.name))
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__.replace("_", "-")
+        needed: list[str] = []
+        found: list[tuple[Any, OptionInfo]] = []
+        hints = get_type_hints(command.callback, include_extras=True)
+        for parameter in inspect.signature(command.callback).parameters.values():
+            kind, *others = get_args(hints[parameter.name]) or (hints[parameter.name],)
+            info = next(one for one in others if isinstance(one, OptionInfo | ArgumentInfo))
+            declared = info.param_decls or (f"--{parameter.name.replace('_', '-')}",)
+            if isinstance(info, OptionInfo):
+                found.append((kind, replace_declared(info, declared)))
+            if parameter.default is inspect.Parameter.empty:
+                value = "1" if kind in (int, float) else "nothing"
+                needed += [declared[-1], value] if isinstance(info, OptionInfo) else [value]
+        for kind, info in found:
+            yield " ".join([*group, name]), needed, kind, info
+
+
+def replace_declared(info: OptionInfo, declared: Sequence[str]) -> OptionInfo:
+    changed = copy(info)
+    changed.param_decls = declared
+    return changed
+
+
+READ = {  # paths that a command reads; every other one is written
+    *("verify --key", "prune --plan", "sign --key", "sweep --unpruned", "frontier --also", "bench --vs"),
+    *("bench --image", "engine-header add --onnx", "import-results --run", "qat --teacher", "finetune --teacher"),
+    "iterate --teacher",
+}
+FILES, FOLDERS = (output_file, output_file_or_stdout, output_plot), (output_folder,)
+WRITTEN = [
+    (command.split(), needed, info)
+    for command, needed, kind, info in options(app)
+    if Path in (kind, *get_args(kind)) and f"{command} {(info.param_decls or ('',))[0]}" not in READ
+]
+IN_THE_WAY = [
+    pytest.param(command, needed, info, place, id=f"{' '.join(command)} {(info.param_decls or ('',))[-1]} {place}")
+    for command, needed, info in WRITTEN
+    for place in (("missing/x", "file/x", "folder") if info.callback in FILES else ("file", "file/x"))
+]
+
+
+def test_every_path_that_a_command_writes_is_checked() -> None:
+    assert len(WRITTEN) > 25
+    for command, _, info in WRITTEN:
+        assert info.callback in (*FILES, *FOLDERS), f"{command} {info.param_decls} names a path: read, or written?"
+
+
+@pytest.mark.parametrize(("command", "needed", "option", "place"), IN_THE_WAY)
+def test_commands_check_their_outputs_first(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    needed: list[str],
+    option: OptionInfo,
+    place: str,
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    if option.callback is output_plot:
+        place = f"{place}.svg"
+        (tmp_path / "folder").rename(tmp_path / "folder.svg")
+        (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    flag = (option.param_decls or ("",))[-1]
+    rest = [part for at, part in enumerate(needed) if flag not in (part, *needed[max(0, at - 1) : at])]
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *command, *rest, flag, place])
+    assert program() == 2
+    said = capsys.readouterr().err
+    named = (f"edgeprune: {place}: ", f"edgeprune: {Path(place).parent}: ")
+    assert said.startswith(named) and said.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "missing").exists()
+
+
+def test_a_hyphen_is_stdout_and_no_file() -> None:
+    assert output_file_or_stdout(Path("-")) == Path("-") and output_file_or_stdout(None) is None
+
+
 @pytest.mark.parametrize(
-    "line",
+    ("measured", "command"),
     [
-        "prune best.pt --ratio 0.3 -o missing/pruned.pt",
-        "prune best.pt --ratio 0.3 --dry-run --save-plan missing/plan.json",
-        "sensitivity best.pt --data data.yaml --plot loss.docx",
-        "sensitivity best.pt --data data.yaml -o missing/table.json",
-        "finetune best.pt --data data.yaml --out file",
-        "sparsify best.pt --data data.yaml --out file",
-        "export best.pt -o missing/best.onnx",
-        "simplify best.onnx --output missing/small.onnx",
-        "quantize best.onnx --precision fp16 --out missing/half.onnx",
+        ("edgeprune.measure.bench.bench", "bench model.onnx --json times.json"),
+        ("edgeprune.measure.bench.bench", "bench model.onnx --csv times.csv"),
+        ("edgeprune.measure.compare.compare", "compare model.onnx --data data.yaml --json figures.json"),
+        ("edgeprune.measure.compare.compare", "compare model.onnx --data data.yaml -o page"),
+        ("edgeprune.records.history.history", "history builds --json builds.json"),
+        ("edgeprune.records.history.history", "history builds -o builds.html"),
     ],
 )
-def test_commands_check_their_outputs_first(tmp_path: Path, line: str) -> None:
+def test_what_was_measured_is_shown_before_it_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    measured: str,
+    command: str,
+) -> None:
+    @dataclass(frozen=True)
+    class Result:
+        exit_code: int = 0
+        command: tuple[str, ...] = ()
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: ""
+
+    def full(path: Path | str, content: bytes | str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(measured, lambda *_, **__: Result())
+    monkeypatch.setattr("edgeprune.artifact.write_atomically", full)
+    monkeypatch.setattr("edgeprune.serial.json_text", lambda _: "")
+    for page in ("comparison.comparison_page", "history.history_page"):
+        monkeypatch.setattr(f"edgeprune.report.{page}", lambda _: "")
+    for room, printed in (("bench", "_print"), ("compare", "_print"), ("console", "print_history")):
+        monkeypatch.setattr(import_module(f"edgeprune.cli.{room}"), printed, lambda _: say("12.3 ms"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *command.split()])
+    assert program() == 2
+    output = capsys.readouterr()
+    assert output.out == "12.3 ms\n" and output.err.count("No space left") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({"output": "missing/pruned.pt"}, "mkdir -p"),
+        ({"output": "file/pruned.pt"}, "is a file"),
+        ({"output": "pruned.pt", "plan_file": "missing/plan.json"}, "mkdir -p"),
+        ({"output": "pruned.pt", "plan_file": "pruned.pt"}, "give the plan"),
+    ],
+)
+def test_a_search_checks_its_outputs_before_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], seen: str
+) -> None:
+    from edgeprune.search.run import search
+
     (tmp_path / "file").touch()
-    argv = [sys.executable, "-m", "edgeprune", *line.split()]
-    ended = subprocess.run(
-        argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("edgeprune: ")
-    assert ended.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TargetError, match=seen):  # and not the DataError of weights that are not there
+        search("cpu", "nothing.pt", speed_up=1.5, **changes)
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 

@@ -45,6 +45,7 @@ from edgeprune.cli.sizes import Trust, seed_option
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, qat, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
+from edgeprune.options import output_folder
 from edgeprune.reading import shown
 from edgeprune.scratch import scratch
 from edgeprune.settings import Overrides
@@ -122,7 +123,9 @@ def build(
     target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of one (.yaml).")],
     weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
     data: Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/TARGET.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=output_folder, help="Run directory; runs/TARGET.")
+    ] = None,
     seed: Annotated[int, seed_option("Seed of training, sampling and importance.")] = 0,
     trust: Trust = False,
     **overrides: Unpack[Overrides],

@@ -12,6 +12,7 @@ import typer
 from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
 from edgeprune.cli.streams import BARS, results_console, say
 from edgeprune.input_size import both_sides
+from edgeprune.options import output_file_or_stdout
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult
@@ -90,9 +91,12 @@ def bench(
     trust: Trust = False,
     no_details: Annotated[bool, typer.Option("--no-details", help="Skip memory and layers.")] = False,
     json: Annotated[
-        Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints.")
+        Path | None,
+        typer.Option(callback=output_file_or_stdout, help="Write everything, raw samples too, to this file; - prints."),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the raw samples to this file; - prints.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(callback=output_file_or_stdout, help="Write the raw samples to this file; - prints.")
+    ] = None,
 ) -> None:
     """Time models side by side: fresh process, pinned threads, interleaved rounds, bounds instead of hopes.
 
@@ -154,10 +158,10 @@ def bench(
             trust=trust,
             progress=live.progress,
         )
+    if not quiet:  # before the files: a disk may be full by now
+        _print(result)
     write(json, json_text(result) + "\n")
     write(csv, result.to_csv())
-    if not quiet:
-        _print(result)
     raise typer.Exit(result.exit_code)
 
 

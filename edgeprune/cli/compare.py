@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeprune.cli.bench import Live, refuse_unused, replaced, write
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import command_line
+from edgeprune.options import command_line, output_file_or_stdout, output_folder
+
+if TYPE_CHECKING:
+    from edgeprune.measure.compare import Comparison
 
 
 def compare(
@@ -22,7 +25,10 @@ def compare(
     ] = None,
     device: Device = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for compare.html and its data.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", callback=output_folder, help="Folder for compare.html and its data."),
+    ] = None,
     images: Annotated[int, typer.Option(min=0, help="Images to show side by side.")] = 6,
     imgsz: Annotated[Any, size_option("Size in pixels of what has to be exported: a side, or HEIGHT,WIDTH.")] = None,
     statistic: Annotated[str | None, typer.Option(help="Latency in the table: p50, p90, p95 or p99.")] = None,
@@ -32,7 +38,10 @@ def compare(
     seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     trust: Trust = False,
     json: Annotated[
-        Path | None, typer.Option(help="Write everything, raw samples too, to this file; - prints only that.")
+        Path | None,
+        typer.Option(
+            callback=output_file_or_stdout, help="Write everything, raw samples too, to this file; - prints only that."
+        ),
     ] = None,
 ) -> None:
     """Compare models of one task and the same classes: size, MACs, latency, accuracy by class, and the same images.
@@ -42,12 +51,10 @@ def compare(
     Example:
       edgeprune compare best.onnx model.onnx --data data.yaml -o comparison
     """
-    from edgeprune.cli.console import print_table
     from edgeprune.errors import TargetError
     from edgeprune.measure.bench import sampling_settings
     from edgeprune.measure.compare import compare as run
-    from edgeprune.report.comparison import classes_table, comparison_page, models_table
-    from edgeprune.report.scenes import differences_text
+    from edgeprune.report.comparison import comparison_page
     from edgeprune.runtimes.site import open_site
     from edgeprune.samples.statistics import quantile_of
     from edgeprune.target import default_target, load_target
@@ -61,8 +68,6 @@ def compare(
         quantile_of(chosen)
     except ValueError as error:
         raise TargetError(f"--statistic: {error}") from None
-    if output is not None and output.exists() and not output.is_dir():
-        raise TargetError(f"--output {output}: is a file; give the path of a folder")
     sides = [side_to_run(model, imgsz, profile, trust=trust) for model in models]
     side = next((one for one in sides if one is not None), None)  # of what is exported: no graph is
     asked = {
@@ -95,13 +100,22 @@ def compare(
             progress=live.progress,
         )
     result = replace(result, command=tuple(command_line("compare", models, asked, trust)))
+    if str(json) != "-":  # before the files: a disk may be full by now
+        _print(result)
     write(json, result.json_text())
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         write(output / "compare.html", comparison_page(result))
         write(output / "compare.json", result.json_text())
-    if str(json) == "-":
-        return
+        if str(json) != "-":
+            say(f"page: {output / 'compare.html'}")
+
+
+def _print(result: Comparison) -> None:
+    from edgeprune.cli.console import print_table
+    from edgeprune.report.comparison import classes_table, models_table
+    from edgeprune.report.scenes import differences_text
+
     judged = f"accuracy of {result.models[0].accuracy.images} images of split {result.split}"
     print_table(models_table(result), judged, models_across=True)
     print_table(classes_table(result), models_across=True)
@@ -114,5 +128,3 @@ def compare(
         say(f"latency was not measured: {result.pending}")
     for line in result.notes:
         say(line)
-    if output is not None:
-        say(f"page: {output / 'compare.html'}")

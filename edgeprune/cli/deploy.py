@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeprune.cli.streams import say
-from edgeprune.options import output_file
+from edgeprune.options import output_file, output_folder
 
 app = typer.Typer(no_args_is_help=True, help="Write the files that DeepStream or Triton takes as they are.")
 header_app = typer.Typer(no_args_is_help=True, help="Add, remove or show the header YOLO() needs on a TensorRT engine.")
@@ -22,7 +22,9 @@ EngineOut = Annotated[Path, typer.Option("--out", "-o", callback=output_file, he
 @app.command()
 def deepstream(
     bundle: Bundle,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; deepstream/ in the bundle.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=output_folder, help="Folder; deepstream/ in the bundle.")
+    ] = None,
 ) -> None:
     """Write Gst-nvinfer's configuration, the parser of the boxes and a pipeline to try them in. Detection models.
 
@@ -38,6 +40,7 @@ def deepstream(
 
     model = ShippedModel.read(bundle)
     folder = out or model.onnx.parent / "deepstream"
+    output_folder(folder)
     home = os.path.relpath(model.onnx.parent, folder)
     write_files(folder, deepstream_files(model, engine=f"{home}/{BUNDLED}", onnx=f"{home}/{model.onnx.name}"))
     say(f"{folder}: config_infer_primary.txt, the parser, a pipeline; go on with {folder / 'README.md'}")
@@ -46,7 +49,9 @@ def deepstream(
 @app.command()
 def triton(
     bundle: Bundle,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Model repository; made where it is missing.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", callback=output_folder, help="Model repository; made where it is missing.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the model on the server.")] = "edgeprune",
 ) -> None:
     """Write a model repository for Triton: the ONNX graph, and the TensorRT engine where the bundle has one.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeprune.cli.streams import say
+from edgeprune.options import output_file_or_stdout
 
 
 def history(
@@ -15,8 +16,14 @@ def history(
         list[Path], typer.Argument(help="Run directories, bundles, or folders that hold several.", metavar="DIR...")
     ],
     target: Annotated[str | None, typer.Option(help="Name of the target, where there are several.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the page, an HTML file, here.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write everything to this file; - prints only that.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", callback=output_file_or_stdout, help="Write the page, an HTML file, here."),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(callback=output_file_or_stdout, help="Write everything to this file; - prints only that."),
+    ] = None,
 ) -> None:
     """Show builds of one target over time, with what got worse by more than chance.
 
@@ -35,11 +42,12 @@ def history(
     from edgeprune.serial import json_text
 
     builds = read_history(folders, target)
-    write(json, json_text(builds) + "\n")
-    write(output, history_page(builds) if output is not None else "")
     if str(json) != "-":
         print_history(builds)
-        if output is not None:
+    write(json, json_text(builds) + "\n")
+    if output is not None:
+        write(output, history_page(builds))
+        if "-" not in (str(json), str(output)):
             say(f"page: {output}")
     verdict = Verdict.FAIL if builds.regressed else Verdict.PASS if builds.compared else Verdict.INCONCLUSIVE
     raise typer.Exit(verdict.exit_code)

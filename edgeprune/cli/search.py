@@ -9,7 +9,7 @@ import typer
 
 from edgeprune.cli.sizes import Device, Trust, seed_option, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import output_folder
+from edgeprune.options import output_file, output_folder
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
@@ -35,7 +35,9 @@ def profile(
     device: Device = None,
     imgsz: ImgSz = None,
     cache: Cache = PROFILES,
-    plot: Annotated[Path | None, typer.Option(help="Write the figure (.svg, or .html with the table).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=output_file, help="Write the figure (.svg, or .html with the table).")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Layers to list, the slowest first.")] = 20,
     seed: Seed = 0,
     trust: Trust = False,
@@ -67,13 +69,16 @@ def profile(
 def search(
     weights: Weights,
     target: TargetName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Pruned checkpoint (.pt); its plan goes beside it.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", callback=output_file, help="Pruned checkpoint (.pt); its plan goes beside it."),
+    ],
     speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency ratio.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: latency in ms on the target.")] = None,
     data: Data = None,
     device: Device = None,
     imgsz: ImgSz = None,
-    save_plan: Annotated[Path | None, typer.Option(help="Where the plan goes (.json).")] = None,
+    save_plan: Annotated[Path | None, typer.Option(callback=output_file, help="Where the plan goes (.json).")] = None,
     cache: Cache = PROFILES,
     seed: Seed = 0,
     trust: Trust = False,

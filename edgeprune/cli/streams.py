@@ -230,6 +230,15 @@ def refused_write(error: OSError) -> str | None:
     if not isinstance(error.filename, str | os.PathLike):
         return None
     path = Path(error.filename)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        # of a renaming, the second name is the one that somebody gave: the first is a file on its way there
+        place = Path(error.filename2) if isinstance(error.filename2, str | os.PathLike) else path
+        there = next(one for one in (place, *place.absolute().parents) if os.path.lexists(one))
+        kind = "a folder" if there.is_dir() else "a file"
+        return f"{there}: {kind} is in the way ({error.strerror}); give another path, or move it away"
+    if error.errno == errno.ENOENT and not path.absolute().parent.exists():
+        folder = path.parent
+        return f"there is no folder {folder} for {path.name}; give another path, or make it first: mkdir -p {folder}"
     # /proc and its like refuse a new file by saying that it is not there
     if error.errno not in REFUSALS and not (error.errno == errno.ENOENT and _refuses_files(path.parent)):
         return None

@@ -13,6 +13,7 @@ from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
 from edgeprune.input_size import Size
 from edgeprune.measure.variants import site_for
+from edgeprune.options import output_file
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
@@ -119,7 +120,7 @@ def search(
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
-        TargetError: a wrong argument, or a budget out of reach. Nothing was written.
+        TargetError: a wrong argument, a place that cannot be written, or a budget out of reach. Nothing was written.
         DataError: weights or dataset are unreadable.
         DeviceError: the target's runtime is not here.
     """
@@ -128,6 +129,10 @@ def search(
     plan_file = output.with_suffix(".plan.json") if plan_file is None else Path(plan_file)
     if output.suffix != ".pt":
         raise TargetError(f"-o {output}: the pruned checkpoint is a .pt file")
+    if plan_file == output:
+        raise TargetError(f"--save-plan {plan_file}: the pruned checkpoint goes there; give the plan (.json) another")
+    for file in (output, plan_file):  # hours of measuring would end without a place for what they found
+        output_file(file)
     target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, device=device)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,27 @@ def test_a_place_that_takes_no_file_is_the_users_to_change(name: str) -> None:
     with pytest.raises(OSError) as refused:
         Path(name).mkdir()
     assert refused_write(refused.value) is not None
+
+
+@pytest.mark.parametrize(
+    ("act", "seen"),
+    [
+        (lambda here: (here / "file" / "x").write_text(""), "file: a file is in the way"),
+        (lambda here: (here / "file" / "x").mkdir(parents=True), "file: a file is in the way"),
+        (lambda here: (here / "file").mkdir(exist_ok=True), "file: a file is in the way"),
+        (lambda here: (here / "folder").write_text(""), "folder: a folder is in the way"),
+        (lambda here: (here / "file").replace(here / "folder"), "folder: a folder is in the way"),
+        (lambda here: (here / "missing" / "x").write_text(""), "mkdir -p"),
+    ],
+    ids=["below a file", "folder below a file", "folder over a file", "file over a folder", "moved there", "no folder"],
+)
+def test_what_is_in_the_way_is_the_users_to_change(tmp_path: Path, act: Callable[[Path], object], seen: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as refused:
+        act(tmp_path)
+    line = refused_write(refused.value)
+    assert line is not None and seen in line and "\n" not in line
 
 
 def test_a_missing_file_in_a_good_folder_stays_a_bug(tmp_path: Path) -> None:
