@@ -56,10 +56,15 @@ def test_as_many_steady_runs_are_called_unsteady_as_the_false_alarm_says(
     assert least <= sum(not stability(run, tolerance=0).stable for run in runs) <= most
 
 
-@pytest.mark.parametrize("name", ["p0", "p100", "median", "p", "95", "p-5", "pnan"])
+@pytest.mark.parametrize("name", ["p0", "p100", "median", "p", "95", "p-5", "pnan", "p0.5", "p99.991", "p99.9999"])
 def test_a_name_that_is_no_percentile_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="percentile"):
         quantile_of(name)
+
+
+@pytest.mark.parametrize(("name", "quantile"), [("p1", 0.01), ("p99.9", 0.999), ("p99.99", 0.9999)])
+def test_the_ends_of_the_percentiles_are_taken(name: str, quantile: float) -> None:
+    assert quantile_of(name) == pytest.approx(quantile, rel=1e-12)
 
 
 def test_value_of_takes_the_order_statistic() -> None:
