@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, first_line
 from edgeprune.samples.average_precision import Detections, ImageScores
 
 MATCHES = {"detect": "tp", "obb": "tp", "segment": "tp_m", "pose": "tp_p"}
 """Task to the validator's table of matches that its mAP is formed from: of boxes, masks or keypoints."""
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, RuntimeError),  # RuntimeError: a flipped bit says encrypted, or another method
+)
+"""What NumPy and zipfile raise for an .npz with a byte changed or its end missing."""
 SUREST = 5  # probabilities that are kept of an image: the first alone may be 1 to the last digit for any good model
 
 
@@ -87,5 +94,5 @@ def load_per_image(path: Path) -> Detections | ImageScores:
             if "scores" in arrays:
                 return ImageScores(**arrays)
             return Detections(**{**arrays, "images": int(arrays["images"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: holds no results of images ({error}); build again") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path}: holds no results of images ({first_line(error)}); build again") from error
