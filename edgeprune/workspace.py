@@ -274,7 +274,7 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
         handle = lock.open("a+")
     except OSError as error:
         raise TargetError(
-            f"--out {root}: cannot be written ({error.strerror}); choose a folder that you may write to"
+            f"{root}: cannot be written ({error.strerror}); a run directory has to be one that you may write to"
         ) from error
     with handle:
         try:
@@ -303,6 +303,14 @@ def _keep_one_bundle(old: Path, bundle: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         old.replace(bundle)
+
+
+def run_directory_of(bundle: Path) -> Path | None:
+    """The run directory that a bundle lies in as its build left it; None where it was copied elsewhere: what lies
+    beside it there is somebody else's."""
+    root = bundle.parent
+    of_a_build = bundle.name == BUNDLE and any((root / name).is_file() for name in (LOCK, STATE))
+    return root if of_a_build else None
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.devices.board import mismatch
-from edgeprune.errors import DataError, DeviceError, StageError
+from edgeprune.errors import DataError, DeviceError, EdgepruneError
 from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
 from edgeprune.records.verify import read_untouched
@@ -40,7 +40,7 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.serial import from_json, read_json, read_json_data
 from edgeprune.target import Target
-from edgeprune.workspace import LOCK, OLD_BUNDLE, held
+from edgeprune.workspace import LOCK, OLD_BUNDLE, held, run_directory_of
 
 if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
@@ -132,15 +132,22 @@ def _read_results(folder: Path) -> Results:
 def _find_bundle(run: Path | None, request: str) -> Path:
     if run is None:
         for old in Path("runs").glob(f"*/{OLD_BUNDLE}"):  # a bundle whose replacement was stopped is put back
-            with contextlib.suppress(StageError), held(old.parent):
+            with contextlib.suppress(EdgepruneError, OSError), held(old.parent):  # it may be no build of these results
                 pass
     places = [run / "bundle", run] if run is not None else sorted(Path("runs").glob("*/bundle"))
     for place in places:
-        packed = place / FOLDER / "request.json"
-        if packed.is_file() and (place / "build.json").is_file() and (run is not None or sha256_of(packed) == request):
+        if run is None:
+            with contextlib.suppress(OSError):  # of an unrelated build that this user may not read
+                if _is_bundle(place) and sha256_of(place / FOLDER / "request.json") == request:
+                    return place
+        elif _is_bundle(place):
             return place
     where = f"{run} holds no bundle/{FOLDER}" if run is not None else "no build below runs/ packed this request"
     raise DataError(f"{where}; name the run directory that the folder came from: --run DIRECTORY")
+
+
+def _is_bundle(place: Path) -> bool:
+    return (place / FOLDER / "request.json").is_file() and (place / "build.json").is_file()
 
 
 def _read_request(bundle: Path, record: BuildRecord, results: Results) -> Request:
@@ -260,9 +267,9 @@ def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | 
 
     graph = bundle / FOLDER / "model.onnx"
     record = with_digests(record, files, graph)
-    if (bundle.parent / "report.md").is_file():
-        write_atomically(bundle.parent / "report.md", build_markdown(record))
-        write_atomically(bundle.parent / "report.html", build_page(record))
+    if (root := run_directory_of(bundle)) is not None and (root / "report.md").is_file():
+        write_atomically(root / "report.md", build_markdown(record))
+        write_atomically(root / "report.html", build_page(record))
     write_files(bundle, {**files, **with_texts(record, graph)[1]})
     write_build(bundle / "build.json", record)
     return record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ from edgeprune.carry.back import import_results
 from edgeprune.carry.out import carried_files, waits_for_board
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, DeviceError, StageError
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.pipeline import _next_command
 from edgeprune.records.build import write_build
 from edgeprune.records.gates import gates_again
@@ -37,7 +39,7 @@ from edgeprune.samples.gates import Verdict, info_gate, inform_by_later, overall
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import Budget, load_target
 from edgeprune.version import __version__
-from edgeprune.workspace import Key, Record, Workspace, open_workspace
+from edgeprune.workspace import STATE, BuildState, Key, Record, Workspace, open_workspace
 from tests.records.sample import accuracy, build_record
 
 PROFILE = """
@@ -134,6 +136,7 @@ def waiting_build(root: Path, profile: str) -> Path:
     rows = inform_by_later(rows)
     write_build(root / "bundle" / "build.json", replace(record, gates=tuple(rows), verdict=overall_verdict(rows)))
     (root / "report.md").write_text("old")
+    Workspace(root).write_state(BuildState(("edgeprune", "build"), ()))
     return root
 
 
@@ -167,7 +170,7 @@ def results(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(run: Path, tmp_path: Path) -> Path:
-    for name in ("bundle", "report.md"):
+    for name in ("bundle", "report.md", STATE):
         source = run / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     return tmp_path
@@ -383,6 +386,70 @@ def test_a_build_whose_bundle_was_being_replaced_is_found_without_its_name(
             import_results(results)
     import_results(results)
     assert (copy / "bundle" / "build.json").is_file() and not (copy / ".bundle-old").exists()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        TargetError("runs/other: cannot be written"),
+        StageError("runs/other: another build works here"),
+        DataError("runs/other: no build"),
+        NotADirectoryError("runs/other/bundle"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_another_build_that_cannot_be_put_back_does_not_end_an_import(
+    run: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Exception
+) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    copy = copied(run, tmp_path / "runs" / "one")
+    (tmp_path / "runs" / "other" / ".bundle-old").mkdir(parents=True)
+
+    @contextlib.contextmanager
+    def held(folder: Path) -> Iterator[None]:
+        if folder.name == "other":
+            raise refused
+        yield
+
+    monkeypatch.setattr("edgeprune.carry.back.held", held)
+    monkeypatch.chdir(tmp_path)
+    import_results(results)
+    assert "SIMULATED device" in (copy / "report.md").read_text()
+
+
+def test_another_build_that_cannot_be_read_does_not_end_an_import(
+    run: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "runs" / "one"
+    copy.mkdir(parents=True)
+    copied(run, copy)
+    other = tmp_path / "runs" / "another" / "bundle"
+    (other / "device").mkdir(parents=True)
+    for name in ("build.json", "device/request.json"):
+        (other / name).touch()
+
+    def digest(path: Path) -> str:
+        if path.is_relative_to(Path("runs/another")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr("edgeprune.carry.back.sha256_of", digest)
+    monkeypatch.chdir(tmp_path)
+    import_results(results)
+    assert "SIMULATED device" in (copy / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "named"), [("bundle", "."), ("bundle", "bundle"), ("shipped", "shipped")])
+def test_what_lies_beside_a_bundle_that_was_copied_elsewhere_is_somebody_elses(
+    run: Path, results: Path, tmp_path: Path, name: str, named: str
+) -> None:
+    shutil.copytree(run / "bundle", tmp_path / name)
+    (tmp_path / "report.md").write_text("mine")
+    before = (tmp_path / name / "build.json").read_bytes()
+    import_results(results, tmp_path / named)
+    assert (tmp_path / "report.md").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {name, "report.md"}
+    assert (tmp_path / name / "build.json").read_bytes() != before
 
 
 @pytest.mark.parametrize("edit", [figure_edited, gate_edited])
