@@ -68,19 +68,18 @@ def join_on_cpu(trainer: Any) -> None:
     trainer.batch_size = batch // count
     trainer.args.nbs = nominal // count
 
+    # At every batch the wrapper averages all that a step has gathered so far: earlier batches, the same in all of the
+    # processes, stay as they are. A sum would count them once a process. So the sum that is wanted comes from gradients
+    # that are multiplied before they are gathered, as Ultralytics multiplies the loss on GPUs.
     def wrap_model(trainer: Any) -> None:
         trainer.args.nbs = nominal  # as it was asked for, since checkpoints keep the arguments
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(lambda gradient: gradient * count)
         trainer.model = nn.parallel.DistributedDataParallel(trainer.model, find_unused_parameters=True)
-        trainer.model.register_comm_hook(None, _sum_gradients)
 
     trainer.add_callback("on_pretrain_routine_end", wrap_model)
     trainer.add_callback("on_train_epoch_end", _broadcast_buffers)
-
-
-def _sum_gradients(_, bucket):  # no annotations: PyTorch compares them with its own classes, and here they are text
-    """Sums, where the wrapper would average: Ultralytics multiplies the loss by the number of processes to that end."""
-    pending: Any = dist.all_reduce(bucket.buffer(), async_op=True)
-    return pending.get_future().then(lambda future: future.value()[0])
 
 
 def _broadcast_buffers(trainer: Any) -> None:

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def train(weights: Path, data: Path, out: Path, strength: float, *launcher: str) -> dict[str, torch.Tensor]:
-    argv = [sys.executable, *launcher, "-m", "tests.training.two_processes", weights, data, out, strength]
+def train(weights: Path, data: Path, out: Path, strength: float, nbs: int, *launcher: str) -> dict[str, torch.Tensor]:
+    argv = [sys.executable, *launcher, "-m", "tests.training.two_processes", weights, data, out, strength, nbs]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([str(part) for part in argv], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -26,15 +26,17 @@ def train(weights: Path, data: Path, out: Path, strength: float, *launcher: str)
 
 
 @pytest.mark.slow
-def test_two_processes_sparsify_like_one_with_the_doubled_batch(tmp_path: Path, narrow: Path) -> None:
+@pytest.mark.parametrize("nbs", [8, 16])
+def test_two_processes_sparsify_like_one_with_the_doubled_batch(tmp_path: Path, narrow: Path, nbs: int) -> None:
+    """Also where a step gathers the gradients of two batches, which are those of two epochs: order plays no part."""
     data = write_digits(tmp_path / "digits", train=8, val=4, test=2, imgsz=64)
     start = checkpoint.load(narrow).model.state_dict()
-    alone = train(narrow, data, tmp_path / "alone", 0.5)
-    shared = train(narrow, data, tmp_path / "shared", 0.5, *TORCHRUN)
+    alone = train(narrow, data, tmp_path / "alone", 0.5, nbs)
+    shared = train(narrow, data, tmp_path / "shared", 0.5, nbs, *TORCHRUN)
     assert (tmp_path / "shared" / "results.csv").read_text().count("\n") == 4, "one process alone writes"
     scales = [name for name in start if name.endswith("bn.weight")]
     moved = max(float((alone[name] - start[name]).abs().max()) for name in scales)
-    assert moved > 0.02, "training must move the scales"
+    assert moved > 0.005, "training must move the scales"
     farthest = max((float((alone[name] - shared[name]).abs().max()), name) for name in start)
     assert farthest[0] < 1e-5, farthest
 

@@ -1,4 +1,5 @@
-"""Sparsity training of a narrow v8n, as one process or as one of two: run it with WEIGHTS DATA OUT STRENGTH.
+"""Sparsity training of a narrow v8n, as one process or as one of two: run it with WEIGHTS DATA OUT
+STRENGTH NBS.
 
 What makes one process with the whole batch and two with a half each the same run: statistics of batch normalisation
 that are frozen, a loss that is a sum over images (Ultralytics normalises by the targets of a process's share), steps
@@ -55,7 +56,7 @@ def freeze_statistics(trainer: Any) -> None:
             module.eval()
 
 
-def main(weights: Path, data: Path, out: Path, strength: float) -> None:
+def main(weights: Path, data: Path, out: Path, strength: float, nbs: int) -> None:
     settings = TrainSettings(
         epochs=3,
         batch=8,
@@ -64,7 +65,7 @@ def main(weights: Path, data: Path, out: Path, strength: float) -> None:
         lr0=0.02,
         optimizer="SGD",
         quiet=True,
-        train={**PLAIN, "momentum": 0.9},
+        train={**PLAIN, "momentum": 0.9, "nbs": nbs},
     )
     groups = scale_groups(checkpoint.load(weights).model, 64)
     watchers = [
@@ -80,4 +81,4 @@ def main(weights: Path, data: Path, out: Path, strength: float) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
