@@ -248,7 +248,7 @@ class Dataset:
         model: str = "the model",
         channels: int | None = None,
         kpt_shape: Sequence[int] = (),
-        single_cls: bool = False,
+        single_cls: bool | None = None,
     ) -> Dataset:
         """This dataset as :meth:`known_to` a model, which its classes, channels and keypoints fit; arguments as
         :meth:`check_matches`.
@@ -257,7 +257,7 @@ class Dataset:
             DataError: they do not fit.
         """
         known = dict(names_of_model) if isinstance(names_of_model, Mapping) else dict(enumerate(names_of_model))
-        seen = self.known_to(known, single_cls=single_cls or None)
+        seen = self.known_to(known, single_cls=single_cls)
         seen.check_matches(names_of_model, model=model, channels=channels, kpt_shape=kpt_shape)
         return seen
 

@@ -164,8 +164,13 @@ def test_a_class_that_is_called_item_is_no_reason_to_merge_others(data: Path, tm
     weights = _item(tmp_path / "item.pt")
     done = finetune(weights, data=data, out=tmp_path / "out", settings=_single(train={}), work=tmp_path / "work")
     assert len(checkpoint.load(done.best).names) == 10
-    with pytest.raises(DataError, match="not trained with single_cls"):
-        read_inputs(load_target("cpu"), weights, data, False)
+    for judged in (
+        lambda: read_inputs(load_target("cpu"), weights, data, False),
+        lambda: accuracy(weights, data=data, imgsz=64, device="cpu"),
+        lambda: labelled_batches(checkpoint.load(weights), data, 64, images=4, batch=2),
+    ):
+        with pytest.raises(DataError, match="10 classes"):
+            judged()
     with pytest.raises(DataError, match="knows 1 classes"):
         baseline_accuracy(weights, data=data, settings=_single(train={}), work=tmp_path / "baseline")
 

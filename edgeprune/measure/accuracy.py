@@ -177,7 +177,7 @@ class Subject:
         batch: images a forward pass.
         end_to_end: whether its output needs no NMS.
         exported: whether a runtime runs it, not torch.
-        single_cls: whether a checkpoint says that it was trained to see every object as of one class.
+        single_cls: whether a checkpoint says that it was trained to see every object as of one class; None for a graph.
     """
 
     module: Any
@@ -186,7 +186,7 @@ class Subject:
     batch: int
     end_to_end: bool
     exported: bool
-    single_cls: bool = False
+    single_cls: bool | None = None
 
     @property
     def channels(self) -> int:

@@ -178,7 +178,8 @@ def compare(
     task = described[0].task
     dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=task, need=(split,), trust=trust)
     dataset.images(split)
-    single_cls = any(one.single_cls for one in described)  # of models of the same classes; a graph does not say
+    told = [one.single_cls for one in described if one.single_cls is not None]  # by checkpoints; a graph does not say
+    single_cls = any(told) if told else None  # of models of the same classes
     dataset = dataset.seen_by(described[0].names, model=str(paths[0]), single_cls=single_cls)
     for one in described:
         dataset.check_keypoints(one.kpt_shape, model=str(one.path))
@@ -239,7 +240,7 @@ class _What:
     path: Path
     task: str
     names: Mapping[int, str]
-    single_cls: bool = False
+    single_cls: bool | None = None
     kpt_shape: tuple[int, ...] = ()
 
 

@@ -62,12 +62,6 @@ def read_inputs(
     _require_possible(target, loaded)
     splits = {"train", "val", target.accuracy.split}
     dataset = read_dataset(target, data, source.task, splits, loaded, trust=trust)
-    if loaded is not None and dataset.one_class and not loaded.single_cls:  # merged for its name alone, as graphs are
-        raise DataError(
-            f"{dataset.source} has other classes than {loaded.path}, whose one class is '{loaded.names[0]}' and which "
-            "was not trained with single_cls; give the dataset that it was trained on, or train it for these classes "
-            "first: edgeprune finetune"
-        )
     dataset.say_trained_on(dataset.judging_split(target.accuracy.split))
     if loaded is None and target.pretrain.train.get("single_cls"):
         dataset = dataset.of_one_class()
