@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.page import publish
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.artifact import Role
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, TargetError
@@ -170,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
     path = options.out / (SIMULATED_PAGE if simulated else PAGE)
     path.write_text(page, encoding="utf-8")
     if options.page is not None and not simulated:
-        options.page.write_text(page, encoding="utf-8")
+        publish(options.page, "gpu-check", page)
     for check in checks:
         notes.note(f"{check.verdict.value}: {check.stage}, {check.metric} {_figure(check.value)} {check.unit}")
     notes.note(f"written: {path}")

@@ -39,7 +39,7 @@ def test_no_room_for_the_work_directory_is_told_alike(words: str, monkeypatch: p
 def test_a_carried_folder_is_told_to_be_carried_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fill(folder: str) -> None:
+    def fill(folder: str, not_restored: list[str]) -> None:
         raise FULL
 
     monkeypatch.setattr(carried, "_run_all", fill)
