@@ -40,7 +40,7 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.serial import from_json, read_json, read_json_data
 from edgeprune.target import Target
-from edgeprune.workspace import LOCK, OLD_BUNDLE, held, run_directory_of
+from edgeprune.workspace import BUNDLE, OLD_BUNDLE, held, held_build, run_directory_of
 
 if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
@@ -72,10 +72,11 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         answered = _read_results(folder)
         if run is not None:  # before it is looked for: a bundle whose replacement was stopped is put back
             run = run.resolve()  # `.` has no folder above it by name
-            lock.enter_context(held(run if (run / LOCK).is_file() else run.parent))
-        bundle = _find_bundle(run, answered.request_sha256)
-        if run is None:
-            lock.enter_context(held(bundle.parent))
+            lock.enter_context(held_build(run))
+            bundle = _bundle_in(run)
+        else:
+            bundle = _find_bundle(answered.request_sha256)
+            lock.enter_context(held_build(bundle))
         record = read_untouched(bundle)  # of what is judged anew, nothing may be somebody's own figure
         request = _read_request(bundle, record, answered)
         _require_board(record.target, answered)
@@ -129,25 +130,32 @@ def _read_results(folder: Path) -> Results:
     return results
 
 
-def _find_bundle(run: Path | None, request: str) -> Path:
-    if run is None:
-        for old in Path("runs").glob(f"*/{OLD_BUNDLE}"):  # a bundle whose replacement was stopped is put back
-            with contextlib.suppress(EdgepruneError, OSError), held(old.parent):  # it may be no build of these results
-                pass
-    places = [run / "bundle", run] if run is not None else sorted(Path("runs").glob("*/bundle"))
-    for place in places:
-        if run is None:
-            with contextlib.suppress(OSError):  # of an unrelated build that this user may not read
-                if _is_bundle(place) and sha256_of(place / FOLDER / "request.json") == request:
-                    return place
-        elif _is_bundle(place):
+def _bundle_in(run: Path) -> Path:
+    """The bundle with a carried folder of a run directory, or that folder itself."""
+    for place in (run / BUNDLE, run):
+        if _is_bundle(place):
             return place
-    where = f"{run} holds no bundle/{FOLDER}" if run is not None else "no build below runs/ packed this request"
-    raise DataError(f"{where}; name the run directory that the folder came from: --run DIRECTORY")
+    raise _none_found(f"{run} holds no bundle/{FOLDER}")
+
+
+def _find_bundle(request: str) -> Path:
+    """The bundle below ``runs/`` whose carried folder made a request."""
+    for old in Path("runs").glob(f"*/{OLD_BUNDLE}"):  # a bundle whose replacement was stopped is put back
+        with contextlib.suppress(EdgepruneError, OSError), held(old.parent):  # it may be no build of these results
+            pass
+    for place in sorted(Path("runs").glob(f"*/{BUNDLE}")):
+        with contextlib.suppress(OSError):  # of an unrelated build that this user may not read
+            if _is_bundle(place) and sha256_of(place / FOLDER / "request.json") == request:
+                return place
+    raise _none_found("no build below runs/ packed this request")
 
 
 def _is_bundle(place: Path) -> bool:
     return (place / FOLDER / "request.json").is_file() and (place / "build.json").is_file()
+
+
+def _none_found(where: str) -> DataError:
+    return DataError(f"{where}; name the run directory that the folder came from: --run DIRECTORY")
 
 
 def _read_request(bundle: Path, record: BuildRecord, results: Results) -> Request:

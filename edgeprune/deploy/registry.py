@@ -21,10 +21,9 @@ from edgeprune.records.signature import SIGNATURE
 from edgeprune.records.verify import verify_build
 from edgeprune.scratch import scratch
 from edgeprune.version import __version__, pip
-from edgeprune.workspace import LOCK, STATE
+from edgeprune.workspace import BUNDLE, run_directory_of
 
 MLFLOW = "mlflow:"
-BUNDLE = "bundle"
 DIGEST_TAG = "edgeprune.build_json_sha256"
 SIGNATURE_TAG = "edgeprune.signature_sha256"
 REPORT, PAGE = "report.md", "report.html"
@@ -147,14 +146,14 @@ def _page_with_pictures(record: BuildRecord, bundle: Path, report: bytes) -> byt
     A page is written before the report beside it, so that it is of the record whose report that is. Another version of
     edgeprune may have put the report otherwise: of its pages, that of a run directory is taken.
     """
-    run = bundle.parent
-    if bundle.name != BUNDLE or not is_file(run / PAGE):
+    page = bundle.parent / PAGE
+    if bundle.name != BUNDLE or not is_file(page):
         return b""
     if record.edgeprune == __version__:
-        ours = is_file(run / REPORT) and read_bytes(run / REPORT) == report
+        ours = is_file(page.with_name(REPORT)) and read_bytes(page.with_name(REPORT)) == report
     else:
-        ours = is_file(run / LOCK) or is_file(run / STATE)
-    return read_bytes(run / PAGE) if ours else b""
+        ours = run_directory_of(bundle) is not None
+    return read_bytes(page) if ours else b""
 
 
 def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
