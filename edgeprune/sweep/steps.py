@@ -131,10 +131,8 @@ class RealSteps:
             before = beside.compile_source(folder / "swept", _beside(job, COMPILED))
             after = bench.compile_source(folder / "candidate")
             engines = [before.required_engine, after.required_engine]
-            first, second, gate = _timed(site, job, bench, engines, dataset)
-            if job.pruned and not pruned.probes and job.reference is None and target.budget.asks_nothing:
-                gate = unpruned_gate("sweep", target.budget.value)  # of one model beside itself no clock tells a ratio
-            met = job.pruned and not pruned.probes and _passed(gate)
+            unpruned = job.pruned and not pruned.probes
+            first, second, gate = _timed(site, job, bench, engines, dataset, unpruned=unpruned)
             ratio, per_image = speed_up_of(first, second), folder / "per_image.npz"
             statistic = target.budget.statistic
             limits = bounds(second.values, statistic, INTERVAL_END)
@@ -148,13 +146,13 @@ class RealSteps:
                 accuracy=accuracy.value,
                 macs=pruned.macs,
                 parameters=checkpoint.parameter_count(source.model),
-                note=_note(job, pruned, met) + _doubt(pruned, gate),
+                note=_note(job, pruned, unpruned and _passed(gate)) + _doubt(pruned, gate),
                 inconclusive=_undecided(pruned, gate),
                 accuracy_error=standard_error(load_per_image(per_image), seed=job.seed),
                 speed_up_low=ratio.low,
                 speed_up_high=ratio.high,
                 swept_ms=value_of(first.values, "p50"),
-                met_unpruned=job.pruned and not pruned.probes,
+                met_unpruned=unpruned,
                 missed=_reason(gate, Verdict.FAIL),
                 unsteady=unsteady_reason(ratio.stability, first, second),
                 ms_low=0.0 if limits.low is None else limits.low,
@@ -169,7 +167,7 @@ class RealSteps:
 
 
 def _timed(
-    site: Site, job: Job, bench: SiteBench, engines: list[Path], dataset: Dataset
+    site: Site, job: Job, bench: SiteBench, engines: list[Path], dataset: Dataset, *, unpruned: bool = False
 ) -> tuple[Measurement, Measurement, Gate | None]:
     """Latency of the swept engine and of the job's, and the job's budget held against it; what does not decide is
     measured again, as in a build. A job without a budget is only timed."""
@@ -183,6 +181,9 @@ def _timed(
 
     if not job.pruned:
         return *measure(1.0), None
+    budget = site.target.budget
+    if unpruned and job.reference is None and budget.asks_nothing:  # of one model beside itself no clock tells a ratio
+        return *measure(1.0), unpruned_gate("sweep", budget.value)
     judged = judge_until_decided(site, "sweep", measure, 0 if site.runtime.simulated else site.target.measure.retries)
     return judged.baseline, judged.candidate, judged.gate
 
