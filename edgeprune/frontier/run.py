@@ -56,6 +56,7 @@ from edgeprune.sweep.point import Job, Steps, conditions_of
 from edgeprune.sweep.run import (
     checkpoint_file,
     finish_jobs,
+    jobs_of,
     per_image_file,
     require_options,
     require_trainable,
@@ -167,25 +168,20 @@ def frontier(
         trained = [one for one in planned if one.trained]
         reporter.note(f"{len(found.screened)} forms screened; {len(trained)} rows to train and measure")
 
+        alike = jobs_of(data, dataset.digest, source.task, seed=seed, trust=trust, out=out, conditions=conditions)
+
         def job(one: Planned) -> Job:
             asked = target.changed(one.form.keys)
             if one.prune_to is not None:
                 asked = with_budget(asked, kind, budgets[ratios.index(one.prune_to)])
-            return Job(
+            return alike(
                 name=_slug(one, sources, kind, budgets, ratios),
                 weights=sources[one.form.weights].path.read_bytes(),
                 target=asked,
-                data=str(Path(data).resolve()) if Path(data).exists() else str(data),
-                digest=dataset.digest,
-                seed=seed,
-                trust=trust,
-                cache=str((out / "profiles").resolve()),
                 pruned=one.prune_to is not None,
                 epochs=given,
                 reference=(target, source.path.read_bytes()),
                 start_used=None if one.prune_to is None else one.prune_to / screened[one.form.name].speed_up,
-                conditions=conditions,
-                task=source.task,
             )
 
         todo = [job(one) for one in trained]

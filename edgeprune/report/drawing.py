@@ -104,18 +104,15 @@ def legend_above(axes: Axes, columns: int = 1) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=10)
 
 
+def draw_marks(axes: Axes, places: Sequence[tuple[float, float]], **style: Any) -> None:
+    """Marks at these places, where there are any; ``style`` as matplotlib's ``scatter`` takes it."""
+    if places:
+        axes.scatter(*zip(*places, strict=True), linewidths=2, **style)
+
+
 def draw_unsure(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Cross out points whose measurement does not show that their budget is held."""
-    if places:
-        axes.scatter(
-            *zip(*places, strict=True),
-            s=80,
-            marker="x",
-            color=COLOURS["limit"],
-            linewidths=2,
-            label="not sure",
-            zorder=5,
-        )
+    draw_marks(axes, places, s=80, marker="x", color=COLOURS["limit"], label="not sure", zorder=5)
 
 
 def shortened(name: str, most: int = 24) -> str:

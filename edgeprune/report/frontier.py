@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from edgeprune.report.drawing import COLOURS, Plot, draw_plot, draw_unsure, legend_above
+from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
@@ -154,16 +154,7 @@ def frontier_plot(found: Frontier) -> Plot:
         edge = sorted((ms, accuracy) for ms, accuracy, row in places if row.undominated)
         axes.plot(*zip(*edge, strict=True), color=COLOURS["after"], label="the frontier", zorder=2)
         taken = [(ms, accuracy) for ms, accuracy, row in places if row.name in recommended]
-        if taken:
-            axes.scatter(
-                *zip(*taken, strict=True),
-                s=150,
-                facecolors="none",
-                edgecolors=COLOURS["after"],
-                linewidths=2,
-                label="recommended",
-                zorder=4,
-            )
+        draw_marks(axes, taken, s=150, facecolors="none", edgecolors=COLOURS["after"], label="recommended", zorder=4)
         for number, limit in enumerate(limits):
             axes.axvline(limit, color=COLOURS["limit"], linestyle="--", linewidth=1, label=None if number else "budget")
         for number, (ms, accuracy, _) in enumerate(marked, 1):

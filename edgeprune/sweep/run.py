@@ -5,7 +5,8 @@ Finished points are kept in the sweep's folder and are not made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from edgeprune import checkpoint
@@ -91,22 +92,17 @@ def sweep(
             site.require_usable()
             conditions = conditions_of(site)
 
+    alike = jobs_of(data, dataset.digest, source.task, seed=seed, trust=trust, out=out, conditions=conditions)
+
     def job(path: str | Path, budget: tuple[str, float] | None) -> Job:
         loaded = checkpoint.load(path, trust=trust).path
         asked = target if budget is None else with_budget(target, *budget)
-        return Job(
+        return alike(
             name=loaded.stem if budget is None else f"{loaded.stem}-{budget[0].replace('_', '-')}-{budget[1]:g}",
             weights=loaded.read_bytes(),
             target=asked,
-            data=str(Path(data).resolve()) if Path(data).exists() else str(data),
-            digest=dataset.digest,
-            seed=seed,
-            trust=trust,
-            cache=str((out / "profiles").resolve()),
             pruned=budget is not None,
             epochs=0 if budget is None else (target.finetune.epochs if epochs is None else epochs),
-            conditions=conditions,
-            task=source.task,
         )
 
     todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]
@@ -117,6 +113,22 @@ def sweep(
         made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
         _write(made, out)
     return made
+
+
+def jobs_of(
+    data: Path | str, digest: str, task: str, *, seed: int, trust: bool, out: Path, conditions: Mapping[str, str]
+) -> partial[Job]:
+    """A job without what tells those of one sweep or frontier apart."""
+    return partial(
+        Job,
+        data=str(Path(data).resolve()) if Path(data).exists() else str(data),
+        digest=digest,
+        seed=seed,
+        trust=trust,
+        cache=str((out / "profiles").resolve()),
+        conditions=conditions,
+        task=task,
+    )
 
 
 def require_options(jobs: str, epochs: int | None) -> None:
