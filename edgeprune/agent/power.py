@@ -12,8 +12,8 @@ from typing import NamedTuple
 from edgeprune.agent.root import CLOCKS_FILE, as_root, may_sudo
 from edgeprune.agent.system import Refused, output_of, read_json, system_path, text_of, write_json
 
-# Below the user's home, where it outlives a reboot, as a power mode does
 LAST_MODE = 9  # one digit, which is all that the rule for sudo allows
+# Below the user's home, where it outlives a reboot, as a power mode does
 RESTORE_FILE = "~/.local/state/edgeprune/restore.json"
 
 

@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +244,7 @@ class BudgetSearch:
             probe = min(found, key=lambda probe: probe.candidate.loss)
             attempt = probed[probe.candidate.key].attempt + 1
             last[last.index(probe)] = replace(probe, reading=measure(probe.candidate, probe.predicted, attempt))
-        best, milder = choose(last, least_used, sure if any(map(sure, last)) else attrgetter("holds"))
+        best, milder = choose(last, least_used, sure) if any(map(sure, last)) else choose(last, least_used)
         best = best or min(last, key=lambda probe: probe.reading.used)
         kept = probed[best.candidate.key]
         for candidate in probed.values():
