@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +18,9 @@ from edgeprune.options import output_file
 from edgeprune.serial import json_text, to_json
 
 if TYPE_CHECKING:
+    from edgeprune.export.result import ParityInfo
+    from edgeprune.input_size import Size
+    from edgeprune.measure.result import ArtifactAccuracy
     from edgeprune.runtimes.base import Runtime
     from edgeprune.runtimes.jobs import ParserAnswer
     from edgeprune.target import Target
@@ -53,7 +58,7 @@ def export_command(
     """
     from edgeprune.export.onnx import onnx_from_checkpoint
 
-    output = output or checkpoint.with_suffix(".onnx")
+    output = output or _beside(checkpoint, f"{checkpoint.stem}.onnx")
     info = onnx_from_checkpoint(
         checkpoint,
         output,
@@ -85,7 +90,7 @@ def simplify_command(
     """
     from edgeprune.export.simplify import simplify_onnx
 
-    output = output or model.with_name(f"{model.stem}-simple.onnx")
+    output = output or _beside(model, f"{model.stem}-simple.onnx")
     info = simplify_onnx(model, output)
     _print({"path": output, **to_json(info)}, f"{output}: {info.reason}", as_json)
 
@@ -117,7 +122,7 @@ def quantize_command(
     """
     from edgeprune.export.quantize import quantize_onnx
 
-    output = output or model.with_name(f"{model.stem}-{precision}.onnx")
+    output = output or _beside(model, f"{model.stem}-{precision}.onnx")
     info = quantize_onnx(
         model,
         output,
@@ -268,25 +273,65 @@ def val_command(
     if device not in (None, "local") and artifact.suffix == ".pt":
         raise TargetError(f"--device {device}: PyTorch runs a checkpoint, on this machine; give its exported file")
     profile = load_target(target) if target else None
+    side = side_to_run(artifact, imgsz, profile, trust=trust)
+    split = split or (profile.accuracy.split if profile else "val")
+    batch, threads = batch or (profile.batch if profile else 1), profile.measure.threads if profile else 0
+    graph = artifact if artifact.suffix == ".onnx" else artifact.with_suffix(".onnx")
+    agreement: ParityInfo | None = None
     with _runtime(artifact, profile, runtime or "onnxruntime", device) as used, Live(enabled=not as_json) as live:
-        found = accuracy(
-            artifact,
-            data=data,
-            imgsz=side_to_run(artifact, imgsz, profile, trust=trust),
-            split=split or (profile.accuracy.split if profile else "val"),
-            batch=batch or (profile.batch if profile else 1),
-            head=head,
-            runtime=used,
-            threads=profile.measure.threads if profile else 0,
-            trust=trust,
-            progress=live.progress,
-        )
+        if used is not None and not used.fit_for_dataset and graph.is_file():
+            judged = _judged(used, graph, artifact, data, side, split, batch, trust, live)
+            found, agreement, by, words = judged.accuracy, judged.agreement, judged.measured_on, judged.text(used.name)
+        else:
+            if used is not None and not used.fit_for_dataset:
+                print(
+                    f"edgeprune: {used.name} starts a process for every inference, which may take hours; minutes: the "
+                    f"engine's ONNX file beside it as {graph.name}, or --runtime tensorrt",
+                    file=sys.stderr,
+                )
+            found = accuracy(
+                artifact,
+                data=data,
+                imgsz=side,
+                split=split,
+                batch=batch,
+                head=head,
+                runtime=used,
+                threads=threads,
+                trust=trust,
+                progress=live.progress,
+            )
+            by = used.name if used else "PyTorch"
+            words = f"by {by}"
     best, second = ("top-1", "top-5") if found.task == "classify" else ("mAP50-95", "mAP50")
-    by = used.name if used else "PyTorch"
-    lines = [f"{artifact}: {found.task} on {found.images} images of {found.split}, by {by}"]
+    lines = [f"{artifact}: {found.task} on {found.images} images of {found.split}, {words}"]
     lines.append(f"{best} {found.map50_95:.4f}, {second} {found.map50:.4f}")
     lines += [f"  {name}: {value:.4f}" for name, value in found.per_class.items()]
-    _print({**to_json(found), "runtime": by}, "\n".join(lines), as_json)
+    _print({**to_json(found), "runtime": by, "agreement": agreement}, "\n".join(lines), as_json)
+
+
+def _judged(
+    runtime: Runtime,
+    graph: Path,
+    artifact: Path,
+    data: str,
+    imgsz: Size | None,
+    split: str,
+    batch: int,
+    trust: bool,
+    live: Live,
+) -> ArtifactAccuracy:
+    """Accuracy of a graph, and its engine's outputs against it, where the engine's runtime is too slow for a split."""
+    from edgeprune.export.quantize import dataset_for
+    from edgeprune.measure.accuracy import judge_artifact
+    from edgeprune.measure.compiling import compile_once
+
+    dataset = dataset_for(graph, data, split=split, trust=trust)
+    with TemporaryDirectory(prefix="edgeprune-val-") as folder:
+        engine = compile_once(runtime, artifact, Path(folder), live.progress)
+        return judge_artifact(
+            runtime, graph, engine, dataset, imgsz=imgsz, split=split, batch=batch, progress=live.progress
+        )
 
 
 @contextmanager
@@ -302,6 +347,14 @@ def _runtime(artifact: Path, profile: Target | None, name: str, device: str | No
     with open_site(target, runtime=None if profile else name) as site:
         site.require_usable()
         yield site.runtime
+
+
+def _beside(source: Path, name: str) -> Path:
+    """Where a file goes that nobody named, refused before the work where it cannot be written."""
+    path = source.with_name(name)
+    if source.is_file():  # of one that is missing, that is said
+        output_file(path)
+    return path
 
 
 def _print(data: object, text: str, as_json: bool) -> None:

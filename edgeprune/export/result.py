@@ -51,6 +51,15 @@ class ParityInfo:
         """Whether no number was held against another: NMS inside gives no rows where it finds nothing."""
         return self.head == "nms" and self.found_nothing
 
+    @property
+    def text(self) -> str:
+        """How many detections agree, for people."""
+        if self.found_nothing:
+            return f"neither detects anything on {self.images} images"
+        return (
+            f"{self.detections_agreement:.1%} of {self.detections_reference} detections on {self.images} images agree"
+        )
+
 
 @dataclass(frozen=True)
 class SimplifyInfo:

@@ -131,39 +131,80 @@ def measure_artifact(
     A runtime that starts a process for every inference is not asked for a whole split: the graph is, and the engine's
     outputs for some images are compared with the graph's. ``per_image`` as in :func:`accuracy`.
     """
-    by_engine = engine is not None and site.runtime.fit_for_dataset
-    result = accuracy(
-        engine if engine is not None and by_engine else onnx,
-        data=dataset,
+    return judge_artifact(
+        site.runtime,
+        onnx,
+        engine,
+        dataset,
         imgsz=site.target.imgsz,
         split=site.target.accuracy.split,
         batch=site.target.batch,
-        runtime=site.runtime if by_engine else None,
-        metadata=metadata_of(onnx) if by_engine else None,
+        seed=site.seed,
         progress=site.reporter.progress,
         per_image=per_image,
     )
-    agreement = compare_outputs(site, onnx, engine, dataset, runtime=site.runtime) if engine and not by_engine else None
-    return ArtifactAccuracy(result, site.runtime.name if by_engine else GRAPH_RUNTIME, agreement)
 
 
-def compare_outputs(
-    site: Site, reference: Path, candidate: Path, dataset: Dataset, *, runtime: Runtime | None = None
-) -> ParityInfo:
+def judge_artifact(
+    runtime: Runtime,
+    onnx: Path,
+    engine: Path | None,
+    dataset: Dataset,
+    *,
+    imgsz: Size | None = None,
+    split: str = "val",
+    batch: int = 1,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Progress = silent,
+    per_image: Path | None = None,
+) -> ArtifactAccuracy:
+    """As :func:`measure_artifact` by a runtime of no target; arguments as in :func:`accuracy`.
+
+    Args:
+        runtime: of the engine.
+        onnx: the graph that the engine is built from.
+        engine: what ships; None where there is none.
+        dataset: images and labels.
+        seed: of the choice of images whose outputs are compared.
+    """
+    by_engine = engine is not None and runtime.fit_for_dataset
+    result = accuracy(
+        engine if engine is not None and by_engine else onnx,
+        data=dataset,
+        imgsz=imgsz,
+        split=split,
+        batch=batch,
+        runtime=runtime if by_engine else None,
+        metadata=metadata_of(onnx) if by_engine and engine != onnx else None,
+        threads=threads if by_engine else 0,
+        progress=progress,
+        per_image=per_image,
+    )
+    agreement = None
+    if engine is not None and not by_engine:
+        progress("comparing outputs on validation images")
+        images = _compared_images(dataset, split, seed)
+        agreement = parity(onnx, engine, images, imgsz=imgsz, runtime=runtime, metadata=metadata_of(onnx))
+    return ArtifactAccuracy(result, runtime.name if by_engine else GRAPH_RUNTIME, agreement)
+
+
+def compare_outputs(site: Site, reference: Path, candidate: Path, dataset: Dataset) -> ParityInfo:
     """Differences between the outputs of two forms of a model on validation images.
 
     Args:
         site: target and seed.
         reference: a checkpoint or an ONNX file.
-        candidate: an ONNX file, or an engine of ``runtime``.
+        candidate: an ONNX file.
         dataset: gives the images.
-        runtime: loads an engine; its task and names are those of ``reference``, an ONNX file.
     """
     site.reporter.progress("comparing outputs on validation images")
-    split = dataset.judging_split(site.target.accuracy.split)
-    images = dataset.sample_images(split, COMPARED_IMAGES, site.seed)
-    metadata = metadata_of(reference) if runtime is not None else None
-    return parity(reference, candidate, images, imgsz=site.target.imgsz, runtime=runtime, metadata=metadata)
+    images = _compared_images(dataset, site.target.accuracy.split, site.seed)
+    return parity(reference, candidate, images, imgsz=site.target.imgsz)
+
+
+def _compared_images(dataset: Dataset, split: str, seed: int) -> list[Path]:
+    return dataset.sample_images(dataset.judging_split(split), COMPARED_IMAGES, seed)
 
 
 @dataclass(frozen=True)

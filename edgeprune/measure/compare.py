@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.input_size import Size
-from edgeprune.measure.accuracy import accuracy
+from edgeprune.measure.accuracy import accuracy, judge_artifact
 from edgeprune.measure.bench import ModelBench, bench_graphs
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
@@ -201,17 +201,25 @@ def compare(
             engines = [
                 compile_once(by, graph, Path(folder) / f"engine-{n}", progress) for n, graph in enumerate(graphs)
             ]
-        judged = []
-        for number, (name, engine, size) in enumerate(zip(names, engines, sizes, strict=True)):
-            progress(f"accuracy of {name}", done=number, total=len(names))
-            judged.append(accuracy(engine, data=dataset, split=split, imgsz=size, runtime=by))
-        timed: Sequence[ModelBench | None] = [None] * len(paths)
+        judged: list[Accuracy] = []
         notes: list[str] = []
+        for number, (name, graph, engine, size) in enumerate(zip(names, graphs, engines, sizes, strict=True)):
+            progress(f"accuracy of {name}", done=number, total=len(names))
+            if by is None:
+                judged.append(accuracy(graph, data=dataset, split=split, imgsz=size))
+                continue
+            found = judge_artifact(by, graph, engine, dataset, imgsz=size, split=split, seed=seed)
+            judged.append(found.accuracy)
+            if found.agreement is not None:
+                notes.append(f"{name}: {found.text(by.name)}")
+        timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
             own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
             result = bench_graphs(engines, runtime, own, details=False, progress=progress)
-            timed, notes = result.models, [*result.notes]
-        lookers = [SceneModel(name, engine, by, size) for name, engine, size in zip(names, engines, sizes, strict=True)]
+            timed = result.models
+            notes += result.notes
+        seen, eyes = (engines, by) if by is not None and by.fit_for_dataset else (graphs, None)
+        lookers = [SceneModel(name, file, eyes, size) for name, file, size in zip(names, seen, sizes, strict=True)]
         shown: tuple[Scene, ...] = ()
         with only_informs("no images side by side", notes.append):
             shown = choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)

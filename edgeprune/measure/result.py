@@ -74,6 +74,19 @@ class ArtifactAccuracy:
         """Whether the graph was run, since no runtime can take the engine through a whole split, or none is here."""
         return self.measured_on == GRAPH_RUNTIME
 
+    def text(self, runtime: str) -> str:
+        """What the accuracy is of, for people.
+
+        Args:
+            runtime: name of the engine's.
+        """
+        if self.agreement is None:
+            return f"by {self.measured_on}"
+        return (
+            f"by {self.measured_on}, of the graph, since {runtime} starts a process for every inference; the engine's "
+            f"outputs against it: {self.agreement.text}"
+        )
+
     @property
     def value(self) -> float:
         """The figure that the gates use, 0 to 1."""

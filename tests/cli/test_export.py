@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +15,8 @@ from typer.testing import CliRunner
 import edgeprune.export.parity
 import edgeprune.export.quantize  # noqa: F401 -- both are looked up when the command runs
 from edgeprune.cli.export import app
-from edgeprune.errors import DeviceError, TargetError, ToolError
+from edgeprune.devices.local import LocalDevice
+from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.result import ParityInfo
 from edgeprune.runtimes import nvidia_parser
@@ -19,7 +24,9 @@ from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.jobs import ParserAnswer
 from edgeprune.runtimes.nvidia_parser import parser_availability
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.runtimes.trtexec_ import TrtExec
 from tests.export.helpers import saved, stock_model
+from tests.runtimes import fake_trtexec
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +103,52 @@ def classes(files, shared):
                 (folder / image.name).symlink_to(image)
     (files / "small.yaml").write_text(PROFILE)
     return files
+
+
+@pytest.mark.parametrize("form", ["engine", "graph", "alone"])
+def test_val_by_a_process_an_inference_takes_the_graph_s_accuracy_and_some_outputs(
+    form: str, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    program = fake_trtexec.install(programs, computes=True)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    look = LocalDevice._look
+    monkeypatch.setattr(LocalDevice, "_look", lambda self: replace(look(self), l4t="36.4.3"))  # a board has its GPU
+    graph, engine = tmp_path / "m.onnx", tmp_path / "m.engine"
+    shutil.copy(classes / "m.onnx", graph)
+    TrtExec(LocalDevice(), program=(str(program),)).engine_from_onnx(graph, engine, precision="fp32")
+    if form == "alone":
+        graph.unlink()
+    built = len(fake_trtexec.calls(program))
+    data = ("--data", str(classes / "d"), "--split", "test", "--json")
+    artifact = graph if form == "graph" else engine
+    result = CliRunner().invoke(app, ["val", str(artifact), *data, "--runtime", "trtexec"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    plain = json.loads(CliRunner().invoke(app, ["val", str(classes / "m.onnx"), *data]).stdout)
+    assert found["map50_95"] == plain["map50_95"] and found["images"] == 9
+    runs = [call for call in fake_trtexec.calls(program)[built:] if "--loadInputs" in call]
+    if form == "alone":
+        assert found["runtime"] == "trtexec" and found["agreement"] is None and len(runs) == 9
+        assert "trtexec starts a process for every inference" in result.stderr and "m.onnx" in result.stderr
+    else:
+        assert found["runtime"] == "onnxruntime on this CPU" and found["agreement"]["images"] == 9
+        assert result.stderr.count("hours") == 0
+
+
+def test_a_file_that_nobody_named_is_refused_before_the_work(classes: Path, tmp_path: Path) -> None:
+    """As one that somebody named is; what is missing itself is told as missing."""
+    shutil.copy(classes / "m.onnx", tmp_path / "m.onnx")
+    shutil.copy(classes / "m.pt", tmp_path / "n.pt")
+    for name in ("m-simple.onnx", "m-fp16.onnx", "n.onnx"):
+        (tmp_path / name).mkdir()
+    asked = (["simplify", "m.onnx"], ["quantize", "m.onnx", "--precision", "fp16"], ["export", "n.pt"])
+    for command, source, *more in asked:
+        result = CliRunner().invoke(app, [command, str(tmp_path / source), *more])
+        assert isinstance(result.exception, TargetError) and "is a folder" in str(result.exception), result.output
+        missing = CliRunner().invoke(app, [command, str(tmp_path / "none" / source), *more])
+        assert isinstance(missing.exception, DataError) and "mkdir" not in str(missing.exception)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import html
 import json
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from edgeprune.measure.graphs import Counts, counts_of
 from edgeprune.measure.names import names_apart
 from edgeprune.report.comparison import classes_table, comparison_page, draw_scenes, models_table
 from edgeprune.report.notebook import comparison_html
-from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.base import BenchSettings, Session
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.export.helpers import noise_images, saved, stock_model
 from tests.report import results
@@ -82,6 +84,39 @@ def test_a_checkpoint_and_its_graph_compare_as_the_same(found):
         assert len(scene.results[1].detections) == len(scene.results[2].detections) and len(scene.truth) > 0
     assert found.models[0].latency is not None and found.models[0].latency.speed_up is None
     assert found.models[2].latency is not None and found.models[2].latency.speed_up is not None
+
+
+class ProcessEach(OnnxRuntime):
+    """Starts a process for every inference, as trtexec does; counts them."""
+
+    fit_for_dataset = False
+    started = 0
+
+    @contextmanager
+    def session(self, model: Path, *, threads: int = 0) -> Iterator[Session]:
+        with super().session(model, threads=threads) as session:
+
+            def counted(inputs):
+                self.started += 1
+                return session.run(inputs)
+
+            class Counted:
+                input_names, output_names = session.input_names, session.output_names
+
+                run = staticmethod(counted)
+
+            yield Counted()
+
+
+def test_a_runtime_of_a_process_an_inference_is_not_asked_for_a_whole_split(folder):
+    models, slow = [folder / "base.pt", folder / "pruned.onnx"], ProcessEach()
+    made = compare(models, folder / "digits" / "data.yaml", runtime=slow, settings=QUICK, images=2, split="train")
+    plain = compare(models, folder / "digits" / "data.yaml", settings=QUICK, images=2, split="train")
+    assert [one.accuracy.map50_95 for one in made.models] == [one.accuracy.map50_95 for one in plain.models]
+    assert made.scenes and slow.started == 2 * 4, "four images of the split for each model's agreement, and no more"
+    told = [line for line in made.notes if "of the graph" in line]
+    assert len(told) == 2 and all("starts a process for every inference" in line for line in told)
+    assert not any("of the graph" in line for line in plain.notes)
 
 
 def test_models_of_fixed_sizes_compare_each_at_its_own(folder, tmp_path):
