@@ -18,14 +18,14 @@ from edgeprune.settings import check_seed
 
 
 def dataset_for(model: Path | str, data: Path | str, *, split: str, trust: bool = False) -> Dataset:
-    """A dataset whose images an ONNX file is run on.
+    """A dataset whose images an ONNX file is run on; ``split`` as in :func:`edgeprune.measure.accuracy.accuracy`.
 
     Raises:
         DataError: it cannot be read, lacks the split, or is not one for this model.
     """
     graph = load_graph(model)
     info, facts = describe_onnx(graph), facts_to_run(graph, str(model))
-    dataset = Dataset.load(data, task=info.task, need=(split,), trust=trust)
+    dataset = Dataset.load(data, task=info.task, need=() if split == "auto" else (split,), trust=trust)
     return dataset.seen_by(
         facts.names or dataset.names, model=str(model), channels=info.channels, kpt_shape=facts.kpt_shape
     )

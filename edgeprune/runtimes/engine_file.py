@@ -39,6 +39,7 @@ class EngineFacts:
         dla_core: the DLA core it was built for, or None.
         build_s: seconds that the builder took.
         simulated: built by a stand-in, not by a device.
+        graph: SHA-256 of the ONNX file that it was built from; empty where nobody kept it.
         command: the line that built it, where one did: which of a device's programs, and what it was told.
     """
 
@@ -54,6 +55,7 @@ class EngineFacts:
     build_s: float = 0.0
     simulated: bool = False
     command: str = ""
+    graph: str = ""
 
 
 def facts_path(engine: Path) -> Path:
@@ -123,6 +125,17 @@ def require_batch(engine: Path, facts: EngineFacts | None, batch: int) -> None:
     built = facts.inputs[0].shape[0] if facts is not None and facts.inputs else batch
     if batch and built != batch:
         raise DataError(f"{engine}: this engine is of batch {built}, asked was {batch}; build it for {batch}")
+
+
+def require_graph(engine: Path, graph: Path) -> None:
+    """Refuse an ONNX file that an engine was not built from: what is measured of it says nothing of the engine.
+
+    Raises:
+        DataError: it is another one, or the engine's facts cannot be read. An engine without facts is not refused.
+    """
+    facts = read_facts(engine)
+    if facts is not None and facts.graph and facts.graph != sha256_of(graph):
+        raise DataError(f"{engine} was not built from {graph}; put its own ONNX file there, or build the engine again")
 
 
 def timing_cache_for(identity: Mapping[str, str]) -> Path:

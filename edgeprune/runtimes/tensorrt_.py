@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.agent.host import host_state
+from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
@@ -161,6 +162,7 @@ class TensorRt(Runtime):
                 layers=_layers(build.layers),
                 shapes=graph.free_shapes(),
                 build_s=build.build_s,
+                graph=sha256_of(onnx),
             ),
         )
 

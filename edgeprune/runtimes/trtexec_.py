@@ -23,6 +23,7 @@ import numpy as np
 from edgeprune.agent.host import HostState, host_state
 from edgeprune.agent.programs import Turns
 from edgeprune.agent.trtexec import PROGRAMS, crashed_behind_its_work
+from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
@@ -593,6 +594,7 @@ class TrtExec(Runtime):
         facts = EngineFacts(
             builder=f"trtexec {shown_version(version)}",
             command=shlex.join(argv).replace(f"{folder}/", ""),
+            graph=sha256_of(onnx),
             identity=identity,
             precision=precision,
             inputs=graph.inputs,

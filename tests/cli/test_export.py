@@ -12,12 +12,11 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-import edgeprune.export.parity
-import edgeprune.export.quantize  # noqa: F401 -- both are looked up when the command runs
 from edgeprune.cli.export import app
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.parity import compare_arrays
 from edgeprune.export.result import ParityInfo
 from edgeprune.runtimes import nvidia_parser
 from edgeprune.runtimes.base import Availability
@@ -105,36 +104,87 @@ def classes(files, shared):
     return files
 
 
-@pytest.mark.parametrize("form", ["engine", "graph", "alone"])
-def test_val_by_a_process_an_inference_takes_the_graph_s_accuracy_and_some_outputs(
-    form: str, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def by_process(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A trtexec on the PATH that computes, an engine, its graph beside it, and a run of ``val``."""
     programs = tmp_path / "bin"
     programs.mkdir()
     program = fake_trtexec.install(programs, computes=True)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     look = LocalDevice._look
     monkeypatch.setattr(LocalDevice, "_look", lambda self: replace(look(self), l4t="36.4.3"))  # a board has its GPU
     graph, engine = tmp_path / "m.onnx", tmp_path / "m.engine"
     shutil.copy(classes / "m.onnx", graph)
     TrtExec(LocalDevice(), program=(str(program),)).engine_from_onnx(graph, engine, precision="fp32")
-    if form == "alone":
-        graph.unlink()
     built = len(fake_trtexec.calls(program))
-    data = ("--data", str(classes / "d"), "--split", "test", "--json")
-    artifact = graph if form == "graph" else engine
-    result = CliRunner().invoke(app, ["val", str(artifact), *data, "--runtime", "trtexec"])
+
+    def val(artifact: Path, *more: str):
+        given = ("--data", str(classes / "d"), "--json", "--runtime", "trtexec")
+        return CliRunner().invoke(app, ["val", str(artifact), *given, *more])
+
+    def inferences() -> int:
+        return len([call for call in fake_trtexec.calls(program)[built:] if "--loadInputs" in call])
+
+    return SimpleNamespace(graph=graph, engine=engine, val=val, inferences=inferences)
+
+
+@pytest.mark.parametrize("form", ["engine", "graph", "alone"])
+def test_val_by_a_process_an_inference_takes_the_graph_s_accuracy_and_some_outputs(
+    form: str, classes: Path, by_process: SimpleNamespace
+) -> None:
+    if form == "alone":
+        by_process.graph.unlink()
+    result = by_process.val(by_process.graph if form == "graph" else by_process.engine, "--split", "test")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    plain = json.loads(CliRunner().invoke(app, ["val", str(classes / "m.onnx"), *data]).stdout)
-    assert found["map50_95"] == plain["map50_95"] and found["images"] == 9
-    runs = [call for call in fake_trtexec.calls(program)[built:] if "--loadInputs" in call]
+    plain = ["val", str(classes / "m.onnx"), "--data", str(classes / "d"), "--split", "test", "--json"]
+    assert found["map50_95"] == json.loads(CliRunner().invoke(app, plain).stdout)["map50_95"]
+    assert found["images"] == by_process.inferences() == 9
     if form == "alone":
-        assert found["runtime"] == "trtexec" and found["agreement"] is None and len(runs) == 9
+        assert found["runtime"] == "trtexec" and found["agreement"] is None
         assert "trtexec starts a process for every inference" in result.stderr and "m.onnx" in result.stderr
     else:
-        assert found["runtime"] == "onnxruntime on this CPU" and found["agreement"]["images"] == 9
-        assert result.stderr.count("hours") == 0
+        assert found["runtime"] == "onnxruntime on this CPU" and found["agreement"]["detections_agreement"] == 1
+        assert "hours" not in result.stderr
+
+
+def test_val_by_a_process_an_inference_knows_whose_graph_lies_beside_an_engine(
+    files: Path, by_process: SimpleNamespace, tmp_path: Path
+) -> None:
+    other = saved(stock_model("yolov8", "classify", seed=5), tmp_path / "other.pt")
+    onnx_from_checkpoint(other, by_process.graph, imgsz=64)
+    refused = by_process.val(by_process.engine)
+    assert isinstance(refused.exception, DataError) and "was not built from" in str(refused.exception)
+    assert by_process.inferences() == 0
+    missing = by_process.val(tmp_path / "none.engine")
+    assert isinstance(missing.exception, DataError) and "hours" not in missing.stderr
+
+
+def test_val_by_a_process_an_inference_fails_where_the_outputs_are_others(
+    by_process: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody kept whose graph it is, the agreement is what tells."""
+
+    def apart(*given, **named):
+        return replace(compare_arrays(*given, **named), detections_agreement=0.89)
+
+    monkeypatch.setattr(sys.modules["edgeprune.export.parity"], "compare_arrays", apart)
+    result = by_process.val(by_process.engine)
+    assert result.exit_code == 1 and json.loads(result.stdout)["agreement"]["detections_agreement"] == 0.89
+
+
+def test_val_by_a_process_an_inference_takes_a_size_and_the_judging_split(
+    files: Path, classes: Path, by_process: SimpleNamespace, tmp_path: Path
+) -> None:
+    """What a graph leaves free is built as it is measured; a profile's split may be the one that judges."""
+    profile = tmp_path / "auto.yaml"
+    profile.write_text("extends: jetson-orin-nano\nimgsz: 96\nprecision: fp32\naccuracy: {split: auto}\n")
+    given = ["val", str(files / "free.onnx"), "--data", str(classes / "d"), "--target", str(profile), "--json"]
+    result = CliRunner().invoke(app, [*given, "--device", "fake:orin-nano"])
+    assert result.exit_code in (0, 1), result.output  # a stand-in device computes nothing
+    found = json.loads(result.stdout)
+    assert found["split"] == "test" and found["agreement"] is not None
 
 
 def test_a_file_that_nobody_named_is_refused_before_the_work(classes: Path, tmp_path: Path) -> None:
