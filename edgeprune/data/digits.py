@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,15 @@ class DigitsRecipe:
     def recorded(self) -> dict[str, Any]:
         """What is written beside the images; folders from before there was a hard kind do not name it."""
         return {key: value for key, value in asdict(self).items() if key != "hard" or value}
+
+    @property
+    def files(self) -> Iterator[str]:
+        """What lies in the folder, as relative paths."""
+        yield "data.yaml"
+        for split in SPLITS:
+            for index in range(getattr(self, split)):
+                yield f"images/{split}/{index:05d}.jpg"
+                yield f"labels/{split}/{index:05d}.txt"
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -166,6 +176,9 @@ def _holds(out: Path, recipe: DigitsRecipe) -> bool:
         record = {"hard": False, **record}
         differs = ", ".join(f"{k}={record.get(k)}" for k, v in asdict(recipe).items() if record.get(k) != v)
         raise DataError(f"{out} holds digits made with {differs}; name another folder with --out or delete it")
+    if missing := [name for name in recipe.files if not (out / name).is_file()]:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{out} lacks {missing[0]}{others}, deleted since; name another folder with --out or delete it")
     return True
 
 

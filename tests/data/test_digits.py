@@ -134,6 +134,14 @@ def test_a_second_call_with_the_same_parameters_touches_nothing(made: Path) -> N
     assert {p: p.stat().st_mtime_ns for p in made.rglob("*")} == before
 
 
+@pytest.mark.parametrize("name", ["data.yaml", "images/val/00001.jpg", "labels/train/00000.txt"])
+def test_a_folder_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path, name: str) -> None:
+    out = write_digits(tmp_path / "d", train=2, val=2, test=1, imgsz=64).parent
+    (out / name).unlink()
+    with pytest.raises(DataError, match=f"lacks {name}, deleted since"):
+        write_digits(out, train=2, val=2, test=1, imgsz=64)
+
+
 def test_a_stopped_run_leaves_nothing_half_and_the_next_one_cleans_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
