@@ -7,12 +7,13 @@ runs again, on another node if need be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from edgeprune.errors import DeviceError, EdgepruneError
 from edgeprune.progress import Reporter, Silent
-from edgeprune.sweep.point import Finished, Job, Steps
+from edgeprune.sweep.point import Finished, Job, Steps, conditions_of
+from edgeprune.target import Target
 from edgeprune.version import pip
 
 RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a result and is not tried again
@@ -21,6 +22,31 @@ RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a res
 def device_resource(target: str) -> str:
     """Name of the resource that a node with the device offers."""
     return f"device:{target}"
+
+
+def conditions_on_ray(target: Target) -> dict[str, str]:
+    """As :func:`edgeprune.sweep.point.conditions_of` of the node that has the target's device.
+
+    Raises:
+        DeviceError: Ray is not installed, no node of the cluster has the device, or its runtime is not usable there.
+    """
+    ray, RayError = _connected({target.name})
+    asked: Any = ray.remote(max_retries=RETRIES)(_guarded(_conditions))
+    try:
+        found = ray.get(asked.options(resources={device_resource(target.name): 1}, num_cpus=1).remote(target))
+    except RayError as error:
+        raise DeviceError(f"the node of the Ray cluster with {device_resource(target.name)}: {error}") from error
+    if isinstance(found, EdgepruneError):
+        raise found
+    return found
+
+
+def _conditions(target: Target) -> dict[str, str]:
+    from edgeprune.runtimes.site import open_site
+
+    with open_site(target) as site:
+        site.require_usable()
+        return conditions_of(site)
 
 
 def run_on_ray(
@@ -43,22 +69,9 @@ def run_on_ray(
     Raises:
         DeviceError: Ray is not installed, or no node of the cluster has the device.
     """
-    try:
-        import ray
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise DeviceError(f"--jobs ray needs Ray; next: {pip('install', 'ray>=2.40,<3')}") from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
+    ray, RayError = _connected({job.target.name for job in jobs})
     reporter = reporter or Silent()
     offered = ray.cluster_resources()
-    needed = {device_resource(job.target.name) for job in jobs}
-    missing = [name for name in sorted(needed) if not offered.get(name)]
-    if missing:
-        raise DeviceError(
-            f"no node of the Ray cluster offers {missing[0]}; on the machine with the device: "
-            f"ray start --address=HEAD:6379 --resources='{{\"{missing[0]}\": 1}}'"
-        )
     gpus = 1 if offered.get("GPU") else 0
     remote: Any = ray.remote(max_retries=RETRIES)  # its types know functions written out, not made
     search, finetune, measure = (remote(_guarded(step)) for step in (steps.search, steps.finetune, steps.measure))
@@ -80,6 +93,29 @@ def run_on_ray(
             result = error
         finished(job, job.failure(result) if isinstance(result, Exception) else result)
         reporter.progress(f"{job.name} is there", done=total - len(waiting), total=total)
+
+
+def _connected(targets: Collection[str]) -> tuple[Any, type[Exception]]:
+    """Ray with its cluster, which has the devices of these targets, and what its own faults are.
+
+    Raises:
+        DeviceError: it is not installed, or no node has one of the devices.
+    """
+    try:
+        import ray
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise DeviceError(f"--jobs ray needs Ray; next: {pip('install', 'ray>=2.40,<3')}") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    offered = ray.cluster_resources()
+    missing = [name for name in sorted(map(device_resource, targets)) if not offered.get(name)]
+    if missing:
+        raise DeviceError(
+            f"no node of the Ray cluster offers {missing[0]}; on the machine with the device: "
+            f"ray start --address=HEAD:6379 --resources='{{\"{missing[0]}\": 1}}'"
+        )
+    return ray, RayError
 
 
 def _guarded(step: Callable[..., Any]) -> Callable[..., Any]:

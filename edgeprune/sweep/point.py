@@ -153,10 +153,9 @@ def target_inputs(target: Target) -> dict[str, Any]:
     return target.model_dump(mode="json", exclude={"prune": {"diagnose"}})
 
 
-def conditions_of(site: Site | None) -> dict[str, str]:
-    """What a point depends on besides its job: versions of packages, and the device where it is at hand."""
-    device = {} if site is None or not site.usable else site.runtime.identity()
-    return {**device, **{package: installed(package) for package in PACKAGES}}
+def conditions_of(site: Site) -> dict[str, str]:
+    """What a point depends on besides its job: the device of a usable site, and versions of packages."""
+    return {**site.runtime.identity(), **{package: installed(package) for package in PACKAGES}}
 
 
 class Steps(Protocol):

@@ -24,7 +24,7 @@ from edgeprune.samples.gates import metric_name
 from edgeprune.search.inputs import read_inputs, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
 from edgeprune.settings import check_seed
-from edgeprune.sweep.jobs_ray import run_on_ray
+from edgeprune.sweep.jobs_ray import conditions_on_ray, run_on_ray
 from edgeprune.sweep.point import Finished, Job, Result, Steps, conditions_of
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import Target, load_target
@@ -86,8 +86,9 @@ def sweep(
     assert dataset is not None  # it was given
     if epochs != 0:
         require_training(target, dataset, [source], jobs, trust=trust, reporter=reporter)
-    conditions = conditions_of(None)
-    if jobs == "here":  # on a cluster the device is another node's
+    if jobs == "ray":  # the device is another node's
+        conditions = conditions_on_ray(target)
+    else:
         with open_site(target) as site:
             site.require_usable()
             conditions = conditions_of(site)

@@ -407,6 +407,7 @@ def test_one_process_at_a_time_works_in_a_folder(
         run_here(todo, swept, finished, steps)
 
     monkeypatch.setattr(run_module, "run_on_ray", cluster)
+    monkeypatch.setattr(run_module, "conditions_on_ray", lambda target: {"cpu": target.name})
     out = tmp_path / "out"
     steps = Held(out)
     options: dict[str, Any] = {"out": out, "imgsz": 96, "epochs": 0, "jobs": jobs, "steps": steps}

@@ -14,7 +14,8 @@ import pytest
 
 from edgeprune.errors import DeviceError, TargetError
 from edgeprune.records.sweep import Point
-from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.runtimes.site import open_site
+from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import run_here
 from edgeprune.target import load_target
 
@@ -102,6 +103,15 @@ def test_the_same_points_as_one_by_one(cluster: Any, tmp_path: Path) -> None:
     here: dict[str, Any] = {}
     run_here(jobs, b"swept", lambda one, result: here.update({one.name: result}), QuickSteps())
     assert there == here
+
+
+def test_what_a_point_depends_on_is_asked_of_the_node_with_the_device(cluster: Any) -> None:
+    from edgeprune.sweep.jobs_ray import conditions_on_ray
+
+    with open_site("cpu") as site:
+        assert conditions_on_ray(load_target("cpu")) == conditions_of(site), "both are this machine"
+    with pytest.raises(DeviceError, match=r"device:jetson-orin.*ray start"):
+        conditions_on_ray(load_target("jetson-orin"))
 
 
 def test_a_cluster_without_the_device_is_refused_with_the_command(cluster: Any, tmp_path: Path) -> None:
