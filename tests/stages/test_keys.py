@@ -12,6 +12,7 @@ import pytest
 
 from edgeprune.measure import compiling
 from edgeprune.runtimes.base import Availability
+from edgeprune.runtimes.site import open_site
 from edgeprune.search.bench import SiteBench
 from edgeprune.stages import baseline, engine, prune, qat, quantize, simplify
 from edgeprune.stages.base import Build
@@ -108,4 +109,6 @@ def test_packages_that_make_a_result_are_in_its_key() -> None:
     }
     for stage, packages in made_by.items():
         assert packages <= set(stage.STAGE.packages), stage.__name__
-    assert point.conditions_of(None) == {name: installed(name) for name in (*compiling.PACKAGES, "torch-pruning")}
+    with open_site("cpu") as site:
+        versions = {name: installed(name) for name in (*compiling.PACKAGES, "torch-pruning")}
+        assert point.conditions_of(site) == {**site.runtime.identity(), **versions}

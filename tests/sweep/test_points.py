@@ -24,6 +24,7 @@ from edgeprune.records.frontier import Screened
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report import sweep as report_module
 from edgeprune.report.sweep import sweep_page, sweep_plot
+from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.samples.measurement import Measurement
 from edgeprune.search.bench import SiteBench
@@ -63,7 +64,8 @@ def test_a_point_of_another_machine_version_or_teacher_is_another_point(tmp_path
     teacher = tmp_path / "teacher.pt"
     teacher.write_bytes(b"one")
     target = load_target("cpu").changed({"finetune.teacher": str(teacher)})
-    job = Job("a", b"w", target, "d.yaml", "d", 0, False, "c", True, 1, conditions=conditions_of(None))
+    with open_site(target) as site:
+        job = Job("a", b"w", target, "d.yaml", "d", 0, False, "c", True, 1, conditions=conditions_of(site))
     keys = {job.key, replace(job, conditions={**job.conditions, "cpu": "other"}).key}
     keys.add(replace(job, conditions={**job.conditions, "ultralytics": "8.0.0"}).key)
     trained = _training_key(job, Pruned(b"p", 1.0, 1))
