@@ -217,7 +217,8 @@ def trtexec(argv):
 
 def infer(options, board, takes, content, major):
     """Whether it ran: a file of an input that has not the engine's number of bytes is refused, as by the real one."""
-    expected = dict(one.rpartition(":")[::2] for one in takes.split(","))
+    tensors = [one.rsplit(":", 2) for one in takes.split(",")]
+    expected = {name: size for name, size, _ in tensors if size}
     for given in filter(None, options.get("loadInputs", "").split(",")):
         name, _, path = given.partition(":")
         with open(path, "rb") as file:
@@ -246,6 +247,13 @@ def infer(options, board, takes, content, major):
     samples = [level * (1 + abs(noise.gauss(0, 0.004))) for _ in range(runs)]
     copy = 0.02 * slow if on["Data transfers"] else 0.0
     duration_s = float(options.get("duration", "0"))
+    for name, size, sides in tensors:  # as sampleInference.cpp of each version says it; an output has no bytes here
+        way = "input" if size else "output"
+        if major < 10:
+            print("[I] Created %s binding for %s with dimensions %s" % (way, name, sides))
+        else:
+            kind = " and type kFLOAT" if new else ""
+            print("[I] %s binding for %s with dimensions %s%s is created." % (way.capitalize(), name, sides, kind))
     print("[I] Starting inference", flush=True)
     if duration_s:
         pass_time(float(options["warmUp"]) / 1000 + duration_s)
@@ -307,8 +315,8 @@ def outputs(options):
 
 
 def facts_of(onnx, shapes):
-    """The number format of a graph's weights, and ``input:bytes,...`` at these shapes, by the workstation's own
-    reader."""
+    """The number format of a graph's weights, and ``input:bytes:1x3x64x64,...,output::1x84x2100`` at these shapes, by
+    the workstation's own reader."""
     code = (
         "import sys, onnx\n"
         "g = onnx.load(sys.argv[1]).graph\n"
@@ -322,7 +330,10 @@ def facts_of(onnx, shapes):
         "    sides = free[v.name].split('x') if v.name in free else [d.dim_value for d in kind.shape.dim]\n"
         "    count = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize\n"
         "    for side in sides: count *= int(side)\n"
-        "    takes.append('%s:%d' % (v.name, count))\n"
+        "    takes.append('%s:%d:%s' % (v.name, count, 'x'.join(map(str, sides))))\n"
+        "for v in g.output:\n"
+        "    sides = [str(d.dim_value) for d in v.type.tensor_type.shape.dim]\n"
+        "    takes.append('%s::%s' % (v.name, 'x'.join(sides)))\n"
         "print('int8' if q else 'fp16' if h else 'fp32', ','.join(takes))\n"
     )
     told = subprocess.check_output([read("board.json")["python"], "-c", code, onnx, shapes]).decode()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError, only_informs
+from edgeprune.images import read_image
 from edgeprune.input_size import Size, both_sides, pixels
 from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
@@ -20,7 +21,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
-from edgeprune.runtimes.onnx_facts import frees
+from edgeprune.runtimes.onnx_facts import frees, onnx_facts
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import (
     Gate,
@@ -257,6 +258,8 @@ def bench_graphs(
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
     _check(paths, statistic, max_ms, retries)
+    if end_to_end:
+        _check_detectors(paths, settings, image)
     confidence, against = pass_confidence(retries), fail_confidence(retries)
     if max_ms is not None:
         settings = replace(settings, rounds=max(settings.rounds, least_rounds(statistic, confidence, settings)))
@@ -298,7 +301,10 @@ def bench_graphs(
                 progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
                 layers, memory = _details(runtime, engine, names[number], settings, notes.append)
             pair = (latencies[0], latencies[number]) if number else ()
-            parts = runtime.end_to_end(engine, image=image, threads=settings.threads) if end_to_end else None
+            parts = None
+            if end_to_end:
+                with only_informs(f"no time from frame to boxes of {names[number]}", notes.append):
+                    parts = runtime.end_to_end(engine, settings, image=image)
             rows.append(
                 ModelBench(
                     model=path,
@@ -325,7 +331,7 @@ def _details(
     """The slowest layers, slowest first, and the memory; what cannot be had is told."""
     layers, memory = [], None
     with only_informs(f"no layers of {name}", note):
-        layers = runtime.layer_times(engine, threads=settings.threads, free=settings.free)
+        layers = runtime.layer_times(engine, threads=settings.threads, free=settings.free, cpus=settings.cpus)
     with only_informs(f"no memory of {name}", note):
         memory = runtime.peak_memory(engine, threads=settings.threads, free=settings.free)
     return tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]), memory
@@ -349,6 +355,22 @@ def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries:
         raise TargetError(f"--max-ms {max_ms}: a positive number of milliseconds is needed")
     if retries < 0:
         raise TargetError(f"--retries {retries}: 0 or more")
+
+
+def _check_detectors(paths: Sequence[Path], settings: BenchSettings, image: Path | None) -> None:
+    """Refuse beforehand what no time from frame to boxes can be had of: it would be known when all else is measured."""
+    if image is not None:
+        read_image(image)
+    for path in paths:
+        if path.suffix != ".onnx":
+            continue
+        facts = onnx_facts(path, free=settings.free)
+        shapes = [entry.shape for entry in facts.inputs]
+        if (task := facts.metadata.get("task", "detect")) != "detect":
+            raise DataError(f"{path}: --end-to-end is for detectors, this is {task}; leave it out")
+        if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][:2] != (1, 3):
+            seen = ", ".join(str(list(shape)) for shape in shapes) or "nothing"
+            raise DataError(f"{path}: --end-to-end is of one RGB image, this takes {seen}; leave it out, or --batch 1")
 
 
 def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> int:

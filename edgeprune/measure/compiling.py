@@ -4,7 +4,7 @@ ratio between two of them speaks of the pruning alone."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from edgeprune.errors import StageError
 from edgeprune.input_size import both_sides
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
+from edgeprune.runtimes.engine_file import read_facts, write_facts
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
@@ -297,19 +298,22 @@ def compile_once(
         return model
     from edgeprune.export.precision import PRECISIONS, precision_of
 
-    held = precision_of(model)
-    if held not in PRECISIONS:  # bfloat16, which no profile asks for: a builder does what the graph says
-        held = "int8" if held.startswith("int8") else "fp32"
+    held = told = precision_of(model)
+    if told not in PRECISIONS:  # bfloat16, which no profile asks for: a builder does what the graph says
+        told = "int8" if held.startswith("int8") else "fp32"
     progress(f"building {model.name}")
     folder.mkdir(parents=True, exist_ok=True)
     engine = folder / f"{model.stem}{runtime.suffix}"
+    precision = runtime.precision_of_engine(told)
     runtime.engine_from_onnx(
         model,
         engine,
-        precision=runtime.precision_of_engine(held),
+        precision=precision,
         keep_float=kept_in_float(model, chooses=runtime.chooses_precision),
         free=free,
     )
+    if held != precision == told and (facts := read_facts(engine)) is not None:  # the engine holds what the graph does
+        write_facts(engine, replace(facts, precision=held))
     return engine
 
 

@@ -200,18 +200,26 @@ class Runtime(ABC):
 
     @abstractmethod
     def layer_times(
-        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+        self,
+        model: Path,
+        *,
+        threads: int = 1,
+        runs: int = 30,
+        free: FreeAxes = AS_EXPORTED,
+        cpus: tuple[int, ...] = (),
     ) -> list[LayerTime]:
-        """Per-layer times by the runtime's own profiler; an engine has its own shape, whatever ``free`` says."""
+        """Per-layer times by the runtime's own profiler, on these CPUs where it computes on one; an engine has its own
+        shape, whatever ``free`` says."""
 
     def layer_info(self, model: Path) -> Sequence[Layer] | None:
         """What the layers of an engine are and in which number format they work; None where the runtime cannot tell."""
         return None
 
     def end_to_end(
-        self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50
+        self, model: Path, settings: BenchSettings, *, image: Path | None = None, runs: int = 50
     ) -> EndToEndTimes | None:
-        """From a frame in memory to boxes; None where the runtime cannot tell."""
+        """From a frame in memory to boxes, at the size and on the CPUs of ``settings``; None where the runtime cannot
+        tell."""
         return None
 
     def peak_memory(self, model: Path, *, threads: int = 1, free: FreeAxes = AS_EXPORTED) -> PeakMemory | None:

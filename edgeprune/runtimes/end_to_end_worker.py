@@ -161,7 +161,7 @@ def time_frames_to_boxes(job: EndToEndLatencyJob) -> TimedModels:
 def time_parts(job: EndToEndJob) -> EndToEndTimes:
     """Milliseconds of every part in every run, and how many boxes the frame gave."""
     (path,) = job.models
-    model = EndToEndTimer(path, job, [frame_of(job.image)])
+    model = EndToEndTimer(path, job, [frame_of(job.image)], batch=job.batch, imgsz=job.imgsz)
     warmups = max(3, job.runs // 5)
     for _ in range(job.runs + warmups):
         model.sample()

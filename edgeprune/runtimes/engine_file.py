@@ -7,16 +7,18 @@ all of it down once. The file names the engine by its digest: one that lies besi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.devices.identity import digest_of
-from edgeprune.errors import DataError, DeviceError
+from edgeprune.errors import DataError, DeviceError, StageError
+from edgeprune.input_size import pixels
 from edgeprune.reading import exists
+from edgeprune.runtimes.base import FreeAxes
 from edgeprune.runtimes.layer_info import Layer
-from edgeprune.runtimes.onnx_facts import InputFacts
+from edgeprune.runtimes.onnx_facts import InputFacts, output_names
 from edgeprune.serial import from_json, read_json_data, to_json
 from edgeprune.workspace import user_cache
 
@@ -63,10 +65,23 @@ def facts_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def write_facts(engine: Path, facts: EngineFacts) -> None:
-    """Write the facts of an engine that is there already."""
-    data = {"engine": sha256_of(engine), **to_json(facts)}
+def write_facts(engine: Path, facts: EngineFacts, written: Path | None = None) -> None:
+    """Write the facts of an engine whose content is there already, in its place or as the file ``written``."""
+    data = {"engine": sha256_of(written or engine), **to_json(facts)}
     write_atomically(facts_path(engine), json.dumps(data, indent=1, sort_keys=True))
+
+
+def publish(partial: Path, engine: Path, facts: EngineFacts) -> None:
+    """Put an engine that was written under another name in its place, with its facts: never without them.
+
+    Raises:
+        StageError: the disk is full, or the place cannot be written.
+    """
+    try:
+        write_facts(engine, facts, partial)
+        partial.replace(engine)
+    except OSError as error:
+        raise StageError(f"{engine}: cannot be written: {error.strerror}") from error
 
 
 def read_facts(engine: Path) -> EngineFacts | None:
@@ -111,20 +126,54 @@ def refuse_foreign(engine: Path, facts: EngineFacts | None, here: Mapping[str, s
         )
 
 
-def require_batch(engine: Path, facts: EngineFacts | None, batch: int) -> None:
-    """Refuse to time an engine of another batch than is asked: its budget would be for other work.
+def require_shape(engine: Path, shapes: Iterable[Sequence[int]], asked: FreeAxes) -> None:
+    """Refuse to time an engine of another batch or size than is asked: its budget would be for other work.
 
     Args:
         engine: its file.
-        facts: what is known of it; nothing is refused without.
-        batch: images per inference; 0 asks for none in particular.
+        shapes: of its inputs; of images those of four axes are.
+        asked: batch and size; what it leaves open may be anything.
 
     Raises:
         DataError: it has another one.
     """
-    built = facts.inputs[0].shape[0] if facts is not None and facts.inputs else batch
-    if batch and built != batch:
-        raise DataError(f"{engine}: this engine is of batch {built}, asked was {batch}; build it for {batch}")
+    shapes = list(shapes)
+    if asked.batch and shapes and shapes[0] and shapes[0][0] != asked.batch:
+        raise DataError(
+            f"{engine}: this engine is of batch {shapes[0][0]}, asked was {asked.batch}; build it for {asked.batch}"
+        )
+    for shape in shapes:
+        if asked.imgsz is not None and len(shape) == 4 and tuple(shape[2:]) != tuple(asked.imgsz):
+            raise DataError(
+                f"{engine}: this engine takes {pixels(shape[2:])}, asked was {pixels(asked.imgsz)}; build it for that"
+            )
+
+
+def outputs_in_order(engine: Path, names: Sequence[str], facts: EngineFacts | None) -> list[str]:
+    """Outputs of an engine in its graph's order, in which boxes come before prototypes; an engine has one of its own.
+
+    Args:
+        engine: its file; without facts the ONNX file of the same name beside it says the order.
+        names: of its outputs, in whatever order.
+        facts: what is known of it.
+
+    Raises:
+        DataError: it has several, and nothing says their order.
+    """
+    if facts is not None:
+        return list(facts.outputs)
+    beside = engine.with_suffix(".onnx")
+    if exists(beside) and set(told := output_names(beside)) == set(names):
+        return told
+    if len(names) == 1:
+        return list(names)
+    numbered = [f"output{number}" for number in range(len(names))]  # as Ultralytics names them
+    if set(names) == set(numbered):
+        return numbered
+    raise DataError(
+        f"{engine}: nothing says in which order its outputs ({', '.join(names)}) are its graph's; put its ONNX file "
+        f"beside it as {beside.name}"
+    )
 
 
 def require_graph(engine: Path, graph: Path) -> None:

@@ -91,9 +91,10 @@ class EndToEndLatencyJob(LatencyJob):
 
 @dataclass(frozen=True)
 class ProfileJob(ShapedOrtJob):
-    """Time the nodes of one model over ``runs`` runs."""
+    """Time the nodes of one model over ``runs`` runs, on these CPUs."""
 
     runs: int
+    cpus: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,14 @@ class MemoryJob(ShapedOrtJob):
 
 
 @dataclass(frozen=True)
-class EndToEndJob(OrtJob):
-    """Time the parts of one detector, from a frame (an image file, or noise) to boxes, ``runs`` times."""
+class EndToEndJob(ShapedOrtJob):
+    """Time the parts of one detector, from a frame (an image file, or noise) to boxes, ``runs`` times, on these
+    CPUs."""
 
     module: ClassVar[str] = END_TO_END_WORKER
     image: str | None
     runs: int
+    cpus: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,12 @@ class EngineJob:
 
 @dataclass(frozen=True)
 class EngineLatencyJob(Sampling, EngineJob):
-    """Time engines side by side; with ``cuda_graph`` an inference is captured once and replayed, where it can be."""
+    """Time engines side by side; with ``cuda_graph`` an inference is captured once and replayed, where it can be. An
+    engine of another ``batch`` (0: any) or ``imgsz`` (height, width; None: any) is refused."""
 
     cuda_graph: bool
+    batch: int
+    imgsz: tuple[int, int] | None
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,11 @@ def frees(path: Path) -> tuple[bool, bool]:
     )
 
 
+def output_names(path: Path) -> list[str]:
+    """Names of a graph's outputs, in its order; ``DataError`` when the file is none."""
+    return [value.name for value in read_model(path).graph.output]
+
+
 def _graph_inputs(proto: Any) -> list[Any]:
     constants = {one.name for one in proto.graph.initializer}
     return [value for value in proto.graph.input if value.name not in constants]

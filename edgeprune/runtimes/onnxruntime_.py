@@ -22,11 +22,11 @@ import numpy as np
 
 from edgeprune.agent.facts import DeviceFacts, gpus
 from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_state
-from edgeprune.agent.telemetry import Telemetry
 from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, DeviceError, StageError, TargetError
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError, first_line
 from edgeprune.progress import Progress, silent
+from edgeprune.reading import shown
 from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
 from edgeprune.runtimes.bench_worker import GRAPH_OPTIONS, JobError, open_session, write_optimized
 from edgeprune.runtimes.engine_file import timing_cache_for
@@ -46,12 +46,19 @@ from edgeprune.runtimes.jobs import (
     TimedModels,
 )
 from edgeprune.runtimes.onnx_facts import read_model, require_precision
-from edgeprune.runtimes.worker import Answer, OnProgress, has_power_modes, run_held, run_worker, show_rounds
+from edgeprune.runtimes.worker import (
+    Answer,
+    OnProgress,
+    has_power_modes,
+    run_held,
+    run_watched,
+    run_worker,
+    show_rounds,
+)
 from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, EndToEndState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
-from edgeprune.serial import from_json
 from edgeprune.version import pip
 
 PROVIDERS = {
@@ -186,7 +193,7 @@ class OnnxRuntime(Runtime):
         """Load a model in this process. An engine built for another machine is refused (``DeviceError``)."""
         self._require()
         try:
-            loaded = OrtSession(open_session(Path(model), self.provider, threads, self._options()))
+            loaded = OrtSession(open_session(Path(model), self.provider, threads, self._options()), Path(model))
         except JobError as error:
             raise _mapped(error) from error
         self._refuse_foreign(Path(model), loaded.metadata.get(ENGINE_KEY))
@@ -296,20 +303,37 @@ class OnnxRuntime(Runtime):
         return EndToEndLatencyJob(**fields, frames=frames, stand_in=settings.stand_in)
 
     def layer_times(
-        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+        self,
+        model: Path,
+        *,
+        threads: int = 1,
+        runs: int = 30,
+        free: FreeAxes = AS_EXPORTED,
+        cpus: tuple[int, ...] = (),
     ) -> list[LayerTime]:
         """Times per node in order of execution, in a fresh process."""
-        job = ProfileJob(**self._job_fields([model], threads), runs=runs, batch=free.batch, imgsz=free.imgsz)
+        fields = self._job_fields([model], threads)
+        job = ProfileJob(**fields, runs=runs, batch=free.batch, imgsz=free.imgsz, cpus=cpus)
         return list(self._run_job(job, LayerTimes)[0].layers)
 
     def end_to_end(
-        self, model: Path, *, image: Path | None = None, threads: int = 1, runs: int = 50
+        self, model: Path, settings: BenchSettings, *, image: Path | None = None, runs: int = 50
     ) -> EndToEndTimes | None:
         """Time a detector from frame to boxes; see :mod:`edgeprune.runtimes.end_to_end_worker`."""
         if image is not None and not image.is_file():
             raise DataError(f"{image}: no such file")
-        frame = None if image is None else str(image.resolve())
-        job = EndToEndJob(**self._job_fields([model], threads), runs=runs, image=frame)
+        fields = self._job_fields([model], settings.threads) | {
+            "provider_options": self._options(cuda_graph=settings.cuda_graph),
+            "priority": settings.priority,
+        }
+        job = EndToEndJob(
+            **fields,
+            image=None if image is None else str(image.resolve()),
+            runs=runs,
+            batch=settings.batch,
+            imgsz=settings.imgsz,
+            cpus=settings.cpus,
+        )
         return self._run_job(job, EndToEndTimes)[0]
 
     def peak_memory(self, model: Path, *, threads: int = 1, free: FreeAxes = AS_EXPORTED) -> PeakMemory | None:
@@ -325,12 +349,7 @@ class OnnxRuntime(Runtime):
             return run_held(self._board, job, answer, on_progress)
         if self.provider == PROVIDERS["cpu"]:
             return run_worker(job, answer, on_progress), DeviceState()
-        telemetry = Telemetry()
-        try:
-            result = run_worker(job, answer, on_progress)
-        finally:
-            state = telemetry.finish(locked=False)
-        return result, from_json(DeviceState, state, "telemetry")
+        return run_watched(job, answer, on_progress)
 
     def _host(self) -> HostState:
         return host_state()
@@ -373,7 +392,7 @@ class OnnxRuntime(Runtime):
         written = written if written is not None else _engine_entry(model)
         if not written:
             return
-        built, here = json.loads(written)["identity"], self.identity()
+        built, here = _identity_in(written, model), self.identity()
         differ = [f"{key} ({built.get(key)}, here {here[key]})" for key in here if built.get(key) != here[key]]
         if differ:
             raise DeviceError(
@@ -384,16 +403,24 @@ class OnnxRuntime(Runtime):
 class OrtSession:
     """A loaded model; ``metadata`` is what its file carries (names, stride, task, imgsz)."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, path: Path) -> None:
+        self._session, self._path = session, path
         self.input_names = [value.name for value in session.get_inputs()]
         self.output_names = [value.name for value in session.get_outputs()]
         self.input_shapes = {value.name: list(value.shape) for value in session.get_inputs()}
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name."""
-        return dict(zip(self.output_names, self._session.run(self.output_names, dict(inputs)), strict=True))
+        """Outputs by name for inputs by name.
+
+        Raises:
+            DataError: the model does not run on them.
+        """
+        try:
+            found = self._session.run(self.output_names, dict(inputs))
+        except Exception as error:  # ONNX Runtime's own exceptions have no common public base
+            raise DataError(f"{self._path}: ONNX Runtime cannot run it: {first_line(error)}") from error
+        return dict(zip(self.output_names, found, strict=True))
 
 
 def _mapped(error: JobError) -> DataError | DeviceError:
@@ -447,6 +474,21 @@ def _set_metadata(proto: Any, entries: Mapping[str, str]) -> None:
     del proto.metadata_props[:]
     for key in sorted(entries):
         proto.metadata_props.add(key=key, value=entries[key])
+
+
+def _identity_in(written: str, path: Path) -> Mapping[str, Any]:
+    """Of the machine that an engine was built for, from its entry."""
+    try:
+        entry = json.loads(written)
+    except ValueError:
+        entry = None
+    identity = entry.get("identity") if isinstance(entry, dict) else None
+    if not isinstance(identity, dict):
+        raise DataError(
+            f"{path}: its metadata entry {ENGINE_KEY} is damaged: {shown(written, 60)!r}, where JSON with the identity "
+            "of a machine was expected; build it again from the ONNX file"
+        )
+    return identity
 
 
 def _engine_entry(path: Path) -> str:

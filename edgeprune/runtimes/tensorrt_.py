@@ -27,11 +27,12 @@ from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSett
 from edgeprune.runtimes.bench_worker import JobError
 from edgeprune.runtimes.engine_file import (
     EngineFacts,
+    outputs_in_order,
+    publish,
     read_facts,
     refuse_foreign,
-    require_batch,
+    require_shape,
     timing_cache_for,
-    write_facts,
 )
 from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.image_input import images_for, written
@@ -50,7 +51,7 @@ from edgeprune.runtimes.jobs import (
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import TOO_NEW
-from edgeprune.runtimes.worker import Answer, OnProgress, has_power_modes, run_held, run_worker, show_rounds
+from edgeprune.runtimes.worker import Answer, OnProgress, has_power_modes, run_held, run_watched, show_rounds
 from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
@@ -140,19 +141,16 @@ class TensorRt(Runtime):
         self._require()
         graph, identity = onnx_facts(onnx, precision=precision, free=free), self.identity()
         cache = timing_cache_for(identity) if self.keep_timing_cache else None
+        partial = engine.with_name(f".{engine.name}.partial")
         job = EngineBuildJob(
             onnx=str(Path(onnx).resolve()),
-            engine=str(Path(engine).resolve()),
+            engine=str(partial.resolve()),
             timing_cache=str(cache) if cache is not None else "",
             shapes=graph.free_shapes(),
         )
         try:
             build, _ = self._run_job(job, EngineBuild)
-        except (DataError, ToolError) as error:
-            raise StageError(str(error)) from error
-        write_facts(
-            engine,
-            EngineFacts(
+            facts = EngineFacts(
                 builder=f"tensorrt {build.version}",
                 identity=identity,
                 precision=precision,
@@ -163,8 +161,12 @@ class TensorRt(Runtime):
                 shapes=graph.free_shapes(),
                 build_s=build.build_s,
                 graph=sha256_of(onnx),
-            ),
-        )
+            )
+            publish(partial, engine, facts)
+        except (DataError, ToolError) as error:
+            raise StageError(str(error)) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def layer_info(self, model: Path) -> tuple[Layer, ...]:
         """Layers of an engine: from its facts, else by loading it here."""
@@ -196,14 +198,14 @@ class TensorRt(Runtime):
             except CudaError as error:
                 raise DeviceError(str(error)) from error
             opened.callback(engine.close)
-            yield EngineSession(engine, facts)
+            yield EngineSession(engine, facts, outputs_in_order(Path(model), list(engine.outputs), facts))
 
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
     ) -> list[Measurement]:
         """Time engines in one fresh process, interleaved; see :mod:`edgeprune.runtimes.tensorrt_worker`.
 
-        Samples are GPU time of one inference at a time; ``settings.threads`` and ``imgsz`` have no meaning here.
+        Samples are GPU time of one inference at a time; ``settings.threads`` has no meaning here.
         """
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             return self._latency(models, settings, progress, Path(folder))
@@ -214,7 +216,8 @@ class TensorRt(Runtime):
         """The same, with a folder for images."""
         described = [self._known(model) for model in models]
         for model, facts in zip(models, described, strict=True):
-            require_batch(Path(model), facts, settings.batch)
+            if facts is not None:
+                require_shape(Path(model), [entry.shape for entry in facts.inputs], settings.free)
         known = described if settings.images is not None else []
         job = EngineLatencyJob(
             **self._job_fields(models),
@@ -223,6 +226,8 @@ class TensorRt(Runtime):
                 for number, (model, facts) in enumerate(zip(models, known, strict=False))
             ),
             cuda_graph=settings.cuda_graph,
+            batch=settings.batch,
+            imgsz=settings.imgsz,
             warmup_s=settings.warmup_s,
             warmup_runs=settings.warmup_runs,
             rounds=settings.rounds,
@@ -266,7 +271,13 @@ class TensorRt(Runtime):
         ]
 
     def layer_times(
-        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+        self,
+        model: Path,
+        *,
+        threads: int = 1,
+        runs: int = 30,
+        free: FreeAxes = AS_EXPORTED,
+        cpus: tuple[int, ...] = (),
     ) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in a fresh process; ``op`` is TensorRT's word for the layer."""
         types = {layer.name: layer.type for layer in self.layer_info(model)}
@@ -280,10 +291,10 @@ class TensorRt(Runtime):
     def _run_job(
         self, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
     ) -> tuple[Answer, DeviceState]:
-        """The answer of a worker, and what the board was like meanwhile, where this machine is one."""
+        """The answer of a worker, and what the board or the card was like meanwhile."""
         if has_power_modes(self.device):
             return run_held(self.device, job, answer, on_progress)
-        return run_worker(job, answer, on_progress), DeviceState()
+        return run_watched(job, answer, on_progress)
 
     def _job_fields(self, models: Sequence[Path]) -> dict[str, Any]:
         """What every job names, checked: see :class:`~edgeprune.runtimes.jobs.EngineJob`."""
@@ -319,10 +330,10 @@ class TensorRt(Runtime):
 class EngineSession:
     """A loaded engine as the seam wants it; ``metadata`` is its ONNX file's."""
 
-    def __init__(self, engine: Any, facts: EngineFacts | None) -> None:
+    def __init__(self, engine: Any, facts: EngineFacts | None, outputs: list[str]) -> None:
         self._engine = engine
         self.input_names: list[str] = list(engine.inputs)
-        self.output_names: list[str] = list(facts.outputs) if facts else list(engine.outputs)
+        self.output_names = outputs
         self.metadata: dict[str, str] = dict(facts.metadata) if facts else {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@
 # elsewhere these are warnings, because of torch; here a name that TensorRT does not have must fail `make check`
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from pathlib import Path
@@ -18,8 +19,11 @@ import numpy as np
 
 from edgeprune.agent.host import WorkerState
 from edgeprune.artifact import write_atomically
-from edgeprune.runtimes.bench_worker import Timer, filled, resident_bytes, serve, take_turns
+from edgeprune.errors import DataError
+from edgeprune.runtimes.base import FreeAxes
+from edgeprune.runtimes.bench_worker import JobError, Timer, filled, resident_bytes, serve, take_turns
 from edgeprune.runtimes.cuda_ import Cuda
+from edgeprune.runtimes.engine_file import require_shape
 from edgeprune.runtimes.jobs import (
     EngineBuild,
     EngineBuildJob,
@@ -107,16 +111,19 @@ def options_of(job: EngineJob, index: int) -> dict[str, Any]:
 
 def build_engine(job: EngineBuildJob) -> EngineBuild:
     """Build and write an engine; gives the inspector's text."""
-    cache = Path(job.timing_cache) if job.timing_cache else None
-    built = build(
-        Path(job.onnx),
-        timing_cache=cache.read_bytes() if cache is not None and cache.is_file() else b"",
-        shapes=job.shapes,
-    )
-    write_atomically(job.engine, built.plan)
-    if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, built.timing_cache)
+    cache, known = Path(job.timing_cache) if job.timing_cache else None, b""
+    # it only makes the next build faster: a home that cannot be read or written is no reason to fail this one
+    with contextlib.suppress(OSError):
+        known = cache.read_bytes() if cache is not None else b""
+    built = build(Path(job.onnx), timing_cache=known, shapes=job.shapes)
+    try:
+        write_atomically(job.engine, built.plan)
+    except OSError as error:
+        raise JobError("data", f"{job.engine}: cannot be written: {error.strerror}") from error
+    with contextlib.suppress(OSError):
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cache, built.timing_cache)
     return EngineBuild(built.layers, built.build_s, str(trt.__version__))
 
 
@@ -129,6 +136,11 @@ def time_engines(job: EngineLatencyJob) -> TimedModels:
         EngineTimer(path, cuda, images=images[index], **timing, **options_of(job, index))
         for index, path in enumerate(job.models)
     ]
+    for path, timer in zip(job.models, timers, strict=True):  # of an engine without facts only the engine itself tells
+        try:
+            require_shape(Path(path), timer.shapes.values(), FreeAxes(job.batch, job.imgsz))
+        except DataError as error:
+            raise JobError("data", str(error)) from error
     return take_turns(job, timers, worker_state)
 
 

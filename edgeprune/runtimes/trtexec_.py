@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TypedDict, TypeVar
@@ -40,11 +40,12 @@ from edgeprune.runtimes.base import (
 )
 from edgeprune.runtimes.engine_file import (
     EngineFacts,
+    outputs_in_order,
+    publish,
     read_facts,
     refuse_foreign,
-    require_batch,
+    require_shape,
     timing_cache_for,
-    write_facts,
 )
 from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.image_input import images_for
@@ -68,7 +69,9 @@ from edgeprune.runtimes.trtexec_argv import (
 from edgeprune.runtimes.trtexec_output import (
     INFERENCE_BEGINS,
     INFERENCE_ENDS,
+    Bindings,
     Settings,
+    bindings_of,
     failure,
     outputs_of,
     pace_of,
@@ -110,6 +113,14 @@ class _DeviceEngine:
 
     path: str
     facts: EngineFacts | None
+    bindings: Bindings | None = None  # asked of the device, of an engine without facts
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of its inputs, by name."""
+        if self.facts is not None:
+            return {entry.name: entry.shape for entry in self.facts.inputs}
+        return dict(self.bindings.inputs) if self.bindings is not None else {}
 
     @property
     def options(self) -> EngineOptions:
@@ -234,11 +245,10 @@ class TrtExec(Runtime):
             partial = engine.with_name(f".{engine.name}.partial")
             try:
                 self.device.fetch(built.path, partial)
-                partial.replace(engine)
+                assert built.facts is not None  # a build always has them
+                publish(partial, engine, built.facts)
             finally:
                 partial.unlink(missing_ok=True)
-        assert built.facts is not None  # a build always has them
-        write_facts(engine, built.facts)
 
     def precision_of_engine(self, held: str) -> str:
         """The graph's own; for a builder that chooses precisions the target's, where the graph has no other."""
@@ -268,7 +278,8 @@ class TrtExec(Runtime):
     def session(self, model: Path, *, threads: int = 0) -> Iterator[Session]:
         """Run an engine, or an ONNX file that is built first, a process an inference: slow for a whole dataset."""
         with self.device.workspace() as folder:
-            yield _TrtExecSession(self, folder, self._load(folder, self._require_file(model), 0))
+            model = self._require_file(model)
+            yield _TrtExecSession(self, folder, model, self._known(folder, self._load(folder, model, 0)))
 
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
@@ -412,7 +423,7 @@ class TrtExec(Runtime):
         enqueue_ms: Sequence[float] = (),
     ) -> Measurement:
         """What processes that took turns gave of one engine."""
-        inputs = engine.facts.inputs if engine.facts else ()
+        shapes = engine.shapes
         return Measurement(
             name=name,
             unit=unit,
@@ -421,8 +432,8 @@ class TrtExec(Runtime):
                 launches,
                 identity=self.identity(),
                 threads=settings.threads,
-                batch=inputs[0].shape[0] if inputs else settings.batch or 1,
-                shapes={entry.name: entry.shape for entry in inputs},
+                batch=next(iter(shapes.values()))[0],
+                shapes=shapes,
                 copies=settings.copies,
                 cuda_graph=all(one.cuda_graph for one in used),
                 cuda_graph_asked=settings.cuda_graph,
@@ -438,7 +449,13 @@ class TrtExec(Runtime):
         )
 
     def layer_times(
-        self, model: Path, *, threads: int = 1, runs: int = 30, free: FreeAxes = AS_EXPORTED
+        self,
+        model: Path,
+        *,
+        threads: int = 1,
+        runs: int = 30,
+        free: FreeAxes = AS_EXPORTED,
+        cpus: tuple[int, ...] = (),
     ) -> list[LayerTime]:
         """Per-layer times by TensorRT's profiler, in their own process; ``op`` is TensorRT's word for the layer."""
         program, version = self.find_program()
@@ -514,11 +531,31 @@ class TrtExec(Runtime):
     def _loaded(
         self, folder: str, paths: Sequence[Path], settings: BenchSettings, progress: Progress
     ) -> list[_DeviceEngine]:
-        """All models that take turns, of the batch that is asked for."""
-        engines = [self._load(folder, path, number, settings.free, progress) for number, path in enumerate(paths)]
-        for path, engine in zip(paths, engines, strict=True):
-            require_batch(path, engine.facts, settings.batch)
+        """All models that take turns, of the batch and the size that are asked for."""
+        engines: list[_DeviceEngine] = []
+        for number, path in enumerate(paths):
+            engine = self._known(folder, self._load(folder, path, number, settings.free, progress))
+            require_shape(path, engine.shapes.values(), settings.free)
+            engines.append(engine)
         return engines
+
+    def _known(self, folder: str, engine: _DeviceEngine) -> _DeviceEngine:
+        """The same, with what it takes and gives: where no facts say so, a run of it does."""
+        if engine.facts is not None:
+            return engine
+        program, version = self.find_program()
+        argv = time_argv(
+            version,
+            engine=engine.path,
+            times=f"{folder}/bindings.json",
+            copies=False,
+            cuda_graph=False,
+            iterations=1,
+            warmup_ms=0,
+            trtexec=program,
+        )
+        done = self.run(argv, RUN_TIMEOUT_S)
+        return replace(engine, bindings=self._said(done, bindings_of))
 
     def _load(
         self, folder: str, model: Path, number: int, free: FreeAxes = AS_EXPORTED, progress: Progress = silent
@@ -555,8 +592,9 @@ class TrtExec(Runtime):
         paths = {kind: f"{folder}/{name}.{kind}" for kind in ("onnx", "engine", "layers.json", "cache")}
         self.device.send(onnx, paths["onnx"])
         cache = timing_cache_for(identity) if self.keep_timing_cache else None
-        if cache is not None and cache.is_file():
-            self.device.send(cache, paths["cache"])
+        with contextlib.suppress(OSError):  # as where it is written
+            if cache is not None and cache.is_file():
+                self.device.send(cache, paths["cache"])
         argv = build_argv(
             version,
             onnx=paths["onnx"],
@@ -677,7 +715,7 @@ class TrtExec(Runtime):
         try:
             return parse(done.stdout + done.stderr)
         except ValueError as error:
-            raise DeviceError(f"trtexec on {self.device.name} does not say how it timed: {error}") from error
+            raise DeviceError(f"trtexec on {self.device.name} does not say how it ran: {error}") from error
 
 
 def _succeeded(done: Completed) -> Completed:
@@ -689,11 +727,12 @@ def _succeeded(done: Completed) -> Completed:
 class _TrtExecSession:
     """An engine that lies on the device; every run is a process there."""
 
-    def __init__(self, runtime: TrtExec, folder: str, engine: _DeviceEngine) -> None:
+    def __init__(self, runtime: TrtExec, folder: str, model: Path, engine: _DeviceEngine) -> None:
         self._runtime, self._folder, self._engine = runtime, folder, engine
-        facts = engine.facts
-        self.input_names = [entry.name for entry in facts.inputs] if facts else []
-        self.output_names: list[str] = list(facts.outputs) if facts else []
+        facts, told = engine.facts, engine.bindings
+        self.input_names = list(engine.shapes)
+        # trtexec writes them in no particular order
+        self.output_names = outputs_in_order(model, told.outputs if told is not None else (), facts)
         self.metadata: dict[str, str] = dict(facts.metadata) if facts else {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -714,8 +753,6 @@ class _TrtExecSession:
         )
         runtime.run(argv, RUN_TIMEOUT_S)
         tensors = runtime.read(output, outputs_of)
-        if not self.output_names:  # trtexec writes them in no particular order; the graph's is in the facts
-            self.output_names = sorted(tensors)
         return {name: tensors[name] for name in self.output_names}
 
 

@@ -172,6 +172,37 @@ def settings_used(log: str) -> Settings:
     )
 
 
+@dataclass(frozen=True)
+class Bindings:
+    """What an engine takes and gives, from the log of a run: shapes of the inputs by name, and names of the outputs,
+    both in the engine's own order."""
+
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+
+
+# samples/common/sampleInference.cpp: "Created input binding for images with dimensions 1x3x64x64" (8.5, and 8.6 as it
+# ships), "Input binding for images with dimensions 1x3x64x64 is created." (10), "… and type kFLOAT is created." (11)
+BINDING = re.compile(
+    r"(?P<way>[Ii]n|[Oo]ut)put binding for (?P<name>.+?) (?:with dimensions (?P<sides>[\d x,()]*)|is dynamic)"
+)
+
+
+def bindings_of(log: str) -> Bindings:
+    """Read what a run printed of its engine.
+
+    Raises:
+        ValueError: it names no input.
+    """
+    found = list(BINDING.finditer(log))
+    takes = [one for one in found if one["way"].lower() == "in"]
+    inputs = {one["name"]: tuple(map(int, re.findall(r"\d+", one["sides"] or ""))) for one in takes}
+    if not inputs or not all(inputs.values()):
+        raise ValueError("the log does not say what the engine takes")
+    outputs = [one["name"] for one in found if one not in takes]
+    return Bindings(inputs, tuple(dict.fromkeys(outputs)))
+
+
 INFERENCE_BEGINS = "Starting inference"  # the warm-up comes first
 INFERENCE_ENDS = "Timing trace has"
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgeprune.agent.telemetry import Telemetry
 from edgeprune.devices.base import Device
 from edgeprune.devices.process import by_lines, run_program
 from edgeprune.errors import DataError, DeviceError, ToolError
@@ -56,6 +57,20 @@ def run_worker(
         cwd=ROOT,
     )
     return answer_in(last, answer, ended.returncode, _told(job), ended.stderr)
+
+
+def run_watched(job: Job, answer: type[Answer], on_progress: OnProgress | None = None) -> tuple[Answer, DeviceState]:
+    """The same, and what this machine's GPU was like meanwhile: a card throttles without a word of its runtime.
+
+    Raises:
+        DataError, DeviceError, ToolError: as :func:`run_worker`.
+    """
+    telemetry = Telemetry()
+    try:
+        result = run_worker(job, answer, on_progress)
+    finally:
+        state = telemetry.finish(locked=False)
+    return result, from_json(DeviceState, state, "telemetry")
 
 
 def has_power_modes(machine: Device) -> bool:

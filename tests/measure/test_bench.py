@@ -62,6 +62,15 @@ class Scripted(OnnxRuntime):
         return [latency(shape * generator.normal(1 + i, 0.02, count)) for i in range(len(models))]
 
 
+def grey(path: Path) -> Path:
+    """A model of one grey image."""
+    one = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, (1, 1, 32, 32))
+    other = onnx.helper.make_tensor_value_info("output0", onnx.TensorProto.FLOAT, (1, 1, 32, 32))
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["images"], ["output0"])], "grey", [one], [other])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return convolutions(tmp_path / "small.onnx")
@@ -93,7 +102,7 @@ def test_an_energy_is_shown_with_its_ends(model: Path) -> None:
             taken = replace(latency((5.0, 6.0, 5.5, 5.2, 5.8, 5.1)), name="energy", unit="mJ")
             return [taken for _ in models]
 
-        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED, cpus=()):
             return []
 
     result = bench_graphs([model], Metered(10.0))
@@ -133,7 +142,7 @@ def test_a_graph_is_built_once_and_all_that_is_told_is_of_that_engine(
             self.note("energy", *models)
             return [replace(latency((5.0, 6.0, 5.5, 5.2, 5.8, 5.1)), name="energy", unit="mJ") for _ in models]
 
-        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED, cpus=()):
             self.note("layers", model)
             return []
 
@@ -173,7 +182,7 @@ def test_a_detail_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
         def energy(self, models, settings, *, progress=None):
             raise ToolError(["trtexec"], 1, "out of memory")
 
-        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED, cpus=()):
             raise DeviceError("orin: the connection was lost")
 
     result = bench_graphs([model], Leaving(10.0), max_ms=20, statistic="p50")
@@ -184,6 +193,41 @@ def test_a_detail_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
         "no layers of small.onnx: orin: the connection was lost",
     )
     assert to_json(result)["notes"] == list(result.notes)
+
+
+def test_a_time_to_boxes_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
+    class Leaving(Scripted):
+        def end_to_end(self, model, settings, *, image=None, runs=50):
+            raise DeviceError("orin: OpenCV is missing")
+
+    result = bench_graphs([model], Leaving(10.0), max_ms=20, statistic="p50", details=False, end_to_end=True)
+    assert result.exit_code == 0 and result.models[0].end_to_end is None
+    assert result.notes == ("no time from frame to boxes of small.onnx: orin: OpenCV is missing",)
+
+
+@pytest.mark.parametrize(
+    ("shape", "task", "image", "said"),
+    [
+        ((1, 3, 32, 32), "detect", "gone.jpg", "gone.jpg cannot be read: there is no such file"),
+        ((1, 3, 32, 32), "detect", "text.jpg", "text.jpg cannot be read: OpenCV does not decode it"),
+        ((1, 3, 32, 32), "classify", None, "--end-to-end is for detectors, this is classify; leave it out"),
+        ((4, 3, 32, 32), "detect", None, r"is of one RGB image, this takes \[4, 3, 32, 32\]; leave it out, or --batch"),
+        ((1, 1, 32, 32), "detect", None, r"is of one RGB image, this takes \[1, 1, 32, 32\]"),
+        (("n", 3, 32, 32), "detect", None, r"is of one RGB image, this takes \[2, 3, 32, 32\]"),
+    ],
+)
+def test_what_no_time_to_boxes_can_be_had_of_is_refused_before_anything_is_measured(
+    tmp_path: Path, shape: tuple[int | str, ...], task: str, image: str | None, said: str
+) -> None:
+    path = convolutions(tmp_path / "m.onnx", shape=shape) if shape[1] == 3 else grey(tmp_path / "m.onnx")
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {**{one.key: one.value for one in proto.metadata_props}, "task": task})
+    onnx.save(proto, path)
+    (tmp_path / "text.jpg").write_text("x")
+    runtime, settings = Scripted(10.0), BenchSettings(batch=0 if isinstance(shape[0], int) else 2)
+    with pytest.raises(DataError, match=said):
+        bench_graphs([path], runtime, settings, end_to_end=True, image=tmp_path / image if image else None)
+    assert runtime.rounds == []
 
 
 @pytest.mark.parametrize(
@@ -436,7 +480,7 @@ def test_a_profile_fills_axes_that_a_graph_leaves_free_in_every_question(
             asked["latency"] = settings.free
             return super().latency(models, settings)
 
-        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED, cpus=()):
             asked["layers"] = free
             return []
 

@@ -13,12 +13,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeprune.devices.trtexec_options import known_options
 from tests.runtimes.trtexec_samples import (
     LAYERS,
+    bindings_log,
     layers_json,
     options_log,
     outputs_json,
@@ -63,6 +65,8 @@ def main(
     samples_lost: int = 0,
     dla: bool = False,
     computes: bool = False,
+    takes: str = "1x3x32x32",
+    gives: Sequence[str] = ("output0",),
 ) -> int:
     """Act as trtexec.
 
@@ -79,6 +83,8 @@ def main(
         samples_lost: samples that are missing from the times.
         dla: whether a DLA takes a part of the network.
         computes: whether engines hold their graph and outputs are its own.
+        takes: shape of its engines' one input.
+        gives: names of its engines' outputs, in the order of the engine.
     """
     given = {name: value for name, _, value in (word.partition("=") for word in argv[1:])}
     with Path(calls).open("a") as file:
@@ -123,6 +129,7 @@ def main(
         return 0
     print(options_log(**settings, captured=captures, tells=version[0] >= 10))
     turn = sum("--exportTimes" in json.loads(line) for line in Path(calls).read_text().splitlines())
+    print(bindings_log(version, {"images": takes}, dict.fromkeys(gives, "1x6x4")))
     _inference(given, engine, settings, turn * drift, samples_lost)
     print("&&&& PASSED TensorRT.trtexec")
     return 0

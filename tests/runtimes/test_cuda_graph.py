@@ -13,6 +13,7 @@ import pytest
 
 from edgeprune.agent.host import WorkerState
 from edgeprune.runtimes import bench_worker, onnxruntime_
+from edgeprune.runtimes import worker as runtimes_worker
 from edgeprune.runtimes.base import Availability, BenchSettings
 from edgeprune.runtimes.bench_worker import BoundModel, JobError, SessionTimer, open_session, runner
 from edgeprune.runtimes.end_to_end_worker import EndToEndTimer, frame_of
@@ -186,7 +187,8 @@ def test_the_provider_is_told_and_the_measurement_says_whether_it_was_so(
         one = TimedModel((1.0, 1.1), (), True, {"images": (1, 3, 32, 32)}, 1.0, 0.0, (), 0.0, cuda_graph=captured)
         return TimedModels((one,), 1, WorkerState())
 
-    monkeypatch.setattr(onnxruntime_, "run_worker", worker)
+    for module in (onnxruntime_, runtimes_worker):  # a GPU is watched meanwhile
+        monkeypatch.setattr(module, "run_worker", worker)
     monkeypatch.setattr(OnnxRuntime, "availability", lambda self: Availability(True, ""))
     monkeypatch.setattr(OnnxRuntime, "identity", lambda self: {})
     settings = BenchSettings(rounds=2, per_round=1, cuda_graph=asked)

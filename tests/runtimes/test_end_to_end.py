@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from edgeprune.report.bench import end_to_end_text
 from edgeprune.runtimes import bench_worker, end_to_end_worker
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.end_to_end_worker import EndToEndTimer, boxes_of, frame_of, prepared
-from edgeprune.runtimes.jobs import OrtJob
+from edgeprune.runtimes.jobs import LayerTimes, OrtJob
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.conditions import EndToEndState
 from edgeprune.samples.gates import speed_up_gate
@@ -94,7 +95,7 @@ def test_boxes_return_to_the_frame() -> None:
 
 def test_parts_are_timed_apart(tmp_path: Path) -> None:
     rows = np.array([[[10, 10, 20, 20, 0.9, 0], [30, 30, 40, 40, 0.8, 1], [1, 1, 2, 2, 0.01, 0]]])
-    found = OnnxRuntime().end_to_end(detector(tmp_path / "m.onnx", rows), runs=7)
+    found = OnnxRuntime().end_to_end(detector(tmp_path / "m.onnx", rows), BenchSettings(), runs=7)
     assert len(found.pre_ms) == len(found.model_ms) == len(found.post_ms) == 7
     assert found.boxes == 2 and found.frame == (720, 1280)
     assert all(value > 0 for values in (found.pre_ms, found.model_ms, found.post_ms) for value in values)
@@ -105,13 +106,39 @@ def test_what_is_not_a_detector_or_an_image_is_refused(tmp_path: Path) -> None:
     runtime = OnnxRuntime()
     other = detector(tmp_path / "m.onnx", np.zeros((1, 10)), task="classify")
     with pytest.raises(DataError, match="this is classify"):
-        runtime.end_to_end(other, runs=1)
+        runtime.end_to_end(other, BenchSettings(), runs=1)
     text = tmp_path / "not.jpg"
     text.write_text("x")
     with pytest.raises(DataError, match="OpenCV"):
-        runtime.end_to_end(convolutions(tmp_path / "c.onnx"), image=text, runs=1)
+        runtime.end_to_end(convolutions(tmp_path / "c.onnx"), BenchSettings(), image=text, runs=1)
     with pytest.raises(DataError, match="no such file"):
-        runtime.end_to_end(other, image=tmp_path / "gone.jpg", runs=1)
+        runtime.end_to_end(other, BenchSettings(), image=tmp_path / "gone.jpg", runs=1)
+
+
+def test_parts_are_timed_at_the_size_on_the_cpus_and_with_the_graph_that_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = convolutions(tmp_path / "free.onnx", shape=(1, 3, "h", "w"))
+    asked: list[tuple[int, int]] = []
+
+    def noted(frame: np.ndarray, height: int, width: int, kind: Any) -> Any:
+        asked.append((height, width))
+        raise bench_worker.JobError("data", "enough")
+
+    monkeypatch.setattr(end_to_end_worker, "prepared", noted)
+    jobs: list[Any] = []
+    monkeypatch.setattr(OnnxRuntime, "_run_job", lambda self, job, *_: jobs.append(job) or (LayerTimes(()), None))
+    settings = BenchSettings(imgsz=(64, 96), batch=1, cpus=(0,), cuda_graph=True, threads=2, priority=False)
+    runtime = OnnxRuntime()
+    monkeypatch.setattr(runtime, "_options", lambda cuda_graph=False: {"graph": str(cuda_graph)})
+    runtime.end_to_end(free, settings)
+    runtime.layer_times(free, cpus=(0,))
+    parts, layers = jobs
+    assert (parts.batch, parts.imgsz, parts.cpus, parts.threads, parts.priority) == (1, (64, 96), (0,), 2, False)
+    assert parts.provider_options == {"graph": "True"} and layers.cpus == (0,)
+    with pytest.raises(bench_worker.JobError, match="enough"):
+        end_to_end_worker.time_parts(replace(parts, provider_options={}))
+    assert asked == [(64, 96)]
 
 
 def few_boxes(value: float) -> np.ndarray:

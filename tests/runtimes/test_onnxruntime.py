@@ -115,6 +115,33 @@ def test_an_engine_of_another_machine_is_refused(cpu: OnnxRuntime, tmp_path: Pat
         cpu.latency([engine], QUICK)
 
 
+@pytest.mark.parametrize("written", ["not json", "[1, 2]", "{}", '{"identity": "here"}', "null"])
+def test_a_damaged_entry_of_an_engine_is_named(cpu: OnnxRuntime, tmp_path: Path, written: str) -> None:
+    engine = convolutions(tmp_path / "m.onnx")
+    proto = onnx.load(str(engine))
+    proto.metadata_props.add(key=ENGINE_KEY, value=written)
+    onnx.save(proto, str(engine))
+    with pytest.raises(DataError, match=f"m.onnx: its metadata entry {ENGINE_KEY} is damaged"):
+        cpu.peak_memory(engine)
+    with pytest.raises(DataError, match="build it again from the ONNX file"), cpu.session(engine):
+        pass
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"images": np.zeros((1, 3, 16, 16), np.float32)},  # another shape
+        {"images": np.zeros((1, 3, 32, 32), np.float64)},  # another type
+        {"other": np.zeros((1, 3, 32, 32), np.float32)},
+        {"images": None},
+    ],
+)
+def test_what_onnxruntime_says_of_a_run_is_of_the_model_and_no_bug(cpu: OnnxRuntime, tmp_path: Path, given) -> None:
+    model = convolutions(tmp_path / "m.onnx")
+    with cpu.session(model) as session, pytest.raises(DataError, match="ONNX Runtime cannot run it: "):
+        session.run(given)
+
+
 def test_latency_is_raw_interleaved_and_described(cpu: OnnxRuntime, tmp_path: Path) -> None:
     small, large = convolutions(tmp_path / "s.onnx"), convolutions(tmp_path / "l.onnx", width=64, depth=4)
     told: list[tuple[str, int, int]] = []
@@ -163,7 +190,15 @@ def test_the_worker_stands_alone(tmp_path: Path) -> None:
     copy = tmp_path / "workers.zip"
     copy.write_bytes(archive(*WORKERS))
     job = ProfileJob(
-        (str(convolutions(tmp_path / "m.onnx")),), "CPUExecutionProvider", {}, 1, False, runs=3, batch=0, imgsz=None
+        models=(str(convolutions(tmp_path / "m.onnx")),),
+        provider="CPUExecutionProvider",
+        provider_options={},
+        threads=1,
+        priority=False,
+        runs=3,
+        batch=0,
+        imgsz=None,
+        cpus=(),
     )
     code = (
         f"import runpy, sys; sys.path.insert(0, {str(copy)!r}); runpy.run_module({job.module!r}, run_name='__main__')"

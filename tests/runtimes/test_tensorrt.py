@@ -6,14 +6,16 @@ import ast
 import importlib
 import inspect
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeprune.errors import DataError, DeviceError, StageError
+from edgeprune.runtimes import worker
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.engine_file import facts_path, read_facts
 from tests.runtimes import fake_cuda, fake_tensorrt
 from tests.runtimes.models import convolutions
 from tests.runtimes.tensorrt_versions import ADDED_AFTER_10_3, REMOVED_IN_11
@@ -87,6 +89,22 @@ def test_from_onnx_to_layers_in_every_version(tmp_path, placed, version):
 
 
 @needs_stubs
+@pytest.mark.parametrize("known", [True, False])
+def test_an_engine_of_another_batch_or_size_is_refused(tmp_path, placed, known):
+    tensorrt, engine = placed(), tmp_path / "m.engine"
+    tensorrt.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    if not known:
+        facts_path(engine).unlink()
+    brief = BenchSettings(rounds=1, per_round=1, warmup_s=0)
+    [found] = tensorrt.latency([engine], replace(brief, batch=1, imgsz=(32, 32)))
+    assert found.conditions.shapes == {"images": (1, 3, 32, 32)}
+    with pytest.raises(DataError, match="this engine is of batch 1, asked was 8; build it for 8"):
+        tensorrt.latency([engine], replace(brief, batch=8))
+    with pytest.raises(DataError, match="this engine takes 32 px, asked was 64 px"):
+        tensorrt.latency([engine], replace(brief, imgsz=(64, 64)))
+
+
+@needs_stubs
 def test_a_session_gives_back_its_memory_and_names_a_fault_of_the_gpu(tmp_path, placed, monkeypatch):
     tensorrt, engine = placed(), tmp_path / "m.engine"
     tensorrt.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
@@ -120,6 +138,45 @@ def test_the_timing_cache_is_kept_and_a_foreign_one_is_left_alone(tmp_path, plac
     cache.write_bytes(b"foreign")
     tensorrt.engine_from_onnx(model, tmp_path / "c.engine")
     assert cache.read_bytes() == b"+"
+
+
+@needs_stubs
+@pytest.mark.parametrize("bad", ["the cache", "its folder"])
+def test_a_cache_that_cannot_be_used_fails_no_build(tmp_path, placed, bad):
+    tensorrt, model, engine = placed(), convolutions(tmp_path / "m.onnx"), tmp_path / "a.engine"
+    if bad == "its folder":
+        (tmp_path / "cache").write_text("no folder")
+    else:  # neither read nor replaced
+        tensorrt.engine_from_onnx(model, tmp_path / "first.engine")
+        [cache] = (tmp_path / "cache" / "timing").iterdir()
+        cache.unlink()
+        cache.mkdir()
+    tensorrt.engine_from_onnx(model, engine)
+    assert read_facts(engine) is not None
+
+
+@needs_stubs
+def test_an_engine_is_never_there_without_its_facts(tmp_path, placed, monkeypatch):
+    tensorrt, model = placed(), convolutions(tmp_path / "m.onnx")
+    facts_path(tmp_path / "a.engine").mkdir()
+    with pytest.raises(StageError, match="cannot be written: is no regular file"):
+        tensorrt.engine_from_onnx(model, tmp_path / "a.engine")
+    with pytest.raises(StageError, match="cannot be written"):
+        tensorrt.engine_from_onnx(model, tmp_path / "gone" / "b.engine")
+    monkeypatch.setattr("edgeprune.runtimes.tensorrt_._layers", lambda text: (_ for _ in ()).throw(DeviceError("no")))
+    with pytest.raises(DeviceError):
+        tensorrt.engine_from_onnx(model, tmp_path / "c.engine")
+    assert not [path for path in tmp_path.iterdir() if path.is_file() and "engine" in path.name]
+
+
+@needs_stubs
+def test_a_card_is_watched_while_it_is_timed(tmp_path, placed, monkeypatch):
+    tensorrt, engine = placed(), tmp_path / "m.engine"
+    tensorrt.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    seen = {"throttled": True, "throttled_why": "the GPU slowed down: thermal"}
+    monkeypatch.setattr(worker.Telemetry, "finish", lambda self, locked: seen)
+    [found] = tensorrt.latency([engine], BenchSettings(rounds=1, per_round=1, warmup_s=0))
+    assert found.conditions.device.throttled_why == seen["throttled_why"] and found.conditions.device.throttled
 
 
 @needs_stubs

@@ -280,7 +280,7 @@ def test_energy_is_the_power_of_the_timed_part_over_its_pace(tmp_path, power_w, 
     trtexec, _ = tool(tmp_path)
     done = Completed((), 0, f"{LOG}Timing trace has 1000 queries over 2.0 s", "", power_w=power_w)
     assert trtexec._power_run(done).energy_mj == (None if energy_mj is None else pytest.approx(energy_mj))
-    with pytest.raises(DeviceError, match="does not say how it timed"):
+    with pytest.raises(DeviceError, match="does not say how it ran"):
         trtexec._power_run(replace(done, stdout=LOG))
 
 
@@ -465,6 +465,61 @@ def test_layers_of_an_engine_without_facts_are_asked_of_the_device(tmp_path):
     assert trtexec.layer_info(engine) == kept
 
 
+@pytest.mark.parametrize("version", [*WEAK, *VERSIONS], ids=str)
+def test_an_engine_without_facts_is_timed_as_what_it_is_and_refused_as_what_it_is_not(tmp_path, version):
+    trtexec, _ = tool(tmp_path, version, takes="4x3x32x32")
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    facts_path(engine).unlink()
+    [found] = trtexec.latency([engine], SHORT)
+    assert found.conditions.batch == 4 and found.conditions.shapes == {"images": (4, 3, 32, 32)}
+    with pytest.raises(DataError, match="this engine is of batch 4, asked was 8; build it for 8"):
+        trtexec.latency([engine], replace(SHORT, batch=8))
+    with pytest.raises(DataError, match="this engine takes 32 px, asked was 64 px; build it for that"):
+        trtexec.latency([engine], replace(SHORT, imgsz=(64, 64)))
+    small, _ = tool(tmp_path, version)
+    [other] = small.latency([engine], SHORT)
+    assert differing_conditions(found, other)
+
+
+def test_an_engine_with_facts_is_refused_at_another_size_too(tmp_path):
+    trtexec, program = tool(tmp_path)
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    with pytest.raises(DataError, match="this engine takes 32 px, asked was 32 × 64 px"):
+        trtexec.latency([engine], replace(SHORT, imgsz=(32, 64)))
+    assert not any("--exportTimes" in one for one in fake_trtexec.calls(program))  # before anything is timed
+
+
+@pytest.mark.parametrize(
+    ("gives", "beside", "order"),
+    [
+        (["output0"], False, ["output0"]),
+        (["output1", "output0"], False, ["output0", "output1"]),  # Ultralytics' own names say it
+        (["protos", "boxes"], True, ["boxes", "protos"]),
+        (["protos", "boxes"], False, None),
+    ],
+)
+def test_an_engine_without_facts_has_its_graphs_order_of_outputs_or_is_refused(tmp_path, gives, beside, order):
+    trtexec, _ = tool(tmp_path, gives=gives)
+    engine, source = tmp_path / "m.engine", convolutions(tmp_path / "source.onnx")
+    trtexec.engine_from_onnx(source, engine)
+    facts_path(engine).unlink()
+    if beside:
+        proto = onnx.load(source)
+        del proto.graph.output[:]
+        for name in order:
+            proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        onnx.save(proto, engine.with_suffix(".onnx"))
+    if order is None:
+        said = r"\(protos, boxes\) are its graph's; put its ONNX file beside it as m.onnx"
+        with pytest.raises(DataError, match=said), trtexec.session(engine):
+            pass
+        return
+    with trtexec.session(engine) as session:
+        assert session.input_names == ["images"] and session.output_names == order
+
+
 def test_whatever_loads_an_engine_takes_the_board_for_itself(tmp_path):
     trtexec, _ = tool(tmp_path)
     engine = tmp_path / "m.engine"
@@ -570,3 +625,12 @@ def test_a_graph_that_is_only_timed_has_its_own_number_format_in_its_engine(tmp_
     assert engine == tmp_path / "engines" / "half.engine"
     assert read_facts(engine).precision == "fp16"
     assert compile_once(trtexec, engine, tmp_path / "engines") == engine
+
+
+def test_a_graph_in_bfloat16_is_called_that_by_its_engine(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    source = convolutions(tmp_path / "m.onnx")
+    proto = onnx.load(source)
+    proto.graph.initializer.append(onnx.helper.make_tensor("low", onnx.TensorProto.BFLOAT16, (1, 1), [0.0]))
+    onnx.save(proto, source)
+    assert read_facts(compile_once(trtexec, source, tmp_path / "engines")).precision == "bf16"

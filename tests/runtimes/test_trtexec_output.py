@@ -15,6 +15,8 @@ from edgeprune.runtimes.layer_info import Layer, format_in, layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_argv import version_from_banner
 from edgeprune.runtimes.trtexec_output import (
+    Bindings,
+    bindings_of,
     failure,
     meaning_of,
     outputs_of,
@@ -26,6 +28,7 @@ from edgeprune.serial import from_json, to_json
 from tests.runtimes.trtexec_samples import (
     FAILURES,
     LAYERS,
+    bindings_log,
     layers_json,
     options_log,
     outputs_json,
@@ -173,6 +176,20 @@ def test_real_times_of_8_6_are_read_to_the_microsecond():
     assert 0.69 < float(np.median(found.compute)) < 0.71
     used = settings_used(log)
     assert used.cuda_graph and used.spin and PASSED in log
+
+
+def test_bindings_are_read_in_every_wording():
+    assert bindings_of(real("time.log")) == Bindings({"images": (1, 3, 640, 640)}, ("output0",))
+    for version in ((8, 5, 2), (8, 6, 1), (10, 3, 0), (10, 13, 3), (11, 1, 0)):
+        takes, gives = {"images": "4x3x384x640", "im_info": "4x2"}, {"output1": "4x32x96x160", "output0": "4"}
+        log = bindings_log(version, takes, gives)
+        expected = Bindings({"images": (4, 3, 384, 640), "im_info": (4, 2)}, ("output1", "output0"))
+        assert bindings_of(log) == expected, version
+    grown = "[I] Output binding for found is dynamic and will be created during execution using OutputAllocator."
+    log = "\n".join([bindings_log((10, 3, 0), {"images": "1x3x8x8"}, {}), grown])
+    assert bindings_of(log) == Bindings({"images": (1, 3, 8, 8)}, ("found",))
+    with pytest.raises(ValueError, match="does not say what the engine takes"):
+        bindings_of(grown)
 
 
 def test_real_layers_of_8_6_tell_what_its_weak_typing_chose():

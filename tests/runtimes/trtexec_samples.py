@@ -122,6 +122,21 @@ def _tensor(generation: int, name: str, kind: str, reads: str) -> dict[str, Any]
     return tensor | {"Format": "Row major linear", "Datatype": MYELIN[reads]}
 
 
+def bindings_log(version: tuple[int, int, int], inputs: dict[str, str], outputs: dict[str, str]) -> str:
+    """The part of a run's log that says what its engine takes and gives, by name and as ``1x3x64x64``
+    (sampleInference.cpp, with the marks of a real log)."""
+    lines = []
+    for way, tensors in (("input", inputs), ("output", outputs)):
+        for name, sides in tensors.items():
+            lines.append(f"Using random values for {way} {name}")
+            if version[0] < 10:
+                lines.append(f"Created {way} binding for {name} with dimensions {sides}")
+                continue
+            kind = " and type kFLOAT" if version[0] >= 11 else ""
+            lines.append(f"{way.capitalize()} binding for {name} with dimensions {sides}{kind} is created.")
+    return "\n".join(f"[11/28/2026-03:57:33] [I] {line}" for line in lines)
+
+
 def options_log(
     *, copies: bool, spin: bool, cuda_graph: bool, one_at_a_time: bool, captured: bool = True, tells: bool = True
 ) -> str:
