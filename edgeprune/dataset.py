@@ -25,6 +25,7 @@ import yaml
 
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, first_line
+from edgeprune.image_hashes import image_hashes
 from edgeprune.images import list_images
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
@@ -320,11 +321,11 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over class names, what a YAML says of keypoints and, for every split, each image's relative name and
-        size and its label's bytes; and over which images Ultralytics leaves out of the splits that were needed.
+        """SHA-256 over class names, what a YAML says of keypoints and, for every split, each image's relative name, its
+        bytes and its label's; and over which images Ultralytics leaves out of the splits that were needed.
 
         It does not depend on where the dataset lies. Which images are left out is known of the splits that were asked
-        for when it was loaded; the first check of a split reads its images.
+        for when it was loaded; images are read by the first call (:func:`edgeprune.image_hashes.image_hashes`).
         """
         digest = hashlib.sha256(repr(sorted(self.names.items())).encode(errors="surrogateescape"))
         if self.channels != 3:
@@ -336,9 +337,9 @@ class Dataset:
             digest.update(f"keypoints {self.kpt_shape} {sorted(judged_by.items())}".encode())
         for split in sorted(self.splits):
             digest.update(f"\0{split}\0".encode())
-            for image in self.splits[split]:
-                size = image.stat().st_size if is_file(image) else -1
-                digest.update(f"{_relative(image, self.root)}\0{size}\0".encode(errors="surrogateescape"))
+            images = self.splits[split]
+            for image, sha256 in zip(images, image_hashes(images), strict=True):
+                digest.update(f"{_relative(image, self.root)}\0{sha256}\0".encode(errors="surrogateescape"))
                 if self.task != "classify":
                     file = label_file(image)
                     digest.update(read_bytes(file) if is_file(file) else b"\1")

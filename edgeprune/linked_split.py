@@ -170,8 +170,9 @@ def _publish(partial: Path, folder: Path) -> None:
 
 def _read(folder: Path) -> Checked | None:
     """What an earlier check came to; a folder in use is not swept."""
-    try:
+    with contextlib.suppress(OSError):  # of a cache that cannot be written
         os.utime(folder)
+    try:
         return read_json(Checked, folder / CHECKED)
     except (DataError, OSError):
         return None

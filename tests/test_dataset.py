@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from edgeprune import image_hashes
 from edgeprune.dataset import Dataset, label_file, read_labels
 from edgeprune.errors import DataError
 from edgeprune.images import IMAGE_SUFFIXES
@@ -235,8 +238,56 @@ def test_the_digest_of_a_dataset_without_keypoints_is_what_it_was(tmp_path):
     (tmp_path / "d" / "images").mkdir(parents=True)
     (tmp_path / "d" / "images" / "0.jpg").write_bytes(b"four")
     dataset = Dataset(tmp_path, tmp_path / "d", None, {0: "a"}, {"val": (tmp_path / "d" / "images" / "0.jpg",)})
-    said = repr([(0, "a")]).encode() + b"\0val\0" + b"images/0.jpg\x004\0" + b"\1"
+    content = hashlib.sha256(b"four").hexdigest().encode()
+    said = repr([(0, "a")]).encode() + b"\0val\0" + b"images/0.jpg\0" + content + b"\0\1"
     assert dataset.digest == hashlib.sha256(said).hexdigest()
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_digest_follows_every_pixel_of_images_that_keep_their_size(split, tmp_path):
+    def dataset(place: str, colour: int) -> Dataset:
+        data = written(tmp_path / place, YAML + "test: images/test\n")
+        folder = data.parent / "images" / split
+        folder.mkdir(exist_ok=True)
+        (folder / "z.bmp").write_bytes(picture(colour, "BMP"))
+        return Dataset.load(data)
+
+    one, other, copy = dataset("one", 0), dataset("other", 9), dataset("copy", 0)
+    assert len({image.splits[split][-1].stat().st_size for image in (one, other)}) == 1
+    assert one.digest == copy.digest != other.digest
+
+
+def test_images_are_read_for_the_digest_once_until_one_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    data, read = written(tmp_path / "d"), []
+
+    def counted(path, whole=image_hashes.sha256_of):
+        read.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(image_hashes, "sha256_of", counted)
+    first = Dataset.load(data).digest
+    assert len(read) == 6
+    assert Dataset.load(data).digest == first
+    assert len(read) == 6
+    (tmp_path / "d/images/val/0.jpg").write_bytes(picture(9))
+    assert Dataset.load(data).digest != first
+    assert len(read) == 9, "the split with the change, and no other"
+
+
+def test_a_cache_that_cannot_be_written_gives_the_same_digest(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    data = written(tmp_path / "d")
+    dataset = Dataset.load(data)
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refused)
+    monkeypatch.setattr(image_hashes, "write_json", refused)
+    digest = dataset.digest
+    assert not list((tmp_path / "cache").rglob(image_hashes.FILE))
+    assert Dataset.load(data).digest == digest
 
 
 def test_the_digest_follows_what_is_left_out(tmp_path):
