@@ -29,6 +29,7 @@ from edgeprune.image_hashes import image_hashes
 from edgeprune.images import list_images
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
+from edgeprune.model_metadata import LONGEST_NAME
 from edgeprune.reading import is_file, read_bytes, shown
 
 SPLITS = ("train", "val", "test")
@@ -432,7 +433,7 @@ def label_file(image: Path) -> Path:
 
 
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
-    content: Any = read_yaml(path, unique_keys=False, undecodable="replace")
+    content: Any = read_yaml(path, undecodable="replace")  # Ultralytics takes the last of a key's values in silence
     if not isinstance(content, dict):
         raise DataError(f"{path} is no dataset: a YAML with the keys train, val and names was expected")
     names, nc = content.get("names"), _class_count(content, path)
@@ -521,7 +522,7 @@ def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
         source=path.resolve(),
         root=path.resolve(),
         task="classify",
-        names=dict(enumerate(classes)),
+        names=_class_names(classes, str(train)),
         splits={
             split: tuple(image for name in _class_folders(folder) for image in list_images(folder / name))
             for split, folder in folders.items()
@@ -698,16 +699,31 @@ def _say_skipped(dataset: Dataset, split: str, linked: LinkedSplit) -> None:
 
 def _class_names(names: object, source: str) -> dict[int, str]:
     if isinstance(names, Mapping):
-        try:
-            names = {int(index): str(name) for index, name in names.items()}
-        except (TypeError, ValueError):
-            raise DataError(f"{source}: the keys of 'names' must be class indices, 0 to nc - 1") from None
+        by_index: dict[int, str] = {}
+        for key, name in names.items():
+            index = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 7 else key
+            if type(index) is not int:
+                raise DataError(
+                    f"{source}: the keys of 'names' must be class indices, 0 to nc - 1; seen: {shown(repr(key), 40)}"
+                )
+            if index in by_index:
+                raise DataError(f"{source}: 'names' has class {index} twice; one name for every index is allowed")
+            by_index[index] = str(name)
+        names = by_index
     elif isinstance(names, Sequence) and not isinstance(names, str):
         names = {index: str(name) for index, name in enumerate(names)}
     else:
         raise DataError(f"{source}: 'names' must be a list, or a mapping from class index to name")
     if not names or sorted(names) != list(range(len(names))):
         raise DataError(f"{source}: class indices must run from 0 to nc - 1 without a gap; seen {sorted(names)}")
+    for index, name in names.items():
+        if not name.isprintable():  # a name is a line of labels.txt: one of two lines would move all behind it
+            raise DataError(
+                f"{source}: name of class {index}: {shown(repr(name), 80)}; printable characters on one line are "
+                "allowed, and no space but the plain one"
+            )
+        if len(name) > LONGEST_NAME:
+            raise DataError(f"{source}: name of class {index} has {len(name)} characters; at most {LONGEST_NAME}")
     return dict(sorted(names.items()))
 
 

@@ -18,6 +18,7 @@ from edgeprune.reading import read_text, shown
 MAX_BYTES = 2**20  # the class names of ImageNet-21k take half of it
 MAX_VALUES = 100_000  # keys, entries and mappings, each counted as often as an alias repeats it
 MAX_DEPTH = 40
+NO_VALUES = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # of the keys << and =
 
 
 def read_yaml(
@@ -88,12 +89,14 @@ class _LimitedLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         if self._unique_keys:
-            seen: set[tuple[str, str]] = set()
+            seen: set[object] = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode):
-                    if (key.tag, key.value) in seen:
-                        raise _RefusedError(key, f"{key.value}: is written twice")
-                    seen.add((key.tag, key.value))
+                    # as Python compares keys: 1, 0x1 and true are one; what merges has no value of its own
+                    same = (key.tag,) if key.tag in NO_VALUES else self.construct_object(key)
+                    if same in seen:
+                        raise _RefusedError(key, f"{shown(key.value)}: is written twice")
+                    seen.add(same)
         return super().construct_mapping(node, deep)
 
 

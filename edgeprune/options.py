@@ -73,4 +73,9 @@ def command_line(name: str, arguments: Sequence[object], options: Mapping[str, o
 def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return exact(value) if isinstance(value, float) else str(value)
+
+
+def exact(value: float) -> str:
+    """A number as text that reads as the same number, and as people write it: ``8``, ``8.333333333333334``."""
+    return repr(value).removesuffix(".0")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edgeprune import image_hashes
 from edgeprune.dataset import Dataset, label_file, read_labels
 from edgeprune.errors import DataError
 from edgeprune.images import IMAGE_SUFFIXES
+from edgeprune.limited_yaml import read_yaml
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 
@@ -38,7 +40,7 @@ def written(root: Path, yaml: str = YAML, labels: str = "0 .5 .5 .1 .1\n1 .2 .2 
     return root / "data.yaml"
 
 
-def class_folders(root: Path, classes: str = "ab", splits: tuple[str, ...] = ("train", "val")) -> Path:
+def class_folders(root: Path, classes: Sequence[str] = "ab", splits: tuple[str, ...] = ("train", "val")) -> Path:
     for split in splits:
         for name in classes:
             (root / split / name).mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,15 @@ def test_a_folder_with_one_yaml_is_that_yaml(tmp_path):
         ("train: images/train\nval: images/val\nnames: {0: cat, 2: dog}\n", "without a gap"),
         ("train: images/train\nval: images/val\nnames: {a: cat}\n", "class indices"),
         ("train: images/train\nval: images/val\nnames: 7\n", "list"),
+        ("train: images/train\nval: images/val\nnames: {0: cat, '0': dog}\n", "has class 0 twice"),
+        ("train: images/train\nval: images/val\nnames: {0: cat, 0.9: dog}\n", r"class indices, .*seen: 0\.9"),
+        ("train: images/train\nval: images/val\nnames: {false: cat, true: dog}\n", "class indices, .*seen: False"),
+        ("train: images/train\nval: images/val\nnames:\n  0: cat\n  0: dog\n", "line 5: 0: is written twice"),
+        ("train: images/train\nval: images/val\nnames: {0: cat, 0x0: dog}\n", "0x0: is written twice"),
+        ("train: images/train\nval: images/val\nnames: [cat, dog]\nnames: [hen]\n", "names: is written twice"),
+        ('train: images/train\nval: images/val\nnames: [cat, "do\\ng"]\n', r"class 1: 'do\\ng'; printable"),
+        ('train: images/train\nval: images/val\nnames: [cat, "do\\Lg"]\n', "class 1: .*; printable"),
+        ('train: images/train\nval: images/val\nnames: [cat, "do\\tg"]\n', "class 1: .*; printable"),
         ("train: images/train\nval: images/val\nnames: [cat]\n", "class 1 is out of range"),
         ("just text", "no dataset"),
         ("a: [unclosed", "YAML"),
@@ -198,6 +209,18 @@ def test_a_class_of_val_that_train_lacks_is_named(tmp_path):
     class_folders(tmp_path, "z", ("val",))
     with pytest.raises(DataError, match="val/z is no class"):
         Dataset.load(tmp_path, task="classify")
+
+
+def test_a_class_folder_of_two_lines_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"class 1: .*; printable"):
+        Dataset.load(class_folders(tmp_path, ["a", "b\nc"]))
+
+
+def test_ultralytics_own_datasets_have_no_key_twice():
+    from ultralytics.utils import ROOT
+
+    for file in (ROOT / "cfg/datasets").glob("*.yaml"):
+        read_yaml(file, undecodable="replace")
 
 
 def test_a_name_that_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):

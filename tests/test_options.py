@@ -23,7 +23,7 @@ from edgeprune.cli import app
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.input_size import taken_size
-from edgeprune.options import output_file, output_file_or_stdout, output_folder, output_plot
+from edgeprune.options import command_line, output_file, output_file_or_stdout, output_folder, output_plot
 
 
 @pytest.mark.parametrize(
@@ -230,6 +230,21 @@ def test_a_search_checks_its_outputs_before_it_measures(
     with pytest.raises(TargetError, match=seen):  # and not the DataError of weights that are not there
         search("cpu", "nothing.pt", speed_up=1.5, **changes)
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1000 / 120, "8.333333333333334"),
+        (8.0, "8"),
+        (1e-7, "1e-07"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (1e22, "1e+22"),
+    ],
+)
+def test_a_repeated_command_has_the_very_numbers(value: float, text: str) -> None:
+    argv = command_line("build", (), {"latency_ms": value, "seed": None}, False)
+    assert argv == ["edgeprune", "build", "--latency-ms", text] and float(text) == value
 
 
 @pytest.mark.parametrize(("side", "stride", "task"), [(320, 32, "detect"), (64, 64, "pose"), (224, 1, "classify")])

@@ -39,6 +39,7 @@ from edgeprune.images import read_image
 from edgeprune.input_size import Size
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import site_with
+from edgeprune.options import exact
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Screened
@@ -255,7 +256,7 @@ def frontier(
 
 def budget_words(kind: Kind, value: float) -> str:
     """A budget in a few words."""
-    return f"×{value:g}" if kind == "speed_up" else f"{value:g} ms"
+    return f"×{exact(value)}" if kind == "speed_up" else f"{exact(value)} ms"  # files are named so
 
 
 def _sources(source: Checkpoint, also: Sequence[str | Path], trust: bool) -> dict[str, Checkpoint]:

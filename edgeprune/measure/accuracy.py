@@ -32,7 +32,7 @@ from edgeprune.families import family_for
 from edgeprune.input_size import Size, both_sides
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
-from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy
+from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, distinct_names
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import quiet
@@ -392,7 +392,7 @@ def _validated(
 
 
 def _per_class(validator: Any, task: str) -> dict[str, float]:
-    names = validator.names
+    names = distinct_names(validator.names)
     if task == "classify":
         best = torch.cat([pred[:, 0] for pred in validator.pred]).numpy()
         truth = torch.cat(validator.targets).numpy()

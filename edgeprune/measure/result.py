@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,16 @@ GRAPH_RUNTIME = "onnxruntime on this CPU"
 """What measures the accuracy of a graph where no runtime can measure its engine's."""
 
 
+def distinct_names(names: Mapping[int, str]) -> dict[int, str]:
+    """Class names by index, each of them once: one that several classes share is told apart by the index behind it
+    (ImageNet has two cranes)."""
+    shared = {name for name, count in Counter(names.values()).items() if count > 1}
+    told = {index: f"{name} ({index})" if name in shared else name for index, name in names.items()}
+    if len({*told.values()}) == len(told):
+        return told
+    return {index: f"{name} ({index})" for index, name in names.items()}  # somebody calls a class "crane (1)"
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """Accuracy of one artifact on one split.
@@ -20,7 +31,7 @@ class Accuracy:
         map50_95: the figure the gates use: mAP50-95 of boxes (detect, obb), masks (segment) or keypoints (pose); for
             classify the top-1 accuracy.
         map50: mAP50 of the same; for classify the top-5 accuracy.
-        per_class: the gates' figure by class name, for the classes that the split has.
+        per_class: the gates' figure by class name (:func:`distinct_names`), for the classes that the split has.
         images: images seen.
         task: detect, segment, pose, obb or classify.
         split: train, val or test.

@@ -59,7 +59,11 @@ class Table:
         return render("table", table=self)
 
     def markdown(self) -> str:
-        """A Markdown table with its cells on one line each."""
+        """A Markdown table with its cells on one line each, in which nothing of a cell is markup of a table or HTML."""
         rule = tuple("---:" if numeric else "---" for numeric in self.numeric)
         lines = (self.columns, rule, *self.rows)
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n".join("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines)
+
+
+def _markdown_cell(text: str) -> str:
+    return " ".join(text.splitlines()).replace("|", "\\|").replace("<", "&lt;")

@@ -16,6 +16,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size
+from edgeprune.options import exact
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
@@ -99,7 +100,7 @@ def sweep(
         loaded = checkpoint.load(path, trust=trust).path
         asked = target if budget is None else with_budget(target, *budget)
         return alike(
-            name=loaded.stem if budget is None else f"{loaded.stem}-{budget[0].replace('_', '-')}-{budget[1]:g}",
+            name=loaded.stem if budget is None else f"{loaded.stem}-{budget[0].replace('_', '-')}-{exact(budget[1])}",
             weights=loaded.read_bytes(),
             target=asked,
             pruned=budget is not None,

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.graph import load_graph, metadata_of, save_graph
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.per_image import load_per_image
+from edgeprune.measure.result import distinct_names
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.average_precision import drop_interval
 from tests.export.helpers import linked_copy, saved, stock_model
@@ -41,6 +44,30 @@ def test_a_checkpoint_and_its_export_score_the_same(v8, bccd):
     assert ours[0].images == 16
     assert set(ours[0].per_class) == {"RBC", "WBC", "Platelets"}
     assert np.mean(list(ours[0].per_class.values())) == pytest.approx(ours[0].map50_95, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["crane", "crane", "hen"], ["crane (0)", "crane (1)", "hen"]),
+        (["crane", "crane", "crane (1)"], ["crane (0)", "crane (1)", "crane (1) (2)"]),
+        (["cat", "dog"], ["cat", "dog"]),
+    ],
+)
+def test_classes_that_share_a_name_are_told_apart(names, told):
+    assert distinct_names(dict(enumerate(names))) == dict(enumerate(told))
+
+
+def test_every_class_has_its_accuracy_where_two_share_a_name(v8, bccd, tmp_path):
+    kept = torch.load(v8[0], weights_only=False)
+    kept["model"].names = {0: "cell", 1: "cell", 2: "Platelets"}
+    torch.save(kept, tmp_path / "m.pt")
+    root = bccd.resolve().parent
+    content = {**yaml.safe_load(bccd.read_text()), "names": ["cell", "cell", "Platelets"], "path": str(root)}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(content))
+    found = accuracy(tmp_path / "m.pt", data=tmp_path / "data.yaml", imgsz=320, batch=8)
+    assert set(found.per_class) == {"cell (0)", "cell (1)", "Platelets"}
+    assert np.mean(list(found.per_class.values())) == pytest.approx(found.map50_95, abs=1e-6)
 
 
 def test_the_figure_is_ultralytics_own(v8, bccd, tmp_path, monkeypatch):

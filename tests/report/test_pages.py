@@ -143,13 +143,13 @@ def test_a_value_that_a_template_lacks_is_an_error() -> None:
 
 
 def test_columns_of_figures_are_aligned_to_the_right() -> None:
-    table = Table.of(("name", "ms", "speed-up"), [("a|b", "1.5", "×2.0"), ("c", "–", "")])
+    table = Table.of(("name", "ms", "speed-up"), [("a|b", "1.5", "×2.0"), ("c\n<i>\u2028d", "–", "")])
     assert table.numeric == (False, True, True)
     assert table.markdown().splitlines() == [
         "| name | ms | speed-up |",
         "| --- | ---: | ---: |",
         "| a\\|b | 1.5 | ×2.0 |",
-        "| c | – |  |",
+        "| c &lt;i> d | – |  |",
     ]
     assert Table.of(("a",), ()).html().strip() == ""
 
