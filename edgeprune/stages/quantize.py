@@ -48,6 +48,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
         **build.source((build.record(SimplifyFacts), "onnx")),
         **({} if trained is None else build.source((trained, "onnx"))),
         "params": {
+            "calibration": {"images": build.target.calibration.images},  # of FP16 too: as many it is tried on
             **compiling.graph_inputs(build.target, build.dataset, build.site.seed),
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,

@@ -153,10 +153,11 @@ class Export(_Part):
 
 
 class Calibration(_Part):
-    """How INT8 ranges are found; used only by an int8 precision."""
+    """How INT8 ranges are found, and on how many images a precision below FP32 is tried."""
 
     images: Annotated[int, Field(ge=16, le=100_000)] = 256
-    """Images of the training split; fewer than 64 is a warning."""
+    """Images of the training split that INT8 is calibrated on; fewer than 64 is a warning. Any precision below FP32 is
+    tried on as many images that do not judge, to choose layers and formats by; on the whole of val where test judges."""
     method: Literal["entropy", "percentile", "minmax"] = "entropy"
     """How a range is chosen from the values seen."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
@@ -292,6 +293,11 @@ class Target(_Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Target:
+        for key, example in (
+            ("jetpack", ">=6.1"),
+            ("tensorrt", ">=10.3,<12"),
+        ):  # whatever the runtime: the board has it
+            _version_range(key, getattr(self.device, key), example)
         if self.device.kind == "cpu" and self.runtime != "onnxruntime":
             raise ValueError(f"runtime: {self.runtime} needs an NVIDIA GPU; a cpu device allows onnxruntime")
         if self.device.kind == "cpu" and self.precision == "int8-fp16":
@@ -458,12 +464,7 @@ class Target(_Part):
 
     @property
     def _tensorrt_range(self) -> SpecifierSet:
-        try:
-            return SpecifierSet(self.device.tensorrt or "")
-        except InvalidSpecifier:
-            raise ValueError(
-                f"device: tensorrt: {self.device.tensorrt!r} is not a version specifier; allowed: like '>=10.3,<12'"
-            ) from None
+        return SpecifierSet(self.device.tensorrt or "")
 
     @property
     def _no_sorted_head(self) -> bool:
@@ -496,6 +497,15 @@ class Target(_Part):
         if "epochs" in given:
             data["finetune"]["time_h"] = None
         return target_from(data, "command line")
+
+
+def _version_range(key: str, text: str | None, example: str) -> None:
+    try:
+        SpecifierSet(text or "")
+    except InvalidSpecifier:
+        raise ValueError(
+            f"device: {key}: {text!r} is not a version specifier; allowed: like {example!r}, or one as '==6.2'"
+        ) from None
 
 
 OVERRIDDEN = {

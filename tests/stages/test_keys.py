@@ -50,6 +50,10 @@ def differing(folder: Path, stage: Any, first: dict[str, Any], second: dict[str,
         # more samples for a gate that could not tell cost no search and no training: what was chosen stays chosen
         (prune, {}, {"measure.retries": 5, "measure.rounds": 90, "measure.time_limit_s": 90.0}, set()),
         (prune, {}, {"prune.diagnose": False}, set()),
+        # a number format is tried on as many images as calibrate
+        (quantize, {}, {"calibration.images": 32}, {"params.calibration.images"}),
+        (quantize, {"precision": "fp16"}, {"calibration.images": 32}, {"params.calibration.images"}),
+        (quantize, {"precision": "fp16"}, {"calibration.method": "minmax"}, set()),
         (quantize, {}, {"measure.retries": 5, "measure.rounds": 90, "measure.time_limit_s": 90.0}, set()),
         (engine, {}, {"measure.retries": 5}, set()),
     ],
