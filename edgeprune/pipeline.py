@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgeprune.artifact import is_full
+from edgeprune.artifact import is_full, write_atomically
 from edgeprune.carry import out as carry
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
@@ -37,7 +37,7 @@ from edgeprune.stages import (
 from edgeprune.stages.base import Build, BuildReporter, Stage, Weights, build_reporter_of
 from edgeprune.stages.inputs import Inputs, build_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
-from edgeprune.target import Target, load_target
+from edgeprune.target import PROFILE, Target, is_shipped, load_target, profile_yaml
 from edgeprune.version import installed
 from edgeprune.workspace import (
     LOG,
@@ -111,14 +111,16 @@ def build(
     """
     check_seed(seed)
     reporter = build_reporter_of(progress)
-    name = target.name if isinstance(target, Target) else str(target)
-    target = load_target(target).with_overrides(**overrides)
-    root = Path(out) if out is not None else Path("runs") / target.name
+    given = load_target(target)
+    root = Path(out) if out is not None else Path("runs") / given.name
+    profile = root / PROFILE if isinstance(target, Target) and not is_shipped(target) else None
+    name = given.name if isinstance(target, Target) else str(target)
+    target = given.with_overrides(**overrides)
     if root.exists() and not root.is_dir():
         raise TargetError(f"--out {root}: is a file; give the path of a folder")
     inputs = read_inputs(target, weights, data, trust, overrides.get("imgsz"))
     target, source = inputs.target, inputs.weights
-    argv = build_command(name, weights, data, trust, {**overrides, "out": out, "seed": seed or None})
+    argv = build_command(str(profile or name), weights, data, trust, {**overrides, "out": out, "seed": seed or None})
 
     levers = ""
     if target.levers == "auto":
@@ -130,6 +132,8 @@ def build(
         _remove_if_refused(root, fresh and source.trained),
         open_workspace(root) as workspace,
     ):
+        if profile is not None:  # a target made in Python has no name that a command could repeat it by
+            write_atomically(profile, profile_yaml(given))
         command = ""
         if not site.usable:
             command = _next_command(target, site.remedy, root, argv)
@@ -214,6 +218,8 @@ def run_stages(build: Build, argv: Sequence[str], stages: Sequence[Stage[Any]] =
         build.workspace.write_state(BuildState(tuple(argv), tuple(runs)))
         if record is None:
             record = _run(build, stage, key)
+        else:
+            record = _completed(build, stage, record)
         build.records[stage.name] = record
         with capture_output(record.folder / LOG, show=False):
             judged = build.judged[stage.name] = stage.judge(build, record)
@@ -254,6 +260,12 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
                 "command again: it goes on from here"
             ) from error
         raise
+
+
+def _completed(build: Build, stage: Stage[Facts], record: Record[Facts]) -> Record[Facts]:
+    with capture_output(record.folder / LOG, show=False):
+        facts = stage.complete(build, record)
+    return record if facts is None else build.workspace.with_facts(record, facts)
 
 
 def _stage_run(workspace: Workspace, key: Key, reused: bool) -> StageRun:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -222,6 +222,13 @@ class Workspace:
         shutil.rmtree(self.root / ".scratch" / key.folder_name, ignore_errors=True)
         shutil.rmtree(self.failed_logs(key), ignore_errors=True)
         return _record(stored, final, type(facts))
+
+    def with_facts(self, record: Record[Facts], facts: Facts) -> Record[Facts]:
+        """A finished stage with more facts of the same artifacts, which its record keeps from now on."""
+        stored = _read(record.folder)
+        if stored is not None:
+            write_json(record.folder / RECORD, replace(stored, facts=to_json(facts)))
+        return replace(record, facts=facts)
 
     def write_state(self, state: BuildState) -> None:
         """Remember what the latest build ran and reused, for ``edgeprune show``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +103,20 @@ def test_a_second_run_reuses_every_stage_and_judges_every_gate_afresh(tmp_path: 
     assert log.ran == ["one", "two"]
     assert log.judged == ["one", "two", "one", "two"]
     assert again.reused == {"one", "two"}
+
+
+def test_what_a_reused_result_lacks_is_added_to_its_record_once(tmp_path: Path) -> None:
+    log, sizes = Log(), []
+
+    def complete(build: Build, record: Record[Size]) -> Size | None:
+        sizes.append(record.facts.size)
+        return Size(4) if record.facts.size == 3 else None
+
+    one, two = replace(stage("one", log), complete=complete), stage("two", log, after="one")
+    for _ in range(3):
+        run(tmp_path, one, two)
+    assert sizes == [3, 4]
+    assert log.ran == ["one", "two"]
 
 
 def test_a_changed_parameter_starts_again_there_and_not_before(tmp_path: Path) -> None:
@@ -221,3 +235,25 @@ def test_a_named_device_of_another_kind_is_refused_before_anything_is_written(
 def test_a_size_is_kept_as_it_is_typed() -> None:
     words = build_command("cpu", "a.pt", "d.yaml", False, {"imgsz": (96, 160), "latency_ms": 2.0, "epochs": None})
     assert words[-4:] == ["--imgsz", "96,160", "--latency-ms", "2"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_command_of_a_target_made_in_python_builds_that_target(
+    changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = load_target("cpu")
+    asked = shipped.changed({"precision": "int8", "finetune.epochs": 3}) if changed else shipped
+    root = tmp_path / "run"
+    data = Dataset(tmp_path / "data.yaml", tmp_path, "detect", {0: "cell"}, {})
+
+    def read(target: Any, weights: Path, *_: Any) -> SimpleNamespace:
+        return SimpleNamespace(target=target, weights=Weights(weights, "", "detect"), dataset=data, size="")
+
+    monkeypatch.setattr(pipeline, "read_inputs", read)
+    monkeypatch.setattr(pipeline, "run_stages", lambda *_: None)
+    monkeypatch.setattr(pipeline, "write_results", lambda state, argv, *_: argv)
+    argv: Any = pipeline.build(asked, tmp_path / "a.pt", "data.yaml", out=root, speed_up=1.5)
+    named = argv[argv.index("--target") + 1]
+    assert named == (str(root / "profile.yaml") if changed else "cpu")
+    assert load_target(named) == asked, "what the options change, they change again"
+    assert argv[argv.index("--speed-up") + 1] == "1.5"

@@ -12,7 +12,15 @@ from edgeprune.errors import TargetError
 from edgeprune.runtimes.trtexec_argv import GENERATIONS, shown_version, version_of
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.bundle import trtexec_lines
-from edgeprune.target import Target, load_target, shipped_targets, target_schema, targets_dir
+from edgeprune.target import (
+    Target,
+    is_shipped,
+    load_target,
+    profile_yaml,
+    shipped_targets,
+    target_schema,
+    targets_dir,
+)
 from edgeprune.target.releases import KNOWN
 from tests.runtimes.models import convolutions
 
@@ -315,3 +323,16 @@ def test_what_names_no_gpu_is_refused(tmp_path, text):
     (tmp_path / "own.yaml").write_text(f"extends: cpu\ndescription: mine\nfinetune:\n  device: {text}\n")
     with pytest.raises(TargetError, match=r"finetune\.device"):
         load_target(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_targets()))
+def test_a_target_written_as_a_profile_is_read_as_the_same(name: str, tmp_path: Path) -> None:
+    shipped = load_target(name)
+    changed = shipped.changed({"prune.max_ratio": {"model.22.*": 1 / 3}, "prune.ignore": ("a: *",), "imgsz": (96, 160)})
+    for number, target in enumerate((shipped, changed)):
+        file = tmp_path / f"profile-{number}.yaml"
+        file.write_text(profile_yaml(target))
+        assert load_target(file) == target and load_target(file).stated_imgsz == target.stated_imgsz
+    assert is_shipped(shipped) and not is_shipped(changed)
+    sized = shipped.with_overrides(imgsz=shipped.imgsz)
+    assert is_shipped(sized) is (shipped.stated_imgsz is not None), "a stated size is not one that was left out"

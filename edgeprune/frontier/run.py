@@ -65,7 +65,7 @@ from edgeprune.sweep.run import (
     with_budget,
 )
 from edgeprune.sweep.steps import COMPILED, RealSteps
-from edgeprune.target import Budget, Target, load_target
+from edgeprune.target import PROFILE, Budget, Target, is_shipped, load_target, profile_yaml
 from edgeprune.workspace import open_workspace
 
 Kind = Literal["latency_ms", "speed_up"]
@@ -127,8 +127,10 @@ def frontier(
     require_options(jobs, epochs)
     if not budgets:
         raise TargetError("give at least one budget: --latency-ms or --speed-up")
-    named = target.name if isinstance(target, Target) else str(target)
-    out, reporter, target = Path(out), reporter_of(progress), load_target(target).with_overrides(device=device)
+    out, reporter, stated_target = Path(out), reporter_of(progress), load_target(target)
+    made_here = isinstance(target, Target) and not is_shipped(target)  # in Python: no name stands for it
+    named = str(out / PROFILE) if made_here else stated_target.name if isinstance(target, Target) else str(target)
+    target = stated_target.with_overrides(device=device)
     require_trainable(target, epochs)
     asked_for = [with_budget(target, kind, value) for value in budgets]  # one that is impossible is refused here
     target = asked_for[0]
@@ -149,6 +151,8 @@ def frontier(
             site.require_usable()
             # Until all is written: a second one would disturb these measurements, and mix its rows with these.
             whole.enter_context(open_workspace(out, "frontier"))
+            if made_here:
+                write_atomically(out / PROFILE, profile_yaml(stated_target))
             conditions = conditions_of(site)
             main, *others = sources
             output = choose_output(

@@ -226,7 +226,7 @@ class BudgetSearch:
         if run.best is None:
             fastest = probed[run.floor.candidate.key]
             if diagnose:
-                self._diagnose(unpruned or baseline, planner.profile, fastest, cache)
+                self._diagnose(unpruned or baseline, planner.profile, fastest.plan, fastest.latency.speed_up, cache)
             raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
 
         def sure(probe: Probe) -> bool:
@@ -254,17 +254,30 @@ class BudgetSearch:
         gate = self._gate(search_gate(budget, best, kept.gate, milder))
         if gate.verdict is not Verdict.PASS:
             site.reporter.note(f"the search is not sure of the budget; its best plan goes on: {gate.reason}")
-        diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept, cache) if diagnose else None
-        return PlanFound(kept.files, kept.plan, probes, kept.latency.speed_up, planner.profile, gate, diagnosis)
+        speed_up, diagnosis = kept.latency.speed_up, None
+        if diagnose:
+            diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept.plan, speed_up, cache)
+        return PlanFound(kept.files, kept.plan, probes, speed_up, planner.profile, gate, diagnosis)
+
+    def diagnose(self, baseline: Path, plan: Plan, speed_up: float, cache: Path | None) -> Diagnosis | None:
+        """What a plan costs that an earlier search ended with, measured at ``speed_up``; None where it cannot be told.
+
+        Args:
+            baseline: engine of the unpruned model.
+            plan: of the search.
+            speed_up: of the plan.
+            cache: folder of profiles.
+        """
+        return self._diagnose(baseline, self.profile(cache), plan, speed_up, cache)
 
     def _diagnose(
-        self, baseline: Path, profile: LayerProfile, probed: _Probed, cache: Path | None = None
+        self, baseline: Path, profile: LayerProfile, plan: Plan, speed_up: float, cache: Path | None = None
     ) -> Diagnosis | None:
-        """What a probed plan costs; told at once, for the search may end without a plan."""
+        """What a plan costs; told at once, for the search may end without one."""
         folder = self.folder / "diagnosis"
         diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder, cache)
         try:
-            found = diagnostician.diagnose(profile, probed.plan, probed.latency.speed_up)
+            found = diagnostician.diagnose(profile, plan, speed_up)
         except EdgepruneError as error:  # the search has its plan; it is not lost for what is said about it
             self.site.reporter.note(f"what the budget costs could not be measured: {first_line(error)}")
             return None

@@ -166,6 +166,8 @@ class Stage(Generic[Facts]):
         judge: the gates behind it.
         needed: whether this build has the stage at all, by what the stages before it came to; asked before them too.
         shows_output: True when the stage's own output (a training bar) belongs on the screen, not in the log.
+        complete: facts of a reused result with what it lacks and no key asks for, because nothing else depends on it;
+            None where it lacks nothing.
     """
 
     name: str
@@ -177,6 +179,7 @@ class Stage(Generic[Facts]):
     packages: tuple[str, ...] = ()
     needed: Callable[[Build], bool] = lambda build: True
     shows_output: bool = False
+    complete: Callable[[Build, Record[Facts]], Facts | None] = lambda build, record: None
 
 
 def artifacts_of(files: CompiledFiles) -> dict[Role, Path]:

@@ -92,6 +92,23 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     return Output({**artifacts_of(files), "plan": folder / "plan.json"}, facts)
 
 
+def _complete(build: Build, record: Record[PruneFacts]) -> PruneFacts | None:
+    """The facts with a diagnosis, where the profile asks for one by now and the search was made without."""
+    from edgeprune import checkpoint
+    from edgeprune.search.budget import BudgetSearch
+
+    facts = record.facts
+    kept = next((probe for probe in facts.probes if probe.kept), None)
+    if facts.diagnosis is not None or kept is None or not (build.target.prune.diagnose and build.site.usable):
+        return None
+    source, baseline = checkpoint.load(record_to_prune(build).path("model")), build.record(BaselineFacts)
+    with build.workspace.partial(record.key) as folder:
+        search = BudgetSearch(build.site, source, folder, build.dataset, "l2")  # no channel is chosen any more
+        plan = Plan.load(record.path("plan"))
+        found = search.diagnose(baseline.path("engine"), plan, kept.latency.speed_up, build.workspace.root / PROFILES)
+    return None if found is None else replace(facts, diagnosis=found)
+
+
 def _unpruned(build: Build, folder: Path) -> tuple[compiling.CompiledFiles, Plan]:
     """The model as it was before sparsity training, and the plan that keeps every channel of it."""
     from edgeprune import checkpoint
@@ -143,4 +160,5 @@ STAGE = Stage(
     run=_run,
     judge=_judge,
     packages=(*compiling.PACKAGES, "torch-pruning"),
+    complete=_complete,
 )

@@ -1,6 +1,6 @@
 """Targets: a device plus a runtime plus a budget, read from YAML once and frozen from then on."""
 
-from edgeprune.target.from_yaml import load_target, shipped_targets, targets_dir
+from edgeprune.target.from_yaml import PROFILE, is_shipped, load_target, profile_yaml, shipped_targets, targets_dir
 from edgeprune.target.schema import (
     BUDGETS,
     Board,
@@ -13,12 +13,15 @@ from edgeprune.target.schema import (
 
 __all__ = [
     "BUDGETS",
+    "PROFILE",
     "Board",
     "Budget",
     "Measuring",
     "Target",
     "default_target",
+    "is_shipped",
     "load_target",
+    "profile_yaml",
     "shipped_targets",
     "target_schema",
     "targets_dir",

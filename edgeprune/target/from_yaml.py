@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
 from edgeprune.errors import TargetError
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.reading import is_file, shown
 from edgeprune.target.schema import Target, target_from
 
+PROFILE = "profile.yaml"
+"""In a folder of results: the target that they are of, where no profile elsewhere is it."""
 MODELS = (".pt", ".onnx", ".engine")
 
 
@@ -35,6 +39,16 @@ def load_target(name_or_path: str | Path | Target) -> Target:
 def shipped_targets() -> dict[str, Path]:
     """Name to file of every target that ships with edgeprune."""
     return {path.stem: path for path in sorted(targets_dir().glob("*.yaml"))}
+
+
+def is_shipped(target: Target) -> bool:
+    """Whether a target is, key by key, the shipped one of its name."""
+    return target.name in shipped_targets() and load_target(target.name).as_profile() == target.as_profile()
+
+
+def profile_yaml(target: Target) -> str:
+    """A target as the text of a YAML that :func:`load_target` reads as the same one."""
+    return yaml.safe_dump(target.as_profile(), sort_keys=False, allow_unicode=True)
 
 
 def targets_dir() -> Path:

@@ -157,7 +157,7 @@ class Calibration(_Part):
 
     images: Annotated[int, Field(ge=16, le=100_000)] = 256
     """Images of the training split that INT8 is calibrated on; fewer than 64 is a warning. Any precision below FP32 is
-    tried on as many images that do not judge, to choose layers and formats by; on the whole of val where test judges."""
+    tried on as many that do not judge, to choose layers and formats by; on the whole of val where test judges."""
     method: Literal["entropy", "percentile", "minmax"] = "entropy"
     """How a range is chosen from the values seen."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99

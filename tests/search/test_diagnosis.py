@@ -190,7 +190,7 @@ def test_a_floor_that_cannot_be_exported_does_not_end_a_search(
     probed: Any = SimpleNamespace(
         plan=SimpleNamespace(macs=(2, 1), params=(2, 1)), latency=SimpleNamespace(speed_up=1.1)
     )
-    found = search._diagnose(baseline, profile, probed)
+    found = search._diagnose(baseline, profile, probed.plan, probed.latency.speed_up)
     assert (found is None) is (refused == "floor-0")
     assert isinstance(search.site.reporter, Notes)
     assert any(said in line for line in search.site.reporter.lines)
@@ -238,6 +238,18 @@ def test_a_build_is_warned_behind_prune_whether_the_stage_ran_or_not(
     [row] = [gate for gate in rows if gate.metric == "fixed part of the latency"]
     assert row.value == pytest.approx(100 * FIXED_SHARE, rel=0.1)
     assert "before any training" in row.reason and "precision int8-fp16 gives" not in row.reason
+
+    # the same plan, found without a diagnosis, gets one when the profile asks for it by now
+    undiagnosed = replace(record, facts=replace(record.facts, diagnosis=None))
+    silent = replace(search.site, target=search.site.target.changed({"prune.diagnose": False}))
+    assert prune.STAGE.complete(state, record) is None
+    assert prune.STAGE.complete(replace(state, site=silent), undiagnosed) is None
+    state.workspace.root.mkdir(exist_ok=True)
+    completed = prune.STAGE.complete(state, undiagnosed)
+    assert completed is not None and record.facts.diagnosis is not None and completed.diagnosis is not None
+    assert completed == replace(record.facts, diagnosis=completed.diagnosis)
+    assert completed.diagnosis.fixed_share == pytest.approx(record.facts.diagnosis.fixed_share)
+    assert not list((tmp_path / "run").glob(".partial-*"))
 
 
 @pytest.mark.parametrize(
