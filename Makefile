@@ -32,16 +32,25 @@ PHASES ?=# of gpu-check: batch-1 batch-16 int8 files table; all of them
 WORKERS ?= 2# of pytest; a file of tests stays with one
 OWN := demo
 TARGETS := $(filter-out $(OWN),$(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml)))
-KNOWN := SHELL PYTHON VENV TORCH_INDEX STUBS WEIGHTS DATA LATENCY_MS SPEED_UP MACS_SPEED_UP MAX_MAP_DROP IMGSZ EPOCHS DEVICE \
-	SEED OUT TARGET PHASES HOURS ONLY WORKERS PYTEST
-GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
-ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
-$(error $(filter-out $(KNOWN),$(GIVEN)): not known here; known are $(KNOWN))
-endif
+# What each goal uses; a variable that none of the goals uses is refused, and not left out in silence.
+ANY := SHELL PYTHON VENV TORCH_INDEX STUBS
 ASKED := WEIGHTS DATA LATENCY_MS SPEED_UP MACS_SPEED_UP MAX_MAP_DROP IMGSZ EPOCHS DEVICE SEED OUT
-ifeq ($(MAKELEVEL)$(MAKECMDGOALS),0demo)
-ifneq ($(filter $(ASKED),$(GIVEN)),)
-$(error $(filter $(ASKED),$(GIVEN)): make demo is the same for everybody; next: make cpu WEIGHTS=best.pt DATA=data.yaml)
+USES_gpu-check := WEIGHTS DATA SPEED_UP IMGSZ EPOCHS OUT PHASES TARGET
+USES_bench := HOURS WEIGHTS DATA ONLY OUT
+USES_test := WORKERS PYTEST
+USES_test-slow := $(USES_test)
+USES_test-hostile := $(USES_test)
+USES_test-matrix := PYTEST
+GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+GOALS := $(or $(MAKECMDGOALS),help)
+USED := $(foreach goal,$(GOALS),$(if $(filter $(goal),$(TARGETS)),$(ASKED),$(USES_$(goal))))
+UNUSED := $(filter-out $(ANY) $(USED),$(GIVEN))
+ifeq ($(MAKELEVEL),0)
+ifneq ($(UNUSED),)
+ifneq ($(filter $(OWN),$(GOALS)),)
+$(error $(UNUSED): make demo is the same for everybody; next: make cpu WEIGHTS=best.pt DATA=data.yaml)
+endif
+$(error $(UNUSED): not used by make $(GOALS); used are $(strip $(sort $(USED)) $(ANY)))
 endif
 endif
 REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \

@@ -132,6 +132,17 @@ def test_a_recommended_profile_says_again_what_a_budget_of_its_own_does_not_take
     assert base.levers == "auto"
 
 
+def test_a_recommended_profile_extends_a_target_that_was_made_in_python(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mine = load_target("cpu").changed({"measure.rounds": 77, "prune.min_width": 16})
+    weights, data = given
+    options: dict[str, Any] = {"imgsz": SIDE, "steps": MadeUpSteps(), "screener": made_up_screening}
+    frontier(mine, weights, data, out=tmp_path, kind="speed_up", budgets=[3.0], **options)
+    made_of_it = load_target(tmp_path / "build-x3.yaml")
+    assert (made_of_it.measure.rounds, made_of_it.prune.min_width) == (77, 16)
+
+
 class TrainingSteps(MadeUpSteps):
     """Training that leaves other weights in a checkpoint of its own."""
 

@@ -1,0 +1,71 @@
+"""What is given to make is used by one of its goals, or refused in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ASKED = [
+    "WEIGHTS",
+    "DATA",
+    "LATENCY_MS",
+    "SPEED_UP",
+    "MACS_SPEED_UP",
+    "MAX_MAP_DROP",
+    "IMGSZ",
+    "EPOCHS",
+    "DEVICE",
+    "SEED",
+    "OUT",
+]
+USED = {
+    "cpu": ASKED,
+    "gpu-check": ["WEIGHTS", "DATA", "SPEED_UP", "IMGSZ", "EPOCHS", "OUT", "PHASES", "TARGET"],
+    "bench": ["HOURS", "WEIGHTS", "DATA", "ONLY", "OUT"],
+    "test": ["WORKERS", "PYTEST"],
+    "test-slow": ["WORKERS", "PYTEST"],
+    "test-hostile": ["WORKERS", "PYTEST"],
+    "test-matrix": ["PYTEST"],
+    "install": [],
+    "demo": [],
+    "check": [],
+    "help": [],
+    "clean": [],
+}
+EVERY = sorted({name for names in USED.values() for name in names})
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Those words to make, by hand: not as part of the make that runs these tests. Nothing is run."""
+    around = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", "-n", *words], capture_output=True, text=True, check=False, cwd=ROOT, env=around)
+
+
+@pytest.mark.parametrize("goal", USED)
+def test_a_variable_is_used_by_its_goal_or_refused(goal: str) -> None:
+    used = USED[goal]
+    if used:
+        done = make(goal, *(f"{name}=given-{name}." for name in used))
+        assert done.returncode == 0, done.stderr
+        assert set(re.findall(r"given-([A-Z_]+)\.", done.stdout)) == set(used)
+    unused = [name for name in EVERY if name not in used]
+    refused = make(goal, *(f"{name}=1" for name in unused))
+    [line] = refused.stderr.splitlines()
+    assert refused.returncode == 2 and set(re.findall(r"[A-Z_]+", line.partition(": m")[0].partition(": n")[0])) >= {
+        *unused
+    }
+
+
+def test_a_variable_of_one_of_several_goals_is_taken() -> None:
+    assert make("install", "cpu", "WEIGHTS=a.pt", "DATA=d.yaml", "SEED=3").returncode == 0
+    refused = make("install", "demo", "EPOCHS=3")
+    assert refused.returncode == 2 and "EPOCHS: make demo is the same for everybody" in refused.stderr
+    assert "BUGDET: not used by make cpu; used are DATA DEVICE" in make("cpu", "BUGDET=3").stderr
