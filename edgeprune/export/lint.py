@@ -4,7 +4,8 @@ Takes an ONNX file and what the target allows. Gives findings; an ``error`` is w
 or makes another engine of than was asked; a ``warning`` is what it accepts and a user regrets. Every rule is a function
 of its own with a test and an entry in ``docs/lint.md``, and is held against NVIDIA's own parser
 (:mod:`edgeprune.runtimes.nvidia_parser`), which is one version. Sources of what others reject: the support table of
-onnx-tensorrt (``docs/operators.md``, TensorRT 10.0 and 10.15), Ultralytics' exporter for the JetPack 6 rule.
+onnx-tensorrt (``docs/operators.md``, TensorRT 10.0 and 10.15; its release notes of 11.5), Ultralytics' exporter for the
+JetPack 6 rule.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from edgeprune.export.result import LintFinding
 from edgeprune.runtimes.onnx_facts import constants_of
 
 # (TensorRT release, newest opset its parser takes); between two releases the older one's figure holds
-NEWEST_OPSETS = (((8, 5), 17), ((10, 0), 20), ((10, 15), 24))
+NEWEST_OPSETS = (((8, 5), 17), ((10, 0), 20), ((10, 15), 24), ((11, 5), 25))
 OLDEST_OPSET = 9
 OLDEST_TENSORRT, LAST_OF_8, FIRST_OF_10 = (8, 5), (8, 6), (10, 3)
 

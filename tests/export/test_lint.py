@@ -184,6 +184,7 @@ def test_every_operator_of_the_list_is_refused(nvidia_parser, asked):
     [
         (graph([RELU], opset=21), Limits(tensorrt="10.15")),
         (graph([RELU], opset=24), Limits(tensorrt="11.1")),
+        (graph([RELU], opset=25), Limits(tensorrt="11.5")),
         (graph([RELU], shape=("batch", 3, "h", "w")), Limits(dynamic=True)),
         (PLAIN, Limits(precision="fp32", batch=1, imgsz=(64, 64))),
         (CASES["int8-sorted-head"].broken, Limits(tensorrt="10.16")),
