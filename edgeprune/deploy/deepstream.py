@@ -9,6 +9,7 @@ import shlex
 from importlib.resources import files
 
 from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.devices.board import board_modules
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.engine_file import BUNDLED
 
@@ -16,6 +17,7 @@ NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2, "int8-fp16": 1}  # informs: an
 NO_CLUSTERING, NMS = 4, 2
 SCORE, IOU, OBJECTS = 0.25, 0.7, 300  # Ultralytics' predict defaults: conf, iou, max_det
 LABELS = "labels.txt"
+WITHOUT_ENCODER = ("p3767-0003", "p3767-0004", "p3767-0005")  # the Orin Nano has no NVENC
 LIBRARY = "libnvdsinfer_edgeprune.so"
 
 MAKEFILE = f"""\
@@ -109,7 +111,9 @@ topk={OBJECTS}
 
 
 def app_config(model: ShippedModel) -> str:
-    """``deepstream_app_config.txt``: a file to boxes on screen; the source and the sink are the user's to change."""
+    """``deepstream_app_config.txt``: a file through the model, timed, with boxes as a video or in a window by one key;
+    the source is the user's to change."""
+    nano = model.target is not None and bool(set(board_modules(model.target.device)) & set(WITHOUT_ENCODER))
     return f"""\
 # deepstream-app -c deepstream_app_config.txt
 [application]
@@ -147,16 +151,32 @@ gpu-id=0
 border-width=2
 text-size=15
 
+# Nothing is shown, frames a second are printed: works over SSH, where no display is.
 [sink0]
 enable=1
-# 2: a window; 3: a file (output-file, container, codec); 1: nothing, for measuring
+type=1
+sync=0
+
+# Boxes as a video: enable=1. enc-type=1 encodes on the CPU (an Orin Nano has no encoder, and 0 fails there).
+[sink1]
+enable=0
+type=3
+container=1
+codec=1
+enc-type={int(nano)}
+output-file=boxes.mp4
+sync=0
+
+# Boxes in a window: enable=1, on a board with a screen, in a session of its desktop.
+[sink2]
+enable=0
 type=2
 sync=0
 """
 
 
 def readme(model: ShippedModel, *, engine: str, onnx: str) -> str:
-    """How to come from the bundle to boxes on screen."""
+    """How to come from the bundle to frames a second, and to boxes in a video or on screen."""
     return f"""\
 # DeepStream
 
@@ -172,7 +192,12 @@ workstation, DeepStream itself was not run.
    It must be the bare engine: a file with Ultralytics' header is refused by TensorRT
    (`edgeprune engine-header strip model.engine -o engine.engine`).
 2. The parser: `make` (DeepStream elsewhere: `make DEEPSTREAM=/path`).
-3. Boxes: `deepstream-app -c deepstream_app_config.txt`, with your own `uri` under `[source0]`.
+3. Frames a second: `deepstream-app -c deepstream_app_config.txt`, with your own `uri` under `[source0]`. Nothing is
+   shown: this works over SSH.
+4. Boxes: `enable=1` under `[sink1]` writes them into `boxes.mp4`, under `[sink2]` shows them in a window on the
+   board's own screen. Without a screen a window ends in an error about EGL or the display (`DISPLAY`): take the video.
+   An Orin Nano has no video encoder: `enc-type=1` encodes on the CPU (`sudo apt install gstreamer1.0-plugins-ugly`
+   where `x264enc` is missing).
 
 No boxes? Three causes cover most reports: `num-detected-classes` is not that of the labels, the engine is of another
 model than the parser (head {model.metadata.head}), or `pre-cluster-threshold` is too high. Boxes that sit beside their

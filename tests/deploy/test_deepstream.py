@@ -225,6 +225,23 @@ def test_the_configuration_says_the_core_and_the_format_of_the_engine(tmp_path):
         assert set(values) <= KEYS["property"]
 
 
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [("jetson-orin-nano", "1"), ("jetson-orin-nano-4gb", "1"), ("jetson-orin-nx", "0"), (None, "0")],
+)
+def test_the_pipeline_needs_no_screen_and_encodes_a_video_as_its_board_can(tmp_path, name, encoder):
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), tmp_path / "model.onnx", imgsz=64)
+    model = replace(ShippedModel.read(tmp_path), target=load_target(name) if name else None)
+    write_files(tmp_path / "deepstream", deepstream_files(model))
+    app = parsed(tmp_path / "deepstream" / "deepstream_app_config.txt")
+    sinks = [app[group] for group in app.sections() if group.startswith("sink")]
+    assert [(sink["type"], sink["enable"]) for sink in sinks] == [("1", "1"), ("3", "0"), ("2", "0")]
+    assert sinks[1]["enc-type"] == encoder and sinks[1]["output-file"].endswith(".mp4")
+    assert all(set(app[group]) <= KEYS[group] for group in app.sections())
+    assert app["application"]["enable-perf-measurement"] == "1"
+    assert "EGL" in (tmp_path / "deepstream" / "README.md").read_text()
+
+
 def test_what_gst_nvinfer_has_no_way_for_is_refused(tmp_path):
     checkpoint = tmp_path / "pose.pt"
     torch.save({"model": stock_model("yolov8", "pose"), "train_args": {"imgsz": 64}}, checkpoint)
