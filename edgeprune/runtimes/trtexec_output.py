@@ -222,6 +222,13 @@ def pace_of(log: str) -> tuple[int, float]:
 # Pattern in the log, and what it means; the first that fits wins, so causes stand before their consequences.
 MEANINGS: tuple[tuple[str, str], ...] = (
     (
+        r"NvMapMem\w*: \d+ error 12\b",
+        "the board's memory allocator (NvMap) gave no block of that size, though memory may be free; reboot the board, "
+        "run it without a desktop (sudo systemctl set-default multi-user.target) and build first of all; reported from "
+        "L4T 36.4.7 on (cat /etc/nv_tegra_release); lfb in a line of tegrastats is the largest block; else give the "
+        "builder less (builder.workspace_mib in the profile)",
+    ),
+    (
         r"Unknown option: (?P<what>\S+)",
         "this trtexec does not know {what}; update edgeprune, or use a TensorRT that it knows",
     ),

@@ -123,6 +123,16 @@ def test_a_warning_about_a_tactic_is_not_the_cause_of_a_failure():
     assert "ran out of memory" in meaning_of(f"{tactic}\n{ends} from model or file.\n[E] Engine set up failed")
 
 
+def test_a_block_that_nvmap_does_not_give_is_no_lack_of_memory():
+    nvmap = "NvMapMemAllocInternalTagged: 1075072515 error 12\nNvMapMemHandleAlloc: error 0"
+    for follows in (
+        "[E] [TRT] CUDA error 2 for 622329856-byte allocation: cudaMalloc failed: out of memory",
+        "[E] Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[/a.../b]}.)",
+    ):
+        meaning = meaning_of(f"[I] Start\n{nvmap}\n{follows}")
+        assert "NvMap" in meaning and "reboot the board" in meaning and "swap" not in meaning
+
+
 REAL_BUILD = (Path(__file__).parent / "trtexec_8_6_h100_build.log").read_text()
 """TensorRT 8.6.0 on an H100, driver 580: YOLOv8n at 640 px, batch 16, by the line that edgeprune writes for FP16.
 It took 75.5 s; three libraries that only plugins use were empty, and the program crashed when it unloaded them."""
