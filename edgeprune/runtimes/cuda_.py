@@ -1,7 +1,7 @@
 """The few calls of CUDA's runtime that timing an engine takes, by NVIDIA's own bindings; every error is said.
 
 ``cuda.bindings.runtime`` (package ``cuda-bindings``) gives every call as a tuple whose first item is the error code;
-its signatures are the same in 12.8 to 13.
+its signatures are the same in 12.8 to 13, of which 13 wants a driver of 580 or newer.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import json
 import platform
+import shlex
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.agent.facts import gpus, l4t_of
 from edgeprune.agent.host import host_state
+from edgeprune.agent.system import system_path, text_of
 from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
@@ -55,13 +58,12 @@ from edgeprune.runtimes.worker import Answer, OnProgress, has_power_modes, run_h
 from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
-from edgeprune.version import pip
+from edgeprune.version import installed, pip
 
 OLDEST, KNOWN_VERSIONS = (10, 3), "10.3 and newer of 10, and 11"  # older ones are driven by trtexec
-CUDA_BINDINGS = "cuda-bindings>=12.8,<14"
-INSTALL = pip("install", "tensorrt>=10.3,<12", CUDA_BINDINGS)
-ON_A_JETSON = "sudo apt install python3-libnvinfer && python3 -m venv --system-site-packages .venv"
-HOW_TO_GET_IT = ON_A_JETSON if platform.machine() == "aarch64" else INSTALL
+CUDA_BINDINGS, CUDA_12_BINDINGS = "cuda-bindings>=12.8,<14", "cuda-bindings>=12.8,<13"
+FIRST_DRIVER_OF_CUDA_13, FIRST_L4T_OF_CUDA_13 = 580, 38
+INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
 
 
 class TensorRt(Runtime):
@@ -85,27 +87,29 @@ class TensorRt(Runtime):
         try:
             module = importlib.import_module("tensorrt")
         except ImportError as error:
-            return Availability(False, f"TensorRT does not import ({error})", HOW_TO_GET_IT)
+            return Availability(False, f"TensorRT does not import ({error})", how_to_get_it())
         if not hasattr(module, "Builder"):
-            return Availability(False, "only TensorRT's type stubs are installed", HOW_TO_GET_IT)
+            return Availability(False, "only TensorRT's type stubs are installed", how_to_get_it())
         version = str(getattr(module, "__version__", "0"))
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         if numbers < OLDEST:
             return Availability(
                 False,
                 f"TensorRT {version} is too old; known are {KNOWN_VERSIONS} (the runtime trtexec drives older)",
-                INSTALL,
+                "edgeprune device probe" if on_a_jetson() else how_to_get_it(),  # which names the target of its JetPack
             )
         if numbers >= TOO_NEW[:2]:
             return Availability(
-                False, f"TensorRT {version} is newer than what edgeprune knows ({KNOWN_VERSIONS})", INSTALL
+                False, f"TensorRT {version} is newer than what edgeprune knows ({KNOWN_VERSIONS})", how_to_get_it()
             )
         try:
-            from edgeprune.runtimes.cuda_ import runtime as cuda_bindings
+            from edgeprune.runtimes.cuda_ import runtime as bindings
 
-            error, count = cuda_bindings().cudaGetDeviceCount()
+            error, count = bindings().cudaGetDeviceCount()
         except ImportError as failed:
-            return Availability(False, f"CUDA's bindings do not import ({failed})", pip("install", CUDA_BINDINGS))
+            return Availability(False, f"CUDA's bindings do not import ({failed})", pip("install", cuda_bindings()))
+        if int(error) == INSUFFICIENT_DRIVER:
+            return _driver_too_old(version)
         if int(error) != 0 or not count:
             return Availability(
                 False,
@@ -325,6 +329,45 @@ class TensorRt(Runtime):
     def _require(self) -> None:
         if not (found := self.availability()).ok:
             raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
+
+
+def on_a_jetson() -> bool:
+    """Whether this is a Jetson, in a container too: its kernel names itself so, and NVIDIA's package on PyPI refuses to
+    be installed there by the same word."""
+    return "tegra" in platform.release()
+
+
+def cuda_bindings() -> str:
+    """The bindings that this machine's driver can serve: those of CUDA 13 need one of CUDA 13, which JetPack 6 has not
+    (L4T 36, driver 540). Where no driver is seen, any."""
+    l4t = l4t_of(text_of(system_path("/etc/nv_tegra_release"))).partition(".")[0]
+    driver = next((gpu.driver.partition(".")[0] for gpu in gpus()), "")
+    old = l4t.isdigit() and int(l4t) < FIRST_L4T_OF_CUDA_13
+    return CUDA_12_BINDINGS if old or (driver.isdigit() and int(driver) < FIRST_DRIVER_OF_CUDA_13) else CUDA_BINDINGS
+
+
+def how_to_get_it() -> str:
+    """The command that gets TensorRT's Python API and CUDA's bindings: JetPack's own on a Jetson, PyPI's elsewhere."""
+    if not on_a_jetson():
+        return pip("install", "tensorrt>=10.3,<12", cuda_bindings())
+    venv = "sudo apt install python3-libnvinfer && python3 -m venv --system-site-packages .venv"
+    return f"{venv} && {shlex.join(['.venv/bin/python', '-m', 'pip', 'install', cuda_bindings()])}"
+
+
+def _driver_too_old(tensorrt: str) -> Availability:
+    """Of an error that says that the driver is older than what the bindings were made for: a GPU is there."""
+    have = installed("cuda-bindings")
+    here = f"TensorRT {tensorrt} is here, but CUDA's bindings ({have}) are newer than the driver"
+    if have.startswith("12."):
+        return Availability(
+            False,
+            f"{here} (cudaErrorInsufficientDriver), and older ones are not known; it needs a newer driver (on a Jetson "
+            "a newer JetPack), or the runtime trtexec, which needs no bindings",
+            "edgeprune device probe",
+        )
+    return Availability(
+        False, f"{here} (cudaErrorInsufficientDriver): those of 13 need 580", pip("install", CUDA_12_BINDINGS)
+    )
 
 
 class EngineSession:

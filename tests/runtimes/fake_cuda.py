@@ -36,7 +36,7 @@ def _freed(address: int) -> tuple[int]:
 
 
 def cudaGetDeviceCount() -> tuple[Any, ...]:
-    return (0, 1) if STATE["devices"] else (_Code(100), 0)
+    return (0, 1) if STATE["devices"] else (_Code(STATE.get("no_devices", 100)), 0)
 
 
 def cudaGetErrorString(error: int) -> tuple[int, bytes]:

@@ -316,3 +316,65 @@ def test_an_unknown_version_is_not_available(tmp_path, monkeypatch, version, wor
     found = TensorRt().availability()
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     assert not found.ok and words in found.detail and "10.3 and newer of 10, and 11" in found.detail and found.remedy
+
+
+JETSON, GH200 = "5.15.148-tegra", "6.8.0-1013-nvidia-64k"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "l4t", "driver", "by", "bindings"),
+    [
+        (JETSON, "# R36 (release), REVISION: 4.3", "", "apt install python3-libnvinfer", "cuda-bindings>=12.8,<13"),
+        ("6.8.12-tegra", "# R38 (release), REVISION: 4.0", "", "apt install python3-libnvinfer", "<14"),
+        (JETSON, "", "", "apt install python3-libnvinfer", "<14"),  # a container without the release
+        (GH200, "", "580.95.05", "tensorrt>=10.3,<12", "<14"),
+        (GH200, "", "550.54.15", "tensorrt>=10.3,<12", "cuda-bindings>=12.8,<13"),
+        (GH200, "", "", "tensorrt>=10.3,<12", "<14"),
+    ],
+)
+def test_what_is_to_be_installed_is_what_this_kernel_and_driver_take(monkeypatch, kernel, l4t, driver, by, bindings):
+    from edgeprune.agent.facts import Gpu
+    from edgeprune.runtimes import tensorrt_
+
+    monkeypatch.setattr("platform.release", lambda: kernel)
+    monkeypatch.setattr(tensorrt_, "text_of", lambda path: l4t)
+    monkeypatch.setattr(tensorrt_, "gpus", lambda: [Gpu("a card", "9.0", driver, None)] if driver else [])
+    told = tensorrt_.how_to_get_it()
+    assert by in told and bindings in told
+    assert ("tensorrt>=" in told) == (kernel == GH200)  # NVIDIA's package raises on a kernel that says tegra
+
+
+def test_pips_tensorrt_is_no_part_of_the_extra_on_a_jetson():
+    from packaging.requirements import Requirement
+
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    [named] = [line.strip(' ",') for line in text.splitlines() if line.strip().startswith('"tensorrt>=')]
+    marker = Requirement(named).marker
+    assert marker is not None
+    assert not marker.evaluate({"platform_release": JETSON}) and marker.evaluate({"platform_release": GH200})
+
+
+@needs_stubs
+@pytest.mark.parametrize(
+    ("have", "words", "remedy"),
+    [
+        (
+            "13.0.3",
+            "newer than the driver (cudaErrorInsufficientDriver): those of 13 need 580",
+            "cuda-bindings>=12.8,<13",
+        ),
+        ("12.9.4", "older ones are not known; it needs a newer driver", "edgeprune device probe"),
+    ],
+)
+def test_bindings_that_are_newer_than_the_driver_are_no_missing_gpu(placed, monkeypatch, have, words, remedy):
+    tensorrt = placed()
+    from edgeprune.runtimes import tensorrt_
+    from edgeprune.runtimes.cuda_ import runtime
+
+    state = runtime().STATE
+    monkeypatch.setitem(state, "devices", 0)
+    monkeypatch.setitem(state, "no_devices", 35)
+    monkeypatch.setattr(tensorrt_, "installed", lambda package: have)
+    found = tensorrt.availability()
+    assert not found.ok and words in found.detail and remedy in found.remedy
+    assert "no GPU" not in found.detail and "nvidia-smi" not in found.remedy
