@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Mapping
 
 from edgeprune.agent.host import cpu_identity, load_average
-from edgeprune.agent.power import clocks_locked, power_mode, power_modes
+from edgeprune.agent.power import clocks_locked, over_current_events, power_mode, power_modes
 from edgeprune.agent.root import may_sudo
 from edgeprune.agent.system import allowed_cpus, output_of, system_path, text_of
 from edgeprune.agent.trtexec import every_trtexec
@@ -95,6 +95,7 @@ class DeviceFacts:
         trtexecs: every trtexec that was found, the first of them is taken.
         tensorrt_pip: version of the TensorRT that pip installed for the Python that found this out.
         gpu_nodes: files of NVIDIA GPUs in ``/dev``.
+        over_current_events: since boot, by kind; those that were counted.
     """
 
     machine: str
@@ -126,6 +127,7 @@ class DeviceFacts:
     trtexecs: tuple[str, ...] = ()
     tensorrt_pip: str = ""
     gpu_nodes: tuple[str, ...] = ()
+    over_current_events: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_gpu(self) -> bool:
@@ -174,6 +176,7 @@ def device_facts() -> DeviceFacts:
         trtexecs=trtexecs,
         tensorrt_pip=pip_version(TENSORRT_DISTRIBUTIONS),
         gpu_nodes=gpu_nodes(system_path("/dev")),
+        over_current_events={name: count for name, count in over_current_events().items() if count},
     )
 
 

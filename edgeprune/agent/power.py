@@ -52,12 +52,43 @@ def power_mode() -> str:
     return names.get(int(status.group(1)), "") if status else ""
 
 
+def gpu_clock_folder() -> str:
+    """The kernel's folder of the GPU's clock, which everybody may read; empty where there is none.
+
+    ``17000000.gpu`` on an Orin, ``17000000.gv11b`` on a Xavier, ``gpu-gpc-0`` before ``gpu-nvd-0`` on Thor.
+    """
+    folders = sorted(glob.glob(system_path("/sys/class/devfreq/*")))
+    return next((path for path in folders if re.search(r"gpu|ga10b|gv11b|gb10b", os.path.basename(path))), "")
+
+
 def clocks_locked() -> bool:
     """Whether the GPU's clock has nowhere to go."""
-    folders = sorted(glob.glob(system_path("/sys/class/devfreq/*")))
-    folder = next((path for path in folders if re.search(r"gpu|ga10b|gv11b|gb10b", path)), "")
+    folder = gpu_clock_folder()
     low, high = (text_of(os.path.join(folder, name)) for name in ("min_freq", "max_freq"))
     return bool(folder) and low == high != ""
+
+
+def gpu_clock_mhz(folder: str) -> int | None:
+    """The GPU's clock in such a folder, now; None where it cannot be read."""
+    with contextlib.suppress(ValueError):
+        return round(int(text_of(os.path.join(folder, "cur_freq"))) / 1e6) if folder else None
+    return None
+
+
+def over_current_events() -> dict[str, int]:
+    """The kernel's counters of over-current events since boot (``oc3_event_cnt``)."""
+    events = {}
+    for path in glob.glob(system_path("/sys/class/hwmon/hwmon*/oc*_event_cnt")):
+        with contextlib.suppress(ValueError):
+            events[os.path.basename(path)] = int(text_of(path))
+    return events
+
+
+def over_current_harmless() -> set[str]:
+    """Names of those counters whose events slow nothing down: the kernel's ``oc*_throt_en`` beside them reads 0. It
+    reads 1 for the kinds that make the hardware throttle."""
+    paths = glob.glob(system_path("/sys/class/hwmon/hwmon*/oc*_throt_en"))
+    return {os.path.basename(path).replace("throt_en", "event_cnt") for path in paths if text_of(path) == "0"}
 
 
 def set_power_mode(wanted: str) -> str | None:

@@ -11,17 +11,19 @@ import signal
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Collection, Mapping, Sequence
 
 from edgeprune.agent.facts import gpus
 from edgeprune.agent.host import temperatures_c
+from edgeprune.agent.power import gpu_clock_folder, gpu_clock_mhz, over_current_events, over_current_harmless
 from edgeprune.agent.system import system_path, text_of
 
 WHOLE_BOARD_RAILS = ("VDD_IN", "VIN")  # boards without one have rails that add up
 PARTS_OF_AGX_XAVIER = ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")
 NVML_THROTTLE_REASONS = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown, software thermal, hardware thermal, power brake
 MAX_LINES = 20_000
+IDLE_LOAD = 10  # percent; up to it a GPU waits
 IDLE_SHARE = 0.5  # of the highest clock; below it a GPU waits
 TEGRASTATS = ("tegrastats", "--interval", "200")
 NVIDIA_SMI = (
@@ -41,6 +43,7 @@ class Reading:
         temperature_c: by sensor.
         power_mw: by power rail.
         gpu_mhz: the GPU's clock; None where it is not told.
+        gpu_clock: who told it; empty for the source of the rest.
         gpu_load: in percent; None where it is not told.
         throttle_reasons: NVML's bits.
     """
@@ -50,6 +53,7 @@ class Reading:
     gpu_mhz: int | None = None
     gpu_load: int | None = None
     throttle_reasons: int = 0
+    gpu_clock: str = ""
 
 
 def tegrastats_reading(line: str) -> Reading:
@@ -58,6 +62,7 @@ def tegrastats_reading(line: str) -> Reading:
     JetPack 6: ``GR3D_FREQ 99%@[612]``, ``VDD_IN 4700mW/4650mW`` (now / mean). JetPack 7 on Thor: ``GR3D_FREQ
     @[314,314,314]`` or nothing, ``VIN 87426mW/43713mW/87426mW`` (now / mean / peak). Xavier's may leave the unit out:
     ``VDD_IN 4067/4067``, ``GPU 0/0 CPU 311/311``. A sensor that is off reads -256; PMIC reads the same at any heat.
+    Clocks are told to root alone: anybody else reads ``GR3D_FREQ 99% cpu@…``, and no ``EMC_FREQ``.
     """
     temperatures = re.findall(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b", line)
     rails = re.findall(r"\b([A-Z][A-Z0-9_]*) (-?\d+)(?:mW|/-?\d+(?!\S))", line)
@@ -120,15 +125,6 @@ def board_power_mw(rails: Mapping[str, int]) -> int | None:
     return sum(parts) if parts else None
 
 
-def over_current_events() -> dict[str, int]:
-    """The kernel's counters of over-current events."""
-    events = {}
-    for path in glob.glob(system_path("/sys/class/hwmon/hwmon*/oc*_event_cnt")):
-        with contextlib.suppress(ValueError):
-            events[os.path.basename(path)] = int(text_of(path))
-    return events
-
-
 def throttling_devices() -> dict[str, int]:
     """States of the kernel's cooling devices that slow something down; above 0 they are at work."""
     states = {}
@@ -149,6 +145,8 @@ class Telemetry:
         self.powers: list[tuple[float, int]] = []  # time.monotonic() and milliwatts of the whole board
         self.lines: list[str] = []
         self.events_before = over_current_events()
+        self.began_at = time.monotonic()
+        self.clock_folder = gpu_clock_folder()
         self.throttling: dict[str, int] = {}
         self.process = None
         self.source, self.parse = "sysfs", tegrastats_reading
@@ -178,7 +176,7 @@ class Telemetry:
             line = raw.decode(errors="replace").strip()
             if line and len(self.lines) < MAX_LINES:
                 self.lines.append(line)
-                reading = self.parse(line)
+                reading = self._with_clock(self.parse(line))
                 self.readings.append(reading)
                 power_mw = board_power_mw(reading.power_mw)
                 if power_mw is not None:
@@ -187,8 +185,14 @@ class Telemetry:
 
     def _poll(self) -> None:
         while not self.stop.wait(1.0):
-            self.readings.append(Reading(temperatures_c()))
+            self.readings.append(self._with_clock(Reading(temperatures_c())))
             self._note_throttling()
+
+    def _with_clock(self, reading: Reading) -> Reading:
+        """With the GPU's clock by the kernel, where the source does not tell it: tegrastats tells it to root alone."""
+        if reading.gpu_mhz is None and (mhz := gpu_clock_mhz(self.clock_folder)):
+            return replace(reading, gpu_mhz=mhz, gpu_clock="devfreq")
+        return reading
 
     def _note_throttling(self) -> None:
         for name, state in throttling_devices().items():
@@ -203,7 +207,17 @@ class Telemetry:
         throttling, self.throttling = self.throttling, {}
         before, self.events_before = self.events_before, over_current_events()
         events = {name: count - before.get(name, 0) for name, count in self.events_before.items()}
-        return summary(readings, lines, self.source, events, throttling, locked)
+        began_at, self.began_at = self.began_at, time.monotonic()
+        return summary(
+            readings,
+            lines,
+            self.source,
+            events,
+            throttling,
+            locked,
+            seconds=self.began_at - began_at,
+            harmless=over_current_harmless() if any(events.values()) else (),
+        )
 
     def power_w(self, began_at: float | None, ended_at: float | None) -> list[tuple[float, float]]:
         """Watts of the whole board between two times since the last :meth:`state`, each with its seconds before the
@@ -229,12 +243,12 @@ class Telemetry:
 def _clocks_under_load(readings: Sequence[Reading]) -> list[int]:
     """The GPU's clock while it worked.
 
-    Where no load is told (Thor), the far slower readings at both ends are the pauses before and after the work: heat
-    takes less away, and not only there.
+    Where no load is told (Thor), or none but an idle one, the far slower readings at both ends are the pauses before
+    and after the work: heat takes less away, and not only there.
     """
     told = [(reading.gpu_mhz, reading.gpu_load) for reading in readings if reading.gpu_mhz]
-    if any(load is not None for _, load in told):
-        return [mhz for mhz, load in told if load is None or load > 10]
+    if any(load is not None and load > IDLE_LOAD for _, load in told):
+        return [mhz for mhz, load in told if load is None or load > IDLE_LOAD]
     fastest = max((mhz for mhz, _ in told), default=0)
     busy = [number for number, (mhz, _) in enumerate(told) if mhz >= IDLE_SHARE * fastest]
     return [mhz for mhz, _ in told[busy[0] : busy[-1] + 1]] if busy else []
@@ -247,11 +261,16 @@ def summary(
     events: Mapping[str, int],
     throttling: Mapping[str, int],
     locked: bool,
+    *,
+    seconds: float = 0.0,
+    harmless: Collection[str] = (),
 ) -> dict:
     """What a run's readings come to, as a ``DeviceState`` of :mod:`edgeprune.samples.conditions` in JSON.
 
-    ``throttled`` makes the run's gate inconclusive. Over-current events of the third kind are instantaneous spikes
-    that boards in their widest mode count all the time; they are kept, but are no throttling by themselves.
+    ``throttled`` makes the run's gate inconclusive. Over-current events of the third kind are instantaneous spikes,
+    at each of which the hardware throttles for a moment (``oc3_throt_en`` reads 1 on boards). Boards in their widest
+    mode count some in any run, so that they decide nothing here; with ``seconds`` they are kept as a rate, of which
+    :func:`edgeprune.samples.telemetry.doubt_of` speaks.
 
     Args:
         readings: in order.
@@ -260,6 +279,8 @@ def summary(
         events: over-current events during the run.
         throttling: highest state of each cooling device that slows something down.
         locked: the clocks were locked.
+        seconds: how long the run took, with what lies around it.
+        harmless: names of events that throttle nothing.
     """
     temperatures: dict[str, float] = {}
     for reading in readings:
@@ -269,7 +290,9 @@ def summary(
     clocks = _clocks_under_load(readings)
     causes = [f"{name} was at work" for name, state in sorted(throttling.items()) if state > 0]
     causes += [
-        f"{name} rose by {count}" for name, count in sorted(events.items()) if count > 0 and not name.startswith("oc3")
+        f"{name} rose by {count}"
+        for name, count in sorted(events.items())
+        if count > 0 and not name.startswith("oc3") and name not in harmless
     ]
     reasons = 0
     for reading in readings:
@@ -279,12 +302,15 @@ def summary(
     if locked and clocks and min(clocks) < 0.95 * max(clocks):
         causes.append(f"the GPU's clock fell from {max(clocks)} to {min(clocks)} MHz although clocks are locked")
     telemetry: dict = {"source": source, "samples": len(readings), "temperature_max_c": temperatures}
+    telemetry["seconds"] = round(seconds, 3)
     if powers:
         telemetry["power_w_mean"], telemetry["power_w_max"] = sum(powers) / len(powers) / 1000, max(powers) / 1000
     if clocks:
         telemetry["gpu_mhz_min"], telemetry["gpu_mhz_max"] = min(clocks), max(clocks)
+        telemetry["gpu_clock"] = next(reading.gpu_clock or source for reading in readings if reading.gpu_mhz)
     if any(events.values()):
         telemetry["over_current_events"] = dict(events)
+        telemetry["over_current_harmless"] = sorted(set(harmless) & set(events))
     if lines:
         telemetry["first_line"], telemetry["last_line"] = lines[0], lines[-1]
     state: dict = {"telemetry": telemetry}

@@ -8,14 +8,19 @@ from packaging.specifiers import SpecifierSet
 
 from edgeprune.agent.facts import DeviceFacts, modules_of
 from edgeprune.agent.power import plain_mode
-from edgeprune.target.releases import DLA_WORDS, board_has_dla
+from edgeprune.target.releases import DLA_WORDS, ELEVEN_WORDS, board_has_dla, jetson_supports
 
 if TYPE_CHECKING:
     from edgeprune.target import Board
 
 BUILDER_BYTES = 2 << 30  # its kernels alone are 1 GB (libnvinfer_builder_resource); CUDA and scratch come to that
 SWAP = "sudo sh -c 'fallocate -l 4G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile'"
-SUPER_HINT = ", or flash JetPack 6.2 or newer with the board's -super configuration, which brings it"
+HEADLESS = "sudo systemctl set-default multi-user.target && sudo reboot"
+SUPER_HINT = (
+    ", or bring it: where the firmware is that of JetPack 6.2 (36.4.3) or newer, sudo rm -rf /etc/nvpmodel.conf && "
+    "sudo reboot there, which writes that file anew; where that does not help, flash JetPack 6.2 or newer with the "
+    "board's -super configuration"
+)
 
 
 def mismatch(board: Board, facts: DeviceFacts) -> str:
@@ -64,6 +69,19 @@ def unknown_release(board: Board, facts: DeviceFacts) -> str:
     return ""
 
 
+def over_current(facts: DeviceFacts) -> str:
+    """What the kernel's counters of over-current say since boot; empty where nothing was counted."""
+    return ", ".join(f"{name.partition('_')[0]} {count}" for name, count in sorted(facts.over_current_events.items()))
+
+
+def unsupported_tensorrt(facts: DeviceFacts, version: str) -> str:
+    """That NVIDIA does not support this TensorRT on this Jetson, which may run it all the same; empty where it does, or
+    nothing is known."""
+    if not facts.l4t or not version or jetson_supports(version, facts.modules, facts.jetpack):
+        return ""
+    return f"NVIDIA does not support TensorRT {version} on this board: {ELEVEN_WORDS}"
+
+
 def short_of_memory(facts: DeviceFacts) -> str:
     """What a board has too little of for TensorRT's builder, with what helps; empty where it has enough, or nothing is
     known."""
@@ -73,7 +91,7 @@ def short_of_memory(facts: DeviceFacts) -> str:
     return (
         f"{facts.memory_available_bytes / 2**30:.1f} GiB of memory and {facts.swap_free_bytes / 2**30:.1f} GiB of swap "
         "on a disk are free, which TensorRT's builder may not get by with: close other programs, or the desktop (sudo "
-        f"init 3), or add swap ({SWAP})"
+        f"init 3 until the next boot; for good: {HEADLESS}), or add swap ({SWAP})"
     )
 
 

@@ -55,6 +55,11 @@ RELEASES = {  # of JetPack: L4T's words, TensorRT, CUDA
     "6.2": ("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64", "10.3.0", "12.6.68"),
     "7.2": ("# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64", "10.16.1", "13.2.0"),
 }
+GPU_CLOCKS = {  # of the kernel, by what the device tree calls the chip
+    "nvidia,tegra194": "17000000.gv11b",
+    "nvidia,tegra234": "17000000.gpu",
+    "nvidia,tegra264": "gpu-gpc-0",
+}
 ORIN = dict(zip(("release", "tensorrt", "cuda"), RELEASES["6.2"], strict=True))
 XAVIER = dict(zip(("release", "tensorrt", "cuda"), RELEASES["5.1"], strict=True))
 BOARDS: dict[str, Board] = {
@@ -221,7 +226,8 @@ ZRAM = "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0 partition 3900000 0 5\n
 def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
     """Write the board's files and programs below ``root``."""
     conf = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(board.modes))
-    gpu = "sys/class/devfreq/17000000.gpu"
+    tegra = next(name for name in board.compatible if "tegra" in name)
+    gpu = f"sys/class/devfreq/{GPU_CLOCKS[tegra]}"
     tensorrt = traits.get("tensorrt", board.tensorrt)
     texts = {
         "etc/nvpmodel.conf": f"# scripted\n{conf}",
@@ -235,8 +241,11 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
         "usr/local/cuda/version.json": json.dumps({"cuda": {"name": "CUDA SDK", "version": board.cuda}}),
         f"{gpu}/min_freq": "306000000\n",
         f"{gpu}/max_freq": f"{board.gpu_mhz}000000\n",
+        f"{gpu}/cur_freq": "306000000\n",
         "sys/class/hwmon/hwmon3/oc1_event_cnt": "0\n",
+        "sys/class/hwmon/hwmon3/oc1_throt_en": "1\n",
         "sys/class/hwmon/hwmon3/oc3_event_cnt": "7\n",
+        "sys/class/hwmon/hwmon3/oc3_throt_en": "1\n",
         "sys/class/thermal/cooling_device0/type": "gpu-throttle-alert\n",
         "sys/class/thermal/cooling_device0/cur_state": "0\n",
         "sys/class/thermal/cooling_device1/type": "pwm-fan\n",
@@ -248,10 +257,11 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
                 "modes": list(board.modes),
                 "slowness": board.slowness,
                 "gpu_mhz": board.gpu_mhz,
+                "gpu_clock": gpu,
                 "tensorrt": tensorrt,
                 "trtexec_options": sorted(known_options(tuple(int(part) for part in tensorrt.split(".")))),
                 "thor": board.model.endswith("Thor Developer Kit"),
-                "tegra": next(name for name in board.compatible if "tegra" in name),
+                "tegra": tegra,
                 "module": board.compatible[0],
                 "throttle": "throttle" in traits,
                 "sudo": "no-sudo" not in traits,

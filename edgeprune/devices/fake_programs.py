@@ -2,7 +2,7 @@
 
 ``python fake.py PROGRAM ARGUMENTS…``, beside ``board.json`` (what it is) and ``state.json`` (what was changed). Formats
 as NVIDIA's programs have them: nvpmodel, jetson_clocks, tegrastats (JetPack 6, 7 on Thor, and Xavier's, which leave the
-units out) and trtexec (8.5, 8.6, 10 and 11).
+units out; to anybody but root no clocks) and trtexec (8.5, 8.6, 10 and 11).
 A second of theirs takes a tenth of one.
 """
 
@@ -10,12 +10,12 @@ import fnmatch
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-GPU_CLOCK = "sys/class/devfreq/17000000.gpu/min_freq"
 SPEED = 10
 REPORT_S = 0.2  # between two lines of tegrastats, as the agent asks for
 LAYERS = ("/model.0/conv/Conv", "/model.1/conv/Conv", "/model.2/cv1/conv/Conv", "/model.22/Concat")
@@ -38,8 +38,16 @@ def change(**entries):
 
 
 def kernel(path, text):
-    with open(os.path.join(HERE, path), "w") as file:
+    path = os.path.join(HERE, path)
+    with open(path + ".part", "w") as file:
         file.write(text + "\n")
+    os.replace(path + ".part", path)  # who reads it meanwhile reads no half of it
+
+
+def gpu_clock(least_mhz, now_mhz):
+    folder = read("board.json")["gpu_clock"]
+    kernel(folder + "/min_freq", "%d000000" % least_mhz)
+    kernel(folder + "/cur_freq", "%d000000" % now_mhz)
 
 
 def nvpmodel(argv):
@@ -58,7 +66,7 @@ def nvpmodel(argv):
         sys.stdin.readline()
         print("NVPM ERROR: optMask is 1, no request for power mode")
         return 0
-    kernel(GPU_CLOCK, "306000000")  # a mode sets the range of every clock anew
+    gpu_clock(306, 306)  # a mode sets the range of every clock anew
     change(mode=wanted, locked=False)
     return 0
 
@@ -79,10 +87,10 @@ def jetson_clocks(argv):
     elif argv[:1] == ["--restore"]:
         if not os.path.exists(argv[1]):
             return 1
-        kernel(GPU_CLOCK, "306000000")
+        gpu_clock(306, 306)
         change(locked=False)
     else:
-        kernel(GPU_CLOCK, "%d000000" % read("board.json")["gpu_mhz"])
+        gpu_clock(read("board.json")["gpu_mhz"], read("board.json")["gpu_mhz"])
         change(locked=True)
     return 0
 
@@ -129,6 +137,7 @@ def tegrastats(argv):
         if board["throttle"] and number > 1:
             kernel("sys/class/thermal/cooling_device0/cur_state", "1")
             mhz = mhz * 6 // 10
+        kernel(board["gpu_clock"] + "/cur_freq", "%d000000" % mhz)
         stamp = time.strftime("%m-%d-%Y %H:%M:%S")
         if board["thor"]:
             line = (
@@ -152,6 +161,9 @@ def tegrastats(argv):
                 "soc2@44.5C gpu@%.3fC tj@%.3fC cv0@-256C VDD_IN 9000mW/8700mW VDD_CPU_GPU_CV 4100mW/4000mW "
                 "VDD_SOC 1700mW/1700mW"
             ) % (stamp, mhz, hot, hot, hot + 1)
+        if not os.environ.get("FAKE_ROOT_USER"):  # clocks of GPU and memory are told to root alone
+            line = re.sub(r" EMC_FREQ \S+| GR3D_FREQ (?=@)\S+", "", line)
+            line = re.sub(r"(?<=GR3D_FREQ )(\d+%)@\S+", r"\1", line)
         print(line, flush=True)
         write("reports.json", reports() + 1)
         time.sleep(pause / SPEED)

@@ -129,7 +129,7 @@ def _every_tensorrt(device: Device) -> Iterator[Finding]:
 
 def _board(device: Device) -> Iterator[Finding]:
     """A line for the machine and, on a Jetson, one for all that decides its figures."""
-    from edgeprune.devices.board import SWAP, mismatch, short_of_memory, targets_for
+    from edgeprune.devices.board import SWAP, mismatch, over_current, short_of_memory, targets_for, unsupported_tensorrt
     from edgeprune.target import load_target
 
     facts = device.facts()
@@ -147,7 +147,7 @@ def _board(device: Device) -> Iterator[Finding]:
     yield Finding(
         "TensorRT",
         bool(facts.tensorrt),
-        facts.tensorrt or "not installed",
+        "; ".join(filter(None, (facts.tensorrt or "not installed", unsupported_tensorrt(facts, facts.tensorrt)))),
         "" if facts.tensorrt else device.typed("sudo apt install nvidia-jetpack"),
     )
     if facts.memory_available_bytes:
@@ -163,6 +163,9 @@ def _board(device: Device) -> Iterator[Finding]:
         f"clocks {facts.clocks or 'unknown'}; user {'may' if locks else 'may not'} change them without a password",
         "" if locks else device.typed("sudo visudo -f /etc/sudoers.d/edgeprune") + "   # its lines: docs/jetson.md",
     )
+    if counted := over_current(facts):
+        state = f"{counted} since boot; single ones are usual, thousands an hour mean that the board throttles"
+        yield Finding("over-current events", True, state)
     reasons = {name: mismatch(load_target(name).device, facts) for name in targets_for(facts)}
     fitting = [name for name, reason in reasons.items() if not reason]
     option = "" if device.name == "local" else f" --device {shlex.quote(device.name)}"

@@ -11,7 +11,14 @@ from pathlib import Path
 from edgeprune.agent.power import plain_mode
 from edgeprune.devices import device_of
 from edgeprune.devices.base import Device
-from edgeprune.devices.board import mismatch, outside, short_of_memory, unknown_release, without_dla
+from edgeprune.devices.board import (
+    mismatch,
+    outside,
+    short_of_memory,
+    unknown_release,
+    unsupported_tensorrt,
+    without_dla,
+)
 from edgeprune.errors import DeviceError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.runtimes import runtime as runtime_named
@@ -103,6 +110,8 @@ def open_site(
                 f"--device, which leaves in a build what it would measure PENDING; next: {probe}"
             )
         if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):
+            reporter.note(f"warning: {doubt}")
+        if available.ok and version and (doubt := unsupported_tensorrt(device.facts(), version)):
             reporter.note(f"warning: {doubt}")
         if used.name in ("tensorrt", "trtexec") and available.ok and (short := short_of_memory(device.facts())):
             reporter.note(f"warning: {device.name}: {short}")

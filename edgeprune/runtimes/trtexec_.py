@@ -423,14 +423,14 @@ class TrtExec(Runtime):
         enqueue_ms: Sequence[float] = (),
     ) -> Measurement:
         """What processes that took turns gave of one engine."""
-        shapes = engine.shapes
+        shapes, identity = engine.shapes, self.identity()
         return Measurement(
             name=name,
             unit=unit,
             values=tuple(values),
             conditions=Conditions.of_trtexec(
                 launches,
-                identity=self.identity(),
+                identity=identity,
                 threads=settings.threads,
                 batch=next(iter(shapes.values()))[0],
                 shapes=shapes,
@@ -438,6 +438,7 @@ class TrtExec(Runtime):
                 cuda_graph=all(one.cuda_graph for one in used),
                 cuda_graph_asked=settings.cuda_graph,
                 spin_wait=all(one.spin for one in used),
+                io_memory=_io_memory(identity, settings.copies),
                 enqueue_ms=enqueue_ms,
                 model=path.name,
                 models_in_run=models,
@@ -759,3 +760,14 @@ class _TrtExecSession:
 def input_bytes(values: np.ndarray, dtype: str | None) -> bytes:
     """A tensor as trtexec reads it from a file: the engine's own type, or the array's when None, in C order."""
     return np.ascontiguousarray(values, dtype=dtype or values.dtype).tobytes()
+
+
+def _io_memory(identity: Mapping[str, str], copies: bool) -> str:
+    """Where trtexec has inputs and outputs; empty where it is not known.
+
+    Without copies on an integrated GPU, as all Jetsons' are, it is managed memory (``useManagedMemory`` in
+    samples/common/sampleInference.cpp, 8.5 to 11.1). A GPU beside an x86-64 is a card.
+    """
+    if identity.get("l4t") and not copies:
+        return "managed"
+    return "device" if copies or identity.get("architecture") == "x86_64" else ""

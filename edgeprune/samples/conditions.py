@@ -30,7 +30,11 @@ class Telemetry:
         power_w_max: likewise.
         gpu_mhz_min: of the GPU's clock under load.
         gpu_mhz_max: likewise.
-        over_current_events: by the kernel's counter.
+        gpu_clock: what told it: the source, or ``devfreq``, the kernel's own reading; empty where nothing did, so that
+            a clock that fell would not have been seen.
+        over_current_events: by the kernel's counter, during the run.
+        over_current_harmless: of those counters, the ones whose events throttle nothing (``oc*_throt_en`` is 0).
+        seconds: how long they were read.
         first_line: the source's own, for people.
         last_line: likewise.
     """
@@ -42,7 +46,10 @@ class Telemetry:
     power_w_max: float | None = None
     gpu_mhz_min: float | None = None
     gpu_mhz_max: float | None = None
+    gpu_clock: str = ""
     over_current_events: Mapping[str, int] = field(default_factory=dict[str, int])
+    over_current_harmless: tuple[str, ...] = ()
+    seconds: float = 0.0
     first_line: str = ""
     last_line: str = ""
 
@@ -120,6 +127,8 @@ class GpuTiming:
         clock: whose clock; empty for trtexec's own.
         cuda_graph_asked: a graph was asked for; whether there was one is ``Conditions.cuda_graph``.
         spin_wait: the host waited without sleeping.
+        io_memory: where inputs and outputs lie: ``device``, or ``managed`` (trtexec without copies on a GPU that shares
+            the host's memory, as every Jetson's does); empty where that is not known.
         in_flight: inferences at a time.
         enqueue_ms: what enqueueing each sample cost the host; empty where it is not told to 0.001 ms.
         device_rise_bytes: GPU memory that the engine took; None where it is not told.
@@ -129,6 +138,7 @@ class GpuTiming:
     cuda_graph_asked: bool
     clock: str = ""
     spin_wait: bool = True
+    io_memory: str = ""
     in_flight: int = 1
     enqueue_ms: tuple[float, ...] = ()
     device_rise_bytes: int | None = None
@@ -305,7 +315,13 @@ class Conditions:
             host=host,
             device=device,
             worker=worker,
-            gpu=GpuTiming(_span(copies), cuda_graph_asked, "CUDA events", device_rise_bytes=device_rise_bytes),
+            gpu=GpuTiming(
+                _span(copies),
+                cuda_graph_asked,
+                "CUDA events",
+                io_memory="device",
+                device_rise_bytes=device_rise_bytes,
+            ),
         )
 
     @classmethod
@@ -325,6 +341,7 @@ class Conditions:
         device: DeviceState,
         host: HostState | None = None,
         spin_wait: bool = True,
+        io_memory: str = "",
         enqueue_ms: Sequence[float] = (),
         images: bool = False,
     ) -> Conditions:
@@ -347,7 +364,13 @@ class Conditions:
             images=images,
             host=host,
             device=device,
-            gpu=GpuTiming(_span(copies), cuda_graph_asked, spin_wait=spin_wait, enqueue_ms=tuple(enqueue_ms)),
+            gpu=GpuTiming(
+                _span(copies),
+                cuda_graph_asked,
+                spin_wait=spin_wait,
+                io_memory=io_memory,
+                enqueue_ms=tuple(enqueue_ms),
+            ),
         )
 
 

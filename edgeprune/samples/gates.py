@@ -25,6 +25,7 @@ from edgeprune.samples.statistics import (
     samples_to_settle,
     stability,
 )
+from edgeprune.samples.telemetry import doubt_of
 from edgeprune.target import Target
 
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
@@ -178,7 +179,8 @@ def latency_gate(
         raise TargetError(f"statistic: {error}") from None
     if measurement.unit != "ms":
         raise StageError(f"a latency gate needs samples in ms, {measurement.name} is in {measurement.unit}")
-    row = _Row(stage, f"{scope_words(measurement)}latency {statistic}", limit_ms, "ms", measurement.simulated)
+    metric = f"{scope_words(measurement)}latency {statistic}"
+    row = _Row(stage, metric, limit_ms, "ms", measurement.simulated, _doubt(measurement))
     if not measurement.values:
         return row(None, Verdict.PENDING, "nothing was measured")
     if not all(math.isfinite(value) for value in measurement.values):
@@ -248,7 +250,8 @@ def speed_up_gate(
         raise StageError(
             f"{len(baseline.values)} and {len(candidate.values)} samples are not pairs; measure both models in one run"
         )
-    row = _Row(stage, f"{scope_words(candidate)}speed-up", limit, "×", baseline.simulated or candidate.simulated)
+    simulated, doubt = baseline.simulated or candidate.simulated, _doubt(baseline, candidate)
+    row = _Row(stage, f"{scope_words(candidate)}speed-up", limit, "×", simulated, doubt)
     if not baseline.values:
         return row(None, Verdict.PENDING, "nothing was measured")
     if not all(math.isfinite(value) and value > 0 for value in (*baseline.values, *candidate.values)):
@@ -419,15 +422,18 @@ def simulated_gate(gate: Gate) -> Gate:
 
 @dataclass(frozen=True)
 class _Row:
-    """Everything of a gate that is known before the outcome; a simulated PASS does not stand."""
+    """Everything of a gate that is known before the outcome; a simulated PASS does not stand, and a ``doubt`` about the
+    run decides nothing and stands behind whatever was measured."""
 
     stage: str
     metric: str
     limit: float
     unit: str
     simulated: bool = False
+    doubt: str = ""
 
     def __call__(self, value: float | None, verdict: Verdict, reason: str) -> Gate:
+        reason = f"{reason}; {self.doubt}" if self.doubt and verdict is not Verdict.PENDING else reason
         gate = Gate(self.stage, self.metric, value, self.limit, self.unit, verdict, reason)
         return simulated_gate(gate) if self.simulated else gate
 
@@ -460,6 +466,10 @@ def _checked_limit(limit: float, positive: bool = False) -> float:
 
 def _throttled(*measurements: Measurement) -> bool:
     return any(measurement.conditions.device.throttled for measurement in measurements)
+
+
+def _doubt(*measurements: Measurement) -> str:
+    return next(filter(None, (doubt_of(measurement.conditions.device) for measurement in measurements)), "")
 
 
 def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from edgeprune.samples.conditions import DeviceState, Telemetry
 
+MANY_EVENTS, MANY_EVENTS_PER_HOUR = 5, 1000  # a guess: boards that were reported to throttle count thousands an hour
+
 
 def over_launches(states: Sequence[DeviceState]) -> DeviceState:
     """The state of a device over several launches: throttled when it was in any, its highest temperature, waiting
@@ -21,6 +23,29 @@ def over_launches(states: Sequence[DeviceState]) -> DeviceState:
         waited_s=sum(state.waited_s for state in states),
         telemetry=_joined(telemetry) if telemetry else None,
     )
+
+
+def doubt_of(state: DeviceState) -> str:
+    """What speaks against taking a run's times for those of an undisturbed board, and proves nothing: for the reason
+    of its gate; empty where nothing does.
+
+    Over-current events come singly in any mode. At :data:`MANY_EVENTS_PER_HOUR` the hardware keeps throttling for
+    moments, which neither the clock that the kernel reads nor a cooling device shows.
+    """
+    seen, doubts = state.telemetry, list[str]()
+    if seen is None:
+        return ""
+    counted = {name: n for name, n in seen.over_current_events.items() if name not in seen.over_current_harmless}
+    count = sum(counted.values())
+    if count >= MANY_EVENTS and seen.seconds and count / seen.seconds * 3600 >= MANY_EVENTS_PER_HOUR:
+        kinds = ", ".join(name.partition("_")[0] for name in sorted(counted) if counted[name])
+        doubts.append(
+            f"{count} over-current events ({kinds}) in {seen.seconds:.0f} s: the board may have throttled at each; a "
+            "lower power mode or a stronger supply shows whether it did"
+        )
+    if state.clocks == "locked" and seen.source == "tegrastats" and seen.samples and not seen.gpu_clock:
+        doubts.append("no clock of the GPU could be read, so that one which fell would not have been seen")
+    return "; ".join(doubts)
 
 
 def _joined(parts: Sequence[Telemetry]) -> Telemetry:
@@ -42,7 +67,10 @@ def _joined(parts: Sequence[Telemetry]) -> Telemetry:
         power_w_max=max((part.power_w_max for part in parts if part.power_w_max is not None), default=None),
         gpu_mhz_min=min((part.gpu_mhz_min for part in parts if part.gpu_mhz_min is not None), default=None),
         gpu_mhz_max=max((part.gpu_mhz_max for part in parts if part.gpu_mhz_max is not None), default=None),
+        gpu_clock=next((part.gpu_clock for part in reversed(parts) if part.gpu_clock), ""),
         over_current_events=events,
+        over_current_harmless=tuple(sorted({name for part in parts for name in part.over_current_harmless})),
+        seconds=sum(part.seconds for part in parts),
         first_line=next((part.first_line for part in parts if part.first_line), ""),
         last_line=next((part.last_line for part in reversed(parts) if part.last_line), ""),
     )

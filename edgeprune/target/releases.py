@@ -32,6 +32,14 @@ DLA_WORDS = (
     "a DLA is in TensorRT 8.5, 8.6 (JetPack 5.1, 6.0) and 10.3 to 10.7 (JetPack 6.1, 6.2), and from 11.4.1 on again "
     "on an AGX Orin with JetPack 7.2.2"
 )
+# NVIDIA, "Migrating TensorRT from 10.x to 11.x on Jetson/JetPack" of 11.2.1, 11.3.0 and 11.4.1; the release notes of
+# 11.0, 11.1 and 11.4.0 name no JetPack either.
+ELEVEN_ON_JETSON, ELEVEN_JETPACK = SpecifierSet(">=11.4.1"), SpecifierSet(">=7.2.2")
+ELEVEN_MODULES = ("p3701-", "p3834-")
+ELEVEN_WORDS = (
+    "it supports 11 from 11.4.1 on, on an AGX Orin and a Thor with JetPack 7.2.2 or newer (the SBSA package); every "
+    "other Jetson stays on the 10.x of its JetPack"
+)
 _RELEASES = ("8.5", "8.6", *(f"10.{minor}" for minor in range(3, 8)))
 _TRIED = [Version(f"{release}{patch}") for release in _RELEASES for patch in ("", ".99")]
 _TRIED_AGAIN = [Version("11.4.1"), Version("11.99")]
@@ -90,6 +98,15 @@ def board_has_dla(version: str, modules: Iterable[str], jetpack: str) -> bool:
     if version not in WITH_DLA_AGAIN:
         return has_dla(version)
     return any(name.startswith(DLA_AGAIN_MODULE) for name in modules) and (not jetpack or jetpack in DLA_AGAIN_JETPACK)
+
+
+def jetson_supports(version: str, modules: Iterable[str], jetpack: str) -> bool:
+    """Whether NVIDIA supports this TensorRT on a Jetson with one of these modules and this JetPack; an unknown JetPack
+    is trusted, and so is a version before 11, which comes with one."""
+    if Version(version).major < 11:
+        return True
+    known = version in ELEVEN_ON_JETSON and any(name.startswith(ELEVEN_MODULES) for name in modules)
+    return known and (not jetpack or jetpack in ELEVEN_JETPACK)
 
 
 def range_has_dla(versions: SpecifierSet, modules: Iterable[str]) -> bool:

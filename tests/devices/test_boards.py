@@ -42,7 +42,14 @@ from edgeprune.agent.telemetry import (
     tegrastats_reading,
 )
 from edgeprune.devices import device_named
-from edgeprune.devices.board import mismatch, short_of_memory, targets_for, unknown_release
+from edgeprune.devices.board import (
+    mismatch,
+    over_current,
+    short_of_memory,
+    targets_for,
+    unknown_release,
+    unsupported_tensorrt,
+)
 from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.identity import digest_of, identity_of
@@ -363,7 +370,9 @@ def test_a_mode_that_the_board_does_not_have_is_told_before_anything_is_built() 
     plain = replace(facts, power_modes={"15W": 0, "7W": 1}, power_mode="15W")
     assert mismatch(wanted, plain) == (
         "it has no power mode MAXN_SUPER; it has: 15W, 7W; name one in the profile, for example device.power_mode: 15W"
-        ", or flash JetPack 6.2 or newer with the board's -super configuration, which brings it"
+        ", or bring it: where the firmware is that of JetPack 6.2 (36.4.3) or newer, sudo rm -rf /etc/nvpmodel.conf && "
+        "sudo reboot there, which writes that file anew; where that does not help, flash JetPack 6.2 or newer with the "
+        "board's -super configuration"
     )
     container = replace(facts, power_modes={}, power_mode="")
     assert "a container?" in mismatch(wanted, container)
@@ -482,6 +491,8 @@ def test_throttling_is_seen_and_makes_a_gate_inconclusive() -> None:
     assert calm.telemetry.source == "tegrastats"
     assert calm.telemetry.power_w_mean == pytest.approx(9.0)
     assert calm.telemetry.gpu_mhz_max == BOARDS["orin-nano"].gpu_mhz
+    assert calm.telemetry.gpu_clock == "devfreq" and "GR3D_FREQ 98% " in calm.telemetry.first_line
+    assert "although clocks are locked" in state.throttled_why
     hot = latency((1 + 0.001 * (n % 7) for n in range(400)), device=state)
     assert latency_gate("engine", hot, 2.0).verdict is Verdict.INCONCLUSIVE
 
@@ -565,6 +576,7 @@ def test_swap_is_what_lies_on_a_disk(swaps: str, mib: int) -> None:
 def test_zram_is_no_room_for_the_builder() -> None:
     facts = fake_device("orin-nano,free-mib=1500").facts()
     assert "1.5 GiB of memory and 0.0 GiB of swap on a disk are free" in short_of_memory(facts)
+    assert "sudo systemctl set-default multi-user.target" in short_of_memory(facts)
     assert short_of_memory(replace(facts, swap_free_bytes=1 << 30)) == ""
 
 
@@ -599,7 +611,7 @@ def test_a_profile_that_names_its_trtexec_goes_by_that_ones_version(tmp_path: Pa
         with open_site(named.with_overrides(device="fake:orin-nano,tensorrt=8.5.2")):
             pass
     orin_nx = load_target("jetson-orin-nx").device.model_copy(
-        update={"trtexec": "trtexec", "power_mode": None, "dla_core": 0}
+        update={"trtexec": "trtexec", "power_mode": None, "dla_core": 0, "tensorrt": ">=10.3,<12"}
     )
     measure = named.measure.model_copy(update={"cuda_graph": False})
     on_dla = named.model_copy(update={"device": orin_nx, "runtime": "trtexec", "measure": measure})
@@ -667,7 +679,7 @@ def test_an_unknown_release_is_said_and_not_skipped() -> None:
         ("int8", "fake:orin-nano,tensorrt=10.16.1", "auto", ""),
         ("fp16", "fake:orin-nano,tensorrt=10.3.0", "auto", ""),
         ("int8", "fake:orin-nano,jetpack=6.0", "raw", "TensorRT 8.6.2 (the device's) is not known to build"),
-        ("int8", "", "raw", "TensorRT 10.3 (the oldest that the profile allows, >=10.3,<12)"),
+        ("int8", "", "raw", "TensorRT 10.3 (the oldest that the profile allows, >=10.3,<11)"),
     ],
 )
 def test_the_head_is_that_of_the_boards_tensorrt(precision: str, device: str, head: str, says: str) -> None:
@@ -797,6 +809,12 @@ def test_modes_out_of_a_configuration() -> None:
             "VDD_IN 9952mW/8952mW VDD_CPU_GPU_CV 5013mW/4013mW VDD_SOC 1544mW/1544mW",
             9952, 97, 1020, 51.75,
         ),
+        (  # Orin Nano, JetPack 6.2, as a user who is not root reads it: no clock of GPU and memory
+            "07-29-2026 18:00:27 RAM 2272/7620MB (lfb 4x4MB) SWAP 221/3810MB (cached 0MB) CPU [0%@729,0%@1036] "
+            "GR3D_FREQ 0% cpu@54.937C soc2@55.562C soc0@56.156C gpu@55.468C tj@56.656C soc1@56.656C "
+            "VDD_IN 4673mW/4673mW VDD_CPU_GPU_CV 527mW/527mW VDD_SOC 1339mW/1339mW",
+            4673, 0, None, 56.656,
+        ),
         (  # AGX Orin, JetPack 6: two clusters, no rail for the whole board
             "RAM 4321/62801MB (lfb 1759x4MB) SWAP 19/31400MB (cached 0MB) CPU [0%@729,0%@729] EMC_FREQ 0%@2133 "
             "GR3D_FREQ 0%@[0,1300] VIC_FREQ 729 APE 174 CV0@-256C CPU@44.562C Tboard@32C tj@44.343C GPU@-256C "
@@ -866,6 +884,7 @@ def thor(*clocks_mhz: int) -> list[Reading]:
         (thor(314, 1575, 945, 314), {}, {}, True, "fell from 1575 to 945 MHz"),
         (thor(1575, 314, 1575), {}, {}, True, "fell from 1575 to 314 MHz"),
         (thor(0, 0), {}, {}, True, ""),
+        ([reading(1020, load=0), reading(612, load=0)], {}, {}, True, "fell from 1020 to 612 MHz"),
         ([reading(throttle_reasons=0x4)], {}, {}, False, ""),
         ([reading(throttle_reasons=0x20)], {}, {}, False, "throttle reasons 0x20"),
     ],
@@ -874,6 +893,80 @@ def test_what_counts_as_throttling(readings: list, events: dict, throttling: dic
     state = summary(readings, [], "tegrastats", events, throttling, locked)
     assert state.get("throttled", False) == bool(why)
     assert why in state.get("throttled_why", "")
+
+
+def test_events_of_a_kind_that_throttles_nothing_decide_nothing() -> None:
+    state = summary([reading()], [], "tegrastats", {"oc1_event_cnt": 2}, {}, True, harmless={"oc1_event_cnt"})
+    assert not state.get("throttled", False)
+    assert state["telemetry"]["over_current_harmless"] == ["oc1_event_cnt"]
+
+
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_a_clock_that_falls_is_seen_by_a_user_who_is_not_root(name: str) -> None:
+    """The kernel's own reading, by the name that each chip's GPU has there."""
+    at_work = "grep -q 1 $EDGEPRUNE_ROOT/sys/class/thermal/cooling_device0/cur_state"
+    state = timed(fake_device(f"{name},throttle"), f"until {at_work}; do sleep 0.02; done; sleep 0.2")
+    mhz = BOARDS[name].gpu_mhz
+    assert f"the GPU's clock fell from {mhz} to {mhz * 6 // 10} MHz although clocks are locked" in state.throttled_why
+    assert state.telemetry is not None and "EMC_FREQ" not in state.telemetry.first_line
+
+
+def test_where_no_clock_can_be_read_the_record_and_the_gate_say_so() -> None:
+    device = fake_device("orin-nano")
+    (board(device).root / "sys/class/devfreq/17000000.gpu/cur_freq").unlink()
+    hidden = RemoteDevice(board(device))
+    program = board(device).root / "fake.py"
+    program.write_text(program.read_text().replace('"/cur_freq"', '"/other"'))
+    told = 'until [ "$(cat $EDGEPRUNE_ROOT/reports.json || echo 0)" -ge 3 ]; do sleep 0.02; done'
+    state = timed(hidden, told)
+    assert state.telemetry is not None and state.telemetry.gpu_clock == "" and state.telemetry.gpu_mhz_max is None
+    gate = latency_gate("engine", latency((1 + 0.001 * (n % 7) for n in range(400)), device=state), 2.0)
+    assert gate.verdict is Verdict.PASS and "no clock of the GPU could be read" in gate.reason
+
+
+def test_over_current_that_was_counted_since_boot_is_told_by_the_probe() -> None:
+    with fake_device("orin-nano") as device:
+        rows = {finding.subject: finding for finding in examine_device(device)}
+    assert rows["over-current events"].state.startswith("oc3 7 since boot")
+    facts = replace(fake_device("orin-nano").facts(), over_current_events={})
+    assert over_current(facts) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "jetpack", "supported"),
+    [
+        ("orin-nano", "10.3.0", "6.2", True),
+        ("orin-nano", "11.1.0", "6.2", False),
+        ("orin-nx", "11.4.1", "7.2.2", False),
+        ("agx-orin", "11.4.0", "7.2.2", False),
+        ("agx-orin", "11.4.1", "7.2", False),
+        ("agx-orin", "11.4.1", "7.2.2", True),
+        ("thor", "11.4.1", "7.2.2", True),
+        ("thor", "11.3.0", "7.2.2", False),
+    ],
+)
+def test_a_tensorrt_that_nvidia_does_not_support_there_is_warned_of(
+    name: str, version: str, jetpack: str, supported: bool
+) -> None:
+    facts = replace(fake_device(name).facts(), jetpack=jetpack)
+    assert (unsupported_tensorrt(facts, version) == "") == supported
+    assert unsupported_tensorrt(replace(facts, l4t=""), version) == ""  # of a desktop nothing is said
+
+
+def test_the_warning_comes_with_the_probe_and_before_a_build() -> None:
+    notes: list[str] = []
+
+    class Notes(SilentBuild):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    text = "fake:agx-orin,jetpack=7.2,tensorrt=11.1.0"
+    with open_site(load_target("jetson-agx-orin").with_overrides(device=text), reporter=Notes()):
+        pass
+    assert any(note.startswith("warning: NVIDIA does not support TensorRT 11.1.0 on this board") for note in notes)
+    with device_named(text) as device:
+        rows = {finding.subject: finding for finding in examine_device(device)}
+    assert "NVIDIA does not support TensorRT 11.1.0" in rows["TensorRT"].state
 
 
 def energy(values: Sequence[float], source: str = "tegrastats") -> Measurement:
@@ -985,6 +1078,7 @@ def test_an_engine_is_built_timed_and_run_by_the_options_of_every_tensorrt(versi
     told = {word.partition("=")[0] for word in facts.command.split()}
     assert ("--fp16" in told, "--stronglyTyped" in told) == (weak, version.startswith("10."))
     assert len(timed_ms.values) == 8 * 2 and timed_ms.simulated and timed_ms.conditions.cuda_graph
+    assert timed_ms.conditions.gpu is not None and timed_ms.conditions.gpu.io_memory == "managed"
     assert sum(layer.mean_ms for layer in layers) == pytest.approx(np.median(timed_ms.values), rel=0.05)
     assert found.shape == (1, 8, 32, 32)
 

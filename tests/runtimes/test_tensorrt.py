@@ -84,6 +84,7 @@ def test_from_onnx_to_layers_in_every_version(tmp_path, placed, version):
     first, second = tensorrt.latency([engine, engine], settings)
     assert first.values == (2.0,) * 12 == second.values and first.conditions.cuda_graph
     assert first.conditions.gpu.clock == "CUDA events" and not first.conditions.copies
+    assert first.conditions.gpu.io_memory == "device"
     memory = tensorrt.peak_memory(engine)
     assert memory.activation_bytes == 4096 and memory.device_bytes > 0
 

@@ -16,13 +16,14 @@ import pytest
 from edgeprune.agent.facts import DeviceFacts, Gpu
 from edgeprune.agent.programs import Turns
 from edgeprune.devices.base import Completed
+from edgeprune.devices.identity import identity_of
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
 from edgeprune.export import graph, regions
 from edgeprune.measure.compiling import compile_engine, compile_once
 from edgeprune.runtimes.base import BenchSettings, FreeAxes
 from edgeprune.runtimes.engine_file import facts_path, read_facts
-from edgeprune.runtimes.trtexec_ import TrtExec
+from edgeprune.runtimes.trtexec_ import TrtExec, _io_memory
 from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, speed_up_gate
 from edgeprune.samples.measurement import differing_conditions
@@ -204,6 +205,20 @@ def test_what_is_simulated_passes_no_gate(tmp_path):
     settings = BenchSettings(rounds=20, per_round=5, warmup_s=0.05, copies=False)
     gate = speed_up_gate("engine", *trtexec.latency([large, small], settings), 1.05)
     assert gate.verdict not in (Verdict.PASS, Verdict.FAIL) and "simulated" in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("l4t", "machine", "copies", "where"),
+    [
+        ("36.4.3", "aarch64", False, "managed"),
+        ("36.4.3", "aarch64", True, "device"),
+        ("", "x86_64", False, "device"),
+        ("", "aarch64", False, ""),  # a card, or one chip with the CPU
+    ],
+)
+def test_where_inputs_and_outputs_lie_is_told_as_trtexec_chooses_it(l4t, machine, copies, where):
+    facts = replace(Desktop((), ())._look(), l4t=l4t, machine=machine)
+    assert _io_memory(identity_of(facts), copies) == where
 
 
 @pytest.mark.parametrize("version", [WEAK[-1], VERSIONS[0]], ids=str)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgeprune.samples.conditions import DeviceState
-from edgeprune.samples.telemetry import over_launches
+from edgeprune.samples.gates import Verdict, latency_gate
+from edgeprune.samples.telemetry import doubt_of, over_launches
 from edgeprune.serial import from_json
+from tests.samples.made import latency
 
 
 def launch(samples: int, watts: float, hottest: float, **more: object) -> DeviceState:
@@ -39,3 +43,33 @@ def test_throttling_in_one_launch_is_throttling() -> None:
 
 def test_a_machine_that_tells_nothing_adds_nothing() -> None:
     assert over_launches([DeviceState(), DeviceState(), DeviceState()]) == DeviceState()
+
+
+@pytest.mark.parametrize(
+    ("events", "harmless", "seconds", "words"),
+    [
+        ({"oc3_event_cnt": 2}, (), 4.0, ""),  # spikes come in any mode, and one is 1,800 an hour
+        ({"oc3_event_cnt": 40}, (), 60.0, "40 over-current events (oc3) in 60 s"),
+        ({"oc3_event_cnt": 40}, ("oc3_event_cnt",), 60.0, ""),
+        ({"oc3_event_cnt": 40}, (), 3600.0, ""),
+        ({"oc1_event_cnt": 0, "oc2_event_cnt": 3, "oc3_event_cnt": 40}, (), 60.0, "(oc2, oc3)"),
+    ],
+)
+def test_many_over_current_events_are_a_doubt_and_no_verdict(events, harmless, seconds, words):
+    one = {"over_current_events": events, "over_current_harmless": list(harmless), "seconds": seconds / 4}
+    parts = [launch(3, 8.0, 45.0) for _ in range(4)]
+    counted = from_json(DeviceState, {"telemetry": {"source": "tegrastats", **one}}, "a launch")
+    rest = replace(counted, telemetry=replace(counted.telemetry, over_current_events={}))
+    joined = over_launches([*parts, counted, rest, rest, rest])
+    assert words in doubt_of(joined) and bool(doubt_of(joined)) == bool(words)
+    steady = [1 + 0.001 * (n % 7) for n in range(400)]
+    for limit, verdict in ((2.0, Verdict.PASS), (0.5, Verdict.FAIL)):
+        gate = latency_gate("engine", latency(steady, device=joined), limit)
+        assert gate.verdict is verdict and (not words or "over-current" in gate.reason)
+
+
+def test_a_locked_clock_that_nothing_tells_is_a_doubt():
+    watched = {"source": "tegrastats", "samples": 9}
+    for clocks, gpu_clock, said in (("locked", "", True), ("locked", "devfreq", False), ("free", "", False)):
+        state = {"clocks": clocks, "telemetry": {**watched, "gpu_clock": gpu_clock}}
+        assert ("no clock of the GPU" in doubt_of(from_json(DeviceState, state, "a launch"))) == said
