@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from edgeprune.errors import TargetError
 
 PLOTS = (".html", ".png", ".svg", ".pdf")
+BEST = "best.pt"
+"""What a training leaves in its folder."""
 STDOUT = "-"
 """As the path of a file: what would be written there is printed."""
 
@@ -59,6 +62,24 @@ def output_folder(path: Path | None) -> Path | None:
         if not os.access(nearest, os.W_OK):
             raise TargetError(f"{path}: the folder {nearest} is not writable; give another")
     return path
+
+
+FILE_CHECKS = (output_file, output_file_or_stdout, output_plot)
+"""Callbacks of options that name a file to write."""
+
+
+def refuse_source(output: Path | str | None, *sources: Path | str | None) -> None:
+    """Refuse a file to write that is one of those that are read: hours of training may lie in it, and nothing else.
+
+    Raises:
+        TargetError: it is, by whatever path or link.
+    """
+    if output is None or not Path(output).exists():
+        return
+    for source in sources:
+        with contextlib.suppress(OSError, ValueError):  # no path, or none that a file can have
+            if source is not None and Path(output).samefile(source):
+                raise TargetError(f"{output}: is {source}, which is read; give the result another path")
 
 
 def command_line(name: str, arguments: Sequence[object], options: Mapping[str, object], trust: bool) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -162,6 +164,70 @@ def test_commands_check_their_outputs_first(
     named = (f"edgeprune: {place}: ", f"edgeprune: {Path(place).parent}: ")
     assert said.startswith(named) and said.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "missing").exists()
+
+
+SOURCES = [
+    pytest.param(command, needed, info, id=f"{' '.join(command)} {(info.param_decls or ('',))[-1]}")
+    for command, needed, info in WRITTEN
+    if info.callback in FILES and "nothing" in needed
+]
+
+
+@pytest.mark.parametrize(("command", "needed", "option"), SOURCES)
+def test_no_command_writes_over_what_it_reads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    needed: list[str],
+    option: OptionInfo,
+) -> None:
+    (tmp_path / "mine.svg").write_text("hours of training")
+    (tmp_path / "linked.svg").symlink_to("mine.svg")
+    monkeypatch.chdir(tmp_path)
+    flag = (option.param_decls or ("",))[-1]
+    rest = [part for at, part in enumerate(needed) if flag not in (part, *needed[max(0, at - 1) : at])]
+    rest = ["mine.svg" if part == "nothing" else part for part in rest]
+    if "mine.svg" not in rest:
+        pytest.skip("it reads no file that it must be given")
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *command, *rest, flag, "linked.svg"])
+    assert program() == 2
+    said = capsys.readouterr().err  # search has two files to write
+    assert re.fullmatch(r"edgeprune: \S+: is mine.svg, which is read; give the result another path\n", said)
+    assert (tmp_path / "mine.svg").read_text() == "hours of training"
+
+
+@pytest.mark.parametrize("source", ["weights", "teacher"])
+def test_no_training_writes_its_best_over_what_it_reads(source: str, tmp_path: Path) -> None:
+    from edgeprune.settings import TrainSettings
+    from edgeprune.training.finetune import finetune
+    from edgeprune.training.iterative import prune_in_rounds
+
+    best = tmp_path / "best.pt"
+    best.write_text("hours of training")
+    weights = best if source == "weights" else tmp_path / "other.pt"
+    settings = TrainSettings(teacher=best if source == "teacher" else None)
+    for train in (finetune, partial(prune_in_rounds, macs_speed_up=2.0, rounds=1)):
+        with pytest.raises(TargetError, match="which is read"):
+            train(weights, data="none.yaml", out=tmp_path, settings=settings, work=tmp_path / "work")
+    assert best.read_text() == "hours of training"
+
+
+def test_the_functions_refuse_it_too(tmp_path: Path) -> None:
+    import edgeprune
+
+    mine = tmp_path / "mine.pt"
+    mine.write_text("hours of training")
+    for call in (
+        lambda: edgeprune.prune(mine, mine, ratio=0.3),
+        lambda: edgeprune.adopt(mine, mine),
+        lambda: edgeprune.search("cpu", mine, output=mine, speed_up=1.5),
+        lambda: edgeprune.export(mine, mine),
+        lambda: edgeprune.quantize(mine, mine, precision="fp16"),
+    ):
+        with pytest.raises(TargetError, match="which is read"):
+            call()
+    assert mine.read_text() == "hours of training"
 
 
 def test_a_hyphen_is_stdout_and_no_file() -> None:

@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.options import FILE_CHECKS, STDOUT, output_folder, refuse_source
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,6 +154,12 @@ def streams() -> Iterator[None]:
                 made.detach()  # the buffer is somebody else's
 
 
+def _files(value: object) -> list[Path]:
+    """The paths in a parameter's value."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [Path(one) for one in values if isinstance(one, str | Path) and str(one) != STDOUT]
+
+
 def _as_flags(params: list[Any]) -> list[Any]:
     for param in params:
         if getattr(param, "is_flag", False):
@@ -174,6 +181,7 @@ class Command(TyperCommand):
         return _as_flags(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
+        self._refuse_sources(ctx)
         output = sys.stdout
         moved = os.dup(1) if isinstance(output, _Output) and output.has_own_number else None
         if moved is not None:
@@ -190,6 +198,19 @@ class Command(TyperCommand):
             if moved is not None:
                 os.dup2(moved, 1)
                 os.close(moved)
+
+    def _refuse_sources(self, ctx: Any) -> None:
+        """Refuse a file to write that another parameter names as one to read."""
+        written: list[Path] = []
+        read: list[Path] = []
+        for param in self.params:
+            check = getattr(param.callback, "__wrapped__", None)  # by Typer
+            if check in FILE_CHECKS:
+                written += _files(ctx.params.get(param.name))
+            elif check is not output_folder:
+                read += _files(ctx.params.get(param.name))
+        for file in written:
+            refuse_source(file, *read)
 
 
 def register(app: typer.Typer) -> None:

@@ -33,6 +33,7 @@ from edgeprune.export.graph import (
 )
 from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATURE_KEY, facts_of
 from edgeprune.input_size import Size, both_sides
+from edgeprune.options import refuse_source
 from edgeprune.quiet import quiet
 
 # Newest opset on which every path was tried: TensorRT 10.3 parses up to 20, ONNX Runtime's static quantisation refuses
@@ -131,6 +132,7 @@ def onnx_from_checkpoint(
         raise TargetError(f"opset {opset} is out of range; {OPSETS.start} to {OPSETS.stop - 1} are allowed")
     if batch < 1:
         raise TargetError(f"batch {batch} is out of range; 1 or more is allowed")
+    refuse_source(output, weights)
     from ultralytics.engine.exporter import Exporter
 
     from edgeprune.export.module import head_arguments, module_from_checkpoint

@@ -14,6 +14,7 @@ from edgeprune.export.metadata import facts_to_run
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.precision import PRECISIONS
 from edgeprune.export.result import PrecisionInfo
+from edgeprune.options import refuse_source
 from edgeprune.settings import check_seed
 
 
@@ -66,6 +67,7 @@ def quantize_onnx(
         StageError: the graph cannot be transformed.
     """
     check_seed(seed)
+    refuse_source(output, model)
     if precision not in PRECISIONS or precision == "fp32":
         allowed = ", ".join(name for name in PRECISIONS if name != "fp32")
         raise TargetError(f"precision '{precision}' is unknown; {allowed} are allowed")

@@ -20,6 +20,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from edgeprune.checkpoint import load, named_globals, parameter_count, require_running, save, shape_signature
 from edgeprune.errors import DataError, StageError, first_line
+from edgeprune.options import refuse_source
 from edgeprune.unpickle import split_block_of
 
 STOCK = ("C2f", "C3k2", "C2fCIB", "C2fPSA", "C2PSA", "RepNCSPELAN4")
@@ -51,9 +52,11 @@ def adopt(weights: Path | str, output: Path | str | None = None) -> Adoption:
         output: the stock checkpoint to write; nothing is written when None.
 
     Raises:
+        TargetError: the output is the checkpoint itself.
         DataError: unreadable, stock already, or with classes that are not known here.
         StageError: halves that cannot be evened out without changing an output.
     """
+    refuse_source(output, weights)
     aliases = _aliases(named_globals(weights))
     if not aliases:
         raise DataError(

@@ -15,6 +15,7 @@ from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
+from edgeprune.options import refuse_source
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
@@ -115,6 +116,8 @@ def prune(
         StageError: the model cannot be pruned, or the pruned one is not what the plan says.
     """
     check_seed(seed)
+    if isinstance(weights, (str, Path, Checkpoint)):
+        refuse_source(output, weights.path if isinstance(weights, Checkpoint) else weights)
     reporter = reporter_of(progress)
     tell = reporter.progress
     if isinstance(plan, (str, Path)):

@@ -13,7 +13,7 @@ from edgeprune.artifact import write_atomically
 from edgeprune.errors import TargetError
 from edgeprune.input_size import Size
 from edgeprune.measure.variants import site_for
-from edgeprune.options import output_file
+from edgeprune.options import output_file, refuse_source
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
@@ -133,6 +133,7 @@ def search(
         raise TargetError(f"--save-plan {plan_file}: the pruned checkpoint goes there; give the plan (.json) another")
     for file in (output, plan_file):  # hours of measuring would end without a place for what they found
         output_file(file)
+        refuse_source(file, weights)
     target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, device=device)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(

@@ -15,6 +15,7 @@ from torch import nn
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
+from edgeprune.options import BEST, refuse_source
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import has_end_to_end_head
 from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
@@ -63,10 +64,11 @@ def finetune(
         progress: called after every epoch.
 
     Raises:
-        TargetError: a wrong setting.
+        TargetError: a wrong setting, or ``best.pt`` would take the place of the weights.
         DataError: weights, teacher or data set are unusable or disagree.
         StageError: training failed, or the structure changed.
     """
+    refuse_source(Path(out) / BEST, weights, settings.teacher)
     source = checkpoint.load(weights, trust=trust)
     before = source.model
     settings = sized(settings, source)

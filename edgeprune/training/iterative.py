@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
+from edgeprune.options import BEST, refuse_source
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import importance_named
@@ -60,6 +61,7 @@ def prune_in_rounds(
         raise TargetError(f"rounds={rounds} with epochs={settings.epochs}: every round needs at least one epoch")
     if not macs_speed_up > 1:
         raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
+    refuse_source(Path(out) / BEST, weights, settings.teacher)
     unpruned = checkpoint.load(weights, trust=trust)
     settings = sized(settings, unpruned)
     unpruned_macs = float(Pruner(unpruned.model, settings.side, align=align, head=settings.head).macs())
