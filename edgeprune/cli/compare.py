@@ -68,6 +68,8 @@ def compare(
         quantile_of(chosen)
     except ValueError as error:
         raise TargetError(f"--statistic: {error}") from None
+    if json is not None and output is not None and json.resolve() == (output / "compare.html").resolve():
+        raise TargetError(f"--json {json}: the page of --output goes there; give it a place of its own")
     sides = [side_to_run(model, imgsz, profile, trust=trust) for model in models]
     side = next((one for one in sides if one is not None), None)  # of what is exported: no graph is
     asked = {

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.options import FILE_CHECKS, STDOUT, output_folder, refuse_source
 
 if TYPE_CHECKING:
@@ -200,17 +200,24 @@ class Command(TyperCommand):
                 os.close(moved)
 
     def _refuse_sources(self, ctx: Any) -> None:
-        """Refuse a file to write that another parameter names as one to read."""
+        """Refuse a file to write that another parameter names as one to read, or to write too."""
         written: list[Path] = []
         read: list[Path] = []
+        options, twice = {}, ""
         for param in self.params:
             check = getattr(param.callback, "__wrapped__", None)  # by Typer
             if check in FILE_CHECKS:
-                written += _files(ctx.params.get(param.name))
+                value, option = ctx.params.get(param.name), max(param.opts, key=len)
+                written += _files(value)
+                place = STDOUT if str(value) == STDOUT else str(Path(value).resolve()) if value is not None else option
+                if (other := options.setdefault(place, option)) != option:
+                    twice = f"{other} and {option} are both {value}; give each a place of its own"
             elif check is not output_folder:
                 read += _files(ctx.params.get(param.name))
         for file in written:
             refuse_source(file, *read)
+        if twice:
+            raise TargetError(twice)
 
 
 def register(app: typer.Typer) -> None:

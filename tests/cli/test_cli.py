@@ -347,3 +347,31 @@ def test_an_exception_that_nobody_expected_is_a_bug_and_no_missed_gate(
     *trace, last = capsys.readouterr().err.splitlines()
     assert trace[0].startswith("Traceback") and trace[-1] == "RuntimeError: unforeseen"
     assert last == "edgeprune: this is a bug of edgeprune; please report it with the lines above"
+
+
+@pytest.mark.parametrize(
+    ("argv", "options"),
+    [
+        (["bench", "m.onnx", "--json", "x", "--csv", "./x"], "--json and --csv are both"),
+        (["bench", "m.onnx", "--csv", "-", "--json", "-"], "--json and --csv are both -"),
+        (["history", "runs", "-o", "x", "--json", "x"], "--output and --json are both x"),
+        (["prune", "m.pt", "-o", "x", "--save-plan", "x"], "--output and --save-plan are both x"),
+        (["search", "m.pt", "--target", "cpu", "-o", "x", "--save-plan", "x"], "--output and --save-plan are both x"),
+        (
+            ["sensitivity", "m.pt", "--data", "d", "-o", "x.svg", "--plot", "x.svg"],
+            "--plot and --output are both x.svg",
+        ),
+        (
+            ["compare", "m.onnx", "--data", "d", "-o", "x", "--json", "x/compare.html"],
+            "the page of --output goes there",
+        ),
+    ],
+)
+def test_two_outputs_of_one_command_have_each_a_place_of_its_own(
+    run: Run, argv: list[str], options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if argv[0] == "compare":
+        (tmp_path / "x").mkdir()
+    code, out, err = run(*argv)
+    assert code == 2 and options in err and not out and err.count("\n") == 1
