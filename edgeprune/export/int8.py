@@ -33,7 +33,7 @@ from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_grap
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import PRECISION_KEY
-from edgeprune.export.onnx import ExportInfo, describe_onnx
+from edgeprune.export.onnx import ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import regions_of
 from edgeprune.export.result import PrecisionInfo
@@ -83,6 +83,7 @@ def quantize_to_int8(
         raise TargetError("int8-fp16 is for TensorRT; ONNX Runtime's CPU provider has no half precision kernels")
     warnings = calibration_warnings(len(images))
     model = load_fp32(source, keep_float)
+    describe_to_run(model, str(source))
     regions = regions_of(model)
     excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
     selecting = _from_selection_on(model, regions.decoder)
@@ -188,7 +189,7 @@ def _quantize_static(
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
-    info, (image_input, *_) = describe_onnx(model), inputs_of(model)
+    info, (image_input, *_) = describe_to_run(model), inputs_of(model)
     reader = _calibration_reader(images, image_input.name, info)
     # in pieces: the histogram calibrators keep every activation of the images they are given at once
     options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": _largest_divisor(len(reader), 8)}

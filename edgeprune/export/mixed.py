@@ -21,7 +21,7 @@ from edgeprune.export.graph import inputs_of, load_graph, save_graph, set_metada
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import FLOAT_LAYERS_KEY
-from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.onnx import describe_to_run
 from edgeprune.export.precision import precision_of
 from edgeprune.export.regions import name_nodes, regions_of
 from edgeprune.export.result import MixedInfo
@@ -150,7 +150,7 @@ class _MixedGraphs:
 
     def sensitivity(self, images: Sequence[Path], progress: Progress) -> dict[str, float]:
         """A number for each layer by which to rank them; see the module."""
-        info = describe_onnx(self.source)
+        info = describe_to_run(self.source)
         pixels = batch_from_images(images, imgsz=info.imgsz, task=info.task, channels=info.channels)
         last = regions_of(self.source).output_layers
         ends = [node.output[0] for node in self.source.graph.node if node.name in last]

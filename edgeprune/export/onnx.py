@@ -224,6 +224,22 @@ def describe_onnx(model: onnx.ModelProto | Path | str) -> ExportInfo:
     )
 
 
+def describe_to_run(model: onnx.ModelProto | Path | str, what: str = "the model") -> ExportInfo:
+    """As :func:`describe_onnx`, of a graph that images are going to be run through: it has to say their size.
+
+    Raises:
+        DataError: as there, or it leaves the size free, and its metadata do not say one.
+    """
+    info = describe_onnx(model)
+    if not all(info.imgsz):
+        shape = ", ".join(map(str, info.inputs[0].shape))
+        raise DataError(
+            f"{what} takes images of any size ({shape}) and does not say which ones it was made for (imgsz in its "
+            "metadata); export it with: edgeprune export"
+        )
+    return info
+
+
 def _plan_entries(checkpoint: Checkpoint) -> dict[str, str]:
     """Which plan a checkpoint was pruned by, where it says so."""
     entries = {PLAN_KEY: checkpoint.plan_digest, SIGNATURE_KEY: checkpoint.signature}

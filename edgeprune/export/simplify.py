@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgeprune.errors import DataError, first_line
+from edgeprune.errors import first_line
 from edgeprune.export.detections import Layout
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_graph, set_metadata, tensorrt_plugins
+from edgeprune.export.graph import load_graph, metadata_of, save_graph, set_metadata, tensorrt_plugins
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import facts_of
-from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.onnx import describe_to_run
 from edgeprune.export.parity import compare_arrays
 from edgeprune.export.result import SimplifyInfo
 from edgeprune.export.run import outputs_of_onnx
@@ -87,11 +87,7 @@ def _simplify_checked(
 
 
 def _comparison_images(model: onnx.ModelProto, images: Sequence[Path]) -> np.ndarray:
-    info = describe_onnx(model)
+    info = describe_to_run(model)
     if images:
         return batch_from_images(images, imgsz=info.imgsz, task=info.task, channels=info.channels)
-    shape = inputs_of(model)[0].shape
-    if len(shape) != 4 or not all(info.imgsz):
-        raise DataError(f"the model's input has shape {shape}; (batch, channels, height, width) was expected")
-    channels = shape[1] if isinstance(shape[1], int) else 3
-    return np.random.default_rng(0).random((2, channels, *info.imgsz), dtype=np.float32)
+    return np.random.default_rng(0).random((2, info.channels, *info.imgsz), dtype=np.float32)

@@ -9,8 +9,15 @@ import onnx
 import pytest
 
 from edgeprune import cli
+from edgeprune.errors import DataError
+from edgeprune.export.half import cast_to_fp16
+from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.mixed import _MixedGraphs
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.simplify import simplify_onnx
+from edgeprune.progress import silent
 from tests.export.helpers import saved, stock_model
+from tests.runtimes.models import convolutions
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +99,24 @@ def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(command, 
     assert str(tmp_path / "file") in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_graph_that_does_not_say_its_size_is_refused_alike_by_whatever_runs_images_through_it(tmp_path):
+    model, images = convolutions(tmp_path / "m.onnx", shape=("n", 3, "h", "w")), [Path("none.jpg")] * 16
+    graph = onnx.load(model)
+    del graph.metadata_props[:]
+    onnx.save(graph, model)
+    low = tmp_path / "half.onnx"
+    cast_to_fp16(model, low)
+    for run in (
+        lambda: simplify_onnx(model, tmp_path / "out.onnx"),
+        lambda: simplify_onnx(model, tmp_path / "out.onnx", images=images),
+        lambda: quantize_to_int8(model, tmp_path / "out.onnx", images),
+        lambda: _MixedGraphs(model, low, half=True).sensitivity(images, silent),
+    ):
+        with pytest.raises(DataError, match=r"takes images of any size \(n, 3, h, w\) and does not say which ones"):
+            run()
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_int8_without_images_is_one_line(good, tmp_path, monkeypatch, capsys):
