@@ -29,7 +29,7 @@ from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, run_in_batches
 from edgeprune.families import family_for
-from edgeprune.input_size import Size, both_sides
+from edgeprune.input_size import Size, both_sides, taken_size
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, distinct_names
@@ -250,7 +250,7 @@ def subject_of(
     if model.suffix == ".pt":
         checkpoint = load(model, trust=trust)
         module = module_from_checkpoint(checkpoint)
-        size = both_sides(imgsz or checkpoint.size_for().side)
+        size = both_sides(checkpoint.size_for(command=imgsz).side)
         end_to_end = ships_end_to_end(module, head)
         yield Subject(module, checkpoint.task, size, batch, end_to_end, False, checkpoint.single_cls)
         return
@@ -273,6 +273,8 @@ def subject_of(
     free = not builds and (isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic)
     own = facts.imgsz or (0, 0)
     size = both_sides(imgsz) if imgsz else own
+    if free and imgsz:
+        taken_size(size, facts.stride, facts.task)
     if not free and size != own:
         raise TargetError(
             f"{model} takes images of {own[0]} × {own[1]}, not of {size[0]} × {size[1]} (height × width); leave out "
@@ -387,6 +389,7 @@ def _validated(
         fitness_key=key,
         metrics=metrics,
         also_in=dataset.also_in(split),
+        imgsz=subject.imgsz,
     )
     return result, validator.per_image
 

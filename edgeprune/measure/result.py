@@ -38,6 +38,7 @@ class Accuracy:
         fitness_key: Ultralytics' name of ``map50_95``.
         metrics: everything the validator gave, by Ultralytics' names.
         also_in: other splits that hold some of the images too, and how many.
+        imgsz: height and width in pixels that they were seen at; None in records of earlier versions.
     """
 
     map50_95: float
@@ -49,6 +50,7 @@ class Accuracy:
     fitness_key: str
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     also_in: Mapping[str, int] = field(default_factory=dict[str, int])
+    imgsz: tuple[int, int] | None = None
 
     @property
     def metric(self) -> str:

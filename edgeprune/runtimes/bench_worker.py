@@ -279,11 +279,25 @@ def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = Non
             elif axis == 0:
                 shape.append(batch or 1)
             elif sides and len(value.shape) == 4 and axis >= 2:
+                if imgsz:
+                    refuse_size(metadata, imgsz)
                 shape.append(sides[axis - 2])
             else:
                 raise JobError("data", f"input {value.name} leaves axis {axis} ({size}) free; give --imgsz")
         shapes[value.name] = tuple(shape)
     return shapes
+
+
+def refuse_size(metadata: Mapping[str, str], imgsz: Sequence[int]) -> None:
+    """Raise ``JobError`` for a size that the model does not take, by what its file says of its stride: the rule of
+    :func:`edgeprune.input_size.taken_size`, which a board's Python does not read."""
+    stride, any_side = 0, metadata.get("task") == "classify"
+    with contextlib.suppress(ValueError):
+        stride = int(metadata.get("stride", "0"))
+    if stride > 0 and any(side < stride or (side % stride and not any_side) for side in imgsz):
+        near = [max(stride, round(side / stride) * stride) for side in imgsz]
+        seen, use = (",".join(map(str, sides if sides[0] != sides[-1] else sides[:1])) for sides in (imgsz, near))
+        raise JobError("data", f"imgsz {seen} is no multiple of the model's stride {stride}; use {use}")
 
 
 def random_inputs(session: Any, shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np.ndarray]:

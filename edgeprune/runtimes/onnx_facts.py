@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
+from edgeprune.input_size import taken_size
 from edgeprune.model_metadata import literal_of
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
 
@@ -68,7 +69,7 @@ def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPOR
     Raises:
         DataError: not an ONNX file, a free axis that nothing fills, or one that is fixed at something else.
         StageError: the graph does not hold the precision that was asked.
-        TargetError: no such precision.
+        TargetError: no such precision, or a size that the model does not take.
     """
     proto = read_model(path)
     require_precision(proto, precision, path)
@@ -78,6 +79,9 @@ def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPOR
         sides = sides or [int(side) for side in literal_of(metadata.get("imgsz", "[]"))]
     filling = FreeAxes(free.batch or 1, (sides[0], sides[1]) if len(sides) == 2 else None)
     inputs = tuple(_input(value, filling, free, path) for value in _graph_inputs(proto))
+    stride = metadata.get("stride", "")
+    if free.imgsz is not None and stride.isdecimal() and any(one.free and len(one.shape) == 4 for one in inputs):
+        taken_size(free.imgsz, int(stride), metadata.get("task", ""))
     return OnnxFacts(inputs, tuple(value.name for value in proto.graph.output), metadata)
 
 

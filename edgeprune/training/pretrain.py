@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
+from edgeprune.input_size import STRIDE, taken_size
 from edgeprune.progress import Progress, silent
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
@@ -50,7 +51,10 @@ def pretrain(
             label="pretrain",
             progress=progress,
         )
-    dataset = Dataset.load(data, task=read_model_yaml(source).task, trust=trust)
+    described = read_model_yaml(source)
+    # the trainer rounds any other size up without a word, and what follows is made at the size that was asked
+    taken_size(settings.side, max(described.stride, STRIDE), described.task)
+    dataset = Dataset.load(data, task=described.task, trust=trust)
     identity = {"dataset": dataset.digest}
     run = run_training(
         work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=progress

@@ -171,6 +171,15 @@ def test_a_size_that_a_fixed_export_cannot_take_is_refused(v8, bccd):
         accuracy(v8[1], data=bccd, imgsz=640)
 
 
+def test_a_size_that_is_no_multiple_of_the_stride_is_refused_in_every_form(v8, bccd, tmp_path):
+    free = tmp_path / "free.onnx"
+    onnx_from_checkpoint(v8[0], free, imgsz=320, dynamic=True)
+    for model in (v8[0], free):
+        with pytest.raises(TargetError, match="imgsz 100 is no multiple of the model's stride 32; use 96"):
+            accuracy(model, data=bccd, imgsz=100)
+    assert accuracy(free, data=bccd, imgsz=(96, 64)).imgsz == (96, 64)
+
+
 def test_an_export_without_metadata_must_be_told(v8, bccd, tmp_path):
     model = load_graph(v8[1])
     told = metadata_of(model)

@@ -18,10 +18,11 @@ from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.measure.layers import compare_layers
 from edgeprune.measure.result import LayerComparison
 from edgeprune.runtimes import NAMES, all_runtimes, onnxruntime_, runtime
-from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.base import BenchSettings, FreeAxes
 from edgeprune.runtimes.bench_worker import SessionTimer
 from edgeprune.runtimes.image_input import written
 from edgeprune.runtimes.jobs import MemoryJob, ProfileJob
+from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.onnxruntime_ import ENGINE_KEY, OnnxRuntime
 from edgeprune.runtimes.remote_onnxruntime import WORKERS
 from edgeprune.runtimes.worker import job_text
@@ -253,6 +254,24 @@ def test_free_axes_are_filled(
     [found] = cpu.latency([model], BenchSettings(warmup_s=0.01, rounds=1, per_round=1, **settings))
     assert found.conditions.shapes == {"images": tuple(expected)}
     assert found.conditions.batch == expected[0]
+
+
+def test_a_size_that_the_model_does_not_take_is_refused_where_it_leaves_the_size_free(
+    cpu: OnnxRuntime, tmp_path: Path
+) -> None:
+    model, brief = convolutions(tmp_path / "m.onnx", shape=(1, 3, "h", "w")), BenchSettings(rounds=1, per_round=1)
+    for size, said in (((100, 100), "imgsz 100 is .* stride 32; use 96"), ((64, 100), "imgsz 64,100 .* use 64,96")):
+        with pytest.raises(DataError, match=said):
+            cpu.latency([model], replace(brief, imgsz=size))
+        with pytest.raises(DataError, match=said):
+            cpu.peak_memory(model, free=FreeAxes(0, size))
+        with pytest.raises(TargetError, match=said):  # the same rule where it is built for TensorRT
+            onnx_facts(model, free=FreeAxes(0, size))
+    proto = onnx.load(str(model))
+    onnx.helper.set_model_props(proto, {**props(model), "task": "classify"})
+    onnx.save(proto, str(model))
+    assert onnx_facts(model, free=FreeAxes(0, (100, 100))).inputs[0].shape == (1, 3, 100, 100)
+    assert cpu.peak_memory(model, free=FreeAxes(0, (100, 100))) is not None
 
 
 def test_latency_of_fp16_whole_numbers_and_without_copies(cpu: OnnxRuntime, tmp_path: Path) -> None:
