@@ -473,6 +473,10 @@ def test_an_edited_record_gets_no_seal_by_an_import(
 def test_a_board_with_a_newer_tensorrt_runs_the_commands_of_its_generation(
     run: Path, tmp_path: Path, version: str
 ) -> None:
+    if version.startswith("11."):  # which the shipped profile of this board leaves out, as NVIDIA does
+        widened = tmp_path / "widened"
+        widened.mkdir()
+        run = waiting_build(widened, f"{PROFILE}device: {{tensorrt: '>=10.3,<12'}}\n")
     done, _ = measured(run, tmp_path / "device", f"orin-nano,tensorrt={version}")
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "run").mkdir()
