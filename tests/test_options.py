@@ -230,6 +230,55 @@ def test_the_functions_refuse_it_too(tmp_path: Path) -> None:
     assert mine.read_text() == "hours of training"
 
 
+BATCHES = [
+    pytest.param(command.split(), needed, info, id=command)
+    for command, needed, _, info in options(app)
+    if "--batch" in (info.param_decls or ())
+]
+
+
+@pytest.mark.parametrize("batch", ["0", "-1"])
+@pytest.mark.parametrize(("command", "needed", "option"), BATCHES)
+def test_a_batch_below_one_is_refused_by_every_command(
+    command: list[str],
+    needed: list[str],
+    option: OptionInfo,
+    batch: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *command, *needed, "--batch", batch])
+    with pytest.raises(SystemExit) as refused:
+        program()
+    assert refused.value.code == 2
+    assert "Invalid value for '--batch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "seen"),
+    [
+        ("quantize m.onnx --precision fp16 --data d.yaml --count 8", "--data, --count: calibrates INT8"),
+        ("quantize m.onnx --precision fp16 --method minmax", "--method: calibrates INT8"),
+        ("quantize m.onnx --precision fp16 --recipe cpu", "--recipe: calibrates INT8"),
+        ("bench m.onnx --data d.yaml", "--data: calibrates int8, and --precision is fp32"),
+        ("bench m.onnx --precision fp16 --data d.yaml", "--data: calibrates int8, and --precision is fp16"),
+        ("bench m.onnx --statistic p50", "--statistic: is what --max-ms is on"),
+        ("bench m.onnx --until-stable --statistic p50", "--statistic: is what --max-ms is on"),
+        ("bench m.onnx --retries 0", "--retries: is for a limit"),
+    ],
+)
+def test_an_option_without_an_effect_is_refused(
+    command: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *command.split()])
+    assert program() == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"edgeprune: {seen}") and said.count("\n") == 1
+
+
 def test_a_hyphen_is_stdout_and_no_file() -> None:
     assert output_file_or_stdout(Path("-")) == Path("-") and output_file_or_stdout(None) is None
 

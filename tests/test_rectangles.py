@@ -156,7 +156,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "argv",
     [
-        "bench w.pt m.onnx --imgsz 64,96 --rounds 20 --warmup-s 0.01 --retries 0",
+        "bench w.pt m.onnx --imgsz 64,96 --rounds 20 --warmup-s 0.01",
         "compare w.pt m.onnx --data data/data.yaml --imgsz 64x96 --images 1 --rounds 20 --warmup-s 0.01",
         "val w.pt --data data/data.yaml --imgsz [64,96]",
         "val m.onnx --data data/data.yaml --imgsz 64,96",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +65,9 @@ def bench(
     imgsz: Annotated[
         Any, size_option("Input in pixels of checkpoints and free axes: a side, or HEIGHT,WIDTH; as for build.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per inference, where the model leaves it free.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per inference, where the model leaves it free.")
+    ] = None,
     warmup_s: Annotated[
         float | None,
         typer.Option(help="Least warm-up for each model in seconds; all of it takes a third of --seconds at most."),
@@ -121,6 +123,13 @@ def bench(
         "--image": image is not None,
     }
     refuse_unused(runtime or profile.runtime, [option for option, is_given in stated.items() if is_given])
+    if precision != "int8":
+        refuse_without_effect({"--data": data}, f"calibrates int8, and --precision is {precision}")
+    if max_ms is None:
+        refuse_without_effect({"--statistic": statistic}, "is what --max-ms is on, and none is given")
+    if max_ms is None and not until_stable:
+        why = "is for a limit, --max-ms, or --until-stable, and neither is given"
+        refuse_without_effect({"--retries": retries}, why)
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
@@ -204,6 +213,22 @@ def refuse_unused(runtime: str, options: Sequence[str]) -> None:
     if seen := [option for option in options if option in unused]:
         words = "them; leave them out" if len(seen) > 1 else "it; leave it out"
         raise TargetError(f"{', '.join(seen)}: the runtime {runtime} does not use {words}")
+
+
+def refuse_without_effect(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that were given (are not None) beside others that leave them without an effect.
+
+    Args:
+        options: with their dashes.
+        why: what the message says of each.
+
+    Raises:
+        TargetError: there is one.
+    """
+    from edgeprune.errors import TargetError
+
+    if seen := [option for option, value in options.items() if value is not None]:
+        raise TargetError(f"{', '.join(seen)}: {why}; leave {'them' if len(seen) > 1 else 'it'} out")
 
 
 def _cpus(text: str, *, here: bool) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.bench import Live, RuntimeName
+from edgeprune.cli.bench import Live, RuntimeName, refuse_without_effect
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import output_file
@@ -40,7 +40,7 @@ def export_command(
         Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; CHECKPOINT.onnx.")
     ] = None,
     imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; as the weights were trained.")] = None,
-    batch: Annotated[int, typer.Option(help="Images per inference; with --dynamic and head nms, the most.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images per inference; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
     head: Annotated[
@@ -104,9 +104,13 @@ def quantize_command(
         Path | None,
         typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-PRECISION.onnx."),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="INT8 for 'tensorrt' or for ONNX Runtime's 'cpu' provider.")] = "tensorrt",
-    count: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 128,
-    method: Annotated[str, typer.Option(help="entropy, percentile or minmax.")] = "entropy",
+    recipe: Annotated[
+        str | None, typer.Option(help="INT8 for 'tensorrt', if not given, or for ONNX Runtime's 'cpu' provider.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Calibration images; 128 if not given.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Of calibration: entropy, if not given, percentile or minmax.")
+    ] = None,
     seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
@@ -122,15 +126,18 @@ def quantize_command(
     """
     from edgeprune.export.quantize import quantize_onnx
 
+    if precision == "fp16":
+        of_int8 = {"--data": data, "--recipe": recipe, "--count": count, "--method": method}
+        refuse_without_effect(of_int8, "calibrates INT8, and --precision is fp16")
     output = output or _beside(model, f"{model.stem}-{precision}.onnx")
     info = quantize_onnx(
         model,
         output,
         precision=precision,
         data=data,
-        images=count,
-        recipe=recipe,
-        method=method,
+        images=count or 128,
+        recipe=recipe or "tensorrt",
+        method=method or "entropy",
         keep_float=keep_float or (),
         seed=seed,
         trust=trust,
@@ -253,7 +260,9 @@ def val_command(
     device: Device = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, or val.")] = None,
     imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the artifact's own.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per inference, where the artifact leaves it free.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per inference, where the artifact leaves it free.")
+    ] = None,
     runtime: RuntimeName = None,
     head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",
     trust: Trust = False,
