@@ -20,7 +20,7 @@ from dataclasses import asdict
 from edgeprune.agent.facts import device_facts
 from edgeprune.agent.files import sha256_of
 from edgeprune.agent.hold import board_lock
-from edgeprune.agent.power import prepare_board, restore_board
+from edgeprune.agent.power import board_change, prepare_board, restore_board
 from edgeprune.agent.programs import TURN, run_measured, run_program
 from edgeprune.agent.system import (
     ROOT,
@@ -98,9 +98,8 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             answers = []
             for number, command in enumerate(commands):
                 _print(f"{command['title']} ({number + 1} of {len(commands)})")
-                locked = conditions.get("clocks") == "locked"
                 place = f"{RESULTS}/commands/{number:03d}"
-                answers.append(_run_one(_by(program, command), folder, place, locked))
+                answers.append(_run_one(_by(program, command), folder, place, conditions))
         finally:
             ignore_signals()
             failure = restore_board().failure
@@ -183,14 +182,15 @@ def _by(program: list[str], command: dict) -> dict:
     return dict(command, argv=[*program, *command["argv"][1:]], turns=turns)
 
 
-def _run_one(command: dict, folder: str, place: str, locked: bool) -> dict:
-    """One command, in ``folder``; what it prints and writes goes to ``place`` below it."""
+def _run_one(command: dict, folder: str, place: str, conditions: dict[str, str]) -> dict:
+    """One command, in ``folder``; what it prints and writes goes to ``place`` below it. ``conditions`` are what
+    :func:`prepare_board` gave."""
     own = os.path.join(folder, place)
     os.makedirs(own)
     answer: dict = {"returncode": None, "conditions": {}}
     job = dict(command, cwd=folder, stdin="")
     if command["measured"]:
-        run_measured(job, own, locked, answer)
+        run_measured(job, own, conditions.get("clocks") == "locked", answer, lambda: board_change(conditions))
     else:
         answer["returncode"] = run_program(job, own)
     if answer["returncode"] != 0:

@@ -94,6 +94,6 @@ def _store_path(sha256: str) -> str:
 
 
 def _copy_whole(stored: str, target: str) -> None:
-    partial = target + ".part"
+    partial = f"{target}.{os.getpid()}.part"  # a new connection may copy the same file before the old one has ended
     shutil.copyfile(stored, partial)
     os.replace(partial, target)

@@ -14,7 +14,7 @@ import glob
 import os
 import time
 
-from edgeprune.agent.power import Restored, prepare_board, restore_board
+from edgeprune.agent.power import Restored, board_change, left_to_restore, prepare_board, restore_board
 from edgeprune.agent.system import (
     Refused,
     Stopped,
@@ -35,6 +35,7 @@ HOLD_FILE = "hold.json"
 LOCK_FILE = "edgeprune.lock"
 NOT_RESTORED_FILE = "not_restored"
 LOG_FILE = "hold.log"  # stderr of the holder: what it says when it crashes
+NOT_HELD = "the board was not held to the end of the run: another build may have used it, or changed its power mode"
 MOST_STARTS = 3  # of a holder for one job: one that is killed for its memory each time would be started for ever
 # a pause after which the board is another's; shorter ones lie between processes that are compared
 IDLE_S = float(os.environ.get("EDGEPRUNE_IDLE_S", "10"))
@@ -78,21 +79,31 @@ def board_lock(on_wait):
         os.close(handle)
 
 
-def restore_unless_held() -> str:
-    """Put back what a run that was killed had changed, unless somebody has the board, who did so first.
+def restore_unless_held() -> str | None:
+    """Put back what a run that was killed had changed, unless somebody has the board.
+
+    Another build of this user does so first, before it changes anything. One of another user does not: what is to be
+    put back is noted in this user's home.
 
     Returns:
-        What could not be put back.
+        What is not put back; empty for nothing, None where another build of this user has the board.
     """
+    holders = []
 
     def give_up(holder: str) -> None:
+        holders.append(holder)
         raise Stopped
 
     try:
         with board_lock(give_up):
             return restore_board().failure
     except Stopped:
-        return ""
+        if not holders:  # it was not the lock: this process was asked to end
+            raise
+    if holders[0].endswith(f" of {_user()}"):
+        return None
+    left = left_to_restore()
+    return left and f"{left}; this waits until {holders[0]} lets go of the board"
 
 
 @contextlib.contextmanager
@@ -106,7 +117,8 @@ def held_board(mode: str, lock_clocks: bool, on_wait, on_note=lambda text: None)
         on_note: called with what a person may want to know: what an earlier run had left changed.
 
     Yields:
-        The board's power mode and clocks, and ``waited_s`` if another build had it.
+        The board's power mode and clocks, and ``waited_s`` if another build had it; and a function that says what of
+        that is no longer so, empty for nothing: the holder may be killed, a person may set another mode.
     """
     work = work_folder()
     busy = os.path.join(work, f"busy-{os.getpid()}")
@@ -118,10 +130,18 @@ def held_board(mode: str, lock_clocks: bool, on_wait, on_note=lambda text: None)
             on_wait(holder)
 
     try:
-        conditions = dict(_joined_hold(work, busy, mode, lock_clocks, wait, on_note))
+        hold = _joined_hold(work, busy, mode, lock_clocks, wait, on_note)
+        conditions, holder = dict(hold["conditions"]), hold["process"]
         if waited and time.time() - began > 1.0:
             conditions["waited_s"] = round(time.time() - began, 2)
-        yield conditions
+
+        def changed() -> str:
+            now = read_json(os.path.join(work, HOLD_FILE))
+            if not isinstance(now, dict) or now.get("process") != holder or not is_running(holder):
+                return NOT_HELD
+            return board_change(hold["conditions"])
+
+        yield conditions, changed
     finally:
         with contextlib.suppress(OSError):
             os.utime(os.path.join(work, HOLD_FILE))
@@ -193,7 +213,7 @@ def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on
                 if hold.get("left"):
                     on_note(hold.pop("left"))
                     write_json(path, hold)
-                return hold["conditions"]
+                return hold
             if hold["state"] == "refused":
                 os.unlink(path)
                 raise Refused(hold["kind"], hold["message"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -46,10 +47,10 @@ def follow_job(folder: str, offset: int) -> dict:
     job = sys.stdin.buffer.read()
     with contextlib.suppress(OSError):
         os.utime(os.path.join(work_folder(), "owner.json"))  # in use: not stale
-    if not os.path.exists(os.path.join(folder, PROCESS)):
-        os.makedirs(folder, exist_ok=True)
-        write_json(os.path.join(folder, "job.json"), json.loads(job.decode()))
-        write_json(os.path.join(folder, PROCESS), start_detached("run", folder))
+    with _start(folder) as started:
+        if not started:
+            write_json(os.path.join(folder, "job.json"), json.loads(job.decode()))
+            write_json(os.path.join(folder, PROCESS), start_detached("run", folder))
     process = str(read_json(os.path.join(folder, PROCESS)))
     result_path = os.path.join(folder, "result.json")
     spoke_at, pause_s, unsaid = time.time(), 0.02, {"waiting", "note"}
@@ -93,9 +94,9 @@ def run_job(folder: str) -> None:
                 job["clocks"],
                 lambda holder: write_file(folder, "waiting", holder.encode()),
                 lambda text: write_file(folder, "note", text.encode()),
-            ) as conditions:
+            ) as (conditions, changed):
                 result["conditions"] = conditions
-                run_measured(job, folder, conditions.get("clocks") == "locked", result)
+                run_measured(job, folder, conditions.get("clocks") == "locked", result, changed)
         else:
             result["returncode"] = run_program(job, folder)
     except Refused as error:
@@ -110,6 +111,16 @@ def run_job(folder: str) -> None:
     if result["returncode"] and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
         result["error"] = refusal_of(OSError(errno.ENOSPC, ""))
     write_json(os.path.join(folder, "result.json"), result)
+
+
+@contextlib.contextmanager
+def _start(folder: str):
+    """Whether a job was started; only one process at a time may be about to: a connection that was lost is opened
+    again before the agent on the other end of it has noticed."""
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(work_folder(), "jobs.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield os.path.exists(os.path.join(folder, PROCESS))
 
 
 def _goes_on(process: str) -> bool:

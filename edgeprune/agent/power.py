@@ -7,12 +7,15 @@ import glob
 import os
 import re
 import shutil
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 
 from edgeprune.agent.root import CLOCKS_FILE, as_root, may_sudo
 from edgeprune.agent.system import Refused, output_of, read_json, system_path, text_of, write_json
 
+PROGRAM_TIMEOUT_S = 60.0  # of nvpmodel and jetson_clocks where they change something
+RESTORE_TIMEOUT_S = 4 * PROGRAM_TIMEOUT_S  # three of them, and a few looks
 LAST_MODE = 9  # one digit, which is all that the rule for sudo allows
+CONF_FILE = "/etc/nvpmodel.conf"
 # Below the user's home, where it outlives a reboot, as a power mode does
 RESTORE_FILE = "~/.local/state/edgeprune/restore.json"
 
@@ -48,7 +51,7 @@ def power_mode() -> str:
     if match:
         return match.group(1)
     status = re.search(r"pmode:0*(\d+)", text_of(system_path("/var/lib/nvpmodel/status")))
-    names = {number: name for name, number in power_modes(text_of(system_path("/etc/nvpmodel.conf"))).items()}
+    names = {number: name for name, number in _modes().items()}
     return names.get(int(status.group(1)), "") if status else ""
 
 
@@ -91,29 +94,62 @@ def over_current_harmless() -> set[str]:
     return {os.path.basename(path).replace("throt_en", "event_cnt") for path in paths if text_of(path) == "0"}
 
 
+def _modes() -> dict[str, int]:
+    """Names to ids of the power modes that this board has."""
+    return power_modes(text_of(system_path(CONF_FILE)))
+
+
+def _own_name(wanted: str) -> str:
+    """The name that this board gives a power mode; ``Refused`` where it has none of it."""
+    modes = _modes()
+    name = _same_mode(wanted, modes)
+    if not name:
+        available = ", ".join(modes) or f"none ({CONF_FILE} is missing)"
+        raise Refused("device", f"this board has no power mode {wanted}; it has: {available}")
+    return name
+
+
+def _same_mode(wanted: str, modes: Iterable[str]) -> str:
+    """The one of these modes that is meant by a name; empty for none."""
+    return next((mode for mode in modes if plain_mode(mode) == plain_mode(wanted)), "")
+
+
+def _typed(wanted: str) -> str:
+    """What a person types to set a power mode."""
+    modes = _modes()
+    return f"sudo nvpmodel -m {modes.get(_same_mode(wanted, modes), 'NUMBER')}"
+
+
+def _require_way_back(before: str, wanted: str) -> None:
+    """``Refused`` where the mode that the board is in could not be set again behind a run."""
+    modes = _modes()
+    number = modes.get(_same_mode(before, modes))
+    if number is not None and number <= LAST_MODE:
+        return
+    known = f"{before}, number {number}" if number is not None else f"{before}, which {CONF_FILE} does not name"
+    seen = known if before else "one that nvpmodel -q does not say"
+    raise Refused(
+        "device",
+        f"the board's power mode is {seen}; it could not be put back behind a run, for edgeprune sets 0 to {LAST_MODE}"
+        f"; the target asks for {wanted}; type there: {_typed(wanted)}",
+    )
+
+
 def set_power_mode(wanted: str) -> str | None:
     """Switch to a mode by its name, and see that it took; gives the mode before, or None if it was this one.
 
     Raises:
         Refused: the board has no such mode, the mode needs a reboot, or this user may not set it.
     """
-    modes, before = power_modes(text_of(system_path("/etc/nvpmodel.conf"))), power_mode()
-    name = next((mode for mode in modes if plain_mode(mode) == plain_mode(wanted)), None)
-    if name is None:
-        available = ", ".join(modes) or "none (/etc/nvpmodel.conf is missing)"
-        raise Refused(
-            "device",
-            f"this board has no power mode {wanted}; it has: {available}",
-        )
+    name, before = _own_name(wanted), power_mode()
     if plain_mode(before) == plain_mode(name):
         return None
-    command = f"sudo nvpmodel -m {modes[name]}"
-    if modes[name] > LAST_MODE:
+    number, command = _modes()[name], _typed(name)
+    if number > LAST_MODE:
         raise Refused(
-            "device",
-            f"power mode {name} has number {modes[name]}, edgeprune sets 0 to {LAST_MODE}; type there: {command}",
+            "device", f"power mode {name} has number {number}, edgeprune sets 0 to {LAST_MODE}; type there: {command}"
         )
-    _, text = output_of(as_root(["nvpmodel", "-m", str(modes[name])]), stdin="no\n", timeout_s=60)
+    _, text = output_of(as_root(["nvpmodel", "-m", str(number)]), stdin="no\n", timeout_s=PROGRAM_TIMEOUT_S)
     if re.search(r"reboot\s+required", text, re.I):
         raise Refused(
             "device", f"power mode {name} needs a reboot of the board (it is in {before}); type there: {command}"
@@ -145,7 +181,7 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
         ``power_mode`` and ``clocks`` as they are now; empty on a machine that has none.
 
     Raises:
-        Refused: see :func:`set_power_mode`.
+        Refused: see :func:`set_power_mode`; or the mode that the board is in could not be put back.
     """
     changed = _to_restore()  # what could not be put back earlier is still how the board was
 
@@ -155,31 +191,64 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
         write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=_boot()))
 
     if mode:
-        locked = changed.get("relock") or (clocks_locked() and not changed.get("clocks"))  # another mode unlocks them
-        note_change(power_mode=changed.get("power_mode") or power_mode(), relock=locked)
         try:
-            set_power_mode(mode)
+            name, before = _own_name(mode), power_mode()
+            if plain_mode(before) != plain_mode(name):  # else nothing is changed, and nothing is to be put back
+                before = changed.get("power_mode") or before
+                _require_way_back(before, name)
+                # another mode unlocks them
+                locked = changed.get("relock") or (clocks_locked() and not changed.get("clocks"))
+                note_change(power_mode=before, set_to=name, relock=locked)
+                set_power_mode(name)
         except Refused as error:
             raise Refused(error.kind, f"{error}; or name another mode in the profile: device.power_mode") from error
     if lock_clocks and shutil.which("jetson_clocks") and not clocks_locked() and may_sudo():
         stored = system_path(CLOCKS_FILE)
         output_of(as_root(["mkdir", "-p", os.path.dirname(stored)]))
         # it asks before it replaces a file
-        if output_of(as_root(["jetson_clocks", "--store", stored]), stdin="y\n", timeout_s=60)[0] == 0:
+        if output_of(as_root(["jetson_clocks", "--store", stored]), stdin="y\n", timeout_s=PROGRAM_TIMEOUT_S)[0] == 0:
             note_change(clocks=True)
-            output_of(as_root(["jetson_clocks"]), timeout_s=60)
+            output_of(as_root(["jetson_clocks"]), timeout_s=PROGRAM_TIMEOUT_S)
+    return board_setting()
+
+
+def board_setting() -> dict[str, str]:
+    """``power_mode`` and ``clocks`` as they are now; empty on a machine that has none."""
     if not shutil.which("nvpmodel"):
         return {}
     return {"power_mode": power_mode(), "clocks": "locked" if clocks_locked() else "free"}
 
 
+def board_change(before: dict[str, str]) -> str:
+    """What of the power mode and the clocks is no longer as :func:`prepare_board` gave it, for people; empty for
+    nothing."""
+    now = board_setting()
+    told = (("power_mode", "power mode was"), ("clocks", "clocks were"))
+    changes = (
+        f"the board's {words} {before[name]} when the run was prepared and {now.get(name) or 'unknown'} at its end"
+        for name, words in told
+        if name in before and before[name] != now.get(name)
+    )
+    return "; ".join(changes)
+
+
+def left_to_restore() -> str:
+    """What :func:`prepare_board` changed and nobody has put back, with what is typed for it; empty for nothing."""
+    changed, left = _to_restore(), []
+    if changed.get("power_mode"):
+        left.append(f"power mode {changed['power_mode']} is to be put back ({_typed(changed['power_mode'])})")
+    if changed.get("clocks"):
+        left.append(f"clocks are still locked (sudo jetson_clocks --restore {system_path(CLOCKS_FILE)})")
+    return "; ".join(left)
+
+
 def restore_board() -> Restored:
     """Undo what :func:`prepare_board` changed, in this process or in one that ended without; the caller has the
-    device-wide lock. What cannot be undone is kept for the next time."""
+    device-wide lock. What cannot be undone is kept for the next time. A mode that somebody else has set since stays."""
     changed, done, failures = _to_restore(), [], []
     if changed.get("clocks"):
         stored = system_path(CLOCKS_FILE)
-        code, text = output_of(as_root(["jetson_clocks", "--restore", stored]), timeout_s=60)
+        code, text = output_of(as_root(["jetson_clocks", "--restore", stored]), timeout_s=PROGRAM_TIMEOUT_S)
         if code == 0:
             done.append("clocks")
             changed.pop("clocks")
@@ -192,10 +261,11 @@ def restore_board() -> Restored:
             if set_power_mode(changed["power_mode"]) is not None:
                 done.append(f"power mode {changed['power_mode']}")
             changed.pop("power_mode")
+            changed.pop("set_to", None)
         except Refused as error:
             failures.append(str(error))
     if changed.get("relock") and not changed.get("power_mode"):
-        code = 0 if clocks_locked() else output_of(as_root(["jetson_clocks"]), timeout_s=60)[0]
+        code = 0 if clocks_locked() else output_of(as_root(["jetson_clocks"]), timeout_s=PROGRAM_TIMEOUT_S)[0]
         changed.pop("relock")
         if code != 0:
             failures.append("clocks are free, and were locked before; type there: sudo jetson_clocks")
@@ -208,15 +278,19 @@ def restore_board() -> Restored:
 
 
 def _to_restore() -> dict:
-    """``power_mode`` (its name), ``clocks`` (True) where edgeprune locked them, ``relock`` where somebody else had:
-    as far as they are to be put back on this machine."""
+    """``power_mode`` (its name) and ``set_to``, the mode that edgeprune set in its place, ``clocks`` (True) where
+    edgeprune locked them, ``relock`` where somebody else had: as far as they are to be put back on this machine."""
     noted = read_json(_restore_path())
     if not isinstance(noted, dict) or noted.get("host") != os.uname().nodename:  # a home may be on several machines
         return {}
-    kept = {"power_mode": noted.get("power_mode")}
+    kept = {name: noted.get(name) for name in ("power_mode", "set_to")}
     if noted.get("boot") == _boot():  # a reboot unlocks the clocks by itself
         kept.update(clocks=noted.get("clocks"), relock=noted.get("relock"))
-    return {name: value for name, value in kept.items() if value}
+    kept = {name: value for name, value in kept.items() if value}
+    now = power_mode() if kept.get("set_to") else ""
+    if now and plain_mode(now) != plain_mode(kept["set_to"]):  # somebody chose it since
+        kept = {name: value for name, value in kept.items() if name == "clocks"}
+    return kept
 
 
 def _restore_path() -> str:

@@ -7,13 +7,12 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from typing import Callable
 
-from edgeprune.agent.system import Refused, write_file
+from edgeprune.agent.system import Refused, end_group, write_file
 from edgeprune.agent.telemetry import Telemetry
 
 LOOK_S = 0.02
@@ -46,24 +45,36 @@ class Turns:
     ends: str = ""
 
 
-def run_measured(job: dict, folder: str, locked: bool, result: dict) -> None:
+def run_measured(job: dict, folder: str, locked: bool, result: dict, changed: Callable[[], str] = lambda: "") -> None:
     """Run a job's program, or its ``turns`` (:class:`Turns`), under telemetry, with the clocks ``locked`` or not.
 
     ``result`` gets its ``returncode``, and its ``conditions`` grow. Turns write a line of JSON a run to ``stdout``:
     ``program`` (its index), ``returncode``, ``stdout``, ``stderr``, ``written``, ``conditions``, and ``power``, of the
     whole board while the program worked: pairs of seconds before the work's end and watts. One that fails is the last.
+    What ``changed()`` says behind a run, of the board, is told in its conditions, and makes its gate inconclusive.
     """
     telemetry = Telemetry()
     try:
         if job.get("turns"):
-            result["returncode"] = _run_turns(job, folder, telemetry, locked, dict(result["conditions"]))
+            result["returncode"] = _run_turns(job, folder, telemetry, locked, dict(result["conditions"]), changed)
         else:
             result["returncode"] = run_program(job, folder)
     finally:
-        result["conditions"].update(telemetry.finish(locked))
+        state = telemetry.finish(locked)
+        result["conditions"].update(state)
+    result["conditions"].update(_with_change(state, changed()))
 
 
-def _run_turns(job: dict, folder: str, telemetry: Telemetry, locked: bool, conditions: dict) -> int:
+def _with_change(state: dict, change: str) -> dict:
+    """A run's state with what changed on the board meanwhile."""
+    if not change:
+        return state
+    return dict(state, throttled=True, throttled_why="; ".join(filter(None, (state.get("throttled_why"), change))))
+
+
+def _run_turns(
+    job: dict, folder: str, telemetry: Telemetry, locked: bool, conditions: dict, changed: Callable[[], str]
+) -> int:
     turns, own = job["turns"], os.path.join(folder, TURN)
     written = os.path.join(_folder_of(job), turns["writes"])
     os.makedirs(own, exist_ok=True)
@@ -84,7 +95,7 @@ def _run_turns(job: dict, folder: str, telemetry: Telemetry, locked: bool, condi
                     "stderr": _text(os.path.join(own, "stderr")),
                     "written": _text(written) if turns["writes"] else "",
                     "power": telemetry.power_w(work.began_at, work.ended_at),
-                    "conditions": dict(conditions, **telemetry.state(locked)),
+                    "conditions": dict(conditions, **_with_change(telemetry.state(locked), changed())),
                 }
                 output.write(json.dumps(line) + "\n")
                 output.flush()
@@ -152,9 +163,7 @@ def run_program(job: dict, folder: str, look: Callable[[], None] | None = None) 
                     raise Refused("timeout", f"ran longer than {job['timeout_s']:g} s and was stopped") from None
                 look()
     finally:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_group(process)
 
 
 def _folder_of(job: dict) -> str:

@@ -21,6 +21,8 @@ ROOT = os.environ.get("EDGEPRUNE_ROOT", "")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 PROCESS = "process"  # file of a job's folder that names its process
 END_TIMEOUT_S = 20.0  # for a process that was asked to end, until it has tidied up
+GRACE_S = 5.0  # for a program that was asked to end; docker's client has its container end, which no kill of it does
+KILLED_S = 5.0  # for a program that was killed; one of another user (sudo) cannot be, and is not waited for
 
 
 class Refused(Exception):
@@ -87,20 +89,62 @@ def allowed_cpus() -> set:
 
 
 def output_of(argv: list[str], stdin: str = "", timeout_s: float = 20) -> tuple[int, str]:
-    """Exit code of a program, and both of its streams as one text; 127 where it does not start or end."""
+    """Exit code of a program, and both of its streams as one text; 127 where it does not start or end.
+
+    A program that this user may not kill, as one by ``sudo``, is left behind when its time is over.
+    """
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             argv,
-            input=stdin,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             universal_newlines=True,
             errors="replace",
-            timeout=timeout_s,
         )
+    except OSError as error:
+        return 127, str(error)
+    try:
+        text, _ = process.communicate(stdin, timeout_s)
+        return process.returncode, text
     except (OSError, subprocess.TimeoutExpired) as error:
         return 127, str(error)
-    return done.returncode, done.stdout
+    finally:  # a signal to end goes on from here
+        if process.poll() is None:
+            with contextlib.suppress(OSError):
+                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(KILLED_S)
+        for stream in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                if stream:
+                    stream.close()
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End a program that leads a process group, and all that it started: asked first, killed after :data:`GRACE_S`.
+
+    Of one that has ended by itself, what it left behind is killed at once.
+    """
+    try:
+        if process.poll() is None:
+            _signal_group(process.pid, signal.SIGTERM)
+            ends = time.monotonic() + GRACE_S
+            while (process.poll() is None or _signal_group(process.pid, 0)) and time.monotonic() < ends:
+                time.sleep(0.02)
+    finally:  # whoever is told again to end does not leave it running
+        _signal_group(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_S)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group; whether there is one that may be sent it."""
+    try:
+        os.killpg(group, number)
+    except OSError:
+        return False
+    return True
 
 
 def read_json(path: str):
@@ -114,12 +158,17 @@ def read_json(path: str):
 
 def write_json(path: str, data) -> None:
     """Write a JSON file, whole or not at all."""
-    partial = path + ".part"
-    with open(partial, "w") as file:
-        json.dump(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial = f"{path}.{os.getpid()}.part"  # two connections may write the same file at once
+    try:
+        with open(partial, "w") as file:
+            json.dump(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
 
 
 def write_file(folder: str, name: str, content: bytes) -> None:
@@ -176,15 +225,15 @@ def _namespace() -> str:
         return "?"
 
 
-def end_process(process: str, finished=lambda: False) -> None:
+def end_process(process: str, finished=lambda: False, timeout_s: float = END_TIMEOUT_S) -> None:
     """Ask a process, as :func:`process_of` named it, to end; wait until it is gone or ``finished()`` says that its work
-    is."""
+    is, for ``timeout_s`` at most."""
     if finished() or not is_running(process):
         return
     with contextlib.suppress(OSError):
         os.kill(pid_of(process), signal.SIGTERM)
-    ends = time.time() + END_TIMEOUT_S
-    while is_running(process) and not finished() and time.time() < ends:
+    ends = time.monotonic() + timeout_s
+    while is_running(process) and not finished() and time.monotonic() < ends:
         time.sleep(0.05)
 
 

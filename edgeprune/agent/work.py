@@ -9,7 +9,8 @@ import shutil
 import time
 
 from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
-from edgeprune.agent.system import PROCESS, Refused, end_process, read_json, text_of, write_json
+from edgeprune.agent.power import RESTORE_TIMEOUT_S
+from edgeprune.agent.system import PROCESS, Refused, end_process, read_json, refusal_of, text_of, write_json
 
 PREFIX = "edgeprune-"
 STALE_S = 7 * 86400
@@ -37,20 +38,25 @@ def enter_work(work: str, owner: str) -> dict:
 
 
 def leave_work(work: str) -> dict:
-    """End the jobs of a work directory, put power and clocks back, and remove it.
+    """End the jobs of a work directory, put power and clocks back, and remove it, whatever else fails.
 
     Returns:
         ``not_restored``: what could not be put back, for people; ``removed``: whether the folder is gone.
     """
     if not os.path.basename(os.path.abspath(work)).startswith(PREFIX):
         raise Refused("device", f"{work} is not a work directory of edgeprune")
-    for folder in glob.glob(os.path.join(work, "jobs", "*")):
-        result = os.path.join(folder, "result.json")
-        end_process(str(read_json(os.path.join(folder, PROCESS))), lambda path=result: os.path.exists(path))
-    hold = read_json(os.path.join(work, HOLD_FILE))
-    if isinstance(hold, dict):
-        end_process(str(hold.get("process")))
-    # a holder that was killed could not put anything back itself
-    failure = restore_unless_held() or text_of(os.path.join(work, NOT_RESTORED_FILE))
-    shutil.rmtree(work, ignore_errors=True)
+    try:
+        for folder in glob.glob(os.path.join(work, "jobs", "*")):
+            result = os.path.join(folder, "result.json")
+            end_process(str(read_json(os.path.join(folder, PROCESS))), lambda path=result: os.path.exists(path))
+        hold = read_json(os.path.join(work, HOLD_FILE))
+        if isinstance(hold, dict):
+            end_process(str(hold.get("process")), timeout_s=RESTORE_TIMEOUT_S)
+        failure = restore_unless_held()  # a holder that was killed could not put anything back itself
+        if failure is None:
+            failure = text_of(os.path.join(work, NOT_RESTORED_FILE))
+    except OSError as error:
+        failure = f"its power mode and clocks may be changed: {refusal_of(error)['message']}"
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return {"removed": not os.path.exists(work), "not_restored": failure}

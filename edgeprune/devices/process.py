@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from edgeprune.agent.system import KILLED_S, end_group
 from edgeprune.errors import ToolError
 
 PIECE_BYTES = 1 << 16
@@ -72,6 +72,7 @@ class Process:
             raise
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         self.stdin, self.stdout = self._process.stdin, self._process.stdout
+        self._ending = threading.Lock()
 
     def feed(self, content: bytes | Iterable[bytes]) -> None:
         """Write to its stdin and close it; a program that ends without reading says why by its exit code."""
@@ -85,14 +86,17 @@ class Process:
         """Its exit code, once it has ended. Raises ``subprocess.TimeoutExpired``."""
         return self._process.wait(timeout_s)
 
-    def kill(self, whole_group: bool = True) -> None:
-        """End it at once, with everything that it started if ``whole_group``."""
-        with suppress(ProcessLookupError):
-            if whole_group:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        self._process.wait()
+    def end(self, whole_group: bool = True) -> None:
+        """End it: at once, or with everything that it started if ``whole_group``, which is asked first
+        (:func:`edgeprune.agent.system.end_group`)."""
+        if whole_group:
+            with self._ending:  # whoever comes second does not kill what is still being asked
+                end_group(self._process)
+            return
+        with suppress(OSError):  # one of another user, by sudo, cannot be
+            self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILLED_S)
 
     def close(self) -> str:
         """Close its pipes, which tells it to end, and end it if it does not; gives the end of its stderr."""
@@ -101,7 +105,7 @@ class Process:
         try:
             self.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self.kill(whole_group=False)
+            self.end(whole_group=False)
         self.stdout.close()
         with self._errors as errors:
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_BYTES))
@@ -141,7 +145,7 @@ def run_program(
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             expired.set()
-        process.kill(whole_group)  # a child that outlives the program would hold its stdout open
+        process.end(whole_group)  # a child that outlives the program would hold its stdout open
 
     threads = [
         threading.Thread(target=process.feed, args=(stdin,), daemon=True),
@@ -155,7 +159,7 @@ def run_program(
                 on_output(piece)
         returncode = process.wait()
     finally:
-        process.kill(whole_group)
+        process.end(whole_group)
         for thread in threads:
             thread.join(JOIN_TIMEOUT_S)
         stderr = process.close()

@@ -260,17 +260,26 @@ class RemoteDevice(Device):
                 self._ask("leave", abandoned["folder"])
 
     def _release(self) -> None:
-        """Remove the work directory; a connection that is gone is tried a few times more for it."""
+        """Remove the work directory; a connection that is gone is tried a few times more for it. What could not be put
+        back or removed is told."""
         if self.work:
-            work, output = self.work, []
+            work, output, why = self.work, [], ""
             argv = [self.agent_python, f"{work}/{AGENT}", "leave", work]
-            with suppress(DeviceError):
+            answer: Line = {"removed": False}
+            try:
                 ended = self._retry(lambda: self.channel.call(argv, on_output=output.append), LEAVING_ATTEMPTS)
-                if ended.returncode:
-                    self.channel.call(["rm", "-rf", "--", work])  # there may be no Python
-            with suppress(ValueError, IndexError):
-                if not_restored := json.loads(output[-1]).get("not_restored"):
-                    self.note(f"{self.name} is not as it was: {not_restored}")
+                with suppress(ValueError, IndexError):
+                    answer |= json.loads(output[-1])
+                if ended.returncode:  # there may be no Python
+                    answer["removed"] = not self.channel.call(["rm", "-rf", "--", work]).returncode
+            except DeviceError as error:
+                why = str(error)
+            if not_restored := answer.get("not_restored"):
+                self.note(f"{self.name} is not as it was: {not_restored}")
+            if not answer["removed"]:
+                why = why or answer.get("error", {}).get("message", "the reason is not known")
+                command = self.typed(f"rm -rf {shlex.quote(work)}")
+                self.note(f"{self.name}: {work} could not be removed there: {why}; next: {command}")
             self.work = ""
         self.channel.close()
 

@@ -16,7 +16,7 @@ from edgeprune.frontier.levers import TRAINED
 from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
-from edgeprune.samples.gates import THROTTLED, UNSTEADY_MARGIN
+from edgeprune.samples.gates import BOARD, THROTTLED, UNSTEADY_MARGIN
 
 SIZE_MARGIN = 0.05
 """A smaller input wins some of its accuracy back in training; a form that meets the same budget and is more accurate by
@@ -194,7 +194,7 @@ def why_unsure(row: Row, budget: str) -> str:
 
 def _far_inside(point: Point, share: float, kind: str, value: float) -> bool:
     """Whether a point whose samples moved stayed as far inside a budget as a gate asks; older files cannot tell."""
-    if point.unsteady == THROTTLED:
+    if point.unsteady.startswith((THROTTLED, BOARD)):
         return False
     if kind == "speed_up":
         return point.least_speed_up is not None and point.least_speed_up >= UNSTEADY_MARGIN * value

@@ -62,7 +62,7 @@ class DeviceState:
         power_mode: a Jetson's; empty where there is none.
         clocks: ``locked`` or ``free``; empty where they cannot be locked.
         temperature_c: the highest of the run.
-        throttled: it was slowed down by heat or power; its gate is inconclusive.
+        throttled: it was slowed down by heat or power, or did not stay as it was set; its gate is inconclusive.
         throttled_why: by what.
         waited_s: how long the run waited behind another one.
         telemetry: None where nothing was watched.

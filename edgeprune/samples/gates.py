@@ -35,6 +35,7 @@ MAX_SAMPLES = 100_000
 UNSTEADY_MARGIN = 2.0  # how far inside its limit an unsteady run has to stay, in every sample or block, to pass
 ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
 THROTTLED = "the device throttled during the run"
+BOARD = "the board"  # begins what :mod:`edgeprune.agent` says of a board that did not stay as it was set
 NOT_MEASURED = "not measured yet"
 MET_UNPRUNED = "met without pruning"  # what a verdict says of a budget that asked for nothing
 ROUNDING_ERROR = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
@@ -473,9 +474,11 @@ def _doubt(*measurements: Measurement) -> str:
 
 
 def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
-    """Why a run cannot pass whatever its figures are: the device throttled, or the samples moved; else empty."""
+    """Why a run cannot pass whatever its figures are: the device throttled, was not held or was set otherwise
+    meanwhile, or the samples moved; else empty."""
     if _throttled(*measurements):
-        return THROTTLED
+        causes = [cause for one in measurements for cause in one.conditions.device.throttled_why.split("; ")]
+        return next((cause for cause in causes if cause.startswith(BOARD)), THROTTLED)
     return "" if steady.stable else steady.reason
 
 

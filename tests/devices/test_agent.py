@@ -1,0 +1,340 @@
+"""What the agent does when something goes wrong beside it: holders and programs that do not end, hands on the board."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edgeprune.agent import carried, hold, jobs, system, work
+from edgeprune.agent.programs import Turns, run_program
+from edgeprune.agent.system import Refused, Stopped, output_of, pid_of, write_json
+from edgeprune.devices import process as processes
+from edgeprune.devices.base import Completed
+from edgeprune.devices.fake import FakeBoard, fake_device
+from edgeprune.devices.process import Ended
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.errors import DeviceError, ToolError
+from edgeprune.samples.conditions import DeviceState
+from edgeprune.samples.gates import Verdict, latency_gate
+from tests.samples.made import latency
+
+
+def board(device: RemoteDevice) -> FakeBoard:
+    assert isinstance(device.channel, FakeBoard)
+    return device.channel
+
+
+def timed(device: RemoteDevice, command: str = "true") -> DeviceState:
+    return device.run(["sh", "-c", command], timeout_s=600, measured=True).device
+
+
+def holder_of(device: RemoteDevice) -> int:
+    return pid_of(json.loads((Path(device.work) / "hold.json").read_text())["process"])
+
+
+def set_by_hand(device: RemoteDevice, mode: str) -> None:
+    number = json.loads((board(device).root / "board.json").read_text())["modes"].index(mode)
+    env = {**os.environ, "FAKE_ROOT_USER": "1"}
+    subprocess.run([board(device).root / "bin" / "nvpmodel", "-m", str(number)], env=env, check=True)
+
+
+# ------------------------------------------------------------ a board that does not stay as it was set
+
+
+def inconclusive(state: DeviceState, words: str) -> None:
+    assert state.throttled and words in state.throttled_why
+    gate = latency_gate("engine", latency((1 + 0.001 * (n % 7) for n in range(400)), device=state), 2.0)
+    assert gate.verdict is Verdict.INCONCLUSIVE and words in gate.reason
+
+
+def test_a_run_whose_holder_was_killed_says_so_and_so_does_every_turn_from_then_on() -> None:
+    with fake_device("orin-nano", power_mode="7W") as device:
+        timed(device)
+        kill = f"kill -9 {holder_of(device)}"
+        inconclusive(timed(device, kill), "the board was not held to the end")
+        assert not timed(device).throttled  # held anew
+        heard: list[DeviceState] = []
+
+        def hear(index: int, done: Completed) -> None:
+            heard.append(done.device)
+            if len(heard) == 2:
+                os.kill(holder_of(device), signal.SIGKILL)
+
+        turns = Turns((("sleep", "0.3"),), "", rounds=5, least_rounds=1, time_limit_s=0, timeout_s=600)
+        device.run_turns(turns, hear)
+    assert [state.throttled for state in heard[:2]] == [False, False]
+    inconclusive(heard[-1], "the board was not held to the end")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "FAKE_ROOT_USER=1 nvpmodel -m 0",
+            "the board's power mode was 7W when the run was prepared and 15W at its end",
+        ),
+        (
+            "echo 306000000 > $EDGEPRUNE_ROOT/sys/class/devfreq/17000000.gpu/min_freq",
+            "the board's clocks were locked when the run was prepared and free at its end",
+        ),
+    ],
+)
+def test_power_and_clocks_that_are_others_at_the_end_of_a_run_make_it_inconclusive(command: str, words: str) -> None:
+    with fake_device("orin-nano", power_mode="7W") as device:
+        assert not timed(device).throttled
+        inconclusive(timed(device, command), words)
+
+
+def test_a_carried_run_notices_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "board_change", lambda before: f"the board's clocks were {before['clocks']}")
+    command = {"argv": ["true"], "timeout_s": 600, "measured": True, "title": "", "turns": None}
+    answer = carried._run_one(command, str(tmp_path), "0", {"clocks": "locked"})
+    assert answer["conditions"]["throttled_why"] == "the board's clocks were locked"
+
+
+# ------------------------------------------------------------ what is put back
+
+
+def cut_off(device: RemoteDevice) -> None:
+    """The holder and the work directory are gone, as after a kill and a reboot."""
+    os.kill(holder_of(device), signal.SIGKILL)
+    subprocess.run(["rm", "-rf", device.work], check=True)
+
+
+@pytest.mark.parametrize("asked", ["25W", "7W"])
+def test_a_mode_that_somebody_chose_later_stays(asked: str) -> None:
+    device = fake_device("orin-nano", power_mode=asked)  # which is in 25W
+    device.__enter__()
+    timed(device)
+    cut_off(device)
+    set_by_hand(device, "15W")
+    notes: list[str] = []
+    with RemoteDevice(board(device), note=notes.append) as later:
+        assert timed(later).power_mode == "15W"
+    assert board(device).state()["mode"] == "15W"
+    assert not any("power mode" in note for note in notes)
+
+
+def test_a_mode_that_could_not_be_put_back_is_not_left() -> None:
+    device = fake_device("orin-nano", power_mode="7W")
+    root = board(device).root
+    known = json.loads((root / "board.json").read_text())
+    modes = [*known["modes"], *(f"SPARE{number}" for number in range(4, 12)), "CUSTOM"]
+    (root / "board.json").write_text(json.dumps({**known, "modes": modes}))
+    rows = [f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(modes)]
+    (root / "etc/nvpmodel.conf").write_text("".join(rows))
+    (root / "state.json").write_text(json.dumps({"mode": "CUSTOM", "locked": False, "runs": 0}))
+    with device, pytest.raises(DeviceError, match=r"is CUSTOM, number 12; it could not be put .*sudo nvpmodel -m 3"):
+        timed(device)
+    assert board(device).state()["mode"] == "CUSTOM"
+    (root / "etc/nvpmodel.conf").write_text("".join(rows[:-1]))
+    with device, pytest.raises(DeviceError, match=r"is CUSTOM, which /etc/nvpmodel\.conf does not name; it could not"):
+        timed(device)
+
+
+@pytest.mark.parametrize(("holder", "told"), [("somebody", True), (hold._user(), False)])
+def test_what_waits_behind_another_users_run_is_told(
+    holder: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRUNE_LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(hold, "left_to_restore", lambda: "power mode 25W is to be put back")
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(f"process 1 of {holder}")
+        file.flush()
+        found = hold.restore_unless_held()
+    expected = "power mode 25W is to be put back; this waits until process 1 of somebody lets go of the board"
+    assert found == (expected if told else None)
+
+
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: Callable[[], str | None]) -> dict:
+    folder = tmp_path / "edgeprune-x"
+    folder.mkdir()
+    (folder / "not_restored").write_text("clocks are still locked")
+    monkeypatch.setattr(work, "restore_unless_held", restored)
+    return work.leave_work(str(folder))
+
+
+def test_a_retry_that_succeeded_is_no_failure_and_nothing_keeps_a_work_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert left(tmp_path, monkeypatch, lambda: "") == {"removed": True, "not_restored": ""}
+    held = left(tmp_path, monkeypatch, lambda: None)
+    assert held == {"removed": True, "not_restored": "clocks are still locked"}
+
+    def refused() -> str:
+        raise PermissionError(13, "Permission denied", "/run/lock/edgeprune.lock")
+
+    answer = left(tmp_path, monkeypatch, refused)
+    assert answer["removed"] and "/run/lock/edgeprune.lock: Permission denied" in answer["not_restored"]
+
+
+class Leaving(FakeBoard):
+    """A board that answers ``leave`` as it is told."""
+
+    answer = b""
+
+    def call(self, argv, *, stdin=b"", on_output=None):
+        if "leave" not in argv:
+            return super().call(argv, stdin=stdin, on_output=on_output)
+        assert on_output is not None
+        on_output(self.answer)
+        return Ended(0, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b'{"error": {"kind": "device", "message": "no such lock"}}\n', "could not be removed there: no such lock"),
+        (b'{"removed": false, "not_restored": ""}\n', "could not be removed there: the reason is not known; next: "),
+        (b'{"removed": true, "not_restored": "clocks are locked"}\n', "is not as it was: clocks are locked"),
+        (b'{"removed": true, "not_restored": ""}\n', ""),
+    ],
+)
+def test_what_leaving_could_not_do_is_told(answer: bytes, words: str) -> None:
+    plain = board(fake_device("orin-nano"))
+    channel, notes = Leaving.__new__(Leaving), []
+    channel.__dict__.update(plain.__dict__)
+    channel.answer = answer
+    with RemoteDevice(channel, note=notes.append) as device:
+        device.run(["true"], timeout_s=600)
+    assert len(notes) == bool(words) and words in "".join(notes)
+
+
+def test_the_holder_has_the_time_that_putting_back_may_take() -> None:
+    from edgeprune.agent.power import PROGRAM_TIMEOUT_S, RESTORE_TIMEOUT_S
+
+    asked: list[float] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(work, "end_process", lambda *_, timeout_s=system.END_TIMEOUT_S: asked.append(timeout_s))
+        patched.setattr(work, "restore_unless_held", lambda: "")
+        patched.setattr(work, "read_json", lambda path: {"process": "1 2 3"})
+        work.leave_work("/tmp/edgeprune-that-is-not-there")
+    assert asked == [RESTORE_TIMEOUT_S] and RESTORE_TIMEOUT_S > 3 * PROGRAM_TIMEOUT_S
+
+
+# ------------------------------------------------------------ programs that do not end
+
+
+TOLD = "trap 'echo told > told; exit' TERM; echo up; while :; do sleep 0.05; done"
+DEAF = "trap '' TERM; echo $$ > pid; while :; do sleep 0.05; done"
+
+
+def by_the_agent(script: str, folder: Path) -> None:
+    job = {"argv": ["sh", "-c", script], "cwd": str(folder), "stdin": "", "timeout_s": 0.5}
+    with pytest.raises(Refused, match=r"ran longer than 0\.5 s"):
+        run_program(job, str(folder))
+
+
+def here(script: str, folder: Path) -> None:
+    with pytest.raises(ToolError, match=r"ran longer than 0\.5 s"):
+        processes.run_program(["sh", "-c", script], cwd=str(folder), timeout_s=0.5)
+
+
+@pytest.mark.parametrize("run", [by_the_agent, here])
+def test_a_program_is_asked_to_end_before_it_is_killed(run: Callable[[str, Path], None], tmp_path: Path) -> None:
+    """A kill of docker's client leaves its container running."""
+    run(TOLD, tmp_path)
+    assert (tmp_path / "told").read_text() == "told\n"
+
+
+@pytest.mark.parametrize("run", [by_the_agent, here])
+def test_a_program_that_does_not_listen_is_killed(
+    run: Callable[[str, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "GRACE_S", 0.3)
+    run(DEAF, tmp_path)
+    assert not system.is_alive(int((tmp_path / "pid").read_text()))
+
+
+@pytest.fixture
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen]]:
+    """Programs are another user's, as one by sudo is."""
+    left: list[subprocess.Popen] = []
+    real = subprocess.Popen.kill
+
+    def refused(process: subprocess.Popen) -> None:
+        left.append(process)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(subprocess.Popen, "kill", refused)
+    monkeypatch.setattr(system, "KILLED_S", 0.1)
+    yield left
+    for process in left:
+        real(process)
+        process.wait()
+
+
+def test_a_program_that_cannot_be_killed_is_not_waited_for(unkillable: list[subprocess.Popen]) -> None:
+    began = time.perf_counter()
+    code, text = output_of(["sleep", "600"], timeout_s=0.2)
+    assert code == 127 and "timed out" in text
+    assert time.perf_counter() - began < 60 and len(unkillable) == 1
+
+
+def test_a_signal_to_end_is_heard_while_a_program_runs_that_cannot_be_killed(
+    unkillable: list[subprocess.Popen],
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Stopped):
+            output_of(["sleep", "600"])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(unkillable) == 1
+
+
+# ------------------------------------------------------------ two connections at once
+
+
+def test_a_job_that_two_connections_ask_for_is_started_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def start(verb: str, folder: str) -> str:
+        time.sleep(0.3)
+        started.append(verb)
+        write_json(f"{folder}/result.json", {"returncode": 0})
+        return "1 2 3"
+
+    monkeypatch.setattr(jobs, "work_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(jobs, "start_detached", start)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=lambda: b"{}")))
+    answers: list[dict] = []
+    folder = str(tmp_path / "jobs" / "0")
+    threads = [threading.Thread(target=lambda: answers.append(jobs.follow_job(folder, 0))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert started == ["run"]
+    assert answers == [{"done": {"returncode": 0}}] * 2
+
+
+def test_a_file_that_could_not_be_written_leaves_no_half_and_two_writers_have_one_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TypeError):
+        write_json(str(tmp_path / "a.json"), {"a": object()})
+    assert not list(tmp_path.iterdir())
+    names: list[str] = []
+    monkeypatch.setattr(system.os, "replace", lambda partial, path: names.append(partial))
+    for number in (1, 2):
+        monkeypatch.setattr(system.os, "getpid", lambda number=number: number)
+        write_json(str(tmp_path / "a.json"), {})
+    assert len(set(names)) == 2
