@@ -73,6 +73,9 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
 def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write files below a folder, which are made where they are missing.
 
+    A file that is there is replaced once all of them are written, so that a full disk leaves each as it was, and a kill
+    none of them half.
+
     Args:
         folder: where to.
         files: name below it to content, or to the file that it is a copy of. A second copy of a file, and one of a
@@ -80,20 +83,29 @@ def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
             are links of each other count as one.
     """
     first: dict[tuple[int, int], Path] = {}
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            write_atomically(path, content)
-            continue
-        if content == path:
-            continue
-        path.unlink(missing_ok=True)
-        status = content.stat()
-        inside = content.is_relative_to(folder)
-        twin = content if inside else first.setdefault((status.st_dev, status.st_ino), path)
-        if twin == path or not _linked(twin, path):
-            shutil.copy(content, path)
+    written: dict[Path, Path] = {}
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if content == path:
+                continue
+            partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            written[partial] = path
+            if isinstance(content, bytes):
+                write_atomically(partial, content)
+                continue
+            status = content.stat()
+            inside = content.is_relative_to(folder)
+            twin = content if inside else first.setdefault((status.st_dev, status.st_ino), partial)
+            if twin == partial or not _linked(twin, partial):
+                shutil.copy(content, partial)
+        for partial, path in written.items():
+            partial.replace(path)
+            partial.unlink(missing_ok=True)  # a link of the same file is no other name for rename(2), which leaves both
+    finally:
+        for partial in written:
+            partial.unlink(missing_ok=True)
 
 
 def _linked(source: Path, path: Path) -> bool:

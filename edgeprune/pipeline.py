@@ -139,6 +139,8 @@ def build(
             command = _next_command(target, site.remedy, root, argv)
             why = site.availability.detail
             reporter.note(f"{target.runtime} is not usable here ({why}): its gates stay PENDING")
+            if why := carry.why_not_carried(target):
+                reporter.note(f"warning: no folder for the board is packed: {why}")
         if note := site.target.head_note(known=site.usable):
             reporter.note(note)
         reporter.note(str(inputs.size))

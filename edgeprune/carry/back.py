@@ -7,9 +7,12 @@ board with the target. What the board gave is then replayed to the runtime of a 
 from __future__ import annotations
 
 import contextlib
+import lzma
+import shlex
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -22,10 +25,12 @@ from edgeprune.carry.out import FOLDER, packed_contents, read_inputs
 from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
-from edgeprune.devices.board import mismatch
+from edgeprune.devices.board import mismatch, tensorrt_mismatch
 from edgeprune.errors import DataError, DeviceError, EdgepruneError
 from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
+from edgeprune.records.show import RECORD
+from edgeprune.records.signature import SIGNATURE
 from edgeprune.records.verify import read_untouched
 from edgeprune.runtimes.engine_file import BUNDLED, facts_path
 from edgeprune.runtimes.trtexec_argv import shown_version, version_from_banner
@@ -52,12 +57,15 @@ NEEDLESS = (
 )
 
 
-def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord, Path]:
+def import_results(
+    results: Path, run: Path | None = None, note: Callable[[str], object] = lambda text: None
+) -> tuple[BuildRecord, Path]:
     """Judge results and update the build that they belong to.
 
     Args:
         results: ``results.tar``, or the folder that it unpacks to.
         run: run directory or bundle; without one, ``runs/*`` is searched for the build that made the request.
+        note: called with what a person may want to know: a signature that vouches no more is removed.
 
     Returns:
         The build's new record, and its bundle.
@@ -86,7 +94,12 @@ def import_results(results: Path, run: Path | None = None) -> tuple[BuildRecord,
         record = _update(record, _judge(visit, record, packed / "model.onnx"), visit, answered)
         model = ShippedModel.read(packed / "model.onnx", engine=visit.engine)
         files: dict[str, bytes | Path] = {BUNDLED: visit.engine, f"{BUNDLED}.json": facts_path(visit.engine)}
-        return _write_build(record, bundle, files | files_for_tools(model, record.target)), bundle
+        signed = is_file(bundle / SIGNATURE)
+        record = _write_build(record, bundle, files | files_for_tools(model, record.target))
+        if signed:
+            command = f"edgeprune sign {shlex.quote(str(bundle))} --key KEY"
+            note(f"{SIGNATURE} was of the build before, and is removed; sign again: {command}")
+        return record, bundle
 
 
 def _unpack(results: Path, scratch: Path) -> Path:
@@ -108,7 +121,7 @@ def _unpack(results: Path, scratch: Path) -> Path:
                 target = scratch / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content.read())
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:  # it may be packed
         raise DataError(f"{results}: is not the results.tar of run-on-device.sh: {error}") from error
     return scratch / "results"
 
@@ -177,7 +190,8 @@ def _read_request(bundle: Path, record: BuildRecord, results: Results) -> Reques
 
 def _require_board(target: Target, results: Results) -> None:
     version = shown_version(version_from_banner(results.banner))
-    if difference := mismatch(target.device, replace(results.facts, tensorrt=version)):
+    facts = replace(results.facts, tensorrt=version)  # of the program that ran, whatever the system has besides
+    if difference := mismatch(target.device, facts) or tensorrt_mismatch(target.device, facts, version):
         raise DeviceError(f"the results are not from the target's board: {difference}")
     mode, measured_mode = target.device.power_mode, results.conditions.power_mode
     if mode and plain_mode(mode) != plain_mode(measured_mode):
@@ -239,7 +253,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
 
 def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Results) -> BuildRecord:
     """The record with the new rows in place of what waited (or of an earlier import)."""
-    from edgeprune.stages.energy import by_role
+    from edgeprune.stages.energy import ENERGY, by_role
 
     measured = {(row.stage, row.metric) for row in rows}
     stages = {row.stage for row in rows}
@@ -247,6 +261,8 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
     replaced: set[str] = set()
     for gate in record.gates:
         waited = gate.verdict is Verdict.PENDING and gate.stage in stages
+        # a board may tell its power at one visit and not at the next, whose figures those would not be
+        waited = waited or (gate.metric == ENERGY and gate.stage in stages)
         if not waited and (gate.stage, gate.metric) not in measured:
             gates.append(gate)
         elif gate.stage not in replaced:
@@ -269,15 +285,26 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
 
 
 def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | Path]) -> BuildRecord:
-    """Record last: a reader sees the old build or the new one."""
+    """A reader sees the old build or the new one, and so does whoever looks after a kill or behind a full disk: the
+    bundle of a run directory is replaced as a whole, in one that was copied elsewhere nothing before all is written."""
     from edgeprune.report.build import build_markdown, build_page
-    from edgeprune.stages.bundle import with_digests, with_texts
+    from edgeprune.stages.bundle import with_digests, with_texts, write_bundle
 
     graph = bundle / FOLDER / "model.onnx"
     record = with_digests(record, files, graph)
-    if (root := run_directory_of(bundle)) is not None and (root / "report.md").is_file():
-        write_atomically(root / "report.md", build_markdown(record))
+    root = run_directory_of(bundle)
+    if root is not None:
+        kept = {
+            path.relative_to(bundle).as_posix(): path
+            for path in sorted(bundle.rglob("*"))
+            if path.is_file() and path not in (bundle / RECORD, bundle / SIGNATURE)  # nobody signed this one yet
+        }
+        write_bundle(root, {**kept, **files}, record, graph)
+    else:
+        write_files(bundle, {**files, **with_texts(record, graph)[1]})
+        write_build(bundle / RECORD, record)
+        (bundle / SIGNATURE).unlink(missing_ok=True)
+    if root is not None and (root / "report.md").is_file():
         write_atomically(root / "report.html", build_page(record))
-    write_files(bundle, {**files, **with_texts(record, graph)[1]})
-    write_build(bundle / "build.json", record)
+        write_atomically(root / "report.md", build_markdown(record))  # which says whose the page beside it is
     return record

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from packaging.specifiers import SpecifierSet
 
 from edgeprune.artifact import sha256_of
 from edgeprune.carry.device import RecordingDevice
@@ -39,9 +40,10 @@ from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.stages.unpruned import unpruned_onnx
 from edgeprune.target import Target
-from edgeprune.target.releases import DLA_WORDS, has_level
+from edgeprune.target.releases import DLA_WORDS, has_level, has_release
 
 FOLDER = "device"
+CONTAINERS = ("docker", "podman", "nerdctl", "jetson-containers")  # programs that start one
 IMAGES = 16  # whose outputs go back: as many as two forms of a model are compared on
 SCRIPT = """#!/bin/sh
 # Builds and measures on this board; see README.md one folder up, or docs/jetson.md of edgeprune.
@@ -58,8 +60,23 @@ def is_carried(build: Build) -> bool:
 
 
 def waits_for_board(target: Target) -> bool:
-    """Whether a folder can be carried to the target's board: what is measured there is measured by trtexec."""
-    return target.device.kind == "jetson" and target.runtime == "trtexec"
+    """Whether a folder can be carried to the target's board: what is measured there is measured by trtexec, out of no
+    container."""
+    return target.device.kind == "jetson" and target.runtime == "trtexec" and not why_not_carried(target)
+
+
+def why_not_carried(target: Target) -> str:
+    """Why the target's trtexec cannot work in a folder that is carried to its board; empty where it can.
+
+    The commands name files relative to that folder, wherever it lies: a container sees neither it nor them.
+    """
+    program = next((Path(word).name for word in target.trtexec_program if Path(word).name in CONTAINERS), "")
+    if not program:
+        return ""
+    return (
+        f"device.trtexec starts a container ({program}), which does not see a folder that is carried to the board by "
+        "hand: name a trtexec of the board itself, or measure over SSH (--device user@board)"
+    )
 
 
 def carried_files(build: Build) -> dict[str, Path]:
@@ -133,13 +150,15 @@ def _pack_inputs(folder: Path, pixels: np.ndarray, graph: OnnxFacts) -> dict[str
 
 
 def _scripts(target: Target, folder: Path, pixels: np.ndarray, inputs: Mapping[str, str]) -> tuple[Script, ...]:
-    """The commands for every generation of trtexec that can take these graphs: a weakly typed one takes others."""
-    on_dla = target.device.dla_core is not None
+    """The commands for every generation of trtexec that the profile allows and that can take these graphs: a weakly
+    typed one takes others."""
+    on_dla, versions = target.device.dla_core is not None, SpecifierSet(target.device.tensorrt or "")
     return tuple(
         Script(first, below, _record(first, target, folder, pixels, inputs))
         for first, below in (DLA_GENERATIONS if on_dla else GENERATIONS)
         if weakly_typed(first) == target.weakly_typed
         and has_level(shown_version(first), target.builder.optimization_level)
+        and has_release(versions, shown_version(first), shown_version(below))
     )
 
 
@@ -147,7 +166,9 @@ def _known_versions(target: Target) -> str:
     typed = "8.5 and 8.6, as the profile's range begins there" if target.weakly_typed else KNOWN_VERSIONS
     if not has_level("8.5.0", target.builder.optimization_level):
         typed += ", but for 8.5, which has no builder.optimization_level"
-    return typed if target.device.dla_core is None else f"{typed}, those of them with a DLA: {DLA_WORDS}"
+    if target.device.tensorrt:
+        typed += f"; those of them that the profile asks for: {target.device.tensorrt}"
+    return typed if target.device.dla_core is None else f"{typed}; those of them with a DLA: {DLA_WORDS}"
 
 
 def _record(

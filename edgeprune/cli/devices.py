@@ -52,7 +52,7 @@ def import_results(
     from edgeprune.carry.back import import_results as judge_results
     from edgeprune.cli.console import print_next_step, print_verdict
 
-    record, bundle = judge_results(results, run)
+    record, bundle = judge_results(results, run, note=say)
     print_verdict(record)
     print_next_step(record)
     say(f"bundle: {bundle}")

@@ -40,9 +40,14 @@ def mismatch(board: Board, facts: DeviceFacts) -> str:
         return f"it has JetPack {difference}"
     if board.trtexec:
         return _mode_mismatch(board, facts)  # that program's own version is what counts
-    if difference := outside(board.tensorrt, facts.tensorrt):
+    return tensorrt_mismatch(board, facts, facts.tensorrt) or _mode_mismatch(board, facts)
+
+
+def tensorrt_mismatch(board: Board, facts: DeviceFacts, version: str) -> str:
+    """Why this TensorRT of a device will not do for a profile; empty when it does, or no version is known."""
+    if difference := outside(board.tensorrt, version):
         return f"it has TensorRT {difference}"
-    return without_dla(board, facts, facts.tensorrt) or _mode_mismatch(board, facts)
+    return without_dla(board, facts, version)
 
 
 def outside(versions: str | None, version: str) -> str:

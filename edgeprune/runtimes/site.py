@@ -11,14 +11,7 @@ from pathlib import Path
 from edgeprune.agent.power import plain_mode
 from edgeprune.devices import device_of
 from edgeprune.devices.base import Device
-from edgeprune.devices.board import (
-    mismatch,
-    outside,
-    short_of_memory,
-    unknown_release,
-    unsupported_tensorrt,
-    without_dla,
-)
+from edgeprune.devices.board import mismatch, short_of_memory, tensorrt_mismatch, unknown_release, unsupported_tensorrt
 from edgeprune.errors import DeviceError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.runtimes import runtime as runtime_named
@@ -98,9 +91,7 @@ def open_site(
         probe = shlex.join(["edgeprune", "device", "probe", device.name])
         available = Availability(False, difference, probe) if difference else used.availability()
         version = used.tensorrt_version() if available.ok else ""
-        if runtime is None and (difference := outside(board.tensorrt, version)):
-            available = Availability(False, f"it has TensorRT {difference}", probe)
-        elif runtime is None and (difference := without_dla(board, device.facts(), version)):
+        if runtime is None and (difference := tensorrt_mismatch(board, device.facts(), version)):
             available = Availability(False, difference, probe)  # of that program, whatever the system has besides
         if device.name != "local" and not available.ok:
             raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")

@@ -12,6 +12,7 @@ from edgeprune.samples.gates import Gate, info_gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import spread_of
 
+ENERGY = "energy per inference"
 Energies = tuple[Measurement, Measurement]
 """Of the unpruned model and of the candidate, measured in turns."""
 
@@ -48,4 +49,4 @@ def energy_gates(stage: str, energies: Energies | None) -> list[Gate]:
     )
     if candidate.simulated:
         reason = f"simulated: {reason}"
-    return [info_gate(stage, "energy per inference", after.median, "mJ", reason)]
+    return [info_gate(stage, ENERGY, after.median, "mJ", reason)]

@@ -67,6 +67,22 @@ def oldest_in(versions: SpecifierSet, able: Callable[[str], bool] = lambda _: Tr
     return min(found, key=Version, default=None)
 
 
+def has_release(versions: SpecifierSet, first: str, below: str) -> bool:
+    """Whether a profile's range has any release from ``first`` on and before ``below``."""
+    lower, upper = Version(first), Version(below)
+    tried = {
+        *(one.version.rstrip(".*") for one in versions if one.operator != "==="),
+        *(
+            f"{major}.{minor}.{patch}"
+            for major in range(lower.major, upper.major + 1)
+            for minor in range(100)
+            for patch in (0, 99)
+        ),
+        first,
+    }
+    return any(lower <= Version(release) < upper and versions.contains(release) for release in tried)
+
+
 def is_weakly_typed(version: str) -> bool:
     """Whether the builder of this version chooses precisions itself; later ones do what the graph says."""
     return version in WEAKLY_TYPED

@@ -77,10 +77,10 @@ def test_a_build_that_crashes_behind_its_last_line_is_taken_on_the_board_too(
     program.chmod(0o755)
     command = {**COMMAND, "argv": [str(program), option], "cwd": "", "stdin": ""}
     if taken:
-        assert _run_one(command, str(tmp_path), "one", False)["returncode"] == -signal.SIGSEGV
+        assert _run_one(command, str(tmp_path), "one", {})["returncode"] == -signal.SIGSEGV
         return
     with pytest.raises(Refused, match=r"trtexec failed with -11"):
-        _run_one(command, str(tmp_path), "one", False)
+        _run_one(command, str(tmp_path), "one", {})
 
 
 @pytest.mark.parametrize("text", ['{"modules": [', "[]", "{}", '{"files": 1}', "\udcff"])

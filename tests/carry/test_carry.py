@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import errno
+import gzip
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -24,7 +27,7 @@ pytest.importorskip("edgeprune.runtimes.trtexec_argv", reason="needs the TensorR
 
 from edgeprune.artifact import Artifact, sha256_of
 from edgeprune.carry.back import import_results
-from edgeprune.carry.out import carried_files, waits_for_board
+from edgeprune.carry.out import carried_files, waits_for_board, why_not_carried
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
@@ -311,7 +314,7 @@ def test_a_xavier_is_carried_the_fp32_graph_and_chooses_fp16(tmp_path: Path) -> 
     profile = PROFILE.replace("jetson-orin-nano", "jetson-xavier-nx").replace("fp32", "fp16")
     here = waiting_build(tmp_path / "run", profile)
     request = json.loads((here / "bundle/device/request.json").read_text())
-    assert [script["first"] for script in request["scripts"]] == [[8, 5, 0], [8, 6, 0]]  # of no strongly typed builder
+    assert [script["first"] for script in request["scripts"]] == [[8, 5, 0]]  # the profile ends before 8.6
     done, _ = measured(here, tmp_path / "device", "xavier-nx")
     assert done.returncode == 0, done.stdout + done.stderr
     record, _ = import_results(tmp_path / "device" / "results.tar", here)
@@ -570,6 +573,106 @@ def test_a_container_without_the_release_of_its_board_is_told_before_it_measures
     assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stdout + done.stderr
     assert "-v /etc/nv_tegra_release:/etc/nv_tegra_release:ro" in done.stderr
     assert board.state()["runs"] == 0 and not (tmp_path / "device" / "results").exists()
+
+
+def test_only_a_trtexec_that_the_profile_asks_for_gets_commands_and_is_taken_back(
+    run: Path, results: Path, tmp_path: Path
+) -> None:
+    """A live build holds the version of the profile's own trtexec against its range too."""
+    from edgeprune.carry.back import _read_results, _require_board
+    from edgeprune.carry.out import _scripts
+
+    target, answered = read_build(run / "bundle").target, _read_results(unpacked(results, tmp_path))
+    _require_board(target, answered)  # 10.3.0
+    own = {"trtexec": ("/opt/trtexec",)}
+    with pytest.raises(DeviceError, match=r"it has TensorRT 10\.3\.0, the profile asks for >=10\.7,<12"):
+        _require_board(target.changed({"device.trtexec": "/opt/trtexec", "device.tensorrt": ">=10.7,<12"}), answered)
+    on_dla = target.model_copy(update={"device": target.device.model_copy(update=own | {"dla_core": 0})})
+    with pytest.raises(DeviceError, match=r"its TensorRT 11\.1\.0 has no DLA"):
+        _require_board(on_dla, replace(answered, banner="TensorRT.trtexec [TensorRT v110100]"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("edgeprune.carry.out._record", lambda *_: ())
+        for versions, firsts in ((">=10.3,<12", [10, 11]), (">=10.7,<11", [10]), (">=11", [11]), ("==10.3.*", [10])):
+            scripts = _scripts(target.changed({"device.tensorrt": versions}), tmp_path, None, {})  # type: ignore[arg-type]
+            assert [script.first[0] for script in scripts] == firsts, versions
+
+
+def test_a_trtexec_in_a_container_is_not_carried_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = load_target("jetson-orin-nano")
+    wrapped = target.changed({"device.trtexec": ["nice", "-n", "-5", "trtexec"]})
+    inside = target.changed({"device.trtexec": ["sudo", "/usr/bin/docker", "run", "IMAGE", "trtexec"]})
+    assert waits_for_board(wrapped) and not why_not_carried(wrapped)
+    assert not waits_for_board(inside)
+    assert "device.trtexec starts a container (docker)" in why_not_carried(inside)
+    argv = ["edgeprune", "build"]
+    assert _next_command(inside, "", Path("runs/x"), argv) == "edgeprune build --device user@board"
+
+
+def test_a_second_visit_leaves_no_energy_of_the_first(
+    run: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.carry import back
+
+    here, real = copied(run, tmp_path), back._replay
+    record, _ = import_results(results, here)
+    assert "energy per inference" in [gate.metric for gate in record.gates]
+    monkeypatch.setattr(back, "_replay", lambda *told: replace(real(*told), energy=None))
+    record, _ = import_results(results, here)
+    assert "energy per inference" not in [gate.metric for gate in record.gates]
+    assert "mAP50-95 of the ONNX" in [gate.metric for gate in record.gates]
+
+
+@pytest.mark.parametrize("place", ["run", "elsewhere"])
+def test_a_disk_that_is_full_leaves_the_bundle_as_it_was(
+    run: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    here = copied(run, tmp_path / "run") / "bundle"
+    if place == "elsewhere":
+        here = here.rename(tmp_path / "shipped")
+    import_results(results, here)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    change(unpacked(results, tmp_path / "again"), simulated=False)
+    real: Any = shutil.copy
+
+    def full(source: Path, target: Path) -> object:
+        if "edgeprune-import-" not in str(source):
+            return real(source, target)
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr("edgeprune.artifact.shutil.copy", full)
+    with pytest.raises(OSError, match="No space left"):
+        import_results(tmp_path / "again" / "unpacked" / "results", here)
+    monkeypatch.undo()
+    with open_workspace(here.parent) if place == "run" else contextlib.nullcontext():  # it clears what was half done
+        pass
+    after = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    named = {path for path in after if "again" not in path.parts and path.name != ".lock"}
+    assert {path: after[path] for path in named} == {path: before[path] for path in before if path.name != ".lock"}
+
+
+def test_an_import_takes_a_signature_away_that_vouches_no_more(run: Path, results: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    here, notes = copied(run, tmp_path / "run"), []
+    for bundle in (here / "bundle", shutil.copytree(here / "bundle", tmp_path / "shipped")):
+        (bundle / "build.json.minisig").write_text("signed")
+        (bundle / "mine.txt").write_text("kept")
+        import_results(results, bundle, notes.append)
+        assert not (bundle / "build.json.minisig").exists() and (bundle / "mine.txt").read_text() == "kept"
+        assert notes.pop().endswith(f"sign again: edgeprune sign {bundle} --key KEY")
+        import_results(results, bundle, notes.append)
+        assert notes == []
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
+def test_a_packed_tar_that_is_damaged_is_a_data_error(results: Path, tmp_path: Path, kind: str) -> None:
+    packer: Any = {"gz": gzip, "xz": lzma, "bz2": bz2}[kind]
+    content, given = packer.compress(results.read_bytes()), tmp_path / f"results.tar.{kind}"
+    for at in range(32, len(content), len(content) // 8):
+        given.write_bytes(content[:at] + b"\xff" * 64 + content[at + 64 :])
+        with pytest.raises(DataError):
+            import_results(given, tmp_path)
 
 
 def test_a_damaged_folder_is_refused_on_the_board(run: Path, tmp_path: Path) -> None:
