@@ -43,6 +43,7 @@ class LayerCosts:
             multiplications.
         device_step: the device rounds widths up to multiples of this.
         held_out_errors: predicted over measured minus 1, of each narrowed copy, predicted without having seen it.
+        kept_since: the day it was measured, where it is from a cache of profiles; empty where it was measured now.
     """
 
     layers: tuple[LayerCost, ...]
@@ -50,6 +51,7 @@ class LayerCosts:
     nodes: int
     device_step: int
     held_out_errors: tuple[float, ...]
+    kept_since: str = ""
 
 
 def compare_layers(

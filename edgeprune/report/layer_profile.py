@@ -45,6 +45,7 @@ def layer_costs_text(costs: LayerCosts) -> str:
     return (
         f"{costs.total_ms:.2f} ms {source} {layers} layers; widths count in steps of {costs.device_step}; "
         f"error against {len(costs.held_out_errors)} narrowed copies, each predicted unseen: {errors}"
+        + (f"; kept since {costs.kept_since}: another --cache measures anew" if costs.kept_since else "")
     )
 
 

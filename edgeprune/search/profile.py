@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 from edgeprune.checkpoint import shape_signature
 from edgeprune.errors import DataError
 from edgeprune.input_size import Size
+from edgeprune.measure.compiling import PACKAGES
 from edgeprune.measure.layers import BEHIND_THE_LAYERS, LayerCost, LayerCosts
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.pruner import Pruner
@@ -30,8 +32,9 @@ from edgeprune.search.bench import Bench
 from edgeprune.search.cost import Fit, MeasuredCopy, fit_costs
 from edgeprune.search.layers import FIXED, Layer, layers_of, sum_by_layer
 from edgeprune.serial import digest_of, read_json, write_json
+from edgeprune.version import installed
 
-SCHEMA_VERSION = 2  # 2: of two heads only the one that ships
+SCHEMA_VERSION = 3  # 2: of two heads only the one that ships; 3: says when and by which packages it was measured
 UNIFORM_SHARES = (0.5,)  # share of every width that a copy keeps
 RANDOM_COPIES = 4  # copies whose widths are drawn one by one: they tell input from output width
 NARROWEST_SHARE = 0.15  # share of a width that a drawn copy keeps at least
@@ -54,6 +57,7 @@ class LayerProfile:
         copies: measured, the unpruned model first.
         nodes: how many timed nodes the unpruned model has; 0 where the runtime names too few of its layers (TensorRT
             may fuse whole regions under names of its own): whole models' times are then shared out by multiplications.
+        kept_since: the day it was measured, where it is from the cache; empty where it was measured now.
     """
 
     conditions: Mapping[str, Any]
@@ -62,6 +66,7 @@ class LayerProfile:
     layers: tuple[Layer, ...]
     copies: tuple[MeasuredCopy, ...]
     nodes: int
+    kept_since: str = ""
 
     @cached_property
     def fit(self) -> Fit:
@@ -81,7 +86,8 @@ class LayerProfile:
         if fixed_ms := factor * unpruned.layer_ms.get(FIXED, 0.0):
             layers.append(LayerCost(BEHIND_THE_LAYERS, fixed_ms, model.fixed_ms, model.fixed_ms, 0, 0))
         layers.sort(key=lambda layer: -layer.ms)
-        return LayerCosts(tuple(layers), unpruned.total_ms, self.nodes, model.sizes.step, self.fit.errors)
+        errors = self.fit.errors
+        return LayerCosts(tuple(layers), unpruned.total_ms, self.nodes, model.sizes.step, errors, self.kept_since)
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,19 @@ class _ProfileFile:
     nodes: int
     dimensions: tuple[str, ...]
     copies: tuple[_CopyRow, ...]
+    measured: str
 
 
 def cache_file(cache: Path, conditions: Mapping[str, Any], shapes: str, align: int) -> Path:
-    """Where the profile of a model on a device is kept, by copies in widths of multiples of ``align``."""
-    content = {"schema": SCHEMA_VERSION, "conditions": dict(conditions), "shapes": shapes, "align": align}
+    """Where the profile of a model on a device is kept, by copies in widths of multiples of ``align``, and by the
+    packages that make its graphs."""
+    content = {
+        "schema": SCHEMA_VERSION,
+        "conditions": dict(conditions),
+        "shapes": shapes,
+        "align": align,
+        "packages": {package: installed(package) for package in PACKAGES},
+    }
     return cache / f"profile-{digest_of(content)[:16]}.json"
 
 
@@ -130,8 +144,7 @@ def profile_layers(
         align: copies have widths in multiples of this.
         folder: scratch for engines; removed afterwards.
         cache: folder of profiles; None measures anew and keeps nothing. One whose error is above
-        :data:`MAX_CACHED_ERROR` is used
-            this once and not kept.
+            :data:`MAX_CACHED_ERROR` is used this once and not kept.
         seed: of the drawn widths.
         head: which of two heads the bench exports.
     """
@@ -218,7 +231,15 @@ def _write(file: Path, profile: LayerProfile) -> None:
     )
     write_json(
         file,
-        _ProfileFile(SCHEMA_VERSION, profile.conditions, profile.shapes, profile.nodes, profile.dimensions, copies),
+        _ProfileFile(
+            SCHEMA_VERSION,
+            profile.conditions,
+            profile.shapes,
+            profile.nodes,
+            profile.dimensions,
+            copies,
+            datetime.now(timezone.utc).date().isoformat(),
+        ),
     )
 
 
@@ -231,4 +252,4 @@ def _read(file: Path, layers: tuple[Layer, ...], dimensions: tuple[str, ...]) ->
     if kept.schema != SCHEMA_VERSION or kept.dimensions != dimensions:
         return None
     copies = tuple(MeasuredCopy(np.array(row.widths, float), row.layer_ms, row.whole_ms) for row in kept.copies)
-    return LayerProfile(kept.conditions, kept.shapes, dimensions, layers, copies, kept.nodes)
+    return LayerProfile(kept.conditions, kept.shapes, dimensions, layers, copies, kept.nodes, kept.measured)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,22 @@ def test_a_profile_that_other_work_disturbed_is_used_once_and_not_kept(tmp_path:
         )
         kept.append(len(list(cache.glob("*.json"))) if cache.exists() else 0)
     assert kept == [0, 1]
+
+
+def test_a_kept_profile_says_since_when_and_is_of_these_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> str:
+        made = profile_layers(
+            _built("yolov8n.yaml"), Fusing(), imgsz=64, align=8, folder=tmp_path / "work", cache=tmp_path / "cache"
+        )
+        return layer_costs_text(made.costs())
+
+    told = f"kept since {datetime.now(timezone.utc).date()}: another --cache measures anew"
+    assert told not in found()
+    assert told in found()
+    monkeypatch.setattr("edgeprune.search.profile.installed", lambda package: "0.0.1")
+    assert told not in found()
 
 
 def test_copies_that_nobody_trained_are_timed_as_such(tmp_path: Path) -> None:
