@@ -46,6 +46,8 @@ def push_command(
     pushed = push(directory, to, name=name)
     state = pushed.verdict if pushed.new else f"{pushed.verdict}, there already"
     say(f"{pushed.place}: version {pushed.version} of {pushed.name}, {state}")
+    if pushed.signed:
+        say("its signature went along and was not checked: edgeprune verify --key PUBLIC_KEY does")
 
 
 def _password() -> str:

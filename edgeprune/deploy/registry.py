@@ -17,7 +17,7 @@ from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.reading import is_file, read_bytes, shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD
-from edgeprune.records.signature import SIGNATURE
+from edgeprune.records.signature import SIGNATURE, refuse_other_signature
 from edgeprune.records.verify import verify_build
 from edgeprune.scratch import scratch
 from edgeprune.version import __version__, pip
@@ -39,6 +39,7 @@ class Pushed:
         place: folder, or address in MLflow.
         verdict: of the build.
         new: False where this very build was there already.
+        signed: a signature went along, which only its public key can check.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Pushed:
     place: str
     verdict: str
     new: bool
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class _Shipment:
     reports: dict[str, bytes]
 
     def pushed(self, version: int | str, place: str, *, new: bool) -> Pushed:
-        return Pushed(self.name, int(version), place, self.record.verdict.value, new)
+        return Pushed(self.name, int(version), place, self.record.verdict.value, new, bool(self.signature))
 
     def copy(self, folder: Path) -> None:
         """Copy files and reports below ``folder``; ``DataError`` where the copy is not the build that was verified."""
@@ -102,7 +104,7 @@ def push(directory: Path, to: str, *, name: str | None = None) -> Pushed:
         name: of the model; the target's when not given.
 
     Raises:
-        DataError: the bundle is not as it was built.
+        DataError: the bundle is not as it was built, or beside it lies no signature of it.
         TargetError: a name that no folder can have, or a place that is none, or that is inside a build.
         StageError: MLflow is not installed, or refuses.
     """
@@ -124,6 +126,8 @@ def _shipment(directory: Path, name: str | None) -> _Shipment:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise TargetError(f"--name {shown(name)}: letters, digits, '_', '-' and '.' are allowed, 100 of them")
     signed = is_file(bundle / SIGNATURE)
+    if signed:
+        refuse_other_signature(bundle, record)
     names = [*record.bundle, RECORD, *([SIGNATURE] if signed else [])]
     report = build_markdown(record).encode()
     return _Shipment(
@@ -166,11 +170,11 @@ def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
             )
     try:
         home.mkdir(parents=True, exist_ok=True)
-        version = 1
-        while (there := home / str(version)).exists():
-            if shipment.is_whole(there / BUNDLE):
-                return shipment.pushed(version, str(there), new=False)
-            version += 1
+        versions = sorted(int(path.name) for path in home.iterdir() if re.fullmatch(r"[1-9][0-9]{0,9}", path.name))
+        for known in versions:
+            if shipment.is_whole(home / str(known) / BUNDLE):
+                return shipment.pushed(known, str(home / str(known)), new=False)
+        version = max(versions, default=0) + 1  # a lower one that was deleted is not given to another build
         partial = home / f".partial-{uuid.uuid4().hex[:8]}"
         try:
             shipment.copy(partial)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.reading import exists, read_bytes, shown
+from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD
 from edgeprune.records.verify import verify_build
 from edgeprune.version import pip
@@ -20,6 +22,9 @@ from edgeprune.workspace import held_build
 
 SIGNATURE = f"{RECORD}.minisig"
 MAX_KEY_BYTES = 1 << 16  # keys and signatures are a few lines
+OURS = "edgeprune "  # begins the comment of edgeprune sign
+TRUSTED = "trusted comment: "
+SIGNATURE_BYTES = [2 + 8 + 64, 64]  # algorithm, key number and Ed25519; Ed25519 of that with the comment
 
 
 def sign_build(directory: Path, key: Path, password: Callable[[], str]) -> Path:
@@ -50,14 +55,42 @@ def sign_build(directory: Path, key: Path, password: Callable[[], str]) -> Path:
         stack.enter_context(held_build(directory))  # again: not while somebody types
         verified = verify_build(directory)
         verified.require_as_built()
-        record = verified.record
-        comment = f"edgeprune {record.edgeprune}: {record.target.name}, {record.verdict.value}, built {record.created}"
         try:
-            signature = bytes(secret.sign(verified.content, trusted_comment=shown(comment)))
+            signature = bytes(secret.sign(verified.content, trusted_comment=_comment(verified.record)))
         except ValueError as error:
             raise _cannot_sign(key, error) from error
         write_atomically(verified.bundle / SIGNATURE, signature)
         return verified.bundle / SIGNATURE
+
+
+def _comment(record: BuildRecord) -> str:
+    """What a signature vouches for besides the bytes, in words."""
+    verdict = f"{record.target.name}, {record.verdict.value}, built {record.created}"
+    return shown(f"{OURS}{record.edgeprune}: {verdict}")
+
+
+def refuse_other_signature(bundle: Path, record: BuildRecord) -> None:
+    """Raise ``DataError`` where what lies beside ``build.json`` can be seen to be no signature of it, without a key.
+
+    Whether the bytes are those that were signed takes the public key (:func:`check_signature`). Without one the form
+    can be checked, and the comment that ``edgeprune sign`` wrote: an import changes the verdict.
+    """
+    path = bundle / SIGNATURE
+    lines = read_bytes(path, most=MAX_KEY_BYTES).decode(errors="replace").splitlines()
+    try:
+        untrusted, signature, trusted, vouching = lines[:4]
+        sizes = [len(base64.b64decode(text, validate=True)) for text in (signature, vouching)]
+        formed = untrusted.startswith("untrusted comment:") and trusted.startswith(TRUSTED) and sizes == SIGNATURE_BYTES
+    except ValueError:
+        formed, trusted = False, ""
+    if not formed:
+        raise DataError(f"{shown(path)}: is no signature of minisign; remove it, or next: edgeprune sign")
+    comment = trusted.removeprefix(TRUSTED)
+    if comment.startswith(OURS) and comment != _comment(record):
+        raise DataError(
+            f"{shown(path)}: is of another build ({shown(comment)}), and this one is: {_comment(record)}; sign again, "
+            "next: edgeprune sign"
+        )
 
 
 def _cannot_sign(key: Path, error: ValueError) -> DataError:

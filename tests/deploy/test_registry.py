@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from edgeprune.artifact import sha256_of
+from edgeprune.cli import app
 from edgeprune.deploy import registry
 from edgeprune.deploy.registry import Pushed, push
 from edgeprune.errors import DataError, StageError, TargetError
@@ -40,7 +44,13 @@ def run(bundle: Path) -> Path:
     return bundle.parent
 
 
-SIGNED = ("signature", "another signature")
+def signature(text: str, comment: str = "of a test") -> str:
+    """The form of minisign's, by no key."""
+    first, second = (base64.b64encode(text.encode().ljust(size, b" ")).decode() for size in (74, 64))
+    return f"untrusted comment: a test\n{first}\ntrusted comment: {comment}\n{second}\n"
+
+
+SIGNED = (signature("one"), signature("another"))
 
 
 def again(run: Path, seed: int) -> None:
@@ -112,7 +122,7 @@ CHANGES: dict[str, Any] = {
 def test_a_bundle_that_is_replaced_while_it_is_copied_makes_no_version(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, to: str, request: pytest.FixtureRequest
 ) -> None:
-    (run / "bundle" / SIGNATURE).write_text("signature")
+    (run / "bundle" / SIGNATURE).write_text(signature("one"))
     client = request.getfixturevalue("mlflow").MlflowClient() if to == "mlflow" else None
     write = registry.write_files
 
@@ -126,6 +136,36 @@ def test_a_bundle_that_is_replaced_while_it_is_copied_makes_no_version(
     assert not (tmp_path / "models").exists() or not list((tmp_path / "models" / "cpu").iterdir())
     if client is not None:
         assert not client.search_registered_models()
+
+
+def test_a_number_that_was_deleted_is_not_given_to_another_build(run: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for seed in (1, 2, 3):
+        again(run, seed)
+        push(run, str(models))
+    shutil.rmtree(models / "cpu" / "1")
+    assert (push(run, str(models)).version, push(run, str(models)).new) == (3, False)  # found behind the gap
+    again(run, 4)
+    assert push(run, str(models)).version == 4
+
+
+def test_what_can_be_seen_to_be_no_signature_of_a_build_is_not_pushed_as_one(run: Path, tmp_path: Path) -> None:
+    path, models = run / "bundle" / SIGNATURE, str(tmp_path / "models")
+    for text in ("signed", "", signature("one").replace("trusted comment: of", "of"), signature("x" * 90)):
+        path.write_text(text)
+        with pytest.raises(
+            DataError, match=r"minisig: is no signature of minisign; remove it, or next: edgeprune sign"
+        ):
+            push(run, models)
+    record = read_build(run)
+    ours = f"edgeprune {record.edgeprune}: cpu, {{}}, built {record.created}"
+    path.write_text(signature("one", ours.format("PENDING")))  # as an import leaves it
+    with pytest.raises(DataError, match=r"is of another build \(edgeprune .* PENDING, .* sign again"):
+        push(run, models)
+    path.write_text(signature("one", ours.format("PASS")))
+    assert push(run, models).signed
+    said = CliRunner().invoke(app, ["push", str(run), "--to", models])
+    assert "its signature went along and was not checked: edgeprune verify --key PUBLIC_KEY does" in said.stdout
 
 
 def test_a_damaged_copy_in_the_registry_is_not_this_build(run: Path, tmp_path: Path) -> None:
