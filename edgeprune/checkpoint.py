@@ -139,7 +139,8 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
         raise DataError(
             f"{path} is a training in progress: run the same command again to go on with it, or take best.pt beside it"
         )
-    model = data.get("ema") or data.get("model")
+    given = (data.get("ema"), data.get("model"))
+    model = next((one for one in given if isinstance(one, (nn.Module, Mapping)) and one), None)
     if isinstance(model, nn.DataParallel):
         model = vars(model).get("_modules", {}).get("module")
     if not isinstance(model, nn.Module):
@@ -340,7 +341,8 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
 
     what = str(path)
     train_args = _train_args(data.get("train_args"), what)
-    says_its_task = getattr(model, "task", task) == task
+    told = getattr(model, "task", task)
+    says_its_task = isinstance(told, str) and told == task
     model.task = task
     yaml = mapping_of(model.yaml, what, "yaml")
     for key in ("nc", "ch", "channels"):
@@ -350,7 +352,9 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
     if not isinstance(getattr(model, "stride", None), torch.Tensor):
         model.stride = torch.tensor([float(stride)])
     head = model.model[-1]
-    classes = getattr(head, "nc", None) or getattr(getattr(head, "linear", None), "out_features", None)
+    classes = getattr(head, "nc", None)
+    if classes is None:
+        classes = getattr(getattr(head, "linear", None), "out_features", None)
     classes = None if classes is None else count_of(classes, what, "head.nc")
     names = getattr(model, "names", None)
     if names is None and classes is not None:
@@ -366,7 +370,8 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
     for key in ("shape_signature", "signature", "plan_digest"):
         if not isinstance(own.get(key, ""), str):
             raise refused(what, f"edgeprune.{key}", own[key], "a digest")
-    quantizers = data.get("modelopt") or {}
+    quantizers = data.get("modelopt")
+    quantizers = {} if quantizers is None else quantizers
     if not isinstance(quantizers, Mapping):
         raise refused(what, "modelopt", quantizers, "a mapping of fake quantizers")
     fields_of_their_own = ("model", "modelopt", "train_args", "edgeprune")

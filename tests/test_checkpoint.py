@@ -144,6 +144,25 @@ def _plain_module(file: Path, path: Path) -> None:
     torch.save({"model": nn.Linear(2, 2)}, path)
 
 
+def _tensor_for_a_model(file: Path, path: Path) -> None:
+    torch.save({"model": None, "ema": torch.zeros(2)}, path)
+
+
+def _tensor_at(*place: str) -> Callable[[Path, Path], None]:
+    """Several numbers where one, a word or a mapping is: they have no truth value."""
+
+    def make(file: Path, path: Path) -> None:
+        data = torch.load(file, weights_only=False)
+        *outer, name = place
+        if not outer:
+            data[name] = torch.zeros(2)
+        else:
+            setattr(data["model"].model[-1] if outer == ["head"] else data["model"], name, torch.ones(2))
+        torch.save(data, path)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -154,6 +173,9 @@ def _plain_module(file: Path, path: Path) -> None:
         (_torchscript, "TorchScript"),
         (_list, "not an Ultralytics checkpoint"),
         (_plain_module, "not an Ultralytics model"),
+        (_tensor_for_a_model, "not an Ultralytics checkpoint"),
+        (_tensor_at("modelopt"), "its modelopt is a Tensor; allowed: a mapping"),
+        (_tensor_at("head", "nc"), "its head.nc is a Tensor; allowed: 1 to"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -540,3 +562,9 @@ def test_trained_weights_load_as_float32(shared, name):
     assert checkpoint.names == {0: "RBC", 1: "WBC", 2: "Platelets"}
     assert {tensor.dtype for tensor in checkpoint.model.parameters()} == {torch.float32}
     assert not checkpoint.model.training
+
+
+def test_a_task_that_is_no_word_is_that_of_the_model(file, tmp_path):
+    _tensor_at("model", "task")(file, tmp_path / "odd.pt")
+    found = load(tmp_path / "odd.pt")
+    assert (found.task, found.says_its_task) == ("detect", False)

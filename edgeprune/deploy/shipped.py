@@ -6,17 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from edgeprune.errors import DataError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
 from edgeprune.measure.compiling import chooses_precision, kept_in_float
 from edgeprune.model_metadata import literal_of
+from edgeprune.reading import shown
 from edgeprune.records.show import RECORD, read_build
 from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
 from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_of
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
+from edgeprune.target.schema import Precision
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class ShippedModel:
                 f"{engine} was built from another graph than {onnx}; give the graph of that engine, or move one of "
                 "them elsewhere"
             )
-        return cls(
+        model = cls(
             onnx=onnx,
             engine=engine if engine.is_file() else None,
             metadata=metadata,
@@ -90,6 +93,13 @@ class ShippedModel:
             facts=facts,
             target=_target_of(path) if path.is_dir() else None,
         )
+        if model.precision not in (known := get_args(Precision)):
+            where = engine if facts is not None else onnx
+            raise DataError(
+                f"{where} says that its number format is {shown(model.precision)!r}; known are {', '.join(known)}; "
+                "export it again with edgeprune export"
+            )
+        return model
 
     @property
     def precision(self) -> str:

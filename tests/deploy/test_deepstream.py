@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -25,6 +26,7 @@ from edgeprune.cli import app
 from edgeprune.deploy.deepstream import IOU, OBJECTS, SCORE, deepstream_files
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import DataError, TargetError
+from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.target import load_target
 from tests.export.helpers import saved, stock_model
@@ -250,3 +252,13 @@ def test_what_gst_nvinfer_has_no_way_for_is_refused(tmp_path):
         deepstream_files(ShippedModel.read(tmp_path / "pose.onnx"))
     with pytest.raises(DataError, match=r"no bundle: it has no model\.onnx"):
         ShippedModel.read(tmp_path)
+
+
+def test_a_graph_that_says_another_number_format_than_there_are_is_refused_by_every_tool(tmp_path: Path) -> None:
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), tmp_path / "odd.onnx", imgsz=64)
+    graph = onnx.load(tmp_path / "odd.onnx")
+    entry = next((one for one in graph.metadata_props if one.key == PRECISION_KEY), None) or graph.metadata_props.add()
+    entry.key, entry.value = PRECISION_KEY, "bf16"
+    onnx.save(graph, str(tmp_path / "odd.onnx"))
+    with pytest.raises(DataError, match=r"odd\.onnx says that its number format is 'bf16'; known are fp32, fp16, int8"):
+        ShippedModel.read(tmp_path / "odd.onnx")
