@@ -29,6 +29,7 @@ MIN_SCORE = 0.25  # least score of a detection
 MAX_OVERLAP = 0.7  # of two boxes of one class that overlap more than this, the surer one stays
 MAX_FOUND = 300  # detections an image
 TOP_CLASSES = 5  # of a classifier
+BILINEAR = 2  # Pillow's Image.Resampling.BILINEAR, which that of JetPack 6 (9.0) calls otherwise
 
 
 @dataclass
@@ -167,7 +168,7 @@ def middle_of(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if width == height:  # the shorter side fits, the longer one is cut
         shorter = min(image.shape[:2])
         size = int(width * image.shape[1] / shorter), int(height * image.shape[0] / shorter)
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    resized = np.asarray(Image.fromarray(image).resize(size, BILINEAR))
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     return resized[top : top + height, left : left + width]
 
@@ -279,7 +280,12 @@ def main() -> None:
         place = "" if found.box is None else " ".join(f"{side:.1f}" for side in found.box)
         print(f"{found.name} {found.score:.3f} {place}".rstrip())
     output = options.output or Path(f"{options.image.stem}-found.png")
-    cv2.imwrite(str(output), draw(image, detections))
+    try:
+        written = cv2.imwrite(str(output), draw(image, detections))
+    except cv2.error:  # of an ending that it knows no format for
+        written = False
+    if not written:
+        parser.error(f"{output}: cannot be written; name a .png or .jpg in a folder that is there: --output")
     print(f"{len(detections)} found, drawn in {output}")
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -279,6 +280,41 @@ def test_an_image_that_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest
         patch.setattr(sys, "argv", ["sample.py", str(tmp_path / "no.jpg")])
         sample.main()
     assert "no.jpg: there is no image that OpenCV reads" in capsys.readouterr().err
+
+
+def test_the_middle_of_an_image_is_cut_by_the_pillow_of_a_jetpack_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import PIL
+    from PIL import Image
+
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    now = sample.middle_of(image, 32, 32)
+    assert sample.BILINEAR == Image.Resampling.BILINEAR
+    # Image.Resampling came with Pillow 9.1, JetPack 6 has 9.0.1
+    monkeypatch.setattr(PIL, "Image", SimpleNamespace(fromarray=Image.fromarray))
+    assert np.array_equal(sample.middle_of(image, 32, 32), now)
+
+
+@pytest.mark.parametrize("name", ["none/x.png", "x.unknown"])
+def test_a_picture_that_cannot_be_written_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((8, 8, 3), np.uint8))
+
+    class Finds:
+        channels = 3
+
+        def __init__(self, *_: object) -> None: ...
+
+        def __call__(self, image: np.ndarray) -> list[sample.Detection]:
+            return []
+
+    monkeypatch.setattr(sample, "Model", Finds)
+    monkeypatch.setattr(sys, "argv", ["sample.py", str(tmp_path / "image.png"), "--output", str(tmp_path / name)])
+    with pytest.raises(SystemExit) as ended:
+        sample.main()
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and f"{name}: cannot be written; name a .png or .jpg" in told.err
+    assert "drawn" not in told.out
 
 
 @pytest.mark.parametrize("number", [0, 1, 400])
