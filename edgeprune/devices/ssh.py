@@ -29,6 +29,8 @@ OPTIONS = {
     "ConnectTimeout": "10",
     "ServerAliveInterval": "15",
     "ServerAliveCountMax": "8",  # a board that swaps answers nothing for a minute; one that is gone costs two
+    "RemoteCommand": "none",  # one of a person's own configuration would be refused beside ours
+    "ClearAllForwardings": "yes",  # a port that another session of theirs holds would end this one
     "ControlMaster": "auto",
     "ControlPersist": "120",
     "LogLevel": "ERROR",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -62,6 +63,17 @@ def test_what_a_login_prints_is_in_the_way_of_no_verb(serve: Callable[..., Serve
         pipe.close()
     assert (tmp_path / "back").read_bytes() == (tmp_path / "f").read_bytes()
     assert (notes, server.left()) == ([], [])
+
+
+def test_what_a_person_configured_for_logins_of_their_own_is_in_the_way_of_no_command(server: Server) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config = server.root / "client"
+        forward = f"LocalForward 127.0.0.1:{taken.getsockname()[1]} localhost:22\nExitOnForwardFailure yes\n"
+        config.write_text(f"{config.read_text()}RemoteCommand tmux attach\nRequestTTY yes\n{forward}")
+        assert over(server).facts().machine == os.uname().machine
+    assert server.left() == []
 
 
 def test_a_login_that_starts_no_command_says_so(serve: Callable[..., Server]) -> None:
