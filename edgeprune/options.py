@@ -16,6 +16,10 @@ STDOUT = "-"
 """As the path of a file: what would be written there is printed."""
 
 
+OUT = ("--out", "--output", "-o")
+"""How every command is told where its result goes."""
+
+
 def output_file(path: Path | None) -> Path | None:
     """A file that a command will write, as a callback of its option; gives it back.
 

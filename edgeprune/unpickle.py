@@ -61,6 +61,8 @@ def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = 
     Raises:
         DataError: damaged, TorchScript, no checkpoint, or one that needs a class which is not built.
     """
+    if _is_empty(path):
+        raise DataError(f"{path} is empty; copy or train it again")
     try:
         return _trusted(path) if trust else _restricted(path, aliases or {})
     except Exception as error:
@@ -85,6 +87,11 @@ def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = 
         if aliases:  # who names the classes to build has no --trust to give
             message = message.replace(f". {OWN_FILE}", "")
         raise DataError(message) from error
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether it is a file of no bytes, as a full disk or a stopped copy leaves one."""
+    return path.is_file() and path.stat().st_size == 0
 
 
 def _is_before_archives(path: Path, text: str, refused: str | None) -> bool:

@@ -18,14 +18,16 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import typer
 from typer.models import ArgumentInfo, OptionInfo
+from typer.testing import CliRunner
 
+from docs.pages import commands
 from edgeprune.artifact import write_atomically
 from edgeprune.cli import _run as program
 from edgeprune.cli import app
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.input_size import taken_size
-from edgeprune.options import command_line, output_file, output_file_or_stdout, output_folder, output_plot
+from edgeprune.options import OUT, command_line, output_file, output_file_or_stdout, output_folder, output_plot
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,17 @@ def test_every_path_that_a_command_writes_is_checked() -> None:
     assert len(WRITTEN) > 25
     for command, _, info in WRITTEN:
         assert info.callback in (*FILES, *FOLDERS), f"{command} {info.param_decls} names a path: read, or written?"
+
+
+def test_every_command_is_told_in_the_same_words_where_its_result_goes() -> None:
+    told = [tuple(one.opts) for command in commands().values() for one in command.params if {*OUT} & {*one.opts}]
+    assert len(told) > 15 and {*told} == {OUT}
+
+
+@pytest.mark.parametrize("command", [[], ["build"], ["device", "probe"], ["deploy", "triton"]], ids=" ".join)
+def test_h_is_help(command: list[str]) -> None:
+    short, long = (CliRunner().invoke(app, [*command, word]) for word in ("-h", "--help"))
+    assert short.exit_code == 0 and short.output == long.output and "Usage" in short.output
 
 
 @pytest.mark.parametrize(("command", "needed", "option", "place"), IN_THE_WAY)

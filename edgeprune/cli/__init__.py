@@ -45,7 +45,7 @@ from edgeprune.cli.sizes import Trust, seed_option
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, qat, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
-from edgeprune.options import output_folder
+from edgeprune.options import OUT, output_folder
 from edgeprune.reading import shown
 from edgeprune.scratch import scratch
 from edgeprune.settings import Overrides
@@ -56,6 +56,7 @@ BUG_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h: 1 would say that a gate was mis
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},  # subcommands take it over
     pretty_exceptions_enable=False,  # a bug keeps its plain traceback; errors on purpose are one line, see main()
     help="Prune an Ultralytics YOLO model to a latency budget, measured on the device it ships on.",
     epilog="Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 stage or tool failed, 4 device, 5 INCONCLUSIVE or PENDING, "
@@ -123,9 +124,7 @@ def build(
     target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of one (.yaml).")],
     weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
     data: Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", callback=output_folder, help="Run directory; runs/TARGET.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(*OUT, callback=output_folder, help="Run directory; runs/TARGET.")] = None,
     seed: Annotated[int, seed_option("Seed of training, sampling and importance.")] = 0,
     trust: Trust = False,
     **overrides: Unpack[Overrides],

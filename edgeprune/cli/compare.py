@@ -11,7 +11,7 @@ import typer
 from edgeprune.cli.bench import Live, refuse_unused, replaced, write
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import command_line, output_file_or_stdout, output_folder
+from edgeprune.options import OUT, command_line, output_file_or_stdout, output_folder
 
 if TYPE_CHECKING:
     from edgeprune.measure.compare import Comparison
@@ -27,7 +27,7 @@ def compare(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", callback=output_folder, help="Folder for compare.html and its data."),
+        typer.Option(*OUT, callback=output_folder, help="Folder for compare.html and its data."),
     ] = None,
     images: Annotated[int, typer.Option(min=0, help="Images to show side by side.")] = 6,
     imgsz: Annotated[Any, size_option("Size in pixels of what has to be exported: a side, or HEIGHT,WIDTH.")] = None,

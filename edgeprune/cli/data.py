@@ -10,7 +10,7 @@ import typer
 
 from edgeprune.cli.sizes import seed_option
 from edgeprune.cli.streams import say
-from edgeprune.options import output_folder
+from edgeprune.options import OUT, output_folder
 
 app = typer.Typer(no_args_is_help=True, help="Make demo data without a network.")
 
@@ -24,7 +24,7 @@ def _data() -> None:
 def digits(
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", callback=output_folder, help="Folder to make; new, empty, or the same dataset."),
+        typer.Option(*OUT, callback=output_folder, help="Folder to make; new, empty, or the same dataset."),
     ],
     train: Annotated[int, typer.Option(help="Training images.")] = 800,
     val: Annotated[int, typer.Option(help="Validation images.")] = 160,

@@ -9,21 +9,21 @@ from typing import Annotated
 import typer
 
 from edgeprune.cli.streams import say
-from edgeprune.options import output_file, output_folder
+from edgeprune.options import OUT, output_file, output_folder
 
 app = typer.Typer(no_args_is_help=True, help="Write the files that DeepStream or Triton takes as they are.")
 header_app = typer.Typer(no_args_is_help=True, help="Add, remove or show the header YOLO() needs on a TensorRT engine.")
 
 Bundle = Annotated[Path, typer.Argument(help="Bundle of a build, or an ONNX file.")]
 Engine = Annotated[Path, typer.Argument(help="TensorRT engine, with or without the header.")]
-EngineOut = Annotated[Path, typer.Option("--out", "-o", callback=output_file, help="Engine file to write.")]
+EngineOut = Annotated[Path, typer.Option(*OUT, callback=output_file, help="Engine file to write.")]
 
 
 @app.command()
 def deepstream(
     bundle: Bundle,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", callback=output_folder, help="Folder; deepstream/ in the bundle.")
+        Path | None, typer.Option(*OUT, callback=output_folder, help="Folder; deepstream/ in the bundle.")
     ] = None,
 ) -> None:
     """Write Gst-nvinfer's configuration, the parser of the boxes and a pipeline to try them in. Detection models.
@@ -50,7 +50,7 @@ def deepstream(
 def triton(
     bundle: Bundle,
     out: Annotated[
-        Path, typer.Option("--out", "-o", callback=output_folder, help="Model repository; made where it is missing.")
+        Path, typer.Option(*OUT, callback=output_folder, help="Model repository; made where it is missing.")
     ],
     name: Annotated[str, typer.Option(help="Name of the model on the server.")] = "edgeprune",
 ) -> None:

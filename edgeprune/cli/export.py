@@ -14,7 +14,7 @@ import typer
 from edgeprune.cli.bench import Live, RuntimeName, refuse_without_effect
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import output_file
+from edgeprune.options import OUT, output_file
 from edgeprune.serial import json_text, to_json
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ Data = Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, 
 @app.command("export")
 def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")],
-    output: Annotated[
-        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; CHECKPOINT.onnx.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(*OUT, callback=output_file, help="ONNX file; CHECKPOINT.onnx.")] = None,
     imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; as the weights were trained.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per inference; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
@@ -79,7 +77,7 @@ def export_command(
 def simplify_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
     output: Annotated[
-        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-simple.onnx.")
+        Path | None, typer.Option(*OUT, callback=output_file, help="ONNX file; MODEL-simple.onnx.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +100,7 @@ def quantize_command(
     data: Annotated[str | None, typer.Option(help="Dataset YAML; INT8 is calibrated on its train split.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--out", "--output", "-o", callback=output_file, help="ONNX file; MODEL-PRECISION.onnx."),
+        typer.Option(*OUT, callback=output_file, help="ONNX file; MODEL-PRECISION.onnx."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="INT8 for 'tensorrt', if not given, or for ONNX Runtime's 'cpu' provider.")
@@ -145,6 +143,8 @@ def quantize_command(
     lines = [f"{output}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
     if info.images:
         lines.append(f"{info.quantized_layers} layers in INT8, {len(info.float_layers)} in float; {info.images} images")
+        if recipe in (None, "tensorrt") and precision == "int8":
+            lines.append("made for TensorRT; ONNX Runtime runs it on a CPU more slowly than FP32: there --recipe cpu")
     _print({"path": output, **to_json(info)}, "\n".join([*lines, *info.warnings]), as_json)
 
 

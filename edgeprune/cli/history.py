@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeprune.cli.streams import say
-from edgeprune.options import output_file_or_stdout
+from edgeprune.options import OUT, output_file_or_stdout
 
 
 def history(
@@ -18,7 +18,7 @@ def history(
     target: Annotated[str | None, typer.Option(help="Name of the target, where there are several.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", callback=output_file_or_stdout, help="Write the page, an HTML file, here."),
+        typer.Option(*OUT, callback=output_file_or_stdout, help="Write the page, an HTML file, here."),
     ] = None,
     json: Annotated[
         Path | None,

@@ -10,7 +10,7 @@ import typer
 from edgeprune.cli.sizes import Trust, seed_option, size_option
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
-from edgeprune.options import output_file, output_plot
+from edgeprune.options import OUT, output_file, output_plot
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
@@ -30,9 +30,7 @@ def prune(
     params_ratio: Annotated[float | None, typer.Option(help="Parameters after over before, at most this.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Share of the channels to remove, 0 to 1.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Apply this plan (.json) instead of making one.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="Pruned checkpoint (.pt).")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(*OUT, callback=output_file, help="Pruned checkpoint (.pt).")] = None,
     save_plan: Annotated[Path | None, typer.Option(callback=output_file, help="Also write the plan (.json).")] = None,
     data: Data = None,
     imgsz: ImgSz = None,
@@ -113,7 +111,7 @@ def prune(
 
 def adopt(
     weights: Annotated[Path, typer.Argument(help="Checkpoint (.pt) that another pruner wrote.")],
-    output: Annotated[Path, typer.Option("--out", "-o", callback=output_file, help="Stock checkpoint (.pt) to write.")],
+    output: Annotated[Path, typer.Option(*OUT, callback=output_file, help="Stock checkpoint (.pt) to write.")],
 ) -> None:
     """Make a checkpoint stock that another pruner left with split blocks (C2f_v2, C3k2_v2, ...); outputs stay equal.
 
@@ -144,9 +142,7 @@ def sensitivity(
     plot: Annotated[
         Path | None, typer.Option(callback=output_plot, help="Write a plot (.html, .png, .svg or .pdf).")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--out", "--output", "-o", callback=output_file, help="Write the table (.json).")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(*OUT, callback=output_file, help="Write the table (.json).")] = None,
     trust: Trust = False,
 ) -> None:
     """Show how the loss rises when each dimension alone is narrowed.

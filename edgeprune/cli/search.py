@@ -9,7 +9,7 @@ import typer
 
 from edgeprune.cli.sizes import Device, Trust, seed_option, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import output_file, output_folder
+from edgeprune.options import OUT, output_file, output_folder
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
@@ -71,7 +71,7 @@ def search(
     target: TargetName,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", callback=output_file, help="Pruned checkpoint (.pt); its plan goes beside it."),
+        typer.Option(*OUT, callback=output_file, help="Pruned checkpoint (.pt); its plan goes beside it."),
     ],
     speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency ratio.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: latency in ms on the target.")] = None,
@@ -140,7 +140,9 @@ def sweep(
     imgsz: ImgSz = None,
     out: Annotated[
         Path,
-        typer.Option(callback=output_folder, help="Folder for checkpoints, table, figure; goes on where it stopped."),
+        typer.Option(
+            *OUT, callback=output_folder, help="Folder for checkpoints, table, figure; goes on where it stopped."
+        ),
     ] = Path("runs/sweep"),
     jobs: Jobs = "here",
     seed: Seed = 0,
@@ -196,7 +198,7 @@ def frontier(
     imgsz: ImgSz = None,
     out: Annotated[
         Path,
-        typer.Option(callback=output_folder, help="Folder for rows, table, figure; goes on where it stopped."),
+        typer.Option(*OUT, callback=output_folder, help="Folder for rows, table, figure; goes on where it stopped."),
     ] = Path("runs/frontier"),
     jobs: Jobs = "here",
     seed: Seed = 0,

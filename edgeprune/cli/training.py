@@ -12,7 +12,7 @@ from edgeprune.cli.settings import options_from_settings
 from edgeprune.cli.sizes import Trust
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
-from edgeprune.options import output_folder
+from edgeprune.options import OUT, output_folder
 from edgeprune.settings import AccuracyGoal, Qat, Run, Sparsifying, SparsitySettings, TrainSettings, read_map_drop
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
 Data = Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")]
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", callback=output_folder, help="Folder for best.pt; the same command again goes on."),
+    typer.Option(*OUT, callback=output_folder, help="Folder for best.pt; the same command again goes on."),
 ]
 
 

@@ -42,7 +42,7 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     """
     path = Path(path)
     if not is_file(path):
-        raise DataError(f"ONNX file {shown(path)} does not exist")
+        raise DataError(f"{shown(path)} does not exist; an ONNX file was expected")
     if path.stat().st_size > MAX_BYTES:
         raise DataError(
             f"{path} is over 2 GB ({path.stat().st_size / 2**30:.2f} GiB), more than ONNX can hold in a file"

@@ -20,6 +20,7 @@ DROP = " drop"
 INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 QUIET = "a quiet machine"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
+LEAST_EPOCHS = 10  # what is told to who trained for fewer: after less a pruned model is on its way up
 
 
 def gate_cells(gate: Gate) -> tuple[str, ...]:
@@ -159,7 +160,10 @@ def next_step(record: BuildRecord) -> NextStep | None:
         return NextStep("where the target's runtime is", record.next_command)
     again = shell_line(record.command)
     if record.verdict is Verdict.FAIL:
-        failed = dict.fromkeys(_remedy(gate, record) for gate in deciding_gates(record.gates, record.verdict))
+        gates = deciding_gates(record.gates, record.verdict)
+        failed = dict.fromkeys(_remedy(gate, record) for gate in gates)
+        if any(gate.metric.endswith(DROP) for gate in gates):
+            again = _trained_longer(record)
         return NextStep(f"with {' and '.join(failed)} (finished stages are taken as they are)", again)
     if record.verdict is Verdict.PENDING:
         return NextStep("where it can be measured", again)
@@ -167,8 +171,23 @@ def next_step(record: BuildRecord) -> NextStep | None:
     if needs == QUIET:
         return NextStep(f"on {QUIET} (finished stages are taken as they are)", again)
     if needs == _more_images(record):
-        return NextStep(f"with {_levers(record)}{needs}", again)
+        return NextStep(f"with {_levers(record)}{needs}", _trained_longer(record))
     return NextStep(needs) if needs else None
+
+
+def _more_epochs(record: BuildRecord) -> int:
+    """Epochs to try next: twice as many, and at least what a recovery takes on small datasets."""
+    return max(2 * record.target.finetune.epochs, LEAST_EPOCHS)
+
+
+def _trained_longer(record: BuildRecord) -> str:
+    """The command with more epochs; the same one where nothing was trained."""
+    argv = list(record.command)
+    if record.stages.prune.facts.unpruned:
+        return shell_line(argv)
+    if "--epochs" in argv:
+        del argv[(place := argv.index("--epochs")) : place + 2]
+    return shell_line([*argv, "--epochs", str(_more_epochs(record))])
 
 
 def _more_images(record: BuildRecord) -> str:
@@ -180,7 +199,7 @@ def _levers(record: BuildRecord) -> str:
     allowed = f"a larger --max-map-drop (now {record.target.accuracy.max_map_drop:g})"
     if record.stages.prune.facts.unpruned:
         return f"{allowed}, or "
-    return f"more --epochs (now {record.target.finetune.epochs}), {allowed}, or "
+    return f"{_more_epochs(record)} --epochs instead of {record.target.finetune.epochs}, {allowed}, or "
 
 
 def _remedy(gate: Gate, record: BuildRecord) -> str:
@@ -193,10 +212,10 @@ def _remedy(gate: Gate, record: BuildRecord) -> str:
     if gate.metric.endswith(DROP) and record.stages.prune.facts.unpruned:  # neither trained nor asked for too much
         return f"another precision (now {record.precision}), for accuracy fell too far"
     if gate.metric.endswith(DROP) and stand_in:
-        return f"more --epochs (now {epochs}) or a lower {planned}, for accuracy fell too far"
+        return f"{_more_epochs(record)} --epochs instead of {epochs}, or a lower {planned}, for accuracy fell too far"
     if gate.metric.endswith(DROP):
-        now = f"now {epochs}, {asked} {budget.value:g}"
-        return f"more --epochs or a {less} {asked} ({now}), for accuracy fell too far"
+        trained = f"{_more_epochs(record)} --epochs instead of {epochs}"
+        return f"{trained}, or a {less} {asked} (now {budget.value:g}), for accuracy fell too far"
     if stand_in and ("latency" in gate.metric or "speed-up" in gate.metric):
         return f"a larger {planned}, by which this plan was made, or --device, where the search measures"
     if "latency" in gate.metric or "speed-up" in gate.metric:

@@ -110,10 +110,10 @@ def test_a_loss_near_what_is_allowed_is_settled_by_training_by_the_limit_or_by_i
     trained, limit = record.target.finetune.epochs, record.target.accuracy.max_map_drop
     words = next_words(record, capsys)
     assert words.startswith(
-        f"next, with more --epochs (now {trained}), a larger --max-map-drop (now {limit:g}), or more images in split "
-        "val of data.yaml:"
+        f"next, with {2 * trained} --epochs instead of {trained}, a larger --max-map-drop (now {limit:g}), or more "
+        "images in split val of data.yaml:"
     )
-    assert words.endswith(AGAIN)
+    assert words.endswith(f"{AGAIN} --epochs {2 * trained}"), "not the very command that gave this verdict"
     prune = record.stages.prune
     unpruned = replace(prune, facts=replace(prune.facts, unpruned=True))
     words = next_words(replace(record, stages=replace(record.stages, prune=unpruned)), capsys)
@@ -136,9 +136,15 @@ def test_what_failed_names_what_would_change_it(capsys: pytest.CaptureFixture[st
     flag, epochs = f"--{target.budget.kind.replace('_', '-')}", target.finetune.epochs
     words = failed("mAP50-95 drop")
     assert words.startswith(
-        f"next, with more --epochs or a lower {flag} (now {epochs}, {flag} {target.budget.value:g})"
+        f"next, with {2 * epochs} --epochs instead of {epochs}, or a lower {flag} (now {target.budget.value:g})"
     )
-    assert words.endswith(AGAIN)
+    assert words.endswith(f"{AGAIN} --epochs {2 * epochs}")
+    short = replace(
+        build_record("FAIL"), command=("edgeprune", "build", "--weights", "a b.pt", "--epochs", "1", "--seed", "2")
+    )
+    short = replace(short, target=target.with_overrides(epochs=1))
+    lost = Gate("engine", "mAP50-95 drop", 0.0, 0.0, "", Verdict.FAIL, "")
+    assert next_words(replace(short, gates=(lost,)), capsys).endswith("'a b.pt' --seed 2 --epochs 10")
     assert f"a lower {flag} (now" in failed("speed-up") and failed("size").startswith("next, with what failed mended")
     assert failed("speed-up", "mAP50-95 drop").count(AGAIN) == 1
 
