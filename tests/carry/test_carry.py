@@ -587,7 +587,9 @@ def test_only_a_trtexec_that_the_profile_asks_for_gets_commands_and_is_taken_bac
     own = {"trtexec": ("/opt/trtexec",)}
     with pytest.raises(DeviceError, match=r"it has TensorRT 10\.3\.0, the profile asks for >=10\.7,<12"):
         _require_board(target.changed({"device.trtexec": "/opt/trtexec", "device.tensorrt": ">=10.7,<12"}), answered)
-    on_dla = target.model_copy(update={"device": target.device.model_copy(update=own | {"dla_core": 0})})
+    on_dla = target.model_copy(
+        update={"device": target.device.model_copy(update=own | {"dla_core": 0, "tensorrt": ">=10.3,<12"})}
+    )
     with pytest.raises(DeviceError, match=r"its TensorRT 11\.1\.0 has no DLA"):
         _require_board(on_dla, replace(answered, banner="TensorRT.trtexec [TensorRT v110100]"))
     with pytest.MonkeyPatch.context() as patched:
