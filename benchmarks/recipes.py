@@ -1,7 +1,8 @@
-"""Which teacher, schedule and importance keep most accuracy, at equal total epochs and equal measured latency?
+"""Which teacher, schedule, importance and learning rate keep most accuracy, at equal epochs and measured latency?
 
     python -m benchmarks.recipes --weights W.pt --data data.yaml --work runs/recipes --out PAGE.md [--larger LARGER.pt]
-        [--speed-ups 2.2] [--epochs 20] [--seeds 0 1 2] [--schedules …] [--importances …] [--teachers …] [--full]
+        [--speed-ups 2.2] [--epochs 20] [--seeds 0 1 2] [--schedules …] [--importances …] [--teachers …]
+        [--lr0s 0.001 0.002 …] [--full]
 
 The first of each list is the default. One is varied at a time (``--full``: every combination); then the best of each,
 chosen on the val split, are put together. Every model is found by the search at the asked latency ratio to the given
@@ -42,9 +43,23 @@ from edgeprune.training.sparsify import sparsify
 SCHEDULES = ("one-shot", "rounds", "sparse")
 TEACHERS = ("unpruned", "none", "larger")
 IMPORTANCES = ("taylor", "lamp", "fisher")
+LR0S = (0.001, 0.002, 0.004)
+NAMELESS_LR0 = 0.001  # of runs whose name says none: those from before it was varied
+FACTORS = ("schedule", "importance", "teacher", "lr0")
 BY_SCALES = "bn_scale"  # what a sparse schedule prunes by
 SPARSE_LR0 = 0.003  # of `edgeprune sparsify`
-COLUMNS = ("schedule", "importance", "teacher", "measured", "95 %", "parameters", "val, mean", "test, mean", "95 %")
+COLUMNS = (
+    "schedule",
+    "importance",
+    "teacher",
+    "lr0",
+    "measured",
+    "95 %",
+    "parameters",
+    "val, mean",
+    "test, mean",
+    "95 %",
+)
 COLUMNS = (*COLUMNS, "lowest", "highest", "against the default", "seeds", "hours a seed")
 
 
@@ -55,11 +70,13 @@ class Recipe:
     schedule: str
     importance: str
     teacher: str
+    lr0: float = NAMELESS_LR0
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.schedule}-{self.importance}-{self.teacher}"
+        own = "" if self.lr0 == NAMELESS_LR0 else f"-lr{self.lr0:g}"
+        return f"{self.schedule}-{self.importance}-{self.teacher}{own}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,7 @@ class Place:
         teachers = {"none": None, "unpruned": given.weights, "larger": given.larger}
         finetuning = load_target("cpu").finetune
         made = TrainSettings.of(finetuning, imgsz=given.imgsz, seed=self.seed, teacher=teachers[self.recipe.teacher])
-        return replace(made, epochs=epochs, lr0=lr0 or made.lr0, device=given.device, quiet=True)
+        return replace(made, epochs=epochs, lr0=lr0 or self.recipe.lr0, device=given.device, quiet=True)
 
 
 def kept(options: argparse.Namespace) -> KeptRuns:
@@ -217,8 +234,8 @@ def _of_all(options: argparse.Namespace) -> str:
 
 def recipes(options: argparse.Namespace) -> list[Recipe]:
     """The default, then what is varied. A sparse schedule has one importance."""
-    default = Recipe(options.schedules[0], options.importances[0], options.teachers[0])
-    every = [Recipe(*one) for one in product(options.schedules, options.importances, options.teachers)]
+    default = Recipe(options.schedules[0], options.importances[0], options.teachers[0], options.lr0s[0])
+    every = [Recipe(*one) for one in product(options.schedules, options.importances, options.teachers, options.lr0s)]
     if not options.full:
         every = [one for one in every if _differences(one, default) <= 1]
     return list(dict.fromkeys([default, *map(_plain, every)]))
@@ -229,20 +246,20 @@ def _plain(one: Recipe) -> Recipe:
 
 
 def _differences(one: Recipe, other: Recipe) -> int:
-    return sum(getattr(one, name) != getattr(other, name) for name in ("schedule", "importance", "teacher"))
+    return sum(getattr(one, name) != getattr(other, name) for name in FACTORS)
 
 
 def together(done: Sequence[Recipe], asked: float, options: argparse.Namespace) -> Recipe | None:
-    """The best schedule, importance and teacher of those that were varied alone, by the mean on val; None where that
-    was run already."""
+    """The best schedule, importance, teacher and learning rate of those that were varied alone, by the mean on val;
+    None where that was run already."""
     default = done[0]
     scores = {
         one: statistics.mean(run["val"] for run in found) for one in done if (found := figures(one, asked, options))
     }
     if default not in scores:
         return None
-    best: dict[str, str] = {}
-    for factor in ("schedule", "importance", "teacher"):
+    best: dict[str, Any] = {}
+    for factor in FACTORS:
         alone = [one for one in scores if _plain(replace(default, **{factor: getattr(one, factor)})) == one]
         best[factor] = getattr(max(alone, key=lambda one: scores[one]), factor)
     found = _plain(Recipe(**best))
@@ -267,7 +284,7 @@ def page(options: argparse.Namespace) -> str:
     runs = [one for name, one in kept(options).all().items() if name.startswith(f"{_of_all(options)}-x")]
     larger = "" if options.larger is None else f", the larger teacher {options.larger.stem}"
     lines = [
-        "# Teacher, schedule and importance at equal total epochs",
+        "# Teacher, schedule, importance and learning rate at equal total epochs",
         "",
         f"By `python -m benchmarks.recipes`: {options.weights.stem} on {Path(options.data).parent.name}, "
         f"{options.imgsz} px, {options.epochs} epochs in all, seeds {', '.join(map(str, options.seeds))}{larger}. "
@@ -281,7 +298,7 @@ def page(options: argparse.Namespace) -> str:
     ]
     for asked in options.speed_ups:
         every = every_recipe(asked, options)
-        lines += ["", f"## ×{asked:g}", "", *table(COLUMNS, list(_rows(every, asked, options)), right=3)]
+        lines += ["", f"## ×{asked:g}", "", *table(COLUMNS, list(_rows(every, asked, options)), right=4)]
         missing = [f"{one.name} ({_why(one, asked, options)})" for one in every if not figures(one, asked, options)]
         if missing:
             lines += ["", f"Without a figure: {'; '.join(missing)}."]
@@ -300,6 +317,7 @@ def _rows(every: Sequence[Recipe], asked: float, options: argparse.Namespace) ->
             one.schedule,
             one.importance,
             one.teacher,
+            f"{one.lr0:g}",
             f"×{statistics.mean(middle for _, middle, _ in ratio):.3f}",
             f"×{min(low for low, *_ in ratio):.3f} to ×{max(high for *_, high in ratio):.3f}",
             f"{statistics.mean(run['parameters'] for run in found) / 1e6:.3f} M",
@@ -361,6 +379,7 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     parser.add_argument("--importances", nargs="+", default=list(IMPORTANCES))
     parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument("--lr0s", type=float, nargs="+", default=list(LR0S))
     parser.add_argument("--full", action="store_true", help="every combination")
     parser.add_argument("--device", default="cpu", help="that trains")
     parser.add_argument("--print-only", action="store_true")

@@ -213,7 +213,7 @@ REGISTRY = (
     ),
     Benchmark(
         "recipes",
-        "teacher, schedule and importance at equal total epochs and latency",
+        "teacher, schedule, importance and learning rate at equal total epochs and latency",
         "-m benchmarks.recipes --weights {first} --data {data} --work {work} --out {made}",
         "recipes.md",
         180,

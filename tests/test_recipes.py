@@ -22,6 +22,7 @@ ROUNDS, LAMP = Recipe("rounds", "taylor", "unpruned"), Recipe("one-shot", "lamp"
 @pytest.fixture
 def options(tmp_path: Path) -> Namespace:
     lists: dict[str, Any] = {"schedules": list(SCHEDULES), "importances": list(IMPORTANCES), "teachers": list(TEACHERS)}
+    lists |= {"lr0s": [0.001]}
     given: dict[str, Any] = {"weights": tmp_path / "n.pt", "larger": tmp_path / "s.pt", "work": tmp_path}
     given |= {"imgsz": 96, "epochs": 4, "data": "d/data.yaml", "device": "cpu", "full": False, "seeds": [0, 1, 2]}
     for name in ("weights", "larger"):
@@ -52,6 +53,16 @@ def test_one_thing_is_varied_at_a_time_and_a_sparse_schedule_prunes_by_scales(op
     )
     options.full = True
     assert len(recipes.recipes(options)) == 2 * 3 * 3 + 3
+
+
+def test_the_learning_rate_is_varied_too_and_old_runs_keep_their_names(options: Namespace) -> None:
+    options.lr0s = [0.002, 0.001]
+    default, *others = recipes.recipes(options)
+    assert default == replace(DEFAULT, lr0=0.002) and default.name == "one-shot-taylor-unpruned-lr0.002"
+    assert DEFAULT in others and DEFAULT.name == "one-shot-taylor-unpruned"
+    assert [one.lr0 for one in others].count(0.002) == len(others) - 1
+    settings = Place(default, 2.2, 0, options).settings(2)
+    assert settings.lr0 == 0.002 and Place(default, 2.2, 0, options).settings(2, 0.003).lr0 == 0.003
 
 
 def test_the_best_of_each_are_put_together_by_val(options: Namespace) -> None:
