@@ -137,7 +137,8 @@ def _scene_figure(scene: Scene) -> SceneFigure:
         for number, result in enumerate(scene.results, 1)
     ]
     caption = "; ".join(f"{panel.name}: {panel.summary}" for panel in panels[1:])
-    return SceneFigure(key, scene.image, tuple(panels), f"Labels: {truth}. {caption}.", Table.of(COLUMNS, _rows(scene)))
+    table = Table.of(COLUMNS, _rows(scene), naming=2)
+    return SceneFigure(key, scene.image, tuple(panels), f"Labels: {truth}. {caption}.", table)
 
 
 def _panel(scene: Scene, result: SceneResult | None, key: str, number: int, name: str, summary: str) -> Panel:

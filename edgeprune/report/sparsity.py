@@ -67,4 +67,4 @@ def _histogram(
         for layer, name, histogram in histograms
     )
     columns = ("layer", "", "channels", f"scale below {SCALE_OFF:g}", *bins)
-    return draw_plot(kind, title, alt, draw, Table.of(columns, rows))
+    return draw_plot(kind, title, alt, draw, Table.of(columns, rows, naming=2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeprune.report.page import render
 
@@ -19,15 +19,17 @@ class Table:
     Attributes:
         columns: the head; all names empty for a table without one.
         rows: a cell a column.
+        naming: how many of the first columns name a row; a screen reader says them before each of its other cells.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    naming: int = 1
 
     @classmethod
-    def of(cls, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    def of(cls, columns: Iterable[str], rows: Iterable[tuple[str, ...]], naming: int = 1) -> Table:
         """The table of any iterables."""
-        return cls(tuple(columns), tuple(rows))
+        return cls(tuple(columns), tuple(rows), naming)
 
     @property
     def numeric(self) -> tuple[bool, ...]:
@@ -41,13 +43,14 @@ class Table:
 
     def first(self, count: int) -> Table:
         """The same table with no more rows than that."""
-        return Table(self.columns, self.rows[:count])
+        return replace(self, rows=self.rows[:count])
 
     def without(self, column: str) -> Table:
         """The same table with a column left out."""
         place = self.columns.index(column)
         rows = (row[:place] + row[place + 1 :] for row in self.rows)
-        return Table.of(self.columns[:place] + self.columns[place + 1 :], rows)
+        naming = self.naming - (place < self.naming)
+        return Table.of(self.columns[:place] + self.columns[place + 1 :], rows, naming)
 
     def transposed(self) -> Table:
         """The same cells with a row a column: the names of the columns come first."""

@@ -20,6 +20,7 @@ DROP = " drop"
 INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 QUIET = "a quiet machine"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
+NAMING = 2  # a stage has several gates: what names a row is the stage and the metric
 LEAST_EPOCHS = 10  # what is told to who trained for fewer: after less a pruned model is on its way up
 
 
@@ -54,7 +55,7 @@ def gate_text(gate: Gate) -> str:
 
 def verdict_table(gates: Iterable[Gate], next_command: str | None = None, instead: str = "the command below") -> Table:
     """The gates in their order, one a row; ``next_command`` and ``instead`` as in :func:`short_reasons`."""
-    return Table.of(COLUMNS, (gate_cells(gate) for gate in short_reasons(gates, next_command, instead)))
+    return Table.of(COLUMNS, (gate_cells(gate) for gate in short_reasons(gates, next_command, instead)), NAMING)
 
 
 def short_reasons(gates: Iterable[Gate], next_command: str | None, instead: str) -> list[Gate]:

@@ -16,6 +16,7 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--enable-logging=stderr", "--allow-file-access-from-files"),
+    "--enable-blink-features=ComputedAccessibilityInfo",  # what a screen reader is told of an element
 ]
 WIDTHS = (1280, 375)  # a desk and a phone
 MEASURES = """<script>
@@ -40,11 +41,19 @@ onload = () => {
       .filter(one => one.scrollWidth > one.clientWidth + 1)
       .filter(one => page.documentElement.clientWidth < 640 || !one.closest("details"))
       .map(one => one.textContent.trim().slice(0, 60))),
-    broken: [...page.querySelectorAll(".gates td:first-child")].filter(one => {
+    broken: [...page.querySelectorAll(".gates tbody th:first-child")].filter(one => {
       const text = page.createRange();
       text.selectNodeContents(one);
       return text.getClientRects().length > 1;
     }).map(one => one.textContent),
+    // what the layout took from a table, and where the keyboard does not get to; what is closed has no role
+    forgotten: [...page.querySelectorAll("table, thead, tbody, tr, th, td")]
+      .filter(one => !one.closest("details:not([open])") && one.computedRole !== one.getAttribute("role"))
+      .map(one => `${one.tagName} ${one.computedRole} ${one.textContent}`),
+    unreached: [...page.querySelectorAll(".scroll")]
+      .filter(one => !one.closest("details:not([open])"))
+      .filter(one => (one.focus(), page.activeElement !== one) || one.computedRole !== "region" || !one.computedName)
+      .map(one => one.textContent.trim().slice(0, 60)),
     pixels: [...page.querySelectorAll(".panel > svg > image, .panel > svg > use")].map(one => one.getBBox().width > 0),
   });
 };
@@ -79,6 +88,8 @@ def looked_at(text: str, folder: Path, width: int) -> dict[str, Any]:
     assert seen["wide"] <= width
     assert not seen["clipped"], seen["clipped"]
     assert not seen["broken"], f"names of stages in pieces: {seen['broken']}"
+    assert not seen["forgotten"], f"cells without their role: {seen['forgotten']}"
+    assert not seen["unreached"], f"no keyboard reaches {seen['unreached']}"
     for name in ("drawn", "titled", "pixels"):
         assert all(seen[name]), (name, seen[name])
     assert seen["drawn"]
