@@ -49,7 +49,7 @@ def trace_model(model: nn.Module, imgsz: Size) -> Trace:
             failed; names the block.
     """
     refuse_foreign_classes(model)
-    _refuse_shared_weights(model)
+    refuse_shared_weights(model)
     copy = set_raw_outputs(copy_sharing_weights(model))
     tracker = _LabelTracker(copy)
     image = next(model.parameters()).new_empty(0, input_channels(model), *both_sides(imgsz))
@@ -73,7 +73,7 @@ def trace_model(model: nn.Module, imgsz: Size) -> Trace:
     return tracker.trace
 
 
-def _refuse_shared_weights(model: nn.Module) -> None:
+def refuse_shared_weights(model: nn.Module) -> None:
     """Raise StageError for a weight of two layers: each would narrow it to channels of its own."""
     owners: dict[int, str] = {}
     for name, module in model.named_modules():  # a layer that stands in two places comes once

@@ -56,8 +56,12 @@ def read_inputs(
     Raises:
         TargetError: the target asks for what the model does not allow, or needs images and has none.
         DataError: checkpoint or dataset are unreadable or unsafe, or their classes disagree.
+        StageError: two layers share a weight, so that the model cannot be narrowed.
     """
+    from edgeprune.pruning.trace import refuse_shared_weights
+
     source = checkpoint.load(weights, trust=trust)
+    refuse_shared_weights(source.model)
     size = source.size_for(command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
     if data is not None:

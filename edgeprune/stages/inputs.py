@@ -89,13 +89,17 @@ def _require_same_classes(target: Target, weights: Path, dataset: Dataset) -> No
 
 
 def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
-    """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now."""
+    """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now; likewise
+    ``StageError`` for a weight of two layers."""
     from edgeprune.pruning.criteria import importance_named
     from edgeprune.pruning.pruner import AUTO, Pruner
+    from edgeprune.pruning.trace import refuse_shared_weights
 
     wanted = target.prune
     if wanted.importance != AUTO:
         importance_named(wanted.importance)
+    if loaded is not None:
+        refuse_shared_weights(loaded.model)
     if loaded is not None and (wanted.ignore or wanted.max_ratio):  # globs that match nothing
         Pruner(loaded.model, target.imgsz, ignore=wanted.ignore, max_ratio=wanted.max_ratio)
     pretrain = target.pretrain if loaded is None else None

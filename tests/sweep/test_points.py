@@ -19,6 +19,7 @@ from edgeprune.frontier.run import frontier
 from edgeprune.frontier.screening import Screening
 from edgeprune.measure import latency as latency_module
 from edgeprune.measure.compiling import CompiledFiles
+from edgeprune.pipeline import build
 from edgeprune.progress import Silent
 from edgeprune.records.frontier import Screened
 from edgeprune.records.sweep import Point, Sweep
@@ -391,6 +392,24 @@ class Held(CountedSteps):
         with pytest.raises(StageError, match=r"another (sweep|frontier) \(process"), open_workspace(self.out):
             pass
         return super().search(job)
+
+
+@pytest.mark.parametrize("command", [sweep, frontier, build])
+def test_a_weight_of_two_layers_is_refused_before_anything_is_measured(
+    given: tuple[Path, Path], tmp_path: Path, command: Any
+) -> None:
+    from ultralytics import YOLO
+
+    weights, data = given
+    model: Any = YOLO(weights)
+    block = model.model.model[2].m[0]
+    block.cv1.bn.weight = block.cv2.bn.weight
+    model.save(tmp_path / "shared.pt")
+    ways: dict[Any, Any] = {sweep: {"budgets": [("speed_up", 1.5)]}, build: {}}
+    ways[frontier] = {"budgets": [1.5], "kind": "speed_up"}
+    with pytest.raises(StageError, match="are one tensor"):
+        command("cpu", tmp_path / "shared.pt", data, out=tmp_path / "out", imgsz=96, **ways[command])
+    assert not (tmp_path / "out").exists(), "nothing was begun"
 
 
 @pytest.mark.parametrize("command", [sweep, frontier])
