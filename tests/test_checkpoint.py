@@ -167,7 +167,7 @@ def _tensor_at(*place: str) -> Callable[[Path, Path], None]:
     ("make", "message"),
     [
         (_truncated, "truncated"),
-        (_empty, "truncated"),
+        (_empty, "is empty; copy or train it again"),
         (_image, "no checkpoint"),
         (_state_dict, "bare state dict"),
         (_torchscript, "TorchScript"),

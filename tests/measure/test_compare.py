@@ -137,7 +137,7 @@ def test_tables_json_and_figures(found):
     assert [row["name"] for row in data["models"]] == ["base.pt", "pruned.onnx", "pruned.pt"]
     assert len(data["models"][1]["latency"]["latency"]["values"]) == 40
     assert {"found", "right", "missed", "lost", "gone", "new"} <= set(data["scenes"]["shown"][0]["models"][1])
-    assert comparison_html(found).lstrip().startswith("<div")
+    assert comparison_html(found).lstrip().startswith("<table")
     assert [len(figure.axes) for figure in draw_scenes(found)] == [4, 4]
     # the most differing image comes first, and the images are in the page once each
     assert found.scenes[0].difference >= found.scenes[1].difference
