@@ -38,7 +38,7 @@ from edgeprune.stages.base import Build, BuildReporter, Stage, Weights, build_re
 from edgeprune.stages.inputs import Inputs, build_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import PROFILE, Target, is_shipped, load_target, profile_yaml
-from edgeprune.version import installed
+from edgeprune.version import versions_of
 from edgeprune.workspace import (
     LOG,
     BuildState,
@@ -238,7 +238,7 @@ def _count(build: Build, stages: Sequence[Stage[Any]]) -> int:
 
 
 def _key(build: Build, stage: Stage[Any]) -> Key:
-    packages = {package: installed(package) for package in stage.packages}
+    packages = versions_of(stage.packages)
     return Key(stage.name, flat({"version": stage.version, **stage.inputs(build), "env": packages}))
 
 

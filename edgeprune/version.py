@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 __version__ = "0.1.0"
@@ -16,6 +17,11 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """As :func:`installed`, of several by name: what a key has of the packages that make its result."""
+    return {package: installed(package) for package in packages}
 
 
 def pip(*arguments: str) -> str:

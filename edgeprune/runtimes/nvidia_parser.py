@@ -27,7 +27,7 @@ from edgeprune.runtimes.bench_worker import JobError, serve
 from edgeprune.runtimes.jobs import ParserAnswer, ParserJob
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.worker import run_worker
-from edgeprune.version import installed, pip
+from edgeprune.version import pip, versions_of
 
 NAME = "NVIDIA's parser"
 PLATFORM = ("linux", "x86_64")
@@ -42,7 +42,7 @@ NO_NEWS = ("Invalid Node - ", "[checkMacros.cpp")  # lines without the cause: a 
 
 def parser_availability() -> Availability:
     """Whether both packages are installed; loads neither."""
-    versions = {package: installed(package) for package in PACKAGES}
+    versions = versions_of(PACKAGES)
     if missing := [package for package, version in versions.items() if version == "absent"]:
         if (sys.platform, platform.machine()) != PLATFORM:
             return Availability(False, "TensorRT for RTX is for Linux on x86-64", "ask it on such a machine")

@@ -29,7 +29,7 @@ from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
 from edgeprune.serial import digest_of
-from edgeprune.version import installed
+from edgeprune.version import versions_of
 
 MODEL = "model.pt"
 VERSION = 2  # of how a model is compiled: raised whenever the same inputs would give another engine
@@ -95,7 +95,7 @@ class SiteBench:
             "conditions": dict(self.conditions),
             "seed": self.site.seed,
             "trained_int8": self._trains_int8,
-            "packages": {package: installed(package) for package in PACKAGES},
+            "packages": versions_of(PACKAGES),
         }
         place = kept / digest_of(content)[:16]
         if not place.is_dir():

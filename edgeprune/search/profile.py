@@ -32,7 +32,7 @@ from edgeprune.search.bench import Bench
 from edgeprune.search.cost import Fit, MeasuredCopy, fit_costs
 from edgeprune.search.layers import FIXED, Layer, layers_of, sum_by_layer
 from edgeprune.serial import digest_of, read_json, write_json
-from edgeprune.version import installed
+from edgeprune.version import versions_of
 
 SCHEMA_VERSION = 3  # 2: of two heads only the one that ships; 3: says when and by which packages it was measured
 UNIFORM_SHARES = (0.5,)  # share of every width that a copy keeps
@@ -118,7 +118,7 @@ def cache_file(cache: Path, conditions: Mapping[str, Any], shapes: str, align: i
         "conditions": dict(conditions),
         "shapes": shapes,
         "align": align,
-        "packages": {package: installed(package) for package in PACKAGES},
+        "packages": versions_of(PACKAGES),
     }
     return cache / f"profile-{digest_of(content)[:16]}.json"
 

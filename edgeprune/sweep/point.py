@@ -15,7 +15,7 @@ from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
 from edgeprune.target import Target
 from edgeprune.training.best_by import best_by
-from edgeprune.version import installed
+from edgeprune.version import installed, versions_of
 
 if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
@@ -155,7 +155,7 @@ def target_inputs(target: Target) -> dict[str, Any]:
 
 def conditions_of(site: Site) -> dict[str, str]:
     """What a point depends on besides its job: the device of a usable site, and versions of packages."""
-    return {**site.runtime.identity(), **{package: installed(package) for package in PACKAGES}}
+    return {**site.runtime.identity(), **versions_of(PACKAGES)}
 
 
 class Steps(Protocol):

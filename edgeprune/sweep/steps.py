@@ -45,7 +45,7 @@ from edgeprune.serial import digest_of, to_json
 from edgeprune.sweep.kept import read_search, write_search
 from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.training.best_by import best_by
-from edgeprune.version import installed
+from edgeprune.version import installed, versions_of
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
@@ -277,7 +277,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         "seed": job.seed,
         "head": job.target.exported_head,
         "teacher": job.teacher_digest,
-        "packages": {package: installed(package) for package in ("torch", "ultralytics")},
+        "packages": versions_of(("torch", "ultralytics")),
         **best_by(job.task),
     }
     return digest_of([TRAINED_VERSION, content])[:16]

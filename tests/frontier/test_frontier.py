@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from edgeprune import checkpoint
+from edgeprune import checkpoint, version
 from edgeprune.cli import app
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, TargetError, ToolError
@@ -33,7 +33,6 @@ from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_tab
 from edgeprune.samples.average_precision import ImageScores
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import read_json
-from edgeprune.sweep import point as point_module
 from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.target import Target, load_target
 from tests.report.markup import Page, check_that_nothing_leaves
@@ -556,6 +555,6 @@ def test_a_screening_is_kept_only_without_a_refusal_that_may_pass(
     again = screened()
     assert ("fp16" in again.refused) is kept and len(compiled) == (2 if kept else 4)
     assert screened() == again, "what is whole is kept"
-    monkeypatch.setattr(point_module, "installed", lambda package: "another version")
+    monkeypatch.setattr(version, "installed", lambda package: "another version")
     screened()
     assert len(compiled) == (4 if kept else 6), "other packages give other figures"

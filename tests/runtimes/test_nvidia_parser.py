@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeprune import version
 from edgeprune.errors import DataError, ToolError
 from edgeprune.runtimes import nvidia_parser as parser_module
 from edgeprune.runtimes.jobs import ParserJob
@@ -71,7 +72,7 @@ def test_what_is_no_graph_does_not_reach_it(tmp_path):
 
 
 def test_where_it_is_absent_the_command_that_gets_it_is_named(monkeypatch):
-    monkeypatch.setattr(parser_module, "installed", lambda package: "absent")
+    monkeypatch.setattr(version, "installed", lambda package: "absent")
     monkeypatch.setattr(parser_module, "PLATFORM", (sys.platform, parser_module.platform.machine()))
     found = parser_availability()
     assert not found.ok and " -m pip install tensorrt-rtx-cu13-libs==" in found.remedy

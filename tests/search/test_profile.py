@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from edgeprune import version
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.measure.latency import timing_inputs
 from edgeprune.pruning.pruner import Pruner
@@ -102,7 +102,7 @@ def test_a_kept_profile_says_since_when_and_is_of_these_packages(
     told = f"kept since {datetime.now(timezone.utc).date()}: another --cache measures anew"
     assert told not in found()
     assert told in found()
-    monkeypatch.setattr(sys.modules[profile_layers.__module__], "installed", lambda package: "0.0.1")
+    monkeypatch.setattr(version, "installed", lambda package: "0.0.1")
     assert told not in found()
 
 
