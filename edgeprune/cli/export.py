@@ -128,17 +128,16 @@ def quantize_command(
         of_int8 = {"--data": data, "--recipe": recipe, "--count": count, "--method": method}
         refuse_without_effect(of_int8, "calibrates INT8, and --precision is fp16")
     output = output or _beside(model, f"{model.stem}-{precision}.onnx")
+    stated: dict[str, Any] = {"images": count, "recipe": recipe, "method": method}
     info = quantize_onnx(
         model,
         output,
         precision=precision,
         data=data,
-        images=count or 128,
-        recipe=recipe or "tensorrt",
-        method=method or "entropy",
         keep_float=keep_float or (),
         seed=seed,
         trust=trust,
+        **{name: value for name, value in stated.items() if value is not None},
     )
     lines = [f"{output}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
     if info.images:
@@ -278,7 +277,8 @@ def val_command(
     """
     from edgeprune.errors import DataError, TargetError
     from edgeprune.measure.accuracy import accuracy
-    from edgeprune.records.gates import MIN_AGREEMENT
+    from edgeprune.records.gates import agreement_gate
+    from edgeprune.samples.gates import Verdict
     from edgeprune.target import load_target
 
     if target and runtime:
@@ -322,13 +322,12 @@ def val_command(
     lines = [f"{artifact}: {found.task} on {found.images} images of {found.split}, {words}"]
     lines.append(f"{best} {found.map50_95:.4f}, {second} {found.map50:.4f}")
     lines += [f"  {name}: {value:.4f}" for name, value in found.per_class.items()]
-    if agreement is not None and agreement.found_nothing:
-        lines.append("INCONCLUSIVE: neither detects anything, so nothing is known of the engine; give a trained model")
-    elif agreement is not None and agreement.detections_agreement < MIN_AGREEMENT:
-        lines.append(f"FAIL: below {MIN_AGREEMENT:.0%}, the accuracy is not the engine's; build it from its ONNX file")
+    gate = None if agreement is None else agreement_gate("val", agreement)
+    if gate is not None and gate.verdict is not Verdict.PASS:
+        lines.append(f"{gate.verdict.value}: the accuracy may not be the engine's: {gate.reason}")
     _print({**to_json(found), "runtime": by, "agreement": agreement}, "\n".join(lines), as_json)
-    if agreement is not None and (agreement.found_nothing or agreement.detections_agreement < MIN_AGREEMENT):
-        raise typer.Exit(5 if agreement.found_nothing else 1)
+    if gate is not None:
+        raise typer.Exit(gate.verdict.exit_code)
 
 
 def _judged(
