@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError
-from edgeprune.linked_split import FOLDER, MANY
+from edgeprune.linked_split import FOLDER, MANY, stamp_of
 from edgeprune.reading import is_file
 from edgeprune.serial import read_json, write_json
 from edgeprune.workspace import user_cache
@@ -56,8 +56,5 @@ def _hash(image: Path) -> str:
 def _key(images: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for image in images:
-        digest.update(os.fsencode(f"\0{image.absolute()}\0"))
-        if is_file(image):
-            status = image.stat()
-            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(os.fsencode(f"\0{image.absolute()}\0") + stamp_of(image))
     return digest.hexdigest()[:24]

@@ -183,11 +183,16 @@ def _key(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules) ->
     digest = hashlib.sha256(repr((FORMAT, rules, tuple(groups), readers)).encode(errors="surrogateescape"))
     for source in sources:
         for path in (source.image, source.label):
-            digest.update(os.fsencode(f"\0{source.group}\0{path}\0"))
-            if path is not None and is_file(path):
-                status = path.stat()
-                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\0{source.group}\0{path}\0") + stamp_of(path))
     return digest.hexdigest()[:24]
+
+
+def stamp_of(path: Path | None) -> bytes:
+    """Size and time of change, by which a file is known again; empty for what is no regular file."""
+    if path is None or not is_file(path):
+        return b""
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}".encode()
 
 
 def _link(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules, folder: Path) -> list[Path | None]:
