@@ -122,6 +122,14 @@ READ = {  # paths that a command reads; every other one is written
     *("bench --image", "engine-header add --onnx", "import-results --run", "qat --teacher", "finetune --teacher"),
     "iterate --teacher",
 }
+
+
+def other_words(option: OptionInfo, needed: Sequence[str]) -> tuple[str, list[str]]:
+    """An option's flag, and what a command needs besides it."""
+    flag = (option.param_decls or ("",))[-1]
+    return flag, [part for at, part in enumerate(needed) if flag not in (part, *needed[max(0, at - 1) : at])]
+
+
 FILES, FOLDERS = (output_file, output_file_or_stdout, output_plot), (output_folder,)
 WRITTEN = [
     (command.split(), needed, info)
@@ -169,8 +177,7 @@ def test_commands_check_their_outputs_first(
         (tmp_path / "folder").rename(tmp_path / "folder.svg")
         (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    flag = (option.param_decls or ("",))[-1]
-    rest = [part for at, part in enumerate(needed) if flag not in (part, *needed[max(0, at - 1) : at])]
+    flag, rest = other_words(option, needed)
     monkeypatch.setattr(sys, "argv", ["edgeprune", *command, *rest, flag, place])
     assert program() == 2
     said = capsys.readouterr().err
@@ -198,8 +205,7 @@ def test_no_command_writes_over_what_it_reads(
     (tmp_path / "mine.svg").write_text("hours of training")
     (tmp_path / "linked.svg").symlink_to("mine.svg")
     monkeypatch.chdir(tmp_path)
-    flag = (option.param_decls or ("",))[-1]
-    rest = [part for at, part in enumerate(needed) if flag not in (part, *needed[max(0, at - 1) : at])]
+    flag, rest = other_words(option, needed)
     rest = ["mine.svg" if part == "nothing" else part for part in rest]
     if "mine.svg" not in rest:
         pytest.skip("it reads no file that it must be given")
