@@ -239,6 +239,8 @@ def left_to_restore() -> str:
         left.append(f"power mode {changed['power_mode']} is to be put back ({_typed(changed['power_mode'])})")
     if changed.get("clocks"):
         left.append(f"clocks are still locked (sudo jetson_clocks --restore {system_path(CLOCKS_FILE)})")
+    if changed.get("relock"):
+        left.append("clocks that were locked before are to be locked again (sudo jetson_clocks)")
     return "; ".join(left)
 
 
@@ -266,8 +268,9 @@ def restore_board() -> Restored:
             failures.append(str(error))
     if changed.get("relock") and not changed.get("power_mode"):
         code = 0 if clocks_locked() else output_of(as_root(["jetson_clocks"]), timeout_s=PROGRAM_TIMEOUT_S)[0]
-        changed.pop("relock")
-        if code != 0:
+        if code == 0:
+            changed.pop("relock")
+        else:
             failures.append("clocks are free, and were locked before; type there: sudo jetson_clocks")
     with contextlib.suppress(OSError):
         if changed:

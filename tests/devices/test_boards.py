@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeprune.agent import hold, programs
+from edgeprune.agent import hold, power, programs
 from edgeprune.agent.facts import Gpu, jetpack_of, l4t_of, modules_of, swap_free_bytes
 from edgeprune.agent.jobs import _goes_on
 from edgeprune.agent.power import power_modes
@@ -126,6 +126,27 @@ def test_clocks_that_were_locked_before_are_locked_again_in_the_mode_that_was_th
     with device:
         assert (timed(device).power_mode, timed(device).clocks) == ("7W", "locked")
     assert board(device).state() | {"runs": 0} == before
+
+
+def test_clocks_that_could_not_be_locked_again_are_by_the_next_restore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes, asked = [1, 0], []
+
+    def answer(argv: list[str], **_: object) -> tuple[int, str]:
+        asked.append(argv[-1])
+        return codes.pop(0), ""
+
+    monkeypatch.setattr(power, "_restore_path", lambda: str(tmp_path / "restore.json"))
+    monkeypatch.setattr(power, "clocks_locked", lambda: False)
+    monkeypatch.setattr(power, "output_of", answer)
+    (tmp_path / "restore.json").write_text(
+        json.dumps({"host": os.uname().nodename, "boot": power._boot(), "relock": True})
+    )
+    assert "clocks are free, and were locked before" in power.restore_board().failure
+    assert "sudo jetson_clocks" in power.left_to_restore()
+    assert power.restore_board() == ("", "") and asked == ["jetson_clocks"] * 2
+    assert power.left_to_restore() == "" and list(tmp_path.iterdir()) == []
 
 
 def test_a_mode_is_found_by_the_name_that_this_board_gives_it() -> None:
@@ -1023,9 +1044,9 @@ def test_power_is_kept_only_while_a_program_says_that_it_works(tmp_path: Path, m
     assert result["returncode"] == 0
     told = [json.loads(line) for line in (tmp_path / "stdout").read_text().splitlines()]
     heard = [[line["power"] for line in told if line["program"] == program] for program in range(3)]
-    for power in heard[0]:
-        assert len(power) > 3
-        assert {watts for _, watts in power} == {9.0}
+    for row in heard[0]:
+        assert len(row) > 3
+        assert {watts for _, watts in row} == {9.0}
         assert all(before_end_s >= 0 for before_end_s, _ in power)
         assert [at for at, _ in power] == sorted((at for at, _ in power), reverse=True)
     assert heard[1] == heard[2] == [[], []]  # one that does not say when it ends is not taken for one that worked
