@@ -272,7 +272,7 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
         work: one word for what is done in it, told to whoever comes meanwhile.
 
     Raises:
-        TargetError: the directory cannot be written.
+        TargetError: the directory cannot be written, or its file system has no locks.
         StageError: another process holds it.
     """
     lock = root / LOCK
@@ -286,12 +286,17 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             handle.seek(0)
             there, _, holder = handle.read().strip().rpartition(" ")  # the number alone is an older edgeprune's
             raise StageError(
                 f"{root}: another {there or 'build'} (process {holder or 'unknown'}) works here; wait for it or give "
                 "another folder"
+            ) from error
+        except OSError as error:  # ENOLCK, ENOTSUP, ENOSYS: a mount without locks; nobody is known to be here
+            raise TargetError(
+                f"{root}: locks do not work on this file system ({error.strerror or first_line(error)}), so two builds "
+                "could not be kept apart here; give a folder on another one: --out DIRECTORY"
             ) from error
         handle.seek(0)
         handle.truncate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -241,6 +242,19 @@ def test_who_comes_second_is_told_what_works_there(tmp_path: Path) -> None:
         other.flush()
         with pytest.raises(StageError, match=r"another build \(process 123\)"), open_workspace(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
+def test_a_file_system_without_locks_is_not_told_as_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(handle: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    told = rf"{tmp_path}: locks do not work on this file system \({os.strerror(number)}\).*: --out DIRECTORY"
+    with pytest.raises(TargetError, match=told), open_workspace(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("name", ["", BUNDLE])
