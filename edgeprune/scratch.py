@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ _in_use: list[Path] = []
 def scratch() -> Iterator[None]:
     """Have temporary files, those of libraries and of child processes too, below the cache while the block lasts.
 
-    Where the cache cannot be written, they go where the system has them. Inside of another such block nothing changes.
+    Where the cache cannot be written, or another user made the folder that takes its place, they go where the system
+    has them. Inside of another such block nothing changes.
     """
     if _in_use:
         yield
@@ -43,19 +45,29 @@ def scratch() -> Iterator[None]:
 def _own_folder(stack: contextlib.ExitStack) -> Path | None:
     """A new folder that goes away with ``stack``; None where there is no place for one."""
     name, own = f"{os.getpid()}-{uuid.uuid4().hex[:4]}", f"edgeprune-{os.getuid()}"
-    folders = [root / name for root in (user_cache("tmp"), Path(tempfile.gettempdir()) / own, Path("/tmp") / own)]
+    shared = [root / own / name for root in (Path(tempfile.gettempdir()), Path("/tmp"))]  # where others may write too
+    folders = [user_cache("tmp") / name, *shared]
     folder = next((one for one in folders if len(os.fsencode(one)) <= LONGEST_PATH), folders[-1])
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder in shared and not _is_ours_alone(folder.parent):
+            return None
         with locked(folder.parent / ".lock", wait=True):  # between a folder and its lock nobody sweeps
             sweep(folder.parent)
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
             lock = _lock(folder / ".lock", wait=False)
         stack.callback(lock.close)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
     except OSError:  # a read-only home, a file system without locks
         return None
     return folder
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Whether it is a folder, no link, that this user made and nobody else may enter: below a folder that everybody
+    may write to, another user may have made it first, to have locks follow a link or to read what lies in it."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def sweep(root: Path) -> None:
@@ -85,7 +97,8 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 
 def _lock(path: Path, *, wait: bool) -> IO[str]:
     """An open file whose lock this process holds until it is closed; ``OSError`` where another one has it."""
-    file = path.open("a")
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    file = os.fdopen(handle, "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:

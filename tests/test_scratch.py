@@ -116,3 +116,52 @@ def test_mlflow_leaves_nothing_in_the_home(tmp_path: Path) -> None:
     code = "import edgeprune, mlflow; mlflow.set_tracking_uri('sqlite:///:memory:')"
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=600, cwd=tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def as_another_left_it(folder: Path, kind: str) -> None:
+    """The folder that takes the cache's place, made by somebody else before this user came."""
+    if kind == "link":
+        (target := folder.with_name("elsewhere")).mkdir(mode=0o700)
+        folder.symlink_to(target)
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir(mode=0o700)
+        if kind == "open to others":
+            folder.chmod(0o777)
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to others", "another's"])
+def test_a_folder_that_another_may_have_made_is_not_taken(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The fallback has a name that anybody can foresee, below a folder that anybody may write to."""
+    with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp") as shared:
+        monkeypatch.setenv("EDGEPRUNE_CACHE", f"{shared}/{'n' * 80}")
+        monkeypatch.setattr("tempfile.tempdir", shared)
+        uid = os.getuid() + (kind == "another's")
+        monkeypatch.setattr(os, "getuid", lambda: uid)
+        taken = Path(shared) / f"edgeprune-{uid}"
+        as_another_left_it(taken, kind)
+        with scratch.scratch():
+            assert tempfile.gettempdir() == shared
+        assert kind == "file" or list(taken.iterdir()) == []
+
+
+def test_nobody_else_may_enter_what_takes_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0)
+    try:
+        with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp") as shared:
+            monkeypatch.setenv("EDGEPRUNE_CACHE", f"{shared}/{'n' * 80}")
+            monkeypatch.setattr("tempfile.tempdir", shared)
+            with scratch.scratch():
+                inner = Path(tempfile.gettempdir())
+                assert inner.parent == Path(shared) / f"edgeprune-{os.getuid()}"
+                assert [oct(one.stat().st_mode & 0o777) for one in (inner, inner.parent)] == ["0o700", "0o700"]
+    finally:
+        os.umask(before)
+
+
+def test_a_lock_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / ".lock").symlink_to(tmp_path / "made by the lock")
+    with pytest.raises(OSError), scratch.locked(tmp_path / ".lock", wait=False):
+        pass
+    assert not (tmp_path / "made by the lock").exists()
