@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 MARKS = re.compile("\x1b\\[[0-9;]*m|[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]")  # colours and signs of Ultralytics
 
@@ -78,6 +79,10 @@ class ToolError(EdgepruneError):
         self.tail = tail.strip()
         last = self.tail.splitlines()[-1] if self.tail else "it printed nothing"
         super().__init__(f"{self.argv[0]} exited with {returncode}: {last}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By what it was made of, not by its message: it comes from the processes of a cluster."""
+        return type(self), (self.argv, self.returncode, self.tail), self.__dict__
 
 
 class DeviceError(EdgepruneError):

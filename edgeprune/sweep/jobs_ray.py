@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from edgeprune.errors import DeviceError, EdgepruneError
+from edgeprune.errors import DeviceError, EdgepruneError, first_line
 from edgeprune.progress import Reporter, Silent
 from edgeprune.sweep.point import Finished, Job, Steps, conditions_of
 from edgeprune.target import Target
@@ -30,14 +30,14 @@ def conditions_on_ray(target: Target) -> dict[str, str]:
     Raises:
         DeviceError: Ray is not installed, no node of the cluster has the device, or its runtime is not usable there.
     """
-    ray, RayError = _connected({target.name})
+    ray = _connected({target.name})
     asked: Any = ray.remote(max_retries=RETRIES)(_guarded(_conditions))
-    try:
-        found = ray.get(asked.options(resources={device_resource(target.name): 1}, num_cpus=1).remote(target))
-    except RayError as error:
-        raise DeviceError(f"the node of the Ray cluster with {device_resource(target.name)}: {error}") from error
+    found = _result_of(asked.options(resources={device_resource(target.name): 1}, num_cpus=1).remote(target))
     if isinstance(found, EdgepruneError):
         raise found
+    if isinstance(found, Exception):
+        where = f"the node of the Ray cluster with {device_resource(target.name)}"
+        raise DeviceError(f"{where}: {first_line(found)}") from found
     return found
 
 
@@ -68,8 +68,9 @@ def run_on_ray(
 
     Raises:
         DeviceError: Ray is not installed, or no node of the cluster has the device.
+        Exception: a step raised it that is no error of edgeprune's own: a bug, as in :func:`edgeprune.sweep.run.run_here`.
     """
-    ray, RayError = _connected({job.target.name for job in jobs})
+    ray = _connected({job.target.name for job in jobs})
     reporter = reporter or Silent()
     offered = ray.cluster_resources()
     gpus = 1 if offered.get("GPU") else 0
@@ -87,23 +88,41 @@ def run_on_ray(
     while waiting:
         [ready], _ = ray.wait(list(waiting), num_returns=1)
         job = waiting.pop(ready)
-        try:
-            result = ray.get(ready)
-        except RayError as error:
-            result = error
+        result = _result_of(ready)
         finished(job, job.failure(result) if isinstance(result, Exception) else result)
         reporter.progress(f"{job.name} is there", done=total - len(waiting), total=total)
 
 
-def _connected(targets: Collection[str]) -> tuple[Any, type[Exception]]:
-    """Ray with its cluster, which has the devices of these targets, and what its own faults are.
+def _result_of(reference: Any) -> Any:
+    """What a step gave. What ended it instead is given as a value where it may happen to a correct program: an error of
+    edgeprune, or a fault of Ray's own, such as a node that died.
+
+    Raises:
+        Exception: any other that the step raised; the traceback of its worker is the cause.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        cause: BaseException = error
+        while isinstance(cause, RayTaskError):  # of a step behind the one that failed there are several around it
+            cause = cause.cause
+        bare = type(cause) is RayError  # stands in for an exception that cannot be sent
+        if isinstance(cause, (EdgepruneError, RayError)) and not bare:
+            return cause
+        raise cause from error
+
+
+def _connected(targets: Collection[str]) -> Any:
+    """Ray with its cluster, which has the devices of these targets.
 
     Raises:
         DeviceError: it is not installed, or no node has one of the devices.
     """
     try:
         import ray
-        from ray.exceptions import RayError
     except ImportError as error:
         raise DeviceError(f"--jobs ray needs Ray; next: {pip('install', 'ray>=2.40,<3')}") from error
     if not ray.is_initialized():
@@ -115,7 +134,7 @@ def _connected(targets: Collection[str]) -> tuple[Any, type[Exception]]:
             f"no node of the Ray cluster offers {missing[0]}; on the machine with the device: "
             f"ray start --address=HEAD:6379 --resources='{{\"{missing[0]}\": 1}}'"
         )
-    return ray, RayError
+    return ray
 
 
 def _guarded(step: Callable[..., Any]) -> Callable[..., Any]:

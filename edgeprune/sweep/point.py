@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.measure import compiling
 from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
@@ -20,6 +20,7 @@ from edgeprune.version import installed, versions_of
 if TYPE_CHECKING:
     from edgeprune.runtimes.site import Site
 
+MOST_OF_ERROR = 1000  # letters that a table keeps: an error of edgeprune's own is longer than another library's
 PACKAGES = (*compiling.PACKAGES, "torch-pruning")  # whose version a point depends on
 VERSION = 6  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
 # of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head;
@@ -111,9 +112,8 @@ class Job:
 
     def failure(self, error: Exception) -> Result:
         """The result of this job when it ended with an error."""
-        lines = str(error).strip().splitlines()
-        said, code = lines[0] if lines else type(error).__name__, getattr(error, "exit_code", EdgepruneError.exit_code)
-        return Result(Point(self.name, self.budget, failed=said, failed_code=code))
+        code = getattr(error, "exit_code", EdgepruneError.exit_code)
+        return Result(Point(self.name, self.budget, failed=first_line(error, MOST_OF_ERROR), failed_code=code))
 
 
 @dataclass(frozen=True)

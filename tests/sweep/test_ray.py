@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.errors import DeviceError, TargetError
+from edgeprune.errors import DeviceError, TargetError, ToolError
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import open_site
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
@@ -47,6 +47,10 @@ class QuickSteps:
         """The budget of 3 cannot be reached."""
         if job.target.budget.speed_up == 3:
             raise TargetError("the budget is out of reach")
+        if job.name == "tool":
+            raise ToolError(["trtexec"], 1, "out of memory")
+        if job.name == "bug":
+            raise ZeroDivisionError("a bug in a step")
         return PrunedThere(b"pruned", 2.0, 1, node=node())
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
@@ -54,7 +58,7 @@ class QuickSteps:
         tries = Path(job.data) / f"{job.name}.tries"
         with tries.open("a") as file:
             file.write("x")
-        if job.name == "killed" and len(tries.read_text()) == 1:
+        if (job.name == "killed" and len(tries.read_text()) == 1) or job.name == "killed for ever":
             os.kill(os.getpid(), signal.SIGKILL)
         return pruned.checkpoint + b" tuned"
 
@@ -103,6 +107,40 @@ def test_the_same_points_as_one_by_one(cluster: Any, tmp_path: Path) -> None:
     here: dict[str, Any] = {}
     run_here(jobs, b"swept", lambda one, result: here.update({one.name: result}), QuickSteps())
     assert there == here
+
+
+def test_what_ended_a_step_is_told_as_here(cluster: Any, tmp_path: Path) -> None:
+    """A program that failed keeps its reason, the fault of a worker is one line, and a bug ends the sweep."""
+    from edgeprune.sweep.jobs_ray import run_on_ray
+
+    results: dict[str, Result] = {}
+    jobs = [job("tool", tmp_path, 1.5), job("killed for ever", tmp_path, 2)]
+    run_on_ray(jobs, b"swept", lambda one, result: results.update({one.name: result}), QuickSteps())
+    assert results["tool"].point.failed == "trtexec exited with 1: out of memory"
+    assert results["tool"].point.exit_code == ToolError.exit_code
+    killed = results["killed for ever"].point.failed or ""
+    assert "worker" in killed and "Error()" not in killed and "\x1b" not in killed and "\n" not in killed
+    with pytest.raises(ZeroDivisionError, match="a bug in a step") as raised:
+        run_on_ray([job("bug", tmp_path, 1.5)], b"swept", lambda one, result: None, QuickSteps())
+    assert "in search" in str(raised.value.__cause__), "the traceback of the worker"
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_node_that_cannot_tell_its_conditions_says_so_in_a_line(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    from edgeprune.sweep import jobs_ray
+
+    def conditions(target: Any) -> dict[str, str]:
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ToolError(["trtexec"], 1, "out of memory")
+
+    monkeypatch.setattr(jobs_ray, "_conditions", conditions)
+    with pytest.raises(DeviceError if dies else ToolError) as raised:
+        jobs_ray.conditions_on_ray(load_target("cpu"))
+    said = str(raised.value)
+    assert ("device:cpu: " in said) is dies and "\n" not in said and "\x1b" not in said
 
 
 def test_what_a_point_depends_on_is_asked_of_the_node_with_the_device(cluster: Any) -> None:
