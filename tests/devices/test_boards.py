@@ -1047,8 +1047,8 @@ def test_power_is_kept_only_while_a_program_says_that_it_works(tmp_path: Path, m
     for row in heard[0]:
         assert len(row) > 3
         assert {watts for _, watts in row} == {9.0}
-        assert all(before_end_s >= 0 for before_end_s, _ in power)
-        assert [at for at, _ in power] == sorted((at for at, _ in power), reverse=True)
+        assert all(before_end_s >= 0 for before_end_s, _ in row)
+        assert [at for at, _ in row] == sorted((at for at, _ in row), reverse=True)
     assert heard[1] == heard[2] == [[], []]  # one that does not say when it ends is not taken for one that worked
 
 
