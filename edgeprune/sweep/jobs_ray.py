@@ -68,7 +68,7 @@ def run_on_ray(
 
     Raises:
         DeviceError: Ray is not installed, or no node of the cluster has the device.
-        Exception: a step raised it that is no error of edgeprune's own: a bug, as in :func:`edgeprune.sweep.run.run_here`.
+        Exception: a step raised it that is no error of edgeprune's own: a bug, as where points are made here.
     """
     ray = _connected({job.target.name for job in jobs})
     reporter = reporter or Silent()
