@@ -27,6 +27,7 @@ from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, first_line
 from edgeprune.image_hashes import image_hashes
 from edgeprune.images import list_images
+from edgeprune.labels import label_file, read_labels
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
 from edgeprune.model_metadata import LONGEST_NAME
@@ -59,7 +60,7 @@ class Dataset:
         names: class names by index, 0 to nc - 1.
         splits: image files by split, sorted, as they are named: :meth:`images` has those that can be used; a split
             whose folder is missing is absent.
-        looked_at: where each split was looked for, for error messages.
+        looked_at: where each split was looked for, for error messages; of an absent one what of that is missing.
         kpt_shape: keypoints and numbers a keypoint, for pose.
         channels: of the images, as the YAML says.
         keypoints: further entries about keypoints, for Ultralytics.
@@ -394,44 +395,6 @@ class Dataset:
                 )
 
 
-@dataclass(frozen=True)
-class LabelRow:
-    """One object in a label file.
-
-    Attributes:
-        file: the label file.
-        line: number of the line, from 1.
-        values: the line's columns as text: a class index, then coordinates from 0 to 1 whose number depends on the
-            task (``x y w h``, a polygon, corners, or a box and key points).
-    """
-
-    file: Path
-    line: int
-    values: tuple[str, ...]
-
-
-def read_labels(image: Path) -> list[LabelRow]:
-    """The objects in an image's label file; none where there is no such file. ``DataError`` for one that is no text."""
-    file = label_file(image)
-    if not is_file(file):
-        return []
-    try:
-        text = read_bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{shown(file)}: is not text in UTF-8 (byte {error.start}); a label has one line CLASS X Y W H an object"
-        ) from error
-    lines = enumerate(text.splitlines(), start=1)
-    return [LabelRow(file, number, tuple(line.split())) for number, line in lines if line.strip()]
-
-
-def label_file(image: Path) -> Path:
-    """Where Ultralytics looks for an image's labels."""
-    from ultralytics.data.utils import img2label_paths
-
-    return Path(img2label_paths([image])[0])
-
-
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     content: Any = read_yaml(path, undecodable="replace")  # Ultralytics takes the last of a key's values in silence
     if not isinstance(content, dict):
@@ -459,8 +422,9 @@ def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
         if not entries:
             continue
         folders = _entries(root, entries, f"{path}: {split}")
-        looked_at[split] = shown(", ".join(map(str, folders)))
-        if all(folder.exists() for folder in folders):
+        missing = [folder for folder in folders if not folder.exists()]
+        looked_at[split] = shown(", ".join(map(str, missing or folders)))
+        if not missing:
             splits[split] = tuple(sorted((image for folder in folders for image in list_images(folder)), key=str))
     return Dataset(
         source=path.resolve(),

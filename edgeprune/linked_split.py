@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 import shutil
 import time
 import uuid
@@ -23,8 +22,9 @@ from pathlib import Path
 
 from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
 from edgeprune.images import read_image
+from edgeprune.labels import read_label_file
 from edgeprune.quiet import quiet
-from edgeprune.reading import is_file, read_bytes
+from edgeprune.reading import is_file
 from edgeprune.serial import read_json, write_json
 from edgeprune.version import installed, pip
 from edgeprune.workspace import user_cache
@@ -32,9 +32,8 @@ from edgeprune.workspace import user_cache
 KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
 FOLDER = "datasets"
 CHECKED = "checked.json"
-FORMAT = "2"
+FORMAT = "3"
 READERS = ("ultralytics", "pillow", "pi-heif")  # which images are left out depends on their versions
-ANY_CLASS = re.compile(rb"(?m)^[ \t]*\d+(?:\.0*)?(?=[ \t])")  # the first column of a label
 MANY = 5000  # images from which on it is said that they are opened
 
 _logger = logging.getLogger(__name__)
@@ -212,10 +211,17 @@ def _link(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules, f
         if source.label is not None and is_file(source.label):
             label = folder / "labels" / f"{index:07d}.txt"
             if rules.one_class:
-                label.write_bytes(ANY_CLASS.sub(b"0", read_bytes(source.label)))
+                label.write_text(_as_one_class(source.label), encoding="utf-8")
             else:
                 label.symlink_to(source.label.absolute())
     return links
+
+
+def _as_one_class(label: Path) -> str:
+    """A label file with every object of class 0; what is no class index stays, for Ultralytics to refuse."""
+    rows = read_label_file(label)
+    first = ["0" if row.class_index is not None else row.values[0] for row in rows]
+    return "".join(" ".join((own, *row.values[1:])) + "\n" for own, row in zip(first, rows, strict=True))
 
 
 def _check(

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from edgeprune import image_hashes
-from edgeprune.dataset import Dataset, label_file, read_labels
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.images import IMAGE_SUFFIXES
+from edgeprune.labels import label_file, read_labels
 from edgeprune.limited_yaml import read_yaml
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
@@ -171,6 +172,18 @@ def test_a_folder_that_is_not_there_is_named_with_what_moves_it(tmp_path, root):
     where = {"": f"{tmp_path}/images/val", "path: /nowhere\n": "/nowhere/images/val"}.get(root, "elsewhere/images/val")
     with pytest.raises(DataError, match=f"{where} does not exist; 'path' in the YAML is where"):
         Dataset.load(tmp_path / "data.yaml", need=("val",))
+
+
+def test_of_several_folders_those_that_are_missing_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "labels").mkdir()
+        (tmp_path / name / "images" / "0.jpg").write_bytes(picture(1))
+        (tmp_path / name / "labels" / "0.txt").write_text("0 .5 .5 .2 .2\n")
+    file = tmp_path / "data.yaml"
+    file.write_text("train: a/images\nval: [b/images, gone]\nnames: [cat]\n")
+    with pytest.raises(DataError, match=f"'val': {tmp_path / 'gone'} does not exist"):
+        Dataset.load(file)
 
 
 def test_an_empty_split_is_named(tmp_path):

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from edgeprune import checkpoint
 from edgeprune import dataset as dataset_module
 from edgeprune.cli import app
 from edgeprune.data.digits import write_digits
-from edgeprune.dataset import ONE_CLASS, Dataset, read_labels
+from edgeprune.dataset import ONE_CLASS, Dataset
 from edgeprune.errors import DataError, TargetError
+from edgeprune.labels import read_labels
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.pruning.api import labelled_batches
 from edgeprune.settings import TrainSettings
@@ -64,6 +66,43 @@ def test_it_is_trained_further_judged_and_ranked_without_being_told(trained: Pat
     batches = labelled_batches(checkpoint.load(trained), data, 64, images=4, batch=2)
     labels = torch.cat([batch.labels["cls"].flatten() for batch in batches])
     assert len(labels) > 4 and set(labels.tolist()) == {0.0}
+
+
+FORMS = {
+    "plain": b"1 .5 .5 .2 .2\n0 .3 .3 .1 .1\n",
+    "byte-order-mark": b"\xef\xbb\xbf1 .5 .5 .2 .2\r\n",
+    "exponent": b"1e0 .5 .5 .2 .2\n",
+    "point": b"1. .5 .5 .2 .2\n",
+    "returns": b"0 .5 .5 .2 .2\r1 .2 .2 .1 .1\r",
+    "spaces": b"\n \t+1   .5 .5 .2 .2",
+    "nothing": b"",
+}
+"""Label files that Ultralytics reads."""
+
+
+def test_every_label_that_ultralytics_reads_counts_as_of_one_class(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name, content in FORMS.items():
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_bytes(content)
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [x, y]\n")
+    dataset = Dataset.load(tmp_path / "data.yaml", task="detect")
+    one = dataset.of_one_class()
+    assert one.images("val") == dataset.images("val") and len(one.images("val")) == len(FORMS)
+    counted = [split._link("val").checked for split in (dataset, one)]
+    assert counted[0] == counted[1] and counted[1].objects == 8
+
+
+@pytest.mark.parametrize("first", ["-1", "0.5", "nan", "inf", "x"])
+def test_a_label_of_no_class_is_refused_of_one_class_too(tmp_path: Path, first: str) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text(f"{first} .5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [x, y]\n")
+    with pytest.raises(DataError, match=r"a\.txt:1: "):
+        Dataset.load(tmp_path / "data.yaml", task="detect", need=()).of_one_class().images("val")
 
 
 def test_the_dataset_keeps_its_files_and_counts_every_object(data: Path) -> None:
