@@ -248,7 +248,7 @@ def _values(value: Mapping[str, Any]) -> str:
     limits = [f"{sign} {value[key]:g}" for key, sign in signs.items() if key in value]
     if value.get("type") == "array":
         return f"list of {_values(value['items'])}"
-    if value.get("type") == "object":
+    if value.get("type") in ("object", ["object", "null"]):
         extra = value.get("additionalProperties")
         return f"mapping to {_values(extra)}" if isinstance(extra, dict) else "mapping"
     word = {"string": "text", "boolean": "`true` or `false`"}.get(value.get("type", ""), value.get("type", ""))

@@ -22,6 +22,7 @@ from annotated_types import Ge, Gt, Le
 
 from edgeprune.errors import SettingError
 from edgeprune.input_size import DEFAULT_SIDE, Pixels, Size, plain
+from edgeprune.reading import shown
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -155,10 +156,14 @@ class _ReadBy:
 
 def _comma_separated(value: Any) -> Any:
     """GPUs as they may be written, ``0`` or ``[0, 1]``, as Ultralytics names them."""
+    if isinstance(value, str):
+        return value
     numbers = value if isinstance(value, list) else [value]
     if numbers and all(type(number) is int for number in numbers):
         return ",".join(map(str, numbers))
-    return value
+    raise ValueError(
+        f"a name (cpu), a number of a GPU, or a list of those numbers is allowed; seen: {shown(repr(value))}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +201,16 @@ class Training(Settings):
                 raise SettingError(f"train argument {key!r} has a setting of its own: use {own[key]}")
             if key in SET_HERE:
                 raise SettingError(f"train argument {key!r} is set by edgeprune itself; remove it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Training):
+    """Settings of the pretrain stage, which trains from random weights: only where a model YAML is given."""
+
+    epochs: Annotated[int, Ge(1), Le(100_000)] = 100
+    """Passes over the training split."""
+    lr0: Positive = 0.002
+    """Learning rate after warm-up."""
 
 
 SET_HERE = frozenset(
@@ -280,16 +295,18 @@ def hours_from(text: str) -> float:
 
 
 def read_map_drop(value: Any) -> Any:
-    """The number in ``map_drop <= 0.01`` or ``0.01``; a value that is no text is given back.
+    """The number in ``map_drop <= 0.01`` or ``0.01``; a number, or None, is given back.
 
     Raises:
-        ValueError: a text that says something else.
+        ValueError: it is something else.
     """
-    if not isinstance(value, str):
+    if value is None or type(value) in (int, float):
         return value
-    match = re.fullmatch(r"\s*(?:map_drop\s*<=)?\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*", value)
+    text = value if isinstance(value, str) else ""
+    match = re.fullmatch(r"\s*(?:map_drop\s*<=)?\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*", text)
     if match is None:
-        raise ValueError(f"{value!r} is no condition; allowed is 'map_drop <= 0.01', with a number of 0 to 1")
+        seen = shown(repr(value))
+        raise ValueError(f"{seen} is no condition; allowed is 'map_drop <= 0.01', with a number of 0 to 1")
     return float(match[1])
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.trtexec_argv import GENERATIONS, shown_version, version_of
@@ -22,6 +24,7 @@ from edgeprune.target import (
     targets_dir,
 )
 from edgeprune.target.releases import KNOWN
+from edgeprune.target.schema import free_mappings
 from tests.runtimes.models import convolutions
 
 
@@ -213,8 +216,107 @@ def test_a_model_in_place_of_a_profile_is_told_apart(tmp_path: Path) -> None:
 def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b")
     (tmp_path / "b.yaml").write_text("extends: a")
-    with pytest.raises(TargetError, match="a → b → a"):
+    with pytest.raises(TargetError, match=r"a\.yaml → \S+b\.yaml → \S+a\.yaml; .* a shipped one: .*cpu"):
         load_target(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("extends: c")
+    with pytest.raises(TargetError, match=r"circle: \S+c\.yaml → \S+c\.yaml;"):
+        load_target(tmp_path / "c.yaml")
+
+
+def test_a_profile_called_like_a_shipped_one_may_start_from_it(tmp_path: Path) -> None:
+    (tmp_path / "cpu.yaml").write_text("extends: cpu\nbatch: 2")
+    (tmp_path / "mine.yaml").write_text("extends: cpu\nimgsz: 320")
+    assert load_target(tmp_path / "cpu.yaml").batch == 2
+    mine = load_target(tmp_path / "mine.yaml")
+    assert (mine.batch, mine.imgsz, mine.budget) == (2, 320, load_target("cpu").budget)
+    (tmp_path / "cpu.yaml").write_text("extends: mine")  # as a child it is passed over, too
+    assert load_target(tmp_path / "cpu.yaml").batch == load_target("cpu").batch
+
+
+def test_null_drops_what_a_parent_has_in_a_mapping_with_keys_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text(
+        "extends: cpu\nprune: {max_ratio: {a: 0.1, b: 0.2}}\nfinetune: {train: {mosaic: 0.0}}"
+    )
+
+    def child(text: str) -> Target:
+        (tmp_path / "child.yaml").write_text(f"extends: parent\n{text}")
+        return load_target(tmp_path / "child.yaml")
+
+    assert child("prune: {max_ratio: {a: null, c: 0.3}}").prune.max_ratio == {"b": 0.2, "c": 0.3}
+    assert child("prune: {max_ratio: null}").prune.max_ratio == {}
+    assert child("finetune: {train: null}").finetune.train == {}
+    assert child("finetune: {train: {auto_augment: null}}").finetune.train == {"mosaic": 0.0, "auto_augment": None}
+    assert child("sparsify: {train: null}").sparsify is not None
+    with pytest.raises(TargetError, match="max_ratio"):
+        child("prune: {max_ratio: [a]}")
+
+
+def test_null_in_a_free_mapping_satisfies_the_schema() -> None:
+    import jsonschema
+
+    for section, key in free_mappings():
+        jsonschema.validate({"extends": "cpu", section: {key: None}}, target_schema())
+    jsonschema.validate({"extends": "cpu", "prune": {"max_ratio": {"a": None}}}, target_schema())
+
+
+def sections() -> list[str]:
+    """Keys of a profile that are mappings of further keys and have defaults."""
+    return [key for key, field in Target.model_fields.items() if field.default_factory is not None]
+
+
+@pytest.mark.parametrize("section", sections())
+def test_a_section_has_one_set_of_defaults(section: str, tmp_path: Path) -> None:
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(BARE))
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump({**BARE, section: {}}))
+    bare, named = (getattr(load_target(tmp_path / f"{name}.yaml"), section) for name in ("bare", "named"))
+    assert bare == named
+    part = target_schema()["$defs"][type(bare).__name__]
+    written = {key: value["default"] for key, value in part["properties"].items() if "default" in value}
+    assert written == {key: value for key, value in named_values(bare).items() if key in written}
+
+
+def named_values(section: object) -> dict[str, object]:
+    return TypeAdapter(type(section)).dump_python(section, mode="json")
+
+
+BARE = {
+    "description": "x",
+    "device": {"kind": "cpu"},
+    "runtime": "onnxruntime",
+    "budget": {"speed_up": 1.5},
+}
+
+
+def keys() -> list[str]:
+    """Every key of every section of a profile."""
+    schema = target_schema()
+    parts = {
+        section: [choice["$ref"] for choice in (value, *value.get("anyOf", ())) if "$ref" in choice]
+        for section, value in schema["properties"].items()
+    }
+    return [
+        f"{section}.{key}" if key else section
+        for section, found in parts.items()
+        for key in ((schema["$defs"][found[0].rpartition("/")[2]])["properties"] if found else [""])
+        if section not in ("extends", "budget")
+    ]
+
+
+@pytest.mark.parametrize("value", [{"no": {"such": 1}}, [[1]]], ids=str)
+@pytest.mark.parametrize("key", keys())
+def test_a_value_of_another_kind_is_one_line_about_its_key(key: str, value: object, tmp_path: Path) -> None:
+    content: dict[str, Any] = {key.rpartition(".")[2]: value}
+    if "." in key:
+        content = {key.partition(".")[0]: content}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"extends": "cpu", "precision": "int8", **content}))
+    try:
+        load_target(tmp_path / "mine.yaml")
+    except TargetError as error:
+        own = str(error).removeprefix(f"{tmp_path / 'mine.yaml'}: ")
+        assert own.count("; seen: ") + own.count("is no condition") == 1, own
+        assert own.startswith((f"{key}: ", f"{key}.no: ", f"{key}.0: ")), own
+    else:
+        assert isinstance(value, dict) and key.endswith(".train")
 
 
 def test_a_childs_budget_replaces_the_parents(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Whatever is refused is named by file, key and what is allowed, as a :class:`~edg
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import yaml
 from edgeprune.errors import TargetError
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.reading import is_file, shown
-from edgeprune.target.schema import Target, target_from
+from edgeprune.target.schema import Target, free_mappings, target_from
 
 PROFILE = "profile.yaml"
 """In a folder of results: the target that they are of, where no profile elsewhere is it."""
@@ -33,7 +33,7 @@ def load_target(name_or_path: str | Path | Target) -> Target:
     if isinstance(name_or_path, Target):
         return name_or_path
     path = _path_of(name_or_path)
-    return target_from(_read_with_parents(path, ()), str(path))
+    return target_from(_without_dropped(_read_with_parents(path, ())), str(path))
 
 
 def shipped_targets() -> dict[str, Path]:
@@ -76,19 +76,38 @@ def _path_of(name_or_path: str | Path) -> Path:
 def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in children:
-        raise TargetError(f"{path}: extends: goes in a circle: {' → '.join(p.stem for p in (*children, path))}")
+        raise _circle(path, (*children, path))
     data = _read_yaml(path)
     if "extends" not in data:
         return {"name": path.stem, **data}
     parent_name = data.pop("extends")
     if not isinstance(parent_name, str):
         raise TargetError(f"{path}: extends: {shown(repr(parent_name))} is not the name or path of one profile")
-    beside = [path.parent / parent_name, path.parent / f"{parent_name}.yaml"]
+    chain = (*children, path)
+    beside = [file.resolve() for file in _files_beside(path, parent_name)]
+    # a file that is called like a shipped profile may start from that one, and others beside from the file
+    parent = next((file for file in beside if file not in chain), None)
+    if parent is None and beside and parent_name not in shipped_targets():
+        raise _circle(path, (*chain, beside[0]))
     try:
-        parent = next((p for p in beside if is_file(p)), None) or _path_of(parent_name)
+        parent = parent or _path_of(parent_name)
     except TargetError as error:
         raise TargetError(f"{path}: extends: {error}") from error
-    return _merged(_read_with_parents(parent, (*children, path)), {"name": path.stem, **data})
+    return _merged(_read_with_parents(parent, chain), {"name": path.stem, **data})
+
+
+def _files_beside(path: Path, name: str) -> list[Path]:
+    """Files that a name or path in ``extends`` may mean, before the shipped profiles."""
+    return [file for file in (path.parent / name, path.parent / f"{name}.yaml") if is_file(file)]
+
+
+def _circle(path: Path, chain: Sequence[Path]) -> TargetError:
+    way = " → ".join(shown(file) for file in chain)
+    names = ", ".join(shipped_targets())
+    return TargetError(
+        f"{shown(path)}: extends: goes in a circle: {way}; allowed is a profile outside of it, such as a shipped one: "
+        f"{names}"
+    )
 
 
 def _merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,6 +119,20 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, An
         else:
             merged[key] = value
     return merged
+
+
+def _without_dropped(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what null leaves out of mappings with keys of their own: one entry, or all of them."""
+    kept = dict(data)
+    for (section, key), drops_null in free_mappings().items():
+        part = kept.get(section)
+        if not isinstance(part, Mapping) or key not in part:
+            continue
+        entries = {} if part[key] is None else part[key]
+        if drops_null and isinstance(entries, Mapping):
+            entries = {name: value for name, value in entries.items() if value is not None}
+        kept[section] = {**part, key: entries}
+    return kept
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
 from edgeprune.reading import shown
-from edgeprune.settings import Finetuning, Overrides, Positive, Qat, Ratio, Share, Sparsifying, Training
+from edgeprune.settings import Finetuning, Overrides, Positive, Pretraining, Qat, Ratio, Share, Sparsifying
 from edgeprune.target.releases import (
     DLA_AGAIN_MODULE,
     DLA_WORDS,
@@ -222,6 +223,15 @@ class Board(_Part):
     run, ..., trtexec]``), in which case the folders of the device's temporary files have to be the same inside. Found
     where NVIDIA's packages put it when null."""
 
+    @field_validator("trtexec", mode="before")
+    @classmethod
+    def _starts_a_program(cls, program: object) -> object:
+        words = program if isinstance(program, (list, tuple)) else (program,)
+        if program is not None and not (words and all(isinstance(word, str) and word for word in words)):
+            allowed = "a path, a name, or a list of the words that start it"
+            raise ValueError(f"{allowed} is allowed; seen: {shown(repr(program))}")
+        return tuple(words) if isinstance(program, list) else program  # JSON, and the mode is strict
+
     @field_validator("trtexec")
     @classmethod
     def _runs_from_anywhere(cls, program: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
@@ -278,7 +288,7 @@ class Target(_Part):
     budget: Budget
     accuracy: AccuracyFloor = Field(default_factory=AccuracyFloor)
     prune: Pruning = Field(default_factory=Pruning)
-    pretrain: Training = Field(default_factory=lambda: Training(epochs=100, lr0=0.002))
+    pretrain: Pretraining = Field(default_factory=Pretraining)
     """Used only when the weights are a model YAML."""
     sparsify: Sparsifying | None = None
     """Sparsity training between the baseline and pruning; left out by default."""
@@ -544,7 +554,26 @@ def target_schema() -> dict[str, Any]:
     schema["then"] = {"required": [key for key in schema.pop("required") if key != "name"]}
     for part in schema["$defs"].values():
         part.pop("required", None)
+    for (section, key), drops_null in free_mappings().items():  # null empties it, and drops an entry that it has
+        value = _part_of(schema, schema["properties"][section])["properties"][key]
+        value["type"] = ["object", "null"]
+        if drops_null and "anyOf" not in value["additionalProperties"]:  # two sections may share a part
+            value["additionalProperties"] = {"anyOf": [value["additionalProperties"], {"type": "null"}]}
     return schema
+
+
+@cache
+def free_mappings() -> Mapping[tuple[str, str], bool]:
+    """Section and key of each mapping whose keys are the profile's own (``prune``, ``max_ratio``), to whether null is
+    never the value of an entry: what ``train`` hands to Ultralytics may be one."""
+    schema = Target.model_json_schema()
+    return {
+        (section, key): isinstance(value.get("additionalProperties"), dict)
+        for section in schema["properties"]
+        if (part := _part_of(schema, schema["properties"][section]))
+        for key, value in part["properties"].items()
+        if value.get("type") == "object"
+    }
 
 
 def target_from(data: Mapping[str, Any], source: str) -> Target:
@@ -588,7 +617,11 @@ def _keys_of_part(location: tuple[str | int, ...]) -> list[str]:
     schema = target_schema()
     part = schema
     for step in location:
-        value = part["properties"][step]
-        references = [choice["$ref"] for choice in (value, *value.get("anyOf", ())) if "$ref" in choice]
-        part = schema["$defs"][references[0].rpartition("/")[2]]
+        part = _part_of(schema, part["properties"][step])
     return list(part["properties"])
+
+
+def _part_of(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The section that a key of a schema holds; empty for a plain value."""
+    references = [choice["$ref"] for choice in (value, *value.get("anyOf", ())) if "$ref" in choice]
+    return schema["$defs"][references[0].rpartition("/")[2]] if references else {}
