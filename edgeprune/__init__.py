@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # what type checkers and completion see; at run time each is 
     from edgeprune.pruning.plan import Plan
     from edgeprune.records.build import BuildResult
     from edgeprune.records.frontier import Frontier
-    from edgeprune.records.history import History, history
+    from edgeprune.records.history import History, histories, history
     from edgeprune.records.sweep import Point, Sweep
     from edgeprune.runtimes.base import BenchSettings
     from edgeprune.samples.gates import Gate, Verdict
@@ -100,6 +100,7 @@ _ATTRIBUTES = {
     "export": "export.onnx:onnx_from_checkpoint",
     "finetune": "training.finetune:finetune",
     "frontier": "frontier.run:frontier",
+    "histories": "records.history:histories",
     "history": "records.history:history",
     "load_checkpoint": "checkpoint:load",
     "load_target": "target:load_target",
@@ -159,6 +160,7 @@ __all__ = [
     "export",
     "finetune",
     "frontier",
+    "histories",
     "history",
     "load_checkpoint",
     "load_target",

@@ -309,8 +309,8 @@ def test_a_hyphen_is_stdout_and_no_file() -> None:
         ("edgeprune.measure.bench.bench", "bench model.onnx --csv times.csv"),
         ("edgeprune.measure.compare.compare", "compare model.onnx --data data.yaml --json figures.json"),
         ("edgeprune.measure.compare.compare", "compare model.onnx --data data.yaml -o page"),
-        ("edgeprune.records.history.history", "history builds --json builds.json"),
-        ("edgeprune.records.history.history", "history builds -o builds.html"),
+        ("edgeprune.records.history.histories", "history builds --json builds.json"),
+        ("edgeprune.records.history.histories", "history builds -o builds.html"),
     ],
 )
 def test_what_was_measured_is_shown_before_it_is_written(
@@ -331,11 +331,12 @@ def test_what_was_measured_is_shown_before_it_is_written(
     def full(path: Path | str, content: bytes | str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(measured, lambda *_, **__: Result())
+    made = (Result(),) if measured.endswith("histories") else Result()
+    monkeypatch.setattr(measured, lambda *_, **__: made)
     monkeypatch.setattr("edgeprune.artifact.write_atomically", full)
     monkeypatch.setattr("edgeprune.serial.json_text", lambda _: "")
     for page in ("comparison.comparison_page", "history.history_page"):
-        monkeypatch.setattr(f"edgeprune.report.{page}", lambda _: "")
+        monkeypatch.setattr(f"edgeprune.report.{page}", lambda *_: "")
     for room, printed in (("bench", "_print"), ("compare", "_print"), ("console", "print_history")):
         monkeypatch.setattr(import_module(f"edgeprune.cli.{room}"), printed, lambda _: say("12.3 ms"))
     monkeypatch.chdir(tmp_path)

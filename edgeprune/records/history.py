@@ -1,8 +1,10 @@
 """Builds of one target over time: what each measured, and what got worse by more than chance.
 
-Takes run directories, bundles, or folders that hold them. A figure is held against that of the latest earlier build
-under the same conditions (device identity, runtime, threads, batch, input, scope); figures of different devices are
-never compared. A latency or speed-up regressed where its interval lies wholly on the worse side of the other's.
+Takes run directories, bundles, or folders that hold them. Each figure is held against that of the latest earlier build
+that it may be held against, however many lie between: one under the same conditions (device identity, runtime, threads,
+batch, input, scope), whose interval has both ends; figures of different devices are never compared. Milliseconds are
+those of a core that nobody else used, and a speed-up is one against the same unpruned weights. A latency or speed-up
+regressed where its interval lies wholly on the worse side of the other's. An edited record is held against none.
 Accuracy is compared between builds of the same weights on the same images, at the same input in the same number format,
 whose losses have an interval: from other weights two accuracies differ by how the weights differ on these images too,
 and no record says by how much that could be chance.
@@ -11,7 +13,7 @@ and no record says by how much that could be chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,17 +21,24 @@ from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import pixels
 from edgeprune.measure.names import names_apart
+from edgeprune.reading import is_file, shown
 from edgeprune.records.build import BuildRecord
-from edgeprune.records.gates import edits
-from edgeprune.records.show import RECORD, bundle_of, read_build
+from edgeprune.records.show import RECORD, bundle_of
+from edgeprune.records.verify import read_with_edits, refuse_edited
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement, differing_conditions
 from edgeprune.samples.statistics import PLACEMENT_ALLOWANCE, bounds
-from edgeprune.version import __version__
+from edgeprune.workspace import BUNDLE, STATE
 
 CONFIDENCE = 0.975  # one-sided: two intervals of 95 % that do not touch
 
 CHANCE = 1.96  # standard errors of a change that chance brings in one of twenty pairs of builds
+
+
+FIGURES = ("latency", "speed-up", "accuracy")
+"""What of a build is held against earlier ones."""
+
+NO_EARLIER = "no earlier build"
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,11 @@ class Figure:
     value: float
     low: float | None
     high: float | None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the interval has both ends."""
+        return self.low is not None and self.high is not None
 
 
 @dataclass(frozen=True)
@@ -60,12 +74,16 @@ class BuildSummary:
         dataset: digest of the dataset with its split.
         form: input size and number format, in words.
         device: identity in words.
-        compared_with: ``latency``, ``speed-up`` and ``accuracy``, as far as they may be compared, to the path of the
-            earlier build that the figure is held against.
-        uncompared: the same of those that could be compared with no earlier build, to the reason.
+        budget_figure: which of :data:`FIGURES` the target's budget speaks of; empty for a budget of MACs, and for one
+            that asks for no speed-up.
+        compared_with: each of :data:`FIGURES` that may be compared, to the path of the earlier build that it is held
+            against.
+        uncompared: each of the others, to the reason.
         regressions: what got worse, in words.
         improvements: what got better.
-        edited: gates that do not follow from the build's own samples; see :func:`edgeprune.records.gates.edits`.
+        edited: what in its record is not as edgeprune wrote it, a line each: the file by its own digest, and gates that
+            do not follow from the build's own samples (of another version, which may have judged by other rules, the
+            file alone). Such a build is compared with none.
     """
 
     path: Path
@@ -82,6 +100,7 @@ class BuildSummary:
     dataset: str
     form: str
     device: str
+    budget_figure: str = ""
     compared_with: Mapping[str, Path] = field(default_factory=dict)
     uncompared: Mapping[str, str] = field(default_factory=dict)
     regressions: tuple[str, ...] = ()
@@ -99,7 +118,7 @@ class History:
 
     @property
     def regressed(self) -> bool:
-        """Whether the latest build is worse than the one before it."""
+        """Whether a figure of the latest build is worse than the earlier one that it is held against."""
         return bool(self.builds[-1].regressions)
 
     @property
@@ -113,37 +132,63 @@ class History:
         """Whether any figure of the latest build could be held against an earlier one's."""
         return bool(self.builds[-1].compared_with)
 
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL where the latest build got worse, INCONCLUSIVE where nothing of it, or not the figure that its budget
+        speaks of, could be compared, or its record was edited; else PASS."""
+        latest = self.builds[-1]
+        if latest.regressions:
+            return Verdict.FAIL
+        judged = latest.budget_figure
+        known = bool(latest.compared_with) and (not judged or judged in latest.compared_with)
+        return Verdict.PASS if known and not latest.edited else Verdict.INCONCLUSIVE
 
-def history(folders: Sequence[Path | str], target: str | None = None) -> History:
-    """Read builds and hold each against the one before it.
+    def require_as_built(self) -> None:
+        """Raise ``DataError`` where the record of the latest build was edited: nothing follows from it."""
+        latest = self.builds[-1]
+        refuse_edited(latest.path, latest.edited)
+
+
+def history(folders: Path | str | Sequence[Path | str], target: str | None = None) -> History:
+    """Read builds of one target and hold each figure against the latest earlier one that it may be held against.
 
     Args:
-        folders: run directories, bundles, or folders of run directories.
+        folders: a run directory, a bundle, or a folder of run directories; or several of them.
         target: name of the target, where the folders hold builds of several.
 
     Raises:
-        DataError: a folder without a build.
-        TargetError: builds of several targets, or none of the target that was asked for.
+        DataError: no folder, or one without a build.
+        TargetError: builds of several targets (:func:`histories` takes them), or none of the target that was asked for.
     """
+    only, *others = histories(folders, target)
+    if others:
+        names = ", ".join(one.target for one in (only, *others))
+        raise TargetError(f"builds of several targets were given: {names}; name one as target, or take histories()")
+    return only
+
+
+def histories(folders: Path | str | Sequence[Path | str], target: str | None = None) -> tuple[History, ...]:
+    """The same for builds of any number of targets: a history each, sorted by the target's name.
+
+    Raises:
+        DataError: no folder, or one without a build.
+        TargetError: there is no build of the target that was asked for.
+    """
+    given = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    if not given:
+        raise DataError("no folder was given; give run directories of builds, bundles, or folders that hold them")
     builds: dict[str, Path] = {}  # by their bytes: a copy of a build tells nothing of its own
-    for path in (path for folder in folders for path in _builds_in(Path(folder))):
+    for path in (path for folder in given for path in _builds_in(Path(folder))):
         builds.setdefault(sha256_of(bundle_of(path) / RECORD), path)
-    records = {path: read_build(path) for path in builds.values()}
-    names = sorted({record.target.name for record in records.values()})
-    if target is None and len(names) > 1:
-        raise TargetError(f"builds of several targets were given; choose one with --target: {', '.join(names)}")
-    chosen = target or names[0]
-    if chosen not in names:
-        raise TargetError(f"--target {chosen}: no such build was given; there are: {', '.join(names)}")
-    entries: list[_Entry] = []
-    for path, record in sorted(records.items(), key=lambda item: (item[1].created, str(item[0]))):
-        if record.target.name == chosen:
-            pair = record.judged_latency
-            drop = record.stages.engine.facts.accuracy_drop
-            error = None if drop is None else drop.standard_error
-            entry = _Entry(_summary(path, record), None if pair is None else pair[1], error)
-            entries.append(_with_changes(entry, entries))
-    return History(chosen, tuple(entry.build for entry in entries))
+    records = [(path, *read_with_edits(path)) for path in builds.values()]
+    names = sorted({record.target.name for _, record, _ in records})
+    if target is not None and target not in names:
+        raise TargetError(f"--target {shown(target)}: no such build was given; there are: {', '.join(names)}")
+    entries: dict[str, list[_Entry]] = {name: [] for name in names if target in (None, name)}
+    for path, record, edited in sorted(records, key=lambda item: (item[1].created, str(item[0]))):
+        if (earlier := entries.get(record.target.name)) is not None:
+            earlier.append(_with_changes(_entry(path, record, edited), earlier))
+    return tuple(History(name, tuple(one.build for one in own)) for name, own in entries.items())
 
 
 @dataclass(frozen=True)
@@ -157,28 +202,31 @@ class _Entry:
 
 
 def _builds_in(folder: Path) -> list[Path]:
-    """The folder itself where it is a build, else the builds in it."""
-    own = (folder / "bundle" / "build.json", folder / "build.json")
-    if not folder.is_dir() or any(path.is_file() for path in own):
+    """The folder itself where it is a build, or one that is not finished, else the builds in it."""
+    own = (folder / BUNDLE / RECORD, folder / RECORD, folder / STATE)
+    if not folder.is_dir() or any(map(is_file, own)):
         return [folder]
-    builds = sorted(path.parent.parent for path in folder.glob("*/bundle/build.json"))
-    builds += sorted(path.parent for path in folder.glob("*/build.json"))
+    builds = sorted(path.parent.parent for path in folder.glob(f"*/{BUNDLE}/{RECORD}"))
+    builds += sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
     if not builds:
+        if unfinished := sorted(path.parent for path in folder.glob(f"*/{STATE}")):
+            return unfinished[:1]  # whose reader says how to go on
         raise DataError(
-            f"{folder}: holds no build, nor do the folders in it; expected bundle/build.json in one of them"
+            f"{shown(folder)}: holds no build, nor do the folders in it; expected {BUNDLE}/{RECORD} in one of them"
         )
     return builds
 
 
-def _summary(path: Path, record: BuildRecord) -> BuildSummary:
+def _entry(path: Path, record: BuildRecord, edited: tuple[str, ...]) -> _Entry:
     pair, ratio, target, shipped = record.judged_latency, record.speed_up, record.target, record.stages.engine.facts
-    statistic = record.judged_statistic
+    statistic, drop, budget = record.judged_statistic, shipped.accuracy_drop, record.target.budget
     latency, device = None, "no latency was measured"
     if pair is not None:
         bound = bounds(pair[1].values, statistic, CONFIDENCE)
         latency = Figure(bound.value, bound.low, bound.high)
         device = ", ".join(pair[1].conditions.identity.values()) or "not named"
-    return BuildSummary(
+    timed = {"latency_ms": "latency", "speed_up": "speed-up"}
+    build = BuildSummary(
         path=path,
         created=record.created,
         verdict=record.verdict,
@@ -193,49 +241,34 @@ def _summary(path: Path, record: BuildRecord) -> BuildSummary:
         dataset=f"{record.dataset.sha256} {shipped.accuracy.accuracy.split}",
         form=f"{pixels(target.imgsz)}, {record.precision}",
         device=device,
-        edited=edits(record) if record.edgeprune == __version__ else (),
+        budget_figure="" if budget.asks_nothing else timed.get(budget.kind, ""),
+        edited=edited,
     )
-
-
-def _comparable(first: _Entry, second: _Entry) -> bool:
-    """Whether the latencies of two builds may be compared."""
-    if first.measurement is None or second.measurement is None or first.build.statistic != second.build.statistic:
-        return False
-    return not differing_conditions(first.measurement, second.measurement)
+    return _Entry(build, None if pair is None else pair[1], None if drop is None else drop.standard_error)
 
 
 def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
     """The entry with what moved since the latest earlier one that each of its figures may be compared with."""
     changes, build = _Changes([], []), entry.build
     compared: dict[str, Path] = {}
-    same_site = next((other for other in reversed(earlier) if _comparable(entry, other)), None)
-    if same_site is not None:
-        before = same_site.build
-        if build.latency_ms is not None and before.latency_ms is not None and _had_core_alone(entry, same_site):
-            compared["latency"] = before.path
-            # two runs of one file differ by where it lies in memory; no interval within a run knows of that
-            changes.note(
-                "latency", "ms", before.latency_ms, build.latency_ms, less_is_better=True, slack=1 + PLACEMENT_ALLOWANCE
-            )
-        if before.baseline == build.baseline and build.speed_up is not None and before.speed_up is not None:
-            compared["speed-up"] = before.path
-            changes.note("speed-up", "×", before.speed_up, build.speed_up, less_is_better=False, slack=1.0)
     uncompared: dict[str, str] = {}
-    same_data = [other for other in reversed(earlier) if other.build.dataset == build.dataset and other.build.accuracy]
-    reasons = [_accuracy_uncompared(entry, other) for other in same_data]
-    if "" in reasons:
-        before = same_data[reasons.index("")]
-        compared["accuracy"] = before.build.path
-        change = build.accuracy - before.build.accuracy
-        text = f"{build.metric} {before.build.accuracy:.4f} → {build.accuracy:.4f}"
-        # what the target calls a loss, and more than other images would bring
-        least = max(build.max_map_drop, CHANCE * math.hypot(entry.accuracy_error or 0, before.accuracy_error or 0))
-        if change < -least:
-            changes.worse.append(f"{text}, more than {least:.4g}")
-        elif change > least:
-            changes.better.append(text)
-    elif reasons:
-        uncompared["accuracy"] = reasons[0]
+    for name in FIGURES:
+        other, why = _held_against(entry, earlier, _OBSTACLES[name])
+        if other is None:
+            uncompared[name] = why
+            continue
+        before = other.build
+        compared[name] = before.path
+        if name == "accuracy":
+            # what the target calls a loss, and more than other images would bring
+            chance = CHANCE * math.hypot(entry.accuracy_error or 0, other.accuracy_error or 0)
+            changes.note_accuracy(build.metric, before.accuracy, build.accuracy, max(build.max_map_drop, chance))
+        elif name == "latency":
+            # two runs of one file differ by where it lies in memory; no interval within a run knows of that
+            slack = 1 + PLACEMENT_ALLOWANCE
+            changes.note(name, "ms", before.latency_ms, build.latency_ms, less_is_better=True, slack=slack)
+        else:
+            changes.note(name, "×", before.speed_up, build.speed_up, less_is_better=False, slack=1.0)
     moved = replace(
         build,
         compared_with=compared,
@@ -246,24 +279,98 @@ def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
     return replace(entry, build=moved)
 
 
-def _accuracy_uncompared(entry: _Entry, before: _Entry) -> str:
-    """Why the accuracies of two builds on the same images cannot be compared; empty where they can.
+def _held_against(
+    entry: _Entry, earlier: Sequence[_Entry], obstacles: Callable[[_Entry, _Entry], Sequence[str]]
+) -> tuple[_Entry | None, str]:
+    """The latest earlier build that a figure may be held against, or why there is none.
+
+    Args:
+        entry: the build.
+        earlier: those before it, oldest first.
+        obstacles: what forbids to compare this figure of two builds, what weighs most first; empty where it may be.
+    """
+    if entry.build.edited:
+        return None, EDITED
+    nearest: Sequence[str] = ()  # of the build that least forbids to compare with, the latest of those
+    for other in reversed(earlier):
+        found = [f"{EDITED} before"] if other.build.edited else obstacles(entry, other)
+        if not found:
+            return other, ""
+        if not nearest or len(found) < len(nearest):
+            nearest = found
+    return None, nearest[0] if nearest else NO_EARLIER
+
+
+EDITED = "edited, not as it was built"
+
+
+def _latency_obstacles(now: _Entry, before: _Entry) -> list[str]:
+    """Why the milliseconds of two builds cannot be compared."""
+    found = _site_obstacles(now, before)
+    if not found and now.build.statistic != before.build.statistic:
+        found.append(f"{before.build.statistic} before, {now.build.statistic} now")
+    for entry, when in ((now, "now"), (before, "before")):
+        if entry.measurement is None or entry.build.latency_ms is None:
+            continue
+        if entry.measurement.conditions.core.contended:
+            found.append(f"its core was shared with other work {when}")  # those are milliseconds of its other users
+        if entry.measurement.conditions.device.throttled:
+            found.append(f"the device was slowed down {when}")
+        if not entry.build.latency_ms.bounded:
+            count = len(entry.measurement.values)
+            found.append(f"{count} samples do not bound {entry.build.statistic} {when}; measure.rounds takes more")
+    return found
+
+
+def _speed_up_obstacles(now: _Entry, before: _Entry) -> list[str]:
+    """Why the speed-ups of two builds cannot be compared; other work on the core slows both models of one."""
+    found = _site_obstacles(now, before)
+    if now.build.baseline != before.build.baseline:
+        found.append(OTHER_WEIGHTS)
+    for entry, when in ((now, "now"), (before, "before")):
+        if entry.measurement is not None and (entry.build.speed_up is None or not entry.build.speed_up.bounded):
+            found.append(f"its samples give no ratio {when}")
+    return found
+
+
+def _site_obstacles(now: _Entry, before: _Entry) -> list[str]:
+    for entry, when in ((now, "now"), (before, "before")):
+        if entry.measurement is None:
+            return [f"no latency was measured {when}"]
+    assert now.measurement is not None and before.measurement is not None
+    if differing := differing_conditions(before.measurement, now.measurement):
+        return [f"taken under other conditions: {', '.join(differing)}"]
+    return []
+
+
+OTHER_WEIGHTS = "built from other weights"
+
+
+def _accuracy_obstacles(now: _Entry, before: _Entry) -> list[str]:
+    """Why the accuracies of two builds cannot be compared.
 
     Each error is that of a loss against the build's own unpruned model: it is one of the accuracy, too, where both
     builds began from the same unpruned model.
     """
-    if entry.build.form != before.build.form:
-        return f"{before.build.form} before, {entry.build.form} now"
-    if entry.build.baseline != before.build.baseline:
-        return "built from other weights"
-    if entry.accuracy_error is None or before.accuracy_error is None:
-        return "how much other images would bring is not known of both"
-    return ""
+    found: list[str] = []
+    if now.build.dataset != before.build.dataset:
+        found.append("judged on other images")
+    if not before.build.accuracy:
+        found.append("the model found nothing before")
+    if now.build.form != before.build.form:
+        found.append(f"{before.build.form} before, {now.build.form} now")
+    if now.build.baseline != before.build.baseline:
+        found.append(OTHER_WEIGHTS)
+    if now.accuracy_error is None or before.accuracy_error is None:
+        found.append("how much other images would bring is not known of both")
+    return found
 
 
-def _had_core_alone(*entries: _Entry) -> bool:
-    """Whether each run had its core to itself: milliseconds of a shared one are of its other users."""
-    return not any(entry.measurement is not None and entry.measurement.conditions.core.contended for entry in entries)
+_OBSTACLES: Mapping[str, Callable[[_Entry, _Entry], list[str]]] = {
+    "latency": _latency_obstacles,
+    "speed-up": _speed_up_obstacles,
+    "accuracy": _accuracy_obstacles,
+}
 
 
 @dataclass(frozen=True)
@@ -273,12 +380,22 @@ class _Changes:
     worse: list[str]
     better: list[str]
 
-    def note(self, name: str, unit: str, old: Figure, new: Figure, *, less_is_better: bool, slack: float) -> None:
+    def note(
+        self, name: str, unit: str, old: Figure | None, new: Figure | None, *, less_is_better: bool, slack: float
+    ) -> None:
         """Add a figure whose interval left the old one's by more than the factor ``slack``."""
-        if old.low is None or old.high is None or new.low is None or new.high is None:
-            return
+        assert old is not None and new is not None
+        assert old.low is not None and old.high is not None and new.low is not None and new.high is not None
         text = f"{name} {old.value:.3f} → {new.value:.3f} {unit}"
         if new.low > old.high * slack:
             (self.worse if less_is_better else self.better).append(text)
         elif new.high * slack < old.low:
             (self.better if less_is_better else self.worse).append(text)
+
+    def note_accuracy(self, metric: str, old: float, new: float, least: float) -> None:
+        """Add an accuracy that moved by more than ``least``."""
+        text = f"{metric} {old:.4f} → {new:.4f}"
+        if new - old < -least:
+            self.worse.append(f"{text}, more than {least:.4g}")
+        elif new - old > least:
+            self.better.append(text)

@@ -9,10 +9,9 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.reading import exists, is_file, shown
 from edgeprune.records.build import BuildRecord, build_from_json
 from edgeprune.serial import read_json_data
-from edgeprune.workspace import STATE, last_failure, read_state
+from edgeprune.workspace import BUNDLE, STATE, last_failure, read_state
 
 RECORD = "build.json"
-BUNDLE = "bundle"
 
 
 def bundle_of(directory: Path) -> Path:
@@ -21,7 +20,7 @@ def bundle_of(directory: Path) -> Path:
     Raises:
         DataError: neither holds a ``build.json``.
     """
-    for folder in (directory / "bundle", directory):
+    for folder in (directory / BUNDLE, directory):
         if exists(folder / RECORD):
             return folder
     if is_file(directory / STATE):
@@ -31,7 +30,9 @@ def bundle_of(directory: Path) -> Path:
         raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command)}")
     if not exists(directory):
         raise DataError(f"{shown(directory)}: does not exist; give the run directory of a build, or its bundle")
-    raise DataError(f"{shown(directory)}: holds no build; expected bundle/{RECORD}, as edgeprune build --out leaves it")
+    raise DataError(
+        f"{shown(directory)}: holds no build; expected {BUNDLE}/{RECORD}, as edgeprune build --out leaves it"
+    )
 
 
 def read_build(directory: Path) -> BuildRecord:

@@ -49,7 +49,7 @@ class Verification:
         Gates that another version of edgeprune judged may have followed other rules: they are no reason.
         """
         faults = [*(self.missing if whole else ()), *self.changed]
-        _refuse(self.bundle, faults + (list(self.edited) if self.record.edgeprune == __version__ else []))
+        refuse_edited(self.bundle, faults + (list(self.edited) if self.record.edgeprune == __version__ else []))
 
 
 def read_untouched(directory: Path) -> BuildRecord:
@@ -58,13 +58,26 @@ def read_untouched(directory: Path) -> BuildRecord:
     Raises:
         DataError: there is no build, its record cannot be read, or it is not as edgeprune wrote it.
     """
-    record, content, bundle = _read(directory)
-    faults = _changed_record(content, record) + (list(edits(record)) if record.edgeprune == __version__ else [])
-    _refuse(bundle, faults)
+    record, edited = read_with_edits(directory)
+    refuse_edited(bundle_of(directory), edited)
     return record
 
 
-def _refuse(bundle: Path, faults: Sequence[str]) -> None:
+def read_with_edits(directory: Path) -> tuple[BuildRecord, tuple[str, ...]]:
+    """The record of a run directory or a bundle, and what in it is not as edgeprune wrote it, a line each: the file by
+    its own digest, and gates that do not follow from its samples. Another version may have judged by other rules; of
+    its records the file alone is looked at.
+
+    Raises:
+        DataError: there is no build, or its record cannot be read.
+    """
+    record, content, _ = _read(directory)
+    judged = edits(record) if record.edgeprune == __version__ else ()
+    return record, (*_changed_record(content, record), *judged)
+
+
+def refuse_edited(bundle: Path, faults: Sequence[str]) -> None:
+    """Raise ``DataError`` where a build is not as it was built, with what differs."""
     if faults:
         more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
         lines = "; ".join(map(shown, faults[:SHOWN]))

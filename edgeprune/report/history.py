@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeprune.records.history import NO_EARLIER
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 from edgeprune.report.text import ms_text
+from edgeprune.samples.gates import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,17 +60,25 @@ def figures_text(built: BuildSummary) -> str:
 
 def change_text(built: BuildSummary, names: Mapping[Path, str]) -> str:
     """What was edited, and what moved, in words, and against which build; ``names`` are :attr:`History.names`."""
-    edited = [f"edited: {line}" for line in built.edited]
-    left = "".join(f"; {figure} not compared: {why}" for figure, why in built.uncompared.items())
-    if not built.compared_with:
-        return f"{'; '.join(edited) or NOTHING}{left}"
-    changes = [*edited, *(f"regression: {change}" for change in built.regressions)]
+    changes = [f"edited: {line}" for line in built.edited]
+    changes += [f"regression: {change}" for change in built.regressions]
     changes += [f"better: {change}" for change in built.improvements]
+    if not built.compared_with and all(why == NO_EARLIER for why in built.uncompared.values()):
+        return "; ".join(changes) or NOTHING
     against: dict[str, list[str]] = {}
     for figure, path in built.compared_with.items():
         against.setdefault(names[path], []).append(figure)
-    told = "; ".join(f"{', '.join(figures)} against {name}" for name, figures in against.items())
-    return f"{'; '.join(changes) or 'nothing moved by more than chance'} ({told}){left}"
+    left: dict[str, list[str]] = {}
+    for figure, why in built.uncompared.items():
+        left.setdefault(why, []).append(figure)
+    words = ["; ".join(changes) or "nothing moved by more than chance"] if changes or against else []
+    if against:
+        words[0] += f" ({'; '.join(f'{_listed(figures)} against {name}' for name, figures in against.items())})"
+    return "; ".join([*words, *(f"{_listed(figures)} not compared: {why}" for why, figures in left.items())])
+
+
+def _listed(figures: Sequence[str]) -> str:
+    return ", ".join(figures)
 
 
 def device_names(history: History) -> dict[str, str]:
@@ -75,33 +86,71 @@ def device_names(history: History) -> dict[str, str]:
     return {name: chr(65 + i) for i, name in enumerate(dict.fromkeys(b.device for b in history.builds))}
 
 
-def history_page(history: History) -> str:
-    """The page as text of one file."""
+def verdict_words(history: History) -> str:
+    """What a history comes to, in a few words."""
     latest = history.builds[-1]
-    plots = (
-        _trend(history, "latency", "Latency of what ships", "ms", lambda built: built.latency_ms),
-        _trend(history, "speed-up", "Speed-up against the unpruned model", "×", lambda built: built.speed_up),
-        _accuracy(history),
-    )
     if latest.regressions:
-        state, verdict = "FAIL", "regression"
-    else:
-        state, verdict = ("PASS", "no regression") if history.compared else ("info", "nothing to compare")
-    count = len(history.builds)
-    return render(
-        "history",
+        return "regression"
+    if latest.edited:
+        return "edited"
+    if not latest.compared_with:
+        return "nothing to compare"
+    return "no regression" if history.verdict is Verdict.PASS else f"{latest.budget_figure} not compared"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a page shows of one target; ``label`` tells its tables from those of the others."""
+
+    title: str
+    state: str
+    verdict: str
+    latest: str
+    plots: Sequence[Plot]
+    builds: Table
+    changes: Table
+    devices: Table
+    label: str
+
+
+def history_page(*histories: History) -> str:
+    """The page of histories, one a target, as text of one file."""
+    several = len(histories) > 1
+    parts = [_part(history, place if several else 0) for place, history in enumerate(histories, 1)]
+    worst = min(parts, key=lambda part: STATES.index(part.state))
+    title = f"{len(parts)} targets" if several else parts[0].title
+    return render("history", title=title, state=worst.state, verdict=worst.verdict, parts_of=parts)
+
+
+STATES = (Verdict.FAIL.value, Verdict.INCONCLUSIVE.value, "info", Verdict.PASS.value)
+"""How a verdict is coloured, worst first; ``info`` where there is nothing to compare."""
+
+
+def _part(history: History, place: int) -> _Part:
+    """The part of a page; ``place`` counts those of several targets from 1, and is 0 for the only one."""
+    latest, words, count = history.builds[-1], verdict_words(history), len(history.builds)
+    plots = (
+        _trend(history, "latency", "Latency of what ships", "ms", lambda built: built.latency_ms, place),
+        _trend(history, "speed-up", "Speed-up against the unpruned model", "×", lambda built: built.speed_up, place),
+        _accuracy(history, place),
+    )
+    table = history_table(history)
+    return _Part(
         title=f"{history.target}: {count} build{'s' if count != 1 else ''}",
-        state=state,
-        verdict=verdict,
+        state="info" if words == "nothing to compare" else history.verdict.value,
+        verdict=words,
         latest=f"Latest: {history.names[latest.path]}, {latest.verdict.value}; {change_text(latest, history.names)}.",
         plots=[plot for plot in plots if plot is not None],
-        builds=history_table(history),
+        builds=table.without(COLUMNS[-1]),
+        # words behind eight columns of figures would have no width to be read in
+        changes=Table.of((COLUMNS[0], COLUMNS[-1]), ((row[0], row[-1]) for row in table.rows)),
         devices=Table.of(("", ""), ((letter, name) for name, letter in device_names(history).items())),
+        label=f"{history.target}: " if place else "",
     )
 
 
 def _trend(
-    history: History, key: str, title: str, unit: str, of: Callable[[BuildSummary], Figure | None]
+    history: History, key: str, title: str, unit: str, of: Callable[[BuildSummary], Figure | None], place: int
 ) -> Plot | None:
     points = [(number, built, value) for number, built in enumerate(history.builds, 1) if (value := of(built))]
     if not points:
@@ -144,10 +193,15 @@ def _trend(
     alt = f"{_against(points[-1][1], key, latest, figures, history.names)}; "
     alt += f"regressions: {sum(_regressed(built, key) for _, built, _ in points)}."
     table = Table.of(("build", f"{unit}, 95 % interval", "device", "regression"), rows)
-    return draw_plot(key, title, alt, draw, table)
+    return draw_plot(*_named(key, title, history, place), alt, draw, table)
 
 
-def _accuracy(history: History) -> Plot:
+def _named(key: str, title: str, history: History, place: int) -> tuple[str, str]:
+    """Key and title of a drawing, told from those of the other targets of the page."""
+    return (f"{key}-{place}", f"{history.target}: {title}") if place else (key, title)
+
+
+def _accuracy(history: History, place: int) -> Plot:
     points = [(number, built, built.accuracy) for number, built in enumerate(history.builds, 1)]
     metric = points[-1][1].metric
 
@@ -163,7 +217,7 @@ def _accuracy(history: History) -> Plot:
     alt += f"regressions: {sum(_regressed(built, metric) for _, built, _ in points)}."
     rows = [(history.names[built.path], f"{value:.4f}", _regressions(built, metric)) for _, built, value in points]
     table = Table.of(("build", metric, "regression"), rows)
-    return draw_plot("accuracy", "Accuracy of what ships", alt, draw, table)
+    return draw_plot(*_named("accuracy", "Accuracy of what ships", history, place), alt, draw, table)
 
 
 def _regressed(built: BuildSummary, metric: str) -> bool:

@@ -41,11 +41,16 @@ onload = () => {
       .filter(one => one.scrollWidth > one.clientWidth + 1)
       .filter(one => page.documentElement.clientWidth < 640 || !one.closest("details"))
       .map(one => one.textContent.trim().slice(0, 60))),
-    broken: [...page.querySelectorAll(".gates tbody th:first-child")].filter(one => {
+    broken: [...page.querySelectorAll(".gates tbody th:first-child, tbody [data-name=verdict] span")].filter(one => {
       const text = page.createRange();
       text.selectNodeContents(one);
       return text.getClientRects().length > 1;
     }).map(one => one.textContent),
+    // words beside many figures, with no width to be read in
+    narrow: [...page.querySelectorAll(".wide td:last-child:not(.number) span")]
+      .filter(one => one.textContent.length > 40 && one.closest("td").getBoundingClientRect().width < 120)
+      .filter(one => !one.closest("details:not([open])") && getComputedStyle(one.closest("td")).display != "contents")
+      .map(one => one.textContent),
     // what the layout took from a table, and where the keyboard does not get to; what is closed has no role
     forgotten: [...page.querySelectorAll("table, thead, tbody, tr, th, td")]
       .filter(one => !one.closest("details:not([open])") && one.computedRole !== one.getAttribute("role"))
@@ -87,7 +92,8 @@ def looked_at(text: str, folder: Path, width: int) -> dict[str, Any]:
     assert console == [] and asked == set()
     assert seen["wide"] <= width
     assert not seen["clipped"], seen["clipped"]
-    assert not seen["broken"], f"names of stages in pieces: {seen['broken']}"
+    assert not seen["broken"], f"names of stages, or verdicts, in pieces: {seen['broken']}"
+    assert not seen["narrow"], f"words in a narrow column: {seen['narrow']}"
     assert not seen["forgotten"], f"cells without their role: {seen['forgotten']}"
     assert not seen["unreached"], f"no keyboard reaches {seen['unreached']}"
     for name in ("drawn", "titled", "pixels"):
