@@ -43,7 +43,7 @@ def prune(
         typer.Option(help="Scores within a group: none, sum, mean, max, standarization; else as they come."),
     ] = None,
     iterative_steps: Annotated[int, typer.Option(help="Rank anew this many times on the way.")] = 1,
-    drop_blocks: Annotated[int, typer.Option(help="Drop this many whole blocks first (needs --data).")] = 0,
+    drop_blocks: Annotated[int, typer.Option(min=0, help="Drop this many whole blocks first (needs --data).")] = 0,
     images: Images = 64,
     batch: Batch = 4,
     seed: Annotated[int, seed_option("Seed of the random criterion and of the draw of images.")] = 0,

@@ -21,6 +21,7 @@ from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import AUTO, Pruner, Scope
+from edgeprune.pruning.structure import Constraints
 from edgeprune.settings import check_seed
 
 
@@ -99,7 +100,8 @@ def prune(
         normalisation: see :data:`~edgeprune.pruning.criteria.NORMALISATIONS`; the criterion's own when None.
         scope: ``global`` ranks channels across the model, ``local`` takes the same share everywhere.
         iterative_steps: reach the request in this many steps, ranking anew at each.
-        drop_blocks: drop this many whole blocks first, those whose absence costs least loss.
+        drop_blocks: drop this many whole blocks first, those whose absence costs least loss; none that ``ignore`` or
+            ``max_ratio`` names a layer of.
         ignore: globs over modules that keep their width.
         max_ratio: glob over modules to the largest share of channels that may go there.
         align: a width that changes becomes a multiple of this.
@@ -145,6 +147,8 @@ def prune(
                 f"a plan says itself what to keep, so that these would be ignored: {', '.join(ignored)}; leave them "
                 "out, or make a new plan with them"
             )
+    if drop_blocks < 0:
+        raise TargetError(f"drop_blocks starts at 0 (seen: {drop_blocks})")
     if data is not None and batches is not None:
         raise TargetError("data= and batches= are two sources of the same images; leave one out")
     checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None
@@ -167,7 +171,10 @@ def prune(
     if drop_blocks and plan is None:
         if batches is None:
             raise TargetError("drop_blocks ranks blocks by the loss: pass data=, or --data DATA.yaml")
-        removed = tuple(least_important_blocks(model, drop_blocks, batches, head=head, progress=tell))
+        constraints = Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width)
+        removed = tuple(
+            least_important_blocks(model, drop_blocks, batches, constraints=constraints, head=head, progress=tell)
+        )
     tell("tracing the model")
     pruner = Pruner(
         model,

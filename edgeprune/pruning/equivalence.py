@@ -15,6 +15,8 @@ from edgeprune.errors import StageError, first_line
 from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
 from edgeprune.pruning.structure import Structure
 
+LARGEST_ERROR = 1e-4  # float32 sums in another order give about 1e-6; wrong channels 1e-3 and more
+
 
 @contextmanager
 def single_thread() -> Iterator[None]:

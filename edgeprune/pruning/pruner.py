@@ -23,7 +23,7 @@ from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
 from edgeprune.pruning.choose import Chooser, best_channels
 from edgeprune.pruning.criteria import importance_named
-from edgeprune.pruning.depth import remove_blocks
+from edgeprune.pruning.depth import original_names, remove_blocks
 from edgeprune.pruning.group import group_of
 from edgeprune.pruning.heads import training_only
 from edgeprune.pruning.macs import MacsModel
@@ -35,7 +35,6 @@ from edgeprune.pruning.trace import trace_model
 from edgeprune.version import __version__
 
 AUTO = "auto"  # taylor where there are labelled batches, else lamp; measured in benchmarks/pruning_criteria.md
-LARGEST_ERROR = 1e-4  # float32 sums in another order give about 1e-6; wrong channels 1e-3 and more
 UNCHANGED = {"macs_speed_up": 1.0, "params_ratio": 1.0, "ratio": 0.0}  # what asks for nothing
 
 Scope = Literal["global", "local"]
@@ -49,7 +48,8 @@ class Pruner:
     Args:
         model: an Ultralytics model (``YOLO(...).model``), float32; it is never changed.
         imgsz: of the images that multiply-accumulates are counted for, in pixels: a side, or height and width.
-        ignore, max_ratio, align, min_width: as in :class:`~edgeprune.pruning.structure.Constraints`.
+        ignore, max_ratio, align, min_width: as in :class:`~edgeprune.pruning.structure.Constraints`; globs are matched
+            against the names in ``model``, whatever is dropped from it.
         removed: blocks to drop before any width changes, see :func:`~edgeprune.pruning.depth.removable_blocks`.
         head: which of two heads ships, one of :data:`~edgeprune.pruning.heads.HEADS`; the other one costs nothing,
             ranks nothing and keeps its widths.
@@ -79,14 +79,16 @@ class Pruner:
         self.original, self.imgsz, self.removed, self.head = model, imgsz, tuple(removed), head
         self.model = remove_blocks(model, removed) if removed else model
         left_out = training_only(model, head)
-        self.structure = Structure(trace_model(self.model, imgsz), self.constraints, left_out)
+        back = original_names(model, self.removed) if removed else None
+        self.structure = Structure(trace_model(self.model, imgsz), self.constraints, left_out, back)
         self.dimensions: list[Dimension] = self.structure.dimensions
         self.counts = MacsModel(self.model, self.structure)
         self.macs_unpruned, self.params_unpruned = self.counts.macs(self.structure.widths), parameter_count(model)
-        if removed:  # requests are relative to the model that was given
+        unpruned = self.structure
+        if removed:  # requests are relative to the model that was given, and so are globs
             unpruned = Structure(trace_model(model, imgsz), self.constraints, left_out)
             self.macs_unpruned = MacsModel(model, unpruned).macs(unpruned.widths)
-        makers = [maker for dimension in self.dimensions for part in dimension.parts for maker in part.makers]
+        makers = [maker for dimension in unpruned.dimensions for part in dimension.parts for maker in part.makers]
         for glob in (*self.constraints.ignore, *self.constraints.max_ratio):
             if not glob_matches(glob, makers):
                 raise TargetError(f"'{glob}' matches no module of this model; try '{makers[0].partition('.')[0]}.*'")
@@ -293,9 +295,10 @@ class Pruner:
                 )
             if expected is not None:
                 error = equivalence.largest_difference(expected, equivalence.raw_outputs(result, image))
-                if not error <= LARGEST_ERROR:
+                if not error <= equivalence.LARGEST_ERROR:
                     raise StageError(
-                        f"the pruned model differs from the masked one by {error:.1e} (allowed {LARGEST_ERROR})"
+                        f"the pruned model differs from the masked one by {error:.1e} "
+                        f"(allowed {equivalence.LARGEST_ERROR})"
                     )
                 equivalence.check_forward(result, image)
         return result
@@ -435,7 +438,7 @@ def _weights_digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)  # NumPy lacks some
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
@@ -97,6 +97,8 @@ class Structure:
         constraints: what a user asks.
         training_only: modules that do not ship, see :func:`~edgeprune.pruning.heads.training_only`; a dimension that
             runs through nothing else saves nothing at deployment and keeps its width.
+        name_for_user: from a name in the traced model to the one that a user's globs speak of, where blocks were
+            dropped from their model; the same when None.
 
     Attributes:
         dimensions: every width of the model, fixed ones too, in order of execution.
@@ -104,12 +106,18 @@ class Structure:
         training_only: as given.
     """
 
-    def __init__(self, trace: Trace, constraints: Constraints, training_only: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        constraints: Constraints,
+        training_only: frozenset[str] = frozenset(),
+        name_for_user: Callable[[str], str] | None = None,
+    ) -> None:
         self.trace, self.training_only = trace, training_only
         self.unit = _unit_of_labels(trace)
         parts = _parts(trace, self.unit)
         pinned, tied = self._pins_and_ties(parts)
-        self.dimensions = _dimensions(parts, tied, pinned, constraints, training_only)
+        self.dimensions = _dimensions(parts, tied, pinned, constraints, training_only, name_for_user or str)
         self.index = {dimension.name: i for i, dimension in enumerate(self.dimensions)}
         self.widths = np.array([dimension.width for dimension in self.dimensions], dtype=np.float64)
         owner = np.zeros(self.unit.max() + 1, dtype=np.int64)
@@ -208,6 +216,7 @@ def _dimensions(
     pinned: dict[int, str],
     constraints: Constraints,
     training_only: frozenset[str],
+    name_for_user: Callable[[str], str],
 ) -> list[Dimension]:
     ties = [(group[0], part) for group in tied for part in group[1:]]
     graph = coo_matrix(
@@ -219,16 +228,20 @@ def _dimensions(
         groups[component[i]].append(i)
     groups.sort(key=lambda group: group[0])
     return [
-        _dimension([parts[i] for i in group], [pinned.get(i) for i in group], constraints, training_only)
+        _dimension([parts[i] for i in group], [pinned.get(i) for i in group], constraints, training_only, name_for_user)
         for group in groups
     ]
 
 
 def _dimension(
-    parts: list[Part], reasons: list[str | None], constraints: Constraints, training_only: frozenset[str]
+    parts: list[Part],
+    reasons: list[str | None],
+    constraints: Constraints,
+    training_only: frozenset[str],
+    name_for_user: Callable[[str], str],
 ) -> Dimension:
     width = len(parts[0].units)
-    makers = [maker for part in parts for maker in part.makers]
+    makers = [name_for_user(maker) for part in parts for maker in part.makers]
     step = math.lcm(constraints.align, *(part.rows for part in parts))
     least = max(constraints.min_width, 1)
     limits = [share for glob, share in constraints.max_ratio.items() if glob_matches(glob, makers)]

@@ -132,6 +132,7 @@ class Diagnostician:
             "conditions": dict(SiteBench(self.site, self.source, self.dataset).conditions),
             "shapes": shape_signature(self.source.model),
             "least": self.pruner.narrowest,
+            "blocks": _outermost_blocks(self.pruner),
             "levers": levers,
         }
         return self.cache / f"diagnosis-{digest_of(content)[:16]}.json"
@@ -231,12 +232,17 @@ def offered_levers(target: Target) -> Iterator[tuple[str, dict[str, str | int | 
 
 def _floors(pruner: Pruner) -> Iterator[nn.Module]:
     """The model at its least widths, then that without every block that can go, where there is one."""
-    names = [block.name for block in removable_blocks(pruner.original)]
-    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    outermost = _outermost_blocks(pruner)
     for one in (pruner, *([pruner.without(outermost)] if outermost else [])):
         any_channels = {free.name: torch.zeros(len(free.parts), free.width) for free in one.dimensions}
         plan = one.plan(widths=one.narrowest, scores=any_channels, importance="random")
         yield one.apply(plan, check=False)
+
+
+def _outermost_blocks(pruner: Pruner) -> list[str]:
+    """Names of the blocks that can go, without those that lie in another one."""
+    names = [block.name for block in removable_blocks(pruner.original, pruner.constraints)]
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
 def _decoding_share(profile: LayerProfile) -> float | None:

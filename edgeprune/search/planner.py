@@ -8,7 +8,7 @@ than the last channels that would have to go instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import nn
 from edgeprune.errors import StageError
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.depth import removable_blocks, remove_blocks
+from edgeprune.pruning.depth import original_names, removable_blocks, remove_blocks
 from edgeprune.pruning.equivalence import masked_parameters
 from edgeprune.pruning.loss import loss_model, mean_loss
 from edgeprune.pruning.plan import Plan
@@ -183,7 +183,7 @@ class Planner:
         """
         branch = self._branches[0]
         estimated = branch.prices.estimated_loss(choice.widths)
-        places = removable_blocks(branch.pruner.original)
+        places = removable_blocks(branch.pruner.original, branch.pruner.constraints)
         if not places or estimated <= 0:
             return []
         ready = loss_model(branch.pruner.model, branch.pruner.head)
@@ -228,29 +228,6 @@ class Planner:
         narrowed = {dimension.name: width for dimension, width in chosen if width != dimension.width}
         keep = pruner.widths_mask(narrowed, scores)
         return mean_loss(ready, self.batches, masked_parameters(pruner.model, pruner.structure, keep))
-
-
-def original_names(model: nn.Module, removed: Sequence[str]) -> Callable[[str], str]:
-    """A function from names in a model without some blocks to the names that they had before; blocks behind a removed
-    one move up in their list."""
-    gone: dict[str, set[int]] = {}
-    for name in removed:
-        owner, _, index = name.rpartition(".")
-        gone.setdefault(owner, set()).add(int(index))
-    left = {
-        owner: [i for i in range(len(list(model.get_submodule(owner).children()))) if i not in indices]
-        for owner, indices in gone.items()
-    }
-
-    def back(name: str) -> str:
-        parts: list[str] = []
-        for part in name.split("."):
-            indices = left.get(".".join(parts))
-            number, mark, rest = part.partition("#")
-            parts.append(f"{indices[int(number)]}{mark}{rest}" if indices is not None else part)
-        return ".".join(parts)
-
-    return back
 
 
 def inherited_scores(whole: Pruner, scores: Scores, smaller: Pruner) -> Scores:

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.pruning import equivalence
-from edgeprune.pruning.depth import removable_blocks, remove_blocks
+from edgeprune.pruning import depth, equivalence
+from edgeprune.pruning.api import prune
+from edgeprune.pruning.batches import Batch
+from edgeprune.pruning.depth import least_important_blocks, removable_blocks, remove_blocks
 from edgeprune.pruning.pruner import Pruner
+from edgeprune.pruning.structure import Constraints
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n", "yolo12n"])
@@ -57,3 +60,88 @@ def test_a_plan_that_drops_blocks_is_relative_to_the_whole_model(stock):
 def test_an_unknown_block_is_refused_with_those_that_exist(stock):
     with pytest.raises(TargetError, match=r"model\.2\.m\.0"):
         remove_blocks(stock("yolov8n.yaml"), ["model.0"])
+
+
+def last_items_and_all_within_the_first(model):
+    """Of every list whose first item has blocks of its own: those blocks, and all further items of the list."""
+    names = [block.name for block in removable_blocks(model)]
+    for first in [name for name in names if name.endswith(".m.0")]:
+        inner = [name for name in names if name.startswith(f"{first}.")]
+        siblings = [name for name in names if name.rpartition(".")[0] == first.rpartition(".")[0] and name != first]
+        if inner and siblings:
+            yield [*inner, *siblings]
+
+
+def test_items_behind_one_that_lost_all_of_its_blocks_take_their_own_columns_with_them(stock):
+    """An emptied item hands on what it reads, and is as wide as before; its neighbour's columns begin behind it."""
+    model = stock("yolo12n.yaml")
+    together = list(last_items_and_all_within_the_first(model))
+    assert together
+    for names in together:
+        owner = names[-1].rpartition(".m")[0]
+        width = model.get_submodule(owner).cv1.conv.out_channels
+        shorter = remove_blocks(model, names)
+        weight = model.get_submodule(owner).cv2.conv.weight
+        assert torch.equal(shorter.get_submodule(owner).cv2.conv.weight, weight[:, : 2 * width])
+        one_by_one = remove_blocks(remove_blocks(model, names[-1:]), names[:-1])
+        assert torch.equal(one_by_one.get_submodule(owner).cv2.conv.weight, weight[:, : 2 * width])
+
+
+def test_items_behind_an_emptied_one_can_still_go(stock):
+    model = stock("yolo12n.yaml")
+    emptied = remove_blocks(model, ["model.6.m.0.0", "model.6.m.0.1"])
+    assert {"model.6.m.0", "model.6.m.1"} <= {block.name for block in removable_blocks(emptied)}
+
+
+def test_wrong_columns_are_found_out(stock, monkeypatch):
+    right = depth._drop_columns
+    monkeypatch.setattr(depth, "_drop_columns", lambda layer, start, count: right(layer, start - count, count))
+    with pytest.raises(StageError, match=r"without model\.6\.m\.1 the outputs of model\.6 are not those"):
+        remove_blocks(stock("yolov8n.yaml"), ["model.6.m.1"])
+
+
+def test_globs_speak_of_the_names_in_the_model_that_was_given(stock):
+    """Blocks behind a dropped one move up: the second becomes the first."""
+    model = stock("yolov8n.yaml")
+
+    def fixed(glob):
+        smaller = Pruner(model, 64, ignore=[glob]).without(["model.4.m.0"])
+        return {one.name: one.fixed for one in smaller.dimensions}["model.4.m.0.cv1"]
+
+    assert fixed("model.4.m.1.*") == "ignored by 'model.4.m.1.*'"
+    assert "ignored" not in (fixed("model.4.m.0.*") or "")
+    limited = Pruner(model, 64, max_ratio={"model.4.m.1.cv1": 0.25}, removed=["model.4.m.0"])
+    assert min(limited.dimensions[limited.structure.index["model.4.m.0.cv1"]].allowed) >= 24
+    with pytest.raises(TargetError, match=r"'model\.4\.m\.2\.\*' matches no module"):
+        Pruner(model, 64, ignore=["model.4.m.2.*"], removed=["model.4.m.0"])
+
+
+def noise():
+    generator = torch.Generator().manual_seed(0)
+    labels = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])}
+    return Batch(torch.rand(1, 3, 64, 64, generator=generator), labels)
+
+
+def test_blocks_that_a_user_keeps_are_not_dropped(stock):
+    model = stock("yolov8n.yaml")
+    every = {block.name for block in removable_blocks(model)}
+    kept = Constraints(ignore=("model.[1-8].*", "model.15.m.0.cv1"), max_ratio={"model.18.m.*": 0.5})
+    left = {block.name for block in removable_blocks(model, kept)}
+    assert every - left == {name for name in every if name.split(".")[1] in ("2", "4", "6", "8", "15", "18")}
+    assert left == set(least_important_blocks(model, len(left), [noise()], constraints=kept))
+    with pytest.raises(TargetError, match=f"has {len(left)} removable ones beside {len(every - left)} that"):
+        least_important_blocks(model, len(left) + 1, [], constraints=kept)
+
+
+def test_fewer_than_no_blocks_cannot_be_dropped(stock):
+    with pytest.raises(TargetError, match="from 0"):
+        least_important_blocks(stock("yolov8n.yaml"), -1, [])
+    with pytest.raises(TargetError, match="starts at 0"):
+        prune(stock("yolov8n.yaml"), ratio=0.3, drop_blocks=-1)
+
+
+def test_a_model_of_any_float_type_loses_blocks_and_channels(stock):
+    for dtype in (torch.float16, torch.bfloat16):
+        model = copy.deepcopy(stock("yolov8n.yaml")).to(dtype)
+        assert next(remove_blocks(model, ["model.4.m.0"]).parameters()).dtype == dtype
+        assert len(Pruner(model, 64).source.weights) == 64

@@ -17,7 +17,7 @@ from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.api import prune
 from edgeprune.pruning.plan import plan_from_data
-from edgeprune.pruning.pruner import LARGEST_ERROR, Pruner
+from edgeprune.pruning.pruner import Pruner
 from edgeprune.serial import to_json
 
 FAMILIES = ["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"]
@@ -54,7 +54,10 @@ def test_a_wrong_channel_is_noticed(stock, pruner, plan):
         pruned.model[4].cv2.conv.weight[:] = pruned.model[4].cv2.conv.weight.flip(1)
     image = equivalence.check_image(pruned)
     expected = equivalence.masked_outputs(pruner.model, pruner.structure, pruner.plan_mask(plan), image)
-    assert equivalence.largest_difference(expected, equivalence.raw_outputs(pruned, image)) > 10 * LARGEST_ERROR
+    assert (
+        equivalence.largest_difference(expected, equivalence.raw_outputs(pruned, image))
+        > 10 * equivalence.LARGEST_ERROR
+    )
 
 
 def test_shapes_follow_the_plan(pruner, plan):

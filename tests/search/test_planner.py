@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.depth import removable_blocks
+from edgeprune.pruning.depth import original_names, removable_blocks
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.search.layers import layers_of
-from edgeprune.search.planner import Block, Planner, inherited_scores, original_names
+from edgeprune.search.planner import Block, Planner, inherited_scores
 from edgeprune.search.profile import LayerProfile, copy_widths
 
 from ..pruning.conftest import _built
@@ -124,3 +124,16 @@ def test_every_channel_has_a_score_when_blocks_are_gone() -> None:
         inherited = inherited_scores(pruner, scores, smaller)
         assert set(inherited) == {one.name for one in smaller.dimensions if one.fixed is None}
         assert all((rows > 0).all() for rows in inherited.values())
+
+
+def test_blocks_that_a_user_keeps_are_neither_priced_nor_dropped(model: Any) -> None:
+    """By the names of the model that was given: dropping its neighbour moves a kept block up."""
+    for globs in (("model.4.m.1.*",), ("model.[2-8].*",)):
+        pruner = Pruner(model, 64, ignore=globs)
+        made = Planner(pruner, pruner.scores("l2"), "l2", profile_of(model, 1.0), batches=[labelled(1)])
+        plan, _ = made.plan(made.solve(0.86))
+        kept = {block.name for block in removable_blocks(model)} - {
+            block.name for block in removable_blocks(model, pruner.constraints)
+        }
+        assert plan.removed and kept
+        assert not kept & set(plan.removed)
