@@ -52,6 +52,9 @@ def loss_model(model: nn.Module, head: str = "auto") -> Any:
 def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
     """The loss of one batch, summed over its images, in evaluation mode (batch statistics stay as they are).
 
+    Ultralytics multiplies every loss by the number of images, but a classifier's, which is a mean: it is multiplied
+    here.
+
     Args:
         model: from :func:`loss_model`.
         batch: images with labels of the model's task.
@@ -60,12 +63,12 @@ def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
     images = batch.images.to(first)
     labels = {key: value.to(first.device) for key, value in batch.labels.items()}
     loss, _ = model.loss({**labels, "img": images}, model(images))
-    return loss.sum()
+    return loss.sum() * (len(images) if type(model.criterion).__name__ == "v8ClassificationLoss" else 1)
 
 
 @torch.no_grad()
 def mean_loss(model: Any, batches: Sequence[Batch], parameters: Mapping[str, torch.Tensor] | None = None) -> float:
-    """Loss per image, mean over batches.
+    """Loss per image: the sum over all batches over the number of their images.
 
     Args:
         model: from :func:`loss_model`.
@@ -77,7 +80,8 @@ def mean_loss(model: Any, batches: Sequence[Batch], parameters: Mapping[str, tor
     try:
         for name, parameter in replaced.items():
             parameter.data = (parameters or {})[name]
-        return sum(float(batch_loss(model, batch)) / len(batch.images) for batch in batches) / len(batches)
+        total = sum(float(batch_loss(model, batch)) for batch in batches)
+        return total / sum(len(batch.images) for batch in batches)
     finally:
         for name, data in before.items():
             replaced[name].data = data
