@@ -67,10 +67,12 @@ def _count(batches: Iterable[Batch]) -> int:
 @torch.no_grad()
 def _layer_gradient(module: Any) -> np.ndarray:
     """Derivative by a factor on each output channel of one layer, from the gradients of its weights."""
-    axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
-    total = torch.zeros(getattr(module, "num_features", None) or module.weight.shape[axis])
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    total = torch.zeros(module.out_channels if transposed else module.weight.shape[0])
     for parameter in (module.weight, module.bias):
         if parameter is not None and parameter.grad is not None:
             product = (parameter * parameter.grad).float().cpu()
-            total += product.movedim(axis if product.ndim > 1 else 0, 0).reshape(len(total), -1).sum(1)
+            if transposed and product.ndim > 1:  # (inputs, outputs of a group, ...): a group's outputs lie together
+                product = product.unflatten(0, (module.groups, -1)).movedim(1, 2).flatten(0, 1)
+            total += product.reshape(len(total), -1).sum(1)
     return total.numpy()

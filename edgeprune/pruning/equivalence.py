@@ -13,6 +13,7 @@ from torch import nn
 from edgeprune.checkpoint import SMALLEST_PX, input_channels
 from edgeprune.errors import StageError, first_line
 from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
+from edgeprune.pruning.group import weight_axis
 from edgeprune.pruning.structure import Structure
 
 LARGEST_ERROR = 1e-4  # float32 sums in another order give about 1e-6; wrong channels 1e-3 and more
@@ -59,8 +60,8 @@ def masked_parameters(model: nn.Module, structure: Structure, keep: np.ndarray) 
                 name = f"{slot.module}.{key}"
                 if name in parameters:
                     tensor = masked.get(name, parameters[name]).detach()
-                    transposed = tensor.ndim > 1 and isinstance(model.get_submodule(slot.module), nn.ConvTranspose2d)
-                    masked[name] = _zero_removed(tensor, mask, 1 if transposed else 0)
+                    axis = weight_axis(model.get_submodule(slot.module), slot.kind) if tensor.ndim > 1 else 0
+                    masked[name] = _zero_removed(tensor, mask, axis)
     return masked
 
 

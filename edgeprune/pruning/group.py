@@ -15,6 +15,16 @@ from edgeprune.pruning.channels import Slot
 from edgeprune.pruning.structure import Part, Structure
 
 
+def weight_axis(module: nn.Module, kind: str) -> int:
+    """Axis of a convolution's or linear layer's weight that its channels lie along: ``out``, ``in`` or ``depthwise``.
+
+    With groups of several channels axis 1 holds those of one group alone.
+    """
+    if kind == "depthwise":  # of shape (channels, 1, height, width) in either direction
+        return 0
+    return int((kind == "in") != isinstance(module, nn.ConvTranspose2d))
+
+
 @dataclass(frozen=True)
 class GroupSlot:
     """One place where a group's channels occur.
@@ -39,8 +49,7 @@ class GroupSlot:
     def weight(self) -> torch.Tensor:
         """Float32 of shape (channels, everything else): the weights that belong to each channel."""
         tensor = getattr(self.module, self.kind.partition(":")[2] or "weight").detach().float()
-        transposed = isinstance(self.module, nn.ConvTranspose2d)
-        if tensor.ndim > 1 and (self.kind == "in") != transposed:
+        if tensor.ndim > 1 and weight_axis(self.module, self.kind) == 1:
             tensor = tensor.transpose(0, 1)
         channels = len(self.positions)
         return tensor[torch.from_numpy(self.positions.ravel())].reshape(channels, -1)

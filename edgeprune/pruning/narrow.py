@@ -11,6 +11,7 @@ from torch import nn
 
 from edgeprune.pruning.channels import Labels
 from edgeprune.pruning.copies import copy_without_criterion
+from edgeprune.pruning.group import weight_axis
 from edgeprune.pruning.rules import ATTENTION, rewrite_repeated_widths, rewrite_split
 from edgeprune.pruning.structure import Structure
 
@@ -59,7 +60,7 @@ def _kept_part(module: nn.Module, key: str, tensor: torch.Tensor, at: Mapping[st
         return data.clone()
     if key != "weight" or data.ndim == 1 or "in" not in at:
         return data[outputs].clone()
-    first, second = (at["in"], outputs) if isinstance(module, nn.ConvTranspose2d) else (outputs, at["in"])
+    first, second = (outputs, at["in"]) if weight_axis(module, "out") == 0 else (at["in"], outputs)
     if module_groups(module) > 1:  # grouped convolutions are pinned on both sides
         return data.clone()
     return data[torch.from_numpy(first)][:, torch.from_numpy(second)].contiguous()
@@ -71,16 +72,13 @@ def shapes_for_widths(model: nn.Module, structure: Structure, widths: np.ndarray
     modules = dict(model.named_modules())
     for (name, kind), slot in structure.trace.slots.items():
         module, width = modules[name], round(float(structure.width_shares(slot.labels) @ widths))
-        transposed = isinstance(module, nn.ConvTranspose2d)
         if kind.startswith("param:"):
             shapes[f"{name}.{kind.partition(':')[2]}"] = [width]
-        elif kind == "in":
-            shapes[f"{name}.weight"][0 if transposed else 1] = width // (1 if transposed else module_groups(module))
-        else:
-            for key in ("weight", "bias", "running_mean", "running_var"):
-                if f"{name}.{key}" in shapes:
-                    shape = shapes[f"{name}.{key}"]
-                    shape[1 if transposed and len(shape) > 1 else 0] = width
+            continue
+        keys = ("weight",) if kind == "in" else ("weight", "bias", "running_mean", "running_var")
+        for shape in (shapes[f"{name}.{key}"] for key in keys if f"{name}.{key}" in shapes):
+            axis = weight_axis(module, kind) if len(shape) > 1 else 0
+            shape[axis] = width // (module_groups(module) if axis else 1)
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
@@ -91,15 +89,14 @@ def module_groups(module: Any) -> int:
 
 def _rewrite_layer(module: Any) -> None:
     """Make a layer's own numbers agree with its weight."""
-    if isinstance(module, nn.ConvTranspose2d):
-        module.in_channels, module.out_channels = module.weight.shape[:2]
-    elif isinstance(module, nn.Conv2d):
-        depthwise = module.groups == module.in_channels == module.out_channels
-        module.out_channels = module.weight.shape[0]
-        if depthwise:
-            module.groups = module.in_channels = module.out_channels
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        first, second = module.weight.shape[:2]
+        if module.groups == module.in_channels == module.out_channels:
+            module.groups = module.in_channels = module.out_channels = first
+        elif weight_axis(module, "out") == 0:
+            module.out_channels, module.in_channels = first, second * module.groups
         else:
-            module.in_channels = module.weight.shape[1] * module.groups
+            module.in_channels, module.out_channels = first, second * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.PReLU):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from ultralytics.nn.modules import Focus
 from ultralytics.nn.tasks import DetectionModel
 
 from edgeprune.errors import TargetError
+from edgeprune.pruning.channel_gradients import _layer_gradient
+from edgeprune.pruning.equivalence import masked_parameters
+from edgeprune.pruning.group import GroupSlot
 from edgeprune.pruning.pruner import Pruner
 
 
@@ -87,3 +91,55 @@ def test_the_given_model_is_not_touched() -> None:
     pruner = Pruner(made, 64)
     pruner.apply(pruner.plan(ratio=0.5, importance="lamp"))
     assert all(torch.equal(before[key], value) for key, value in made.state_dict().items())
+
+
+def upsampling(made: Any, groups: int) -> nn.ConvTranspose2d:
+    """A learned layer in place of the first upsampling of a v8n; gives it back."""
+    layer: Any = nn.ConvTranspose2d(256, 256, 2, 2, groups=groups)
+    for attribute in ("i", "f", "type", "np"):
+        setattr(layer, attribute, getattr(made.model[10], attribute))
+    made.model[10] = layer.eval()
+    return layer
+
+
+@pytest.mark.parametrize("groups", [1, 4, 256])
+def test_a_transposed_convolution_is_pruned_whatever_its_groups(groups: int) -> None:
+    made = model()
+    upsampling(made, groups)
+    pruner = Pruner(made, 64)
+    for importance in ("lamp", "l2"):
+        plan = pruner.plan(ratio=0.5, importance=importance)
+        pruned: Any = pruner.apply(plan)  # which proves that it equals the original with the removed channels at zero
+        left = pruned.model[10]
+        assert left.groups == (left.in_channels if groups == 256 else groups)
+        assert (left.out_channels < 256) == (groups != 4), "channels in groups of several keep their width"
+        assert pruned(torch.rand(1, 3, 64, 64))[0].shape == made(torch.rand(1, 3, 64, 64))[0].shape
+
+
+@pytest.mark.parametrize("groups", [1, 4, 256])
+def test_a_gradient_by_a_transposed_convolutions_channel_is_that_by_a_factor_on_its_output(groups: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(256, 256, 2, 2, groups=groups)
+    factor = torch.ones(1, 256, 1, 1, requires_grad=True)
+    (layer(torch.rand(1, 256, 4, 4)) * factor).square().sum().backward()
+    assert factor.grad is not None
+    assert torch.from_numpy(_layer_gradient(layer)).allclose(factor.grad.flatten(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 256])
+def test_the_weights_of_a_transposed_convolutions_channels_are_found_and_put_to_zero(groups: int) -> None:
+    made = model()
+    layer = upsampling(made, groups)
+    pruner = Pruner(made, 64)
+    slot = next(
+        one for (name, kind), one in pruner.structure.trace.slots.items() if name == "model.10" and kind != "in"
+    )
+    weight = GroupSlot(layer, slot.kind, np.arange(256)[:, None]).weight
+    every = layer.weight.detach()
+    assert torch.equal(weight, (every if groups == 256 else every.transpose(0, 1)).flatten(1))
+    keep = np.ones(int(pruner.structure.unit.max()) + 1, dtype=bool)
+    keep[pruner.structure.unit[slot.labels[7]]] = False
+    masked = masked_parameters(made, pruner.structure, keep)["model.10.weight"]
+    assert masked.shape == every.shape
+    assert not (masked[7] if groups == 256 else masked[:, 7]).any()
+    assert int((masked == 0).sum()) == (4 if groups == 256 else 4 * 256)
