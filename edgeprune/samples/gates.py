@@ -30,9 +30,9 @@ from edgeprune.target import Target
 
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
 FAIL_CONFIDENCE = 0.97  # promised are 5 %: a wrong FAIL costs a second look, a wrong PASS ships
-MIN_BLOCK_PAIRS = 20  # pairs of blocks below which a ratio has no interval and no visible drift
+MIN_BLOCK_PAIRS = 20  # pairs of blocks, or samples, below which there is no interval and no visible drift
 MAX_SAMPLES = 100_000
-UNSTEADY_MARGIN = 2.0  # how far inside its limit an unsteady run has to stay, in every sample or block, to pass
+UNSTEADY_MARGIN = 2.0  # how far from its limit an unsteady run has to stay, in every sample or block, to decide
 ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
 THROTTLED = "the device throttled during the run"
 BOARD = "the board"  # begins what :mod:`edgeprune.agent` says of a board that did not stay as it was set
@@ -146,6 +146,13 @@ def slowest_of_enough(values: Sequence[float], statistic: str, confidence: float
     return max(values) if enough else math.inf
 
 
+def _far_outside(values: Sequence[float], statistic: str, limit_ms: float, confidence: float) -> bool:
+    """Whether so many samples stayed so far over the limit that it does not matter how they hang together; arguments as
+    of :func:`far_inside`, the confidence of the lower bound."""
+    enough = len(values) >= max(samples_needed(1 - quantile_of(statistic), confidence), MIN_BLOCK_PAIRS)
+    return enough and min(values) >= UNSTEADY_MARGIN * limit_ms
+
+
 def latency_gate(
     stage: str,
     measurement: Measurement,
@@ -158,8 +165,9 @@ def latency_gate(
 
     PASS only when the upper confidence bound is at or under the limit and the run was steady, or when a run that was
     not steady stayed :data:`UNSTEADY_MARGIN` times under the limit in every sample; FAIL when the lower bound is over
-    it; INCONCLUSIVE otherwise, saying how many samples would settle it. A run that shared its core fails only when it
-    would have failed alone.
+    it, or when a run that was not steady, of a device that did not throttle and a core that was not shared, stayed as
+    many times over it in every sample; INCONCLUSIVE otherwise, saying how many samples would settle it. A run that
+    shared its core fails only when it would have failed alone.
 
     Args:
         stage: the stage behind which the gate stands.
@@ -192,6 +200,10 @@ def latency_gate(
         if not _throttled(measurement) and far_inside(measurement.values, statistic, limit_ms, confidence):
             slowest = max(measurement.values)
             return row(bound.value, Verdict.PASS, f"at most {slowest:.4g} ms in every sample, though {reason}")
+        undisturbed = not _throttled(measurement) and not shared_core(measurement)
+        if undisturbed and _far_outside(measurement.values, statistic, limit_ms, against):
+            fastest = min(measurement.values)
+            return row(bound.value, Verdict.FAIL, f"at least {fastest:.4g} ms in every sample, though {reason}")
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if bound.high is not None and bound.high <= limit_ms:
         return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms with {confidence:.1%} confidence")
@@ -225,7 +237,7 @@ def speed_up_gate(
 
     PASS only when the lower end of the paired interval reaches the limit, or when a run that was not steady stayed
     :data:`UNSTEADY_MARGIN` times over it in every block, with no other work on its core and without throttling; FAIL
-    when the upper end stays under it. The samples must be interleaved (``Runtime.latency``): what slows both models
+    when the upper end stays under it, or such a run as many times under it in every block. The samples must be interleaved (``Runtime.latency``): what slows both models
     alike cancels, so only a movement of the ratio itself makes the run unsteady.
 
     Args:
@@ -267,9 +279,11 @@ def speed_up_gate(
         )
     gain = speed_up_of(baseline, candidate, tails=(1 - confidence, 1 - against))
     if reason := unsteady_reason(gain.stability, baseline, candidate):
-        slowest = least_undisturbed_ratio(baseline, candidate)
-        if slowest >= UNSTEADY_MARGIN * limit:
-            return row(gain.ratio, Verdict.PASS, f"at least {slowest:.3f}× in every block, though {reason}")
+        ratios = _undisturbed_ratios(baseline, candidate)
+        if ratios and min(ratios) >= UNSTEADY_MARGIN * limit:
+            return row(gain.ratio, Verdict.PASS, f"at least {min(ratios):.3f}× in every block, though {reason}")
+        if ratios and max(ratios) * UNSTEADY_MARGIN <= limit:
+            return row(gain.ratio, Verdict.FAIL, f"at most {max(ratios):.3f}× in every block, though {reason}")
         return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if gain.low >= limit:
         return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× with {confidence:.1%} confidence")
@@ -485,12 +499,18 @@ def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
 def least_undisturbed_ratio(baseline: Measurement, candidate: Measurement) -> float:
     """The least ratio of the medians of two blocks taken side by side; 0 where the device throttled, other work shared
     the core, or there are fewer than :data:`MIN_BLOCK_PAIRS`: then none shows anything."""
+    return min(_undisturbed_ratios(baseline, candidate), default=0.0)
+
+
+def _undisturbed_ratios(baseline: Measurement, candidate: Measurement) -> list[float]:
+    """The ratio of the medians of every two blocks taken side by side; none where :func:`least_undisturbed_ratio` is
+    0."""
     first, second, block = baseline.values, candidate.values, candidate.conditions.samples_per_block
     disturbed = _throttled(baseline, candidate) or shared_core(baseline, candidate)
     if disturbed or len(second) < MIN_BLOCK_PAIRS * block:
-        return 0.0
+        return []
     starts = range(0, len(second) - block + 1, block)
-    return min(median(first[at : at + block]) / median(second[at : at + block]) for at in starts)
+    return [median(first[at : at + block]) / median(second[at : at + block]) for at in starts]
 
 
 def scope_words(measurement: Measurement) -> str:

@@ -70,6 +70,19 @@ def test_an_unsteady_run_far_inside_its_limit_passes() -> None:
     assert few.verdict is Verdict.INCONCLUSIVE, "ten samples bound no 95th percentile, however low they are"
 
 
+def test_an_unsteady_run_far_over_its_limit_fails_unless_something_else_may_be_why() -> None:
+    """More time would show the same: no retry is spent on it."""
+    shape = np.repeat([1, 1.25], 150)
+    for limit, verdict in ((1, Verdict.FAIL), (4.5, Verdict.FAIL), (5.5, Verdict.INCONCLUSIVE)):
+        gate = latency_gate("engine", latency(noise(10) * shape), limit)
+        assert gate.verdict is verdict, gate.reason
+    assert "at least 9" in latency_gate("engine", latency(noise(10) * shape), 1).reason
+    assert latency_gate("engine", latency([10.0, 13.0, 16.0]), 1).verdict is Verdict.INCONCLUSIVE
+    for disturbed in ({"device": DeviceState(throttled=True)}, {"core": CoreState(share=0.6, contended=True)}):
+        gate = latency_gate("engine", latency(noise(10) * shape, **disturbed), 1)
+        assert gate.verdict is Verdict.INCONCLUSIVE
+
+
 def gate(stage: str, verdict: Verdict, metric: str = "speed-up", value: float | None = 1.53) -> Gate:
     return Gate(stage, metric, value, 1.5, "×", verdict, "by its samples")
 
@@ -217,6 +230,18 @@ def test_an_unsteady_ratio_far_inside_its_limit_passes() -> None:
     gates = {limit: speed_up_gate("engine", latency(slow), fast, limit) for limit in (1.5, 2.5)}
     assert gates[1.5].verdict is Verdict.PASS and "in every block, though" in gates[1.5].reason
     assert gates[2.5].verdict is Verdict.INCONCLUSIVE
+
+
+def test_an_unsteady_ratio_far_under_its_limit_fails_unless_something_else_may_be_why() -> None:
+    generator = np.random.default_rng(0)
+    slow, shape = 10 * generator.normal(1, 0.01, 400), np.linspace(1, 1.4, 400) * generator.normal(1, 0.01, 400)
+    for limit, verdict in ((12, Verdict.FAIL), (9, Verdict.INCONCLUSIVE)):  # from x5 down to x3.6
+        gate = speed_up_gate("engine", latency(slow), latency(2 * shape), limit)
+        assert gate.verdict is verdict, gate.reason
+    assert "in every block, though" in speed_up_gate("engine", latency(slow), latency(2 * shape), 12).reason
+    for disturbed in ({"device": DeviceState(throttled=True)}, {"core": CoreState(share=0.6, contended=True)}):
+        gate = speed_up_gate("engine", latency(slow), latency(2 * shape, **disturbed), 12)
+        assert gate.verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
