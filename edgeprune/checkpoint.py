@@ -26,7 +26,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import DataError, StageError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, first_line
 from edgeprune.families import family_of
 from edgeprune.input_size import InputSize, Size, both_sides, input_size, plain
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
@@ -162,6 +162,8 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
         model = model.float().eval()
     except RecursionError:
         raise DataError(f"{path} holds a model whose layers contain themselves; train it again") from None
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:  # of an attribute that Ultralytics converts along
         raise _damaged(str(path), "the model", error) from error
     checkpoint = _checkpoint_of(model, family.task, data, file)
@@ -325,6 +327,8 @@ def _find_file(path: Path | str) -> Path:
         if file.name in GITHUB_ASSETS_NAMES:
             try:
                 file = Path(attempt_download_asset(file.name))
+            except NOT_OF_THE_INPUT:
+                raise
             except Exception as error:
                 raise DataError(
                     f"{path} is not here and cannot be downloaded ({first_line(error)}); put it here, or go online"
@@ -531,22 +535,22 @@ def _run_once(model: Any, side: int) -> tuple[Exception | None, str]:
     """What one empty image of ``side`` pixels leads to, and the layer where; the model is left as it was."""
     where = ["the model"]
     before = [(module, dict(module.__dict__)) for module in model.modules()]  # heads keep the anchors of the last image
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda layer, _, number=number: where.append(f"from layer {number} ({type(layer).__name__}) on")
+        )
+        for number, layer in enumerate(model.model)
+    ]
     try:
-        handles = [
-            layer.register_forward_pre_hook(
-                lambda layer, _, number=number: where.append(f"from layer {number} ({type(layer).__name__}) on")
-            )
-            for number, layer in enumerate(model.model)
-        ]
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, input_channels(model), side, side))
-        finally:
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad():
+            model(torch.zeros(1, input_channels(model), side, side))
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:  # whatever the missing part leads to
         return error, where[-1]
     finally:
+        for handle in handles:
+            handle.remove()
         for module, attributes in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)

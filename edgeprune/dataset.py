@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.image_hashes import image_hashes
 from edgeprune.images import list_images
 from edgeprune.labels import label_file, read_labels
@@ -107,24 +107,21 @@ class Dataset:
             DataError: one line that names the file, the key or the path, and what to do.
         """
         path = Path(data)
-        try:
-            if path.is_dir():
-                yamls = sorted(path.glob("*.yaml")) + sorted(path.glob("*.yml"))
-                if len(yamls) == 1 and task != "classify":
-                    path = yamls[0]
-                else:
-                    return _checked(_dataset_from_folder(path, task), need)
-            elif not is_file(path):
-                path = _fetch(data, task)
-                if path.is_dir():
-                    return _checked(_dataset_from_folder(path, task), need)
-            if task == "classify":
-                raise DataError(f"{path} is a file; a classification dataset is a folder with train/CLASS/*.jpg in it")
-            dataset = _dataset_from_yaml(path, task)
-            if any(split in dataset.looked_at and split not in dataset.splits for split in need):
-                dataset = _downloaded(dataset, task, trust=trust)
-        except (OSError, ValueError, RuntimeError) as error:  # paths that no file can have, loops of links
-            raise DataError(f"dataset {shown(data)} cannot be read: {first_line(error)}") from error
+        with _reading(data):
+            yamls = sorted(path.glob("*.yaml")) + sorted(path.glob("*.yml")) if path.is_dir() else []
+            is_folder = path.is_dir()
+        if len(yamls) == 1 and task != "classify":
+            path, is_folder = yamls[0], False
+        elif not is_folder and not is_file(path):
+            path = _fetch(data, task)
+            is_folder = path.is_dir()
+        if is_folder:
+            return _checked(_dataset_from_folder(path, task), need)
+        if task == "classify":
+            raise DataError(f"{path} is a file; a classification dataset is a folder with train/CLASS/*.jpg in it")
+        dataset = _dataset_from_yaml(path, task)
+        if any(split in dataset.looked_at and split not in dataset.splits for split in need):
+            dataset = _downloaded(dataset, task, trust=trust)
         return _checked(dataset, need)
 
     def images(self, split: str) -> tuple[Path, ...]:
@@ -395,6 +392,15 @@ class Dataset:
                 )
 
 
+@contextlib.contextmanager
+def _reading(data: Path | str) -> Iterator[None]:
+    """Around what looks for files and nothing else: paths that no file can have, loops of links, a disk that fails."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"dataset {shown(data)} cannot be read: {first_line(error)}") from error
+
+
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     content: Any = read_yaml(path, undecodable="replace")  # Ultralytics takes the last of a key's values in silence
     if not isinstance(content, dict):
@@ -421,11 +427,12 @@ def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
         entries = content.get(split)
         if not entries:
             continue
-        folders = _entries(root, entries, f"{path}: {split}")
-        missing = [folder for folder in folders if not folder.exists()]
-        looked_at[split] = shown(", ".join(map(str, missing or folders)))
-        if not missing:
-            splits[split] = tuple(sorted((image for folder in folders for image in list_images(folder)), key=str))
+        with _reading(path):
+            folders = _entries(root, entries, f"{path}: {split}")
+            missing = [folder for folder in folders if not folder.exists()]
+            looked_at[split] = shown(", ".join(map(str, missing or folders)))
+            if not missing:
+                splits[split] = tuple(sorted((image for folder in folders for image in list_images(folder)), key=str))
     return Dataset(
         source=path.resolve(),
         root=root,
@@ -477,21 +484,25 @@ def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
     train = path / "train"
     if task not in {None, "classify"}:
         raise DataError(f"{path} is a folder; a YAML file was expected for task {task}")
-    classes = _class_folders(train)
+    with _reading(path):
+        classes = _class_folders(train)
     if not classes:
         raise DataError(f"{path} has no class folders; put the images of a class under {train}/CLASS")
-    val = next((path / name for name in ("val", "validation", "valid") if (path / name).is_dir()), path / "val")
-    folders = {"train": train, "val": val, "test": path / "test"}
-    return Dataset(
-        source=path.resolve(),
-        root=path.resolve(),
-        task="classify",
-        names=_class_names(classes, str(train)),
-        splits={
+    with _reading(path):
+        val = next((path / name for name in ("val", "validation", "valid") if (path / name).is_dir()), path / "val")
+        folders = {"train": train, "val": val, "test": path / "test"}
+        splits = {
             split: tuple(image for name in _class_folders(folder) for image in list_images(folder / name))
             for split, folder in folders.items()
             if folder.is_dir()
-        },
+        }
+        source = path.resolve()
+    return Dataset(
+        source=source,
+        root=source,
+        task="classify",
+        names=_class_names(classes, str(train)),
+        splits=splits,
         looked_at={split: str(folder) for split, folder in folders.items()},
     )
 
@@ -556,6 +567,8 @@ def _unpack(address: str, path: Path) -> None:
     try:
         with quiet():
             safe_download(address, dir=DATASETS_DIR, delete=True)
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:  # its downloader raises whatever the network and the archive gave it
         raise DataError(
             f"{path}: images are missing, and {shown(address)} could not be fetched ({first_line(error)}); "
@@ -574,6 +587,8 @@ def _by_ultralytics(name: str, task: str | None) -> Path:
             if task == "classify":
                 return Path(check_cls_dataset(name)["train"]).parent
             return Path(check_det_dataset(name)["yaml_file"])
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:  # its downloader raises whatever the network gave it, and scripts what they like
         raise DataError(
             f"dataset {shown(name)} is not here and Ultralytics could not fetch it ({first_line(error)}); "
@@ -599,15 +614,19 @@ def _fetch(name: Path | str, task: str | None) -> Path:
 
 def _root(path: object, source: Path) -> Path:
     if not path:
-        return source.resolve().parent
+        with _reading(source):
+            return source.resolve().parent
     if not isinstance(path, str):
         raise DataError(f"{source}: path: {shown(str(path), 40)}; a folder is expected")
     root = Path(path)
-    if not root.exists() and not root.is_absolute():
+    with _reading(source):
+        is_here = root.exists()
+    if not is_here and not root.is_absolute():
         from ultralytics.utils import DATASETS_DIR
 
         root = DATASETS_DIR / root
-    return root.resolve()
+    with _reading(source):
+        return root.resolve()
 
 
 def _entries(root: Path, entries: object, where: str) -> list[Path]:

@@ -29,6 +29,11 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return (MARKS.sub("", str(error)).strip() or type(error).__name__).splitlines()[0].rstrip()[:most]
 
 
+NOT_OF_THE_INPUT = (MemoryError, ImportError)
+"""What another library raises where the machine or the installation fails, which no file and no setting is to blame
+for: passed on where anything else that it raises is told as a line about what it was given."""
+
+
 class EdgepruneError(Exception):
     """Base of the tree. The message is one line: what was seen, what is allowed, and the next command.
 
@@ -54,6 +59,10 @@ class DataError(EdgepruneError):
     """Weights or a dataset cannot be read, are unsafe to read, or contradict each other."""
 
     exit_code = 2
+
+
+class DamagedError(DataError):
+    """A file was read to its end, and its content is none that was ever written whole: reading it again won't help."""
 
 
 class StageError(EdgepruneError):

@@ -6,6 +6,7 @@ do: that a class is torch's own does not make it part of a checkpoint, and that 
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from edgeprune.errors import DataError
+from edgeprune.errors import NOT_OF_THE_INPUT, DamagedError, DataError, first_line
 from edgeprune.quiet import quiet
 
 # where Ultralytics 8.0 had what it has today: the map of its own loader, which its restricted form does not go by
@@ -44,6 +45,7 @@ PLAIN_PACKAGES = (
     "__builtin__",
     "types",
 )
+READ_BYTES = 2**20
 OWN_FILE = "If the file is your own, give --trust"
 # C2f_v2, C2f_infer, PrunableC2f and the like: the stock block, and what other pruners add to its name; pruning/adopt.py
 SPLIT_FORM = re.compile(r"(?P<halves>Prunable)?(?P<block>\w+?)(?P<suffix>_v2|_infer)?")
@@ -59,34 +61,82 @@ def content_of(path: Path, *, trust: bool, aliases: Mapping[str, type] | None = 
         aliases: stock classes to build where the file names others, by those names.
 
     Raises:
-        DataError: damaged, TorchScript, no checkpoint, or one that needs a class which is not built.
+        DamagedError: empty, truncated, or no checkpoint at all.
+        DataError: it cannot be read, is TorchScript, or needs a class which is not built.
+        MemoryError: there is no room for it.
     """
     if _is_empty(path):
-        raise DataError(f"{path} is empty; copy or train it again")
+        raise DamagedError(f"{path} is empty; copy or train it again")
+    return _trusted(path) if trust else _restricted(path, aliases or {})
+
+
+@contextmanager
+def _refusals(path: Path, *, trust: bool, aliases: Mapping[str, type]) -> Iterator[None]:
+    """Around the one call that reads a file: what the file makes it raise, as a line about it."""
     try:
-        return _trusted(path) if trust else _restricted(path, aliases or {})
-    except Exception as error:
-        text = " ".join(str(cause) for cause in _causes(error))
-        foreign_class = re.search(r"GLOBAL (\S+)", text)
-        other_object = re.search(r"'(\w+)' object has no attribute 'model'", text)
-        if "TorchScript" in text:
-            message = f"{path} is a TorchScript archive; pass the .pt checkpoint it was exported from"
-        elif other_object is not None:
-            message = f"{path} holds a {other_object[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
-        elif isinstance(error, (ModuleNotFoundError, AttributeError)) and trust:
-            message = f"{path} needs {error}; install what defines it, in the version that wrote the file"
-        elif _is_before_archives(path, text, foreign_class and foreign_class[1]):
-            message = (
-                f"{path} has the format of torch before 1.6, whose layers cannot be built without running what it "
-                f"says; save it again: torch.save(torch.load(path, weights_only=False), path). {OWN_FILE}"
-            )
-        elif foreign_class is not None:
-            message = f"{path} needs {foreign_class[1]}, {_what_it_is(foreign_class[1])}"
-        else:
-            message = f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
-        if aliases:  # who names the classes to build has no --trust to give
-            message = message.replace(f". {OWN_FILE}", "")
-        raise DataError(message) from error
+        yield
+    except ImportError as error:
+        # a module that the file names and nobody has; anything else is a fault of the installation
+        missing = [cause.name or "" for cause in _causes(error) if isinstance(cause, ModuleNotFoundError)]
+        stock = next((name for name in missing if name.startswith("ultralytics.")), None)
+        if stock is not None and not trust:
+            raise DataError(f"{path} needs {stock}, {_what_it_is(stock)}") from error
+        if not (missing and trust):
+            raise
+        raise DataError(_needed_class(path, error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make a pickle call anything that it may name with anything
+        raise _refusal(path, error, trust=trust, aliases=aliases) from error
+
+
+def _refusal(path: Path, error: Exception, *, trust: bool, aliases: Mapping[str, type]) -> Exception:
+    """What reading a file that ended in an error is told as."""
+    text = " ".join(str(cause) for cause in _causes(error))
+    foreign_class = re.search(r"GLOBAL (\S+)", text)
+    other_object = re.search(r"'(\w+)' object has no attribute 'model'", text)
+    if "DefaultCPUAllocator" in text:  # torch has no class of its own for it
+        return MemoryError(f"no room to read {path}: {first_line(error)}")
+    if (unreadable := _unreadable(path, error)) is not None:
+        return DataError(f"{path} cannot be read: {unreadable.strerror or first_line(unreadable)}")
+    kind = DataError
+    if "TorchScript" in text:
+        message = f"{path} is a TorchScript archive; pass the .pt checkpoint it was exported from"
+    elif other_object is not None:
+        message = f"{path} holds a {other_object[1]}, not an Ultralytics checkpoint; pass a trained .pt file"
+    elif isinstance(error, AttributeError) and trust:
+        message = _needed_class(path, error)
+    elif _is_before_archives(path, text, foreign_class and foreign_class[1]):
+        message = (
+            f"{path} has the format of torch before 1.6, whose layers cannot be built without running what it "
+            f"says; save it again: torch.save(torch.load(path, weights_only=False), path). {OWN_FILE}"
+        )
+    elif foreign_class is not None:
+        message = f"{path} needs {foreign_class[1]}, {_what_it_is(foreign_class[1])}"
+    else:
+        kind = DamagedError
+        message = f"{path} is empty, truncated or no checkpoint ({_line(error)}); copy or train it again"
+    if aliases:  # who names the classes to build has no --trust to give
+        message = message.replace(f". {OWN_FILE}", "")
+    return kind(message)
+
+
+def _needed_class(path: Path, error: Exception) -> str:
+    return f"{path} needs {error}; install what defines it, in the version that wrote the file"
+
+
+def _unreadable(path: Path, error: Exception) -> OSError | None:
+    """Why the file cannot be read to its end, where it cannot: torch's reader tells that like damage."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno != errno.EINVAL:  # damage asks for places before the first byte
+            return cause
+    try:
+        with path.open("rb") as file:
+            while file.read(READ_BYTES):
+                pass
+    except OSError as failure:
+        return failure
+    return None
 
 
 def _is_empty(path: Path) -> bool:
@@ -105,7 +155,12 @@ def _restricted(path: Path, aliases: Mapping[str, type]) -> Any:
 
     entries: list[Any] = [(stock, name) for name, stock in aliases.items()]
     entries += [(found, name) for name in globals_of(path) if (found := _known_class(name)) is not None]
-    with torch.serialization.safe_globals(entries), _own_name(path) as file, quiet(logging.ERROR):
+    with (
+        torch.serialization.safe_globals(entries),
+        _own_name(path) as file,
+        quiet(logging.ERROR),
+        _refusals(path, trust=False, aliases=aliases),
+    ):
         return torch_safe_load(str(file), safe_only=True)[0]
 
 
@@ -113,7 +168,7 @@ def _trusted(path: Path) -> Any:
     """Everything the file asks for; still nothing is installed when a module is missing."""
     from ultralytics.nn.tasks import temporary_modules
 
-    with temporary_modules(MOVED_MODULES):
+    with temporary_modules(MOVED_MODULES), _refusals(path, trust=True, aliases={}):
         return torch.load(path, map_location="cpu", weights_only=False)
 
 
@@ -156,6 +211,8 @@ def globals_of(path: Path) -> list[str]:
     """Globals that a restricted load would refuse; none for a file that is no archive, which loading will refuse."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception:  # whatever is wrong with it is said by loading it
         return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -75,6 +76,26 @@ def test_no_file_imports_itself_through_others() -> None:
     while leaves := [module for module, imported in waiting.items() if not imported]:
         waiting = {module: imported - set(leaves) for module, imported in waiting.items() if module not in leaves}
     assert sorted(waiting) == []
+
+
+RUNS_ALONE = ("agent", "runtimes/bench_worker.py", "runtimes/remote_worker.py")  # jobs, which answer with every error
+
+
+def test_no_input_is_blamed_for_memory_or_the_installation() -> None:
+    """Whoever tells any error of a library as a line about what it was given passes on what that is no reason for."""
+    blaming = []
+    for path in sorted((ROOT / "edgeprune").rglob("*.py")):
+        if path.relative_to(ROOT / "edgeprune").as_posix().startswith(RUNS_ALONE):
+            continue
+        for tried in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Try)):
+            kinds = ["" if one.type is None else ast.unparse(one.type) for one in tried.handlers]
+            if "Exception" not in kinds:
+                continue
+            handler, before = tried.handlers[kinds.index("Exception")], " ".join(kinds[: kinds.index("Exception")])
+            tells = any(isinstance(node, ast.Raise) and node.cause is not None for node in ast.walk(handler))
+            if tells and "NOT_OF_THE_INPUT" not in before and not {"ImportError", "MemoryError"} <= {*before.split()}:
+                blaming.append(f"{path.relative_to(ROOT)}:{handler.lineno}")
+    assert blaming == []
 
 
 def test_what_a_printed_command_takes_from_outside_is_quoted() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import subprocess
 import sys
 import types
@@ -568,3 +570,49 @@ def test_a_task_that_is_no_word_is_that_of_the_model(file, tmp_path):
     _tensor_at("model", "task")(file, tmp_path / "odd.pt")
     found = load(tmp_path / "odd.pt")
     assert (found.task, found.says_its_task) == ("detect", False)
+
+
+@pytest.mark.parametrize("trust", [False, True], ids=["restricted", "trusted"])
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), ImportError("libGL.so.1: cannot open shared object file"), RuntimeError("DefaultCPUAllocator: no")],
+    ids=["memory", "library", "allocator"],
+)
+def test_a_good_file_is_not_blamed_for_memory_or_the_installation(file, monkeypatch, trust, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr("ultralytics.nn.tasks.torch_load", fail)
+    with pytest.raises((MemoryError, ImportError)):
+        load(file, trust=trust)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(file, monkeypatch):
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr("ultralytics.nn.tasks.torch_load", stale)
+    with pytest.raises(DataError, match=os.strerror(errno.ESTALE)) as caught:
+        load(file)
+    assert "truncated" not in str(caught.value)
+
+
+def test_a_module_that_only_another_ultralytics_has_is_named(file, monkeypatch):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("No module named x", name="ultralytics.nn.modules.of_tomorrow")
+
+    monkeypatch.setattr("ultralytics.nn.tasks.torch_load", missing)
+    with pytest.raises(
+        DataError, match=r"needs ultralytics\.nn\.modules\.of_tomorrow, which the installed Ultralytics"
+    ):
+        load(file)
+
+
+def test_running_a_good_model_is_not_blamed_for_memory(file, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(nn.Conv2d, "forward", fail)
+    with pytest.raises(MemoryError):
+        load(file)

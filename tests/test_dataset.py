@@ -513,3 +513,26 @@ def test_imagenet_codes_of_class_folders_are_the_words_of_a_model(tmp_path):
     dataset.check_matches({0: "n01440764", 1: "n01443537"})
     with pytest.raises(DataError, match="class 0 is 'tench'"):
         dataset.check_matches({0: "goldfish", 1: "tench"})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("a bug"), ImportError("libGL"), MemoryError()])
+def test_only_files_are_blamed_for_what_files_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("edgeprune.dataset._class_count", fail)
+    with pytest.raises(type(error)) as caught:
+        Dataset.load(written(tmp_path))
+    assert caught.value is error
+
+
+def test_a_disk_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> list[Path]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("edgeprune.dataset.list_images", fail)
+    for data in (written(tmp_path / "boxes"), class_folders(tmp_path / "folders")):
+        with pytest.raises(DataError, match=f"dataset .* cannot be read: .*{os.strerror(errno.EIO)}"):
+            Dataset.load(data)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from edgeprune.errors import StageError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, StageError, first_line
 from edgeprune.export.graph import metadata_of, opset_of, rename_tensor, save_graph, set_metadata, with_value_info
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
@@ -145,6 +145,8 @@ def _raise_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     metadata = metadata_of(model)
     try:
         converted = version_converter.convert_version(model, opset)
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:  # a native converter; it raises what its adapters do
         raise StageError(
             f"the graph cannot be raised to opset {opset} ({first_line(error)}); export it with opset {opset}"

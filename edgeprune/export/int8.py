@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeprune.errors import DataError, StageError, TargetError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetError, first_line
 from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_graph, set_metadata, with_shapes
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
@@ -228,7 +228,7 @@ def _quantize_static(
                     calibrate_method=methods[method],
                     extra_options=options,
                 )
-        except DataError:
+        except (DataError, *NOT_OF_THE_INPUT):
             raise
         except Exception as error:  # it raises ValueError, RuntimeError and ONNX Runtime's own classes
             raise StageError(f"ONNX Runtime could not quantise the graph: {first_line(error)}") from error

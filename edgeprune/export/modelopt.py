@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune.errors import DataError, DeviceError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, DeviceError, first_line
 from edgeprune.quiet import quiet
 from edgeprune.version import installed, pip
 
@@ -47,6 +47,8 @@ def restore_quantizers(model: nn.Module, state: Mapping[str, Any], what: str) ->
         warnings.simplefilter("ignore")  # of extensions that are not compiled here
         try:
             restore_qat(model, dict(state))
+        except NOT_OF_THE_INPUT:
+            raise
         except Exception as error:  # whatever ModelOpt makes of a state that is not its own
             raise DataError(
                 f"{what} has INT8 quantizers that ModelOpt {installed('nvidia-modelopt')} cannot put back: "

@@ -18,7 +18,7 @@ from typing import Any
 import onnx
 
 from edgeprune.checkpoint import Checkpoint, load, parameter_count
-from edgeprune.errors import DataError, StageError, TargetError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetError, first_line
 from edgeprune.export.graph import (
     MAX_BYTES,
     TensorInfo,
@@ -175,6 +175,8 @@ def onnx_from_checkpoint(
         commentary.addFilter(_tells)
         try:
             written = Exporter(overrides=overrides)(model=module)
+        except NOT_OF_THE_INPUT:
+            raise
         except Exception as error:
             if not (TOO_SMALL in str(error) and written.is_file()):
                 raise StageError(

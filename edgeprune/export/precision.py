@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from edgeprune.errors import DataError, StageError, TargetError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetError, first_line
 from edgeprune.export.graph import load_graph, refuse_plugins, with_shapes
 from edgeprune.export.regions import LAYER_OPS, name_nodes
 from edgeprune.runtimes.onnx_facts import holds_int8, weight_types
@@ -74,5 +74,7 @@ def require_loads(model: onnx.ModelProto, source: Path | str) -> None:
     options.log_severity_level = 4
     try:
         ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:
         raise StageError(f"what {source} became does not load in ONNX Runtime: {first_line(error)}") from error

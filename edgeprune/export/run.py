@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import nn
 
-from edgeprune.errors import DataError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.export.graph import inputs_of, load_graph, refuse_plugins
 from edgeprune.export.metadata import facts_of
 from edgeprune.runtimes.base import Runtime
@@ -50,9 +50,9 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
         return run_in_batches(
             lambda stack: session.run(None, {image_input.name: stack.astype(dtype, copy=False)}), images, batch=batch
         )
+    except (DataError, *NOT_OF_THE_INPUT):
+        raise
     except Exception as error:  # ONNX Runtime raises its own classes, one a status code
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"ONNX Runtime cannot run {what}: {first_line(error)}") from error
 
 

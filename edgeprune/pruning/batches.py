@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, TargetError
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, TargetError
 from edgeprune.input_size import Size, both_sides
 from edgeprune.quiet import quiet
 from edgeprune.settings import check_seed
@@ -97,12 +97,14 @@ def calibration_batches(
             else:
                 described = check_det_dataset(given, autodownload=False)
                 dataset = build_yolo_dataset(cfg, described[split], batch, described, mode="val", stride=stride)
-            fit_dataset(dataset, imgsz)
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:
         text = str(error).strip().splitlines() or [""]
         raise DataError(
             f"cannot read split '{split}' of {checked.source}: {type(error).__name__}: {text[0][:160]}"
         ) from error
+    fit_dataset(dataset, imgsz)
     count = min(images, len(dataset))
     chosen = sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
     loader = DataLoader(

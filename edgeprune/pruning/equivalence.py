@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgeprune.checkpoint import SMALLEST_PX, input_channels
-from edgeprune.errors import StageError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, StageError, first_line
 from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
 from edgeprune.pruning.group import weight_axis
 from edgeprune.pruning.structure import Structure
@@ -111,6 +111,8 @@ def check_forward(model: nn.Module, image: torch.Tensor) -> None:
     try:
         with torch.no_grad():
             outputs = output_tensors(copy(image))
+    except NOT_OF_THE_INPUT:
+        raise
     except Exception as error:
         raise StageError(
             f"the pruned model's forward pass fails: {type(error).__name__}: {first_line(error)}"

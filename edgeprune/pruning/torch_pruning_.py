@@ -17,7 +17,7 @@ import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgeprune.errors import StageError, TargetError
+from edgeprune.errors import NOT_OF_THE_INPUT, StageError, TargetError
 from edgeprune.pruning.group import Group, GroupSlot
 
 Estimator = Callable[[tp.Group], Any]
@@ -73,6 +73,8 @@ def torch_pruning_scores(estimator: Estimator, group: Group) -> torch.Tensor | N
         torch.set_rng_state(group.generator.get_state())
         try:
             scores = estimator(adapted)
+        except NOT_OF_THE_INPUT:
+            raise
         except Exception as error:  # a user's object, or one of Torch-Pruning's that was not made ready
             raise TargetError(
                 f"{type(estimator).__name__} cannot score {group.name}: {type(error).__name__}: {error}; one that "

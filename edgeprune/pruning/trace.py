@@ -23,7 +23,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from edgeprune.checkpoint import input_channels, refuse_foreign_classes
-from edgeprune.errors import StageError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, StageError, first_line
 from edgeprune.input_size import Size, both_sides, pixels
 from edgeprune.pruning.channels import Cost, Labels, Split, Trace
 from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
@@ -59,7 +59,7 @@ def trace_model(model: nn.Module, imgsz: Size) -> Trace:
     try:
         with tracker.hooks(), torch.no_grad(), tracker:
             output = copy(image)
-    except StageError:
+    except (StageError, *NOT_OF_THE_INPUT):
         raise
     except Exception as error:
         where = tracker.current_block()

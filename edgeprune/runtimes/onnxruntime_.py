@@ -24,7 +24,7 @@ from edgeprune.agent.facts import DeviceFacts, gpus
 from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_state
 from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, DeviceError, StageError, TargetError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, DeviceError, StageError, TargetError, first_line
 from edgeprune.progress import Progress, silent
 from edgeprune.reading import shown
 from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
@@ -49,6 +49,7 @@ from edgeprune.runtimes.onnx_facts import read_model, require_precision
 from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
+    error_of_job,
     has_power_modes,
     run_held,
     run_watched,
@@ -185,7 +186,7 @@ class OnnxRuntime(Runtime):
             write_optimized(onnx, optimized, self.provider)
         except JobError as error:
             if error.kind != "data":
-                raise _mapped(error) from error
+                raise error_of_job(error.kind, str(error)) from error
             raise StageError(f"{onnx}: {error}") from error
 
     @contextmanager
@@ -195,7 +196,7 @@ class OnnxRuntime(Runtime):
         try:
             loaded = OrtSession(open_session(Path(model), self.provider, threads, self._options()), Path(model))
         except JobError as error:
-            raise _mapped(error) from error
+            raise error_of_job(error.kind, str(error)) from error
         self._refuse_foreign(Path(model), loaded.metadata.get(ENGINE_KEY))
         yield loaded
 
@@ -383,10 +384,6 @@ class OnnxRuntime(Runtime):
             return {}
         return {"nv_runtime_cache_path": str(timing_cache_for(self.identity()).with_suffix(".rtx"))}
 
-    def _require(self) -> None:
-        if not (found := self.availability()).ok:
-            raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
-
     def _refuse_foreign(self, model: Path, written: str | None = None) -> None:
         """An optimised graph may hold layouts of one CPU only; on another it is refused before it gives nonsense."""
         written = written if written is not None else _engine_entry(model)
@@ -418,13 +415,11 @@ class OrtSession:
         """
         try:
             found = self._session.run(self.output_names, dict(inputs))
+        except NOT_OF_THE_INPUT:
+            raise
         except Exception as error:  # ONNX Runtime's own exceptions have no common public base
             raise DataError(f"{self._path}: ONNX Runtime cannot run it: {first_line(error)}") from error
         return dict(zip(self.output_names, found, strict=True))
-
-
-def _mapped(error: JobError) -> DataError | DeviceError:
-    return DataError(str(error)) if error.kind == "data" else DeviceError(str(error))
 
 
 def _replaced_by(package: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import DataError, first_line
+from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.families import family_of, refuse_foreign_head
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.serial import digest_of
@@ -47,16 +47,25 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
             read_yaml(Path(name), unique_keys=False, undecodable="replace")
     try:
         content: dict[str, Any] = yaml_model_load(str(source))
-        refuse_foreign_head(str(content["head"][-1][2]))
-        model = YOLO(str(source), verbose=False)
-        network: Any = model.model
+        head = str(content["head"][-1][2])
+    except NOT_OF_THE_INPUT:
+        raise
+    except Exception as error:
+        raise _no_model(source, error) from error
+    refuse_foreign_head(head)
+    try:
+        network: Any = YOLO(str(source), verbose=False).model
         stride = int(network.stride.max())
-    except DataError:
+    except NOT_OF_THE_INPUT:
         raise
     except Exception as error:  # Ultralytics raises whatever its parser met
-        raise DataError(
-            f"--weights {source}: no model can be built from it ({first_line(error)}); "
-            "give a checkpoint (.pt) or a model YAML such as yolo11n.yaml"
-        ) from error
+        raise _no_model(source, error) from error
     content.pop("yaml_file", None)
     return ModelDescription(Path(source), digest_of(content), family_of(network, source).task, max(stride, 32))
+
+
+def _no_model(source: str | Path, error: Exception) -> DataError:
+    return DataError(
+        f"--weights {source}: no model can be built from it ({first_line(error)}); "
+        "give a checkpoint (.pt) or a model YAML such as yolo11n.yaml"
+    )

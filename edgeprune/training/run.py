@@ -2,12 +2,15 @@
 
 `work/run/` is Ultralytics' own folder (`results.csv`, `args.yaml`, `weights/last.pt`, `weights/best.pt`), and
 `work/run.json` says what it was started with. The same call again continues from the last finished epoch, or returns at
-once when the run had ended; a call with other weights, data or settings starts anew.
+once when the run had ended; a call with other weights, data or settings starts anew. So does one that finds a damaged
+checkpoint, and keeps it in ``work/run.unreadable-N``; whatever else keeps the checkpoint from being read ends the call.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 import time
 import warnings
@@ -22,13 +25,12 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
 from ultralytics.engine.trainer import BaseTrainer
-from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.checkpoint import keypoint_shape
 from edgeprune.dataset import Dataset
-from edgeprune.errors import StageError, first_line
+from edgeprune.errors import DamagedError, StageError
 from edgeprune.export.module import head_arguments
 from edgeprune.families import BOXES_ALONE, family_for
 from edgeprune.input_size import both_sides
@@ -44,6 +46,7 @@ from edgeprune.training.distributed import on_first_process
 from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
 from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle
+from edgeprune.unpickle import content_of
 
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
@@ -129,7 +132,10 @@ def run_training(
                 arguments = {**_head(model, settings), **arguments}
             _train(model, settings, folder, data=str(data), **arguments)
         on_first_process(ended.touch)
-    state = _read_state(last)
+    try:
+        state = _read_state(last)
+    except _NotContinuedError as error:
+        raise StageError(f"{label} ended with a checkpoint that cannot be read: {error}") from error
     best = folder / "weights" / "best.pt"
     if state is None or not best.is_file():
         raise StageError(f"{label} ended without a checkpoint in {folder}; the log above says why")
@@ -209,13 +215,30 @@ def _prepare(
 ) -> tuple[int, bool]:
     """Epochs that a run in ``folder`` can go on from, and whether it had ended; without any the folder is cleared."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    same = _record_request(folder.parent / "run.json", source, data, settings, identity)
-    state = _read_state(folder / "weights" / "last.pt") if same else None
+    record, request = folder.parent / "run.json", _request(source, data, settings, identity)
+    state = None
+    if record.is_file() and record.read_text() == request:
+        try:
+            state = _read_state(folder / "weights" / "last.pt")
+        except _NotContinuedError as error:
+            kept = _put_aside(folder)
+            LOGGER.warning(f"{error}; training starts anew, and what was there is kept in {kept}")
     if state is None:
         shutil.rmtree(folder, ignore_errors=True)
+        write_atomically(record, request)  # last: a run that is stopped between the two continues no other one's epochs
         return 0, False
     _drop_rows_after(folder / "results.csv", state.epochs)
     return state.epochs, state.ended or (folder / "ended").exists()
+
+
+def _put_aside(folder: Path) -> Path:
+    """Move a run that cannot be continued to a name of its own, which is given back: its epochs may be worth hours."""
+    names = (folder.with_name(f"{folder.name}.unreadable-{number}") for number in itertools.count(1))
+    return folder.rename(next(name for name in names if not os.path.lexists(name)))
+
+
+class _NotContinuedError(Exception):
+    """A last.pt was read, and is damaged or of another kind of run: it will never be continued."""
 
 
 @dataclass(frozen=True)
@@ -231,28 +254,33 @@ class _State:
 
 
 def _read_state(last: Path) -> _State | None:
-    """The state in a last.pt; None if there is none or it cannot be read, so that the run begins anew."""
-    if not last.is_file():
+    """The state in a last.pt; None where there is none.
+
+    Raises:
+        _NotContinuedError: it is damaged, or of another kind of run.
+        DataError: it cannot be read, here or now.
+        Exception: anything else that reading it leads to; none of it says that the file is bad.
+    """
+    try:
+        last.stat()
+    except FileNotFoundError:
         return None
     try:
-        content, _ = torch_safe_load(
-            str(last), safe_only=True
-        )  # not checkpoint.load: under distillation it is no model
-        own = content[STATE]
-        task, epochs = content["train_args"]["task"], content["epoch"] + 1
-        if task not in BOXES_ALONE and own.get("best_by") != TASK2METRIC[task]:
-            raise ValueError("its best epoch was chosen by another figure")
-        given = None if own["given"] is None else Epoch(0, 0.0, own["given"]["figures"])
-        return _State(task, epochs, own["best_epoch"], float(own["seconds"]), bool(own["ended"]), given)
-    except Exception as error:  # whatever is wrong with it, the run can begin anew
-        LOGGER.warning(f"{last} cannot be continued ({first_line(error)}); training starts anew")
-        return None
+        content = content_of(last, trust=False)  # not checkpoint.load: under distillation it is no model
+    except DamagedError as error:
+        raise _NotContinuedError(str(error)) from error
+    own = content.get(STATE) if isinstance(content, dict) else None
+    if not isinstance(own, dict) or not own.keys() >= {"given", "best_epoch", "seconds", "ended"}:
+        raise _NotContinuedError(f"{last} says nothing of a training of edgeprune")
+    task, epochs = content["train_args"]["task"], content["epoch"] + 1
+    if task not in BOXES_ALONE and own.get("best_by") != TASK2METRIC[task]:
+        raise _NotContinuedError(f"the best epoch in {last} was chosen by another figure than {TASK2METRIC[task]}")
+    given = None if own["given"] is None else Epoch(0, 0.0, own["given"]["figures"])
+    return _State(task, epochs, own["best_epoch"], float(own["seconds"]), bool(own["ended"]), given)
 
 
-def _record_request(
-    record: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
-) -> bool:
-    """Write what is trained and how into ``record``; whether it said the same already."""
+def _request(source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]) -> str:
+    """What is trained and how, as ``run.json`` has it."""
     request = asdict(settings) | {"imgsz": settings.side} | dict(identity)
     for key in ("device", "workers", "quiet"):  # may change between continuations
         request.pop(key)
@@ -260,11 +288,7 @@ def _record_request(
     request |= {"source": sha256_of(path) if path.is_file() else str(source), "data": str(data)}
     if settings.teacher:
         request["teacher"] = sha256_of(settings.teacher)
-    text = json.dumps(request, indent=2, sort_keys=True, default=str)
-    if record.is_file() and record.read_text() == text:
-        return True
-    write_atomically(record, text)
-    return False
+    return json.dumps(request, indent=2, sort_keys=True, default=str)
 
 
 def _drop_rows_after(results: Path, epochs: int) -> None:
