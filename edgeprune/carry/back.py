@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from edgeprune.agent.power import plain_mode
 from edgeprune.artifact import sha256_of, write_atomically, write_files
@@ -26,7 +26,7 @@ from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.devices.board import mismatch, tensorrt_mismatch
-from edgeprune.errors import DataError, DeviceError, EdgepruneError
+from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, first_line
 from edgeprune.reading import is_file, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
 from edgeprune.records.show import RECORD
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
 
 MAX_RESULTS_BYTES = 2 << 30
+PIECE_BYTES = 1 << 20
 NEEDLESS = (
     "the unpruned model alone is within the budget too, so nothing had to be pruned: give the same command with "
     "--macs-speed-up 1 in place of the budget to ship it as it is"
@@ -120,10 +121,23 @@ def _unpack(results: Path, scratch: Path) -> Path:
                 assert content is not None  # it is a file
                 target = scratch / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content.read())
+                _copy(content, target)
     except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:  # it may be packed
         raise DataError(f"{results}: is not the results.tar of run-on-device.sh: {error}") from error
     return scratch / "results"
+
+
+def _copy(content: IO[bytes], target: Path) -> None:
+    """A member of an archive as a file, piece by piece: one of a GiB needs no GiB of memory."""
+    with target.open("wb") as file:
+        while piece := content.read(PIECE_BYTES):
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise StageError(
+                    f"{target.parent}: cannot be written: {error.strerror or first_line(error)}; free some space, or "
+                    "name a folder with more by EDGEPRUNE_CACHE"
+                ) from error
 
 
 def _read_results(folder: Path) -> Results:

@@ -164,7 +164,8 @@ class RemoteDevice(Device):
             offered = self._agent("offer", remote, sha256, str(size))
             if offered["have"]:
                 return
-            self._progress += offered["offset"] > furthest
+            if offered["offset"] > furthest:
+                self.got_on()
             furthest = max(furthest, offered["offset"])
             file.seek(offered["offset"])
             pieces = iter(lambda: file.read(PIECE_BYTES), b"")
@@ -199,7 +200,7 @@ class RemoteDevice(Device):
                 finally:
                     here = file.tell()
                     if furthest < here < expected["size"]:  # a whole one brings something if its digest is right
-                        self._progress += 1
+                        self.got_on()
                         furthest = here
                 file.flush()
                 os.fsync(file.fileno())
@@ -338,6 +339,10 @@ class RemoteDevice(Device):
             )
         raise ToolError(argv, ended.returncode, ended.stderr)
 
+    def got_on(self) -> None:
+        """A command has moved on: connections that were lost before are forgotten."""
+        self._progress += 1
+
     def _retry(self, attempt: Callable[[], Result], attempts: int | None = None) -> Result:
         """Do it, and do it again on a new connection while the one before was lost.
 
@@ -379,7 +384,8 @@ class _JobOutput:
 
     def take(self, line: Line) -> None:
         """One answer of the agent."""
-        self._device._progress += "out" in line or "heartbeat" in line  # it runs
+        if "out" in line or "heartbeat" in line:  # it runs
+            self._device.got_on()
         if "out" in line:
             self.offset = line["at"]
             self.parts.append(line["out"])

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from edgeprune.errors import DeviceError
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.layer_info import Layer
@@ -142,6 +143,11 @@ class Runtime(ABC):
     @abstractmethod
     def availability(self) -> Availability:
         """Whether it can be used here; imports nothing heavy before it is asked."""
+
+    def _require(self) -> None:
+        """Raise ``DeviceError`` with the next command unless it can be used here."""
+        if not (found := self.availability()).ok:
+            raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
 
     @abstractmethod
     def identity(self) -> dict[str, str]:

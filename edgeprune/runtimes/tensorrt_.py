@@ -54,7 +54,15 @@ from edgeprune.runtimes.jobs import (
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.trtexec_argv import TOO_NEW
-from edgeprune.runtimes.worker import Answer, OnProgress, has_power_modes, run_held, run_watched, show_rounds
+from edgeprune.runtimes.worker import (
+    Answer,
+    OnProgress,
+    error_of_job,
+    has_power_modes,
+    run_held,
+    run_watched,
+    show_rounds,
+)
 from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
@@ -182,7 +190,7 @@ class TensorRt(Runtime):
         try:
             engine = tensorrt_engine.loaded(Path(model).read_bytes(), tensorrt_engine.Log())
         except JobError as error:
-            raise _mapped(error) from error
+            raise error_of_job(error.kind, str(error)) from error
         return _layers(tensorrt_engine.inspected(engine, None))
 
     @contextmanager
@@ -198,7 +206,7 @@ class TensorRt(Runtime):
                 opened.callback(cuda.close)
                 engine = LoadedEngine(Path(model).read_bytes(), cuda, **_options(facts))
             except JobError as error:
-                raise _mapped(error) from error
+                raise error_of_job(error.kind, str(error)) from error
             except CudaError as error:
                 raise DeviceError(str(error)) from error
             opened.callback(engine.close)
@@ -326,10 +334,6 @@ class TensorRt(Runtime):
         refuse_foreign(model, facts, self.identity())
         return facts
 
-    def _require(self) -> None:
-        if not (found := self.availability()).ok:
-            raise DeviceError(f"{self.name}: {found.detail}; next: {found.remedy}")
-
 
 def on_a_jetson() -> bool:
     """Whether this is a Jetson, in a container too: its kernel names itself so, and NVIDIA's package on PyPI refuses to
@@ -386,7 +390,7 @@ class EngineSession:
         try:
             found = self._engine.run(inputs)
         except JobError as error:
-            raise _mapped(error) from error
+            raise error_of_job(error.kind, str(error)) from error
         except CudaError as error:
             raise DeviceError(str(error)) from error
         return {name: found[name] for name in self.output_names}
@@ -401,7 +405,3 @@ def _layers(text: str) -> tuple[Layer, ...]:
         return layer_info_of(text).layers
     except ValueError as error:
         raise DeviceError(f"TensorRT's inspector cannot be read: {error}; see {json.dumps(text[:80])}") from error
-
-
-def _mapped(error: JobError) -> DataError | DeviceError:
-    return DataError(str(error)) if error.kind == "data" else DeviceError(str(error))

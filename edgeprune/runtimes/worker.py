@@ -21,8 +21,15 @@ from edgeprune.serial import from_json
 
 Answer = TypeVar("Answer")
 OnProgress = Callable[[WorkerProgress], None]
+ERRORS: dict[str, type[DataError] | type[DeviceError]] = {"data": DataError, "device": DeviceError}
 ROOT = str(Path(__file__).parents[2])  # the same edgeprune, also from a checkout that is not installed
 HELD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
+
+
+def error_of_job(kind: str, message: str) -> DataError | DeviceError:
+    """What a job could not be done for (:class:`~edgeprune.runtimes.bench_worker.JobError`), as an error of this tree;
+    the same whether it ran in a worker or in this process."""
+    return ERRORS[kind](message)
 
 
 def run_worker(
@@ -136,8 +143,7 @@ def answer_in(last: Mapping[str, Any], answer: type[Answer], returncode: int, ar
     if "result" in last and returncode == 0:
         return from_json(answer, last["result"], argv[0])
     if "error" in last:
-        kinds: dict[str, type[DataError] | type[DeviceError]] = {"data": DataError, "device": DeviceError}
-        raise kinds[last["error"]["kind"]](last["error"]["message"])
+        raise error_of_job(**last["error"])
     raise ToolError(argv, returncode, tail)
 
 

@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import errno
 import gzip
+import io
 import json
 import lzma
 import os
@@ -26,6 +27,7 @@ import pytest
 pytest.importorskip("edgeprune.runtimes.trtexec_argv", reason="needs the TensorRT room")
 
 from edgeprune.artifact import Artifact, sha256_of
+from edgeprune.carry import back
 from edgeprune.carry.back import import_results
 from edgeprune.carry.out import carried_files, waits_for_board, why_not_carried
 from edgeprune.devices.fake import FakeBoard, fake_device
@@ -704,3 +706,37 @@ def test_stopping_it_puts_the_board_back(run: Path, tmp_path: Path) -> None:
             time.sleep(0.05)
         assert process.returncode == 130
     assert board.state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
+
+
+class Endless(io.RawIOBase):
+    """A member of an archive that is larger than anybody has memory for, told by what it is asked for at once."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.most = 0
+
+    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+        assert size > 0, "the whole of it was asked for at once"
+        self.most = max(self.most, size)
+        taken = min(size, self.left)
+        self.left -= taken
+        return bytes(taken)
+
+
+def test_a_large_member_is_unpacked_piece_by_piece(tmp_path: Path) -> None:
+    member = Endless(5 * back.PIECE_BYTES + 7)
+    back._copy(member, tmp_path / "engine")  # type: ignore[arg-type]
+    assert (tmp_path / "engine").stat().st_size == 5 * back.PIECE_BYTES + 7
+    assert member.most == back.PIECE_BYTES
+
+
+def test_a_full_disk_here_is_not_taken_for_a_damaged_archive(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(StageError, match="cannot be written: No space left on device; free some space"):
+        back._unpack(results, tmp_path)

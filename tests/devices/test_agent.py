@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from edgeprune.devices import process as processes
 from edgeprune.devices.base import Completed
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.process import Ended
-from edgeprune.devices.remote import RemoteDevice
+from edgeprune.devices.remote import RemoteDevice, _JobOutput
 from edgeprune.errors import DeviceError, ToolError
 from edgeprune.samples.conditions import DeviceState
 from edgeprune.samples.gates import Verdict, latency_gate
@@ -338,3 +339,13 @@ def test_a_file_that_could_not_be_written_leaves_no_half_and_two_writers_have_on
         monkeypatch.setattr(system.os, "getpid", lambda number=number: number)
         write_json(str(tmp_path / "a.json"), {})
     assert len(set(names)) == 2
+
+
+def test_a_job_tells_its_device_that_it_got_on_while_it_runs() -> None:
+    """By the device's own method: a connection that brought a job on starts the count of lost ones again."""
+    heard: list[str] = []
+    device: Any = SimpleNamespace(got_on=lambda: heard.append("on"), note=lambda text: None, name="board")
+    output = _JobOutput(device, "job", None)
+    for line in ({"out": "a\n", "at": 2}, {"heartbeat": True}, {"note": "waits"}):
+        output.take(line)
+    assert heard == ["on", "on"] and output.offset == 2
