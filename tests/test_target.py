@@ -11,7 +11,6 @@ import yaml
 from pydantic import TypeAdapter
 
 from edgeprune.errors import TargetError
-from edgeprune.runtimes.trtexec_argv import GENERATIONS, shown_version, version_of
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.bundle import trtexec_lines
 from edgeprune.target import (
@@ -23,7 +22,6 @@ from edgeprune.target import (
     target_schema,
     targets_dir,
 )
-from edgeprune.target.releases import KNOWN
 from edgeprune.target.schema import free_mappings
 from tests.runtimes.models import convolutions
 
@@ -167,6 +165,10 @@ def test_a_builder_that_chooses_precisions_is_given_a_graph_in_fp32(tmp_path: Pa
         ("extends: jetson-orin\ndevice: {tensorrt: '>=10.7,<12'}", "10.7"),
         ("extends: jetson-orin\ndevice: {tensorrt: '<11'}", "10.3"),
         ("extends: jetson-orin\ndevice: {tensorrt: '<9'}", "8.5"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '>=8.5,!=8.5.*'}", "8.6"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '>10.3.0,<10.3.2'}", "10.3.0"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '===10.3.0'}", "10.3.0"),
+        ("extends: jetson-orin\ndevice: {tensorrt: '==8.6.*'}", "8.6"),
         (
             "extends: jetson-agx-orin\ndevice: {dla_core: 1, tensorrt: '>=11'}\nmeasure: {cuda_graph: false}",
             "11.4.1",
@@ -187,13 +189,6 @@ def test_a_device_that_cannot_do_what_is_asked_is_still_itself() -> None:
     asked = load_target("desktop-tensorrt").changed({"builder.optimization_level": 3})
     assert asked.at_tensorrt("8.5.2").oldest_tensorrt == "8.5.2"
     assert asked.at_tensorrt("9.1.0").oldest_tensorrt == "10.3", "an unknown one says so when it is asked to build"
-
-
-def test_releases_and_command_lines_know_the_same() -> None:
-    assert [version_of(first) for first, _ in KNOWN] == [first for first, _ in GENERATIONS]
-    for (first, below), (_, known) in zip(GENERATIONS, KNOWN, strict=True):
-        assert shown_version(first) in known
-        assert shown_version(below) not in known or below in [version for version, _ in GENERATIONS]
 
 
 def test_a_dla_core_and_a_graph_each_alone_are_taken(tmp_path: Path) -> None:

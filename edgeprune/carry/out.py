@@ -30,7 +30,6 @@ from edgeprune.runtimes.trtexec_ import input_bytes
 from edgeprune.runtimes.trtexec_argv import (
     DLA_GENERATIONS,
     GENERATIONS,
-    KNOWN_VERSIONS,
     Version,
     shown_version,
     weakly_typed,
@@ -40,7 +39,7 @@ from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.stages.unpruned import unpruned_onnx
 from edgeprune.target import Target
-from edgeprune.target.releases import DLA_WORDS, has_level, has_release
+from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_level, has_release
 
 FOLDER = "device"
 CONTAINERS = ("docker", "podman", "nerdctl", "jetson-containers")  # programs that start one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -192,7 +193,9 @@ def parity_command(
 @app.command("lint")
 def lint_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
-    tensorrt: Annotated[str, typer.Option(help="TensorRT release of the target.")] = "10.3",
+    tensorrt: Annotated[
+        str | None, typer.Option(help="TensorRT release of the target; when left out, that of JetPack 6.1.")
+    ] = None,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Free shapes are allowed.")] = False,
     precision: Annotated[
         str | None, typer.Option(help="Precision the graph must hold: fp32, fp16, int8, int8-fp16.")
@@ -217,13 +220,15 @@ def lint_command(
         names = [node.name for node in name_nodes(graph).graph.node if node.op_type == "Conv"]
         _print({"layers": names}, "\n".join(names), as_json)
         return
-    findings = lint(graph, Limits(tensorrt=tensorrt, dynamic=dynamic, precision=precision))
+    limits = Limits(dynamic=dynamic, precision=precision)
+    limits = replace(limits, tensorrt=tensorrt) if tensorrt is not None else limits
+    findings = lint(graph, limits)
     lines = [
         f"{f.severity} {f.rule}{f' ({f.count} ×, first {f.node})' if f.node else ''}: {f.message}; {f.remedy}"
         for f in findings
     ]
     answer, said = _ask_parser(model)
-    text = "\n".join(lines) or f"{model}: TensorRT {tensorrt} should take it"
+    text = "\n".join(lines) or f"{model}: TensorRT {limits.tensorrt} should take it"
     # None is an answer that was not had: absent, crashed and unreadable are told apart by the words
     _print({"findings": findings, "parser": answer, "parser_says": said}, f"{text}\n{said}", as_json)
     if any(finding.severity == "error" for finding in findings) or (answer is not None and answer.refusals):

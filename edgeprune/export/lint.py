@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from packaging.version import InvalidVersion
 
 from edgeprune.errors import TargetError
 from edgeprune.export.graph import (
@@ -33,12 +34,11 @@ from edgeprune.export.graph import (
 from edgeprune.export.metadata import REQUIRED
 from edgeprune.export.precision import PRECISIONS, precision_of
 from edgeprune.export.result import LintFinding
+from edgeprune.reading import shown
 from edgeprune.runtimes.onnx_facts import constants_of
+from edgeprune.target.releases import OLDEST_TENSORRT, Release, release_of, why_unknown
 
-# (TensorRT release, newest opset its parser takes); between two releases the older one's figure holds
-NEWEST_OPSETS = (((8, 5), 17), ((10, 0), 20), ((10, 15), 24), ((11, 5), 25))
 OLDEST_OPSET = 9
-OLDEST_TENSORRT, LAST_OF_8, FIRST_OF_10 = (8, 5), (8, 6), (10, 3)
 
 UNSUPPORTED_OPS = frozenset(
     "AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress "  # noqa: SIM905
@@ -69,33 +69,30 @@ class Limits:
         precision: fp32, fp16, int8 or int8-fp16, None for any.
     """
 
-    tensorrt: str = "10.3"
+    tensorrt: str = OLDEST_TENSORRT
     dynamic: bool = False
     batch: int | None = None
     imgsz: tuple[int, int] | None = None
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.release < OLDEST_TENSORRT or LAST_OF_8 < self.release < FIRST_OF_10:
+        try:
+            reason = why_unknown(self.tensorrt)
+        except InvalidVersion:
             raise TargetError(
-                f"TensorRT {self.tensorrt} is not known; 8.5, 8.6 (JetPack 5.1, 6.0) and 10.3 and newer are"
-            )
+                f"TensorRT release {shown(self.tensorrt)} is not readable; write it as {OLDEST_TENSORRT}"
+            ) from None
+        if reason:
+            raise TargetError(f"{reason}; next: --tensorrt with one of them, or update edgeprune")
         if self.precision not in {None, *PRECISIONS}:
             raise TargetError(f"precision '{self.precision}' is unknown; {', '.join(PRECISIONS)} are allowed")
 
     @property
-    def release(self) -> tuple[int, int]:
-        """Major and minor release."""
-        try:
-            major, minor, *_ = (int(part) for part in f"{self.tensorrt}.0".split("."))
-        except ValueError:
-            raise TargetError(f"TensorRT release '{self.tensorrt}' is not readable; write it as 10.3") from None
-        return major, minor
-
-    @property
-    def newest_opset(self) -> int:
-        """Newest opset that the release's parser takes."""
-        return max(opset for release, opset in NEWEST_OPSETS if release <= self.release)
+    def release(self) -> Release:
+        """What is known of the release."""
+        known = release_of(self.tensorrt)
+        assert known is not None  # __post_init__
+        return known
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ def lint(model: onnx.ModelProto | Path | str, limits: Limits | None = None) -> l
 @_rule("warning")
 def opset_out_of_range(graph: LintedGraph) -> Iterator[Problem]:
     """The parser of the target's TensorRT does not know the operator set, and reads its nodes by an older one."""
-    opset, newest = opset_of(graph.model), graph.limits.newest_opset
+    opset, newest = opset_of(graph.model), graph.limits.release.opset
     if not OLDEST_OPSET <= opset <= newest:
         message = f"opset {opset}; TensorRT {graph.limits.tensorrt} knows {OLDEST_OPSET} to {newest}"
         yield Problem("", message, f"export again with --opset {min(17, newest)}")
@@ -254,7 +251,7 @@ def quantized_type(graph: LintedGraph) -> Iterator[Problem]:
 @_rule("error")
 def half_scales(graph: LintedGraph) -> Iterator[Problem]:
     """TensorRT 8.5 and 8.6 read scales of half precision as garbage."""
-    if graph.limits.release > LAST_OF_8:
+    if not graph.limits.release.weakly_typed:
         return
     for node in graph.quantizers:
         scale = graph.weights.get(node.input[1])
@@ -345,7 +342,7 @@ def large_topk(graph: LintedGraph) -> Iterator[Problem]:
 @_rule("error")
 def int8_sorted_head(graph: LintedGraph) -> Iterator[Problem]:
     """TensorRT 10.3 (JetPack 6.1, 6.2) cannot build INT8 graphs that end in top-k or NMS."""
-    if graph.limits.release != (10, 3) or not precision_of(graph.model).startswith("int8"):
+    if graph.limits.release.builds_int8_top_k or not precision_of(graph.model).startswith("int8"):
         return
     for node in graph.model.graph.node:
         if node.op_type in {"TopK", "NonMaxSuppression"}:

@@ -53,7 +53,6 @@ from edgeprune.runtimes.jobs import (
 )
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import onnx_facts
-from edgeprune.runtimes.trtexec_argv import TOO_NEW
 from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
@@ -66,9 +65,9 @@ from edgeprune.runtimes.worker import (
 from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
+from edgeprune.target.releases import KNOWN_STRONG_VERSIONS, is_too_new, is_weakly_typed, release_of
 from edgeprune.version import installed, pip
 
-OLDEST, KNOWN_VERSIONS = (10, 3), "10.3 and newer of 10, and 11"  # older ones are driven by trtexec
 CUDA_BINDINGS, CUDA_12_BINDINGS = "cuda-bindings>=12.8,<14", "cuda-bindings>=12.8,<13"
 FIRST_DRIVER_OF_CUDA_13, FIRST_L4T_OF_CUDA_13 = 580, 38
 INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
@@ -99,16 +98,15 @@ class TensorRt(Runtime):
         if not hasattr(module, "Builder"):
             return Availability(False, "only TensorRT's type stubs are installed", how_to_get_it())
         version = str(getattr(module, "__version__", "0"))
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        if numbers < OLDEST:
+        if is_too_new(version):
+            reason = f"TensorRT {version} is newer than what edgeprune knows ({KNOWN_STRONG_VERSIONS})"
+            return Availability(False, reason, how_to_get_it())
+        if release_of(version) is None or is_weakly_typed(version):
+            known = f"known are {KNOWN_STRONG_VERSIONS} (the runtime trtexec drives older)"
             return Availability(
                 False,
-                f"TensorRT {version} is too old; known are {KNOWN_VERSIONS} (the runtime trtexec drives older)",
+                f"TensorRT {version} is too old; {known}",
                 "edgeprune device probe" if on_a_jetson() else how_to_get_it(),  # which names the target of its JetPack
-            )
-        if numbers >= TOO_NEW[:2]:
-            return Availability(
-                False, f"TensorRT {version} is newer than what edgeprune knows ({KNOWN_VERSIONS})", how_to_get_it()
             )
         try:
             from edgeprune.runtimes.cuda_ import runtime as bindings

@@ -14,26 +14,35 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeprune.agent.trtexec import TRTEXEC, version_in
 from edgeprune.errors import DeviceError
-from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_dla, has_level, is_weakly_typed
+from edgeprune.target.releases import (
+    DLA_WORDS,
+    Release,
+    has_dla,
+    has_level,
+    is_too_new,
+    is_weakly_typed,
+    spans,
+    why_unknown,
+)
 from edgeprune.target.schema import Builder
 
 Version = tuple[int, int, int]
 Program = tuple[str, ...]  # what starts trtexec: its path, or a wrapper with its arguments
 
-GENERATIONS: tuple[tuple[Version, Version], ...] = (
-    ((8, 5, 0), (8, 6, 0)),
-    ((8, 6, 0), (8, 7, 0)),
-    ((10, 3, 0), (11, 0, 0)),
-    ((11, 0, 0), (12, 0, 0)),
-)
+
+def version_of(text: str) -> Version:
+    """``10.3`` as (10, 3, 0)."""
+    major, minor, patch = (int(part) for part in [*text.split("."), "0", "0"][:3])
+    return major, minor, patch
+
+
+def _generations(kind: Callable[[Release], str | None]) -> tuple[tuple[Version, Version], ...]:
+    return tuple((version_of(first), version_of(below)) for first, below in spans(kind))
+
+
+GENERATIONS = _generations(lambda release: release.trtexec)
 """First version of each kind of command line that is known, and the version that ends it."""
-OLDEST, TOO_NEW = GENERATIONS[0][0], GENERATIONS[-1][1]
-DLA_GENERATIONS: tuple[tuple[Version, Version], ...] = (
-    ((8, 5, 0), (8, 6, 0)),
-    ((8, 6, 0), (8, 7, 0)),
-    ((10, 3, 0), (10, 8, 0)),
-    ((11, 4, 1), (12, 0, 0)),
-)
+DLA_GENERATIONS = _generations(lambda release: release.trtexec if release.dla is not None else None)
 """The same for a DLA, which the versions between do not have."""
 LOOKED_FOR: Program = (TRTEXEC,)
 SPLIT = frozenset("',")  # what trtexec cuts a list of names at, or takes for a quotation mark
@@ -67,26 +76,17 @@ def require_known(version: Version, *, on_jetson: Callable[[], bool] = lambda: F
     Raises:
         DeviceError: older than 8.5, newer than 11, or one between 8.6 and 10.3; behind ``; next:`` what to do.
     """
-    shown = shown_version(version)
-    if version >= TOO_NEW:
-        raise DeviceError(
-            f"TensorRT {shown} is newer than what edgeprune knows ({KNOWN_VERSIONS}); next: update edgeprune"
-        )
-    if not any(first <= version < below for first, below in GENERATIONS):
+    if reason := why_unknown(shown := shown_version(version)):
+        if is_too_new(shown):
+            raise DeviceError(f"{reason}; next: update edgeprune")
         newer = "JetPack 6.1 or newer" if on_jetson() else "one of them; the profile names its trtexec (device.trtexec)"
-        raise DeviceError(f"TensorRT {shown} is too old: known are {KNOWN_VERSIONS}; next: install {newer}")
+        raise DeviceError(f"{reason}; next: install {newer}")
     return version
 
 
 def weakly_typed(version: Version) -> bool:
     """Whether this builder chooses precisions itself, out of those that it is allowed."""
     return is_weakly_typed(shown_version(version))
-
-
-def version_of(text: str) -> Version:
-    """``10.3`` as (10, 3, 0)."""
-    major, minor, patch = (int(part) for part in [*text.split("."), "0", "0"][:3])
-    return major, minor, patch
 
 
 def shown_version(version: Version) -> str:

@@ -16,16 +16,16 @@ from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
 from edgeprune.reading import shown
 from edgeprune.settings import Finetuning, Overrides, Positive, Pretraining, Qat, Ratio, Share, Sparsifying
 from edgeprune.target.releases import (
-    DLA_AGAIN_MODULE,
     DLA_WORDS,
     KNOWN_VERSIONS,
     NEWEST_WEAK_OPSET,
     OLDEST_TENSORRT,
-    board_has_dla,
+    builds_int8_top_k,
     has_level,
     is_weakly_typed,
     oldest_in,
     precision_in_graph,
+    profile_has_dla,
     range_has_dla,
 )
 
@@ -423,8 +423,7 @@ class Target(_Part):
 
     def _built_by(self, release: str) -> bool:
         """Whether this release of TensorRT has what the profile asks of its builder."""
-        modules = [name.rpartition(",")[2] for name in self.device.compatible] or [DLA_AGAIN_MODULE]
-        if self.device.dla_core is not None and not board_has_dla(release, modules, ""):
+        if self.device.dla_core is not None and not profile_has_dla(release, self.device.compatible):
             return False
         return has_level(release, self.builder.optimization_level)
 
@@ -480,7 +479,7 @@ class Target(_Part):
     def _no_sorted_head(self) -> bool:
         """Whether INT8 would meet a TensorRT that cannot build top-k or NMS in it."""
         oldest = self.oldest_tensorrt if self.precision.startswith("int8") else None
-        return oldest is not None and oldest.split(".")[:2] == OLDEST_TENSORRT.split(".")
+        return oldest is not None and not builds_int8_top_k(oldest)
 
     @property
     def _leaves_raw_head(self) -> bool:
