@@ -8,6 +8,7 @@ plain metadata.
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
 import os
@@ -29,13 +30,15 @@ from edgeprune.artifact import sha256_of
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, first_line
 from edgeprune.families import family_of
 from edgeprune.input_size import InputSize, Size, both_sides, input_size, plain
+from edgeprune.model_file import missing_model
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
-from edgeprune.reading import is_file, shown
+from edgeprune.reading import exists, is_file, shown
 from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreign, ultralytics_reads
 
 RECTANGLE = "imgsz"  # key of our own metadata: height and width that a model was trained at, where it is no square
 EXPORTED = (".onnx", ".engine", ".plan", ".torchscript")  # what is made from a checkpoint
 OF_THE_WEIGHTS = ("train_metrics", "best_fitness", "stopper")  # entries that other weights must not carry on
+CLOSE_NAME = 0.8  # of two names, by difflib: yolo8n.pt is close to yolov8n.pt, last.pt to none
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
 
@@ -310,15 +313,41 @@ def refuse_foreign_classes(model: nn.Module) -> None:
 
 def the_checkpoint_instead(path: Path | str) -> str:
     """What to give where a checkpoint is asked for and this file is none by its name."""
-    exported = Path(path).suffix.lower() in EXPORTED
-    return "give the .pt that it was exported from" if exported else "give a checkpoint, a .pt file"
+    if Path(path).suffix.lower() in EXPORTED:
+        return "give the .pt that it was exported from"
+    meant = published_name(path)
+    return f"did you mean {meant}?" if meant else "give a checkpoint, a .pt file"
+
+
+def published_name(path: Path | str) -> str:
+    """The name of published weights that somebody may have meant by a bare name; empty where there is none."""
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    text = str(path)
+    if Path(text).name != text:
+        return ""
+    names = [name for name in GITHUB_ASSETS_NAMES if name.endswith(".pt")]
+    wanted = text if text.endswith(".pt") else f"{text}.pt"
+    return next(iter(difflib.get_close_matches(wanted, names, n=1, cutoff=CLOSE_NAME)), "")
+
+
+def require_checkpoint(path: Path | str) -> None:
+    """Refuse what no checkpoint can be by its name, or a folder; nothing is read.
+
+    Raises:
+        DataError: it is such, and what to give instead.
+    """
+    file = Path(path)
+    if exists(file) and not is_file(file):
+        raise DataError(missing_model(file, ".pt"))
+    if file.suffix != ".pt":
+        raise DataError(f"{shown(path)} is not a .pt file; {the_checkpoint_instead(path)}")
 
 
 def _find_file(path: Path | str) -> Path:
     """An existing file; a bare name of published weights is downloaded by Ultralytics where it keeps its weights."""
     file = Path(path)
-    if file.suffix != ".pt":
-        raise DataError(f"{shown(path)} is not a .pt file; {the_checkpoint_instead(path)}")
+    require_checkpoint(path)
     if is_file(file):
         return file
     if file.name == str(path):
@@ -336,6 +365,10 @@ def _find_file(path: Path | str) -> Path:
             if file.is_file():
                 return file
             raise DataError(f"{path} is not here and cannot be downloaded; put the file here, or go online")
+    if meant := published_name(path):
+        raise DataError(
+            f"cannot read {shown(path)}: no such file, and no published weights have this name; did you mean {meant}?"
+        )
     raise DataError(f"cannot read {shown(path)}: no such file; check the path")
 
 

@@ -122,7 +122,12 @@ def _root(
 @options_from_settings
 def build(
     target: Annotated[str, typer.Option(help="Name of a shipped profile, or path of one (.yaml).")],
-    weights: Annotated[str, typer.Option(help="Checkpoint (.pt), or a model YAML to train first.")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="Checkpoint (.pt), the name of published weights (yolov8n.pt), or a model YAML to train first."
+        ),
+    ],
     data: Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")],
     out: Annotated[Path | None, typer.Option(*OUT, callback=output_folder, help="Run directory; runs/TARGET.")] = None,
     seed: Annotated[int, seed_option("Seed of training, sampling and importance.")] = 0,

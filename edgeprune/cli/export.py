@@ -15,6 +15,7 @@ import typer
 from edgeprune.cli.bench import Live, RuntimeName, refuse_without_effect
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
+from edgeprune.model_file import KINDS, require_model
 from edgeprune.options import OUT, output_file
 from edgeprune.serial import json_text, to_json
 
@@ -55,8 +56,10 @@ def export_command(
       edgeprune export best.pt --imgsz 320 -o best.onnx
       edgeprune export tuned/best.pt --imgsz 320 -o model.onnx
     """
+    from edgeprune.checkpoint import require_checkpoint
     from edgeprune.export.onnx import onnx_from_checkpoint
 
+    require_checkpoint(checkpoint)  # before the place of the result, which is named after it
     output = output or _beside(checkpoint, f"{checkpoint.stem}.onnx")
     info = onnx_from_checkpoint(
         checkpoint,
@@ -170,9 +173,11 @@ def parity_command(
       edgeprune parity tuned/best.pt small.onnx --data data.yaml \\
         --limit 0.01   # exits 0, 1 or 5: 5 where neither detects anything
     """
-    from edgeprune.export.parity import parity
+    from edgeprune.export.parity import parity, require_reference
     from edgeprune.export.quantize import dataset_for
 
+    require_model(candidate, ".onnx")
+    require_reference(reference)
     dataset = dataset_for(candidate, data, split=split, trust=trust)
     found = parity(reference, candidate, dataset.sample_images(split, count), trust=trust)
     apart = [f"{found.max_abs_box_px:.2g} px", f"{found.max_abs_score:.2g} of score"]
@@ -280,7 +285,7 @@ def val_command(
     Example:
       edgeprune val int8.onnx --data data.yaml --split test
     """
-    from edgeprune.errors import DataError, TargetError
+    from edgeprune.errors import TargetError
     from edgeprune.measure.accuracy import accuracy
     from edgeprune.records.gates import agreement_gate
     from edgeprune.samples.gates import Verdict
@@ -288,8 +293,7 @@ def val_command(
 
     if target and runtime:
         raise TargetError("--target and --runtime contradict each other: the profile has a runtime; leave one out")
-    if not artifact.is_file():
-        raise DataError(f"model {artifact} does not exist")
+    require_model(artifact, *KINDS)
     if device not in (None, "local") and artifact.suffix == ".pt":
         raise TargetError(f"--device {device}: PyTorch runs a checkpoint, on this machine; give its exported file")
     profile = load_target(target) if target else None

@@ -13,7 +13,7 @@ from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_o
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
 from edgeprune.measure.compiling import chooses_precision, kept_in_float
 from edgeprune.model_metadata import literal_of
-from edgeprune.reading import shown
+from edgeprune.reading import is_file, shown
 from edgeprune.records.show import RECORD, read_build
 from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
 from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_of
@@ -60,7 +60,8 @@ class ShippedModel:
         """
         onnx = path / "model.onnx" if path.is_dir() else path
         if path.is_dir() and not onnx.is_file():
-            raise DataError(f"{path} is no bundle: it has no model.onnx; give runs/TARGET/bundle, or an ONNX file")
+            bundle = path / "bundle" if is_file(path / "bundle" / "model.onnx") else "runs/TARGET/bundle"
+            raise DataError(f"{path} is no bundle: it has no model.onnx; give {bundle}, or an ONNX file")
         graph = load_graph(onnx)
         entries = metadata_of(graph)
         metadata = facts_of(graph)

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from edgeprune.artifact import is_full, write_atomically
 from edgeprune.errors import DataError, StageError, TargetError, first_line
-from edgeprune.reading import is_file, shown
+from edgeprune.model_file import require_model
 from edgeprune.runtimes.onnx_facts import constants_of
 
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
@@ -38,11 +38,10 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     """Read an ONNX file, its external data included.
 
     Raises:
-        DataError: it is missing, over 2 GB, damaged, or not an ONNX model.
+        DataError: it is missing, another kind of model, over 2 GB, damaged, or not an ONNX model.
     """
     path = Path(path)
-    if not is_file(path):
-        raise DataError(f"{shown(path)} does not exist; an ONNX file was expected")
+    require_model(path, ".onnx")
     if path.stat().st_size > MAX_BYTES:
         raise DataError(
             f"{path} is over 2 GB ({path.stat().st_size / 2**30:.2f} GiB), more than ONNX can hold in a file"

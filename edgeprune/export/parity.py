@@ -29,6 +29,8 @@ from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
 from edgeprune.input_size import Size, both_sides
+from edgeprune.model_file import require_model
+from edgeprune.reading import exists
 from edgeprune.runtimes.base import Runtime
 from edgeprune.runtimes.engine_file import read_facts
 
@@ -59,6 +61,8 @@ def parity(
         StageError: the outputs cannot belong to the same model.
     """
     candidate = Path(candidate)
+    if not isinstance(reference, nn.Module):
+        require_reference(reference)
     model = facts_to_run(candidate) if metadata is None else read_metadata(metadata)
     height, width = both_sides(imgsz or model.imgsz or 0)
     if not height or not width:
@@ -71,6 +75,17 @@ def parity(
         theirs = outputs_of_engine(runtime, candidate, pixels, batch=_batch_of(candidate, model) or len(pixels))
     ours = _reference_outputs(reference, pixels, head=layout.head, trust=trust)
     return compare_arrays(ours, theirs, layout, what=f"{candidate}")
+
+
+def require_reference(path: Path | str) -> None:
+    """Refuse what is neither a checkpoint, nor the name of published weights, nor an ONNX file, before it is read.
+
+    Raises:
+        DataError: it is such, and what to give instead.
+    """
+    if Path(path).suffix == ".pt" and not exists(Path(path)):
+        return  # published weights, or said as the checkpoint is read
+    require_model(path, ".pt", ".onnx")
 
 
 def _batch_of(engine: Path, model: ModelMetadata) -> int | None:

@@ -33,6 +33,7 @@ from edgeprune.input_size import Size, both_sides, taken_size
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, distinct_names
+from edgeprune.model_file import KINDS, require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import quiet
@@ -96,8 +97,7 @@ def accuracy(
         StageError: the validator failed.
     """
     model = Path(model)
-    if not model.is_file():
-        raise DataError(f"model {model} does not exist")
+    require_model(model, *KINDS)
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads, trust) as subject:
         need = () if split == "auto" else (split,)
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need, trust=trust)

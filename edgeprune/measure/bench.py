@@ -17,6 +17,7 @@ from edgeprune.images import read_image
 from edgeprune.input_size import Size, both_sides, pixels
 from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
+from edgeprune.model_file import KINDS, require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import read_facts
@@ -193,6 +194,8 @@ def bench(
     """
     from edgeprune.measure.graphs import graph_of, in_precision
 
+    for model in models:
+        require_model(model, *KINDS, closed=True)
     with (
         open_site(target, runtime=runtime) as site,
         tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch,
@@ -341,12 +344,7 @@ def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries:
     if not paths:
         raise TargetError("no model to measure; give at least one ONNX file or engine")
     for path in paths:
-        if path.suffix == ".pt":
-            raise DataError(f"{path}: is a checkpoint; export it first: yolo export model={path} format=onnx imgsz=640")
-        if path.suffix not in (".onnx", ".engine"):
-            raise DataError(f"{path}: is not a model to measure; allowed: .onnx, .engine")
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
+        require_model(path, ".onnx", ".engine", closed=True)
     try:
         quantile_of(statistic)
     except ValueError as error:

@@ -23,6 +23,7 @@ from edgeprune.measure.graphs import Counts, counts_of, graph_of
 from edgeprune.measure.names import names_apart
 from edgeprune.measure.result import Accuracy
 from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
+from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.samples.gates import metric_name
@@ -256,11 +257,7 @@ def _check(paths: Sequence[Path]) -> None:
     if len(paths) < 2:
         raise TargetError(f"{len(paths)} model given; a comparison takes two or more: edgeprune compare A B --data D")
     for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-        if path.suffix not in FORMS:
-            hint = "; edgeprune bench and val take engines" if path.suffix == ".engine" else ""
-            raise DataError(f"{path}: is not a model to compare; allowed: {', '.join(FORMS)}{hint}")
+        require_model(path, *FORMS, closed=True)
 
 
 def _described(path: Path, trust: bool) -> _What:

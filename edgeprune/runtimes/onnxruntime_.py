@@ -25,6 +25,7 @@ from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_stat
 from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, DeviceError, StageError, TargetError, first_line
+from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.reading import shown
 from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
@@ -361,8 +362,7 @@ class OnnxRuntime(Runtime):
         if not models:
             raise TargetError("no model to measure; give at least one ONNX file or engine")
         for model in models:
-            if not Path(model).is_file():
-                raise DataError(f"{model}: no such file")
+            require_model(model, ".onnx", ".engine")
             self._refuse_foreign(Path(model))
         return {
             "models": tuple(str(Path(model).resolve()) for model in models),

@@ -25,6 +25,7 @@ from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
+from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
 from edgeprune.runtimes.bench_worker import JobError
@@ -322,8 +323,7 @@ class TensorRt(Runtime):
         """Facts of an engine that may run here; an ONNX file is not one."""
         self._require()
         model = Path(model)
-        if not model.is_file():
-            raise DataError(f"{model}: no such file")
+        require_model(model, ".engine", ".onnx")
         if model.suffix == ".onnx":
             raise DataError(
                 f"{model}: TensorRT runs engines; build one, or measure the graph with --runtime onnxruntime-tensorrt"

@@ -26,7 +26,8 @@ from edgeprune.agent.trtexec import PROGRAMS, crashed_behind_its_work
 from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
+from edgeprune.errors import DeviceError, StageError, TargetError, ToolError
+from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import (
     AS_EXPORTED,
@@ -525,8 +526,7 @@ class TrtExec(Runtime):
     def _require_file(self, model: Path) -> Path:
         self.find_program()  # whether it can be used at all is the first thing to say
         model = Path(model)
-        if not model.is_file():
-            raise DataError(f"{model}: no such file")
+        require_model(model, ".onnx", ".engine")
         return model
 
     def _loaded(

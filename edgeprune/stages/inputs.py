@@ -11,7 +11,9 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
+from edgeprune.model_file import missing_model
 from edgeprune.options import command_line
+from edgeprune.reading import exists, is_file
 from edgeprune.search.inputs import read_dataset, require_teacher, require_training_arguments
 from edgeprune.stages.base import Weights
 from edgeprune.target import Target
@@ -118,6 +120,8 @@ def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Check
     if suffix == ".pt":
         loaded = checkpoint.load(weights, trust=trust)
         return Weights(loaded.path, loaded.sha256, loaded.task), loaded.stride, loaded
+    if not is_file(Path(weights)) and exists(Path(weights)):
+        raise DataError(f"--weights {missing_model(Path(weights), '.pt')}")
     instead = checkpoint.the_checkpoint_instead(weights)
     raise DataError(f"--weights {weights}: is neither a checkpoint (.pt) nor a model description (.yaml); {instead}")
 

@@ -77,7 +77,7 @@ def test_nonsense_is_refused_in_one_line(tmp_path):
     for path, words in (
         (empty, "is empty"),
         (tmp_path, "is a folder"),
-        (tmp_path / "none.engine", "cannot be read: No such file"),
+        (tmp_path / "none.engine", "does not exist"),
         (tmp_path / "pipe.engine", "is a pipe or a device"),
     ):
         with pytest.raises(DataError, match=words):

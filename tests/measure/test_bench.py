@@ -268,7 +268,8 @@ def test_rounds_suffice_for_the_statistic(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("model.pt", "export it first"), ("model.txt", "allowed"), ("gone.onnx", "no such file")]
+    ("name", "said"),
+    [("model.pt", "next: edgeprune export"), ("model.txt", "was expected"), ("gone.onnx", "does not exist")],
 )
 def test_what_is_no_model_is_refused(tmp_path: Path, name: str, said: str) -> None:
     if not name.startswith("gone"):

@@ -244,7 +244,7 @@ def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path
         "different classes": digit_model(tmp_path / "fewer.pt", 0, nc=3),
         "class 0: '0' and 'no0'": digit_model(tmp_path / "renamed.pt", 0, names="no"),
         "compare models of a task": digit_model(tmp_path / "pose.pt", 0, task="obb"),
-        "no such file": tmp_path / "gone.pt",
+        "does not exist": tmp_path / "gone.pt",
     }
     for words, other in cases.items():
         with pytest.raises(DataError, match=words) as refused:

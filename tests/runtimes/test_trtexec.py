@@ -612,7 +612,7 @@ def test_a_device_without_trtexec_is_not_available(tmp_path):
     assert "device.trtexec" in found.detail
     with pytest.raises(DeviceError, match="next: sudo apt install nvidia-jetpack"):
         trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         tool(tmp_path)[0].latency([tmp_path / "none.engine"], SHORT)
 
 
