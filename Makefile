@@ -43,8 +43,19 @@ USES_test-hostile := $(USES_test)
 USES_test-matrix := PYTEST
 GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 GOALS := $(or $(MAKECMDGOALS),help)
+# Every goal to ask for; a word that is none of them is refused first, so that a misspelt target is not taken for one
+# that uses nothing.
+KNOWN := help install install-dev demo test test-slow test-hostile test-matrix gpu-check bench check schemas pages docs \
+	wheel clean distclean
+FILES := $(VENV)/.installed $(VENV)/.installed-dev demo/digits/data.yaml demo/run/bundle/build.json
+UNKNOWN := $(firstword $(filter-out $(KNOWN) $(TARGETS) $(FILES),$(GOALS)))
 USED := $(foreach goal,$(GOALS),$(if $(filter $(goal),$(TARGETS)),$(ASKED),$(USES_$(goal))))
 UNUSED := $(filter-out $(ANY) $(USED),$(GIVEN))
+ifneq ($(UNKNOWN),)
+NEAR := $(shell $(or $(PYTHON),false) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:]))' \
+	'$(subst ',,$(UNKNOWN))' $(TARGETS) $(KNOWN))
+$(error no target '$(UNKNOWN)'; $(if $(NEAR),did you mean $(firstword $(NEAR))? Close are $(NEAR),allowed are $(KNOWN), and to build for $(TARGETS)); next: make help)
+endif
 ifeq ($(MAKELEVEL),0)
 ifneq ($(UNUSED),)
 ifneq ($(filter $(OWN),$(GOALS)),)
@@ -58,10 +69,11 @@ REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--spee
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 SIZE = $(if $(IMGSZ),--imgsz $(IMGSZ)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help install install-dev demo test test-slow test-hostile test-matrix gpu-check bench check schemas pages docs wheel clean distclean $(TARGETS)
+.PHONY: $(KNOWN) $(TARGETS)
 
 help:
 	@echo "make demo               train, prune, fine-tune, export, compile, benchmark: all of it, in minutes"
+	@echo "make install            the package into .venv, and no more; [TORCH_INDEX=] [PYTHON=] [VENV=]"
 	@echo "make test               the tests that take seconds, a quarter of an hour on two cores"
 	@echo "make test-slow          those that take minutes: whole builds, kills, sweeps, notebooks"
 	@echo "make test-hostile       every command on every situation, hostile inputs by the thousand: an hour or two"

@@ -69,3 +69,33 @@ def test_a_variable_of_one_of_several_goals_is_taken() -> None:
     refused = make("install", "demo", "EPOCHS=3")
     assert refused.returncode == 2 and "EPOCHS: make demo is the same for everybody" in refused.stderr
     assert "BUGDET: not used by make cpu; used are DATA DEVICE" in make("cpu", "BUGDET=3").stderr
+
+
+@pytest.mark.parametrize(
+    ("goal", "meant"), [("jetson-nano", "jetson-orin-nano"), ("cpuu", "cpu"), ("isntall", "install")]
+)
+@pytest.mark.parametrize("given", [[], ["WEIGHTS=a.pt", "DATA=b.yaml"]], ids=["bare", "with variables"])
+def test_a_misspelt_goal_is_answered_with_the_nearest_and_not_with_its_variables(
+    goal: str, meant: str, given: list[str]
+) -> None:
+    refused = make("help", goal, *given)
+    [line] = refused.stderr.splitlines()
+    assert refused.returncode == 2 and not refused.stdout
+    assert f"no target '{goal}'; did you mean {meant}? " in line and "; next: make help" in line
+    assert "not used" not in line
+
+
+def test_a_goal_like_none_is_told_what_there_is() -> None:
+    line = make("qqqq").stderr
+    assert "no target 'qqqq'; allowed are help install " in line
+    assert " jetson-orin " in line and "; next: make help" in line
+
+
+def test_every_goal_is_known_and_what_users_call_is_in_the_help() -> None:
+    goals = set(re.findall(r"^([a-z][a-z-]*):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"install", "demo", "wheel"} <= goals
+    for goal in goals:
+        assert make(goal).returncode == 0, goal
+    said = make("help").stdout
+    for goal in goals - {"help", "install-dev", "distclean", "schemas", "pages", "wheel"}:
+        assert f"make {goal} " in said, goal
