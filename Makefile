@@ -138,7 +138,7 @@ test-slow: install-dev
 test-hostile: install-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m hostile tests/situations tests/hostile $(PYTEST)
 
-# The pruning and training rooms on the oldest and the newest Ultralytics of the range in pyproject.toml.
+# The tests of pruning and of checkpoints on the oldest and the newest Ultralytics of the range in pyproject.toml.
 test-matrix: install-dev
 	$(VENV)/bin/python tests/matrix/run.py $(PYTEST)
 
