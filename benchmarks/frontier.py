@@ -29,8 +29,9 @@ from typing import Any
 from benchmarks.kept import KeptRuns, content_of, known_by, made_here, origins
 from benchmarks.page import Seeds, publish, table
 from edgeprune.artifact import write_atomically
+from edgeprune.frontier.budgets import budget_words
 from edgeprune.frontier.choose import is_held
-from edgeprune.frontier.run import budget_words, frontier
+from edgeprune.frontier.run import FrontierRun
 from edgeprune.input_size import pixels, size_from
 from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Row
@@ -345,7 +346,7 @@ def run_of(weights: Path, seed: int, options: argparse.Namespace) -> Run:
     began = time.monotonic()
     spent["loads"].append(os.getloadavg()[0])
     try:
-        found = frontier(
+        found = FrontierRun(
             options.target,
             weights,
             options.data,
@@ -358,7 +359,7 @@ def run_of(weights: Path, seed: int, options: argparse.Namespace) -> Run:
             seed=seed,
             progress=Notes(),
             everything=options.everything,
-        )
+        ).made()
     finally:
         spent["seconds"] += time.monotonic() - began
         spent["loads"].append(os.getloadavg()[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,7 +140,9 @@ def test_other_models_and_seeds_are_added_to_the_page_and_a_stopped_run_counts_a
         sys.argv[1:1] = ["--speed-ups", "2", "5", "--epochs", "20", "--out", str(tmp_path / "page.md")]
         benchmarks.frontier.main()
 
-    monkeypatch.setattr(benchmarks.frontier, "frontier", made)
+    monkeypatch.setattr(
+        benchmarks.frontier, "FrontierRun", lambda *given, **more: SimpleNamespace(made=lambda: made(*given, **more))
+    )
     monkeypatch.setattr(benchmarks.frontier, "content_of", lambda _: "d" * 12)
     clock = iter(range(0, 10**6, 1800))
     monkeypatch.setattr(benchmarks.frontier.time, "monotonic", lambda: next(clock))

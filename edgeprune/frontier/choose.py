@@ -1,6 +1,6 @@
 """Which forms and combinations are worth training for some budgets, and which of the trained ones is the best. Pure.
 
-A budget is a ratio here: the latency of the baseline over what is allowed.
+To plan, a budget is a ratio: the latency of the baseline over what is allowed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import cast
 
 from edgeprune.frontier.levers import TRAINED
 from edgeprune.input_size import Size, both_sides
-from edgeprune.records.frontier import Form, Row, Screened
+from edgeprune.records.frontier import Choice, Form, Identity, Keys, Kind, Row, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.samples.gates import BOARD, THROTTLED, UNSTEADY_MARGIN
 
@@ -56,18 +56,18 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float], *, everything: 
 
     Args:
         screened: the baseline first.
-        budgets: ratios, each above 1.
+        budgets: ratios; one of at most 1, a budget in ms that the baseline is within, asks for nothing to be pruned.
         everything: train even so what meets a budget, or may when it is pruned: to see whether it was left out rightly.
     """
     baseline = screened[0]
-    chosen: dict[tuple[str, float | None], Planned] = {("", None): Planned(baseline.form)}
-    reasons: dict[str, str] = {}
+    chosen: dict[tuple[Identity, float | None], Planned] = {(baseline.form.identity, None): Planned(baseline.form)}
+    reasons: dict[Identity, str] = {}
     for budget in budgets:
         meeting: list[Screened] = []
         for at_full_size in (one for one in screened if "size" not in one.form.levers):
             sizes = _sizes_of(at_full_size, screened)
             if (why := _not_worth_training(at_full_size, screened)) and not everything:
-                reasons.setdefault(at_full_size.form.name, why)
+                reasons.setdefault(at_full_size.form.identity, why)
                 continue
             if at_full_size.speed_up >= budget:
                 if at_full_size is not baseline:
@@ -75,31 +75,31 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float], *, everything: 
                 continue
             if enough := [one for one in sizes if one.speed_up >= budget]:
                 meeting.append(max(enough, key=lambda one: prod(both_sides(cast(Size, one.form.keys["imgsz"])))))
-            chosen[at_full_size.form.name, budget] = Planned(at_full_size.form, budget, why, anyway=everything)
+            chosen[at_full_size.form.identity, budget] = Planned(at_full_size.form, budget, why, anyway=everything)
             half_way = _half_way(at_full_size, sizes, budget)
             if half_way is not None:
                 why = HARMLESS_WORDS if _harmless(screened, baseline, budget, at_full_size) else ""
                 if everything or not why:
-                    chosen[half_way.form.name, budget] = Planned(half_way.form, budget, why, anyway=everything)
+                    chosen[half_way.form.identity, budget] = Planned(half_way.form, budget, why, anyway=everything)
         for one in meeting:
             if why := _not_worth_training(one, screened):  # which everything asks for
-                reasons.setdefault(one.form.name, why)
+                reasons.setdefault(one.form.identity, why)
             elif ahead := _dominating(one, meeting, screened):
-                reasons.setdefault(one.form.name, f"behind {ahead.form.name} without training")
+                reasons.setdefault(one.form.identity, f"behind {ahead.form.name} without training")
             else:
-                chosen[one.form.name, None] = Planned(one.form)
-    trained = {name for name, pruned_to in chosen if pruned_to is None} | {baseline.form.name}
+                chosen[one.form.identity, None] = Planned(one.form)
+    trained = {identity for identity, pruned_to in chosen if pruned_to is None}
     least = min(budgets)
     for one in screened:
-        if one.form.name not in trained:
-            if one.form.name in reasons:
-                why = reasons[one.form.name]
+        if one.form.identity not in trained:
+            if one.form.identity in reasons:
+                why = reasons[one.form.identity]
             elif one.speed_up < least:
                 why = "faster, but misses every budget" if one.speed_up > 1 else "not faster than the baseline"
             else:
                 why = "another size is nearer to the budget"
             anyway = everything and one.speed_up >= least
-            chosen[one.form.name, None] = Planned(one.form, None, why, anyway)
+            chosen[one.form.identity, None] = Planned(one.form, None, why, anyway)
     return sorted(chosen.values(), key=lambda planned: bool(planned.dropped))
 
 
@@ -228,6 +228,51 @@ def best_for(rows: Sequence[Row], meets: Mapping[str, bool]) -> Row | None:
     candidates = [(row.measured, row) for row in rows if meets.get(row.name)]
     able = [(point.accuracy, point.speed_up, row) for point, row in candidates if point is not None]
     return max(able, key=lambda one: one[:2])[2] if able else None
+
+
+def choice_for(rows: Sequence[Row], kind: Kind, value: float, budget: str) -> Choice:
+    """Which row to take for a budget: the most accurate that surely holds it, else the most accurate that may.
+
+    Args:
+        rows: those that may be taken, the model as it is first.
+        kind: of the budget.
+        value: of the budget.
+        budget: the same as text, as rows have it.
+    """
+    points = {row.name: row.measured for row in rows if row.measured is not None}
+    shares = budget_shares(points, kind, value)
+    held = {row.name: is_held(row, shares[row.name], kind, value, budget) for row in rows if row.name in shares}
+    surely = {name: answer is True for name, answer in held.items()}
+    perhaps = {name: answer is None for name, answer in held.items()}
+    best = best_for(rows, surely) or best_for(rows, perhaps)
+    if best is None:
+        return Choice(budget, None, why=_why_nothing(rows, shares, kind, value))
+    point = points[best.name]
+    why = ""
+    if held[best.name] is None:
+        figure = f"×{point.speed_up:.2f}" if kind == "speed_up" else f"{shares[best.name] * value:.2f} ms"
+        why = why_unsure(best, budget) or point.unsteady or f"its {figure} is within noise of the budget"
+    others = [row for row in rows if row is not best]
+    reference = rows[0] if rows[0].measured is not None and best is not rows[0] else None
+    return Choice(budget, best, reference, best_for(others, surely), best_for(others, perhaps), why)
+
+
+def _why_nothing(rows: Sequence[Row], shares: Mapping[str, float], kind: Kind, value: float) -> str:
+    """Why no row is taken: the fastest misses the budget, in its own unit, or none was measured."""
+    if not shares:
+        failed = next((row.point.failed for row in rows if row.point is not None and row.point.failed), "")
+        return f"nothing was measured{failed and ': '}{failed}"
+    least = min(shares.values())
+    fastest = f"is ×{value / least:.2f}" if kind == "speed_up" else f"takes {least * value:.2f} ms"
+    return f"nothing that was measured meets it; the fastest {fastest}"
+
+
+def build_keys(row: Row, kind: Kind, value: float) -> Keys:
+    """Keys of a profile whose build comes to this row: there a speed-up is a ratio to the form itself, unpruned."""
+    if kind == "latency_ms":
+        return {**row.form.keys, "budget.latency_ms": value}
+    left = 1.0 if not row.budget or row.screened_speed_up is None else max(value / row.screened_speed_up, 1.0)
+    return {**row.form.keys, "budget.speed_up": math.ceil(left * 100) / 100}
 
 
 def loss(reference: Screened, one: Screened) -> float:

@@ -7,6 +7,7 @@ of the room knows of levers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from math import prod
 
@@ -19,6 +20,8 @@ AS_IT_IS = "as it is"
 SIZE_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the side: latency goes about with its square
 SNUG = 1.1  # times that the shape of an input may be off that of the images before rectangles are tried
 TRAINED = "qat.epochs"  # key of a form whose weights are trained for INT8
+SAID_OF_FORMS = re.compile(r"as it is|(fp32|fp16|int8|int8-fp16)( trained)?|[\d× ]+ px|.*, .*|.*pruned to .*|.*\.pt")
+"""Names of files that read as what a form is called for something else."""
 LEAST_SIDE = 64  # pixels; below this a detector's coarsest map has two cells a side
 
 
@@ -75,8 +78,14 @@ def smaller_sizes(size: Size) -> list[Size]:
     return [plain(sides) for sides in sorted(tried, key=prod, reverse=True) if min(sides) >= LEAST_SIDE]
 
 
+def _called(weights: str) -> str:
+    """What another checkpoint is called in the name of a form, so that no two forms have one: ``fp16.pt`` with its
+    suffix, which no number format has."""
+    return f"{weights}.pt" if SAID_OF_FORMS.fullmatch(weights) else weights
+
+
 def _form(weights: str, keys: Keys, *, size: Size | None = None, other: bool = False) -> Form:
-    words = [weights] if other else []
+    words = [_called(weights)] if other else []
     levers = ["checkpoint"] if other else []
     if "precision" in keys:
         words.append(str(keys["precision"]))

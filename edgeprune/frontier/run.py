@@ -7,45 +7,47 @@ Further levers belong in :mod:`edgeprune.frontier.levers`, as forms.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Literal
 
-from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
-from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, TargetError
+from edgeprune.frontier.budgets import Budgets, budget_words, require_possible
 from edgeprune.frontier.choose import (
     Planned,
     as_measured,
-    best_for,
-    budget_shares,
-    is_held,
+    build_keys,
+    choice_for,
     one_a_name,
     plan,
-    why_unsure,
     with_frontier,
 )
 from edgeprune.frontier.levers import TRAINED, forms
-from edgeprune.frontier.output_form import choose_output
+from edgeprune.frontier.output_form import OutputForm, choose_output
 from edgeprune.frontier.screening import Screening, screen, with_trained_int8
 from edgeprune.images import read_image
 from edgeprune.input_size import Size
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import site_with
-from edgeprune.options import exact
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.quiet import quiet
-from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row, Screened
+from edgeprune.records.frontier import (
+    Choice,
+    Form,
+    Frontier,
+    Identity,
+    Keys,
+    Kind,
+    Recommendation,
+    Row,
+    Screened,
+)
 from edgeprune.records.sweep import Point
-from edgeprune.report.frontier import Z, frontier_page, frontier_table, profile_text
-from edgeprune.report.verdict import INTERVAL_TAIL
+from edgeprune.report.frontier import choice_sentence, frontier_page, frontier_table
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.samples.gates import metric_name
@@ -56,19 +58,29 @@ from edgeprune.stages.inputs import build_command
 from edgeprune.sweep.point import Job, Steps, conditions_of
 from edgeprune.sweep.run import (
     checkpoint_file,
+    checkpoints_apart,
     finish_jobs,
     jobs_of,
     per_image_file,
+    require_budgets,
     require_options,
     require_trainable,
     require_training,
-    with_budget,
+    with_teacher_found,
 )
 from edgeprune.sweep.steps import COMPILED, RealSteps
-from edgeprune.target import PROFILE, Budget, Target, is_shipped, load_target, profile_yaml
+from edgeprune.target import (
+    PROFILE,
+    Budget,
+    Target,
+    extending_yaml,
+    is_shipped,
+    load_target,
+    profile_yaml,
+    shipped_targets,
+)
 from edgeprune.workspace import open_workspace
 
-Kind = Literal["latency_ms", "speed_up"]
 IMAGES = 32  # that are looked at for their shape, at most
 
 
@@ -80,7 +92,7 @@ def frontier(
     out: str | Path,
     kind: Kind,
     budgets: Sequence[float],
-    also: Sequence[str | Path] = (),
+    also: str | Path | Sequence[str | Path] = (),
     epochs: int | None = None,
     device: str | None = None,
     imgsz: Size | None = None,
@@ -88,9 +100,6 @@ def frontier(
     seed: int = 0,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
-    steps: Steps | None = None,
-    screener: Callable[..., Screening] = screen,
-    everything: bool = False,
 ) -> Frontier:
     """Measure every lever for some budgets side by side on a target, and recommend one a budget.
 
@@ -103,8 +112,8 @@ def frontier(
         data: dataset YAML.
         out: folder for all of it.
         kind: of the budgets, ``latency_ms`` or ``speed_up``.
-        budgets: their values.
-        also: further checkpoints that are at hand, of other scales.
+        budgets: their values; ratios are above 1.
+        also: a further checkpoint that is at hand, of another scale, or several.
         epochs: of every row that is trained; the profile's when not given, 0 for none.
         device: where the target's runtime is: ``user@host[:port]``; the profile's, or this machine, when None.
         imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
@@ -112,168 +121,297 @@ def frontier(
         seed: of everything drawn.
         trust: load checkpoints with foreign classes.
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
+
+    Raises:
+        TargetError: a wrong argument, two checkpoints of one name, or a profile with ``sparsify``.
+        DataError: weights or dataset are unreadable, another checkpoint is of another task or other classes, or the
+            profile's teacher cannot teach.
+        DeviceError: the target's runtime is not here.
+        StageError: another process works in ``out``.
+    """
+    run = FrontierRun(
+        target,
+        weights,
+        data,
+        out=out,
+        kind=kind,
+        budgets=budgets,
+        also=also,
+        epochs=epochs,
+        device=device,
+        imgsz=imgsz,
+        jobs=jobs,
+        seed=seed,
+        trust=trust,
+        progress=progress,
+    )
+    return run.made()
+
+
+@dataclass(frozen=True)
+class Levers:
+    """What the screening leaves.
+
+    Attributes:
+        target: with the output form that every row has.
+        output: that form, and why.
+        asked: every form that was asked for, the baseline first.
+        found: what was measured of them without training.
+        budgets: what is asked, beside the baseline.
+        conditions: of the measurements: the device, and versions of packages.
+    """
+
+    target: Target
+    output: OutputForm
+    asked: tuple[Form, ...]
+    found: Screening
+    budgets: Budgets
+    conditions: Mapping[str, str]
+
+    @property
+    def screened(self) -> dict[Identity, Screened]:
+        """What was measured, by its form."""
+        return {one.form.identity: one for one in self.found.screened}
+
+
+@dataclass(frozen=True)
+class TrainedRows:
+    """What was trained and measured, and what was not.
+
+    Attributes:
+        rows: all of them, the baseline first.
+        made_by: name of a measured row to its job.
+    """
+
+    rows: tuple[Row, ...]
+    made_by: Mapping[str, Job]
+
+
+class FrontierRun:
+    """A frontier in four steps: :meth:`screen`, :meth:`train`, :meth:`recommend`, :meth:`write`; :meth:`made` takes
+    them all. What cannot be done is refused when it is set up, and nothing is written before the screening.
+
+    Args: as :func:`frontier`, and:
         steps: what makes a row's point; the real steps when None.
         screener: what times forms without training.
         everything: train what the screening leaves out too, to see whether it was left out rightly; recommended is what
             would be without it.
-
-    Raises:
-        TargetError: a wrong argument, or a profile with ``sparsify``.
-        DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
-        DeviceError: the target's runtime is not here.
-        StageError: another process works in ``out``.
     """
-    check_seed(seed)
-    require_options(jobs, epochs)
-    if not budgets:
-        raise TargetError("give at least one budget: --latency-ms or --speed-up")
-    out, reporter, stated_target = Path(out), reporter_of(progress), load_target(target)
-    made_here = isinstance(target, Target) and not is_shipped(target)  # in Python: no name stands for it
-    named = str(out / PROFILE) if made_here else stated_target.name if isinstance(target, Target) else str(target)
-    target = stated_target.with_overrides(device=device)
-    require_trainable(target, epochs)
-    asked_for = [with_budget(target, kind, value) for value in budgets]  # one that is impossible is refused here
-    target = asked_for[0]
-    splits = {"train", "val", target.accuracy.split}
-    inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
-    target, source, dataset = inputs.target, inputs.source, inputs.dataset
-    assert dataset is not None  # it was given
-    sources = _sources(source, also, trust)
-    reporter.note(str(inputs.size))
-    if epochs != 0:
-        require_training(target, dataset, sources.values(), jobs, trust=trust, reporter=reporter)
-    with contextlib.ExitStack() as whole:
+
+    def __init__(
+        self,
+        target: str | Path | Target,
+        weights: str | Path,
+        data: str | Path,
+        *,
+        out: str | Path,
+        kind: Kind,
+        budgets: Sequence[float],
+        also: str | Path | Sequence[str | Path] = (),
+        epochs: int | None = None,
+        device: str | None = None,
+        imgsz: Size | None = None,
+        jobs: str = "here",
+        seed: int = 0,
+        trust: bool = False,
+        progress: Progress | Reporter | None = None,
+        steps: Steps | None = None,
+        screener: Callable[..., Screening] = screen,
+        everything: bool = False,
+    ) -> None:
+        check_seed(seed)
+        require_options(jobs, epochs)
+        require_budgets(budgets)
+        self.weights, self.data, self.out, self.device, self.imgsz = weights, data, Path(out), device, imgsz
+        self.kind: Kind = kind
+        self.values, self.jobs, self.seed, self.trust = tuple(budgets), jobs, seed, trust
+        self.steps, self.screener, self.everything = steps or RealSteps(), screener, everything
+        self.reporter = reporter_of(progress)
+        self.stated_target = load_target(target)
+        self.made_in_python = isinstance(target, Target) and not is_shipped(target)  # no name stands for it
+        self.profile = self.stated_target.name if isinstance(target, Target) else str(target)
+        if self.made_in_python:
+            self.profile = str(self.out / PROFILE)
+        asked = with_teacher_found(self.stated_target.with_overrides(device=device))
+        require_trainable(asked, epochs)
+        require_possible(asked, kind, self.values)
+        asked = asked.with_budget(kind, self.values[0])
+        splits = {"train", "val", asked.accuracy.split}
+        inputs = read_inputs(asked, weights, data, trust=trust, splits=splits, imgsz=imgsz)
+        assert inputs.dataset is not None  # it was given
+        self.target, self.source, self.dataset = inputs.target, inputs.source, inputs.dataset
+        self.sources = checkpoints_apart(self.source, also, "--also", trust=trust)
+        self.epochs = self.target.finetune.epochs if epochs is None else epochs
+        self.metric = metric_name(self.source.task)
+        self.reporter.note(str(inputs.size))
+        if self.epochs:
+            students = self.sources.values()
+            require_training(self.target, self.dataset, students, jobs, trust=trust, reporter=self.reporter)
+
+    def made(self) -> Frontier:
+        """All steps; the folder is held until everything is written."""
+        with contextlib.ExitStack() as until_written:
+            levers = self.screen(until_written)
+            trained = self.train(levers)
+            return self.write(levers, trained, self.recommend(levers, trained))
+
+    def screen(self, until_written: contextlib.ExitStack) -> Levers:
+        """Choose the output form, and time every form beside the baseline; no training.
+
+        Args:
+            until_written: takes the hold on the folder: a second process would disturb these measurements, and mix its
+                rows with these.
+        """
+        kept = self.out / "screened"
         with (
-            open_site(target, seed=seed, reporter=reporter) as site,
+            open_site(self.target, seed=self.seed, reporter=self.reporter) as site,
             TemporaryDirectory(prefix="edgeprune-frontier-", ignore_cleanup_errors=True) as scratch,
             quiet(),
         ):
             site.require_usable()
-            # Until all is written: a second one would disturb these measurements, and mix its rows with these.
-            whole.enter_context(open_workspace(out, "frontier"))
-            if made_here:
-                write_atomically(out / PROFILE, profile_yaml(stated_target))
+            until_written.enter_context(open_workspace(self.out, "frontier"))
+            if self.made_in_python:
+                write_atomically(self.out / PROFILE, profile_yaml(self.stated_target))
             conditions = conditions_of(site)
-            main, *others = sources
+            main, *others = self.sources
+            folder = Path(scratch)
             output = choose_output(
-                site, source, main, dataset, Path(scratch) / "outputs", out / "screened", screener=screener
+                site, self.source, main, self.dataset, folder / "outputs", kept, screener=self.screener
             )
             if output.why:
-                reporter.note(output.why)
-            target, site = target.changed(output.keys), site_with(site, output.keys)
-            asked = forms(target, main, others, None if source.task == "classify" else _aspect(dataset))
-            found = screener(site, asked, sources, dataset, Path(scratch) / "forms", out / "screened", out / COMPILED)
-        given = target.finetune.epochs if epochs is None else epochs
-        found, for_int8 = with_trained_int8(found, target, given)
-        asked += for_int8
-        screened = {one.form.name: one for one in found.screened}
-        baseline = found.screened[0]
-        ratios = [value if kind == "speed_up" else baseline.ms / value for value in budgets]
-        planned = plan(found.screened, ratios, everything=everything)
+                self.reporter.note(output.why)
+            site = site_with(site, output.keys)
+            aspect = None if self.source.task == "classify" else _aspect(self.dataset)
+            asked = forms(self.target.changed(output.keys), main, others, aspect)
+            found = self.screener(site, asked, self.sources, self.dataset, folder / "forms", kept, self.out / COMPILED)
+        target = self.target.changed(output.keys)
+        found, for_int8 = with_trained_int8(found, target, self.epochs)
+        budgets = Budgets.beside(found.screened[0].ms, self.kind, self.values)
+        return Levers(target, output, (*asked, *for_int8), found, budgets, conditions)
+
+    def train(self, levers: Levers) -> TrainedRows:
+        """Train and measure what the screening does not leave out, each row as a job of a sweep."""
+        planned = plan(levers.found.screened, levers.budgets.ratios, everything=self.everything)
         trained = [one for one in planned if one.trained]
-        reporter.note(f"{len(found.screened)} forms screened; {len(trained)} rows to train and measure")
-
-        alike = jobs_of(data, dataset.digest, source.task, seed=seed, trust=trust, out=out, conditions=conditions)
-
-        def job(one: Planned) -> Job:
-            asked = target.changed(one.form.keys)
-            if one.prune_to is not None:
-                asked = with_budget(asked, kind, budgets[ratios.index(one.prune_to)])
-            return alike(
-                name=_slug(one, sources, kind, budgets, ratios),
-                weights=sources[one.form.weights].path.read_bytes(),
-                target=asked,
-                pruned=one.prune_to is not None,
-                epochs=given,
-                reference=(target, source.path.read_bytes()),
-                start_used=None if one.prune_to is None else one.prune_to / screened[one.form.name].speed_up,
-            )
-
-        todo = [job(one) for one in trained]
-        points = finish_jobs(todo, source.path.read_bytes(), out, jobs, steps or RealSteps(), reporter)
-        measured = [
-            as_measured(_row(one, screened, kind, budgets, ratios, point))
-            for one, point in zip(trained, points, strict=True)
-        ]
-        made_by: dict[str, Job] = {}  # a row to its job
-        for row, its_job in zip(measured, todo, strict=True):
+        self.reporter.note(f"{len(levers.found.screened)} forms screened; {len(trained)} rows to train and measure")
+        jobs = self._jobs(levers, trained)
+        swept = self.source.path.read_bytes()
+        points = finish_jobs(jobs, swept, self.out, self.jobs, self.steps, self.reporter)
+        measured = [as_measured(_row(one, levers, point)) for one, point in zip(trained, points, strict=True)]
+        made_by: dict[str, Job] = {}
+        for row, job in zip(measured, jobs, strict=True):
             if row.measured is not None:
-                made_by.setdefault(row.name, its_job)
-        untrained = [_row(one, screened, kind, budgets, ratios) for one in planned if not one.trained]
+                made_by.setdefault(row.name, job)
+        untrained = [_row(one, levers) for one in planned if not one.trained]
         refused = [
-            Row(form.name, form, "", None, None, found.refused[form.name])
-            for form in asked
-            if form.name in found.refused
+            Row(form.name, form, "", None, None, levers.found.refused[form.name])
+            for form in levers.asked
+            if form.name in levers.found.refused
         ]
-        rows = with_frontier(one_a_name([*measured, *untrained, *refused]))
-        stated = {**_stated(target, imgsz), **output.keys}
-        metric = metric_name(source.task)
+        return TrainedRows(tuple(with_frontier(one_a_name([*measured, *untrained, *refused]))), made_by)
+
+    def recommend(self, levers: Levers, trained: TrainedRows) -> tuple[Recommendation, ...]:
+        """What to take for every budget, with the profile and the command that build it; nothing is written."""
 
         def ahead(first: Row, second: Row) -> DropInterval | None:
-            """How much more accurate a row is than another, from the same images; None where they were not kept."""
             own, other = first.measured, second.measured
-            files = [per_image_file(out, made_by[row.name]) for row in (first, second)]
+            files = [per_image_file(self.out, trained.made_by[row.name]) for row in (first, second)]
             if own is None or other is None or not all(file.is_file() for file in files):
                 return None
             seen, seen_by_other = map(load_per_image, files)
-            return drop_interval(seen, seen_by_other, own.accuracy - other.accuracy, seed=seed)
+            return drop_interval(seen, seen_by_other, own.accuracy - other.accuracy, seed=self.seed)
 
-        def built(value: float) -> Recommendation:
-            """What is recommended for a budget, with its profile written into the folder and the command for it."""
-            kept = [row for row in rows if not row.dropped]
-            one, best = _recommended(kept, kind, value, metric, stated, ahead)
-            if best is None:
-                return one
-            # A build trains what it prunes; what it does not prune ships as it is given, or is trained for INT8 alone.
-            its_job = made_by.get(baseline.form.name if TRAINED in best.form.keys else best.form.name)
-            weights = sources[best.form.weights].path
-            if not best.budget and its_job is not None and (tuned := checkpoint_file(out, its_job)).is_file():
-                weights = tuned
-            keys = {**one.keys, "finetune.epochs": given} if best.budget and given else one.keys
-            profile = out / f"build-{_file_name(budget_words(kind, value))}.yaml"
-            base = str(Path(named).resolve()) if Path(named).is_file() else named
-            write_atomically(profile, f"{profile_text(base, keys)}\n")
-            command = build_command(str(profile), weights, data, trust, {"device": device, "seed": seed or None})
-            return replace(one, keys=keys, weights=str(weights), command=tuple(command))
+        kept = [row for row in trained.rows if not row.dropped]
+        found = []
+        for value in self.values:
+            choice = choice_for(kept, self.kind, value, budget_words(self.kind, value))
+            sentence = choice_sentence(choice, self.metric, ahead)
+            if choice.best is None:
+                found.append(Recommendation(choice.budget, None, sentence, {}))
+            else:
+                found.append(self._built(choice, choice.best, value, sentence, levers, trained))
+        return tuple(found)
 
-        recommended = tuple(built(value) for value in budgets)
+    def write(self, levers: Levers, trained: TrainedRows, recommended: tuple[Recommendation, ...]) -> Frontier:
+        """A profile for every recommendation, the record, the table and the page."""
         made = Frontier(
-            named,
-            kind,
-            tuple(budgets),
-            target.budget.statistic,
-            metric,
-            given,
-            tuple(rows),
+            self.profile,
+            self.kind,
+            self.values,
+            self.target.budget.statistic,
+            self.metric,
+            self.epochs,
+            trained.rows,
             recommended,
-            found.seconds,
-            output.why,
-            output.measured,
-            dataset.judging_split(target.accuracy.split),
-            target.finetune.time_h if given else None,
+            levers.found.seconds,
+            levers.output.why,
+            levers.output.measured,
+            self.dataset.judging_split(self.target.accuracy.split),
+            self.target.finetune.time_h if self.epochs else None,
         )
-        write_json(out / "frontier.json", made)
-        write_atomically(out / "frontier.md", frontier_table(made).markdown() + "\n")
-        write_atomically(out / "frontier.html", frontier_page(made))
-    return made
+        named = self.profile in shipped_targets()
+        base = self.profile if named else str(Path(self.profile).resolve())
+        for one in recommended:
+            if one.row is not None:
+                write_atomically(self._profile_of(one.budget), extending_yaml(base, one.keys))
+        write_json(self.out / "frontier.json", made)
+        write_atomically(self.out / "frontier.md", frontier_table(made).markdown() + "\n")
+        write_atomically(self.out / "frontier.html", frontier_page(made))
+        return made
 
+    def _jobs(self, levers: Levers, trained: Sequence[Planned]) -> list[Job]:
+        """The job of every row: trained alike, and held against the model as the target runs it."""
+        target, budgets = levers.target, levers.budgets
+        reference = target, self.source.path.read_bytes()
+        alike = jobs_of(
+            self.data,
+            self.dataset.digest,
+            self.source.task,
+            seed=self.seed,
+            trust=self.trust,
+            out=self.out,
+            conditions=levers.conditions,
+        )
+        main = next(iter(self.sources))
+        jobs = []
+        for one in trained:
+            asked, whose = target.changed(one.form.keys), f"{main} " if one.form.weights == main else ""
+            if one.prune_to is not None:
+                asked = asked.with_budget(budgets.kind, budgets.at(one.prune_to))
+            unpruned = levers.screened[one.form.identity].speed_up
+            jobs.append(
+                alike(
+                    name=_file_name(f"{whose}{one.form.name} {budgets.words_at(one.prune_to)}"),
+                    weights=self.sources[one.form.weights].path.read_bytes(),
+                    target=asked,
+                    pruned=one.prune_to is not None,
+                    epochs=self.epochs,
+                    reference=reference,
+                    start_used=None if one.prune_to is None else one.prune_to / unpruned,
+                )
+            )
+        return jobs
 
-def budget_words(kind: Kind, value: float) -> str:
-    """A budget in a few words."""
-    return f"×{exact(value)}" if kind == "speed_up" else f"{exact(value)} ms"  # files are named so
+    def _built(
+        self, choice: Choice, best: Row, value: float, sentence: str, levers: Levers, trained: TrainedRows
+    ) -> Recommendation:
+        """The recommendation of a row: its profile's keys, its weights, and the command of its build."""
+        # A build trains what it prunes; what it does not prune ships as it is given, or is trained for INT8 alone.
+        baseline = levers.found.screened[0].form
+        job = trained.made_by.get(baseline.name if TRAINED in best.form.keys else best.form.name)
+        weights = self.sources[best.form.weights].path
+        if not best.budget and job is not None and (tuned := checkpoint_file(self.out, job)).is_file():
+            weights = tuned
+        stated = {**_stated(levers.target, self.imgsz), **levers.output.keys}
+        keys = {**stated, **build_keys(best, self.kind, value)}
+        if best.budget and self.epochs:
+            keys["finetune.epochs"] = self.epochs
+        options = {"device": self.device, "seed": self.seed or None}
+        command = build_command(str(self._profile_of(choice.budget)), weights, self.data, self.trust, options)
+        return Recommendation(choice.budget, best.name, sentence, keys, str(weights), tuple(command), choice.why)
 
-
-def _sources(source: Checkpoint, also: Sequence[str | Path], trust: bool) -> dict[str, Checkpoint]:
-    """Every checkpoint under a name of its own, the one that is asked about first."""
-    found = {source.path.stem: source}
-    for path in also:
-        other = checkpoint.load(path, trust=trust)
-        if other.task != source.task or list(other.names.values()) != list(source.names.values()):
-            raise DataError(f"--also {path}: it is a {other.task} model of other classes than {source.path}")
-        if other.path.stem in found:
-            raise TargetError(f"--also {path}: two checkpoints are called {other.path.stem}; rename one")
-        found[other.path.stem] = other
-    return found
+    def _profile_of(self, budget: str) -> Path:
+        return self.out / f"build-{_file_name(budget)}.yaml"
 
 
 def _aspect(dataset: Dataset) -> float:
@@ -283,33 +421,14 @@ def _aspect(dataset: Dataset) -> float:
     return median(height / width for height, width, *_ in shapes)
 
 
-def _pruned_to(one: Planned, kind: Kind, budgets: Sequence[float], ratios: Sequence[float]) -> str:
-    return "" if one.prune_to is None else budget_words(kind, budgets[list(ratios).index(one.prune_to)])
-
-
-def _slug(
-    one: Planned, sources: Mapping[str, Checkpoint], kind: Kind, budgets: Sequence[float], ratios: Sequence[float]
-) -> str:
-    main = next(iter(sources))
-    words = f"{'' if one.form.weights != main else main + ' '}{one.form.name} {_pruned_to(one, kind, budgets, ratios)}"
-    return _file_name(words)
-
-
 def _file_name(words: str) -> str:
     return re.sub(r"[^\w.]+", "-", words.replace("×", "x")).strip("-")
 
 
-def _row(
-    one: Planned,
-    screened: Mapping[str, Screened],
-    kind: Kind,
-    budgets: Sequence[float],
-    ratios: Sequence[float],
-    point: Point | None = None,
-) -> Row:
-    form, budget = one.form, _pruned_to(one, kind, budgets, ratios)
+def _row(one: Planned, levers: Levers, point: Point | None = None) -> Row:
+    form, budget = one.form, levers.budgets.words_at(one.prune_to)
     pruned = f"pruned to {budget}" if form.keys == {} and not form.levers else f"{form.name}, pruned to {budget}"
-    seen = screened[form.name]
+    seen = levers.screened[form.identity]
     return Row(pruned if budget else form.name, form, budget, seen.speed_up, seen.accuracy, one.dropped, point)
 
 
@@ -323,70 +442,3 @@ def _stated(target: Target, imgsz: Size | None) -> Keys:
         if (value := getattr(target.budget, key)) != getattr(default, key):
             keys[f"budget.{key}"] = value
     return keys
-
-
-def _recommended(
-    rows: Sequence[Row],
-    kind: Kind,
-    value: float,
-    metric: str,
-    stated: Keys,
-    ahead: Callable[[Row, Row], DropInterval | None],
-) -> tuple[Recommendation, Row | None]:
-    """What is recommended for a budget, and its row; ``ahead`` tells how much more accurate a row is than another."""
-    budget = budget_words(kind, value)
-    points = {row.name: row.measured for row in rows if row.measured is not None}
-    shares = budget_shares(points, kind, value)
-    held = {row.name: is_held(row, shares[row.name], kind, value, budget) for row in rows if row.name in shares}
-    surely = {name: answer is True for name, answer in held.items()}
-    perhaps = {name: answer is None for name, answer in held.items()}
-    best = best_for(rows, surely) or best_for(rows, perhaps)
-    if best is None:
-        if points:
-            fastest = max(point.speed_up for point in points.values())
-            text = f"{budget}: nothing that was measured meets it; the fastest is ×{fastest:.2f}"
-        else:
-            why = next((row.point.failed for row in rows if row.point is not None and row.point.failed), "")
-            text = f"{budget}: nothing was measured{why and ': '}{why}"
-        return Recommendation(budget, None, text, {}), None
-    point = points[best.name]
-    keys = {**stated, **_keys(best, kind, value)}
-    reference = points.get(rows[0].name)
-    text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
-    if point.accuracy_error is not None:
-        text += f" ± {Z * point.accuracy_error:.4f}"
-    if reference is not None and best is not rows[0]:
-        difference = _with_ends(point.accuracy - reference.accuracy, ahead(best, rows[0]))
-        text += f", {difference} against the model as it is"
-    others = [row for row in rows if row is not best]
-    if (second := best_for(others, surely)) is not None:
-        interval = ahead(best, second)
-        level = interval is not None and interval.lower(INTERVAL_TAIL) <= 0 <= interval.upper(INTERVAL_TAIL)
-        text += f"; {'level with' if level else 'next comes'} {second.name} at {points[second.name].accuracy:.4f}"
-        if interval is not None:
-            text += f", ahead by {_with_ends(interval.drop, interval)}"
-    if (unsure := best_for(others, perhaps)) is not None:
-        text += f"; {unsure.name} at {points[unsure.name].accuracy:.4f} is within noise of the budget"
-    why = ""
-    if held[best.name] is None:
-        why = why_unsure(best, budget) or point.unsteady or f"its ×{point.speed_up:.2f} is within noise of the budget"
-        text += f"; INCONCLUSIVE: {why}; run it again on a quiet machine"
-    return Recommendation(budget, best.name, text, keys, inconclusive=why), best
-
-
-def _with_ends(difference: float, interval: DropInterval | None) -> str:
-    """A difference of accuracy, and its 95 % interval over images where one is known."""
-    text = f"{difference:+.4f}"
-    if interval is None:
-        return text
-    if interval.standard_error is None:
-        return f"{text} ({interval.images} images {interval.why_unknown})"
-    return f"{text} ({interval.lower(INTERVAL_TAIL):+.4f} to {interval.upper(INTERVAL_TAIL):+.4f})"
-
-
-def _keys(row: Row, kind: Kind, value: float) -> Keys:
-    """Keys of a profile whose build comes to this row: there a speed-up is a ratio to the form itself, unpruned."""
-    if kind == "latency_ms":
-        return {**row.form.keys, "budget.latency_ms": value}
-    left = 1.0 if not row.budget or row.screened_speed_up is None else max(value / row.screened_speed_up, 1.0)
-    return {**row.form.keys, "budget.speed_up": math.ceil(left * 100) / 100}

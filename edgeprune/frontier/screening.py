@@ -21,7 +21,7 @@ from edgeprune.export.modelopt import require_modelopt
 from edgeprune.frontier.levers import trained_int8
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
-from edgeprune.records.frontier import Form, Screened
+from edgeprune.records.frontier import Form, Identity, Screened
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
@@ -135,8 +135,8 @@ def _screened(
 ) -> tuple[Screening, bool]:
     """What was measured, and whether a form was refused for another reason than what was given."""
     few, total = _fewer_images(dataset), len(forms)
-    engines: dict[str, Path] = {}
-    values: dict[str, float] = {}
+    engines: dict[Identity, Path] = {}
+    values: dict[Identity, float] = {}
     refused: dict[str, str] = {}
     may_pass = False
     try:
@@ -154,7 +154,7 @@ def _screened(
                 if judged:
                     site.reporter.progress(f"screening {form.name}: accuracy", done=number, total=total + 1)
                     on_device = site.runtime.fit_for_dataset
-                    values[form.name] = accuracy(
+                    values[form.identity] = accuracy(
                         files.required_engine if on_device else files.onnx,
                         data=few,
                         imgsz=there.target.imgsz,
@@ -163,7 +163,7 @@ def _screened(
                         runtime=site.runtime if on_device else None,
                         metadata=metadata_of(files.onnx) if on_device else None,
                     ).map50_95
-                engines[form.name] = files.required_engine
+                engines[form.identity] = files.required_engine
             except EdgepruneError as error:
                 if not number:
                     raise  # nothing can be compared without the baseline
@@ -180,13 +180,13 @@ def _screened(
     screened = tuple(
         Screened(
             form,
-            value_of(measured[form.name].values, site.target.budget.statistic),
-            speed_up_of(times[0], measured[form.name]).ratio,
-            values.get(form.name),
+            value_of(measured[form.identity].values, site.target.budget.statistic),
+            speed_up_of(times[0], measured[form.identity]).ratio,
+            values.get(form.identity),
             parameter_count(sources[form.weights].model),
         )
         for form in forms
-        if form.name in measured
+        if form.identity in measured
     )
     return Screening(screened, refused), may_pass
 
@@ -201,7 +201,7 @@ def _fewer_images(dataset: Dataset) -> Dataset:
 def _key(site: Site, forms: Sequence[Form], sources: Mapping[str, Checkpoint], dataset: Dataset) -> str:
     content = {
         "version": VERSION,
-        "target": target_inputs(site.target),
+        "target": target_inputs(site.target, budget=False),
         "conditions": conditions_of(site),
         "forms": [[form.name, dict(form.keys)] for form in forms],
         "weights": {

@@ -10,6 +10,10 @@ from edgeprune.records.sweep import Point, worst_exit_code
 
 Keys = Mapping[str, str | int | float | bool | tuple[int, int]]
 """Keys of a profile, with dots between sections, and their values."""
+Kind = Literal["latency_ms", "speed_up"]
+"""Of a budget."""
+Identity = tuple[str, tuple[tuple[str, object], ...]]
+"""What tells a form from every other: its checkpoint, and its keys with their values."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Form:
     """A checkpoint as it is, and the keys of a profile under which it runs.
 
     Attributes:
-        name: in words, such as ``int8, 224 px``; ``as it is`` for the baseline.
+        name: in words, such as ``int8, 224 px``; ``as it is`` for the baseline; unique.
         weights: name of its checkpoint.
         keys: what differs from the target that was given.
         levers: what was pulled: ``precision``, ``size``, ``checkpoint``, ``output``.
@@ -27,6 +31,11 @@ class Form:
     weights: str
     keys: Keys
     levers: tuple[str, ...]
+
+    @property
+    def identity(self) -> Identity:
+        """By what it is known, whatever it is called."""
+        return self.weights, tuple(sorted(self.keys.items()))
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,28 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which row to take for a budget, and which stand beside it.
+
+    Attributes:
+        budget: as text.
+        best: the row to take; None where no row meets the budget.
+        reference: the model as it is; None where it was not measured, or is the row to take.
+        second: the most accurate of the others that surely hold the budget.
+        unsure: the most accurate of the others that may hold it.
+        why: where there is a row, why it is not sure that it holds the budget, empty where it is; else why there is
+            none.
+    """
+
+    budget: str
+    best: Row | None
+    reference: Row | None = None
+    second: Row | None = None
+    unsure: Row | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """What to take for a budget.
 
@@ -124,10 +155,11 @@ class Frontier:
         outputs: the output forms as they were measured, the target's own first; empty where none was.
         split: of the images that accuracy is of, and that rows are recommended by; empty in older files.
         hours: that every row was trained for, where the profile limits time (``finetune.time_h``) and not epochs.
+        schema_version: of the JSON that :mod:`edgeprune.serial` makes of it; 1 in files that say none.
     """
 
     target: str
-    kind: Literal["latency_ms", "speed_up"]
+    kind: Kind
     budgets: tuple[float, ...]
     statistic: str
     metric: str
@@ -139,6 +171,7 @@ class Frontier:
     outputs: tuple[Screened, ...] = ()
     split: str = ""
     hours: float | None = None
+    schema_version: Literal[1] = 1
 
     @property
     def exit_code(self) -> int:

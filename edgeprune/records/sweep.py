@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 WORST_FIRST = (4, 3, 2, 1, 5)  # exit codes: an error, FAIL, what is undecided
 
@@ -90,9 +91,18 @@ def worst_exit_code(codes: Iterable[int]) -> int:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All points: the unpruned models first, the swept one at their head."""
+    """All points.
+
+    Attributes:
+        unpruned: models that are not pruned, the swept one at their head.
+        points: of the budgets.
+        statistic: of the latencies in ms.
+        metric: name of the accuracy.
+        schema_version: of the JSON that :mod:`edgeprune.serial` makes of it; 1 in files that say none.
+    """
 
     unpruned: tuple[Point, ...]
     points: tuple[Point, ...]
     statistic: str
     metric: str
+    schema_version: Literal[1] = 1

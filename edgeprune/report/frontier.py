@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
+from edgeprune.report.verdict import INTERVAL_TAIL
+from edgeprune.target import extending_yaml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edgeprune.records.frontier import Frontier, Keys, Recommendation, Row
+    from edgeprune.records.frontier import Choice, Frontier, Recommendation, Row
+    from edgeprune.samples.average_precision import DropInterval
 
 COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained, val", "parameters", "")
 Z = 1.96  # standard errors on either side of a 95 % interval
@@ -62,30 +66,49 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.name, *figures, f"{point.parameters / 1e6:.3f} M", "; ".join(marks)
 
 
-def profile_text(base: str, keys: Keys) -> str:
-    """The profile that builds what is recommended, as YAML.
+def choice_sentence(choice: Choice, metric: str, ahead: Callable[[Row, Row], DropInterval | None]) -> str:
+    """What is taken for a budget, and how far it is from what stands beside it.
 
     Args:
-        base: name or path of the profile that it extends.
-        keys: of the recommendation.
+        choice: the rows.
+        metric: name of the accuracy.
+        ahead: how much more accurate a row is than another, from the same images; None where they were not kept.
     """
-    lines = [f"extends: {base}"]
-    sections: dict[str, list[str]] = {}
-    for key, value in keys.items():
-        *section, name = key.split(".")
-        if isinstance(value, (bool, tuple)):
-            value = str(value).lower() if isinstance(value, bool) else list(value)
-        said = f"{name}: {value}"
-        if section:
-            sections.setdefault(section[0], []).append(said)
-        else:
-            lines.append(said)
-    return "\n".join([*lines, *(f"{name}: {{{', '.join(said)}}}" for name, said in sections.items())])
+    best, budget = choice.best, choice.budget
+    if best is None or best.measured is None:
+        return f"{budget}: {choice.why}"
+    point = best.measured
+    text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
+    if point.accuracy_error is not None:
+        text += f" ± {Z * point.accuracy_error:.4f}"
+    if choice.reference is not None and choice.reference.measured is not None:
+        lost = point.accuracy - choice.reference.measured.accuracy
+        text += f", {_with_ends(lost, ahead(best, choice.reference))} against the model as it is"
+    if choice.second is not None and choice.second.measured is not None:
+        interval = ahead(best, choice.second)
+        level = interval is not None and interval.lower(INTERVAL_TAIL) <= 0 <= interval.upper(INTERVAL_TAIL)
+        behind = f"{choice.second.name} at {choice.second.measured.accuracy:.4f}"
+        text += f"; {'level with' if level else 'next comes'} {behind}"
+        if interval is not None:
+            text += f", ahead by {_with_ends(interval.drop, interval)}"
+    if choice.unsure is not None and choice.unsure.measured is not None:
+        text += f"; {choice.unsure.name} at {choice.unsure.measured.accuracy:.4f} is within noise of the budget"
+    return text + (f"; INCONCLUSIVE: {choice.why}; run it again on a quiet machine" if choice.why else "")
+
+
+def _with_ends(difference: float, interval: DropInterval | None) -> str:
+    """A difference of accuracy, and its 95 % interval over images where one is known."""
+    text = f"{difference:+.4f}"
+    if interval is None:
+        return text
+    if interval.standard_error is None:
+        return f"{text} ({interval.images} images {interval.why_unknown})"
+    return f"{text} ({interval.lower(INTERVAL_TAIL):+.4f} to {interval.upper(INTERVAL_TAIL):+.4f})"
 
 
 def how_to_build(found: Frontier, one: Recommendation) -> str:
     """The profile of what is recommended, and the command that builds it."""
-    return f"{profile_text(found.target, one.keys)}\n\n{shlex.join(one.command)}"
+    return f"{extending_yaml(found.target, one.keys)}\n{shlex.join(one.command)}"
 
 
 def frontier_page(found: Frontier) -> str:
@@ -130,8 +153,7 @@ def frontier_plot(found: Frontier) -> Plot:
     beside the baseline, so that what is drawn is its ratio, in ms of the baseline's own row.
     """
     rows = _trained(found)
-    baseline = found.rows[0].measured
-    base_ms = baseline.ms if baseline is not None else rows[0].measured.ms if rows[0].measured else 1.0
+    base_ms = next((row.measured.ms * row.measured.speed_up for row in (found.rows[0], *rows) if row.measured), 1.0)
     places = [(base_ms / row.measured.speed_up, row.measured.accuracy, row) for row in rows if row.measured is not None]
     limits = [base_ms / value if found.kind == "speed_up" else value for value in found.budgets]
     recommended = {one.row for one in found.recommendations}

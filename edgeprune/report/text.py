@@ -33,6 +33,13 @@ def ms_text(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
+def duration_text(seconds: float) -> str:
+    """A time as people plan by it: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def interval_text(ratio: RatioInterval) -> str:
     """A ratio with its interval."""
     return f"×{ratio.ratio:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"

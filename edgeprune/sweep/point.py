@@ -73,7 +73,7 @@ class Job:
     def key(self) -> str:
         """Digest of everything that the result depends on."""
         content = {
-            "target": target_inputs(self.target),
+            "target": target_inputs(self.target, budget=self.pruned),
             "digest": self.digest,
             "seed": self.seed,
             "trust": self.trust,
@@ -81,7 +81,7 @@ class Job:
             "epochs": self.epochs,
             "weights": hashlib.sha256(self.weights).hexdigest(),
             "conditions": dict(self.conditions),
-            "teacher": self.teacher_digest,
+            "teacher": self.taught_by,
         }
         if self.epochs:
             content.update(best_by(self.task))
@@ -91,7 +91,7 @@ class Job:
             content["nvidia-modelopt"] = installed("nvidia-modelopt")
         if self.reference is not None:
             target, weights = self.reference
-            content["reference"] = [target_inputs(target), hashlib.sha256(weights).hexdigest()]
+            content["reference"] = [target_inputs(target, budget=False), hashlib.sha256(weights).hexdigest()]
         return digest_of([VERSION, content])[:12]
 
     def beside(self, swept: bytes) -> Job:
@@ -100,10 +100,11 @@ class Job:
         return replace(self, swept="" if own else hashlib.sha256(swept).hexdigest())
 
     @property
-    def teacher_digest(self) -> str:
-        """Of the file that the target names as teacher; empty where it names none, or no file of this machine."""
-        teacher = self.target.finetune.teacher
-        return sha256_of(Path(teacher)) if teacher is not None and Path(teacher).is_file() else ""
+    def taught_by(self) -> str:
+        """SHA-256 of the file that the target names as teacher, its path where it is no file of this machine; empty
+        where the target names none."""
+        teacher = self.target.finetune.teacher or ""
+        return sha256_of(Path(teacher)) if Path(teacher).is_file() else teacher
 
     @property
     def budget(self) -> str:
@@ -148,9 +149,26 @@ class Result:
     per_image: bytes | None = None
 
 
-def target_inputs(target: Target) -> dict[str, Any]:
-    """What a key has of a target: all but ``prune.diagnose``, because no point and no screening diagnoses."""
-    return target.model_dump(mode="json", exclude={"prune": {"diagnose"}})
+UNUSED: dict[str, Any] = {
+    "name": True,
+    "description": True,
+    "device": {"board", "host"},  # which device it is, its own identity says
+    "prune": {"diagnose"},  # no point and no screening diagnoses
+    "pretrain": True,  # of a model description alone
+    "finetune": {"epochs", "until", "teacher"},  # a job has its own epochs, all of them, and the teacher's content
+    "measure": {"quiet_wait_s"},
+}
+"""Keys of a target that change no figure of a point or a screening. ``finetune.workers`` is none of them: on a GPU
+every worker draws its own augmentation."""
+
+
+def target_inputs(target: Target, *, budget: bool = True) -> dict[str, Any]:
+    """What a key has of a target; ``budget`` is False for what is held against none: of a budget, that leaves what is
+    timed and by which statistic."""
+    inputs = target.model_dump(mode="json", exclude=UNUSED)
+    if not budget:
+        inputs["budget"] = {key: inputs["budget"][key] for key in ("statistic", "scope")}
+    return inputs
 
 
 def conditions_of(site: Site) -> dict[str, str]:

@@ -6,6 +6,7 @@ Finished points are kept in the sweep's folder and are not made again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size
 from edgeprune.options import exact
 from edgeprune.progress import Progress, Reporter, reporter_of
+from edgeprune.reading import is_file
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
@@ -25,6 +27,7 @@ from edgeprune.samples.gates import metric_name
 from edgeprune.search.inputs import read_inputs, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
 from edgeprune.settings import check_seed
+from edgeprune.sweep.estimate import TimeLeft, workload
 from edgeprune.sweep.jobs_ray import conditions_on_ray, run_on_ray
 from edgeprune.sweep.point import Finished, Job, Result, Steps, conditions_of
 from edgeprune.sweep.steps import RealSteps
@@ -42,7 +45,7 @@ def sweep(
     *,
     out: str | Path,
     budgets: Sequence[tuple[str, float]],
-    unpruned: Sequence[str | Path] = (),
+    unpruned: str | Path | Sequence[str | Path] = (),
     epochs: int | None = None,
     device: str | None = None,
     imgsz: Size | None = None,
@@ -60,7 +63,7 @@ def sweep(
         data: dataset YAML.
         out: folder for all of it; finished points in it are taken as they are.
         budgets: (``latency_ms`` or ``speed_up``, value) each.
-        unpruned: checkpoints of other scales, measured for comparison.
+        unpruned: a checkpoint of another scale, measured for comparison, or several.
         epochs: of every fine-tuning; the profile's when not given, 0 for none.
         device: where the target's runtime is: ``user@host[:port]``; the profile's, or this machine, when None.
         imgsz: a side, or height and width, in pixels; see :mod:`edgeprune.input_size` for what holds when None.
@@ -71,20 +74,25 @@ def sweep(
         steps: what makes a point; the real steps when None.
 
     Raises:
-        TargetError: a wrong argument, or a profile with ``sparsify``.
-        DataError: weights or dataset are unreadable, or the profile's teacher cannot teach.
+        TargetError: a wrong argument, two checkpoints of one name, or a profile with ``sparsify``.
+        DataError: weights or dataset are unreadable, another checkpoint is of another task or other classes, or the
+            profile's teacher cannot teach.
         StageError: another process works in ``out``.
     """
     check_seed(seed)
     require_options(jobs, epochs)
-    target = load_target(target).with_overrides(device=device)
+    require_budgets(budgets)
+    target = with_teacher_found(load_target(target).with_overrides(device=device))
     require_trainable(target, epochs)
+    for kind, value in budgets:
+        target.with_budget(kind, value)  # one that is impossible is refused here
     out, reporter = Path(out), reporter_of(progress)
     splits = {"train", target.accuracy.split, *(() if epochs == 0 else ("val",))}  # whose images choose the epoch
     inputs = read_inputs(target, weights, data, trust=trust, splits=splits, imgsz=imgsz)
     target, source, dataset = inputs.target, inputs.source, inputs.dataset
     reporter.note(str(inputs.size))
     assert dataset is not None  # it was given
+    sources = checkpoints_apart(source, unpruned, "--unpruned", trust=trust)
     if epochs != 0:
         require_training(target, dataset, [source], jobs, trust=trust, reporter=reporter)
     if jobs == "ray":  # the device is another node's
@@ -96,21 +104,18 @@ def sweep(
 
     alike = jobs_of(data, dataset.digest, source.task, seed=seed, trust=trust, out=out, conditions=conditions)
 
-    def job(path: str | Path, budget: tuple[str, float] | None) -> Job:
-        loaded = checkpoint.load(path, trust=trust).path
-        asked = target if budget is None else with_budget(target, *budget)
-        return alike(
-            name=loaded.stem if budget is None else f"{loaded.stem}-{budget[0].replace('_', '-')}-{exact(budget[1])}",
-            weights=loaded.read_bytes(),
-            target=asked,
-            pruned=budget is not None,
-            epochs=0 if budget is None else (target.finetune.epochs if epochs is None else epochs),
-        )
-
-    todo = [*(job(path, None) for path in (weights, *unpruned)), *(job(weights, budget) for budget in budgets)]
+    given = target.finetune.epochs if epochs is None else epochs
+    todo = [
+        alike(name=name, weights=one.path.read_bytes(), target=target, pruned=False, epochs=0)
+        for name, one in sources.items()
+    ]
+    for kind, value in budgets:
+        name = f"{source.path.stem}-{kind.replace('_', '-')}-{exact(value)}"
+        budgeted = target.with_budget(kind, value)
+        todo.append(alike(name=name, weights=source.path.read_bytes(), target=budgeted, pruned=True, epochs=given))
     with open_workspace(out, "sweep"):  # a second one would disturb these measurements, and mix its points with these
         points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter)
-        measured = len(unpruned) + 1
+        measured = len(sources)
         metric = metric_name(source.task)
         made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
         _write(made, out)
@@ -131,6 +136,51 @@ def jobs_of(
         conditions=conditions,
         task=task,
     )
+
+
+def with_teacher_found(target: Target) -> Target:
+    """The target with the teacher that it names as an absolute path, where it is a file of this machine: a worker on a
+    cluster starts in another folder."""
+    teacher = target.finetune.teacher
+    if teacher is None or not is_file(Path(teacher)):
+        return target
+    return target.changed({"finetune.teacher": str(Path(teacher).resolve())})
+
+
+def checkpoints_apart(
+    source: Checkpoint, others: str | Path | Sequence[str | Path], option: str, *, trust: bool
+) -> dict[str, Checkpoint]:
+    """Every checkpoint under a name of its own, the one that is asked about first.
+
+    Args:
+        source: the one that is asked about.
+        others: paths of further ones; a single path may stand for itself.
+        option: that names them, for messages.
+        trust: load them with foreign classes.
+
+    Raises:
+        TargetError: two have one name.
+        DataError: one cannot be read, or is of another task or other classes.
+    """
+    found = {source.path.stem: source}
+    for path in [others] if isinstance(others, (str, Path)) else others:
+        other = checkpoint.load(path, trust=trust)
+        if other.task != source.task or list(other.names.values()) != list(source.names.values()):
+            seen = f"a {other.task} model of {len(other.names)} classes"
+            raise DataError(
+                f"{option} {path}: it is {seen}, and {source.path} one of {source.task} and {len(source.names)} "
+                "classes; models are compared that find the same"
+            )
+        if other.path.stem in found:
+            raise TargetError(f"{option} {path}: two checkpoints are called {other.path.stem}; rename one")
+        found[other.path.stem] = other
+    return found
+
+
+def require_budgets(budgets: Sequence[object]) -> None:
+    """Raise TargetError where no budget is given."""
+    if not budgets:
+        raise TargetError("give at least one budget: --latency-ms or --speed-up")
 
 
 def require_options(jobs: str, epochs: int | None) -> None:
@@ -169,10 +219,16 @@ def require_training(
         TargetError: an argument that Ultralytics does not take.
         DataError: the profile names a teacher that cannot teach one of the students.
     """
+    teacher = target.finetune.teacher
     if jobs == "here":
         require_training_arguments(target, {"finetune": target.finetune, "qat": target.qat})
         for student in students:
             require_teacher(target, dataset, student.task, student, trust=trust)
+    elif teacher is not None and not is_file(Path(teacher)):
+        reporter.note(
+            f"finetune.teacher: {teacher} is no file of this machine: points that are there already are taken as they "
+            "are, whatever it holds by now"
+        )
     if target.finetune.until is not None:
         reporter.note(
             "finetune.until is left out: every point is trained for all of its epochs; a build may end its training "
@@ -196,10 +252,13 @@ def finish_jobs(
     todo = [job.beside(swept) for job in todo]
     folder = out / POINTS
     folder.mkdir(parents=True, exist_ok=True)
-    done = {job.key: point for job in todo if (point := _read(folder / f"{job.name}-{job.key}.json")) is not None}
+    done = {job.key: point for job in todo if (point := _read(_kept(out, job, ".json"))) is not None}
     missing = list({job.key: job for job in todo if job.key not in done}.values())
     if done:
         reporter.note(f"{len(done)} of {len(todo)} points are there already")
+    if missing:
+        reporter.note(workload(missing))
+    left = TimeLeft(missing)
 
     def finished(job: Job, result: Result) -> None:
         point = result.point
@@ -209,25 +268,34 @@ def finish_jobs(
             if result.per_image is not None:
                 write_atomically(per_image_file(out, job), result.per_image)
             if not point.inconclusive and not point.missed:  # the same command measures such a point again
-                write_json(folder / f"{job.name}-{job.key}.json", point)
+                write_json(_kept(out, job, ".json"), point)
         done[job.key] = point
         reporter.note(" ".join(point_cells(point)))
+        # On a cluster nobody knows how many are made at a time.
+        if jobs == "here" and (line := left.after(job, failed=point.failed is not None)):
+            reporter.note(line)
 
     if missing and jobs == "here":
         run_here(missing, swept, finished, steps)
     elif missing:
         run_on_ray(missing, swept, finished, steps, reporter=reporter)
-    return [done[job.key] for job in todo]
+    return [replace(done[job.key], name=job.name) for job in todo]  # the weights may have had another name then
 
 
 def checkpoint_file(out: Path, job: Job) -> Path:
     """Where the checkpoint of a job's point lies in the folder of a sweep, if one was made."""
-    return out / POINTS / f"{job.name}-{job.key}.pt"
+    return _kept(out, job, ".pt")
 
 
 def per_image_file(out: Path, job: Job) -> Path:
     """Where what was found in every image lies; older sweeps kept none."""
-    return checkpoint_file(out, job).with_suffix(".npz")
+    return _kept(out, job, ".npz")
+
+
+def _kept(out: Path, job: Job, suffix: str) -> Path:
+    """A file of a job's point: known by its key, whatever the job was called when it was written."""
+    key = job.key
+    return next((out / POINTS).glob(f"*-{key}{suffix}"), out / POINTS / f"{job.name}-{key}{suffix}")
 
 
 def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps) -> None:
@@ -238,13 +306,6 @@ def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps
             finished(job, steps.measure(job, swept, pruned, steps.finetune(job, pruned)))
         except EdgepruneError as error:
             finished(job, job.failure(error))
-
-
-def with_budget(target: Target, kind: str, value: float) -> Target:
-    """The target with another budget of latency; its statistic and scope stay."""
-    if kind == "latency_ms":
-        return target.with_overrides(latency_ms=value)
-    return target.with_overrides(speed_up=value)
 
 
 def _read(file: Path) -> Point | None:

@@ -43,7 +43,7 @@ from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
 from edgeprune.serial import digest_of, to_json
 from edgeprune.sweep.kept import read_search, write_search
-from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.sweep.point import UNUSED, Job, Pruned, Result
 from edgeprune.training.best_by import best_by
 from edgeprune.version import installed, versions_of
 
@@ -270,13 +270,13 @@ def _training_key(job: Job, pruned: Pruned) -> str:
     finetuning = to_json(job.target.finetune)
     content = {
         "weights": hashlib.sha256(pruned.checkpoint).hexdigest(),
-        "finetune": {key: value for key, value in finetuning.items() if (key, value) != ("teacher", None)},
+        "finetune": {key: value for key, value in finetuning.items() if key not in UNUSED["finetune"]},
         "epochs": job.epochs,
         "imgsz": job.target.imgsz,
         "digest": job.digest,
         "seed": job.seed,
         "head": job.target.exported_head,
-        "teacher": job.teacher_digest,
+        "teacher": job.taught_by,
         "packages": versions_of(("torch", "ultralytics")),
         **best_by(job.task),
     }

@@ -1,6 +1,14 @@
 """Targets: a device plus a runtime plus a budget, read from YAML once and frozen from then on."""
 
-from edgeprune.target.from_yaml import PROFILE, is_shipped, load_target, profile_yaml, shipped_targets, targets_dir
+from edgeprune.target.from_yaml import (
+    PROFILE,
+    extending_yaml,
+    is_shipped,
+    load_target,
+    profile_yaml,
+    shipped_targets,
+    targets_dir,
+)
 from edgeprune.target.schema import (
     BUDGETS,
     Board,
@@ -19,6 +27,7 @@ __all__ = [
     "Measuring",
     "Target",
     "default_target",
+    "extending_yaml",
     "is_shipped",
     "load_target",
     "profile_yaml",

@@ -6,6 +6,7 @@ Whatever is refused is named by file, key and what is allowed, as a :class:`~edg
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +50,25 @@ def is_shipped(target: Target) -> bool:
 def profile_yaml(target: Target) -> str:
     """A target as the text of a YAML that :func:`load_target` reads as the same one."""
     return yaml.safe_dump(target.as_profile(), sort_keys=False, allow_unicode=True)
+
+
+def extending_yaml(base: str, keys: Mapping[str, Any]) -> str:
+    """A profile that extends another one, as the text of a YAML.
+
+    Args:
+        base: name or path of the other one.
+        keys: with dots between sections, and their values.
+    """
+    content: dict[str, Any] = {"extends": base}
+    for key, value in sorted(keys.items(), key=lambda item: "." in item[0]):  # sections last
+        *sections, name = key.split(".")
+        part = content
+        for section in sections:
+            part = part.setdefault(section, {})
+        part[name] = list(value) if isinstance(value, tuple) else value
+    # None writes a section on one line, and the whole where it has no section
+    flow = None if any(isinstance(value, dict) for value in content.values()) else False
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=sys.maxsize)
 
 
 def targets_dir() -> Path:

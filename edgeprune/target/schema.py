@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 BUDGETS = ("latency_ms", "speed_up", "macs_speed_up")
 """The ways to state a budget; a target has exactly one."""
+LATENCY_BUDGETS = ("latency_ms", "speed_up")
+"""Those of them that speak of latency, the only ones that several budgets side by side are asked by."""
 Statistic = Literal["p50", "p90", "p95", "p99"]
 RuntimeName = Literal[
     "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec"
@@ -506,6 +508,21 @@ class Target(_Part):
         if "epochs" in given:
             data["finetune"]["time_h"] = None
         return target_from(data, "command line")
+
+    def with_budget(self, kind: str, value: float) -> Target:
+        """The same target with a budget of latency in place of its own, whose statistic and scope stay.
+
+        Args:
+            kind: one of :data:`LATENCY_BUDGETS`.
+            value: in ms, or a ratio.
+
+        Raises:
+            TargetError: another kind, or an impossible value.
+        """
+        if kind not in LATENCY_BUDGETS:
+            allowed = " and ".join(LATENCY_BUDGETS)
+            raise TargetError(f"{shown(repr(kind))} is no kind of a latency budget; allowed are {allowed}")
+        return self.with_overrides(latency_ms=value) if kind == "latency_ms" else self.with_overrides(speed_up=value)
 
 
 def _version_range(key: str, text: str | None, example: str) -> None:

@@ -23,13 +23,13 @@ from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError,
 from edgeprune.export import modelopt
 from edgeprune.frontier import screening
 from edgeprune.frontier.levers import forms
-from edgeprune.frontier.run import _aspect, frontier
+from edgeprune.frontier.run import FrontierRun, _aspect
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.measure.per_image import save_per_image
 from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Screened
 from edgeprune.records.sweep import Point
-from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, profile_text
+from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, how_to_build
 from edgeprune.samples.average_precision import ImageScores
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import read_json
@@ -80,7 +80,7 @@ def made_up_screening(site: Any, given: Any, *_: Any) -> Screening:
 def made(given: tuple[Path, Path], out: Path, *budgets: float, steps: MadeUpSteps, **more: Any) -> Frontier:
     weights, data = given
     options = {"kind": "speed_up", "budgets": budgets, "imgsz": SIDE, "steps": steps, "screener": made_up_screening}
-    return frontier("cpu", weights, data, out=out, **{**options, **more})
+    return FrontierRun("cpu", weights, data, out=out, **{**options, **more}).made()
 
 
 @pytest.fixture
@@ -103,9 +103,9 @@ def test_a_row_is_recommended_for_every_budget_with_the_keys_that_build_it(found
         "finetune.epochs": epochs,
     }
     assert third.row is None and "nothing that was measured meets it" in third.sentence
-    assert profile_text("cpu", second.keys) == (
+    assert how_to_build(result, second).startswith(
         "extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {statistic: p50, speed_up: 1.5}\n"
-        f"finetune: {{epochs: {epochs}}}"
+        f"finetune: {{epochs: {epochs}}}\n\nedgeprune build --target "
     )
 
 
@@ -125,7 +125,7 @@ def test_a_recommended_profile_says_again_what_a_budget_of_its_own_does_not_take
     base = load_target(tmp_path / "mine.yaml")
     weights, data = given
     options: dict[str, Any] = {"imgsz": SIDE, "steps": MadeUpSteps(), "screener": made_up_screening}
-    frontier(tmp_path / "mine.yaml", weights, data, out=tmp_path, kind="speed_up", budgets=[1.8], **options)
+    FrontierRun(tmp_path / "mine.yaml", weights, data, out=tmp_path, kind="speed_up", budgets=[1.8], **options).made()
     made_of_it = load_target(tmp_path / "build-x1.8.yaml")
     assert (made_of_it.levers, made_of_it.budget.statistic, made_of_it.budget.scope) == ("named", "p50", "end_to_end")
     assert base.levers == "auto"
@@ -137,7 +137,7 @@ def test_a_recommended_profile_extends_a_target_that_was_made_in_python(
     mine = load_target("cpu").changed({"measure.rounds": 77, "prune.min_width": 16})
     weights, data = given
     options: dict[str, Any] = {"imgsz": SIDE, "steps": MadeUpSteps(), "screener": made_up_screening}
-    frontier(mine, weights, data, out=tmp_path, kind="speed_up", budgets=[3.0], **options)
+    FrontierRun(mine, weights, data, out=tmp_path, kind="speed_up", budgets=[3.0], **options).made()
     made_of_it = load_target(tmp_path / "build-x3.yaml")
     assert (made_of_it.measure.rounds, made_of_it.prune.min_width) == (77, 16)
 
@@ -446,7 +446,7 @@ def test_from_frame_to_boxes_the_fastest_output_form_is_taken_by_every_row(
     (tmp_path / "frames.yaml").write_text("extends: cpu\nbudget: {speed_up: 2, statistic: p50, scope: end_to_end}\n")
     steps, (weights, data) = MadeUpSteps(), given
     options: dict[str, Any] = {"imgsz": SIDE, "steps": steps, "screener": screener, "kind": "speed_up"}
-    result = frontier(tmp_path / "frames.yaml", weights, data, out=tmp_path, budgets=[1.8], **options)
+    result = FrontierRun(tmp_path / "frames.yaml", weights, data, out=tmp_path, budgets=[1.8], **options).made()
     assert "NMS in the graph, the fastest from frame to boxes, ×1.25" in result.output and len(result.outputs) == 2
     assert all(job.target.export.nms and job.reference and job.reference[0].export.nms for job in steps.jobs)
     assert load_target(tmp_path / "build-x1.8.yaml").export.nms

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from edgeprune.cli import app
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.export import modelopt
-from edgeprune.frontier.run import frontier
+from edgeprune.frontier.run import FrontierRun
 from edgeprune.frontier.screening import Screening
 from edgeprune.measure import latency as latency_module
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.pipeline import build
 from edgeprune.progress import Silent
-from edgeprune.records.frontier import Screened
+from edgeprune.records.frontier import Frontier, Screened
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report import sweep as report_module
 from edgeprune.report.sweep import sweep_page, sweep_plot
@@ -41,6 +41,11 @@ from edgeprune.training import finetune as finetune_module
 from edgeprune.training.result_from_run import QUANTIZED
 from edgeprune.workspace import LOCK, open_workspace
 from tests.samples.made import latency
+
+
+def frontier(*given: Any, **options: Any) -> Frontier:
+    """As the command, with steps and a screening of a test's own."""
+    return FrontierRun(*given, **options).made()
 
 
 @pytest.fixture(scope="module")
