@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # what type checkers and completion see; at run time each is 
     from edgeprune.pruning.api import PruneResult, prune
     from edgeprune.pruning.plan import Plan
     from edgeprune.records.build import BuildResult
-    from edgeprune.records.frontier import Frontier
+    from edgeprune.records.frontier import Form, Frontier, Recommendation, Row, Screened
     from edgeprune.records.history import History, histories, history
     from edgeprune.records.sweep import Point, Sweep
     from edgeprune.runtimes.base import BenchSettings
@@ -73,6 +73,7 @@ _ATTRIBUTES = {
     "Checkpoint": "checkpoint:Checkpoint",
     "Comparison": "measure.compare:Comparison",
     "ExportInfo": "export.onnx:ExportInfo",
+    "Form": "records.frontier:Form",
     "Frontier": "records.frontier:Frontier",
     "Gate": "samples.gates:Gate",
     "History": "records.history:History",
@@ -83,7 +84,10 @@ _ATTRIBUTES = {
     "PrecisionInfo": "export.result:PrecisionInfo",
     "Progress": "progress:Progress",
     "PruneResult": "pruning.api:PruneResult",
+    "Recommendation": "records.frontier:Recommendation",
     "Reporter": "progress:Reporter",
+    "Row": "records.frontier:Row",
+    "Screened": "records.frontier:Screened",
     "SearchResult": "search.run:SearchResult",
     "SimplifyInfo": "export.result:SimplifyInfo",
     "SparsifyResult": "training.result:SparsifyResult",
@@ -129,6 +133,7 @@ __all__ = [
     "DeviceError",
     "EdgepruneError",
     "ExportInfo",
+    "Form",
     "Frontier",
     "Gate",
     "History",
@@ -139,7 +144,10 @@ __all__ = [
     "PrecisionInfo",
     "Progress",
     "PruneResult",
+    "Recommendation",
     "Reporter",
+    "Row",
+    "Screened",
     "SearchResult",
     "SimplifyInfo",
     "SparsifyResult",

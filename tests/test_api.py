@@ -6,7 +6,10 @@ import ast
 import inspect
 import subprocess
 import sys
+from dataclasses import is_dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -71,3 +74,34 @@ dir(edgeprune)
 assert not {"torch", "ultralytics", "onnx", "onnxruntime", "pydantic", "numpy"} & set(sys.modules), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=1200)
+
+
+def handed_out(cls: Any) -> set[str]:
+    """Names of the data classes of edgeprune in the fields of one, however deep."""
+    found: set[str] = set()
+    waiting: list[Any] = list(get_type_hints(cls).values())
+    while waiting:
+        one = waiting.pop()
+        waiting += get_args(one)
+        if is_dataclass(one) and isinstance(one, type) and one.__name__ not in found:
+            found.add(one.__name__)
+            waiting += get_type_hints(one).values()
+    return found
+
+
+@pytest.mark.parametrize("name", ["Frontier", "Sweep"])
+def test_what_a_result_hands_out_is_public_and_documented(name: str) -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    for one in {name} | handed_out(getattr(edgeprune, name)):
+        assert one in edgeprune.__all__, one
+        assert f".{one}\n" in documented, one
+
+
+@pytest.mark.parametrize("name", ["BuildRecord", "Frontier", "History", "Sweep"])
+def test_every_record_says_the_version_of_its_form(name: str) -> None:
+    module = {"BuildRecord": "build", "Frontier": "frontier", "History": "history", "Sweep": "sweep"}[name]
+    assert "schema_version" in get_type_hints(getattr(import_module(f"edgeprune.records.{module}"), name))
+
+
+def test_functions_of_the_public_api_have_no_seams_of_tests() -> None:
+    assert not {"steps", "screener", "everything"} & set(inspect.signature(edgeprune.frontier).parameters)

@@ -15,6 +15,7 @@ from edgeprune.settings import TrainSettings
 from edgeprune.stages.bundle import trtexec_lines
 from edgeprune.target import (
     Target,
+    extending_yaml,
     is_shipped,
     load_target,
     profile_yaml,
@@ -433,3 +434,37 @@ def test_a_target_written_as_a_profile_is_read_as_the_same(name: str, tmp_path: 
     assert is_shipped(shipped) and not is_shipped(changed)
     sized = shipped.with_overrides(imgsz=shipped.imgsz)
     assert is_shipped(sized) is (shipped.stated_imgsz is not None), "a stated size is not one that was left out"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["a #b", "a: b", "- a", "it's", 'say "a"', "[a]", "a, {b}", "é \N{SNOWMAN}", " a ", "1e3", "a" * 120 + " b"],
+)
+def test_a_profile_that_extends_one_in_any_folder_reads_as_it_was_made(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    base = tmp_path / folder / "mine.yaml"
+    base.write_text("extends: cpu\nbatch: 3\n")
+    keys = {
+        "imgsz": (64, 96),
+        "export.nms": True,
+        "budget.statistic": "p50",
+        "precision": "int8",
+        "budget.speed_up": 2.0,
+    }
+    (tmp_path / "made.yaml").write_text(extending_yaml(str(base), keys))
+    made = load_target(tmp_path / "made.yaml")
+    assert (made.batch, made.imgsz, made.export.nms, made.precision) == (3, (64, 96), True, "int8")
+    assert (made.budget.speed_up, made.budget.statistic) == (2.0, "p50")
+
+
+def test_a_profile_without_sections_is_no_line_of_braces() -> None:
+    assert extending_yaml("cpu", {"precision": "int8"}) == "extends: cpu\nprecision: int8\n"
+
+
+def test_a_latency_budget_is_of_one_of_two_kinds() -> None:
+    target = load_target("cpu")
+    assert target.with_budget("latency_ms", 5).budget.latency_ms == 5
+    assert target.with_budget("speed_up", 2).budget.speed_up == 2
+    for kind in ("fps", "macs_speed_up", "", "latency-ms"):
+        with pytest.raises(TargetError, match=f"'{kind}' is no kind .* allowed are latency_ms and speed_up"):
+            target.with_budget(kind, 2)

@@ -220,6 +220,8 @@ def verify(
 def doctor() -> None:
     """Say which runtimes, devices and versions are usable here, and how to get the missing ones.
 
+    Exits 4 where something that edgeprune needs is missing.
+
     Example:
       edgeprune doctor
     """

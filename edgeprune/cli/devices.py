@@ -23,6 +23,8 @@ def probe(
 ) -> None:
     """Say what a device is, what of edgeprune works on it, and what to type next. Changes nothing there.
 
+    Exits 4 where something that edgeprune needs there is missing.
+
     Examples:
       edgeprune device probe
       edgeprune device probe user@orin.invalid   # exits 4: no such name
@@ -44,6 +46,8 @@ def import_results(
     ] = None,
 ) -> None:
     """Take back what run-on-device.sh measured on a board, judge its gates, and update the build's record and report.
+
+    Exits by the verdict: 0 PASS, 1 FAIL, 5 INCONCLUSIVE or PENDING.
 
     Example:
       edgeprune import-results results.tar \\

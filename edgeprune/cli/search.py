@@ -206,9 +206,11 @@ def frontier(
 ) -> None:
     """Measure every lever for a budget: number format, input size, pruning, another checkpoint; recommend one.
 
+    Exits 1 where nothing that was measured meets a budget, 5 where that is not sure.
+
     Example:
       edgeprune frontier best.pt --target cpu --imgsz 96 --latency-ms 50 \\
-        --data data.yaml --epochs 0 --out levers
+        --data data.yaml --epochs 0 --out levers   # exits 0, 1 or 5: the worst of the budgets
     """
     from edgeprune.cli.console import ConsoleReporter, print_table
     from edgeprune.frontier.run import frontier as run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,10 @@ def draw_plot(
     from matplotlib.figure import Figure
 
     # The salt makes ids of clip paths repeat between runs.
-    with rc_context({**STYLE, "svg.hashsalt": key}):
+    with rc_context({**STYLE, "svg.hashsalt": key}), warnings.catch_warnings():
+        # A name may be of letters that matplotlib's font lacks: it measures a box in their place, and the page's font,
+        # which draws the text, has them.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure.add_subplot())
         return Plot(key, title, alt, inline_svg(figure, key, title, alt), table)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgeprune.pruning.plan import Plan
     from edgeprune.pruning.sensitivity import Sensitivity
     from edgeprune.records.build import BuildResult
+    from edgeprune.records.frontier import Frontier
     from edgeprune.records.history import History
     from edgeprune.records.sweep import Sweep
 
@@ -53,6 +54,13 @@ def comparison_html(comparison: Comparison) -> str:
     from edgeprune.report.comparison import classes_table, models_table
 
     return models_table(comparison).html() + classes_table(comparison).html()
+
+
+def frontier_html(found: Frontier) -> str:
+    """The table of a frontier."""
+    from edgeprune.report.frontier import frontier_table
+
+    return frontier_table(found).html()
 
 
 def history_html(history: History) -> str:
@@ -105,6 +113,7 @@ FORMATTERS = {
     "edgeprune.records.build.BuildResult": build_html,
     "edgeprune.pruning.plan.Plan": plan_html,
     "edgeprune.pruning.sensitivity.Sensitivity": sensitivity_html,
+    "edgeprune.records.frontier.Frontier": frontier_html,
     "edgeprune.records.history.History": history_html,
     "edgeprune.records.sweep.Sweep": sweep_html,
 }

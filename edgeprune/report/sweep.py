@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeprune.report.drawing import COLOURS, Plot, draw_plot, draw_unsure
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot, draw_unsure, shortened
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
@@ -73,7 +73,7 @@ def sweep_plot(sweep: Sweep) -> Plot:
             zorder=3,
         )
         for ms, value, name in unpruned:
-            axes.annotate(name, (ms, value), (6, 4), textcoords="offset points", fontsize=9)
+            axes.annotate(shortened(name), (ms, value), (6, 4), textcoords="offset points", fontsize=9)
         if pruned:
             axes.plot(*zip(*pruned, strict=True), marker="o", color=COLOURS["after"], label="pruned", zorder=3)
         draw_unsure(axes, unsure)

@@ -22,7 +22,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, TargetError, ToolError
 from edgeprune.export import modelopt
 from edgeprune.frontier import screening
-from edgeprune.frontier.levers import forms
+from edgeprune.frontier.levers import forms, trained_int8
 from edgeprune.frontier.run import FrontierRun, _aspect
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.measure.per_image import save_per_image
@@ -32,7 +32,7 @@ from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, how_to_build
 from edgeprune.samples.average_precision import ImageScores
 from edgeprune.search.bench import SiteBench
-from edgeprune.serial import read_json
+from edgeprune.serial import from_json, read_json
 from edgeprune.sweep.point import Job, Pruned, Result
 from edgeprune.target import Target, load_target
 from tests.report.markup import Page, check_that_nothing_leaves
@@ -471,6 +471,7 @@ def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None
     ("options", "said"),
     [
         (["--speed-up", "0.5"], "greater than or equal to 1"),
+        (["--speed-up", "2,1"], "--speed-up 1: the model as it is has that ratio"),
         ([], "either --latency-ms or --speed-up"),
         (["--speed-up", "2", "--jobs", "cloud"], "allowed are here, ray"),
         (["--speed-up", "2", "--epochs", "-1"], "0 or more"),
@@ -558,3 +559,85 @@ def test_a_screening_is_kept_only_without_a_refusal_that_may_pass(
     monkeypatch.setattr(version, "installed", lambda package: "another version")
     screened()
     assert len(compiled) == (4 if kept else 6), "other packages give other figures"
+
+
+FILE_NAMES = ["fp16", "int8-fp16", "as it is", "224 px", "64 px", "int8 trained", "int8-fp16 trained", "fp16, 64 px"]
+FILE_NAMES += ["pruned to ×2", "a", "a, fp16", "a.pt", "fp16.pt", "384 × 640 px"]
+
+
+def test_no_two_forms_have_one_name_whatever_checkpoints_are_called() -> None:
+    target = gpu(96)
+    made = forms(target, "new", FILE_NAMES)
+    made += [trained for form in made if (trained := trained_int8(form, target)) is not None]
+    budgets = ["", *(f", pruned to {budget}" for budget in ("×2", "×3"))]
+    names = [f"{form.name}{budget}" for form in made for budget in budgets] + ["pruned to ×2", "pruned to ×3"]
+    assert len(set(names)) == len(names)
+    assert len({form.identity for form in made}) == len(made)
+    assert {"a", "fp16.pt", "as it is.pt"} <= {form.name for form in made}
+
+
+@pytest.mark.parametrize("name", ["int8", "as it is", "64 px"])
+def test_a_checkpoint_that_is_called_like_another_lever_is_a_row_of_its_own(
+    given: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    other = tmp_path / f"{name}.pt"
+    shutil.copy(given[0], other)
+    steps = MadeUpSteps()
+    screener = WithOther()
+    result = made(given, tmp_path / "out", 1.8, steps=steps, screener=screener, also=str(other))  # one path alone
+    assert len({row.name for row in result.rows}) == len(result.rows)
+    whose = {row.name: (row.form.weights, dict(row.form.keys)) for row in result.rows}
+    assert whose[f"{name}.pt"] == (name, {}) and whose["as it is"] == ("new", {})
+    assert whose["int8"] == ("new", {"precision": "int8"})
+    assert next(row for row in result.rows if row.name == f"{name}.pt").screened_speed_up == 3.0
+
+
+class WithOther:
+    """Another checkpoint is three times as fast."""
+
+    def __call__(self, site: Any, given: Any, *_: Any) -> Screening:
+        found = made_up_screening(site, given)
+        fast = [replace(one, speed_up=3.0, accuracy=0.3) if "checkpoint" in one.form.levers else one
+                for one in found.screened]  # fmt: skip
+        return replace(found, screened=tuple(fast))
+
+
+def test_a_profile_of_a_folder_with_any_name_is_extended_by_one_that_loads(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "ours #2: new"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("extends: cpu\nmeasure: {rounds: 77}\n")
+    options: dict[str, Any] = {"imgsz": SIDE, "steps": MadeUpSteps(), "screener": made_up_screening}
+    FrontierRun(folder / "mine.yaml", *given, out=folder, kind="speed_up", budgets=[3.0], **options).made()
+    assert load_target(folder / "build-x3.yaml").measure.rounds == 77
+
+
+def test_what_no_row_meets_is_told_in_the_unit_of_the_budget(given: tuple[Path, Path], tmp_path: Path) -> None:
+    [in_ms] = made(given, tmp_path / "a", 0.5, steps=Failing(TargetError("no")), kind="latency_ms").recommendations
+    assert in_ms.sentence == "0.5 ms: nothing that was measured meets it; the fastest takes 10.00 ms"
+    [ratio] = made(given, tmp_path / "b", 50, steps=Failing(TargetError("no"))).recommendations
+    assert ratio.sentence == "×50: nothing that was measured meets it; the fastest is ×1.00"
+
+
+def test_a_kind_of_budget_that_is_none_is_refused_by_both_names(given: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"'fps' is no kind .* allowed are latency_ms and speed_up"):
+        made(given, tmp_path / "out", 30, steps=MadeUpSteps(), kind="fps")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_are_drawn_in_ms_of_the_model_as_it_is_also_where_that_failed(found: Any) -> None:
+    result, _ = found
+    whole, *others = result.rows
+    failed = replace(whole, point=replace(whole.point, failed="no engine was built"))
+    for one in (result, replace(result, rows=(failed, *others))):
+        assert "int8, 5.00 ms" in frontier_plot(one).alt, "×2 of 10 ms"
+
+
+def test_a_frontier_of_a_newer_form_is_refused_and_an_older_one_read(found: Any, tmp_path: Path) -> None:
+    result, _ = found
+    kept = json.loads((tmp_path / "frontier.json").read_text())
+    assert kept.pop("schema_version") == 1
+    assert from_json(Frontier, kept, "frontier.json") == result
+    with pytest.raises(DataError, match="schema_version: input should be 1; seen: 2"):
+        from_json(Frontier, {**kept, "schema_version": 2}, "frontier.json")

@@ -44,6 +44,7 @@ FRAGMENTS: dict[str, Callable[[], str]] = {
     "build": lambda: notebook.build_html(results.finished_build()),
     "bench": lambda: notebook.bench_html(results.bench_result()),
     "comparison": lambda: notebook.comparison_html(results.comparison()),
+    "frontier": lambda: notebook.frontier_html(results.frontier()),
     "history": lambda: notebook.history_html(results.history()),
     "layer costs": lambda: notebook.layer_costs_html(results.layer_costs()),
     "plan": lambda: notebook.plan_html(results.plan()),
@@ -132,6 +133,26 @@ def test_a_drawing_of_its_own_has_its_colours(plot: Plot) -> None:
     assert all(f"--{name}:#" in text for name in COLOURS if f"var(--{name})" in text)
 
 
+LONG = "yolov8n-" + 7 * "finetune"
+"""A name of 64 letters, as folders of experiments make them."""
+
+
+@pytest.mark.parametrize("name", [LONG, "模型", "a \N{SNOWMAN} b", MATHEMATICAL], ids=["long", "chinese", "sign", "$"])
+@pytest.mark.parametrize("made", ["sweep", "frontier", "sensitivity", "comparison"])
+def test_no_name_takes_the_place_of_a_drawing(made: str, name: str, recwarn: pytest.WarningsRecorder) -> None:
+    """matplotlib gives up its layout for a name wider than the axes, and warns of letters that its font has not."""
+    plots: dict[str, Callable[[], Any]] = {
+        "sweep": lambda: sweep_plot(
+            replace(found := results.sweep(name), unpruned=(replace(found.unpruned[0], name=name),))
+        ),
+        "frontier": lambda: frontier_page(results.frontier(name)),
+        "sensitivity": lambda: sensitivity_plot(results.sensitivity(name)),
+        "comparison": lambda: comparison_plots(results.comparison(name)),
+    }
+    plots[made]()
+    assert [str(warning.message) for warning in recwarn if issubclass(warning.category, UserWarning)] == []
+
+
 def test_one_model_alone_is_drawn_without_another() -> None:
     [scales, _] = scale_plots(None, results.sparsity().after)
     assert "scales 50.0%" in scales.alt
@@ -152,6 +173,11 @@ def test_columns_of_figures_are_aligned_to_the_right() -> None:
         "| c &lt;i> d | – |  |",
     ]
     assert Table.of(("a",), ()).html().strip() == ""
+
+
+def test_every_public_record_has_a_view_of_its_own() -> None:
+    shown = {name.rpartition(".")[2] for name in notebook.FORMATTERS}
+    assert {"BenchResult", "BuildResult", "Comparison", "Frontier", "History", "Plan", "Sweep"} <= shown
 
 
 def test_every_class_that_a_notebook_shows_exists() -> None:

@@ -29,12 +29,21 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.samples.measurement import Measurement
 from edgeprune.search.bench import SiteBench
-from edgeprune.serial import write_json
+from edgeprune.serial import read_json, write_json
 from edgeprune.sweep import point as point_module
 from edgeprune.sweep import run as run_module
 from edgeprune.sweep import steps as steps_module
+from edgeprune.sweep.estimate import TimeLeft, workload
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
-from edgeprune.sweep.run import finish_jobs, require_trainable, run_here, sweep
+from edgeprune.sweep.run import (
+    checkpoint_file,
+    finish_jobs,
+    per_image_file,
+    require_trainable,
+    run_here,
+    sweep,
+    with_teacher_found,
+)
 from edgeprune.sweep.steps import RealSteps, _doubt, _note, _timed, _training_key, _undecided
 from edgeprune.target import load_target
 from edgeprune.training import finetune as finetune_module
@@ -472,6 +481,165 @@ def test_what_a_sweep_never_does_makes_no_other_point() -> None:
     assert replace(job, target=told, reference=(told, b"swept")).key == job.key
     other = target.changed({"prune.importance": "l1"})
     assert replace(job, target=other).key != job.key != replace(job, reference=(other, b"swept")).key
+
+
+NOISE: list[dict[str, Any]] = [
+    {"name": "another"},
+    {"description": "in other words"},
+    {"device.board": "mine"},
+    {"device.host": "local"},
+    {"pretrain.epochs": 3},
+    {"prune.diagnose": False},
+    {"measure.quiet_wait_s": 60.0},
+    {"finetune.until": "map_drop <= 0.01"},
+    {"finetune.epochs": 7},
+]
+
+
+@pytest.mark.parametrize("change", NOISE, ids=lambda change: next(iter(change)))
+def test_what_changes_no_figure_is_in_no_key(change: dict[str, Any]) -> None:
+    target = load_target("cpu")
+    other = target.changed(change)
+    assert other != target
+    job = Job("a", b"weights", target, "data.yaml", "d1", 0, False, "cache", True, 2, reference=(target, b"swept"))
+    changed = replace(job, target=other, reference=(other, b"swept"))
+    assert changed.key == job.key
+    assert _training_key(changed, Pruned(b"p", 1.0, 1)) == _training_key(job, Pruned(b"p", 1.0, 1))
+
+
+def test_the_budget_is_in_the_key_of_what_is_held_against_it_alone() -> None:
+    target = load_target("cpu").with_overrides(speed_up=2)
+    pruned = Job("a", b"weights", target, "data.yaml", "d1", 0, False, "cache", True, 2)
+    unpruned = replace(pruned, pruned=False)
+    faster = target.with_overrides(speed_up=3)
+    assert replace(pruned, target=faster).key != pruned.key
+    assert replace(unpruned, target=faster).key == unpruned.key
+    for key, value in (("statistic", "p99"), ("scope", "end_to_end")):
+        assert replace(unpruned, target=target.changed({f"budget.{key}": value})).key != unpruned.key
+
+
+def test_what_draws_other_images_is_another_training() -> None:
+    """Every worker of a GPU's data loader draws its own augmentation."""
+    target = load_target("cpu")
+    job = Job("a", b"weights", target, "data.yaml", "d1", 0, False, "cache", True, 2)
+    fewer = replace(job, target=target.changed({"finetune.workers": 1}))
+    assert fewer.key != job.key
+    assert _training_key(fewer, Pruned(b"p", 1.0, 1)) != _training_key(job, Pruned(b"p", 1.0, 1))
+
+
+def test_a_teacher_is_known_by_its_content_and_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "big.pt").write_bytes(b"one")
+    (tmp_path / "same.pt").write_bytes(b"one")
+
+    def taught_by(teacher: str) -> Job:
+        target = with_teacher_found(load_target("cpu").changed({"finetune.teacher": teacher}))
+        return Job("a", b"w", target, "d.yaml", "d", 0, False, "c", True, 1)
+
+    job = taught_by("big.pt")
+    assert job.target.finetune.teacher == str(tmp_path / "big.pt"), "a worker of Ray's starts in another folder"
+    assert taught_by("same.pt").key == job.key
+    assert len({job.key, taught_by("gone.pt").key, taught_by("gone too.pt").key}) == 3
+    assert taught_by("gone.pt").target.finetune.teacher == "gone.pt"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = job.key
+    (tmp_path / "big.pt").write_bytes(b"two")
+    assert job.key != before
+
+
+def test_the_same_weights_under_another_name_are_the_same_point(tmp_path: Path) -> None:
+    class Kept(CountedSteps):
+        def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+            return replace(super().measure(job, swept, pruned, tuned), per_image=b"seen")
+
+    job = Job(
+        "best-speed-up-2", b"given", load_target("cpu").with_overrides(speed_up=2), "d", "d", 0, False, "", True, 2
+    )
+    steps, renamed = Kept(), replace(job, name="renamed-speed-up-2")
+    [first] = finish_jobs([job], b"given", tmp_path, "here", steps, Silent())
+    assert finish_jobs([renamed], b"given", tmp_path, "here", steps, Silent()) == [replace(first, name=renamed.name)]
+    assert steps.ran == [job.name]
+    assert checkpoint_file(tmp_path, renamed) == checkpoint_file(tmp_path, job)
+    assert checkpoint_file(tmp_path, renamed).read_bytes() == b"pruned"
+    assert per_image_file(tmp_path, renamed).read_bytes() == b"seen"
+
+
+def test_what_there_is_to_make_and_how_long_the_rest_takes_is_told(tmp_path: Path) -> None:
+    target = load_target("cpu").with_overrides(speed_up=2)
+    whole = Job("whole", b"given", target, "d", "d", 0, False, "", False, 0)
+    pruned = [replace(whole, name=str(seed), seed=seed, pruned=True, epochs=20) for seed in range(3)]
+    notes = Notes()
+    finish_jobs([whole, *pruned], b"given", tmp_path, "here", CountedSteps(), notes)
+    assert notes.noted[0] == "4 points to make, 3 of them trained, 60 epochs in all"
+    told = [note for note in notes.noted if "by what was made so far" in note]
+    assert told == ["2 points are left: about 0 s, by what was made so far"]
+    notes.noted.clear()
+    finish_jobs([whole, *pruned], b"given", tmp_path, "here", CountedSteps(), notes)
+    assert notes.noted == ["4 of 4 points are there already"], "nothing is left to tell"
+
+
+def test_the_rest_is_told_once_every_kind_of_it_was_measured() -> None:
+    target = load_target("cpu").with_overrides(speed_up=2)
+    whole = Job("whole", b"given", target, "d", "d", 0, False, "", False, 0)
+    first, second, third = (replace(whole, name=str(seed), pruned=True, epochs=20) for seed in range(3))
+    now = iter([0.0, 10.0, 100.0, 1000.0])
+    left = TimeLeft([whole, first, second, third], clock=lambda: next(now))
+    assert left.after(whole, failed=False) == "", "what is not pruned tells nothing of the others"
+    assert left.after(first, failed=True) == "", "nor does what failed"
+    assert left.after(second, failed=False) == "1 point is left: about 15 min, by what was made so far"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"finetune.time_h": 1.5}, "2 points to make, 2 of them trained, 3 h in all"),
+        ({"precision": "int8", "qat.epochs": 3}, "2 points to make, 2 of them trained, 10 epochs in all"),
+        ({"precision": "int8", "qat.time_h": 1}, "2 points to make, 2 of them trained, 4 epochs and 2 h in all"),
+    ],
+)
+def test_what_there_is_to_train_is_told_as_the_profile_limits_it(keys: dict[str, Any], said: str) -> None:
+    job = Job("a", b"given", load_target("cpu").changed(keys), "d", "d", 0, False, "", True, 2)
+    assert workload([job, job]) == said
+    assert workload([replace(job, epochs=0)]) == "1 point to make"
+
+
+@pytest.mark.parametrize("command", [sweep, frontier])
+def test_checkpoints_beside_the_swept_one_have_names_of_their_own_and_its_classes(
+    given: tuple[Path, Path], tmp_path: Path, command: Any
+) -> None:
+    """A path alone stands for itself: a text is a sequence of texts too."""
+    from ultralytics import YOLO
+
+    weights, data = given
+    budgets: Any = [("speed_up", 1.5)] if command is sweep else [1.5]
+    option = "unpruned" if command is sweep else "also"
+    options: dict[str, Any] = {"out": tmp_path / "out", "budgets": budgets, "imgsz": 96, "steps": CountedSteps()}
+    options |= {} if command is sweep else {"kind": "speed_up"}
+    same, foreign = tmp_path / weights.name, tmp_path / "foreign.pt"
+    same.write_bytes(weights.read_bytes())
+    with pytest.raises(TargetError, match=f"--{option} .*: two checkpoints are called new; rename one"):
+        command("cpu", weights, data, **options, **{option: str(same)})
+    YOLO("yolov8n.yaml").save(foreign)
+    with pytest.raises(DataError, match=rf"--{option} .*foreign\.pt: it is a detect model of 80 classes.* 10 classes"):
+        command("cpu", weights, data, **options, **{option: [foreign]})
+    with pytest.raises(TargetError, match="at least one budget"):
+        command("cpu", weights, data, **{**options, "budgets": []})
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_path_of_an_unpruned_model_is_one_model(given: tuple[Path, Path], tmp_path: Path) -> None:
+    weights, data = given
+    (tmp_path / "small.pt").write_bytes(weights.read_bytes())
+    budgets = [("speed_up", 1.5)]
+    options: dict[str, Any] = {"imgsz": 96, "steps": CountedSteps(), "unpruned": str(tmp_path / "small.pt")}
+    found = sweep("cpu", weights, data, out=tmp_path / "out", budgets=budgets, **options)
+    assert [point.name for point in found.unpruned] == ["new", "small"]
+    assert read_json(Sweep, tmp_path / "out" / "sweep.json") == found
+    with pytest.raises(TargetError, match="allowed are latency_ms and speed_up"):
+        sweep("cpu", weights, data, out=tmp_path / "other", budgets=[("fps", 30)], **options)
 
 
 def test_the_figure_has_every_point_in_words_and_in_its_table() -> None:
