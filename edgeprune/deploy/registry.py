@@ -20,7 +20,7 @@ from edgeprune.records.show import RECORD
 from edgeprune.records.signature import SIGNATURE, refuse_other_signature
 from edgeprune.records.verify import verify_build
 from edgeprune.scratch import scratch
-from edgeprune.version import __version__, pip
+from edgeprune.version import __version__, declared, pip, pip_extra
 from edgeprune.workspace import BUNDLE, run_directory_of
 
 MLFLOW = "mlflow:"
@@ -200,7 +200,7 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise StageError(
-            f"--to {MLFLOW} needs MLflow's client; next: {pip('install', 'mlflow-skinny>=3,<4')}"
+            f"--to {MLFLOW} needs MLflow's client; next: {pip_extra('mlflow', 'mlflow-skinny')}"
         ) from error
     try:
         with scratch():
@@ -210,7 +210,7 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
     except ImportError as error:  # stores are imported as they are asked: that of a database needs SQLAlchemy
         raise StageError(
             f"--to {shown(MLFLOW + address)}: MLflow's client is not enough for this store: {first_line(error)}; "
-            f"next: {pip('install', 'mlflow>=3,<4')}"
+            f"next: {pip('install', declared('mlflow-skinny', 'mlflow').replace('-skinny', ''))}"
         ) from error
 
 

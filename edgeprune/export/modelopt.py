@@ -15,16 +15,16 @@ from torch import nn
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, DeviceError, first_line
 from edgeprune.quiet import quiet
-from edgeprune.version import installed, pip
+from edgeprune.version import installed, pip_extra
 
-PACKAGES = {"nvidia-modelopt": ">=0.44,<1", "huggingface-hub": ">=0.24"}
+PACKAGES = ("nvidia-modelopt", "huggingface-hub")
 """What Ultralytics asks for; ModelOpt imports the second without requiring it."""
 
 
 def require_modelopt() -> None:
     """Raise DeviceError, with the line that installs it, where ModelOpt is not here; imports nothing."""
     if missing := [package for package in PACKAGES if installed(package) == "absent"]:
-        line = pip("install", *(f"{package}{versions}" for package, versions in PACKAGES.items()))
+        line = pip_extra("qat", *PACKAGES)
         raise DeviceError(f"trained INT8 needs NVIDIA's ModelOpt ({' and '.join(missing)} not installed); next: {line}")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from edgeprune.version import installed, pip
+from edgeprune.version import declared, installed, pip
 
 if TYPE_CHECKING:
     from edgeprune.devices.base import Device
@@ -70,7 +70,7 @@ def _packages() -> Iterator[Finding]:
         usable = version != "absent" and requirement.specifier.contains(version, prereleases=True)
         outside = f"{version}, outside the tested range {requirement.specifier}"
         state = version if usable or version == "absent" else outside
-        remedy = "" if usable else pip("install", f"{requirement.name}{requirement.specifier}")
+        remedy = "" if usable else pip("install", declared(requirement.name))
         yield Finding(requirement.name, usable, state, remedy, required=True)
 
 

@@ -17,7 +17,7 @@ from edgeprune.reading import exists, read_bytes, shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD
 from edgeprune.records.verify import verify_build
-from edgeprune.version import pip
+from edgeprune.version import pip_extra
 from edgeprune.workspace import held_build
 
 SIGNATURE = f"{RECORD}.minisig"
@@ -134,5 +134,5 @@ def _library() -> Any:
     try:
         import minisign
     except ImportError as error:
-        raise StageError(f"signatures need py-minisign; next: {pip('install', 'py-minisign>=0.21,<1')}") from error
+        raise StageError(f"signatures need py-minisign; next: {pip_extra('sign', 'py-minisign')}") from error
     return minisign

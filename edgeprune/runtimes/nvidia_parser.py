@@ -27,13 +27,11 @@ from edgeprune.runtimes.bench_worker import JobError, serve
 from edgeprune.runtimes.jobs import ParserAnswer, ParserJob
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.worker import run_worker
-from edgeprune.version import pip, versions_of
+from edgeprune.version import pip_extra, versions_of
 
 NAME = "NVIDIA's parser"
 PLATFORM = ("linux", "x86_64")
 PACKAGES = ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
-TESTED = "1.7.1.116"
-INSTALL = pip("install", *(f"{package}=={TESTED}" for package in PACKAGES))
 LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")  # the second needs the first
 TIMEOUT_S = 600.0  # a nano model takes two seconds, the largest ones a minute
 NO_PLUGIN = "plugin"  # in every error about an operator that it would take from a plugin
@@ -46,7 +44,7 @@ def parser_availability() -> Availability:
     if missing := [package for package, version in versions.items() if version == "absent"]:
         if (sys.platform, platform.machine()) != PLATFORM:
             return Availability(False, "TensorRT for RTX is for Linux on x86-64", "ask it on such a machine")
-        return Availability(False, f"{' and '.join(missing)} not installed", INSTALL)
+        return Availability(False, f"{' and '.join(missing)} not installed", _install())
     return Availability(True, f"TensorRT for RTX {versions[PACKAGES[0]]}")
 
 
@@ -102,18 +100,22 @@ def parse_and_build(job: ParserJob) -> ParserAnswer:
     return ParserAnswer(version, () if built is not None else (_cause(lines),), (), perf_counter() - started)
 
 
+def _install() -> str:
+    return pip_extra("parser", *PACKAGES)
+
+
 def _load() -> Any:
     """NVIDIA's bindings; their libraries are loaded first, from where their package has them."""
     found = importlib.util.find_spec("tensorrt_rtx_libs")
     if found is None or not found.submodule_search_locations:
-        raise JobError("device", f"TensorRT for RTX is not installed; next: {INSTALL}")
+        raise JobError("device", f"TensorRT for RTX is not installed; next: {_install()}")
     folder = Path(next(iter(found.submodule_search_locations)))
     try:
         for library in LIBRARIES:
             ctypes.CDLL(str(folder / library), mode=ctypes.RTLD_GLOBAL)
         return importlib.import_module("tensorrt_rtx_bindings")
     except (OSError, ImportError) as error:
-        raise JobError("device", f"TensorRT for RTX does not load ({error}); next: {INSTALL}") from error
+        raise JobError("device", f"TensorRT for RTX does not load ({error}); next: {_install()}") from error
 
 
 def _refusal(error: Any) -> str:

@@ -61,7 +61,7 @@ from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, End
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
-from edgeprune.version import pip
+from edgeprune.version import declared, pip, pip_extra
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -108,7 +108,7 @@ class OnnxRuntime(Runtime):
             return Availability(
                 False,
                 "onnxruntime is not installed",
-                pip("install", "onnxruntime" if cpu_only else "onnxruntime-gpu"),
+                pip("install", _declared("onnxruntime" if cpu_only else "onnxruntime-gpu")),
             )
         try:
             import onnxruntime as ort
@@ -116,7 +116,7 @@ class OnnxRuntime(Runtime):
             return Availability(
                 False,
                 f"onnxruntime does not import ({error})",
-                pip("install", "--force-reinstall", wheels[0] if wheels else "onnxruntime"),
+                pip("install", "--force-reinstall", _declared(wheels[0] if wheels else "onnxruntime")),
             )
 
         if self.provider == PROVIDERS["tensorrt-rtx"]:
@@ -424,16 +424,20 @@ class OrtSession:
 
 def _replaced_by(package: str) -> str:
     """The command that leaves this one of the packages that overwrite each other's files."""
-    return f"{pip('uninstall', '-y', 'onnxruntime', 'onnxruntime-gpu')} && {pip('install', package)}"
+    return f"{pip('uninstall', '-y', 'onnxruntime', 'onnxruntime-gpu')} && {pip('install', _declared(package))}"
+
+
+def _declared(package: str) -> str:
+    return declared(package, "cuda" if package == "onnxruntime-gpu" else "")
 
 
 def _rtx_availability(ort: Any, facts: DeviceFacts) -> Availability:
     """Whether the plugin, an ONNX Runtime that takes plugins and a card that it serves are here."""
     if not _installed(RTX_PACKAGE):
-        return Availability(False, f"{RTX_PACKAGE} is not installed", pip("install", RTX_PACKAGE))
+        return Availability(False, f"{RTX_PACKAGE} is not installed", pip_extra("rtx", RTX_PACKAGE))
     if not hasattr(ort, "register_execution_provider_library"):
         seen = f"onnxruntime {ort.__version__} takes no plugins"
-        return Availability(False, seen, pip("install", "--upgrade", "onnxruntime>=1.24"))
+        return Availability(False, seen, pip("install", "--upgrade", declared("onnxruntime", "rtx")))
     if not facts.has_gpu:
         return NO_GPU
     seen = [f"{gpu.name} ({gpu.compute_capability})" for gpu in facts.gpus]

@@ -67,9 +67,8 @@ from edgeprune.samples.conditions import Conditions, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target.releases import KNOWN_STRONG_VERSIONS, is_too_new, is_weakly_typed, release_of
-from edgeprune.version import installed, pip
+from edgeprune.version import declared, installed, pip
 
-CUDA_BINDINGS, CUDA_12_BINDINGS = "cuda-bindings>=12.8,<14", "cuda-bindings>=12.8,<13"
 FIRST_DRIVER_OF_CUDA_13, FIRST_L4T_OF_CUDA_13 = 580, 38
 INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
 
@@ -345,13 +344,20 @@ def cuda_bindings() -> str:
     l4t = l4t_of(text_of(system_path("/etc/nv_tegra_release"))).partition(".")[0]
     driver = next((gpu.driver.partition(".")[0] for gpu in gpus()), "")
     old = l4t.isdigit() and int(l4t) < FIRST_L4T_OF_CUDA_13
-    return CUDA_12_BINDINGS if old or (driver.isdigit() and int(driver) < FIRST_DRIVER_OF_CUDA_13) else CUDA_BINDINGS
+    old = old or (driver.isdigit() and int(driver) < FIRST_DRIVER_OF_CUDA_13)
+    return cuda_12_bindings() if old else declared("cuda-bindings", "tensorrt")
+
+
+def cuda_12_bindings() -> str:
+    """Those of them that an older driver serves."""
+    lowest, _, _ = declared("cuda-bindings", "tensorrt").partition(",")
+    return f"{lowest},<13" if ">" in lowest else f"{lowest}<13"
 
 
 def how_to_get_it() -> str:
     """The command that gets TensorRT's Python API and CUDA's bindings: JetPack's own on a Jetson, PyPI's elsewhere."""
     if not on_a_jetson():
-        return pip("install", "tensorrt>=10.3,<12", cuda_bindings())
+        return pip("install", declared("tensorrt", "tensorrt"), cuda_bindings())
     venv = "sudo apt install python3-libnvinfer && python3 -m venv --system-site-packages .venv"
     return f"{venv} && {shlex.join(['.venv/bin/python', '-m', 'pip', 'install', cuda_bindings()])}"
 
@@ -368,7 +374,7 @@ def _driver_too_old(tensorrt: str) -> Availability:
             "edgeprune device probe",
         )
     return Availability(
-        False, f"{here} (cudaErrorInsufficientDriver): those of 13 need 580", pip("install", CUDA_12_BINDINGS)
+        False, f"{here} (cudaErrorInsufficientDriver): those of 13 need 580", pip("install", cuda_12_bindings())
     )
 
 

@@ -14,7 +14,7 @@ from edgeprune.errors import DeviceError, EdgepruneError, first_line
 from edgeprune.progress import Reporter, Silent
 from edgeprune.sweep.point import Finished, Job, Steps, conditions_of
 from edgeprune.target import Target
-from edgeprune.version import pip
+from edgeprune.version import pip_extra
 
 RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a result and is not tried again
 
@@ -124,7 +124,7 @@ def _connected(targets: Collection[str]) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise DeviceError(f"--jobs ray needs Ray; next: {pip('install', 'ray>=2.40,<3')}") from error
+        raise DeviceError(f"--jobs ray needs Ray; next: {pip_extra('ray', 'ray')}") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     offered = ray.cluster_resources()

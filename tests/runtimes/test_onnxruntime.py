@@ -300,9 +300,9 @@ def test_bad_models_are_named(cpu: OnnxRuntime, tmp_path: Path) -> None:
     ("wheels", "provider", "said", "remedy"),
     [
         ({"onnxruntime", "onnxruntime-gpu"}, "cpu", "both installed", "uninstall -y onnxruntime onnxruntime-gpu"),
-        ({"onnxruntime", "onnxruntime-gpu"}, "cuda", "both installed", "pip install onnxruntime-gpu"),
-        ({"onnxruntime"}, "cuda", "no CUDAExecutionProvider", "pip install onnxruntime-gpu"),
-        ({"onnxruntime"}, "tensorrt", "no TensorrtExecutionProvider", "pip install onnxruntime-gpu"),
+        ({"onnxruntime", "onnxruntime-gpu"}, "cuda", "both installed", "pip install 'onnxruntime-gpu>="),
+        ({"onnxruntime"}, "cuda", "no CUDAExecutionProvider", "pip install 'onnxruntime-gpu>="),
+        ({"onnxruntime"}, "tensorrt", "no TensorrtExecutionProvider", "pip install 'onnxruntime-gpu>="),
     ],
 )
 def test_availability_tells_the_remedy(
