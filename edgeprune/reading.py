@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgeprune.errors import DataError, EdgepruneError, first_line
@@ -74,6 +74,11 @@ def is_file(path: Path) -> bool:
 def exists(path: Path) -> bool:
     """Whether there is anything of this name, be it a pipe or a link to nowhere."""
     return os.path.lexists(path) if "\0" not in str(path) else False
+
+
+def paths_of(given: Path | str | Sequence[Path | str]) -> list[Path]:
+    """One path, or several: a text is a path, and not a sequence of its letters."""
+    return [Path(one) for one in ([given] if isinstance(given, (str, Path)) else given)]
 
 
 def shown(text: Path | str, most: int = SHOWN_CHARACTERS) -> str:

@@ -19,6 +19,7 @@ from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.model_file import KINDS, require_model
 from edgeprune.progress import Progress, silent
+from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
@@ -147,7 +148,7 @@ def sampling_settings(target: Target) -> BenchSettings:
 
 def bench(
     target: str | Path | Target,
-    models: Sequence[Path | str],
+    models: Path | str | Sequence[Path | str],
     *,
     runtime: str | None = None,
     settings: BenchSettings | None = None,
@@ -168,8 +169,8 @@ def bench(
 
     Args:
         target: name of a shipped profile, path of a profile, or a target.
-        models: checkpoints (exported and simplified first, as a build does it), ONNX files or engines; ratios are of
-            the first.
+        models: checkpoints (exported and simplified first, as a build does it), ONNX files or engines, one or several;
+            ratios are of the first.
         runtime: name of a runtime that takes the place of the target's.
         settings: how to sample; as the target asks when None.
         imgsz: side in pixels of what is exported; when None the target's where it states one, else that of each
@@ -189,13 +190,16 @@ def bench(
 
     Raises:
         DataError: a model that cannot be read or timed.
-        TargetError: no such target or runtime; a statistic, limit or precision that is none.
+        TargetError: no model, no such target or runtime; a statistic, limit or precision that is none.
         DeviceError: the device cannot be reached or is another board, or the runtime is missing.
     """
     from edgeprune.measure.graphs import graph_of, in_precision
 
-    for model in models:
-        require_model(model, *KINDS, closed=True)
+    paths = paths_of(models)
+    if not paths:
+        raise TargetError("no model was given; give checkpoints, ONNX files or engines")
+    for path in paths:
+        require_model(path, *KINDS, closed=True)
     with (
         open_site(target, runtime=runtime) as site,
         tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch,
@@ -204,9 +208,9 @@ def bench(
         target, settings = site.target, settings or sampling_settings(site.target)
         side, batch = imgsz or target.stated_imgsz, settings.batch or target.batch
         graphs, recipe = [], int8_recipe(target, site.runtime.name)
-        for number, model in enumerate(models, 1):
+        for number, model in enumerate(paths, 1):
             folder = Path(scratch) / str(number)
-            graph = graph_of(Path(model), folder, imgsz=side, batch=batch, trust=trust, progress=progress)
+            graph = graph_of(model, folder, imgsz=side, batch=batch, trust=trust, progress=progress)
             graphs.append(in_precision(graph, folder / "precision", precision, data, recipe=recipe, trust=trust))
         return bench_graphs(
             graphs,

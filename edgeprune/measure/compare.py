@@ -25,6 +25,7 @@ from edgeprune.measure.result import Accuracy
 from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
 from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
+from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.samples.gates import metric_name
 from edgeprune.serial import to_json
@@ -131,7 +132,7 @@ class Comparison:
 
 
 def compare(
-    models: Sequence[Path | str],
+    models: Path | str | Sequence[Path | str],
     data: Path | str | Dataset,
     *,
     runtime: Runtime | None = None,
@@ -168,7 +169,7 @@ def compare(
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 
     check_seed(seed)
-    paths = [Path(model) for model in models]
+    paths = paths_of(models)
     _check(paths)
     runtime, settings = runtime or OnnxRuntime(), settings or BenchSettings()
     available = runtime.availability()

@@ -21,7 +21,7 @@ from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import pixels
 from edgeprune.measure.names import names_apart
-from edgeprune.reading import is_file, shown
+from edgeprune.reading import is_file, paths_of, shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD, bundle_of
 from edgeprune.records.verify import read_with_edits, refuse_edited
@@ -174,11 +174,11 @@ def histories(folders: Path | str | Sequence[Path | str], target: str | None = N
         DataError: no folder, or one without a build.
         TargetError: there is no build of the target that was asked for.
     """
-    given = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    given = paths_of(folders)
     if not given:
         raise DataError("no folder was given; give run directories of builds, bundles, or folders that hold them")
     builds: dict[str, Path] = {}  # by their bytes: a copy of a build tells nothing of its own
-    for path in (path for folder in given for path in _builds_in(Path(folder))):
+    for path in (path for folder in given for path in _builds_in(folder)):
         builds.setdefault(sha256_of(bundle_of(path) / RECORD), path)
     records = [(path, *read_with_edits(path)) for path in builds.values()]
     names = sorted({record.target.name for _, record, _ in records})

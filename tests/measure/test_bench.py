@@ -278,6 +278,13 @@ def test_what_is_no_model_is_refused(tmp_path: Path, name: str, said: str) -> No
         bench_graphs([tmp_path / name], OnnxRuntime())
 
 
+def test_one_path_is_a_model_and_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.onnx: "):
+        bench("cpu", str(tmp_path / "gone.onnx"))
+    with pytest.raises(TargetError, match="no model was given"):
+        bench("cpu", [])
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--max-ms", "nan"], ["--max-ms", "-1"], ["--statistic", "median"], ["--retries", "-1"], ["--rounds", "0"]]

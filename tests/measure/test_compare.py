@@ -252,6 +252,8 @@ def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path
         assert "\n" not in str(refused.value)
     with pytest.raises(TargetError, match="two or more"):
         compare([folder / "base.pt"], folder / "digits" / "data.yaml")
+    with pytest.raises(TargetError, match=r"1 model given; .* two or more"):  # and not one a letter
+        compare(str(folder / "base.pt"), folder / "digits" / "data.yaml")
 
 
 def test_names_tell_the_files_apart():
