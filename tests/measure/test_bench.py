@@ -279,7 +279,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, name: str, said: str) -> No
 
 
 def test_one_path_is_a_model_and_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.onnx: "):
+    with pytest.raises(DataError, match=r"gone\.onnx does not exist"):
         bench("cpu", str(tmp_path / "gone.onnx"))
     with pytest.raises(TargetError, match="no model was given"):
         bench("cpu", [])
