@@ -26,7 +26,8 @@ DEFAULT_SIDE = 640
 STRIDE = 32
 """Pixels; the coarsest stride of every Ultralytics detector: it trains at multiples of this, also where the model's own
 is less, and pads what is none."""
-LARGEST_SIDE = 8192
+LARGEST_SIDE = 16_384
+"""Pixels; of what files say of themselves, and of what is asked for: weights are run at the size that they name."""
 FORMS = "640, or 384,640 for height and width"
 Origin = Literal["command", "plan", "profile", "weights", "default"]
 WORDS: dict[Origin, str] = {
@@ -44,6 +45,18 @@ def both_sides(size: Size | Sequence[int]) -> tuple[int, int]:
         return size, size
     height, width = size
     return height, width
+
+
+def asked_sides(size: object) -> tuple[int, int]:
+    """Height and width of a size that somebody asks for.
+
+    Raises:
+        TargetError: it is no size, or none of an image.
+    """
+    try:
+        return both_sides(Pixels(least=1).read(size))
+    except ValueError as error:
+        raise TargetError(f"imgsz={size!r}: {error}") from None
 
 
 def plain(size: Size | Sequence[int]) -> Size:
@@ -75,6 +88,7 @@ class Pixels:
     """Makes pydantic read a :data:`Size`: a number, or a list of height and width; sides are multiples of ``step``."""
 
     step: int = 1
+    least: int = STRIDE
 
     def read(self, value: Any) -> Any:
         """The size as it is written; ValueError says what is wrong with anything else."""
@@ -82,9 +96,9 @@ class Pixels:
         if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(type(side) is int for side in sides):
             raise ValueError(f"a number, or [height, width], in pixels is allowed; seen: {value!r}")
         for side in sides:
-            if not STRIDE <= side <= LARGEST_SIDE or side % self.step:
+            if not self.least <= side <= LARGEST_SIDE or side % self.step:
                 steps = f"a multiple of {self.step}, " if self.step > 1 else ""
-                raise ValueError(f"a side is {steps}{STRIDE} to {LARGEST_SIDE} pixels; seen: {value!r}")
+                raise ValueError(f"a side is {steps}{self.least} to {LARGEST_SIDE} pixels; seen: {value!r}")
         return plain(sides)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -94,7 +108,7 @@ class Pixels:
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
         steps = {"multipleOf": self.step} if self.step > 1 else {}
-        side = {"type": "integer", "minimum": STRIDE, "maximum": LARGEST_SIDE, **steps}
+        side = {"type": "integer", "minimum": self.least, "maximum": LARGEST_SIDE, **steps}
         return {"anyOf": [side, {"type": "array", "items": side, "minItems": 2, "maxItems": 2}]}
 
 
@@ -163,7 +177,7 @@ def taken_size(imgsz: Size | Sequence[int], stride: int, task: str) -> Size:
     Raises:
         TargetError: it takes others; names the nearest.
     """
-    sides = both_sides(imgsz)
+    sides = asked_sides(imgsz)
     if any(side < stride or (task != "classify" and side % stride) for side in sides):
         near = plain([max(stride, round(side / stride) * stride) for side in sides])
         seen, use = (str(one) if isinstance(one, int) else f"{one[0]},{one[1]}" for one in (plain(sides), near))

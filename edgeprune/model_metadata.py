@@ -14,13 +14,13 @@ from typing import Any
 
 from edgeprune.errors import DataError
 from edgeprune.families import TASKS
+from edgeprune.input_size import LARGEST_SIDE
 from edgeprune.reading import shown
+from edgeprune.settings import LARGEST_COUNT
 
 LONGEST_ENTRY = 4_000_000  # characters: the names of a hundred thousand classes
 LONGEST_NAME = 200  # characters of a class name
-LARGEST_SIDE = 16_384  # pixels
 LARGEST_STRIDE = 1_024  # pixels; 64 is the largest of any published model
-LARGEST_COUNT = 65_536  # of images a run, channels or keypoints
 DEEPEST = 32  # levels of plain data
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict, 
 from annotated_types import Ge, Gt, Le
 
 from edgeprune.errors import SettingError
-from edgeprune.input_size import DEFAULT_SIDE, Pixels, Size, plain
+from edgeprune.input_size import DEFAULT_SIDE, LARGEST_SIDE, Pixels, Size, plain
 from edgeprune.reading import shown
 
 if TYPE_CHECKING:
@@ -34,9 +34,25 @@ NotNegative = Annotated[float, Ge(0)]
 Ratio = Annotated[float, Ge(1), Le(1000)]
 Share = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(0)]
+Side = Annotated[int, Ge(1), Le(LARGEST_SIDE)]
+"""In pixels, of what is run: a classifier takes any."""
+LARGEST_COUNT = 65_536
+"""Of images a run, channels or keypoints."""
 MOST_SEED = 2**31 - 1
 """What NumPy takes, 32 bits, less what training adds: a number for every process and epoch."""
 Seed = Annotated[int, Ge(0), Le(MOST_SEED)]
+
+RuntimeName = Literal[
+    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec"
+]
+Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
+"""Number format of a graph or an engine; each part of the name is one that it holds besides FP32."""
+HeadOfTwo = Literal["end-to-end", "raw"]
+"""The heads of a model with two, one-to-one and one-to-many."""
+ExportedHead = Literal[HeadOfTwo, "nms"]
+"""What an exported graph ends in; with NMS inside, behind the raw one."""
+Head = Literal["auto", ExportedHead]
+"""What can be asked for: ``auto`` takes the one-to-one head where there is one, ``raw`` and ``nms`` the other."""
 
 YAML_KEYS = {"strength": "lambda", "bias_strength": "bias_lambda"}
 """Fields that are called otherwise in YAML and on the command line; ``lambda`` cannot be a name in Python."""
@@ -242,7 +258,7 @@ class Run(Settings):
     """Training images in pixels: a side, or HEIGHT,WIDTH; what the weights were trained at when not given."""
     seed: Seed = 0
     """Seed of everything random."""
-    head: Literal["auto", "end-to-end", "raw", "nms"] = "auto"
+    head: Head = "auto"
     """Of a model with two heads, the one that will be exported: epochs are judged by it."""
     quiet: bool = False
     """Hide Ultralytics' log and progress bars."""
@@ -278,6 +294,16 @@ def check_seed(seed: int) -> None:
     """
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
         raise SettingError(f"seed={seed!r}: allowed is a whole number from 0 to {MOST_SEED}")
+
+
+def check_count(count: int, name: str, *, least: int = 0) -> None:
+    """Refuse what is no count, for an argument that no class of settings has.
+
+    Raises:
+        SettingError: it is no whole number, or less than ``least``.
+    """
+    if type(count) is not int or count < least:
+        raise SettingError(f"{name}={count!r}: allowed is a whole number from {least} on")
 
 
 def hours_from(text: str) -> float:
@@ -409,3 +435,91 @@ class Sparsifying(SparsitySettings, Training):
             raise SettingError(
                 "optimizer: MuSGD rescales gradients, which undoes the sparsity term; allowed: SGD, AdamW"
             )
+
+
+FEWEST_IMAGES = 16
+"""To calibrate on: published INT8 collapses trace to calibration on four images."""
+ADVISED_IMAGES = 64
+"""To calibrate on; on fewer there is a warning."""
+CalibrationMethod = Literal["entropy", "percentile", "minmax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Settings):
+    """How INT8 ranges are found, and on how many images a precision below FP32 is tried."""
+
+    images: Annotated[int, Ge(FEWEST_IMAGES), Le(100_000)] = 256
+    """Images of the training split that INT8 is calibrated on; fewer than 64 is a warning. Any precision below FP32 is
+    tried on as many that do not judge, to choose layers and formats by; on the whole of val where test judges."""
+    method: CalibrationMethod = "entropy"
+    """How a range is chosen from the values seen."""
+    percentile: Annotated[float, Gt(50), Le(100)] = 99.99
+    """Share of the values that a range covers, in percent, for ``percentile``."""
+
+
+LAUNCHES = 3
+"""Fresh processes that the rounds of a benchmark or of a build's gate are divided among."""
+MOST_ROUNDS = 100_000
+"""Also of a measurement that is made again with more of them."""
+
+
+Threads = Annotated[int, Ge(0), Le(1024)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference(Settings):
+    """How a model is run on the images of a dataset."""
+
+    batch: Annotated[int, Ge(1), Le(LARGEST_COUNT)] = 1
+    """Images per inference, where the model leaves it free."""
+    threads: Threads = 0
+    """Threads of the runtime; 0 leaves the choice to it."""
+    workers: Annotated[int, Ge(0), Le(1024)] = 0
+    """Processes that read images; 0 reads in this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Settings):
+    """How latency is sampled, whoever asks for it."""
+
+    threads: Threads = 1
+    """Threads of the runtime; 0 leaves the choice to it."""
+    warmup_s: Annotated[float, Ge(0), Le(600)] = 1.0
+    """Least warm-up for each model, in seconds; of all models together a third of ``time_limit_s`` at most."""
+    rounds: Annotated[int, Ge(1), Le(MOST_ROUNDS)] = 60
+    """Interleaved rounds; in each every model has its turn, in an order that rotates."""
+    per_round: Annotated[int, Ge(1), Le(10_000)] = 5
+    """Samples of each model in a round."""
+    time_limit_s: NotNegative = 60.0
+    """Longest run of one measurement, in seconds: after it no further round begins; 0 for no limit."""
+    copies: bool = True
+    """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time."""
+    cuda_graph: bool = False
+    """Capture an inference once and replay it, where it can be captured (not through ``onnxruntime-tensorrt-rtx``); the
+    measurement says whether it was so. Through ONNX Runtime, which refuses what it cannot capture, it has not yet been
+    measured on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Sampling):
+    """How latency is sampled; the gate asks for more where the samples do not settle it."""
+
+    quiet_wait_s: Annotated[float, Ge(0), Le(3600)] = 0.0
+    """Longest wait for other work on this machine to end before an INCONCLUSIVE gate is measured again, in seconds."""
+    retries: Annotated[int, Ge(0), Le(20)] = 2
+    """How often an INCONCLUSIVE gate is measured again, with twice the samples each time, 16 times as many at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benching(Sampling):
+    """How one benchmark is sampled: what a target says, and what only a command says."""
+
+    batch: Annotated[int, Ge(0), Le(LARGEST_COUNT)] = 0
+    """Images per inference, where the model leaves it free; 0 takes what the model fixes, else 1."""
+    launches: Annotated[int, Ge(1), Le(1000)] = 1
+    """Fresh processes that the rounds are divided among. Where a model's memory lies is drawn anew in each, so that its
+    share of a ratio averages away; within one process it does not."""
+    warmup_runs: Annotated[int, Ge(0), Le(1_000_000)] = 0
+    """Least warm-up for each model, in runs."""
+    priority: bool = True
+    """Go before other work on the machine where this user may; the samples' conditions tell whether it did."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
 from edgeprune.cli.streams import BARS, results_console, say
 from edgeprune.input_size import both_sides
 from edgeprune.options import output_file_or_stdout
+from edgeprune.settings import LARGEST_COUNT, LAUNCHES, Benching, Measuring, Sampling
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult
-    from edgeprune.runtimes.base import BenchSettings
 
 SPARKS = 40
+PROFILES_OWN = "the profile's, or {}"
 
 
 def _known_runtime(name: str | None) -> str | None:
@@ -31,7 +34,7 @@ def _known_runtime(name: str | None) -> str | None:
     return name
 
 
-RuntimeName = Annotated[
+RuntimeOption = Annotated[
     str | None,
     typer.Option(
         callback=_known_runtime,
@@ -40,25 +43,28 @@ RuntimeName = Annotated[
 ]
 
 
+Threads = Annotated[int | None, option_of(Sampling, "threads", without=PROFILES_OWN)]
+WarmupS = Annotated[float | None, option_of(Sampling, "warmup_s", without=PROFILES_OWN)]
+Rounds = Annotated[int | None, option_of(Sampling, "rounds", without=PROFILES_OWN)]
+
+
 def bench(
     models: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files or engines; ratios are of the first.")],
     target: Annotated[
         str | None, typer.Option(help="Profile that sets runtime, threads, size, batch, statistic, sampling.")
     ] = None,
-    runtime: RuntimeName = None,
+    runtime: RuntimeOption = None,
     device: Device = None,
     vs: Annotated[Path | None, typer.Option(help="Model that every ratio is taken of; goes first.")] = None,
     max_ms: Annotated[float | None, typer.Option(help="Limit in ms; the exit code then tells the verdict.")] = None,
     statistic: Annotated[
         str | None, typer.Option(help="What the limit is on: p50, p90, p95, p99; the profile's, or p95.")
     ] = None,
-    retries: Annotated[
-        int | None, typer.Option(help="Measure an inconclusive limit again this often, twice as long each time.")
-    ] = None,
+    retries: Annotated[int | None, option_of(Measuring, "retries", without=PROFILES_OWN)] = None,
     until_stable: Annotated[
         bool, typer.Option("--until-stable", help="Also measure again while a run was unsteady (within --retries).")
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
+    threads: Threads = None,
     cpus: Annotated[
         str | None, typer.Option(help="Pin the process to these CPUs of the device, for example 2,3.")
     ] = None,
@@ -66,21 +72,19 @@ def bench(
         Any, size_option("Input in pixels of checkpoints and free axes: a side, or HEIGHT,WIDTH; as for build.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per inference, where the model leaves it free.")
+        int | None, typer.Option(min=1, max=LARGEST_COUNT, help="Images per inference, where the model leaves it free.")
     ] = None,
-    warmup_s: Annotated[
-        float | None,
-        typer.Option(help="Least warm-up for each model in seconds; all of it takes a third of --seconds at most."),
-    ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds.")] = None,
-    per_round: Annotated[int | None, typer.Option(help="Samples of each model in a round.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Longest run in seconds; whole rounds until then.")] = None,
+    warmup_s: WarmupS = None,
+    rounds: Rounds = None,
+    per_round: Annotated[int | None, option_of(Sampling, "per_round", without=PROFILES_OWN)] = None,
+    seconds: Annotated[float | None, option_of(Sampling, "time_limit_s", without=PROFILES_OWN)] = None,
     precision: Annotated[
-        str, typer.Option(help="Number format to time: fp32 (as the file is), fp16 or int8 (needs --data).")
+        str,
+        typer.Option(help="Number format to time: fp32 (as the file is), fp16; with --data int8, int8-fp16."),
     ] = "fp32",
     data: Annotated[str | None, typer.Option(help="Dataset that calibrates int8.")] = None,
-    warmup_runs: Annotated[int | None, typer.Option(help="Least warm-up for each model in runs.")] = None,
-    launches: Annotated[int | None, typer.Option(help="Fresh processes that the rounds are divided among; 3.")] = None,
+    warmup_runs: Annotated[int | None, option_of(Benching, "warmup_runs")] = None,
+    launches: Annotated[int | None, option_of(Benching, "launches", without=f"{LAUNCHES} if not given")] = None,
     no_priority: Annotated[
         bool, typer.Option("--no-priority", help="Do not go before other work on the machine, even where allowed.")
     ] = False,
@@ -123,7 +127,7 @@ def bench(
         "--image": image is not None,
     }
     refuse_unused(runtime or profile.runtime, [option for option, is_given in stated.items() if is_given])
-    if precision != "int8":
+    if not precision.startswith("int8"):
         refuse_without_effect({"--data": data}, f"calibrates int8, and --precision is {precision}")
     if max_ms is None:
         refuse_without_effect({"--statistic": statistic}, "is what --max-ms is on, and none is given")
@@ -143,7 +147,7 @@ def bench(
         "time_limit_s": seconds,
         "cpus": None if cpus is None else _cpus(cpus, here=profile.device.host in ("", "local")),
     }
-    settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
+    settings = replace(sampling_settings(profile), **{key: value for key, value in given.items() if value is not None})
     quiet = "-" in (str(json), str(csv))
     timed = [*([vs] if vs else []), *models]
     for model in timed:
@@ -172,28 +176,6 @@ def bench(
     write(json, json_text(result) + "\n")
     write(csv, result.to_csv())
     raise typer.Exit(result.exit_code)
-
-
-def replaced(settings: BenchSettings, given: dict[str, Any]) -> BenchSettings:
-    """The settings with what was given on the command line, refused where it is too small."""
-    from dataclasses import replace
-
-    from edgeprune.errors import TargetError
-
-    least = {
-        "threads": 0,
-        "batch": 1,
-        "warmup_s": 0,
-        "warmup_runs": 0,
-        "launches": 1,
-        "rounds": 1,
-        "per_round": 1,
-        "time_limit_s": 0,
-    }
-    for key, value in given.items():
-        if key in least and not value >= least[key]:
-            raise TargetError(f"--{key.replace('_', '-')} {value}: at least {least[key]} is needed")
-    return replace(settings, **given)
 
 
 def refuse_unused(runtime: str, options: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.bench import Live, refuse_unused, replaced, write
+from edgeprune.cli.bench import Live, Rounds, Threads, WarmupS, refuse_unused, write
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.options import OUT, command_line, output_file_or_stdout, output_folder
@@ -32,9 +32,9 @@ def compare(
     images: Annotated[int, typer.Option(min=0, help="Images to show side by side.")] = 6,
     imgsz: Annotated[Any, size_option("Size in pixels of what has to be exported: a side, or HEIGHT,WIDTH.")] = None,
     statistic: Annotated[str | None, typer.Option(help="Latency in the table: p50, p90, p95 or p99.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the runtime; 0 leaves the choice to it.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds of latency.")] = None,
-    warmup_s: Annotated[float | None, typer.Option(help="Least warm-up for each model in seconds.")] = None,
+    threads: Threads = None,
+    rounds: Rounds = None,
+    warmup_s: WarmupS = None,
     seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     trust: Trust = False,
     json: Annotated[
@@ -52,22 +52,18 @@ def compare(
       edgeprune compare best.onnx model.onnx --data data.yaml -o comparison
     """
     from edgeprune.errors import TargetError
-    from edgeprune.measure.bench import sampling_settings
+    from edgeprune.measure.bench import check_statistic, sampling_settings
     from edgeprune.measure.compare import compare as run
     from edgeprune.report.comparison import comparison_page
     from edgeprune.runtimes.site import open_site
-    from edgeprune.samples.statistics import quantile_of
     from edgeprune.target import default_target, load_target
 
     profile = (load_target(target) if target else default_target()).with_overrides(device=device)
     refuse_unused(profile.runtime, ["--threads"] if threads is not None else [])
     given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}
-    settings = replaced(sampling_settings(profile), {key: value for key, value in given.items() if value is not None})
+    settings = replace(sampling_settings(profile), **{key: value for key, value in given.items() if value is not None})
     chosen = statistic or (profile.budget.statistic if target else "p50")
-    try:
-        quantile_of(chosen)
-    except ValueError as error:
-        raise TargetError(f"--statistic: {error}") from None
+    check_statistic(chosen)
     if json is not None and output is not None and json.resolve() == (output / "compare.html").resolve():
         raise TargetError(f"--json {json}: the page of --output goes there; give it a place of its own")
     sides = [side_to_run(model, imgsz, profile, trust=trust) for model in models]

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.bench import Live, RuntimeName, refuse_without_effect
+from edgeprune.cli.bench import Live, RuntimeOption, refuse_without_effect
+from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.model_file import KINDS, require_model
 from edgeprune.options import OUT, output_file
 from edgeprune.serial import json_text, to_json
+from edgeprune.settings import Calibration
 
 if TYPE_CHECKING:
     from edgeprune.export.result import ParityInfo
@@ -109,10 +111,8 @@ def quantize_command(
     recipe: Annotated[
         str | None, typer.Option(help="INT8 for 'tensorrt', if not given, or for ONNX Runtime's 'cpu' provider.")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Calibration images; 128 if not given.")] = None,
-    method: Annotated[
-        str | None, typer.Option(help="Of calibration: entropy, if not given, percentile or minmax.")
-    ] = None,
+    count: Annotated[int | None, option_of(Calibration, "images", "--count")] = None,
+    method: Annotated[str | None, option_of(Calibration, "method")] = None,
     seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
@@ -272,7 +272,7 @@ def val_command(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images per inference, where the artifact leaves it free.")
     ] = None,
-    runtime: RuntimeName = None,
+    runtime: RuntimeOption = None,
     head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",
     trust: Trust = False,
     as_json: Json = False,

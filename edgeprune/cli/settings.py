@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from annotated_types import Ge, Le
@@ -15,7 +15,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import Size
 from edgeprune.settings import YAML_KEYS, Overrides, Settings, descriptions, hours_from
 
-FLAGS = {"time_h": "--time"}
+FLAGS = {"time_h": "--time", "time_limit_s": "--seconds"}
 """Options that are not called like their field or its key in YAML."""
 
 
@@ -50,17 +50,33 @@ def options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def option_of(cls: type[Settings], name: str, flag: str = "", *, without: str = "{} if not given") -> Any:
+    """The option of one field alone, for a parameter whose default is None: whoever is not told follows another source.
+
+    Args:
+        cls: class of settings.
+        name: of the field.
+        flag: of the option; as :func:`options_from_settings` calls it when empty.
+        without: what holds where it is not given, ``{}`` for the field's default.
+    """
+    base, default = get_type_hints(cls)[name], getattr(cls, name)
+    first, _, _ = descriptions(cls)[name].removesuffix(".").partition(". ")
+    choices = f": {', '.join(get_args(base))}" if get_origin(base) is Literal else ""
+    held = f"{default:g}" if isinstance(default, (int, float)) else default
+    least, most = _limits(cls, name)
+    text = _as_typed(f"{first}{choices}; {without.format(held)}.")
+    return typer.Option(flag or _flag(name), help=text, min=least, max=most)
+
+
 def _options(cls: type[Settings]) -> Iterator[inspect.Parameter]:
     for field in fields(cls):
         yield _option(field.name, None if field.default is MISSING else field.default, cls)
 
 
 def _option(name: str, default: Any, cls: type) -> inspect.Parameter:
-    base, limits = get_type_hints(cls)[name], get_args(get_type_hints(cls, include_extras=True)[name])
-    least: Any = next((limit.ge for limit in limits if isinstance(limit, Ge)), None)
-    most: Any = next((limit.le for limit in limits if isinstance(limit, Le)), None)
-    flag = FLAGS.get(name, f"--{YAML_KEYS.get(name, name).replace('_', '-')}")
-    text = descriptions(cls)[name].replace("``", "")
+    base, flag = get_type_hints(cls)[name], _flag(name)
+    least, most = _limits(cls, name)
+    text = _as_typed(descriptions(cls)[name])
     if get_origin(base) is dict:  # given as pairs
         base, text = list[str] | None, f"{text.rstrip('.')}: NAME=VALUE."
     if set(get_args(Size)) <= set(get_args(base)):  # a parser of its own gives the type
@@ -70,6 +86,25 @@ def _option(name: str, default: Any, cls: type) -> inspect.Parameter:
     else:
         option = typer.Option(flag, help=text, min=least, max=most)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[base, option])
+
+
+def _flag(name: str) -> str:
+    return FLAGS.get(name, f"--{YAML_KEYS.get(name, name).replace('_', '-')}")
+
+
+def _as_typed(text: str) -> str:
+    """What a docstring says, for a terminal: without marks, and with options for the fields that are called so."""
+    for name, flag in FLAGS.items():
+        text = text.replace(f"``{name}``", flag)
+    return text.replace("``", "")
+
+
+def _limits(cls: type, name: str) -> tuple[Any, Any]:
+    """The least and the most that a field may be; None for what has no such end."""
+    limits = get_args(get_type_hints(cls, include_extras=True)[name])
+    least = next((limit.ge for limit in limits if isinstance(limit, Ge)), None)
+    most = next((limit.le for limit in limits if isinstance(limit, Le)), None)
+    return least, most
 
 
 def _hours(text: str) -> float:

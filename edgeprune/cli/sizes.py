@@ -47,10 +47,10 @@ def side_to_run(model: Path, imgsz: Size | None, profile: Target | None = None, 
     checkpoint that was trained at another, a line on stderr says so: results on stdout stay as they are.
     """
     stated = None if profile is None or model.suffix != ".pt" else profile.stated_imgsz
-    if model.suffix == ".pt" and (imgsz or stated):
+    if model.suffix == ".pt" and (imgsz is not None or stated):
         from edgeprune.checkpoint import load
 
         size = load(model, trust=trust).size_for(command=imgsz, profile=stated)
         if size.differs:
             print(f"{model}: {size}", file=sys.stderr)
-    return imgsz or stated
+    return stated if imgsz is None else imgsz

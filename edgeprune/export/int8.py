@@ -37,11 +37,9 @@ from edgeprune.export.onnx import ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import regions_of
 from edgeprune.export.result import PrecisionInfo
+from edgeprune.settings import ADVISED_IMAGES, FEWEST_IMAGES, Calibration
 
-METHODS = ("entropy", "percentile", "minmax")
 RECIPES = ("tensorrt", "cpu")
-FEWEST_IMAGES = 16  # published INT8 collapses trace to calibration on four images
-ADVISED_IMAGES = 64
 
 SELECTION = {"NonMaxSuppression", "NonZero", "TopK", "ArgMax"}  # how many rows they give, or indices, is no activation
 CPU_OPS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
@@ -53,8 +51,8 @@ def quantize_to_int8(
     images: Sequence[Path],
     *,
     recipe: str = "tensorrt",
-    method: str = "entropy",
-    percentile: float = 99.99,
+    method: str = Calibration.method,
+    percentile: float = Calibration.percentile,
     per_channel: bool = True,
     head_in_float: bool = True,
     keep_float: Collection[str] = (),
@@ -77,8 +75,7 @@ def quantize_to_int8(
     """
     if recipe not in RECIPES:
         raise TargetError(f"INT8 recipe '{recipe}' is unknown; {', '.join(RECIPES)} are allowed")
-    if method not in METHODS:
-        raise TargetError(f"calibration method '{method}' is unknown; {', '.join(METHODS)} are allowed")
+    Calibration.of(method=method, percentile=percentile)
     if half and recipe == "cpu":
         raise TargetError("int8-fp16 is for TensorRT; ONNX Runtime's CPU provider has no half precision kernels")
     warnings = calibration_warnings(len(images))

@@ -35,6 +35,7 @@ from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATU
 from edgeprune.input_size import Size, both_sides
 from edgeprune.options import refuse_source
 from edgeprune.quiet import quiet
+from edgeprune.settings import Inference
 
 # Newest opset on which every path was tried: TensorRT 10.3 parses up to 20, ONNX Runtime's static quantisation refuses
 # 21 and later, and its CUDA kernels stop before Resize-19.
@@ -130,8 +131,7 @@ def onnx_from_checkpoint(
     """
     if opset not in OPSETS:
         raise TargetError(f"opset {opset} is out of range; {OPSETS.start} to {OPSETS.stop - 1} are allowed")
-    if batch < 1:
-        raise TargetError(f"batch {batch} is out of range; 1 or more is allowed")
+    Inference(batch=batch)
     refuse_source(output, weights)
     from ultralytics.engine.exporter import Exporter
 

@@ -28,7 +28,7 @@ from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
-from edgeprune.input_size import Size, both_sides
+from edgeprune.input_size import Size, both_sides, taken_size
 from edgeprune.model_file import require_model
 from edgeprune.reading import exists
 from edgeprune.runtimes.base import Runtime
@@ -58,15 +58,17 @@ def parity(
 
     Raises:
         DataError: a file cannot be read, or no images.
+        TargetError: a size that the model does not take, or none that anybody says.
         StageError: the outputs cannot belong to the same model.
     """
     candidate = Path(candidate)
     if not isinstance(reference, nn.Module):
         require_reference(reference)
     model = facts_to_run(candidate) if metadata is None else read_metadata(metadata)
-    height, width = both_sides(imgsz or model.imgsz or 0)
-    if not height or not width:
+    size = model.imgsz if imgsz is None else taken_size(imgsz, model.stride or 1, model.task)
+    if size is None:
         raise TargetError(f"{candidate} does not say its image size; give imgsz")
+    height, width = both_sides(size)
     layout = Layout.of(model)
     pixels = batch_from_images(images, imgsz=(height, width), task=layout.task, channels=model.channels)
     if runtime is None:

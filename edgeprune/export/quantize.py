@@ -15,7 +15,7 @@ from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.precision import PRECISIONS
 from edgeprune.export.result import PrecisionInfo
 from edgeprune.options import refuse_source
-from edgeprune.settings import check_seed
+from edgeprune.settings import Calibration, check_seed
 
 
 def dataset_for(model: Path | str, data: Path | str, *, split: str, trust: bool = False) -> Dataset:
@@ -38,10 +38,10 @@ def quantize_onnx(
     *,
     precision: str,
     data: Dataset | Path | str | None = None,
-    images: int = 128,
+    images: int = Calibration.images,
     recipe: str = "tensorrt",
-    method: str = "entropy",
-    percentile: float = 99.99,
+    method: str = Calibration.method,
+    percentile: float = Calibration.percentile,
     keep_float: Collection[str] = (),
     seed: int = 0,
     trust: bool = False,
@@ -56,7 +56,7 @@ def quantize_onnx(
         images: how many images of it.
         recipe: INT8 for ``tensorrt`` or for ONNX Runtime's ``cpu`` provider.
         method: how the ranges of INT8 are chosen: ``entropy``, ``percentile`` or ``minmax``.
-        percentile: part of the values that a range covers, for ``percentile``.
+        percentile: share of the values that a range covers, in percent, for ``percentile``.
         keep_float: names of nodes that stay in FP32.
         seed: of the choice of images.
         trust: as in :meth:`Dataset.load`.
@@ -67,6 +67,7 @@ def quantize_onnx(
         StageError: the graph cannot be transformed.
     """
     check_seed(seed)
+    Calibration.of(images=images, method=method, percentile=percentile)
     refuse_source(output, model)
     if precision not in PRECISIONS or precision == "fp32":
         allowed = ", ".join(name for name in PRECISIONS if name != "fp32")

@@ -6,13 +6,14 @@ else, the source goes on unchanged and the answer says so: a build never stops h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from edgeprune.errors import first_line
+from edgeprune.errors import TargetError, first_line
 from edgeprune.export.detections import Layout
 from edgeprune.export.graph import load_graph, metadata_of, save_graph, set_metadata, tensorrt_plugins
 from edgeprune.export.images import batch_from_images
@@ -38,8 +39,10 @@ def simplify_onnx(
 
     Raises:
         DataError: the model cannot be read or run.
-        TargetError: the output cannot be written.
+        TargetError: the tolerance is none, or the output cannot be written.
     """
+    if not 0 <= tolerance < math.inf:
+        raise TargetError(f"tolerance={tolerance!r}: allowed is a number from 0 on")
     source = load_graph(model)
     before = len(source.graph.node)
     simplified, reason, difference = _simplify_checked(source, images, tolerance)

@@ -29,7 +29,7 @@ from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, run_in_batches
 from edgeprune.families import family_for
-from edgeprune.input_size import Size, both_sides, taken_size
+from edgeprune.input_size import Size, asked_sides, both_sides, taken_size
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, distinct_names
@@ -42,6 +42,7 @@ from edgeprune.runtimes.base import FreeAxes, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.average_precision import Detections, ImageScores
+from edgeprune.settings import Inference
 
 COMPARED_IMAGES = 16  # enough to meet crowded and empty scenes; parity is exact arithmetic, not a statistic
 # the metric a task is judged by, as Ultralytics names it: masks for segment, keypoints for pose, boxes else
@@ -93,9 +94,10 @@ def accuracy(
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.
-        TargetError: a size that the model cannot take.
+        TargetError: a size that the model cannot take, or a number out of range.
         StageError: the validator failed.
     """
+    Inference(batch=batch, threads=threads, workers=workers)
     model = Path(model)
     require_model(model, *KINDS)
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads, trust) as subject:
@@ -272,8 +274,8 @@ def subject_of(
     dynamic = not builds and ((bool(shape) and isinstance(shape[0], str)) or facts.dynamic)
     free = not builds and (isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic)
     own = facts.imgsz or (0, 0)
-    size = both_sides(imgsz) if imgsz else own
-    if free and imgsz:
+    size = own if imgsz is None else asked_sides(imgsz)
+    if free and imgsz is not None:
         taken_size(size, facts.stride, facts.task)
     if not free and size != own:
         raise TargetError(

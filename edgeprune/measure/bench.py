@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.images import read_image
-from edgeprune.input_size import Size, both_sides, pixels
+from edgeprune.input_size import Size, asked_sides, both_sides, pixels
 from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.model_file import KINDS, require_model
@@ -42,9 +42,9 @@ from edgeprune.samples.statistics import (
     samples_needed,
     summary,
 )
+from edgeprune.settings import LAUNCHES, Measuring
 from edgeprune.target import Target
 
-LAUNCHES = 3  # fresh processes that the rounds are divided among
 STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
 MAX_EFFORT = 16  # times the samples of a first measurement: what they do not settle is settled by another machine
 TOP_LAYERS = 10
@@ -133,17 +133,7 @@ class BenchResult:
 
 def sampling_settings(target: Target) -> BenchSettings:
     """How a target asks latency to be sampled, for models that may have another size than its own."""
-    measure = target.measure
-    return BenchSettings(
-        threads=measure.threads,
-        warmup_s=measure.warmup_s,
-        rounds=measure.rounds,
-        per_round=measure.per_round,
-        time_limit_s=measure.time_limit_s,
-        copies=measure.copies,
-        cuda_graph=measure.cuda_graph,
-        launches=LAUNCHES,
-    )
+    return BenchSettings.of(target.measure, launches=LAUNCHES)
 
 
 def bench(
@@ -175,8 +165,9 @@ def bench(
         settings: how to sample; as the target asks when None.
         imgsz: side in pixels of what is exported; when None the target's where it states one, else that of each
             checkpoint's training.
-        precision: number format to time: ``fp32`` (as the file is), ``fp16`` or ``int8`` (needs ``data``).
-        data: dataset that calibrates INT8.
+        precision: number format to time: ``fp32`` (as the file is), ``fp16``, or ``int8`` and ``int8-fp16``, which need
+            ``data``.
+        data: dataset that calibrates INT8, as the target asks.
         max_ms: limit on ``statistic`` for every model.
         statistic: a percentile, such as ``p95``; the target's when None.
         retries: how often an INCONCLUSIVE limit is measured again; as the target says when None.
@@ -200,18 +191,33 @@ def bench(
         raise TargetError("no model was given; give checkpoints, ONNX files or engines")
     for path in paths:
         require_model(path, *KINDS, closed=True)
+    if imgsz is not None:
+        asked_sides(imgsz)
+    if retries is not None:
+        Measuring(retries=retries)
+    if statistic is not None:
+        check_statistic(statistic)
     with (
         open_site(target, runtime=runtime) as site,
         tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch,
     ):
         site.require_usable()
         target, settings = site.target, settings or sampling_settings(site.target)
-        side, batch = imgsz or target.stated_imgsz, settings.batch or target.batch
+        side, batch = target.stated_imgsz if imgsz is None else imgsz, settings.batch or target.batch
         graphs, recipe = [], int8_recipe(target, site.runtime.name)
         for number, model in enumerate(paths, 1):
             folder = Path(scratch) / str(number)
             graph = graph_of(model, folder, imgsz=side, batch=batch, trust=trust, progress=progress)
-            graphs.append(in_precision(graph, folder / "precision", precision, data, recipe=recipe, trust=trust))
+            low = in_precision(
+                graph,
+                folder / "precision",
+                precision,
+                data,
+                calibration=target.calibration,
+                recipe=recipe,
+                trust=trust,
+            )
+            graphs.append(low)
         return bench_graphs(
             graphs,
             site.runtime,
@@ -292,7 +298,7 @@ def bench_graphs(
             if attempt > retries or not (undecided or unsteady):
                 break
             if 2**attempt <= MAX_EFFORT:
-                settings = replace(settings, rounds=settings.rounds * 2, time_limit_s=settings.time_limit_s * 2)
+                settings = settings.longer()
         rows = []
         names = names_apart(paths)
         notes: list[str] = []
@@ -349,14 +355,18 @@ def _check(paths: Sequence[Path], statistic: str, max_ms: float | None, retries:
         raise TargetError("no model to measure; give at least one ONNX file or engine")
     for path in paths:
         require_model(path, ".onnx", ".engine", closed=True)
+    check_statistic(statistic)
+    if max_ms is not None and not 0 < max_ms < float("inf"):
+        raise TargetError(f"--max-ms {max_ms}: a positive number of milliseconds is needed")
+    Measuring(retries=retries)
+
+
+def check_statistic(statistic: str) -> None:
+    """Refuse a statistic that is no percentile, by a TargetError."""
     try:
         quantile_of(statistic)
     except ValueError as error:
         raise TargetError(f"--statistic: {error}") from None
-    if max_ms is not None and not 0 < max_ms < float("inf"):
-        raise TargetError(f"--max-ms {max_ms}: a positive number of milliseconds is needed")
-    if retries < 0:
-        raise TargetError(f"--retries {retries}: 0 or more")
 
 
 def _check_detectors(paths: Sequence[Path], settings: BenchSettings, image: Path | None) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError, only_informs
-from edgeprune.input_size import Size
+from edgeprune.input_size import Size, asked_sides
 from edgeprune.measure.accuracy import accuracy, judge_artifact
-from edgeprune.measure.bench import ModelBench, bench_graphs
+from edgeprune.measure.bench import ModelBench, bench_graphs, check_statistic
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
 from edgeprune.measure.names import names_apart
@@ -29,7 +29,7 @@ from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.samples.gates import metric_name
 from edgeprune.serial import to_json
-from edgeprune.settings import check_seed
+from edgeprune.settings import check_count, check_seed
 
 if TYPE_CHECKING:
     from edgeprune.export.metadata import ModelMetadata
@@ -164,11 +164,15 @@ def compare(
 
     Raises:
         DataError: a file that cannot be read, or models of different tasks or classes.
-        TargetError: fewer than two models, or a seed out of range.
+        TargetError: fewer than two models, a statistic that is none, or a number out of range.
     """
     from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 
     check_seed(seed)
+    check_count(images, "images")
+    check_statistic(statistic)
+    if imgsz is not None:
+        asked_sides(imgsz)
     paths = paths_of(models)
     _check(paths)
     runtime, settings = runtime or OnnxRuntime(), settings or BenchSettings()

@@ -4,7 +4,7 @@ ratio between two of them speaks of the pruning alone."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def graph_inputs(target: Target, dataset: Dataset | None, seed: int | None) -> d
     if target.graph_precision.startswith("int8"):
         inputs["recipe"] = int8_recipe(target)
     if dataset is not None and target.graph_precision.startswith("int8"):
-        inputs |= {"data": dataset.digest, "calibration": target.calibration.model_dump()}
+        inputs |= {"data": dataset.digest, "calibration": asdict(target.calibration)}
         if seed is not None:
             inputs["seed"] = seed
     return inputs
@@ -119,11 +119,9 @@ def convert_precision(
         low,
         precision=precision or target.graph_precision,
         data=dataset,
-        images=target.calibration.images,
         recipe=int8_recipe(target),
-        method=target.calibration.method,
-        percentile=target.calibration.percentile,
         seed=seed,
+        **asdict(target.calibration),
     )
 
 

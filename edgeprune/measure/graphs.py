@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edgeprune.input_size import Size
 from edgeprune.progress import Progress, silent
+from edgeprune.settings import Calibration, Precision
 
 COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft")  # others keep weights reordered and padded: their sizes tell nothing
 PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Identity"}  # between a weight and its use
@@ -58,8 +59,8 @@ def in_precision(
     folder: Path,
     precision: str,
     data: str | None = None,
-    images: int = 128,
     *,
+    calibration: Calibration | None = None,
     recipe: str,
     trust: bool = False,
 ) -> Path:
@@ -68,9 +69,9 @@ def in_precision(
     Args:
         graph: an ONNX file in FP32.
         folder: where the copy goes.
-        precision: ``fp32`` (the graph itself), ``fp16`` or ``int8``.
+        precision: ``fp32`` (the graph itself), ``fp16``, ``int8`` or ``int8-fp16``.
         data: dataset whose training images calibrate INT8.
-        images: how many of them.
+        calibration: on how many of them, and how; as a profile does by itself when None.
         recipe: of INT8, for what runs it: :func:`~edgeprune.measure.compiling.int8_recipe`.
         trust: as in :meth:`~edgeprune.dataset.Dataset.load`.
 
@@ -82,17 +83,26 @@ def in_precision(
 
     if precision == "fp32":
         return graph
-    if precision not in ("fp16", "int8"):
-        raise TargetError(f"--precision {precision}: allowed are fp32, fp16, int8")
-    if precision == "int8" and data is None:
-        raise TargetError("--precision int8: ranges are found on images; give --data DATASET.yaml")
+    if precision not in get_args(Precision):
+        raise TargetError(f"--precision {precision}: allowed are {', '.join(get_args(Precision))}")
+    if precision.startswith("int8") and data is None:
+        raise TargetError(f"--precision {precision}: ranges are found on images; give --data DATASET.yaml")
     from edgeprune.export.quantize import quantize_onnx
     from edgeprune.quiet import quiet
 
     folder.mkdir(parents=True, exist_ok=True)
+    found_by = asdict(calibration or Calibration())
     low = folder / f"{graph.stem}-{precision}.onnx"
     with quiet():
-        quantize_onnx(graph, low, precision=precision, data=data, images=images, recipe=recipe, trust=trust)
+        quantize_onnx(
+            graph,
+            low,
+            precision=precision,
+            data=data,
+            recipe=recipe,
+            trust=trust,
+            **found_by,
+        )
     return low
 
 

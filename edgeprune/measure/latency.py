@@ -62,11 +62,12 @@ def latency_settings(
     frames: list[Path] = []
     if dataset is not None and end_to_end:
         frames = dataset.sample_images(dataset.judging_split(target.accuracy.split), FRAMES, site.seed)
-    settings = sampling_settings(target)
+    asked = sampling_settings(target)
+    settings = asked.longer(effort)
     settings = replace(
         settings,
-        rounds=max(MIN_BLOCKS, round(settings.rounds * effort)),
-        time_limit_s=settings.time_limit_s * max(effort, 1.0),
+        rounds=max(MIN_BLOCKS, settings.rounds),
+        time_limit_s=asked.time_limit_s * max(effort, 1.0),
         seed=site.seed,
         batch=target.batch,
         imgsz=both_sides(target.imgsz),

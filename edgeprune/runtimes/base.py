@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.samples.measurement import Measurement
-from edgeprune.settings import check_seed
+from edgeprune.settings import MOST_ROUNDS, Benching, Count, Seed, Side
 
 
 @dataclass(frozen=True)
@@ -58,56 +58,31 @@ AS_EXPORTED = FreeAxes()
 """Nothing is said."""
 
 
-@dataclass(frozen=True)
-class BenchSettings:
-    """How latency is sampled.
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(Benching):
+    """How latency is sampled, and on what."""
 
-    Attributes:
-        threads: intra-op threads of the runtime; 0 leaves the choice to it.
-        warmup_s: least time spent on warm-up per model, in seconds.
-        rounds: interleaved rounds; every round takes ``per_round`` samples of each model in a rotating order.
-        per_round: samples per model and round.
-        time_limit_s: stop after this many seconds even when rounds are left; 0 for no limit.
-        seed: seed of the input values.
-        batch: size of a free batch axis; 0 takes what the model fixes, else 1.
-        imgsz: height and width of free spatial axes, in pixels; None takes the model's metadata.
-        cpus: CPUs that the process is pinned to; empty for no pinning.
-        copies: on a GPU, whether copies between host and device are in the time.
-        cuda_graph: capture an inference once and replay it, where the runtime and the engine can; the measurement says
-            whether it was so.
-        launches: fresh processes that the rounds are divided among. Where a model's memory lies is drawn anew in each,
-            so that its share of a ratio averages away; within one process it does not.
-        warmup_runs: least number of warm-up runs for each model.
-        priority: go before other work on the machine where this user may; the samples' conditions tell whether it did.
-        scope: ``model`` (input in memory to output in memory) or ``end_to_end`` (a frame in memory to boxes).
-        frames: image files for ``end_to_end``, in turns, the same for every model; seeded noise without.
-        stand_in: for ``end_to_end``, the first model's outputs go through the post-processing of all: a pruned model
-            that is not trained yet finds nothing, or everything.
-        images: gives an input of a shape (batch, channels, height, width), float32 in [0, 1], from images; noise when
-            None. What NMS inside a graph takes depends on the boxes that it is given, and noise has none, or too many.
-    """
-
-    threads: int = 1
-    warmup_s: float = 1.0
-    rounds: int = 40
-    per_round: int = 5
-    time_limit_s: float = 60.0
-    seed: int = 0
-    batch: int = 0
-    imgsz: tuple[int, int] | None = None
-    cpus: tuple[int, ...] = ()
-    copies: bool = True
-    cuda_graph: bool = False
-    launches: int = 1
-    warmup_runs: int = 0
-    priority: bool = True
-    scope: str = "model"
+    seed: Seed = 0
+    """Seed of the input values."""
+    imgsz: tuple[Side, Side] | None = None
+    """Height and width of free spatial axes, in pixels; the model's metadata says when None."""
+    cpus: tuple[Count, ...] = ()
+    """CPUs that the process is pinned to; empty for no pinning."""
+    scope: Literal["model", "end_to_end"] = "model"
+    """``model`` (input in memory to output in memory) or ``end_to_end`` (a frame in memory to boxes)."""
     frames: tuple[Path, ...] = ()
+    """Image files for ``end_to_end``, in turns, the same for every model; seeded noise without."""
     stand_in: bool = False
+    """For ``end_to_end``: the first model's outputs go through the post-processing of all: a pruned model that is not
+    trained yet finds nothing, or everything."""
     images: Callable[[tuple[int, ...]], np.ndarray] | None = None
+    """Gives an input of a shape (batch, channels, height, width), float32 in [0, 1], from images; noise when None. What
+    NMS inside a graph takes depends on the boxes that it is given, and noise has none, or too many."""
 
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
+    def longer(self, times: float = 2.0) -> BenchSettings:
+        """The same with this many times the rounds, and the time for them."""
+        rounds = min(max(round(self.rounds * times), 1), MOST_ROUNDS)
+        return replace(self, rounds=rounds, time_limit_s=self.time_limit_s * times)
 
     @property
     def free(self) -> FreeAxes:

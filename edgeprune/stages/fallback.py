@@ -18,6 +18,7 @@ from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.facts import BaselineFacts, FallbackFacts
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Gate, info_gate
+from edgeprune.settings import FEWEST_IMAGES
 from edgeprune.stages.base import Build
 
 RANKING_IMAGES = 4  # layers are ranked by their error where the head ends, which hardly differs between images
@@ -91,15 +92,13 @@ def choosing_images(build: Build) -> Dataset:
 
 def _choosing_images(build: Build) -> tuple[Dataset, bool]:
     """:func:`choosing_images`, and whether they judge too."""
-    from edgeprune.export.int8 import FEWEST_IMAGES  # fewer tell no more of an accuracy than of a range
-
     dataset, judging = build.dataset, build.dataset.judging_split(build.target.accuracy.split)
     sources = ("train",) if judging == "val" else ("val",) if judging == "train" else ("val", "train")
 
     for source in sources:
         count = build.target.calibration.images if source == "train" else len(dataset.images(source))
         images = dataset.sample_images(source, count, build.site.seed, outside=judging)
-        if len(images) >= FEWEST_IMAGES:
+        if len(images) >= FEWEST_IMAGES:  # fewer tell no more of an accuracy than of a range
             return dataset.with_other_images(judging, source, images), False
     images = dataset.sample_images(judging, build.target.calibration.images, build.site.seed)
     return dataset.with_other_images(judging, judging, images), True

@@ -14,7 +14,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
 from edgeprune.reading import shown
-from edgeprune.settings import Finetuning, Overrides, Positive, Pretraining, Qat, Ratio, Share, Sparsifying
+from edgeprune.settings import (
+    Calibration,
+    Finetuning,
+    HeadOfTwo,
+    Measuring,
+    Overrides,
+    Positive,
+    Precision,
+    Pretraining,
+    Qat,
+    Ratio,
+    RuntimeName,
+    Share,
+    Sparsifying,
+)
 from edgeprune.target.releases import (
     DLA_WORDS,
     KNOWN_VERSIONS,
@@ -38,12 +52,8 @@ BUDGETS = ("latency_ms", "speed_up", "macs_speed_up")
 LATENCY_BUDGETS = ("latency_ms", "speed_up")
 """Those of them that speak of latency, the only ones that several budgets side by side are asked by."""
 Statistic = Literal["p50", "p90", "p95", "p99"]
-RuntimeName = Literal[
-    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec"
-]
 CAPTURING: tuple[RuntimeName, ...] = ("tensorrt", "trtexec", "onnxruntime-cuda", "onnxruntime-tensorrt")
 """Runtimes that replay an inference from a CUDA graph."""
-Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
 
 
 class _Part(BaseModel):
@@ -149,47 +159,10 @@ class Export(_Part):
     """Dynamic batch and size; a latency budget speaks of one shape, so the default is static."""
     nms: bool = False
     """Embed non-maximum suppression in the graph."""
-    head: Literal["auto", "end-to-end", "raw"] = "auto"
+    head: Literal["auto", HeadOfTwo] = "auto"
     """Which head of a model with two (YOLOv10, YOLO26) is exported. ``auto`` takes the end-to-end one, whose output
     needs no NMS, but the raw one for INT8 where the device's TensorRT is 10.3, which cannot build it, or 8.5 or 8.6,
     which are not known to (without a device: where the range reaches down to them)."""
-
-
-class Calibration(_Part):
-    """How INT8 ranges are found, and on how many images a precision below FP32 is tried."""
-
-    images: Annotated[int, Field(ge=16, le=100_000)] = 256
-    """Images of the training split that INT8 is calibrated on; fewer than 64 is a warning. Any precision below FP32 is
-    tried on as many that do not judge, to choose layers and formats by; on the whole of val where test judges."""
-    method: Literal["entropy", "percentile", "minmax"] = "entropy"
-    """How a range is chosen from the values seen."""
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    """Share of the values that a range covers, in percent, for ``percentile``."""
-
-
-class Measuring(_Part):
-    """How latency is sampled; the gate asks for more where the samples do not settle it."""
-
-    threads: Annotated[int, Field(ge=0, le=1024)] = 1
-    """Threads of the runtime; 0 leaves the choice to it."""
-    warmup_s: Annotated[float, Field(ge=0, le=600)] = 1.0
-    """Least warm-up for each model, in seconds; of all models together a third of ``time_limit_s`` at most."""
-    rounds: Annotated[int, Field(ge=4, le=100_000)] = 60
-    """Interleaved rounds."""
-    per_round: Annotated[int, Field(ge=1, le=10_000)] = 5
-    """Samples of each model in a round."""
-    time_limit_s: Positive = 60.0
-    """Longest run of one measurement, in seconds."""
-    copies: bool = True
-    """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time."""
-    cuda_graph: bool = False
-    """Capture an inference once and replay it, where it can be captured (not through ``onnxruntime-tensorrt-rtx``); the
-    measurement says whether it was so. Through ONNX Runtime, which refuses what it cannot capture, it has not yet been
-    measured on a GPU."""
-    quiet_wait_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """Longest wait for other work on this machine to end before an INCONCLUSIVE gate is measured again, in seconds."""
-    retries: Annotated[int, Field(ge=0, le=20)] = 2
-    """How often an INCONCLUSIVE gate is measured again, with twice the samples each time, 16 times as many at most."""
 
 
 class Board(_Part):
@@ -551,7 +524,7 @@ def default_target() -> Target:
         device=Board(kind="cpu"),
         runtime="onnxruntime",
         budget=Budget(speed_up=1.0),
-        measure=Measuring(rounds=40, retries=0),
+        measure=Measuring(retries=0),
     )
 
 

@@ -634,7 +634,7 @@ def test_a_profile_that_names_its_trtexec_goes_by_that_ones_version(tmp_path: Pa
     orin_nx = load_target("jetson-orin-nx").device.model_copy(
         update={"trtexec": "trtexec", "power_mode": None, "dla_core": 0, "tensorrt": ">=10.3,<12"}
     )
-    measure = named.measure.model_copy(update={"cuda_graph": False})
+    measure = replace(named.measure, cuda_graph=False)
     on_dla = named.model_copy(update={"device": orin_nx, "runtime": "trtexec", "measure": measure})
     with pytest.raises(DeviceError, match=r"its TensorRT 11\.4\.1 has no DLA: .*leave device.dla_core out"):
         with open_site(on_dla.with_overrides(device="fake:orin-nx,tensorrt=11.4.1")):

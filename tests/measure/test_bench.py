@@ -249,7 +249,7 @@ def test_the_worst_model_decides(model: Path) -> None:
 def test_inconclusive_is_measured_again_with_twice_the_samples(model: Path) -> None:
     runtime = Scripted(np.array([10, 13]), np.array([10, 13]), 10.0)
     result = bench_graphs([model], runtime, max_ms=12, statistic="p50", retries=3, details=False)
-    assert runtime.rounds == [40, 80, 160]
+    assert runtime.rounds == [60, 120, 240]
     assert result.attempts == 3 and result.exit_code == 0
 
 
@@ -293,8 +293,10 @@ def test_one_path_is_a_model_and_none_is_refused(tmp_path: Path) -> None:
 )
 def test_bad_arguments_are_one_line(model: Path, arguments: list[str]) -> None:
     done = CliRunner().invoke(app, [str(model), *arguments])
-    assert isinstance(done.exception, TargetError)
-    assert "\n" not in str(done.exception)
+    if isinstance(done.exception, TargetError):
+        assert "\n" not in str(done.exception)
+    else:  # out of the range that an option's help shows
+        assert done.exit_code == 2 and arguments[0] in done.output
 
 
 IGNORED = {

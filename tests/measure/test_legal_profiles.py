@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +65,7 @@ def site(target: Target, runtime: ClockedRuntime) -> Any:
 
 def asking(budget: dict[str, Any], **measure: Any) -> Target:
     target = load_target("cpu")
-    changed = {"budget": {"statistic": "p50", **budget}, "measure": target.measure.model_dump() | measure}
+    changed = {"budget": {"statistic": "p50", **budget}, "measure": asdict(target.measure) | measure}
     return Target.model_validate(target.model_dump() | changed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +64,7 @@ def test_what_is_timed_again_waits_for_other_work_to_end(monkeypatch: pytest.Mon
     waited: list[tuple[float, int]] = []
     monkeypatch.setattr("edgeprune.measure.latency.wait_for_quiet", lambda s, cores, note: waited.append((s, cores)))
     target = load_target("cpu").with_overrides(speed_up=1.9)
-    target = target.model_copy(update={"measure": target.measure.model_copy(update={"quiet_wait_s": 7.0})})
+    target = target.model_copy(update={"measure": replace(target.measure, quiet_wait_s=7.0)})
     place = site(target, [1.0, 1.0, 1.0])
     for device, attempts, waits in (("local", (0,), 0), ("ssh", (1,), 0), ("local", (1,), 1)):
         place.device = SimpleNamespace(name=device)

@@ -14,7 +14,6 @@ from edgeprune.artifact import Artifact
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.export.graph import load_graph, metadata_of
-from edgeprune.export.int8 import FEWEST_IMAGES
 from edgeprune.export.metadata import FLOAT_LAYERS_KEY
 from edgeprune.export.mixed import quantized_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
@@ -23,6 +22,7 @@ from edgeprune.export.quantize import quantize_onnx
 from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.records.facts import FinetuneFacts, QatFacts, QuantizeFacts
+from edgeprune.settings import FEWEST_IMAGES
 from edgeprune.stages import quantize
 from edgeprune.stages.base import Build, Output
 from edgeprune.stages.fallback import choosing_images

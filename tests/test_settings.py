@@ -1,0 +1,150 @@
+"""What a setting is by default, and what it may be, is said once: by its class in edgeprune.settings."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import edgeprune
+from edgeprune.cli import app
+from edgeprune.errors import TargetError
+from edgeprune.export.int8 import quantize_to_int8
+from edgeprune.export.parity import parity
+from edgeprune.export.quantize import quantize_onnx
+from edgeprune.measure import graphs
+from edgeprune.measure.bench import sampling_settings
+from edgeprune.settings import Calibration, Measuring, Sampling, field_names
+from edgeprune.target import default_target, load_target
+from tests.export.helpers import saved, stock_model
+from tests.runtimes.models import convolutions
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return convolutions(tmp_path / "m.onnx")
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("detector")
+    edgeprune.export(saved(stock_model("yolov8", "detect"), folder / "m.pt"), folder / "m.onnx", imgsz=64)
+    return folder / "m.onnx"
+
+
+def help_of(command: str) -> str:
+    return " ".join(CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400"}).output.split())
+
+
+@pytest.mark.parametrize("function", [quantize_onnx, quantize_to_int8, edgeprune.quantize])
+def test_calibration_is_everywhere_what_a_build_does_by_itself(function: Callable[..., Any]) -> None:
+    taken = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    own = asdict(load_target("cpu").calibration)
+    assert own == asdict(Calibration()) and {"method", "percentile"} <= own.keys() & taken.keys()
+    assert {
+        name: taken[name] for name in own if taken.get(name, inspect.Parameter.empty) != inspect.Parameter.empty
+    }.items() <= own.items()
+    assert f"; {own['images']} if not given." in help_of("quantize")
+
+
+def test_bench_calibrates_as_its_target_says(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def took(*_: object, **given: Any) -> None:
+        asked.append(given)
+        raise TargetError("calibration began")
+
+    monkeypatch.setattr(sys.modules["edgeprune.export.quantize"], "quantize_onnx", took)
+    target = load_target("cpu").changed({"calibration.images": 99, "calibration.method": "minmax"})
+    for wanted in (target, load_target("cpu")):
+        with pytest.raises(TargetError, match="began"):
+            edgeprune.bench(wanted, [model], precision="int8", data="data.yaml")
+        assert asdict(wanted.calibration).items() <= asked.pop().items()
+    with pytest.raises(TargetError, match="began"):
+        graphs.in_precision(model, model.parent / "low", "int8", "data.yaml", recipe="cpu")
+    assert asdict(Calibration()).items() <= asked.pop().items()
+
+
+def test_sampling_is_by_default_the_same_from_a_profile_a_command_and_python() -> None:
+    def own(settings: Sampling) -> dict[str, Any]:
+        return {name: getattr(settings, name) for name in field_names(Sampling)}
+
+    assert own(Sampling()) == own(Measuring()) == own(edgeprune.BenchSettings()) == own(default_target().measure)
+    assert own(sampling_settings(default_target())) == own(Sampling())
+    for command in ("bench", "compare"):
+        assert f"; the profile's, or {Sampling.rounds}." in help_of(command)
+
+
+OUT_OF_RANGE = {
+    "threads": (-4, 1025),
+    "warmup_s": (-1.0, 601.0, float("nan")),
+    "rounds": (0, -1, 100_001, 2.5),
+    "per_round": (0, 10_001),
+    "time_limit_s": (-1.0, float("inf"), float("nan")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in OUT_OF_RANGE.items() for value in values]
+)
+def test_a_profile_a_command_and_python_refuse_the_same(model: Path, name: str, value: Any) -> None:
+    for refuse in (
+        lambda: edgeprune.BenchSettings(**{name: value}),
+        lambda: load_target("cpu").changed({f"measure.{name}": value}),
+    ):
+        with pytest.raises(TargetError, match=name) as refused:
+            refuse()
+        assert "\n" not in str(refused.value)
+    flag = {"time_limit_s": "--seconds"}.get(name, f"--{name.replace('_', '-')}")
+    done = CliRunner().invoke(app, ["bench", str(model), flag, str(value)])
+    assert done.exit_code == 2 or isinstance(done.exception, TargetError)
+
+
+@pytest.mark.parametrize("value", [1, 100_000])
+def test_and_allow_the_same(value: int) -> None:
+    assert edgeprune.BenchSettings(rounds=value).rounds == value
+    assert load_target("cpu").changed({"measure.rounds": value, "measure.time_limit_s": 0}).measure.rounds == value
+
+
+def test_a_measurement_of_the_most_rounds_may_be_made_again() -> None:
+    assert edgeprune.BenchSettings(rounds=100_000).longer(16).rounds == 100_000
+    assert edgeprune.BenchSettings(rounds=30).longer(0.25).rounds == 8
+
+
+NO_NUMBERS: dict[str, Callable[[Path, Path], Any]] = {
+    "bench retries": lambda m, out: edgeprune.bench("cpu", [m], retries=-1),
+    "bench many retries": lambda m, out: edgeprune.bench("cpu", [m], retries=21),
+    "bench imgsz": lambda m, out: edgeprune.bench("cpu", [m], imgsz=-32),
+    "bench no imgsz": lambda m, out: edgeprune.bench("cpu", [m], imgsz=0),
+    "bench statistic": lambda m, out: edgeprune.bench("cpu", [m], statistic="mean"),
+    "bench max_ms": lambda m, out: edgeprune.bench("cpu", [m], max_ms=-1.0),
+    "compare images": lambda m, out: edgeprune.compare([m, m], "none.yaml", images=-1),
+    "compare statistic": lambda m, out: edgeprune.compare([m, m], "none.yaml", statistic="mean"),
+    "compare imgsz": lambda m, out: edgeprune.compare([m, m], "none.yaml", imgsz=-1),
+    "export batch": lambda m, out: edgeprune.export(m, out, batch=0),
+    "export half a batch": lambda m, out: edgeprune.export(m, out, batch=1.5),  # type: ignore[arg-type]
+    "export opset": lambda m, out: edgeprune.export(m, out, opset=99),
+    "parity imgsz": lambda m, out: parity(m, m, [], imgsz=100),
+    "parity no imgsz": lambda m, out: parity(m, m, [], imgsz=0),
+    "quantize images": lambda m, out: edgeprune.quantize(m, out, precision="int8", data="none.yaml", images=0),
+    "quantize percentile": lambda m, out: edgeprune.quantize(m, out, precision="int8", data="d", percentile=9999.0),
+    "quantize method": lambda m, out: edgeprune.quantize(m, out, precision="int8", data="none.yaml", method="mean"),
+    "simplify tolerance": lambda m, out: edgeprune.simplify(m, out, tolerance=float("nan")),
+    "val batch": lambda m, out: edgeprune.val(m, data="none.yaml", batch=0),
+    "val threads": lambda m, out: edgeprune.val(m, data="none.yaml", threads=-1),
+    "val workers": lambda m, out: edgeprune.val(m, data="none.yaml", workers=-1),
+    "val imgsz": lambda m, out: edgeprune.val(m, data="none.yaml", imgsz=0),
+}
+
+
+@pytest.mark.parametrize("call", NO_NUMBERS)
+def test_a_number_out_of_range_is_refused_in_one_line(call: str, tmp_path: Path, detector: Path) -> None:
+    with pytest.raises(TargetError) as refused:
+        NO_NUMBERS[call](detector, tmp_path / "out.onnx")
+    assert "\n" not in str(refused.value) and not (tmp_path / "out.onnx").exists()
