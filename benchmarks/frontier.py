@@ -36,7 +36,8 @@ from edgeprune.input_size import pixels, size_from
 from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Row
 from edgeprune.records.sweep import Point
-from edgeprune.report.frontier import Z, frontier_plot
+from edgeprune.report.frontier import frontier_plot
+from edgeprune.samples.statistics import interval_half_width
 from edgeprune.serial import from_json, to_json
 
 NEAR = 0.005  # mAP that a recommended row may stay behind the best one
@@ -148,7 +149,7 @@ def interval_text(row: Seen) -> str:
     if row.accuracy.interval is not None:
         return row.accuracy.text()
     [point] = row.points
-    return "–" if point.accuracy_error is None else f"± {Z * point.accuracy_error:.4f} over images"
+    return "–" if point.accuracy_error is None else f"± {interval_half_width(point.accuracy_error):.4f} over images"
 
 
 def seen(runs: Sequence[Run]) -> list[Seen]:

@@ -20,6 +20,7 @@ import onnx
 from benchmarks.page import printed_by
 from edgeprune.export.lint import Limits, lint
 from edgeprune.export.onnx import describe_onnx
+from edgeprune.export.precision import PRECISIONS
 from edgeprune.quiet import quiet
 from edgeprune.runtimes.nvidia_parser import ask_parser
 from tests.export.helpers import TASKS, pruned_forms
@@ -36,7 +37,6 @@ MODELS = (  # family, size, tasks that Ultralytics describes
     ("yolo26", "n", EVERY_TASK),
 )
 TWO_HEADS = ("yolov10", "yolo26")
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 LACKING = """TensorRT for RTX has no plugins: of a graph that needs one (with NMS inside, `NonZero`) it
 cannot tell. The full TensorRT has that operator (onnx-tensorrt, `docs/operators.md`)."""
 PACKAGES = ("ultralytics", "torch", "onnx", "onnxsim", "onnxruntime", "tensorrt-rtx-cu13-libs")

@@ -35,7 +35,6 @@ from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.quiet import quiet
-from edgeprune.report.verdict import INTERVAL_TAIL
 from edgeprune.samples.average_precision import drop_interval
 
 SPLITS = ("val", "test")
@@ -92,7 +91,7 @@ def measured(checkpoint: Path, folder: Path, dataset: Dataset, given: argparse.N
             drop = figures["forms"]["FP32"].get(split, found) - found
             unpruned, quantised = load_per_image(source.with_suffix(f".{split}.npz")), load_per_image(kept)
             interval = drop_interval(unpruned, quantised, drop)
-            figures["forms"][name] |= {split: found, f"{split} ±": interval.upper(INTERVAL_TAIL) - drop}
+            figures["forms"][name] |= {split: found, f"{split} ±": interval.ends[1] - drop}
     models = list(forms.values())
     timed, bare = latencies(models), bare_loop(models)
     for name, found, alone in zip(forms, timed, bare, strict=True):

@@ -32,6 +32,7 @@ from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.samples.average_precision import standard_error
+from edgeprune.samples.statistics import interval_half_width
 from edgeprune.search.run import search
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
@@ -312,7 +313,10 @@ def interval(whole: list[dict[str, Any]]) -> tuple[float, float] | None:
     if len(whole) > 1:
         return Seeds(tuple(row["after"] for row in whole)).interval
     spread = whole[0]["spread"]
-    return None if spread is None else (whole[0]["after"] - 1.96 * spread, whole[0]["after"] + 1.96 * spread)
+    if spread is None:
+        return None
+    after, half = whole[0]["after"], interval_half_width(spread)
+    return after - half, after + half
 
 
 def remarks(found: list[dict[str, Any]], every: tuple[Approach, ...]) -> list[str]:

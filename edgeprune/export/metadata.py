@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 
@@ -14,6 +14,7 @@ from edgeprune.errors import DataError
 from edgeprune.export.graph import inputs_of, load_graph, metadata_of, outputs_of, tensorrt_plugins
 from edgeprune.families import refuse_foreign_head
 from edgeprune.model_metadata import count_of, literal_of, mapping_of, names_of, refused, size_of, stride_of, task_of
+from edgeprune.settings import ExportedHead
 
 # the build's own entries
 HEAD_KEY = "edgeprune_head"
@@ -22,7 +23,7 @@ SIGNATURE_KEY = "edgeprune_signature"
 PRECISION_KEY = "edgeprune_precision"
 FLOAT_LAYERS_KEY = "edgeprune_float_layers"  # layers that went back from low precision to float, by name
 
-HEADS = ("raw", "end-to-end", "nms")
+HEADS = get_args(ExportedHead)
 REQUIRED = ("names", "task", "stride", "imgsz")  # without these a model cannot be validated
 
 

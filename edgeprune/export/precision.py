@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import get_args
 
 import onnx
 
@@ -14,8 +15,9 @@ from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetErro
 from edgeprune.export.graph import load_graph, refuse_plugins, with_shapes
 from edgeprune.export.regions import LAYER_OPS, name_nodes
 from edgeprune.runtimes.onnx_facts import holds_int8, weight_types
+from edgeprune.settings import Precision
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+PRECISIONS = get_args(Precision)
 
 
 def precision_of(model: onnx.ModelProto | Path) -> str:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.frontier.choose import LEAST_GAIN, loss
+from edgeprune.frontier.choose import loss
 from edgeprune.frontier.levers import forms
 from edgeprune.frontier.output_form import choose_output
 from edgeprune.frontier.screening import Screening, screen
@@ -20,6 +20,7 @@ from edgeprune.measure.variants import site_with
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import Screened
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.measurement import LEAST_GAIN
 from edgeprune.target import Target
 
 SHARE_OF_FLOOR = 0.5  # of the accuracy that may be lost; the rest is for what is pruned

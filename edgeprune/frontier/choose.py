@@ -25,7 +25,6 @@ MARGIN = 0.02  # the same of forms that keep the size they were trained at
 HARMLESS = 0.01  # a lever that costs no more accuracy than this without training is followed, not questioned
 NOTHING = 0.005  # accuracy that INT8 costs without training, at which it is not trained
 HARMLESS_WORDS = "another lever alone meets the budget for next to nothing"
-LEAST_GAIN = 1.02  # a form that is not faster by this has nothing to give for another precision or output
 LEAST_SHARED = 1.3  # what is left to gain below this is not shared between size and pruning
 
 

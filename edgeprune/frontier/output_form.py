@@ -12,11 +12,12 @@ from pathlib import Path
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.frontier.choose import HARMLESS, LEAST_GAIN, loss
+from edgeprune.frontier.choose import HARMLESS, loss
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.pruning.heads import has_end_to_end_head, ships_end_to_end
 from edgeprune.records.frontier import Form, Keys, Screened
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.measurement import LEAST_GAIN
 from edgeprune.target import Target
 
 HEADS = {"end-to-end": "end-to-end head", "raw": "raw head"}

@@ -6,14 +6,15 @@ times or exports asks here which one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from edgeprune.errors import TargetError
 from edgeprune.pruning.copies import copy_sharing_weights, head_of
+from edgeprune.settings import Head
 
-HEADS = ("auto", "end-to-end", "raw", "nms")
+HEADS = get_args(Head)
 """What can be exported: ``auto`` takes the one-to-one head where there is one, ``raw`` and ``nms`` the other."""
 
 

@@ -27,13 +27,8 @@ from edgeprune.records.show import RECORD, bundle_of
 from edgeprune.records.verify import read_with_edits, refuse_edited
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement, differing_conditions
-from edgeprune.samples.statistics import PLACEMENT_ALLOWANCE, bounds
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, PLACEMENT_ALLOWANCE, bounds, interval_half_width
 from edgeprune.workspace import BUNDLE, STATE
-
-CONFIDENCE = 0.975  # one-sided: two intervals of 95 % that do not touch
-
-CHANCE = 1.96  # standard errors of a change that chance brings in one of twenty pairs of builds
-
 
 FIGURES = ("latency", "speed-up", "accuracy")
 """What of a build is held against earlier ones."""
@@ -222,7 +217,7 @@ def _entry(path: Path, record: BuildRecord, edited: tuple[str, ...]) -> _Entry:
     statistic, drop, budget = record.judged_statistic, shipped.accuracy_drop, record.target.budget
     latency, device = None, "no latency was measured"
     if pair is not None:
-        bound = bounds(pair[1].values, statistic, CONFIDENCE)
+        bound = bounds(pair[1].values, statistic, INTERVAL_END_CONFIDENCE)
         latency = Figure(bound.value, bound.low, bound.high)
         device = ", ".join(pair[1].conditions.identity.values()) or "not named"
     timed = {"latency_ms": "latency", "speed_up": "speed-up"}
@@ -261,7 +256,7 @@ def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
         compared[name] = before.path
         if name == "accuracy":
             # what the target calls a loss, and more than other images would bring
-            chance = CHANCE * math.hypot(entry.accuracy_error or 0, other.accuracy_error or 0)
+            chance = interval_half_width(math.hypot(entry.accuracy_error or 0, other.accuracy_error or 0))
             changes.note_accuracy(build.metric, before.accuracy, build.accuracy, max(build.max_map_drop, chance))
         elif name == "latency":
             # two runs of one file differ by where it lies in memory; no interval within a run knows of that

@@ -19,7 +19,6 @@ from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
     COLUMNS,
-    INTERVAL_TAIL,
     accuracy_text,
     accuracy_warning,
     change_interval_text,
@@ -33,7 +32,7 @@ from edgeprune.report.verdict import (
     without_commands,
 )
 from edgeprune.samples.gates import Gate, Verdict
-from edgeprune.samples.statistics import Bounds, bounds, value_of
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, Bounds, bounds, value_of
 
 if TYPE_CHECKING:
     from edgeprune.measure.scenes import Scene
@@ -108,7 +107,7 @@ def sizes_table(record: BuildRecord) -> Table:
     ]
     if (pair := record.judged_latency) is not None:
         statistic, interval = record.judged_statistic, record.speed_up
-        figures = (bounds(measurement.values, statistic, INTERVAL_TAIL) for measurement in pair)
+        figures = (bounds(measurement.values, statistic, INTERVAL_END_CONFIDENCE) for measurement in pair)
         ratio = interval_text(interval) if interval is not None else "–"
         rows.append(
             (f"latency {statistic}{both}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio)

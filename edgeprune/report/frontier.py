@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
-from edgeprune.report.verdict import INTERVAL_TAIL
+from edgeprune.samples.statistics import interval_half_width
 from edgeprune.target import extending_yaml
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edgeprune.samples.average_precision import DropInterval
 
 COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained, val", "parameters", "")
-Z = 1.96  # standard errors on either side of a 95 % interval
 
 
 def frontier_table(found: Frontier) -> Table:
@@ -58,7 +57,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         screened = "–" if row.screened_speed_up is None or row.budget else f"×{row.screened_speed_up:.2f}"
         failed = "" if row.point is None else row.point.failed
         return row.name, "–", screened, "–", untrained, "–", row.dropped or failed or ""
-    spread = "" if point.accuracy_error is None else f" ± {Z * point.accuracy_error:.3f}"
+    spread = "" if point.accuracy_error is None else f" ± {interval_half_width(point.accuracy_error):.3f}"
     marks = ["on the frontier"] if row.undominated else []
     marks += [f"meets {' and '.join(row.met)} without pruning"] if row.met else []
     marks += [point.shortcoming] if point.shortcoming else []
@@ -80,13 +79,13 @@ def choice_sentence(choice: Choice, metric: str, ahead: Callable[[Row, Row], Dro
     point = best.measured
     text = f"{budget}: take {best.name}, ×{point.speed_up:.2f} at {metric} {point.accuracy:.4f}"
     if point.accuracy_error is not None:
-        text += f" ± {Z * point.accuracy_error:.4f}"
+        text += f" ± {interval_half_width(point.accuracy_error):.4f}"
     if choice.reference is not None and choice.reference.measured is not None:
         lost = point.accuracy - choice.reference.measured.accuracy
         text += f", {_with_ends(lost, ahead(best, choice.reference))} against the model as it is"
     if choice.second is not None and choice.second.measured is not None:
         interval = ahead(best, choice.second)
-        level = interval is not None and interval.lower(INTERVAL_TAIL) <= 0 <= interval.upper(INTERVAL_TAIL)
+        level = interval is not None and interval.ends[0] <= 0 <= interval.ends[1]
         behind = f"{choice.second.name} at {choice.second.measured.accuracy:.4f}"
         text += f"; {'level with' if level else 'next comes'} {behind}"
         if interval is not None:
@@ -103,7 +102,7 @@ def _with_ends(difference: float, interval: DropInterval | None) -> str:
         return text
     if interval.standard_error is None:
         return f"{text} ({interval.images} images {interval.why_unknown})"
-    return f"{text} ({interval.lower(INTERVAL_TAIL):+.4f} to {interval.upper(INTERVAL_TAIL):+.4f})"
+    return f"{text} ({interval.ends[0]:+.4f} to {interval.ends[1]:+.4f})"
 
 
 def how_to_build(found: Frontier, one: Recommendation) -> str:
@@ -165,7 +164,11 @@ def frontier_plot(found: Frontier) -> Plot:
         for ms, accuracy, row in places:
             if row.measured is not None and row.measured.accuracy_error is not None:
                 axes.errorbar(
-                    [ms], [accuracy], yerr=Z * row.measured.accuracy_error, color=COLOURS["muted"], linewidth=0.8
+                    [ms],
+                    [accuracy],
+                    yerr=interval_half_width(row.measured.accuracy_error),
+                    color=COLOURS["muted"],
+                    linewidth=0.8,
                 )
         for pruned, marker, name in ((False, "s", "not pruned"), (True, "o", "pruned")):
             chosen = [(ms, accuracy) for ms, accuracy, row in places if bool(row.budget) is pruned]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from edgeprune.samples.average_precision import DropInterval
 
 DROP = " drop"
-INTERVAL_TAIL = 0.975  # confidence of each end of an interval of 95 %
 QUIET = "a quiet machine"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 NAMING = 2  # a stage has several gates: what names a row is the stage and the metric
@@ -111,7 +110,8 @@ def trained_on_text(record: BuildRecord) -> str:
 def change_interval_text(drop: DropInterval) -> str:
     """The change that other images would show, from the worst to the best: both ends of 95 %. The gate rests on the
     worst alone, with 95 % for that one end, and so says a little more."""
-    return f"{change_text(drop.upper(INTERVAL_TAIL))} to {change_text(drop.lower(INTERVAL_TAIL))}"
+    least, most = drop.ends
+    return f"{change_text(most)} to {change_text(least)}"
 
 
 def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from edgeprune.devices.base import Device
 from edgeprune.errors import TargetError
 from edgeprune.runtimes.base import Runtime
+from edgeprune.settings import RuntimeName
 from edgeprune.target import Target
 
-NAMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "trtexec")
+NAMES = get_args(RuntimeName)
 
 
 def runtime(name: str, device: Device | None = None, *, target: Target | None = None) -> Runtime:
@@ -35,7 +38,7 @@ def runtime(name: str, device: Device | None = None, *, target: Target | None = 
         "tensorrt": lambda: TensorRt(device),
         "trtexec": lambda: TrtExec.of_target(target, device) if target else TrtExec(device),
     }
-    if name not in made:
+    if name not in NAMES:
         raise TargetError(f"runtime {name!r} is not one of {', '.join(NAMES)}")
     if isinstance(device, RemoteDevice):
         from edgeprune.runtimes.remote_onnxruntime import RemoteOnnxRuntime

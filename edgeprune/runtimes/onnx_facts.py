@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.input_size import taken_size
 from edgeprune.model_metadata import literal_of
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
+from edgeprune.settings import Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +23,8 @@ INT8_OPS = {
     *("QGemm", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearConcat", "QLinearLeakyRelu"),
     *("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvIntegerToFloat"),
 }
-PRECISIONS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",), "int8-fp16": ("int8", "fp16")}
+# to the formats that a graph has to hold for it
+PRECISIONS = {name: tuple(part for part in name.split("-") if part != "fp32") for name in get_args(Precision)}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.samples.statistics import scipy
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, scipy
 
 RECALL_STEPS = 100  # recall is read at 0, 0.01, …, 1
 DRAWS = 200  # resamplings; a standard error from so many is known to 5 %
@@ -179,6 +179,11 @@ class DropInterval:
     def lower(self, confidence: float) -> float:
         """The true drop is at least this, with ``confidence``; minus infinity where the spread is unknown."""
         return self.drop - self._distance(confidence, self.gained, self.lost)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest true drop, as an interval that is told to people."""
+        return self.lower(INTERVAL_END_CONFIDENCE), self.upper(INTERVAL_END_CONFIDENCE)
 
     def images_to_settle(self, limit: float, confidence: float) -> int | None:
         """How many images would bring the interval off ``limit``; None where that cannot be told."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,19 @@ PLACEMENT_ALLOWANCE = (
     0.01  # the same model loaded twice differs by this much: where its memory lies (bench_resolution.py)
 )
 MIN_BLOCKS = 8  # pairs of blocks that a ratio needs
+INTERVAL_LEVEL = 0.95  # of an interval that is told to people
+INTERVAL_END_CONFIDENCE = (1 + INTERVAL_LEVEL) / 2  # of either end of it alone
 SEGMENTS = 10  # consecutive pieces of a run whose levels are compared
 
 
 def scipy(module: str) -> Any:
     """A module of SciPy, loaded by the first call that needs it; it comes without types."""
     return import_module(f"scipy.{module}")
+
+
+def interval_half_width(standard_error: float) -> float:
+    """How far the interval of :data:`INTERVAL_LEVEL` reaches to either side of a figure of this standard error."""
+    return NormalDist().inv_cdf(INTERVAL_END_CONFIDENCE) * standard_error
 
 
 def quantile_of(statistic: str) -> float:
@@ -321,7 +329,7 @@ class RatioInterval:
 def ratio(
     a: Sequence[float],
     b: Sequence[float],
-    confidence: float = 0.95,
+    confidence: float = INTERVAL_LEVEL,
     *,
     tails: tuple[float, float] | None = None,
     allowance: float = PLACEMENT_ALLOWANCE,

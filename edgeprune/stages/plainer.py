@@ -12,13 +12,9 @@ from pathlib import Path
 
 from edgeprune.measure import compiling, latency
 from edgeprune.records.facts import FallbackFacts, PrecisionChoice
-from edgeprune.samples.measurement import speed_up_of
+from edgeprune.samples.measurement import LEAST_GAIN, speed_up_of
 from edgeprune.stages.base import Build
 from edgeprune.stages.fallback import graph_accuracy
-
-LEAST_GAIN = 1.02
-"""INT8 has to be faster by this to be worth its loss. NVIDIA's ModelOpt keeps Q/DQ nodes from the same gain on
-(Model-Optimizer issue 2318)."""
 
 
 def times_both(build: Build) -> bool:

@@ -36,7 +36,7 @@ from edgeprune.samples.gates import (
     unsteady_reason,
 )
 from edgeprune.samples.measurement import Measurement, speed_up_of, with_input_of
-from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, bounds, value_of
 from edgeprune.scratch import locked
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 TRAINED_VERSION = 4  # of how weights are trained: raised whenever the same job would train others
 SCRATCH = "edgeprune-sweep-"
-INTERVAL_END = 0.975  # confidence of either end of an interval of 95 %
 COMPILED, TRAINED = "compiled", "trained"  # folders beside the layer profiles, of what points share
 PRUNED = "pruned"  # the same of searches, by the key of their job
 
@@ -135,7 +134,7 @@ class RealSteps:
             first, second, gate = _timed(site, job, bench, engines, dataset, unpruned=unpruned)
             ratio, per_image = speed_up_of(first, second), folder / "per_image.npz"
             statistic = target.budget.statistic
-            limits = bounds(second.values, statistic, INTERVAL_END)
+            limits = bounds(second.values, statistic, INTERVAL_END_CONFIDENCE)
             engine = after.engine if site.runtime.fit_for_dataset else None  # else it is only compared: not asked here
             accuracy = measure_artifact(site, after.onnx, engine, dataset, per_image)
             point = Point(
