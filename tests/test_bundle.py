@@ -23,7 +23,8 @@ from edgeprune.measure.compiling import compile_engine
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
 from edgeprune.serial import write_json
-from edgeprune.stages.bundle import SHIPPED, readme, trtexec_lines, with_digests, write_bundle
+from edgeprune.stages.bundle import SHIPPED, with_digests, write_bundle
+from edgeprune.stages.bundle_readme import readme, trtexec_lines
 from edgeprune.target import load_target
 from edgeprune.workspace import open_workspace
 from tests.export.helpers import saved, stock_model

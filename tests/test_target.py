@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from edgeprune.errors import TargetError
 from edgeprune.settings import TrainSettings
-from edgeprune.stages.bundle import trtexec_lines
+from edgeprune.stages.bundle_readme import trtexec_lines
 from edgeprune.target import (
     Target,
     extending_yaml,

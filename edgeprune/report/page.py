@@ -29,6 +29,12 @@ def _environment() -> Environment:
     return environment
 
 
+@cache
+def _plain_environment() -> Environment:
+    """The same templates for text that is no HTML, where an escaped ``&`` would be read as it stands."""
+    return _environment().overlay(autoescape=False, keep_trailing_newline=True)
+
+
 def _words(command: str) -> list[str]:
     """The words of a command line, what is quoted in one piece."""
     return re.findall(r"(?:'[^']*'|[^\s'])+|'", command)
@@ -42,3 +48,8 @@ def render(template: str, **values: object) -> str:
         values: what the template names; one that is missing is an error.
     """
     return _environment().get_template(f"{template}.html.jinja").render(**values)
+
+
+def render_markdown(template: str, **values: object) -> str:
+    """As :func:`render` for a page in Markdown, ``<template>.md.jinja``, whose values are put in as they are."""
+    return _plain_environment().get_template(f"{template}.md.jinja").render(**values)

@@ -25,7 +25,7 @@ from edgeprune.report.table import Table
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, pending_gate
 from edgeprune.settings import SparsitySettings
-from edgeprune.stages.bundle import readme
+from edgeprune.stages.bundle_readme import readme
 from edgeprune.target import Budget
 from edgeprune.training.result import SparsityReport
 from edgeprune.training.scales import scales_of

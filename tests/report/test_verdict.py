@@ -15,7 +15,7 @@ from edgeprune.report.build import build_markdown, build_page
 from edgeprune.report.verdict import accuracy_text, accuracy_warning, gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
-from edgeprune.stages.bundle import readme
+from edgeprune.stages.bundle_readme import readme
 from edgeprune.target import Budget
 from tests.records.sample import PARITY, accuracy, build_record
 

@@ -21,7 +21,7 @@ from edgeprune.runtimes.trtexec_argv import (
     version_argv,
     version_from_banner,
 )
-from edgeprune.stages.bundle import trtexec_lines
+from edgeprune.stages.bundle_readme import trtexec_lines
 from edgeprune.target import load_target
 from edgeprune.target.releases import has_dla
 from edgeprune.target.schema import Builder

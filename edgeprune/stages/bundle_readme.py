@@ -1,0 +1,133 @@
+"""The page of a bundle: how to run what is in it, what it was judged by, and what is still to do."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from edgeprune.deploy.bundled import DEEPSTREAM, TRITON
+from edgeprune.deploy.shipped import build_line
+from edgeprune.input_size import both_sides, pixels
+from edgeprune.records.build import BuildRecord
+from edgeprune.records.sbom import SBOM
+from edgeprune.report.page import render_markdown
+from edgeprune.report.verdict import accuracy_text, accuracy_warning, verdict_table
+from edgeprune.runtimes.engine_file import BUNDLED
+from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, time_argv, version_of
+from edgeprune.target import Target
+from edgeprune.target.releases import OLDEST_TENSORRT
+from edgeprune.target.schema import Precision
+
+HEADS = {
+    "raw": (
+        "raw: `output0` (batch, 4 + classes + extra, anchors) has every candidate, boxes as centre, width and height "
+        "in input pixels; NMS is left to whoever runs it (Ultralytics does it)"
+    ),
+    "end-to-end": (
+        "end-to-end: `output0` (batch, rows, 6 + extra) has rows of two corners in input pixels, score, class and "
+        "extra, best first; it needs no NMS"
+    ),
+    "nms": (
+        "nms: NMS is inside; `output0` (batch, rows, 6 + extra) has rows of box, score, class and extra, best first, "
+        "filled up with zeros"
+    ),
+}
+CLASSIFIER = "`output0` (batch, classes) has probabilities"
+FILES = {
+    "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
+    "model.pt": 'the same, pruned and fine-tuned, for plain Ultralytics: `YOLO("model.pt")`',
+    "engine.onnx": "the graph as ONNX Runtime optimised it for the machine that built it: **load it only there**",
+    "engine.engine": "TensorRT's engine: **for the board and the TensorRT version that built it**, no other",
+    "engine.engine.json": "which those are, the engine's layers and their number formats",
+    "sample.py": "runs `model.onnx` on an image and draws what it finds; short enough to be read",
+    "cpp/": "the same in C++17, with ONNX Runtime or TensorRT behind it",
+    f"{DEEPSTREAM}/": "Gst-nvinfer's configuration, the parser of the boxes, a pipeline",
+    f"{TRITON}/": "a model repository for Triton Inference Server",
+    "device/": "what a board without a connection needs to build and measure the engine",
+    "plan.json": "the width that every layer kept",
+    SBOM: "what made it: packages, weights and dataset, as a CycloneDX bill of materials",
+    "labels.txt": "class names, one a line",
+    "build.json": "target, gates, raw measurements, versions, digests",
+}
+ALWAYS = ("labels.txt", "build.json")  # the record that is being written does not list them yet
+
+
+def readme(record: BuildRecord, graph: Path) -> str:
+    """How to run what is in the bundle, whose ``model.onnx`` is ``graph``, and what is still to do; Markdown."""
+    target, (height, width) = record.target, both_sides(record.target.imgsz)
+    there = {*record.bundle, *(f"{name.split('/')[0]}/" for name in record.bundle if "/" in name), *ALWAYS}
+    on_board = target.runtime in ("tensorrt", "trtexec")
+    lines = trtexec_lines(target, graph, record.precision, record.channels) if on_board else []
+    return render_markdown(
+        "bundle",
+        record=record,
+        files={name: what for name, what in FILES.items() if name in there},
+        height=height,
+        width=width,
+        on_board=on_board,
+        planes=_planes(record.channels),
+        prepared=_prepared(record.task, height, width),
+        head=_head(record),
+        engine=BUNDLED,
+        deepstream=DEEPSTREAM,
+        triton=TRITON,
+        served=sorted({name.split("/")[1] for name in record.bundle if name.startswith(f"{TRITON}/")}),
+        by_hand=[shlex.join(line) for line in lines],
+        warning=accuracy_warning(record),
+        gates=verdict_table(record.gates, record.next_command, "the command above").markdown(),
+        accuracy=accuracy_text(record),
+    )
+
+
+def trtexec_lines(
+    target: Target, graph: Path, precision: Precision | None = None, channels: int = 3
+) -> list[list[str]]:
+    """The lines to type on a board: build the engine of ``model.onnx``, which ``graph`` is, then time it as the profile
+    says; ``precision`` is the engine's, the target's when None, ``channels`` are the input's.
+    """
+    version, program = version_of(target.oldest_tensorrt or OLDEST_TENSORRT), target.trtexec_program or LOOKED_FOR
+    measure, core, engine = target.measure, target.device.dla_core, BUNDLED
+    shapes = {"images": (target.batch, channels, *both_sides(target.imgsz))} if target.export.dynamic else None
+    return [
+        build_line(
+            target,
+            graph,
+            onnx="model.onnx",
+            engine=engine,
+            precision=precision or target.precision,
+            shapes=shapes,
+            dla_core=core,
+            layer_info="layers.json",
+        ),
+        time_argv(
+            version,
+            engine=engine,
+            times="times.json",
+            copies=measure.copies,
+            cuda_graph=measure.cuda_graph,
+            iterations=measure.rounds * measure.per_round,
+            warmup_ms=round(1000 * measure.warmup_s),
+            shapes=shapes,
+            dla_core=core,
+            trtexec=program,
+        ),
+    ]
+
+
+def _planes(channels: int) -> str:
+    return {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels in the order of the file")
+
+
+def _prepared(task: str, height: int, width: int) -> str:
+    """How an image becomes the size of the input, by the loader that the task's model was trained with."""
+    size = pixels((height, width))
+    if task != "classify":
+        return f"letterboxed to {size} (its aspect kept, in the middle, the rest grey 114)"
+    how = "bilinear with antialiasing, as Pillow does it"
+    if height != width:
+        return f"resized to {size}, its aspect not kept ({how})"
+    return f"its shorter side resized to {width} px ({how}) and the middle {width} × {width} cut out"
+
+
+def _head(record: BuildRecord) -> str:
+    return CLASSIFIER if record.task == "classify" else HEADS[record.stages.export.facts.head]
