@@ -57,7 +57,7 @@ from edgeprune.runtimes.worker import (
     run_worker,
     show_rounds,
 )
-from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, EndToEndState
+from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, EndToEndState, batch_of
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
@@ -238,17 +238,18 @@ class OnnxRuntime(Runtime):
                 unit="ms",
                 values=tuple(ms for part in parts for ms in part.values_ms),
                 warmups=tuple(ms for part in parts for ms in part.warmups_ms),
-                conditions=Conditions.of_onnxruntime(
-                    launches=launches,
-                    samples_per_block=per_round,
+                conditions=Conditions(
                     identity=identity,
                     runtime=self.name,
                     provider=self.provider,
                     threads=settings.threads,
+                    batch=batch_of(parts[0].shapes),
                     shapes=parts[0].shapes,
                     scope=settings.scope,
                     copies=settings.copies,
                     cuda_graph=all(part.cuda_graph for part in parts),
+                    samples_per_block=per_round,
+                    launches=tuple(launches),
                     model=Path(path).name,
                     models_in_run=len(models),
                     images=settings.images is not None,

@@ -63,7 +63,7 @@ from edgeprune.runtimes.worker import (
     run_watched,
     show_rounds,
 )
-from edgeprune.samples.conditions import Conditions, DeviceState
+from edgeprune.samples.conditions import Conditions, CoreState, DeviceState, GpuTiming, batch_of, gpu_span
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target.releases import KNOWN_STRONG_VERSIONS, is_too_new, is_weakly_typed, release_of
@@ -256,25 +256,34 @@ class TensorRt(Runtime):
                 unit="ms",
                 values=timed.values_ms,
                 warmups=timed.warmups_ms,
-                conditions=Conditions.of_tensorrt(
-                    launches=[len(timed.values_ms)],
-                    samples_per_block=answer.per_round,
+                conditions=Conditions(
                     identity=identity,
+                    runtime=self.name,
+                    provider=self.name,
                     threads=settings.threads,
+                    batch=batch_of(timed.shapes),
                     shapes=timed.shapes,
+                    scope="model",
                     copies=settings.copies,
                     cuda_graph=timed.cuda_graph,
-                    cuda_graph_asked=settings.cuda_graph,
+                    samples_per_block=answer.per_round,
+                    launches=(len(timed.values_ms),),
                     model=Path(path).name,
                     models_in_run=len(models),
                     images=settings.images is not None,
                     warm=timed.warm,
                     load_ms=timed.load_ms,
-                    interrupted_share=timed.interrupted_share,
-                    device_rise_bytes=timed.device_rise_bytes,
+                    core=CoreState(interrupted_share=timed.interrupted_share),
                     host=host,
                     device=state,
                     worker=answer.worker,
+                    gpu=GpuTiming(
+                        gpu_span(settings.copies),
+                        settings.cuda_graph,
+                        "CUDA events",
+                        io_memory="device",
+                        device_rise_bytes=timed.device_rise_bytes,
+                    ),
                 ),
             )
             for path, timed in zip(models, answer.models, strict=True)

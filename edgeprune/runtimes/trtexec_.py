@@ -80,7 +80,7 @@ from edgeprune.runtimes.trtexec_output import (
     settings_used,
     times_of,
 )
-from edgeprune.samples.conditions import Conditions, DeviceState
+from edgeprune.samples.conditions import Conditions, DeviceState, GpuTiming, batch_of, gpu_span
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import over_launches
@@ -429,23 +429,30 @@ class TrtExec(Runtime):
             name=name,
             unit=unit,
             values=tuple(values),
-            conditions=Conditions.of_trtexec(
-                launches,
+            conditions=Conditions(
                 identity=identity,
+                runtime=self.name,
+                provider=self.name,
                 threads=settings.threads,
-                batch=next(iter(shapes.values()))[0],
+                batch=batch_of(shapes),
                 shapes=shapes,
+                scope="model",
                 copies=settings.copies,
                 cuda_graph=all(one.cuda_graph for one in used),
-                cuda_graph_asked=settings.cuda_graph,
-                spin_wait=all(one.spin for one in used),
-                io_memory=_io_memory(identity, settings.copies),
-                enqueue_ms=enqueue_ms,
+                samples_per_block=min(launches),  # each process is a block
+                launches=tuple(launches),
                 model=path.name,
                 models_in_run=models,
                 images=settings.images is not None,
                 host=host,
                 device=device,
+                gpu=GpuTiming(
+                    gpu_span(settings.copies),
+                    settings.cuda_graph,
+                    spin_wait=all(one.spin for one in used),
+                    io_memory=_io_memory(identity, settings.copies),
+                    enqueue_ms=tuple(enqueue_ms),
+                ),
             ),
             simulated=self.simulated or bool(engine.facts and engine.facts.simulated),
         )

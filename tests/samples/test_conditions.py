@@ -7,14 +7,15 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from edgeprune.agent.host import HostState, WorkerState
+from edgeprune.agent.host import WorkerState
 from edgeprune.records.version1 import upgrade_measurement
 from edgeprune.samples.conditions import (
     MUST_MATCH,
     Conditions,
-    CoreState,
     DeviceState,
+    GpuTiming,
     differences,
+    gpu_span,
 )
 from edgeprune.samples.gates import Verdict, speed_up_gate
 from edgeprune.samples.measurement import Measurement
@@ -23,56 +24,17 @@ from tests.samples.made import conditions
 
 LAUNCHES = (20,) * 24
 SHAPES = {"images": (1, 3, 640, 640)}
-WHERE = {"threads": 1, "copies": True, "identity": {"board": "made up"}, "model": "m", "models_in_run": 2}
 
 
 def of_onnxruntime(launches: tuple[int, ...] = LAUNCHES) -> Conditions:
-    return Conditions.of_onnxruntime(
-        launches=launches,
-        samples_per_block=20,
-        runtime="onnxruntime",
-        provider="CPUExecutionProvider",
-        shapes=SHAPES,
-        scope="model",
-        warm=True,
-        load_ms=1.0,
-        nodes={},
-        core=CoreState(),
-        host=HostState(),
-        device=DeviceState(),
-        worker=WorkerState(),
-        **WHERE,
-    )
-
-
-def of_tensorrt(launches: tuple[int, ...] = LAUNCHES) -> Conditions:
-    return Conditions.of_tensorrt(
-        launches=launches,
-        samples_per_block=20,
-        shapes=SHAPES,
-        cuda_graph=False,
-        cuda_graph_asked=False,
-        warm=True,
-        load_ms=1.0,
-        interrupted_share=0.0,
-        device_rise_bytes=None,
-        host=HostState(),
-        device=DeviceState(),
-        worker=WorkerState(),
-        **WHERE,
-    )
+    """As its runs give them: a process holds several blocks."""
+    return replace(conditions(runtime="onnxruntime"), samples_per_block=20, launches=launches, worker=WorkerState())
 
 
 def of_trtexec(launches: tuple[int, ...] = LAUNCHES) -> Conditions:
-    return Conditions.of_trtexec(
-        launches,
-        batch=1,
-        shapes=SHAPES,
-        cuda_graph=False,
-        cuda_graph_asked=False,
-        device=DeviceState(),
-        **WHERE,
-    )
+    """As its runs give them: a process is a block."""
+    made = conditions(runtime="trtexec", gpu=GpuTiming(gpu_span(copies=True), cuda_graph_asked=False))
+    return replace(made, samples_per_block=min(launches), launches=launches)
 
 
 def version_1(launches: tuple[int, ...] = LAUNCHES) -> Conditions:
@@ -82,7 +44,7 @@ def version_1(launches: tuple[int, ...] = LAUNCHES) -> Conditions:
     return from_json(Measurement, upgrade_measurement(row), "version 1").conditions
 
 
-@pytest.mark.parametrize("made", [of_onnxruntime, of_tensorrt, of_trtexec, version_1])
+@pytest.mark.parametrize("made", [of_onnxruntime, of_trtexec, version_1])
 def test_the_same_samples_give_the_same_verdict_by_every_runtime(made) -> None:
     generator = np.random.default_rng(0)
     slow, fast = generator.normal(20.12, 0.02, 480).tolist(), generator.normal(10.0, 0.01, 480).tolist()
@@ -104,7 +66,7 @@ def test_blocks_and_launches_are_never_guessed() -> None:
         Conditions(**named)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("made", [of_onnxruntime, of_tensorrt, of_trtexec, version_1])
+@pytest.mark.parametrize("made", [of_onnxruntime, of_trtexec, version_1])
 def test_json_there_and_back(made) -> None:
     measurement = Measurement("latency", "ms", (1.0,) * 480, made(), warmups=(2.0,), simulated=True)
     assert from_json(Measurement, to_json(measurement), "a measurement") == measurement
