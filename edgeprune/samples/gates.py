@@ -238,8 +238,8 @@ def speed_up_gate(
     PASS only when the lower end of the paired interval reaches the limit, or when a run that was not steady stayed
     :data:`UNSTEADY_MARGIN` times over it in every block, with no other work on its core and without throttling; FAIL
     when the upper end stays under it, or such a run as many times under it in every block. The samples must be
-    interleaved (``Runtime.latency``): what slows both models alike cancels, so only a movement of the ratio itself makes
-    the run unsteady.
+    interleaved (``Runtime.latency``): what slows both models alike cancels, so only a movement of the ratio itself
+    makes the run unsteady.
 
     Args:
         stage: the stage behind which the gate stands.
