@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, TargetError, ToolError
 from edgeprune.version import __version__
 
-# Ultralytics reads this once, when it is first imported: from then on none of its own loads (resume, teacher, final
-# validation) rebuilds a class it does not know. `--trust` concerns only the file that a user names.
-os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
-# ONNX Runtime reads this once too: without it, its own reports on use become a database below the user's home.
+# ONNX Runtime reads this once, when it is first imported: without it, its own reports on use become a database below
+# the user's home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # MLflow's likewise, a file below the home: Ultralytics imports it for every training where it is installed.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

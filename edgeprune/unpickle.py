@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ PLAIN_PACKAGES = (
     "types",
 )
 READ_BYTES = 2**20
+SWITCH = "ULTRALYTICS_SAFE_LOAD"
 OWN_FILE = "If the file is your own, give --trust"
 # C2f_v2, C2f_infer, PrunableC2f and the like: the stock block, and what other pruners add to its name; pruning/adopt.py
 SPLIT_FORM = re.compile(r"(?P<halves>Prunable)?(?P<block>\w+?)(?P<suffix>_v2|_infer)?")
@@ -164,6 +166,28 @@ def _restricted(path: Path, aliases: Mapping[str, type]) -> Any:
         return torch_safe_load(str(file), safe_only=True)[0]
 
 
+@contextmanager
+def known_classes_only() -> Iterator[None]:
+    """Around a call of Ultralytics: none of its own loads (resume, teacher, final validation) builds a class that it
+    does not know, and no description of a model is run; nor in a process that it starts.
+
+    Ultralytics reads its switch once, when it is first imported, perhaps before edgeprune was; and what the user loads
+    afterwards is the user's affair. ``--trust`` concerns only the file that a user names.
+    """
+    from ultralytics.nn import tasks
+
+    before, variable = tasks.SAFE_LOAD, os.environ.get(SWITCH)
+    tasks.SAFE_LOAD, os.environ[SWITCH] = True, "1"
+    try:
+        yield
+    finally:
+        tasks.SAFE_LOAD = before
+        if variable is None:
+            os.environ.pop(SWITCH, None)
+        else:
+            os.environ[SWITCH] = variable
+
+
 def _trusted(path: Path) -> Any:
     """Everything the file asks for; still nothing is installed when a module is missing."""
     from ultralytics.nn.tasks import temporary_modules
@@ -196,7 +220,7 @@ def _name_is_kept(path: Path) -> bool:
 
 
 def ultralytics_reads(path: Path) -> bool:
-    """Whether ``YOLO(path)`` reads this very file, restricted as it is in a process of edgeprune."""
+    """Whether ``YOLO(path)`` reads this very file, restricted as edgeprune has it read (:func:`known_classes_only`)."""
     if not _name_is_kept(path.absolute()):
         return False
     return not any(_known_class(name) is not None or is_foreign(name) for name in globals_of(path))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ from edgeprune.version import __version__, declared, pip, pip_extra
 from edgeprune.workspace import BUNDLE, run_directory_of
 
 MLFLOW = "mlflow:"
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 DIGEST_TAG = "edgeprune.build_json_sha256"
 SIGNATURE_TAG = "edgeprune.signature_sha256"
 REPORT, PAGE = "report.md", "report.html"
@@ -194,7 +197,6 @@ def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
 
 def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
     """A run with the files as artifacts and the gates as metrics, and a version of a registered model made from it."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 are four minutes without a word
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -203,7 +205,7 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
             f"--to {MLFLOW} needs MLflow's client; next: {pip_extra('mlflow', 'mlflow-skinny')}"
         ) from error
     try:
-        with scratch():
+        with scratch(), _few_retries():
             return _register(MlflowClient(tracking_uri=address or None, registry_uri=address or None), shipment)
     except MlflowException as error:
         raise StageError(f"--to {shown(MLFLOW + address)}: MLflow refuses: {first_line(error, 600)}") from error
@@ -212,6 +214,18 @@ def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:
             f"--to {shown(MLFLOW + address)}: MLflow's client is not enough for this store: {first_line(error)}; "
             f"next: {pip('install', declared('mlflow-skinny', 'mlflow').replace('-skinny', ''))}"
         ) from error
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """MLflow's own seven retries are four minutes without a word; the number of whoever set one stays."""
+    given = os.environ.get(RETRIES)
+    os.environ.setdefault(RETRIES, "2")
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(RETRIES, None)
 
 
 def _register(client: Any, shipment: _Shipment) -> Pushed:

@@ -12,6 +12,7 @@ from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.families import family_of, refuse_foreign_head
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.serial import digest_of
+from edgeprune.unpickle import known_classes_only
 
 SCALE = re.compile(r"(\d+)([nslmx])(.+)?$")  # of a name: Ultralytics reads yolo11.yaml where yolo11n.yaml is asked for
 
@@ -54,7 +55,8 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
         raise _no_model(source, error) from error
     refuse_foreign_head(head)
     try:
-        network: Any = YOLO(str(source), verbose=False).model
+        with known_classes_only():
+            network: Any = YOLO(str(source), verbose=False).model
         stride = int(network.stride.max())
     except NOT_OF_THE_INPUT:
         raise

@@ -46,7 +46,7 @@ from edgeprune.training.distributed import on_first_process
 from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
 from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle
-from edgeprune.unpickle import content_of
+from edgeprune.unpickle import content_of, known_classes_only
 
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
@@ -109,7 +109,7 @@ def run_training(
     identity = {**(identity or {}), "keep_given": keep_given}
     epochs_done, finished = on_first_process(partial(_prepare, folder, source, data, settings, identity))
     if not finished:
-        with quiet() if settings.quiet else nullcontext():
+        with known_classes_only(), quiet() if settings.quiet else nullcontext():
             model = YOLO(str(last if epochs_done else source))
             if settings.teacher and settings.response:
                 teach = AttachTeacher(settings.teacher, settings.response)
@@ -164,7 +164,7 @@ def validation_accuracy(
     Of two heads, the one that ``settings`` says will ship. ``batch`` is Ultralytics' default unless given.
     """
     folder = Path(work).resolve()
-    with quiet() if settings.quiet else nullcontext(), as_one_line(settings, folder):
+    with known_classes_only(), quiet() if settings.quiet else nullcontext(), as_one_line(settings, folder):
         model = YOLO(str(weights))
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
         arguments: Any = model.model.args  # type: ignore[union-attr]  of a loaded checkpoint, as it was trained

@@ -240,6 +240,26 @@ def test_a_store_that_the_client_cannot_open_alone_says_what_it_needs(
         push(run, "mlflow:sqlite:///here.db")
 
 
+@pytest.mark.parametrize("given", [None, "5"])
+def test_a_push_leaves_the_environment_as_it_was(run: Path, monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    seen: list[str | None] = []
+
+    class Client:
+        def __init__(self, **_: object) -> None:
+            seen.append(os.environ.get(registry.RETRIES))
+            raise ModuleNotFoundError("No module named 'sqlalchemy'")
+
+    refused = SimpleNamespace(MlflowException=RuntimeError)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=Client, exceptions=refused))
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", refused)
+    monkeypatch.delenv(registry.RETRIES, raising=False)
+    if given is not None:
+        monkeypatch.setenv(registry.RETRIES, given)
+    with pytest.raises(StageError):
+        push(run, "mlflow:sqlite:///here.db")
+    assert seen == [given or "2"] and os.environ.get(registry.RETRIES) == given
+
+
 def test_without_mlflow_the_next_command_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(StageError, match=r"next: .*pip install 'mlflow-skinny"):
