@@ -31,6 +31,7 @@ from edgeprune.labels import label_file, read_labels
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
 from edgeprune.model_metadata import LONGEST_NAME
+from edgeprune.progress import said_in_this_run
 from edgeprune.reading import is_file, read_bytes, shown
 
 SPLITS = ("train", "val", "test")
@@ -42,10 +43,6 @@ OUTLINES = {"segment": "a polygon (CLASS X Y X Y X Y ...)", "obb": "four corners
 NAMED = 3  # images that are left out, named one by one
 
 _logger = logging.getLogger(__name__)
-_said: set[Path] = set()
-"""Splits whose images that are left out were named already, by this process."""
-_said_once: set[str] = set()
-"""What was said already of datasets, by this process."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ class Dataset:
     one_class: bool = False
     _needed: tuple[str, ...] = field(default=(), repr=False, compare=False)
     _linked: dict[str, LinkedSplit] = field(default_factory=dict, repr=False, compare=False)
+    _said: set[object] = field(default_factory=said_in_this_run, repr=False, compare=False)
 
     @property
     def nc(self) -> int:
@@ -197,8 +195,8 @@ class Dataset:
             )
 
     def _say_once(self, text: str) -> None:
-        if (line := f"{self.source}: {text}") not in _said_once:
-            _said_once.add(line)
+        if (line := f"{self.source}: {text}") not in self._said:
+            self._said.add(line)
             _logger.warning("%s", line)
 
     @cached_property
@@ -669,9 +667,9 @@ def _checked(dataset: Dataset, need: Sequence[str]) -> Dataset:
 def _say_skipped(dataset: Dataset, split: str, linked: LinkedSplit) -> None:
     """One warning about the images of a split that are left out."""
     skipped, images = linked.checked.skipped, dataset.splits[split]
-    if not skipped or linked.folder in _said:
+    if not skipped or linked.folder in dataset._said:
         return
-    _said.add(linked.folder)
+    dataset._said.add(linked.folder)
     first = "; ".join(f"{shown(images[one.index])}: {shown(one.reason)}" for one in skipped[:NAMED])
     more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
     _logger.warning(

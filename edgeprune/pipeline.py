@@ -15,7 +15,7 @@ from edgeprune.carry import out as carry
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
-from edgeprune.progress import Progress
+from edgeprune.progress import Progress, one_run
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import open_site
@@ -74,6 +74,7 @@ STAGES: tuple[Stage[Any], ...] = (
 """In the order in which data flows; the bundle, written after the last, is not a stage that could be reused."""
 
 
+@one_run()
 def build(
     target: str | Path | Target,
     weights: str | Path,

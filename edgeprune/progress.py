@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
+
+_said: ContextVar[set[object] | None] = ContextVar("said", default=None)
+
+
+@contextmanager
+def one_run() -> Iterator[None]:
+    """Around a run, or a decorator of one: what is worth one warning is said once in it, and again in the next run of
+    the same process. Inside of another such block nothing changes."""
+    if _said.get() is not None:
+        yield
+        return
+    token = _said.set(set())
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
+def said_in_this_run() -> set[object]:
+    """What was said already in the run that works now; outside of any run a set of its own for whoever asks."""
+    said = _said.get()
+    return set() if said is None else said
 
 
 class Progress(Protocol):

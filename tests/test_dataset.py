@@ -18,6 +18,7 @@ from edgeprune.errors import DataError
 from edgeprune.images import IMAGE_SUFFIXES
 from edgeprune.labels import label_file, read_labels
 from edgeprune.limited_yaml import read_yaml
+from edgeprune.progress import one_run
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 
@@ -536,3 +537,24 @@ def test_a_disk_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch: pyte
     for data in (written(tmp_path / "boxes"), class_folders(tmp_path / "folders")):
         with pytest.raises(DataError, match=f"dataset .* cannot be read: .*{os.strerror(errno.EIO)}"):
             Dataset.load(data)
+
+
+def test_the_next_run_of_a_process_is_warned_too_and_each_run_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = written(tmp_path)
+    (tmp_path / "images/val/0.jpg").write_bytes(b"no image")
+    shutil.copy(tmp_path / "images/train/1.jpg", tmp_path / "images/train/9.jpg")
+
+    @one_run()
+    def run() -> int:
+        caplog.clear()
+        for _ in range(2):  # as the stages of a build do
+            Dataset.load(data, task="detect")._say_once("a warning")
+        return len(caplog.records)
+
+    assert (run(), run()) == (2, 2)  # one of the image that is left out, one of this
+    caplog.clear()
+    for _ in range(2):  # outside of a run each load is one
+        Dataset.load(data, task="detect").of_one_class()._say_once("a warning")
+    assert len(caplog.records) == 4

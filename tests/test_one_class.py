@@ -13,7 +13,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from edgeprune import checkpoint
-from edgeprune import dataset as dataset_module
 from edgeprune.cli import app
 from edgeprune.data.digits import write_digits
 from edgeprune.dataset import ONE_CLASS, Dataset
@@ -222,7 +221,6 @@ def test_what_is_asked_goes_before_what_the_model_says(trained: Path, data: Path
 
 
 def test_merged_labels_are_said_once(trained: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset_module._said_once.clear()
     loaded, dataset = checkpoint.load(trained), Dataset.load(data, task="detect")
     for _ in range(2):
         dataset.seen_by(loaded.names, single_cls=loaded.single_cls)

@@ -46,6 +46,7 @@ from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, qat, sparsify
 from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.options import OUT, output_folder
+from edgeprune.progress import one_run
 from edgeprune.reading import shown
 from edgeprune.scratch import scratch
 from edgeprune.settings import Overrides
@@ -80,7 +81,7 @@ def _run() -> int:
     """Run the command of the command line; gives its exit code where it does not exit itself."""
     try:
         try:
-            with scratch():
+            with scratch(), one_run():
                 app()
         finally:
             sys.stdout.flush()

@@ -33,7 +33,7 @@ from edgeprune.images import read_image
 from edgeprune.input_size import Size
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import site_with
-from edgeprune.progress import Progress, Reporter, reporter_of
+from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import (
     Choice,
@@ -84,6 +84,7 @@ from edgeprune.workspace import open_workspace
 IMAGES = 32  # that are looked at for their shape, at most
 
 
+@one_run()
 def frontier(
     target: str | Path | Target,
     weights: str | Path,

@@ -14,7 +14,7 @@ from edgeprune.errors import TargetError
 from edgeprune.input_size import Size
 from edgeprune.measure.variants import site_for
 from edgeprune.options import output_file, refuse_source
-from edgeprune.progress import Progress, Reporter, reporter_of
+from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.pruning.plan import Plan
 from edgeprune.quiet import quiet
 from edgeprune.records.facts import Diagnosis, ProbeFacts
@@ -74,6 +74,7 @@ class Reference:
     start_used: float | None = None
 
 
+@one_run()
 def search(
     target: str | Path | Target,
     weights: str | Path,
@@ -172,6 +173,7 @@ def search(
         )
 
 
+@one_run()
 def profile(
     target: str | Path | Target,
     weights: str | Path,

@@ -18,7 +18,7 @@ from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size
 from edgeprune.options import exact
-from edgeprune.progress import Progress, Reporter, reporter_of
+from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.reading import is_file
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
@@ -38,6 +38,7 @@ JOBS = ("here", "ray")
 POINTS = "points"  # folder of finished points, each with its checkpoint and what was found in every image
 
 
+@one_run()
 def sweep(
     target: str | Path | Target,
     weights: str | Path,

@@ -16,7 +16,7 @@ from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.options import BEST, refuse_source
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.heads import has_end_to_end_head
 from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
@@ -28,6 +28,7 @@ from edgeprune.training.sizes import sized
 from edgeprune.training.trainers import averaged_model
 
 
+@one_run()
 def finetune(
     weights: Path | str,
     *,

@@ -14,7 +14,7 @@ from typing import Literal
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
 from edgeprune.options import BEST, refuse_source
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.pruner import AUTO, Pruner
@@ -24,6 +24,7 @@ from edgeprune.training.result import PruningRound
 from edgeprune.training.sizes import sized
 
 
+@one_run()
 def prune_in_rounds(
     weights: Path | str,
     *,

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
 from edgeprune.input_size import STRIDE, taken_size
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, one_run, silent
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.model_yaml import read_model_yaml
@@ -17,6 +17,7 @@ from edgeprune.training.result_from_run import result_from_run
 from edgeprune.training.run import run_training
 
 
+@one_run()
 def pretrain(
     model_yaml_or_pt: Path | str,
     *,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, one_run, silent
 from edgeprune.serial import write_json
 from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.training.finetune import finetune
@@ -22,6 +22,7 @@ from edgeprune.training.sizes import sized
 from edgeprune.training.sparsity import AttachSparsity, scale_groups
 
 
+@one_run()
 def sparsify(
     weights: Path | str,
     *,
