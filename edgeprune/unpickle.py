@@ -174,8 +174,7 @@ def known_classes_only() -> Iterator[None]:
     Ultralytics reads its switch once, when it is first imported, perhaps before edgeprune was; and what the user loads
     afterwards is the user's affair. ``--trust`` concerns only the file that a user names.
     """
-    from ultralytics.nn import tasks
-
+    tasks: Any = import_module("ultralytics.nn.tasks")  # where it is read, though not exported
     before, variable = tasks.SAFE_LOAD, os.environ.get(SWITCH)
     tasks.SAFE_LOAD, os.environ[SWITCH] = True, "1"
     try:
