@@ -72,8 +72,10 @@ def sweep_plot(sweep: Sweep) -> Plot:
             label="unpruned",
             zorder=3,
         )
+        slowest = max([ms for ms, *_ in unpruned] + [ms for ms, _ in pruned], default=0.0)
         for ms, value, name in unpruned:
-            axes.annotate(shortened(name), (ms, value), (6, 4), textcoords="offset points", fontsize=9)
+            side, offset = ("right", (-7, 4)) if ms > slowest / 2 else ("left", (7, 4))  # inside the axes
+            axes.annotate(shortened(name), (ms, value), offset, textcoords="offset points", ha=side, fontsize=9)
         if pruned:
             axes.plot(*zip(*pruned, strict=True), marker="o", color=COLOURS["after"], label="pruned", zorder=3)
         draw_unsure(axes, unsure)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
+from edgeprune.records.sweep import Point
 from edgeprune.report import notebook
 from edgeprune.report.build import build_page
 from edgeprune.report.comparison import comparison_page, comparison_plots
@@ -133,8 +134,8 @@ def test_a_drawing_of_its_own_has_its_colours(plot: Plot) -> None:
     assert all(f"--{name}:#" in text for name in COLOURS if f"var(--{name})" in text)
 
 
-LONG = "yolov8n-" + 7 * "finetune"
-"""A name of 64 letters, as folders of experiments make them."""
+LONG = "yolov8n-" + 12 * "finetune"
+"""A name that is wider than a drawing, as folders of experiments make them."""
 
 
 @pytest.mark.parametrize("name", [LONG, "模型", "a \N{SNOWMAN} b", MATHEMATICAL], ids=["long", "chinese", "sign", "$"])
@@ -143,7 +144,7 @@ def test_no_name_takes_the_place_of_a_drawing(made: str, name: str, recwarn: pyt
     """matplotlib gives up its layout for a name wider than the axes, and warns of letters that its font has not."""
     plots: dict[str, Callable[[], Any]] = {
         "sweep": lambda: sweep_plot(
-            replace(found := results.sweep(name), unpruned=(replace(found.unpruned[0], name=name),))
+            replace(found := results.sweep(name), unpruned=(*found.unpruned, Point(name, "", 4.5, 10 / 4.5, 0.4)))
         ),
         "frontier": lambda: frontier_page(results.frontier(name)),
         "sensitivity": lambda: sensitivity_plot(results.sensitivity(name)),
