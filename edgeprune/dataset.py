@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from edgeprune.artifact import write_atomically
+from edgeprune.class_names import same_class, words_of
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.image_hashes import image_hashes
 from edgeprune.images import list_images
@@ -286,9 +287,9 @@ class Dataset:
                 f"({_few(theirs)}); give the dataset that the model was trained on, or train it for these classes "
                 "first: edgeprune finetune"
             )
-        known = _words(theirs) if self.task == "classify" else theirs
-        for index, name in (_words(self.names) if self.task == "classify" else self.names).items():
-            if known[index] != name:
+        known = words_of(theirs)
+        for index, name in words_of(self.names).items():
+            if not same_class(known[index], name):
                 raise DataError(
                     f"class {index} is '{name}' in {self.source} and '{known[index]}' in {model}; give the dataset "
                     f"that the model was trained on, or the same names in the same order"
@@ -400,7 +401,8 @@ def _reading(data: Path | str) -> Iterator[None]:
 
 
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
-    content: Any = read_yaml(path, undecodable="replace")  # Ultralytics takes the last of a key's values in silence
+    # keys are unique here alone: Ultralytics takes the last of a key's values in silence
+    content: Any = read_yaml(path, undecodable="replace")
     if not isinstance(content, dict):
         raise DataError(f"{path} is no dataset: a YAML with the keys train, val and names was expected")
     names, nc = content.get("names"), _class_count(content, path)
@@ -706,13 +708,6 @@ def _class_names(names: object, source: str) -> dict[int, str]:
         if len(name) > LONGEST_NAME:
             raise DataError(f"{source}: name of class {index} has {len(name)} characters; at most {LONGEST_NAME}")
     return dict(sorted(names.items()))
-
-
-def _words(names: Mapping[int, str]) -> dict[int, str]:
-    """Class names as Ultralytics keeps them in a model: ImageNet's codes (n01440764) by their words (tench)."""
-    from ultralytics.nn.autobackend import check_class_names
-
-    return check_class_names(dict(names))
 
 
 def _few(names: Mapping[int, str], count: int = 3) -> str:

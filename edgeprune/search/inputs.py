@@ -126,24 +126,31 @@ def require_training_arguments(target: Target, sections: Mapping[str, Training |
 def require_teacher(
     target: Target, dataset: Dataset, task: str, student: Checkpoint | None, *, trust: bool = False
 ) -> None:
-    """Raise ``DataError`` where the profile names a teacher that this student cannot be taught by.
+    """Raise ``DataError`` where this student cannot be taught as the profile says.
 
     Args:
-        target: its ``finetune.teacher``; nothing is looked at where it names none.
+        target: its ``finetune.teacher``, else the student as it is given; nothing is looked at without distillation.
         dataset: of the training.
         task: of the student.
         student: None for a model description.
         trust: load a teacher that holds foreign classes.
     """
-    if (named := target.finetune.teacher) is None:
+    section = target.finetune
+    if not section.distill:
         return
-    from edgeprune.training.finetune import load_teacher
+    from edgeprune.training.finetune import load_teacher, refuse_features
 
+    for teaching in (section, target.qat):
+        if teaching is not None:
+            refuse_features(task, teaching)
+    named = section.teacher or (student and student.path)
+    if named is None:
+        return
     load_teacher(
         named,
         task,
         dataset.names,
-        target.finetune,
+        section,
         channels=dataset.channels,
         kpt_shape=dataset.kpt_shape,
         trust=trust,

@@ -8,20 +8,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.autobackend import check_class_names
 from ultralytics.nn.modules import Classify, Detect
 from ultralytics.nn.tasks import ClassificationModel
 
+from edgeprune.class_names import old_indices, same_classes, words_of
 from edgeprune.errors import DataError
 
 
-def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
+def fit_classes(model: nn.Module, names: Mapping[int, str], *, by_name: bool = True) -> bool:
     """Give ``model`` class outputs for ``names``, in place.
 
-    With another number of classes, a detector's outputs of classes whose name both have are kept, others start from
-    random weights and Ultralytics' bias prior. With the same number in another order, outputs move to where their name
-    is; a place whose old class is gone keeps its output for the new one, which is then that class by another name. The
-    box, mask and keypoint branches and every width stay as they are.
+    With another number of classes, a detector's outputs of classes whose name both have are kept
+    (:func:`~edgeprune.class_names.old_indices`), others start from random weights and Ultralytics' bias prior. With the
+    same number in another order, outputs move to where their name is; a place whose old class is gone keeps its output
+    for the new one, which is then that class by another name. The box, mask and keypoint branches and every width stay
+    as they are.
 
     How an earlier training weighed its classes in the loss (``cls_pw``), which Ultralytics leaves on the model, is
     dropped: a training that asks for it counts its own labels.
@@ -29,6 +30,8 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     Args:
         model: an Ultralytics task model, pruned or not.
         names: class index to name, as the data set gives them.
+        by_name: Ultralytics' ``cls_remap``; without it outputs of as many classes stay where they are, and those of
+            another number all start anew.
 
     Returns:
         Whether anything was replaced or moved.
@@ -41,7 +44,7 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     head, count = owner.model[-1], len(names)
     if isinstance(head, Classify):
         replaced = head.linear.out_features != count
-        old_rows = _moved_rows(*(check_class_names(dict(known)) for known in (owner.names, names)))
+        old_rows = _moved_rows(words_of(owner.names), words_of(names)) if by_name else None
         ClassificationModel.reshape_outputs(model, count)
         if old_rows is not None:
             _move_rows(head.linear, old_rows)
@@ -49,8 +52,8 @@ def fit_classes(model: nn.Module, names: Mapping[int, str]) -> bool:
     elif isinstance(head, Detect):
         replaced = head.nc != count
         if replaced:
-            _fit_detect(head, _old_indices(owner.names, names), count)
-        elif (old_rows := _moved_rows(owner.names, names)) is not None:
+            _fit_detect(head, old_indices(owner.names, names) if by_name else {}, count)
+        elif by_name and (old_rows := _moved_rows(owner.names, names)) is not None:
             for layer in _class_layers(head):
                 _move_rows(layer, old_rows)
             replaced = True
@@ -69,9 +72,9 @@ def require_same_names(what: str, names: Mapping[int, str], dataset_names: Mappi
     """Refuse a model, called ``what``, that has other classes than the data set.
 
     Raises:
-        DataError: they differ in number, order or name.
+        DataError: they differ in number, order or name (:func:`~edgeprune.class_names.same_classes`).
     """
-    if dict(names) != dict(dataset_names):
+    if not same_classes(names, dataset_names):
         raise DataError(
             f"{what} knows {_listed(names)}, the data set {_listed(dataset_names)}; "
             "name one that was trained on these classes, or go without"
@@ -109,12 +112,12 @@ def _class_layers(head: Any) -> list[nn.Conv2d]:
 def _moved_rows(before: Mapping[int, str], after: Mapping[int, str]) -> list[int] | None:
     """For every new class the place of its old output, of as many classes; None where each stays where it is,
     or where a name stands for several."""
-    if dict(before) == dict(after) or sorted(before) != sorted(after):
+    if sorted(before) != sorted(after):
         return None
-    if len({*before.values()}) < len(before) or len({*after.values()}) < len(after):  # a name that tells nothing apart
+    rows = old_indices(before, after)
+    told_apart = [[*before.values()], [*after.values()], [*rows.values()]]
+    if any(len({*each}) < len(each) for each in told_apart):
         return None
-    position = {name: index for index, name in before.items()}
-    rows = {index: position[name] for index, name in after.items() if name in position}
     # what is new in place of what is gone has another name; the rest of the new ones take what nobody took, in order
     rows |= {index: index for index in after if index not in rows and index not in rows.values()}
     left = iter(sorted(set(before) - set(rows.values())))
@@ -138,9 +141,3 @@ def _class_convolution(old: nn.Conv2d, old_indices: dict[int, int], count: int, 
             if new.bias is not None and old.bias is not None:
                 new.bias[after] = old.bias[before].float()
     return new
-
-
-def _old_indices(before: Mapping[int, str], after: Mapping[int, str]) -> dict[int, int]:
-    """New class index to the old index of the same name."""
-    position = {name: index for index, name in before.items()}
-    return {index: position[name] for index, name in after.items() if name in position}

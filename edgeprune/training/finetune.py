@@ -84,7 +84,7 @@ def finetune(
         settings = replace(settings, train={**settings.train, "single_cls": True})
     given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
     names = dict(dataset.names)
-    if fit_classes(before, names):
+    if fit_classes(before, names, by_name=settings.train.get("cls_remap", True)):
         progress(f"the head is given the {len(names)} classes of {data}")
     if settings.teacher:
         teacher = load_teacher(
@@ -154,11 +154,12 @@ def load_teacher(
             in another form.
     """
     teacher = checkpoint.load(path, trust=trust)
-    if teacher.task != task or (teaching.feature and task == "classify"):
+    if teacher.task != task:
         raise DataError(
             f"teacher {path} is a {teacher.task} model and the student a {task} model; distillation needs two models "
-            "of one task, and of features (feature above 0) a detection head"
+            "of one task"
         )
+    refuse_features(task, teaching)
     require_same_names(f"teacher {path}", teacher.names, dict(names))
     if teacher.channels != channels:
         raise DataError(
@@ -176,6 +177,15 @@ def load_teacher(
             "of the student's family"
         )
     return teacher
+
+
+def refuse_features(task: str, teaching: Teaching) -> None:
+    """Raise ``DataError`` where features are to be heard of a model whose head has none to give."""
+    if teaching.feature and task == "classify":
+        raise DataError(
+            f"feature={teaching.feature:g}: features are those of a detection head, which a {task} model lacks; leave "
+            "it at 0"
+        )
 
 
 def _answers(model: Any) -> str:

@@ -161,7 +161,7 @@ class GivenModelTrainer(BaseTrainer):
             return super().get_model(cfg=cfg, weights=None, verbose=verbose)
         model = cast(Any, weights.float())
         strip_qat(model)  # of a last.pt; the trainer puts them back before it reads the weights
-        if fit_classes(model, self.data["names"]):
+        if fit_classes(model, self.data["names"], by_name=self.args.cls_remap):
             LOGGER.info(f"the head now gives the {len(self.data['names'])} classes of {self.args.data}")
         model.criterion = None  # a loss object of an earlier run would be used as it is
         for parameter in model.parameters():

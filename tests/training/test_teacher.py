@@ -120,3 +120,14 @@ def test_nonsense_is_no_time(text: str, narrow: Path) -> None:
         hours_from(text)
     told = CliRunner().invoke(cli.app, ["finetune", str(narrow), "--data", "d.yaml", f"--time={text}"])
     assert told.exit_code == 2
+
+
+@pytest.mark.parametrize("section", ["{feature: 1.0}", "{feature: 1.0, teacher: TEACHER}"], ids=["default", "named"])
+def test_features_of_a_classifier_are_refused_before_a_build_begins(
+    section: str, tmp_path: Path, task_data: Any
+) -> None:
+    weights = narrow_checkpoint(tmp_path / "m.pt", "yolo11n-cls.yaml", names=("loud", "quiet"))
+    target = load_target(profile(tmp_path, section.replace("TEACHER", str(weights))))
+    for given in (weights, "yolo11n-cls.yaml"):
+        with pytest.raises(DataError, match=r"feature=1: .*detection head"):
+            read_inputs(target, given, task_data("classify"), trust=False)
