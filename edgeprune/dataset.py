@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from edgeprune.artifact import write_atomically
 from edgeprune.class_names import same_class, words_of
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.image_hashes import image_hashes
 from edgeprune.images import list_images
 from edgeprune.labels import label_file, read_labels
-from edgeprune.limited_yaml import read_yaml
+from edgeprune.limited_yaml import read_yaml, yaml_text
 from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
 from edgeprune.model_metadata import LONGEST_NAME
 from edgeprune.progress import said_in_this_run
@@ -149,7 +147,7 @@ class Dataset:
         content |= {"names": dict(self.names), "channels": self.channels}
         if self.kpt_shape:
             content |= {"kpt_shape": list(self.kpt_shape), **self.keypoints}
-        write_atomically(place / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_atomically(place / "data.yaml", yaml_text(content))
         return place / "data.yaml"
 
     def sample_images(self, split: str, count: int, seed: int = 0, *, outside: str | None = None) -> list[Path]:
@@ -402,7 +400,7 @@ def _reading(data: Path | str) -> Iterator[None]:
 
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     # keys are unique here alone: Ultralytics takes the last of a key's values in silence
-    content: Any = read_yaml(path, undecodable="replace")
+    content: Any = read_yaml(path, undecodable="replace", as_ultralytics=True)
     if not isinstance(content, dict):
         raise DataError(f"{path} is no dataset: a YAML with the keys train, val and names was expected")
     names, nc = content.get("names"), _class_count(content, path)
@@ -529,7 +527,7 @@ def _classified(dataset: Dataset, split: str) -> list[Source]:
 def _downloaded(dataset: Dataset, task: str | None, *, trust: bool | None) -> Dataset:
     """The dataset after its ``download`` entry, where it has one: images are missing."""
     path = dataset.source
-    download = read_yaml(path, unique_keys=False, undecodable="replace").get("download")
+    download = read_yaml(path, unique_keys=False, undecodable="replace", as_ultralytics=True).get("download")
     if not isinstance(download, str):
         return dataset
     archive = _is_archive(download)

@@ -1,11 +1,15 @@
-"""YAML that cannot grow without end, the only place where it is read.
+"""YAML that cannot grow without end, the only place where it is read, and written so that it reads the same.
 
 A few kilobytes can stand for more entries than a machine has memory (aliases of aliases), and nesting by the thousand
 ends a parser; both are refused before anything is built, by the line where they begin.
+
+Numbers are those of YAML 1.2, which people write: ``1e-3`` is one, ``1:30`` is none. PyYAML knows version 1.1, which
+has them the other way round; Ultralytics' own files are read so, because Ultralytics reads them so.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -18,18 +22,38 @@ from edgeprune.reading import read_text, shown
 MAX_BYTES = 2**20  # the class names of ImageNet-21k take half of it
 MAX_VALUES = 100_000  # keys, entries and mappings, each counted as often as an alias repeats it
 MAX_DEPTH = 40
+FLOAT = re.compile(
+    r"(?:[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*|[0-9][0-9_]*\.)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+INT = re.compile(r"(?:[-+]?0b[0-1_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+)$")
+NUMBERS = {"tag:yaml.org,2002:float": FLOAT, "tag:yaml.org,2002:int": INT}
+"""Of YAML 1.2, and version 1.1's underscores and octal numbers, which hurt nobody."""
+TEXT = "tag:yaml.org,2002:str"
 NO_VALUES = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # of the keys << and =
 
 
 def read_yaml(
-    path: Path, *, unique_keys: bool = True, error: type[EdgepruneError] = DataError, undecodable: str = "strict"
+    path: Path,
+    *,
+    unique_keys: bool = True,
+    error: type[EdgepruneError] = DataError,
+    undecodable: str = "strict",
+    as_ultralytics: bool = False,
 ) -> Any:
     """The one document of a YAML file; arguments as :func:`read_text` and :func:`parse_yaml`."""
     text = read_text(path, most=MAX_BYTES, error=error, undecodable=undecodable)
-    return parse_yaml(text, shown(path), unique_keys=unique_keys, error=error)
+    return parse_yaml(text, shown(path), unique_keys=unique_keys, error=error, as_ultralytics=as_ultralytics)
 
 
-def parse_yaml(text: str, where: str, *, unique_keys: bool = True, error: type[EdgepruneError] = DataError) -> Any:
+def parse_yaml(
+    text: str,
+    where: str,
+    *,
+    unique_keys: bool = True,
+    error: type[EdgepruneError] = DataError,
+    as_ultralytics: bool = False,
+) -> Any:
     """Dictionaries, lists and plain values out of YAML; no tag builds anything else.
 
     Args:
@@ -37,12 +61,13 @@ def parse_yaml(text: str, where: str, *, unique_keys: bool = True, error: type[E
         where: what the text was read from, named in errors.
         unique_keys: whether a key that is written twice is refused; otherwise the last one counts.
         error: class of what is raised.
+        as_ultralytics: whether numbers are those of YAML 1.1.
 
     Raises:
         EdgepruneError: of that class; it is no YAML, or stands for more than is read.
     """
     try:
-        return _LimitedLoader(text, unique_keys).get_single_data()
+        return (_LimitedLoader if as_ultralytics else _NumbersLoader)(text, unique_keys).get_single_data()
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
@@ -52,6 +77,12 @@ def parse_yaml(text: str, where: str, *, unique_keys: bool = True, error: type[E
         raise error(f"{where}: {failure}") from failure
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as failure:  # a date of 2024-99-99
         raise error(f"{where}: not YAML: {first_line(failure)}") from failure
+
+
+def yaml_text(content: Any, **form: Any) -> str:
+    """YAML that :func:`parse_yaml` and Ultralytics read as ``content``: plain values in their order; ``form`` is
+    PyYAML's."""
+    return yaml.dump(content, Dumper=_NumbersDumper, sort_keys=False, allow_unicode=True, **form)
 
 
 class _RefusedError(Exception):
@@ -98,6 +129,24 @@ class _LimitedLoader(yaml.SafeLoader):
                         raise _RefusedError(key, f"{shown(key.value)}: is written twice")
                     seen.add(same)
         return super().construct_mapping(node, deep)
+
+
+class _NumbersLoader(_LimitedLoader):
+    """The same with the numbers of YAML 1.2."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        if kind is not yaml.ScalarNode or not implicit[0] or tag not in (*NUMBERS, TEXT):
+            return tag
+        return next((number for number, pattern in NUMBERS.items() if pattern.match(value)), TEXT)
+
+
+class _NumbersDumper(yaml.SafeDumper):
+    """Puts a text in quotes that is a number in either version."""
+
+
+for _tag, _pattern in NUMBERS.items():
+    _NumbersDumper.add_implicit_resolver(_tag, _pattern, [*"-+.0123456789"])
 
 
 def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:

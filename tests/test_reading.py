@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from edgeprune import limited_yaml
 from edgeprune.errors import DataError, TargetError
-from edgeprune.limited_yaml import parse_yaml, read_yaml
+from edgeprune.limited_yaml import parse_yaml, read_yaml, yaml_text
 from edgeprune.reading import read_bytes, read_text, shown
 
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -44,6 +46,31 @@ def test_yaml_that_is_refused_in_one_line_at_once(text: str, part: str) -> None:
     with pytest.raises(TargetError, match=f"^here: .*{part}") as caught:
         parse_yaml(text, "here", error=TargetError)
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = {"1e-3": 0.001, "5E4": 50_000.0, "-.5": -0.5, "1.": 1.0, "+1.5e2": 150.0}
+NUMBERS |= {text: text for text in ("1:30", "12:30:45.5", "1e", "e3", ".")}
+"""What people write, and what they mean."""
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS.items())
+def test_numbers_are_read_as_people_write_them_and_by_ultralytics_as_it_does(text: str, value: Any) -> None:
+    read = parse_yaml(text, "here")
+    assert read == value and type(read) is type(value)
+    assert parse_yaml(text, "here", as_ultralytics=True) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("version", [False, True], ids=["own", "Ultralytics"])
+def test_what_is_written_is_read_as_it_was(version: bool) -> None:
+    content: dict[str, Any] = {
+        "names": [*NUMBERS, "1", "true", "none", "~", "é"],
+        "lr0": 1e-5,
+        "lrf": 1e20,
+        "epochs": 3,
+        "of": None,
+    }
+    text = yaml_text(content)
+    assert parse_yaml(text, "here", as_ultralytics=version) == content == yaml.safe_load(text)
 
 
 def test_aliases_and_merges_that_people_write_are_read() -> None:

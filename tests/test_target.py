@@ -468,3 +468,12 @@ def test_a_latency_budget_is_of_one_of_two_kinds() -> None:
     for kind in ("fps", "macs_speed_up", "", "latency-ms"):
         with pytest.raises(TargetError, match=f"'{kind}' is no kind .* allowed are latency_ms and speed_up"):
             target.with_budget(kind, 2)
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
+    text = "extends: cpu\nfinetune: {lr0: 1e-3, train: {weight_decay: 5e-4}}"
+    (tmp_path / "mine.yaml").write_text(text)
+    target = load_target(tmp_path / "mine.yaml")
+    assert (target.finetune.lr0, target.finetune.train) == (0.001, {"weight_decay": 0.0005})
+    (tmp_path / "again.yaml").write_text(profile_yaml(target))
+    assert load_target(tmp_path / "again.yaml").finetune == target.finetune

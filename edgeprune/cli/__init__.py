@@ -253,11 +253,9 @@ def targets_show(
     Example:
       edgeprune targets show jetson-orin
     """
-    import yaml
+    from edgeprune.target import load_target, profile_yaml
 
-    from edgeprune.target import load_target
-
-    say(yaml.safe_dump(load_target(name).as_profile(), sort_keys=False, allow_unicode=True).rstrip())
+    say(profile_yaml(load_target(name)).rstrip())
 
 
 @targets_app.command("schema")

@@ -115,7 +115,7 @@ def _hours(text: str) -> float:
 
 
 def training_arguments(pairs: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` pairs as a dictionary, values read as YAML (numbers, true, lists).
+    """``NAME=VALUE`` pairs as a dictionary, values read as YAML (numbers, true, lists); ``None`` is null.
 
     Raises:
         TargetError: something that is no such pair.
@@ -129,6 +129,8 @@ def training_arguments(pairs: list[str]) -> dict[str, Any]:
             value = parse_yaml(text, f"--train {name}")
         except DataError:
             value = text
+        if isinstance(value, str) and value.strip().lower() == "none":  # as Ultralytics' own command takes it
+            value = None
         if not sign or not name.isidentifier():
             raise TargetError(f"--train {pair!r}: allowed is NAME=VALUE, for example --train mosaic=0.5")
         arguments[name] = value

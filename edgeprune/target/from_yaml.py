@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from edgeprune.errors import TargetError
-from edgeprune.limited_yaml import read_yaml
+from edgeprune.limited_yaml import read_yaml, yaml_text
 from edgeprune.reading import is_file, shown
 from edgeprune.target.schema import Target, free_mappings, target_from
 
@@ -49,7 +47,7 @@ def is_shipped(target: Target) -> bool:
 
 def profile_yaml(target: Target) -> str:
     """A target as the text of a YAML that :func:`load_target` reads as the same one."""
-    return yaml.safe_dump(target.as_profile(), sort_keys=False, allow_unicode=True)
+    return yaml_text(target.as_profile())
 
 
 def extending_yaml(base: str, keys: Mapping[str, Any]) -> str:
@@ -68,7 +66,7 @@ def extending_yaml(base: str, keys: Mapping[str, Any]) -> str:
         part[name] = list(value) if isinstance(value, tuple) else value
     # None writes a section on one line, and the whole where it has no section
     flow = None if any(isinstance(value, dict) for value in content.values()) else False
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=sys.maxsize)
+    return yaml_text(content, default_flow_style=flow, width=sys.maxsize)
 
 
 def targets_dir() -> Path:

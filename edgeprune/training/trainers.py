@@ -22,6 +22,7 @@ import io
 import os
 import random
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -35,6 +36,7 @@ import torch
 import ultralytics
 from torch import nn
 from ultralytics.cfg import TASK2METRIC
+from ultralytics.data import augment
 from ultralytics.data.build import build_yolo_dataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.classify import ClassificationTrainer
@@ -49,7 +51,7 @@ from ultralytics.utils.torch_utils import qat_state, strip_qat, unwrap_model
 
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, StageError, first_line
+from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.input_size import pixels
 from edgeprune.rectangle import fit_dataset
 from edgeprune.training.classes import fit_classes
@@ -58,6 +60,8 @@ from edgeprune.training.distributed import join_on_cpu
 STATE = "edgeprune"
 """Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
 TEACHER = "teacher_model."
+AUGMENTING = Path(augment.__file__)
+"""Where Ultralytics makes its transformations of images: what it refuses there is an argument, not an image."""
 LOGGERS = "ultralytics.utils.callbacks."
 
 
@@ -150,7 +154,8 @@ class GivenModelTrainer(BaseTrainer):
         return fit_dataset(dataset, (said[0].height, said[0].width))
 
     def get_dataloader(self, *arguments: Any, **named: Any) -> Any:
-        """Ultralytics' loader of a split; DataError where the split holds no usable image."""
+        """Ultralytics' loader of a split; DataError where the split holds no usable image, TargetError where an
+        argument of its transformations is wrong."""
         self.waiting = self.batches_before = 0  # with smaller batches after memory ran out, an epoch begins anew
         with _data_errors():
             return super().get_dataloader(*arguments, **named)
@@ -437,6 +442,8 @@ def _data_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, FileNotFoundError, ValueError, AssertionError) as error:
+        if AUGMENTING in (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)):
+            raise TargetError(f"a train argument is wrong: {first_line(error)}") from error
         raise DataError(f"the data set is unusable: {first_line(error)}") from error
 
 

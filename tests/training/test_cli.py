@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -58,6 +59,27 @@ def test_a_training_argument_is_a_pair(pair: str) -> None:
 def test_training_arguments_are_read_as_yaml() -> None:
     pairs = ["mosaic=0.5", "cos_lr=false", "freeze=[0, 1]", "cache=disk"]
     assert training_arguments(pairs) == {"mosaic": 0.5, "cos_lr": False, "freeze": [0, 1], "cache": "disk"}
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("weight_decay=5e-4", 0.0005),
+        ("lrf=1e-2", 0.01),
+        ("lrf=.5", 0.5),
+        ("box=7.5E+0", 7.5),
+        ("auto_augment=None", None),
+        ("cache=none", None),
+        ("optimizer=", None),
+        ("project=1:30", "1:30"),
+        ("project=1:30.5", "1:30.5"),
+        ("name=1e", "1e"),
+        ("nbs=64", 64),
+    ],
+)
+def test_numbers_of_training_arguments_are_those_that_people_write(pair: str, value: Any) -> None:
+    [read] = training_arguments([pair]).values()
+    assert read == value and type(read) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_disk_that_fills_before_the_checkpoint_is_one_line(
     [
         ({"freeze": 30}, ["TargetError", "freeze=30"]),
         ({"cls_pw": 2.0}, ["TargetError", "cls_pw"]),
-        ({"copy_paste_mode": "sideways"}, ["DataError", "`flip` or `mixup`, but got sideways"]),
+        ({"copy_paste_mode": "sideways"}, ["TargetError", "`flip` or `mixup`, but got sideways"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -95,6 +95,14 @@ def test_arguments_that_ultralytics_refuses_later_are_one_line(
 ) -> None:
     said = refused(narrow, digits, tmp_path, replace(settings, train=train))
     assert all(word in said for word in seen), said
+
+
+def test_a_wrong_augmentation_of_a_classifier_is_no_fault_of_the_data(
+    tmp_path: Path, task_data: Any, settings: TrainSettings
+) -> None:
+    given = replace(settings, epochs=1, imgsz=32, train={"auto_augment": "sideways"})
+    with pytest.raises(TargetError, match=r"a train argument is wrong: .*sideways"):
+        pretrain("yolov8n-cls.yaml", data=task_data("classify"), out=tmp_path, work=tmp_path / "w", settings=given)
 
 
 def test_a_last_batch_of_one_small_image_is_one_line(tmp_path: Path) -> None:
