@@ -39,6 +39,7 @@ RECTANGLE = "imgsz"  # key of our own metadata: height and width that a model wa
 EXPORTED = (".onnx", ".engine", ".plan", ".torchscript")  # what is made from a checkpoint
 OF_THE_WEIGHTS = ("train_metrics", "best_fitness", "stopper")  # entries that other weights must not carry on
 CLOSE_NAME = 0.8  # of two names, by difflib: yolo8n.pt is close to yolov8n.pt, last.pt to none
+SEVERAL = ("fraction", "scale")  # training arguments that are one number, or one for each split or bound
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
 
@@ -436,7 +437,9 @@ def _train_args(value: object, what: str) -> dict[str, Any]:
     if arguments.get("imgsz") is not None:
         size_of(arguments["imgsz"], what, key="train_args.imgsz")
     for key, given in arguments.items():
-        if given is not None and type(DEFAULT_CFG_DICT.get(key)) is float and type(given) not in (int, float, bool):
+        numbers = given if key in SEVERAL and isinstance(given, list | tuple) else [given]
+        wrong = any(type(number) not in (int, float, bool) for number in numbers)
+        if given is not None and type(DEFAULT_CFG_DICT.get(key)) is float and wrong:
             raise refused(what, f"train_args.{key}", given, "a number")
     if arguments.get("single_cls") not in (None, True, False):
         raise refused(what, "train_args.single_cls", arguments["single_cls"], "true or false")

@@ -216,7 +216,7 @@ class Training(Settings):
             if key in own:
                 raise SettingError(f"train argument {key!r} has a setting of its own: use {own[key]}")
             if key in SET_HERE:
-                raise SettingError(f"train argument {key!r} is set by edgeprune itself; remove it")
+                raise SettingError(f"train argument {key!r} is set by edgeprune itself; {SET_HERE[key]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,11 +229,19 @@ class Pretraining(Training):
     """Learning rate after warm-up."""
 
 
-SET_HERE = frozenset(
-    ("model", "data", "mode", "task", "project", "name", "exist_ok", "save_dir", "resume", "pretrained", "save", "val")
-    + ("cfg", "profile")
-)
-"""Ultralytics arguments that edgeprune sets itself."""
+SET_HERE = {
+    **dict.fromkeys(
+        ("model", "data", "mode", "task", "project", "name", "exist_ok", "save_dir", "resume", "pretrained", "save")
+        + ("val", "cfg", "profile"),
+        "remove it",
+    ),
+    "split": "epochs are chosen on val, and edgeprune val judges on another split",
+    "nms": "use head",
+    "classes": "give a data set of these classes",
+    **dict.fromkeys(("save_json", "save_txt"), "edgeprune val looks at a model's predictions"),
+    "augmentations": "give Ultralytics' own augmentations, which are numbers",
+}
+"""Ultralytics arguments that edgeprune sets itself, or does not take, and what to do instead."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,8 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
     # Ultralytics' test of float16 autocast fetches other weights from the network; bfloat16 needs no such test.
     amp = "bf16" if device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else False
     arguments: dict[str, Any] = {
-        "epochs": settings.epochs,
+        # by time Ultralytics counts the epochs that fit only after the first, and the only one would be the last
+        "epochs": settings.epochs if settings.time_h is None else max(settings.epochs, 2),
         "time": settings.time_h,
         "batch": settings.batch,
         "nbs": settings.batch,

@@ -16,7 +16,7 @@ from edgeprune.errors import DataError
 from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training.classes import require_same_names
-from edgeprune.training.run import validation_accuracy
+from edgeprune.training.run import validation_accuracy, validation_arguments
 from edgeprune.version import installed
 
 UNDOUBLED = "obb"
@@ -77,6 +77,7 @@ def baseline_accuracy(
             "imgsz": settings.side,
             "head": settings.head,
             "batch": factor * settings.batch,  # not by device: a run may go on elsewhere, with the goal it began with
+            "arguments": validation_arguments(settings),
             "ultralytics": installed("ultralytics"),
         }
     )

@@ -55,10 +55,10 @@ def prune_in_rounds(
             images of the training split.
 
     Raises:
-        TargetError: fewer epochs than rounds, or an impossible speed-up.
+        TargetError: fewer epochs than rounds where no time is given, or an impossible speed-up.
         DataError, StageError: as in ``finetune``.
     """
-    if rounds < 1 or settings.epochs < rounds:
+    if rounds < 1 or (settings.epochs < rounds and settings.time_h is None):
         raise TargetError(f"rounds={rounds} with epochs={settings.epochs}: every round needs at least one epoch")
     if not macs_speed_up > 1:
         raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
@@ -89,7 +89,7 @@ def prune_in_rounds(
             start,
             data=data,
             out=Path(out) if number == rounds else folder / "out",
-            settings=replace(settings, epochs=epochs, time_h=settings.time_h and settings.time_h / rounds),
+            settings=replace(settings, epochs=max(epochs, 1), time_h=settings.time_h and settings.time_h / rounds),
             work=folder,
             trust=trust,
             label=f"round {number}/{rounds}",

@@ -51,6 +51,9 @@ from edgeprune.unpickle import content_of, known_classes_only
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
 
+VALIDATION = ("conf", "iou", "max_det", "agnostic_nms", "overlap_mask", "mask_ratio", "fraction")
+"""Training arguments that change the figures of validation."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -161,7 +164,8 @@ def validation_accuracy(
 ) -> float:
     """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``.
 
-    Of two heads, the one that ``settings`` says will ship. ``batch`` is Ultralytics' default unless given.
+    Of two heads, the one that ``settings`` says will ship, and by the arguments of validation that it trains with.
+    ``batch`` is Ultralytics' default unless given.
     """
     folder = Path(work).resolve()
     with known_classes_only(), quiet() if settings.quiet else nullcontext(), as_one_line(settings, folder):
@@ -187,9 +191,15 @@ def validation_accuracy(
             name="val",
             exist_ok=True,
             **_head(model, settings),
+            **validation_arguments(settings),
             **({} if batch is None else {"batch": batch}),
         )
     return float(metrics.results_dict[TASK2METRIC[str(model.task)]])
+
+
+def validation_arguments(settings: TrainSettings) -> dict[str, Any]:
+    """Those of the training arguments that its validation of every epoch hears too."""
+    return {name: value for name, value in settings.train.items() if name in VALIDATION}
 
 
 def read_epochs(results: Path) -> tuple[Epoch, ...]:

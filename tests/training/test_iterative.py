@@ -42,9 +42,15 @@ def test_two_rounds_reach_the_total_and_share_the_epochs(
     assert again == done
 
 
-@pytest.mark.parametrize("hours", [None, 2.0])
+@pytest.mark.parametrize(("hours", "epochs"), [(None, 4), (2.0, 4), (2.0, 3)])
 def test_rounds_share_the_time(
-    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, hours: float | None, monkeypatch: Any
+    tmp_path: Path,
+    narrow: Path,
+    digits: Path,
+    settings: TrainSettings,
+    hours: float | None,
+    epochs: int,
+    monkeypatch: Any,
 ) -> None:
     given: list[float | None] = []
 
@@ -53,7 +59,7 @@ def test_rounds_share_the_time(
         return TrainResult(weights, TrainSummary(1, 1, (), 0.5, 1.0, None))
 
     monkeypatch.setattr(iterative, "finetune", trained)
-    limited = replace(settings, epochs=4, time_h=hours)
+    limited = replace(settings, epochs=epochs, time_h=hours)
     prune_in_rounds(
         narrow, macs_speed_up=1.2, rounds=4, data=digits, out=tmp_path / "out", work=tmp_path / "work",
         settings=limited, importance="l2",
