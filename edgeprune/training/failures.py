@@ -86,7 +86,8 @@ def _failure(error: Exception, settings: TrainSettings, folder: Path, trainer: A
         )
     if isinstance(error, MemoryError) or number == errno.ENOMEM or (number is None and MEMORY.search(text)):
         return StageError(
-            f"out of memory with batch {settings.batch} at {pixels(settings.side)}; lower batch or imgsz{kept}"
+            f"out of memory with batch {settings.batch} at {pixels(settings.side)}; lower batch, or imgsz, with which "
+            f"training starts anew{kept}"
         )
     if isinstance(error, OSError) and number is not None:
         place = error.filename if isinstance(error.filename, str) else folder
@@ -96,7 +97,9 @@ def _failure(error: Exception, settings: TrainSettings, folder: Path, trainer: A
     if "Image Not Found" in text:
         return DataError(f"the data set changed while it was read: {said}{kept}")
     if isinstance(error, RuntimeError) and has_diverged(trainer):
-        return StageError(f"training diverged ({said}); lower lr0 (it is {settings.lr0}){kept}")
+        return StageError(
+            f"training diverged ({said}); lower lr0 (it is {settings.lr0}), with which training starts anew{kept}"
+        )
     for known, advice in WRONG_ARGUMENT.items():
         if known in text:
             return TargetError(f"Ultralytics cannot train like this: {said}{advice}")

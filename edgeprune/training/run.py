@@ -2,30 +2,33 @@
 
 `work/run/` is Ultralytics' own folder (`results.csv`, `args.yaml`, `weights/last.pt`, `weights/best.pt`), and
 `work/run.json` says what it was started with. The same call again continues from the last finished epoch, or returns at
-once when the run had ended; a call with other weights, data or settings starts anew. So does one that finds a damaged
-checkpoint, and keeps it in ``work/run.unreadable-N``; whatever else keeps the checkpoint from being read ends the call.
+once when the run had ended. So does a call with other values of what may change between epochs (:data:`RESUMABLE`, the
+device, the place of the data set). One with any other weights, data or settings starts anew and leaves the epochs that
+were finished in ``work/run.before-N``; so does one that finds a damaged checkpoint, and keeps it in
+``work/run.unreadable-N``. Whatever else keeps the checkpoint from being read ends the call.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
 from ultralytics.engine.trainer import BaseTrainer
-from ultralytics.utils import LOGGER
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.checkpoint import keypoint_shape
@@ -47,10 +50,21 @@ from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
 from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle
 from edgeprune.unpickle import content_of, known_classes_only
+from edgeprune.workspace import differences
+
+_logger = logging.getLogger(__name__)
 
 Watcher = tuple[str, Callable[[Any], None]]
 """An Ultralytics callback event and what to call with the trainer; importable, for distributed training pickles it."""
 
+RESUMABLE = {"batch": "batch", "patience": "patience", "time_h": "time"} | {
+    f"train.{name}": name for name in ("cache", "channels_last", "close_mosaic", "freeze", "plots", "save_period")
+}
+"""Settings that a run which has not ended goes on with, to Ultralytics' arguments: what it takes on a resume. The size
+of the images is not among them: the figures of epochs before and after could not be compared."""
+ELSEWHERE = ("device", "workers", "amp", "distill_model")
+"""Arguments that say where a run goes on, or follow from it: its precision is the device's, a teacher may lie elsewhere
+(the same by its digest)."""
 VALIDATION = ("conf", "iou", "max_det", "agnostic_nms", "overlap_mask", "mask_ratio", "fraction")
 """Training arguments that change the figures of validation."""
 
@@ -94,8 +108,8 @@ def run_training(
 ) -> FinishedRun:
     """Train ``source`` (weights or a model YAML) on ``data`` inside ``work``, continuing what is there.
 
-    ``identity`` is plain data that says what the watchers do: with other values a run begins anew. With ``keep_given``
-    the model as it was given is epoch 0 and a candidate for the best.
+    ``identity`` is plain data that says what the watchers do, and under ``dataset`` the digest of the data: with other
+    values a run begins anew. With ``keep_given`` the model as it was given is epoch 0 and a candidate for the best.
 
     Raises:
         TargetError: an unknown or wrong training argument.
@@ -110,8 +124,11 @@ def run_training(
     last = folder / "weights" / "last.pt"
     ended = folder / "ended"  # a watcher may end a run after its last epoch was saved
     identity = {**(identity or {}), "keep_given": keep_given}
-    epochs_done, finished = on_first_process(partial(_prepare, folder, source, data, settings, identity))
-    if not finished:
+    before = _Before(*on_first_process(partial(_prepare, folder, source, data, settings, identity)))
+    epochs_done = before.epochs
+    if before.said:
+        _logger.warning("%s %s", label, before.said)
+    if not before.ended:
         with known_classes_only(), quiet() if settings.quiet else nullcontext():
             model = YOLO(str(last if epochs_done else source))
             if settings.teacher and settings.response:
@@ -128,7 +145,8 @@ def run_training(
                 model.add_callback(event, watcher)
             if epochs_done:
                 progress(f"{label} goes on after epoch {epochs_done}", done=epochs_done, total=settings.epochs)
-                changeable = {key: arguments[key] for key in ("device", "workers")}
+                names = [*ELSEWHERE, *(RESUMABLE[key] for key in before.changed)]
+                changeable = {name: arguments.get(name, DEFAULT_CFG_DICT.get(name)) for name in names}
                 arguments = {**changeable, "resume": str(last), "save_dir": str(folder)}
             else:
                 arguments |= {"project": str(work), "name": folder.name, "exist_ok": True}
@@ -220,30 +238,52 @@ def _figures(header: str, line: str) -> dict[str, float] | None:
     return row if {"epoch", "time"} <= row.keys() and row["epoch"].is_integer() else None
 
 
+class _Before(NamedTuple):
+    """What lies in a run's folder when it is called for: epochs to go on from, whether it had ended, what has changed
+    since it began (keys of :data:`RESUMABLE`), and what is to be said of changes."""
+
+    epochs: int
+    ended: bool
+    changed: Sequence[str] = ()
+    said: str = ""
+
+
 def _prepare(
     folder: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
-) -> tuple[int, bool]:
-    """Epochs that a run in ``folder`` can go on from, and whether it had ended; without any the folder is cleared."""
+) -> _Before:
+    """See what a run in ``folder`` can go on from; without any of it the folder is moved aside."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    record, request = folder.parent / "run.json", _request(source, data, settings, identity)
-    state = None
-    if record.is_file() and record.read_text() == request:
-        try:
-            state = _read_state(folder / "weights" / "last.pt")
-        except _NotContinuedError as error:
-            kept = _put_aside(folder)
-            LOGGER.warning(f"{error}; training starts anew, and what was there is kept in {kept}")
-    if state is None:
+    record, last = folder.parent / "run.json", folder / "weights" / "last.pt"
+    request, (known, changed) = _request(source, data, settings, identity), _read_request(record)
+    lines = ["run.json does not say how it was trained"] if known is None else differences(known, request)
+    now = {line.partition(":")[0] for line in lines}
+    said, state = "", None
+    try:
+        state = None if known is None else _read_state(last)
+    except _NotContinuedError as error:
+        said = f"starts anew: {error}; what was there is kept in {_put_aside(folder, 'unreadable')}"
+    ended = state is not None and (state.ended or (folder / "ended").exists())
+    if state is None or (lines and (ended or not _may_change(now, request))):
+        if os.path.lexists(last):  # an epoch was finished
+            said = f"starts anew ({'; '.join(lines)}); the run before it is kept in {_put_aside(folder, 'before')}"
         shutil.rmtree(folder, ignore_errors=True)
-        write_atomically(record, request)  # last: a run that is stopped between the two continues no other one's epochs
-        return 0, False
+        _write_request(record, request, [])  # last: a run that is stopped here continues no other one's epochs
+        return _Before(0, False, said=said)
+    changed = sorted({*changed, *now})
+    _write_request(record, request, changed)
     _drop_rows_after(folder / "results.csv", state.epochs)
-    return state.epochs, state.ended or (folder / "ended").exists()
+    return _Before(state.epochs, ended, changed, f"goes on with other settings ({'; '.join(lines)})" if lines else "")
 
 
-def _put_aside(folder: Path) -> Path:
+def _may_change(keys: Collection[str], request: Mapping[str, Any]) -> bool:
+    """Whether a run may go on where these keys of its request have changed. The epochs of a run by time are no longer
+    those that were asked for, so that it cannot go on by epochs."""
+    return {*keys} <= RESUMABLE.keys() and not ("time_h" in keys and request["time_h"] is None)
+
+
+def _put_aside(folder: Path, why: str) -> Path:
     """Move a run that cannot be continued to a name of its own, which is given back: its epochs may be worth hours."""
-    names = (folder.with_name(f"{folder.name}.unreadable-{number}") for number in itertools.count(1))
+    names = (folder.with_name(f"{folder.name}.{why}-{number}") for number in itertools.count(1))
     return folder.rename(next(name for name in names if not os.path.lexists(name)))
 
 
@@ -289,16 +329,37 @@ def _read_state(last: Path) -> _State | None:
     return _State(task, epochs, own["best_epoch"], float(own["seconds"]), bool(own["ended"]), given)
 
 
-def _request(source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]) -> str:
-    """What is trained and how, as ``run.json`` has it."""
+def _request(
+    source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is trained and how, as JSON has it: what a run of the same is known by."""
     request = asdict(settings) | {"imgsz": settings.side} | dict(identity)
     for key in ("device", "workers", "quiet"):  # may change between continuations
         request.pop(key)
+    request.pop("train")
+    request |= {f"train.{name}": value for name, value in settings.train.items()}
     path = Path(source)
-    request |= {"source": sha256_of(path) if path.is_file() else str(source), "data": str(data)}
+    request["source"] = sha256_of(path) if path.is_file() else str(source)
+    if "dataset" not in request:  # the digest tells it, wherever it lies
+        request["data"] = str(data)
     if settings.teacher:
         request["teacher"] = sha256_of(settings.teacher)
-    return json.dumps(request, indent=2, sort_keys=True, default=str)
+    return json.loads(json.dumps(request, default=str))
+
+
+def _read_request(record: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The request in a record and what has changed since its run began; None where it says neither."""
+    try:
+        content = json.loads(record.read_text())
+        return content.pop("request"), content.pop("changed")
+    except (FileNotFoundError, ValueError, KeyError, AttributeError):
+        return None, []
+
+
+def _write_request(record: Path, request: Mapping[str, Any], changed: Sequence[str]) -> None:
+    text = json.dumps({"request": request, "changed": changed}, indent=2, sort_keys=True)
+    if not record.is_file() or record.read_text() != text:
+        write_atomically(record, text)
 
 
 def _drop_rows_after(results: Path, epochs: int) -> None:

@@ -9,7 +9,7 @@ a half-empty unpruned one. These subclasses override public methods only; no cla
 - ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
 - ``validate_given`` makes the model as it was given, before any step, epoch 0 and a candidate for the best;
 - ``accumulate`` and ``optimizer_step`` put the steps of a run that goes on where they would have been;
-- ``resume_training`` reads that back; ``final_eval`` leaves the full-precision files alone.
+- ``check_resume`` and ``resume_training`` read that back; ``final_eval`` leaves the full-precision files alone.
 
 Fake quantizers of INT8 (``quantize=8``) lie beside the model in these files, as Ultralytics writes them.
 
@@ -96,6 +96,13 @@ class GivenModelTrainer(BaseTrainer):
         self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
         self.add_callback("on_train_epoch_start", _start_epoch)
         self.add_callback("on_train_batch_start", _count_batch)
+
+    def check_resume(self, overrides: dict[str, Any]) -> None:
+        """Ultralytics' arguments of last.pt, with the precision of the device that the run goes on on: it would keep
+        that of the device before, and emulate bfloat16 on a CPU."""
+        super().check_resume({name: value for name, value in overrides.items() if name != "amp"})
+        if self.args.resume and "amp" in overrides:
+            self.args.amp = overrides["amp"]
 
     @property
     def accumulate(self) -> int:
@@ -302,7 +309,8 @@ class GivenModelTrainer(BaseTrainer):
             raise StageError(f"{self.args.resume} holds weights of another model; delete its folder and start again")
         self.seconds_before = float(state["seconds"])
         self.best_epoch, self.given = int(state["best_epoch"]), state["given"]
-        self.resumed = state if "waiting" in state else None
+        same_batch = (ckpt or {})["train_args"]["batch"] == self.args.batch  # a step of other batches begins anew
+        self.resumed = state if "waiting" in state and same_batch else None
         for index in state["mosaic"]:
             self.train_loader.dataset.load_image(index)
 

@@ -14,7 +14,7 @@ import torch
 from edgeprune import checkpoint
 from edgeprune.settings import TrainSettings
 from edgeprune.training import result_from_run as module
-from edgeprune.training.run import _record_request
+from edgeprune.training.run import _request, _write_request
 
 
 def test_the_given_model_kept_twice_is_another_result_for_another_request(
@@ -33,7 +33,7 @@ def test_the_given_model_kept_twice_is_another_result_for_another_request(
         data: str = "d.yaml", digest: str = "one", metadata: dict[str, object] | None = None, **changes: Any
     ) -> float:
         changed: TrainSettings = replace(settings, **changes)
-        _record_request(work / "run.json", narrow, data, changed, {"dataset": digest})
+        _write_request(work / "run.json", _request(narrow, data, changed, {"dataset": digest}), [])
         (work / "run" / "results.csv").write_text(f"epoch,time\n1,{len(validated)}\n")
         made = module.result_from_run(
             run, checkpoint.load(narrow).model, epoch=0, data=data, out=out, settings=changed, work=work,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -166,6 +167,137 @@ def test_gradients_that_wait_go_on_exactly_where_memory_ran_out(tmp_path: Path, 
     assert_equal_runs(whole, run_training(tmp_path / "cut", narrow, data=digits, settings=settings))
 
 
+def changed_run(
+    folder: Path, narrow: Path, digits: Path, before: TrainSettings, *after: TrainSettings
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Arguments that training went on with in each call but the first, of which all but the last are cut off at once;
+    and the epochs of the last."""
+    seen: list[dict[str, Any]] = []
+
+    def note(trainer: Any) -> None:
+        seen.append(dict(vars(trainer.args)))
+        if len(seen) < len(after):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_training(folder, narrow, data=digits, settings=before, watchers=stop_after(1))
+    for settings in after[:-1]:
+        with pytest.raises(Killed):
+            run_training(folder, narrow, data=digits, settings=settings, watchers=[("on_train_start", note)])
+    run = run_training(folder, narrow, data=digits, settings=after[-1], watchers=[("on_train_start", note)])
+    return seen, [epoch.number for epoch in run.epochs]
+
+
+def test_a_run_goes_on_with_what_may_change_between_epochs(
+    tmp_path: Path, narrow: Path, digits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call that is cut off before an epoch was saved changes nothing of it; what is no longer said is as it began."""
+    before = replace(SETTINGS, train={"cache": "ram", "nbs": 16})
+    after = replace(SETTINGS, batch=4, patience=7, train={"close_mosaic": 2, "nbs": 16})
+    seen, epochs = changed_run(tmp_path, narrow, digits, before, after, after)
+    assert epochs == [1, 2, 3] and not (tmp_path / "run.before-1").exists()
+    for arguments in seen:
+        assert [arguments[name] for name in ("batch", "patience", "close_mosaic", "cache", "epochs", "nbs")] == [
+            *(4, 7, 2, False, 3, 16)
+        ]
+    [line] = [record.getMessage() for record in caplog.records if record.name == "edgeprune.training.run"]
+    assert line == (
+        "training goes on with other settings (batch: 8 → 4; patience: 50 → 7; train.cache: ram → nothing; "
+        "train.close_mosaic: nothing → 2)"
+    )
+    assert torch_safe_load(str(tmp_path / "run/weights/last.pt"), safe_only=True)[0]["train_args"]["batch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"lr0": 1e-4}, "lr0: 0.001 → 0.0001"),
+        ({"epochs": 1}, "epochs: 3 → 1"),
+        ({"imgsz": 32}, "imgsz: 64 → 32"),
+        ({"batch": 4, "train": {"mosaic": 0.0}}, "batch: 8 → 4; train.mosaic: nothing → 0.0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_run_that_cannot_go_on_is_moved_aside_and_says_why(
+    tmp_path: Path, narrow: Path, digits: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(1))
+    kept = (tmp_path / "run/weights/last.pt").read_bytes()
+    changed = replace(SETTINGS, **changes)
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, data=digits, settings=changed, watchers=[("on_train_start", _kill)])
+    assert (tmp_path / "run.before-1/weights/last.pt").read_bytes() == kept
+    said = caplog.records[-1].getMessage()
+    assert said == f"training starts anew ({line}); the run before it is kept in {tmp_path / 'run.before-1'}"
+    with pytest.raises(Killed):  # no epoch of the second was finished: nothing of it is kept
+        run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(1))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["run", "run.before-1"]
+
+
+def _kill(trainer: Any) -> None:
+    raise Killed
+
+
+def test_a_run_that_ended_is_moved_aside_by_any_other_setting(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    once = replace(SETTINGS, epochs=1)
+    run_training(tmp_path, narrow, data=digits, settings=once)
+    for number in (2, 3):
+        again = run_training(tmp_path, narrow, data=digits, settings=replace(once, patience=number))
+        assert again.epochs_run == 1
+    assert sorted(path.name for path in tmp_path.glob("run.before-*")) == ["run.before-1", "run.before-2"]
+
+
+def test_the_data_set_may_be_named_by_another_path(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(digits.parent, moved)
+    with pytest.raises(Killed):
+        finetune(
+            narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=SETTINGS, watchers=stop_after(1)
+        )
+    told: list[str] = []
+    finetune(
+        narrow,
+        data=moved / digits.name,
+        out=tmp_path / "o",
+        work=tmp_path / "w",
+        settings=SETTINGS,
+        progress=lambda text, *, done=0, total=0: told.append(text),
+    )
+    assert told[0] == "fine-tune goes on after epoch 1"
+
+
+def test_a_teacher_of_features_may_lie_elsewhere(tmp_path: Path, narrow: Path, full: Path, digits: Path) -> None:
+    first, then = tmp_path / "first.pt", tmp_path / "then.pt"
+    shutil.copy(full, first)
+    taught = replace(SETTINGS, epochs=2, response=0.0, feature=6.0)
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, data=digits, settings=replace(taught, teacher=first), watchers=stop_after(1))
+    first.rename(then)
+    run = run_training(tmp_path, narrow, data=digits, settings=replace(taught, teacher=then))
+    assert [epoch.number for epoch in run.epochs] == [1, 2]
+
+
+def test_a_run_that_goes_on_elsewhere_has_the_precision_of_that_device(
+    tmp_path: Path, narrow: Path, digits: Path
+) -> None:
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(1))
+    last = tmp_path / "run/weights/last.pt"
+    content = torch.load(last, weights_only=False)
+    content["train_args"]["amp"] = "bf16"  # as on a GPU
+    torch.save(content, last)
+    seen: list[Any] = []
+
+    def note(trainer: Any) -> None:
+        seen.append((trainer.args.amp, trainer.amp))
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=[("on_train_start", note)])
+    assert seen == [(False, False)]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"], ids=["empty", "truncated"])
 def test_a_spoilt_last_pt_begins_anew(tmp_path: Path, narrow: Path, digits: Path, content: bytes) -> None:
     once = replace(SETTINGS, epochs=1)
@@ -174,6 +306,7 @@ def test_a_spoilt_last_pt_begins_anew(tmp_path: Path, narrow: Path, digits: Path
     (tmp_path / "run" / "ended").unlink()
     again = run_training(tmp_path, narrow, data=digits, settings=once)
     assert (again.epochs_run, len(again.epochs)) == (1, 1)
+    assert (tmp_path / "run.unreadable-1/weights/last.pt").read_bytes() == content
 
 
 def test_a_full_disk_keeps_the_epoch_before(

@@ -23,7 +23,8 @@ CONTENT = {"train_args": {"task": "detect"}, "epoch": 1, STATE: OWN}
 
 def prepared(work: Path, epochs: int = 3) -> tuple[int, bool]:
     settings = TrainSettings(epochs=epochs, device="cpu", imgsz=64, quiet=True)
-    return run._prepare(work / "run", "yolo11n.pt", "data.yaml", settings, {})
+    epochs, ended, *_ = run._prepare(work / "run", "yolo11n.pt", "data.yaml", settings, {})
+    return epochs, ended
 
 
 def left_by_a_run(work: Path, content: Any = CONTENT) -> Path:
