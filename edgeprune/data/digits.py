@@ -11,10 +11,11 @@ folder that holds anything else. The three splits use disjoint digit samples: no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,14 @@ from PIL import Image
 
 from edgeprune.errors import DataError
 from edgeprune.progress import Progress, silent
+from edgeprune.scratch import locked
 from edgeprune.serial import read_json_data
 from edgeprune.settings import check_seed
 
 RECIPE = 1
 """Raise it when the same parameters would give other pixels."""
+LOCK = ".lock"
+"""In a folder that is not finished, held while it is written."""
 RECORD = "digits.json"
 CLASSES = tuple(str(digit) for digit in range(10))
 HARD_CLASSES = tuple(f"{digit} {ink}" for ink in ("light", "dark") for digit in range(10))
@@ -146,17 +150,28 @@ def write_digits(
     partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in out.parent.glob(f".{out.name}.partial-*"):  # of a run that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        _sweep(out.parent.glob(f".{out.name}.partial-*"))
         partial.mkdir()
-        _write_splits(partial, recipe, progress)
-        partial.replace(out)  # onto nothing or onto an empty folder: one step either way
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a file system without locks
+                stack.enter_context(locked(partial / LOCK, wait=True))
+            _write_splits(partial, recipe, progress)
+            (partial / LOCK).unlink(missing_ok=True)
+            partial.replace(out)  # onto nothing or onto an empty folder: one step either way
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{out} cannot be written ({reason}); name another folder with --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out / "data.yaml"
+
+
+def _sweep(leftovers: Iterable[Path]) -> None:
+    """Remove what runs left that were killed: a run that lives holds the lock in its folder."""
+    for leftover in leftovers:
+        if (leftover / LOCK).is_file():
+            with contextlib.suppress(OSError), locked(leftover / LOCK, wait=False):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _holds(out: Path, recipe: DigitsRecipe) -> bool:

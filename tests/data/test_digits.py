@@ -14,6 +14,7 @@ from edgeprune.artifact import sha256_of
 from edgeprune.data import digits
 from edgeprune.data.digits import CLASSES, write_digits
 from edgeprune.errors import DataError
+from edgeprune.scratch import locked
 
 SMALL = {"train": 12, "val": 4, "test": 4, "imgsz": 96}
 
@@ -153,9 +154,13 @@ def test_a_stopped_run_leaves_nothing_half_and_the_next_one_cleans_up(
     with pytest.raises(KeyboardInterrupt):
         write_digits(out, **{**SMALL, "train": 100}, progress=stop)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".set.partial-0000dead").mkdir()  # what kill -9 would leave
-    write_digits(out, **SMALL)
-    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    for name in ("0000dead", "a11fe000"):  # what kill -9 would leave, and what another process writes just now
+        (tmp_path / f".set.partial-{name}").mkdir()
+        (tmp_path / f".set.partial-{name}" / ".lock").touch()
+    with locked(tmp_path / ".set.partial-a11fe000" / ".lock", wait=False):
+        write_digits(out, **SMALL)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".set.partial-a11fe000", "set"]
+    assert not (out / ".lock").exists()
 
 
 @pytest.mark.parametrize(
