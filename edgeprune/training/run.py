@@ -28,7 +28,7 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2METRIC
 from ultralytics.engine.trainer import BaseTrainer
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.checkpoint import keypoint_shape
@@ -126,7 +126,7 @@ def run_training(
     identity = {**(identity or {}), "keep_given": keep_given}
     before = _Before(*on_first_process(partial(_prepare, folder, source, data, settings, identity)))
     epochs_done = before.epochs
-    if before.said:
+    if before.said and RANK in {-1, 0}:
         _logger.warning("%s %s", label, before.said)
     if not before.ended:
         with known_classes_only(), quiet() if settings.quiet else nullcontext():
