@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeprune.measure.layers import BEHIND_THE_LAYERS
-from edgeprune.report.drawing import COLOURS, Plot, draw_plot
+from edgeprune.report.drawing import COLOURS, Plot, draw_plot, shortened
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
@@ -58,7 +58,9 @@ def layer_costs_plot(costs: LayerCosts) -> Plot:
         axes.barh(place + 0.2, [layer.ms for layer in shown], 0.38, color=COLOURS["before"], label="measured")
         halved = [layer.half_width_ms for layer in shown]
         axes.barh(place - 0.2, halved, 0.38, color=COLOURS["after"], label="at half width")
-        axes.set_yticks(place, [layer.name.removesuffix(".conv").partition(",")[0] for layer in shown], fontsize=9)
+        axes.set_yticks(
+            place, [shortened(layer.name.removesuffix(".conv").partition(",")[0]) for layer in shown], fontsize=9
+        )
         axes.set_xlabel("ms a run")
         axes.legend(loc="lower right", fontsize=10)
 

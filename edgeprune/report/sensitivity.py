@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from edgeprune.report.drawing import COLOURS, PLAIN_TEXT, Plot, draw_plot
+from edgeprune.report.drawing import COLOURS, PLAIN_TEXT, Plot, draw_plot, shortened
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 
@@ -76,7 +76,7 @@ def _draw(axes: Axes, sensitivity: Sensitivity) -> None:
         places = sorted((point.removed, point.loss - sensitivity.whole_loss) for point in points.values())
         removed, rise = zip((0.0, 0.0), *places, strict=True)
         if place < MOST_NAMED:
-            axes.plot(removed, rise, marker=".", zorder=2, linewidth=2, label=name)
+            axes.plot(removed, rise, marker=".", zorder=2, linewidth=2, label=shortened(name))
         else:
             axes.plot(removed, rise, marker=".", zorder=1, linewidth=1, color=COLOURS["muted"], alpha=0.35)
     axes.set_xlabel("share of the channels removed")

@@ -139,7 +139,7 @@ LONG = "yolov8n-" + 12 * "finetune"
 
 
 @pytest.mark.parametrize("name", [LONG, "模型", "a \N{SNOWMAN} b", MATHEMATICAL], ids=["long", "chinese", "sign", "$"])
-@pytest.mark.parametrize("made", ["sweep", "frontier", "sensitivity", "comparison"])
+@pytest.mark.parametrize("made", ["sweep", "frontier", "sensitivity", "comparison", "layers"])
 def test_no_name_takes_the_place_of_a_drawing(made: str, name: str, recwarn: pytest.WarningsRecorder) -> None:
     """matplotlib gives up its layout for a name wider than the axes, and warns of letters that its font has not."""
     plots: dict[str, Callable[[], Any]] = {
@@ -149,6 +149,7 @@ def test_no_name_takes_the_place_of_a_drawing(made: str, name: str, recwarn: pyt
         "frontier": lambda: frontier_page(results.frontier(name)),
         "sensitivity": lambda: sensitivity_plot(results.sensitivity(name)),
         "comparison": lambda: comparison_plots(results.comparison(name)),
+        "layers": lambda: layer_costs_plot(results.layer_costs(name)),
     }
     plots[made]()
     assert [str(warning.message) for warning in recwarn if issubclass(warning.category, UserWarning)] == []
