@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,12 @@ from edgeprune.samples.gates import (
 from edgeprune.samples.measurement import Measurement, differing_conditions, speed_up_of
 from edgeprune.samples.statistics import samples_to_settle, value_of
 from tests.samples.made import latency
+
+
+DISTURBED: list[dict[str, Any]] = [
+    {"device": DeviceState(throttled=True)},
+    {"core": CoreState(share=0.6, contended=True)},
+]
 
 
 def noise(level: float, n: int = 300, seed: int = 0) -> np.ndarray:
@@ -78,7 +85,7 @@ def test_an_unsteady_run_far_over_its_limit_fails_unless_something_else_may_be_w
         assert gate.verdict is verdict, gate.reason
     assert "at least 9" in latency_gate("engine", latency(noise(10) * shape), 1).reason
     assert latency_gate("engine", latency([10.0, 13.0, 16.0]), 1).verdict is Verdict.INCONCLUSIVE
-    for disturbed in ({"device": DeviceState(throttled=True)}, {"core": CoreState(share=0.6, contended=True)}):
+    for disturbed in DISTURBED:
         gate = latency_gate("engine", latency(noise(10) * shape, **disturbed), 1)
         assert gate.verdict is Verdict.INCONCLUSIVE
 
@@ -239,7 +246,7 @@ def test_an_unsteady_ratio_far_under_its_limit_fails_unless_something_else_may_b
         gate = speed_up_gate("engine", latency(slow), latency(2 * shape), limit)
         assert gate.verdict is verdict, gate.reason
     assert "in every block, though" in speed_up_gate("engine", latency(slow), latency(2 * shape), 12).reason
-    for disturbed in ({"device": DeviceState(throttled=True)}, {"core": CoreState(share=0.6, contended=True)}):
+    for disturbed in DISTURBED:
         gate = speed_up_gate("engine", latency(slow), latency(2 * shape, **disturbed), 12)
         assert gate.verdict is Verdict.INCONCLUSIVE
 
