@@ -35,7 +35,6 @@ from edgeprune.samples.measurement import Measurement, differing_conditions, spe
 from edgeprune.samples.statistics import samples_to_settle, value_of
 from tests.samples.made import latency
 
-
 DISTURBED: list[dict[str, Any]] = [
     {"device": DeviceState(throttled=True)},
     {"core": CoreState(share=0.6, contended=True)},
