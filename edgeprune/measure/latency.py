@@ -43,7 +43,12 @@ class JudgedLatency:
 
 
 def latency_settings(
-    site: Site, dataset: Dataset | None = None, *, effort: float = 1.0, trained: bool = True
+    site: Site,
+    dataset: Dataset | None = None,
+    *,
+    effort: float = 1.0,
+    trained: bool = True,
+    retries: int | None = None,
 ) -> BenchSettings:
     """How the target asks latency to be sampled.
 
@@ -54,8 +59,10 @@ def latency_settings(
             target asks for, and for less at least as many as a ratio needs.
         trained: False for a candidate whose boxes mean nothing yet: with the scope ``end_to_end`` the outputs of the
             unpruned model then go through its post-processing.
+        retries: further looks that the verdict may rest on; as often as the target measures again when None.
     """
     target = site.target
+    retries = target.measure.retries if retries is None else retries
     end_to_end = target.budget.scope == "end_to_end"
     if end_to_end and dataset is None:
         raise StageError("the scope end_to_end is timed on images, and no dataset was given")
@@ -80,7 +87,7 @@ def latency_settings(
     if effort < 1:
         return settings
     # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
-    least = least_rounds(target.budget.statistic, pass_confidence(target.measure.retries), settings)
+    least = least_rounds(target.budget.statistic, pass_confidence(retries), settings)
     return replace(settings, rounds=max(settings.rounds, least, MIN_BLOCK_PAIRS))
 
 

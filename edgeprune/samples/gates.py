@@ -309,10 +309,20 @@ def speed_up_gate(
     )
 
 
-def budget_gate(target: Target, stage: str, baseline: Measurement, candidate: Measurement) -> Gate:
+def budget_gate(
+    target: Target, stage: str, baseline: Measurement, candidate: Measurement, retries: int | None = None
+) -> Gate:
     """The gate of a latency budget or of a measured speed-up; a budget of MACs asks that it is not slower, since fewer
-    MACs alone are no reason to ship a model."""
-    budget, retries = target.budget, target.measure.retries
+    MACs alone are no reason to ship a model.
+
+    Args:
+        target: says the budget.
+        stage: the stage behind which the gate stands.
+        baseline: samples of the unpruned model.
+        candidate: of the pruned one.
+        retries: further looks that the verdict may rest on; as often as the target measures again when None.
+    """
+    budget, retries = target.budget, target.measure.retries if retries is None else retries
     confidence, against = pass_confidence(retries), fail_confidence(retries)
     if budget.kind == "latency_ms":
         return latency_gate(stage, candidate, budget.value, budget.statistic, confidence, against)

@@ -26,7 +26,15 @@ from edgeprune.search.bench import SiteBench
 from edgeprune.search.diagnosis import Diagnostician
 from edgeprune.search.planner import Planner
 from edgeprune.search.prober import Prober, Start
-from edgeprune.search.probing import Candidate, Probe, Reading, choose, run_probes
+from edgeprune.search.probing import (
+    Candidate,
+    Probe,
+    Reading,
+    choose,
+    most_further_looks,
+    most_repeats,
+    run_probes,
+)
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.target import Budget
 from edgeprune.target.schema import BUDGET_WINDOW
@@ -214,7 +222,7 @@ class BudgetSearch:
             )
             return reading
 
-        repeats = max(1, site.target.measure.retries)
+        repeats = most_repeats(site.target.measure.retries)
         run = run_probes(
             planner.solve,
             measure,
@@ -239,8 +247,9 @@ class BudgetSearch:
 
         # The search reads ms corrected for drift, and a ratio by other bounds than the gate: with more samples of a
         # quiet machine both agree. A plan that turns out to miss, or stays undecided, gives way to the next that holds.
-        last = list(run.probes)
-        while found := [probe for probe in last if to_measure_again(probe)]:
+        last, further = list(run.probes), most_further_looks(site.target.measure.retries)
+        while (found := [probe for probe in last if to_measure_again(probe)]) and further:
+            further -= 1
             probe = min(found, key=lambda probe: probe.candidate.loss)
             attempt = probed[probe.candidate.key].attempt + 1
             last[last.index(probe)] = replace(probe, reading=measure(probe.candidate, probe.predicted, attempt))

@@ -24,7 +24,7 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of, with_input_of
 from edgeprune.samples.statistics import bounds, value_of
-from edgeprune.search.probing import Reading
+from edgeprune.search.probing import Reading, most_looks
 
 PROBE_EFFORT = 0.4  # a first probe only has to place a point; what it leaves open is measured in full
 PROBE_WARMUP_S = 0.3
@@ -52,6 +52,8 @@ class Start(NamedTuple):
 class Prober:
     """Measures candidates next to the unpruned model, and says how much of the budget each takes.
 
+    A search takes many looks and keeps what looks best, so each look has its share of the error of one gate.
+
     Milliseconds of a shared host drift between probes by more than a probe's noise. A budget in ms is therefore taken
     to speak of the latency that the candidate has while the unpruned model runs at the level that it had most of the
     time. That chooses the plan; the verdict on it compares plain milliseconds, as the gate behind the stage does.
@@ -69,6 +71,7 @@ class Prober:
     ) -> None:
         self.site, self.baseline, self.dataset, self.unpruned = site, baseline, dataset, unpruned
         self.levels_ms: list[float] = []
+        self.retries = most_looks(site.target.prune.max_probes, site.target.measure.retries) - 1
 
     def start_used(self, attempt: int = 0) -> Start:
         """What the unpruned model takes of the budget."""
@@ -80,7 +83,7 @@ class Prober:
             return Start(budget.value, budget.value)
         [alone] = self._latency([self.baseline], attempt)
         self.levels_ms.append(value_of(alone.values, "p50"))
-        confidence = pass_confidence(self.site.target.measure.retries)
+        confidence = pass_confidence(self.retries)
         bound = bounds(alone.values, budget.statistic, confidence)
         high = math.inf if bound.high is None else bound.high
         if far_inside(alone.values, budget.statistic, budget.value, confidence):
@@ -89,14 +92,14 @@ class Prober:
 
     def measure(self, engine: Path, attempt: int = 0) -> tuple[Reading, ProbeLatency, Gate]:
         """Time a candidate's engine next to the unpruned model's: its share of the budget, the latencies, and the gate
-        that a build holds such samples against.
+        that a build holds such samples against, at this look's share of the error.
 
         Args:
             engine: of the candidate.
             attempt: how often it was timed before; the second time is a gate's measurement in full, and each one after
                 it is twice the one before.
         """
-        budget, error = self.site.target.budget, 1 - pass_confidence(self.site.target.measure.retries)
+        budget, error = self.site.target.budget, 1 - pass_confidence(self.retries)
         baseline, candidate = self._latency([self.baseline, engine], attempt)
         speed_up = speed_up_of(baseline, candidate, tails=(error, error))
         statistic = budget.statistic
@@ -125,11 +128,11 @@ class Prober:
         if self.unpruned is not None:
             baseline = with_input_of(baseline, candidate)
         baseline, candidate = (replace(one, simulated=False) for one in (baseline, candidate))
-        return budget_gate(self.site.target, "search", baseline, candidate)
+        return budget_gate(self.site.target, "search", baseline, candidate, self.retries)
 
     def _latency(self, engines: list[Path], attempt: int) -> list[Measurement]:
         effort = min(2.0 ** (attempt - 1), MAX_EFFORT) if attempt else PROBE_EFFORT
-        settings = latency_settings(self.site, self.dataset, effort=effort, trained=False)
+        settings = latency_settings(self.site, self.dataset, effort=effort, trained=False, retries=self.retries)
         if attempt:
             wait_before_again(self.site)
         else:

@@ -24,6 +24,23 @@ MIN_SLOPE_SPAN = 0.1  # probes nearer to each other than this, in logarithms of 
 MAX_SLOPE = 0.6  # of the correction beyond the probes, in logarithms of the latency
 
 
+def most_repeats(retries: int) -> int:
+    """How often a search with ``measure.retries`` measures one candidate again: its first look is a short one."""
+    return max(1, retries)
+
+
+def most_further_looks(retries: int) -> int:
+    """How often it measures again, of all candidates together, once it has its probes."""
+    return 1 + most_repeats(retries)
+
+
+def most_looks(max_probes: int, retries: int) -> int:
+    """Measurements that a search takes at most: two of the unpruned model, the probes and their repetitions, and those
+    once more that hold the budget and do not pass. Its verdict may rest on any of them, so each gets its share of the
+    error."""
+    return 2 + max_probes + most_repeats(retries) + most_further_looks(retries)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """What the solver proposes for a latency.
@@ -93,8 +110,10 @@ class Probe:
 
     @property
     def misses(self) -> bool:
-        """Whether it is over the budget for sure, or no faster than the unpruned model."""
-        return self.reading.used_low > BUDGET_WINDOW[1] or self.reading.speed_up_high <= 1
+        """Whether it is over the budget for sure, or no faster than the unpruned model; unsteady samples show
+        neither."""
+        over = self.reading.used_low > BUDGET_WINDOW[1] or self.reading.speed_up_high <= 1
+        return over and not self.reading.unsteady
 
     @property
     def untold(self) -> bool:
@@ -109,7 +128,7 @@ class Probe:
             return False
         if self.holds:
             return self.reading.used >= least_used and self.reading.used_low < min(VAGUE_USED, least_used)
-        return self.reading.used <= BUDGET_WINDOW[1] or self.candidate.exhausted
+        return self.reading.used <= BUDGET_WINDOW[1] or self.candidate.exhausted or bool(self.reading.unsteady)
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,8 @@ class ProbeRun:
 
     Attributes:
         best: the probe that gives up least among those that hold the budget for sure; else the fastest of those that
-            may hold it; None when none may.
+            may hold it; None when none may. Unsteady samples over the budget leave open whether it is held, unless a
+            faster probe misses for sure.
         floor: the fastest probe.
         probes: all of them, in order.
         milder: a probe that gives up less than ``best`` and may hold the budget too, where ``best`` uses less of it
@@ -191,7 +211,10 @@ def choose(
         sure: whether a probe holds the budget for sure.
     """
     holding = [probe for probe in probes if sure(probe)]
-    possible = [probe for probe in probes if not probe.misses]
+    missed = min((probe.reading.used for probe in probes if probe.misses), default=math.inf)
+    possible = [
+        probe for probe in probes if not probe.misses and (not probe.reading.unsteady or probe.reading.used < missed)
+    ]
     best = (
         min(holding, key=lambda probe: probe.candidate.loss)
         if holding

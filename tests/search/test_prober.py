@@ -31,7 +31,7 @@ class DriftingRuntime:
 
     def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
         level = self.levels.pop(0)
-        return [latency(float(engine.stem) * level * self.dice.normal(1, 0.005, 200)) for engine in engines]
+        return [latency(float(engine.stem) * level * self.dice.normal(1, 0.005, 300)) for engine in engines]
 
 
 def site(target: Target, levels: list[float]) -> Any:
@@ -237,3 +237,25 @@ def test_a_search_in_milliseconds_on_a_drifting_host_lands() -> None:
     assert result.best is not None
     assert BUDGET_WINDOW[0] <= result.best.reading.used <= BUDGET_WINDOW[1]
     assert 10 * result.best.candidate.share**0.9 <= 4.0 * 1.04
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_search_is_surer_of_each_look_than_a_gate_that_is_held_once(retries: int) -> None:
+    """Just within the budget by one gate's confidence, and not by that of one look of many."""
+    target = load_target("cpu").with_overrides(speed_up=2.0).changed({"measure.retries": retries})
+
+    class Same:
+        def latency(self, engines: list[Path], settings: Any, *, progress: Any) -> list[Measurement]:
+            dice = np.random.default_rng(3)
+            return [latency(float(engine.stem) * dice.normal(1, 0.02, 300)) for engine in engines]
+
+    place = site(target, [])
+    place.runtime = Same()
+    prober = Prober(place, Path("20.onnx"))
+    verdicts = []
+    for ms in np.linspace(9.5, 9.95, 46):
+        before, after = Same().latency([Path("20.onnx"), Path(f"{ms:.4f}.onnx")], None, progress=None)
+        once = budget_gate(target, "search", before, after, 0).verdict
+        verdicts.append((once, prober.measure(Path(f"{ms:.4f}.onnx"))[2].verdict))
+    assert (Verdict.PASS, Verdict.INCONCLUSIVE) in verdicts
+    assert (Verdict.INCONCLUSIVE, Verdict.PASS) not in verdicts

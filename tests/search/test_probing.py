@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 import pytest
 
-from edgeprune.samples.gates import Gate, Verdict
+from edgeprune.samples.gates import PASS_CONFIDENCE, Gate, Verdict, pass_confidence
 from edgeprune.search.budget import search_gate
-from edgeprune.search.probing import Candidate, Probe, ProbeRun, Reading, run_probes
+from edgeprune.search.probing import (
+    Candidate,
+    Probe,
+    ProbeRun,
+    Reading,
+    choose,
+    most_further_looks,
+    most_looks,
+    most_repeats,
+    run_probes,
+)
 from edgeprune.target import load_target
 from edgeprune.target.schema import BUDGET_WINDOW
 
@@ -199,3 +210,60 @@ def test_the_gate_of_such_a_search_says_what_may_do_instead() -> None:
     gate = search_gate(budget, fast, raw, milder)
     assert gate.verdict is Verdict.INCONCLUSIVE
     assert "a plan that removes less may hold it too, at 98%" in gate.reason and "quiet machine" in gate.reason
+
+
+def throttled(steady_from: int | None = None) -> Callable[[Candidate, float, int], Reading]:
+    """A device whose every figure is over the budget, unsteady before so many measurements of one candidate."""
+
+    def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
+        unsteady = "" if steady_from is not None and attempt >= steady_from else "the device throttled during the run"
+        used = candidate.share * 2.6
+        return Reading(used, used * 0.95, used * 1.05, 1.05, 1.4, unsteady)
+
+    return measure
+
+
+def test_what_an_unsteady_probe_is_over_the_budget_by_is_not_believed() -> None:
+    seen: list[tuple[Any, int]] = []
+
+    def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
+        seen.append((candidate.key, attempt))
+        return throttled()(candidate, predicted, attempt)
+
+    result = run_probes(solver(floor=0.5), measure, start_used=1.3)
+    assert result.best is result.floor and not result.best.misses and not result.best.holds
+    assert result.floor.candidate.exhausted
+    assert [attempt for key, attempt in seen if key == result.floor.candidate.key] == [0, 1, 2], "measured again"
+    budget = load_target("cpu").changed({"budget.speed_up": 1.3}).budget
+    raw = Gate("search", "speed-up", 1.0, 1.3, "×", Verdict.INCONCLUSIVE, "the device throttled during the run")
+    assert search_gate(budget, result.best, raw).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_floor_that_becomes_steady_when_measured_again_is_out_of_reach() -> None:
+    result = run_probes(solver(floor=0.5), throttled(steady_from=1), start_used=1.3)
+    assert result.best is None and result.floor.candidate.exhausted
+
+
+def test_an_unsteady_probe_that_is_slower_than_one_that_misses_for_sure_leaves_nothing_open() -> None:
+    slow = Probe(Candidate("slow", 0.9, 1.0, False), 1.2, Reading(1.2, 1.1, 1.3, 1.1, 1.2, "a step"), 1.3)
+    floor = Probe(Candidate("floor", 0.8, 2.0, True), 1.1, Reading(1.1, 1.05, 1.15, 1.1, 1.2), 1.3)
+    assert choose([slow, floor], BUDGET_WINDOW[0]) == (None, None)
+    fast = replace(floor, reading=replace(floor.reading, used=1.01, unsteady="a step"))
+    assert choose([replace(slow, reading=replace(slow.reading, unsteady="")), fast], BUDGET_WINDOW[0])[0] is fast
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_every_look_of_a_search_has_its_share_of_the_error(retries: int) -> None:
+    """A search keeps what looked best of so many measurements; together they err as often as one gate may."""
+    for max_probes in (1, 6):
+        looks = 0
+
+        def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
+            nonlocal looks
+            looks += 1
+            return Reading(0.99, 0.9, 1.1, 0.9, 2.0)
+
+        run_probes(solver(), measure, start_used=2.0, max_probes=max_probes, max_repeats=most_repeats(retries))
+        allowed = most_looks(max_probes, retries)
+        assert looks + 2 + most_further_looks(retries) <= allowed
+        assert allowed * (1 - pass_confidence(allowed - 1)) == pytest.approx(1 - PASS_CONFIDENCE)
