@@ -1,9 +1,9 @@
 """The best plan for a latency: blocks and channels against each other, by importance per millisecond.
 
 Channels are a :class:`~edgeprune.search.knapsack.Knapsack`. A whole block is an item of the same knapsack: its price is
-the rise of the loss that was measured without it, brought onto the channels' scale. Dropping one changes what every
-width costs, so each set of dropped blocks has a knapsack of its own, made only when a block is cheaper per millisecond
-than the last channels that would have to go instead.
+the rise of the loss that was measured without it, brought onto the channels' scale where they have one. Dropping one
+changes what every width costs, so each set of dropped blocks has a knapsack of its own, made only when a block is
+cheaper per millisecond than the last channels that would have to go instead.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class Planner:
         self.batches, self.progress = list(batches or [])[:BLOCK_BATCHES], progress
         self._branches = [self._branch(pruner, scores, (), 0.0)]
         self._blocks: list[Block] | None = None if self.batches else []
+        self._comparable = True  # whether the blocks' prices are on the channels' scale
         self.unpruned_ms = self._branches[0].knapsack.start_ms
 
     def solve(self, share: float) -> Candidate:
@@ -155,11 +156,12 @@ class Planner:
     def _cheaper_block(self, choice: Choice) -> Block | None:
         """The next block, if it costs less per ms than the last channels of the best choice so far."""
         if self._blocks is None:
-            self._blocks = self._priced_blocks(choice)
+            self._blocks = self._priced_blocks()
         if not self._blocks or len(self._branches) > MAX_BRANCHES:
             return None
         block = self._blocks[0]
-        return block if choice.exhausted or block.price / block.saved_ms < choice.price else None
+        cheaper = self._comparable and block.price / block.saved_ms < choice.price
+        return block if choice.exhausted or cheaper else None
 
     def _add(self, block: Block) -> None:
         """A branch without one block more."""
@@ -174,34 +176,36 @@ class Planner:
         scores = inherited_scores(first.pruner, first.scores, pruner)
         self._branches.append(self._branch(pruner, scores, removed, last.spent + block.price))
 
-    def _priced_blocks(self, choice: Choice) -> list[Block]:
+    def _priced_blocks(self) -> list[Block]:
         """Every removable block with its price, cheapest per ms first.
 
         A block's price is the rise of the loss without it, in the unit of the channels' scores. Scores are estimates
-        and add up to more than the loss rises by; their scale is therefore taken from ``choice``: the sum of the scores
-        that it gives up, over the rise of the loss that is measured with those channels at zero.
+        and add up to more than the loss rises by; their scale is therefore taken from the channels that halve what
+        channels can save: the sum of their scores, over the rise of the loss that is measured with them at zero.
+
+        Where no width saves time, or the loss does not rise, there is no such scale. The bare rise then ranks blocks,
+        and they are dropped only where channels do not get there.
         """
         branch = self._branches[0]
-        estimated = branch.prices.estimated_loss(choice.widths)
         places = removable_blocks(branch.pruner.original, branch.pruner.constraints)
-        if not places or estimated <= 0:
+        if not places:
             return []
         ready = loss_model(branch.pruner.model, branch.pruner.head)
         whole = mean_loss(ready, self.batches)
-        narrowed = self._narrowed_loss(ready, choice) - whole
-        if narrowed <= 0:
-            return []
+        knapsack = branch.knapsack
+        reference = knapsack.solve((knapsack.start_ms + knapsack.floor_ms) / 2)
+        estimated = branch.prices.estimated_loss(reference.widths)
+        narrowed = self._narrowed_loss(ready, reference) - whole if estimated > 0 else 0.0
+        self._comparable = narrowed > 0
+        per_rise = branch.prices.per_loss * estimated / narrowed if narrowed > 0 else 1.0
         blocks = []
-        before = branch.knapsack.start_ms
         for number, place in enumerate(places):
             self.progress(f"loss without {place.name}", done=number, total=len(places))
             without = remove_blocks(branch.pruner.original, [place.name])
             rise = max(mean_loss(loss_model(without, branch.pruner.head), self.batches) - whole, 0.0)
-            saved = before - self._without_ms(place.name)
-            inner = self._inner_narrowing(place.name)
+            saved = knapsack.start_ms - self._without_ms(place.name)
             if saved > 0:
-                price = branch.prices.per_loss * estimated * rise / narrowed + inner
-                blocks.append(Block(place.name, price, saved))
+                blocks.append(Block(place.name, per_rise * rise + self._inner_narrowing(place.name), saved))
         return sorted(blocks, key=lambda block: block.price / block.saved_ms)
 
     def _without_ms(self, name: str) -> float:

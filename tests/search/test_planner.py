@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.depth import original_names, removable_blocks
 from edgeprune.pruning.pruner import Pruner
-from edgeprune.search.layers import layers_of
+from edgeprune.search.layers import FIXED, layers_of
 from edgeprune.search.planner import Block, Planner, inherited_scores
 from edgeprune.search.profile import LayerProfile, copy_widths
 
@@ -137,3 +138,44 @@ def test_blocks_that_a_user_keeps_are_neither_priced_nor_dropped(model: Any) -> 
         }
         assert plan.removed and kept
         assert not kept & set(plan.removed)
+
+
+def fixed_cost(model: Any) -> LayerProfile:
+    """A device on which a layer takes as long however narrow it is."""
+    made = profile_of(model)
+    copies = []
+    for one in made.copies:
+        spent = dict.fromkeys(one.layer_ms, 0.05) | {FIXED: 0.3}
+        copies.append(type(one)(one.widths, spent, sum(spent.values())))
+    return replace(made, copies=tuple(copies))
+
+
+def test_blocks_go_where_no_width_saves_any_time(model: Any) -> None:
+    """There channels give no scale to price a block by; the rise of the loss alone ranks them."""
+    pruner = Pruner(model, 64)
+    made = Planner(pruner, pruner.scores("l2"), "l2", fixed_cost(model), batches=[labelled(1)])
+    for share in (0.95, 0.9):
+        found = made.solve(share)
+        assert found.share <= share and not found.exhausted
+        plan, _ = made.plan(found)
+        assert plan.removed
+    assert made.solve(0.2).exhausted
+
+
+def test_what_was_asked_first_does_not_decide_which_blocks_can_go(model: Any) -> None:
+    """A first budget so mild that its channels move no loss once told that no block could ever be priced."""
+    batches = [labelled(1)]
+    mild, heavy = planner(model, 1.0, batches), planner(model, 1.0, batches)
+    mild.solve(0.999)
+    after, at_once = mild.solve(0.8), heavy.solve(0.8)
+    assert (after.share, after.loss, after.exhausted) == (at_once.share, at_once.loss, at_once.exhausted)
+    assert mild.plan(after)[0].removed == heavy.plan(at_once)[0].removed != ()
+
+
+def test_where_the_loss_does_not_rise_blocks_go_only_when_channels_do_not_get_there(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Planner, "_narrowed_loss", lambda *_: -1.0)
+    made = planner(model, 0.0, [labelled(1)])
+    assert made.plan(made.solve(0.7))[0].removed == ()
+    assert made.plan(made.solve(0.001))[0].removed

@@ -231,7 +231,8 @@ def test_what_an_unsteady_probe_is_over_the_budget_by_is_not_believed() -> None:
         return throttled()(candidate, predicted, attempt)
 
     result = run_probes(solver(floor=0.5), measure, start_used=1.3)
-    assert result.best is result.floor and not result.best.misses and not result.best.holds
+    assert result.best is not None and result.best is result.floor
+    assert not result.best.misses and not result.best.holds
     assert result.floor.candidate.exhausted
     assert [attempt for key, attempt in seen if key == result.floor.candidate.key] == [0, 1, 2], "measured again"
     budget = load_target("cpu").changed({"budget.speed_up": 1.3}).budget
