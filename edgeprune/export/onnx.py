@@ -34,7 +34,7 @@ from edgeprune.export.graph import (
 from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATURE_KEY, facts_of
 from edgeprune.input_size import Size, both_sides
 from edgeprune.options import refuse_source
-from edgeprune.quiet import quiet
+from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.settings import Inference
 
 # Newest opset on which every path was tried: TensorRT 10.3 parses up to 20, ONNX Runtime's static quantisation refuses
@@ -93,6 +93,7 @@ class ExportInfo:
         return sum(self.ops.values())
 
 
+@process_state_kept()
 def onnx_from_checkpoint(
     weights: Path | str,
     output: Path | str,

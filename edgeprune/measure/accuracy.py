@@ -36,7 +36,7 @@ from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, 
 from edgeprune.model_file import KINDS, require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
-from edgeprune.quiet import quiet
+from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.rectangle import at_size
 from edgeprune.runtimes.base import FreeAxes, Runtime
 from edgeprune.runtimes.engine_file import read_facts
@@ -55,6 +55,7 @@ FITNESS_KEYS = {
 }
 
 
+@process_state_kept()
 def accuracy(
     model: Path | str,
     *,

@@ -21,7 +21,7 @@ from edgeprune.images import read_image
 from edgeprune.input_size import Size
 from edgeprune.labels import read_labels
 from edgeprune.measure.accuracy import subject_of
-from edgeprune.quiet import quiet
+from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.runtimes.base import Runtime
 
 Point = tuple[float, float]
@@ -47,6 +47,7 @@ class Detection:
     keypoints: tuple[tuple[float, float, float], ...] = ()
 
 
+@process_state_kept()
 def predict(
     model: Path,
     images: Sequence[Path],

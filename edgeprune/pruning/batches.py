@@ -13,7 +13,7 @@ import torch
 from edgeprune.dataset import Dataset
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, TargetError
 from edgeprune.input_size import Size, both_sides
-from edgeprune.quiet import quiet
+from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.settings import check_seed
 
 
@@ -37,6 +37,7 @@ class Batch:
         return cls(images.float() / 255 if images.dtype == torch.uint8 else images, labels)
 
 
+@process_state_kept()
 def calibration_batches(
     data: Path | str | Dataset,
     task: str,
