@@ -18,7 +18,7 @@ from edgeprune.logs import capture_output
 from edgeprune.progress import Progress, one_run
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.records.show import read_build
-from edgeprune.runtimes.site import open_site
+from edgeprune.runtimes.site import ON_DEVICE, open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.scratch import scratch
 from edgeprune.settings import Overrides, check_seed
@@ -286,7 +286,7 @@ def _next_command(target: Target, remedy: str, root: Path, argv: Sequence[str]) 
     if carry.waits_for_board(target):
         return carry.carry_command(root)
     here = shlex.join(argv)
-    if target.device.kind == "jetson" and not LocalDevice().facts().l4t:  # the remedy would be this machine's
+    if target.device.kind == "jetson" and (remedy == ON_DEVICE or not LocalDevice().facts().l4t):  # its remedy is none
         named = any(word.partition("=")[0] == "--device" for word in argv)
         # TensorRT's module runs in the process of the command: on the board itself
         return here if named or target.runtime == "tensorrt" else shlex.join([*argv, "--device", "user@board"])

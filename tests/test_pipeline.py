@@ -20,7 +20,7 @@ from edgeprune.pipeline import STAGES, _replaced, run_stages
 from edgeprune.records.show import read_build, stage_history
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import Availability
-from edgeprune.runtimes.site import Site
+from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.gates import at_most_gate, info_gate
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build, Judgement, Output, SilentBuild, Stage, Weights
@@ -191,8 +191,16 @@ def test_a_folder_that_holds_a_build_of_other_weights_says_what_becomes_of_it(tm
 
 
 def test_show_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no build"):
+    with pytest.raises(DataError, match="holds no build; expected"):
         read_build(tmp_path)
+    for version in range(1, 12):
+        (tmp_path / "cells" / str(version) / "bundle").mkdir(parents=True)
+        (tmp_path / "cells" / str(version) / "bundle" / "build.json").write_text("{}")
+    with pytest.raises(DataError) as refused:
+        read_build(tmp_path / "cells")
+    named = ", ".join(str(tmp_path / "cells" / str(version)) for version in (11, 10, 9, 8, 7))
+    assert f"give one of {named}, and 6 more" in str(refused.value)
+    assert str(refused.value).endswith(f"edgeprune history {tmp_path / 'cells'}")
     with pytest.raises(DataError, match="no build has run here"):
         stage_history(tmp_path, "prune")
     run(tmp_path, stage("one", Log()))
@@ -230,6 +238,16 @@ def test_a_named_device_of_another_kind_is_refused_before_anything_is_written(
     with pytest.raises(DeviceError, match="it is no Jetson") as refused:
         pipeline.build("jetson-orin", tmp_path / "a.pt", "data.yaml", device="local", out=tmp_path / "run")
     assert refused.value.exit_code == 4 and not list(tmp_path.iterdir())
+    assert str(refused.value).endswith("; next: the same command with --device user@host")
+
+
+def test_where_this_machine_is_not_the_board_the_same_command_with_a_device_is_next() -> None:
+    if device_named("").facts().l4t:
+        pytest.skip("this machine is of that kind")
+    with open_site("jetson-orin") as site, pytest.raises(DeviceError) as refused:
+        site.require_usable()
+    assert str(refused.value).endswith("; next: the same command with --device user@host")
+    assert "probe" not in str(refused.value)
 
 
 def test_a_size_is_kept_as_it_is_typed() -> None:

@@ -64,7 +64,7 @@ def test_jetson_orin_extends_another_board() -> None:
         ("extends: cpu\nbatch: yes", ["batch", "true"]),
         ("extends: cpu\nruntime: tensorrt", ["runtime", "tensorrt", "onnxruntime"]),
         ("extends: cpu\ndevice: {kind: cpu, power_mode: MAXN}", ["power_mode", "jetson"]),
-        ("extends: nowhere", ["extends", "nowhere", "cpu"]),
+        ("extends: nowhere", ["extends", "nowhere", "edgeprune targets"]),
         ("extends: [cpu]", ["extends", "one profile"]),
         ("description: x", ["device: is missing", "runtime: is missing", "budget: is missing"]),
         ("extends: cpu\nimgsz: 320\nimgsz: 640", ["line 3", "imgsz", "twice"]),
@@ -205,7 +205,7 @@ def test_a_dla_core_and_a_graph_each_alone_are_taken(tmp_path: Path) -> None:
 
 def test_a_model_in_place_of_a_profile_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "best.pt").write_bytes(bytes(2**21))
-    with pytest.raises(TargetError, match=r"best\.pt is a model, and a target is a profile: .*cpu"):
+    with pytest.raises(TargetError, match=r"best\.pt is a model, and a target is a profile: .* edgeprune targets"):
         load_target(tmp_path / "best.pt")
 
 
@@ -325,8 +325,8 @@ def test_a_childs_budget_replaces_the_parents(tmp_path: Path) -> None:
     assert target.finetune.lr0 == load_target("cpu").finetune.lr0
 
 
-def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(TargetError, match=r"did you mean jetson-orin\?.*cpu"):
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(TargetError, match=r"did you mean jetson-orin .*edgeprune targets"):
         load_target("jetson-orn")
 
 
@@ -477,3 +477,20 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
     assert (target.finetune.lr0, target.finetune.train) == (0.001, {"weight_decay": 0.0005})
     (tmp_path / "again.yaml").write_text(profile_yaml(target))
     assert load_target(tmp_path / "again.yaml").finetune == target.finetune
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("camera.yaml", "camera.yaml: no such file; give the path of a profile, or a name from: edgeprune targets"),
+        ("boards/camera", "boards/camera: no such file; give the path of a profile, or a name from: edgeprune targets"),
+        ("jetson-orin-nan", "did you mean jetson-orin-nano or jetson-orin"),
+        ("toaster", "no target 'toaster'; allowed is the name of a shipped one, or a .yaml."),
+    ],
+)
+def test_a_target_that_is_none_is_answered_by_what_was_meant_and_not_by_all(name: str, says: str) -> None:
+    with pytest.raises(TargetError) as refused:
+        load_target(name)
+    said = str(refused.value)
+    assert says in said and said.endswith(": edgeprune targets")
+    assert sum(one in said.split() for one in shipped_targets()) <= 3

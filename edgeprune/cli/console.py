@@ -209,7 +209,12 @@ def print_next_step(record: BuildRecord) -> None:
     if warning := accuracy_warning(record):
         print_sentence(results_console(), Text(warning), style="yellow")
     step = next_step(record)
-    if step is not None and step.command:
+    if step is not None and step.connected:
+        print_lines(["next, over a connection to the board, which builds and measures there by itself:"])
+        _print_command(step.connected)
+        print_lines(["or, carried by hand:"])
+        _print_command(step.command)
+    elif step is not None and step.command:
         print_lines([f"next, {step.words}:"])
         _print_command(step.command)
     elif step is not None:

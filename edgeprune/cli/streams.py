@@ -24,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.options import FILE_CHECKS, STDOUT, output_folder, refuse_source
+from edgeprune.reading import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,7 @@ PLAIN |= dict(zip(BARS, "_.-:=+*#", strict=True))
 UNPRINTABLE = "edgeprune.plain"
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.EFBIG)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # ECMA-48: colours, and what moves the cursor
+MOST_WORDS = 600  # characters of a parser's refusal, which repeats the value
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell says of a program whose reader went away
 
 _apart: list[TextIO] = []
@@ -167,8 +169,24 @@ def _as_flags(params: list[Any]) -> list[Any]:
     return params
 
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # of the parser that typer brings: its own, or the package click
+
+
 class Group(TyperGroup):
-    """A group of commands."""
+    """A group of commands. What its parser refuses is one line like any other refusal, and not a box."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its help
+                error.show()
+            else:
+                print(f"edgeprune: {usage_text(error)}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_flags(super().get_params(ctx))
@@ -218,6 +236,20 @@ class Command(TyperCommand):
             refuse_source(file, *read)
         if twice:
             raise TargetError(twice)
+
+
+def usage_text(error: Any) -> str:
+    """What the parser refused and what is allowed, in its words, and the help to ask for."""
+    words = " ".join(error.format_message().split()).rstrip(".")
+    option = max(getattr(getattr(error, "param", None), "opts", [""]), key=len)
+    given = [value for flag, value in zip(sys.argv, sys.argv[1:], strict=False) if flag == option.strip()]
+    given += [word.partition("=")[2] for word in sys.argv if option.strip() and word.startswith(f"{option}=")]
+    if given and words.startswith("Invalid value") and repr(given[0]) not in words:
+        words += f" (seen: {given[0]})"
+    context, path = error.ctx, []
+    while context is not None and context.parent is not None:
+        path, context = [context.info_name, *path], context.parent
+    return f"{shown(words, MOST_WORDS)}; next: {' '.join(['edgeprune', *path, '--help'])}"
 
 
 def register(app: typer.Typer) -> None:

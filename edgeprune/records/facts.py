@@ -221,7 +221,7 @@ class PruneFacts:
         if budget.kind == "macs_speed_up" or self.probes or self.macs.ratio <= 1:
             return ""
         asked = f"{budget.value:g} ms" if budget.kind == "latency_ms" else f"×{budget.value:g}"
-        return f"pruned to a stand-in, {self.price}, whatever {asked} means on the device"
+        return f"pruned to the planning ratio, {self.price}, whatever {asked} means on the device"
 
     @property
     def price(self) -> str:

@@ -12,6 +12,7 @@ from edgeprune.serial import read_json_data
 from edgeprune.workspace import BUNDLE, STATE, last_failure, read_state
 
 RECORD = "build.json"
+MOST_NAMED = 5  # builds in a message
 
 
 def bundle_of(directory: Path) -> Path:
@@ -30,9 +31,26 @@ def bundle_of(directory: Path) -> Path:
         raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command)}")
     if not exists(directory):
         raise DataError(f"{shown(directory)}: does not exist; give the run directory of a build, or its bundle")
+    if builds := _builds_below(directory):
+        more = f", and {len(builds) - MOST_NAMED} more" if len(builds) > MOST_NAMED else ""
+        named = ", ".join(shown(build) for build in builds[:MOST_NAMED])
+        raise DataError(
+            f"{shown(directory)}: holds no build itself, but its folders do; give one of {named}{more}; "
+            f"of all of them: {shlex.join(['edgeprune', 'history', str(directory)])}"
+        )
     raise DataError(
         f"{shown(directory)}: holds no build; expected {BUNDLE}/{RECORD}, as edgeprune build --out leaves it"
     )
+
+
+def _builds_below(directory: Path) -> list[Path]:
+    """Run directories and bundles that lie in a folder, the newest version first; none where it is no folder."""
+    try:
+        folders = [entry for entry in directory.iterdir() if entry.is_dir()]
+    except OSError:
+        return []
+    builds = [one for one in folders if exists(one / BUNDLE / RECORD) or exists(one / RECORD)]
+    return sorted(builds, key=lambda one: (-int(one.name) if one.name.isdecimal() else 0, one.name))
 
 
 def read_build(directory: Path) -> BuildRecord:

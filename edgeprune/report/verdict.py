@@ -130,7 +130,7 @@ def accuracy_warning(record: BuildRecord) -> str:
     if gate.verdict is not Verdict.FAIL:
         return ""
     prune, less = record.stages.prune.facts, "ask for less"
-    if prune.stand_in(record.target.budget):  # no budget changes what stands in for it
+    if prune.stand_in(record.target.budget):  # no budget changes the planning ratio
         planned = record.target.prune.planning_macs_speed_up
         less = f"prune less (prune.planning_macs_speed_up in the profile, now {planned:g})"
     ways = [] if prune.unpruned else ["train longer (--epochs)", less]
@@ -149,16 +149,18 @@ class NextStep:
     Attributes:
         words: under which conditions the command is typed, or what is needed where no command would help.
         command: to type; empty where the one that was given would give the same verdict for ever.
+        connected: to type instead where the board can be reached: it does by itself what is carried by hand otherwise.
     """
 
     words: str
     command: str = ""
+    connected: str = ""
 
 
 def next_step(record: BuildRecord) -> NextStep | None:
     """What to do about a verdict, from the gates that made it what it is; None when all passed."""
     if record.next_command:
-        return NextStep("where the target's runtime is", record.next_command)
+        return NextStep("where the target's runtime is", record.next_command, _connected(record))
     again = shell_line(record.command)
     if record.verdict is Verdict.FAIL:
         gates = deciding_gates(record.gates, record.verdict)
@@ -174,6 +176,15 @@ def next_step(record: BuildRecord) -> NextStep | None:
     if needs == _more_images(record):
         return NextStep(f"with {_levers(record)}{needs}", _trained_longer(record))
     return NextStep(needs) if needs else None
+
+
+def _connected(record: BuildRecord) -> str:
+    """The build's command with a connection to its board; empty where the command to type next has one."""
+    device = record.target.device
+    carried = device.kind == "jetson" and record.target.runtime == "trtexec" and not device.host
+    if not carried or "--device" in (record.next_command or "") or "--device" in record.command:
+        return ""
+    return shell_line([*record.command, "--device", "user@host"])
 
 
 def _more_epochs(record: BuildRecord) -> int:

@@ -19,6 +19,8 @@ from edgeprune.runtimes.base import Availability, Runtime
 from edgeprune.target import Target, load_target
 
 TRIAL_TIMEOUT_S = 60.0
+ON_DEVICE = "the same command with --device user@host"
+"""What to type where this machine is not the board that a target names: to probe this one again would tell no more."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def open_site(
             own = target if runtime == target.runtime else None
             used, difference = runtime_named(runtime, device, target=own), ""
         probe = shlex.join(["edgeprune", "device", "probe", device.name])
-        available = Availability(False, difference, probe) if difference else used.availability()
+        another = ON_DEVICE if device.name == "local" else probe
+        available = Availability(False, difference, another) if difference else used.availability()
         version = used.tensorrt_version() if available.ok else ""
         if runtime is None and (difference := tensorrt_mismatch(board, device.facts(), version)):
             available = Availability(False, difference, probe)  # of that program, whatever the system has besides
@@ -98,7 +101,7 @@ def open_site(
         if board.host and runtime is None and not available.ok and (difference := mismatch(board, device.facts())):
             raise DeviceError(
                 f"--device {board.host}, this machine: {difference}; allowed: user@host[:port] of such a device, or no "
-                f"--device, which leaves in a build what it would measure PENDING; next: {probe}"
+                f"--device, which leaves in a build what it would measure PENDING; next: {another}"
             )
         if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):
             reporter.note(f"warning: {doubt}")

@@ -4,6 +4,7 @@ share it."""
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import EdgepruneError, StageError, TargetError, first_line
 from edgeprune.measure.compiling import CompiledFiles
+from edgeprune.options import command_line
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.plan import Plan
@@ -36,7 +38,7 @@ from edgeprune.search.probing import (
     run_probes,
 )
 from edgeprune.search.profile import LayerProfile, profile_layers
-from edgeprune.target import Budget
+from edgeprune.target import Budget, shipped_targets
 from edgeprune.target.schema import BUDGET_WINDOW
 
 UNREACHABLE_SHARE = 1e-6  # share of a latency that no plan reaches
@@ -129,6 +131,16 @@ class BudgetSearch:
     def macs_limit(self) -> float:
         """Largest MACs ratio that the widths allow."""
         return self.pruner.macs() / self.pruner.macs(self.pruner.narrowest)
+
+    def _other_levers(self) -> str:
+        """The command that tells what other levers than pruning bring for the same budget."""
+        budget, name = self.site.target.budget, self.site.target.name
+        options = {
+            "target": name if name in shipped_targets() else f"{name}.yaml",
+            "data": "DATA.yaml" if self.dataset is None else self.dataset.source,
+            budget.kind: budget.value,
+        }
+        return shlex.join(command_line("frontier", [self.source.path], options, trust=False))
 
     def prune_by_macs(self, macs_speed_up: float) -> tuple[CompiledFiles, Plan]:
         """Prune to a MACs ratio: for a budget of MACs, or at a site that is not usable."""
@@ -235,7 +247,9 @@ class BudgetSearch:
             fastest = probed[run.floor.candidate.key]
             if diagnose:
                 self._diagnose(unpruned or baseline, planner.profile, fastest.plan, fastest.latency.speed_up, cache)
-            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, planner))
+            held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
+            self.site.reporter.note(f"the floor of the latency is held by {held}")
+            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, self._other_levers()))
 
         def sure(probe: Probe) -> bool:
             return probe.holds and probed[probe.candidate.key].gate.verdict is Verdict.PASS
@@ -409,8 +423,8 @@ def _facts(probe: Probe, candidate: _Probed, kept: bool) -> ProbeFacts:
     )
 
 
-def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, planner: Planner) -> str:
-    """What was asked, how far one gets, what to type next; the layers last, for they take lines."""
+def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, levers: str) -> str:
+    """What was asked, how far one gets, and last what to type next."""
     reading = floor.reading
     faster, told = reading.speed_up_low > 1, math.isfinite(reading.used_high)
     if budget.kind == "latency_ms":
@@ -422,11 +436,7 @@ def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, planner: 
     noise = "" if faster else ", which is not faster than the unpruned model beyond the noise"
     what = "the floor measured here is" if floor.candidate.exhausted else "the fastest of the probes measured here is"
     # a ratio is to this model at this size: of a smaller one it would be another ratio
-    other = "see what other levers bring: edgeprune frontier"
-    other = "take a smaller scale of the model or a smaller --imgsz" if budget.kind == "latency_ms" else other
-    ask = f"ask for {sure}, or {other}" if sure and faster else other
-    held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
-    return (
-        f"the budget {budget} is out of reach for this model: {what} {reached}{noise}; {ask}. "
-        f"The floor is held by {held}"
-    )
+    ways = [f"ask for {sure}"] if sure and faster else []
+    ways += ["take a smaller scale of the model or a smaller --imgsz"] if budget.kind == "latency_ms" else []
+    ways += [f"see what other levers bring: {levers}"]
+    return f"the budget {budget} is out of reach for this model: {what} {reached}{noise}; {', or '.join(ways)}"

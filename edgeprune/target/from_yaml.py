@@ -84,11 +84,17 @@ def _path_of(name_or_path: str | Path) -> Path:
     path = Path(text)
     if is_file(path):
         if path.suffix.lower() in MODELS:
-            raise TargetError(f"{shown(path)} is a model, and a target is a profile: {', '.join(shipped)}, or a .yaml")
+            raise TargetError(
+                f"{shown(path)} is a model, and a target is a profile: give the path of a .yaml, "
+                "or a name from: edgeprune targets"
+            )
         return path
-    close = difflib.get_close_matches(text, shipped, n=1)
-    hint = f"; did you mean {close[0]}?" if close else "."
-    raise TargetError(f"no target {shown(text)!r}{hint} Allowed: {', '.join(shipped)}, or the path of a .yaml profile.")
+    if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1:
+        seen = "is a folder" if path.is_dir() else "no such file"
+        raise TargetError(f"{shown(text)}: {seen}; give the path of a profile, or a name from: edgeprune targets")
+    close = difflib.get_close_matches(text, shipped, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "allowed is the name of a shipped one, or a .yaml."
+    raise TargetError(f"no target {shown(text)!r}; {hint} All of them: edgeprune targets")
 
 
 def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:

@@ -147,7 +147,8 @@ class Pruning(_Part):
     """Share of a latency budget that a plan uses at least. Less leaves room between the plan and the budget, so that a
     machine that other work disturbs can still tell that it is met."""
     planning_macs_speed_up: Ratio = 2.0
-    """MACs ratio that stands in for a latency budget while the target's runtime is not at hand (verdict PENDING)."""
+    """Planning ratio: how many times fewer MACs are planned in place of a latency budget, while the
+    target's runtime is not at hand (verdict PENDING)."""
 
 
 class Export(_Part):

@@ -375,3 +375,26 @@ def test_two_outputs_of_one_command_have_each_a_place_of_its_own(
         (tmp_path / "x").mkdir()
     code, out, err = run(*argv)
     assert code == 2 and options in err and not out and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "words", "command"),
+    [
+        (["build", "--latency-ms", "4ms"], ["--latency-ms", "4ms", "number"], "edgeprune build --help"),
+        (["build", "--latency-ms=4ms"], ["--latency-ms", "4ms", "number"], "edgeprune build --help"),
+        (["bench", "a.onnx", "--batch", "0"], ["--batch", "0", "1"], "edgeprune bench --help"),
+        (["build"], ["--target"], "edgeprune build --help"),
+        (["bench"], ["models"], "edgeprune bench --help"),
+        (["lint", "a", "b"], ["(b)"], "edgeprune lint --help"),
+        (["export", "best.pt", "--imgz", "3"], ["--imgz", "--imgsz"], "edgeprune export --help"),
+        (["export", "best.pt", "--imgsz", "abc"], ["abc", "allowed is 640"], "edgeprune export --help"),
+        (["buidl"], ["buidl", "build"], "edgeprune --help"),
+        (["targets", "shwo"], ["shwo", "show"], "edgeprune targets --help"),
+    ],
+)
+def test_what_the_parser_refuses_is_one_line_with_the_help_to_ask_for(
+    run: Run, argv: list[str], words: list[str], command: str
+) -> None:
+    code, out, err = run(*argv)
+    assert code == 2 and not out and err.startswith("edgeprune: ") and err.count("\n") == 1
+    assert all(word.lower() in err.lower() for word in words) and err.endswith(f"; next: {command}\n")

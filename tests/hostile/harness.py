@@ -172,7 +172,7 @@ def _judged(one: Try, outcome: Outcome) -> tuple[str, str]:
 
 def _usage(outcome: Outcome) -> bool:
     """Whether the parser of the command line refused an argument, in its own words."""
-    return outcome.code == 2 and outcome.err.lstrip().startswith("Usage:") and "Error" in outcome.err
+    return outcome.code == 2 and outcome.err.startswith("edgeprune: ") and outcome.err.rstrip().endswith(" --help")
 
 
 def counted(results: Iterable[Result]) -> str:

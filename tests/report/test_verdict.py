@@ -16,7 +16,7 @@ from edgeprune.report.verdict import accuracy_text, accuracy_warning, gate_cells
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
 from edgeprune.stages.bundle_readme import readme
-from edgeprune.target import Budget
+from edgeprune.target import Budget, load_target
 from tests.records.sample import PARITY, accuracy, build_record
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def test_a_stand_in_budget_is_announced_in_the_rows_of_the_gates(capsys: pytest.
     pruned = replace(record.stages.prune.facts, probes=(), macs=Change(2_000, 1_000))
     words = pruned.stand_in(Budget(latency_ms=4.0))
     price = "×2.00 fewer MACs, which costs 60% of the parameters"
-    assert words == f"pruned to a stand-in, {price}, whatever 4 ms means on the device"
+    assert words == f"pruned to the planning ratio, {price}, whatever 4 ms means on the device"
     assert macs_gate(pruned, 2.0).reason.endswith(price)  # nothing else says what such a budget costs
     assert words.replace("4 ms", "20 ms") in (ROOT / "docs" / "jetson.md").read_text()
     command = "run-on-device.sh"
@@ -285,3 +285,17 @@ def test_nothing_is_said_of_other_images_where_those_that_judge_were_trained_on(
     few = replace(facts, accuracy_drop=DropInterval(0.01, None, 8, 0))
     undecided = drop_gate(record.target, record.stages.baseline.facts, few)
     assert undecided.verdict is Verdict.INCONCLUSIVE and ("were trained on" in undecided.reason) != others
+
+
+def test_a_build_that_waits_for_its_board_is_offered_a_connection_before_the_way_by_hand(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chain = "scp -r bundle/device user@orin:edgeprune-device && edgeprune import-results results.tar"
+    waiting = replace(build_record("PENDING"), target=load_target("jetson-orin"), next_command=chain)
+    print_next_step(waiting)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].strip().startswith("edgeprune build ") and lines[1].endswith(" --device user@host")
+    assert lines[2] == "or, carried by hand:" and lines[3].strip() == chain
+    for other in (replace(waiting, target=load_target("cpu")), replace(waiting, next_command="x --device user@board")):
+        print_next_step(other)
+        assert "or, carried by hand" not in capsys.readouterr().out

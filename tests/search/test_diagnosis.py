@@ -137,9 +137,12 @@ def test_a_device_bound_by_arithmetic_is_not_warned_about(source: Any, tmp_path:
 
 def test_a_budget_out_of_reach_is_diagnosed_too(source: Any, profiles: Path, tmp_path: Path) -> None:
     search, baseline, _ = compiled(source, tmp_path, FIXED_SHARE, 2.0)
-    with pytest.raises(TargetError, match="out of reach"):
+    with pytest.raises(TargetError, match="out of reach") as refused:
         search.search(baseline, profiles)
     assert isinstance(search.site.reporter, Notes)
+    command = f"edgeprune frontier {source.path} --target {search.site.target.name}"
+    assert command in str(refused.value) and str(refused.value).endswith(" --speed-up 2")
+    assert any("floor of the latency is held by model." in line for line in search.site.reporter.lines)
     assert any("is fixed" in line for line in search.site.reporter.lines)
 
 
