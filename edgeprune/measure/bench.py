@@ -57,7 +57,7 @@ class ModelBench:
 
     Attributes:
         model: path as it was given.
-        size_bytes: of the file.
+        size_bytes: of that file.
         latency: raw samples in ms.
         summary: percentiles with upper bounds at 99 %, mean, throughput, stability.
         speed_up: first model's latency / this one's, with a 95 % interval; None for the first, or too few samples.
@@ -70,6 +70,7 @@ class ModelBench:
         gate: the verdict on the limit, if one was given.
         precision: number format of the graph that was loaded, or of the engine as its facts say; empty where nothing
             tells.
+        timed: what was made of that file and timed in its place, in words; empty where the file itself was.
     """
 
     model: Path
@@ -84,6 +85,7 @@ class ModelBench:
     end_to_end: EndToEndTimes | None
     gate: Gate | None
     precision: str = ""
+    timed: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class BenchResult:
     attempts: int
     verdict: Verdict | None
     notes: tuple[str, ...] = ()
-    schema_version: int = 3
+    schema_version: int = 4  # 4: of a checkpoint, its own path and size, and what was timed
 
     @property
     def names(self) -> list[str]:
@@ -229,8 +231,19 @@ def bench(
             details=details,
             image=image,
             end_to_end=end_to_end,
+            given=paths,
+            timed=[timed_words(path, "" if precision == "fp32" else precision) for path in paths],
             progress=progress,
         )
+
+
+def timed_words(given: Path, precision: str = "") -> str:
+    """What is timed in place of a file, for :attr:`ModelBench.timed`: of a checkpoint the graph, in another number
+    format a copy."""
+    graph = "graph exported from it" if given.suffix == ".pt" else ""
+    if not precision:
+        return graph
+    return f"{precision} copy of the {graph}" if graph else f"{precision} copy of it"
 
 
 def _as_profiled(settings: BenchSettings, side: Size | None, target: Target, graphs: Sequence[Path]) -> BenchSettings:
@@ -258,15 +271,22 @@ def bench_graphs(
     details: bool = True,
     image: Path | None = None,
     end_to_end: bool = False,
+    given: Sequence[Path] | None = None,
+    timed: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> BenchResult:
-    """Time ONNX files or engines side by side, by a runtime that is there; arguments as for :func:`bench`.
+    """Time ONNX files or engines side by side, by a runtime that is there; other arguments as for :func:`bench`.
 
     For a runtime that loads no graphs an ONNX file is built once: all that is told of it is told of one engine.
 
     An INCONCLUSIVE limit is measured again with twice the samples each time (:data:`MAX_EFFORT` times as many at most),
     ``retries`` times at most. Every look gets its share of the error, so that trying again does not make a wrong
     verdict likelier.
+
+    Args:
+        models: what is timed.
+        given: the files that those were made of, which the result speaks of; the same where None.
+        timed: what was made of each of them, as :attr:`ModelBench.timed` says it.
     """
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
@@ -300,7 +320,8 @@ def bench_graphs(
             if 2**attempt <= MAX_EFFORT:
                 settings = settings.longer()
         rows = []
-        names = names_apart(paths)
+        given = paths if given is None else [Path(path) for path in given]
+        names = names_apart(given)
         notes: list[str] = []
         formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
         notes += _differences(names, formats, latencies)
@@ -308,7 +329,7 @@ def bench_graphs(
         if details:
             with only_informs("no energy", notes.append):
                 energies = runtime.energy(engines, settings, progress=progress)
-        for number, (path, engine) in enumerate(zip(paths, engines, strict=True)):
+        for number, (path, engine) in enumerate(zip(given, engines, strict=True)):
             layers, memory = (), None
             if details:
                 progress(f"memory and layers of {names[number]}", done=number, total=len(paths))
@@ -332,6 +353,7 @@ def bench_graphs(
                     end_to_end=parts,
                     gate=gates[number],
                     precision=formats[number],
+                    timed=timed[number] if timed else "",
                 )
             )
     verdict = overall_verdict([gate for gate in gates if gate is not None]) if max_ms is not None else None

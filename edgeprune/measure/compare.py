@@ -17,7 +17,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.input_size import Size, asked_sides
 from edgeprune.measure.accuracy import accuracy, judge_artifact
-from edgeprune.measure.bench import ModelBench, bench_graphs, check_statistic
+from edgeprune.measure.bench import ModelBench, bench_graphs, check_statistic, timed_words
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.graphs import Counts, counts_of, graph_of
 from edgeprune.measure.names import names_apart
@@ -221,7 +221,15 @@ def compare(
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
             own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
-            result = bench_graphs(engines, runtime, own, details=False, progress=progress)
+            result = bench_graphs(
+                engines,
+                runtime,
+                own,
+                details=False,
+                given=paths,
+                timed=[timed_words(path) for path in paths],
+                progress=progress,
+            )
             timed = result.models
             notes += result.notes
         seen, eyes = (engines, by) if by is not None and by.fit_for_dataset else (graphs, None)

@@ -40,6 +40,7 @@ from edgeprune.serial import to_json
 from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
 from tests.samples.made import latency
+from tests.situations import models
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(command)
@@ -94,6 +95,22 @@ def test_two_models_side_by_side(model: Path, tmp_path: Path) -> None:
     assert result.to_csv().count("\n") == 1 + 2 * 60
     data = json.loads(json.dumps(to_json(result), allow_nan=False))
     assert data["models"][1]["latency"]["values"] == list(second.latency.values)
+
+
+def test_checkpoints_of_one_name_are_told_apart_by_their_own_paths(tmp_path: Path) -> None:
+    """What is timed is exported to a folder that is gone afterwards; nobody asked about that."""
+    files = []
+    for number, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        files.append(models.saved(models.model(), tmp_path / folder / "best.pt", train_args={"imgsz": 64, "n": number}))
+    settings = BenchSettings(warmup_s=0.01, rounds=2, per_round=2)
+    result = bench("cpu", files, settings=settings, imgsz=64, details=False)
+    assert result.names == ["a/best.pt", "b/best.pt"]
+    rows = json.loads(json.dumps(to_json(result), allow_nan=False))["models"]
+    assert [row["model"] for row in rows] == [str(file) for file in files]
+    assert [row["size_bytes"] for row in rows] == [file.stat().st_size for file in files]
+    assert {row["timed"] for row in rows} == {"graph exported from it"}
+    assert {line.split(",")[0] for line in result.to_csv().splitlines()[1:]} == {str(file) for file in files}
 
 
 def test_an_energy_is_shown_with_its_ends(model: Path) -> None:
@@ -391,7 +408,8 @@ def test_another_precision_is_a_copy_of_the_graph(model: Path) -> None:
     done = CliRunner().invoke(app, [str(model), *options, "--warmup-s", "0", "--per-round", "4"])
     assert done.exit_code == 0, done.output
     [row] = json.loads(done.stdout)["models"]
-    assert row["model"].endswith("-fp16.onnx") and row["size_bytes"] < model.stat().st_size
+    assert row["model"] == str(model) and row["size_bytes"] == model.stat().st_size
+    assert (row["timed"], row["precision"]) == ("fp16 copy of it", "fp16")
     assert row["latency"]["conditions"]["launches"] == [12, 12, 12]
     assert row["latency"]["conditions"]["worker"]["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
     assert len(row["latency"]["warmups"]) >= 3 * 3

@@ -125,7 +125,9 @@ def test_models_of_fixed_sizes_compare_each_at_its_own(folder, tmp_path):
     for models in ([folder / "pruned.onnx", small], [folder / "pruned.pt", small]):
         found = compare(models, folder / "digits" / "data.yaml", settings=QUICK, images=0)
         assert [model.imgsz for model in found.models] == [(64, 64), (32, 32)]
-        assert all(model.latency is not None for model in found.models)
+        assert [model.latency and (model.latency.model, model.latency.size_bytes) for model in found.models] == [
+            (path, path.stat().st_size) for path in models
+        ]
 
 
 def test_tables_json_and_figures(found):
