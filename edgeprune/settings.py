@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypedDict, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
@@ -531,3 +531,40 @@ class Benching(Sampling):
     """Least warm-up for each model, in runs."""
     priority: bool = True
     """Go before other work on the machine where this user may; the samples' conditions tell whether it did."""
+
+
+Scope = Literal["global", "local"]
+ALIGN: Final = 8
+"""Widths are multiples of it unless somebody says otherwise: what vector units take at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(Settings):
+    """How channels are chosen, and on which images they are ranked; how many go is a request of its own."""
+
+    images: Annotated[int, Ge(1)] = 64
+    """Images of the training split that channels are ranked on."""
+    batch: Annotated[int, Ge(1), Le(LARGEST_COUNT)] = 4
+    """Images per pass; each batch is one sample of the gradient."""
+    importance: str = "auto"
+    """Channel importance criterion; ``auto`` is taylor with labelled images, lamp without."""
+    normalisation: str | None = None
+    """Of the scores within a group; the criterion's own when None."""
+    scope: Scope = "global"
+    """``global`` ranks across the model, ``local`` takes the same share everywhere."""
+    iterative_steps: Annotated[int, Ge(1), Le(10_000)] = 1
+    """Rank anew this many times on the way."""
+    drop_blocks: Annotated[int, Ge(0)] = 0
+    """Drop this many whole blocks first, those whose absence costs least loss."""
+    ignore: tuple[str, ...] = ()
+    """Globs of module names that keep their width."""
+    max_ratio: Mapping[str, Share] = field(default_factory=dict)
+    """Glob of module names to the largest share of channels that may go there."""
+    align: Annotated[int, Ge(1), Le(LARGEST_COUNT)] = ALIGN
+    """A width that is pruned becomes a multiple of this; 8 and 16 are usual."""
+    min_width: Annotated[int, Ge(1), Le(LARGEST_COUNT)] = 8
+    """No layer gets narrower than this many channels."""
+    head: Head = "auto"
+    """Of a model with two heads, the one that will be exported: MACs are counted and channels ranked for it."""
+    seed: Seed = 0
+    """Seed of the random criterion and of the draw of images."""

@@ -7,21 +7,23 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Trust, seed_option, size_option
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import OUT, output_file, output_plot
+from edgeprune.settings import PruneSettings
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
 ImgSz = Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; what the weights were trained at.")]
-ImportanceName = Annotated[str, typer.Option(help="Criterion; auto: taylor with --data, lamp without.")]
-Images = Annotated[int, typer.Option(min=1, help="Images of --data to use.")]
-Batch = Annotated[int, typer.Option(min=1, max=2**16, help="Images per inference on --data.")]
+ImportanceName = Annotated[str | None, option_of(PruneSettings, "importance")]
+Images = Annotated[int | None, option_of(PruneSettings, "images")]
+Batch = Annotated[int | None, option_of(PruneSettings, "batch")]
 Ignore = Annotated[list[str] | None, typer.Option(help="Glob over module names that keep their width; repeatable.")]
 MaxRatio = Annotated[list[str] | None, typer.Option(help="GLOB=SHARE: remove at most this share there; repeatable.")]
-Head = Annotated[str, typer.Option(help="Of a model with two heads, the one to export: auto, end-to-end, raw, nms.")]
-Align = Annotated[int, typer.Option(help="A width that is pruned becomes a multiple of this; 8 and 16 are usual.")]
+HeadName = Annotated[str | None, option_of(PruneSettings, "head")]
+Align = Annotated[int | None, option_of(PruneSettings, "align")]
 
 
 def prune(
@@ -34,24 +36,22 @@ def prune(
     save_plan: Annotated[Path | None, typer.Option(callback=output_file, help="Also write the plan (.json).")] = None,
     data: Data = None,
     imgsz: ImgSz = None,
-    importance: ImportanceName = "auto",
-    scope: Annotated[
-        str, typer.Option(help="global: rank across the model; local: the same share everywhere.")
-    ] = "global",
+    importance: ImportanceName = None,
+    scope: Annotated[str | None, option_of(PruneSettings, "scope")] = None,
     normalisation: Annotated[
         str | None,
         typer.Option(help="Scores within a group: none, sum, mean, max, standarization; else as they come."),
     ] = None,
-    iterative_steps: Annotated[int, typer.Option(help="Rank anew this many times on the way.")] = 1,
-    drop_blocks: Annotated[int, typer.Option(min=0, help="Drop this many whole blocks first (needs --data).")] = 0,
-    images: Images = 64,
-    batch: Batch = 4,
-    seed: Annotated[int, seed_option("Seed of the random criterion and of the draw of images.")] = 0,
+    iterative_steps: Annotated[int | None, option_of(PruneSettings, "iterative_steps")] = None,
+    drop_blocks: Annotated[int | None, option_of(PruneSettings, "drop_blocks", without="needs --data")] = None,
+    images: Images = None,
+    batch: Batch = None,
+    seed: Annotated[int | None, option_of(PruneSettings, "seed")] = None,
     ignore: Ignore = None,
     max_ratio: MaxRatio = None,
-    align: Align = 8,
-    min_width: Annotated[int, typer.Option(help="No layer gets narrower than this many channels.")] = 8,
-    head: Head = "auto",
+    align: Align = None,
+    min_width: Annotated[int | None, option_of(PruneSettings, "min_width")] = None,
+    head: HeadName = None,
     trust: Trust = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write no checkpoint.")] = False,
 ) -> None:
@@ -86,7 +86,7 @@ def prune(
             scope=cast(Any, scope),  # checked by the function
             iterative_steps=iterative_steps,
             drop_blocks=drop_blocks,
-            ignore=ignore or (),
+            ignore=ignore,
             max_ratio=_shares(max_ratio or []),
             align=align,
             min_width=min_width,
@@ -131,14 +131,14 @@ def sensitivity(
     weights: Weights,
     data: Annotated[str, typer.Option(help="Dataset YAML; its train split gives the loss.")],
     imgsz: ImgSz = None,
-    importance: ImportanceName = "auto",
+    importance: ImportanceName = None,
     ratios: Annotated[str, typer.Option(help="Shares to remove, 0 to 1, comma-separated.")] = "0.25,0.5,0.75",
-    images: Images = 16,
-    batch: Batch = 4,
+    images: Annotated[int, typer.Option(min=1, help="Images of --data to use.")] = 16,
+    batch: Batch = None,
     seed: Annotated[int, seed_option("Seed of the draw of images.")] = 0,
-    align: Align = 8,
+    align: Align = None,
     ignore: Ignore = None,
-    head: Head = "auto",
+    head: HeadName = None,
     plot: Annotated[
         Path | None, typer.Option(callback=output_plot, help="Write a plot (.html, .png, .svg or .pdf).")
     ] = None,
@@ -163,15 +163,23 @@ def sensitivity(
         shares = [float(share) for share in ratios.split(",")]
     except ValueError as error:
         raise TargetError(f"--ratios is a comma-separated list of numbers (seen: {ratios})") from error
+    stated: dict[str, Any] = {"importance": importance, "batch": batch, "align": align, "head": head}
+    settings = PruneSettings.of(
+        images=images, seed=seed, **{name: value for name, value in stated.items() if value is not None}
+    )
     checkpoint = load(weights, trust=trust)
     size = checkpoint.size_for(command=imgsz)
     if size.differs:
         say(str(size))
     with ConsoleReporter() as reporter:
         reporter.progress("reading images")
-        batches = labelled_batches(checkpoint, data, size.side, images=images, batch=batch, seed=seed, trust=trust)
-        pruner = Pruner(checkpoint.model, size.side, align=align, ignore=ignore or (), head=head)
-        result = measure_sensitivity(pruner, batches, importance=importance, ratios=shares, progress=reporter.progress)
+        batches = labelled_batches(
+            checkpoint, data, size.side, images=images, batch=settings.batch, seed=seed, trust=trust
+        )
+        pruner = Pruner(checkpoint.model, size.side, align=settings.align, ignore=ignore or (), head=settings.head)
+        result = measure_sensitivity(
+            pruner, batches, importance=settings.importance, ratios=shares, progress=reporter.progress
+        )
     print_table(sensitivity_table(result), sensitivity_text(result))
     if output is not None:
         write_json(output, result)

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeprune.cli.settings import options_from_settings
+from edgeprune.cli.settings import option_of, options_from_settings
 from edgeprune.cli.sizes import Trust
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import OUT, output_folder
-from edgeprune.settings import AccuracyGoal, Qat, Run, Sparsifying, SparsitySettings, TrainSettings, read_map_drop
+from edgeprune.settings import (
+    AccuracyGoal,
+    PruneSettings,
+    Qat,
+    Run,
+    Sparsifying,
+    SparsitySettings,
+    TrainSettings,
+    read_map_drop,
+)
 
 if TYPE_CHECKING:
     from edgeprune.training.result import TrainResult
@@ -131,7 +140,7 @@ def iterate(
     settings: TrainSettings,
     rounds: Annotated[int, typer.Option(help="How often to prune; epochs or time are shared over all rounds.")] = 3,
     importance: Annotated[str, typer.Option(help="Channel importance criterion.")] = "auto",
-    align: Annotated[int, typer.Option(help="A width that is pruned becomes a multiple of this.")] = 8,
+    align: Annotated[int | None, option_of(PruneSettings, "align")] = None,
     out: Out = Path("iterated"),
     trust: Trust = False,
 ) -> None:
@@ -152,7 +161,7 @@ def iterate(
         settings=settings,
         work=out / ".training",
         importance=importance,
-        align=align,
+        align=PruneSettings.align if align is None else align,
         trust=trust,
     )
     for number, pruning_round in enumerate(finished, 1):

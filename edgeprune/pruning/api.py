@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
-from edgeprune.pruning.pruner import AUTO, Pruner, Scope
+from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.structure import Constraints
-from edgeprune.settings import check_seed
+from edgeprune.settings import PruneSettings, Scope
 
 
 @dataclass(frozen=True)
@@ -62,25 +61,28 @@ def prune(
     ratio: float | None = None,
     plan: Plan | Path | str | None = None,
     data: Path | str | None = None,
-    images: int = 64,
-    batch: int = 4,
+    images: int | None = None,
+    batch: int | None = None,
     batches: Iterable[Batch] | None = None,
     imgsz: Size | None = None,
-    importance: str = AUTO,
+    importance: str | None = None,
     normalisation: str | None = None,
-    scope: Scope = "global",
-    iterative_steps: int = 1,
-    drop_blocks: int = 0,
-    ignore: Sequence[str] = (),
+    scope: Scope | None = None,
+    iterative_steps: int | None = None,
+    drop_blocks: int | None = None,
+    ignore: Sequence[str] | str | None = None,
     max_ratio: Mapping[str, float] | None = None,
-    align: int = 8,
-    min_width: int = 8,
-    head: str = "auto",
-    seed: int = 0,
+    align: int | None = None,
+    min_width: int | None = None,
+    head: str | None = None,
+    seed: int | None = None,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
 ) -> PruneResult:
     """Remove channels (and blocks) from a model; exactly one of the first four options says how much.
+
+    How channels are chosen is described by :class:`~edgeprune.settings.PruneSettings`, whose defaults hold for what is
+    None here.
 
     Args:
         weights: a checkpoint, its file, the name of published weights, or a model; it is not changed.
@@ -88,8 +90,9 @@ def prune(
         macs_speed_up: multiply-accumulates before over after, at least this.
         params_ratio: parameters after over before, at most this.
         ratio: share of the prunable channels to remove.
-        plan: a plan or its file; what would choose another one (``data``, ``importance``, ``align`` and the like) is
-            then refused. Of a model with other weights in the same shapes it is applied with a note that warns.
+        plan: a plan or its file; what would choose another one (``data``, ``importance``, ``align``, ``seed`` and the
+            like) is then refused, whatever it says. Of a model with other weights in the same shapes it is applied with
+            a note that warns.
         data: dataset YAML, or the folder of a classification dataset; its training split ranks channels by the loss.
         images: how many images of ``data``.
         batch: images per pass; each batch is one sample of the gradient.
@@ -117,7 +120,23 @@ def prune(
         DataError: the weights or the dataset cannot be read.
         StageError: the model cannot be pruned, or the pruned one is not what the plan says.
     """
-    check_seed(seed)
+    said = {
+        "images": images,
+        "batch": batch,
+        "importance": importance,
+        "normalisation": normalisation,
+        "scope": scope,
+        "iterative_steps": iterative_steps,
+        "drop_blocks": drop_blocks,
+        "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore or ()) or None,  # none of them says nothing
+        "max_ratio": dict(max_ratio or {}) or None,
+        "align": align,
+        "min_width": min_width,
+        "head": head,
+        "seed": seed,
+    }
+    given = {name: value for name, value in said.items() if value is not None}
+    settings = PruneSettings.of(**given)
     if isinstance(weights, (str, Path, Checkpoint)):
         refuse_source(output, weights.path if isinstance(weights, Checkpoint) else weights)
     reporter = reporter_of(progress)
@@ -127,64 +146,56 @@ def prune(
     if plan is not None and any(value is not None for value in (macs_speed_up, params_ratio, ratio)):
         raise TargetError("a plan says itself how much to prune; leave out macs_speed_up, params_ratio and ratio")
     if plan is not None:
-        defaults = inspect.signature(prune).parameters
-        given = {
-            "data": data,
-            "batches": batches,
-            "importance": importance,
-            "normalisation": normalisation,
-            "scope": scope,
-            "iterative_steps": iterative_steps,
-            "drop_blocks": drop_blocks,
-            "ignore": tuple(ignore),
-            "max_ratio": max_ratio or None,
-            "align": align,
-            "min_width": min_width,
-            "head": head,
-        }
-        if ignored := [name for name, value in given.items() if value != defaults[name].default]:
+        sources = [name for name, value in (("data", data), ("batches", batches)) if value is not None]
+        if ignored := [*sources, *given]:
             raise TargetError(
                 f"a plan says itself what to keep, so that these would be ignored: {', '.join(ignored)}; leave them "
                 "out, or make a new plan with them"
             )
-    if drop_blocks < 0:
-        raise TargetError(f"drop_blocks starts at 0 (seen: {drop_blocks})")
     if data is not None and batches is not None:
         raise TargetError("data= and batches= are two sources of the same images; leave one out")
     checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None
     checkpoint = weights if isinstance(weights, Checkpoint) else checkpoint
     model: Any = checkpoint.model if checkpoint is not None else weights
-    said = {"command": imgsz, "plan": None if plan is None else plan.settings.imgsz}
+    sizes = {"command": imgsz, "plan": None if plan is None else plan.settings.imgsz}
     if checkpoint is None:
         stride, task = int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", ""))
-        size = input_size(None, stride, task, **said)
+        size = input_size(None, stride, task, **sizes)
     else:
-        size = checkpoint.size_for(**said)
+        size = checkpoint.size_for(**sizes)
     side = size.side
     if data is not None:
         if checkpoint is None:
             raise TargetError("data= needs a checkpoint, which says its task; pass batches= for a bare model")
         tell("reading images for the importance of channels")
-        batches = labelled_batches(checkpoint, data, side, images=images, batch=batch, seed=seed, trust=trust)
+        batches = labelled_batches(
+            checkpoint, data, side, images=settings.images, batch=settings.batch, seed=settings.seed, trust=trust
+        )
     batches = None if batches is None else list(batches)
     removed = plan.removed if plan is not None else ()
-    if drop_blocks and plan is None:
+    if settings.drop_blocks and plan is None:
         if batches is None:
             raise TargetError("drop_blocks ranks blocks by the loss: pass data=, or --data DATA.yaml")
-        constraints = Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width)
         removed = tuple(
-            least_important_blocks(model, drop_blocks, batches, constraints=constraints, head=head, progress=tell)
+            least_important_blocks(
+                model,
+                settings.drop_blocks,
+                batches,
+                constraints=Constraints(settings.ignore, dict(settings.max_ratio), settings.align, settings.min_width),
+                head=settings.head,
+                progress=tell,
+            )
         )
     tell("tracing the model")
     pruner = Pruner(
         model,
         side,
-        ignore=ignore,
-        max_ratio=max_ratio,
-        align=align,
-        min_width=min_width,
+        ignore=settings.ignore,
+        max_ratio=settings.max_ratio,
+        align=settings.align,
+        min_width=settings.min_width,
         removed=removed,
-        head=head if plan is None else plan.settings.head,
+        head=settings.head if plan is None else plan.settings.head,
     )
     if plan is None:
         tell("ranking channels")
@@ -192,12 +203,12 @@ def prune(
             macs_speed_up=macs_speed_up,
             params_ratio=params_ratio,
             ratio=ratio,
-            importance=importance,
-            scope=scope,
+            importance=settings.importance,
+            scope=settings.scope,
             batches=batches,
-            seed=seed,
-            iterative_steps=iterative_steps,
-            normalisation=normalisation,
+            seed=settings.seed,
+            iterative_steps=settings.iterative_steps,
+            normalisation=settings.normalisation,
             progress=tell,
         )
     elif plan.source.weights != pruner.source.weights:
@@ -221,8 +232,8 @@ def labelled_batches(
     data: Path | str,
     imgsz: Size,
     *,
-    images: int = 64,
-    batch: int = 4,
+    images: int = PruneSettings.images,
+    batch: int = PruneSettings.batch,
     seed: int = 0,
     trust: bool = False,
 ) -> list[Batch]:

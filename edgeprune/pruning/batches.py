@@ -14,7 +14,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, TargetError
 from edgeprune.input_size import Size, both_sides
 from edgeprune.quiet import process_state_kept, quiet
-from edgeprune.settings import check_seed
+from edgeprune.settings import PruneSettings, check_seed
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def calibration_batches(
     task: str,
     imgsz: Size,
     *,
-    images: int = 64,
-    batch: int = 4,
+    images: int = PruneSettings.images,
+    batch: int = PruneSettings.batch,
     split: str = "train",
     seed: int = 0,
     stride: int = 32,

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
-from typing import Literal
 
 import numpy as np
 import torch
@@ -32,12 +31,12 @@ from edgeprune.pruning.plan import Plan, PlannedDimension, PlanSettings, SourceD
 from edgeprune.pruning.plan_mask import require_fit, unit_mask
 from edgeprune.pruning.structure import Constraints, Dimension, Structure, glob_matches
 from edgeprune.pruning.trace import trace_model
+from edgeprune.settings import PruneSettings, Scope
 from edgeprune.version import __version__
 
 AUTO = "auto"  # taylor where there are labelled batches, else lamp; measured in benchmarks/pruning_criteria.md
 UNCHANGED = {"macs_speed_up": 1.0, "params_ratio": 1.0, "ratio": 0.0}  # what asks for nothing
 
-Scope = Literal["global", "local"]
 Scores = dict[str, torch.Tensor]
 Widths = Mapping[str, int]
 
@@ -69,8 +68,8 @@ class Pruner:
         *,
         ignore: Sequence[str] = (),
         max_ratio: Mapping[str, float] | None = None,
-        align: int = 8,
-        min_width: int = 8,
+        align: int = PruneSettings.align,
+        min_width: int = PruneSettings.min_width,
         removed: Sequence[str] = (),
         head: str = "auto",
     ) -> None:

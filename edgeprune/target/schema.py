@@ -15,6 +15,7 @@ from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
 from edgeprune.reading import shown
 from edgeprune.settings import (
+    ALIGN,
     Calibration,
     Finetuning,
     HeadOfTwo,
@@ -23,6 +24,7 @@ from edgeprune.settings import (
     Positive,
     Precision,
     Pretraining,
+    PruneSettings,
     Qat,
     Ratio,
     RuntimeName,
@@ -132,7 +134,7 @@ class Pruning(_Part):
     importance: str = "auto"
     """Channel importance criterion; ``auto`` is the one that kept most accuracy in ``benchmarks/``; after sparsify it
     is ``bn_scale``."""
-    min_width: Annotated[int, Field(ge=1)] = 8
+    min_width: Annotated[int, Field(ge=1)] = PruneSettings.min_width
     """No layer gets narrower than this many channels."""
     ignore: tuple[str, ...] = ()
     """Globs of module names that keep their width."""
@@ -259,7 +261,7 @@ class Target(_Part):
     what the weights were trained at, and 640 for weights that do not say and for a model description (.yaml)."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
     """Images per inference on the device."""
-    channel_alignment: Literal[1, 2, 4, 8, 16, 32, 64] = 8
+    channel_alignment: Literal[1, 2, 4, 8, 16, 32, 64] = ALIGN
     """A width that is pruned becomes a multiple of this; tensor cores and vector units waste what lies between."""
     budget: Budget
     accuracy: AccuracyFloor = Field(default_factory=AccuracyFloor)

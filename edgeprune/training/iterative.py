@@ -18,7 +18,7 @@ from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.pruner import AUTO, Pruner
-from edgeprune.settings import TrainSettings
+from edgeprune.settings import PruneSettings, TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import PruningRound
 from edgeprune.training.sizes import sized
@@ -36,7 +36,7 @@ def prune_in_rounds(
     work: Path | str,
     importance: str = AUTO,
     scope: Literal["global", "local"] = "global",
-    align: int = 8,
+    align: int = PruneSettings.align,
     metadata: Mapping[str, object] | None = None,
     trust: bool = False,
     progress: Progress = silent,

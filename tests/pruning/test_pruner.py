@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+from dataclasses import MISSING, fields
 from importlib.metadata import version
 
 import pytest
@@ -15,10 +17,14 @@ import edgeprune
 from edgeprune.checkpoint import parameter_count, shape_signature
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.pruning import equivalence
-from edgeprune.pruning.api import prune
+from edgeprune.pruning.api import labelled_batches, prune
+from edgeprune.pruning.batches import calibration_batches
 from edgeprune.pruning.plan import plan_from_data
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.serial import to_json
+from edgeprune.settings import PruneSettings
+from edgeprune.target import load_target
+from edgeprune.training.iterative import prune_in_rounds
 
 FAMILIES = ["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"]
 
@@ -216,12 +222,39 @@ def test_a_plan_whose_counts_give_no_ratio_is_refused(stock, counts):
         {"data": "data.yaml"},
         {"batches": []},
         {"head": "raw"},
+        {"images": 8},
+        {"batch": 2},
+        {"seed": 3},
+        *({one.name: one.default} for one in fields(PruneSettings) if one.default not in (MISSING, (), None)),
     ],
     ids=lambda option: next(iter(option)),
 )
 def test_what_a_plan_decides_is_not_taken_beside_it(stock, plan, option):
     with pytest.raises(TargetError, match=f"would be ignored: {next(iter(option))};"):
         prune(stock("yolo11n.yaml"), plan=plan, **option)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("images", 0), ("batch", 0), ("batch", 2**17), ("iterative_steps", 0), ("drop_blocks", -1), ("align", 0)),
+        *(("min_width", 0), ("seed", -1), ("scope", "here"), ("head", "best"), ("max_ratio", {"model.*": 2.0})),
+    ],
+)
+def test_prune_refuses_what_its_settings_do_not_allow(stock, name, value):
+    with pytest.raises(TargetError, match=name) as refused:
+        prune(stock("yolov8n.yaml"), ratio=0.2, imgsz=64, **{name: value})
+    assert "\n" not in str(refused.value)
+
+
+def test_pruning_is_by_default_the_same_from_a_profile_a_command_and_python():
+    target, own = load_target("cpu"), PruneSettings()
+    assert (target.channel_alignment, target.prune.min_width) == (own.align, own.min_width)
+    for function in (Pruner, prune_in_rounds, labelled_batches, calibration_batches):
+        taken = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+        for name in {"images", "batch", "align", "min_width"} & taken.keys():
+            assert taken[name] == getattr(own, name), (function, name)
+    assert all(inspect.signature(prune).parameters[one.name].default is None for one in fields(own))
 
 
 def test_prune_takes_a_model(stock):
