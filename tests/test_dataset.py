@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edgeprune import image_hashes
-from edgeprune.dataset import Dataset
+from edgeprune.dataset import Dataset, image_hashes
+from edgeprune.dataset.images import IMAGE_SUFFIXES
+from edgeprune.dataset.labels import label_file, read_labels
 from edgeprune.errors import DataError
-from edgeprune.images import IMAGE_SUFFIXES
-from edgeprune.labels import label_file, read_labels
 from edgeprune.limited_yaml import read_yaml
 from edgeprune.progress import one_run
 
@@ -523,7 +522,7 @@ def test_only_files_are_blamed_for_what_files_do(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("edgeprune.dataset._class_count", fail)
+    monkeypatch.setattr("edgeprune.dataset.dataset.class_count", fail)
     with pytest.raises(type(error)) as caught:
         Dataset.load(written(tmp_path))
     assert caught.value is error
@@ -533,7 +532,7 @@ def test_a_disk_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch: pyte
     def fail(path: Path) -> list[Path]:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("edgeprune.dataset.list_images", fail)
+    monkeypatch.setattr("edgeprune.dataset.dataset.list_images", fail)
     for data in (written(tmp_path / "boxes"), class_folders(tmp_path / "folders")):
         with pytest.raises(DataError, match=f"dataset .* cannot be read: .*{os.strerror(errno.EIO)}"):
             Dataset.load(data)

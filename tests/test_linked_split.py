@@ -10,8 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from edgeprune import linked_split
-from edgeprune.dataset import Dataset
+from edgeprune.dataset import Dataset, linked_split
 from edgeprune.errors import DataError, TargetError
 from tests.test_dataset import class_folders, picture, written
 from tests.test_dataset_agrees import loader_of

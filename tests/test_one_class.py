@@ -16,8 +16,8 @@ from edgeprune import checkpoint
 from edgeprune.cli import app
 from edgeprune.data.digits import write_digits
 from edgeprune.dataset import ONE_CLASS, Dataset
+from edgeprune.dataset.labels import read_labels
 from edgeprune.errors import DataError, TargetError
-from edgeprune.labels import read_labels
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.pruning.api import labelled_batches
 from edgeprune.settings import TrainSettings

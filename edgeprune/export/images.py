@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.dataset.images import read_image
 from edgeprune.errors import DataError
-from edgeprune.images import read_image
 
 
 def batch_from_images(

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
+from edgeprune.dataset.images import read_image
 from edgeprune.frontier.budgets import Budgets, budget_words, require_possible
 from edgeprune.frontier.choose import (
     Planned,
@@ -29,7 +30,6 @@ from edgeprune.frontier.choose import (
 from edgeprune.frontier.levers import TRAINED, forms
 from edgeprune.frontier.output_form import OutputForm, choose_output
 from edgeprune.frontier.screening import Screening, screen, with_trained_int8
-from edgeprune.images import read_image
 from edgeprune.input_size import Size
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import site_with

@@ -3,7 +3,7 @@
 Takes a checkpoint, an ONNX file or an engine, and a dataset. Gives mAP (or top-1 and top-5), per class too. The
 validator is Ultralytics' own, and so are matching and averaging; only the forward pass is the runtime's. Every form of
 a model is measured on the same input, square or not, that it ships with, so that figures of two stages may be
-subtracted. Nothing is written but the user's cache (:mod:`edgeprune.linked_split`).
+subtracted. Nothing is written but the user's cache (:mod:`edgeprune.dataset.linked_split`).
 """
 
 from __future__ import annotations

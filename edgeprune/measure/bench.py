@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgeprune.dataset.images import read_image
 from edgeprune.errors import DataError, TargetError, only_informs
-from edgeprune.images import read_image
 from edgeprune.input_size import Size, asked_sides, both_sides, pixels
 from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.dataset.images import read_image
+from edgeprune.dataset.labels import read_labels
 from edgeprune.errors import DataError, EdgepruneError, StageError, first_line
 from edgeprune.export.detections import CONFIDENCE, NMS_IOU
 from edgeprune.export.module import head_arguments
 from edgeprune.families import family_for
-from edgeprune.images import read_image
 from edgeprune.input_size import Size
-from edgeprune.labels import read_labels
 from edgeprune.measure.accuracy import subject_of
 from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.runtimes.base import Runtime

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from edgeprune.dataset import Dataset
-from edgeprune.images import read_image
+from edgeprune.dataset.images import read_image
 from edgeprune.input_size import Size
 from edgeprune.measure.predictions import Detection, predict, read_objects
 from edgeprune.progress import Progress, silent

@@ -11,7 +11,7 @@ from torch import nn
 from ultralytics.nn.modules import Classify, Detect
 from ultralytics.nn.tasks import ClassificationModel
 
-from edgeprune.class_names import old_indices, same_classes, words_of
+from edgeprune.dataset.class_names import old_indices, same_classes, words_of
 from edgeprune.errors import DataError
 
 
@@ -19,10 +19,10 @@ def fit_classes(model: nn.Module, names: Mapping[int, str], *, by_name: bool = T
     """Give ``model`` class outputs for ``names``, in place.
 
     With another number of classes, a detector's outputs of classes whose name both have are kept
-    (:func:`~edgeprune.class_names.old_indices`), others start from random weights and Ultralytics' bias prior. With the
-    same number in another order, outputs move to where their name is; a place whose old class is gone keeps its output
-    for the new one, which is then that class by another name. The box, mask and keypoint branches and every width stay
-    as they are.
+    (:func:`~edgeprune.dataset.class_names.old_indices`), others start from random weights and Ultralytics' bias prior.
+    With the same number in another order, outputs move to where their name is; a place whose old class is gone keeps
+    its output for the new one, which is then that class by another name. The box, mask and keypoint branches and every
+    width stay as they are.
 
     How an earlier training weighed its classes in the loss (``cls_pw``), which Ultralytics leaves on the model, is
     dropped: a training that asks for it counts its own labels.
@@ -72,7 +72,7 @@ def require_same_names(what: str, names: Mapping[int, str], dataset_names: Mappi
     """Refuse a model, called ``what``, that has other classes than the data set.
 
     Raises:
-        DataError: they differ in number, order or name (:func:`~edgeprune.class_names.same_classes`).
+        DataError: they differ in number, order or name (:func:`~edgeprune.dataset.class_names.same_classes`).
     """
     if not same_classes(names, dataset_names):
         raise DataError(

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from edgeprune import checkpoint
-from edgeprune.class_names import old_indices
+from edgeprune.dataset.class_names import old_indices
 from edgeprune.errors import DataError
 from edgeprune.settings import TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names

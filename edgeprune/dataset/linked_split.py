@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+from edgeprune.dataset.images import read_image
+from edgeprune.dataset.labels import read_label_file
 from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
-from edgeprune.images import read_image
-from edgeprune.labels import read_label_file
 from edgeprune.quiet import quiet
 from edgeprune.reading import is_file
 from edgeprune.serial import read_json, write_json

@@ -19,29 +19,36 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from edgeprune.artifact import write_atomically
-from edgeprune.class_names import same_class, words_of
-from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
-from edgeprune.image_hashes import image_hashes
-from edgeprune.images import list_images
-from edgeprune.labels import label_file, read_labels
+from edgeprune.dataset.class_names import same_class, words_of
+from edgeprune.dataset.download import by_ultralytics, fetch, is_archive, unpack
+from edgeprune.dataset.entries import (
+    MAX_CLASSES,
+    checked_names,
+    class_count,
+    keypoint_shape,
+    looking_for_files,
+    paths_of_split,
+    root_of,
+)
+from edgeprune.dataset.image_hashes import image_hashes
+from edgeprune.dataset.images import list_images
+from edgeprune.dataset.labels import label_file, read_labels
+from edgeprune.dataset.linked_split import LabelRules, LinkedSplit, Source, link_split
+from edgeprune.errors import DataError
 from edgeprune.limited_yaml import read_yaml, yaml_text
-from edgeprune.linked_split import LabelRules, LinkedSplit, Source, link_split
-from edgeprune.model_metadata import LONGEST_NAME
 from edgeprune.progress import said_in_this_run
 from edgeprune.reading import is_file, read_bytes, shown
 
 SPLITS = ("train", "val", "test")
 ONE_CLASS = {0: "item"}  # what Ultralytics calls the class of a model that is trained with single_cls
 KEYPOINT_ENTRIES = ("flip_idx", "kpt_names", "kpt_oks_sigmas")  # entries of a YAML that Ultralytics reads for poses
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".txz", ".tbz2")  # what Ultralytics downloads and unpacks
-MAX_CLASSES, MAX_CHANNELS, MAX_KEYPOINTS = 100_000, 512, 10_000  # far beyond what anybody trains
+MAX_CHANNELS = 512  # far beyond what anybody trains
 OUTLINES = {"segment": "a polygon (CLASS X Y X Y X Y ...)", "obb": "four corners (CLASS X Y X Y X Y X Y)"}
 NAMED = 3  # images that are left out, named one by one
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__package__)
 
 
 @dataclass(frozen=True)
@@ -104,13 +111,13 @@ class Dataset:
             DataError: one line that names the file, the key or the path, and what to do.
         """
         path = Path(data)
-        with _reading(data):
+        with looking_for_files(data):
             yamls = sorted(path.glob("*.yaml")) + sorted(path.glob("*.yml")) if path.is_dir() else []
             is_folder = path.is_dir()
         if len(yamls) == 1 and task != "classify":
             path, is_folder = yamls[0], False
         elif not is_folder and not is_file(path):
-            path = _fetch(data, task)
+            path = fetch(data, task)
             is_folder = path.is_dir()
         if is_folder:
             return _checked(_dataset_from_folder(path, task), need)
@@ -278,7 +285,7 @@ class Dataset:
         self.check_keypoints(kpt_shape, model=model)
         if channels is not None:
             self.check_channels(channels, model=model)
-        theirs = _class_names(names_of_model, model)
+        theirs = checked_names(names_of_model, model)
         if len(theirs) != self.nc:
             raise DataError(
                 f"{self.source} has {self.nc} classes ({_few(self.names)}) and {model} has {len(theirs)} "
@@ -321,7 +328,7 @@ class Dataset:
         bytes and its label's; and over which images Ultralytics leaves out of the splits that were needed.
 
         It does not depend on where the dataset lies. Which images are left out is known of the splits that were asked
-        for when it was loaded; images are read by the first call (:func:`edgeprune.image_hashes.image_hashes`).
+        for when it was loaded; images are read by the first call (:func:`edgeprune.dataset.image_hashes.image_hashes`).
         """
         digest = hashlib.sha256(repr(sorted(self.names.items())).encode(errors="surrogateescape"))
         if self.channels != 3:
@@ -344,7 +351,7 @@ class Dataset:
         return digest.hexdigest()
 
     def _link(self, split: str) -> LinkedSplit:
-        """The split as it was checked, on the first call; see :mod:`edgeprune.linked_split`."""
+        """The split as it was checked, on the first call; see :mod:`edgeprune.dataset.linked_split`."""
         if split in self._linked:
             return self._linked[split]
         images = self.splits.get(split)
@@ -389,44 +396,35 @@ class Dataset:
                 )
 
 
-@contextlib.contextmanager
-def _reading(data: Path | str) -> Iterator[None]:
-    """Around what looks for files and nothing else: paths that no file can have, loops of links, a disk that fails."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"dataset {shown(data)} cannot be read: {first_line(error)}") from error
-
-
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     # keys are unique here alone: Ultralytics takes the last of a key's values in silence
     content: Any = read_yaml(path, undecodable="replace", as_ultralytics=True)
     if not isinstance(content, dict):
         raise DataError(f"{path} is no dataset: a YAML with the keys train, val and names was expected")
-    names, nc = content.get("names"), _class_count(content, path)
+    names, nc = content.get("names"), class_count(content, path)
     if names is None:
         if nc is None:
             raise DataError(f"{path} has neither 'names' nor 'nc'; list the class names under 'names'")
         names = [f"class_{index}" for index in range(nc)]
-    names = _class_names(names, str(path))
+    names = checked_names(names, str(path))
     if nc is not None and nc != len(names):
         raise DataError(f"{path} says nc: {nc} and names {len(names)} classes; make them agree")
     channels = content.get("channels", 3)
     if type(channels) is not int or not 1 <= channels <= MAX_CHANNELS:
         raise DataError(f"{path}: channels: {shown(str(channels), 40)}; a number from 1 to {MAX_CHANNELS} is allowed")
-    kpt_shape = _kpt_shape(content, path, task)
+    kpt_shape = keypoint_shape(content, path, task)
     if "val" not in content and "validation" in content:  # Ultralytics renames it the same way
         content["val"] = content["validation"]
 
-    root = _root(content.get("path"), path)
+    root = root_of(content.get("path"), path)
     splits: dict[str, tuple[Path, ...]] = {}
     looked_at: dict[str, str] = {}
     for split in SPLITS:
         entries = content.get(split)
         if not entries:
             continue
-        with _reading(path):
-            folders = _entries(root, entries, f"{path}: {split}")
+        with looking_for_files(path):
+            folders = paths_of_split(root, entries, f"{path}: {split}")
             missing = [folder for folder in folders if not folder.exists()]
             looked_at[split] = shown(", ".join(map(str, missing or folders)))
             if not missing:
@@ -444,49 +442,15 @@ def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     )
 
 
-def _class_count(content: Mapping[str, Any], path: Path) -> int | None:
-    """``nc`` as Ultralytics reads it: a whole number, also in quotes."""
-    given = content.get("nc")
-    if given is None:
-        return None
-    try:
-        count = float(given)
-    except (TypeError, ValueError, OverflowError):
-        count = 0.5
-    if not 1 <= count <= MAX_CLASSES or count != int(count):
-        raise DataError(f"{path}: nc: {shown(str(given), 40)}; a whole number from 1 to {MAX_CLASSES} is allowed")
-    return int(count)
-
-
-def _kpt_shape(content: Mapping[str, Any], path: Path, task: str | None) -> tuple[int, int] | None:
-    given = content.get("kpt_shape")
-    if given is None:
-        if task == "pose":
-            raise DataError(f"{path} has no 'kpt_shape'; a pose dataset needs it, for example kpt_shape: [17, 3]")
-        return None
-    whole = isinstance(given, list) and len(given) == 2 and all(type(number) is int for number in given)
-    if not whole or not 1 <= given[0] <= MAX_KEYPOINTS or given[1] not in (2, 3):
-        raise DataError(
-            f"{path}: kpt_shape: {shown(str(given), 40)}; keypoints and 2 or 3, for example [17, 3], is allowed"
-        )
-    flip = content.get("flip_idx")
-    indices = [*map(str, range(given[0]))]
-    if flip is not None and not (isinstance(flip, list) and sorted(map(str, flip)) == sorted(indices)):
-        raise DataError(
-            f"{path}: flip_idx: {shown(str(flip), 40)}; the {given[0]} indices of the keypoints are expected"
-        )
-    return given[0], given[1]
-
-
 def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
     train = path / "train"
     if task not in {None, "classify"}:
         raise DataError(f"{path} is a folder; a YAML file was expected for task {task}")
-    with _reading(path):
+    with looking_for_files(path):
         classes = _class_folders(train)
     if not classes:
         raise DataError(f"{path} has no class folders; put the images of a class under {train}/CLASS")
-    with _reading(path):
+    with looking_for_files(path):
         val = next((path / name for name in ("val", "validation", "valid") if (path / name).is_dir()), path / "val")
         folders = {"train": train, "val": val, "test": path / "test"}
         splits = {
@@ -499,7 +463,7 @@ def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
         source=source,
         root=source,
         task="classify",
-        names=_class_names(classes, str(train)),
+        names=checked_names(classes, str(train)),
         splits=splits,
         looked_at={split: str(folder) for split, folder in folders.items()},
     )
@@ -530,113 +494,17 @@ def _downloaded(dataset: Dataset, task: str | None, *, trust: bool | None) -> Da
     download = read_yaml(path, unique_keys=False, undecodable="replace", as_ultralytics=True).get("download")
     if not isinstance(download, str):
         return dataset
-    archive = _is_archive(download)
+    archive = is_archive(download)
     if not archive and not trust:
         remedy = "get the images first" if trust is None else "read it, then give --trust, or get the images first"
         raise DataError(f"{path}: images are missing, and 'download' is a script, which is not run: {remedy}")
     if archive:
         _logger.warning("%s: images are missing; downloading %s", path, shown(download))
-        _unpack(download, path)
+        unpack(download, path)
     else:
         _logger.warning("%s: images are missing; running its 'download'", path)
-        _by_ultralytics(str(path), task)
+        by_ultralytics(str(path), task)
     return _dataset_from_yaml(path, task)
-
-
-def _is_archive(download: str) -> bool:
-    """Whether it is the plain address of an archive. Ultralytics runs what it takes for none, and decodes first, so
-    that an address with a percent sign may be a script to it."""
-    if any(sign.isspace() or sign == "%" or not sign.isprintable() for sign in download):
-        return False
-    try:
-        address = urlsplit(download)
-    except ValueError:
-        return False
-    return address.scheme in ("http", "https") and bool(address.hostname) and address.path.lower().endswith(ARCHIVES)
-
-
-def _unpack(address: str, path: Path) -> None:
-    """Download an archive and unpack it where Ultralytics keeps datasets."""
-    from ultralytics.utils import DATASETS_DIR
-    from ultralytics.utils.downloads import safe_download
-
-    from edgeprune.quiet import quiet
-
-    try:
-        with quiet():
-            safe_download(address, dir=DATASETS_DIR, delete=True)
-    except NOT_OF_THE_INPUT:
-        raise
-    except Exception as error:  # its downloader raises whatever the network and the archive gave it
-        raise DataError(
-            f"{path}: images are missing, and {shown(address)} could not be fetched ({first_line(error)}); "
-            "get the images first"
-        ) from error
-
-
-def _by_ultralytics(name: str, task: str | None) -> Path:
-    """What Ultralytics' own resolver makes of a dataset, downloaded where it is missing: a folder, or a YAML."""
-    from ultralytics.data.utils import check_cls_dataset, check_det_dataset
-
-    from edgeprune.quiet import quiet
-
-    try:
-        with quiet():
-            if task == "classify":
-                return Path(check_cls_dataset(name)["train"]).parent
-            return Path(check_det_dataset(name)["yaml_file"])
-    except NOT_OF_THE_INPUT:
-        raise
-    except Exception as error:  # its downloader raises whatever the network gave it, and scripts what they like
-        raise DataError(
-            f"dataset {shown(name)} is not here and Ultralytics could not fetch it ({first_line(error)}); "
-            "give the path of a YAML"
-        ) from error
-
-
-def _fetch(name: Path | str, task: str | None) -> Path:
-    """What a name stands for that Ultralytics knows: its own YAMLs may download what they like."""
-    path = Path(name)
-    if path.is_absolute() or len(path.parts) > 1:  # a path, not a name
-        raise DataError(f"dataset {shown(name)} does not exist; give a YAML, or a folder of class folders")
-    if task == "classify":
-        return _by_ultralytics(str(name), task)
-    from ultralytics.utils import ROOT
-
-    # by their whole paths: Ultralytics takes DATA, and DATA.yaml with a space behind it, for a data.yaml that lies here
-    for file in (ROOT / "cfg/datasets" / str(name), ROOT / "cfg/datasets" / f"{name}.yaml"):
-        if is_file(file):
-            return _by_ultralytics(str(file), task)
-    raise DataError(f"dataset {shown(name)} is not here and is none that Ultralytics knows; give the path of a YAML")
-
-
-def _root(path: object, source: Path) -> Path:
-    if not path:
-        with _reading(source):
-            return source.resolve().parent
-    if not isinstance(path, str):
-        raise DataError(f"{source}: path: {shown(str(path), 40)}; a folder is expected")
-    root = Path(path)
-    with _reading(source):
-        is_here = root.exists()
-    if not is_here and not root.is_absolute():
-        from ultralytics.utils import DATASETS_DIR
-
-        root = DATASETS_DIR / root
-    with _reading(source):
-        return root.resolve()
-
-
-def _entries(root: Path, entries: object, where: str) -> list[Path]:
-    """The folders and lists that a split names."""
-    if isinstance(entries, str):
-        path = (root / entries).resolve()
-        if not path.exists() and entries.startswith("../"):  # Ultralytics forgives the exporters that write this
-            path = (root / entries[3:]).resolve()
-        return [path]
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise DataError(f"{where}: {shown(str(entries), 40)}; a path, or a list of paths, is expected")
-    return [(root / entry).resolve() for entry in entries]
 
 
 def _checked(dataset: Dataset, need: Sequence[str]) -> Dataset:
@@ -676,36 +544,6 @@ def _say_skipped(dataset: Dataset, split: str, linked: LinkedSplit) -> None:
         "%s: %d of the %d images of split '%s' are left out, as Ultralytics does: %s%s",
         *(dataset.source, len(skipped), len(images), split, first, more),
     )
-
-
-def _class_names(names: object, source: str) -> dict[int, str]:
-    if isinstance(names, Mapping):
-        by_index: dict[int, str] = {}
-        for key, name in names.items():
-            index = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 7 else key
-            if type(index) is not int:
-                raise DataError(
-                    f"{source}: the keys of 'names' must be class indices, 0 to nc - 1; seen: {shown(repr(key), 40)}"
-                )
-            if index in by_index:
-                raise DataError(f"{source}: 'names' has class {index} twice; one name for every index is allowed")
-            by_index[index] = str(name)
-        names = by_index
-    elif isinstance(names, Sequence) and not isinstance(names, str):
-        names = {index: str(name) for index, name in enumerate(names)}
-    else:
-        raise DataError(f"{source}: 'names' must be a list, or a mapping from class index to name")
-    if not names or sorted(names) != list(range(len(names))):
-        raise DataError(f"{source}: class indices must run from 0 to nc - 1 without a gap; seen {sorted(names)}")
-    for index, name in names.items():
-        if not name.isprintable():  # a name is a line of labels.txt: one of two lines would move all behind it
-            raise DataError(
-                f"{source}: name of class {index}: {shown(repr(name), 80)}; printable characters on one line are "
-                "allowed, and no space but the plain one"
-            )
-        if len(name) > LONGEST_NAME:
-            raise DataError(f"{source}: name of class {index} has {len(name)} characters; at most {LONGEST_NAME}")
-    return dict(sorted(names.items()))
 
 
 def _few(names: Mapping[int, str], count: int = 3) -> str:

@@ -1,7 +1,7 @@
 """SHA-256 of images' bytes, read once: what was read before is known by a file's size and time of change.
 
-It is kept beside the links of splits (:mod:`edgeprune.linked_split`), in the user's cache, and read anew where that
-cannot be written.
+It is kept beside the links of splits (:mod:`edgeprune.dataset.linked_split`), in the user's cache, and read anew where
+that cannot be written.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from edgeprune.artifact import sha256_of
+from edgeprune.dataset.linked_split import FOLDER, MANY, stamp_of
 from edgeprune.errors import DataError
-from edgeprune.linked_split import FOLDER, MANY, stamp_of
 from edgeprune.reading import is_file
 from edgeprune.serial import read_json, write_json
 from edgeprune.workspace import user_cache
