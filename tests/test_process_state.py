@@ -41,6 +41,13 @@ CALLS: dict[str, Callable[[Path, Path], Any]] = {
     ),
     "prune without data": lambda place, out: edgeprune.prune(place / "m.pt", ratio=0.3, imgsz=64, importance="random"),
     "val": lambda place, out: edgeprune.val(place / "m.pt", data=data_of(place), imgsz=64),
+    "finetune": lambda place, out: edgeprune.finetune(
+        place / "m.pt",
+        data=data_of(place),
+        out=out / "tuned",
+        work=out / "work",
+        settings=edgeprune.TrainSettings(epochs=1, batch=2, imgsz=64, device="cpu", quiet=True),
+    ),
     "export": lambda place, out: edgeprune.export(place / "m.pt", out / "m.onnx", imgsz=64),
     "predict": lambda place, out: predict(place / "m.pt", datasets.images_of(data_of(place), "val")),
 }
