@@ -18,6 +18,7 @@ from edgeprune.errors import DataError, StageError
 from edgeprune.options import BEST, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.heads import has_end_to_end_head
+from edgeprune.quiet import process_state_kept
 from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
 from edgeprune.training.early_stop import StopAtGoal
@@ -29,6 +30,7 @@ from edgeprune.training.trainers import averaged_model
 
 
 @one_run()
+@process_state_kept()
 def finetune(
     weights: Path | str,
     *,

@@ -18,6 +18,7 @@ from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.pruner import AUTO, Pruner
+from edgeprune.quiet import process_state_kept
 from edgeprune.settings import PruneSettings, TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import PruningRound
@@ -25,6 +26,7 @@ from edgeprune.training.sizes import sized
 
 
 @one_run()
+@process_state_kept()
 def prune_in_rounds(
     weights: Path | str,
     *,

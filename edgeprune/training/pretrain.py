@@ -9,6 +9,7 @@ from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
 from edgeprune.input_size import STRIDE, taken_size
 from edgeprune.progress import Progress, one_run, silent
+from edgeprune.quiet import process_state_kept
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.model_yaml import read_model_yaml
@@ -18,6 +19,7 @@ from edgeprune.training.run import run_training
 
 
 @one_run()
+@process_state_kept()
 def pretrain(
     model_yaml_or_pt: Path | str,
     *,

@@ -40,7 +40,7 @@ from edgeprune.input_size import both_sides
 from edgeprune.logs import EPOCH_WATCHERS
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
-from edgeprune.quiet import process_state_kept, quiet
+from edgeprune.quiet import quiet
 from edgeprune.rectangle import at_size
 from edgeprune.settings import TrainSettings
 from edgeprune.training.arguments import training_device, ultralytics_arguments
@@ -94,7 +94,6 @@ class FinishedRun:
     given: Epoch | None = None
 
 
-@process_state_kept()
 def run_training(
     work: Path | str,
     source: Path | str,

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
 from edgeprune.progress import Progress, one_run, silent
+from edgeprune.quiet import process_state_kept
 from edgeprune.serial import write_json
 from edgeprune.settings import SparsitySettings, TrainSettings
 from edgeprune.training.finetune import finetune
@@ -23,6 +24,7 @@ from edgeprune.training.sparsity import AttachSparsity, scale_groups
 
 
 @one_run()
+@process_state_kept()
 def sparsify(
     weights: Path | str,
     *,
