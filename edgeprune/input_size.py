@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeprune.errors import TargetError
+from edgeprune.options import named
 
 Size = int | tuple[int, int]
 """Pixels: the side of a square, or height and width of a rectangle. What this module gives is a number for a square."""
@@ -56,7 +57,7 @@ def asked_sides(size: object) -> tuple[int, int]:
     try:
         return both_sides(Pixels(least=1).read(size))
     except ValueError as error:
-        raise TargetError(f"imgsz={size!r}: {error}") from None
+        raise TargetError(f"{named('imgsz', repr(size))}: {error}") from None
 
 
 def plain(size: Size | Sequence[int]) -> Size:

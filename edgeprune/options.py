@@ -1,10 +1,12 @@
-"""Options that commands share: checks of their values before anything slow begins, and the line that repeats them."""
+"""Options that commands share: checks of their values before anything slow begins, the line that repeats them, and what
+they are called where a value is refused."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 from edgeprune.errors import TargetError
@@ -18,6 +20,45 @@ STDOUT = "-"
 
 OUT = ("--out", "--output", "-o")
 """How every command is told where its result goes."""
+
+_running: ContextVar[Mapping[str, str] | None] = ContextVar("running", default=None)
+
+
+@contextlib.contextmanager
+def options_of_command(options: Mapping[str, str] | None) -> Generator[None, None, None]:
+    """For as long as a command runs: :func:`named` gives its options.
+
+    Args:
+        options: argument of Python to the option that it comes from; None where names are neither, as in a file.
+    """
+    token = _running.set(options)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def is_command_running() -> bool:
+    """Whether what is read was given on the command line."""
+    return _running.get() is not None
+
+
+def option(argument: str) -> str | None:
+    """The option of the running command that an argument comes from; None where it has none, and from Python."""
+    return (_running.get() or {}).get(argument)
+
+
+def named(argument: str, value: str = "") -> str:
+    """An argument as whoever gave it calls it, for messages: ``--drop-blocks 2`` where the running command has such an
+    option, ``drop_blocks=2`` elsewhere.
+
+    Args:
+        argument: its name in Python.
+        value: as it is typed; the name alone where it is empty.
+    """
+    flag = option(argument)
+    sign = "=" if flag is None else " "
+    return f"{flag or argument}{sign if value else ''}{value}"
 
 
 def output_file(path: Path | None) -> Path | None:

@@ -15,6 +15,7 @@ from edgeprune.carry import out as carry
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
+from edgeprune.options import named
 from edgeprune.progress import Progress, one_run
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.records.show import read_build
@@ -173,8 +174,8 @@ def _levers(
         raise TargetError(f"levers: auto needs a trained checkpoint (.pt); seen: {inputs.weights.path}")
     if (kind := target.budget.kind) != "latency_ms":
         raise TargetError(
-            f"levers: auto needs a budget in latency_ms; seen: {kind}, a ratio to a model whose number format would "
-            "change with it"
+            f"levers: auto needs a budget in {named('latency_ms')}; seen: {named(kind)}, a ratio to a model whose "
+            "number format would change with it"
         )
     from edgeprune import checkpoint
     from edgeprune.frontier.auto import choose_precision

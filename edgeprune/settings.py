@@ -22,6 +22,7 @@ from annotated_types import Ge, Gt, Le
 
 from edgeprune.errors import SettingError
 from edgeprune.input_size import DEFAULT_SIDE, LARGEST_SIDE, Pixels, Size, plain
+from edgeprune.options import named
 from edgeprune.reading import shown
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Settings:
                 read = adapter.validate_python(value)
             except ValidationError as error:
                 message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise SettingError(f"{name}={value!r}: {message[0].lower()}{message[1:]}") from error
+                raise SettingError(f"{named(name, repr(value))}: {message[0].lower()}{message[1:]}") from error
             if read != value:  # what may be written in several ways is kept in one
                 object.__setattr__(self, name, read)
 
@@ -207,14 +208,15 @@ class Training(Settings):
 
     def __post_init__(self) -> None:
         if self.optimizer == "auto":
-            raise SettingError("optimizer='auto' would ignore lr0; allowed is the name of one")
+            optimizer = named("optimizer", repr(self.optimizer))
+            raise SettingError(f"{optimizer} would ignore {named('lr0')}; allowed is the name of one")
         super().__post_init__()
         own = {"time": "time_h", "distill_model": "teacher", "dis": "feature"} | {
             name: name for name in field_names(TrainSettings)
         }
         for key in self.train:
             if key in own:
-                raise SettingError(f"train argument {key!r} has a setting of its own: use {own[key]}")
+                raise SettingError(f"train argument {key!r} has a setting of its own: use {named(own[key])}")
             if key in SET_HERE:
                 raise SettingError(f"train argument {key!r} is set by edgeprune itself; {SET_HERE[key]}")
 
@@ -291,7 +293,8 @@ class TrainSettings(Run, Teaching, Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.teacher and not self.teaches():
-            raise SettingError("a teacher with response=0 and feature=0 teaches nothing; raise one or name no teacher")
+            neither = f"{named('response', '0')} and {named('feature', '0')}"
+            raise SettingError(f"a teacher with {neither} teaches nothing; raise one or name no teacher")
 
 
 def check_seed(seed: int) -> None:
@@ -301,7 +304,7 @@ def check_seed(seed: int) -> None:
         SettingError: it is no whole number, or out of range.
     """
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
-        raise SettingError(f"seed={seed!r}: allowed is a whole number from 0 to {MOST_SEED}")
+        raise SettingError(f"{named('seed', repr(seed))}: allowed is a whole number from 0 to {MOST_SEED}")
 
 
 def check_count(count: int, name: str, *, least: int = 0) -> None:
@@ -311,7 +314,7 @@ def check_count(count: int, name: str, *, least: int = 0) -> None:
         SettingError: it is no whole number, or less than ``least``.
     """
     if type(count) is not int or count < least:
-        raise SettingError(f"{name}={count!r}: allowed is a whole number from {least} on")
+        raise SettingError(f"{named(name, repr(count))}: allowed is a whole number from {least} on")
 
 
 def hours_from(text: str) -> float:
@@ -441,7 +444,7 @@ class Sparsifying(SparsitySettings, Training):
         super().__post_init__()
         if self.optimizer == "MuSGD":
             raise SettingError(
-                "optimizer: MuSGD rescales gradients, which undoes the sparsity term; allowed: SGD, AdamW"
+                f"{named('optimizer')}: MuSGD rescales gradients, which undoes the sparsity term; allowed: SGD, AdamW"
             )
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from edgeprune.errors import TargetError
+from edgeprune.options import options_of_command
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.bundle_readme import trtexec_lines
 from edgeprune.target import (
@@ -352,8 +353,17 @@ def test_the_scope_stays_with_a_latency_and_goes_with_macs(tmp_path: Path) -> No
     [{"latency_ms": 3.0, "speed_up": 2.0}, {"latency_ms": 0.0}, {"imgsz": 100}, {"epochs": 0}, {"max_map_drop": 2.0}],
 )
 def test_a_wrong_override_is_refused(overrides: dict) -> None:
-    with pytest.raises(TargetError, match="command line"):
+    with pytest.raises(TargetError, match=f"arguments: .*{next(reversed(overrides))}"):
         load_target("cpu").with_overrides(**overrides)
+
+
+def test_a_profile_is_refused_by_its_keys_while_a_command_runs(tmp_path: Path) -> None:
+    (tmp_path / "auto.yaml").write_text("extends: cpu\nfinetune: {train: {lr0: 0.1}}\naccuracy: {max_map_drop: 2}")
+    with options_of_command({"lr0": "--lr0", "max_map_drop": "--max-map-drop"}):
+        with pytest.raises(TargetError, match=r"accuracy\.max_map_drop: .*use lr0"):
+            load_target(tmp_path / "auto.yaml")
+        with pytest.raises(TargetError, match=r"^command line: --max-map-drop: .*; seen: 2"):
+            load_target("cpu").with_overrides(max_map_drop=2.0)
 
 
 def test_a_target_is_frozen() -> None:

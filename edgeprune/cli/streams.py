@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from edgeprune.cli.settings import FLAGS
 from edgeprune.errors import EdgepruneError, TargetError
-from edgeprune.options import FILE_CHECKS, STDOUT, output_folder, refuse_source
+from edgeprune.options import FILE_CHECKS, STDOUT, options_of_command, output_folder, refuse_source
 from edgeprune.reading import shown
 
 if TYPE_CHECKING:
@@ -208,7 +209,8 @@ class Command(TyperCommand):
         lines = None if sys.stderr.isatty() else _LinesOnly(sys.stderr)
         sys.stdout = sys.stderr if lines is None else cast(TextIO, lines)
         try:
-            return super().invoke(ctx)
+            with options_of_command(self._options()):
+                return super().invoke(ctx)
         finally:
             sys.stdout = _apart.pop()
             if lines is not None:
@@ -216,6 +218,16 @@ class Command(TyperCommand):
             if moved is not None:
                 os.dup2(moved, 1)
                 os.close(moved)
+
+    def _options(self) -> dict[str, str]:
+        """Argument of Python to option, of this command."""
+        found: dict[str, str] = {}
+        for param in self.params:
+            flag = max(param.opts, key=len)
+            if param.name and flag.startswith("--"):
+                found[param.name] = flag
+        fields = {field: flag for field, flag in FLAGS.items() if flag in found.values()}
+        return fields | found
 
     def _refuse_sources(self, ctx: Any) -> None:
         """Refuse a file to write that another parameter names as one to read, or to write too."""

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from edgeprune.errors import DataError
+from edgeprune.options import named
 from edgeprune.progress import Progress, silent
 from edgeprune.scratch import locked
 from edgeprune.serial import read_json_data
@@ -106,10 +107,10 @@ class DigitsRecipe:
     def __post_init__(self) -> None:
         for split in SPLITS:
             if getattr(self, split) < 1:
-                raise DataError(f"{split}={getattr(self, split)}: every split needs at least 1 image")
+                raise DataError(f"{named(split, str(getattr(self, split)))}: every split needs at least 1 image")
         least = 320 if self.hard else 64  # the least digits then have 8 pixels, as their samples
         if not least <= self.imgsz <= 1280:
-            raise DataError(f"imgsz={self.imgsz}: such digits can be drawn from {least} to 1280 pixels")
+            raise DataError(f"{named('imgsz', str(self.imgsz))}: such digits can be drawn from {least} to 1280 pixels")
         check_seed(self.seed)
 
 

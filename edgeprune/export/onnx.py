@@ -33,7 +33,7 @@ from edgeprune.export.graph import (
 )
 from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATURE_KEY, facts_of
 from edgeprune.input_size import Size, both_sides
-from edgeprune.options import refuse_source
+from edgeprune.options import named, refuse_source
 from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.settings import Inference
 
@@ -131,7 +131,7 @@ def onnx_from_checkpoint(
         StageError: the exporter failed.
     """
     if opset not in OPSETS:
-        raise TargetError(f"opset {opset} is out of range; {OPSETS.start} to {OPSETS.stop - 1} are allowed")
+        raise TargetError(f"{named('opset')} {opset} is out of range; {OPSETS.start} to {OPSETS.stop - 1} are allowed")
     Inference(batch=batch)
     refuse_source(output, weights)
     from ultralytics.engine.exporter import Exporter
@@ -149,7 +149,7 @@ def onnx_from_checkpoint(
     if head == "auto":
         head = "end-to-end" if end_to_end else "raw"
     if head == "end-to-end" and not end_to_end:
-        raise TargetError(f"{weights} has no end-to-end head; use head raw or nms")
+        raise TargetError(f"{weights} has no end-to-end head; use {named('head')} raw or nms")
     if head == "nms" and checkpoint.task == "classify":
         raise TargetError(f"{weights} is a classifier; NMS is for detectors")
     if head == "nms" and dynamic and batch < 2:  # the exporter would write a graph that answers for one image alone

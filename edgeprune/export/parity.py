@@ -30,6 +30,7 @@ from edgeprune.export.result import ParityInfo
 from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
 from edgeprune.input_size import Size, both_sides, taken_size
 from edgeprune.model_file import require_model
+from edgeprune.options import named
 from edgeprune.reading import exists
 from edgeprune.runtimes.base import Runtime
 from edgeprune.runtimes.engine_file import read_facts
@@ -67,7 +68,7 @@ def parity(
     model = facts_to_run(candidate) if metadata is None else read_metadata(metadata)
     size = model.imgsz if imgsz is None else taken_size(imgsz, model.stride or 1, model.task)
     if size is None:
-        raise TargetError(f"{candidate} does not say its image size; give imgsz")
+        raise TargetError(f"{candidate} does not say its image size; give {named('imgsz')}")
     height, width = both_sides(size)
     layout = Layout.of(model)
     pixels = batch_from_images(images, imgsz=(height, width), task=layout.task, channels=model.channels)

@@ -22,6 +22,7 @@ from edgeprune.export.onnx import describe_to_run
 from edgeprune.export.parity import compare_arrays
 from edgeprune.export.result import SimplifyInfo
 from edgeprune.export.run import outputs_of_onnx
+from edgeprune.options import named
 
 TOLERANCE = 1e-4  # absolute, over every output: what folding constants may change at most
 
@@ -42,7 +43,7 @@ def simplify_onnx(
         TargetError: the tolerance is none, or the output cannot be written.
     """
     if not 0 <= tolerance < math.inf:
-        raise TargetError(f"tolerance={tolerance!r}: allowed is a number from 0 on")
+        raise TargetError(f"{named('tolerance', repr(tolerance))}: allowed is a number from 0 on")
     source = load_graph(model)
     before = len(source.graph.node)
     simplified, reason, difference = _simplify_checked(source, images, tolerance)

@@ -14,9 +14,10 @@ from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
-from edgeprune.options import refuse_source
+from edgeprune.options import named, refuse_source
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
+from edgeprune.pruning.criteria import give_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
@@ -143,11 +144,18 @@ def prune(
     tell = reporter.progress
     if isinstance(plan, (str, Path)):
         plan = Plan.load(plan)
-    if plan is not None and any(value is not None for value in (macs_speed_up, params_ratio, ratio)):
-        raise TargetError("a plan says itself how much to prune; leave out macs_speed_up, params_ratio and ratio")
+    requests = {"macs_speed_up": macs_speed_up, "params_ratio": params_ratio, "ratio": ratio}
+    requested = [named(request) for request, amount in requests.items() if amount is not None]
+    if plan is not None and requested:
+        raise TargetError(f"a plan says itself how much to prune; leave out {', '.join(requested)}")
+    if plan is None and len(requested) != 1:
+        raise TargetError(
+            f"give one of {named('macs_speed_up', '2')}, {named('params_ratio', '0.5')}, {named('ratio', '0.3')} or "
+            f"{named('plan', 'FILE')}; seen: {', '.join(requested) or 'none'}"
+        )
     if plan is not None:
         sources = [name for name, value in (("data", data), ("batches", batches)) if value is not None]
-        if ignored := [*sources, *given]:
+        if ignored := [named(name) for name in (*sources, *given)]:
             raise TargetError(
                 f"a plan says itself what to keep, so that these would be ignored: {', '.join(ignored)}; leave them "
                 "out, or make a new plan with them"
@@ -175,7 +183,7 @@ def prune(
     removed = plan.removed if plan is not None else ()
     if settings.drop_blocks and plan is None:
         if batches is None:
-            raise TargetError("drop_blocks ranks blocks by the loss: pass data=, or --data DATA.yaml")
+            raise TargetError(f"{named('drop_blocks')} ranks blocks by the loss: {give_batches()}")
         removed = tuple(
             least_important_blocks(
                 model,
@@ -214,7 +222,7 @@ def prune(
     elif plan.source.weights != pruner.source.weights:
         reporter.note(
             f"warning: the plan was made for weights {plan.source.weights[:12]}, these are "
-            f"{pruner.source.weights[:12]}: it keeps what mattered in those; without --plan these are ranked"
+            f"{pruner.source.weights[:12]}: it keeps what mattered in those; without {named('plan')} these are ranked"
         )
     tell("narrowing the model and comparing its outputs")
     pruned = pruner.apply(plan)

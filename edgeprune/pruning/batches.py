@@ -13,6 +13,7 @@ import torch
 from edgeprune.dataset import Dataset
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, TargetError
 from edgeprune.input_size import Size, both_sides
+from edgeprune.options import named
 from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.settings import PruneSettings, check_seed
 
@@ -78,7 +79,7 @@ def calibration_batches(
 
     check_seed(seed)
     if images < 1 or batch < 1:
-        raise TargetError(f"images and batch start at 1 (seen: {images}, {batch})")
+        raise TargetError(f"{named('images')} and {named('batch')} start at 1 (seen: {images}, {batch})")
     overrides = {
         "imgsz": max(both_sides(imgsz)),
         "task": task,

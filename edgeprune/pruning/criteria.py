@@ -30,6 +30,7 @@ import torch
 import torch_pruning as tp
 
 from edgeprune.errors import TargetError
+from edgeprune.options import named, option
 from edgeprune.pruning.group import Group
 from edgeprune.pruning.torch_pruning_ import Estimator, torch_pruning_scores
 
@@ -72,7 +73,9 @@ class Importance:
         if normalisation is None:
             return self.score(group)
         if normalisation not in NORMALISATIONS:
-            raise TargetError(f"unknown normalisation '{normalisation}'; choose one of {', '.join(NORMALISATIONS)}")
+            raise TargetError(
+                f"unknown {named('normalisation')} '{normalisation}'; choose one of {', '.join(NORMALISATIONS)}"
+            )
         scores = NORMALISATIONS[normalisation]((self.raw or self.score)(group))
         return scores.masked_fill(~scores.isfinite(), 0.0)  # scores that are all zero, or all alike
 
@@ -136,7 +139,7 @@ def _score_function(name: str, estimator: Estimator, otherwise: Score | None) ->
 def importance_named(name: str) -> Importance:
     """Look a criterion up; TargetError names what there is."""
     if name not in REGISTRY:
-        raise TargetError(f"unknown importance '{name}'; choose one of {', '.join(sorted(REGISTRY))}")
+        raise TargetError(f"unknown {named('importance')} '{name}'; choose one of {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
 
 
@@ -186,8 +189,13 @@ def fisher(group: Group) -> torch.Tensor:
     return _gradients(group).square().mean(0)
 
 
+def give_batches() -> str:
+    """What to do where labelled images are missing."""
+    return f"give {named('data', 'DATA.yaml')}" if option("data") else "pass batches=, or data= of a checkpoint"
+
+
 def _gradients(group: Group) -> torch.Tensor:
     """A group's gradients; TargetError without batches."""
     if group.gradients is None:
-        raise TargetError("this importance needs calibration batches: pass batches=, or --data on the command line")
+        raise TargetError(f"this importance needs calibration batches: {give_batches()}")
     return group.gradients

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgeprune.errors import StageError, TargetError
+from edgeprune.options import named
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
@@ -286,7 +287,7 @@ def least_important_blocks(
         raise TargetError(f"the blocks to drop are counted from 0 (seen: {count})")
     if count > len(names):
         kept = len(removable_blocks(model)) - len(names)
-        beside = f" beside {kept} that ignore and max_ratio keep" if kept else ""
+        beside = f" beside {kept} that {named('ignore')} and {named('max_ratio')} keep" if kept else ""
         raise TargetError(f"cannot drop {count} blocks: this model has {len(names)} removable ones{beside}")
     for step in range(count):
         losses = {

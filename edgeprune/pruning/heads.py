@@ -11,6 +11,7 @@ from typing import Any, get_args
 from torch import nn
 
 from edgeprune.errors import TargetError
+from edgeprune.options import named
 from edgeprune.pruning.copies import copy_sharing_weights, head_of
 from edgeprune.settings import Head
 
@@ -36,7 +37,7 @@ def ships_end_to_end(model: nn.Module, head: str = "auto") -> bool:
         TargetError: an unknown head.
     """
     if head not in HEADS:
-        raise TargetError(f"head '{head}' is unknown; {', '.join(HEADS)} are allowed")
+        raise TargetError(f"{named('head')} '{head}' is unknown; {', '.join(HEADS)} are allowed")
     return head in ("auto", "end-to-end") and has_end_to_end_head(model)
 
 

@@ -16,12 +16,13 @@ from torch import nn
 from edgeprune.checkpoint import parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
 from edgeprune.input_size import Size, taken_size
+from edgeprune.options import named
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
 from edgeprune.pruning.choose import Chooser, best_channels
-from edgeprune.pruning.criteria import importance_named
+from edgeprune.pruning.criteria import give_batches, importance_named
 from edgeprune.pruning.depth import original_names, remove_blocks
 from edgeprune.pruning.group import group_of
 from edgeprune.pruning.heads import training_only
@@ -167,9 +168,7 @@ class Pruner:
         gradients = None
         if criterion.needs_batches:
             if batches is None:
-                raise TargetError(
-                    f"importance '{importance}' needs labelled batches: pass batches=, or --data DATA.yaml"
-                )
+                raise TargetError(f"{named('importance')} '{importance}' needs labelled batches: {give_batches()}")
             gradients = torch.from_numpy(
                 channel_gradients(self.model, self.structure, batches, head=self.head, progress=progress)
             )
@@ -220,11 +219,13 @@ class Pruner:
         kinds = [kind for kind, value in {**requests, "widths": widths}.items() if value is not None]
         if len(kinds) != 1:
             seen = ", ".join(kinds) or "none"
-            raise TargetError(f"ask for exactly one of {', '.join(requests)}, widths (seen: {seen})")
+            raise TargetError(f"ask for exactly one of {', '.join(map(named, requests))}, widths (seen: {seen})")
         if scope not in ("global", "local"):
-            raise TargetError(f"unknown scope '{scope}'; choose global or local")
+            raise TargetError(f"unknown {named('scope')} '{scope}'; choose global or local")
         if iterative_steps < 1 or (iterative_steps > 1 and (scores is not None or widths is not None)):
-            raise TargetError("iterative_steps starts at 1, and more than one makes its own scores and widths")
+            raise TargetError(
+                f"{named('iterative_steps')} starts at 1, and more than one makes its own scores and widths"
+            )
         kind = kinds[0]
         amount = requests.get(kind) or 0.0
         if widths is None and amount != UNCHANGED[kind]:
@@ -355,11 +356,11 @@ class Pruner:
         }[kind]
         if kind == "macs_speed_up":
             if not value >= 1:
-                raise TargetError(f"macs_speed_up must be at least 1 (seen: {value})")
+                raise TargetError(f"{named(kind)} must be at least 1 (seen: {value})")
             limit = unpruned / value
         else:
             if not 0 < value <= 1 and not (kind == "ratio" and value == 0):
-                raise TargetError(f"{kind} must lie between 0 and 1 (seen: {value})")
+                raise TargetError(f"{named(kind)} must lie between 0 and 1 (seen: {value})")
             limit = unpruned * (value if kind == "params_ratio" else 1 - value)
         widths = chooser.widest_within(cost, limit)
         if widths is None:
@@ -367,8 +368,9 @@ class Pruner:
             reach = unpruned / least if kind == "macs_speed_up" else least / unpruned
             reach = 1 - reach if kind == "ratio" else reach
             raise TargetError(
-                f"{kind} {value:g} is out of reach: this model comes to {reach:.2f} with every dimension at its "
-                f"least width (align {self.constraints.align}, min_width {self.constraints.min_width}); "
+                f"{named(kind, f'{value:g}')} is out of reach: this model comes to {reach:.2f} with every dimension at "
+                f"its least width ({named('align', str(self.constraints.align))}, "
+                f"{named('min_width', str(self.constraints.min_width))}); "
                 "lower those, or ask for less"
             )
         return widths

@@ -9,6 +9,7 @@ from torch import nn
 
 from edgeprune.errors import TargetError
 from edgeprune.input_size import Size
+from edgeprune.options import named
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.equivalence import masked_parameters
@@ -78,7 +79,8 @@ def sensitivity(
         scores: what :meth:`Pruner.scores` gave.
     """
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
-        raise TargetError(f"ratios lie between 0 and 1 (seen: {', '.join(map(str, ratios)) or 'none'})")
+        seen = ", ".join(map(str, ratios)) or "none"
+        raise TargetError(f"{named('ratios')} lie between 0 and 1 (seen: {seen})")
     pruner = model if isinstance(model, Pruner) else Pruner(model, imgsz)
     pruner.refuse_fixed()
     batches = list(batches)
@@ -106,9 +108,11 @@ def sensitivity(
             points.append(measured[width])
             progress(f"{dimension.name} {dimension.width} -> {width}: loss {loss:.3f}", done=len(points), total=0)
     if not points:
+        asked = named("ratios", ",".join(map(str, ratios)))
         raise TargetError(
-            f"--ratios {','.join(map(str, ratios))}: too small for any width allowed, nothing was measured; from "
-            f"{min(_least_shares(pruner), default=1.0):.2g} on a dimension is narrowed, or with a smaller --align"
+            f"{asked}: too small for any width allowed, nothing was measured; from "
+            f"{min(_least_shares(pruner), default=1.0):.2g} on a dimension is narrowed, or with a smaller "
+            f"{named('align')}"
         )
     return Sensitivity(unpruned_loss, importance, tuple(points))
 

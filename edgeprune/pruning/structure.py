@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from edgeprune.errors import TargetError
+from edgeprune.options import named
 from edgeprune.pruning.channels import Cost, Labels, Slot, Trace
 
 TRAINING_ONLY = "only for training: it does not ship"
@@ -83,10 +84,14 @@ class Constraints:
     def __post_init__(self) -> None:
         """Raise TargetError for a value out of range."""
         if self.align < 1 or self.min_width < 1:
-            raise TargetError(f"align and min_width start at 1 (seen: {self.align}, {self.min_width})")
+            raise TargetError(
+                f"{named('align')} and {named('min_width')} start at 1 (seen: {self.align}, {self.min_width})"
+            )
         for glob, share in self.max_ratio.items():
             if not 0 <= share < 1:
-                raise TargetError(f"max_ratio of '{glob}' must be at least 0 and less than 1 (seen: {share})")
+                raise TargetError(
+                    f"{named('max_ratio')} of '{glob}' must be at least 0 and less than 1 (seen: {share})"
+                )
 
 
 class Structure:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
+from edgeprune.options import is_command_running, named, options_of_command
 from edgeprune.reading import shown
 from edgeprune.settings import (
     ALIGN,
@@ -475,7 +476,10 @@ class Target(_Part):
         """
         given = {key: value for key, value in overrides.items() if value is not None}
         data = self.as_profile()
+        source = "command line" if is_command_running() else "arguments"
         if budget := {key: given.pop(key) for key in BUDGETS if key in given}:
+            if len(budget) > 1:
+                raise TargetError(f"{source}: several budgets: {' and '.join(map(named, budget))}; give one of them")
             scope = "model" if "macs_speed_up" in budget else self.budget.scope
             data["budget"] = {"statistic": self.budget.statistic, "scope": scope, **budget}
         for key, value in given.items():
@@ -483,7 +487,8 @@ class Target(_Part):
             (data[section] if section else data)[name] = value
         if "epochs" in given:
             data["finetune"]["time_h"] = None
-        return target_from(data, "command line")
+        places = OVERRIDDEN | {key: ("budget", key) for key in BUDGETS}
+        return target_from(data, source, {".".join(places.get(key, (key,))): named(key) for key in overrides})
 
     def with_budget(self, kind: str, value: float) -> Target:
         """The same target with a budget of latency in place of its own, whose statistic and scope stay.
@@ -568,12 +573,13 @@ def free_mappings() -> Mapping[tuple[str, str], bool]:
     }
 
 
-def target_from(data: Mapping[str, Any], source: str) -> Target:
+def target_from(data: Mapping[str, Any], source: str, said: Mapping[str, str] | None = None) -> Target:
     """A target from the mapping that its YAML holds.
 
     Args:
         data: keys and values, after ``extends``.
         source: where they come from, for messages.
+        said: key to what it is called where it was not read from a file.
 
     Raises:
         TargetError: unknown keys, or impossible or contradictory values; names every key and what is allowed.
@@ -584,13 +590,16 @@ def target_from(data: Mapping[str, Any], source: str) -> Target:
         raise TargetError(f"{source}: every key is a word: {first_line(error)}") from error
     try:
         # JSON mode is the strict one that still lets a list be a tuple; `batch: yes` must not become batch 1.
-        return Target.model_validate_json(content, strict=True)
+        with options_of_command(None):  # what a section refuses is called by its keys
+            return Target.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise TargetError(f"{source}: {'; '.join(_explanation(item) for item in error.errors())}") from error
+        reasons = "; ".join(_explanation(item, said or {}) for item in error.errors())
+        raise TargetError(f"{source}: {reasons}") from error
 
 
-def _explanation(item: ErrorDetails) -> str:
-    key = shown(".".join(str(part) for part in item["loc"])) or "profile"
+def _explanation(item: ErrorDetails, said: Mapping[str, str]) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    key = said.get(place) or shown(place) or "profile"
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _keys_of_part(item["loc"][:-1])
         close = difflib.get_close_matches(str(item["loc"][-1]), allowed, n=1)

@@ -7,6 +7,7 @@ from typing import Any
 from edgeprune.errors import TargetError, first_line
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import both_sides, pixels
+from edgeprune.options import named
 from edgeprune.settings import TrainSettings
 
 SHORT_RUN = 30
@@ -29,7 +30,7 @@ def training_device(settings: TrainSettings) -> str:
         select_device(device, verbose=False)
     except ValueError as error:
         raise TargetError(
-            f"device {device!r} is not here; cpu is allowed, or GPUs by number: edgeprune doctor"
+            f"{named('device')} {device!r} is not here; cpu is allowed, or GPUs by number: edgeprune doctor"
         ) from error
     return device
 

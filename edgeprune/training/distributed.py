@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from ultralytics.utils import RANK
 
 from edgeprune.errors import TargetError
+from edgeprune.options import named
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=3)
@@ -62,7 +63,9 @@ def join_on_cpu(trainer: Any) -> None:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     count, batch, nominal = dist.get_world_size(), trainer.batch_size, trainer.args.nbs
     if batch % count or nominal % count:
-        raise TargetError(f"batch={batch} cannot be shared by {count} processes; allowed is a multiple of {count}")
+        raise TargetError(
+            f"{named('batch', str(batch))} cannot be shared by {count} processes; allowed is a multiple of {count}"
+        )
     # 0, Ultralytics' own choice, would multiply the loss by nothing; above 1 it wants a GPU for every process
     trainer.world_size = 1
     trainer.batch_size = batch // count

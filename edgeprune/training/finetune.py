@@ -15,7 +15,7 @@ from torch import nn
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
-from edgeprune.options import BEST, refuse_source
+from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.heads import has_end_to_end_head
 from edgeprune.quiet import process_state_kept
@@ -185,8 +185,8 @@ def refuse_features(task: str, teaching: Teaching) -> None:
     """Raise ``DataError`` where features are to be heard of a model whose head has none to give."""
     if teaching.feature and task == "classify":
         raise DataError(
-            f"feature={teaching.feature:g}: features are those of a detection head, which a {task} model lacks; leave "
-            "it at 0"
+            f"{named('feature', f'{teaching.feature:g}')}: features are those of a detection head, which a {task} "
+            "model lacks; leave it at 0"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
-from edgeprune.options import BEST, refuse_source
+from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import importance_named
@@ -61,9 +61,10 @@ def prune_in_rounds(
         DataError, StageError: as in ``finetune``.
     """
     if rounds < 1 or (settings.epochs < rounds and settings.time_h is None):
-        raise TargetError(f"rounds={rounds} with epochs={settings.epochs}: every round needs at least one epoch")
+        asked = f"{named('rounds', str(rounds))} with {named('epochs', str(settings.epochs))}"
+        raise TargetError(f"{asked}: every round needs at least one epoch")
     if not macs_speed_up > 1:
-        raise TargetError(f"macs_speed_up={macs_speed_up!r}: allowed is a number above 1")
+        raise TargetError(f"{named('macs_speed_up', repr(macs_speed_up))}: allowed is a number above 1")
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     unpruned = checkpoint.load(weights, trust=trust)
     settings = sized(settings, unpruned)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
+from edgeprune.options import named
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.quiet import process_state_kept
 from edgeprune.serial import write_json
@@ -51,7 +52,8 @@ def sparsify(
     """
     sparsity = sparsity or SparsitySettings()
     if settings.optimizer == "MuSGD":
-        raise TargetError("optimizer=MuSGD rescales gradients, which undoes the sparsity term; choose SGD or AdamW")
+        optimizer = named("optimizer", "MuSGD")
+        raise TargetError(f"{optimizer} rescales gradients, which undoes the sparsity term; choose SGD or AdamW")
     source = checkpoint.load(weights, trust=trust)
     settings, model = sized(settings, source), source.model
     groups = scale_groups(model, settings.side, settings.head)

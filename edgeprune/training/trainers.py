@@ -53,6 +53,7 @@ from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.input_size import pixels
+from edgeprune.options import named
 from edgeprune.rectangle import fit_dataset
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.distributed import join_on_cpu
@@ -355,7 +356,7 @@ class GivenModelTrainer(BaseTrainer):
                 if not bool(torch.isfinite(live[key]).all()):
                     raise StageError(
                         f"the weights became NaN or infinite in epoch {self.epoch + 1} ({key}); "
-                        f"lower the learning rate (lr0 is {self.args.lr0})"
+                        f"lower the learning rate ({named('lr0')} is {self.args.lr0})"
                     )
                 kept.copy_(live[key])
                 saved.copy_(live[key])

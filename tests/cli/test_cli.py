@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import re
@@ -264,11 +265,11 @@ def test_bad_input_is_one_line_and_changes_nothing(
     ("argv", "parts"),
     [
         (["--imgsz", "321"], ["imgsz", "multiple of 32", "321"]),
-        (["--speed-up", "0.5"], ["budget.speed_up", "0.5"]),
-        (["--speed-up", "2", "--latency-ms", "3"], ["exactly one"]),
+        (["--speed-up", "0.5"], ["--speed-up", "0.5"]),
+        (["--speed-up", "2", "--latency-ms", "3"], ["--latency-ms and --speed-up", "one of them"]),
         (["--epochs", "0"], ["epochs"]),
-        (["--max-map-drop", "-1"], ["max_map_drop"]),
-        (["--macs-speed-up", "nan"], ["macs_speed_up"]),
+        (["--max-map-drop", "-1"], ["command line: --max-map-drop"]),
+        (["--macs-speed-up", "nan"], ["--macs-speed-up"]),
     ],
 )
 def test_bad_arguments_are_one_line_and_change_nothing(
@@ -281,6 +282,82 @@ def test_bad_arguments_are_one_line_and_change_nothing(
     for part in parts:
         assert part in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["prune", "w.pt", "--dry-run"],
+            "give one of --macs-speed-up 2, --params-ratio 0.5, --ratio 0.3 or --plan FILE; seen: none",
+        ),
+        (["prune", "w.pt", "--dry-run", "--params-ratio", "0.5", "--ratio", "0.3"], "seen: --params-ratio, --ratio"),
+        (["prune", "w.pt", "--dry-run", "--macs-speed-up", "0.5"], "--macs-speed-up must be at least 1"),
+        (["prune", "w.pt", "--dry-run", "--macs-speed-up", "900"], "--macs-speed-up 900 is out of reach"),
+        (["prune", "w.pt", "--dry-run", "--params-ratio", "2"], "--params-ratio must lie between 0 and 1"),
+        (["prune", "w.pt", "--dry-run", "--ratio", "0.3", "--drop-blocks", "1"], "give --data DATA.yaml"),
+        (["prune", "w.pt", "--dry-run", "--ratio", "0.3", "--importance", "taylor"], "give --data DATA.yaml"),
+        (["prune", "w.pt", "--dry-run", "--ratio", "0.3", "--max-ratio", "model.1=2"], "--max-ratio "),
+        (
+            ["prune", "w.pt", "--dry-run", "--ratio", "0.3", "--data", "data.yaml", "--images", "1"]
+            + ["--drop-blocks", "900", "--max-ratio", "model.2.*=0.5"],
+            "that --ignore and --max-ratio keep",
+        ),
+        (["prune", "w.pt", "--dry-run", "--plan", "plan.json", "--macs-speed-up", "2"], "leave out --macs-speed-up"),
+        (
+            ["prune", "w.pt", "--dry-run", "--plan", "plan.json", "--data", "data.yaml", "--min-width", "8"],
+            "ignored: --data, --min-width;",
+        ),
+        (["sensitivity", "w.pt", "--data", "data.yaml", "--images", "1", "--ratios", "2"], "--ratios lie between"),
+        (["iterate", "w.pt", "--data", "data.yaml", "--out", "o", "--macs-speed-up", "1"], "--macs-speed-up 1.0: "),
+        (
+            ["iterate", "w.pt", "--data", "data.yaml", "--out", "o", "--macs-speed-up", "2"]
+            + ["--rounds", "3", "--epochs", "2"],
+            "--rounds 3 with --epochs 2: ",
+        ),
+        (["finetune", "w.pt", "--data", "data.yaml", "--out", "o", "--train", "time=1"], "use --time"),
+        (["sparsify", "w.pt", "--data", "data.yaml", "--out", "o", "--optimizer", "MuSGD"], "--optimizer: MuSGD "),
+        (
+            ["search", "w.pt", "--target", "cpu", "--speed-up", "2", "--latency-ms", "3", "-o", "o.pt"],
+            "command line: several budgets: --latency-ms and --speed-up;",
+        ),
+        (["search", "w.pt", "--target", "cpu", "--speed-up", "0.5", "-o", "o.pt"], "command line: --speed-up: "),
+    ],
+)
+def test_what_a_command_refuses_is_called_by_its_options(
+    good: Path, run: Run, monkeypatch: pytest.MonkeyPatch, argv: list[str], said: str
+) -> None:
+    from edgeprune.options import named
+    from edgeprune.pruning.api import prune
+
+    monkeypatch.chdir(good)
+    if "plan.json" in argv and not Path("plan.json").exists():
+        prune("w.pt", ratio=0.3).plan.save("plan.json")
+    code, _, err = run(*argv)
+    assert code == 2
+    assert said in err
+    [command] = [one for one in cli.app.registered_commands if (one.name or one.callback.__name__) == argv[0]]
+    arguments = {name for name in inspect.signature(command.callback).parameters if "_" in name}
+    assert not arguments & set(re.findall(r"[a-z]+_[a-z_]+", err))
+    assert named("macs_speed_up", "2") == "macs_speed_up=2"  # the command is over
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "give one of macs_speed_up=2, params_ratio=0.5, ratio=0.3 or plan=FILE; seen: none"),
+        ({"macs_speed_up": 0.5}, "macs_speed_up must be at least 1"),
+        ({"macs_speed_up": 900}, "macs_speed_up=900 is out of reach: .* .align=8, min_width=8.;"),
+        ({"ratio": 0.3, "drop_blocks": -1}, "drop_blocks=-1: "),
+        ({"ratio": 0.3, "drop_blocks": 1}, "drop_blocks ranks blocks by the loss: pass batches="),
+    ],
+)
+def test_what_a_call_from_python_refuses_is_called_by_its_arguments(good: Path, asked: dict, said: str) -> None:
+    from edgeprune.errors import TargetError
+    from edgeprune.pruning.api import prune
+
+    with pytest.raises(TargetError, match=said):
+        prune(good / "w.pt", **asked)
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "/proc/edgeprune"])

@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from edgeprune.checkpoint import load, save, shape_signature
+from edgeprune.cli import streams
 from edgeprune.cli.pruning import register
 from edgeprune.errors import TargetError
 from edgeprune.pruning import sensitivity as sensitivity_module
@@ -24,6 +25,7 @@ from edgeprune.report.sensitivity import sensitivity_table
 def run():
     app = typer.Typer()
     register(app)
+    streams.register(app)
 
     def invoke(*arguments):
         result = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "80"})
@@ -76,7 +78,7 @@ def test_a_dry_run_shows_every_dimension_and_writes_nothing(run, weights, tmp_pa
     ("arguments", "error"),
     [
         (["--ratio", "0.5"], "-o FILE"),
-        (["--dry-run"], "exactly one"),
+        (["--dry-run"], "give one of --macs-speed-up 2"),
         (["--dry-run", "--max-ratio", "x"], "GLOB=SHARE"),
         (["--dry-run", "--ratio", "0.5", "--drop-blocks", "1"], "--data"),
         (["--dry-run", "--ratio", "0.5", "--normalisation", "magic"], "standarization"),
@@ -159,6 +161,6 @@ def test_shares_that_come_to_one_width_are_one_measurement_and_say_which(stock, 
     assert len({point.loss for point in points.values()}) == 1 == next(measured) - 1
     [row] = sensitivity_table(result).rows
     assert row == ("model.0", *[f"{points[0.5].loss:.3f} (8 of 16)"] * 3)
-    with pytest.raises(TargetError, match=r"--ratios 0\.01: too small for any width.*from 0\.25 on") as refused:
+    with pytest.raises(TargetError, match=r"ratios=0\.01: too small for any width.*from 0\.25 on") as refused:
         sensitivity_module.sensitivity(pruner, [], importance="l2", ratios=(0.01,))
     assert "\n" not in str(refused.value)
