@@ -27,9 +27,9 @@ from edgeprune.samples.gates import info_gate
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.export import judging_split_input
-from edgeprune.stages.fallback import fallback_gates, graph_accuracy, meet_floor
 from edgeprune.stages.finetune import record_to_ship
-from edgeprune.stages.plainer import choose_precision
+from edgeprune.stages.mixed_precision import fallback_gates, graph_accuracy, meet_floor
+from edgeprune.stages.precision_choice import choose_precision
 from edgeprune.workspace import Key, Record
 
 

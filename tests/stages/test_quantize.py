@@ -25,7 +25,7 @@ from edgeprune.records.facts import FinetuneFacts, QatFacts, QuantizeFacts
 from edgeprune.settings import FEWEST_IMAGES
 from edgeprune.stages import quantize
 from edgeprune.stages.base import Build, Output
-from edgeprune.stages.fallback import choosing_images
+from edgeprune.stages.mixed_precision import choosing_images
 from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record
 from tests.records.sample import build_record

@@ -26,7 +26,7 @@ from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record, Workspace
 from tests.records.sample import accuracy, build_record, row
 from tests.search.devices import StandIn, stand_in_site
-from tests.stages.test_plainer import graph
+from tests.stages.test_precision_choice import graph
 
 INT8_TIME = 1.25  # of INT8 on the made-up CPU, in units of FP32's
 FORMATS = ("baseline", "plainer", "mixed")

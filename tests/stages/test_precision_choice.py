@@ -17,9 +17,9 @@ from edgeprune.records.facts import FallbackFacts, shipped_precision
 from edgeprune.records.gates import gates_again
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.samples.gates import Verdict
-from edgeprune.stages import plainer, quantize
+from edgeprune.stages import precision_choice, quantize
 from edgeprune.stages.base import Build, SilentBuild, Weights
-from edgeprune.stages.plainer import choose_precision
+from edgeprune.stages.precision_choice import choose_precision
 from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record, Workspace
 from tests.records.sample import build_record, row
@@ -52,7 +52,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What is chosen on a made-up CPU, for a speed-up of INT8, its accuracy and that of FP32."""
 
     def chosen(gain: float, int8: float, fp32: float, **keys: Any) -> tuple[Any, Path, Build]:
-        monkeypatch.setattr(plainer, "graph_accuracy", lambda *_: type("A", (), {"value": fp32})())
+        monkeypatch.setattr(precision_choice, "graph_accuracy", lambda *_: type("A", (), {"value": fp32})())
         target = load_target("cpu").changed({"precision": "int8", **keys})
         runtime = StandIn(2.0, 0.0, half=gain**-0.5)
         site = stand_in_site(target, runtime)

@@ -13,15 +13,15 @@ from edgeprune.artifact import Artifact
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError
 from edgeprune.records.facts import FallbackFacts, QatFacts
-from edgeprune.stages import fallback, quantize
+from edgeprune.stages import mixed_precision, quantize
 from edgeprune.stages.base import Build, SilentBuild, Weights
-from edgeprune.stages.plainer import choose_precision
+from edgeprune.stages.precision_choice import choose_precision
 from edgeprune.target import load_target
 from edgeprune.training.result import TrainSummary
 from edgeprune.workspace import Key, Record, Workspace
 from tests.search.devices import StandIn, stand_in_site
 from tests.situations import datasets
-from tests.stages.test_plainer import graph
+from tests.stages.test_precision_choice import graph
 
 
 class Builder(StandIn):
@@ -49,7 +49,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return SimpleNamespace(value=0.6, metric="mAP50-95")
 
     monkeypatch.setattr("edgeprune.measure.accuracy.measure_artifact", measure)
-    monkeypatch.setattr(fallback, "choosing_images", lambda build: build.dataset)
+    monkeypatch.setattr(mixed_precision, "choosing_images", lambda build: build.dataset)
     return seen
 
 
@@ -68,13 +68,13 @@ def build_by(tmp_path: Path) -> Callable[[Builder], Build]:
 def test_a_runtime_of_one_process_an_inference_builds_nothing_for_it(build_by, measured, tmp_path):
     runtime = Builder(fit=False, refuses=True)
     onnx = graph(tmp_path / "low.onnx", quantized=True)
-    assert fallback.graph_accuracy(build_by(runtime), onnx).value == 0.6
+    assert mixed_precision.graph_accuracy(build_by(runtime), onnx).value == 0.6
     assert runtime.built == [] and measured == [False]
 
 
 def test_a_runtime_that_takes_a_dataset_is_asked_with_an_engine(build_by, measured, tmp_path):
     runtime = Builder(fit=True)
-    fallback.graph_accuracy(build_by(runtime), graph(tmp_path / "low.onnx", quantized=True))
+    mixed_precision.graph_accuracy(build_by(runtime), graph(tmp_path / "low.onnx", quantized=True))
     assert runtime.built == ["low.onnx"] and measured == [True]
     assert [path.name for path in tmp_path.iterdir()] == ["low.onnx"]
 
@@ -115,14 +115,14 @@ def test_layers_are_chosen_on_images_that_do_not_judge_or_the_row_says_so(
     target = load_target("cpu").changed({"precision": "int8", "accuracy": {"split": split}})
     site = stand_in_site(target, Builder(fit=True))
     build = Build(site, Weights(tmp_path / "m.pt", "", "detect"), dataset, False, Workspace(tmp_path), SilentBuild())
-    chosen, judge_too = fallback._choosing_images(build)
+    chosen, judge_too = mixed_precision._choosing_images(build)
     judges = dataset.judging_split(split)
     files = {image.resolve() for image in chosen.images(judges)}
     assert judge_too == judging
     assert files.isdisjoint(image.resolve() for image in dataset.images(judges)) != judging
     assert files == {image.resolve() for image in datasets.images_of(data, source)}
     facts = FallbackFacts(0.4, "mAP50-95", 0.5, None, "missed", judge_too)
-    [row] = fallback.fallback_gates(facts, "int8")
+    [row] = mixed_precision.fallback_gates(facts, "int8")
     assert ("do not judge" in row.reason) != judging
 
 
@@ -138,5 +138,5 @@ def test_the_row_of_trained_int8_tells_of_the_same_images(build_by, tmp_path, mo
     shipped, trained = quantize._choose_int8(build, low, low)
     assert trained is not None and trained.ships
     assert shipped == FallbackFacts(0.6, "mAP50-95", 0.5, None, "trained", judging)
-    [row] = fallback.fallback_gates(shipped, "int8")
+    [row] = mixed_precision.fallback_gates(shipped, "int8")
     assert ("do not judge" in row.reason) != judging

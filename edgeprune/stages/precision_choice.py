@@ -14,7 +14,7 @@ from edgeprune.measure import compiling, latency
 from edgeprune.records.facts import FallbackFacts, PrecisionChoice
 from edgeprune.samples.measurement import LEAST_GAIN, speed_up_of
 from edgeprune.stages.base import Build
-from edgeprune.stages.fallback import graph_accuracy
+from edgeprune.stages.mixed_precision import graph_accuracy
 
 
 def times_both(build: Build) -> bool:
