@@ -278,7 +278,7 @@ def test_a_batch_below_one_is_refused_by_every_command(
 @pytest.mark.parametrize(
     ("command", "seen"),
     [
-        ("quantize m.onnx --precision fp16 --data d.yaml --count 8", "--data, --count: calibrates INT8"),
+        ("quantize m.onnx --precision fp16 --data d.yaml --count 32", "--data, --count: calibrates INT8"),
         ("quantize m.onnx --precision fp16 --method minmax", "--method: calibrates INT8"),
         ("quantize m.onnx --precision fp16 --recipe cpu", "--recipe: calibrates INT8"),
         ("bench m.onnx --data d.yaml", "--data: calibrates int8, and --precision is fp32"),

@@ -261,7 +261,10 @@ def test_help_imports_nothing_heavy():
         ("detect", 0.0, 0, "at most 0.001 px, 0.0001 of score apart"),
     ],
 )
-def test_a_limit_of_parity_is_on_angles_and_masks_too_and_they_are_told(task, extra, code, says, monkeypatch):
+def test_a_limit_of_parity_is_on_angles_and_masks_too_and_they_are_told(task, extra, code, says, monkeypatch, tmp_path):
+    for name in ("m.pt", "m.onnx"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
     found = ParityInfo(16, task, "raw", max(0.001, extra), 1e-5, 0.001, 0.0001, extra, 0, 0, 9, 9, 1.0)
     images = SimpleNamespace(sample_images=lambda split, count: [])
     monkeypatch.setattr(sys.modules["edgeprune.export.quantize"], "dataset_for", lambda *given, **named: images)
