@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,7 +170,7 @@ def test_val_by_a_process_an_inference_fails_where_the_outputs_are_others(
     def apart(*given, **named):
         return replace(compare_arrays(*given, **named), detections_agreement=0.89)
 
-    monkeypatch.setattr(sys.modules["edgeprune.export.parity"], "compare_arrays", apart)
+    monkeypatch.setattr(import_module("edgeprune.export.parity"), "compare_arrays", apart)
     result = by_process.val(by_process.engine)
     assert result.exit_code == 1 and json.loads(result.stdout)["agreement"]["detections_agreement"] == 0.89
 
@@ -267,8 +268,8 @@ def test_a_limit_of_parity_is_on_angles_and_masks_too_and_they_are_told(task, ex
     monkeypatch.chdir(tmp_path)
     found = ParityInfo(16, task, "raw", max(0.001, extra), 1e-5, 0.001, 0.0001, extra, 0, 0, 9, 9, 1.0)
     images = SimpleNamespace(sample_images=lambda split, count: [])
-    monkeypatch.setattr(sys.modules["edgeprune.export.quantize"], "dataset_for", lambda *given, **named: images)
-    monkeypatch.setattr(sys.modules["edgeprune.export.parity"], "parity", lambda *given, **named: found)
+    monkeypatch.setattr(import_module("edgeprune.export.quantize"), "dataset_for", lambda *given, **named: images)
+    monkeypatch.setattr(import_module("edgeprune.export.parity"), "parity", lambda *given, **named: found)
     result = CliRunner().invoke(app, ["parity", "m.pt", "m.onnx", "--data", "d.yaml", "--limit", "0.01"])
     assert result.exit_code == code
     assert says in result.output and "100.0% of 9 detections agree" in result.output
