@@ -45,6 +45,10 @@ class EdgepruneError(Exception):
     log = ""
 
 
+WHAT_MAY_END_IT = (EdgepruneError, *NOT_OF_THE_INPUT)
+"""What ends work that nothing rests on, and no more than that work."""
+
+
 class TargetError(EdgepruneError):
     """A target profile or an argument is wrong; the message names file, key and what is allowed."""
 
@@ -111,5 +115,5 @@ def only_informs(what: str, note: Callable[[str], None]) -> Generator[None, None
     """
     try:
         yield
-    except EdgepruneError as error:
-        note(f"{what}: {error}")
+    except WHAT_MAY_END_IT as error:
+        note(f"{what}: {error if isinstance(error, EdgepruneError) else first_line(error)}")

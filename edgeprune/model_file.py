@@ -36,7 +36,7 @@ def require_model(path: Path | str, *allowed: str, closed: bool = False) -> None
     path = Path(path)
     if not is_file(path):
         raise DataError(missing_model(path, *allowed))
-    suffix = path.suffix.lower()
+    suffix = path.suffix  # as it is written: nobody who reads the file takes another spelling for it
     if suffix in allowed or not (closed or suffix in KINDS):
         return
     seen = f"is {KINDS[suffix]}, and" if suffix in KINDS else "is no model by its name;"

@@ -22,6 +22,7 @@ from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import ON_DEVICE, open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.scratch import scratch
+from edgeprune.search.inputs import frontier_command
 from edgeprune.settings import Overrides, check_seed
 from edgeprune.stages import (
     baseline,
@@ -150,6 +151,8 @@ def build(
             reporter.note(before)
         state = Build(site, source, inputs.dataset, trust, workspace, reporter, command, size=inputs.size)
         state.levers = levers
+        stated = {key: overrides.get(key) for key in ("imgsz", "device")}
+        state.other_levers = frontier_command(str(profile or name), weights, data, target.budget, stated, trust)
         finished = run_stages(state, argv)
         carried = carry.carried_files(state) if carry.is_carried(state) else {}
         return write_results(state, argv, finished, carried)

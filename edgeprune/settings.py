@@ -471,6 +471,7 @@ class Calibration(Settings):
 LAUNCHES = 3
 """Fresh processes that the rounds of a benchmark or of a build's gate are divided among."""
 MOST_ROUNDS = 100_000
+MOST_PER_ROUND = 10_000
 """Also of a measurement that is made again with more of them."""
 
 
@@ -499,7 +500,7 @@ class Sampling(Settings):
     """Least warm-up for each model, in seconds; of all models together a third of ``time_limit_s`` at most."""
     rounds: Annotated[int, Ge(1), Le(MOST_ROUNDS)] = 60
     """Interleaved rounds; in each every model has its turn, in an order that rotates."""
-    per_round: Annotated[int, Ge(1), Le(10_000)] = 5
+    per_round: Annotated[int, Ge(1), Le(MOST_PER_ROUND)] = 5
     """Samples of each model in a round."""
     time_limit_s: NotNegative = 60.0
     """Longest run of one measurement, in seconds: after it no further round begins; 0 for no limit."""

@@ -23,6 +23,7 @@ from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.runtimes.site import Site
 from edgeprune.runtimes.trtexec_ import MAX_PROCESSES, TrtExec
 from edgeprune.samples.measurement import Measurement
+from edgeprune.settings import MOST_PER_ROUND
 from edgeprune.stages.energy import Energies, measure_energy
 from edgeprune.stages.precision import engine_precision
 from edgeprune.target import Target
@@ -74,7 +75,7 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
         settings = replace(settings, images=lambda shape: _first(pixels, shape[0]))
     samples = max(MIN_SAMPLES, -(-settings.rounds * settings.per_round // MAX_PROCESSES))
     before, after = runtime.latency(
-        engines, replace(settings, rounds=MAX_PROCESSES, per_round=samples, time_limit_s=0.0)
+        engines, replace(settings, rounds=MAX_PROCESSES, per_round=min(samples, MOST_PER_ROUND), time_limit_s=0.0)
     )
     energy = measure_energy(site, settings, *engines)
     layers = compare_layers(runtime, *engines, threads=target.measure.threads)

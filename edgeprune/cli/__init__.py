@@ -44,7 +44,7 @@ from edgeprune.cli.ship import push_command, sign_command
 from edgeprune.cli.sizes import Trust, seed_option
 from edgeprune.cli.streams import say
 from edgeprune.cli.training import finetune, iterate, qat, sparsify
-from edgeprune.errors import EdgepruneError, TargetError
+from edgeprune.errors import EdgepruneError, StageError, TargetError, first_line
 from edgeprune.options import OUT, output_folder
 from edgeprune.progress import one_run
 from edgeprune.reading import shown
@@ -89,6 +89,9 @@ def _run() -> int:
         print(f"edgeprune: {shown(str(error), LONGEST_LINE)}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
+        if (lacking := _lacking(error)) is not None:
+            print(f"edgeprune: {shown(lacking, LONGEST_LINE)}", file=sys.stderr)
+            return StageError.exit_code
         if isinstance(error, OSError) and (refused := streams.refused_write(error)) is not None:
             print(f"edgeprune: {shown(refused, LONGEST_LINE)}", file=sys.stderr)
             return TargetError.exit_code
@@ -98,6 +101,15 @@ def _run() -> int:
         print("edgeprune: this is a bug of edgeprune; please report it with the lines above", file=sys.stderr)
         return BUG_EXIT_CODE
     return 0
+
+
+def _lacking(error: Exception) -> str | None:
+    """What this machine lacks, where an error says that; None where it is a bug."""
+    if isinstance(error, MemoryError):
+        return f"memory is exhausted ({first_line(error)}); try a smaller --batch or --imgsz, or a larger machine"
+    if isinstance(error, ImportError) and not (error.name or "").startswith("edgeprune"):
+        return f"what edgeprune needs is not installed whole ({first_line(error)}); next: edgeprune doctor"
+    return None
 
 
 def _exit_on_signal(number: int, _: object) -> None:

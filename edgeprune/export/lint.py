@@ -34,6 +34,7 @@ from edgeprune.export.graph import (
 from edgeprune.export.metadata import REQUIRED
 from edgeprune.export.precision import PRECISIONS, precision_of
 from edgeprune.export.result import LintFinding
+from edgeprune.options import named
 from edgeprune.reading import shown
 from edgeprune.runtimes.onnx_facts import constants_of
 from edgeprune.target.releases import OLDEST_TENSORRT, Release, release_of, why_unknown
@@ -83,7 +84,7 @@ class Limits:
                 f"TensorRT release {shown(self.tensorrt)} is not readable; write it as {OLDEST_TENSORRT}"
             ) from None
         if reason:
-            raise TargetError(f"{reason}; next: --tensorrt with one of them, or update edgeprune")
+            raise TargetError(f"{reason}; next: {named('tensorrt')} with one of them, or update edgeprune")
         if self.precision not in {None, *PRECISIONS}:
             raise TargetError(f"precision '{self.precision}' is unknown; {', '.join(PRECISIONS)} are allowed")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgeprune.checkpoint import Checkpoint, parameter_count, shape_signature
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
+from edgeprune.errors import WHAT_MAY_END_IT, DataError, TargetError, first_line
 from edgeprune.export.graph import metadata_of
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.frontier.levers import trained_int8
@@ -115,7 +115,7 @@ def _untrainable(epochs: int) -> str:
         return "--epochs 0 trains nothing"
     try:
         require_modelopt()
-    except EdgepruneError as error:
+    except WHAT_MAY_END_IT as error:
         return first_line(error)
     return ""
 
@@ -164,7 +164,7 @@ def _screened(
                         metadata=metadata_of(files.onnx) if on_device else None,
                     ).map50_95
                 engines[form.identity] = files.required_engine
-            except EdgepruneError as error:
+            except WHAT_MAY_END_IT as error:
                 if not number:
                     raise  # nothing can be compared without the baseline
                 refused[form.name] = first_line(error)

@@ -4,7 +4,6 @@ share it."""
 from __future__ import annotations
 
 import math
-import shlex
 import shutil
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -13,9 +12,8 @@ from typing import Any
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.errors import EdgepruneError, StageError, TargetError, first_line
+from edgeprune.errors import WHAT_MAY_END_IT, StageError, TargetError, first_line
 from edgeprune.measure.compiling import CompiledFiles
-from edgeprune.options import command_line
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.plan import Plan
@@ -38,7 +36,7 @@ from edgeprune.search.probing import (
     run_probes,
 )
 from edgeprune.search.profile import LayerProfile, profile_layers
-from edgeprune.target import Budget, shipped_targets
+from edgeprune.target import Budget
 from edgeprune.target.schema import BUDGET_WINDOW
 
 UNREACHABLE_SHARE = 1e-6  # share of a latency that no plan reaches
@@ -96,6 +94,8 @@ class BudgetSearch:
         folder: where candidates are made.
         dataset: its training split ranks channels; without it the importance needs no data.
         importance: criterion that ranks channels; the target's when None.
+        other_levers: the command that tells what other levers bring for the same budget, as
+            :func:`edgeprune.search.inputs.frontier_command` writes it; the search knows copies of what was given.
     """
 
     def __init__(
@@ -105,8 +105,10 @@ class BudgetSearch:
         folder: Path,
         dataset: Dataset | None = None,
         importance: str | None = None,
+        other_levers: str = "edgeprune frontier --help",
     ) -> None:
         target = site.target
+        self.other_levers = other_levers
         self.site, self.source, self.folder, self.dataset = site, source, folder, dataset
         self.bench = SiteBench(site, source, dataset)
         self.pruner = Pruner(
@@ -131,16 +133,6 @@ class BudgetSearch:
     def macs_limit(self) -> float:
         """Largest MACs ratio that the widths allow."""
         return self.pruner.macs() / self.pruner.macs(self.pruner.narrowest)
-
-    def _other_levers(self) -> str:
-        """The command that tells what other levers than pruning bring for the same budget."""
-        budget, name = self.site.target.budget, self.site.target.name
-        options = {
-            "target": name if name in shipped_targets() else f"{name}.yaml",
-            "data": "DATA.yaml" if self.dataset is None else self.dataset.source,
-            budget.kind: budget.value,
-        }
-        return shlex.join(command_line("frontier", [self.source.path], options, trust=False))
 
     def prune_by_macs(self, macs_speed_up: float) -> tuple[CompiledFiles, Plan]:
         """Prune to a MACs ratio: for a budget of MACs, or at a site that is not usable."""
@@ -249,7 +241,7 @@ class BudgetSearch:
                 self._diagnose(unpruned or baseline, planner.profile, fastest.plan, fastest.latency.speed_up, cache)
             held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
             self.site.reporter.note(f"the floor of the latency is held by {held}")
-            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, self._other_levers()))
+            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, self.other_levers))
 
         def sure(probe: Probe) -> bool:
             return probe.holds and probed[probe.candidate.key].gate.verdict is Verdict.PASS
@@ -301,7 +293,7 @@ class BudgetSearch:
         diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder, cache)
         try:
             found = diagnostician.diagnose(profile, plan, speed_up)
-        except EdgepruneError as error:  # the search has its plan; it is not lost for what is said about it
+        except WHAT_MAY_END_IT as error:  # the search has its plan; it is not lost for what is said about it
             self.site.reporter.note(f"what the budget costs could not be measured: {first_line(error)}")
             return None
         for line in diagnosis_lines(found, self.site.target.budget):

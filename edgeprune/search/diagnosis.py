@@ -18,7 +18,7 @@ from torch import nn
 
 from edgeprune.checkpoint import Checkpoint, shape_signature
 from edgeprune.dataset import Dataset
-from edgeprune.errors import DataError, EdgepruneError, first_line
+from edgeprune.errors import WHAT_MAY_END_IT, DataError, first_line
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
@@ -124,7 +124,7 @@ class Diagnostician:
         for name, keys, reason in offered_levers(self.site.target):
             try:
                 at = dict(self._bench_with(keys).conditions)
-            except EdgepruneError as error:
+            except WHAT_MAY_END_IT as error:
                 at = {"refused": first_line(error)}
             levers.append([name, keys, reason, at])
         content = {
@@ -158,7 +158,7 @@ class Diagnostician:
             try:
                 bench = self._bench_with(keys)
                 engines[name] = bench.compile(self.source.model, self.folder / f"lever-{number}", {}).required_engine
-            except EdgepruneError as error:
+            except WHAT_MAY_END_IT as error:
                 reasons[name] = first_line(error)
         times = self._times([self.baseline, *engines.values()])
         before, by_name = _ms(times[0]), dict(zip(engines, map(_ms, times[1:]), strict=True))
@@ -178,7 +178,7 @@ class Diagnostician:
         """The unpruned model's own engine, captured; the settings hold for a whole run, so it runs right after."""
         try:
             [captured] = side_by_side(site_with(self.site, keys), [self.baseline], self.dataset, effort=EFFORT)
-        except EdgepruneError as error:
+        except WHAT_MAY_END_IT as error:
             reasons[name] = first_line(error)
             return None
         if not captured.conditions.cuda_graph:
@@ -194,7 +194,7 @@ class Diagnostician:
         for number, model in enumerate(_floors(self.pruner)):
             try:
                 engines.append(bench.compile(model, self.folder / f"floor-{number}", {}).required_engine)
-            except EdgepruneError as error:
+            except WHAT_MAY_END_IT as error:
                 if not engines:
                     raise
                 refused = True

@@ -4,6 +4,7 @@ What a profile says of training is looked at here too: a search of hours may lie
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.input_size import InputSize, Size
+from edgeprune.options import command_line
 from edgeprune.settings import Training, TrainSettings
-from edgeprune.target import Target
+from edgeprune.target import Budget, Target
 
 
 @dataclass(frozen=True)
@@ -123,31 +125,50 @@ def require_training_arguments(target: Target, sections: Mapping[str, Training |
                 raise TargetError(f"{name}: {error}") from error
 
 
+def frontier_command(
+    target: str,
+    weights: str | Path,
+    data: str | Path | None,
+    budget: Budget,
+    options: Mapping[str, object],
+    trust: bool,
+) -> str:
+    """The command that puts every lever side by side for a budget, with what a search or a build was given.
+
+    Args:
+        target: name or path of the profile.
+        weights: as they were given, not a copy in a run directory.
+        data: None leaves a place for it: without one nothing is known of accuracy.
+        budget: of latency.
+        options: further ones that were given, by name; those that are None were not.
+        trust: the checkpoint holds foreign classes.
+    """
+    given = {"target": target, "data": data or "DATA.yaml", budget.kind: budget.value, **options}
+    return shlex.join(command_line("frontier", [weights], given, trust))
+
+
 def require_teacher(
     target: Target, dataset: Dataset, task: str, student: Checkpoint | None, *, trust: bool = False
 ) -> None:
     """Raise ``DataError`` where this student cannot be taught as the profile says.
 
     Args:
-        target: its ``finetune.teacher``, else the student as it is given; nothing is looked at without distillation.
+        target: its ``finetune.teacher``; the student, which teaches where none is named, is known to fit itself.
         dataset: of the training.
         task: of the student.
         student: None for a model description.
         trust: load a teacher that holds foreign classes.
     """
-    section = target.finetune
-    if not section.distill:
-        return
     from edgeprune.training.finetune import load_teacher, refuse_features
 
-    for teaching in (section, target.qat):
+    section = target.finetune
+    for teaching in (section if section.distill else None, target.qat):
         if teaching is not None:
             refuse_features(task, teaching)
-    named = section.teacher or (student and student.path)
-    if named is None:
+    if not section.distill or section.teacher is None:
         return
     load_teacher(
-        named,
+        section.teacher,
         task,
         dataset.names,
         section,

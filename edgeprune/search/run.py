@@ -22,10 +22,10 @@ from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch
-from edgeprune.search.inputs import Inputs, read_inputs
+from edgeprune.search.inputs import Inputs, frontier_command, read_inputs
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.settings import check_seed
-from edgeprune.target import Target, load_target
+from edgeprune.target import Target, is_shipped, load_target
 
 CACHE = Path("runs") / "profiles"
 
@@ -135,6 +135,7 @@ def search(
     for file in (output, plan_file):  # hours of measuring would end without a place for what they found
         output_file(file)
         refuse_source(file, weights)
+    named = str(target) if not isinstance(target, Target) else target.name if is_shipped(target) else "TARGET.yaml"
     target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, device=device)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(
@@ -144,7 +145,8 @@ def search(
     inputs = read_inputs(target, weights, data, trust=trust, imgsz=imgsz)
     source, dataset = inputs.source, inputs.dataset
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
-        budget_search = BudgetSearch(site, source, folder, dataset)
+        levers = frontier_command(named, weights, data, target.budget, {"imgsz": imgsz, "device": device}, trust)
+        budget_search = BudgetSearch(site, source, folder, dataset, other_levers=levers)
         kept_compiled = None if compiled is None else Path(compiled)
         baseline = budget_search.bench.compile_source(folder / "baseline", kept_compiled).required_engine
         unpruned = None

@@ -47,7 +47,9 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     from edgeprune.search.budget import BudgetSearch, rounded_down
 
     source = checkpoint.load(record_to_prune(build).path("model"))
-    search = BudgetSearch(build.site, source, folder, build.dataset, importance_to_prune(build))
+    search = BudgetSearch(
+        build.site, source, folder, build.dataset, importance_to_prune(build), other_levers=build.other_levers
+    )
     budget, limit = build.target.budget, search.macs_limit
     probes: tuple[ProbeFacts, ...] = ()
     diagnosis: Diagnosis | None = None
@@ -154,7 +156,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=8,
+    version=9,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,
