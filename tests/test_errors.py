@@ -11,7 +11,8 @@ from importlib import import_module
 import pytest
 
 import edgeprune
-from edgeprune.errors import EdgepruneError, ToolError
+from edgeprune import cli
+from edgeprune.errors import EdgepruneError, StageError, ToolError, only_informs
 
 
 def subclasses(of: type[EdgepruneError]) -> Iterator[type[EdgepruneError]]:
@@ -47,3 +48,36 @@ def test_a_tool_error_keeps_what_it_was_made_of(attribute: str) -> None:
     error = MADE[ToolError]()
     there = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert getattr(there, attribute) == getattr(error, attribute)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate 3.2 GiB"), "memory is exhausted (Unable to allocate 3.2 GiB)"),
+        (ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript"), "next: edgeprune doctor"),
+        (ImportError("libGL.so.1: cannot open shared object file"), "libGL.so.1"),
+        (ImportError("cannot import name 'x' from 'edgeprune.y'", name="edgeprune.y"), "this is a bug of edgeprune"),
+        (KeyError("x"), "this is a bug of edgeprune"),
+    ],
+    ids=str,
+)
+def test_what_the_machine_lacks_is_a_line_and_no_bug(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    code, err = cli._run(), capsys.readouterr().err
+    assert told in err
+    is_bug = "this is a bug" in told
+    assert code == (cli.BUG_EXIT_CODE if is_bug else StageError.exit_code)
+    assert is_bug or err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [StageError("what was seen"), MemoryError("what was seen"), ImportError("seen")])
+def test_what_only_informs_ends_in_a_note_whatever_ended_it(error: Exception) -> None:
+    notes: list[str] = []
+    with only_informs("no picture", notes.append):
+        raise error
+    assert len(notes) == 1 and notes[0].startswith("no picture: ") and "seen" in notes[0]

@@ -61,7 +61,7 @@ def test_metadata_of_any_kind_is_read_right_or_refused_in_one_line(changes):
         ("channels", "'three'", "1 to"),
         ("task", "dance", "detect, segment"),
         ("kpt_shape", "[17]", "keypoints"),
-        ("edgeprune_head", "other", "raw, end-to-end, nms"),
+        ("edgeprune_head", "other", "end-to-end, raw, nms"),
         ("stride", "(" * 5000, "a number, a list or a mapping"),
     ],
 )

@@ -153,7 +153,7 @@ def test_the_export_is_fp32(small, tmp_path):
     [
         ({"imgsz": 70}, "use 64"),
         ({"imgsz": 64, "opset": 21}, "12 to 20"),
-        ({"imgsz": 64, "batch": 0}, "1 or more"),
+        ({"imgsz": 64, "batch": 0}, "greater than or equal to 1"),
         ({"imgsz": 64, "head": "best"}, "auto, end-to-end, raw, nms"),
         ({"imgsz": 64, "head": "end-to-end"}, "no end-to-end head"),
         ({"imgsz": 64, "head": "nms", "dynamic": True}, "give --batch N"),

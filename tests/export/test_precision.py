@@ -230,7 +230,7 @@ def test_few_images_are_a_warning():
     ("arguments", "says"),
     [
         ({"recipe": "gpu"}, "tensorrt, cpu"),
-        ({"method": "mean"}, "entropy, percentile, minmax"),
+        ({"method": "mean"}, "'entropy', 'percentile' or 'minmax'"),
         ({"keep_float": ["nowhere"]}, "no node 'nowhere'"),
         ({"recipe": "cpu", "half": True}, "for TensorRT"),
     ],

@@ -11,8 +11,9 @@ import pytest
 from edgeprune.records.facts import Diagnosis
 from edgeprune.report.diagnosis import price_text
 from edgeprune.search.budget import _ends, _out_of_reach, rounded_down, rounded_up, share_text
+from edgeprune.search.inputs import frontier_command
 from edgeprune.search.probing import Candidate, Probe, Reading
-from edgeprune.target import Budget
+from edgeprune.target import Budget, default_target
 
 LEVERS = "edgeprune frontier best.pt --target cpu --data data.yaml --speed-up 50"
 LATENCY: Any = SimpleNamespace(candidate_ms=2.994, speed_up=6.684)
@@ -85,3 +86,16 @@ def test_a_price_says_why_it_is_of_more_than_was_asked(asked: Budget, words: str
     found = Diagnosis(0.5, 0.1, 0.4, None, 1.5, 0.4, 0.58)
     assert price_text(found, asked).startswith(words)
     assert price_text(found, asked).endswith("costs 58% of the parameters and 40% of the MACs")
+
+
+@pytest.mark.parametrize("budget", [{"speed_up": 40}, {"latency_ms": 1.5}], ids=str)
+def test_the_command_of_a_frontier_is_of_what_was_given(budget: dict[str, float]) -> None:
+    target = default_target().with_overrides(**budget)
+    options = {"imgsz": (384, 640), "device": None}
+    line = frontier_command("mine/edge.yaml", "runs/a b/best.pt", None, target.budget, options, trust=True)
+    [(kind, value)] = budget.items()
+    flag = f"--{kind.replace('_', '-')}"
+    assert line == (
+        f"edgeprune frontier 'runs/a b/best.pt' --target mine/edge.yaml --data DATA.yaml {flag} {value} "
+        "--imgsz 384,640 --trust"
+    )

@@ -85,6 +85,18 @@ def test_a_build_refuses_its_teacher_before_anything(narrow: Path, digits: Path,
         read_inputs(load_target(profile(tmp_path, "{teacher: gone.pt}")), narrow, digits, trust=False)
 
 
+def test_the_model_itself_is_not_loaded_again_as_its_teacher(
+    narrow: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Any] = []
+    monkeypatch.setattr("edgeprune.training.finetune.load_teacher", lambda *given, **_: loaded.append(given[0]))
+    target = load_target(profile(tmp_path, "{distill: true}"))
+    read_inputs(target, narrow, digits, trust=False)
+    assert loaded == []
+    read_inputs(load_target(profile(tmp_path, f"{{teacher: {narrow}}}")), narrow, digits, trust=False)
+    assert len(loaded) == 1
+
+
 @pytest.mark.parametrize("command", ["build", "sweep", "frontier"])
 def test_a_teacher_of_another_head_is_refused_before_anything(
     command: str, narrow: Path, digits: Path, tmp_path: Path
