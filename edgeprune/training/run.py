@@ -348,12 +348,21 @@ def _request(
 
 
 def _read_request(record: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The request in a record and what has changed since its run began; None where it says neither."""
+    """The request in a record and what has changed since its run began; None where it does not say so."""
     try:
         content = json.loads(record.read_text())
-        return content.pop("request"), content.pop("changed")
-    except (FileNotFoundError, ValueError, KeyError, AttributeError):
+    except (FileNotFoundError, ValueError):
         return None, []
+    match content:
+        case {"request": dict(request), "changed": list(changed)} if all(isinstance(key, str) for key in changed):
+            return request, changed
+        case {"source": str(), "train": dict(train), **others} if "request" not in content:  # of older versions
+            request = others | {"source": content["source"]} | {f"train.{name}": train[name] for name in train}
+            if "dataset" in request:
+                request.pop("data", None)
+            return request, []
+        case _:
+            return None, []
 
 
 def _write_request(record: Path, request: Mapping[str, Any], changed: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from edgeprune.data.digits import CLASSES
 from edgeprune.dataset import Dataset
 from edgeprune.settings import TrainSettings
 from edgeprune.training.finetune import finetune
-from edgeprune.training.run import FinishedRun, read_epochs, run_training
+from edgeprune.training.run import FinishedRun, _read_request, read_epochs, run_training
 from tests.training.narrow import narrow_checkpoint
 
 SETTINGS = TrainSettings(epochs=3, batch=8, device="cpu", imgsz=64, quiet=True)
@@ -233,6 +234,33 @@ def test_a_run_that_cannot_go_on_is_moved_aside_and_says_why(
     with pytest.raises(Killed):  # no epoch of the second was finished: nothing of it is kept
         run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(1))
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["run", "run.before-1"]
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path: Path, narrow: Path, digits: Path) -> None:
+    """Its run.json was the request alone, Ultralytics' arguments under one key, and the path of the data set beside its
+    digest."""
+    settings = replace(SETTINGS, epochs=2, train={"nbs": 16})
+    options: dict[str, Any] = {"data": digits, "settings": settings, "identity": {"dataset": "digest"}}
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, **options, watchers=stop_after(1))
+    record, told = tmp_path / "run.json", []
+    written = json.loads(record.read_text())
+    flat = {name: value for name, value in written["request"].items() if not name.startswith("train.")}
+    record.write_text(json.dumps({**flat, "train": {"nbs": 16}, "data": "elsewhere.yaml"}))
+    run_training(tmp_path, narrow, **options, progress=lambda text, *, done=0, total=0: told.append(text))
+    assert told[0] == "training goes on after epoch 1"
+    assert json.loads(record.read_text()) == written
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "3", "{}", '{"request": 3, "changed": []}', '{"request": {}, "changed": null}', '{"request": {}}']
+    + ['{"request": {}, "changed": [3]}', '{"source": "a.pt", "train": 3}', "{", ""],
+)
+def test_a_record_of_another_shape_says_nothing(tmp_path: Path, content: str) -> None:
+    record = tmp_path / "run.json"
+    record.write_text(content)
+    assert _read_request(record) == (None, [])
 
 
 def _kill(trainer: Any) -> None:
