@@ -14,7 +14,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.input_size import InputSize, Size
-from edgeprune.options import command_line
+from edgeprune.options import command_line, options_of_command
 from edgeprune.settings import Training, TrainSettings
 from edgeprune.target import Budget, Target
 
@@ -113,6 +113,7 @@ def read_dataset(
     )
 
 
+@options_of_command(None)  # what it refuses is called by the profile's keys
 def require_training_arguments(target: Target, sections: Mapping[str, Training | None]) -> None:
     """Raise ``TargetError`` where Ultralytics does not take what a section of the profile says; None is left out."""
     from edgeprune.training.arguments import ultralytics_arguments

@@ -21,6 +21,7 @@ from edgeprune.measure.accuracy import measure_artifact
 from edgeprune.measure.latency import judge_until_decided
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import only_timed, side_by_side, site_for
+from edgeprune.options import options_of_command
 from edgeprune.quiet import quiet
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import Site, open_site
@@ -91,6 +92,7 @@ class RealSteps:
         write_search(kept, pruned)
         return pruned
 
+    @options_of_command(None)  # what it refuses is called by the profile's keys
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
         """The bytes of the fine-tuned checkpoint."""
         if not _is_trained(job, pruned):

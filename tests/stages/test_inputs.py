@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeprune.data.digits import write_digits
 from edgeprune.errors import TargetError
+from edgeprune.options import named, options_of_command
+from edgeprune.stages import finetune, pretrain, qat, sparsify
 from edgeprune.stages.inputs import read_inputs
+from edgeprune.sweep.point import Pruned
+from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import load_target
 from tests.training.narrow import narrow_checkpoint
 
@@ -37,8 +42,27 @@ def test_it_is_refused_before_the_first_stage(said: str, word: str, data: Path, 
     weights = narrow_checkpoint(tmp_path / "w.pt", names=NAMES, channels=channels)
     profile = tmp_path / "profile.yaml"
     profile.write_text(f"extends: cpu\ndescription: Wrong\n{said}\n")
-    with pytest.raises(TargetError, match=word):
+    with options_of_command({"device": "--device"}), pytest.raises(TargetError, match=word):  # that is the board
         read_inputs(load_target(profile), weights, data, trust=False)
+
+
+class Refusing:
+    """Stands for a build or a job; whatever is asked of it is refused by its name."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise TargetError(named("device"))
+
+
+@pytest.mark.parametrize("stage", [pretrain, sparsify, finetune, qat], ids=lambda stage: stage.STAGE.name)
+def test_what_a_training_of_a_build_refuses_is_called_by_the_profiles_keys(stage: Any, tmp_path: Path) -> None:
+    with options_of_command({"device": "--device"}), pytest.raises(TargetError, match=r"^device$"):
+        stage.STAGE.run(Refusing(), tmp_path, None)
+
+
+def test_what_a_training_of_a_sweep_refuses_is_called_by_the_profiles_keys() -> None:
+    job: Any = Refusing()
+    with options_of_command({"device": "--device"}), pytest.raises(TargetError, match=r"^device$"):
+        RealSteps().finetune(job, Pruned(b"", 1.0, 0))
 
 
 def test_a_model_description_is_asked_for_its_own_training(data: Path, tmp_path: Path) -> None:
