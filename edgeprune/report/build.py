@@ -197,7 +197,12 @@ def build_markdown(record: BuildRecord) -> str:
     lines += [accuracy_text(record), ""]
     if warning := accuracy_warning(record):
         lines += [f"**{warning}**", ""]
-    if record.next_command:
+    step = next_step(record)
+    if record.next_command and step is not None and step.connected:
+        words = "over a connection to the board, which builds and measures there by itself"
+        lines += [f"PENDING rows wait for the target's runtime. Next, {words}:", "", f"```\n{step.connected}\n```", ""]
+        lines += ["Or, carried by hand:", "", f"```\n{record.next_command}\n```", ""]
+    elif record.next_command:
         lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record.next_command}\n```", ""]
     if record.device is not None:
         lines += [device_text(record.device), ""]

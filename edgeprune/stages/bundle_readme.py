@@ -11,7 +11,7 @@ from edgeprune.input_size import both_sides, pixels
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.sbom import SBOM
 from edgeprune.report.page import render_markdown
-from edgeprune.report.verdict import accuracy_text, accuracy_warning, verdict_table
+from edgeprune.report.verdict import accuracy_text, accuracy_warning, next_step, verdict_table
 from edgeprune.runtimes.engine_file import BUNDLED
 from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, time_argv, version_of
 from edgeprune.target import Target
@@ -54,6 +54,7 @@ ALWAYS = ("labels.txt", "build.json")  # the record that is being written does n
 
 def readme(record: BuildRecord, graph: Path) -> str:
     """How to run what is in the bundle, whose ``model.onnx`` is ``graph``, and what is still to do; Markdown."""
+    step = next_step(record)
     target, (height, width) = record.target, both_sides(record.target.imgsz)
     there = {*record.bundle, *(f"{name.split('/')[0]}/" for name in record.bundle if "/" in name), *ALWAYS}
     on_board = target.runtime in ("tensorrt", "trtexec")
@@ -74,6 +75,7 @@ def readme(record: BuildRecord, graph: Path) -> str:
         served=sorted({name.split("/")[1] for name in record.bundle if name.startswith(f"{TRITON}/")}),
         by_hand=[shlex.join(line) for line in lines],
         warning=accuracy_warning(record),
+        connected=step.connected if step is not None else "",
         gates=verdict_table(record.gates, record.next_command, "the command above").markdown(),
         accuracy=accuracy_text(record),
     )

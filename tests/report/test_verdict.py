@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -296,6 +298,13 @@ def test_a_build_that_waits_for_its_board_is_offered_a_connection_before_the_way
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].strip().startswith("edgeprune build ") and lines[1].endswith(" --device user@host")
     assert lines[2] == "or, carried by hand:" and lines[3].strip() == chain
+    for text in (build_page(waiting), build_markdown(waiting), readme(waiting, Path("model.onnx"))):
+        plain = html.unescape(re.sub("<[^>]+>", "", text))
+        place = plain.index("--device user@host")
+        assert plain.rindex("over a connection to the board, which builds and measures there", 0, place) < place
+        assert place < plain.index("Or, carried by hand:") < plain.index(chain)
+        assert plain.count("--device user@host") == plain.count(chain) == 1
     for other in (replace(waiting, target=load_target("cpu")), replace(waiting, next_command="x --device user@board")):
         print_next_step(other)
-        assert "or, carried by hand" not in capsys.readouterr().out
+        texts = [capsys.readouterr().out, build_page(other), build_markdown(other), readme(other, Path("model.onnx"))]
+        assert not any("carried by hand" in text for text in texts)
