@@ -124,7 +124,7 @@ def frontier(
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
-        TargetError: a wrong argument, two checkpoints of one name, or a profile with ``sparsify``.
+        TargetError: a wrong argument, a checkpoint that is given twice, or a profile with ``sparsify``.
         DataError: weights or dataset are unreadable, another checkpoint is of another task or other classes, or the
             profile's teacher cannot teach.
         DeviceError: the target's runtime is not here.

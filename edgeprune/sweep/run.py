@@ -14,9 +14,11 @@ from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
+from edgeprune.dataset.class_names import same_class, same_classes, words_of
 from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size
+from edgeprune.measure.names import names_apart
 from edgeprune.options import exact
 from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.reading import is_file
@@ -35,6 +37,7 @@ from edgeprune.target import Target, load_target
 from edgeprune.workspace import open_workspace
 
 JOBS = ("here", "ray")
+FIRST_NAMES = 3  # of classes that differ, in a message
 POINTS = "points"  # folder of finished points, each with its checkpoint and what was found in every image
 
 
@@ -75,7 +78,7 @@ def sweep(
         steps: what makes a point; the real steps when None.
 
     Raises:
-        TargetError: a wrong argument, two checkpoints of one name, or a profile with ``sparsify``.
+        TargetError: a wrong argument, a checkpoint that is given twice, or a profile with ``sparsify``.
         DataError: weights or dataset are unreadable, another checkpoint is of another task or other classes, or the
             profile's teacher cannot teach.
         StageError: another process works in ``out``.
@@ -110,8 +113,9 @@ def sweep(
         alike(name=name, weights=one.path.read_bytes(), target=target, pruned=False, epochs=0)
         for name, one in sources.items()
     ]
+    swept = next(iter(sources))
     for kind, value in budgets:
-        name = f"{source.path.stem}-{kind.replace('_', '-')}-{exact(value)}"
+        name = f"{swept}-{kind.replace('_', '-')}-{exact(value)}"
         budgeted = target.with_budget(kind, value)
         todo.append(alike(name=name, weights=source.path.read_bytes(), target=budgeted, pruned=True, epochs=given))
     with open_workspace(out, "sweep"):  # a second one would disturb these measurements, and mix its points with these
@@ -160,22 +164,39 @@ def checkpoints_apart(
         trust: load them with foreign classes.
 
     Raises:
-        TargetError: two have one name.
+        TargetError: one is given twice.
         DataError: one cannot be read, or is of another task or other classes.
     """
-    found = {source.path.stem: source}
+    found = [source]
     for path in [others] if isinstance(others, (str, Path)) else others:
         other = checkpoint.load(path, trust=trust)
-        if other.task != source.task or list(other.names.values()) != list(source.names.values()):
+        if other.task != source.task or len(other.names) != len(source.names):
             seen = f"a {other.task} model of {len(other.names)} classes"
             raise DataError(
                 f"{option} {path}: it is {seen}, and {source.path} one of {source.task} and {len(source.names)} "
                 "classes; models are compared that find the same"
             )
-        if other.path.stem in found:
-            raise TargetError(f"{option} {path}: two checkpoints are called {other.path.stem}; rename one")
-        found[other.path.stem] = other
-    return found
+        if not same_classes(other.names, source.names):
+            raise DataError(
+                f"{option} {path}: {_first_differences(other.names, source)}; models are compared that find the same"
+            )
+        if any(other.path.resolve() == one.path.resolve() for one in found):
+            raise TargetError(f"{option} {path}: this checkpoint is given twice; leave it out here")
+        found.append(other)
+    return dict(zip(names_apart([one.path.with_suffix("") for one in found]), found, strict=True))
+
+
+def _first_differences(names: Mapping[int, str], source: Checkpoint) -> str:
+    """The first classes that a model calls otherwise than ``source``."""
+    seen, known = words_of(names), words_of(source.names)
+    differ = [
+        index
+        for index in sorted(seen.keys() | known.keys())
+        if index not in seen or index not in known or not same_class(seen[index], known[index])
+    ]
+    shown = differ[:FIRST_NAMES]
+    own, others = (", ".join(f"{index} {of.get(index, 'missing')!r}" for index in shown) for of in (seen, known))
+    return f"{len(differ)} of its classes differ: it calls {own}, and {source.path} {others}"
 
 
 def require_budgets(budgets: Sequence[object]) -> None:
@@ -295,8 +316,8 @@ def per_image_file(out: Path, job: Job) -> Path:
 
 def _kept(out: Path, job: Job, suffix: str) -> Path:
     """A file of a job's point: known by its key, whatever the job was called when it was written."""
-    key = job.key
-    return next((out / POINTS).glob(f"*-{key}{suffix}"), out / POINTS / f"{job.name}-{key}{suffix}")
+    key, name = job.key, job.name.replace("/", "-")
+    return next((out / POINTS).glob(f"*-{key}{suffix}"), out / POINTS / f"{name}-{key}{suffix}")
 
 
 def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps) -> None:

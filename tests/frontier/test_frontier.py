@@ -475,7 +475,7 @@ def test_the_page_has_every_row_the_frontier_and_the_budgets(found: Any) -> None
         ([], "either --latency-ms or --speed-up"),
         (["--speed-up", "2", "--jobs", "cloud"], "allowed are here, ray"),
         (["--speed-up", "2", "--epochs", "-1"], "0 or more"),
-        (["--speed-up", "2", "--also", "WEIGHTS"], "rename one"),
+        (["--speed-up", "2", "--also", "WEIGHTS"], "given twice"),
     ],
 )
 def test_wrong_options_are_one_line(given: tuple[Path, Path], tmp_path: Path, options: list[str], said: str) -> None:
@@ -590,6 +590,16 @@ def test_a_checkpoint_that_is_called_like_another_lever_is_a_row_of_its_own(
     assert whose[f"{name}.pt"] == (name, {}) and whose["as it is"] == ("new", {})
     assert whose["int8"] == ("new", {"precision": "int8"})
     assert next(row for row in result.rows if row.name == f"{name}.pt").screened_speed_up == 3.0
+
+
+def test_checkpoints_of_one_file_name_are_rows_of_their_own(given: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tmp_path / given[0].name
+    shutil.copy(given[0], other)
+    result = made(given, tmp_path / "out", 1.8, steps=MadeUpSteps(), screener=WithOther(), also=other)
+    names = [f"{path.parent.name}/new" for path in (given[0], other)]
+    assert {row.form.weights for row in result.rows} == {*names}
+    assert names[1] in {row.name for row in result.rows}
+    assert [one.weights for one in result.recommendations if one.weights is not None]
 
 
 class WithOther:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
@@ -607,7 +608,7 @@ def test_what_there_is_to_train_is_told_as_the_profile_limits_it(keys: dict[str,
 
 
 @pytest.mark.parametrize("command", [sweep, frontier])
-def test_checkpoints_beside_the_swept_one_have_names_of_their_own_and_its_classes(
+def test_checkpoints_beside_the_swept_one_are_others_of_its_classes(
     given: tuple[Path, Path], tmp_path: Path, command: Any
 ) -> None:
     """A path alone stands for itself: a text is a sequence of texts too."""
@@ -618,16 +619,41 @@ def test_checkpoints_beside_the_swept_one_have_names_of_their_own_and_its_classe
     option = "unpruned" if command is sweep else "also"
     options: dict[str, Any] = {"out": tmp_path / "out", "budgets": budgets, "imgsz": 96, "steps": CountedSteps()}
     options |= {} if command is sweep else {"kind": "speed_up"}
-    same, foreign = tmp_path / weights.name, tmp_path / "foreign.pt"
-    same.write_bytes(weights.read_bytes())
-    with pytest.raises(TargetError, match=f"--{option} .*: two checkpoints are called new; rename one"):
+    same, foreign, renamed = (tmp_path / name for name in ("same.pt", "foreign.pt", "renamed.pt"))
+    same.symlink_to(weights)
+    with pytest.raises(TargetError, match=f"--{option} .*same.pt: this checkpoint is given twice"):
         command("cpu", weights, data, **options, **{option: str(same)})
+    content = torch.load(weights, weights_only=False)
+    content["model"].names = {index: f"class{index}" for index in content["model"].names}
+    torch.save(content, renamed)
+    said = rf"--{option} .*renamed\.pt: 10 of its classes differ: it calls 0 'class0', .* 0 '\w+', 1 '"
+    with pytest.raises(DataError, match=said):
+        command("cpu", weights, data, **options, **{option: renamed})
     YOLO("yolov8n.yaml").save(foreign)
     with pytest.raises(DataError, match=rf"--{option} .*foreign\.pt: it is a detect model of 80 classes.* 10 classes"):
         command("cpu", weights, data, **options, **{option: [foreign]})
     with pytest.raises(TargetError, match="at least one budget"):
         command("cpu", weights, data, **{**options, "budgets": []})
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_of_one_file_name_and_names_in_other_spaces_are_measured(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As Ultralytics lays its runs out: best.pt in the folder of each."""
+    weights, data = given
+    content = torch.load(weights, weights_only=False)
+    files = [tmp_path / run / "weights" / "best.pt" for run in ("train", "train2")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        torch.save(content, file)
+        content["model"].names = {index: f" {name} " for index, name in content["model"].names.items()}
+    options: dict[str, Any] = {"imgsz": 96, "steps": CountedSteps(), "unpruned": files[1]}
+    found = sweep("cpu", files[0], data, out=tmp_path / "out", budgets=[("speed_up", 1.5)], **options)
+    assert [point.name for point in (*found.unpruned, *found.points)] == [
+        *("train/weights/best", "train2/weights/best", "train/weights/best-speed-up-1.5")
+    ]
+    assert {file.parent for file in (tmp_path / "out/points").rglob("*.json")} == {tmp_path / "out/points"}
 
 
 def test_one_path_of_an_unpruned_model_is_one_model(given: tuple[Path, Path], tmp_path: Path) -> None:
