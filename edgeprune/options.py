@@ -8,6 +8,7 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 from edgeprune.errors import TargetError
 
@@ -21,6 +22,7 @@ STDOUT = "-"
 OUT = ("--out", "--output", "-o")
 """How every command is told where its result goes."""
 
+Value = TypeVar("Value")
 _running: ContextVar[Mapping[str, str] | None] = ContextVar("running", default=None)
 
 
@@ -125,6 +127,11 @@ def refuse_source(output: Path | str | None, *sources: Path | str | None) -> Non
         with contextlib.suppress(OSError, ValueError):  # no path, or none that a file can have
             if source is not None and Path(output).samefile(source):
                 raise TargetError(f"{output}: is {source}, which is read; give the result another path")
+
+
+def without_none(values: Mapping[str, Value | None]) -> dict[str, Value]:
+    """Arguments that were given: those that are None were not."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def command_line(name: str, arguments: Sequence[object], options: Mapping[str, object], trust: bool) -> list[str]:

@@ -39,7 +39,7 @@ from edgeprune.stages import (
 from edgeprune.stages.base import Build, BuildReporter, Stage, Weights, build_reporter_of
 from edgeprune.stages.inputs import Inputs, build_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
-from edgeprune.target import PROFILE, Target, is_shipped, load_target, profile_yaml
+from edgeprune.target import PROFILE, Target, is_shipped, load_target, name_to_type, profile_yaml
 from edgeprune.version import versions_of
 from edgeprune.workspace import (
     LOG,
@@ -117,13 +117,13 @@ def build(
     given = load_target(target)
     root = Path(out) if out is not None else Path("runs") / given.name
     profile = root / PROFILE if isinstance(target, Target) and not is_shipped(target) else None
-    name = given.name if isinstance(target, Target) else str(target)
+    name = name_to_type(target, root / PROFILE)
     target = given.with_overrides(**overrides)
     if root.exists() and not root.is_dir():
         raise TargetError(f"--out {root}: is a file; give the path of a folder")
     inputs = read_inputs(target, weights, data, trust, overrides.get("imgsz"))
     target, source = inputs.target, inputs.weights
-    argv = build_command(str(profile or name), weights, data, trust, {**overrides, "out": out, "seed": seed or None})
+    argv = build_command(name, weights, data, trust, {**overrides, "out": out, "seed": seed or None})
 
     levers = ""
     if target.levers == "auto":
@@ -152,7 +152,7 @@ def build(
         state = Build(site, source, inputs.dataset, trust, workspace, reporter, command, size=inputs.size)
         state.levers = levers
         stated = {key: overrides.get(key) for key in ("imgsz", "device")}
-        state.other_levers = frontier_command(str(profile or name), weights, data, target.budget, stated, trust)
+        state.other_levers = frontier_command(name, weights, data, target.budget, stated, trust)
         finished = run_stages(state, argv)
         carried = carry.carried_files(state) if carry.is_carried(state) else {}
         return write_results(state, argv, finished, carried)

@@ -14,13 +14,15 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from edgeprune.workspace import user_cache
 
 LONGEST_PATH = 72  # bytes: multiprocessing and ssh put sockets below, whose paths have at most 104
+LOCK = ".lock"
+"""File in a folder of one process, which holds its lock for as long as it needs the folder."""
 
 _in_use: list[Path] = []
 
@@ -52,10 +54,10 @@ def _own_folder(stack: contextlib.ExitStack) -> Path | None:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder in shared and not _is_ours_alone(folder.parent):
             return None
-        with locked(folder.parent / ".lock", wait=True):  # between a folder and its lock nobody sweeps
-            sweep(folder.parent)
+        with locked(folder.parent / LOCK, wait=True):  # between a folder and its lock nobody sweeps
+            sweep(folder.parent.iterdir())
             folder.mkdir(mode=0o700)
-            lock = _lock(folder / ".lock", wait=False)
+            lock = _lock(folder / LOCK, wait=False)
         stack.callback(lock.close)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
     except OSError:  # a read-only home, a file system without locks
@@ -70,11 +72,11 @@ def _is_ours_alone(folder: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
-def sweep(root: Path) -> None:
-    """Remove the folders of processes that are gone."""
-    for folder in root.iterdir():
+def sweep(folders: Iterable[Path]) -> None:
+    """Remove the folders whose lock no process holds any more."""
+    for folder in folders:
         if folder.is_dir() and not folder.is_symlink():
-            with contextlib.suppress(OSError), locked(folder / ".lock", wait=False):
+            with contextlib.suppress(OSError), locked(folder / LOCK, wait=False):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

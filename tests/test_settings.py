@@ -19,7 +19,7 @@ from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.parity import parity
 from edgeprune.export.quantize import quantize_onnx
 from edgeprune.measure import graphs
-from edgeprune.measure.bench import sampling_settings, with_rounds
+from edgeprune.measure.bench import sampling_settings
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.settings import Calibration, Measuring, Sampling, field_names
 from edgeprune.target import default_target, load_target
@@ -155,6 +155,6 @@ def test_a_number_out_of_range_is_refused_in_one_line(call: str, tmp_path: Path,
 def test_what_is_computed_of_rounds_stays_in_the_bounds_of_what_is_given(
     least: int, rounds: int, per_round: int
 ) -> None:
-    settings = with_rounds(BenchSettings(rounds=60, per_round=5), least)
+    settings = BenchSettings(rounds=60, per_round=5).with_rounds(least)
     assert (settings.rounds, settings.per_round) == (rounds, per_round)
     assert settings.rounds * settings.per_round >= least * 5

@@ -14,7 +14,7 @@ from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
 from edgeprune.cli.streams import BARS, results_console, say
 from edgeprune.input_size import both_sides
-from edgeprune.options import output_file_or_stdout
+from edgeprune.options import output_file_or_stdout, without_none
 from edgeprune.settings import LARGEST_COUNT, LAUNCHES, Benching, Measuring, Sampling
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def bench(
         "time_limit_s": seconds,
         "cpus": None if cpus is None else _cpus(cpus, here=profile.device.host in ("", "local")),
     }
-    settings = replace(sampling_settings(profile), **{key: value for key, value in given.items() if value is not None})
+    settings = replace(sampling_settings(profile), **without_none(given))
     quiet = "-" in (str(json), str(csv))
     timed = [*([vs] if vs else []), *models]
     for model in timed:

@@ -11,7 +11,7 @@ import typer
 from edgeprune.cli.bench import Live, Rounds, Threads, WarmupS, refuse_unused, write
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import OUT, command_line, output_file_or_stdout, output_folder
+from edgeprune.options import OUT, command_line, output_file_or_stdout, output_folder, without_none
 
 if TYPE_CHECKING:
     from edgeprune.measure.compare import Comparison
@@ -61,7 +61,7 @@ def compare(
     profile = (load_target(target) if target else default_target()).with_overrides(device=device)
     refuse_unused(profile.runtime, ["--threads"] if threads is not None else [])
     given: dict[str, Any] = {"threads": threads, "rounds": rounds, "warmup_s": warmup_s}
-    settings = replace(sampling_settings(profile), **{key: value for key, value in given.items() if value is not None})
+    settings = replace(sampling_settings(profile), **without_none(given))
     chosen = statistic or (profile.budget.statistic if target else "p50")
     check_statistic(chosen)
     if json is not None and output is not None and json.resolve() == (output / "compare.html").resolve():

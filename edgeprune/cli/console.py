@@ -21,7 +21,15 @@ from edgeprune.cli.streams import has_width, results_console
 from edgeprune.input_size import pixels
 from edgeprune.report.history import change_text, created_text, device_names, figures_text
 from edgeprune.report.text import budget_text
-from edgeprune.report.verdict import COLUMNS, accuracy_warning, gate_cells, gate_text, next_step, short_reasons
+from edgeprune.report.verdict import (
+    COLUMNS,
+    CONNECTED,
+    accuracy_warning,
+    gate_cells,
+    gate_text,
+    next_step,
+    short_reasons,
+)
 from edgeprune.samples.gates import Gate
 
 if TYPE_CHECKING:
@@ -210,7 +218,7 @@ def print_next_step(record: BuildRecord) -> None:
         print_sentence(results_console(), Text(warning), style="yellow")
     step = next_step(record)
     if step is not None and step.connected:
-        print_lines(["next, over a connection to the board, which builds and measures there by itself:"])
+        print_lines([f"next, {CONNECTED}:"])
         _print_command(step.connected)
         print_lines(["or, carried by hand:"])
         _print_command(step.command)

@@ -17,7 +17,7 @@ from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.model_file import KINDS, require_model
-from edgeprune.options import OUT, output_file
+from edgeprune.options import OUT, output_file, without_none
 from edgeprune.serial import json_text, to_json
 from edgeprune.settings import Calibration
 
@@ -141,7 +141,7 @@ def quantize_command(
         keep_float=keep_float or (),
         seed=seed,
         trust=trust,
-        **{name: value for name, value in stated.items() if value is not None},
+        **without_none(stated),
     )
     lines = [f"{output}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
     if info.images:

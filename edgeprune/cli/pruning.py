@@ -11,7 +11,7 @@ from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Trust, seed_option, size_option
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
-from edgeprune.options import OUT, output_file, output_plot
+from edgeprune.options import OUT, output_file, output_plot, without_none
 from edgeprune.settings import PruneSettings
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
@@ -164,9 +164,7 @@ def sensitivity(
     except ValueError as error:
         raise TargetError(f"--ratios is a comma-separated list of numbers (seen: {ratios})") from error
     stated: dict[str, Any] = {"importance": importance, "batch": batch, "align": align, "head": head}
-    settings = PruneSettings.of(
-        images=images, seed=seed, **{name: value for name, value in stated.items() if value is not None}
-    )
+    settings = PruneSettings.of(images=images, seed=seed, **without_none(stated))
     checkpoint = load(weights, trust=trust)
     size = checkpoint.size_for(command=imgsz)
     if size.differs:

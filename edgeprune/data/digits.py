@@ -15,7 +15,7 @@ import contextlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,12 @@ from PIL import Image
 from edgeprune.errors import DataError
 from edgeprune.options import named
 from edgeprune.progress import Progress, silent
-from edgeprune.scratch import locked
+from edgeprune.scratch import LOCK, locked, sweep
 from edgeprune.serial import read_json_data
 from edgeprune.settings import check_seed
 
 RECIPE = 1
 """Raise it when the same parameters would give other pixels."""
-LOCK = ".lock"
-"""In a folder that is not finished, held while it is written."""
 RECORD = "digits.json"
 CLASSES = tuple(str(digit) for digit in range(10))
 HARD_CLASSES = tuple(f"{digit} {ink}" for ink in ("light", "dark") for digit in range(10))
@@ -151,7 +149,8 @@ def write_digits(
     partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out.parent.glob(f".{out.name}.partial-*"))
+        # of runs that were killed; without a lock nobody knows
+        sweep(one for one in out.parent.glob(f".{out.name}.partial-*") if (one / LOCK).is_file())
         partial.mkdir()
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # a file system without locks
@@ -165,14 +164,6 @@ def write_digits(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out / "data.yaml"
-
-
-def _sweep(leftovers: Iterable[Path]) -> None:
-    """Remove what runs left that were killed: a run that lives holds the lock in its folder."""
-    for leftover in leftovers:
-        if (leftover / LOCK).is_file():
-            with contextlib.suppress(OSError), locked(leftover / LOCK, wait=False):
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _holds(out: Path, recipe: DigitsRecipe) -> bool:

@@ -219,9 +219,11 @@ def _link(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules, f
 
 def _as_one_class(label: Path) -> str:
     """A label file with every object of class 0; what is no class index stays, for Ultralytics to refuse."""
-    rows = read_label_file(label)
-    first = ["0" if row.class_index is not None else row.values[0] for row in rows]
-    return "".join(" ".join((own, *row.values[1:])) + "\n" for own, row in zip(first, rows, strict=True))
+    text = ""
+    for row in read_label_file(label):
+        index = row.values[0] if row.class_index is None else "0"
+        text += " ".join((index, *row.values[1:])) + "\n"
+    return text
 
 
 def _check(

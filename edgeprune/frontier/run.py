@@ -76,6 +76,7 @@ from edgeprune.target import (
     extending_yaml,
     is_shipped,
     load_target,
+    name_to_type,
     profile_yaml,
     shipped_targets,
 )
@@ -230,9 +231,7 @@ class FrontierRun:
         self.reporter = reporter_of(progress)
         self.stated_target = load_target(target)
         self.made_in_python = isinstance(target, Target) and not is_shipped(target)  # no name stands for it
-        self.profile = self.stated_target.name if isinstance(target, Target) else str(target)
-        if self.made_in_python:
-            self.profile = str(self.out / PROFILE)
+        self.profile = name_to_type(target, self.out / PROFILE)
         asked = with_teacher_found(self.stated_target.with_overrides(device=device))
         require_trainable(asked, epochs)
         require_possible(asked, kind, self.values)

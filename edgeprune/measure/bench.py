@@ -42,7 +42,7 @@ from edgeprune.samples.statistics import (
     samples_needed,
     summary,
 )
-from edgeprune.settings import LAUNCHES, MOST_PER_ROUND, MOST_ROUNDS, Measuring
+from edgeprune.settings import LAUNCHES, Measuring
 from edgeprune.target import Target
 
 STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
@@ -295,7 +295,7 @@ def bench_graphs(
         _check_detectors(paths, settings, image)
     confidence, against = pass_confidence(retries), fail_confidence(retries)
     if max_ms is not None:
-        settings = with_rounds(settings, least_rounds(statistic, confidence, settings))
+        settings = settings.with_rounds(least_rounds(statistic, confidence, settings))
     with tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch:
         folders = [Path(scratch) / str(number) for number in range(len(paths))]
         engines = [
@@ -405,14 +405,6 @@ def _check_detectors(paths: Sequence[Path], settings: BenchSettings, image: Path
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][:2] != (1, 3):
             seen = ", ".join(str(list(shape)) for shape in shapes) or "nothing"
             raise DataError(f"{path}: --end-to-end is of one RGB image, this takes {seen}; leave it out, or --batch 1")
-
-
-def with_rounds(settings: BenchSettings, least: int) -> BenchSettings:
-    """At least so many rounds; beyond the most that a run may have, each gives more samples."""
-    rounds, more = max(settings.rounds, least), 1
-    if rounds > MOST_ROUNDS:
-        rounds, more = MOST_ROUNDS, -(-rounds // MOST_ROUNDS)
-    return replace(settings, rounds=rounds, per_round=min(settings.per_round * more, MOST_PER_ROUND))
 
 
 def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> int:

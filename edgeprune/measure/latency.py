@@ -12,7 +12,7 @@ import numpy as np
 from edgeprune.errors import StageError
 from edgeprune.export.images import batch_from_images
 from edgeprune.input_size import both_sides
-from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings, with_rounds
+from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
 from edgeprune.measure.other_work import wait_for_quiet
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.samples.gates import (
@@ -88,7 +88,7 @@ def latency_settings(
         return settings
     # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
     least = least_rounds(target.budget.statistic, pass_confidence(retries), settings)
-    return with_rounds(settings, max(least, MIN_BLOCK_PAIRS))
+    return settings.with_rounds(max(least, MIN_BLOCK_PAIRS))
 
 
 def timing_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:

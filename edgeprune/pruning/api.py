@@ -14,7 +14,7 @@ from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
 from edgeprune.input_size import InputSize, Size, input_size
-from edgeprune.options import named, refuse_source
+from edgeprune.options import named, refuse_source, without_none
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import give_batches
@@ -136,7 +136,7 @@ def prune(
         "head": head,
         "seed": seed,
     }
-    given = {name: value for name, value in said.items() if value is not None}
+    given = without_none(said)
     settings = PruneSettings.of(**given)
     if isinstance(weights, (str, Path, Checkpoint)):
         refuse_source(output, weights.path if isinstance(weights, Checkpoint) else weights)

@@ -19,6 +19,7 @@ from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
     COLUMNS,
+    CONNECTED,
     accuracy_text,
     accuracy_warning,
     change_interval_text,
@@ -67,6 +68,7 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         tiles=_tiles(record),
         warning=accuracy_warning(record),
         next_step=next_step(record),
+        connected_words=CONNECTED,
         gate_columns=COLUMNS,
         gates=[_gate_row(gate) for gate in short_reasons(gates, *shown_once)],
         sizes=sizes_table(record),
@@ -199,8 +201,8 @@ def build_markdown(record: BuildRecord) -> str:
         lines += [f"**{warning}**", ""]
     step = next_step(record)
     if record.next_command and step is not None and step.connected:
-        words = "over a connection to the board, which builds and measures there by itself"
-        lines += [f"PENDING rows wait for the target's runtime. Next, {words}:", "", f"```\n{step.connected}\n```", ""]
+        said = f"PENDING rows wait for the target's runtime. Next, {CONNECTED}:"
+        lines += [said, "", f"```\n{step.connected}\n```", ""]
         lines += ["Or, carried by hand:", "", f"```\n{record.next_command}\n```", ""]
     elif record.next_command:
         lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record.next_command}\n```", ""]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DROP = " drop"
 QUIET = "a quiet machine"
+CONNECTED = "over a connection to the board, which builds and measures there by itself"
 COLUMNS = ("stage", "metric", "value", "limit", "verdict", "reason")
 NAMING = 2  # a stage has several gates: what names a row is the stage and the metric
 LEAST_EPOCHS = 10  # what is told to who trained for fewer: after less a pruned model is on its way up

@@ -16,7 +16,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.samples.measurement import Measurement
-from edgeprune.settings import MOST_ROUNDS, Benching, Count, Seed, Side
+from edgeprune.settings import MOST_PER_ROUND, MOST_ROUNDS, Benching, Count, Seed, Side
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,13 @@ class BenchSettings(Benching):
         """The same with this many times the rounds, and the time for them."""
         rounds = min(max(round(self.rounds * times), 1), MOST_ROUNDS)
         return replace(self, rounds=rounds, time_limit_s=self.time_limit_s * times)
+
+    def with_rounds(self, least: int) -> BenchSettings:
+        """The same with so many rounds at least; beyond the most that a run may have, each gives more samples."""
+        rounds, more = max(self.rounds, least), 1
+        if rounds > MOST_ROUNDS:
+            rounds, more = MOST_ROUNDS, -(-rounds // MOST_ROUNDS)
+        return replace(self, rounds=rounds, per_round=min(self.per_round * more, MOST_PER_ROUND))
 
     @property
     def free(self) -> FreeAxes:

@@ -105,10 +105,10 @@ class BudgetSearch:
         folder: Path,
         dataset: Dataset | None = None,
         importance: str | None = None,
-        other_levers: str = "edgeprune frontier --help",
+        other_levers: str = "",
     ) -> None:
         target = site.target
-        self.other_levers = other_levers
+        self.other_levers = other_levers or "edgeprune frontier --help"
         self.site, self.source, self.folder, self.dataset = site, source, folder, dataset
         self.bench = SiteBench(site, source, dataset)
         self.pruner = Pruner(

@@ -25,7 +25,7 @@ from edgeprune.search.budget import BudgetSearch
 from edgeprune.search.inputs import Inputs, frontier_command, read_inputs
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.settings import check_seed
-from edgeprune.target import Target, is_shipped, load_target
+from edgeprune.target import Target, load_target, name_to_type
 
 CACHE = Path("runs") / "profiles"
 
@@ -135,7 +135,7 @@ def search(
     for file in (output, plan_file):  # hours of measuring would end without a place for what they found
         output_file(file)
         refuse_source(file, weights)
-    named = str(target) if not isinstance(target, Target) else target.name if is_shipped(target) else "TARGET.yaml"
+    named = name_to_type(target, "TARGET.yaml")
     target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, device=device)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(

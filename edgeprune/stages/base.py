@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runt
 from edgeprune.artifact import Role
 from edgeprune.errors import StageError
 from edgeprune.input_size import InputSize
+from edgeprune.options import options_of_command
 from edgeprune.progress import Progress, Reporter, Silent, Told
 from edgeprune.samples.gates import Gate
 from edgeprune.samples.measurement import Measurement
@@ -111,7 +112,7 @@ class Build:
     judged: dict[str, Judgement] = field(default_factory=dict)
     size: InputSize | None = None
     levers: str = ""
-    other_levers: str = "edgeprune frontier --help"
+    other_levers: str = ""
 
     @property
     def target(self) -> Target:
@@ -182,6 +183,10 @@ class Stage(Generic[Facts]):
     needed: Callable[[Build], bool] = lambda build: True
     shows_output: bool = False
     complete: Callable[[Build, Record[Facts]], Facts | None] = lambda build, record: None
+
+    def __post_init__(self) -> None:
+        """Have what a stage refuses called by the profile's keys: of a build's options, ``--device`` is the board."""
+        object.__setattr__(self, "run", options_of_command(None)(self.run))
 
 
 def artifacts_of(files: CompiledFiles) -> dict[Role, Path]:

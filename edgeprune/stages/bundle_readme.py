@@ -11,7 +11,7 @@ from edgeprune.input_size import both_sides, pixels
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.sbom import SBOM
 from edgeprune.report.page import render_markdown
-from edgeprune.report.verdict import accuracy_text, accuracy_warning, next_step, verdict_table
+from edgeprune.report.verdict import CONNECTED, accuracy_text, accuracy_warning, next_step, verdict_table
 from edgeprune.runtimes.engine_file import BUNDLED
 from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, time_argv, version_of
 from edgeprune.target import Target
@@ -76,6 +76,7 @@ def readme(record: BuildRecord, graph: Path) -> str:
         by_hand=[shlex.join(line) for line in lines],
         warning=accuracy_warning(record),
         connected=step.connected if step is not None else "",
+        connected_words=CONNECTED,
         gates=verdict_table(record.gates, record.next_command, "the command above").markdown(),
         accuracy=accuracy_text(record),
     )

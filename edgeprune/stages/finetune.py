@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.options import options_of_command
 from edgeprune.records.facts import BaselineFacts, FinetuneFacts, PruneFacts
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
@@ -44,7 +43,6 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     }
 
 
-@options_of_command(None)  # what it refuses is called by the profile's keys
 def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
     from edgeprune import checkpoint
     from edgeprune.training.early_stop import baseline_accuracy

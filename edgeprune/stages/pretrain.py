@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeprune.options import options_of_command
 from edgeprune.records.facts import PretrainFacts
 from edgeprune.samples.gates import Gate, info_gate, metric_name
 from edgeprune.settings import Training, TrainSettings
@@ -45,7 +44,6 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     }
 
 
-@options_of_command(None)  # what it refuses is called by the profile's keys
 def _run(build: Build, folder: Path, key: Key) -> Output[PretrainFacts]:
     from edgeprune.training.pretrain import pretrain
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.measure import compiling
-from edgeprune.options import options_of_command
 from edgeprune.records.facts import BaselineFacts, PruneFacts, QatFacts
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.base import Build, Judgement, Output, Stage
@@ -33,7 +32,6 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     }
 
 
-@options_of_command(None)  # what it refuses is called by the profile's keys
 def _run(build: Build, folder: Path, key: Key) -> Output[QatFacts]:
     from edgeprune import checkpoint
     from edgeprune.training.finetune import finetune

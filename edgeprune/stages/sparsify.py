@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.options import options_of_command
 from edgeprune.records.facts import BaselineFacts, SparsifyFacts
 from edgeprune.samples.gates import info_gate
 from edgeprune.settings import SparsitySettings, TrainSettings
@@ -45,7 +44,6 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     }
 
 
-@options_of_command(None)  # what it refuses is called by the profile's keys
 def _run(build: Build, folder: Path, key: Key) -> Output[SparsifyFacts]:
     from edgeprune.training.sparsify import sparsify
 

@@ -21,7 +21,7 @@ from edgeprune.input_size import Size
 from edgeprune.measure.names import names_apart
 from edgeprune.options import exact
 from edgeprune.progress import Progress, Reporter, one_run, reporter_of
-from edgeprune.reading import is_file
+from edgeprune.reading import is_file, paths_of
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
@@ -168,7 +168,7 @@ def checkpoints_apart(
         DataError: one cannot be read, or is of another task or other classes.
     """
     found = [source]
-    for path in [others] if isinstance(others, (str, Path)) else others:
+    for path in paths_of(others):
         other = checkpoint.load(path, trust=trust)
         if other.task != source.task or len(other.names) != len(source.names):
             seen = f"a {other.task} model of {len(other.names)} classes"

@@ -45,6 +45,14 @@ def is_shipped(target: Target) -> bool:
     return target.name in shipped_targets() and load_target(target.name).as_profile() == target.as_profile()
 
 
+def name_to_type(target: str | Path | Target, kept: str | Path) -> str:
+    """What a command is told for a target: its name or path as it was given; of a target that was made in Python, which
+    has no name, the file that it is kept in."""
+    if not isinstance(target, Target):
+        return str(target)
+    return target.name if is_shipped(target) else str(kept)
+
+
 def profile_yaml(target: Target) -> str:
     """A target as the text of a YAML that :func:`load_target` reads as the same one."""
     return yaml_text(target.as_profile())

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
-from edgeprune.options import is_command_running, named, options_of_command
+from edgeprune.options import is_command_running, named, options_of_command, without_none
 from edgeprune.reading import shown
 from edgeprune.settings import (
     ALIGN,
@@ -474,7 +474,7 @@ class Target(_Part):
         Raises:
             TargetError: a value is impossible, as in a target's YAML.
         """
-        given = {key: value for key, value in overrides.items() if value is not None}
+        given = without_none(overrides)
         data = self.as_profile()
         source = "command line" if is_command_running() else "arguments"
         if budget := {key: given.pop(key) for key in BUDGETS if key in given}:
