@@ -189,7 +189,7 @@ def test_an_unreachable_budget_says_what_holds_it_and_writes_nothing(place: Path
     [
         ({"output": "pruned.onnx"}, r"\.pt file"),
         ({"imgsz": 95}, "imgsz"),
-        ({"speed_up": 2.0, "latency_ms": 3.0}, "exactly one"),
+        ({"speed_up": 2.0, "latency_ms": 3.0}, "several budgets: latency_ms and speed_up; give one of them"),
     ],
     ids=["not a checkpoint", "size off the stride", "two budgets"],
 )
