@@ -355,8 +355,8 @@ class Finetuning(Teaching, Training):
     """Weights of another teacher of the same task and classes, such as the same model one scale up; the unpruned model
     where it is left out."""
     distill: bool = True
-    """Use the unpruned model as teacher: +.004 mAP50-95 at MACs ×4 (``benchmarks/training_distillation.md``) for epochs
-    that take half as long again."""
+    """Use the unpruned model as teacher, for epochs that take half as long again; what it brought:
+    ``benchmarks/training_distillation.md``."""
     until: Annotated[Share | None, _ReadBy(read_map_drop, float | str | None)] = None
     """``map_drop <= 0.01``: end as soon as mAP50-95 (a classifier's top-1 accuracy) on the validation split is that
     close to the unpruned model's, with margin, both by Ultralytics' validator. The gate on the artifact is held as

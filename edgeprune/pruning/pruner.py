@@ -429,7 +429,7 @@ class Pruner:
 
 
 def resolve_importance(importance: str, batches: Iterable[Batch] | None) -> str:
-    """The criterion that ``auto`` stands for: the one that keeps most accuracy with what is there."""
+    """The criterion that ``auto`` stands for: ``taylor``, which needs images; ``lamp`` without."""
     if importance != AUTO:
         return importance
     return "lamp" if batches is None else "taylor"
