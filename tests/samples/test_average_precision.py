@@ -204,3 +204,14 @@ def test_the_accuracy_gate_keeps_its_promise(images: int) -> None:
     worse = accuracy_gate_benchmark.verdicts(60, images, lost, floor)
     assert equal[Verdict.FAIL] <= 3 and worse[Verdict.PASS] <= 3, (equal, worse)
     assert equal[Verdict.PASS] > worse[Verdict.PASS] and worse[Verdict.FAIL] > equal[Verdict.FAIL]
+
+
+def test_the_table_of_the_accuracy_gate_has_losses_on_either_side_of_the_floor(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    accuracy_gate_benchmark.print_table(1, drawn=4000)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows[::3]] == ["| none", "| 0.9 × the floor", "| 1.1 × the floor", "| twice the floor"]
+    for share in (0.9, 1.1):
+        lost = accuracy_gate_benchmark.lost_for(share * 0.0172, images=4000)
+        assert accuracy_gate_benchmark.true_drop(1.0, lost, images=4000) == pytest.approx(share * 0.0172, rel=0.05)
