@@ -84,7 +84,7 @@ help:
 	@echo "                        the benchmarks that fit into so many hours; goes on where it stopped"
 	@echo "make check              linter, formatter, type checker, floors of the house, strict build of the pages"
 	@echo "make docs               the pages of docs/ into site/"
-	@echo "make clean              what was built of the package and the pages; distclean: demo/ and runs/ too"
+	@echo "make clean              what was built of the package and the pages; distclean: demo/, runs/ and .matrix/ too"
 	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5 | MACS_SPEED_UP=2] [MAX_MAP_DROP=]"
 	@echo "                        [IMGSZ=] [EPOCHS=] [SEED=] [OUT=] [DEVICE=user@host[:port]] [TORCH_INDEX=]"
 	@echo "                        TARGET is one of: $(TARGETS)"
@@ -179,6 +179,6 @@ wheel: install-dev
 clean:
 	rm -rf dist build site .pytest_cache .ruff_cache .hypothesis
 
-# Bundles and hours of training with it.
+# Bundles and hours of training with it, and the packages of test-matrix.
 distclean: clean
-	rm -rf demo runs
+	rm -rf demo runs .matrix

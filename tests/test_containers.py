@@ -23,7 +23,8 @@ else:
     import tomli as tomllib  # a part of build, which the tests need anyway
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIGURED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONFIGURED["project"]
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -103,3 +104,13 @@ def test_the_package_builds_from_the_files_that_are_copied(tmp_path: Path) -> No
     for name in ("cli/__init__.py", "shipped/cpp/CMakeLists.txt", "targets/cpu.yaml", "deploy/nvdsinfer_edgeprune.cpp"):
         assert f"edgeprune/{name}" in names
     assert any(name.startswith("edgeprune/report/templates/") for name in names)
+
+
+def test_the_source_distribution_has_whatever_is_tracked() -> None:
+    """A Makefile, tests and messages that name a file are of no use without it."""
+    listed = subprocess.run(["git", "ls-tree", "--name-only", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    own = {"pyproject.toml", ".gitignore"}  # which the build backend adds
+    included = CONFIGURED["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert set(listed.stdout.split()) - own - set(included) == set()

@@ -14,12 +14,15 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / ".matrix"
+PIP = [sys.executable, "-m", "pip"]
 DEFAULT_TESTS = ["tests/pruning", "tests/test_checkpoint.py"]
 
 
@@ -33,7 +36,7 @@ def main() -> int:
     if options.cells is None:
         cells.unlink(missing_ok=True)
     lowest, upper = stated_range((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    versions = options.versions.split(",") if options.versions else [lowest, f"<{upper}"]
+    versions = options.versions.split(",") if options.versions else [lowest, newest_below(upper)]
     failed = []
     for version in versions:
         folder = unpacked(version)
@@ -96,13 +99,28 @@ def stated_range(pyproject: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def newest_below(upper: str) -> str:
+    """The newest version that the package index has below one, today."""
+    report = ["--dry-run", "--ignore-installed", "--quiet", "--no-deps", "--report", "-"]
+    asked = subprocess.run([*PIP, "install", *report, f"ultralytics<{upper}"], capture_output=True, text=True)
+    if asked.returncode:
+        why = (asked.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise SystemExit(f"the newest Ultralytics below {upper} was not found: {why}; next: --versions A,B names them")
+    return json.loads(asked.stdout)["install"][0]["metadata"]["version"]
+
+
 def unpacked(version: str) -> Path:
-    """A folder that holds one version of Ultralytics and nothing else; ``<8.5`` stands for the newest below."""
-    requirement = f"ultralytics{version}" if version[0] in "<>=" else f"ultralytics=={version}"
-    folder = PLACE / version.replace("<", "newest-below-")
-    if not (folder / "ultralytics").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), requirement]
-        subprocess.run(pip, check=True)
+    """A folder that holds one version of Ultralytics and nothing else. It is there only once it is whole."""
+    folder = PLACE / version
+    if not folder.is_dir():
+        PLACE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{version}-", dir=PLACE) as scratch:
+            part = Path(scratch) / version
+            pip = [*PIP, "install", "--quiet", "--no-deps", "--target", str(part), f"ultralytics=={version}"]
+            subprocess.run(pip, check=True)
+            if not (part / "ultralytics").is_dir():
+                raise SystemExit(f"pip put no package ultralytics {version} into {part}")
+            shutil.move(part, folder)
     return folder
 
 
