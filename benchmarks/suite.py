@@ -267,6 +267,7 @@ REGISTRY = (
         1100,
         "95 % interval over three seeds, and of every ratio",
         goes_on=True,
+        typed="the words below its tables",
     ),
     Benchmark(
         "demo-ten-times",
