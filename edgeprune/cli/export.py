@@ -161,7 +161,8 @@ def parity_command(
     limit: Annotated[
         float | None,
         typer.Option(
-            help="Exit 1 beyond this difference of any number: pixels, scores, radians of an angle, mask values."
+            help="Exit 1 beyond this difference of any number: pixels, scores, radians of an angle, mask values; "
+            "and where no detection agrees."
         ),
     ] = None,
     trust: Trust = False,
@@ -189,7 +190,7 @@ def parity_command(
     else:
         text += f"{found.detections_agreement:.1%} of {found.detections_reference} detections agree"
     _print(found, text, as_json)
-    if limit is not None and not found.max_abs <= limit:
+    if limit is not None and (found.nothing_agrees or not found.max_abs <= limit):
         raise typer.Exit(1)
     if found.found_nothing:
         raise typer.Exit(5)

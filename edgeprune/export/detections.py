@@ -103,10 +103,13 @@ class Pairing:
         differences: absolute differences of the pairs, shape (pairs, columns).
         unpaired: rows of either list without a partner.
         reordered: pairs whose ranks differ.
-        missing_score: least change of a score that explains the unpaired rows.
+        rows: rows of both lists together.
+        missing_score: least change of a score that explains the unpaired rows; infinite where one of them holds
+            what is no finite number, which no change explains.
     """
 
     differences: np.ndarray
+    rows: int
     unpaired: int
     reordered: int
     missing_score: float
@@ -124,11 +127,15 @@ def pair_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) ->
     length = len(rows)
     filled = [np.flatnonzero(np.any(table != 0, axis=1)) for table in (rows, others)]
     a, b = rows[filled[0]], others[filled[1]]
+    finite_a, finite_b = (np.isfinite(table).all(axis=1) for table in (a, b))  # a row that is not has no partner
     # a list that is not full cut nothing off
-    floors = [float(table[:, 4].min()) if len(table) == length else 0.0 for table in (a, b)]
+    floors = [
+        float(table[finite, 4].min()) if len(table) == length and finite.any() else 0.0
+        for table, finite in ((a, finite_a), (b, finite_b))
+    ]
     pairs: list[tuple[int, int]] = []
-    for label in np.union1d(a[:, 5], b[:, 5]):
-        in_a, in_b = np.flatnonzero(a[:, 5] == label), np.flatnonzero(b[:, 5] == label)
+    for label in np.union1d(a[finite_a, 5], b[finite_b, 5]):
+        in_a, in_b = np.flatnonzero(finite_a & (a[:, 5] == label)), np.flatnonzero(finite_b & (b[:, 5] == label))
         if not len(in_a) or not len(in_b):
             continue
         moved = np.abs(a[in_a, None, :4] - b[None, in_b, :4]).max(axis=2)
@@ -146,12 +153,15 @@ def pair_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) ->
                 pairs.append((int(in_a[i]), int(in_b[j])))
     paired_a, paired_b = np.array([i for i, _ in pairs], int), np.array([j for _, j in pairs], int)
     missing = 0.0
-    for table, paired, floor in ((a, paired_a, floors[1]), (b, paired_b, floors[0])):
-        unpaired = np.setdiff1d(np.arange(len(table)), paired)
+    for table, finite, paired, floor in ((a, finite_a, paired_a, floors[1]), (b, finite_b, paired_b, floors[0])):
+        if not finite.all():
+            missing = np.inf
+        unpaired = np.setdiff1d(np.flatnonzero(finite), paired)
         if len(unpaired):
             missing = max(missing, float(table[unpaired, 4].max()) - floor)
     return Pairing(
         differences=np.abs(a[paired_a] - b[paired_b]),
+        rows=len(a) + len(b),
         unpaired=len(a) + len(b) - 2 * len(pairs),
         reordered=int((filled[0][paired_a] != filled[1][paired_b]).sum()),
         missing_score=max(missing, 0.0),
@@ -178,8 +188,9 @@ def detection_agreement(
         layout: how the first output is laid out.
     """
     if layout.task == "classify":
-        same = (reference[0].argmax(axis=1) == candidate[0].argmax(axis=1)).mean()
-        return len(reference[0]), len(candidate[0]), float(same)
+        same = reference[0].argmax(axis=1) == candidate[0].argmax(axis=1)
+        same &= np.isfinite(candidate[0]).all(axis=1)  # the largest of scores that are none is the first class's
+        return len(reference[0]), len(candidate[0]), float(same.mean())
     if reference[0].ndim != 3 or not layout.nc:
         return 0, 0, 1.0
     ours, theirs = (_detections(outputs[0], layout) for outputs in (reference, candidate))

@@ -10,7 +10,7 @@ change places, and where the k-th and the next score do, one row replaces anothe
 number comparison reports hundreds of pixels. So rows are paired first, within a class, by the assignment of least
 total difference. A row that finds no partner is charged with the least change of its score that explains its absence
 from the other list: its score minus the other list's last score. Two rows near the cut are paired only where that is
-the lesser change.
+the lesser change. A row that holds what is no finite number has no partner, and no change of a score explains it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def compare_arrays(
     if shapes[0] != shapes[1]:
         raise StageError(f"{what} gives outputs of shapes {shapes[1]} where the reference gives {shapes[0]}")
     differences = Differences()
-    unpaired = reordered = 0
+    rows_of_lists = unpaired = reordered = 0
     ours, theirs = (outputs[0].astype(np.float64) for outputs in (reference, candidate))
     if layout.head == "raw" or ours.ndim != 3:
         differences.add(np.abs(ours - theirs), columns=layout.columns(ours.shape[1]), axis=1)
@@ -129,6 +129,7 @@ def compare_arrays(
             differences.add(pairing.differences, columns=layout.row_columns(rows.shape[1]), axis=1)
             differences.score = max(differences.score, pairing.missing_score)
             differences.largest = max(differences.largest, pairing.missing_score)
+            rows_of_lists += pairing.rows
             unpaired += pairing.unpaired
             reordered += pairing.reordered
     for ours_extra, theirs_extra in zip(reference[1:], candidate[1:], strict=True):
@@ -149,6 +150,7 @@ def compare_arrays(
         detections_reference=counts[0],
         detections_candidate=counts[1],
         detections_agreement=counts[2],
+        rows=rows_of_lists,
     )
 
 

@@ -4,6 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeprune.input_size import DEFAULT_SIDE, Size, both_sides
+
+EXPORT_TOLERANCE = 1e-3  # pixels of a decoded box and units of a score, fp32 against fp32
+SIMPLIFY_TOLERANCE = 1e-4  # simplification rearranges, it does not approximate
+
+
+def box_tolerance_px(tolerance: float, imgsz: Size) -> float:
+    """How far boxes may be apart where scores may be by ``tolerance``: as many pixels up to 640, beyond in proportion.
+
+    What a coordinate is rounded by grows with it: a healthy YOLOv8n differs from PyTorch by 1.9e-4 pixels at 320,
+    4.6e-4 at 640 and 1.1e-3 at 1280, and at 1024 one step of float32 is 1.2e-4.
+
+    Args:
+        tolerance: of a score, and of a pixel up to 640.
+        imgsz: size of the model's input; its longest side counts.
+    """
+    return tolerance * max(1.0, max(both_sides(imgsz)) / DEFAULT_SIDE)
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A difference and the limit of its kind, in its unit."""
+
+    difference: float
+    limit: float
+
 
 @dataclass(frozen=True)
 class ParityInfo:
@@ -25,6 +51,7 @@ class ParityInfo:
         detections_agreement: 2 × common / (reference + candidate); 1.0 when neither has any. Common is what has the
             same class and box, and the same mask or keypoints where the task has them. For a classifier, the part of
             images with the same best class.
+        rows: rows of the sorted lists of both forms together; 0 for a raw head, and in records from before it was kept.
     """
 
     images: int
@@ -40,6 +67,24 @@ class ParityInfo:
     detections_reference: int
     detections_candidate: int
     detections_agreement: float
+    rows: int = 0
+
+    def beyond(self, tolerance: float, imgsz: Size) -> Excess:
+        """The difference that comes nearest to its limit, or is the farthest beyond it.
+
+        Args:
+            tolerance: of scores, angles and mask values; of pixels by :func:`box_tolerance_px`.
+            imgsz: size of the model's input.
+        """
+        box = Excess(self.max_abs_box_px, box_tolerance_px(tolerance, imgsz))
+        others = Excess(max(self.max_abs_score, self.max_abs_extra), tolerance)
+        return max(others, box, key=lambda one: one.difference / one.limit if one.limit else one.difference)
+
+    @property
+    def nothing_agrees(self) -> bool:
+        """Whether the two share nothing: no detection though either has some, or no row of two sorted lists."""
+        apart = not self.found_nothing and self.detections_agreement == 0
+        return apart or 0 < self.rows == self.unpaired
 
     @property
     def found_nothing(self) -> bool:

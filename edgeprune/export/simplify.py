@@ -20,15 +20,13 @@ from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import facts_of
 from edgeprune.export.onnx import describe_to_run
 from edgeprune.export.parity import compare_arrays
-from edgeprune.export.result import SimplifyInfo
+from edgeprune.export.result import SIMPLIFY_TOLERANCE, SimplifyInfo
 from edgeprune.export.run import outputs_of_onnx
 from edgeprune.options import named
 
-TOLERANCE = 1e-4  # absolute, over every output: what folding constants may change at most
-
 
 def simplify_onnx(
-    model: Path | str, output: Path | str, *, images: Sequence[Path] = (), tolerance: float = TOLERANCE
+    model: Path | str, output: Path | str, *, images: Sequence[Path] = (), tolerance: float = SIMPLIFY_TOLERANCE
 ) -> SimplifyInfo:
     """Simplify an ONNX file; where that fails or changes an output, the file goes on as it is.
 
@@ -36,7 +34,8 @@ def simplify_onnx(
         model: the ONNX file.
         output: the file to write; may be the same.
         images: images to compare outputs on; two seeded images of noise without.
-        tolerance: largest absolute difference of any output that is accepted.
+        tolerance: largest absolute difference of a score that is accepted, and of a pixel for sizes up to 640; beyond
+            in proportion (:func:`~edgeprune.export.result.box_tolerance_px`).
 
     Raises:
         DataError: the model cannot be read or run.
@@ -83,9 +82,12 @@ def _simplify_checked(
         return None, f"onnxsim's file does not run like its source ({first_line(error)})", None
     if parity.compared_nothing:
         return None, "the NMS inside finds nothing to compare outputs by on these images", None
-    difference = parity.max_abs
-    if not difference <= tolerance:
-        return None, f"onnxsim changed an output by {difference:.2g}, more than {tolerance:g}", difference
+    difference, worst = parity.max_abs, parity.beyond(tolerance, pixels.shape[2:])
+    if not worst.difference <= worst.limit:
+        reason = f"onnxsim changed an output by {worst.difference:.2g}, more than {worst.limit:g}"
+        return None, reason, difference
+    if parity.nothing_agrees:
+        return None, "onnxsim's file gives other detections than its source", difference
     after = len(simplified.graph.node)
     return simplified, f"{len(model.graph.node)} → {after} nodes, outputs within {difference:.2g}", difference
 

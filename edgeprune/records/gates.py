@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from edgeprune.errors import EdgepruneError, first_line
-from edgeprune.export.result import LintFinding, ParityInfo
+from edgeprune.export.result import (
+    EXPORT_TOLERANCE,
+    SIMPLIFY_TOLERANCE,
+    LintFinding,
+    ParityInfo,
+    box_tolerance_px,
+)
+from edgeprune.input_size import Size, both_sides
 from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, SimplifyFacts
@@ -31,8 +38,6 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.target import Target
 
-EXPORT_TOLERANCE = 1e-3  # pixels of a decoded box and units of a score, fp32 against fp32
-SIMPLIFY_TOLERANCE = 1e-4  # simplification rearranges, it does not approximate
 MIN_AGREEMENT = 0.9
 """Of an engine's detections with its ONNX's: other kernels round otherwise, which moves a few across the threshold."""
 METADATA_BYTES = 16 << 10  # room in a file that holds the same model: digests of its plan and shapes are in it
@@ -40,10 +45,24 @@ SAME_SIZE = 0.01  # relative: TensorRT builds one graph twice into engines that 
 SAME = 1e-9  # relative: what is written is read back exactly
 
 
-def parity_gate(stage: str, parity: ParityInfo, limit: float, against: str) -> Gate:
-    """The largest difference of a decoded output."""
-    reason = f"{against}, {parity.images} images"
-    gate = at_most_gate(stage, "output difference", parity.max_abs, limit, "px/score", reason)
+def parity_gate(stage: str, parity: ParityInfo, tolerance: float, imgsz: Size, against: str) -> Gate:
+    """The difference of a decoded output that is the farthest in its limit; FAIL where the two share no detection.
+
+    Args:
+        stage: the stage behind which the gate stands.
+        parity: what was compared.
+        tolerance: largest difference of a score, and up to 640 pixels of a coordinate.
+        imgsz: size of the model's input, with which the limit of a coordinate grows.
+        against: what the model was held against, in words.
+    """
+    reason, box = f"{against}, {parity.images} images", box_tolerance_px(tolerance, imgsz)
+    if box > tolerance:
+        reason += f"; within {box:g} px at {max(both_sides(imgsz))}, {tolerance:g} of a score"
+    worst = parity.beyond(tolerance, imgsz)
+    gate = at_most_gate(stage, "output difference", worst.difference, worst.limit, "px/score", reason)
+    if parity.nothing_agrees:
+        seen = f"no row of {parity.rows} has a partner" if parity.found_nothing else parity.text
+        return replace(gate, verdict=Verdict.FAIL, reason=f"{against}: the two have nothing in common, {seen}")
     if parity.compared_nothing and gate.verdict is Verdict.PASS:
         reason = f"NMS inside finds nothing on {parity.images} images, so nothing was compared; give a trained model"
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
@@ -191,8 +210,8 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     else:
         unmeasured = f"latency {budget.statistic}" if in_ms else "latency speed-up"
         yield _latency_again(record, "prune") or pending_gate("prune", unmeasured, budget.value, "", "")
-    yield parity_gate("export", stages.export.facts.parity, EXPORT_TOLERANCE, "")
-    yield parity_gate("simplify", stages.simplify.facts.parity, SIMPLIFY_TOLERANCE, "")
+    yield parity_gate("export", stages.export.facts.parity, EXPORT_TOLERANCE, target.imgsz, "")
+    yield parity_gate("simplify", stages.simplify.facts.parity, SIMPLIFY_TOLERANCE, target.imgsz, "")
     yield nodes_gate(stages.simplify.facts)
     limit_ms = budget.value if in_ms else None
     if itself and record.device is not None:

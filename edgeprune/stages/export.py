@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeprune.export.result import EXPORT_TOLERANCE
 from edgeprune.measure import compiling
 from edgeprune.records.facts import ExportFacts, PruneFacts
-from edgeprune.records.gates import EXPORT_TOLERANCE, parity_gate
+from edgeprune.records.gates import parity_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.finetune import record_to_ship
 from edgeprune.workspace import Key, Record
@@ -48,12 +49,13 @@ def _run(build: Build, folder: Path, key: Key) -> Output[ExportFacts]:
 
 def _judge(build: Build, record: Record[ExportFacts]) -> Judgement:
     facts = record.facts
-    return Judgement([parity_gate("export", facts.parity, EXPORT_TOLERANCE, f"{facts.head} head, against PyTorch")])
+    against = f"{facts.head} head, against PyTorch"
+    return Judgement([parity_gate("export", facts.parity, EXPORT_TOLERANCE, build.target.imgsz, against)])
 
 
 STAGE = Stage(
     name="export",
-    version=3,
+    version=4,
     facts=ExportFacts,
     inputs=_inputs,
     run=_run,

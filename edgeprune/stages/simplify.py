@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeprune.export.result import SIMPLIFY_TOLERANCE
 from edgeprune.records.facts import Change, ExportFacts, SimplifyFacts
-from edgeprune.records.gates import SIMPLIFY_TOLERANCE, nodes_gate, parity_gate
+from edgeprune.records.gates import nodes_gate, parity_gate
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.export import images_inputs
@@ -33,7 +34,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[SimplifyFacts]:
 
 
 def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
-    parity = parity_gate("simplify", record.facts.parity, SIMPLIFY_TOLERANCE, "against the exported graph")
+    against, imgsz = "against the exported graph", build.target.imgsz
+    parity = parity_gate("simplify", record.facts.parity, SIMPLIFY_TOLERANCE, imgsz, against)
     rows = [parity, nodes_gate(record.facts)]
     if build.target.graph_precision == "fp32":  # else quantize makes the graph that is compiled
         rows += acceptance_gates("simplify", build.target, record.path("onnx"))
@@ -42,7 +44,7 @@ def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
 
 STAGE = Stage(
     name="simplify",
-    version=2,
+    version=3,
     facts=SimplifyFacts,
     inputs=_inputs,
     run=_run,

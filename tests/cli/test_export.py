@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -251,6 +252,24 @@ def test_help_imports_nothing_heavy():
     code = "import sys, edgeprune.cli.export; print([m for m in ('torch', 'onnx', 'ultralytics') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        ParityInfo(16, "detect", "end-to-end", math.inf, 0.0, 0.0, math.inf, 0.0, 600, 0, 9, 0, 0.0, 600),
+        ParityInfo(16, "detect", "end-to-end", 0.0, 0.0, 0.0, 0.0, 0.0, 600, 0, 9, 9, 0.0, 600),
+    ],
+)
+def test_a_limit_of_parity_is_not_kept_by_what_shares_nothing(apart, monkeypatch, tmp_path):
+    for name in ("m.pt", "m.onnx"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    images = SimpleNamespace(sample_images=lambda split, count: [])
+    monkeypatch.setattr(import_module("edgeprune.export.quantize"), "dataset_for", lambda *given, **named: images)
+    monkeypatch.setattr(import_module("edgeprune.export.parity"), "parity", lambda *given, **named: apart)
+    command = ["parity", "m.pt", "m.onnx", "--data", "d.yaml", "--limit", "0.01"]
+    assert CliRunner().invoke(app, command).exit_code == 1
 
 
 @pytest.mark.parametrize(

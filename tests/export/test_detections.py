@@ -13,8 +13,9 @@ from ultralytics.utils.ops import process_mask
 from edgeprune.errors import StageError
 from edgeprune.export.detections import Layout, _mask_iou, detection_agreement, pair_rows
 from edgeprune.export.parity import compare_arrays
-from edgeprune.records.gates import agreement_gate
-from edgeprune.samples.gates import Verdict
+from edgeprune.export.result import EXPORT_TOLERANCE, SIMPLIFY_TOLERANCE
+from edgeprune.records.gates import agreement_gate, parity_gate
+from edgeprune.samples.gates import Gate, Verdict
 
 END_TO_END = Layout("detect", "end-to-end", 3)
 RAW = Layout("detect", "raw", 3)
@@ -82,6 +83,71 @@ def test_another_class_is_no_partner():
     other = rows.copy()
     other[0, 5] = (rows[0, 5] + 1) % 3
     assert pair_rows(rows, other).unpaired == 2
+
+
+@pytest.mark.parametrize("head", ["end-to-end", "nms"])
+@pytest.mark.parametrize("column", [0, 4, 5])
+@pytest.mark.parametrize("where", [slice(0, 1), slice(None)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_no_numbers_have_no_partner_and_never_pass(head, column, where, value):
+    rows = sorted_rows(np.random.default_rng(4), 20)
+    broken = rows.copy()
+    broken[where, column] = value
+    for pair in ((rows, broken), (broken, rows), (broken, broken)):
+        found = compare_arrays([pair[0][None]], [pair[1][None]], Layout("detect", head, 3))
+        assert found.max_abs == found.max_abs_score == np.inf
+        assert found.unpaired == (1 if where.stop else 20) * 2
+        assert parity_gate("export", found, EXPORT_TOLERANCE, 640, "").verdict is not Verdict.PASS
+
+
+def test_one_score_that_is_no_number_leaves_the_other_rows_their_partners():
+    rows = sorted_rows(np.random.default_rng(5), 20)
+    broken, moved = rows.copy(), rows.copy()
+    broken[3, 4] = np.nan
+    moved[7, 2] += 0.5
+    found = pair_rows(broken, moved)
+    assert (found.unpaired, len(found.differences)) == (2, 19)
+    assert found.differences.max() == pytest.approx(0.5)
+
+
+def test_lists_that_share_nothing_fail_whatever_the_cut_explains():
+    rows = sorted_rows(np.random.default_rng(6), 20)
+    for score in (0.9, 0.1):  # seen by a user, and not
+        rows[:, 4] = score
+        elsewhere = rows.copy()
+        elsewhere[:, :4] += 400
+        found = compare_arrays([rows[None]], [elsewhere[None]], END_TO_END)
+        assert found.max_abs == 0.0  # every row may have fallen off at the cut
+        assert found.rows == found.unpaired == 40
+        gate = parity_gate("export", found, EXPORT_TOLERANCE, 640, "against PyTorch")
+        assert gate.verdict is Verdict.FAIL and "nothing in common" in gate.reason
+
+
+def test_a_classifier_of_nans_does_not_agree_with_the_first_class():
+    scores = np.tile([0.8, 0.1, 0.1], (4, 1))
+    found = compare_arrays([scores], [np.full_like(scores, np.nan)], Layout("classify", "raw", 3))
+    assert agreement_gate("engine", found).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(("tolerance", "px"), [(EXPORT_TOLERANCE, 1.13e-3), (SIMPLIFY_TOLERANCE, 1.23e-4)])
+def test_what_pixels_may_differ_by_grows_with_the_input_and_what_scores_may_does_not(tolerance, px):
+    raw = np.full((1, 7, 8), 0.5)
+
+    def gate(row: int, difference: float, imgsz: int | tuple[int, int]) -> Gate:
+        other = raw.copy()
+        other[0, row, 0] += difference
+        return parity_gate("export", compare_arrays([raw], [other], RAW), tolerance, imgsz, "against PyTorch")
+
+    for imgsz in (1280, (384, 1280)):  # a healthy model's; one step of float32 beyond 1024
+        passed = gate(0, px, imgsz)
+        assert passed.verdict is Verdict.PASS
+        assert passed.limit == pytest.approx(2 * tolerance)
+        assert f"within {2 * tolerance:g} px at 1280" in passed.reason
+    assert gate(0, px, 640).verdict is Verdict.FAIL
+    assert gate(0, 3 * tolerance, 1280).verdict is Verdict.FAIL
+    beyond = gate(4, px, 1280)
+    assert beyond.verdict is Verdict.FAIL
+    assert (beyond.value, beyond.limit) == (pytest.approx(px), tolerance)
 
 
 def test_rows_of_zeros_from_embedded_nms_are_left_out():

@@ -158,7 +158,7 @@ def test_what_compares_nothing_does_not_pass(silent, data, images, tmp_path):
     for path, verdict in ((raw, Verdict.PASS), (inside, Verdict.INCONCLUSIVE)):  # raw numbers are compared anyway
         found = parity(path, path, images[:2])
         assert found.found_nothing
-        assert parity_gate("export", found, 0.01, "against itself").verdict is verdict
+        assert parity_gate("export", found, 0.01, 640, "against itself").verdict is verdict
         assert agreement_gate("engine", found).verdict is Verdict.INCONCLUSIVE
     ended = CliRunner().invoke(app, ["parity", str(raw), str(raw), "--data", str(data)])
     assert ended.exit_code == 5
