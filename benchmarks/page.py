@@ -18,6 +18,13 @@ from edgeprune.artifact import write_atomically
 
 PART = r"(?P<begin><!-- begin: {name} -->\n).*?(?P<end><!-- end -->)"
 CONFIDENCE = 0.95
+FEWEST_SEEDS = 3  # below these nobody is called ahead, behind or level
+WORDS = {
+    "ahead": "ahead",
+    "behind": "behind",
+    "level": "level: the intervals overlap",
+    "open": "not told: fewer than three seeds",
+}
 
 
 def publish(page: Path, name: str, text: str) -> None:
@@ -81,8 +88,10 @@ class Seeds:
         return self.mean - half, self.mean + half
 
     def against(self, other: Seeds) -> str:
-        """``ahead``, ``behind``, ``level`` (the intervals overlap) or ``open`` (fewer than three seeds of one)."""
-        if min(len(self.values), len(other.values)) < 3 or self.interval is None or other.interval is None:
+        """``ahead``, ``behind``, ``level`` (the intervals overlap) or ``open`` (fewer than three seeds of one): the one
+        rule of every page. An interval over images does not tell what another seed would give."""
+        fewest = min(len(self.values), len(other.values))
+        if fewest < FEWEST_SEEDS or self.interval is None or other.interval is None:
             return "open"
         if self.interval[0] > other.interval[1]:
             return "ahead"
@@ -93,6 +102,11 @@ class Seeds:
         if self.interval is None:
             return "one seed"
         return f"{self.interval[0]:.{digits}f} to {self.interval[1]:.{digits}f}"
+
+
+def latency_differs(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    """Whether two intervals of a latency ratio, each its low and its high end, lie apart; not told without both."""
+    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: int = 10**6) -> list[str]:

@@ -158,7 +158,7 @@ def test_peers_that_work_fail_and_are_absent_are_a_row_each(
     assert "| `works-as-it-is` | 1 |" in text and "| `splits-as-it-is` | 1 |" in text
     assert "no, `C2f_v2`; once adopted, yes" in text
     assert "- `fails-as-it-is`: its program ended with exit code 1: RuntimeError: no such layer in given.pt." in text
-    assert f"{peers.OURS} against `works-as-it-is`: level" in text
+    assert f"{peers.OURS} against `works-as-it-is`: not told: fewer than three seeds." in text
     assert "×1.95" in text and str(tmp_path) not in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
@@ -173,20 +173,33 @@ def test_peers_that_work_fail_and_are_absent_are_a_row_each(
     [
         (1.95, 2.05, "ahead"),
         (1.9, 2.1, "ahead"),
-        (3.1, 2.05, "latency not confirmed by the bare loop (peer ×3.10, outside 1.90 to 2.10)"),
-        (1.95, 1.8, f"latency not confirmed by the bare loop ({peers.OURS} ×1.80, outside 1.90 to 2.10)"),
-        (1.95, None, f"latency not confirmed by the bare loop ({peers.OURS} was not timed by it)"),
+        (3.1, 2.05, "latency not confirmed by the bare loop (peer ×3.10, outside 1.90 to 2.10"),
+        (1.95, 1.8, f"latency not confirmed by the bare loop ({peers.OURS} ×1.80, outside 1.90 to 2.10"),
+        (1.95, None, f"latency not confirmed by the bare loop ({peers.OURS} was not timed by it"),
     ],
 )
 def test_nobody_is_ahead_at_a_latency_that_the_second_clock_does_not_tell(
     theirs: float, ours: float | None, said: str
 ) -> None:
     found = [
-        {"approach": "peer", "method": method, "after": after, "spread": 0.01, "speed_up": [1.9, 2.0, 2.1]}
+        {"approach": "peer", "method": method, "after": after + seed / 1000, "speed_up": [1.9, 2.0, 2.1]}
         | ({} if bare is None else {"bare": bare})
         for method, after, bare in (("peer", 0.4, theirs), (peers.OURS, 0.5, ours))
+        for seed in range(3)
     ]
-    assert peers.comparison("peer", found) == f"- {peers.OURS} against `peer`: {said}."
+    line = peers.comparison("peer", found)
+    assert line.startswith(f"- {peers.OURS} against `peer`: {said}") and line.endswith(".")
+
+
+def test_one_rule_says_who_is_ahead_and_it_needs_three_seeds_whatever_the_images_say() -> None:
+    for count, said in ((1, "not told: fewer than three seeds"), (2, "not told: fewer than three seeds"), (3, "ahead")):
+        groups = [
+            [{"after": after + seed / 1000, "spread": 1e-6, "speed_up": [1.9, 2.0, 2.1]} for seed in range(count)]
+            for after in (0.5, 0.4)
+        ]
+        assert references.told(*groups) == said
+        groups[1][0]["speed_up"] = [3.9, 4.0, 4.1] if count == 1 else [1.9, 2.0, 2.1]
+        assert references.told(*groups) == said + "; latency differs" * (count == 1)
 
 
 def test_the_words_of_the_page_follow_from_its_table() -> None:

@@ -90,7 +90,7 @@ def test_rows_are_kept_and_the_search_is_asked_for_the_latency_that_was_reached(
     assert "| `bn-30-short` | 1 |" in text
     assert "| `half-l2` | 0 | – |" in text, "what was not run is said"
     assert "A small run: 3 epochs, 1 seed." in text
-    assert "search, same recipe against `bn-30-short`: level" in text
+    assert "search, same recipe against `bn-30-short`: not told: fewer than three seeds." in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1, "every row has every column"
 

@@ -409,22 +409,20 @@ def how_it_opens(row: dict[str, Any]) -> str:
 
 
 def comparison(name: str, found: list[dict[str, Any]]) -> str:
-    """What the intervals say of the search against a peer; empty where one of them has none.
+    """What the seeds say of the search against a peer; empty where one of them has no accuracy.
 
     They are held against each other only at a latency that both clocks tell: elsewhere it may not be equal.
     """
-    groups = [
+    theirs, ours = (
         [row for row in found if (row["approach"], row["method"]) == (name, method) and "after" in row]
         for method in (name, OURS)
-    ]
-    theirs, ours = (references.interval(group) if group else None for group in groups)
-    if ours is None or theirs is None:
+    )
+    if not ours or not theirs:
         return ""
-    if unsure := [row for group in groups for row in group if not is_confirmed(row)]:
+    if unsure := [row for row in (*theirs, *ours) if not is_confirmed(row)]:
         seen = "; ".join(f"{row['method']} {clocks(row)}" for row in unsure)
         return f"- {OURS} against `{name}`: {NOT_CONFIRMED} ({seen})."
-    word = "ahead" if ours[0] > theirs[1] else "behind" if ours[1] < theirs[0] else "level, the intervals overlap"
-    return f"- {OURS} against `{name}`: {word}."
+    return f"- {OURS} against `{name}`: {references.told(ours, theirs)}."
 
 
 def is_confirmed(row: dict[str, Any]) -> bool:

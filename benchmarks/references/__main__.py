@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.equal_latency import RECIPES, WINDOW, Bench
 from benchmarks.kept import made_here, made_of, origins
-from benchmarks.page import Seeds, publish, table
+from benchmarks.page import WORDS, Seeds, latency_differs, publish, table
 from benchmarks.references.approaches import Approach, approaches
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
@@ -319,8 +319,15 @@ def interval(whole: list[dict[str, Any]]) -> tuple[float, float] | None:
     return after - half, after + half
 
 
+def told(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    """What the seeds say of two groups of rows, and whether their latencies are apart."""
+    accuracies = [Seeds(tuple(row["after"] for row in group)) for group in (ours, theirs)]
+    ends = [tuple(statistics.mean(row["speed_up"][end] for row in group) for end in (0, 2)) for group in (ours, theirs)]
+    return WORDS[accuracies[0].against(accuracies[1])] + "; latency differs" * latency_differs(*ends)
+
+
 def remarks(found: list[dict[str, Any]], every: tuple[Approach, ...]) -> list[str]:
-    """What follows from the intervals, and where a row says less than it seems to."""
+    """What follows from the seeds, and where a row says less than it seems to."""
     lines = []
     for one in every:
         groups = {
@@ -329,15 +336,9 @@ def remarks(found: list[dict[str, Any]], every: tuple[Approach, ...]) -> list[st
             ]
             for method in (one.name, *OURS.values())
         }
-        theirs = interval(groups[one.name]) if groups[one.name] else None
         for method in OURS.values():
-            ours = interval(groups[method]) if groups[method] else None
-            if ours is None or theirs is None:
-                continue
-            word = (
-                "ahead" if ours[0] > theirs[1] else "behind" if ours[1] < theirs[0] else "level, the intervals overlap"
-            )
-            lines.append(f"- {method} against `{one.name}`: {word}.")
+            if groups[method] and groups[one.name]:
+                lines.append(f"- {method} against `{one.name}`: {told(groups[method], groups[one.name])}.")
         off = [row["off"] for row in groups[one.name] if row.get("off") is not None]
         if off and statistics.mean(off) < 0.05:
             lines.append(
