@@ -4,32 +4,36 @@
         --methods edgeprune lamp uniform-l2 stock --speed-ups 1.5 2.2 3.0 --seeds 0 1 2 --epochs 20 --pretrained 80
 
 Every method gives one model for every latency ratio, found by measuring it next to the unpruned one (ONNX Runtime CPU
-one thread, interleaved). Each is fine-tuned with the same settings; the best epoch is chosen on the val split and the
+one thread, interleaved). The model that was chosen is then raced afresh, with as many rounds for every method: the race
+that chose it flatters it. Each is fine-tuned with the same settings; the best epoch is chosen on the val split and the
 figure taken on test. ``stock`` is the same architecture with a smaller width multiple, trained from random weights
 for as many epochs as the unpruned model and the fine-tune had together. A stopped benchmark goes on where it was:
 finished arms are kept in ``--work``, in a folder of these weights, data and size. Results are added to the JSON beside
-``--out``, from which the page is printed; a row there is replaced by one that has at least as many seeds, and rows of
-other weights, data or size by the first one of these.
+``--out`` (begun as a copy of ``--from`` where it is absent), from which the page is printed. A row there is replaced by
+one of the same settings that has at least as many seeds, and rows of other weights, data or size by the first one of
+these; rows from before they named their weights and data by digests stay, and the page says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import statistics
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from benchmarks.kept import MadeOf, made_here, made_of, origins
-from benchmarks.page import Seeds, publish, table
+from benchmarks.kept import MadeOf, is_named, made_here, made_of, nameless, origins
+from benchmarks.page import WORDS, Seeds, latency_differs, publish, table
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.export.onnx import onnx_from_checkpoint
@@ -47,6 +51,8 @@ from edgeprune.training.pretrain import pretrain
 WINDOW = (1.0, 1.03)  # of the asked latency ratio: equal latency means equal within the noise
 PROBES = 10
 LR0, BATCH = 1e-3, 16
+INTERVAL = "speed_up_interval"  # of a fresh race, low and high; rows from before there was one lack it
+SETTINGS = ("epochs", "lr0", "pretrained", "weights", "dataset")  # what rows of one method differ in
 SEEDS = 100  # seeds that are looked for in the kept runs, from 0 on
 Method = Callable[[Path, str, "Bench", float, Path], dict[str, Any]]
 
@@ -92,7 +98,7 @@ def found_by(
     pruner: Pruner, amount: Callable[[float], dict[str, Any]], bench: Bench, asked: float, folder: Path, like: Any
 ) -> dict[str, Any]:
     """Bisect the amount of pruning, in 0 to 1, until the measured ratio lies in the window; the nearest above else."""
-    low, high, best = 0.0, 1.0, None
+    low, high, best, nearest = 0.0, 1.0, None, math.inf
     for number in range(PROBES):
         share = (low + high) / 2
         plan = pruner.plan(**amount(share))
@@ -100,9 +106,9 @@ def found_by(
         checkpoint.save(pruner.apply(plan), path, like=like)
         reached = bench.speed_up(path, folder / "candidate")
         print(f"  probe {number + 1}: MACs x{plan.macs_speed_up:.2f} -> latency x{reached:.3f}", flush=True)
-        if reached >= asked and (best is None or reached < best["speed_up"]):
+        if reached >= asked and reached < nearest:
             path.replace(folder / "model.pt")
-            best = {"speed_up": reached, "macs_ratio": plan.macs_speed_up, "parameters": plan.params[1]}
+            best, nearest = {"macs_ratio": plan.macs_speed_up, "parameters": plan.params[1]}, reached
         if asked * WINDOW[0] <= reached <= asked * WINDOW[1]:
             break
         low, high = (low, share) if reached >= asked else (share, high)
@@ -115,7 +121,7 @@ def unpruned(weights: Path, data: str, bench: Bench, asked: float, folder: Path)
     """The given model with the same epochs of fine-tuning: what those alone bring, at any latency asked."""
     given = checkpoint.load(weights)
     shutil.copyfile(weights, folder / "model.pt")
-    return {"speed_up": 1.0, "macs_ratio": 1.0, "parameters": checkpoint.parameter_count(given.model)}
+    return {"macs_ratio": 1.0, "parameters": checkpoint.parameter_count(given.model)}
 
 
 def lamp(weights: Path, data: str, bench: Bench, asked: float, folder: Path, step: int = 8) -> dict[str, Any]:
@@ -148,11 +154,7 @@ def searched(weights: Path, data: str, bench: Bench, asked: float, folder: Path)
     """The budget search of this project, as ``edgeprune search`` runs it, held as near to the budget as its rivals."""
     near: dict[str, Any] = {"speed_up": asked, "least_used": 1 / WINDOW[1], "cache": bench.work / "profiles"}
     found = search("cpu", weights, data, output=folder / "model.pt", imgsz=bench.imgsz, **near)
-    return {
-        "speed_up": bench.speed_up(folder / "model.pt", folder / "candidate"),
-        "macs_ratio": found.plan.macs_speed_up,
-        "parameters": found.plan.params[1],
-    }
+    return {"macs_ratio": found.plan.macs_speed_up, "parameters": found.plan.params[1]}
 
 
 def stock(weights: Path, data: str, bench: Bench, asked: float, folder: Path) -> dict[str, Any]:
@@ -175,7 +177,6 @@ def stock(weights: Path, data: str, bench: Bench, asked: float, folder: Path) ->
             macs = Pruner(model, bench.imgsz).macs()
             parameters = checkpoint.parameter_count(model)
             return {
-                "speed_up": reached,
                 "macs_ratio": pruner.macs() / macs,
                 "parameters": parameters,
                 "recipe": path.name,
@@ -194,14 +195,20 @@ METHODS: dict[str, Method] = {
 
 
 def arm(method: str, asked: float, options: argparse.Namespace, bench: Bench) -> Arm:
+    """The model that a method chose, raced afresh: the least of several noisy ratios is lower than what was chosen."""
     folder = options.work / f"{method}-x{asked:g}"
     record = folder / "measured.json"
-    if not record.is_file():
+    measured = json.loads(record.read_text()) if record.is_file() else {}
+    if not measured:
         folder.mkdir(parents=True, exist_ok=True)
         print(f"{method} x{asked:g}", flush=True)
         measured = METHODS[method](options.weights, options.data, bench, asked, folder)
+    if INTERVAL not in measured:
+        raced = bench.raced(folder / "model.pt", folder / "candidate")
+        measured |= {"speed_up": raced.ratio, INTERVAL: [raced.low, raced.high]}
+        print(f"  raced afresh: x{raced.ratio:.3f} ({raced.low:.3f} to {raced.high:.3f})", flush=True)
         write_atomically(record, json.dumps(measured, indent=1))
-    return Arm(folder / "model.pt", json.loads(record.read_text()))
+    return Arm(folder / "model.pt", measured)
 
 
 DISTILLED = "distilled"  # by the unpruned model, as a build does it
@@ -276,7 +283,7 @@ def row_of(recipe: str, method: str, asked: float, options: argparse.Namespace) 
         "recipe": recipe,
         "asked": asked,
         "method": method,
-        "speed_up": seen["speed_up"],
+        **{key: seen[key] for key in ("speed_up", INTERVAL) if key in seen},
         "macs_ratio": seen["macs_ratio"],
         "parameters": seen["parameters"],
         "seeds": list(runs),
@@ -284,32 +291,45 @@ def row_of(recipe: str, method: str, asked: float, options: argparse.Namespace) 
         "val": statistics.mean(run["val"] for run in runs.values()),
         "epochs": options.epochs,
         "lr0": options.lr0,
+        **({"pretrained": options.pretrained} if method == "stock" else {}),
+        "weights": options.of.weights,
+        "dataset": options.of.dataset,
         "date": f"{date.fromtimestamp(max(by_seed[seed].stat().st_mtime for seed in runs)):%Y-%m-%d}",
         "by": list(dict.fromkeys(run["by"] for run in runs.values())),
     }
 
 
+def settings_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row was trained with and of; None for what it does not name."""
+    return tuple(row.get(name) for name in SETTINGS)
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Rows of one key are of the same thing: one replaces the other."""
+    return (row["recipe"], row["asked"], row["method"], *settings_of(row))
+
+
 def kept_with(options: argparse.Namespace) -> dict[str, Any]:
     """The results beside the page with those of this run in them, written back; those of others are left out."""
     path: Path = options.out.with_suffix(".json")
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    begun = next((one for one in (path, options.begun) if one is not None and one.is_file()), None)
+    kept: dict[str, Any] = {} if begun is None else json.loads(begun.read_text())
     if options.weights is not None and not options.of.fits(kept):
         kept = {}
-    kept = {"rows": [], "single_runs": []} | kept
-    rows = {(one["recipe"], one["asked"], one["method"]): one for one in kept["rows"]}
+    for name in ("rows", "single_runs"):
+        kept.setdefault(name, [])
+    for name in ("weights", "dataset"):  # a row names its own; what stands above all may be of a later run
+        kept.pop(name, None)
+    rows = {key_of(one): one for one in kept["rows"]}
     if options.weights is not None:
-        asked = [
-            row
-            for recipe in options.recipe
-            for one in options.speed_ups
-            for name in METHODS
-            if (row := row_of(recipe, name, one, options))
-        ]
-        for one in asked:
-            before = rows.setdefault((one["recipe"], one["asked"], one["method"]), one)
-            if len(one["test"]) >= len(before["test"]):
-                rows[one["recipe"], one["asked"], one["method"]] = one
-        kept |= given_with(options) | asdict(options.of)
+        names = ("model", "data", "imgsz")
+        rows = {key: one for key, one in rows.items() if options.of.fits({**one, **{n: kept[n] for n in names}})}
+        for recipe, asked, name in product(options.recipe, options.speed_ups, METHODS):
+            if one := row_of(recipe, name, asked, options):
+                before = rows.setdefault(key_of(one), one)
+                if len(one["test"]) >= len(before["test"]):
+                    rows[key_of(one)] = one
+        kept |= given_with(options) | {name: getattr(options.of, name) for name in names}
     kept["rows"] = list(rows.values())
     write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     return kept
@@ -343,17 +363,19 @@ prints it without a run.
 Every method gives one model for every latency ratio, found by measuring it next to the unpruned one ({runtime}
 CPU, one thread, interleaved). Each is fine-tuned for {how}; the best
 epoch is chosen on val, the figure taken on **test** ({test_images} images).
-{made}.
+{made}.{digests}{apart}
 
 - `edgeprune`: the budget search (`edgeprune search --speed-up`), taylor on 64 training images.
 - `lamp-any-width`: global LAMP with a MACs target and no thought of alignment, as the FLOPs-targeted reference prunes.
   `lamp`: the same in widths that are multiples of 8.
 - `uniform-l2`: the same share of every layer.
-- `stock`: YOLOv8 with a smaller width multiple from random weights, 80 + 20 epochs with this project's `pretrain`.
+- `stock`: YOLOv8 with a smaller width multiple from random weights, {stock} epochs with this project's `pretrain`.
 - `unpruned`: the given weights with the same epochs, at ×1.0.
 
-An interval is of the mean over seeds, at 95 % by Student's t. The seeds share one test split: what another split
-would give is not in it.
+An interval of accuracy is of the mean over seeds, at 95 % by Student's t. The seeds share one test split: what another
+split would give is not in it. An interval of the latency ratio is of one race of the chosen model, with as many rounds
+for every method. A row without one is older: there the search was raced afresh, and a rival's ratio is the one that
+chose it, the least of several at or over what was asked, which flatters it.
 """
 TITLES = {
     "ultralytics": "Fine-tuned by Ultralytics' training defaults",
@@ -361,12 +383,6 @@ TITLES = {
     DISTILLED: "Fine-tuned by `edgeprune build`'s defaults, the unpruned model as teacher",
 }
 SHORT = ("edgeprune", "lamp-any-width", "uniform-l2", "stock", "unpruned")  # in the summary
-WORDS = {
-    "ahead": "ahead",
-    "behind": "behind",
-    "level": "level: the intervals overlap",
-    "open": "not told: fewer than three seeds",
-}
 
 
 def page(kept: dict[str, Any]) -> str:
@@ -379,10 +395,18 @@ def page(kept: dict[str, Any]) -> str:
     mixed = any("by" in one for one in kept["rows"])
     facts["runtime"] = "ONNX Runtime" if mixed else kept["runtime"]
     facts["made"] = _origins(kept)
+    facts["apart"] = _apart(kept["rows"])
+    facts["digests"] = f"\n{said}" if (said := nameless(kept["rows"])) else ""
+    facts["stock"] = " or ".join(
+        dict.fromkeys(
+            f"{one.get('pretrained', 'unknown')} + {one['epochs']}" for one in kept["rows"] if one["method"] == "stock"
+        )
+    )
+    facts["stock"] = facts["stock"] or "as many"
     lines = [INTRODUCTION.format(**facts), "## In short", "", *summary(kept["rows"]), ""]
     for recipe, title in TITLES.items():
         rows = sorted((one for one in kept["rows"] if one["recipe"] == recipe), key=lambda one: one["asked"])
-        lines += [f"## {title}", "", *rows_table(rows), ""] if rows else []
+        lines += [f"## {title}", "", *rows_table(rows, kept["rows"]), ""] if rows else []
     lines += ["## What follows", "", *conclusions(kept["rows"]), ""]
     if kept["single_runs"]:
         lines += ["## Single runs", "", "One seed each: no interval, so nothing follows from a difference.", ""]
@@ -407,6 +431,34 @@ def _origins(kept: dict[str, Any]) -> str:
     return origins([*said, *(by for one in kept["rows"] for by in one.get("by", ()))])
 
 
+def _apart(rows: list[dict[str, Any]]) -> str:
+    """Where the recipes did not train the same model, since each run of the script prunes for itself."""
+    models: dict[tuple[float, str], set[str]] = {}
+    for one in rows:
+        size = f"{one['parameters'] / 1e6:.2f} {one['macs_ratio']:.2f}"  # older rows have no more digits
+        models.setdefault((one["asked"], one["method"]), set()).add(size)
+    found = sorted(key for key, sizes in models.items() if len(sizes) > 1)
+    said = "; ".join(
+        f"at ×{asked:g} of {', '.join(f'`{method}`' for _, method in ones)}"
+        for asked, ones in groupby(found, key=lambda key: key[0])
+    )
+    which = f"\nThe recipes' rows were pruned apart, and are of other models where parameters or MACs differ:\n{said}."
+    return which if found else ""
+
+
+def named(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The method of a row, with what tells it from others of its name on the page."""
+    words = {"epochs": "epochs {:g}", "lr0": "rate {:g}", "pretrained": "pretrained {}"}
+    alike = [one for one in rows if one["method"] == row["method"]]
+    differ = [
+        words[name].format(row[name]) if name in row else f"{name} unknown"
+        for name in words
+        if len({one.get(name) for one in alike}) > 1
+    ]
+    mark = " †" if not is_named(row) and any(map(is_named, rows)) else ""
+    return ", ".join([row["method"], *differ]) + mark
+
+
 def summary(rows: list[dict[str, Any]]) -> list[str]:
     """One line a recipe and method, a column a latency ratio; what the README shows."""
     asked = sorted({one["asked"] for one in rows})
@@ -418,9 +470,11 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     }
     for recipe, name in names.items():
         for method in SHORT:
-            found = {one["asked"]: one for one in rows if (one["recipe"], one["method"]) == (recipe, method)}
-            if found:
-                lines.append((name, f"`{method}`", *(_short(found.get(one)) for one in asked)))
+            alike = [one for one in rows if (one["recipe"], one["method"]) == (recipe, method)]
+            for settings in dict.fromkeys(map(settings_of, alike)):
+                found = {one["asked"]: one for one in alike if settings_of(one) == settings}
+                which = named(next(iter(found.values())), rows).removeprefix(method)
+                lines.append((name, f"`{method}`{which}", *(_short(found.get(one)) for one in asked)))
     return table(("fine-tuned by", "pruned by", *(f"×{one:.1f}" for one in asked)), lines, right=2)
 
 
@@ -433,16 +487,17 @@ def _short(row: dict[str, Any] | None) -> str:
     return f"{seeds.mean:.3f} {spread}{'' if len(seeds.values) != 2 else ', two seeds'}{at}"
 
 
-def rows_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Every row with its seeds."""
-    columns = ("asked", "method", "measured", "MACs", "parameters", "test, mean", "95 %", "lowest", "highest")
+def rows_table(rows: list[dict[str, Any]], every: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows with their seeds; ``every``: all of the page."""
+    columns = ("asked", "method", "measured", "measured, 95 %", "MACs", "parameters", "test, mean", "95 %")
     return table(
-        (*columns, "val, mean", "seeds"),
+        (*columns, "lowest", "highest", "val, mean", "seeds"),
         [
             (
                 f"×{one['asked']:g}",
-                one["method"],
+                named(one, every),
                 f"×{one['speed_up']:.2f}",
+                "×{:.2f} to ×{:.2f}".format(*one[INTERVAL]) if INTERVAL in one else "–",
                 f"×{one['macs_ratio']:.2f}",
                 f"{one['parameters'] / 1e6:.2f} M",
                 f"{Seeds(tuple(one['test'])).mean:.4f}",
@@ -459,25 +514,34 @@ def rows_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def conclusions(rows: list[dict[str, Any]]) -> list[str]:
-    """A line a comparison of the search with a rival at the same latency, from the intervals alone."""
+    """A line a comparison of the search with a rival at the same latency, from the intervals alone.
+
+    Rows of other epochs or another rate are not held against each other, nor are rows that may be of other weights.
+    """
     lines = []
-    for recipe, title in TITLES.items():
-        found = {(one["asked"], one["method"]): Seeds(tuple(one["test"])) for one in rows if one["recipe"] == recipe}
-        for asked in sorted({at for at, _ in found}):
-            ours = found.get((asked, "edgeprune"))
-            for method in METHODS:
-                theirs = found.get((asked, method))
-                if ours is not None and theirs is not None and method != "edgeprune":
-                    difference = f"{ours.mean - theirs.mean:+.3f}"
-                    lines.append(
-                        (
-                            title.removeprefix("Fine-tuned by "),
-                            f"×{asked:g}",
-                            method,
-                            difference,
-                            WORDS[ours.against(theirs)],
-                        )
-                    )
+    ours = sorted((one for one in rows if one["method"] == "edgeprune"), key=lambda one: one["asked"])
+    for title, own, method in (
+        (title, own, method)
+        for recipe, title in TITLES.items()
+        for own in ours
+        if own["recipe"] == recipe
+        for method in METHODS
+        if method != "edgeprune"
+    ):
+        alike = ("recipe", "asked", "epochs", "lr0", "weights", "dataset")
+        rivals = [one for one in rows if one["method"] == method]
+        for their in (one for one in rivals if all(one.get(name) == own.get(name) for name in alike)):
+            first, second = (Seeds(tuple(one["test"])) for one in (own, their))
+            differs = latency_differs(own.get(INTERVAL), their.get(INTERVAL))
+            lines.append(
+                (
+                    title.removeprefix("Fine-tuned by "),
+                    f"×{own['asked']:g}",
+                    named(their, rows),
+                    f"{first.mean - second.mean:+.3f}",
+                    WORDS[first.against(second)] + "; latency differs" * differs,
+                )
+            )
     return table(("fine-tuned by", "asked", "against", "difference of means", "the search is"), lines)
 
 
@@ -488,6 +552,7 @@ def main() -> None:
     parser.add_argument("--print-only", action="store_true", help="print the page from what is kept beside --out")
     parser.add_argument("--work", type=Path, default=Path("runs/equal-latency"))
     parser.add_argument("--out", type=Path, required=True, help="the page; results are kept beside it as .json")
+    parser.add_argument("--from", dest="begun", type=Path, help="JSON that the one beside --out is begun with")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--speed-ups", type=float, nargs="+", default=[1.5, 2.2, 3.0])

@@ -376,6 +376,7 @@ def main() -> int:
     arguments.add_argument("--data", required=True)
     arguments.add_argument("--work", type=Path, required=True, help="rows of runs under way")
     arguments.add_argument("--out", type=Path, required=True, help="the page; finished runs are kept beside it")
+    arguments.add_argument("--from", dest="begun", type=Path, help="JSON that the one beside --out is begun with")
     arguments.add_argument("--picture", type=Path, help="drawing of the first model's first seed [beside the page]")
     arguments.add_argument("--everything", action="store_true", help="train what the screening leaves out too")
     arguments.add_argument("--speed-ups", type=float, nargs="+", default=[1.5, 2.2, 3.0, 5.0])
@@ -388,6 +389,7 @@ def main() -> int:
     options = arguments.parse_args()
     options.dataset = content_of(options.data)
     kept = kept_with(options)
+    kept.begin_with(options.begun)
     missing = [(seed, weights) for seed in options.seeds for weights in options.weights]
     missing = [(seed, weights) for seed, weights in missing if name_of(weights, seed) not in kept.all()]
     for seed, weights in [] if options.print_only else missing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -34,6 +34,14 @@ class KeptRuns:
     def __init__(self, page: Path, asked: Mapping[str, Any]) -> None:
         self.path = page.with_suffix(".json")
         self.asked = json.loads(json.dumps(asked))
+
+    def begin_with(self, other: Path | None) -> None:
+        """Take what another file keeps of the same, where there is none yet; one of something else is left alone."""
+        if other is not None and other.is_file() and not self.path.is_file():
+            text = other.read_text()
+            if json.loads(text)["asked"] == self.asked:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.path, text)
 
     def all(self) -> dict[str, Any]:
         """Figures by name of the run.
@@ -91,6 +99,20 @@ class MadeOf:
         return all(said.get(name) == here[name] for name in ("model", "data", "imgsz")) and all(
             said.get(name) in (None, here[name]) for name in ("weights", "dataset")
         )
+
+
+def nameless(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many rows do not say by digests which weights and data they are of; empty where all do."""
+    count = sum(not is_named(row) for row in rows)
+    if not count:
+        return ""
+    which = "No row names" if count == len(rows) else f"{count} of {len(rows)} rows, marked †, do not name"
+    return f"{which} digests of its weights and data: taken before rows kept them, by the names of the files alone."
+
+
+def is_named(row: Mapping[str, Any]) -> bool:
+    """Whether a row says by digests which weights and data it is of."""
+    return row.get("weights") is not None and row.get("dataset") is not None
 
 
 def made_of(weights: Path, data: Path | str, imgsz: int) -> MadeOf:

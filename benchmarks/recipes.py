@@ -14,7 +14,8 @@ all:
 - teacher ``none``, ``unpruned`` or ``larger`` (``--larger``, another checkpoint of the same classes).
 
 A stopped run goes on in the epoch where it was (``--work``); finished ones are kept in a JSON beside the page, one
-figure a seed. ``--print-only`` prints the page from it.
+figure a seed. ``--from`` is another such JSON, whose runs of the same weights and data count as finished where there is
+none beside the page yet. ``--print-only`` prints the page from it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 
 from benchmarks.equal_latency import WINDOW, Bench
 from benchmarks.kept import KeptRuns, MadeOf, known_by, made_here, made_of, origins
-from benchmarks.page import Seeds, publish, table
+from benchmarks.page import FEWEST_SEEDS, Seeds, latency_differs, publish, table
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.measure.accuracy import accuracy
@@ -60,7 +61,7 @@ COLUMNS = (
     "test, mean",
     "95 %",
 )
-COLUMNS = (*COLUMNS, "lowest", "highest", "against the default", "seeds", "hours a seed")
+COLUMNS = (*COLUMNS, "lowest", "highest", "against the default", "seeds")
 
 
 @dataclass(frozen=True)
@@ -290,11 +291,13 @@ def page(options: argparse.Namespace) -> str:
         f"{options.imgsz} px, {options.epochs} epochs in all, seeds {', '.join(map(str, options.seeds))}{larger}. "
         f"{origins(one['by'] for one in runs)}.",
         "",
-        "The first row is the default; the others differ from it in one thing, and the last may put the best of each "
-        "together, chosen on val. Latency is the ratio to the given weights in one interleaved run, through ONNX "
+        "The first row is the default; the others differ from it in one thing, but for `sparse`: it is pruned by the "
+        "scales that it trained (`bn_scale`), so that its importance differs too, and it hears its teacher in the "
+        "second half of its epochs alone. The last may put the best of each together, chosen on val. Latency is the "
+        "ratio to the given weights in one interleaved run, through ONNX "
         "Runtime on the CPU, one thread; its interval is the widest of the seeds. Accuracy is mAP50-95 of the "
         "checkpoint. `against the default` is the difference on test seed by seed, with its 95 % interval by "
-        "Student's t.",
+        "Student's t; where the two intervals of latency lie apart, it says so.",
     ]
     for asked in options.speed_ups:
         every = every_recipe(asked, options)
@@ -319,7 +322,7 @@ def _rows(every: Sequence[Recipe], asked: float, options: argparse.Namespace) ->
             one.teacher,
             f"{one.lr0:g}",
             f"×{statistics.mean(middle for _, middle, _ in ratio):.3f}",
-            f"×{min(low for low, *_ in ratio):.3f} to ×{max(high for *_, high in ratio):.3f}",
+            "×{:.3f} to ×{:.3f}".format(*_widest(found)),
             f"{statistics.mean(run['parameters'] for run in found) / 1e6:.3f} M",
             f"{statistics.mean(run['val'] for run in found):.4f}",
             f"{test.mean:.4f}",
@@ -328,8 +331,12 @@ def _rows(every: Sequence[Recipe], asked: float, options: argparse.Namespace) ->
             f"{max(test.values):.4f}",
             "–" if one == every[0] else _difference_text(one, every[0], asked, options),
             len(found),
-            f"{statistics.mean(run['seconds'] for run in found) / 3600:.2f}",
         )
+
+
+def _widest(found: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """The lowest and the highest end of the latency ratios of several seeds."""
+    return min(run["speed_up"][0] for run in found), max(run["speed_up"][2] for run in found)
 
 
 def _difference(one: Recipe, other: Recipe, asked: float, options: argparse.Namespace) -> Seeds:
@@ -344,7 +351,8 @@ def _difference_text(one: Recipe, other: Recipe, asked: float, options: argparse
     if not found.values:
         return "of other seeds"
     ends = "" if found.interval is None else f" ({found.interval[0]:+.4f} to {found.interval[1]:+.4f})"
-    return f"{found.mean:+.4f}{ends}"
+    apart = latency_differs(*(_widest(figures(each, asked, options)) for each in (one, other)))
+    return f"{found.mean:+.4f}{ends}" + "; latency differs" * apart
 
 
 def _why(one: Recipe, asked: float, options: argparse.Namespace) -> str:
@@ -357,7 +365,7 @@ def _conclusion(every: Sequence[Recipe], asked: float, options: argparse.Namespa
     ahead, open_ = [], []
     for one in every[1:]:
         found = _difference(one, every[0], asked, options)
-        if len(found.values) < 3 or found.interval is None:
+        if len(found.values) < FEWEST_SEEDS or found.interval is None:
             open_.append(one.name)
         elif found.interval[0] > 0:
             ahead.append(one.name)
@@ -371,6 +379,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="dataset YAML with a test split")
     parser.add_argument("--work", type=Path, required=True, help="models and trainings")
     parser.add_argument("--out", type=Path, required=True, help="the page; finished runs are kept beside it")
+    parser.add_argument("--from", dest="begun", type=Path, help="JSON that the one beside --out is begun with")
     parser.add_argument("--larger", type=Path, help="teacher one scale up, of the same classes")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--speed-ups", type=float, nargs="+", default=[2.2])
@@ -390,6 +399,7 @@ def main() -> None:
         options.teachers = [one for one in options.teachers if one != "larger"] or ["unpruned"]
     of = made_of(options.weights, options.data, options.imgsz)
     options.dataset = of.dataset
+    kept(options).begin_with(options.begun)
     if options.print_only and not kept(options).all():
         parser.error(f"{kept(options).path} keeps no run of these weights and data")
     if not options.print_only:

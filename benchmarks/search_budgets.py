@@ -4,8 +4,9 @@ Usage: python -m benchmarks.search_budgets --data DATA.yaml --out TABLE.md [--on
 
 Every row is a search of its own for a measured speed-up on the ``cpu`` target, and then a fresh race of its result
 against the unpruned model. The JSON beside the table has every probe. It goes on where it stopped: rows that are in the
-JSON are not run again, those of other weights, data or size are left out; ``--only 1`` runs one row more and ends. The
-profile of a model's layers is measured in its first row and counted there.
+JSON are not run again, those of other weights, data or size are left out; ``--only 1`` runs one row more and ends.
+Where there is no JSON yet, rows of models that are not given are taken from ``--from``, so that they stay. The profile
+of a model's layers is measured in its first row and counted there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from benchmarks.kept import MadeOf, made_here, made_of, origins
+from benchmarks.kept import MadeOf, is_named, made_here, made_of, nameless, origins
 from edgeprune.progress import Silent
 from edgeprune.serial import to_json
 
@@ -48,10 +49,14 @@ def main() -> None:
     arguments.add_argument("--only", type=int, default=0, help="rows to run now; 0 runs all that are missing")
     arguments.add_argument("--cache", type=Path, default=Path("runs/profiles"))
     arguments.add_argument("--out", type=Path, required=True)
+    arguments.add_argument("--from", dest="begun", type=Path, help="JSON whose rows of other models are taken over")
     options = arguments.parse_args()
     file = options.out.with_suffix(".json")
     made = {path: made_of(path, options.data, options.imgsz) for path in options.weights}
     rows = kept_in(file, list(made.values()))
+    if options.begun is not None and not file.is_file():
+        names = {one.model for one in made.values()}
+        rows = [row for row in kept_in(options.begun, list(made.values())) if row["model"] not in names]
     done = {(row["model"], row["asked"]) for row in rows}
     missing = [(path, ask) for ask in options.speed_ups for path in options.weights if (path.stem, ask) not in done]
     for path, asked in missing[: options.only or None]:
@@ -134,15 +139,16 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         f"`cpu` target ({origins(row['by'] for row in rows)}; one thread), {options.imgsz} px, importance from 64 "
         f"images of `{Path(options.data).parent.name}`. Measured: a fresh race after the search, with its 95 % "
         "interval. Error: predicted over measured latency of the final plan minus 1, before any probe corrected the "
-        "model.",
+        "model." + (f" {said}" if (said := nameless(rows)) else ""),
         "",
         "| model | asked | measured | over asked | probes | seconds | error | MACs | parameters | blocks dropped |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
         low, high = row["interval"]
+        mark = " †" if not is_named(row) and any(map(is_named, rows)) else ""
         lines.append(
-            f"| {row['model']} | ×{row['asked']:g} | ×{row['measured']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"| {row['model']}{mark} | ×{row['asked']:g} | ×{row['measured']:.3f} ({low:.3f} to {high:.3f}) | "
             f"{row['measured'] / row['asked']:.3f} | {len(row['probes'])} | {row['seconds']:.0f} | "
             f"{row['final_uncorrected_error']:+.1%} | ×{row['macs']:.2f} | "
             f"{row['parameters'][1] / row['parameters'][0]:.0%} | {', '.join(row['removed']) or '–'} |"

@@ -87,6 +87,32 @@ def test_the_page_tells_what_is_ahead_by_the_interval_of_the_difference(options:
     assert "Not told, fewer than three seeds: " in text
 
 
+def test_the_page_says_where_latencies_lie_apart(options: Namespace) -> None:
+    for one, low in ((DEFAULT, 2.2), (ROUNDS, 2.24), (LAMP, 2.4)):
+        keep(one, options, 0.5, 0.5)
+        for seed in options.seeds:
+            name = Place(one, 2.2, seed, options).name
+            found = recipes.kept(options).all()[name] | {"speed_up": [low, low + 0.02, low + 0.05]}
+            recipes.kept(options).keep(name, found)
+    rows = {line.split(" | ")[1]: line for line in page(options).splitlines() if " unpruned " in line}
+    assert "; latency differs |" in rows["lamp"]
+    assert page(options).count("; latency differs |") == 1
+    assert "hours" not in page(options), "they tell the load of the machine"
+
+
+def test_runs_that_another_page_keeps_are_taken_only_if_they_are_of_the_same(options: Namespace) -> None:
+    keep(DEFAULT, options, 0.5, 0.5)
+    again = Namespace(**{**vars(options), "out": options.out.with_name("again.md")})
+    recipes.kept(Namespace(**{**vars(again), "dataset": "def"})).begin_with(options.out.with_suffix(".json"))
+    assert recipes.kept(again).all() == {}
+    recipes.kept(again).begin_with(options.out.with_name("absent.json"))
+    recipes.kept(again).begin_with(options.out.with_suffix(".json"))
+    assert len(recipes.kept(again).all()) == 3
+    keep(ROUNDS, again, 0.5, 0.5)
+    recipes.kept(again).begin_with(options.out.with_suffix(".json"))
+    assert len(recipes.kept(again).all()) == 6, "what has begun goes on"
+
+
 def test_every_schedule_trains_as_many_epochs_and_a_second_run_trains_none(
     options: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_row_is_not_replaced_by_one_of_fewer_seeds(tmp_path: Path, monkeypatch
 
     row = {"recipe": "edgeprune", "asked": 2.2, "method": "edgeprune", "test": [0.5, 0.6]}
     of = MadeOf("n", "1" * 12, "d", "2" * 12, 320)
-    given = {"weights": tmp_path / "n.pt", "data": "d/data.yaml", "out": tmp_path / "page.md", "of": of}
+    given = {"weights": tmp_path / "n.pt", "data": "d/data.yaml", "out": tmp_path / "page.md", "of": of, "begun": None}
     (tmp_path / "page.json").write_text(json.dumps({"rows": [row], "single_runs": [], **asdict(of)}))
     options = Namespace(**given, recipe=["edgeprune"], speed_ups=[2.2])
     monkeypatch.setattr(equal_latency, "given_with", lambda _: {})
