@@ -4,12 +4,13 @@ What a person has to change is ``{"error": {"kind", "message"}}`` and exit code 
 crash or a lost connection.
 
     facts                          what the device is
-    enter WORK OWNER               work directories that other builds left here, free space
+    enter WORK OWNER               work directories of other builds here, free space
     offer PATH SHA256 SIZE         whether a file with this content is here already, or how much of it
     put PATH SHA256 SIZE OFFSET    the rest of it, from stdin
     stat PATH, get PATH OFFSET     size and digest of a file; its content
     mkdir PATH, remove PATH        a folder inside the work directory
     job FOLDER OFFSET              start the job on stdin unless it runs, send its output from OFFSET, give its result
+    cancel FOLDER                  end a job that nobody waits for any more
     run FOLDER                     the job itself; detached, so that it outlives the connection
     hold WORK POWER_MODE CLOCKS    hold the board for the measured jobs of a build; detached, ends when they pause
     carried FOLDER                 run the commands of a folder that was carried here by hand
@@ -22,7 +23,7 @@ import sys
 from dataclasses import asdict
 
 from edgeprune.agent import carried, facts, files, hold, jobs, work
-from edgeprune.agent.system import Refused, refusal_of, say
+from edgeprune.agent.system import Refused, refusal_of, say, work_folder
 
 ANSWERED = {
     "facts": lambda: asdict(facts.device_facts()),
@@ -33,6 +34,7 @@ ANSWERED = {
     "mkdir": files.make_folder,
     "remove": files.remove_folder,
     "job": lambda folder, offset: jobs.follow_job(folder, int(offset)),
+    "cancel": jobs.cancel_job,
     "leave": work.leave_work,
 }
 SILENT = {  # what they give is an exit code, None for 0
@@ -46,6 +48,8 @@ SILENT = {  # what they give is an exit code, None for 0
 def main(argv: list[str]) -> int:
     """Do one verb; gives the exit code."""
     verb, arguments = argv[1], argv[2:]
+    if verb != "carried":
+        work.note_use(work_folder())
     try:
         if verb in SILENT:
             return SILENT[verb](*arguments) or 0

@@ -2,7 +2,7 @@
 
 A detached process, the holder, keeps the device-wide lock with power mode and clocks set, so that jobs which are
 compared run under one setting. ``hold.json`` in the work directory says how far it is; a job that runs leaves a file
-``busy-PID`` there.
+``busy-PID`` there, and the next one waits for its end.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edgeprune.agent.system import (
     Stopped,
     ignore_signals,
     is_running,
+    pid_of,
     process_of,
     read_json,
     refusal_of,
@@ -108,13 +109,14 @@ def restore_unless_held() -> str | None:
 
 @contextlib.contextmanager
 def held_board(mode: str, lock_clocks: bool, on_wait, on_note=lambda text: None):
-    """The board for one job: waits for the holder, which is started where there is none.
+    """The board for one job: waits for the holder, which is started where there is none, and for the end of another job
+    of the same build: one whose caller gave up, and that could not be told so.
 
     Args:
         mode: power mode by its name; empty for the one that the board is in.
         lock_clocks: lock the clocks, where this user may.
         on_wait: called once with the present holder while the board is another build's.
-        on_note: called with what a person may want to know: what an earlier run had left changed.
+        on_note: called with what a person may want to know: what an earlier run had left changed, or that one goes on.
 
     Yields:
         The board's power mode and clocks, and ``waited_s`` if another build had it; and a function that says what of
@@ -192,7 +194,8 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
 
 
 def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on_note) -> dict:
-    path, log, starts, seen = os.path.join(work, HOLD_FILE), os.path.join(work, LOG_FILE), 0, False
+    path, log = os.path.join(work, HOLD_FILE), os.path.join(work, LOG_FILE)
+    starts, seen, told = 0, False, False
     while True:
         with _decision(work):
             hold: dict | None = read_json(path)
@@ -208,7 +211,8 @@ def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on
                 starts += 1
                 hold = {"process": started, "state": "starting"}
                 write_json(path, hold)
-            if hold["state"] == "ready":
+            other = _busy_in(work, but=busy) if hold["state"] == "ready" else ""
+            if hold["state"] == "ready" and not other:
                 write_file(work, os.path.basename(busy), process_of(os.getpid()).encode())
                 if hold.get("left"):
                     on_note(hold.pop("left"))
@@ -219,6 +223,9 @@ def _joined_hold(work: str, busy: str, mode: str, lock_clocks: bool, on_wait, on
                 raise Refused(hold["kind"], hold["message"])
         if hold["state"] == "waiting":
             on_wait(hold["holder"])
+        elif other and not told:
+            told = True
+            on_note(f"an earlier run of this build goes on there (process {pid_of(other)}); waiting for its end")
         time.sleep(0.05)
 
 
@@ -242,13 +249,19 @@ def _decision(work: str):
 def _is_needed(work: str, path: str) -> bool:
     """Whether a measured job runs or ran a moment ago; once not, nobody can join any more."""
     with _decision(work):
-        for busy in glob.glob(os.path.join(work, "busy-*")):
-            if is_running(text_of(busy)):
-                return True
+        if _busy_in(work):
+            return True
         if time.time() - os.stat(path).st_mtime < IDLE_S:
             return True
         os.unlink(path)
         return False
+
+
+def _busy_in(work: str, but: str = "") -> str:
+    """The process of a measured job that runs in a work directory, ``but`` the one that this file names; empty for
+    none."""
+    files = (path for path in glob.glob(os.path.join(work, "busy-*")) if path != but)
+    return next(filter(is_running, map(text_of, files)), "")
 
 
 def _told(left: Restored) -> str:

@@ -21,6 +21,7 @@ from edgeprune.agent.system import (
     PROCESS,
     Refused,
     Stopped,
+    end_process,
     ignore_signals,
     is_running,
     pid_of,
@@ -40,13 +41,12 @@ RESERVED_BYTES = 1 << 16  # room for the result when a job has filled the disk
 FULL_DISK_BYTES = 1 << 20
 STDERR_BYTES = 1 << 18
 PIECE_BYTES = 1 << 20
+STOPPED = {"kind": "stopped", "message": "the job was stopped"}
 
 
 def follow_job(folder: str, offset: int) -> dict:
     """Start the job on stdin unless it runs already, send its output from ``offset`` on, and give its result."""
     job = sys.stdin.buffer.read()
-    with contextlib.suppress(OSError):
-        os.utime(os.path.join(work_folder(), "owner.json"))  # in use: not stale
     with _start(folder) as started:
         if not started:
             write_json(os.path.join(folder, "job.json"), json.loads(job.decode()))
@@ -78,6 +78,17 @@ def follow_job(folder: str, offset: int) -> dict:
     return {"done": result}
 
 
+def cancel_job(folder: str) -> dict:
+    """End a job whose caller gave up; gives whether it ``ended``. One that has not begun does not begin any more."""
+    with _start(folder) as started:
+        if not started:
+            write_json(os.path.join(folder, PROCESS), "")
+            write_json(os.path.join(folder, "result.json"), {"returncode": None, "conditions": {}, "error": STOPPED})
+    process, result = str(read_json(os.path.join(folder, PROCESS))), os.path.join(folder, "result.json")
+    end_process(process, lambda: os.path.exists(result))
+    return {"ended": os.path.exists(result) or not is_running(process)}
+
+
 def run_job(folder: str) -> None:
     """Do the job in ``folder`` (the program's own process); a result is there in every case."""
     with open(os.path.join(folder, "job.json")) as file:
@@ -102,7 +113,7 @@ def run_job(folder: str) -> None:
     except Refused as error:
         result["error"] = {"kind": error.kind, "message": str(error)}
     except Stopped:
-        result["error"] = {"kind": "stopped", "message": "the job was stopped"}
+        result["error"] = STOPPED
     except OSError as error:
         result["error"] = refusal_of(error, "tool")
     ignore_signals()

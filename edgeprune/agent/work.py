@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import platform
 import shutil
 import time
+from functools import partial
 
 from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
 from edgeprune.agent.power import RESTORE_TIMEOUT_S
-from edgeprune.agent.system import PROCESS, Refused, end_process, read_json, refusal_of, text_of, write_json
+from edgeprune.agent.system import (
+    PROCESS,
+    Refused,
+    end_process,
+    is_running,
+    read_json,
+    refusal_of,
+    text_of,
+    write_json,
+)
 
 PREFIX = "edgeprune-"
+OWNER_FILE = "owner.json"  # its time is that of the last command
 STALE_S = 7 * 86400
 
 
+def note_use(work: str) -> None:
+    """Somebody uses this work directory: it is not stale."""
+    with contextlib.suppress(OSError):
+        os.utime(os.path.join(work, OWNER_FILE))
+
+
 def enter_work(work: str, owner: str) -> dict:
-    """Name the owner of this work directory; gives those of others that lie beside it, and removes stale ones."""
-    write_json(os.path.join(work, "owner.json"), {"owner": owner})
+    """Name the owner of this work directory; gives those of others that lie beside it: their ``folder``, ``owner``, and
+    whether they are ``stale``: no command came for :data:`STALE_S`, and no job runs there."""
+    write_json(os.path.join(work, OWNER_FILE), {"owner": owner})
     others = []
     for folder in glob.glob(os.path.join(os.path.dirname(work), PREFIX + "*")):
-        path = os.path.join(folder, "owner.json")
+        path = os.path.join(folder, OWNER_FILE)
         named = read_json(path)
         try:
             mine = os.stat(folder).st_uid == os.geteuid() and os.path.abspath(folder) != os.path.abspath(work)
@@ -30,11 +49,15 @@ def enter_work(work: str, owner: str) -> dict:
             continue
         if not mine or not isinstance(named, dict) or "owner" not in named:
             continue
-        if age_s > STALE_S:
-            leave_work(folder)
-        else:
-            others.append({"folder": folder, "owner": named["owner"]})
+        stale = age_s > STALE_S and not any(is_running(process) for _, process in _jobs_in(folder))
+        others.append({"folder": folder, "owner": named["owner"], "stale": stale})
     return {"python": platform.python_version(), "free_bytes": shutil.disk_usage(work).free, "others": others}
+
+
+def _jobs_in(work: str) -> list[tuple[str, str]]:
+    """Folders of the jobs of a work directory, each with its process."""
+    folders = glob.glob(os.path.join(work, "jobs", "*"))
+    return [(folder, str(read_json(os.path.join(folder, PROCESS)))) for folder in folders]
 
 
 def leave_work(work: str) -> dict:
@@ -46,9 +69,8 @@ def leave_work(work: str) -> dict:
     if not os.path.basename(os.path.abspath(work)).startswith(PREFIX):
         raise Refused("device", f"{work} is not a work directory of edgeprune")
     try:
-        for folder in glob.glob(os.path.join(work, "jobs", "*")):
-            result = os.path.join(folder, "result.json")
-            end_process(str(read_json(os.path.join(folder, PROCESS))), lambda path=result: os.path.exists(path))
+        for folder, process in _jobs_in(work):
+            end_process(process, partial(os.path.exists, os.path.join(folder, "result.json")))
         hold = read_json(os.path.join(work, HOLD_FILE))
         if isinstance(hold, dict):
             end_process(str(hold.get("process")), timeout_s=RESTORE_TIMEOUT_S)

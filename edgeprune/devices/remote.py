@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
@@ -29,6 +30,17 @@ from edgeprune.devices.process import PIECE_BYTES, by_lines
 from edgeprune.errors import DataError, DeviceError, ToolError
 from edgeprune.samples.conditions import DeviceState
 from edgeprune.serial import from_json, to_json
+
+
+class WorkGone(DeviceError):
+    """The work directory is no longer there: the device was restarted, or somebody removed it.
+
+    Attributes:
+        missed: a folder or a job in it was in use.
+    """
+
+    missed = False
+
 
 Result = TypeVar("Result")
 Line = dict[str, Any]  # of the agent's JSON; what it may hold is in edgeprune.agent.__main__
@@ -72,6 +84,9 @@ class RemoteDevice(Device):
         self.work = ""  # path of the work directory, while there is one
         self._progress = 0  # grows with whatever brings a command on
         self._placed: set[str] = set()
+        self._folders = 0  # of the work directory that are in use
+        self._left_there: list[str] = []  # work directories of builds that ended
+        self._given_up: list[str] = []  # folders of jobs that could not be told to end
 
     def typed(self, command: str) -> str:
         """By the channel; see :class:`~edgeprune.devices.base.Device`."""
@@ -81,15 +96,22 @@ class RemoteDevice(Device):
     def workspace(self) -> Iterator[str]:
         """A private folder inside the work directory."""
         with self:
-            self._enter_work()
-            folder = f"{self.work}/{uuid.uuid4().hex[:12]}"
-            self._ask("mkdir", folder)
+            folder = self.afresh(self._new_folder)
+            self._folders += 1
             try:
                 yield folder
             finally:
-                if self._holds > 1:  # else all of it goes at once
+                self._folders -= 1
+                if self.work and self._holds > 1:  # else all of it goes at once
                     with suppress(DeviceError):
                         self._ask("remove", folder)
+
+    def _new_folder(self) -> str:
+        self._enter_work()
+        self._tidy_up()
+        folder = f"{self.work}/{uuid.uuid4().hex[:12]}"
+        self._ask("mkdir", folder)
+        return folder
 
     def run(
         self,
@@ -126,12 +148,8 @@ class RemoteDevice(Device):
             "clocks": self.clocks and measured,
         }
         with self:
-            self._enter_work()
-            output = _JobOutput(self, f"{self.work}/jobs/{uuid.uuid4().hex[:12]}", on_line)
-            content = json.dumps(job).encode()
-            result = self._retry(
-                lambda: self._agent("job", output.folder, str(output.offset), stdin=content, on_answer=output.take)
-            )["done"]
+            follow = partial(self._job, job, on_line)
+            output, result = follow() if self._placed else self.afresh(follow)  # it may be about what was placed
         if error := result.get("error"):
             raise self._refusal(error, argv)
         output.end()
@@ -142,6 +160,41 @@ class RemoteDevice(Device):
             result.get("stderr", ""),
             from_json(DeviceState, result["conditions"], self.name),
         )
+
+    def _job(self, job: Line, on_line: Callable[[str], None] | None) -> tuple[_JobOutput, Line]:
+        """Follow a job to its result. It ends with this call, whatever ends that: the caller may go on, and measure."""
+        self._enter_work()
+        if job["measured"]:
+            self._tidy_up()
+        for folder in list(self._given_up):
+            self._cancel(folder)
+        output = _JobOutput(self, f"{self.work}/jobs/{uuid.uuid4().hex[:12]}", on_line)
+        content, attempts = json.dumps(job).encode(), 0
+
+        def attempt() -> Line:
+            nonlocal attempts
+            attempts += 1
+            return self._agent("job", output.folder, str(output.offset), stdin=content, on_answer=output.take)
+
+        try:
+            return output, self._retry(attempt)["done"]
+        except BaseException as error:
+            if isinstance(error, WorkGone):
+                error.missed |= attempts > 1  # from the first one on it may have run there
+            self._cancel(output.folder)
+            raise
+
+    def _cancel(self, folder: str) -> None:
+        """End a job that nobody waits for any more: now, or else before the next one."""
+        if folder in self._given_up:
+            self._given_up.remove(folder)
+        if not self.work or not folder.startswith(f"{self.work}/"):  # it went with its work directory
+            return
+        try:
+            self._agent("cancel", folder)
+        except (DeviceError, ToolError):
+            if self.work:
+                self._given_up.append(folder)
 
     def send(self, local: Path, remote: str) -> None:
         """Copy a file there, from where an earlier attempt stopped; content that is there already is not sent.
@@ -229,13 +282,32 @@ class RemoteDevice(Device):
             DeviceError: the device does not come back.
         """
         self.channel.close()
+        self.afresh(self._ask_for_agent)
+
+    def _ask_for_agent(self) -> None:
+        self._enter_work()
         self._ask("stat", f"{self.work}/{AGENT}")
+
+    def afresh(self, work: Callable[[], Result]) -> Result:
+        """Do what makes all its paths there by itself; once more, in a new work directory, where that is gone and
+        nobody waits for anything in it.
+
+        Raises:
+            DeviceError: the work directory is gone, and something in it is missed.
+        """
+        try:
+            return work()
+        except WorkGone as error:
+            if error.missed:
+                raise
+            self.note(f"{self.name}: the work directory there is gone (was it restarted?); going on in a new one")
+            return work()
 
     # ------------------------------------------------------------ the agent
 
     def _look(self) -> DeviceFacts:
         with self:
-            return from_json(DeviceFacts, self._ask("facts"), self.name)
+            return from_json(DeviceFacts, self.afresh(lambda: self._ask("facts")), self.name)
 
     def _enter_work(self) -> None:
         """Make the work directory and put the agent into it, once."""
@@ -256,9 +328,15 @@ class RemoteDevice(Device):
         except DeviceError:
             self._release()
             raise
-        for abandoned in answer["others"]:  # of builds on this machine that were killed before they could tidy up
-            if _is_abandoned(abandoned["owner"]):
-                self._ask("leave", abandoned["folder"])
+        self._left_there = [
+            other["folder"] for other in answer["others"] if other["stale"] or _is_abandoned(other["owner"])
+        ]
+
+    def _tidy_up(self) -> None:
+        """Leave the work directories of builds that were killed before they could. Who only looks at a device changes
+        nothing there."""
+        while self._left_there:
+            self._ask("leave", self._left_there.pop())
 
     def _release(self) -> None:
         """Remove the work directory; a connection that is gone is tried a few times more for it. What could not be put
@@ -333,10 +411,13 @@ class RemoteDevice(Device):
             raise DeviceError(f"{self.name}: its python3 is older than 3.8 ({last}); install a newer one there")
         if "can't open file" in ended.stderr:
             self.work = ""
-            raise DeviceError(
+            self._placed.clear()
+            gone = WorkGone(
                 f"{self.name}: the work directory there is gone (was it restarted?); "
                 "give the same command again: it goes on"
             )
+            gone.missed = self._folders > 0
+            raise gone
         raise ToolError(argv, ended.returncode, ended.stderr)
 
     def got_on(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeprune.agent.host import HostState
 from edgeprune.devices.archive import archive
+from edgeprune.devices.base import Completed
 from edgeprune.devices.channel import Pipe
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
@@ -139,14 +140,18 @@ class RemoteOnnxRuntime(OnnxRuntime):
             line_of(line, on_progress)
 
         quick = isinstance(job, (DescribeJob, HostJob))  # loads no model
-        with self.device:
-            done = self.device.run(
+
+        def run() -> Completed:
+            return self.device.run(
                 self._worker(job.module),
                 timeout_s=QUICK_S if quick else LONGEST_S,
                 stdin=job_text(self._place(job)),
                 measured=not quick,
                 on_line=hear,
             )
+
+        with self.device:
+            done = self.device.afresh(run)
         last = last_line(done.stdout)
         if "error" in last and isinstance(job, DescribeJob):
             raise _Missing(last["error"]["message"])

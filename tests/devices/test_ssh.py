@@ -297,7 +297,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(server: Server) -> None
         process.kill()
     [orphan] = server.left()
     with over(server) as device:
-        device.run(["true"], timeout_s=600)
+        device.run(["true"], timeout_s=600, measured=True)
         assert orphan not in server.left()
     assert server.left() == []
 
