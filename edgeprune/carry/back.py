@@ -241,6 +241,8 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
 
     target, before, after = record.target, visit.baseline, visit.candidate
     layout = Layout.of(facts_of(onnx))
+    # A board is looked at once, yet by the confidence that is shared among retries: only more careful than it has to
+    # be, and what whoever reads the record finds when the gates are made again from it.
     engine, stand_in = budget_gate(target, "engine", before, after), record.stages.prune.facts.stand_in(target.budget)
     if stand_in:
         engine = replace(engine, reason=f"{engine.reason}; {stand_in}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -80,12 +81,10 @@ def restore_float_layers(
     after = next(value for number, value in reversed(trials) if number == best)
     latencies: Sequence[float | None] = (None, None)
     if latency_of is not None and best:
-        unmixed = output.with_name(f"{output.stem}-low{output.suffix}")
-        try:
+        with TemporaryDirectory(dir=output.parent, prefix=".low-") as folder:
+            unmixed = Path(folder) / f"{output.stem}-low{output.suffix}"
             save_graph(graphs.with_float([]), unmixed)
             latencies = latency_of([unmixed, output])
-        finally:
-            unmixed.unlink(missing_ok=True)
     return MixedInfo(
         layers=tuple(order[:best]),
         layers_low=len(order),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import StageError
@@ -159,8 +160,8 @@ def export_trained_int8(
     from edgeprune.export.graph import load_graph, save_graph
     from edgeprune.export.half import cast_graph_to_half
 
-    plain = onnx.with_name("plain.onnx")
-    try:
+    with TemporaryDirectory(dir=onnx.parent, prefix=".plain-") as folder:
+        plain = Path(folder) / "plain.onnx"
         _export_simplified(target, checkpoint if target.device.kind == "cpu" else quantized, plain, metadata)
         if target.device.kind == "cpu":
             convert_precision(target, plain, onnx, dataset, seed)
@@ -168,20 +169,16 @@ def export_trained_int8(
             save_graph(cast_graph_to_half(load_graph(plain)), onnx)
         else:
             plain.replace(onnx)
-    finally:
-        plain.unlink(missing_ok=True)
 
 
 def _export_simplified(target: Target, checkpoint: Path, onnx: Path, metadata: Mapping[str, str] | None = None) -> None:
     """As :func:`export_onnx`, simplified."""
     from edgeprune.export.simplify import simplify_onnx
 
-    raw = onnx.with_name("raw.onnx")
-    try:
+    with TemporaryDirectory(dir=onnx.parent, prefix=".raw-") as folder:
+        raw = Path(folder) / "raw.onnx"
         export_onnx(target, checkpoint, raw, metadata)
         simplify_onnx(raw, onnx)
-    finally:
-        raw.unlink(missing_ok=True)
 
 
 def compile_checkpoint(
@@ -220,12 +217,10 @@ def _convert_with_float_layers(
     """Write the graph in the target's number format with these layers in float."""
     from edgeprune.export.mixed import with_float_layers
 
-    place = files.onnx.with_name("low.onnx")
-    try:
+    with TemporaryDirectory(dir=files.onnx.parent, prefix=".low-") as folder:
+        place = Path(folder) / "low.onnx"
         low, half = graph_for_float_layers(site.target, files.onnx_fp32, place, dataset, site.seed)
         with_float_layers(files.onnx_fp32, low, files.onnx, layers, half=half)
-    finally:
-        place.unlink(missing_ok=True)
 
 
 def graph_for_float_layers(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from edgeprune.input_size import Size
@@ -46,11 +47,11 @@ def graph_of(
 
     progress(f"exporting {model.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    raw, graph = folder / f"{model.stem}-raw.onnx", folder / f"{model.stem}.pt.onnx"
-    with quiet():
+    graph = folder / f"{model.stem}.pt.onnx"
+    with quiet(), TemporaryDirectory(dir=folder, prefix=".raw-") as own:
+        raw = Path(own) / "raw.onnx"
         onnx_from_checkpoint(model, raw, imgsz=imgsz, batch=batch, trust=trust)
         simplify_onnx(raw, graph)
-    raw.unlink()
     return graph
 
 

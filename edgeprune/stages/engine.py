@@ -21,7 +21,7 @@ from edgeprune.records.facts import (
 )
 from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gate, size_gate
 from edgeprune.samples.average_precision import drop_interval
-from edgeprune.samples.gates import Gate, budget_gate, info_gate, pending_gate, simulated_gate, unpruned_gate
+from edgeprune.samples.gates import Gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
 from edgeprune.stages.energy import by_role, energy_gates, measure_energy
 from edgeprune.stages.export import images_inputs
@@ -150,15 +150,19 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
         unmeasured = pending_gate("engine", metric, _limit_ms(build), "ms", build.next_command, but=stand_in)
         return Judgement([unmeasured, *others])
     engines = unpruned_engine(build, record), record.path("engine")
-    if budget.kind == "macs_speed_up":
-        before, after = latency.measure_pair(build.site, *engines, build.dataset, trained=True)
-        row = unpruned_gate("engine", 1.0) if unpruned else budget_gate(build.target, "engine", before, after)
-        return _with_energy(build, record, Judgement([row], [("baseline", before), ("candidate", after)]), others)
     if unpruned and budget.kind == "speed_up":
         return Judgement([unpruned_gate("engine", budget.value), *others])
-    timed = latency.judge_latency(build.site, "engine", *engines, build.dataset, trained=True)
-    judged = judgement_of(met_unpruned(timed) if unpruned else timed)
-    return _with_energy(build, record, judged, others)
+    return _with_energy(build, record, _timed(build, *engines), others)
+
+
+def _timed(build: Build, baseline: Path, candidate: Path) -> Judgement:
+    """Latency of the engine that ships beside the unpruned one's, undecided again as often as the target says."""
+    unpruned = build.facts(PruneFacts).unpruned
+    if unpruned and build.target.budget.kind == "macs_speed_up":  # as fast as itself; the times are for the record
+        before, after = latency.measure_pair(build.site, baseline, candidate, build.dataset, trained=True)
+        return Judgement([unpruned_gate("engine", 1.0)], [("baseline", before), ("candidate", after)])
+    timed = latency.judge_latency(build.site, "engine", baseline, candidate, build.dataset, trained=True)
+    return judgement_of(met_unpruned(timed) if unpruned else timed)
 
 
 def _with_energy(build: Build, record: Record[EngineFacts], timed: Judgement, others: list[Gate]) -> Judgement:

@@ -77,6 +77,8 @@ def test_the_floor_is_reached_with_few_named_layers_and_the_cost_is_told(pair, t
     accuracy_of = closeness(source)
     before = accuracy_of(quantized)
     floor = before + 0.3 * (1.0 - before)
+    (tmp_path / "mixed-low.onnx").write_text("somebody's")
+    timed: list[Path] = []
     found = restore_float_layers(
         source,
         quantized,
@@ -84,9 +86,12 @@ def test_the_floor_is_reached_with_few_named_layers_and_the_cost_is_told(pair, t
         images,
         floor=floor,
         accuracy_of=accuracy_of,
-        latency_of=lambda paths: [1.0, 1.25],
+        latency_of=lambda paths: timed.extend(paths) or [1.0, 1.25],
     )
     assert found.reached
+    assert [path.name for path in timed] == ["mixed-low.onnx", "mixed.onnx"]
+    assert {path.name for path in tmp_path.iterdir()} == {"mixed-low.onnx", "mixed.onnx"}
+    assert (tmp_path / "mixed-low.onnx").read_text() == "somebody's"
     assert accuracy_of(tmp_path / "mixed.onnx") == pytest.approx(found.accuracy_after)
     assert found.accuracy_after >= floor > found.accuracy_before
     assert 0 < len(found.layers) < found.layers_low

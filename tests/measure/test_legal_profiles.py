@@ -17,10 +17,11 @@ from edgeprune.measure.latency import judge_latency, measure_pair
 from edgeprune.progress import Silent, silent
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.bench_worker import samples_per_round
-from edgeprune.samples.gates import MIN_BLOCK_PAIRS, Verdict
+from edgeprune.samples.gates import MIN_BLOCK_PAIRS, Verdict, budget_gate
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import MIN_BLOCKS, summary
 from edgeprune.search.prober import Prober
+from edgeprune.stages.engine import _timed
 from edgeprune.target import Target, load_target
 from tests.samples.made import latency
 
@@ -135,6 +136,24 @@ def test_measuring_again_has_an_end() -> None:
     judged = judge_latency(site(asking({"speed_up": 1.5}, retries=20), runtime), "engine", *ENGINES)
     assert judged.gate.verdict is Verdict.INCONCLUSIVE
     assert len(runtime.rounds) == 21 and max(runtime.rounds) <= 16 * 60
+
+
+@pytest.mark.parametrize(("unpruned", "looks"), [(False, 3), (True, 1)])
+def test_a_budget_of_macs_is_measured_again_too_and_its_record_gives_the_same(unpruned: bool, looks: int) -> None:
+    target, runtime = asking({"macs_speed_up": 1.5}, retries=2), ClockedRuntime(20.0, 1.0)
+    build: Any = SimpleNamespace(
+        site=site(target, runtime), target=target, dataset=None, facts=lambda kind: SimpleNamespace(unpruned=unpruned)
+    )
+    judged = _timed(build, *ENGINES)
+    assert len(runtime.rounds) == looks
+    (gate,) = judged.gates
+    if unpruned:
+        assert gate.verdict is Verdict.PASS
+        return
+    assert gate.verdict is Verdict.INCONCLUSIVE and "(measured 3 times)" in gate.reason
+    measured = dict(judged.measurements)
+    again = budget_gate(target, "engine", measured["baseline"], measured["candidate"])
+    assert (again.verdict, again.value, again.limit) == (gate.verdict, gate.value, gate.limit)
 
 
 def test_before_it_measures_again_it_waits_for_quiet_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
