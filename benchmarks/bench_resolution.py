@@ -59,7 +59,9 @@ print(json.dumps([clock, cpu]))
 def slower(model: Path, out: Path, share: float, runtime: OnnxRuntime) -> Path:
     """A copy that repeats convolutions, with other weights, until their profiled time adds about ``share``."""
     layers = runtime.layer_times(model, runs=100)
-    took = {layer.name: layer.detail["median_ms"] for layer in layers}  # means of a shared machine are of its others
+    took = {
+        layer.name: layer.median_ms or layer.mean_ms for layer in layers
+    }  # means of a shared machine are of its others
     wanted = share * sum(took.values())
     proto = onnx.load(str(model))
     weights = {item.name: item for item in proto.graph.initializer}
@@ -200,7 +202,7 @@ def main() -> None:
     host = f"{cpu_identity()['cpu']}, {os.cpu_count()} cores shared with other work, {runtime.identity()['runtime']}"
     text = "\n".join(
         [
-            f"`benchmarks/bench_resolution.py`, {asked.model.name}, one thread; {host}.",
+            f"`python -m benchmarks.bench_resolution {asked.model.name} --kept DIR`, one thread; {host}.",
             "",
             "| check | result |",
             "| --- | --- |",

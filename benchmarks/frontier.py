@@ -279,7 +279,7 @@ def page(results: Mapping[str, Sequence[Run]], options: argparse.Namespace) -> s
     )
     parts = [
         "# Every lever for a budget, measured side by side",
-        f"By `python -m benchmarks.frontier{' --everything' if options.everything else ''}`: target "
+        f"By `python -m benchmarks.frontier`{', told `--everything`' if options.everything else ''}: target "
         f"`{Path(options.target).name}`, data {Path(options.data).parent.name}, {pixels(options.imgsz)}, "
         f"{first.epochs} epochs a row, seeds {', '.join(map(str, sorted({run.seed for run in every})))}. "
         f"{origins(run.by for run in every)}; load of the machine {min(loads):.1f} to {max(loads):.1f}.",

@@ -311,8 +311,8 @@ REGISTRY = (
 )
 
 NO_RUNNER = {  # pages that no entry of the registry writes, and why
-    "bench_resolution.md": "`python -m benchmarks.bench_resolution MODEL.onnx` writes its first table, on a quiet "
-    "machine; the second was typed from single runs",
+    "bench_resolution.md": "`python -m benchmarks.bench_resolution MODEL.onnx --kept WORK --out "
+    "benchmarks/bench_resolution.md` writes its first table, on a quiet machine; the second was typed from single runs",
     "pruning_matrix.md": "`make test-matrix` prints it (`tests/matrix/run.py --out`)",
     "quantization_trained.md": "printed by `python -m benchmarks.quantization_trained WEIGHTS DATA --out WORK "
     "--imgsz 160 --epochs 5 --qat-epochs 3` with the extra `qat`, which `dev` leaves out; ModelOpt's own "
