@@ -4,10 +4,11 @@
     python -m benchmarks.suite --readme        # the page anew from what is kept, no run
 
 What fits into the hours runs, in the order of the registry below; what does not, or lacks something, is named with
-the reason. What has a record of this commit is not run again (``--again`` does). Work goes to ``--out``: a benchmark
-that keeps its finished parts goes on there after it was stopped or its time was over, and takes them at a later commit
-too; its record then says at which commit they were begun, until its folder there is removed. The record of a run that
-ended well (command, machine, versions, commit, seconds) goes beside the pages, into ``records/``.
+the reason. What has a record of this commit, with these weights and data, is not run again (``--again`` does); code
+that differs from its commit is run each time. Work goes to ``--out``: a benchmark that keeps its finished parts goes on
+there after it was stopped or its time was over, and takes them at a later commit too; its record then says at which
+commit they were begun, until its folder there is removed. Other weights or data have a folder of their own. The record
+of a run that ended well (command, machine, versions, commit, seconds) goes beside the pages, into ``records/``.
 
 Exit codes: 0 all that ran ended well, 1 one did not, 2 wrong options, 5 nothing was run.
 """
@@ -20,25 +21,34 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
+from typing import IO
 
 from benchmarks.page import printed_part, publish, table
 from edgeprune.agent.host import cpu_identity
+from edgeprune.agent.system import end_group
+from edgeprune.errors import EdgepruneError, first_line
 from edgeprune.serial import read_json, write_json
 from tests.devices.server import sshd_path
 
 HERE = Path(__file__).resolve().parent
 ROOT, RECORDS, README = HERE.parent, HERE / "records", HERE / "README.md"
 PACKAGES = ("torch", "ultralytics", "torch-pruning", "onnx", "onnxruntime")
+CODE = ("*.py", "edgeprune", "targets", "pyproject.toml")  # what figures come from
 BEGUN, RECORD = "begun.txt", "record.json"  # in the folder of a benchmark's work
+FROM = "from.txt"  # there: digest of the JSON beside the page as it was when the one of this work was begun
+NAMELESS = ", of weights and data that it does not name"  # work that was begun before they were written down
 STOPPED = 124  # exit code of a benchmark whose time was over, as timeout(1) gives it
+NOT_IN_PLACE = 1  # of one that ended well, but whose page has changed meanwhile
 LEAST_LEFT_MIN = 5.0  # less is not worth starting a benchmark that would only be begun
 
 
@@ -50,12 +60,15 @@ class Benchmark:
         name: of the record, and of the part of the page.
         about: the question that its figures answer.
         argv: what follows ``python``; ``{data}``, ``{weights}`` (all of them), ``{first}`` (the first), ``{images}``,
-            ``{work}``, ``{page}`` and ``{made}`` are filled in. ``{made}`` is a page in ``{work}``, for a script that
-            writes as it goes: it takes the page's place, with the JSON and SVG of its name, once the script ended well.
+            ``{work}``, ``{page}``, ``{made}``, ``{kept}`` and ``{checkouts}`` are filled in. ``{made}`` is a page in
+            ``{work}``, for a script that writes as it goes: once it ended well its text goes into the page, and the
+            JSON and SVG of its name beside that. ``{kept}`` is the JSON beside the page, for a script that goes on
+            with it.
         page: file in benchmarks/.
         minutes: on two cores, roughly; how the hours are filled.
         spread: what stands for the spread on the page.
         goes_on: it keeps finished parts in ``{work}`` and goes on there.
+        takes: it counts runs of ``{kept}`` that are of the same as finished.
         needs: besides data and weights, which ``argv`` tells: ``gpu``, ``parser``, ``sshd``, ``checkouts`` or nothing.
         typed: what of the page people wrote or copied from what was printed; empty when a script prints every figure.
     """
@@ -67,6 +80,7 @@ class Benchmark:
     minutes: float
     spread: str
     goes_on: bool = False
+    takes: bool = False
     needs: frozenset[str] = frozenset()
     typed: str = ""
 
@@ -108,7 +122,7 @@ REGISTRY = (
     Benchmark(
         "search-budgets",
         "whether the search hits its budget",
-        "-m benchmarks.search_budgets --data {data} --cache {work}/profiles --out {made} {weights}",
+        "-m benchmarks.search_budgets --data {data} --cache {work}/profiles --from {kept} --out {made} {weights}",
         "search_budgets.md",
         12,
         "95 % interval of every ratio",
@@ -194,7 +208,7 @@ REGISTRY = (
     Benchmark(
         "peers",
         "pruners of other people from their own code, beside the search at their latencies",
-        "-m benchmarks.peers --data {data} --weights {first} --checkouts {work}/checkouts --work {work} --out {made}",
+        "-m benchmarks.peers --data {data} --weights {first} --checkouts {checkouts} --work {work} --out {made}",
         "peers.md",
         240,
         "95 % interval over images or seeds, and of every ratio",
@@ -205,7 +219,7 @@ REGISTRY = (
         "equal-latency",
         "accuracy at equal measured latency, by two recipes",
         "-m benchmarks.equal_latency --weights {first} --data {data} --recipe ultralytics edgeprune --work {work} "
-        "--out {made}",
+        "--from {kept} --out {made}",
         "equal_latency.md",
         900,
         "95 % interval over the seeds, lowest and highest",
@@ -214,11 +228,12 @@ REGISTRY = (
     Benchmark(
         "recipes",
         "teacher, schedule, importance and learning rate at equal total epochs and latency",
-        "-m benchmarks.recipes --weights {first} --data {data} --work {work} --out {made}",
+        "-m benchmarks.recipes --weights {first} --data {data} --work {work} --from {kept} --out {made}",
         "recipes.md",
         180,
         "95 % interval over three seeds, and of every ratio",
         goes_on=True,
+        takes=True,
     ),
     Benchmark(
         "training-distillation",
@@ -257,16 +272,17 @@ REGISTRY = (
         "search_disturbed.md",
         40,
         "the median of 100 rounds of a bare loop",
-        typed="the words around its two tables, which are two runs",
+        typed="all but the part at the end: two runs, and the words around their tables",
     ),
     Benchmark(
         "frontier",
         "every lever for a budget, and whether the recommended row is the best",
-        "-m benchmarks.frontier {weights} --data {data} --everything --work {work} --out {made}",
+        "-m benchmarks.frontier {weights} --data {data} --everything --work {work} --from {kept} --out {made}",
         "frontier.md",
         1100,
         "95 % interval over three seeds, and of every ratio",
         goes_on=True,
+        takes=True,
         typed="the words below its tables",
     ),
     Benchmark(
@@ -276,7 +292,7 @@ REGISTRY = (
         "demo_ten_times.md",
         150,
         "ten runs, each one shown",
-        typed="the words above its table, which has eight runs of ten",
+        typed="all but the part at the end: a table that joins three runs, and the words above it",
     ),
     Benchmark(
         "ssh-turns",
@@ -334,10 +350,11 @@ class Record:
         machine: processor and cores.
         load: one-minute load average before and after.
         versions: of packages, Python and edgeprune.
-        commit: of the code, with ``+`` when files differed from it; empty outside git.
+        commit: of the code, with ``+`` and a digest of what differed from it when files did; empty outside git.
         begun: the commit at which the work was begun that this run went on with, or took figures of; until the folder
             of that work is removed.
         digest: SHA-256 of what it put into its page.
+        inputs: weights and data, each by its name and the first digits of its SHA-256; older records do not name them.
     """
 
     name: str
@@ -351,6 +368,7 @@ class Record:
     commit: str = ""
     begun: str = ""
     digest: str = ""
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -360,6 +378,20 @@ class Given:
     weights: tuple[Path, ...]
     data: Path | None
     work: Path
+
+    @cached_property
+    def known_weights(self) -> tuple[str, ...]:
+        """Every checkpoint by name and content."""
+        from benchmarks.kept import known_by
+
+        return tuple(map(known_by, self.weights))
+
+    @cached_property
+    def known_data(self) -> tuple[str, ...]:
+        """The dataset by name and content, where there is one."""
+        from benchmarks.kept import content_of
+
+        return () if self.data is None else (f"{self.data.resolve().parent.name} {content_of(self.data)}",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -385,6 +417,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.hours <= 0:
         parser.error(f"--hours {options.hours:g}: give a number above 0")
     given = Given(tuple(options.weights), options.data, options.out)
+    try:
+        _ = given.known_data
+    except EdgepruneError as error:
+        parser.error(first_line(error))
     chosen = [one for one in REGISTRY if not options.only or {one.name, one.page} & set(options.only)]
     runs, left_out = planned(chosen, given, options.hours * 60, again=options.again)
     for one, why in left_out:
@@ -393,7 +429,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"runs: {one.name} (about {one.minutes:g} min): python {shlex.join(arguments(one, given))}", flush=True)
         if (begun := begun_at(one, given)) not in (None, commit()):
             place = work_of(one, given)
-            print(f"  takes what was finished since {begun or 'an unknown commit'}; for all of it anew remove {place}")
+            places = f"{place} and {_beside(one)}" if one.takes and _beside(one).is_file() else place
+            print(f"  takes what was finished since {begun or 'an unknown commit'}; for all of it anew remove {places}")
     if options.dry_run or not runs:
         return 0 if runs else 5
     ends, failed = perf_counter() + options.hours * 3600, False
@@ -418,8 +455,7 @@ def planned(
     too_long: list[Benchmark] = []
     now, left = commit(), minutes
     for one in chosen:
-        kept = record_of(one)
-        if kept is not None and kept.commit == now and now and not again:
+        if not again and is_recorded(one, given, now):
             left_out.append((one, "has a record of this commit; --again runs it all the same"))
         elif lacking := ", ".join(lacks(one, given)):
             left_out.append((one, f"needs {lacking}"))
@@ -437,6 +473,20 @@ def planned(
     return runs, left_out
 
 
+def is_recorded(one: Benchmark, given: Given, now: str) -> bool:
+    """Whether its record is of this commit, weights and data; code that differs from a commit is none."""
+    kept = record_of(one)
+    return kept is not None and kept.commit == now != "" and "+" not in now and kept.inputs == inputs_of(one, given)
+
+
+def inputs_of(one: Benchmark, given: Given) -> tuple[str, ...]:
+    """Weights and data that a benchmark is given, by name and content."""
+    weights = given.known_weights if "{weights}" in one.argv else ()
+    first = given.known_weights[:1] if "{first}" in one.argv else ()
+    data = given.known_data if "{data}" in one.argv or "{images}" in one.argv else ()
+    return (*weights, *first, *data)
+
+
 def lacks(one: Benchmark, given: Given) -> Iterator[str]:
     """What a benchmark needs and this machine, or the command line, has not."""
     if ("{weights}" in one.argv or "{first}" in one.argv) and not given.weights:
@@ -447,15 +497,40 @@ def lacks(one: Benchmark, given: Given) -> Iterator[str]:
         yield "an NVIDIA GPU"
     if "parser" in one.needs and importlib.util.find_spec("tensorrt_rtx_libs") is None:
         yield "the extra [parser]"
-    if "checkouts" in one.needs and not (work_of(one, given) / "checkouts").is_dir():
-        yield f"the peers' code in {work_of(one, given) / 'checkouts'} (python -m benchmarks.peers --list)"
+    if "checkouts" in one.needs and not checkouts_of(one, given).is_dir():
+        yield f"the peers' code in {checkouts_of(one, given)} (python -m benchmarks.peers --list)"
+    if has_moved_on(one, work := work_of(one, given)):
+        yield f"one {_beside(one).name}: {_moved_on(one, work)}"
     if "sshd" in one.needs and sshd_path() is None:
         yield "OpenSSH's server (apt install openssh-server)"
 
 
+def checkouts_of(one: Benchmark, given: Given) -> Path:
+    """Where the code of others is, whatever the weights."""
+    return given.work / one.name.replace(" ", "-") / "checkouts"
+
+
 def work_of(one: Benchmark, given: Given) -> Path:
-    """Folder of a benchmark's work."""
-    return given.work / one.name.replace(" ", "-")
+    """Folder of a benchmark's work: of its name, or a second one where that has work of other weights or data."""
+    folder = given.work / one.name.replace(" ", "-")
+    begun, inputs = begun_in(folder), inputs_of(one, given)
+    if not one.goes_on or begun is None or begun[1] in ((), inputs):
+        return folder
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:8]}")
+
+
+def begun_in(folder: Path) -> tuple[str, tuple[str, ...]] | None:
+    """The commit at which work in a folder was begun, and its weights and data; None where there is no work.
+
+    What older runs left does not name its weights and data. A record stands for what says when the work was begun.
+    """
+    if (folder / BEGUN).is_file():
+        commit, *inputs = (folder / BEGUN).read_text().split("\n")
+        return commit, tuple(inputs)
+    if (folder / RECORD).is_file():
+        record = read_json(Record, folder / RECORD)
+        return record.begun, record.inputs
+    return None
 
 
 def arguments(one: Benchmark, given: Given, *, shown: bool = False) -> list[str]:
@@ -483,7 +558,9 @@ def arguments(one: Benchmark, given: Given, *, shown: bool = False) -> list[str]
                 first=named(given.weights[0]) if given.weights else "WEIGHTS",
                 images="IMAGES" if shown else images,
                 work=f"benchmarks/.runs/{work.name}" if shown else work,
+                checkouts="CHECKOUTS" if shown else checkouts_of(one, given),
                 page=f"benchmarks/{one.page}" if shown else HERE / one.page,
+                kept=f"benchmarks/{_beside(one).name}" if shown else _beside(one),
                 made=f"benchmarks/{one.page}" if shown else work / one.page,
             )
         )
@@ -498,22 +575,17 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, *arguments(one, given)]
     begun = begun_at(one, given)
-    if begun is None:
-        begun = commit()
-    (folder / BEGUN).write_text(begun)
+    if begun is None or begun_in(folder) is None:
+        begun = commit() if begun is None else begun
+        (folder / BEGUN).write_text("\n".join([begun, *inputs_of(one, given)]))
+    if not has_moved_on(one, folder):
+        (folder / FROM).write_text(_content(_beside(one)))
     with (folder / "log.txt").open("a") as log:
         log.write(f"\n{now:%Y-%m-%d %H:%M} {shlex.join(command)}\n")
         log.flush()
-        try:
-            code = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=seconds
-            ).returncode
-        except subprocess.TimeoutExpired:
-            code = STOPPED
+        code = ended(command, environment, log, seconds)
     if code == 0 and "{made}" in one.argv:
-        for made in (folder / one.page, *((folder / one.page).with_suffix(end) for end in (".json", ".svg"))):
-            if made.is_file():
-                shutil.copyfile(made, HERE / made.name)
+        code = 0 if put_into_place(one, folder) else NOT_IN_PLACE
     record = Record(
         name=one.name,
         command=shlex.join(["python", *arguments(one, given, shown=True)]),
@@ -526,6 +598,7 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
         commit=commit(),
         begun=begun,
         digest=digest_of(one),
+        inputs=inputs_of(one, given),
     )
     write_json(folder / RECORD, record)
     if code == 0:
@@ -534,17 +607,76 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
     return record
 
 
+def ended(command: Sequence[str], environment: Mapping[str, str], log: IO[str], seconds: float) -> int:
+    """The exit code of a program that has so many seconds; whatever it started ends with it."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return STOPPED
+    finally:
+        end_group(process)
+
+
+def put_into_place(one: Benchmark, folder: Path) -> bool:
+    """Move what a script made to the pages: its text between the marks of the page, what else it made beside.
+
+    False, and all stays where it is, when the JSON beside the page is no longer the one that the script began with.
+    """
+    made = folder / one.page
+    if has_moved_on(one, folder):
+        print(f"{one.name}: what it made stays in {folder}, since {_moved_on(one, folder)}")
+        return False
+    if (text := printed_part(made, one.name)) is not None:
+        publish(HERE / one.page, one.name, text)
+        made.unlink()
+    for beside in (made.with_suffix(end) for end in (".json", ".svg")):
+        if beside.is_file():
+            shutil.move(beside, HERE / beside.name)
+    return True
+
+
+def has_moved_on(one: Benchmark, folder: Path) -> bool:
+    """Whether the JSON beside the page is another one than that with which the one of a work was begun: what is in only
+    one of them would be lost."""
+    made, begun = (folder / one.page).with_suffix(".json"), folder / FROM
+    if "{kept}" not in one.argv or not made.is_file():
+        return False
+    now = _content(_beside(one))
+    return now not in (begun.read_text() if begun.is_file() else "", _content(made))
+
+
+def _moved_on(one: Benchmark, folder: Path) -> str:
+    made = (folder / one.page).with_suffix(".json")
+    return f"{_beside(one)} has changed since {made} was begun with it; join them by hand, or remove the second"
+
+
+def _beside(one: Benchmark) -> Path:
+    """The JSON that belongs to a page."""
+    return (HERE / one.page).with_suffix(".json")
+
+
+def _content(file: Path) -> str:
+    """Digest of a file; empty where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
 def begun_at(one: Benchmark, given: Given) -> str | None:
     """The commit at which the work of a benchmark was begun that goes on; None where there is none to go on with.
 
-    A run that ended well leaves its finished parts there, so that they stay the figures of that commit.
+    A run that ended well leaves its finished parts there, so that they stay the figures of that commit. Where a script
+    takes finished runs of the JSON beside its page, they are of the commit that the record there names.
     """
-    begun, record = work_of(one, given) / BEGUN, work_of(one, given) / RECORD
+    begun = begun_in(work_of(one, given))
     if not one.goes_on:
         return None
-    if begun.is_file():
-        return begun.read_text()
-    return read_json(Record, record).begun if record.is_file() else None
+    if begun is not None:
+        nameless = inputs_of(one, given) and not begun[1] and NAMELESS not in begun[0]
+        return begun[0] + (NAMELESS if nameless else "")
+    if one.takes and _beside(one).is_file():
+        record = record_of(one)
+        return "" if record is None else record.begun
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -559,16 +691,23 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the checkout, with ``+`` when code differs from it; empty where there is no git."""
+    """Of the checkout, with ``+`` and a digest of the changes when code, profiles or requirements differ from it; empty
+    where there is no git."""
+
+    def git(*words: str) -> str:
+        argv = ["git", *words]
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, errors="replace").stdout
+
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        argv = ["git", "status", "--porcelain", "--", "*.py"]
-        changed = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+        head = git("rev-parse", "--short", "HEAD").strip()
+        changes = git("diff", "HEAD", "--", *CODE)
+        added = git("ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", *CODE).split("\0")[:-1]
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    if not changes and not added:
+        return head
+    contents = [changes, *(f"{name} {_content(ROOT / name)}" for name in added)]
+    return f"{head}+{hashlib.sha256(chr(0).join(contents).encode()).hexdigest()[:6]}"
 
 
 def digest_of(one: Benchmark) -> str:
@@ -592,7 +731,9 @@ def readme() -> str:
         "DATA=data.yaml` runs what fits into two hours, goes on where it stopped, and writes this page",
         "(`benchmarks/suite.py`). `no record`: the figures were taken before runs left one; the page says on what.",
         "",
-        *table(("page", "what", "record", "machine", "versions", "spread"), [_line(one) for one in REGISTRY]),
+        *table(
+            ("page", "what", "record", "machine", "versions", "spread, as designed"), [_line(one) for one in REGISTRY]
+        ),
         "",
         "What a page has that no script wrote: "
         + "; ".join(f"`{one.page}`: {one.typed}" for one in REGISTRY if one.typed)
@@ -627,7 +768,9 @@ def _shown(one: Benchmark) -> str:
         "images": "IMAGES",
         "page": f"benchmarks/{one.page}",
     }
-    return one.argv.format(work="WORK", made=words["page"], **words)
+    return one.argv.format(
+        work="WORK", made=words["page"], kept=f"benchmarks/{_beside(one).name}", checkouts="CHECKOUTS", **words
+    )
 
 
 def _line(one: Benchmark) -> tuple[str, ...]:
@@ -639,7 +782,7 @@ def _line(one: Benchmark) -> tuple[str, ...]:
         return page, one.about, "no record" if there else f"**{absent}**", "–", "–", one.spread
     said = f"{record.date[:10]}, {record.seconds / 60:.0f} min, {record.commit or 'no git'}"
     if record.begun != record.commit:
-        said += f", begun at {record.begun}"
+        said += f", begun at {record.begun or 'an unknown commit'}"
     if record.digest != digest_of(one):
         said += "; **the page differs from what this run wrote**"
     load = f"load {record.load[0]:g} to {record.load[1]:g}"
@@ -648,4 +791,5 @@ def _line(one: Benchmark) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a benchmark ends with this
     sys.exit(main())

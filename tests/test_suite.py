@@ -6,6 +6,8 @@ import importlib.util
 import re
 import shlex
 import shutil
+import subprocess
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from benchmarks import suite
 from benchmarks.kept import MadeOf
 from benchmarks.page import Seeds, printed_part, publish
 from benchmarks.suite import REGISTRY, STOPPED, Benchmark, Given, planned
+from tests.test_kept_figures import dataset
 
 BENCHMARKS = Path(suite.__file__).parent
 NOTHING = Given((), None, Path("work"))
@@ -54,8 +57,16 @@ def test_every_page_has_an_entry_a_reason_or_a_script() -> None:
 @pytest.mark.parametrize("one", REGISTRY, ids=lambda one: one.name)
 def test_a_page_with_text_of_people_has_marks_for_what_the_script_prints(one: Benchmark) -> None:
     text = (BENCHMARKS / one.page).read_text() if (BENCHMARKS / one.page).is_file() else ""
-    if "--page {page}" in one.argv and text and not text.startswith("# What NVIDIA's parser takes"):
+    written = "--page {page}" in one.argv or (one.typed and "{made}" in one.argv)
+    whole = ("# What NVIDIA's parser takes", "# Every lever for a budget")  # the second says that a run replaces it
+    if written and text and not text.startswith(whole):
         assert f"<!-- begin: {one.name} -->" in text, f"a run would write {one.page} whole"
+
+
+@pytest.mark.parametrize("one", REGISTRY, ids=lambda one: one.name)
+def test_what_is_kept_beside_a_page_is_given_to_the_script_that_goes_on_with_it(one: Benchmark) -> None:
+    if one.name != "pruning-growth" and (BENCHMARKS / one.page).with_suffix(".json").is_file():  # measures every row
+        assert "--from {kept}" in one.argv, f"a run would leave only its own rows in {one.page}"
 
 
 def without_state(text: str) -> list[str]:
@@ -173,7 +184,7 @@ def test_figures_that_an_older_commit_left_are_not_stamped_with_a_new_one(
         monkeypatch.setattr(suite, "commit", lambda: commit)
         (given.work / "now").write_text(commit)
         record = suite.run(one, given, 60)
-        assert (elsewhere / "quick.md").read_text() == f"figure of {record.begun}"
+        assert (elsewhere / "quick.md").read_text() == f"figure of {record.begun}\n"
         return record
 
     assert run_at("aaaaaaa").begun == "aaaaaaa"
@@ -189,6 +200,142 @@ def test_figures_that_an_older_commit_left_are_not_stamped_with_a_new_one(
     assert f"takes what was finished since aaaaaaa; for all of it anew remove {work}" in capsys.readouterr().out
     shutil.rmtree(work)
     assert run_at("eeeeeee").begun == "eeeeeee"
+
+
+def sources(folder: Path, weights: bytes = b"n", box: float = 0.5) -> Given:
+    """A checkpoint and a dataset in a folder, of this content."""
+    data = folder / f"{weights.hex()}-{box}" / "d"
+    if not data.is_dir():
+        dataset(data, box)
+        (data / "n.pt").write_bytes(weights)
+    return Given((data / "n.pt",), data / "data.yaml", folder / ".runs")
+
+
+def test_a_record_is_of_its_weights_and_data_and_so_is_the_folder_of_what_goes_on(elsewhere: Path) -> None:
+    words = ["-c", "open(r'{work}/x', 'a').write('x')", "{first}", "{data}"]
+    one = replace(QUICK, argv=shlex.join(words), goes_on=True)
+    given = sources(elsewhere)
+    record = suite.run(one, given, 60)
+    assert [name.split()[0] for name in record.inputs] == ["n", "d"] and "WEIGHTS" not in record.command
+    assert suite.is_recorded(one, given, "abc1234")
+    for other in (sources(elsewhere, b"trained on"), sources(elsewhere, box=0.4)):
+        assert not suite.is_recorded(one, other, "abc1234")
+        assert suite.work_of(one, other) != suite.work_of(one, given)
+        assert suite.begun_at(one, other) is None
+        assert suite.run(one, other, 60).begun == "abc1234"
+        assert (suite.work_of(one, other) / "x").read_text() == "x"
+    assert suite.run(one, given, 60).begun == "abc1234"
+    assert (suite.work_of(one, given) / "x").read_text() == "xx"
+    assert suite.work_of(replace(one, goes_on=False), given).name == "quick"
+
+
+def test_work_that_does_not_name_its_weights_is_said_so(elsewhere: Path) -> None:
+    one = replace(QUICK, argv=shlex.join(["-c", "pass", "{first}"]), goes_on=True)
+    given = sources(elsewhere)
+    (folder := elsewhere / ".runs" / "quick").mkdir(parents=True)
+    (folder / "begun.txt").write_text("aaaaaaa")
+    for _ in range(2):
+        assert suite.run(one, given, 60).begun == "aaaaaaa, of weights and data that it does not name"
+
+
+def test_code_that_differs_from_a_commit_is_known_by_its_content_and_never_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+
+    def git(*words: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *author, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "targets").mkdir()
+    for name in ("a.py", "targets/cpu.yaml", "pyproject.toml", "notes.md"):
+        (tmp_path / name).write_text("1")
+    assert suite.commit() == ""
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "all")):
+        git(*words)
+    seen = [clean := suite.commit()]
+    assert clean and "+" not in clean
+    (tmp_path / "notes.md").write_text("2")
+    assert suite.commit() == clean
+    for name, text in (("targets/cpu.yaml", "2"), ("pyproject.toml", "2"), ("a.py", "2"), ("b.py", "2"), ("b.py", "3")):
+        (tmp_path / name).write_text(text)
+        seen.append(suite.commit())
+    assert len(set(seen)) == len(seen) and all(one.startswith(f"{clean}+") for one in seen[1:])
+    record = suite.Record("quick", "", 0, 1, "", "", (0, 0), commit=seen[-1])
+    monkeypatch.setattr(suite, "record_of", lambda _: record)
+    assert not suite.is_recorded(QUICK, NOTHING, seen[-1])
+    monkeypatch.setattr(suite, "record_of", lambda _: replace(record, commit=clean))
+    assert suite.is_recorded(QUICK, NOTHING, clean)
+
+
+MERGES = """
+import json
+from pathlib import Path
+made, kept = Path(r'{made}'), Path(r'{kept}')
+rows = next((json.loads(one.read_text()) for one in (made.with_suffix('.json'), kept) if one.is_file()), [])
+made.with_suffix('.json').write_text(json.dumps([*rows, len(rows)]))
+made.write_text(str(rows))
+raise SystemExit(3 if Path(r'{work}').with_name('stop').exists() else 0)
+"""
+
+
+def test_a_run_keeps_the_words_of_its_page_and_the_rows_of_earlier_runs(elsewhere: Path) -> None:
+    one, given = replace(QUICK, argv=shlex.join(["-c", MERGES]), goes_on=True), Given((), None, elsewhere / ".runs")
+    page, kept = elsewhere / "quick.md", elsewhere / "quick.json"
+    page.write_text("words\n<!-- begin: quick -->\n<!-- end -->\nmore\n")
+    kept.write_text('["typed"]')
+    (work := suite.work_of(one, given)).mkdir(parents=True)
+    for rows in (["typed"], ["typed", 1]):
+        assert suite.run(one, given, 60).exit_code == 0
+        assert page.read_text() == f"words\n<!-- begin: quick -->\n{rows}\n<!-- end -->\nmore\n"
+        assert "differs" not in suite._line(one)[2]
+    assert kept.read_text() == '["typed", 1, 2]' and not (work / "quick.json").exists()
+
+    stop = work.with_name("stop")
+    stop.touch()
+    assert suite.run(one, given, 60).exit_code == 3
+    stop.unlink()
+    kept.write_text("[]")  # by somebody else, meanwhile
+    runs, [(_, why)] = planned([one], given, 60, again=True)
+    assert not runs and "quick.json has changed since" in why
+    assert suite.run(one, given, 60).exit_code == suite.NOT_IN_PLACE and kept.read_text() == "[]"
+    (work / "quick.json").unlink()
+    assert planned([one], given, 60, again=True)[0] == [one]
+    assert suite.run(one, given, 60).exit_code == 0 and kept.read_text() == "[0]"
+
+
+def test_a_run_that_takes_finished_ones_from_beside_its_page_is_begun_when_they_were(elsewhere: Path) -> None:
+    one = replace(QUICK, argv=shlex.join(["-c", MERGES]), goes_on=True, takes=True)
+    given = Given((), None, elsewhere / ".runs")
+    (elsewhere / "quick.json").write_text("[1]")
+    assert suite.run(one, given, 60).begun == "" and "begun at an unknown commit" in suite._line(one)[2]
+    shutil.rmtree(suite.work_of(one, given))
+    record = suite.record_of(one)
+    assert record is not None
+    suite.write_json(elsewhere / "records" / "quick.json", replace(record, begun="aaaaaaa"))
+    assert suite.run(one, given, 60).begun == "aaaaaaa"
+
+
+STARTS = """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
+Path(r'{work}/child').write_text(str(child.pid))
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize(("own", "code"), [("60", STOPPED), ("0", 0)])
+def test_whatever_a_benchmark_started_ends_with_it(elsewhere: Path, own: str, code: int) -> None:
+    one = replace(QUICK, argv=shlex.join(["-c", STARTS.replace("{seconds}", own)]))
+    given = Given((), None, elsewhere / ".runs")
+    assert suite.run(one, given, 3).exit_code == code
+    child = Path("/proc") / (suite.work_of(one, given) / "child").read_text() / "stat"
+    for _ in range(50):
+        if not child.exists() or child.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("a child goes on")
 
 
 def test_a_benchmark_that_keeps_nothing_is_of_the_commit_that_ran_it(
