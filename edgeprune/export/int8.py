@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ from edgeprune.settings import ADVISED_IMAGES, FEWEST_IMAGES, Calibration
 RECIPES = ("tensorrt", "cpu")
 
 SELECTION = {"NonMaxSuppression", "NonZero", "TopK", "ArgMax"}  # how many rows they give, or indices, is no activation
+MOST_STACKS = 8  # batches of images whose activations the calibrators are given at once
+CALIBRATION_BYTES = 1 << 30  # of those activations together; one batch is taken however large it is
 CPU_OPS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
 
 
@@ -187,9 +190,17 @@ def _quantize_static(
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     info, (image_input, *_) = describe_to_run(model), inputs_of(model)
-    reader = _calibration_reader(images, image_input.name, info)
-    # in pieces: the histogram calibrators keep every activation of the images they are given at once
-    options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": _largest_divisor(len(reader), 8)}
+    reader, calibrated = (
+        _calibration_reader(images, image_input.name, info),
+        ["Conv"] if recipe == "tensorrt" else CPU_OPS,
+    )
+    prepared = with_shapes(body)
+    set_metadata(prepared, {"onnx.infer": "onnxruntime.quant"})  # its mark of a prepared graph; else it warns
+    most = MOST_STACKS
+    if method != "minmax":  # which is given two numbers of each
+        shape = (reader.batch, info.channels, *info.imgsz)
+        most = min(most, CALIBRATION_BYTES // activation_bytes(prepared, image_input.name, shape, calibrated))
+    options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": _largest_divisor(len(reader), most)}
     if method == "percentile":
         options["CalibPercentile"] = percentile
     if recipe == "tensorrt":
@@ -206,8 +217,6 @@ def _quantize_static(
         "percentile": CalibrationMethod.Percentile,
         "minmax": CalibrationMethod.MinMax,
     }
-    prepared = with_shapes(body)
-    set_metadata(prepared, {"onnx.infer": "onnxruntime.quant"})  # its mark of a prepared graph; else it warns
     with tempfile.TemporaryDirectory(prefix="edgeprune-int8-") as folder:
         plain, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         save_graph(prepared, plain)
@@ -217,7 +226,7 @@ def _quantize_static(
                     str(plain),
                     str(result),
                     reader,
-                    op_types_to_quantize=["Conv"] if recipe == "tensorrt" else CPU_OPS,
+                    op_types_to_quantize=calibrated,
                     per_channel=per_channel,
                     activation_type=QuantType.QInt8 if recipe == "tensorrt" else QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
@@ -252,6 +261,7 @@ def _calibration_reader(images: Sequence[Path], name: str, info: ExportInfo) -> 
             filled = [images[number % len(images)] for number in range(count)]
             self.stacks = [filled[start : start + batch] for start in range(0, count, batch)]
             self.next, self.end = 0, len(self.stacks)
+            self.batch = batch
 
         def __len__(self) -> int:
             return len(self.stacks)
@@ -269,8 +279,35 @@ def _calibration_reader(images: Sequence[Path], name: str, info: ExportInfo) -> 
     return Reader()
 
 
+def activation_bytes(model: onnx.ModelProto, name: str, shape: Sequence[int], ops: Collection[str]) -> int:
+    """Bytes of the activations that a histogram calibrator keeps of one run: what these operators read and give.
+
+    Args:
+        model: the graph.
+        name: of its input.
+        shape: of what is put there, which fills axes that the graph leaves free.
+        ops: operators that are calibrated.
+    """
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    for value in sized.graph.input:
+        if value.name == name:
+            for side, length in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+                side.dim_value = length
+    del sized.graph.value_info[:]
+    graph = with_shapes(sized, data_prop=True).graph
+    weights = {item.name for item in graph.initializer}
+    kept = {item for node in graph.node if node.op_type in ops for item in (*node.input, *node.output)} - weights
+    sizes = [
+        math.prod(max(side.dim_value, 1) for side in value.type.tensor_type.shape.dim)
+        for value in {value.name: value for value in (*graph.value_info, *graph.output, *graph.input)}.values()
+        if value.name in kept
+    ]
+    return max(4 * sum(sizes), 1)
+
+
 def _largest_divisor(count: int, most: int) -> int:
-    return max(d for d in range(1, most + 1) if count % d == 0)
+    return max((d for d in range(1, most + 1) if count % d == 0), default=1)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from edgeprune.export.graph import load_graph
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
 from edgeprune.export.result import ParityInfo
-from edgeprune.export.run import Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
+from edgeprune.export.run import STACK, Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
 from edgeprune.input_size import Size, both_sides, taken_size
 from edgeprune.model_file import require_model
 from edgeprune.options import named
@@ -75,7 +75,9 @@ def parity(
     if runtime is None:
         theirs = outputs_of_onnx(candidate, pixels)
     else:
-        theirs = outputs_of_engine(runtime, candidate, pixels, batch=_batch_of(candidate, model) or len(pixels))
+        theirs = outputs_of_engine(
+            runtime, candidate, pixels, batch=_batch_of(candidate, model) or min(STACK, len(pixels))
+        )
     ours = _reference_outputs(reference, pixels, head=layout.head, trust=trust)
     return compare_arrays(ours, theirs, layout, what=f"{candidate}")
 

@@ -18,6 +18,7 @@ from edgeprune.export.metadata import facts_of
 from edgeprune.runtimes.base import Runtime
 
 Outputs = list[np.ndarray]
+STACK = 8  # images that are run at once where a model takes any number: what it needs in memory does not grow with them
 
 
 def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> Outputs:
@@ -40,7 +41,7 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine pays for spinning
     try:
         session: Any = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        largest = facts_of(graph).largest_batch or len(images)
+        largest = min(facts_of(graph).largest_batch or STACK, STACK)
         batch = (
             image_input.shape[0]
             if image_input.shape and isinstance(image_input.shape[0], int)

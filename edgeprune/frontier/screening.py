@@ -33,7 +33,7 @@ from edgeprune.target import Target
 EFFORT = 0.25  # of a gate's samples: what is kept is measured in full once it is trained
 IMAGES = 200  # of the validation split, at most
 CALIBRATION = {"calibration.images": 64}
-VERSION = 2  # of how a form is screened: raised whenever the same inputs would give other figures
+VERSION = 3  # of how a form is screened: raised whenever the same inputs would give other figures
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from edgeprune.serial import digest_of
 from edgeprune.version import versions_of
 
 MODEL = "model.pt"
-VERSION = 2  # of how a model is compiled: raised whenever the same inputs would give another engine
+VERSION = 3  # of how a model is compiled: raised whenever the same inputs would give another engine
 
 
 class Bench(Protocol):

@@ -153,7 +153,7 @@ def within_budget_unpruned(build: Build) -> bool:
 
 STAGE = Stage(
     name="baseline",
-    version=6,
+    version=7,
     facts=BaselineFacts,
     inputs=_inputs,
     run=_run,

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.export import int8
@@ -87,6 +89,70 @@ def test_only_what_is_no_trained_layer_is_of_the_decoder_however_few_channels_it
         branches = 2 if task == "detect" else 3
         assert len(found.output_layers) == 3 * branches + (task == "segment")  # and the prototypes
         assert not set(decoding_arithmetic(graph)) & convolutions - fixed
+
+
+@pytest.mark.parametrize(
+    ("recipe", "exported"), [("tensorrt", {}), ("cpu", {"dynamic": True}), ("tensorrt", {"batch": 2})]
+)
+def test_calibration_keeps_activations_within_a_budget_and_minmax_finds_the_same_by_any_pieces(
+    recipe, exported, monkeypatch, tmp_path
+):
+    images, source = noise_images(tmp_path, 16), tmp_path / "m.onnx"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), source, imgsz=64, **exported)
+    held: list[int] = []
+
+    def keep(calibrator: HistogramCalibrater) -> None:
+        held.append(sum(output.nbytes for stack in calibrator.intermediate_outputs for output in stack))
+        cleared(calibrator)
+
+    cleared = HistogramCalibrater.clear_collected_data
+    monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", keep)
+    kwargs = {"recipe": recipe, "method": "percentile"}
+    quantize_to_int8(source, tmp_path / "whole.onnx", images, **kwargs)
+    assert len(held) == (1 if "batch" in exported else 2)  # as small as it is, eight at once
+    whole, stacks = max(held), 8
+    for budget, pieces in ((whole // 4 + 4096, 4), (1, 8)):
+        held.clear()
+        monkeypatch.setattr(int8, "CALIBRATION_BYTES", budget)
+        quantize_to_int8(source, tmp_path / "pieces.onnx", images, **kwargs)
+        assert max(held) <= max(budget, whole // stacks) * 1.02
+        assert len(held) == pieces * (1 if "batch" in exported else 2)
+    of_whole, of_pieces = (activation_scales(tmp_path / f"{name}.onnx") for name in ("whole", "pieces"))
+    assert of_whole.keys() == of_pieces.keys()
+    for name, scale in of_whole.items():  # histograms are merged with the bins of the first piece
+        assert of_pieces[name] == pytest.approx(scale, rel=0.25)
+    for name, budget in (("whole", 1 << 30), ("pieces", 1)):
+        monkeypatch.setattr(int8, "CALIBRATION_BYTES", budget)
+        quantize_to_int8(source, tmp_path / f"{name}.onnx", images, recipe=recipe, method="minmax")
+    assert (tmp_path / "whole.onnx").read_bytes() == (tmp_path / "pieces.onnx").read_bytes()
+
+
+def activation_scales(path: Path) -> dict[str, float]:
+    """The scale of every activation's Q/DQ pair, by its name."""
+    graph = load_graph(path).graph
+    scales = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    made = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
+    return {
+        node.input[1]: float(scales[node.input[1]])
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] in made
+    }
+
+
+@pytest.mark.parametrize("exported", [{"dynamic": True}, {"dynamic": True, "batch": 32, "head": "nms"}])
+def test_any_number_of_images_is_compared_eight_at_a_time(exported, monkeypatch, tmp_path):
+    source, runs = tmp_path / "m.onnx", []
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), source, imgsz=64, **exported)
+
+    class Session(onnxruntime.InferenceSession):
+        def run(self, output_names, input_feed, run_options=None):
+            runs.extend(len(stack) for stack in input_feed.values())
+            return super().run(output_names, input_feed, run_options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    images = np.random.default_rng(0).random((20, 3, 64, 64), dtype=np.float32)
+    assert len(outputs_of_onnx(source, images)[0]) == 20
+    assert runs == [8, 8, 8]
 
 
 @pytest.mark.parametrize(("family", "task"), [("yolov8", "detect"), ("yolo26", "detect"), ("yolo11", "segment")])
