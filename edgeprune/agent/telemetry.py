@@ -22,7 +22,10 @@ from edgeprune.agent.system import system_path, text_of
 WHOLE_BOARD_RAILS = ("VDD_IN", "VIN")  # boards without one have rails that add up
 PARTS_OF_AGX_XAVIER = ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")
 NVML_THROTTLE_REASONS = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown, software thermal, hardware thermal, power brake
-MAX_LINES = 20_000
+MAX_READINGS = 20_000  # kept one by one, of an hour; of a longer run the worst of the rest is
+WATCH_S = 0.2  # between two looks at cooling devices and the GPU's clock, whatever the source does
+POLL_S = 1.0  # between two looks at the thermal zones, where no program tells
+SILENT_S = 5.0  # nvidia-smi takes seconds to begin on a machine with several GPUs
 IDLE_LOAD = 10  # percent; up to it a GPU waits
 IDLE_SHARE = 0.5  # of the highest clock; below it a GPU waits
 TEGRASTATS = ("tegrastats", "--interval", "200")
@@ -45,14 +48,14 @@ class Reading:
         gpu_mhz: the GPU's clock; None where it is not told.
         gpu_clock: who told it; empty for the source of the rest.
         gpu_load: in percent; None where it is not told.
-        throttle_reasons: NVML's bits.
+        throttle_reasons: NVML's bits; None where none are told.
     """
 
     temperature_c: Mapping[str, float] = field(default_factory=dict)
     power_mw: Mapping[str, int] = field(default_factory=dict)
     gpu_mhz: int | None = None
     gpu_load: int | None = None
-    throttle_reasons: int = 0
+    throttle_reasons: int | None = None
     gpu_clock: str = ""
 
 
@@ -84,7 +87,7 @@ def nvidia_smi_reading(line: str) -> Reading:
     for name, cell in zip(("gpu", "watt", "mhz"), cells):
         with contextlib.suppress(ValueError):
             values[name] = float(cell)
-    reasons = 0
+    reasons = None
     with contextlib.suppress(ValueError, IndexError):
         reasons = int(cells[3], 16)
     return Reading(
@@ -125,30 +128,52 @@ def board_power_mw(rails: Mapping[str, int]) -> int | None:
     return sum(parts) if parts else None
 
 
-def throttling_devices() -> dict[str, int]:
-    """States of the kernel's cooling devices that slow something down; above 0 they are at work."""
-    states = {}
-    for path in glob.glob(system_path("/sys/class/thermal/cooling_device*")):
-        kind = text_of(os.path.join(path, "type"))
-        if "throttle" in kind:
-            with contextlib.suppress(ValueError):
-                states[kind] = int(text_of(os.path.join(path, "cur_state")))
-    return states
+def throttling_devices() -> list[tuple[str, str]]:
+    """The kernel's cooling devices that slow something down, each with the file of its state; above 0 they are at
+    work."""
+    folders = sorted(glob.glob(system_path("/sys/class/thermal/cooling_device*")))
+    kinds = [(text_of(os.path.join(folder, "type")), os.path.join(folder, "cur_state")) for folder in folders]
+    return [(kind, path) for kind, path in kinds if "throttle" in kind]
+
+
+def worse_of(first: Reading, second: Reading) -> Reading:
+    """The worst of two readings: the hotter, the stronger, the slower of those that worked, and all reasons."""
+    slower = min(
+        (one for one in (first, second) if one.gpu_mhz),
+        key=lambda one: (one.gpu_load is not None and one.gpu_load <= IDLE_LOAD, one.gpu_mhz),
+        default=first,
+    )
+    reasons = [one.throttle_reasons for one in (first, second) if one.throttle_reasons is not None]
+    return replace(
+        slower,
+        temperature_c=_highest(first.temperature_c, second.temperature_c),
+        power_mw=_highest(first.power_mw, second.power_mw),
+        throttle_reasons=reasons[0] | reasons[-1] if reasons else None,
+    )
+
+
+def _highest(first: Mapping[str, float], second: Mapping[str, float]) -> dict:
+    return {name: max(values.get(name, float("-inf")) for values in (first, second)) for name in {**first, **second}}
 
 
 class Telemetry:
     """Reads the sensors from its making to :meth:`finish`; by tegrastats on a Jetson, nvidia-smi on a desktop, the
-    kernel's thermal zones else."""
+    kernel's thermal zones else, and where that program ends. What the kernel tells of throttling is read besides, for
+    such a program may die."""
 
     def __init__(self) -> None:
         self.readings: list[Reading] = []
         self.powers: list[tuple[float, int]] = []  # time.monotonic() and milliwatts of the whole board
-        self.lines: list[str] = []
+        self.lines: list[str] = []  # of the source, the first and the last
+        self.told = False  # the source ever told something
+        self.lock = threading.Lock()  # of the readings
         self.events_before = over_current_events()
         self.began_at = time.monotonic()
         self.clock_folder = gpu_clock_folder()
+        self.cooling = throttling_devices()
         self.throttling: dict[str, int] = {}
         self.process = None
+        self.unstarted = ""  # why the source's program did not start
         self.source, self.parse = "sysfs", tegrastats_reading
         if shutil.which("tegrastats"):
             self.source, argv = "tegrastats", TEGRASTATS
@@ -159,7 +184,7 @@ class Telemetry:
         else:
             argv = ()
         if argv:
-            with contextlib.suppress(OSError):
+            try:
                 self.process = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,
@@ -167,26 +192,52 @@ class Telemetry:
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
+            except OSError as error:
+                self.unstarted = f"{self.source} does not start ({error.strerror or error})"
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._follow if self.process else self._poll, daemon=True)
-        self.thread.start()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._follow, self._watch)]
+        for thread in self.threads:
+            thread.start()
 
     def _follow(self) -> None:
+        """Take what the source's program tells."""
         for raw in self.process.stdout if self.process and self.process.stdout else ():
             line = raw.decode(errors="replace").strip()
-            if line and len(self.lines) < MAX_LINES:
-                self.lines.append(line)
-                reading = self._with_clock(self.parse(line))
-                self.readings.append(reading)
-                power_mw = board_power_mw(reading.power_mw)
-                if power_mw is not None:
+            if not line:
+                continue
+            parsed = self.parse(line)
+            reading, told = self._with_clock(parsed), parsed != Reading()  # it may be an error
+            power_mw = board_power_mw(reading.power_mw)
+            with self.lock:
+                self.told = self.told or told
+                self.lines[1:] = [line]
+                if told:
+                    self._keep(reading)
+                if power_mw is not None and len(self.powers) < MAX_READINGS:
                     self.powers.append((time.monotonic(), power_mw))
-            self._note_throttling()
 
-    def _poll(self) -> None:
-        while not self.stop.wait(1.0):
-            self.readings.append(self._with_clock(Reading(temperatures_c())))
+    def _watch(self) -> None:
+        """Read what the kernel tells, whatever that program does."""
+        polled_at = time.monotonic()
+        while not self.stop.wait(WATCH_S):
             self._note_throttling()
+            if self.process is not None and self.process.poll() is None:
+                continue
+            due = time.monotonic() - polled_at >= POLL_S
+            if due or self.clock_folder:
+                self._look(temperatures=due)
+            polled_at = time.monotonic() if due else polled_at
+
+    def _look(self, temperatures: bool = True) -> None:
+        reading = self._with_clock(Reading(temperatures_c() if temperatures else {}))
+        with self.lock:
+            self._keep(reading)
+
+    def _keep(self, reading: Reading) -> None:
+        if len(self.readings) < MAX_READINGS:
+            self.readings.append(reading)
+        else:
+            self.readings[-1] = worse_of(self.readings[-1], reading)
 
     def _with_clock(self, reading: Reading) -> Reading:
         """With the GPU's clock by the kernel, where the source does not tell it: tegrastats tells it to root alone."""
@@ -195,19 +246,44 @@ class Telemetry:
         return reading
 
     def _note_throttling(self) -> None:
-        for name, state in throttling_devices().items():
-            self.throttling[name] = max(self.throttling.get(name, 0), state)
+        for name, path in self.cooling:
+            with contextlib.suppress(ValueError):
+                state = int(text_of(path))
+                with self.lock:
+                    self.throttling[name] = max(self.throttling.get(name, 0), state)
+
+    def _unwatched(self, readings: Sequence[Reading], lines: Sequence[str], seconds: float) -> tuple[str, bool]:
+        """What the source did not tell of a run, for people, empty where it told all; and whether nothing else would
+        have shown that the run was slowed down. A card whose nvidia-smi never told anything is as one without: a
+        container may have none that works."""
+        ended = self.process.poll() if self.process is not None else None
+        if self.source == "sysfs":
+            return "", False
+        if self.unstarted or ended is not None:
+            words = self.unstarted or f"{self.source} ended by itself, with exit code {ended}"
+        elif not lines and seconds >= SILENT_S:
+            words = f"{self.source} told nothing in {seconds:.0f} s"
+        elif lines and self.source == "nvidia-smi" and all(one.throttle_reasons is None for one in readings):
+            return "nvidia-smi tells no reasons for throttling here", False
+        else:
+            return "", False
+        seen = bool(self.cooling) or gpu_clock_mhz(self.clock_folder) is not None
+        return words, not seen and (self.told or self.source == "tegrastats")
 
     def state(self, locked: bool) -> dict:
         """What was read since the last call, as :func:`summary` gives it. ``locked``: the clocks were, and should not
         have moved."""
         self._note_throttling()
-        readings, self.readings, self.powers = self.readings, [], []
-        lines, self.lines = self.lines, []
-        throttling, self.throttling = self.throttling, {}
+        if not self.readings and (self.process is None or self.process.poll() is not None):
+            self._look()  # a run may be shorter than the pause between two looks
+        with self.lock:
+            readings, self.readings, self.powers = self.readings, [], []
+            lines, self.lines = self.lines, []
+            throttling, self.throttling = self.throttling, {}
         before, self.events_before = self.events_before, over_current_events()
         events = {name: count - before.get(name, 0) for name, count in self.events_before.items()}
         began_at, self.began_at = self.began_at, time.monotonic()
+        unwatched, blind = self._unwatched(readings, lines, self.began_at - began_at)
         return summary(
             readings,
             lines,
@@ -217,6 +293,8 @@ class Telemetry:
             locked,
             seconds=self.began_at - began_at,
             harmless=over_current_harmless() if any(events.values()) else (),
+            unwatched=unwatched,
+            blind=blind,
         )
 
     def power_w(self, began_at: float | None, ended_at: float | None) -> list[tuple[float, float]]:
@@ -228,6 +306,7 @@ class Telemetry:
 
     def finish(self, locked: bool) -> dict:
         """End reading; gives :meth:`state`."""
+        state = self.state(locked)
         self.stop.set()
         if self.process:
             with contextlib.suppress(OSError):
@@ -236,8 +315,9 @@ class Telemetry:
                 self.process.wait(5)
             with contextlib.suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        self.thread.join(5)
-        return self.state(locked)
+        for thread in self.threads:
+            thread.join(5)
+        return state
 
 
 def _clocks_under_load(readings: Sequence[Reading]) -> list[int]:
@@ -264,6 +344,8 @@ def summary(
     *,
     seconds: float = 0.0,
     harmless: Collection[str] = (),
+    unwatched: str = "",
+    blind: bool = False,
 ) -> dict:
     """What a run's readings come to, as a ``DeviceState`` of :mod:`edgeprune.samples.conditions` in JSON.
 
@@ -281,6 +363,8 @@ def summary(
         locked: the clocks were locked.
         seconds: how long the run took, with what lies around it.
         harmless: names of events that throttle nothing.
+        unwatched: what the source did not tell; empty where it told all.
+        blind: and nothing else would have shown a run that was slowed down.
     """
     temperatures: dict[str, float] = {}
     for reading in readings:
@@ -296,13 +380,17 @@ def summary(
     ]
     reasons = 0
     for reading in readings:
-        reasons |= reading.throttle_reasons
+        reasons |= reading.throttle_reasons or 0
     if reasons & NVML_THROTTLE_REASONS:
         causes.append(f"nvidia-smi reports throttle reasons {reasons:#x}")
     if locked and clocks and min(clocks) < 0.95 * max(clocks):
         causes.append(f"the GPU's clock fell from {max(clocks)} to {min(clocks)} MHz although clocks are locked")
     telemetry: dict = {"source": source, "samples": len(readings), "temperature_max_c": temperatures}
+    if blind:
+        causes.append(f"the board was not watched: {unwatched}")
     telemetry["seconds"] = round(seconds, 3)
+    if unwatched:
+        telemetry["unwatched"] = unwatched
     if powers:
         telemetry["power_w_mean"], telemetry["power_w_max"] = sum(powers) / len(powers) / 1000, max(powers) / 1000
     if clocks:

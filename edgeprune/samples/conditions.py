@@ -35,6 +35,7 @@ class Telemetry:
         over_current_events: by the kernel's counter, during the run.
         over_current_harmless: of those counters, the ones whose events throttle nothing (``oc*_throt_en`` is 0).
         seconds: how long they were read.
+        unwatched: what the source did not tell: its program ended before the run did; empty where it told all.
         first_line: the source's own, for people.
         last_line: likewise.
     """
@@ -50,6 +51,7 @@ class Telemetry:
     over_current_events: Mapping[str, int] = field(default_factory=dict[str, int])
     over_current_harmless: tuple[str, ...] = ()
     seconds: float = 0.0
+    unwatched: str = ""
     first_line: str = ""
     last_line: str = ""
 

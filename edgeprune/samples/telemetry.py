@@ -43,8 +43,10 @@ def doubt_of(state: DeviceState) -> str:
             f"{count} over-current events ({kinds}) in {seen.seconds:.0f} s: the board may have throttled at each; a "
             "lower power mode or a stronger supply shows whether it did"
         )
-    if state.clocks == "locked" and seen.source == "tegrastats" and seen.samples and not seen.gpu_clock:
+    if state.clocks == "locked" and seen.source == "tegrastats" and not seen.gpu_clock:
         doubts.append("no clock of the GPU could be read, so that one which fell would not have been seen")
+    if seen.unwatched and not state.throttled:
+        doubts.append(f"{seen.unwatched}, so that the run was watched only in part")
     return "; ".join(doubts)
 
 
@@ -71,6 +73,7 @@ def _joined(parts: Sequence[Telemetry]) -> Telemetry:
         over_current_events=events,
         over_current_harmless=tuple(sorted({name for part in parts for name in part.over_current_harmless})),
         seconds=sum(part.seconds for part in parts),
+        unwatched=next((part.unwatched for part in parts if part.unwatched), ""),
         first_line=next((part.first_line for part in parts if part.first_line), ""),
         last_line=next((part.last_line for part in reversed(parts) if part.last_line), ""),
     )
