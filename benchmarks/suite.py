@@ -204,6 +204,7 @@ REGISTRY = (
         240,
         "95 % interval over images or seeds, said on the page",
         goes_on=True,
+        typed="what follows from its table, which a run replaces",
     ),
     Benchmark(
         "peers",
@@ -214,6 +215,7 @@ REGISTRY = (
         "95 % interval over images or seeds, and of every ratio",
         goes_on=True,
         needs=frozenset({"checkouts"}),
+        typed="what follows from its table, which a run replaces",
     ),
     Benchmark(
         "equal-latency",
