@@ -36,13 +36,12 @@ from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
-from edgeprune.export.regions import regions_of
+from edgeprune.export.regions import from_selection_on, regions_of
 from edgeprune.export.result import PrecisionInfo
 from edgeprune.settings import ADVISED_IMAGES, FEWEST_IMAGES, Calibration
 
 RECIPES = ("tensorrt", "cpu")
 
-SELECTION = {"NonMaxSuppression", "NonZero", "TopK", "ArgMax"}  # how many rows they give, or indices, is no activation
 MOST_STACKS = 8  # batches of images whose activations the calibrators are given at once
 CALIBRATION_BYTES = 1 << 30  # of those activations together; one batch is taken however large it is
 CPU_OPS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
@@ -86,7 +85,9 @@ def quantize_to_int8(
     describe_to_run(model, str(source))
     regions = regions_of(model)
     excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
-    selecting = _from_selection_on(model, regions.decoder)
+    # The arithmetic before it stays in the graph that is calibrated: a layer whose output left that graph would get its
+    # scale at the graph's end, where taking the layer back to float does not reach it.
+    selecting = from_selection_on(model, regions.decoder)
     body = _without_nodes(model, selecting)
     body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - selecting)
     quantized = _with_decoder(body, model, selecting)
@@ -119,21 +120,6 @@ def calibration_warnings(count: int) -> tuple[str, ...]:
     if count < ADVISED_IMAGES:
         return (f"INT8 was calibrated on {count} images; {ADVISED_IMAGES} or more are advised",)
     return ()
-
-
-def _from_selection_on(model: onnx.ModelProto, decoder: Collection[str]) -> set[str]:
-    """Nodes of the decoder from the first on that chooses among boxes, with everything that reads what it gives.
-
-    The arithmetic before it stays in the graph that is calibrated: a layer whose output left that graph would get its
-    scale at the graph's end, where taking the layer back to float does not reach it.
-    """
-    chosen: set[str] = set()
-    ragged: set[str] = set()
-    for node in model.graph.node:  # in order of execution
-        if node.name in decoder and (node.op_type in SELECTION or ragged.intersection(node.input)):
-            chosen.add(node.name)
-            ragged.update(node.output)
-    return chosen
 
 
 def _without_nodes(model: onnx.ModelProto, dropped: Collection[str]) -> onnx.ModelProto:

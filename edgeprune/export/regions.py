@@ -5,7 +5,7 @@ Nothing here looks at names, so that a renamed or simplified graph is read alike
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from edgeprune.runtimes.onnx_facts import constants_of
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # convolutions and matrix products, whose weights are trained
 ARITHMETIC = {"Conv", "Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Exp", "Sqrt", "Sin", "Cos", "ReduceMax"}
+
+
+SELECTION = {"NonMaxSuppression", "NonZero", "TopK", "ArgMax"}  # how many rows they give, or indices, is no activation
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,41 @@ def regions_of(model: onnx.ModelProto) -> Regions:
     return Regions(
         output_layers=frozenset(nodes[i].name for i in outputs),
         decoder=frozenset(nodes[i].name for i in reached),
+    )
+
+
+def from_selection_on(model: onnx.ModelProto, decoder: Collection[str]) -> set[str]:
+    """Names of the decoder's nodes from the first on that chooses among boxes, with everything that reads what it
+    gives; all nodes have names."""
+    chosen: set[str] = set()
+    ragged: set[str] = set()
+    for node in model.graph.node:  # in order of execution
+        if node.name in decoder and (node.op_type in SELECTION or ragged.intersection(node.input)):
+            chosen.add(node.name)
+            ragged.update(node.output)
+    return chosen
+
+
+def candidates_of(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the values that boxes are chosen from, by NMS or a top-k: decoded boxes, scores and what belongs to
+    them, for every anchor. None where nothing is chosen."""
+    named = name_nodes(model)
+    decoder = regions_of(named).decoder
+    choosing = from_selection_on(named, decoder)
+    read = {name for node in named.graph.node if node.name in choosing for name in node.input}
+    typed = {value.name: value.type.tensor_type for value in with_shapes(named).graph.value_info}
+    crossing = [
+        name
+        for node in named.graph.node
+        if node.name in decoder - choosing and not node.op_type.startswith("Constant")
+        for name in node.output
+        if name in read and name in typed
+    ]
+    # of flags and sizes the numbers that they follow from are there
+    return tuple(
+        name
+        for name in crossing
+        if typed[name].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16) and len(typed[name].shape.dim)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
     Raises:
         DataError: the file cannot be read, or ONNX Runtime cannot load or run it.
     """
+    return by_image(*stacks_of_onnx(model, images), len(images))
+
+
+def stacks_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> tuple[list[Outputs], int]:
+    """As :func:`outputs_of_onnx`, stack by stack as the model gives it, whatever the first axis of a value is; with the
+    number of images in a stack, to which the last one is filled up with zeros."""
     import onnxruntime as ort
 
     graph = model if isinstance(model, onnx.ModelProto) else load_graph(model)
@@ -48,9 +54,10 @@ def outputs_of_onnx(model: onnx.ModelProto | Path | str, images: np.ndarray) -> 
             else min(largest, len(images))
         )
         dtype = np.float16 if image_input.dtype == "float16" else np.float32
-        return run_in_batches(
-            lambda stack: session.run(None, {image_input.name: stack.astype(dtype, copy=False)}), images, batch=batch
+        stacks = _run_stacks(
+            lambda stack: session.run(None, {image_input.name: stack.astype(dtype, copy=False)}), images, batch
         )
+        return stacks, batch
     except (DataError, *NOT_OF_THE_INPUT):
         raise
     except Exception as error:  # ONNX Runtime raises its own classes, one a status code
@@ -87,11 +94,19 @@ def outputs_of_module(module: nn.Module, images: np.ndarray, *, end_to_end: bool
 
 def run_in_batches(run: Callable[[np.ndarray], Outputs], images: np.ndarray, *, batch: int) -> Outputs:
     """Run in stacks of exactly ``batch`` images; the last one is filled up with zeros whose outputs are dropped."""
-    parts: list[Outputs] = []
+    return by_image(_run_stacks(run, images, batch), batch, len(images))
+
+
+def by_image(stacks: Sequence[Outputs], batch: int, count: int) -> Outputs:
+    """Outputs of stacks of ``batch`` images as those of ``count`` images: without what the last was filled up with."""
+    return [np.concatenate([part[:batch] for part in parts])[:count] for parts in zip(*stacks, strict=True)]
+
+
+def _run_stacks(run: Callable[[np.ndarray], Outputs], images: np.ndarray, batch: int) -> list[Outputs]:
+    stacks: list[Outputs] = []
     for start in range(0, len(images), batch):
         stack = images[start : start + batch]
-        missing = batch - len(stack)
-        if missing:
+        if missing := batch - len(stack):
             stack = np.concatenate([stack, np.zeros((missing, *stack.shape[1:]), stack.dtype)])
-        parts.append([np.asarray(output)[: batch - missing] for output in run(np.ascontiguousarray(stack))])
-    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        stacks.append([np.asarray(output) for output in run(np.ascontiguousarray(stack))])
+    return stacks

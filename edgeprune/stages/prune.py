@@ -156,7 +156,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=9,
+    version=10,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

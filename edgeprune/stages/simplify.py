@@ -44,7 +44,7 @@ def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
 
 STAGE = Stage(
     name="simplify",
-    version=3,
+    version=4,
     facts=SimplifyFacts,
     inputs=_inputs,
     run=_run,

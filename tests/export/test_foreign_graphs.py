@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxsim
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from edgeprune.cli.export import app
 from edgeprune.errors import DataError
+from edgeprune.export.graph import load_graph, outputs_of
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.int8 import quantize_to_int8
@@ -163,6 +166,33 @@ def test_what_compares_nothing_does_not_pass(silent, data, images, tmp_path):
     ended = CliRunner().invoke(app, ["parity", str(raw), str(raw), "--data", str(data)])
     assert ended.exit_code == 5
     assert "INCONCLUSIVE: neither detects anything" in ended.output
-    simplified = simplify_onnx(inside, tmp_path / "simple.onnx", images=images[:2])
+
+
+@pytest.mark.parametrize("on_images", [True, False])
+def test_nms_inside_that_finds_nothing_is_simplified_by_what_it_chooses_from(silent, images, tmp_path, on_images):
+    _, inside = silent
+    simplified = simplify_onnx(inside, tmp_path / "simple.onnx", images=images[:2] if on_images else ())
+    assert simplified.changed and simplified.nodes_after < simplified.nodes_before
+    assert "candidates of NMS within" in simplified.reason
+    assert outputs_of(load_graph(tmp_path / "simple.onnx")) == outputs_of(load_graph(inside))
+
+
+def test_a_change_in_front_of_nms_is_seen_though_it_finds_nothing(silent, tmp_path, monkeypatch):
+    def wrong(model, **_):
+        for node in model.graph.node:
+            if node.op_type == "Sigmoid":
+                node.op_type = "Tanh"
+        return model, True
+
+    monkeypatch.setattr(onnxsim, "simplify", wrong)
+    _, inside = silent
+    simplified = simplify_onnx(inside, tmp_path / "simple.onnx")
     assert not simplified.changed
-    assert "nothing to compare" in simplified.reason
+    assert "changed what NMS chooses from by" in simplified.reason
+    assert load_graph(tmp_path / "simple.onnx") == load_graph(inside)
+
+
+def test_nms_that_has_nothing_in_front_to_compare_by_stays_as_it_is(silent, tmp_path, monkeypatch):
+    monkeypatch.setattr(import_module("edgeprune.export.simplify"), "candidates_of", lambda model: ())
+    simplified = simplify_onnx(silent[1], tmp_path / "simple.onnx")
+    assert not simplified.changed and "nothing to compare" in simplified.reason

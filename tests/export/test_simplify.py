@@ -6,7 +6,11 @@ import pytest
 
 from edgeprune.errors import DataError
 from edgeprune.export.graph import load_graph, metadata_of
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.parity import parity
+from edgeprune.export.regions import candidates_of
 from edgeprune.export.simplify import simplify_onnx
+from tests.export.helpers import saved, stock_model
 
 
 @pytest.mark.parametrize("family", ["yolov8", "yolo26"])
@@ -19,6 +23,30 @@ def test_fewer_nodes_say_the_same(family, exported, val_images, tmp_path):
     assert info.max_abs <= 1e-4
     assert len(load_graph(tmp_path / "s.onnx").graph.node) == info.nodes_after
     assert metadata_of(tmp_path / "s.onnx") == metadata_of(source)
+
+
+@pytest.mark.parametrize("stated", [{}, {"batch": 2}, {"dynamic": True, "batch": 4}])
+def test_a_trained_model_with_nms_inside_is_simplified_though_noise_shows_it_nothing(
+    stated, weights, val_images, tmp_path
+):
+    onnx_from_checkpoint(weights("yolov8"), tmp_path / "m.onnx", imgsz=320, head="nms", **stated)
+    by_noise = simplify_onnx(tmp_path / "m.onnx", tmp_path / "noise.onnx")
+    assert by_noise.changed and by_noise.nodes_after < by_noise.nodes_before
+    assert "candidates of NMS" in by_noise.reason
+    by_images = simplify_onnx(tmp_path / "m.onnx", tmp_path / "images.onnx", images=val_images)
+    assert "outputs within" in by_images.reason
+    assert (tmp_path / "noise.onnx").read_bytes() == (tmp_path / "images.onnx").read_bytes()  # the same steps
+    found = parity(tmp_path / "m.onnx", tmp_path / "noise.onnx", val_images)
+    assert found.max_abs <= 1e-4 and found.detections_reference > 0
+
+
+def test_candidates_of_every_task_with_nms_are_compared(tmp_path):
+    for task in ("segment", "pose", "obb"):
+        source = tmp_path / f"{task}.onnx"
+        onnx_from_checkpoint(saved(stock_model("yolov8", task), tmp_path / "m.pt"), source, imgsz=64, head="nms")
+        assert len(candidates_of(load_graph(source))) >= 3  # boxes, scores, and what else belongs to them
+        assert simplify_onnx(source, tmp_path / "s.onnx").changed
+    assert candidates_of(load_graph(tmp_path / "s.onnx"))
 
 
 def test_the_same_source_gives_the_same_bytes(exported, tmp_path):
