@@ -82,7 +82,9 @@ def bench(
         str,
         typer.Option(help="Number format to time: fp32 (as the file is), fp16; with --data int8, int8-fp16."),
     ] = "fp32",
-    data: Annotated[str | None, typer.Option(help="Dataset that calibrates int8.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Dataset that calibrates int8, and on which NMS inside a graph is timed.")
+    ] = None,
     warmup_runs: Annotated[int | None, option_of(Benching, "warmup_runs")] = None,
     launches: Annotated[int | None, option_of(Benching, "launches", without=f"{LAUNCHES} if not given")] = None,
     no_priority: Annotated[
@@ -113,6 +115,7 @@ def bench(
     """
     from edgeprune.measure.bench import bench as run
     from edgeprune.measure.bench import sampling_settings
+    from edgeprune.measure.graphs import nms_inside
     from edgeprune.serial import json_text
     from edgeprune.target import default_target, load_target
 
@@ -127,8 +130,10 @@ def bench(
         "--image": image is not None,
     }
     refuse_unused(runtime or profile.runtime, [option for option, is_given in stated.items() if is_given])
-    if not precision.startswith("int8"):
-        refuse_without_effect({"--data": data}, f"calibrates int8, and --precision is {precision}")
+    timed = [*([vs] if vs else []), *models]
+    if data is not None and not precision.startswith("int8") and not any(map(nms_inside, timed)):
+        why = f"calibrates int8, and --precision is {precision}; it is for graphs with NMS inside too, and here is none"
+        refuse_without_effect({"--data": data}, why)
     if max_ms is None:
         refuse_without_effect({"--statistic": statistic}, "is what --max-ms is on, and none is given")
     if max_ms is None and not until_stable:
@@ -149,7 +154,6 @@ def bench(
     }
     settings = replace(sampling_settings(profile), **without_none(given))
     quiet = "-" in (str(json), str(csv))
-    timed = [*([vs] if vs else []), *models]
     for model in timed:
         side_to_run(model, imgsz, profile, trust=trust)
     with Live(enabled=not quiet) as live:

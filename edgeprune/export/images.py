@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.dataset import Dataset
 from edgeprune.dataset.images import read_image
 from edgeprune.errors import DataError
 
@@ -55,3 +56,22 @@ def _cropped(pixels: np.ndarray, imgsz: tuple[int, int]) -> np.ndarray:
     image = Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))  # BGR to RGB
     transformed = classify_transforms(size=imgsz if imgsz[0] != imgsz[1] else imgsz[0])(image)
     return np.asarray(transformed, dtype=np.float32)
+
+
+def inputs_from_dataset(dataset: Dataset, split: str, seed: int) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """What gives an input of a shape (batch, channels, height, width), float32 in [0, 1], from images of a split: for
+    the time of a graph that depends on what is on them.
+
+    Args:
+        dataset: of the model's task.
+        split: train, val or test.
+        seed: of the choice of images; where there are too few they come again.
+    """
+
+    def filled(shape: tuple[int, ...]) -> np.ndarray:
+        batch, channels, height, width = shape
+        drawn = dataset.sample_images(split, batch, seed)
+        files = [drawn[number % len(drawn)] for number in range(batch)] if drawn else []
+        return batch_from_images(files, imgsz=(height, width), task=dataset.task or "detect", channels=channels)
+
+    return filled

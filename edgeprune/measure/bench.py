@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune.dataset.images import read_image
 from edgeprune.errors import DataError, TargetError, only_informs
@@ -45,10 +46,17 @@ from edgeprune.samples.statistics import (
 from edgeprune.settings import LAUNCHES, Measuring
 from edgeprune.target import Target
 
+if TYPE_CHECKING:
+    import numpy as np
+
 STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
 MAX_EFFORT = 16  # times the samples of a first measurement: what they do not settle is settled by another machine
 TOP_LAYERS = 10
 CONFIDENCE = 0.99  # of the bounds in tables; gates have their own
+NMS_ON_NOISE = (
+    "NMS inside was timed on noise, in which it finds no boxes or too many; for its time on images give "
+    "--data DATASET.yaml"
+)
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,8 @@ def bench(
             checkpoint's training.
         precision: number format to time: ``fp32`` (as the file is), ``fp16``, or ``int8`` and ``int8-fp16``, which need
             ``data``.
-        data: dataset that calibrates INT8, as the target asks.
+        data: dataset that calibrates INT8, as the target asks; and whose images a graph with NMS inside is timed on,
+            since its time depends on the boxes. On noise there is no verdict about such a graph.
         max_ms: limit on ``statistic`` for every model.
         statistic: a percentile, such as ``p95``; the target's when None.
         retries: how often an INCONCLUSIVE limit is measured again; as the target says when None.
@@ -186,7 +195,7 @@ def bench(
         TargetError: no model, no such target or runtime; a statistic, limit or precision that is none.
         DeviceError: the device cannot be reached or is another board, or the runtime is missing.
     """
-    from edgeprune.measure.graphs import graph_of, in_precision
+    from edgeprune.measure.graphs import graph_of, in_precision, nms_inside
 
     paths = paths_of(models)
     if not paths:
@@ -220,6 +229,8 @@ def bench(
                 trust=trust,
             )
             graphs.append(low)
+        if data is not None and settings.images is None and (inside := list(filter(nms_inside, graphs))):
+            settings = replace(settings, images=_images_for(inside[0], data, target, settings.seed, trust))
         return bench_graphs(
             graphs,
             site.runtime,
@@ -235,6 +246,22 @@ def bench(
             timed=[timed_words(path, "" if precision == "fp32" else precision) for path in paths],
             progress=progress,
         )
+
+
+def _images_for(
+    model: Path, data: str, target: Target, seed: int, trust: bool
+) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """Inputs from images of a dataset, of the split that the target judges accuracy on."""
+    from edgeprune.dataset import Dataset
+    from edgeprune.export.images import inputs_from_dataset
+    from edgeprune.measure.graphs import metadata_in
+
+    split = target.accuracy.split
+    need = () if split == "auto" else (split,)
+    dataset = Dataset.load(data, task=metadata_in(model).get("task") or "detect", need=need, trust=trust)
+    split = dataset.judging_split(split)
+    dataset.images(split)  # where there are none, that is said before anything is built
+    return inputs_from_dataset(dataset, split, seed)
 
 
 def timed_words(given: Path, precision: str = "") -> str:
@@ -288,11 +315,14 @@ def bench_graphs(
         given: the files that those were made of, which the result speaks of; the same where None.
         timed: what was made of each of them, as :attr:`ModelBench.timed` says it.
     """
+    from edgeprune.measure.graphs import nms_inside
+
     paths = [Path(model) for model in models]
     settings = settings or BenchSettings()
     _check(paths, statistic, max_ms, retries)
     if end_to_end:
         _check_detectors(paths, settings, image)
+    on_noise = [settings.images is None and nms_inside(path) for path in paths]
     confidence, against = pass_confidence(retries), fail_confidence(retries)
     if max_ms is not None:
         settings = settings.with_rounds(least_rounds(statistic, confidence, settings))
@@ -325,6 +355,13 @@ def bench_graphs(
         notes: list[str] = []
         formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
         notes += _differences(names, formats, latencies)
+        notes += [f"{name}: {NMS_ON_NOISE}" for name, doubtful in zip(names, on_noise, strict=True) if doubtful]
+        gates = [
+            replace(gate, verdict=Verdict.INCONCLUSIVE, reason=f"{NMS_ON_NOISE} ({gate.reason})")
+            if gate is not None and doubtful
+            else gate
+            for gate, doubtful in zip(gates, on_noise, strict=True)
+        ]
         energies = None
         if details:
             with only_informs("no energy", notes.append):

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError, only_informs
+from edgeprune.export.images import inputs_from_dataset
 from edgeprune.input_size import Size, asked_sides
 from edgeprune.measure.accuracy import accuracy, judge_artifact
 from edgeprune.measure.bench import ModelBench, bench_graphs, check_statistic, timed_words
 from edgeprune.measure.compiling import compile_once
-from edgeprune.measure.graphs import Counts, counts_of, graph_of
+from edgeprune.measure.graphs import Counts, counts_of, graph_of, nms_inside
 from edgeprune.measure.names import names_apart
 from edgeprune.measure.result import Accuracy
 from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
@@ -221,6 +222,8 @@ def compare(
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
             own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
+            if own.images is None and any(map(nms_inside, graphs)):  # all of them: a time on noise is another
+                own = replace(own, images=inputs_from_dataset(dataset, split, seed))
             result = bench_graphs(
                 engines,
                 runtime,

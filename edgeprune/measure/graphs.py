@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -9,8 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+from edgeprune.errors import EdgepruneError
 from edgeprune.input_size import Size
 from edgeprune.progress import Progress, silent
+from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.settings import Calibration, Precision
 
 COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft")  # others keep weights reordered and padded: their sizes tell nothing
@@ -53,6 +56,36 @@ def graph_of(
         onnx_from_checkpoint(model, raw, imgsz=imgsz, batch=batch, trust=trust)
         simplify_onnx(raw, graph)
     return graph
+
+
+def metadata_in(model: Path) -> Mapping[str, str]:
+    """What an exporter wrote of a model into its graph, or into the facts of its engine; empty where nothing is there
+    or it cannot be read."""
+    with contextlib.suppress(EdgepruneError, OSError):
+        if model.suffix == ".onnx":
+            from edgeprune.export.graph import load_graph, metadata_of
+
+            return metadata_of(load_graph(model))
+        if model.suffix == ".engine" and (facts := read_facts(model)) is not None:
+            return facts.metadata
+    return {}
+
+
+def nms_inside(model: Path) -> bool:
+    """Whether a graph or an engine holds NMS, so that its time depends on what is on its input; False where nothing
+    tells, and for a checkpoint, whose export has none."""
+    from edgeprune.export.metadata import read_metadata
+
+    with contextlib.suppress(EdgepruneError, OSError):
+        if model.suffix == ".onnx":
+            from edgeprune.export.graph import load_graph, tensorrt_plugins
+
+            graph = load_graph(model)
+            operators = [*(node.op_type for node in graph.graph.node), *tensorrt_plugins(graph)]
+            if any("NonMaxSuppression" in name or "NMS" in name for name in operators):
+                return True
+        return read_metadata(metadata_in(model)).head == "nms"
+    return False
 
 
 def in_precision(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeprune.errors import StageError
-from edgeprune.export.images import batch_from_images
+from edgeprune.export.images import inputs_from_dataset
 from edgeprune.input_size import both_sides
 from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
 from edgeprune.measure.other_work import wait_for_quiet
@@ -109,14 +109,7 @@ def input_images(target: Target, dataset: Dataset, seed: int) -> Callable[[tuple
     is on them; None for every other graph, which takes as long for noise."""
     if target.exported_head != "nms":
         return None
-
-    def filled(shape: tuple[int, ...]) -> np.ndarray:
-        batch, channels, height, width = shape
-        drawn = dataset.sample_images(dataset.judging_split(target.accuracy.split), batch, seed)
-        files = [drawn[number % len(drawn)] for number in range(batch)] if drawn else []
-        return batch_from_images(files, imgsz=(height, width), task=dataset.task or "detect", channels=channels)
-
-    return filled
+    return inputs_from_dataset(dataset, dataset.judging_split(target.accuracy.split), seed)
 
 
 def measure_pair(

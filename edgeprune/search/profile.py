@@ -35,8 +35,8 @@ from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.version import versions_of
 
 SCHEMA_VERSION = 4
-"""2: of two heads only the one that ships; 3: says when and by which packages it was measured; 4: graphs with NMS inside
-are simplified too."""
+"""2: of two heads only the one that ships; 3: says when and by which packages it was measured; 4: graphs with NMS
+inside are simplified too."""
 UNIFORM_SHARES = (0.5,)  # share of every width that a copy keeps
 RANDOM_COPIES = 4  # copies whose widths are drawn one by one: they tell input from output width
 NARROWEST_SHARE = 0.15  # share of a width that a drawn copy keeps at least

@@ -25,7 +25,8 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.export.quantize import quantize_onnx
-from edgeprune.measure.bench import bench, bench_graphs
+from edgeprune.measure.bench import NMS_ON_NOISE, bench, bench_graphs
+from edgeprune.measure.graphs import nms_inside
 from edgeprune.progress import Silent
 from edgeprune.report.bench import COLUMNS, bench_table
 from edgeprune.runtimes import all_runtimes
@@ -40,7 +41,7 @@ from edgeprune.serial import to_json
 from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
 from tests.samples.made import latency
-from tests.situations import models
+from tests.situations import datasets, graphs, models
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(command)
@@ -475,6 +476,49 @@ def test_a_target_sets_what_is_not_given(model: Path) -> None:
     [row] = json.loads(done.stdout)["models"]
     assert row["gate"]["metric"] == "latency p50"  # the profile's statistic
     assert row["latency"]["conditions"]["threads"] == 2
+
+
+@pytest.fixture(scope="module")
+def with_nms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return graphs.stock(models.answering(models.model()), tmp_path_factory.mktemp("nms") / "nms.onnx", nms=True)
+
+
+@pytest.mark.parametrize("limit", [100.0, 1.0])
+def test_a_limit_on_nms_that_was_timed_on_noise_is_inconclusive(with_nms: Path, model: Path, limit: float) -> None:
+    result = bench_graphs([model, with_nms], Scripted(10.0), max_ms=limit, retries=0, details=False)
+    plain, inside = result.gates
+    assert plain.verdict is (Verdict.PASS if limit > 10 else Verdict.FAIL)
+    assert inside.verdict is Verdict.INCONCLUSIVE and "--data DATASET.yaml" in inside.reason
+    assert result.notes == (f"{with_nms.name}: {NMS_ON_NOISE}",)
+    images = BenchSettings(images=lambda shape: np.zeros(shape, np.float32))
+    result = bench_graphs([model, with_nms], Scripted(10.0), images, max_ms=limit, retries=0, details=False)
+    assert inside.verdict is not result.gates[1].verdict is plain.verdict and not result.notes
+
+
+def test_nms_inside_is_timed_on_images_of_the_data(with_nms: Path, model: Path, tmp_path: Path) -> None:
+    data = datasets.dataset(tmp_path / "data", "detect")
+    options = ["--no-details", "--rounds", "2", "--warmup-s", "0.01", "--json", "-"]
+    for more, images in ((["--data", str(data)], True), ([], False)):
+        done = CliRunner().invoke(app, [str(with_nms), *options, *more])
+        assert done.exit_code == 0, done.output
+        said = json.loads(done.stdout)
+        assert said["models"][0]["latency"]["conditions"]["images"] is images
+        assert any(NMS_ON_NOISE in note for note in said["notes"]) is not images
+    done = CliRunner().invoke(app, [str(model), *options, "--data", str(data)])
+    assert isinstance(done.exception, TargetError) and "NMS inside" in str(done.exception)
+
+
+def test_what_holds_nms_is_told_from_what_does_not(with_nms: Path, model: Path, tmp_path: Path) -> None:
+    bare = onnx.load(str(with_nms))
+    del bare.metadata_props[:]
+    onnx.save(bare, str(tmp_path / "bare.onnx"))
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"engine")
+    write_facts(engine, EngineFacts("", {}, "fp32", (), (), {"args": "{'nms': True}"}, ()))
+    for path in (with_nms, tmp_path / "bare.onnx", engine):
+        assert nms_inside(path)
+    for path in (model, tmp_path / "none.onnx", tmp_path / "model.pt"):
+        assert not nms_inside(path)
 
 
 def test_sparkline() -> None:

@@ -27,6 +27,7 @@ from edgeprune.measure import compare as measured
 from edgeprune.measure.compare import Comparison, compare
 from edgeprune.measure.graphs import Counts, counts_of
 from edgeprune.measure.names import names_apart
+from edgeprune.progress import silent
 from edgeprune.report.comparison import classes_table, comparison_page, draw_scenes, models_table
 from edgeprune.report.notebook import comparison_html
 from edgeprune.runtimes.base import BenchSettings, Session
@@ -117,6 +118,30 @@ def test_a_runtime_of_a_process_an_inference_is_not_asked_for_a_whole_split(fold
     told = [line for line in made.notes if "of the graph" in line]
     assert len(told) == 2 and all("starts a process for every inference" in line for line in told)
     assert not any("of the graph" in line for line in plain.notes)
+
+
+class Watched(OnnxRuntime):
+    """Keeps what it was asked to time models by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[BenchSettings] = []
+
+    def latency(self, models, settings, *, progress=silent):
+        self.asked.append(settings)
+        return super().latency(models, settings, progress=progress)
+
+
+def test_graphs_with_nms_inside_are_timed_on_images_of_the_split_and_others_on_noise(folder, tmp_path):
+    onnx_from_checkpoint(folder / "base.pt", tmp_path / "nms.onnx", imgsz=64, head="nms")
+    for first, on_images in ((tmp_path / "nms.onnx", True), (folder / "base.pt", False)):
+        runtime = Watched()
+        models = [first, folder / "pruned.onnx"]
+        made = compare(models, folder / "digits" / "data.yaml", runtime=runtime, settings=QUICK, images=0)
+        assert [one.images is not None for one in runtime.asked] == [on_images]
+        taken = [one.latency.latency.conditions.images for one in made.models if one.latency is not None]
+        assert taken == [on_images] * 2
+        assert not any("noise" in note for note in made.notes)
 
 
 def test_models_of_fixed_sizes_compare_each_at_its_own(folder, tmp_path):
