@@ -150,6 +150,13 @@ def facts_to_run(model: onnx.ModelProto | Path | str, what: str = "") -> ModelMe
     shape = next(iter(outputs)).shape
     free = isinstance(masks, str) or (len(shape) == sides and isinstance(shape[axis], str))
     if len(shape) != sides or (shape[axis] != size and not free) or (facts.task == "segment" and masks is None):
+        if (facts.head, facts.task, len(shape)) == ("raw", "detect", 3) and shape[2] == 6:
+            other = " or RT-DETR's two scores" if classes == 2 else ""
+            raise DataError(
+                f"{what} gives {shape[1]} rows of 6 values, which are boxes, scores and classes of an end-to-end head "
+                f"(YOLOv10) or of NMS inside{other}, and its metadata does not say so (end2end), as of an older "
+                "Ultralytics; export the checkpoint again: edgeprune export"
+            )
         raise DataError(
             f"{what} says that it is a {facts.task} model of {classes} classes with head {facts.head}, whose output "
             f"has {size} values {'a row' if axis == 2 else 'a place'}, and gives {len(outputs)} of shape {shape}: it "

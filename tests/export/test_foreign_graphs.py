@@ -116,6 +116,17 @@ def test_what_ultralytics_exports_has_the_outputs_that_it_says(tmp_path, head, n
     assert facts.head == ("nms" if nms else "end-to-end" if head == "end-to-end" else "raw")
 
 
+@pytest.mark.parametrize("nms", [False, True])
+def test_rows_of_a_head_that_an_older_exporter_did_not_tell_of_are_called_that(tmp_path, images, nms):
+    made = graphs.stock(models.model("detect" if nms else "end-to-end"), tmp_path / "m.onnx", nms=nms)
+    old = graphs.with_metadata(made, tmp_path / "old.onnx", end2end=None, args=None)
+    assert facts_of(old).head == "raw"
+    with pytest.raises(
+        DataError, match=r"rows of 6 values.* end-to-end head \(YOLOv10\).*\(end2end\).*edgeprune export$"
+    ):
+        parity(old, old, images[:1])
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [((1, 3, 10**6, 10**6), "input size"), ((10**6, 3, 64, 64), "batch"), ((1, 10**6, 64, 64), "number of channels")],
