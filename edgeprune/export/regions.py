@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgeprune.export.graph import with_shapes
-from edgeprune.runtimes.onnx_facts import constants_of
+from edgeprune.runtimes.onnx_facts import weights_as_read
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # convolutions and matrix products, whose weights are trained
 ARITHMETIC = {"Conv", "Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Exp", "Sqrt", "Sin", "Cos", "ReduceMax"}
@@ -37,7 +37,7 @@ class Regions:
 
 def regions_of(model: onnx.ModelProto) -> Regions:
     """Find the output layers and the decoder of a graph whose nodes all have names (see :func:`name_nodes`)."""
-    weights = constants_of(model)
+    weights = weights_as_read(model)
     nodes = list(model.graph.node)
     consumers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
@@ -125,11 +125,15 @@ def _is_layer(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> 
 
 
 def _counts_up(weight: onnx.TensorProto) -> bool:
-    """Whether a weight is 0, 1, 2 and so on to one output: DFL's, which makes a distribution its mean."""
+    """Whether a weight is 0, 1, 2 and so on to one output: DFL's, which makes a distribution its mean. Quantised, it is
+    that in even steps, as far as whole numbers can be."""
     longest = max(weight.dims, default=0)
     if longest < 2 or np.prod(weight.dims) != longest:
         return False
-    return np.array_equal(numpy_helper.to_array(weight).ravel(), np.arange(longest))
+    values = numpy_helper.to_array(weight).ravel()
+    if values.dtype.kind in "iu" and (last := float(values[-1])) > 0:
+        return bool((np.abs(values - np.linspace(0, last, longest)) <= 1).all())
+    return np.array_equal(values, np.arange(longest))
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:

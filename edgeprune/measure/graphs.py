@@ -14,10 +14,10 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.input_size import Size
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.onnx_facts import PASSING
 from edgeprune.settings import Calibration, Precision
 
 COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft")  # others keep weights reordered and padded: their sizes tell nothing
-PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Identity"}  # between a weight and its use
 
 
 def graph_of(

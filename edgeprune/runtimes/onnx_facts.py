@@ -23,6 +23,7 @@ INT8_OPS = {
     *("QGemm", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearConcat", "QLinearLeakyRelu"),
     *("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvIntegerToFloat"),
 }
+PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Identity"}  # between a weight and its use
 # to the formats that a graph has to hold for it
 PRECISIONS = {name: tuple(part for part in name.split("-") if part != "fp32") for name in get_args(Precision)}
 
@@ -119,6 +120,16 @@ def constants_of(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
         if node.op_type == "Constant":
             constants.update((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
     return constants
+
+
+def weights_as_read(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Constants by the names that layers read them by: a quantised weight stands behind its DequantizeLinear, a trained
+    one behind a QuantizeLinear too. Their numbers are those that the file holds."""
+    known = constants_of(proto)
+    for node in proto.graph.node:  # in order of execution
+        if node.op_type in PASSING and node.input[0] in known:
+            known[node.output[0]] = known[node.input[0]]
+    return known
 
 
 def frees(path: Path) -> tuple[bool, bool]:

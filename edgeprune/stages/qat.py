@@ -72,7 +72,7 @@ def _judge(build: Build, record: Record[QatFacts]) -> Judgement:
 
 STAGE = Stage(
     name="qat",
-    version=5,
+    version=6,
     facts=QatFacts,
     inputs=_inputs,
     run=_run,

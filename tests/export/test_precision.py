@@ -20,7 +20,7 @@ from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.precision import precision_of
-from edgeprune.export.regions import decoding_arithmetic, name_nodes, regions_of
+from edgeprune.export.regions import Regions, _counts_up, decoding_arithmetic, name_nodes, regions_of
 from edgeprune.export.run import outputs_of_onnx
 from edgeprune.export.simplify import simplify_onnx
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
@@ -153,6 +153,42 @@ def test_any_number_of_images_is_compared_eight_at_a_time(exported, monkeypatch,
     images = np.random.default_rng(0).random((20, 3, 64, 64), dtype=np.float32)
     assert len(outputs_of_onnx(source, images)[0]) == 20
     assert runs == [8, 8, 8]
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["head", "everything"])
+@pytest.mark.parametrize(("family", "task"), [("yolov8", "detect"), ("yolo11", "segment")])
+def test_the_decoder_of_a_graph_whose_head_is_quantised_is_found_and_stays_in_float(
+    family, task, everything, small, monkeypatch, tmp_path
+):
+    source, images = small(family, task), noise_images(tmp_path)
+    found = regions_of(name_nodes(load_graph(source)))
+    assert found.decoder and found.output_layers
+    options = {"method": "minmax", "head_in_float": False}
+    with monkeypatch.context() as patched:
+        if everything:  # as others do it: DFL's convolution too
+            patched.setattr(int8, "regions_of", lambda model: Regions(frozenset(), frozenset()))
+        quantize_to_int8(source, tmp_path / "int8.onnx", images, **options)
+        quantize_to_int8(source, tmp_path / "half.onnx", images, half=True, **options)
+    quantized = name_nodes(load_graph(tmp_path / "int8.onnx"))
+    again = regions_of(quantized)
+    assert again.output_layers == found.output_layers and found.decoder <= again.decoder
+    named = load_graph(source)
+    assert set(decoding_arithmetic(named)) <= set(decoding_arithmetic(load_graph(tmp_path / "int8.onnx")))
+    half = load_graph(tmp_path / "half.onnx")
+    assert precision_of(half) == "int8-fp16"
+    assert set(decoding_arithmetic(named)) <= set(decoding_arithmetic(half))
+    pixels = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    (low, *_), (lower, *_) = (outputs_of_onnx(tmp_path / f"{name}.onnx", pixels) for name in ("int8", "half"))
+    assert np.abs(low[:, :4] - lower[:, :4]).max() < 1.0
+
+
+def test_what_counts_up_in_whole_numbers_is_no_trained_weight():
+    for count, dtype in ((16, np.int8), (16, np.uint8), (32, np.int8)):
+        most = np.iinfo(dtype).max
+        steps = np.round(np.arange(count) * (most / (count - 1))).astype(dtype)
+        assert _counts_up(numpy_helper.from_array(steps.reshape(1, count, 1, 1)))
+        assert not _counts_up(numpy_helper.from_array(np.roll(steps, 1).reshape(1, count, 1, 1)))
+    assert not _counts_up(numpy_helper.from_array(np.zeros((1, 16, 1, 1), np.int8)))
 
 
 @pytest.mark.parametrize(("family", "task"), [("yolov8", "detect"), ("yolo26", "detect"), ("yolo11", "segment")])
