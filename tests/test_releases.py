@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,7 @@ from edgeprune.target.releases import (
     is_weakly_typed,
     jetson_supports,
     oldest_in,
+    parts_in,
     range_has_dla,
     release_of,
 )
@@ -63,6 +64,16 @@ def test_a_range_has_a_release_where_counting_them_out_finds_one(text: str, firs
     versions = SpecifierSet(text)
     counted = [one for one in EVERY_RELEASE if Version(first) <= one < Version(below) and versions.contains(one)]
     assert has_release(versions, first, below) == bool(counted)
+
+
+@given(specifiers())
+def test_the_parts_of_a_range_hold_what_counting_finds_in_it(text: str) -> None:
+    versions = SpecifierSet(text)
+    parts = [(Version(first), Version(below)) for first, below in parts_in(versions, "10.1", "10.4")]
+    told = [Version(f"10.{minor}.{patch}") for minor, patch in product(range(5), range(5))]
+    inside = [one for one in told if Version("10.1") <= one < Version("10.4") and one in versions]
+    assert [one for one in told if any(first <= one < below for first, below in parts)] == inside
+    assert all(before[1] < behind[0] for before, behind in pairwise(parts))  # as few as can be
 
 
 PINS = ["==8.6.2", ">=8.6.2,<8.6.3", "==8.5.2", "==10.3.0.30", "==10.3.1", "===10.3.0", "==10.7.*", "~=10.3.0"]

@@ -34,6 +34,7 @@ from edgeprune.agent.system import (
 from edgeprune.agent.trtexec import crashed_behind_its_work, find_trtexec, version_in
 
 RESULTS = "results"
+PACKED = "results.tar"
 
 
 def run_carried(folder: str) -> int:
@@ -55,6 +56,8 @@ def run_carried(folder: str) -> int:
         reason, code = refusal["message"] + remedy, 4
     else:
         return 0
+    if os.path.exists(os.path.join(folder, PACKED)):  # of a run that began it is gone
+        reason += f"; the {PACKED} here is of an earlier run"
     _print(f"run-on-device: {reason}", sys.stderr)
     return code
 
@@ -76,6 +79,12 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             "this shows no L4T release, without which its results would be refused later (no /etc/nv_tegra_release: a "
             "container?); next: docker run with -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro",
         )
+    if request["jetpacks"] and facts.jetpack and facts.jetpack not in request["jetpacks"]:  # one not known is trusted
+        raise Refused(
+            "device",
+            f"this has JetPack {facts.jetpack}, the request asks for {request['jetpack']}; carry the folder to a board "
+            "that has, or build for the target that fits this one: edgeprune device probe names it",
+        )
     program, banner, commands = _commands(request)
     results = os.path.join(folder, RESULTS)
     stop_on_signals(but=[signal.SIGHUP])
@@ -88,6 +97,9 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
 
     with board_lock(wait) as waited_s:  # an earlier run of this folder may still be at work in it
         shutil.rmtree(results, ignore_errors=True)
+        for name in (PACKED, f"{PACKED}.part"):  # of a run that fails nobody may take an earlier one's for its own
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
         os.makedirs(results)
         try:
             left = restore_board()
@@ -114,7 +126,7 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
         write_json(
             os.path.join(results, "results.json"),
             {
-                "schema_version": 3,
+                "schema_version": 4,
                 "request_sha256": sha256_of(os.path.join(folder, "request.json")),
                 "facts": dict(asdict(facts), power_mode=conditions.get("power_mode", facts.power_mode)),
                 "banner": banner,
@@ -124,11 +136,11 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
                 "files": {os.path.relpath(path, results): sha256_of(path) for path in names},
             },
         )
-        partial = os.path.join(folder, "results.tar.part")
+        partial = os.path.join(folder, f"{PACKED}.part")
         with tarfile.open(partial, "w") as packed:
             packed.add(results, arcname=RESULTS)
-        os.replace(partial, os.path.join(folder, "results.tar"))
-    _print("done: bring results.tar back, then: edgeprune import-results results.tar")
+        os.replace(partial, os.path.join(folder, PACKED))
+    _print(f"done: bring {PACKED} back, then: edgeprune import-results {PACKED}")
 
 
 def _checked_request(folder: str) -> dict:
@@ -189,21 +201,34 @@ def _run_one(command: dict, folder: str, place: str, conditions: dict[str, str])
     os.makedirs(own)
     answer: dict = {"returncode": None, "conditions": {}}
     job = dict(command, cwd=folder, stdin="")
-    if command["measured"]:
+    try:
+        _run_to_its_end(job, own, conditions, answer)
+    except Refused as error:
+        if not command["informs"]:
+            raise
+        if answer["returncode"] in (None, 0):
+            answer["returncode"] = 124 if error.kind == "timeout" else 127
+        answer["failure"] = str(error)
+        _print(f"it goes on without: {error}")
+    return answer
+
+
+def _run_to_its_end(job: dict, own: str, conditions: dict[str, str], answer: dict) -> None:
+    """Run a job in its folder ``own``; ``answer`` gets what it came to. ``Refused`` says why it failed."""
+    if job["measured"]:
         run_measured(job, own, conditions.get("clocks") == "locked", answer, lambda: board_change(conditions))
     else:
         answer["returncode"] = run_program(job, own)
     if answer["returncode"] != 0:
-        lines, failed = [], os.path.join(own, TURN) if command["turns"] else own
+        lines, failed = [], os.path.join(own, TURN) if job["turns"] else own
         for name in ("stdout", "stderr"):
             with open(os.path.join(failed, name), errors="replace") as file:
                 lines += [line.strip() for line in file if line.strip()]
-        built = any(word.startswith("--saveEngine=") for word in command["argv"])
+        built = any(word.startswith("--saveEngine=") for word in job["argv"])
         if built and crashed_behind_its_work(answer["returncode"], "\n".join(lines)):
-            return answer  # as on a board that is reached; of other runs it is refused there too
+            return  # as on a board that is reached; of other runs it is refused there too
         errors = [line for line in lines if "[E]" in line] or lines[-1:] or ["it printed nothing"]
         raise Refused("tool", f"trtexec failed with {answer['returncode']}: {errors[0]} (all of it: {own})")
-    return answer
 
 
 def _print(text: str, stream=None) -> None:

@@ -91,7 +91,7 @@ def import_results(
         _require_board(record.target, answered)
         packed, engines = bundle / FOLDER, Path(scratch) / "engines"
         engines.mkdir()
-        visit = _replay(answered, request, record.target, packed, folder, engines)
+        visit = _replay(answered, request, record.target, packed, folder, engines, note)
         record = _update(record, _judge(visit, record, packed / "model.onnx"), visit, answered)
         model = ShippedModel.read(packed / "model.onnx", engine=visit.engine)
         files: dict[str, bytes | Path] = {BUNDLED: visit.engine, f"{BUNDLED}.json": facts_path(visit.engine)}
@@ -214,7 +214,15 @@ def _require_board(target: Target, results: Results) -> None:
         )
 
 
-def _replay(results: Results, request: Request, target: Target, packed: Path, folder: Path, engines: Path) -> Visit:
+def _replay(
+    results: Results,
+    request: Request,
+    target: Target,
+    packed: Path,
+    folder: Path,
+    engines: Path,
+    note: Callable[[str], object],
+) -> Visit:
     """The visit to the board by the runtime of a live build, every command answered with what the board gave."""
     from edgeprune.carry.visit import visit_board
 
@@ -224,7 +232,7 @@ def _replay(results: Results, request: Request, target: Target, packed: Path, fo
         raise DataError(f"results: of TensorRT {shown_version(version)}, the request knows {request.known_versions}")
     device = ReplayingDevice(packed_contents(packed, request.inputs), results, script.commands, folder)
     pixels = read_inputs(packed, request, carried_graph(packed, target))
-    return visit_board(device, target, packed, pixels, engines)
+    return visit_board(device, target, packed, pixels, engines, note)
 
 
 def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:

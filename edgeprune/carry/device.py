@@ -61,6 +61,7 @@ class CarriedDevice(Device):
         self._files: dict[str, str] = {}  # path in a workspace to the carried folder's
         self._workspaces = 0
         self._commands = 0
+        self._informs = False
 
     @contextmanager
     def workspace(self) -> Iterator[str]:
@@ -82,15 +83,24 @@ class CarriedDevice(Device):
         if list(argv) == version_argv((argv[0],)):
             return Completed(tuple(argv), 0, self._banner, "")
         number, renamed = self._next_command(argv)
-        return self._answer(number, Command(renamed[0], timeout_s, measured, _title(argv)))
+        return self._answer(number, Command(renamed[0], timeout_s, measured, _title(argv), informs=self._informs))
 
     def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
         """The next command, as :meth:`run`."""
         number, renamed = self._next_command(*turns.programs)
         as_carried = replace(turns, programs=renamed, writes=self._files.get(turns.writes, ""))
-        command = Command(renamed[0], turns.timeout_s, True, _title(renamed[0]), as_carried)
+        command = Command(renamed[0], turns.timeout_s, True, _title(renamed[0]), as_carried, self._informs)
         for index, done in self._answer_turns(number, command, as_carried):
             on_turn(index, done)
+
+    @contextmanager
+    def informing(self) -> Iterator[None]:
+        """Around commands that no verdict rests on: where the board fails at one, it goes on."""
+        self._informs = True
+        try:
+            yield
+        finally:
+            self._informs = False
 
     def _next_command(self, *programs: Sequence[str]) -> tuple[int, tuple[tuple[str, ...], ...]]:
         """Its number, and the command lines with their files renamed."""
@@ -214,12 +224,16 @@ class ReplayingDevice(CarriedDevice):
 
     def _answer(self, number: int, command: Command) -> Completed:
         answer = self._answer_to(number, command)
+        if answer.failure:
+            raise DeviceError(answer.failure)
         state = self._as_set(answer.conditions) if command.measured else DeviceState()
         stdout, stderr = (self._printed(number, name) for name in ("stdout", "stderr"))
         return Completed(command.argv, answer.returncode, stdout, stderr, state)
 
     def _answer_turns(self, number: int, command: Command, turns: Turns) -> Iterator[tuple[int, Completed]]:
-        self._answer_to(number, command)
+        answer = self._answer_to(number, command)
+        if answer.failure:
+            raise DeviceError(answer.failure)
         for line in self._printed(number, "stdout").splitlines():
             index, done = Completed.of_turn(line, turns.programs, self.name)
             yield index, replace(done, device=self._as_set(done.device))

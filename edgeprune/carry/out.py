@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from packaging.specifiers import SpecifierSet
 
+from edgeprune.agent.facts import JETPACKS
 from edgeprune.artifact import sha256_of
 from edgeprune.carry.device import RecordingDevice
 from edgeprune.carry.graph import carried_graph
 from edgeprune.carry.request import SCHEMA_VERSION, Command, Request, Script
 from edgeprune.devices.archive import archive
-from edgeprune.devices.board import board_modules
+from edgeprune.devices.board import board_modules, outside
 from edgeprune.input_size import both_sides
 from edgeprune.runtimes.onnx_facts import OnnxFacts
 from edgeprune.runtimes.trtexec_ import input_bytes
@@ -32,6 +33,7 @@ from edgeprune.runtimes.trtexec_argv import (
     GENERATIONS,
     Version,
     shown_version,
+    version_of,
     weakly_typed,
 )
 from edgeprune.serial import write_json
@@ -39,7 +41,7 @@ from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.stages.unpruned import unpruned_onnx
 from edgeprune.target import Target
-from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_level, has_release
+from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_level, parts_in, profile_has_dla
 
 FOLDER = "device"
 CONTAINERS = ("docker", "podman", "nerdctl", "jetson-containers")  # programs that start one
@@ -103,6 +105,8 @@ def carried_files(build: Build) -> dict[str, Path]:
         target=target.name,
         board=board.board,
         modules=tuple(board_modules(board)),
+        jetpack=board.jetpack or "",
+        jetpacks=_jetpacks(board.jetpack),
         power_mode=board.power_mode or "",
         clocks=board.lock_clocks,
         trtexec=target.trtexec_program,
@@ -150,15 +154,26 @@ def _pack_inputs(folder: Path, pixels: np.ndarray, graph: OnnxFacts) -> dict[str
 
 def _scripts(target: Target, folder: Path, pixels: np.ndarray, inputs: Mapping[str, str]) -> tuple[Script, ...]:
     """The commands for every generation of trtexec that the profile allows and that can take these graphs: a weakly
-    typed one takes others."""
+    typed one takes others. A version outside the profile's range is in none of them."""
     on_dla, versions = target.device.dla_core is not None, SpecifierSet(target.device.tensorrt or "")
-    return tuple(
-        Script(first, below, _record(first, target, folder, pixels, inputs))
-        for first, below in (DLA_GENERATIONS if on_dla else GENERATIONS)
-        if weakly_typed(first) == target.weakly_typed
-        and has_level(shown_version(first), target.builder.optimization_level)
-        and has_release(versions, shown_version(first), shown_version(below))
-    )
+    scripts: list[Script] = []
+    for first, below in DLA_GENERATIONS if on_dla else GENERATIONS:
+        parts = parts_in(versions, shown_version(first), shown_version(below))
+        if (
+            parts
+            and weakly_typed(first) == target.weakly_typed
+            and has_level(shown_version(first), target.builder.optimization_level)
+            and (not on_dla or profile_has_dla(shown_version(first), target.device.compatible))
+        ):
+            commands = _record(first, target, folder, pixels, inputs)
+            scripts += [Script(version_of(begin), version_of(end), commands) for begin, end in parts]
+    return tuple(scripts)
+
+
+def _jetpacks(versions: str | None) -> tuple[str, ...]:
+    """The known releases of JetPack that a profile asks for: the board's program reads no version specifiers."""
+    known = dict.fromkeys(release for _, release in JETPACKS)
+    return tuple(release for release in known if not outside(versions, release)) if versions else ()
 
 
 def _known_versions(target: Target) -> str:

@@ -10,7 +10,7 @@ from edgeprune.agent.programs import Turns
 from edgeprune.runtimes.trtexec_argv import Version
 from edgeprune.samples.conditions import DeviceState
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Command:
         measured: a build or a timing, which is watched.
         title: what it does, for people.
         turns: None for one run.
+        informs: no verdict rests on it: where it fails, the run goes on without it.
     """
 
     argv: tuple[str, ...]
@@ -30,6 +31,7 @@ class Command:
     measured: bool
     title: str
     turns: Turns | None = None
+    informs: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Request:
         target: name of the target.
         board: what it has to be.
         modules: the ids that it may have; empty for any.
+        jetpack: releases of JetPack that the profile asks for, as a version specifier; empty for any.
+        jetpacks: those among the known ones; empty for any.
         power_mode: what it is measured in; empty for the one that it is in.
         clocks: lock the clocks, where the board's user may.
         trtexec: what starts the program, as the profile says; empty where it is looked for.
@@ -64,6 +68,8 @@ class Request:
     target: str
     board: str
     modules: tuple[str, ...]
+    jetpack: str
+    jetpacks: tuple[str, ...]
     power_mode: str
     clocks: bool
     trtexec: tuple[str, ...]
@@ -76,10 +82,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One command that ended, and what the board was like meanwhile."""
+    """One command that ended, and what the board was like meanwhile.
+
+    Attributes:
+        returncode: its exit code; of one that did not start or end, what a shell gives (127, 124).
+        conditions: of a measured one.
+        failure: why one that only informs failed; empty where it did not.
+    """
 
     returncode: int
     conditions: DeviceState
+    failure: str = ""
 
 
 @dataclass(frozen=True)

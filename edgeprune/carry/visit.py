@@ -6,6 +6,7 @@ judge what came back (:class:`~edgeprune.carry.device.ReplayingDevice`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import numpy as np
 
 from edgeprune.carry.device import PROGRAM, CarriedDevice
 from edgeprune.carry.graph import carried_graph
+from edgeprune.errors import only_informs
 from edgeprune.export.run import Outputs, outputs_of_engine
 from edgeprune.measure.compiling import compile_engine
 from edgeprune.measure.latency import latency_settings
-from edgeprune.measure.layers import compare_layers
+from edgeprune.measure.result import LayerMs
 from edgeprune.progress import Silent
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.precision_truth import PrecisionShare
@@ -40,7 +42,7 @@ class Visit:
         baseline: latency of the unpruned engine.
         candidate: latency of the candidate's.
         energy: of an inference of both; None where the board tells no power.
-        precision: what the candidate computes in.
+        precision: what the candidate computes in, by its layers' times; by their number where these failed.
         pixels: of the images that went along.
         outputs: of the candidate, for these images.
     """
@@ -54,8 +56,26 @@ class Visit:
     outputs: Outputs
 
 
-def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.ndarray, folder: Path) -> Visit:
-    """Build both engines, time them in turns, measure their power, time their layers, run the candidate on images.
+class _Noting(Silent):
+    """A reporter of which only the notes are heard."""
+
+    def __init__(self, note: Callable[[str], object]) -> None:
+        self._note = note
+
+    def note(self, text: str) -> None:
+        """Tell it."""
+        self._note(text)
+
+
+def visit_board(
+    device: CarriedDevice,
+    target: Target,
+    packed: Path,
+    pixels: np.ndarray,
+    folder: Path,
+    note: Callable[[str], object] = lambda text: None,
+) -> Visit:
+    """Build both engines, time them in turns, measure their power, time the candidate's layers, run it on images.
 
     Args:
         device: records or replays.
@@ -63,9 +83,10 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
         packed: folder with ``baseline.onnx`` and ``model.onnx``.
         pixels: of shape (images, channels, height, width), 0 to 1.
         folder: where the engines go.
+        note: told what the board failed at that only informs.
     """
     runtime = TrtExec.of_target(target, device, program=(PROGRAM,), keep_timing_cache=False)
-    site = Site(target, runtime, device, Availability(True, ""), Silent())
+    site = Site(target, runtime, device, Availability(True, ""), _Noting(note))
     engines: list[Path] = []
     for name in ("baseline", "model"):
         (folder / name).mkdir()
@@ -77,9 +98,13 @@ def visit_board(device: CarriedDevice, target: Target, packed: Path, pixels: np.
     before, after = runtime.latency(
         engines, replace(settings, rounds=MAX_PROCESSES, per_round=min(samples, MOST_PER_ROUND), time_limit_s=0.0)
     )
-    energy = measure_energy(site, settings, *engines)
-    layers = compare_layers(runtime, *engines, threads=target.measure.threads)
-    precision = engine_precision(runtime, engines[1], layers.candidate, packed / "model.onnx")
+    layers: tuple[LayerMs, ...] = ()
+    with device.informing():
+        energy = measure_energy(site, settings, *engines)
+        with only_informs("warning: the layers of the engine were not timed", site.reporter.note):
+            times = runtime.layer_times(engines[1], threads=target.measure.threads)
+            layers = tuple(LayerMs(time.name, time.op, time.ms) for time in times)
+    precision = engine_precision(runtime, engines[1], layers, packed / "model.onnx")
     assert precision is not None  # trtexec tells the layers of every engine that it built
     [image_input] = carried_graph(packed, target).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])

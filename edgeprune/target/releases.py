@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -164,6 +164,26 @@ def has_release(versions: SpecifierSet, first: str, below: str) -> bool:
     ends = [lower, *_ends(versions)]
     tried = chain.from_iterable((end, _behind(end, ends)) for end in ends)
     return any(lower <= release < upper and versions.contains(release) for release in tried)
+
+
+def parts_in(versions: SpecifierSet, first: str, below: str) -> list[tuple[str, str]]:
+    """Where a profile's range has releases from ``first`` on and before ``below``: the first of each run of them, and
+    the release that ends it. Releases are told to the patch here, as programs tell them."""
+    lower, upper = (_to_patch(Version(one)) for one in (first, below))
+    ends = {_to_patch(end) for end in _ends(versions)}
+    ends = {end for major, minor, patch in ends for end in ((major, minor, patch), (major, minor, patch + 1))}
+    ends = sorted({lower, upper, *(end for end in ends if lower < end < upper)})
+    parts: list[tuple[str, str]] = []
+    for begin, end in pairwise(".".join(map(str, end)) for end in ends):
+        if not versions.contains(begin, prereleases=True):
+            continue
+        joined = parts and parts[-1][1] == begin
+        parts.append((parts.pop()[0] if joined else begin, end))
+    return parts
+
+
+def _to_patch(version: Version) -> tuple[int, int, int]:
+    return version.major, version.minor, version.micro
 
 
 def _ends(versions: SpecifierSet) -> list[Version]:

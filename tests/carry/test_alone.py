@@ -19,14 +19,30 @@ from edgeprune.agent.system import Refused, Stopped
 from edgeprune.devices.archive import archive
 from edgeprune.devices.fake import FakeBoard, fake_device
 
-COMMAND = {"title": "asking", "argv": ["trtexec", "--help"], "timeout_s": 600, "measured": False, "turns": None}
+COMMAND = {
+    "title": "asking",
+    "argv": ["trtexec", "--help"],
+    "timeout_s": 600,
+    "measured": False,
+    "turns": None,
+    "informs": False,
+}
 
 
 def folder_for_a_board(root: Path) -> Path:
     """A carried folder without a model: its commands only ask trtexec for its options."""
     (root / "agent.zip").write_bytes(archive())
     scripts = [{"first": [1, 0, 0], "below": [99, 0, 0], "commands": [COMMAND, COMMAND]}]
-    board = {"board": "any", "modules": [], "power_mode": "", "clocks": False, "trtexec": [], "known_versions": "all"}
+    board = {
+        "board": "any",
+        "modules": [],
+        "jetpack": "",
+        "jetpacks": [],
+        "power_mode": "",
+        "clocks": False,
+        "trtexec": [],
+        "known_versions": "all",
+    }
     request = {**board, "scripts": scripts, "inputs": {}, "files": {}}
     (root / "request.json").write_text(json.dumps(request))
     return root
@@ -59,6 +75,68 @@ def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
         names = packed.getnames()
     assert "results/results.json" in names and "results/commands/001/stdout" in names
     assert "results/of-a-run-that-is-at-work" not in names
+
+
+def run_on_stand_in(folder: Path, text: str = "orin-nano") -> tuple[int, str]:
+    """Run a carried folder on a board of its own; exit code and what it says of its failure."""
+    board = fake_device(text).channel
+    assert isinstance(board, FakeBoard)
+    argv = [sys.executable, str(folder / "agent.zip"), "carried", str(folder)]
+    done = subprocess.run(
+        argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=board.env, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def change_request(folder: Path, **entries: object) -> None:
+    request = json.loads((folder / "request.json").read_text())
+    (folder / "request.json").write_text(json.dumps({**request, **entries}))
+
+
+def test_a_run_that_fails_leaves_no_results_of_an_earlier_one(tmp_path: Path) -> None:
+    folder = folder_for_a_board(tmp_path)
+    packed = [folder / name for name in ("results.tar", "results.tar.part")]
+    for path in packed:
+        path.write_text("of an earlier run")
+    change_request(folder, modules=["p3701-0000"])  # refused before it begins: they are still what they were
+    code, said = run_on_stand_in(folder)
+    assert code == 4 and said.endswith("; the results.tar here is of an earlier run\n")
+    assert [path.read_text() for path in packed] == ["of an earlier run"] * 2
+    failing = {**COMMAND, "argv": ["trtexec", "--no-such-option"]}
+    change_request(folder, modules=[], scripts=[{"first": [1, 0, 0], "below": [99, 0, 0], "commands": [failing]}])
+    code, said = run_on_stand_in(folder)
+    assert code == 4 and "Unknown option: --no-such-option" in said and "earlier run" not in said
+    assert not [path for path in packed if path.exists()]
+
+
+def test_what_only_informs_may_fail_and_the_run_goes_on(tmp_path: Path) -> None:
+    folder = folder_for_a_board(tmp_path)
+    unknown = {**COMMAND, "argv": ["trtexec", "--no-such-option"], "informs": True}
+    turns = {"programs": [["trtexec", "--no-such-option"]], "writes": "", "rounds": 1, "least_rounds": 1}
+    turns = {**turns, "time_limit_s": 0, "timeout_s": 600, "begins": "", "ends": ""}
+    in_turns = {**unknown, "measured": True, "turns": turns}
+    endless = {**COMMAND, "timeout_s": 0.0, "informs": True}
+    commands = [unknown, in_turns, endless, COMMAND]
+    change_request(folder, scripts=[{"first": [1, 0, 0], "below": [99, 0, 0], "commands": commands}])
+    assert run_on_stand_in(folder) == (0, "")
+    with tarfile.open(folder / "results.tar") as packed:
+        file = packed.extractfile("results/results.json")
+        assert file is not None
+        answers = json.load(file)["answers"]
+    assert [answer["returncode"] for answer in answers] == [1, 1, 124, 0]
+    failures = [answer.get("failure", "") for answer in answers]
+    assert all("Unknown option: --no-such-option" in failure for failure in failures[:2])
+    assert "ran longer than 0 s" in failures[2] and failures[3] == ""
+
+
+@pytest.mark.parametrize(("release", "code"), [("6.0", 4), ("6.2", 0)])
+def test_a_board_of_another_jetpack_is_refused_before_anything_runs(release: str, code: int, tmp_path: Path) -> None:
+    folder = folder_for_a_board(tmp_path)
+    change_request(folder, jetpack=">=6.1", jetpacks=["6.1", "6.2"])
+    ended, said = run_on_stand_in(folder, f"orin-nano,jetpack={release}")
+    assert ended == code
+    assert ("this has JetPack 6.0, the request asks for >=6.1; " in said) is bool(code)
+    assert (folder / "results").exists() is not bool(code)
 
 
 @pytest.mark.parametrize(

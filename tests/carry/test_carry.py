@@ -247,7 +247,7 @@ def test_precision_shares_of_a_carried_engine_are_of_medians(run: Path, results:
         rows[0]["averageMs"] = 9.0
 
     [_, layers] = sorted(folder.glob("commands/*/*layers.json"))  # of the unpruned engine, and of the candidate
-    [_, profile] = sorted(folder.glob("commands/*/profile.json"))
+    [profile] = sorted(folder.glob("commands/*/profile.json"))  # of the candidate
     rewritten(folder, str(layers.relative_to(folder)), one_in_half)
     rewritten(folder, str(profile.relative_to(folder)), a_mean_of_another_user)
     record, _ = import_results(folder, here)
@@ -513,7 +513,7 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
     words = {
         "times": r"commands/002/stdout is missing or was changed",
         "request": "answer another request",
-        "commands": "command 4 is not what this edgeprune measures; build again",
+        "commands": "command 5 is not what this edgeprune measures; build again",
         "board": "not from the target's board: it is .* the profile is about",
         "mode": "measured in power mode 15W, the target asks for MAXN_SUPER",
         "not a tar": "is not the results.tar",
@@ -526,8 +526,8 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
         change(folder, request_sha256="0" * 64)
     elif wrong == "commands":
         answers = json.loads((folder / "results.json").read_text())["answers"]
-        assert len(answers) == 2 + 1 + 1 + 2 + 3
-        change(folder, answers=answers[:4])
+        assert len(answers) == 2 + 1 + 1 + 1 + 3
+        change(folder, answers=answers[:5])
     elif wrong == "board":
         error = DeviceError
         change(folder, facts={**json.loads((folder / "results.json").read_text())["facts"], "modules": ["p3701-0000"]})
@@ -596,9 +596,46 @@ def test_only_a_trtexec_that_the_profile_asks_for_gets_commands_and_is_taken_bac
         _require_board(on_dla, replace(answered, banner="TensorRT.trtexec [TensorRT v110100]"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("edgeprune.carry.out._record", lambda *_: ())
-        for versions, firsts in ((">=10.3,<12", [10, 11]), (">=10.7,<11", [10]), (">=11", [11]), ("==10.3.*", [10])):
+        for versions, spans in (
+            (">=10.3,<12", [((10, 3, 0), (11, 0, 0)), ((11, 0, 0), (12, 0, 0))]),
+            (">=10.7,<11", [((10, 7, 0), (11, 0, 0))]),
+            (">=11", [((11, 0, 0), (12, 0, 0))]),
+            ("==10.3.*", [((10, 3, 0), (10, 4, 0))]),
+            (">=10.3,!=10.7.*,<=10.9", [((10, 3, 0), (10, 7, 0)), ((10, 8, 0), (10, 9, 1))]),
+        ):
             scripts = _scripts(target.changed({"device.tensorrt": versions}), tmp_path, None, {})  # type: ignore[arg-type]
-            assert [script.first[0] for script in scripts] == firsts, versions
+            assert [(script.first, script.below) for script in scripts] == spans, versions
+        core = {"device.dla_core": 0, "measure.cuda_graph": False, "device.tensorrt": ">=10.3,<12"}
+        scripts = _scripts(load_target("jetson-orin-nx").changed(core), tmp_path, None, {})  # type: ignore[arg-type]
+        assert [script.first[0] for script in scripts] == [10], "11 has a DLA on an AGX Orin alone"
+
+
+def test_the_releases_of_jetpack_that_a_profile_asks_for_are_in_the_request(run: Path) -> None:
+    from edgeprune.carry.out import _jetpacks
+
+    request = json.loads((run / "bundle/device/request.json").read_text())
+    assert request["jetpack"] == read_build(run / "bundle").target.device.jetpack == ">=6.1"
+    assert {"6.1", "6.2", "6.2.1", "7.2"} <= set(request["jetpacks"]) and "6.0" not in request["jetpacks"]
+    assert _jetpacks(None) == () and _jetpacks("==5.1.*") == ("5.1",)
+
+
+def test_energy_and_layers_that_fail_on_the_board_cost_their_rows_alone(
+    run: Path, results: Path, tmp_path: Path
+) -> None:
+    here, folder, notes = copied(run, tmp_path), unpacked(results, tmp_path), []
+    request = json.loads((run / "bundle/device/request.json").read_text())
+    informing = [place for place, command in enumerate(request["scripts"][0]["commands"]) if command["informs"]]
+    assert informing == [3, 4]
+    answers = json.loads((folder / "results.json").read_text())["answers"]
+    for place in informing:
+        answers[place] |= {"returncode": 1, "failure": f"trtexec failed with 1: number {place}"}
+    change(folder, answers=answers)
+    record, _ = import_results(folder, here, notes.append)
+    assert [note.rpartition(": ")[2] for note in notes] == ["number 3", "number 4"]
+    metrics = [gate.metric for gate in record.gates]
+    assert "energy per inference" not in metrics and "latency p50" in metrics
+    [held] = [gate for gate in record.gates if gate.metric == "fp32 in the engine"]
+    assert "of 4 layers that multiply" in held.reason or "of 3 layers" in held.reason
 
 
 def test_a_trtexec_in_a_container_is_not_carried_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
