@@ -160,14 +160,7 @@ def _checked_request(folder: str) -> dict:
 
 def _commands(request: dict) -> tuple[list[str], str, list[dict]]:
     """What starts trtexec, its banner, and the commands that were recorded for its version."""
-    trtexec = find_trtexec(request["trtexec"])
-    if trtexec is None:
-        named = " ".join(request["trtexec"])
-        where = (
-            f"the profile's device.trtexec, {named}, starts no trtexec here" if named else "there is no trtexec here"
-        )
-        raise Refused("device", f"{where}; next: sudo apt install nvidia-jetpack")
-    program, banner = trtexec
+    program, banner = find_trtexec(request["trtexec"])
     version = list(version_in(banner) or ())
     for script in request["scripts"]:
         if script["first"] <= version < script["below"]:

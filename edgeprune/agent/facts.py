@@ -84,7 +84,7 @@ class DeviceFacts:
         power_modes: name to number, of all that it has.
         clocks: ``locked`` or ``free``.
         sudo: whether power and clocks may be changed without a password; None where there is nothing to change.
-        trtexec: path of TensorRT's program.
+        trtexec: path of TensorRT's program; the first of ``trtexecs``.
         tegrastats: path of NVIDIA's power meter.
         jetson_clocks: path of the program that locks clocks.
         cuda: version of the toolkit.
@@ -92,7 +92,7 @@ class DeviceFacts:
         gpus: as nvidia-smi lists them; Jetsons before JetPack 7 list none.
         memory_available_bytes: what programs may still take; 0 where the kernel does not tell.
         swap_free_bytes: of swap on a disk; zram is memory, and counted there.
-        trtexecs: every trtexec that was found, the first of them is taken.
+        trtexecs: every trtexec that was found; some are taken only where a profile names them.
         tensorrt_pip: version of the TensorRT that pip installed for the Python that found this out.
         gpu_nodes: files of NVIDIA GPUs in ``/dev``.
         over_current_events: since boot, by kind; those that were counted.

@@ -23,7 +23,7 @@ def probe(
 ) -> None:
     """Say what a device is, what of edgeprune works on it, and what to type next. Changes nothing there.
 
-    Exits 4 where something that edgeprune needs there is missing.
+    Exits 4 where no runtime works there: on a Jetson one of its targets' (trtexec), elsewhere any.
 
     Examples:
       edgeprune device probe

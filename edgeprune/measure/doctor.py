@@ -6,7 +6,7 @@ import platform
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ from edgeprune.version import declared, installed, pip
 
 if TYPE_CHECKING:
     from edgeprune.devices.base import Device
+
+
+PROBED = ("trtexec", "onnxruntime")  # runtimes of another device that are looked at
+LOOK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Finding:
         usable: now, as it is.
         state: version or fault.
         remedy: the command that gets it; empty when it is usable.
-        required: whether edgeprune's CPU target needs it.
+        required: whether edgeprune's CPU target needs it; of a device, whether that does not work without it.
     """
 
     subject: str
@@ -105,26 +109,56 @@ def examine_device(device: Device) -> list[Finding]:
     """
     from edgeprune.runtimes import runtime
 
-    findings = list(_board(device))
-    findings += _every_tensorrt(device)
-    for name in ("trtexec", "onnxruntime"):
-        available = runtime(name, device).availability()
-        findings.append(Finding(f"runtime {name}", available.ok, available.detail, available.remedy))
-    return findings
+    board, needed = list(_board(device)), _needed_runtimes(device)
+    findings = [*board, *_every_tensorrt(device)]
+    runtimes = {name: runtime(name, device).availability() for name in PROBED}
+    findings += [Finding(f"runtime {name}", one.ok, one.detail, one.remedy) for name, one in runtimes.items()]
+    if any(runtimes[name].ok for name in needed):
+        return findings
+    subjects = {"JetPack", "TensorRT", *(f"runtime {name}" for name in needed)}
+    return [replace(one, required=True) if one.subject in subjects else one for one in findings]
+
+
+def _needed_runtimes(device: Device) -> set[str]:
+    """One of these has to be usable: on a Jetson those that its targets measure by, elsewhere whichever there is."""
+    from edgeprune.devices.board import targets_for
+    from edgeprune.target import load_target
+
+    facts = device.facts()
+    named = {load_target(name).runtime for name in targets_for(facts)} if facts.l4t else set[str]()
+    return named & set(PROBED) or ({"trtexec"} if facts.l4t else set(PROBED))
 
 
 def _every_tensorrt(device: Device) -> Iterator[Finding]:
-    """A line for each TensorRT of a device that has several: which is taken, and how another one is."""
+    """A line for each TensorRT of a device that has several, or one that is not looked for: which is taken, and how
+    another one is."""
+    from edgeprune.agent.trtexec import in_profile
     from edgeprune.runtimes.trtexec_ import TrtExec
 
-    facts = device.facts()
-    for number, path in enumerate(facts.trtexecs if len(facts.trtexecs) > 1 else ()):
+    facts, taken = device.facts(), _taken_trtexec(device)
+    paths = list(dict.fromkeys(filter(None, (taken, *facts.trtexecs))))
+    for number, path in enumerate(paths if paths != [taken] else ()):
         available = TrtExec(device, program=(path,)).availability()
-        taken = "taken" if not number else f"another one; to take it, in the profile: device.trtexec: {path}"
-        yield Finding(f"trtexec {number + 1} of {len(facts.trtexecs)}", available.ok, f"{available.detail}; {taken}")
+        how = "taken" if path == taken else f"another one; to take it, in the profile: {in_profile(path)}"
+        yield Finding(f"trtexec {number + 1} of {len(paths)}", available.ok, f"{available.detail}; {how}")
     if facts.tensorrt_pip:
         state = f"{facts.tensorrt_pip}, for Python alone: no trtexec belongs to it"
         yield Finding("TensorRT by pip", True, state)
+
+
+def _taken_trtexec(device: Device) -> str | None:
+    """Path of the trtexec that is taken where no profile names one; None where none is."""
+    from edgeprune.errors import DeviceError
+    from edgeprune.runtimes.trtexec_ import TrtExec
+
+    try:
+        (program, *_), _ = TrtExec(device).find_program()
+    except DeviceError:  # the line of the runtime says why
+        return None
+    if "/" in program:
+        return program
+    found = device.run(["sh", "-c", 'command -v "$1"', "sh", program], timeout_s=LOOK_TIMEOUT_S)
+    return found.stdout.strip() or None
 
 
 def _board(device: Device) -> Iterator[Finding]:

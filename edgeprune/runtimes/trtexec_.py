@@ -22,7 +22,7 @@ import numpy as np
 
 from edgeprune.agent.host import HostState, host_state
 from edgeprune.agent.programs import Turns
-from edgeprune.agent.trtexec import PROGRAMS, crashed_behind_its_work
+from edgeprune.agent.trtexec import NOT_EXECUTABLE, PROGRAMS, crashed_behind_its_work, in_profile, remedy_of
 from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
@@ -74,6 +74,7 @@ from edgeprune.runtimes.trtexec_output import (
     Settings,
     bindings_of,
     failure,
+    meaning_of,
     outputs_of,
     pace_of,
     profile_of,
@@ -486,31 +487,43 @@ class TrtExec(Runtime):
             DeviceError: there is none, it does not end, or its command line is not known.
         """
         if self._trtexec is None:
+            broken: list[tuple[Program, str]] = []
             for program in self._programs:
                 try:
                     done = self.device.run(version_argv(program), timeout_s=VERSION_TIMEOUT_S)
                 except ToolError as error:
-                    if error.returncode == 127:
-                        continue  # it is not there, or is no program
+                    if error.returncode == 127:  # it is not there, or is no program
+                        if (why := _why_not_started(program, error.tail)) is not None:
+                            broken.append((program, why))
+                        continue
                     by_hand = self.device.typed(shlex.join(version_argv(program)))
                     raise DeviceError(
                         f"trtexec on {self.device.name} does not say its version: {error}; next: {by_hand}"
                     ) from error
-                if done.returncode in (126, 127):
+                if done.returncode in (126, 127):  # of the loader, or of what should start it; of nothing, nothing
+                    if said := f"{done.stdout}\n{done.stderr}".strip():
+                        broken.append((program, said))
                     continue
                 version = version_from_banner(done.stdout + done.stderr)
                 self._trtexec = program, require_known(version, on_jetson=lambda: bool(self.device.facts().l4t))
                 return self._trtexec
-            listed = ", ".join(shlex.join(program) for program in self._programs)
-            raise DeviceError(
-                f"{self.device.name} has no trtexec ({listed}; where it is elsewhere, the profile says: device.trtexec)"
-                f"; next: {self._how_to_get_it()}"
-            )
+            raise self._none_starts(broken)
         return self._trtexec
 
-    def _how_to_get_it(self) -> str:
-        package = "nvidia-jetpack" if self.device.facts().l4t else "libnvinfer-bin"
-        return self.device.typed(f"sudo apt install {package}")
+    def _none_starts(self, broken: Sequence[tuple[Program, str]]) -> DeviceError:
+        """That there is no trtexec, or none that starts, and what to do."""
+        if broken:
+            program, said = broken[0]
+            text = f"trtexec on {self.device.name} does not start, by {shlex.join(program)}"
+            why = meaning_of(said) or said.splitlines()[-1]
+            return DeviceError(f"{text}: {why}; next: {remedy_of(program, said, self.device.typed)}")
+        listed = ", ".join(shlex.join(program) for program in self._programs)
+        text = f"{self.device.name} has no trtexec ({listed}; where it is elsewhere, the profile says: device.trtexec)"
+        facts = self.device.facts()
+        if facts.trtexecs:  # where nothing is looked for, but an archive of NVIDIA's is unpacked
+            return DeviceError(f"{text}; next: in the profile, {in_profile(facts.trtexecs[0])}")
+        package = "nvidia-jetpack" if facts.l4t else "libnvinfer-bin"
+        return DeviceError(f"{text}; next: {self.device.typed(f'sudo apt install {package}')}")
 
     def run(self, argv: list[str], timeout_s: float) -> Completed:
         """Run trtexec, which uses the board's GPU whatever it does; ``ToolError``, with what its log means, when it
@@ -724,6 +737,17 @@ class TrtExec(Runtime):
             return parse(done.stdout + done.stderr)
         except ValueError as error:
             raise DeviceError(f"trtexec on {self.device.name} does not say how it ran: {error}") from error
+
+
+def _why_not_started(program: Program, tail: str) -> str | None:
+    """Why a program that is there does not start; None where it is not there.
+
+    Of a bare name the system's word may be about a folder of the PATH that this user may not read.
+    """
+    reason = tail.partition("does not start: ")[2]
+    if "/" not in program[0] or "No such file" in reason:
+        return None
+    return NOT_EXECUTABLE if "Permission denied" in reason else reason
 
 
 def _succeeded(done: Completed) -> Completed:

@@ -279,7 +279,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"error while loading shared libraries: (?P<what>\S+?):",
-        "trtexec needs {what}, which is not installed on the device",
+        "trtexec needs {what}, which the loader of the device does not find",
     ),
     (r"No space left on device", "the device's disk is full"),
 )

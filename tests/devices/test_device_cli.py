@@ -39,7 +39,7 @@ def test_probe_over_ssh_names_the_machine_and_what_is_missing(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(monkeypatch, capsys, "device", "probe", server.name)
-    assert code == 0
+    assert code == (0 if "ok       runtime" in out or "ok  runtime" in out else 4)
     assert server.name in out
     assert "runtime trtexec" in out and "runtime onnxruntime" in out
     assert server.left() == []
@@ -53,6 +53,31 @@ def test_probe_of_a_board_lists_modes_profiles_and_the_next_command(
     assert code == 0
     for words in ("SIMULATED", "6.2 (L4T 36.4.3)", "MAXN_SUPER (2)", "jetson-orin-nano", "may not change them"):
         assert words in text, words
+
+
+def test_a_probe_ends_with_4_where_no_runtime_of_the_boards_targets_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeprune.devices.device_named", lambda host: device)
+    device = reached(without=["trtexec", "dpkg-query"])
+    code, out, _ = run(monkeypatch, capsys, "device", "probe", "user@orin:2222")
+    assert code == 4
+    marked = {line.split()[1]: line.split()[0] for line in out.splitlines() if line[:1].strip()}
+    assert marked["TensorRT"] == "missing" and marked["JetPack"] == "ok"
+    assert "missing  runtime trtexec" in out and "missing  runtime onnxruntime" not in out
+    device = reached(without=["dpkg-query"])  # TensorRT without its packages, as out of an archive
+    assert run(monkeypatch, capsys, "device", "probe", "user@orin:2222")[0] == 0
+
+
+@pytest.mark.parametrize("has_any", [True, False])
+def test_of_another_machine_any_runtime_is_enough(has_any: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = reached(without=["trtexec", "nv_tegra_release"])
+    if not has_any:
+        device.python = "/nowhere/python3"
+    else:
+        device.python = sys.executable
+    needed = {one.subject for one in examine_device(device) if one.required and not one.usable}
+    assert needed == (set() if has_any else {"runtime trtexec", "runtime onnxruntime"})
 
 
 class Reached(FakeBoard):

@@ -15,12 +15,15 @@ import pytest
 
 from edgeprune.agent.facts import DeviceFacts, Gpu
 from edgeprune.agent.programs import Turns
+from edgeprune.agent.system import Refused
+from edgeprune.agent.trtexec import find_trtexec
 from edgeprune.devices.base import Completed
 from edgeprune.devices.identity import identity_of
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
 from edgeprune.export import graph, regions
 from edgeprune.measure.compiling import compile_engine, compile_once
+from edgeprune.measure.doctor import examine_device
 from edgeprune.runtimes.base import BenchSettings, FreeAxes
 from edgeprune.runtimes.engine_file import facts_path, read_facts
 from edgeprune.runtimes.trtexec_ import TrtExec, _io_memory
@@ -603,6 +606,94 @@ def test_a_trtexec_that_does_not_end_is_not_called_missing(tmp_path, monkeypatch
     monkeypatch.setattr("edgeprune.runtimes.trtexec_.VERSION_TIMEOUT_S", 0.0)
     found = trtexec.availability()
     assert not found.ok and "does not say its version" in found.detail and "--help" in found.remedy
+
+
+LOADER = (
+    "trtexec: error while loading shared libraries: libnvinfer.so.10: cannot open shared object file: No such file or "
+    "directory"
+)
+
+
+def script(path: Path, *lines: str, mode: int = 0o755) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "lines", "mode", "why", "remedy"),
+    [
+        (
+            *("opt/TensorRT-10.3/bin", (f"echo '{LOADER}' >&2; exit 127",), 0o755),
+            "trtexec needs libnvinfer.so.10, which the loader",
+            "sudo ldconfig {lib}, or in the profile: device.trtexec: [env, LD_LIBRARY_PATH={lib}, {program}]",
+        ),
+        (
+            *("own/bin", (f"echo '{LOADER}' >&2; exit 127",), 0o755),
+            "trtexec needs libnvinfer.so.10, which the loader",
+            "sudo ldconfig FOLDER, or in the profile: device.trtexec: [env, LD_LIBRARY_PATH=FOLDER, {program}], with",
+        ),
+        (
+            "own",
+            ("echo 'sh: exec: x: Permission denied' >&2; exit 126",),
+            0o755,
+            "Permission denied",
+            "{program} --help",
+        ),
+        ("own", (), 0o644, "it may not be executed", "sudo chmod +x {program}"),
+    ],
+)
+def test_a_trtexec_that_is_there_and_does_not_start_is_not_called_missing(tmp_path, place, lines, mode, why, remedy):
+    program = script(tmp_path / place / "trtexec", *lines, mode=mode)
+    found = TrtExec(Bench(), program=(str(program),)).availability()
+    assert not found.ok and "has no trtexec" not in found.detail
+    assert f"trtexec on bench does not start, by {program}: " in found.detail and why in found.detail
+    lib = program.parent.parent / "lib"
+    assert found.remedy.startswith(remedy.format(lib=lib, program=program))
+    with pytest.raises(Refused) as refused:  # in a carried folder
+        find_trtexec([str(program)])
+    assert f"trtexec does not start here, by {program}: " in str(refused.value)
+    assert f"next: {remedy.format(lib=lib, program=program)}" in str(refused.value)
+
+
+def test_a_trtexec_that_does_not_start_is_passed_over_where_another_one_does(tmp_path):
+    broken = script(tmp_path / "broken" / "trtexec", f"echo '{LOADER}' >&2; exit 127")
+    trtexec, program = tool(tmp_path)
+    trtexec._programs = ((str(broken),), (str(program),))
+    assert trtexec.find_program() == ((str(program),), (10, 3, 0))
+
+
+def test_a_wrapper_that_starts_nothing_says_why(tmp_path):
+    found = TrtExec(Bench(), program=("env", "A=1", str(tmp_path / "none"))).availability()
+    assert not found.ok and "No such file or directory" in found.detail and "has no trtexec" not in found.detail
+
+
+def test_a_trtexec_that_is_not_looked_for_is_named(tmp_path, monkeypatch):
+    unpacked = script(tmp_path / "TensorRT-10.3" / "bin" / "trtexec", "echo '[TensorRT v100300]'")
+    nothing, places = (str(tmp_path / "none"),), (str(tmp_path / "TensorRT*/bin/trtexec"),)
+    monkeypatch.setattr("edgeprune.agent.trtexec.BESIDE", places)
+    for module in ("edgeprune.agent.trtexec", "edgeprune.runtimes.trtexec_"):
+        monkeypatch.setattr(f"{module}.PROGRAMS", nothing)
+    device = Bench()
+    found = TrtExec(device).availability()
+    assert "bench has no trtexec" in found.detail and found.remedy == f"in the profile, device.trtexec: {unpacked}"
+    with pytest.raises(Refused, match=f"there is no trtexec here; .* says device.trtexec: {unpacked}"):
+        find_trtexec()
+    rows = {one.subject: one for one in examine_device(device)}
+    assert rows["trtexec 1 of 1"].state.endswith(f"in the profile: device.trtexec: {unpacked}")
+    assert not any(row.state.endswith("; taken") for row in rows.values())
+    assert rows["runtime trtexec"].required and not rows["runtime trtexec"].usable
+
+
+def test_of_several_trtexecs_the_one_is_called_taken_that_is(tmp_path, monkeypatch):
+    broken = script(tmp_path / "system" / "trtexec", f"echo '{LOADER}' >&2; exit 127")
+    started = fake_trtexec.install(tmp_path)
+    for module in ("edgeprune.agent.trtexec", "edgeprune.runtimes.trtexec_"):
+        monkeypatch.setattr(f"{module}.PROGRAMS", (str(broken), str(started)))
+    rows = {one.subject: one for one in examine_device(Bench())}
+    assert rows["trtexec 1 of 2"].state.endswith(f"at {started} on bench; taken")
+    assert rows["trtexec 2 of 2"].state.endswith(f"device.trtexec: {broken}") and not rows["trtexec 2 of 2"].usable
 
 
 def test_a_device_without_trtexec_is_not_available(tmp_path):
