@@ -39,6 +39,14 @@ CLOSE_TIMEOUT_S = 10.0
 LONGEST_SOCKET = 85  # bytes: ssh puts 17 behind it, and a socket's path has at most 104
 SSH_FAILED = 255  # ssh's own exit code; agent and shell never end with it
 BEGINS = "edgeprune-begins"  # a line before a command's own output: what comes earlier is the login's
+NOT_QUOTED = frozenset('"\\$\n\r')  # of these no quoting of ssh's is the same in all its releases
+CONFIGURATION = re.compile(  # of "FILE line 2: Bad port" the last words are "FILE: terminating, 1 bad configuration …"
+    r"^(?:(?:(?P<file>.+): terminating, \d+ bad configuration options)|command-line:? line|.*Bad configuration option|"
+    r"Can't open user config file|Bad owner or permissions on)"
+)
+REMOVE_WITH = re.compile(r'^\s*ssh-keygen -f "(?P<file>[^"\n]+)" -R "(?P<name>[^"\n]+)"', re.M)  # of Debian's ssh
+OFFENDING = re.compile(r"^Offending \S+ key in (?P<file>.+):\d+\s*$", re.M)
+CHANGED = re.compile(r"^Host key for (?P<name>\S+) has changed", re.M)
 UNREACHABLE = (
     "Connection refused",
     "Connection timed out",
@@ -145,13 +153,14 @@ class Ssh:
     def _client(self) -> list[str]:
         if not self._folder:
             self._folder = tempfile.mkdtemp(prefix="ep-")
-            if len(os.fsencode(self._folder)) + len("/c") > LONGEST_SOCKET:
+            too_long = len(os.fsencode(self._folder)) + len("/c") > LONGEST_SOCKET
+            if too_long or NOT_QUOTED & set(self._folder):
                 Path(self._folder).rmdir()
                 self._folder = tempfile.mkdtemp(prefix="ep-", dir="/tmp")
         argv = ["ssh"]
         if config := os.environ.get("EDGEPRUNE_SSH_CONFIG"):
             argv += ["-F", config]
-        for name, value in {**OPTIONS, "ControlPath": f"{self._folder}/c"}.items():
+        for name, value in {**OPTIONS, "ControlPath": _one_path(f"{self._folder}/c")}.items():
             argv += ["-o", f"{name}={value}"]
         if self.address.port:
             argv += ["-p", str(self.address.port)]
@@ -166,11 +175,14 @@ class Ssh:
         last = lines[-1].strip() if lines else "the connection closed"
         with suppress(FileNotFoundError):
             Path(self._folder, "c").unlink()  # a dead master's socket would be asked again
+        if refused := next(filter(None, map(CONFIGURATION.match, lines)), None):
+            first = next(line for line in lines if line.startswith(refused["file"] or refused[0]))
+            return DeviceError(f"ssh refuses its configuration: {first.strip()}")
         if "HOST IDENTIFICATION HAS CHANGED" in stderr:
             return DeviceError(
                 f"{self.name}: its host key is not the one that is known, so this may be another machine; if the board "
                 "was flashed anew, forget the old key and look at the new one: "
-                f"ssh-keygen -R {shlex.quote(self._known_name())} && ssh {there}"
+                f"{self._forget(stderr)} && ssh {there}"
             )
         if "Host key verification failed" in stderr or "host key is known" in stderr:
             return DeviceError(
@@ -181,18 +193,31 @@ class Ssh:
         if "Permission denied (" in stderr:  # with what may be tried; without, a command of the login's said it
             return DeviceError(
                 f"{self.name}: the login was refused, and a password is never asked for; "
-                f"put your key there: ssh-copy-id {there}"
+                f"put your key there: ssh-copy-id {there}; or, for a key with a passphrase: "
+                "eval $(ssh-agent) && ssh-add"
             )
         if "ControlPath too long" in stderr or "too long for Unix domain socket" in stderr:
             return DeviceError(f"{self.name}: {last}; set TMPDIR to a folder with a shorter path")
         if any(sign in stderr for sign in UNREACHABLE):
             return Unreachable(f"{self.name} cannot be reached: {last}; check it with: ssh {there} true")
-        if "Bad configuration option" in stderr or "Can't open user config file" in stderr:
-            return DeviceError(f"ssh refuses its configuration: {last}")
         return ConnectionLost(f"{self.name}: the connection was lost: {last}; check it with: ssh {there} true")
 
-    def _known_name(self) -> str:
-        return f"[{self.address.host}]:{self.address.port}" if self.address.port else self.address.host
+    def _forget(self, stderr: str) -> str:
+        """The command that forgets a host key, of the host that ssh names: behind an alias, a jump host or another file
+        of known hosts only ssh knows it."""
+        if (found := REMOVE_WITH.search(stderr)) is not None:
+            file, name = found["file"], found["name"]
+        elif (changed := CHANGED.search(stderr)) is not None:
+            file, name = (found["file"] if (found := OFFENDING.search(stderr)) else ""), changed["name"]
+        else:
+            host, port = self.address.host, self.address.port
+            file, name = "", f"[{host}]:{port}" if port else host
+        return shlex.join(["ssh-keygen", *(["-f", file] if file else []), "-R", name])
+
+
+def _one_path(path: str) -> str:
+    """A path as a value of ssh's configuration: one word, whose per cent signs stand for themselves."""
+    return '"' + path.replace("%", "%%") + '"'
 
 
 def _is_begin(line: bytes) -> bool:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -188,7 +193,7 @@ def test_a_server_that_is_gone_for_good_is_a_device_error(server: Server, monkey
     ("key", "words"),
     [
         ("none", "its host key is not known here; log in once .*ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"),
-        ("other", "its host key is not the one.*ssh-keygen -R"),
+        ("other", "its host key is not the one.*ssh-keygen .*-R"),
     ],
 )
 def test_a_wrong_host_key_is_refused(serve: Callable[..., Server], tmp_path: Path, key: str, words: str) -> None:
@@ -200,6 +205,41 @@ def test_a_wrong_host_key_is_refused(serve: Callable[..., Server], tmp_path: Pat
     with pytest.raises(DeviceError, match=words):
         over(server).facts()
     assert server.left() == []
+
+
+@pytest.mark.parametrize("alias", ["orin", "behind-another-name"])
+def test_the_remedy_for_a_changed_host_key_forgets_it_behind_an_alias_too(server: Server, alias: str) -> None:
+    client = server.root / "client"
+    known_as, name = "", f"[127.0.0.1]:{server.port}"
+    if alias == "behind-another-name":
+        known_as, name = "HostKeyAlias of-the-board\n", "of-the-board"
+    wrong = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJDmQ1cQpXo2cW0FjQ2oBn4FvPz6nXU0m7PBNgbHXnHa\n"
+    (server.root / "known").write_text(f"{name} {wrong}other {wrong}")
+    reached = f"Host {alias}\nHostName 127.0.0.1\nPort {server.port}\n{known_as}"
+    client.write_text(f"{client.read_text()}{reached}")
+    with pytest.raises(DeviceError, match=r"its host key is not the one that is known") as raised:
+        RemoteDevice(Ssh(alias)).facts()
+    [remedy] = re.findall(r"ssh-keygen .* -R .*(?= && ssh)", str(raised.value))
+    subprocess.run(shlex.split(remedy), check=True, capture_output=True)
+    assert (server.root / "known").read_text() == f"other {wrong}"
+
+
+def test_the_host_key_that_changed_is_named_as_ssh_names_it() -> None:
+    head = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n"
+    plain = f"{head}Offending ECDSA key in /a b/kh:3\nHost key for [10.0.0.2]:2299 has changed and you have requested"
+    assert "ssh-keygen -f '/a b/kh' -R '[10.0.0.2]:2299' && ssh orin" in str(Ssh("orin")._failure(plain))
+    debian = f'{plain}\n  remove with:\n  ssh-keygen -f "/other kh" -R "jump"'
+    assert "ssh-keygen -f '/other kh' -R jump && ssh orin" in str(Ssh("orin")._failure(debian))
+    assert "ssh-keygen -R '[orin]:22' && ssh" in str(Ssh("orin:22")._failure(head))
+
+
+def test_a_key_that_nobody_unlocked_is_told_of(server: Server) -> None:
+    key = server.root / "user"
+    argv = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", str(key)]
+    subprocess.run(argv, check=True, capture_output=True)
+    key.with_suffix(".pub").unlink()
+    with pytest.raises(DeviceError, match=r"the login was refused.*passphrase: eval \$\(ssh-agent\) && ssh-add"):
+        over(server).facts()
 
 
 def test_a_login_without_a_key_is_refused_and_no_password_is_asked_for(server: Server) -> None:
@@ -222,8 +262,6 @@ def test_no_python_there_is_one_line(serve: Callable[..., Server], tmp_path: Pat
 @pytest.fixture
 def small_disk(tmp_path: Path):
     """A file system of 4 MiB; needs root."""
-    import subprocess
-
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
@@ -284,8 +322,6 @@ def test_two_measured_runs_queue_and_others_do_not(server: Server, tmp_path: Pat
 
 
 def test_what_a_killed_build_left_is_removed_by_the_next(server: Server) -> None:
-    import subprocess
-
     code = (
         "import sys, time; from edgeprune.devices.remote import RemoteDevice; from edgeprune.devices.ssh import Ssh\n"
         f"with RemoteDevice(Ssh({server.name!r})) as device:\n"
@@ -313,9 +349,46 @@ def test_a_long_temporary_folder_is_no_place_for_a_socket(tmp_path: Path, monkey
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
     ssh = Ssh("orin")
-    [path] = [part.partition("=")[2] for part in ssh._client() if part.startswith("ControlPath=")]
+    [path] = [part.partition("=")[2].strip('"') for part in ssh._client() if part.startswith("ControlPath=")]
     assert len(os.fsencode(path)) <= 85 and not list(deep.iterdir())
     Path(path).parent.rmdir()
+
+
+@pytest.mark.parametrize("name", ["a b", "100%h", "it's", 'a"b', "a\\b", "${HOME}"])
+def test_the_temporary_folder_may_be_called_anything(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    odd = Path(tempfile.mkdtemp(dir="/tmp")) / name  # short, as a socket wants it
+    odd.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(odd))
+    device = over(server)
+    try:
+        with device:
+            assert device.run(["true"], timeout_s=60).returncode == 0
+            channel = device.channel
+            assert isinstance(channel, Ssh)
+            assert (Path(channel._folder) / "c").is_socket()  # the connection is shared
+            assert (Path(channel._folder).parent == odd) is not bool(set(name) & set('"\\$'))
+        assert not list(odd.iterdir())
+    finally:
+        shutil.rmtree(odd.parent)
+
+
+@pytest.mark.parametrize(
+    ("said", "first"),
+    [
+        ("command-line line 0: keyword controlpath extra arguments at end of line.", "command-line line 0: keyword"),
+        ("command-line: line 0: Bad configuration option: foo", "command-line: line 0: Bad"),
+        ("/a b/cf line 2: Bad port 'abc'.\n/a b/cf: terminating, 1 bad configuration options", "/a b/cf line 2: Bad"),
+        ("cf: line 1: Bad configuration option: x\ncf: terminating, 1 bad configuration options", "cf: line 1: Bad"),
+        ("Bad owner or permissions on /home/me/.ssh/config", "Bad owner or permissions on /home/me/.ssh/config"),
+    ],
+)
+def test_a_configuration_that_ssh_refuses_is_not_a_lost_connection(said: str, first: str) -> None:
+    error = Ssh("orin")._failure(said)
+    assert not isinstance(error, ConnectionLost) and f"ssh refuses its configuration: {first}" in str(error)
+    lost = Ssh("orin")._failure("bash: line 1: x: command not found\nConnection to orin closed by remote host.")
+    assert isinstance(lost, ConnectionLost)
 
 
 @pytest.mark.parametrize(
