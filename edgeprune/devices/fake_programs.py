@@ -264,7 +264,7 @@ def infer(options, board, takes, content, major):
         if major < 10:
             print("[I] Created %s binding for %s with dimensions %s" % (way, name, sides))
         else:
-            kind = " and type kFLOAT" if new else ""
+            kind = " and type k" + kind_of(size, sides) if new else ""
             print("[I] %s binding for %s with dimensions %s%s is created." % (way.capitalize(), name, sides, kind))
     print("[I] Starting inference", flush=True)
     if duration_s:
@@ -303,6 +303,14 @@ def infer(options, board, takes, content, major):
     if options.get("exportOutput"):
         outputs(options)
     return True
+
+
+def kind_of(size, sides):
+    """TensorRT's word for the type of a tensor of so many bytes; an output, of which none are known, is float."""
+    count = 1
+    for side in sides.split("x"):
+        count *= int(side)
+    return {2: "HALF", 1: "INT8"}.get(int(size) // count, "FLOAT") if size else "FLOAT"
 
 
 def outputs(options):

@@ -26,9 +26,10 @@ from edgeprune.agent.trtexec import NOT_EXECUTABLE, PROGRAMS, crashed_behind_its
 from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Completed, Device
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DeviceError, StageError, TargetError, ToolError
+from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
+from edgeprune.reading import exists
 from edgeprune.runtimes.base import (
     AS_EXPORTED,
     NO_GPU,
@@ -73,6 +74,7 @@ from edgeprune.runtimes.trtexec_output import (
     Bindings,
     Settings,
     bindings_of,
+    expected_size,
     failure,
     meaning_of,
     outputs_of,
@@ -99,6 +101,9 @@ VERSION_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 600.0
 BUILD_TIMEOUT_S = 7200.0  # an INT8 build on an Orin Nano takes minutes
 TAKEN_ALL_THE_SAME = "[edgeprune] trtexec crashed behind its last line; the engine was complete and is taken\n"
+TYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8", "INT32": "int32", "INT64": "int64"}
+"""TensorRT's words for the types of tensors, to numpy's."""
+FLOATS = {4: "float32", 2: "float16"}  # by the bytes of a value: images are fed, which are floats
 Parsed = TypeVar("Parsed")
 
 
@@ -760,7 +765,8 @@ class _TrtExecSession:
     """An engine that lies on the device; every run is a process there."""
 
     def __init__(self, runtime: TrtExec, folder: str, model: Path, engine: _DeviceEngine) -> None:
-        self._runtime, self._folder, self._engine = runtime, folder, engine
+        self._runtime, self._folder, self._model, self._engine = runtime, folder, model, engine
+        self._types: dict[str, str] = {}
         facts, told = engine.facts, engine.bindings
         self.input_names = list(engine.shapes)
         # trtexec writes them in no particular order
@@ -769,28 +775,101 @@ class _TrtExecSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name, as float32."""
-        runtime, engine = self._runtime, self._engine
-        types = {entry.name: entry.dtype for entry in engine.facts.inputs} if engine.facts else {}
-        program, version = runtime.find_program()
+        runtime, types = self._runtime, self._input_types()
         remote: dict[str, str] = {}
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             for number, (name, values) in enumerate(inputs.items()):
                 local = Path(folder) / f"{number}.bin"
-                local.write_bytes(input_bytes(values, types.get(name)))
+                local.write_bytes(input_bytes(values, types[name]))
                 remote[name] = f"{self._folder}/in{number}.bin"
                 runtime.device.send(local, remote[name])
-        output = f"{self._folder}/outputs.json"
-        argv = outputs_argv(
-            version, engine=engine.path, inputs=remote, outputs=output, trtexec=program, **engine.options
-        )
-        runtime.run(argv, RUN_TIMEOUT_S)
-        tensors = runtime.read(output, outputs_of)
+        tensors = runtime.read(self._run_on(remote), outputs_of)
         return {name: tensors[name] for name in self.output_names}
 
+    def _run_on(self, inputs: Mapping[str, str]) -> str:
+        """Run on files of the device; the file with the outputs, there."""
+        program, version = self._runtime.find_program()
+        engine, output = self._engine, f"{self._folder}/outputs.json"
+        argv = outputs_argv(
+            version, engine=engine.path, inputs=inputs, outputs=output, trtexec=program, **engine.options
+        )
+        self._runtime.run(argv, RUN_TIMEOUT_S)
+        return output
 
-def input_bytes(values: np.ndarray, dtype: str | None) -> bytes:
-    """A tensor as trtexec reads it from a file: the engine's own type, or the array's when None, in C order."""
-    return np.ascontiguousarray(values, dtype=dtype or values.dtype).tobytes()
+    def _input_types(self) -> dict[str, str]:
+        """Types of the engine's inputs by name: in a file of another type trtexec reads other numbers, and says nothing
+        where the file is twice as large.
+
+        Raises:
+            DataError: nothing says them, or one is of a type that cannot be fed.
+        """
+        if not self._types:
+            engine, told = self._engine, self._engine.bindings
+            if engine.facts is not None:
+                self._types = {entry.name: entry.dtype for entry in engine.facts.inputs}
+            elif told is not None and set(told.types) == set(told.inputs):
+                self._types = {name: self._known_type(name, word) for name, word in told.types.items()}
+            else:
+                self._types = self._types_by_size() or self._types_beside()
+        return self._types
+
+    def _known_type(self, name: str, word: str) -> str:
+        if word not in TYPES:
+            raise DataError(
+                f"{self._model}: its input {name} is of type {word}, allowed: {', '.join(TYPES)}; build the engine anew"
+            )
+        return TYPES[word]
+
+    def _types_by_size(self) -> dict[str, str]:
+        """Types by the sizes that trtexec expects, which it tells where it is given a file of another one; empty where
+        it does not."""
+        sizes = dict.fromkeys(self._engine.shapes, 1)
+        types: dict[str, str] = {}
+        remote = {name: f"{self._folder}/size{number}.bin" for number, name in enumerate(sizes)}
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            while len(types) < len(sizes):
+                for name, size in sizes.items():
+                    local = Path(folder) / "zeros.bin"
+                    local.write_bytes(bytes(size))
+                    self._runtime.device.send(local, remote[name])
+                try:
+                    self._run_on(remote)
+                    return {}  # it takes files of any size
+                except ToolError as error:
+                    refused = expected_size(error.log)
+                name = next((name for name, path in remote.items() if refused and path == refused[0]), None)
+                if refused is None or name is None or name in types:
+                    return {}
+                sizes[name] = refused[1]
+                types[name] = self._type_of_size(name, refused[1])
+        return types
+
+    def _type_of_size(self, name: str, size: int) -> str:
+        shape = self._engine.shapes[name]
+        each, rest = divmod(size, int(np.prod(shape)))
+        if rest or each not in FLOATS:
+            raise DataError(
+                f"{self._model}: its input {name} of shape {'x'.join(map(str, shape))} takes {size} bytes, which is "
+                f"neither {' nor '.join(FLOATS.values())}; build the engine anew, with plain inputs"
+            )
+        return FLOATS[each]
+
+    def _types_beside(self) -> dict[str, str]:
+        """Types as the ONNX file of the same name beside the engine has them."""
+        beside = self._model.with_suffix(".onnx")
+        if exists(beside):
+            types = {entry.name: entry.dtype for entry in onnx_facts(beside).inputs}
+            if set(types) == set(self._engine.shapes):
+                return types
+        raise DataError(
+            f"{self._model}: nothing says which type its inputs ({', '.join(self._engine.shapes)}) have; put its ONNX "
+            f"file beside it as {beside.name}"
+        )
+
+
+def input_bytes(values: np.ndarray, dtype: str) -> bytes:
+    """A tensor as trtexec reads it from a file: of the engine's own type, in C order."""
+    return np.ascontiguousarray(values, dtype=dtype).tobytes()
 
 
 def _io_memory(identity: Mapping[str, str], copies: bool) -> str:

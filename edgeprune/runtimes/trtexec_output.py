@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -174,17 +174,24 @@ def settings_used(log: str) -> Settings:
 
 @dataclass(frozen=True)
 class Bindings:
-    """What an engine takes and gives, from the log of a run: shapes of the inputs by name, and names of the outputs,
-    both in the engine's own order."""
+    """What an engine takes and gives, from the log of a run.
+
+    Attributes:
+        inputs: their shapes by name, in the engine's own order.
+        outputs: their names, likewise.
+        types: input name to TensorRT's word for its type (``HALF``); empty before 11, which tells none.
+    """
 
     inputs: Mapping[str, tuple[int, ...]]
     outputs: tuple[str, ...]
+    types: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 # samples/common/sampleInference.cpp: "Created input binding for images with dimensions 1x3x64x64" (8.5, and 8.6 as it
 # ships), "Input binding for images with dimensions 1x3x64x64 is created." (10), "… and type kFLOAT is created." (11)
 BINDING = re.compile(
-    r"(?P<way>[Ii]n|[Oo]ut)put binding for (?P<name>.+?) (?:with dimensions (?P<sides>[\d x,()]*)|is dynamic)"
+    r"(?P<way>[Ii]n|[Oo]ut)put binding for (?P<name>.+?) "
+    r"(?:with dimensions (?P<sides>[\d x,()]*?)(?: and type k(?P<type>\w+)|(?![\d x,()]))|is dynamic)"
 )
 
 
@@ -200,7 +207,22 @@ def bindings_of(log: str) -> Bindings:
     if not inputs or not all(inputs.values()):
         raise ValueError("the log does not say what the engine takes")
     outputs = [one["name"] for one in found if one not in takes]
-    return Bindings(inputs, tuple(dict.fromkeys(outputs)))
+    return Bindings(inputs, tuple(dict.fromkeys(outputs)), {one["name"]: one["type"] for one in takes if one["type"]})
+
+
+# sampleUtils.cpp: "Expected: 6144 bytes but only read: 1 bytes" (8.5, 8.6), "Input binding size is: 6144 bytes but the
+# file size is 1 bytes" (10, 11). A file that is too large is read all the same: of any size, or twice the engine's own.
+UNEXPECTED_SIZE = (
+    r"Unexpected file size for input file: (?P<file>.+?)\. Note: (?:Input binding size is|Expected): (?P<want>\d+)"
+    r" bytes but (?:the file size is|only read:?) (?P<got>\d+)"
+)
+
+
+def expected_size(log: str) -> tuple[str, int] | None:
+    """The file of an input that a failed run refused for its size, and the bytes that the engine takes; None where it
+    refused none."""
+    found = re.search(UNEXPECTED_SIZE, log)
+    return (found["file"], int(found["want"])) if found else None
 
 
 INFERENCE_BEGINS = "Starting inference"  # the warm-up comes first
@@ -262,7 +284,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         "TensorRT has no kernel for {what} on this device in the precision of the graph",
     ),
     (
-        r"Unexpected file size for input file.*binding size is: (?P<want>\d+).*file size is (?P<got>\d+)",
+        UNEXPECTED_SIZE,
         "an input has {got} bytes, the engine takes {want}: another shape or type",
     ),
     (

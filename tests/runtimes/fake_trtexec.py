@@ -8,10 +8,11 @@ test's own and never a result.
 
 from __future__ import annotations
 
-import array
 import json
+import math
 import os
 import signal
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,9 @@ def main(
     computes: bool = False,
     takes: str = "1x3x32x32",
     gives: Sequence[str] = ("output0",),
+    half: bool = False,
+    any_size: bool = False,
+    shown: str = "",
 ) -> int:
     """Act as trtexec.
 
@@ -85,6 +89,9 @@ def main(
         computes: whether engines hold their graph and outputs are its own.
         takes: shape of its engines' one input.
         gives: names of its engines' outputs, in the order of the engine.
+        half: their input is float16.
+        any_size: files of inputs may have any size.
+        shown: shape of that input as its log tells it, where another one decides its size.
     """
     given = {name: value for name, _, value in (word.partition("=") for word in argv[1:])}
     with Path(calls).open("a") as file:
@@ -129,8 +136,10 @@ def main(
         return 0
     print(options_log(**settings, captured=captures, tells=version[0] >= 10))
     turn = sum("--exportTimes" in json.loads(line) for line in Path(calls).read_text().splitlines())
-    print(bindings_log(version, {"images": takes}, dict.fromkeys(gives, "1x6x4")))
-    _inference(given, engine, settings, turn * drift, samples_lost)
+    print(bindings_log(version, {"images": shown or takes}, dict.fromkeys(gives, "1x6x4"), half))
+    if "--loadInputs" in given and not any_size and not _fits(version, given["--loadInputs"], takes, half):
+        return 1
+    _inference(given, engine, settings, turn * drift, samples_lost, "e" if half else "f")
     print("&&&& PASSED TensorRT.trtexec")
     return 0
 
@@ -190,8 +199,23 @@ def _build(version: tuple[int, int, int], given: dict[str, str], precision: str,
     return 0
 
 
+def _fits(version: tuple[int, int, int], listed: str, takes: str, half: bool) -> bool:
+    """Whether a file of an input is taken, as loadFromFile of sampleUtils.cpp decides it; what is too large in the
+    right way is read as if it were not."""
+    path = listed.rpartition(":")[2]
+    size, want = Path(path).stat().st_size, math.prod(map(int, takes.split("x"))) * (2 if half else 4)
+    if version[0] < 10:
+        note = "" if size >= want else f"Expected: {want} bytes but only read: {size} bytes"
+    else:
+        note = f"Input binding size is: {want} bytes but the file size is {size} bytes. Double check the size and"
+        note = "" if size in (want, 2 * want) else note
+    if note:
+        print(f"[E] Uncaught exception detected: Unexpected file size for input file: {path}. Note: {note}")
+    return not note
+
+
 def _inference(
-    given: dict[str, str], engine: dict[str, Any], settings: dict[str, bool], slower: float, lost: int
+    given: dict[str, str], engine: dict[str, Any], settings: dict[str, bool], slower: float, lost: int, kind: str
 ) -> None:
     count = max(int(given["--iterations"]) - lost, 0)
     print("[I] Starting inference")
@@ -207,8 +231,8 @@ def _inference(
     if "--exportOutput" in given and engine["onnx"]:
         Path(given["--exportOutput"]).write_text(outputs_json(_computed(given["--loadInputs"], engine["onnx"])))
     elif "--exportOutput" in given:
-        values = array.array("f", Path(given["--loadInputs"].rpartition(":")[2]).read_bytes())
-        doubled = [2 * value for value in values]
+        content = Path(given["--loadInputs"].rpartition(":")[2]).read_bytes()
+        doubled = [2 * value for (value,) in struct.iter_unpack(kind, content)]
         Path(given["--exportOutput"]).write_text(outputs_json({"output0": (f"1x{len(doubled)}", doubled)}))
 
 

@@ -26,7 +26,8 @@ from edgeprune.measure.compiling import compile_engine, compile_once
 from edgeprune.measure.doctor import examine_device
 from edgeprune.runtimes.base import BenchSettings, FreeAxes
 from edgeprune.runtimes.engine_file import facts_path, read_facts
-from edgeprune.runtimes.trtexec_ import TrtExec, _io_memory
+from edgeprune.runtimes.trtexec_ import TrtExec, _DeviceEngine, _io_memory, _TrtExecSession
+from edgeprune.runtimes.trtexec_output import Bindings
 from edgeprune.samples.conditions import DeviceState, Telemetry
 from edgeprune.samples.gates import Verdict, speed_up_gate
 from edgeprune.samples.measurement import differing_conditions
@@ -257,7 +258,7 @@ def test_what_the_device_saw_goes_into_the_conditions(tmp_path):
 
 
 def test_images_fill_the_input_of_what_is_timed(tmp_path):
-    trtexec, program = tool(tmp_path)
+    trtexec, program = tool(tmp_path, half=True)
     engine = tmp_path / "m.engine"
     trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx", half=True), engine, precision="fp16")
     asked: list[tuple[int, ...]] = []
@@ -536,6 +537,55 @@ def test_an_engine_without_facts_has_its_graphs_order_of_outputs_or_is_refused(t
         return
     with trtexec.session(engine) as session:
         assert session.input_names == ["images"] and session.output_names == order
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("version", [(8, 6, 0), (10, 3, 0), (11, 1, 0)], ids=str)
+def test_an_engine_without_facts_is_fed_what_it_takes(tmp_path, version, half):
+    """TensorRT takes a file of twice the size, and reads float32 as twice as many float16."""
+    trtexec, program = tool(tmp_path, version, half=half)
+    engine, image = tmp_path / "foreign.engine", np.linspace(0, 1, 3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32)
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    facts_path(engine).unlink()
+    before = len(fake_trtexec.calls(program))
+    with trtexec.session(engine) as session:
+        for _ in range(2):
+            found = session.run({"images": image})["output0"]
+            np.testing.assert_allclose(found.ravel(), 2 * image.ravel(), rtol=1e-3)
+    asked = [call for call in fake_trtexec.calls(program)[before:] if "--loadInputs" in call]
+    assert len(asked) == (2 if version[0] >= 11 else 3)  # its type is asked once, and of 11 never
+
+
+@pytest.mark.parametrize(
+    ("takes", "beside", "ways", "words"),
+    [
+        ("1x3x32x32", True, {"any_size": True}, ""),
+        ("1x3x32x32", False, {"any_size": True}, r"which type its inputs \(images\) have; put its ONNX .* m.onnx"),
+        ("1x3x32x33", True, {"shown": "1x3x32x32"}, "of shape 1x3x32x32 takes 6336 bytes, .* neither float32 nor"),
+    ],
+)
+def test_an_engine_whose_type_nothing_tells_is_refused(tmp_path, takes, beside, ways, words):
+    trtexec, _ = tool(tmp_path, half=True, takes=takes, **ways)
+    engine, image = tmp_path / "m.engine", np.ones((1, 3, 32, 32), np.float32)
+    trtexec.engine_from_onnx(convolutions(tmp_path / "source.onnx"), engine)
+    facts_path(engine).unlink()
+    if beside:
+        convolutions(engine.with_suffix(".onnx"), half=True)
+    with trtexec.session(engine) as session:
+        if not words:
+            assert set(session.run({"images": image})["output0"].ravel()) == {2.0}
+            return
+        with pytest.raises(DataError, match=words):
+            session.run({"images": image})
+
+
+def test_an_engine_of_a_type_that_is_not_fed_is_refused(tmp_path):
+    trtexec, _ = tool(tmp_path)
+    session = _TrtExecSession(
+        trtexec, "", Path("m.engine"), _DeviceEngine("", None, Bindings({"x": (1,)}, ("output0",), {"x": "BF16"}))
+    )
+    with pytest.raises(DataError, match="its input x is of type BF16, allowed: FLOAT, HALF"):
+        session.run({})
 
 
 def test_whatever_loads_an_engine_takes_the_board_for_itself(tmp_path):

@@ -193,7 +193,8 @@ def test_bindings_are_read_in_every_wording():
     for version in ((8, 5, 2), (8, 6, 1), (10, 3, 0), (10, 13, 3), (11, 1, 0)):
         takes, gives = {"images": "4x3x384x640", "im_info": "4x2"}, {"output1": "4x32x96x160", "output0": "4"}
         log = bindings_log(version, takes, gives)
-        expected = Bindings({"images": (4, 3, 384, 640), "im_info": (4, 2)}, ("output1", "output0"))
+        types = dict.fromkeys(takes, "FLOAT") if version[0] >= 11 else {}
+        expected = Bindings({"images": (4, 3, 384, 640), "im_info": (4, 2)}, ("output1", "output0"), types)
         assert bindings_of(log) == expected, version
     grown = "[I] Output binding for found is dynamic and will be created during execution using OutputAllocator."
     log = "\n".join([bindings_log((10, 3, 0), {"images": "1x3x8x8"}, {}), grown])

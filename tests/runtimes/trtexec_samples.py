@@ -122,7 +122,9 @@ def _tensor(generation: int, name: str, kind: str, reads: str) -> dict[str, Any]
     return tensor | {"Format": "Row major linear", "Datatype": MYELIN[reads]}
 
 
-def bindings_log(version: tuple[int, int, int], inputs: dict[str, str], outputs: dict[str, str]) -> str:
+def bindings_log(
+    version: tuple[int, int, int], inputs: dict[str, str], outputs: dict[str, str], half: bool = False
+) -> str:
     """The part of a run's log that says what its engine takes and gives, by name and as ``1x3x64x64``
     (sampleInference.cpp, with the marks of a real log)."""
     lines = []
@@ -132,7 +134,7 @@ def bindings_log(version: tuple[int, int, int], inputs: dict[str, str], outputs:
             if version[0] < 10:
                 lines.append(f"Created {way} binding for {name} with dimensions {sides}")
                 continue
-            kind = " and type kFLOAT" if version[0] >= 11 else ""
+            kind = f" and type k{'HALF' if half and way == 'input' else 'FLOAT'}" if version[0] >= 11 else ""
             lines.append(f"{way.capitalize()} binding for {name} with dimensions {sides}{kind} is created.")
     return "\n".join(f"[11/28/2026-03:57:33] [I] {line}" for line in lines)
 
@@ -227,6 +229,11 @@ FAILURES: tuple[tuple[str, str, str], ...] = (  # what happened, lines of the lo
         "wrong input",
         "[E] Unexpected file size for input file: in.bin. Note: Input binding size is: 49152 bytes but the file "
         "size is 12 bytes. Double check the size and datatype of the provided data.",
+        "an input has 12 bytes, the engine takes 49152",
+    ),
+    (
+        "wrong input of 8",
+        "[E] Unexpected file size for input file: in.bin. Note: Expected: 49152 bytes but only read: 12 bytes",
         "an input has 12 bytes, the engine takes 49152",
     ),
     (
