@@ -140,7 +140,7 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
         with tarfile.open(partial, "w") as packed:
             packed.add(results, arcname=RESULTS)
         os.replace(partial, os.path.join(folder, PACKED))
-    _print(f"done: bring {PACKED} back, then: edgeprune import-results {PACKED}")
+    _print("done: bring results.tar back, then: edgeprune import-results results.tar")
 
 
 def _checked_request(folder: str) -> dict:
