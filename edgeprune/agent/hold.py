@@ -175,7 +175,9 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
         with board_lock(wait):
             try:
                 left = restore_board()
-                announce(state="ready", conditions=prepare_board(mode, bool(clocks)), left=_told(left))
+                conditions = prepare_board(mode, bool(clocks))
+                told = "; ".join(filter(None, (_told(left), conditions.get("clocks_doubt"))))
+                announce(state="ready", conditions=conditions, left=told)
                 while _is_needed(work, path):
                     time.sleep(0.1)
             finally:

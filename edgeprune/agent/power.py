@@ -178,7 +178,8 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
         lock_clocks: lock the clocks, where this user may.
 
     Returns:
-        ``power_mode`` and ``clocks`` as they are now; empty on a machine that has none.
+        ``power_mode`` and ``clocks`` as they are now, with ``clocks_doubt`` where they could not be locked; empty on a
+        machine that has none.
 
     Raises:
         Refused: see :func:`set_power_mode`; or the mode that the board is in could not be put back.
@@ -202,14 +203,24 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
                 set_power_mode(name)
         except Refused as error:
             raise Refused(error.kind, f"{error}; or name another mode in the profile: device.power_mode") from error
+    doubt = ""
     if lock_clocks and shutil.which("jetson_clocks") and not clocks_locked() and may_sudo():
         stored = system_path(CLOCKS_FILE)
         output_of(as_root(["mkdir", "-p", os.path.dirname(stored)]))
-        # it asks before it replaces a file
-        if output_of(as_root(["jetson_clocks", "--store", stored]), stdin="y\n", timeout_s=PROGRAM_TIMEOUT_S)[0] == 0:
+        command = ["jetson_clocks", "--store", stored]
+        code, text = output_of(as_root(command), stdin="y\n", timeout_s=PROGRAM_TIMEOUT_S)  # it asks before it replaces
+        if code == 0:
             note_change(clocks=True)
-            output_of(as_root(["jetson_clocks"]), timeout_s=PROGRAM_TIMEOUT_S)
-    return board_setting()
+            command = ["jetson_clocks"]
+            code, text = output_of(as_root(command), timeout_s=PROGRAM_TIMEOUT_S)
+        if not clocks_locked():
+            last = (text.strip().splitlines() or ["no output"])[-1][-80:]
+            doubt = (
+                f"the clocks were to be locked and are free (sudo {' '.join(command)}: {last}): compare "
+                "/etc/sudoers.d/edgeprune there with docs/jetson.md"
+            )
+    setting = board_setting()
+    return dict(setting, clocks_doubt=doubt) if setting and doubt else setting
 
 
 def board_setting() -> dict[str, str]:

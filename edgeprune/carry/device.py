@@ -253,7 +253,16 @@ class ReplayingDevice(CarriedDevice):
     def _as_set(self, state: DeviceState) -> DeviceState:
         """With the power mode and clocks that all runs had."""
         conditions = self._results.conditions
-        return replace(state, power_mode=conditions.power_mode, clocks=conditions.clocks)
+        return replace(
+            state,
+            power_mode=conditions.power_mode,
+            clocks=conditions.clocks,
+            clocks_doubt=conditions.clocks_doubt,
+        )
+
+    def setting(self) -> DeviceState:
+        """That of all runs."""
+        return self._results.conditions
 
     def _content(self, name: str) -> bytes:
         file = name.removeprefix(f"{RESULTS}/")
@@ -263,7 +272,7 @@ class ReplayingDevice(CarriedDevice):
 
     def _look(self) -> DeviceFacts:
         conditions = self._results.conditions
-        facts = replace(self._results.facts, sudo=False)  # the clocks are as they were measured, locked or not
+        facts = self._results.facts
         return replace(
             facts,
             power_mode=conditions.power_mode or facts.power_mode,

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
+from edgeprune.agent.power import plain_mode
 from edgeprune.agent.programs import Turns
-from edgeprune.devices.identity import identity_of
-from edgeprune.errors import DataError
+from edgeprune.devices.identity import has_power_modes, identity_of
+from edgeprune.errors import DataError, DeviceError
 from edgeprune.samples.conditions import DeviceState
 from edgeprune.serial import from_json, parse_json
 
 Self = TypeVar("Self", bound="Device")
+TRIAL_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Device(ABC):
         self.note = note or (lambda text: None)
         self._holds = 0
         self._facts: DeviceFacts | None = None
+        self._setting: DeviceState | None = None
 
     def __enter__(self: Self) -> Self:
         self._holds += 1
@@ -113,8 +116,38 @@ class Device(ABC):
 
     def identity(self) -> dict[str, str]:
         """What must be equal before two engines, timing caches or measurements may be mixed: board, module, releases,
-        power mode, clocks; for a machine without a board its CPU."""
-        return identity_of(self.facts(), power_mode=self.power_mode, clocks=self.clocks)
+        power mode, clocks; for a machine without a board its CPU. Power mode and clocks are those that measured runs
+        have (:meth:`setting`)."""
+        facts = self.facts()
+        if not has_power_modes(facts):
+            return identity_of(facts)
+        setting = self.setting()
+        return identity_of(facts, power_mode=setting.power_mode, clocks=setting.clocks)
+
+    def setting(self) -> DeviceState:
+        """Power mode and clocks of the measured runs, all of which have the same: what the first of them had. What is
+        asked for may not be had, and another build may have the board set otherwise until it is this one's turn.
+
+        Raises:
+            DeviceError: the board cannot be set as asked.
+        """
+        if self._setting is None:
+            self._setting = self.run(["true"], timeout_s=TRIAL_TIMEOUT_S, measured=True).device
+        return self._setting
+
+    def _require_setting(self, state: DeviceState) -> None:
+        """Take power mode and clocks of the first measured run for those of all; ``DeviceError`` for a later one that
+        had others, since its figures would be taken for those of this identity."""
+        if self._setting is None:
+            self._setting = state
+        first = self._setting
+        if (plain_mode(first.power_mode), first.clocks) == (plain_mode(state.power_mode), state.clocks):
+            return
+        before, now = (f"{one.power_mode or 'unknown'} with clocks {one.clocks or 'unknown'}" for one in (first, state))
+        raise DeviceError(
+            f"{self.name}: its power mode was {before} and is now {now}, and figures of the two are not compared; set "
+            "the board as it was and give the same command again, or give it as the board is: it measures anew"
+        )
 
     def tells_power(self) -> bool:
         """Whether something there tells the power of the board, or of its only GPU."""

@@ -14,13 +14,18 @@ RELEASES = ("board", "l4t", "jetpack", "tensorrt", "cuda")
 JETSON_MODULES = ("p3767", "p3701", "p3834", "p3668", "p2888", "p2972")
 
 
-def identity_of(facts: DeviceFacts, *, power_mode: str = "", clocks: bool = True) -> dict[str, str]:
+def has_power_modes(facts: DeviceFacts) -> bool:
+    """Whether it is a board whose power mode decides how fast it is."""
+    return bool(facts.power_modes or facts.power_mode)
+
+
+def identity_of(facts: DeviceFacts, *, power_mode: str = "", clocks: str = "") -> dict[str, str]:
     """Identity out of a device's facts.
 
     Args:
         facts: of the device.
-        power_mode: the mode that measured runs are done in; the one that the board is in when empty.
-        clocks: whether measured runs lock the clocks where the user may.
+        power_mode: the mode that measured runs had; the one that the board was in when empty.
+        clocks: likewise, ``locked`` or ``free``.
     """
     identity = {"cpu": facts.cpu, "architecture": facts.machine, "isa": facts.isa}
     identity |= {name: value for name in RELEASES if (value := getattr(facts, name))}
@@ -28,10 +33,9 @@ def identity_of(facts: DeviceFacts, *, power_mode: str = "", clocks: bool = True
         identity["module"] = module
     if facts.gpus:
         identity["gpu"] = "; ".join(str(gpu) for gpu in facts.gpus)
-    if facts.power_modes or facts.power_mode:
+    if has_power_modes(facts):
         identity["power_mode"] = plain_mode(power_mode or facts.power_mode)
-        may_lock = clocks and bool(facts.sudo) and bool(facts.jetson_clocks)
-        identity["clocks"] = "locked" if may_lock or facts.clocks == "locked" else "free"
+        identity["clocks"] = clocks or facts.clocks or "free"
     return identity
 
 

@@ -48,9 +48,11 @@ class LocalDevice(Device):
         argv = [str(part) for part in argv]
         if measured:
             with self:
-                return self._as_board().run(
+                done = self._as_board().run(
                     argv, timeout_s=timeout_s, cwd=cwd or str(Path.cwd()), stdin=stdin, measured=True, on_line=on_line
                 )
+            self._require_setting(done.device)
+            return done
         output: list[bytes] = []
 
         def keep(piece: bytes) -> None:
@@ -66,8 +68,13 @@ class LocalDevice(Device):
 
     def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
         """Run programs that take turns, by the agent."""
+
+        def hear(index: int, done: Completed) -> None:
+            self._require_setting(done.device)
+            on_turn(index, done)
+
         with self:
-            self._as_board().run_turns(turns, on_turn)
+            self._as_board().run_turns(turns, hear)
 
     def _as_board(self) -> RemoteDevice:
         """This machine as the agent sees it; kept until the last ``with`` ends."""

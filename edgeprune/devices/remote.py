@@ -133,7 +133,9 @@ class RemoteDevice(Device):
         """Run programs that take turns as one detached job; see :meth:`run`."""
 
         def hear(line: str) -> None:
-            on_turn(*Completed.of_turn(line, turns.programs, self.name))
+            index, done = Completed.of_turn(line, turns.programs, self.name)
+            self._require_setting(done.device)
+            on_turn(index, done)
 
         self._follow(list(turns.programs[0]), hear, True, turns=to_json(turns), cwd="", stdin="")
 
@@ -153,13 +155,10 @@ class RemoteDevice(Device):
         if error := result.get("error"):
             raise self._refusal(error, argv)
         output.end()
-        return Completed(
-            tuple(argv),
-            result["returncode"],
-            "".join(output.parts),
-            result.get("stderr", ""),
-            from_json(DeviceState, result["conditions"], self.name),
-        )
+        state = from_json(DeviceState, result["conditions"], self.name)
+        if measured:
+            self._require_setting(state)
+        return Completed(tuple(argv), result["returncode"], "".join(output.parts), result.get("stderr", ""), state)
 
     def _job(self, job: Line, on_line: Callable[[str], None] | None) -> tuple[_JobOutput, Line]:
         """Follow a job to its result. It ends with this call, whatever ends that: the caller may go on, and measure."""

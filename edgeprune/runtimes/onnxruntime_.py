@@ -23,6 +23,7 @@ import numpy as np
 from edgeprune.agent.facts import DeviceFacts, gpus
 from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_state
 from edgeprune.devices.base import Device
+from edgeprune.devices.identity import has_power_modes
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, DeviceError, StageError, TargetError, first_line
 from edgeprune.model_file import require_model
@@ -51,7 +52,6 @@ from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
     error_of_job,
-    has_power_modes,
     run_held,
     run_watched,
     run_worker,
@@ -90,7 +90,7 @@ class OnnxRuntime(Runtime):
             raise TargetError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")
         self.provider = PROVIDERS[provider]
         self._machine = machine if machine is not None else LocalDevice()
-        self._board = machine if machine is not None and has_power_modes(machine) else None
+        self._board = machine if machine is not None and has_power_modes(machine.facts()) else None
         self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
 
     def availability(self) -> Availability:

@@ -18,7 +18,6 @@ from edgeprune.runtimes import runtime as runtime_named
 from edgeprune.runtimes.base import Availability, Runtime
 from edgeprune.target import Target, load_target
 
-TRIAL_TIMEOUT_S = 60.0
 ON_DEVICE = "the same command with --device user@host"
 """What to type where this machine is not the board that a target names: to probe this one again would tell no more."""
 
@@ -116,5 +115,5 @@ def open_site(
             and available.ok
             and plain_mode(device.facts().power_mode) != plain_mode(device.power_mode)
         ):
-            device.run(["true"], timeout_s=TRIAL_TIMEOUT_S, measured=True)  # one that cannot be set is told now
+            device.setting()  # one that cannot be set is told now
         yield Site(target, used, device, available, reporter, seed)

@@ -23,6 +23,7 @@ from edgeprune.agent.host import host_state
 from edgeprune.agent.system import system_path, text_of
 from edgeprune.artifact import sha256_of
 from edgeprune.devices.base import Device
+from edgeprune.devices.identity import has_power_modes
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.model_file import require_model
@@ -58,7 +59,6 @@ from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
     error_of_job,
-    has_power_modes,
     run_held,
     run_watched,
     show_rounds,
@@ -311,7 +311,7 @@ class TensorRt(Runtime):
         self, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
     ) -> tuple[Answer, DeviceState]:
         """The answer of a worker, and what the board or the card was like meanwhile."""
-        if has_power_modes(self.device):
+        if has_power_modes(self.device.facts()):
             return run_held(self.device, job, answer, on_progress)
         return run_watched(job, answer, on_progress)
 

@@ -80,12 +80,6 @@ def run_watched(job: Job, answer: type[Answer], on_progress: OnProgress | None =
     return result, from_json(DeviceState, state, "telemetry")
 
 
-def has_power_modes(machine: Device) -> bool:
-    """Whether it is a board whose power mode decides how fast it is: there every figure is taken in its hold."""
-    facts = machine.facts()
-    return bool(facts.power_modes or facts.power_mode)
-
-
 def run_held(
     board: Device, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
 ) -> tuple[Answer, DeviceState]:

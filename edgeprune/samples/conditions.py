@@ -63,6 +63,7 @@ class DeviceState:
     Attributes:
         power_mode: a Jetson's; empty where there is none.
         clocks: ``locked`` or ``free``; empty where they cannot be locked.
+        clocks_doubt: why they are free although they were to be locked, where that was tried; for people.
         temperature_c: the highest of the run.
         throttled: it was slowed down by heat or power, or did not stay as it was set; its gate is inconclusive.
         throttled_why: by what.
@@ -72,6 +73,7 @@ class DeviceState:
 
     power_mode: str = ""
     clocks: str = ""
+    clocks_doubt: str = ""
     temperature_c: float | None = None
     throttled: bool = False
     throttled_why: str = ""

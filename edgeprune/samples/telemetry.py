@@ -17,6 +17,7 @@ def over_launches(states: Sequence[DeviceState]) -> DeviceState:
     return DeviceState(
         power_mode=next((state.power_mode for state in reversed(states) if state.power_mode), ""),
         clocks=next((state.clocks for state in reversed(states) if state.clocks), ""),
+        clocks_doubt=next((state.clocks_doubt for state in reversed(states) if state.clocks_doubt), ""),
         temperature_c=max(temperatures, default=None),
         throttled=any(state.throttled for state in states),
         throttled_why="; ".join(dict.fromkeys(state.throttled_why for state in states if state.throttled_why)),
@@ -32,9 +33,9 @@ def doubt_of(state: DeviceState) -> str:
     Over-current events come singly in any mode. At :data:`MANY_EVENTS_PER_HOUR` the hardware keeps throttling for
     moments, which neither the clock that the kernel reads nor a cooling device shows.
     """
-    seen, doubts = state.telemetry, list[str]()
+    seen, doubts = state.telemetry, [state.clocks_doubt] if state.clocks_doubt else []
     if seen is None:
-        return ""
+        return "; ".join(doubts)
     counted = {name: n for name, n in seen.over_current_events.items() if name not in seen.over_current_harmless}
     count = sum(counted.values())
     if count >= MANY_EVENTS and seen.seconds and count / seen.seconds * 3600 >= MANY_EVENTS_PER_HOUR:

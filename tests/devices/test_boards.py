@@ -1203,7 +1203,7 @@ def test_an_identity_changes_with_all_that_changes_figures() -> None:
     first = identity_of(facts)
     others = [
         identity_of(facts, power_mode="15W"),
-        identity_of(facts, clocks=False),
+        identity_of(facts, clocks="locked"),
         identity_of(replace(facts, tensorrt="10.7.0")),
         identity_of(replace(facts, l4t="36.4.7")),
         identity_of(replace(facts, modules=("p3767-0003",))),

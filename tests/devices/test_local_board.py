@@ -44,6 +44,8 @@ class Here(LocalDevice):
     def run(self, argv: Sequence[str], *, measured: bool = False, **options: Any) -> Completed:
         if not measured:
             return super().run(argv, **options)
+        if argv == ["true"]:  # for the identity
+            return Completed(tuple(argv), 0, "", "", HELD)
         self.held.append(argv[-1])
         if self.answer is None:
             return replace(super().run(argv, **options), device=HELD)

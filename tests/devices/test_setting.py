@@ -1,0 +1,154 @@
+"""Power mode and clocks of an identity are those that the measured runs had, and a run that had others is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeprune.agent.programs import Turns
+from edgeprune.devices.base import Completed
+from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
+from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.remote import RemoteDevice
+from edgeprune.errors import DeviceError
+from edgeprune.samples.conditions import DeviceState
+from edgeprune.samples.gates import Verdict, latency_gate
+from edgeprune.samples.telemetry import over_launches
+from tests.samples.made import latency
+
+
+def board(device: RemoteDevice) -> FakeBoard:
+    assert isinstance(device.channel, FakeBoard)
+    return device.channel
+
+
+def timed(device: RemoteDevice, command: str = "true") -> DeviceState:
+    return device.run(["sh", "-c", command], timeout_s=60, measured=True).device
+
+
+def as_person(root: Path, *argv: str) -> None:
+    env = {**os.environ, "FAKE_ROOT_USER": "1"}
+    subprocess.run([root / "bin" / argv[0], *argv[1:]], env=env, check=True)
+
+
+def set_by_hand(root: Path, mode: str) -> None:
+    as_person(root, "nvpmodel", "-m", str(json.loads((root / "board.json").read_text())["modes"].index(mode)))
+
+
+def let_go(device: RemoteDevice) -> None:
+    """The pause after which a board is another's."""
+    held = Path(device.work) / "hold.json"
+    os.utime(held, (0, 0))
+    ends = time.perf_counter() + 60
+    while held.exists() and time.perf_counter() < ends:
+        time.sleep(0.02)
+
+
+def setting_of(identity: dict[str, str]) -> tuple[str, str]:
+    return identity["power_mode"], identity["clocks"]
+
+
+def without_rule(device: RemoteDevice, words: str) -> None:
+    """Sudo's rules of the board have no line with these words."""
+    rules = board(device).root / "etc/sudoers.d/edgeprune"
+    rules.write_text("".join(line for line in rules.read_text().splitlines(True) if words not in line))
+
+
+@pytest.mark.parametrize("words", ["--store", 'jetson_clocks ""'])
+def test_clocks_that_could_not_be_locked_are_free_in_the_identity_and_the_user_is_told(words: str) -> None:
+    notes: list[str] = []
+    device = fake_device("orin-nano", power_mode="7W", note=notes.append)
+    without_rule(device, words)
+    with device:
+        assert setting_of(device.identity()) == ("7W", "free")
+        state = timed(device)
+    assert (state.power_mode, state.clocks) == ("7W", "free")
+    told = "the clocks were to be locked and are free (sudo jetson_clocks"
+    assert len([note for note in notes if told in note and "a password is required" in note]) == 1
+    measured = latency((1 + 0.001 * (n % 7) for n in range(400)), device=over_launches([state, DeviceState()]))
+    gate = latency_gate("engine", measured, 2.0)
+    assert gate.verdict is Verdict.PASS and told in gate.reason
+
+
+def test_a_user_who_may_lock_nothing_is_not_told_at_every_run() -> None:
+    notes: list[str] = []
+    with fake_device("orin-nano,no-sudo", note=notes.append) as device:
+        assert setting_of(device.identity()) == ("25W", "free") and timed(device).clocks_doubt == ""
+    assert notes == []
+
+
+def test_an_identity_waits_for_the_board_and_is_the_same_at_each_build() -> None:
+    """The board is in another build's mode, with its clocks, until that one lets go."""
+    first = fake_device("orin-nano", power_mode="MAXN_SUPER")
+    board(first).env = {**(board(first).env or {}), "EDGEPRUNE_IDLE_S": "1"}
+    with RemoteDevice(board(first)) as alone:
+        before = alone.identity()
+    notes: list[str] = []
+    with first, RemoteDevice(board(first), note=notes.append) as second:
+        timed(first)
+        second.facts()  # of the board as the first one has it
+        assert second.identity() == before and setting_of(before) == ("25W", "locked")
+        assert timed(second).power_mode == "25W"
+    assert any("busy with another build" in note for note in notes)
+
+
+def test_clocks_that_a_mode_unlocks_are_free_in_the_identity() -> None:
+    device = fake_device("orin-nano", power_mode="MAXN_SUPER", clocks=False)
+    as_person(board(device).root, "jetson_clocks")
+    with device:
+        assert device.facts().clocks == "locked"
+        assert setting_of(device.identity()) == ("MAXN_SUPER", "free")
+        assert timed(device).clocks == "free"
+
+
+@pytest.mark.parametrize("asked_first", [False, True])
+def test_a_run_in_another_mode_than_the_one_before_is_refused(asked_first: bool) -> None:
+    heard: list[int] = []
+    with fake_device("orin-nano") as device:
+        if asked_first:
+            device.identity()
+        else:
+            timed(device)
+        let_go(device)
+        set_by_hand(board(device).root, "15W")
+        words = r"power mode was 25W with clocks locked and is now 15W with clocks locked, and .* not compared; set the"
+        with pytest.raises(DeviceError, match=words):
+            timed(device)
+        turns = Turns((("true",),), "", rounds=3, least_rounds=3, time_limit_s=0, timeout_s=60)
+        with pytest.raises(DeviceError, match=words):
+            device.run_turns(turns, lambda index, done: heard.append(index))
+        let_go(device)
+        set_by_hand(board(device).root, "25W")
+        assert timed(device).power_mode == "25W" and setting_of(device.identity()) == ("25W", "locked")
+    assert heard == []
+
+
+def test_a_board_that_is_this_machine_refuses_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    orin = FakeBoard("fake:orin-nano", BOARDS["orin-nano"], {})
+    assert orin.env is not None
+    for name in ("PATH", "EDGEPRUNE_ROOT", "EDGEPRUNE_LOCK"):
+        monkeypatch.setenv(name, orin.env[name])
+    monkeypatch.setattr("edgeprune.agent.system.ROOT", str(orin.root))
+    device = LocalDevice()
+    assert setting_of(device.identity()) == ("25W", "locked")
+    set_by_hand(orin.root, "15W")
+    turns = Turns((("true",),), "", rounds=1, least_rounds=1, time_limit_s=0, timeout_s=60)
+    heard: list[Completed] = []
+    for run in (
+        lambda: device.run(["true"], timeout_s=60, measured=True),
+        lambda: device.run_turns(turns, lambda index, done: heard.append(done)),
+    ):
+        with pytest.raises(DeviceError, match="was 25W with clocks locked and is now 15W"):
+            run()
+    assert heard == []
+
+
+def test_a_machine_without_power_modes_holds_nothing_for_its_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = LocalDevice()
+    monkeypatch.setattr(device, "run", None)
+    assert "power_mode" not in device.identity()
