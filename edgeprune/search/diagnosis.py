@@ -35,7 +35,7 @@ from edgeprune.target import Target
 from edgeprune.target.schema import CAPTURING
 
 EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
-SCHEMA_VERSION = 1  # of what is kept
+SCHEMA_VERSION = 2  # of what is kept; 2: graphs with NMS inside are simplified too
 MORE_IMAGES = 4  # times the target's batch
 
 
