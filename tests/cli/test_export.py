@@ -111,7 +111,7 @@ def by_process(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A trtexec on the PATH that computes, an engine, its graph beside it, and a run of ``val``."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    program = fake_trtexec.install(programs, computes=True)
+    program = fake_trtexec.install(programs, computes=True, takes="1x3x64x64")
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     look = LocalDevice._look

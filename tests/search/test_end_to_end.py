@@ -177,8 +177,11 @@ def test_a_search_on_a_device_that_throttled_is_not_sure(
 def test_an_unreachable_budget_says_what_holds_it_and_writes_nothing(place: Path, found: Any, small: Target) -> None:
     from edgeprune.search.run import search
 
-    with pytest.raises(TargetError, match=r"floor measured here is ×\d.*held by model\.") as refused:
-        search(small, place / "new.pt", output=place / "never.pt", speed_up=500, cache=place / "profiles")
+    notes = Notes()
+    given = {"output": place / "never.pt", "cache": place / "profiles", "progress": notes}
+    with pytest.raises(TargetError, match=r"floor measured here is ×\d") as refused:
+        search(small, place / "new.pt", speed_up=500, **given)
+    assert [line for line in notes.lines if "held by model." in line]
     assert "\n" not in str(refused.value)
     assert not (place / "never.pt").exists()
     assert not (place / "never.plan.json").exists()
