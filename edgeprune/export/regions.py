@@ -17,8 +17,7 @@ from edgeprune.runtimes.onnx_facts import weights_as_read
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # convolutions and matrix products, whose weights are trained
 ARITHMETIC = {"Conv", "Softmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Exp", "Sqrt", "Sin", "Cos", "ReduceMax"}
-
-
+LEAST_STEPS = 8  # of a quantised DFL: two or three trained weights lie in even steps by chance; YOLO has 16 bins
 SELECTION = {"NonMaxSuppression", "NonZero", "TopK", "ArgMax"}  # how many rows they give, or indices, is no activation
 
 
@@ -126,13 +125,15 @@ def _is_layer(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> 
 
 def _counts_up(weight: onnx.TensorProto) -> bool:
     """Whether a weight is 0, 1, 2 and so on to one output: DFL's, which makes a distribution its mean. Quantised, it is
-    that in even steps, as far as whole numbers can be."""
+    that in even steps from any start, as far as whole numbers can be; of few channels anything would be."""
     longest = max(weight.dims, default=0)
     if longest < 2 or np.prod(weight.dims) != longest:
         return False
     values = numpy_helper.to_array(weight).ravel()
-    if values.dtype.kind in "iu" and (last := float(values[-1])) > 0:
-        return bool((np.abs(values - np.linspace(0, last, longest)) <= 1).all())
+    if values.dtype.kind in "iu" and longest >= LEAST_STEPS:
+        steps = values.astype(np.float64) - float(values[0])
+        last = float(steps[-1])
+        return last >= longest - 1 and bool((np.abs(steps - np.linspace(0, last, longest)) <= 1).all())
     return np.array_equal(values, np.arange(longest))
 
 

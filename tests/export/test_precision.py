@@ -188,6 +188,10 @@ def test_what_counts_up_in_whole_numbers_is_no_trained_weight():
         steps = np.round(np.arange(count) * (most / (count - 1))).astype(dtype)
         assert _counts_up(numpy_helper.from_array(steps.reshape(1, count, 1, 1)))
         assert not _counts_up(numpy_helper.from_array(np.roll(steps, 1).reshape(1, count, 1, 1)))
+    asymmetric = np.round(np.arange(16) * 17.0 - 128).astype(np.int8)  # with a zero point of -128
+    assert _counts_up(numpy_helper.from_array(asymmetric.reshape(1, 16, 1, 1)))
+    for trained in ([3, 90], [1, 64, 127], [-128, 0, 127], [5, 5, 5, 6, 6, 6, 7, 7, 7]):
+        assert not _counts_up(numpy_helper.from_array(np.array(trained, np.int8).reshape(1, -1, 1, 1)))
     assert not _counts_up(numpy_helper.from_array(np.zeros((1, 16, 1, 1), np.int8)))
 
 
