@@ -190,7 +190,9 @@ def parity_command(
     else:
         text += f"{found.detections_agreement:.1%} of {found.detections_reference} detections agree"
     _print(found, text, as_json)
-    if limit is not None and (found.nothing_agrees or not found.max_abs <= limit):
+    # rows of scores near 0 pair with nothing, which says nothing where neither form detects anything
+    shares_nothing = found.nothing_agrees and not found.found_nothing
+    if limit is not None and (shares_nothing or not found.max_abs <= limit):
         raise typer.Exit(1)
     if found.found_nothing:
         raise typer.Exit(5)
