@@ -112,7 +112,8 @@ def newest_below(upper: str) -> str:
 def unpacked(version: str) -> Path:
     """A folder that holds one version of Ultralytics and nothing else. It is there only once it is whole."""
     folder = PLACE / version
-    if not folder.is_dir():
+    if not (folder / "ultralytics").is_dir():
+        shutil.rmtree(folder, ignore_errors=True)  # what an install that was stopped left, before one was moved whole
         PLACE.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{version}-", dir=PLACE) as scratch:
             part = Path(scratch) / version
