@@ -59,9 +59,8 @@ print(json.dumps([clock, cpu]))
 def slower(model: Path, out: Path, share: float, runtime: OnnxRuntime) -> Path:
     """A copy that repeats convolutions, with other weights, until their profiled time adds about ``share``."""
     layers = runtime.layer_times(model, runs=100)
-    took = {
-        layer.name: layer.median_ms or layer.mean_ms for layer in layers
-    }  # means of a shared machine are of its others
+    # means of a shared machine are of its others
+    took = {layer.name: layer.median_ms or layer.mean_ms for layer in layers}
     wanted = share * sum(took.values())
     proto = onnx.load(str(model))
     weights = {item.name: item for item in proto.graph.initializer}
