@@ -18,7 +18,7 @@ from edgeprune.export.result import (
     ParityInfo,
     box_tolerance_px,
 )
-from edgeprune.input_size import Size, both_sides
+from edgeprune.input_size import DEFAULT_SIDE, Size, both_sides
 from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, SimplifyFacts
@@ -210,8 +210,8 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     else:
         unmeasured = f"latency {budget.statistic}" if in_ms else "latency speed-up"
         yield _latency_again(record, "prune") or pending_gate("prune", unmeasured, budget.value, "", "")
-    yield parity_gate("export", stages.export.facts.parity, EXPORT_TOLERANCE, target.imgsz, "")
-    yield parity_gate("simplify", stages.simplify.facts.parity, SIMPLIFY_TOLERANCE, target.imgsz, "")
+    yield _parity_again(record, "export", stages.export.facts.parity, EXPORT_TOLERANCE)
+    yield _parity_again(record, "simplify", stages.simplify.facts.parity, SIMPLIFY_TOLERANCE)
     yield nodes_gate(stages.simplify.facts)
     limit_ms = budget.value if in_ms else None
     if itself and record.device is not None:
@@ -235,6 +235,20 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     yield from map(simulated_gate, others) if simulated else others
     if engine.lint is not None:
         yield lint_gate(engine.lint)
+
+
+def _parity_again(record: BuildRecord, stage: str, parity: ParityInfo, tolerance: float) -> Gate:
+    """The gate of a comparison, by the rule that the record was written by.
+
+    Before boxes were held in proportion to the input, those of every size were held as those of 640 pixels are. That is
+    never the milder rule, so that no record passes by being taken for an old one.
+    """
+    now, before = (parity_gate(stage, parity, tolerance, imgsz, "") for imgsz in (record.target.imgsz, DEFAULT_SIDE))
+    for written in record.gates:
+        if _place(written) == _place(before):
+            by_before = _same(written.limit, before.limit) and _same(written.value, before.value)
+            return before if by_before else now
+    return now
 
 
 def _latency_again(record: BuildRecord, stage: str) -> Gate | None:

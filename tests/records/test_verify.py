@@ -218,6 +218,40 @@ def test_a_build_that_a_stand_in_measured_later_is_as_built() -> None:
     assert (verdicts["ONNX size"], verdicts["mAP50-95 drop"]) == (Verdict.PASS, Verdict.INCONCLUSIVE)
 
 
+@pytest.mark.parametrize(
+    ("box", "score", "verdict"),
+    [(9e-5, 1e-6, Verdict.PASS), (9e-5, 8e-5, Verdict.PASS), (1.5e-4, 1e-6, Verdict.FAIL)],
+)
+def test_boxes_of_a_large_input_may_have_been_held_as_those_of_640_px(
+    box: float, score: float, verdict: Verdict
+) -> None:
+    record = judged()
+    parity = replace(record.stages.export.facts.parity, max_abs=box, max_abs_box_px=box, max_abs_score=score)
+    stages = replace(
+        record.stages,
+        export=replace(record.stages.export, facts=replace(record.stages.export.facts, parity=parity)),
+        simplify=replace(record.stages.simplify, facts=replace(record.stages.simplify.facts, parity=parity)),
+    )
+    gates = {}
+    for side in (640, 1280):
+        target = record.target.model_copy(update={"imgsz": side})
+        asked = replace(record, target=target, stages=stages, gates=())
+        rows = tuple(inform_by_later(list(gates_again(asked))))
+        gates[side] = rows, overall_verdict(rows)
+    large = record.target.model_copy(update={"imgsz": 1280})
+    record = replace(record, target=large, stages=stages)
+    by_old = replace(record, gates=gates[640][0], verdict=gates[640][1])
+    [simplified] = [row for row in by_old.gates if (row.stage, row.metric) == ("simplify", "output difference")]
+    assert (simplified.limit, simplified.verdict) == (1e-4, verdict)
+    assert edits(by_old) == edits(replace(record, gates=gates[1280][0], verdict=gates[1280][1])) == ()
+    for changed in (replace(simplified, limit=3e-4), replace(simplified, value=1e-5)):
+        rows = tuple(changed if row is simplified else row for row in by_old.gates)
+        assert any("output difference" in line for line in edits(replace(by_old, gates=rows)))
+    if verdict is Verdict.FAIL:
+        rows = tuple(replace(row, verdict=Verdict.PASS) for row in by_old.gates)
+        assert any("output difference" in line for line in edits(replace(by_old, gates=rows, verdict=Verdict.PASS)))
+
+
 def test_gates_of_another_version_may_have_followed_other_rules(bundle: Path) -> None:
     rewritten(bundle, lambda content: (_slower(content), content.update(edgeprune="0.0.9")))
     verified = verify_build(bundle)
