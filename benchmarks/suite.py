@@ -49,6 +49,7 @@ FROM = "from.txt"  # there: digest of the JSON beside the page as it was when th
 NAMELESS = ", of weights and data that it does not name"  # work that was begun before they were written down
 STOPPED = 124  # exit code of a benchmark whose time was over, as timeout(1) gives it
 NOT_IN_PLACE = 1  # of one that ended well, but whose page has changed meanwhile
+ASKED_S = 30.0  # for one that is told to end: a build in it has programs on devices to end, and boards to put back
 LEAST_LEFT_MIN = 5.0  # less is not worth starting a benchmark that would only be begun
 
 
@@ -575,7 +576,6 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     before, began, now = os.getloadavg()[0], perf_counter(), datetime.now(timezone.utc)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, *arguments(one, given)]
     begun = begun_at(one, given)
     if begun is None or begun_in(folder) is None:
         begun = commit() if begun is None else begun
@@ -583,9 +583,9 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
     if not has_moved_on(one, folder):
         (folder / FROM).write_text(_content(_beside(one)))
     with (folder / "log.txt").open("a") as log:
-        log.write(f"\n{now:%Y-%m-%d %H:%M} {shlex.join(command)}\n")
+        log.write(f"\n{now:%Y-%m-%d %H:%M} {shlex.join([sys.executable, *arguments(one, given)])}\n")
         log.flush()
-        code = ended(command, environment, log, seconds)
+        code = ended(arguments(one, given), environment, log, seconds)
     if code == 0 and "{made}" in one.argv:
         code = 0 if put_into_place(one, folder) else NOT_IN_PLACE
     record = Record(
@@ -609,15 +609,16 @@ def run(one: Benchmark, given: Given, seconds: float) -> Record:
     return record
 
 
-def ended(command: Sequence[str], environment: Mapping[str, str], log: IO[str], seconds: float) -> int:
-    """The exit code of a program that has so many seconds; whatever it started ends with it."""
+def ended(words: Sequence[str], environment: Mapping[str, str], log: IO[str], seconds: float) -> int:
+    """The exit code of Python with these words, which has so many seconds; whatever it started ends with it."""
+    command = [sys.executable, "-m", "benchmarks.until_told", *words]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return STOPPED
     finally:
-        end_group(process)
+        end_group(process, ASKED_S)
 
 
 def put_into_place(one: Benchmark, folder: Path) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import asdict, replace
@@ -318,26 +320,90 @@ def test_a_run_that_takes_finished_ones_from_beside_its_page_is_begun_when_they_
     assert suite.run(one, given, 60).begun == "aaaaaaa"
 
 
-STARTS = """
+SLEEPS = """
+import os, time
+from pathlib import Path
+Path(r'{child}.part').write_text(str(os.getpid()))
+Path(r'{child}.part').rename(r'{child}')
+time.sleep(600)
+"""
+STARTS = {
+    "in its group": """
 import subprocess, sys, time
 from pathlib import Path
-child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
-Path(r'{work}/child').write_text(str(child.pid))
+subprocess.Popen([sys.executable, '-c', {sleeps}])
+while not Path(r'{child}').is_file():
+    time.sleep(0.02)
 time.sleep({seconds})
+""",
+    "in a session of its own": """
+import sys
+from edgeprune.devices.process import run_program
+run_program([sys.executable, '-c', {sleeps}])
+""",
+    "by a program that ends its own": """
+import subprocess, sys
+subprocess.run([sys.executable, '-c', {runs}])
+""",
+}
+RUNS = """
+import signal, sys, time
+from edgeprune.devices.process import run_program
+def told(*_):
+    time.sleep(0.5)
+    sys.exit(3)
+signal.signal(signal.SIGTERM, told)
+run_program([sys.executable, '-c', {sleeps}])
 """
+AT_MOST_S = 60  # none of this takes as long, on however busy a machine
 
 
-@pytest.mark.parametrize(("own", "code"), [("60", STOPPED), ("0", 0)])
-def test_whatever_a_benchmark_started_ends_with_it(elsewhere: Path, own: str, code: int) -> None:
-    one = replace(QUICK, argv=shlex.join(["-c", STARTS.replace("{seconds}", own)]))
-    given = Given((), None, elsewhere / ".runs")
-    assert suite.run(one, given, 3).exit_code == code
-    child = Path("/proc") / (suite.work_of(one, given) / "child").read_text() / "stat"
-    for _ in range(50):
-        if not child.exists() or child.read_text().split()[2] == "Z":
-            return
-        time.sleep(0.1)
-    pytest.fail("a child goes on")
+@pytest.mark.parametrize(
+    ("how", "own", "code"),
+    [
+        ("in its group", "600", STOPPED),
+        ("in its group", "0", 0),
+        ("in a session of its own", "", STOPPED),
+        ("by a program that ends its own", "", STOPPED),
+    ],
+)
+def test_whatever_a_benchmark_started_ends_with_it(
+    how: str, own: str, code: int, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = elsewhere / "child"
+
+    class UntilItHasStarted(subprocess.Popen):
+        """Its time is over once its child is there, however long that takes."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            while timeout == AT_MOST_S and code == STOPPED and self.poll() is None:
+                if child.is_file():
+                    raise subprocess.TimeoutExpired(self.args, timeout)
+                time.sleep(0.02)
+            return super().wait(timeout)
+
+    sleeps = SLEEPS.replace("{child}", str(child))
+    runs = RUNS.replace("{sleeps}", repr(sleeps))
+    script = STARTS[how].replace("{seconds}", own).replace("{child}", str(child))
+    script = script.replace("{sleeps}", repr(sleeps)).replace("{runs}", repr(runs))
+    one = replace(QUICK, argv=shlex.join(["-c", script]))
+    monkeypatch.setattr(suite.subprocess, "Popen", UntilItHasStarted)
+    assert suite.run(one, Given((), None, elsewhere / ".runs"), AT_MOST_S).exit_code == code
+    pid = int(child.read_text())
+    ends = time.monotonic() + AT_MOST_S
+    while is_running(pid) and time.monotonic() < ends:
+        time.sleep(0.05)
+    if is_running(pid):
+        os.kill(pid, signal.SIGKILL)
+        pytest.fail("a child goes on")
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:  # gone, before or while it was read
+        return False
 
 
 def test_a_benchmark_that_keeps_nothing_is_of_the_commit_that_ran_it(

@@ -121,15 +121,15 @@ def output_of(argv: list[str], stdin: str = "", timeout_s: float = 20) -> tuple[
                     stream.close()
 
 
-def end_group(process: subprocess.Popen) -> None:
-    """End a program that leads a process group, and all that it started: asked first, killed after :data:`GRACE_S`.
+def end_group(process: subprocess.Popen, grace_s: float = GRACE_S) -> None:
+    """End a program that leads a process group, and all that it started: asked first, killed after ``grace_s``.
 
     Of one that has ended by itself, what it left behind is killed at once.
     """
     try:
         if process.poll() is None:
             _signal_group(process.pid, signal.SIGTERM)
-            ends = time.monotonic() + GRACE_S
+            ends = time.monotonic() + grace_s
             while (process.poll() is None or _signal_group(process.pid, 0)) and time.monotonic() < ends:
                 time.sleep(0.02)
     finally:  # whoever is told again to end does not leave it running
