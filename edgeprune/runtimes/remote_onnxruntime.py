@@ -229,7 +229,7 @@ class RemoteSession:
             header: dict[str, Any] = {}
             try:
                 if self._pipe is None:
-                    self._pipe = self._device.open(self._argv())
+                    self._pipe = self._device.afresh(lambda: self._device.open(self._argv()))
                     header = _header(self._pipe)
                 return ask(self._pipe) or header
             except (_Broken, OSError):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeprune.agent import work
@@ -21,6 +22,8 @@ from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.remote import RemoteDevice, WorkGone
 from edgeprune.errors import DeviceError
+from edgeprune.runtimes import runtime
+from tests.runtimes.models import convolutions
 
 
 def board(device: RemoteDevice) -> FakeBoard:
@@ -122,6 +125,19 @@ def test_a_board_that_restarted_between_two_commands_is_gone_on_with(
         assert device.work != first
         assert [note for note in notes if "going on in a new one" in note]
     assert not list((board(device).root / "tmp").glob("edgeprune-*"))
+
+
+def test_a_session_with_another_model_outlives_a_restart(tmp_path: Path) -> None:
+    """The workers are placed already, the model is not: it is in sending that the restart shows."""
+    notes: list[str] = []
+    first, second = convolutions(tmp_path / "a.onnx"), convolutions(tmp_path / "b.onnx", width=16)
+    with fake_device("orin-nano", note=notes.append) as device:
+        there = runtime("onnxruntime", device)
+        for model in (first, second):
+            with there.session(model) as session:
+                assert session.run({"images": np.zeros((1, 3, 32, 32), np.float32)})["output0"].shape[0] == 1
+            restart(device)
+    assert len([note for note in notes if "going on in a new one" in note]) == 1
 
 
 def test_what_lay_in_a_work_directory_that_is_gone_is_missed(tmp_path: Path) -> None:
