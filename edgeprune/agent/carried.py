@@ -79,7 +79,7 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             "this shows no L4T release, without which its results would be refused later (no /etc/nv_tegra_release: a "
             "container?); next: docker run with -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro",
         )
-    if request["jetpacks"] and facts.jetpack and facts.jetpack not in request["jetpacks"]:  # one not known is trusted
+    if request["jetpack"] and facts.jetpack and facts.jetpack not in request["jetpacks"]:  # one not known is trusted
         raise Refused(
             "device",
             f"this has JetPack {facts.jetpack}, the request asks for {request['jetpack']}; carry the folder to a board "
@@ -96,17 +96,17 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             _print(f"the board is busy with another build ({holder}); waiting")
 
     with board_lock(wait) as waited_s:  # an earlier run of this folder may still be at work in it
-        shutil.rmtree(results, ignore_errors=True)
-        for name in (PACKED, f"{PACKED}.part"):  # of a run that fails nobody may take an earlier one's for its own
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
-        os.makedirs(results)
         try:
             left = restore_board()
             for text in filter(None, (left.done and f"put back from an earlier run: {left.done}", left.failure)):
                 _print(text)
             conditions = prepare_board(request["power_mode"], request["clocks"])
             inputs = _inflate(folder, request["inputs"])
+            shutil.rmtree(results, ignore_errors=True)  # from here on it runs; a start that is refused destroys nothing
+            for name in (PACKED, f"{PACKED}.part"):  # of a run that fails nobody may take an earlier one's for its own
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
+            os.makedirs(results)
             answers = []
             for number, command in enumerate(commands):
                 _print(f"{command['title']} ({number + 1} of {len(commands)})")

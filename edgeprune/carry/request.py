@@ -53,7 +53,7 @@ class Request:
         board: what it has to be.
         modules: the ids that it may have; empty for any.
         jetpack: releases of JetPack that the profile asks for, as a version specifier; empty for any.
-        jetpacks: those among the known ones; empty for any.
+        jetpacks: those among the known ones, of which a range may hold none.
         power_mode: what it is measured in; empty for the one that it is in.
         clocks: lock the clocks, where the board's user may.
         trtexec: what starts the program, as the profile says; empty where it is looked for.

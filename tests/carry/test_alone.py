@@ -16,7 +16,9 @@ import pytest
 from edgeprune.agent import carried
 from edgeprune.agent.carried import _run_one, run_carried
 from edgeprune.agent.system import Refused, Stopped
+from edgeprune.carry.out import _jetpacks
 from edgeprune.devices.archive import archive
+from edgeprune.devices.board import outside
 from edgeprune.devices.fake import FakeBoard, fake_device
 
 COMMAND = {
@@ -102,8 +104,16 @@ def test_a_run_that_fails_leaves_no_results_of_an_earlier_one(tmp_path: Path) ->
     code, said = run_on_stand_in(folder)
     assert code == 4 and said.endswith("; the results.tar here is of an earlier run\n")
     assert [path.read_text() for path in packed] == ["of an earlier run"] * 2
+    for refused, words in (
+        ({"power_mode": "99W"}, "99W"),
+        ({"power_mode": "", "inputs": {"input-00.bin": ""}}, "input-00.bin.z"),
+    ):
+        change_request(folder, modules=[], **refused)
+        code, said = run_on_stand_in(folder)
+        assert code == 4 and words in said and said.endswith("; the results.tar here is of an earlier run\n")
+        assert [path.read_text() for path in packed] == ["of an earlier run"] * 2
     failing = {**COMMAND, "argv": ["trtexec", "--no-such-option"]}
-    change_request(folder, modules=[], scripts=[{"first": [1, 0, 0], "below": [99, 0, 0], "commands": [failing]}])
+    change_request(folder, inputs={}, scripts=[{"first": [1, 0, 0], "below": [99, 0, 0], "commands": [failing]}])
     code, said = run_on_stand_in(folder)
     assert code == 4 and "Unknown option: --no-such-option" in said and "earlier run" not in said
     assert not [path for path in packed if path.exists()]
@@ -129,13 +139,25 @@ def test_what_only_informs_may_fail_and_the_run_goes_on(tmp_path: Path) -> None:
     assert "ran longer than 0 s" in failures[2] and failures[3] == ""
 
 
-@pytest.mark.parametrize(("release", "code"), [("6.0", 4), ("6.2", 0)])
-def test_a_board_of_another_jetpack_is_refused_before_anything_runs(release: str, code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("release", "asked", "code"),
+    [
+        ("6.0", ">=6.1", 4),
+        ("6.2", ">=6.1", 0),
+        ("5.1", ">=5.1.2,<6", 4),  # no release that is known is in the range
+        ("6.2", ">=8", 4),
+        ("6.2", "", 0),
+    ],
+)
+def test_a_board_of_another_jetpack_is_refused_before_anything_runs(
+    release: str, asked: str, code: int, tmp_path: Path
+) -> None:
     folder = folder_for_a_board(tmp_path)
-    change_request(folder, jetpack=">=6.1", jetpacks=["6.1", "6.2"])
+    change_request(folder, jetpack=asked, jetpacks=_jetpacks(asked))
     ended, said = run_on_stand_in(folder, f"orin-nano,jetpack={release}")
     assert ended == code
-    assert ("this has JetPack 6.0, the request asks for >=6.1; " in said) is bool(code)
+    assert bool(outside(asked, release)) is bool(code)  # as the workstation decides of the results
+    assert (f"this has JetPack {release}, the request asks for {asked}; " in said) is bool(code)
     assert (folder / "results").exists() is not bool(code)
 
 
