@@ -85,7 +85,7 @@ def remedy_of(program: Sequence[str], said: str, typed: Callable[[str], str] = s
         said: what was printed instead.
         typed: makes a command of the device one of whoever reads it.
     """
-    path = program[-1]
+    path = program[0] if said == NOT_EXECUTABLE else program[-1]  # a wrapper is what was tried, and names trtexec last
     if "shared libraries" in said:
         own = re.match(r"(.*TensorRT[^/]*)/(?:.*/)?bin/trtexec$", path)  # an archive of NVIDIA's has them beside it
         folder = f"{own.group(1)}/lib" if own else "FOLDER"

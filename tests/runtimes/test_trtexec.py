@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -705,6 +706,14 @@ def test_a_trtexec_that_is_there_and_does_not_start_is_not_called_missing(tmp_pa
         find_trtexec([str(program)])
     assert f"trtexec does not start here, by {program}: " in str(refused.value)
     assert f"next: {remedy.format(lib=lib, program=program)}" in str(refused.value)
+
+
+def test_of_a_wrapper_that_may_not_be_executed_the_wrapper_is_named(tmp_path):
+    wrapper, program = script(tmp_path / "wrapper", 'exec "$@"', mode=0o644), script(tmp_path / "trtexec")
+    remedy = f"sudo chmod +x {wrapper}"
+    assert TrtExec(Bench(), program=(str(wrapper), str(program))).availability().remedy == remedy
+    with pytest.raises(Refused, match=re.escape(f"next: {remedy}") + "$"):  # in a carried folder
+        find_trtexec([str(wrapper), str(program)])
 
 
 def test_a_trtexec_that_does_not_start_is_passed_over_where_another_one_does(tmp_path):
