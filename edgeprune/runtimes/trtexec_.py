@@ -775,7 +775,7 @@ class _TrtExecSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name, as float32."""
-        runtime, types = self._runtime, self._input_types()
+        runtime, types = self._runtime, self._input_types(list(inputs))
         remote: dict[str, str] = {}
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             for number, (name, values) in enumerate(inputs.items()):
@@ -796,21 +796,22 @@ class _TrtExecSession:
         self._runtime.run(argv, RUN_TIMEOUT_S)
         return output
 
-    def _input_types(self) -> dict[str, str]:
-        """Types of the engine's inputs by name: in a file of another type trtexec reads other numbers, and says nothing
-        where the file is twice as large.
+    def _input_types(self, names: Sequence[str]) -> dict[str, str]:
+        """Types of these inputs of the engine by name: in a file of another type trtexec reads other numbers, and says
+        nothing where the file is twice as large. What is not fed is not asked for.
 
         Raises:
             DataError: nothing says them, or one is of a type that cannot be fed.
+            ToolError: the engine does not run.
         """
-        if not self._types:
+        if missing := [name for name in names if name not in self._types]:
             engine, told = self._engine, self._engine.bindings
             if engine.facts is not None:
                 self._types = {entry.name: entry.dtype for entry in engine.facts.inputs}
-            elif told is not None and set(told.types) == set(told.inputs):
-                self._types = {name: self._known_type(name, word) for name, word in told.types.items()}
+            elif told is not None and set(missing) <= set(told.types):
+                self._types |= {name: self._known_type(name, told.types[name]) for name in missing}
             else:
-                self._types = self._types_by_size() or self._types_beside()
+                self._types |= self._types_by_size(missing) or self._types_unsaid()
         return self._types
 
     def _known_type(self, name: str, word: str) -> str:
@@ -820,10 +821,10 @@ class _TrtExecSession:
             )
         return TYPES[word]
 
-    def _types_by_size(self) -> dict[str, str]:
+    def _types_by_size(self, names: Sequence[str]) -> dict[str, str]:
         """Types by the sizes that trtexec expects, which it tells where it is given a file of another one; empty where
-        it does not."""
-        sizes = dict.fromkeys(self._engine.shapes, 1)
+        it does not. A run that fails by anything else has nothing to do with sizes, and its ``ToolError`` is raised."""
+        sizes = dict.fromkeys(names, 1)
         types: dict[str, str] = {}
         remote = {name: f"{self._folder}/size{number}.bin" for number, name in enumerate(sizes)}
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
@@ -837,33 +838,43 @@ class _TrtExecSession:
                     return {}  # it takes files of any size
                 except ToolError as error:
                     refused = expected_size(error.log)
-                name = next((name for name, path in remote.items() if refused and path == refused[0]), None)
-                if refused is None or name is None or name in types:
+                    if refused is None:
+                        raise
+                name = next((name for name, path in remote.items() if path == refused[0]), None)
+                if name is None or name in types:
                     return {}
                 sizes[name] = refused[1]
                 types[name] = self._type_of_size(name, refused[1])
         return types
 
     def _type_of_size(self, name: str, size: int) -> str:
+        """The float of this size; else the type that the ONNX file beside the engine has, where it is of this size."""
         shape = self._engine.shapes[name]
         each, rest = divmod(size, int(np.prod(shape)))
-        if rest or each not in FLOATS:
-            raise DataError(
-                f"{self._model}: its input {name} of shape {'x'.join(map(str, shape))} takes {size} bytes, which is "
-                f"neither {' nor '.join(FLOATS.values())}; build the engine anew, with plain inputs"
-            )
-        return FLOATS[each]
+        if not rest and each in FLOATS:
+            return FLOATS[each]
+        beside = self._types_beside().get(name)
+        if beside and not rest and np.dtype(beside).itemsize == each:
+            return beside
+        raise DataError(
+            f"{self._model}: its input {name} of shape {'x'.join(map(str, shape))} takes {size} bytes, which is "
+            f"neither {' nor '.join(FLOATS.values())}; build the engine anew, with plain inputs, or put its ONNX file "
+            f"beside it as {self._model.with_suffix('.onnx').name}"
+        )
 
     def _types_beside(self) -> dict[str, str]:
-        """Types as the ONNX file of the same name beside the engine has them."""
+        """Types as the ONNX file of the same name beside the engine has them; empty where there is none for it."""
         beside = self._model.with_suffix(".onnx")
-        if exists(beside):
-            types = {entry.name: entry.dtype for entry in onnx_facts(beside).inputs}
-            if set(types) == set(self._engine.shapes):
-                return types
+        types = {entry.name: entry.dtype for entry in onnx_facts(beside).inputs} if exists(beside) else {}
+        return types if set(types) == set(self._engine.shapes) else {}
+
+    def _types_unsaid(self) -> dict[str, str]:
+        """Types that only the ONNX file beside the engine can tell."""
+        if types := self._types_beside():
+            return types
         raise DataError(
             f"{self._model}: nothing says which type its inputs ({', '.join(self._engine.shapes)}) have; put its ONNX "
-            f"file beside it as {beside.name}"
+            f"file beside it as {self._model.with_suffix('.onnx').name}"
         )
 
 

@@ -71,6 +71,8 @@ def main(
     half: bool = False,
     any_size: bool = False,
     shown: str = "",
+    sizes: bool = False,
+    fails: str = "",
 ) -> int:
     """Act as trtexec.
 
@@ -92,6 +94,8 @@ def main(
         half: their input is float16.
         any_size: files of inputs may have any size.
         shown: shape of that input as its log tells it, where another one decides its size.
+        sizes: they have a second input, ``sizes``, of 1x2 int64.
+        fails: what a run on files prints before it fails; empty to succeed.
     """
     given = {name: value for name, _, value in (word.partition("=") for word in argv[1:])}
     with Path(calls).open("a") as file:
@@ -136,7 +140,11 @@ def main(
         return 0
     print(options_log(**settings, captured=captures, tells=version[0] >= 10))
     turn = sum("--exportTimes" in json.loads(line) for line in Path(calls).read_text().splitlines())
-    print(bindings_log(version, {"images": shown or takes}, dict.fromkeys(gives, "1x6x4"), half))
+    inputs = {"images": shown or takes, **({"sizes": "1x2"} if sizes else {})}
+    print(bindings_log(version, inputs, dict.fromkeys(gives, "1x6x4"), half))
+    if "--loadInputs" in given and fails:
+        print(f"[E] {fails}")
+        return 1
     if "--loadInputs" in given and not any_size and not _fits(version, given["--loadInputs"], takes, half):
         return 1
     _inference(given, engine, settings, turn * drift, samples_lost, "e" if half else "f")
@@ -202,8 +210,16 @@ def _build(version: tuple[int, int, int], given: dict[str, str], precision: str,
 def _fits(version: tuple[int, int, int], listed: str, takes: str, half: bool) -> bool:
     """Whether a file of an input is taken, as loadFromFile of sampleUtils.cpp decides it; what is too large in the
     right way is read as if it were not."""
-    path = listed.rpartition(":")[2]
-    size, want = Path(path).stat().st_size, math.prod(map(int, takes.split("x"))) * (2 if half else 4)
+    for one in listed.split(","):
+        name, _, path = one.partition(":")
+        want = 16 if name == "sizes" else math.prod(map(int, takes.split("x"))) * (2 if half else 4)
+        if not _fits_one(version, path, want):
+            return False
+    return True
+
+
+def _fits_one(version: tuple[int, int, int], path: str, want: int) -> bool:
+    size = Path(path).stat().st_size
     if version[0] < 10:
         note = "" if size >= want else f"Expected: {want} bytes but only read: {size} bytes"
     else:
@@ -232,7 +248,8 @@ def _inference(
         Path(given["--exportOutput"]).write_text(outputs_json(_computed(given["--loadInputs"], engine["onnx"])))
     elif "--exportOutput" in given:
         content = Path(given["--loadInputs"].rpartition(":")[2]).read_bytes()
-        doubled = [2 * value for (value,) in struct.iter_unpack(kind, content)]
+        whole = content[: len(content) // struct.calcsize(kind) * struct.calcsize(kind)]  # one byte is no value
+        doubled = [2 * value for (value,) in struct.iter_unpack(kind, whole)]
         Path(given["--exportOutput"]).write_text(outputs_json({"output0": (f"1x{len(doubled)}", doubled)}))
 
 

@@ -586,7 +586,49 @@ def test_an_engine_of_a_type_that_is_not_fed_is_refused(tmp_path):
         trtexec, "", Path("m.engine"), _DeviceEngine("", None, Bindings({"x": (1,)}, ("output0",), {"x": "BF16"}))
     )
     with pytest.raises(DataError, match="its input x is of type BF16, allowed: FLOAT, HALF"):
-        session.run({})
+        session.run({"x": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize("version", [(8, 6, 0), (10, 3, 0), (11, 1, 0)], ids=str)
+def test_of_an_input_that_is_not_fed_no_type_is_asked(tmp_path, version):
+    """An input of int64 beside the image's, as RT-DETR's ``orig_target_sizes``: trtexec fills it."""
+    trtexec, _ = tool(tmp_path, version, sizes=True)
+    engine, image = tmp_path / "m.engine", np.ones((1, 3, 32, 32), np.float32)
+    trtexec.engine_from_onnx(convolutions(tmp_path / "source.onnx"), engine)
+    facts_path(engine).unlink()
+    with trtexec.session(engine) as session:
+        assert session.input_names == ["images", "sizes"]
+        assert set(session.run({"images": image})["output0"].ravel()) == {2.0}
+
+
+def test_a_type_that_is_no_float_is_that_of_the_graph_beside_where_it_is_of_that_size(tmp_path):
+    trtexec, _ = tool(tmp_path, takes="1x3x32x64", shown="1x3x32x32")  # 8 bytes a value
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "source.onnx"), engine)
+    facts_path(engine).unlink()
+    model = onnx.load(str(convolutions(engine.with_suffix(".onnx"))))
+    for kind, refused in ((onnx.TensorProto.INT64, False), (onnx.TensorProto.UINT8, True)):
+        model.graph.input[0].type.tensor_type.elem_type = kind
+        onnx.save(model, str(engine.with_suffix(".onnx")))
+        with trtexec.session(engine) as session:
+            assert isinstance(session, _TrtExecSession)
+            if not refused:
+                assert session._input_types(["images"]) == {"images": "int64"}
+                continue
+            with pytest.raises(DataError, match=r"takes 24576 bytes, .* put its ONNX file beside it as m\.onnx"):
+                session._input_types(["images"])
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_run_that_fails_says_nothing_of_types(tmp_path, beside):
+    trtexec, _ = tool(tmp_path, fails="Error[2]: [defaultAllocator.cpp] Requested size was 9 bytes. out of memory")
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "source.onnx"), engine)
+    facts_path(engine).unlink()
+    if beside:
+        convolutions(engine.with_suffix(".onnx"))
+    with trtexec.session(engine) as session, pytest.raises(ToolError, match="memory"):
+        session.run({"images": np.ones((1, 3, 32, 32), np.float32)})
 
 
 def test_whatever_loads_an_engine_takes_the_board_for_itself(tmp_path):
