@@ -29,6 +29,7 @@ from typing import Any
 from benchmarks.kept import KeptRuns, content_of, known_by, made_here, origins
 from benchmarks.page import Seeds, publish, table
 from edgeprune.artifact import write_atomically
+from edgeprune.errors import DataError
 from edgeprune.frontier.budgets import budget_words
 from edgeprune.frontier.choose import is_held
 from edgeprune.frontier.run import FrontierRun
@@ -389,7 +390,10 @@ def main() -> int:
     options = arguments.parse_args()
     options.dataset = content_of(options.data)
     kept = kept_with(options)
-    kept.begin_with(options.begun)
+    try:
+        kept.begin_with(options.begun)
+    except DataError as error:
+        arguments.error(str(error))
     missing = [(seed, weights) for seed in options.seeds for weights in options.weights]
     missing = [(seed, weights) for seed, weights in missing if name_of(weights, seed) not in kept.all()]
     for seed, weights in [] if options.print_only else missing:

@@ -36,12 +36,17 @@ class KeptRuns:
         self.asked = json.loads(json.dumps(asked))
 
     def begin_with(self, other: Path | None) -> None:
-        """Take what another file keeps of the same, where there is none yet; one of something else is left alone."""
-        if other is not None and other.is_file() and not self.path.is_file():
-            text = other.read_text()
-            if json.loads(text)["asked"] == self.asked:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.path, text)
+        """Take what another file keeps of the same, where there is none yet.
+
+        Raises:
+            DataError: the other one keeps runs of something else, which these would replace once they take its place.
+        """
+        if other is None or not other.is_file():
+            return
+        self._require_same(other, "move it away, or leave --from out")
+        if not self.path.is_file():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, other.read_text())
 
     def all(self) -> dict[str, Any]:
         """Figures by name of the run.
@@ -51,15 +56,14 @@ class KeptRuns:
         """
         if not self.path.is_file():
             return {}
-        kept = json.loads(self.path.read_text())
-        if kept["asked"] != self.asked:
-            others = [
-                name for name in {**kept["asked"], **self.asked} if kept["asked"].get(name) != self.asked.get(name)
-            ]
-            raise DataError(
-                f"{self.path}: keeps runs of other {', '.join(others)} than these; give another page: --out PAGE.md"
-            )
-        return kept["runs"]
+        return self._require_same(self.path, "give another page: --out PAGE.md")["runs"]
+
+    def _require_same(self, path: Path, remedy: str) -> dict[str, Any]:
+        kept = json.loads(path.read_text())
+        asked = kept["asked"]
+        if others := [name for name in {**asked, **self.asked} if asked.get(name) != self.asked.get(name)]:
+            raise DataError(f"{path}: keeps runs of other {', '.join(others)} than these; {remedy}")
+        return kept
 
     def keep(self, name: str, figures: Any) -> None:
         """Add a run, or replace it."""

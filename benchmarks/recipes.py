@@ -14,8 +14,8 @@ all:
 - teacher ``none``, ``unpruned`` or ``larger`` (``--larger``, another checkpoint of the same classes).
 
 A stopped run goes on in the epoch where it was (``--work``); finished ones are kept in a JSON beside the page, one
-figure a seed. ``--from`` is another such JSON, whose runs of the same weights and data count as finished where there is
-none beside the page yet. ``--print-only`` prints the page from it.
+figure a seed. ``--from`` is another such JSON, whose runs count as finished where there is none beside the page
+yet; one of other weights or data is refused. ``--print-only`` prints the page from it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.equal_latency import WINDOW, Bench
 from benchmarks.kept import KeptRuns, MadeOf, known_by, made_here, made_of, origins
 from benchmarks.page import FEWEST_SEEDS, Seeds, latency_differs, publish, table
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import EdgepruneError, first_line
+from edgeprune.errors import DataError, EdgepruneError, first_line
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.search.run import Reference, search
 from edgeprune.settings import TrainSettings
@@ -399,7 +399,10 @@ def main() -> None:
         options.teachers = [one for one in options.teachers if one != "larger"] or ["unpruned"]
     of = made_of(options.weights, options.data, options.imgsz)
     options.dataset = of.dataset
-    kept(options).begin_with(options.begun)
+    try:
+        kept(options).begin_with(options.begun)
+    except DataError as error:
+        parser.error(str(error))
     if options.print_only and not kept(options).all():
         parser.error(f"{kept(options).path} keeps no run of these weights and data")
     if not options.print_only:

@@ -7,8 +7,9 @@ What fits into the hours runs, in the order of the registry below; what does not
 the reason. What has a record of this commit, with these weights and data, is not run again (``--again`` does); code
 that differs from its commit is run each time. Work goes to ``--out``: a benchmark that keeps its finished parts goes on
 there after it was stopped or its time was over, and takes them at a later commit too; its record then says at which
-commit they were begun, until its folder there is removed. Other weights or data have a folder of their own. The record
-of a run that ended well (command, machine, versions, commit, seconds) goes beside the pages, into ``records/``.
+commit they were begun, until its folder there is removed. Other weights or data have a folder of their own, and never
+replace the runs that a JSON beside a page keeps: it is to be moved away first. The record of a run that ended well
+(command, machine, versions, commit, seconds) goes beside the pages, into ``records/``.
 
 Exit codes: 0 all that ran ended well, 1 one did not, 2 wrong options, 5 nothing was run.
 """
@@ -37,7 +38,7 @@ from benchmarks.page import printed_part, publish, table
 from edgeprune.agent.host import cpu_identity
 from edgeprune.agent.system import end_group
 from edgeprune.errors import EdgepruneError, first_line
-from edgeprune.serial import read_json, write_json
+from edgeprune.serial import read_json, read_json_data, write_json
 from tests.devices.server import sshd_path
 
 HERE = Path(__file__).resolve().parent
@@ -504,6 +505,8 @@ def lacks(one: Benchmark, given: Given) -> Iterator[str]:
         yield f"the peers' code in {checkouts_of(one, given)} (python -m benchmarks.peers --list)"
     if has_moved_on(one, work := work_of(one, given)):
         yield f"one {_beside(one).name}: {_moved_on(one, work)}"
+    if keeps_others(one, given):
+        yield f"another place for {_beside(one)}, which keeps runs of other weights or data: move it away"
     if "sshd" in one.needs and sshd_path() is None:
         yield "OpenSSH's server (apt install openssh-server)"
 
@@ -654,6 +657,28 @@ def _moved_on(one: Benchmark, folder: Path) -> str:
     return f"{_beside(one)} has changed since {made} was begun with it; join them by hand, or remove the second"
 
 
+def keeps_others(one: Benchmark, given: Given) -> bool:
+    """Whether the JSON beside the page keeps runs of other weights or data, which would be lost once a run of these
+    takes its place; what it does not name is not held against it. Of several weights it may keep each."""
+    if "{kept}" not in one.argv or not _beside(one).is_file():
+        return False
+    content = read_json_data(_beside(one))
+    rows = [content.get("asked", content), *content.get("rows", ())] if isinstance(content, dict) else content
+    weights = given.known_weights[:1] if "{first}" in one.argv else ()
+    for row in (row for row in rows if isinstance(row, dict)):
+        name, _, digest = str(row.get("weights") or "").rpartition(" ")
+        of_data = _is_of(row.get("data") or "", row.get("dataset") or "", given.known_data)
+        if not of_data or not _is_of(name or row.get("model") or "", digest, weights):
+            return True
+    return False
+
+
+def _is_of(name: str, digest: str, known: Sequence[str]) -> bool:
+    """Whether what is said of a file fits one that is given by name and digest: by the digest, where it is said."""
+    given = [one.rpartition(" ") for one in known]
+    return not given or any(of == digest if digest else name in ("", stem) for stem, _, of in given)
+
+
 def _beside(one: Benchmark) -> Path:
     """The JSON that belongs to a page."""
     return (HERE / one.page).with_suffix(".json")
@@ -668,7 +693,8 @@ def begun_at(one: Benchmark, given: Given) -> str | None:
     """The commit at which the work of a benchmark was begun that goes on; None where there is none to go on with.
 
     A run that ended well leaves its finished parts there, so that they stay the figures of that commit. Where a script
-    takes finished runs of the JSON beside its page, they are of the commit that the record there names.
+    takes finished runs of the JSON beside its page, they are of the commit that the record there names; none of other
+    weights or data are taken.
     """
     begun = begun_in(work_of(one, given))
     if not one.goes_on:
@@ -676,7 +702,7 @@ def begun_at(one: Benchmark, given: Given) -> str | None:
     if begun is not None:
         nameless = inputs_of(one, given) and not begun[1] and NAMELESS not in begun[0]
         return begun[0] + (NAMELESS if nameless else "")
-    if one.takes and _beside(one).is_file():
+    if one.takes and _beside(one).is_file() and not keeps_others(one, given):
         record = record_of(one)
         return "" if record is None else record.begun
     return None

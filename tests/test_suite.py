@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -87,8 +88,6 @@ def test_the_page_of_all_is_as_it_is_written() -> None:
 
 
 def test_growth_is_printed_from_its_results() -> None:
-    import json
-
     from benchmarks import pruning_growth
 
     kept = json.loads((BENCHMARKS / "pruning_growth.json").read_text())
@@ -102,8 +101,6 @@ def test_growth_is_printed_from_its_results() -> None:
 
 
 def test_equal_latency_is_printed_from_its_results() -> None:
-    import json
-
     from benchmarks import equal_latency
 
     kept = json.loads((BENCHMARKS / "equal_latency.json").read_text())
@@ -113,7 +110,6 @@ def test_equal_latency_is_printed_from_its_results() -> None:
 
 
 def test_a_row_is_not_replaced_by_one_of_fewer_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
     from argparse import Namespace
 
     from benchmarks import equal_latency
@@ -318,6 +314,40 @@ def test_a_run_that_takes_finished_ones_from_beside_its_page_is_begun_when_they_
     assert record is not None
     suite.write_json(elsewhere / "records" / "quick.json", replace(record, begun="aaaaaaa"))
     assert suite.run(one, given, 60).begun == "aaaaaaa"
+
+
+ASKED = {"weights": "n {weights}", "data": "d", "dataset": "{dataset}"}  # as benchmarks.recipes keeps it
+ROW = {"model": "n", "weights": "{weights}", "data": "d", "dataset": "{dataset}"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"asked": ASKED, "runs": {}},
+        {"model": "n", "data": "d", "rows": [{**ROW}]},  # as benchmarks.equal_latency
+        [ROW],  # as benchmarks.search_budgets
+    ],
+)
+def test_runs_of_other_weights_or_data_beside_a_page_are_not_replaced(content: object, elsewhere: Path) -> None:
+    words = ["-c", MERGES, "{first}", "{data}"]
+    one = replace(QUICK, argv=shlex.join(words), goes_on=True, takes=True)
+    given = sources(elsewhere)
+    others = (sources(elsewhere, b"trained on"), sources(elsewhere, box=0.4))
+    (weights, dataset) = (name.split()[1] for name in suite.inputs_of(one, given))
+    text = json.dumps(content).replace("{weights}", weights).replace("{dataset}", dataset)
+    (elsewhere / "quick.json").write_text(text)
+    record = suite.Record("quick", "", 0, 1, "", "", (0, 0), commit="aaaaaaa", begun="aaaaaaa")
+    (elsewhere / "records").mkdir()
+    suite.write_json(elsewhere / "records" / "quick.json", record)
+    assert planned([one], given, 60, again=True)[0] == [one] and suite.begun_at(one, given) == "aaaaaaa"
+    for other in others:
+        runs, [(_, why)] = planned([one], other, 60, again=True)
+        assert not runs and "quick.json, which keeps runs of other weights or data: move it away" in why
+        assert suite.begun_at(one, other) is None
+    several = replace(one, argv=one.argv.replace("{first}", "{weights}"))
+    assert [bool(planned([several], other, 60, again=True)[0]) for other in others] == [True, False]
+    (elsewhere / "quick.json").unlink()
+    assert all(planned([one], other, 60, again=True)[0] for other in others)
 
 
 SLEEPS = """
