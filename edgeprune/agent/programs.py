@@ -48,12 +48,13 @@ class Turns:
 def run_measured(job: dict, folder: str, locked: bool, result: dict, changed: Callable[[], str] = lambda: "") -> None:
     """Run a job's program, or its ``turns`` (:class:`Turns`), under telemetry, with the clocks ``locked`` or not.
 
-    ``result`` gets its ``returncode``, and its ``conditions`` grow. Turns write a line of JSON a run to ``stdout``:
-    ``program`` (its index), ``returncode``, ``stdout``, ``stderr``, ``written``, ``conditions``, and ``power``, of the
-    whole board while the program worked: pairs of seconds before the work's end and watts. One that fails is the last.
-    What ``changed()`` says behind a run, of the board, is told in its conditions, and makes its gate inconclusive.
+    A card is watched unless the job says that its figures do not depend on one (``uses_gpu``). ``result`` gets its
+    ``returncode``, and its ``conditions`` grow. Turns write a line of JSON a run to ``stdout``: ``program`` (its
+    index), ``returncode``, ``stdout``, ``stderr``, ``written``, ``conditions``, and ``power``, of the whole board while
+    the program worked: pairs of seconds before the work's end and watts. One that fails is the last. What ``changed()``
+    says behind a run, of the board, is told in its conditions, and makes its gate inconclusive.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(job.get("uses_gpu", True))
     try:
         if job.get("turns"):
             result["returncode"] = _run_turns(job, folder, telemetry, locked, dict(result["conditions"]), changed)

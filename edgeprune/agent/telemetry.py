@@ -159,9 +159,13 @@ def _highest(first: Mapping[str, float], second: Mapping[str, float]) -> dict:
 class Telemetry:
     """Reads the sensors from its making to :meth:`finish`; by tegrastats on a Jetson, nvidia-smi on a desktop, the
     kernel's thermal zones else, and where that program ends. What the kernel tells of throttling is read besides, for
-    such a program may die."""
+    such a program may die.
 
-    def __init__(self) -> None:
+    Args:
+        uses_gpu: what runs does so; else a card is not asked, for its state says nothing of a CPU's figures.
+    """
+
+    def __init__(self, uses_gpu: bool = True) -> None:
         self.readings: list[Reading] = []
         self.powers: list[tuple[float, int]] = []  # time.monotonic() and milliwatts of the whole board
         self.lines: list[str] = []  # of the source, the first and the last
@@ -177,7 +181,7 @@ class Telemetry:
         self.source, self.parse = "sysfs", tegrastats_reading
         if shutil.which("tegrastats"):
             self.source, argv = "tegrastats", TEGRASTATS
-        elif shutil.which("nvidia-smi"):
+        elif uses_gpu and shutil.which("nvidia-smi"):
             gpu = first_gpu(os.environ, [gpu.name for gpu in gpus()])
             self.source, self.parse = "nvidia-smi", nvidia_smi_reading
             argv = (*NVIDIA_SMI, "-i", gpu) if gpu else NVIDIA_SMI

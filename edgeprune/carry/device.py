@@ -77,6 +77,7 @@ class CarriedDevice(Device):
         cwd: str = "",
         stdin: bytes = b"",
         measured: bool = False,
+        uses_gpu: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """The next command; its files are renamed as the carried folder has them."""

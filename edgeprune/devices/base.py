@@ -171,6 +171,7 @@ class Device(ABC):
         cwd: str = "",
         stdin: bytes = b"",
         measured: bool = False,
+        uses_gpu: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a program to its end; no shell sees the arguments. A nonzero exit code is the caller's to judge.
@@ -183,6 +184,7 @@ class Device(ABC):
             measured: the program is a build, a timing or anything else that others' timings would feel. It queues
                 behind other builds on that device, runs in the power mode and with the clocks that the device was
                 opened with, and is watched.
+            uses_gpu: a measured program's figures depend on the GPU, so that a card is watched too.
             on_line: called with every line of its stdout as it arrives.
         """
 

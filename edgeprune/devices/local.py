@@ -41,6 +41,7 @@ class LocalDevice(Device):
         cwd: str = "",
         stdin: bytes = b"",
         measured: bool = False,
+        uses_gpu: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a program, in this process' folder when ``cwd`` is empty; it and whatever it started end with this
@@ -49,7 +50,13 @@ class LocalDevice(Device):
         if measured:
             with self:
                 done = self._as_board().run(
-                    argv, timeout_s=timeout_s, cwd=cwd or str(Path.cwd()), stdin=stdin, measured=True, on_line=on_line
+                    argv,
+                    timeout_s=timeout_s,
+                    cwd=cwd or str(Path.cwd()),
+                    stdin=stdin,
+                    measured=True,
+                    uses_gpu=uses_gpu,
+                    on_line=on_line,
                 )
             self._require_setting(done.device)
             return done

@@ -121,13 +121,13 @@ class RemoteDevice(Device):
         cwd: str = "",
         stdin: bytes = b"",
         measured: bool = False,
+        uses_gpu: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a program as a detached job; a lost connection is opened again and the same job followed on."""
         argv = [str(part) for part in argv]
-        return self._follow(
-            argv, on_line, measured, timeout_s=timeout_s, cwd=cwd, stdin=base64.b64encode(stdin).decode()
-        )
+        text = base64.b64encode(stdin).decode()
+        return self._follow(argv, on_line, measured, uses_gpu=uses_gpu, timeout_s=timeout_s, cwd=cwd, stdin=text)
 
     def run_turns(self, turns: Turns, on_turn: Callable[[int, Completed], None]) -> None:
         """Run programs that take turns as one detached job; see :meth:`run`."""

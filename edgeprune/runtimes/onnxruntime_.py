@@ -349,7 +349,7 @@ class OnnxRuntime(Runtime):
     ) -> tuple[Answer, DeviceState]:
         """The answer of a worker here, and what the device was like meanwhile (a board is watched, and a GPU)."""
         if self._board is not None:
-            return run_held(self._board, job, answer, on_progress)
+            return run_held(self._board, job, answer, on_progress, uses_gpu=self.provider != PROVIDERS["cpu"])
         if self.provider == PROVIDERS["cpu"]:
             return run_worker(job, answer, on_progress), DeviceState()
         return run_watched(job, answer, on_progress)

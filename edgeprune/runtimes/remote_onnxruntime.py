@@ -147,6 +147,7 @@ class RemoteOnnxRuntime(OnnxRuntime):
                 timeout_s=QUICK_S if quick else LONGEST_S,
                 stdin=job_text(self._place(job)),
                 measured=not quick,
+                uses_gpu=self.provider != PROVIDERS["cpu"],
                 on_line=hear,
             )
 

@@ -81,7 +81,7 @@ def run_watched(job: Job, answer: type[Answer], on_progress: OnProgress | None =
 
 
 def run_held(
-    board: Device, job: Job, answer: type[Answer], on_progress: OnProgress | None = None
+    board: Device, job: Job, answer: type[Answer], on_progress: OnProgress | None = None, *, uses_gpu: bool = True
 ) -> tuple[Answer, DeviceState]:
     """The same on this machine as a board, in its hold: in the device's power mode and with its clocks, watched by its
     sensors, and alone. Gives what the board was like meanwhile, too.
@@ -99,6 +99,7 @@ def run_held(
         cwd=ROOT,
         stdin=job_text(job),
         measured=True,
+        uses_gpu=uses_gpu,
         on_line=hear,
     )
     return answer_in(last_line(done.stdout), answer, done.returncode, _told(job), done.stderr), done.device

@@ -88,6 +88,21 @@ def test_a_python_below_the_home_serves_sessions_too(named: str, tmp_path: Path)
             assert session.run({"images": np.zeros((1, 3, 32, 32), np.float32)})["output0"].shape[0] == 1
 
 
+@pytest.mark.skipif(Path("/usr/bin/tegrastats").exists(), reason="a Jetson has its own")
+def test_a_broken_nvidia_smi_says_nothing_of_a_cpus_run(tmp_path: Path) -> None:
+    """As in a container whose driver is gone, or on a desktop whose card somebody else uses."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "TMPDIR": str(tmp_path), "EDGEPRUNE_LOCK": str(tmp_path / "lock")}
+    with RemoteDevice(Here("user@desk", env), python=sys.executable, agent_python=sys.executable) as device:
+        [found] = runtime("onnxruntime", device).latency([convolutions(tmp_path / "m.onnx")], QUICK)
+        watched = device.run(["true"], timeout_s=60, measured=True).device.telemetry
+    state = found.conditions.device
+    assert state.telemetry is not None and (state.telemetry.source, state.telemetry.unwatched) == ("sysfs", "")
+    assert not state.throttled and watched is not None and watched.source == "nvidia-smi"
+
+
 def test_a_file_that_is_no_model_is_refused_by_name(server: Server, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     with over(server) as device, pytest.raises(DataError, match=r"bad\.onnx"):
