@@ -4,10 +4,10 @@
         [--speed-ups 2.2] [--epochs 20] [--seeds 0 1 2] [--schedules …] [--importances …] [--teachers …]
         [--lr0s 0.001 0.002 …] [--full]
 
-The first of each list is the default. One is varied at a time (``--full``: every combination); then the best of each,
-chosen on the val split, are put together. Every model is found by the search at the asked latency ratio to the given
-weights (ONNX Runtime CPU, one thread) and timed in one interleaved run with them; every recipe trains ``--epochs`` in
-all:
+The first of each list makes the first row. One is varied at a time (``--full``: every combination); then the best of
+each, chosen on the val split, are put together. Every model is found by the search at the asked latency ratio to the
+given weights (ONNX Runtime CPU, one thread) and timed in one interleaved run with them; every recipe trains
+``--epochs`` in all:
 
 - ``one-shot``: prune, then all epochs. ``rounds``: prune by the root of the ratio, half of the epochs, prune on, the
   other half. ``sparse``: half of the epochs with a penalty on the scales, prune by them, the other half.
@@ -61,7 +61,7 @@ COLUMNS = (
     "test, mean",
     "95 %",
 )
-COLUMNS = (*COLUMNS, "lowest", "highest", "against the default", "seeds")
+COLUMNS = (*COLUMNS, "lowest", "highest", "against the first", "seeds")
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _of_all(options: argparse.Namespace) -> str:
 
 
 def recipes(options: argparse.Namespace) -> list[Recipe]:
-    """The default, then what is varied. A sparse schedule has one importance."""
+    """The first row, then what is varied. A sparse schedule has one importance."""
     default = Recipe(options.schedules[0], options.importances[0], options.teachers[0], options.lr0s[0])
     every = [Recipe(*one) for one in product(options.schedules, options.importances, options.teachers, options.lr0s)]
     if not options.full:
@@ -291,12 +291,12 @@ def page(options: argparse.Namespace) -> str:
         f"{options.imgsz} px, {options.epochs} epochs in all, seeds {', '.join(map(str, options.seeds))}{larger}. "
         f"{origins(one['by'] for one in runs)}.",
         "",
-        "The first row is the default; the others differ from it in one thing, but for `sparse`: it is pruned by the "
+        "The others differ from the first row in one thing, but for `sparse`: it is pruned by the "
         "scales that it trained (`bn_scale`), so that its importance differs too, and it hears its teacher in the "
         "second half of its epochs alone. The last may put the best of each together, chosen on val. Latency is the "
         "ratio to the given weights in one interleaved run, through ONNX "
         "Runtime on the CPU, one thread; its interval is the widest of the seeds. Accuracy is mAP50-95 of the "
-        "checkpoint. `against the default` is the difference on test seed by seed, with its 95 % interval by "
+        "checkpoint. `against the first` is the difference on test seed by seed, with its 95 % interval by "
         "Student's t; where the two intervals of latency lie apart, it says so.",
     ]
     for asked in options.speed_ups:
@@ -361,7 +361,7 @@ def _why(one: Recipe, asked: float, options: argparse.Namespace) -> str:
 
 
 def _conclusion(every: Sequence[Recipe], asked: float, options: argparse.Namespace) -> str:
-    """What the intervals say of the default."""
+    """What the intervals say against the first row."""
     ahead, open_ = [], []
     for one in every[1:]:
         found = _difference(one, every[0], asked, options)
@@ -369,7 +369,7 @@ def _conclusion(every: Sequence[Recipe], asked: float, options: argparse.Namespa
             open_.append(one.name)
         elif found.interval[0] > 0:
             ahead.append(one.name)
-    text = f"Ahead of the default, its interval above 0: {', '.join(ahead) or 'none'}."
+    text = f"Ahead of the first row, its interval above 0: {', '.join(ahead) or 'none'}."
     return text + (f" Not told, fewer than three seeds: {', '.join(open_)}." if open_ else "")
 
 

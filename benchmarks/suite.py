@@ -337,6 +337,10 @@ NO_RUNNER = {  # pages that no entry of the registry writes, and why
     "quantization_trained.md": "printed by `python -m benchmarks.quantization_trained WEIGHTS DATA --out WORK "
     "--imgsz 160 --epochs 5 --qat-epochs 3` with the extra `qat`, which `dev` leaves out; ModelOpt's own "
     "lines are taken away",
+    "recipes_digits.md": "`python -m benchmarks.recipes --weights digits-yolov8n-128.pt --data digits/data.yaml "
+    "--work WORK --out benchmarks/recipes_digits.md --imgsz 128 --speed-ups 2 --epochs 12 --schedules one-shot "
+    "--importances taylor --teachers unpruned --lr0s 0.001 0.002` on what `edgeprune data digits` makes, with weights "
+    "of `yolov8n.yaml` that Ultralytics trained there (14 epochs, batch 8, AdamW 0.002, fliplr 0, mosaic 0, scale 0.3)",
     "training_demo.md": "typed from the logs of single runs of `edgeprune pretrain` and `finetune`",
 }
 

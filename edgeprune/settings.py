@@ -193,7 +193,7 @@ class Training(Settings):
     """Hours that training takes, whatever ``epochs`` says."""
     batch: Annotated[int, Ge(1), Le(4096)] = 16
     """Images in one optimiser step, over all devices."""
-    lr0: Positive = 0.001
+    lr0: Positive = 0.002
     """Learning rate after warm-up."""
     optimizer: Literal["AdamW", "SGD", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD"] = "AdamW"
     """Optimiser; never ``auto``, which would ignore ``lr0``."""
@@ -227,8 +227,6 @@ class Pretraining(Training):
 
     epochs: Annotated[int, Ge(1), Le(100_000)] = 100
     """Passes over the training split."""
-    lr0: Positive = 0.002
-    """Learning rate after warm-up."""
 
 
 SET_HERE = {
@@ -379,7 +377,7 @@ class Qat(Teaching, Training):
     epochs: Annotated[int, Ge(1), Le(100_000)] = 5
     """Passes over the training split."""
     lr0: Positive = 0.0001
-    """Learning rate after warm-up; a tenth of fine-tuning's, since the ranges of INT8 stay as they were found."""
+    """Learning rate after warm-up; far below fine-tuning's, since the ranges of INT8 stay as they were found."""
 
 
 @dataclass(frozen=True, kw_only=True)

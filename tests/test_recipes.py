@@ -81,7 +81,7 @@ def test_the_page_tells_what_is_ahead_by_the_interval_of_the_difference(options:
     recipes.kept(options).keep(place.name, {"why": "out of reach", "by": "a machine of seed 0"})
     text = page(options)
     assert "larger teacher s. a machine of seed 0; and a machine of seed 1." in text
-    assert "Ahead of the default, its interval above 0: rounds-taylor-unpruned." in text
+    assert "Ahead of the first row, its interval above 0: rounds-taylor-unpruned." in text
     assert "+0.0300 (+0.0300 to +0.0300)" in text and "-0.0100" in text
     assert "one-shot-fisher-unpruned (out of reach)" in text and "not run yet" in text
     assert "Not told, fewer than three seeds: " in text

@@ -212,7 +212,7 @@ def test_a_run_goes_on_with_what_may_change_between_epochs(
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"lr0": 1e-4}, "lr0: 0.001 → 0.0001"),
+        ({"lr0": 1e-4}, "lr0: 0.002 → 0.0001"),
         ({"epochs": 1}, "epochs: 3 → 1"),
         ({"imgsz": 32}, "imgsz: 64 → 32"),
         ({"batch": 4, "train": {"mosaic": 0.0}}, "batch: 8 → 4; train.mosaic: nothing → 0.0"),
