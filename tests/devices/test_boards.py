@@ -1014,8 +1014,8 @@ def test_power_is_kept_only_while_a_program_says_that_it_works(tmp_path: Path, m
     seen, made = tmp_path / "seen", []
 
     class Sensors(Telemetry):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, uses_gpu: bool = True) -> None:
+            super().__init__(uses_gpu)
             made.append(self)
 
         def state(self, locked: bool) -> dict:
