@@ -32,7 +32,7 @@ from typing import Any
 import yaml
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from benchmarks.kept import MadeOf, is_named, made_here, made_of, nameless, origins
+from benchmarks.kept import MadeOf, made_here, made_of, mark_of, nameless, origins
 from benchmarks.page import WORDS, Seeds, latency_differs, publish, table
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
@@ -455,8 +455,7 @@ def named(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         for name in words
         if len({one.get(name) for one in alike}) > 1
     ]
-    mark = " †" if not is_named(row) and any(map(is_named, rows)) else ""
-    return ", ".join([row["method"], *differ]) + mark
+    return ", ".join([row["method"], *differ]) + mark_of(row, rows)
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:

@@ -114,6 +114,11 @@ def nameless(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{which} digests of its weights and data: taken before rows kept them, by the names of the files alone."
 
 
+def mark_of(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str:
+    """What marks a row that names no digests among some that do; see :func:`nameless`."""
+    return " †" if not is_named(row) and any(map(is_named, rows)) else ""
+
+
 def is_named(row: Mapping[str, Any]) -> bool:
     """Whether a row says by digests which weights and data it is of."""
     return row.get("weights") is not None and row.get("dataset") is not None

@@ -235,11 +235,11 @@ def _of_all(options: argparse.Namespace) -> str:
 
 def recipes(options: argparse.Namespace) -> list[Recipe]:
     """The first row, then what is varied. A sparse schedule has one importance."""
-    default = Recipe(options.schedules[0], options.importances[0], options.teachers[0], options.lr0s[0])
+    first = Recipe(options.schedules[0], options.importances[0], options.teachers[0], options.lr0s[0])
     every = [Recipe(*one) for one in product(options.schedules, options.importances, options.teachers, options.lr0s)]
     if not options.full:
-        every = [one for one in every if _differences(one, default) <= 1]
-    return list(dict.fromkeys([default, *map(_plain, every)]))
+        every = [one for one in every if _differences(one, first) <= 1]
+    return list(dict.fromkeys([first, *map(_plain, every)]))
 
 
 def _plain(one: Recipe) -> Recipe:
@@ -253,15 +253,15 @@ def _differences(one: Recipe, other: Recipe) -> int:
 def together(done: Sequence[Recipe], asked: float, options: argparse.Namespace) -> Recipe | None:
     """The best schedule, importance, teacher and learning rate of those that were varied alone, by the mean on val;
     None where that was run already."""
-    default = done[0]
+    first = done[0]
     scores = {
         one: statistics.mean(run["val"] for run in found) for one in done if (found := figures(one, asked, options))
     }
-    if default not in scores:
+    if first not in scores:
         return None
     best: dict[str, Any] = {}
     for factor in FACTORS:
-        alone = [one for one in scores if _plain(replace(default, **{factor: getattr(one, factor)})) == one]
+        alone = [one for one in scores if _plain(replace(first, **{factor: getattr(one, factor)})) == one]
         best[factor] = getattr(max(alone, key=lambda one: scores[one]), factor)
     found = _plain(Recipe(**best))
     return None if found in done else found

@@ -21,7 +21,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from benchmarks.kept import MadeOf, is_named, made_here, made_of, nameless, origins
+from benchmarks.kept import MadeOf, made_here, made_of, mark_of, nameless, origins
 from edgeprune.progress import Silent
 from edgeprune.serial import to_json
 
@@ -146,9 +146,9 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     ]
     for row in rows:
         low, high = row["interval"]
-        mark = " †" if not is_named(row) and any(map(is_named, rows)) else ""
         lines.append(
-            f"| {row['model']}{mark} | ×{row['asked']:g} | ×{row['measured']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"| {row['model']}{mark_of(row, rows)} | ×{row['asked']:g} | "
+            f"×{row['measured']:.3f} ({low:.3f} to {high:.3f}) | "
             f"{row['measured'] / row['asked']:.3f} | {len(row['probes'])} | {row['seconds']:.0f} | "
             f"{row['final_uncorrected_error']:+.1%} | ×{row['macs']:.2f} | "
             f"{row['parameters'][1] / row['parameters'][0]:.0%} | {', '.join(row['removed']) or '–'} |"

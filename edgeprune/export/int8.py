@@ -176,10 +176,8 @@ def _quantize_static(
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     info, (image_input, *_) = describe_to_run(model), inputs_of(model)
-    reader, calibrated = (
-        _calibration_reader(images, image_input.name, info),
-        ["Conv"] if recipe == "tensorrt" else CPU_OPS,
-    )
+    reader = _calibration_reader(images, image_input.name, info)
+    calibrated = ["Conv"] if recipe == "tensorrt" else CPU_OPS
     prepared = with_shapes(body)
     set_metadata(prepared, {"onnx.infer": "onnxruntime.quant"})  # its mark of a prepared graph; else it warns
     most = MOST_STACKS

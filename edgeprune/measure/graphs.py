@@ -78,12 +78,13 @@ def nms_inside(model: Path) -> bool:
 
     with contextlib.suppress(EdgepruneError, OSError):
         if model.suffix == ".onnx":
-            from edgeprune.export.graph import load_graph, tensorrt_plugins
+            from edgeprune.export.graph import load_graph, metadata_of, tensorrt_plugins
 
             graph = load_graph(model)
             operators = [*(node.op_type for node in graph.graph.node), *tensorrt_plugins(graph)]
             if any("NonMaxSuppression" in name or "NMS" in name for name in operators):
                 return True
+            return read_metadata(metadata_of(graph)).head == "nms"
         return read_metadata(metadata_in(model)).head == "nms"
     return False
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from PIL import Image
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel, OBBModel, PoseModel, SegmentationModel
@@ -127,3 +128,11 @@ def pruned_forms(
     for precision in ("int8", "int8-fp16"):
         quantize_to_int8(forms["fp32"], forms[precision], images, method="minmax", half=precision == "int8-fp16")
     return forms
+
+
+def simplify_wrongly(model: onnx.ModelProto, **_: Any) -> tuple[onnx.ModelProto, bool]:
+    """In place of onnxsim's: a graph that computes something else."""
+    for node in model.graph.node:
+        if node.op_type == "Sigmoid":
+            node.op_type = "Tanh"
+    return model, True

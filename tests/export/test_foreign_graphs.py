@@ -28,6 +28,7 @@ from edgeprune.measure.accuracy import accuracy
 from edgeprune.records.gates import agreement_gate, parity_gate
 from edgeprune.runtimes.bench_worker import JobError, open_session
 from edgeprune.samples.gates import Verdict
+from tests.export.helpers import simplify_wrongly
 from tests.situations import datasets, graphs, models
 
 
@@ -189,13 +190,7 @@ def test_nms_inside_that_finds_nothing_is_simplified_by_what_it_chooses_from(sil
 
 
 def test_a_change_in_front_of_nms_is_seen_though_it_finds_nothing(silent, tmp_path, monkeypatch):
-    def wrong(model, **_):
-        for node in model.graph.node:
-            if node.op_type == "Sigmoid":
-                node.op_type = "Tanh"
-        return model, True
-
-    monkeypatch.setattr(onnxsim, "simplify", wrong)
+    monkeypatch.setattr(onnxsim, "simplify", simplify_wrongly)
     _, inside = silent
     simplified = simplify_onnx(inside, tmp_path / "simple.onnx")
     assert not simplified.changed

@@ -10,7 +10,7 @@ from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.regions import candidates_of
 from edgeprune.export.simplify import simplify_onnx
-from tests.export.helpers import saved, stock_model
+from tests.export.helpers import saved, simplify_wrongly, stock_model
 
 
 @pytest.mark.parametrize("family", ["yolov8", "yolo26"])
@@ -74,13 +74,7 @@ def test_when_onnxsim_fails_the_source_goes_on(exported, tmp_path, monkeypatch):
 
 
 def test_when_onnxsim_changes_an_output_the_source_goes_on(exported, tmp_path, monkeypatch):
-    def wrong(model, **_):
-        for node in model.graph.node:
-            if node.op_type == "Sigmoid":
-                node.op_type = "Tanh"
-        return model, True
-
-    monkeypatch.setattr(onnxsim, "simplify", wrong)
+    monkeypatch.setattr(onnxsim, "simplify", simplify_wrongly)
     info = simplify_onnx(exported("yolov8"), tmp_path / "s.onnx")
     assert not info.changed
     assert "changed an output by" in info.reason
