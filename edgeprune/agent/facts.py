@@ -31,8 +31,13 @@ JETPACKS = (  # L4T release, JetPack release
     ("36.4.3", "6.2"),
     ("36.4", "6.1"),
     ("36.3", "6.0"),
+    ("35.6.0", "5.1.4"),
+    ("35.6", "5.1.5"),  # 35.6.1, and what mends it
+    ("35.5", "5.1.3"),
+    ("35.4", "5.1.2"),
+    ("35.3", "5.1.1"),
+    ("35.2", "5.1"),
     ("35.1", "5.0.2"),
-    ("35", "5.1"),
 )
 TENSORRT_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-libs")
 WSL_DRIVER = "/usr/lib/wsl/lib/libcuda.so.1"

@@ -50,7 +50,7 @@ class Board:
 
 
 RELEASES = {  # of JetPack: L4T's words, TensorRT, CUDA
-    "5.1": ("# R35 (release), REVISION: 4.1, GCID: 1, BOARD: t186ref, EABI: aarch64", "8.5.2", "11.4.315"),
+    "5.1": ("# R35 (release), REVISION: 2.1, GCID: 1, BOARD: t186ref, EABI: aarch64", "8.5.2", "11.4.315"),
     "6.0": ("# R36 (release), REVISION: 3.0, GCID: 1, BOARD: generic, EABI: aarch64", "8.6.2", "12.2.140"),
     "6.2": ("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64", "10.3.0", "12.6.68"),
     "7.2": ("# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64", "10.16.1", "13.2.0"),

@@ -144,8 +144,9 @@ def test_what_only_informs_may_fail_and_the_run_goes_on(tmp_path: Path) -> None:
     [
         ("6.0", ">=6.1", 4),
         ("6.2", ">=6.1", 0),
-        ("5.1", ">=5.1.2,<6", 4),  # no release that is known is in the range
-        ("6.2", ">=8", 4),
+        ("5.1", ">=5.1.2,<6", 4),
+        ("5.1", ">=5.1,<6", 0),
+        ("6.2", ">=8", 4),  # no release that is known is in the range
         ("6.2", "", 0),
     ],
 )
