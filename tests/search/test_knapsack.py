@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.search.knapsack import Knapsack
+from edgeprune.search.layers import Layer
 
 from .devices import chain, model_of
 
@@ -102,3 +104,47 @@ def test_nothing_is_removed_where_nothing_saves_time() -> None:
     choice = knapsack.solve(knapsack.start_ms * 0.9)
     assert choice.exhausted
     assert (choice.widths == knapsack.full).all()
+
+
+@pytest.mark.parametrize(("align", "step"), [(1, 8), (1, 16), (4, 32), (8, 64), (8, 16)])
+def test_the_floor_is_that_of_the_least_widths_whatever_the_step_of_the_device(align: int, step: int) -> None:
+    knapsack = sack(10, [3, 128, 192, 64, 16], align=align, step=step)
+    least = knapsack.full.copy()
+    for i, allowed in knapsack.allowed.items():
+        least[i] = allowed[0]
+    assert knapsack.floor_ms == pytest.approx(knapsack.model.total_ms(least))
+    choice = knapsack.solve(knapsack.start_ms / 1.5)
+    assert not choice.exhausted and choice.ms <= knapsack.start_ms / 1.5
+
+
+def side_by_side(widths: list[int], least: list[int], **settings: Any) -> Knapsack:
+    """A layer that reads all dimensions but the last, which is its output, one beside the other."""
+    rows = (np.arange(len(widths)) == len(widths) - 1).astype(float)
+    layer = Layer("model.0.conv", "Conv2d 9 taps", rows, 1 - rows, 9, 400, 400)
+    allowed = {i: list(range(least[i], widths[i] + 1)) for i in range(len(widths) - 1)}
+    curves = {i: np.arange(widths[i] + 1.0) for i in allowed}
+    return Knapsack(model_of([layer], MACS_ONLY, **settings), np.array(widths, float), allowed, curves)
+
+
+def test_dimensions_that_save_only_together_go_together() -> None:
+    """Eight channels less of one dimension are half a step of the device; of two they are one."""
+    knapsack = side_by_side([40, 40, 16], [32, 32, 16], step=16)
+    assert knapsack.floor_ms < knapsack.start_ms
+    choice = knapsack.solve(knapsack.floor_ms)
+    assert not choice.exhausted and choice.widths[:2].sum() <= 64
+
+
+def test_a_dimension_that_saved_nothing_is_looked_at_again_once_its_neighbours_moved() -> None:
+    """Of 62 + 34 channels the first dimension's two save no step; once the second is at 17, they do."""
+    knapsack = side_by_side([62, 34, 16], [60, 17, 16], step=16)
+    assert knapsack.floor_ms == pytest.approx(knapsack.model.total_ms(np.array([60.0, 17.0, 16.0])))
+
+
+def test_what_is_given_back_may_lie_a_step_away() -> None:
+    """Off the step everything is read again: from 48 the next width that the limit allows is 64."""
+    off_step = [0, 1e-6, 0, 0, 0, 1e-2, 1e-2]
+    knapsack = sack(11, [3, 64, 16], align=1, coefficients=off_step, step=16)
+    limit = knapsack.start_ms
+    narrowed = knapsack.full.copy()
+    narrowed[1] = 48
+    assert knapsack._give_back(narrowed, limit)[1] == 64
