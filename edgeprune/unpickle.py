@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 from zipfile import is_zipfile
 
@@ -47,6 +47,7 @@ PLAIN_PACKAGES = (
     "types",
 )
 READ_BYTES = 2**20
+PLACES_OF_LINKS = ("/tmp", "/var/tmp")  # where the folder for temporary files has a quote in its own name
 SWITCH = "ULTRALYTICS_SAFE_LOAD"
 OWN_FILE = "If the file is your own, give --trust"
 # C2f_v2, C2f_infer, PrunableC2f and the like: the stock block, and what other pruners add to its name; pruning/adopt.py
@@ -159,7 +160,7 @@ def _restricted(path: Path, aliases: Mapping[str, type]) -> Any:
     entries += [(found, name) for name in globals_of(path) if (found := _known_class(name)) is not None]
     with (
         torch.serialization.safe_globals(entries),
-        _own_name(path) as file,
+        own_name(path) as file,
         quiet(logging.ERROR),
         _refusals(path, trust=False, aliases=aliases),
     ):
@@ -196,18 +197,26 @@ def _trusted(path: Path) -> Any:
 
 
 @contextmanager
-def _own_name(path: Path) -> Iterator[Path]:
-    """A name under which Ultralytics reads this very file.
+def own_name(path: Path) -> Iterator[Path]:
+    """A name under which Ultralytics reads this very file, or checkpoints in this very folder, while the block lasts;
+    what it is given by a name, files of edgeprune too, is given by this one.
 
-    It drops quotes from a name, takes yolov5n.pt for yolov5nu.pt, and deletes a damaged file that is given by the bare
-    name of published weights, to download it again.
+    It drops quotes from a name (of a folder too), takes yolov5n.pt for yolov5nu.pt, and deletes a damaged file that is
+    given by the bare name of published weights, to download it again.
     """
     whole = path.absolute()
-    if _name_is_kept(whole):
+    if _name_is_kept(whole / "checkpoint.pt" if whole.is_dir() else whole):
         yield whole
         return
-    with TemporaryDirectory(prefix="edgeprune-load-") as folder:
-        link = Path(folder) / "checkpoint.pt"
+    folders = [Path(gettempdir()).absolute(), *(Path(name) for name in PLACES_OF_LINKS)]
+    place = next((one for one in folders if os.access(one, os.W_OK) and _name_is_kept(one / "checkpoint.pt")), None)
+    if place is None:
+        raise DataError(
+            f"{path}: Ultralytics drops quotes from this name, and no folder for temporary files is without one; name "
+            "one in $TMPDIR"
+        )
+    with TemporaryDirectory(prefix="edgeprune-load-", dir=place) as folder:
+        link = Path(folder) / ("folder" if whole.is_dir() else "checkpoint.pt")
         link.symlink_to(whole)
         yield link
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import nn
 from ultralytics.cfg import TASK2METRIC
-from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import RANK
 
 from edgeprune import checkpoint, serial
@@ -23,6 +22,7 @@ from edgeprune.settings import TrainSettings
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.result import TrainResult, TrainSummary
 from edgeprune.training.run import FinishedRun, validation_accuracy
+from edgeprune.unpickle import content_of
 
 QUANTIZED = "quantized.pt"
 """The same weights with their fake quantizers, after training for INT8: what its graph is exported from."""
@@ -104,7 +104,7 @@ def _trained(run: FinishedRun, epoch: int) -> checkpoint.Checkpoint:
     if epoch == run.best_epoch:
         return best
     # last.pt is not for checkpoint.load: under distillation it is no model
-    measured = torch_safe_load(str(run.last), safe_only=True)[0].get("train_metrics")
+    measured = content_of(run.last, trust=False).get("train_metrics")
     others = {key: value for key, value in best.extra.items() if key not in checkpoint.OF_THE_WEIGHTS}
     return replace(best, extra={**others, **({"train_metrics": measured} if is_plain(measured) else {})})
 

@@ -18,7 +18,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -48,8 +48,8 @@ from edgeprune.training.distillation import AttachTeacher
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
-from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle
-from edgeprune.unpickle import content_of, known_classes_only
+from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle, ReadBy
+from edgeprune.unpickle import content_of, known_classes_only, own_name
 from edgeprune.workspace import differences
 
 _logger = logging.getLogger(__name__)
@@ -129,8 +129,16 @@ def run_training(
     if before.said and RANK in {-1, 0}:
         _logger.warning("%s %s", label, before.said)
     if not before.ended:
-        with known_classes_only(), quiet() if settings.quiet else nullcontext():
-            model = YOLO(str(last if epochs_done else source))
+        with ExitStack() as stack:
+            stack.enter_context(known_classes_only())
+            stack.enter_context(quiet() if settings.quiet else nullcontext())
+            place = stack.enter_context(own_name(work))  # of last.pt and best.pt, which Ultralytics reads by itself too
+            resumed = place / last.relative_to(work)
+            if place != work:
+                watchers = [*watchers, (ReadBy.EVENT, ReadBy(resumed.parent))]
+            model = YOLO(str(resumed) if epochs_done else _named_for_ultralytics(stack, source))
+            if teacher := arguments["distill_model"]:
+                arguments["distill_model"] = _named_for_ultralytics(stack, teacher)
             if settings.teacher and settings.response:
                 teach = AttachTeacher(settings.teacher, settings.response)
                 watchers = [*watchers, ("on_pretrain_routine_end", teach)]
@@ -147,7 +155,7 @@ def run_training(
                 progress(f"{label} goes on after epoch {epochs_done}", done=epochs_done, total=settings.epochs)
                 names = [*ELSEWHERE, *(RESUMABLE[key] for key in before.changed)]
                 changeable = {name: arguments.get(name, DEFAULT_CFG_DICT.get(name)) for name in names}
-                arguments = {**changeable, "resume": str(last), "save_dir": str(folder)}
+                arguments = {**changeable, "resume": str(resumed), "save_dir": str(folder)}
             else:
                 arguments |= {"project": str(work), "name": folder.name, "exist_ok": True}
                 arguments = {**_head(model, settings), **arguments}
@@ -162,6 +170,12 @@ def run_training(
         raise StageError(f"{label} ended without a checkpoint in {folder}; the log above says why")
     epochs = read_epochs(folder / "results.csv")
     return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, epochs, state.seconds, state.given)
+
+
+def _named_for_ultralytics(stack: ExitStack, source: Path | str) -> str:
+    """A checkpoint by :func:`own_name`, until ``stack`` is left; a model YAML and a name to download by their own."""
+    path = Path(source)
+    return str(stack.enter_context(own_name(path))) if path.suffix == ".pt" and path.is_file() else str(source)
 
 
 def _train(model: YOLO, settings: TrainSettings, folder: Path, **arguments: Any) -> None:
@@ -186,8 +200,9 @@ def validation_accuracy(
     ``batch`` is Ultralytics' default unless given.
     """
     folder = Path(work).resolve()
-    with known_classes_only(), quiet() if settings.quiet else nullcontext(), as_one_line(settings, folder):
-        model = YOLO(str(weights))
+    silence = quiet() if settings.quiet else nullcontext()
+    with known_classes_only(), silence, own_name(weights) as named, as_one_line(settings, folder):
+        model = YOLO(str(named))
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=str(model.task), need=("val",))
         arguments: Any = model.model.args  # type: ignore[union-attr]  of a loaded checkpoint, as it was trained
         dataset = dataset.seen_by(

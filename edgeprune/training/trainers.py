@@ -45,7 +45,6 @@ from ultralytics.models.yolo.obb import OBBTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn.distill_model import DistillationModel
-from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
 from ultralytics.utils.torch_utils import qat_state, strip_qat, unwrap_model
 
@@ -57,6 +56,7 @@ from edgeprune.options import named
 from edgeprune.rectangle import fit_dataset
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.distributed import join_on_cpu
+from edgeprune.unpickle import content_of
 
 STATE = "edgeprune"
 """Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
@@ -94,6 +94,9 @@ class GivenModelTrainer(BaseTrainer):
         super().__init__(*args, **kwargs)
         if RANK != -1 and self.device.type == "cpu":
             join_on_cpu(self)
+        for said in self.callbacks[ReadBy.EVENT]:
+            if isinstance(said, ReadBy):
+                self.last, self.best = said.weights / self.last.name, said.weights / self.best.name
         self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
         self.add_callback("on_train_epoch_start", _start_epoch)
         self.add_callback("on_train_batch_start", _count_batch)
@@ -307,7 +310,7 @@ class GivenModelTrainer(BaseTrainer):
             return
         missing, unexpected = unwrap_model(self.model).load_state_dict(state["weights"], strict=False)
         if unexpected or any(not key.startswith(TEACHER) for key in missing):
-            raise StageError(f"{self.args.resume} holds weights of another model; delete its folder and start again")
+            raise StageError(f"{self.last} holds weights of another model; delete its folder and start again")
         self.seconds_before = float(state["seconds"])
         self.best_epoch, self.given = int(state["best_epoch"]), state["given"]
         same_batch = (ckpt or {})["train_args"]["batch"] == self.args.batch  # a step of other batches begins anew
@@ -389,6 +392,18 @@ class AtRectangle:
         LOGGER.info(f"Images are {pixels((self.height, self.width))}, in training and validation")
 
 
+@dataclass(frozen=True)
+class ReadBy:
+    """Says by which name of the run's folder of weights Ultralytics reads what lies in it; see
+    :func:`~edgeprune.unpickle.own_name`. A callback for the reason that :class:`AtRectangle` is one."""
+
+    EVENT: ClassVar[str] = "on_pretrain_routine_start"
+    weights: Path
+
+    def __call__(self, trainer: Any) -> None:
+        LOGGER.info(f"Checkpoints are read by the name {self.weights}")
+
+
 class PrunedDetectionTrainer(GivenModelTrainer, DetectionTrainer):
     """Detection."""
 
@@ -437,7 +452,7 @@ def student(model: nn.Module) -> nn.Module:
 
 def averaged_model(last: Path) -> nn.Module:
     """The averaged weights of a last.pt, float32, without what distillation adds; read by the restricted loader."""
-    return student(torch_safe_load(str(last), safe_only=True)[0]["ema"]).float()
+    return student(content_of(last, trust=False)["ema"]).float()
 
 
 def has_diverged(trainer: Any) -> bool:
