@@ -41,7 +41,8 @@ USES_test := WORKERS PYTEST
 USES_test-slow := $(USES_test)
 USES_test-hostile := $(USES_test)
 USES_test-matrix := PYTEST
-GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+BLANK := $() $()
+GIVEN := $(foreach word,$(subst \$(BLANK),_,$(MAKEOVERRIDES)),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 GOALS := $(or $(MAKECMDGOALS),help)
 # Every goal to ask for; a word that is none of them is refused first, so that a misspelt target is not taken for one
 # that uses nothing.
@@ -63,6 +64,9 @@ $(error $(UNUSED): make demo is the same for everybody; next: make cpu WEIGHTS=b
 endif
 $(error $(UNUSED): not used by make $(GOALS); used are $(strip $(sort $(USED)) $(ANY)))
 endif
+endif
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV): make takes no path with a blank in it as the name of a file; give another)
 endif
 REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
 	$(if $(MACS_SPEED_UP),--macs-speed-up $(MACS_SPEED_UP)) $(if $(MAX_MAP_DROP),--max-map-drop $(MAX_MAP_DROP)) \

@@ -99,3 +99,10 @@ def test_every_goal_is_known_and_what_users_call_is_in_the_help() -> None:
     said = make("help").stdout
     for goal in goals - {"help", "install-dev", "distclean", "schemas", "pages", "wheel"}:
         assert f"make {goal} " in said, goal
+
+
+def test_a_value_with_blanks_is_one_value_and_a_folder_of_packages_has_none() -> None:
+    taken = make("cpu", "WEIGHTS=a.pt", "DATA=d.yaml", "OUT=runs/a b=c")
+    assert taken.returncode == 0 and '--out "runs/a b=c"' in taken.stdout
+    refused = make("cpu", "VENV=/tmp/a b")
+    assert refused.returncode == 2 and "VENV=/tmp/a b: make takes no path with a blank" in refused.stderr

@@ -76,6 +76,8 @@ def import_results(
         DeviceError: another board or power mode than the target's.
         StageError: a build works in the run directory.
     """
+    from edgeprune.report.build import page_beside
+
     with tempfile.TemporaryDirectory(prefix="edgeprune-import-") as scratch, contextlib.ExitStack() as lock:
         folder = _unpack(results, Path(scratch))
         answered = _read_results(folder)
@@ -87,6 +89,7 @@ def import_results(
             bundle = _find_bundle(answered.request_sha256)
             lock.enter_context(held_build(bundle))
         record = read_untouched(bundle)  # of what is judged anew, nothing may be somebody's own figure
+        drawn = page_beside(record, bundle).decode(errors="replace")
         request = _read_request(bundle, record, answered)
         _require_board(record.target, answered)
         packed, engines = bundle / FOLDER, Path(scratch) / "engines"
@@ -96,7 +99,7 @@ def import_results(
         model = ShippedModel.read(packed / "model.onnx", engine=visit.engine)
         files: dict[str, bytes | Path] = {BUNDLED: visit.engine, f"{BUNDLED}.json": facts_path(visit.engine)}
         signed = is_file(bundle / SIGNATURE)
-        record = _write_build(record, bundle, files | files_for_tools(model, record.target))
+        record = _write_build(record, bundle, files | files_for_tools(model, record.target), drawn)
         if signed:
             command = f"edgeprune sign {shlex.quote(str(bundle))} --key KEY"
             note(f"{SIGNATURE} was of the build before, and is removed; sign again: {command}")
@@ -170,11 +173,16 @@ def _find_bundle(request: str) -> Path:
     for old in Path("runs").glob(f"*/{OLD_BUNDLE}"):  # a bundle whose replacement was stopped is put back
         with contextlib.suppress(EdgepruneError, OSError), held(old.parent):  # it may be no build of these results
             pass
+    found: list[Path] = []
     for place in sorted(Path("runs").glob(f"*/{BUNDLE}")):
         with contextlib.suppress(OSError):  # of an unrelated build that this user may not read
             if _is_bundle(place) and sha256_of(place / FOLDER / "request.json") == request:
-                return place
-    raise _none_found("no build below runs/ packed this request")
+                found.append(place)
+    if len(found) > 1:  # a run directory was copied
+        raise _none_found(f"{', '.join(str(place.parent) for place in found)} all packed this request")
+    if not found:
+        raise _none_found("no build below runs/ packed this request")
+    return found[0]
 
 
 def _is_bundle(place: Path) -> bool:
@@ -305,12 +313,14 @@ def _update(record: BuildRecord, rows: Sequence[Gate], visit: Visit, results: Re
         ),
         device=DeviceRow(NAME, results.simulated, visit.candidate.conditions.identity, results.facts),
         next_command=None,
+        carried_by=record.next_command or record.carried_by,
     )
 
 
-def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | Path]) -> BuildRecord:
+def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | Path], before: str) -> BuildRecord:
     """A reader sees the old build or the new one, and so does whoever looks after a kill or behind a full disk: the
-    bundle of a run directory is replaced as a whole, in one that was copied elsewhere nothing before all is written."""
+    bundle of a run directory is replaced as a whole, in one that was copied elsewhere nothing before all is written.
+    ``before`` is the page of the record that is replaced."""
     from edgeprune.report.build import build_markdown, build_page
     from edgeprune.stages.bundle import with_digests, with_texts, write_bundle
 
@@ -329,6 +339,6 @@ def _write_build(record: BuildRecord, bundle: Path, files: Mapping[str, bytes | 
         write_build(bundle / RECORD, record)
         (bundle / SIGNATURE).unlink(missing_ok=True)
     if root is not None and (root / "report.md").is_file():
-        write_atomically(root / "report.html", build_page(record))
+        write_atomically(root / "report.html", build_page(record, before=before))
         write_atomically(root / "report.md", build_markdown(record))  # which says whose the page beside it is
     return record

@@ -63,10 +63,11 @@ def triton(
     from edgeprune.deploy.shipped import ShippedModel
     from edgeprune.deploy.triton import triton_files
 
-    files = triton_files(ShippedModel.read(bundle), name=name)
+    shipped = ShippedModel.read(bundle)
+    files = triton_files(shipped, name=name)
     write_files(out, files)
     for model in dict.fromkeys(file.split("/")[0] for file in files):
-        say(f"{out / model}: YOLO('http://HOST:8000/{model}') once it is served")
+        say(f"{out / model}: YOLO('http://HOST:8000/{model}', task='{shipped.metadata.task}') once it is served")
     say(f"tritonserver --model-repository={out}")
 
 

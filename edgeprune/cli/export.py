@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,8 +162,9 @@ def parity_command(
     limit: Annotated[
         float | None,
         typer.Option(
+            min=0,
             help="Exit 1 beyond this difference of any number: pixels, scores, radians of an angle, mask values; "
-            "and where no detection agrees."
+            "and where no detection agrees.",
         ),
     ] = None,
     trust: Trust = False,
@@ -174,9 +176,12 @@ def parity_command(
       edgeprune parity tuned/best.pt small.onnx --data data.yaml \\
         --limit 0.01   # exits 0, 1 or 5: 5 where neither detects anything
     """
+    from edgeprune.errors import TargetError
     from edgeprune.export.parity import parity, require_reference
     from edgeprune.export.quantize import dataset_for
 
+    if limit is not None and not math.isfinite(limit):
+        raise TargetError(f"--limit {limit}: a finite number is needed, 0 or more")
     require_model(candidate, ".onnx")
     require_reference(reference)
     dataset = dataset_for(candidate, data, split=split, trust=trust)
@@ -189,10 +194,13 @@ def parity_command(
         text += "INCONCLUSIVE: neither detects anything on these images; give a trained model, or other images"
     else:
         text += f"{found.detections_agreement:.1%} of {found.detections_reference} detections agree"
-    _print(found, text, as_json)
     # rows of scores near 0 pair with nothing, which says nothing where neither form detects anything
     shares_nothing = found.nothing_agrees and not found.found_nothing
-    if limit is not None and (shares_nothing or not found.max_abs <= limit):
+    failed = limit is not None and (shares_nothing or not found.max_abs <= limit)
+    if failed:
+        text += f"; FAIL: {'no detection agrees' if shares_nothing else f'more than --limit {limit:g}'}"
+    _print(found, text, as_json)
+    if failed:
         raise typer.Exit(1)
     if found.found_nothing:
         raise typer.Exit(5)
@@ -225,6 +233,8 @@ def lint_command(
 
     graph = load_graph(model)
     if nodes:
+        given = {"--tensorrt": tensorrt, "--dynamic": dynamic or None, "--precision": precision}
+        refuse_without_effect(given, "is what the graph is held against, and --nodes lists its layers alone")
         names = [node.name for node in name_nodes(graph).graph.node if node.op_type == "Conv"]
         _print({"layers": names}, "\n".join(names), as_json)
         return
@@ -267,7 +277,8 @@ def val_command(
     artifact: Annotated[Path, typer.Argument(help="Checkpoint (.pt), ONNX file or engine.")],
     data: Data,
     target: Annotated[
-        str | None, typer.Option(help="Profile that gives runtime, size, batch, threads and split.")
+        str | None,
+        typer.Option(help="Profile that gives size, batch, threads, split, and the runtime of an exported file."),
     ] = None,
     device: Device = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, or val.")] = None,
@@ -276,7 +287,9 @@ def val_command(
         int | None, typer.Option(min=1, help="Images per inference, where the artifact leaves it free.")
     ] = None,
     runtime: RuntimeOption = None,
-    head: Annotated[str, typer.Option(help="For a checkpoint with two heads: auto, end-to-end or raw.")] = "auto",
+    head: Annotated[
+        str | None, typer.Option(help="Of a checkpoint with two heads: auto, end-to-end or raw; auto when left out.")
+    ] = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -297,8 +310,11 @@ def val_command(
     if target and runtime:
         raise TargetError("--target and --runtime contradict each other: the profile has a runtime; leave one out")
     require_model(artifact, *KINDS)
-    if device not in (None, "local") and artifact.suffix == ".pt":
-        raise TargetError(f"--device {device}: PyTorch runs a checkpoint, on this machine; give its exported file")
+    if artifact.suffix == ".pt":
+        here = {"--device": None if device == "local" else device, "--runtime": runtime}
+        refuse_without_effect(here, "is for an exported file, and PyTorch runs a checkpoint on this machine")
+    else:
+        refuse_without_effect({"--head": head}, f"of {artifact.name} it was chosen when it was exported")
     profile = load_target(target) if target else None
     side = side_to_run(artifact, imgsz, profile, trust=trust)
     split = split or (profile.accuracy.split if profile else "val")
@@ -322,7 +338,7 @@ def val_command(
                 imgsz=side,
                 split=split,
                 batch=batch,
-                head=head,
+                head=head or "auto",
                 runtime=used,
                 threads=threads,
                 trust=trust,

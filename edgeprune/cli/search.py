@@ -38,7 +38,7 @@ def profile(
     plot: Annotated[
         Path | None, typer.Option(callback=output_file, help="Write the figure (.svg, or .html with the table).")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Layers to list, the slowest first.")] = 20,
+    rows: Annotated[int, typer.Option(min=1, help="Layers to list, the slowest first.")] = 20,
     seed: Seed = 0,
     trust: Trust = False,
 ) -> None:

@@ -16,20 +16,19 @@ from typing import Any
 
 from edgeprune.artifact import sha256_of, write_files
 from edgeprune.errors import DataError, StageError, TargetError, first_line
-from edgeprune.reading import is_file, read_bytes, shown
+from edgeprune.reading import is_file, shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD
 from edgeprune.records.signature import SIGNATURE, refuse_other_signature
 from edgeprune.records.verify import verify_build
 from edgeprune.scratch import scratch
-from edgeprune.version import __version__, declared, pip, pip_extra
-from edgeprune.workspace import BUNDLE, run_directory_of
+from edgeprune.version import declared, pip, pip_extra
+from edgeprune.workspace import BUNDLE
 
 MLFLOW = "mlflow:"
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 DIGEST_TAG = "edgeprune.build_json_sha256"
 SIGNATURE_TAG = "edgeprune.signature_sha256"
-REPORT, PAGE = "report.md", "report.html"
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def push(directory: Path, to: str, *, name: str | None = None) -> Pushed:
 
 
 def _shipment(directory: Path, name: str | None) -> _Shipment:
-    from edgeprune.report.build import build_markdown, build_page
+    from edgeprune.report.build import PAGE, REPORT, build_markdown, build_page, page_beside
 
     verified = verify_build(directory)
     verified.require_as_built()
@@ -132,7 +131,6 @@ def _shipment(directory: Path, name: str | None) -> _Shipment:
     if signed:
         refuse_other_signature(bundle, record)
     names = [*record.bundle, RECORD, *([SIGNATURE] if signed else [])]
-    report = build_markdown(record).encode()
     return _Shipment(
         name=name,
         record=record,
@@ -141,26 +139,10 @@ def _shipment(directory: Path, name: str | None) -> _Shipment:
         signature=sha256_of(bundle / SIGNATURE) if signed else "",
         files={f"{BUNDLE}/{name}": bundle / name for name in names},
         reports={
-            REPORT: report,
-            PAGE: _page_with_pictures(record, bundle, report) or build_page(record).encode(),
+            REPORT: build_markdown(record).encode(),
+            PAGE: page_beside(record, bundle) or build_page(record).encode(),
         },
     )
-
-
-def _page_with_pictures(record: BuildRecord, bundle: Path, report: bytes) -> bytes:
-    """The page that the build left beside its bundle; empty where none is there, or another build's.
-
-    A page is written before the report beside it, so that it is of the record whose report that is. Another version of
-    edgeprune may have put the report otherwise: of its pages, that of a run directory is taken.
-    """
-    page = bundle.parent / PAGE
-    if bundle.name != BUNDLE or not is_file(page):
-        return b""
-    if record.edgeprune == __version__:
-        ours = is_file(page.with_name(REPORT)) and read_bytes(page.with_name(REPORT)) == report
-    else:
-        ours = run_directory_of(bundle) is not None
-    return read_bytes(page) if ours else b""
 
 
 def _to_folder(shipment: _Shipment, root: Path) -> Pushed:

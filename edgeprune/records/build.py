@@ -148,6 +148,8 @@ class BuildRecord:
         host: the machine that the build ran on.
         device: the machine that engines were built and timed on; None while they wait for one.
         next_command: what to type where the target's runtime is, while gates are PENDING.
+        carried_by: what carried the folder to its board and the results back; None where nothing was carried, and in
+            older records.
         input_size: why the input has the size that it has; None in older records.
         levers: why the number format is what it is; None where the profile names it, and in older records.
         sha256: of the file itself with this value left empty; None in older records.
@@ -174,6 +176,7 @@ class BuildRecord:
     host: DeviceFacts
     device: DeviceRow | None = None
     next_command: str | None = None
+    carried_by: str | None = None
     input_size: InputSize | None = None
     levers: str | None = None
     channels: int = 3

@@ -112,8 +112,9 @@ def verify_build(directory: Path) -> Verification:
 
 def _others(bundle: Path, record: BuildRecord) -> tuple[str, ...]:
     found: list[str] = []
-    for folder, _, names in os.walk(bundle):
-        found += (Path(folder, name).relative_to(bundle).as_posix() for name in names)
+    for folder, folders, names in os.walk(bundle):
+        linked = [name for name in folders if Path(folder, name).is_symlink()]  # which are not walked into
+        found += (Path(folder, name).relative_to(bundle).as_posix() for name in [*names, *linked])
     return tuple(sorted(set(found) - set(record.bundle) - {RECORD}))
 
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
+from edgeprune.reading import is_file, read_bytes
 from edgeprune.records.build import BuildRecord
 from edgeprune.report.build_plots import build_plots
 from edgeprune.report.diagnosis import diagnosis_table
 from edgeprune.report.page import render
 from edgeprune.report.scenes import legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
+from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line, signed_text
 from edgeprune.report.verdict import (
     COLUMNS,
     CONNECTED,
@@ -34,6 +37,8 @@ from edgeprune.report.verdict import (
 )
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, Bounds, bounds, value_of
+from edgeprune.version import __version__
+from edgeprune.workspace import BUNDLE, run_directory_of
 
 if TYPE_CHECKING:
     from edgeprune.measure.scenes import Scene
@@ -44,15 +49,18 @@ MEANINGS = {
     Verdict.INCONCLUSIVE: "The measurements do not settle it: nothing failed, nothing is proven.",
     Verdict.PENDING: "It was not all measured on the target yet.",
 }
+REPORT, PAGE = "report.md", "report.html"
+SCENES_BEGIN, SCENES_END = Markup("<!-- scenes: begin -->"), Markup("<!-- scenes: end -->")
 UNPRUNED = " The budget was met without pruning: what ships is the model as it was given."
 
 
-def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
+def build_page(record: BuildRecord, scenes: Sequence[Scene] = (), before: str = "") -> str:
     """The page as text of one file.
 
     Args:
         record: of the build.
         scenes: the same images through the unpruned model and what ships.
+        before: an earlier page of the same models, whose drawn scenes are taken where none are given.
     """
     target, verdict, gates = record.target, record.verdict, record.gates
     shown_once = record.next_command, "the command above"
@@ -77,12 +85,39 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = ()) -> str:
         classes=classes_table(record),
         legend=legend_of(scenes),
         scenes=scene_figures(scenes),
+        scenes_begin=SCENES_BEGIN,
+        scenes_end=SCENES_END,
+        drawn_before=_drawn_scenes(before),
         scenes_split=record.stages.engine.facts.accuracy.accuracy.split,
         conditions=conditions_table(record),
         command=shell_line(record.command),
         provenance=f"edgeprune {record.edgeprune}, seed {record.seed}, {record.created}; weights sha256 "
         f"{record.weights.sha256[:16]}…",
     )
+
+
+def page_beside(record: BuildRecord, bundle: Path) -> bytes:
+    """The page that the build left beside its bundle; empty where none is there, or another build's.
+
+    A page is written before the report beside it, so that it is of the record whose report that is. Another version of
+    edgeprune may have put the report otherwise: of its pages, that of a run directory is taken.
+    """
+    page = bundle.parent / PAGE
+    if bundle.name != BUNDLE or not is_file(page):
+        return b""
+    if record.edgeprune == __version__:
+        report = page.with_name(REPORT)
+        ours = is_file(report) and read_bytes(report) == build_markdown(record).encode()
+    else:
+        ours = run_directory_of(bundle) is not None
+    return read_bytes(page) if ours else b""
+
+
+def _drawn_scenes(page: str) -> Markup:
+    """The section of scenes in a page that :func:`build_page` made; empty where it has none."""
+    _, begin, rest = page.partition(SCENES_BEGIN)
+    section, end, _ = rest.partition(SCENES_END)
+    return Markup(f"{begin}{section}{end}") if end else Markup()
 
 
 def _meaning(record: BuildRecord) -> str:
@@ -143,7 +178,7 @@ def _tiles(record: BuildRecord) -> list[_Tile]:
         slow, fast = (ms_text(value_of(measurement.values, statistic)) for measurement in pair)
         tiles.append(_Tile(f"latency {statistic}", f"{fast} ms", f"from {slow} ms"))
     if (ratio := record.speed_up) is not None:
-        tiles.append(_Tile("speed-up", f"×{ratio.ratio:.2f}", f"{ratio.low:.3f} to {ratio.high:.3f}"))
+        tiles.append(_Tile("speed-up", f"×{ratio.ratio:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}"))
     change = change_text(baseline.reference_accuracy - engine.accuracy.value)
     tiles.append(_Tile(engine.accuracy.metric, f"{engine.accuracy.value:.4f}", f"{change} against the unpruned"))
     before = engine.unpruned_bytes(baseline) / 2**20
@@ -156,7 +191,7 @@ def classes_table(record: BuildRecord) -> Table:
     before = record.stages.baseline.facts.reference.accuracy.per_class
     after = record.stages.engine.facts.accuracy.accuracy.per_class
     rows = [
-        (name, f"{value:.4f}", f"{after[name]:.4f}", f"{after[name] - value:+.4f}")
+        (name, f"{value:.4f}", f"{after[name]:.4f}", signed_text(after[name] - value))
         for name, value in before.items()
         if name in after
     ]

@@ -10,7 +10,7 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.page import render
 from edgeprune.report.scenes import draw_scene, legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import interval_text, ms_text, number_text, shell_line
+from edgeprune.report.text import interval_text, ms_text, number_text, shell_line, signed_text
 from edgeprune.samples.statistics import bounds, value_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def models_table(comparison: Comparison) -> Table:
     second = "top-5 accuracy" if comparison.task == "classify" else "mAP50"
     rows += [
         (comparison.metric, *(f"{model.accuracy.map50_95:.4f}" for model in models)),
-        (f"{comparison.metric}, change", "", *(f"{change:+.4f}" for change in changes)),
+        (f"{comparison.metric}, change", "", *(signed_text(change) for change in changes)),
         (second, *(f"{model.accuracy.map50:.4f}" for model in models)),
     ]
     return Table.of(("", *(model.name for model in models)), rows)
@@ -229,7 +229,7 @@ def by_class(comparison: Comparison) -> Plot | None:
         ),
     )
     alt = f"Classes: {len(first)}, drawn are those that changed most. "
-    alt += f"The most was lost in {worst[2]} by {worst[1]}: {worst[0]:+.4f}."
+    alt += f"The most was lost in {worst[2]} by {worst[1]}: {signed_text(worst[0])}."
     height_in = max(2.4, 0.25 * len(shown) * len(comparison.models) + 1)
     return draw_plot("classes", "Accuracy by class", alt, draw, classes_table(comparison), height_in=height_in)
 
@@ -246,5 +246,5 @@ def _summary(comparison: Comparison) -> str:
         change = model.accuracy.map50_95 - first.accuracy.map50_95
         ratio = model.latency.speed_up if model.latency else None
         speed = f"×{ratio.ratio:.2f} the speed ({ratio.low:.2f} to {ratio.high:.2f}), " if ratio else ""
-        changes.append(f"{model.name}: {speed}{comparison.metric} {change:+.4f}")
+        changes.append(f"{model.name}: {speed}{comparison.metric} {signed_text(change)}")
     return f"Against {first.name}. {'; '.join(changes)}."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
+from edgeprune.report.text import signed_text
 from edgeprune.samples.statistics import interval_half_width
 from edgeprune.target import extending_yaml
 
@@ -97,12 +98,12 @@ def choice_sentence(choice: Choice, metric: str, ahead: Callable[[Row, Row], Dro
 
 def _with_ends(difference: float, interval: DropInterval | None) -> str:
     """A difference of accuracy, and its 95 % interval over images where one is known."""
-    text = f"{difference:+.4f}"
+    text = signed_text(difference)
     if interval is None:
         return text
     if interval.standard_error is None:
         return f"{text} ({interval.images} images {interval.why_unknown})"
-    return f"{text} ({interval.ends[0]:+.4f} to {interval.ends[1]:+.4f})"
+    return f"{text} ({signed_text(interval.ends[0])} to {signed_text(interval.ends[1])})"
 
 
 def how_to_build(found: Frontier, one: Recommendation) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,20 +10,43 @@ if TYPE_CHECKING:
     from edgeprune.samples.statistics import RatioInterval
     from edgeprune.target import Budget
 
+DIGITS, MOST_DIGITS = 4, 9  # of a number in a table; where two that differ would read alike
 
-def number_text(value: float | None, unit: str) -> str:
-    """A number with its unit: four significant digits, no exponent where a person would not write one."""
+
+def number_text(value: float | None, unit: str, digits: int = DIGITS) -> str:
+    """A number with its unit: so many significant digits, no exponent where a person would not write one."""
     if value is None:
         return "–"
     if value == 0:
         text = "0"
     elif abs(value) < 1e-3:
-        text = f"{value:.1e}"
+        text = f"{value:.{digits - 3}e}"
     else:
-        text = f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+        text = f"{value:.{digits}g}" if abs(value) < 1e4 else f"{value:,.{digits - DIGITS}f}"
     if unit == "×":
         return f"×{text}"
     return f"{text} {unit}".strip()
+
+
+def signed_text(value: float, digits: int = DIGITS) -> str:
+    """A change with its sign, so many digits behind the point; what is nothing by them has no sign."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def told_apart(value: float | None, limit: float | None, text: Callable[[float | None, int], str]) -> tuple[str, str]:
+    """A figure and its limit as text, with as many more digits as it takes that they read alike only where they are: by
+    four digits 1.4996 would stand as 1.5 beside a limit of 1.5, and FAIL behind it.
+
+    Args:
+        value, limit: to be shown side by side.
+        text: shows one of them with a number of digits.
+    """
+    pair = text(value, DIGITS), text(limit, DIGITS)
+    if value is None or limit is None or value == limit:
+        return pair
+    tried = ((text(value, digits), text(limit, digits)) for digits in range(DIGITS, MOST_DIGITS + 1))
+    return next((both for both in tried if both[0] != both[1]), pair)
 
 
 def ms_text(value: float | None) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from edgeprune.records.gates import drop_gate, what_ran
 from edgeprune.report.table import Table
-from edgeprune.report.text import number_text, shell_line
+from edgeprune.report.text import DIGITS, number_text, shell_line, signed_text, told_apart
 from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
 
 if TYPE_CHECKING:
@@ -29,22 +28,21 @@ def gate_cells(gate: Gate) -> tuple[str, ...]:
 
     A drop is shown as the change that it is, as everywhere: + is a gain, - a loss.
     """
-    metric, show = gate.metric, partial(number_text, unit=gate.unit)
+    metric, show = gate.metric, lambda value, digits: number_text(value, gate.unit, digits)
     if metric.endswith(DROP):
         metric, show = metric.removesuffix(DROP) + " change", change_text
     return (
         gate.stage,
         metric,
-        show(gate.value),
-        show(gate.limit),
+        *told_apart(gate.value, gate.limit, show),
         gate.verdict.value if gate.limit is not None or gate.verdict is not Verdict.PASS else "info",
         gate.reason,
     )
 
 
-def change_text(drop: float | None) -> str:
+def change_text(drop: float | None, digits: int = DIGITS) -> str:
     """What a loss is as a change, with its sign."""
-    return "–" if drop is None else f"{-drop:+.4f}"
+    return "–" if drop is None else signed_text(-drop, digits)
 
 
 def gate_text(gate: Gate) -> str:
@@ -166,12 +164,17 @@ def next_step(record: BuildRecord) -> NextStep | None:
     if record.verdict is Verdict.FAIL:
         gates = deciding_gates(record.gates, record.verdict)
         failed = dict.fromkeys(_remedy(gate, record) for gate in gates)
+        finished = "finished stages are taken as they are"
+        if record.carried_by:
+            finished += ", and what comes out is carried to the board again"
         if any(gate.metric.endswith(DROP) for gate in gates):
             again = _trained_longer(record)
-        return NextStep(f"with {' and '.join(failed)} (finished stages are taken as they are)", again)
+        return NextStep(f"with {' and '.join(failed)} ({finished})", again)
     if record.verdict is Verdict.PENDING:
         return NextStep("where it can be measured", again)
     needs = " and ".join(dict.fromkeys(_need(gate, record) for gate in deciding_gates(record.gates, record.verdict)))
+    if needs == QUIET and record.carried_by:  # the build's own command measures nothing without a connection
+        return NextStep("once nothing else runs on the board", record.carried_by, _connected(record))
     if needs == QUIET:
         return NextStep(f"on {QUIET} (finished stages are taken as they are)", again)
     if needs == _more_images(record):

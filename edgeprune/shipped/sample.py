@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -276,9 +278,6 @@ def main() -> None:
     if image.shape[2] != model.channels:
         parser.error(f"{options.image}: has {image.shape[2]} channels, and the model takes {model.channels}")
     detections = model(image)
-    for found in detections:
-        place = "" if found.box is None else " ".join(f"{side:.1f}" for side in found.box)
-        print(f"{found.name} {found.score:.3f} {place}".rstrip())
     output = options.output or Path(f"{options.image.stem}-found.png")
     try:
         written = cv2.imwrite(str(output), draw(image, detections))
@@ -286,8 +285,16 @@ def main() -> None:
         written = False
     if not written:
         parser.error(f"{output}: cannot be written; name a .png or .jpg in a folder that is there: --output")
+    for found in detections:
+        place = "" if found.box is None else " ".join(f"{side:.1f}" for side in found.box)
+        print(f"{found.name} {found.score:.3f} {place}".rstrip())
     print(f"{len(detections)} found, drawn in {output}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the lines had enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes as it ends
+        sys.exit(141)

@@ -35,7 +35,7 @@ HEADS = {
 CLASSIFIER = "`output0` (batch, classes) has probabilities"
 FILES = {
     "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
-    "model.pt": 'the same, pruned and fine-tuned, for plain Ultralytics: `YOLO("model.pt")`',
+    "model.pt": 'its checkpoint, {made}, for plain Ultralytics: `YOLO("model.pt")`',
     "engine.onnx": "the graph as ONNX Runtime optimised it for the machine that built it: **load it only there**",
     "engine.engine": "TensorRT's engine: **for the board and the TensorRT version that built it**, no other",
     "engine.engine.json": "which those are, the engine's layers and their number formats",
@@ -62,7 +62,7 @@ def readme(record: BuildRecord, graph: Path) -> str:
     return render_markdown(
         "bundle",
         record=record,
-        files={name: what for name, what in FILES.items() if name in there},
+        files={name: what.format(made=_made(record)) for name, what in FILES.items() if name in there},
         height=height,
         width=width,
         on_board=on_board,
@@ -115,6 +115,15 @@ def trtexec_lines(
             trtexec=program,
         ),
     ]
+
+
+def _made(record: BuildRecord) -> str:
+    """What was done to the weights that were given, in words."""
+    stages = record.stages
+    done = ["pruned"] if not stages.prune.facts.unpruned else []
+    done += ["fine-tuned"] if stages.finetune is not None else []
+    done += ["trained in INT8"] if stages.qat is not None else []
+    return " and ".join(done) or "as it was given"
 
 
 def _planes(channels: int) -> str:

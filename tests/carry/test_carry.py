@@ -777,3 +777,27 @@ def test_a_full_disk_here_is_not_taken_for_a_damaged_archive(
     monkeypatch.setattr(Path, "open", lambda *_: Full())
     with pytest.raises(StageError, match="cannot be written: No space left on device; free some space"):
         back._unpack(results, tmp_path)
+
+
+def test_the_scenes_of_the_page_outlive_what_comes_back(run: Path, results: Path, tmp_path: Path) -> None:
+    from edgeprune.report.build import build_markdown, build_page
+    from tests.measure.test_scenes import scene
+
+    here = copied(run, tmp_path)
+    (here / "report.md").write_text(build_markdown(read_build(here)))
+    (here / "report.html").write_text(build_page(read_build(here), [scene()]))
+    for _ in range(2):
+        record, _ = import_results(results, here)
+        page = (here / "report.html").read_text()
+        assert page == build_page(record, [scene()]) and record.carried_by == "scp and so on"
+
+
+def test_of_two_copies_of_a_build_none_is_chosen(
+    run: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-copy", "one"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        copied(run, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="runs/a-copy, runs/one all packed this request; name the run directory"):
+        import_results(results)

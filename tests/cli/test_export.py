@@ -294,3 +294,31 @@ def test_a_limit_of_parity_is_on_angles_and_masks_too_and_they_are_told(task, ex
     result = CliRunner().invoke(app, ["parity", "m.pt", "m.onnx", "--data", "d.yaml", "--limit", "0.01"])
     assert result.exit_code == code
     assert says in result.output and "100.0% of 9 detections agree" in result.output
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1"])
+def test_a_limit_of_parity_is_a_number_that_can_be_kept(limit, files):
+    given = ["parity", str(files / "m.onnx"), str(files / "m.onnx"), "--data", "d.yaml", "--limit", limit]
+    result = CliRunner().invoke(app, given)
+    by_range = result.exit_code == 2 and "--limit" in result.output
+    assert by_range or (isinstance(result.exception, TargetError) and "a finite number" in str(result.exception))
+
+
+@pytest.mark.parametrize(
+    ("artifact", "options", "says"),
+    [
+        ("m.pt", ["--runtime", "trtexec"], "--runtime: is for an exported file, and PyTorch runs a checkpoint"),
+        ("m.pt", ["--device", "user@board"], "--device: is for an exported file, and PyTorch runs a checkpoint"),
+        ("m.onnx", ["--head", "raw"], "--head: of m.onnx it was chosen when it was exported; leave it out"),
+    ],
+)
+def test_val_refuses_what_would_change_nothing(artifact, options, says, files, classes):
+    result = CliRunner().invoke(app, ["val", str(files / artifact), "--data", str(classes / "d"), *options])
+    assert isinstance(result.exception, TargetError) and says in str(result.exception)
+
+
+def test_lint_refuses_what_a_list_of_layers_does_not_ask_for(files):
+    result = CliRunner().invoke(app, ["lint", str(files / "m.onnx"), "--nodes", "--tensorrt", "10.3"])
+    assert isinstance(result.exception, TargetError) and "--tensorrt: is what the graph is held against" in str(
+        result.exception
+    )

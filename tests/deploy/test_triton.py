@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from google.protobuf import text_format
+from typer.testing import CliRunner
+from ultralytics import YOLO
 
 from edgeprune.artifact import write_files
+from edgeprune.cli.deploy import app
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.deploy.triton import triton_files
 from edgeprune.errors import DataError, TargetError
@@ -174,3 +178,14 @@ def test_an_engine_of_another_graph_is_not_served(tmp_path):
     for path in (model.onnx.parent, model.onnx):
         with pytest.raises(DataError, match=r"engine\.engine was built from another graph than .*model\.onnx; give"):
             ShippedModel.read(path)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment", "classify"])
+def test_the_line_that_is_printed_predicts_by_the_models_task(task, tmp_path):
+    path = saved(stock_model("yolov8", task), tmp_path / "m.pt")
+    onnx_from_checkpoint(path, tmp_path / "model.onnx", imgsz=64)
+    printed = CliRunner().invoke(app, ["triton", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "models")]).output
+    line = next(line for line in printed.splitlines() if "YOLO(" in line)
+    address, named = re.search(r"YOLO\('(.*)', task='(.*)'\)", line).groups()
+    model = YOLO(address, task=named)
+    assert named == task and model._smart_load("predictor").__name__.lower().startswith(task[:6])

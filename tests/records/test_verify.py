@@ -277,3 +277,11 @@ def test_a_build_of_the_first_schema_is_verified_as_far_as_it_goes(
     (tmp_path / "plan.json").write_text("other")
     assert typed(monkeypatch, "verify", tmp_path) == 2
     assert "plan.json was changed" in capsys.readouterr().err
+
+
+def test_what_is_not_of_the_build_is_named_a_linked_folder_too(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.txt").touch()
+    (bundle / "extra").symlink_to(tmp_path / "elsewhere")
+    (bundle / "note.txt").touch()
+    assert verify_build(bundle).others == ("extra", "note.txt")

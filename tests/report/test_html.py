@@ -284,3 +284,11 @@ def test_scales_are_drawn_when_the_build_sparsified() -> None:
     assert record.stages.sparsify is not None
     scales, _ = scale_plots(None, record.stages.sparsify.facts.scales.after)
     assert "scales 50.0%" in scales.alt
+
+
+def test_scenes_that_were_drawn_are_taken_over(text: str) -> None:
+    drawn = build_page(record := build_record(), [scene()])
+    assert text == build_page(record) and "Detections side by side" not in text
+    assert build_page(record, before=drawn) == drawn
+    assert build_page(record, before=build_page(record, before=drawn)) == drawn
+    assert build_page(record, before=text) == text

@@ -308,3 +308,38 @@ def test_a_build_that_waits_for_its_board_is_offered_a_connection_before_the_way
         print_next_step(other)
         texts = [capsys.readouterr().out, build_page(other), build_markdown(other), readme(other, Path("model.onnx"))]
         assert not any("carried by hand" in text for text in texts)
+
+
+@pytest.mark.parametrize("digits", [4, 5])
+def test_no_loss_reads_as_none_and_a_near_miss_as_a_miss(digits: int) -> None:
+    least = 10**-digits
+    kept = accuracy_gate("engine", 0.5, 0.5, 0.0, interval=DropInterval(0.0, 0.0, 72, 0))
+    assert gate_cells(kept)[2:4] == ("0.0000", "0.0000")
+    assert gate_cells(accuracy_gate("engine", 0.5, 0.5 + 0.3e-4, 0.02))[2] == "0.0000"
+    for value, limit, unit in ((1.5 - least, 1.5, "×"), (8 + 1e-2 * least, 8.0, "ms"), (0.02 + least / 2, 0.02, "mAP")):
+        metric = "mAP drop" if unit == "mAP" else "latency"
+        _, _, shown, allowed, verdict, _ = gate_cells(Gate("engine", metric, value, limit, unit, Verdict.FAIL, ""))
+        assert shown != allowed and verdict == "FAIL"
+    assert gate_cells(Gate("engine", "latency", 8.0, 8.0, "ms", Verdict.PASS, ""))[2:4] == ("8 ms", "8 ms")
+
+
+def test_what_was_carried_to_its_board_is_carried_there_again(capsys: pytest.CaptureFixture[str]) -> None:
+    board = load_target("jetson-orin-nano")
+    record = replace(undecided(UNSTEADY), target=board)
+    record = replace(record, carried_by="scp -r there && edgeprune import-results results.tar --run runs/x")
+    print_next_step(record)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--device user@host or, carried by hand: scp -r there && edgeprune import-results" in told
+    failed = replace(UNSTEADY, verdict=Verdict.FAIL)
+    print_next_step(replace(record, gates=(failed,), verdict=Verdict.FAIL))
+    assert "carried to the board again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_checkpoint_of_a_bundle_is_called_what_it_is() -> None:
+    record = build_record("PASS")
+    record = replace(record, bundle={**record.bundle, "model.pt": "0" * 64})
+    assert "its checkpoint, pruned and fine-tuned, for plain" in readme(record, Path("model.onnx"))
+    stages = record.stages
+    unpruned = replace(stages.prune, facts=replace(stages.prune.facts, unpruned=True))
+    given = replace(record, stages=replace(stages, prune=unpruned, finetune=None))
+    assert "its checkpoint, as it was given, for plain" in readme(given, Path("model.onnx"))

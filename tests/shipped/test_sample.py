@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -328,3 +329,15 @@ def test_boxes_are_suppressed_by_class_by_an_opencv_of_a_jetpack_too(monkeypatch
     kept = batched_nms(*map(torch.from_numpy, (rows[:, :4], rows[:, 4], rows[:, 5])), sample.MAX_OVERLAP)
     assert np.array_equal(sample.suppress(rows, rotated=False), rows[kept.numpy()])
     assert number < 2 or 1 < len(kept) < number
+
+
+def test_the_picture_is_drawn_for_a_reader_who_wants_one_line_alone(tmp_path: Path) -> None:
+    image = np.full((64, 64, 3), 200, np.uint8)
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    path = saved(stock_model("yolov8", "classify"), tmp_path / "m.pt")
+    onnx_from_checkpoint(path, tmp_path / "model.onnx", imgsz=64)
+    script = shlex.join([sys.executable, sample.__file__, "image.png", "--model", "model.onnx"])
+    done = subprocess.run(
+        ["sh", "-c", f"{script} | true"], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+    )
+    assert done.stderr == "" and (tmp_path / "image-found.png").is_file()
