@@ -17,7 +17,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import IO, Any, Generic, TypeVar, cast
 
 from edgeprune.artifact import Artifact, Role, sha256_of
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
@@ -268,7 +268,7 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
     was being replaced when it stopped is put back.
 
     Args:
-        root: the run directory, or the folder of a sweep or a frontier.
+        root: the run directory, the folder of a sweep or a frontier, or the scratch folder of a training.
         work: one word for what is done in it, told to whoever comes meanwhile.
 
     Raises:
@@ -295,18 +295,33 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
             ) from error
         except OSError as error:  # ENOLCK, ENOTSUP, ENOSYS: a mount without locks; nobody is known to be here
             raise TargetError(
-                f"{root}: locks do not work on this file system ({error.strerror or first_line(error)}), so two builds "
-                "could not be kept apart here; give a folder on another one: --out DIRECTORY"
+                f"{root}: locks do not work on this file system ({error.strerror or first_line(error)}), so two of "
+                "them could not be kept apart here; give a folder on another one: --out DIRECTORY"
             ) from error
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"{work} {os.getpid()}")
-        handle.flush()
-        for leftover in root.glob(".partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if (old := root / OLD_BUNDLE).is_dir():
-            _keep_one_bundle(old, root / BUNDLE)
-        yield Workspace(root)
+        with contextlib.suppress(OSError):  # a full disk: whoever comes is not told who works here
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), f"{work} {os.getpid()}".encode())
+        _held.add(handle)
+        try:
+            for leftover in root.glob(".partial-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            if (old := root / OLD_BUNDLE).is_dir():
+                _keep_one_bundle(old, root / BUNDLE)
+            yield Workspace(root)
+        finally:
+            _held.discard(handle)
+
+
+_held: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """In a child that was forked: a loader that outlives a killed training for a moment would hold its lock."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _keep_one_bundle(old: Path, bundle: Path) -> None:

@@ -269,3 +269,21 @@ def test_a_build_is_held_by_its_run_directory_or_its_bundle(
         with held_build(directory), pytest.raises(StageError, match="another build"), open_workspace(tmp_path):
             pass
     assert [path.name for path in (tmp_path / BUNDLE).iterdir()] == []
+
+
+def test_a_child_that_outlives_a_build_does_not_hold_its_run_directory(tmp_path):
+    """Loaders of images are forked, and live on for a moment when what forked them is killed."""
+    reading, writing = os.pipe()
+    with open_workspace(tmp_path, "training"):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the test has ended
+            os._exit(0)
+    try:
+        with open_workspace(tmp_path):
+            pass
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+        os.close(reading)

@@ -24,7 +24,7 @@ from edgeprune.training.classes import fit_classes, require_same_names
 from edgeprune.training.early_stop import StopAtGoal
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
-from edgeprune.training.run import Watcher, run_training
+from edgeprune.training.run import Watcher, alone_in, run_training
 from edgeprune.training.sizes import sized
 from edgeprune.training.trainers import averaged_model
 
@@ -69,7 +69,7 @@ def finetune(
     Raises:
         TargetError: a wrong setting, or ``best.pt`` would take the place of the weights.
         DataError: weights, teacher or data set are unusable or disagree.
-        StageError: training failed, or the structure changed.
+        StageError: training failed, the structure changed, or another training works in ``work``.
     """
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     source = checkpoint.load(weights, trust=trust)
@@ -84,49 +84,52 @@ def finetune(
         dataset = known if known.one_class or not asked else dataset.of_one_class()
     if dataset.one_class:
         settings = replace(settings, train={**settings.train, "single_cls": True})
-    given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
-    names = dict(dataset.names)
-    if fit_classes(before, names, by_name=settings.train.get("cls_remap", True)):
-        progress(f"the head is given the {len(names)} classes of {data}")
-    if settings.teacher:
-        teacher = load_teacher(
-            settings.teacher,
-            source.task,
-            names,
-            settings,
-            channels=dataset.channels,
-            kpt_shape=dataset.kpt_shape,
-            trust=trust,
-            student=before,
+    with alone_in(work):
+        given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
+        names = dict(dataset.names)
+        if fit_classes(before, names, by_name=settings.train.get("cls_remap", True)):
+            progress(f"the head is given the {len(names)} classes of {data}")
+        if settings.teacher:
+            teacher = load_teacher(
+                settings.teacher,
+                source.task,
+                names,
+                settings,
+                channels=dataset.channels,
+                kpt_shape=dataset.kpt_shape,
+                trust=trust,
+                student=before,
+            )
+            settings = replace(settings, teacher=checkpoint.for_ultralytics(teacher, Path(work) / "teacher.pt"))
+        if until is not None:
+            watchers = [*watchers, ("on_fit_epoch_end", StopAtGoal(until))]
+            identity = {**(identity or {}), "until": asdict(until)}
+        identity = {**(identity or {}), "dataset": dataset.digest}
+        run = run_training(
+            work,
+            given,
+            data=data,
+            settings=settings,
+            watchers=watchers,
+            identity=identity,
+            keep_given=keep == "best",
+            label=label,
+            progress=progress,
         )
-        settings = replace(settings, teacher=checkpoint.for_ultralytics(teacher, Path(work) / "teacher.pt"))
-    if until is not None:
-        watchers = [*watchers, ("on_fit_epoch_end", StopAtGoal(until))]
-        identity = {**(identity or {}), "until": asdict(until)}
-    identity = {**(identity or {}), "dataset": dataset.digest}
-    run = run_training(
-        work,
-        given,
-        data=data,
-        settings=settings,
-        watchers=watchers,
-        identity=identity,
-        keep_given=keep == "best",
-        label=label,
-        progress=progress,
-    )
-    after: Any = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)
-    if checkpoint.shape_signature(after) != checkpoint.shape_signature(before):
-        raise StageError(
-            f"training changed the model from {checkpoint.parameter_count(before)} to "
-            f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
+        after: Any = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)
+        if checkpoint.shape_signature(after) != checkpoint.shape_signature(before):
+            raise StageError(
+                f"training changed the model from {checkpoint.parameter_count(before)} to "
+                f"{checkpoint.parameter_count(after)} parameters; report this with the Ultralytics version"
+            )
+        after.names = names  # the trainer does not know what the one class of a model is called
+        carried = source.edgeprune if metadata is None else metadata
+        if "shape_signature" in carried:  # another data set's classes are the one change of shapes that is meant
+            carried = {**carried, "shape_signature": checkpoint.shape_signature(after)}
+        epoch = run.best_epoch if keep == "best" else run.epochs_run
+        return result_from_run(
+            run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=carried
         )
-    after.names = names  # the trainer does not know what the one class of a model is called
-    carried = source.edgeprune if metadata is None else metadata
-    if "shape_signature" in carried:  # another data set's classes are the one change of shapes that is meant
-        carried = {**carried, "shape_signature": checkpoint.shape_signature(after)}
-    epoch = run.best_epoch if keep == "best" else run.epochs_run
-    return result_from_run(run, after, epoch=epoch, data=data, out=out, settings=settings, work=work, metadata=carried)
 
 
 def load_teacher(

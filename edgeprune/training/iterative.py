@@ -7,6 +7,7 @@ share of the epochs repairs it. One round is the one-shot schedule, so that the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from edgeprune.quiet import process_state_kept
 from edgeprune.settings import PruneSettings, TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import PruningRound
+from edgeprune.training.run import alone_in
 from edgeprune.training.sizes import sized
 
 
@@ -70,34 +72,37 @@ def prune_in_rounds(
     settings = sized(settings, unpruned)
     unpruned_macs = float(Pruner(unpruned.model, settings.side, align=align, head=settings.head).macs())
     current, finished, batches = Path(weights), [], None
-    for number in range(1, rounds + 1):
-        folder = Path(work) / f"round-{number}"
-        start = folder / "pruned.pt"
-        loaded = checkpoint.load(current, trust=trust and number == 1)
-        if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
-            batches = labelled_batches(loaded, data, settings.side, seed=settings.seed, trust=trust)
-        pruner = Pruner(loaded.model, settings.side, align=align, head=settings.head)
-        further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())
-        plan = pruner.plan(
-            macs_speed_up=max(further, 1.0),
-            importance=importance,
-            scope=scope,
-            batches=batches,
-            seed=settings.seed,
-        )
-        carried = {**(loaded.edgeprune if metadata is None else metadata), **metadata_of(plan)}
-        checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=carried)
-        epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
-        trained = finetune(
-            start,
-            data=data,
-            out=Path(out) if number == rounds else folder / "out",
-            settings=replace(settings, epochs=max(epochs, 1), time_h=settings.time_h and settings.time_h / rounds),
-            work=folder,
-            trust=trust,
-            label=f"round {number}/{rounds}",
-            progress=progress,
-        )
-        finished.append(PruningRound(unpruned_macs / plan.macs[1], trained))
-        current = trained.best
+    with ExitStack() as stack:
+        for number in range(1, rounds + 1):
+            folder = Path(work) / f"round-{number}"
+            start = folder / "pruned.pt"
+            loaded = checkpoint.load(current, trust=trust and number == 1)
+            if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
+                batches = labelled_batches(loaded, data, settings.side, seed=settings.seed, trust=trust)
+            pruner = Pruner(loaded.model, settings.side, align=align, head=settings.head)
+            further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())
+            plan = pruner.plan(
+                macs_speed_up=max(further, 1.0),
+                importance=importance,
+                scope=scope,
+                batches=batches,
+                seed=settings.seed,
+            )
+            carried = {**(loaded.edgeprune if metadata is None else metadata), **metadata_of(plan)}
+            if number == 1:
+                stack.enter_context(alone_in(work))  # of all rounds
+            checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=carried)
+            epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
+            trained = finetune(
+                start,
+                data=data,
+                out=Path(out) if number == rounds else folder / "out",
+                settings=replace(settings, epochs=max(epochs, 1), time_h=settings.time_h and settings.time_h / rounds),
+                work=folder,
+                trust=trust,
+                label=f"round {number}/{rounds}",
+                progress=progress,
+            )
+            finished.append(PruningRound(unpruned_macs / plan.macs[1], trained))
+            current = trained.best
     return finished

@@ -15,7 +15,7 @@ from edgeprune.training.finetune import finetune
 from edgeprune.training.model_yaml import read_model_yaml
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
-from edgeprune.training.run import run_training
+from edgeprune.training.run import alone_in, run_training
 
 
 @one_run()
@@ -59,9 +59,10 @@ def pretrain(
     taken_size(settings.side, max(described.stride, STRIDE), described.task)
     dataset = Dataset.load(data, task=described.task, trust=trust)
     identity = {"dataset": dataset.digest}
-    run = run_training(
-        work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=progress
-    )
-    return result_from_run(
-        run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata
-    )
+    with alone_in(work):
+        run = run_training(
+            work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=progress
+        )
+        return result_from_run(
+            run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata
+        )

@@ -17,8 +17,8 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
 from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle, ReadBy
 from edgeprune.unpickle import content_of, known_classes_only, own_name
-from edgeprune.workspace import differences
+from edgeprune.workspace import differences, open_workspace
 
 _logger = logging.getLogger(__name__)
 
@@ -92,6 +92,19 @@ class FinishedRun:
     epochs: tuple[Epoch, ...]
     seconds: float
     given: Epoch | None = None
+
+
+@contextmanager
+def alone_in(work: Path | str) -> Iterator[None]:
+    """Hold the scratch folder of a training, and with it what the training leaves in ``out``: a second one there would
+    take this one's epochs away, and both would say that all is well. Of several processes the first one holds it.
+
+    Raises:
+        StageError: another training works there.
+        TargetError: the folder cannot be written, or its file system has no locks.
+    """
+    with open_workspace(Path(work), "training") if RANK in {-1, 0} else nullcontext():
+        yield
 
 
 def run_training(
