@@ -40,6 +40,9 @@ EXPORTED = (".onnx", ".engine", ".plan", ".torchscript")  # what is made from a 
 OF_THE_WEIGHTS = ("train_metrics", "best_fitness", "stopper")  # entries that other weights must not carry on
 CLOSE_NAME = 0.8  # of two names, by difflib: yolo8n.pt is close to yolov8n.pt, last.pt to none
 SEVERAL = ("fraction", "scale")  # training arguments that are one number, or one for each split or bound
+LEFT_BY_A_RUN = frozenset({"training", "inplace", "shape", "anchors", "strides", "dynamic", "export", "format", "xyxy"})
+"""Attributes of blocks that loading, a forward pass or an export sets."""
+MOST_NUMBERS = 64  # of a tensor that is no weight and belongs to an architecture: strides, not anchors
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
 
@@ -273,6 +276,37 @@ def shape_signature(model: nn.Module) -> str:
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return signature_of({name: tuple(tensor.shape) for name, tensor in tensors})
+
+
+def architecture_digest(model: nn.Module) -> str:
+    """SHA-256 over what a model computes but for the values of its weights: its blocks with their numbers, and shapes.
+
+    Two models can have one :func:`shape_signature` and take different times: activations, strides, pooling and heads of
+    attention are in no weight. What an image or an export leaves on a block is left out, so that a model has one digest
+    before and after.
+    """
+    lines = [shape_signature(model)]
+    for name, module in model.named_modules(remove_duplicate=False):  # one activation serves many layers
+        kind = type(module)
+        numbers = {
+            key: plain
+            for key, value in (vars(module) if name else {}).items()
+            if not key.startswith("_") and key not in LEFT_BY_A_RUN and (plain := _architecture_of(value)) is not None
+        }
+        lines.append(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(numbers.items())}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _architecture_of(value: Any) -> str | None:
+    """A block's number, word or function in words; None for what is none."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if isinstance(value, torch.Tensor):  # strides of a head
+        return str(value.detach().cpu().tolist()) if value.numel() <= MOST_NUMBERS and not value.is_meta else None
+    if isinstance(value, (list, tuple)):
+        parts = [_architecture_of(one) for one in value]
+        return None if None in parts else f"({', '.join(map(str, parts))})"
+    return getattr(value, "__qualname__", None) if callable(value) and not isinstance(value, nn.Module) else None
 
 
 def signature_of(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -9,33 +9,38 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgeprune.checkpoint import Checkpoint, shape_signature
+from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, DataError, first_line
+from edgeprune.measure.compiling import PACKAGES
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, Diagnosis
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.measurement import Measurement
-from edgeprune.samples.statistics import value_of
+from edgeprune.samples.gates import unsteady_reason
+from edgeprune.samples.measurement import Measurement, shared_core, speed_up_of
+from edgeprune.samples.statistics import stability, value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.layers import FIXED
-from edgeprune.search.profile import LayerProfile
+from edgeprune.search.profile import LayerProfile, timed_model
 from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.target import Target
 from edgeprune.target.schema import CAPTURING
+from edgeprune.version import versions_of
 
 EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
-SCHEMA_VERSION = 2  # of what is kept; 2: graphs with NMS inside are simplified too
+SCHEMA_VERSION = 3
+"""Of what is kept. 2: graphs with NMS inside are simplified too; 3: of models of the same shapes only the one that was
+measured, by the packages that make its graphs, and nothing that other work disturbed."""
 MORE_IMAGES = 4  # times the target's batch
 
 
@@ -47,14 +52,15 @@ class _Known:
         schema: :data:`SCHEMA_VERSION`.
         width_share: see :class:`~edgeprune.records.facts.Diagnosis`.
         depth_share: likewise.
-        refused: whether a floor could not be compiled; such a share is told once and not kept.
+        passing: whether a floor could not be compiled, or other work disturbed the times; such shares are told once and
+            not kept.
         measured: levers whose gain was measured, for a budget that was dear.
     """
 
     schema: int
     width_share: float
     depth_share: float
-    refused: bool = False
+    passing: bool = False
     measured: tuple[Alternative, ...] = ()
 
 
@@ -70,6 +76,7 @@ class Diagnostician:
         baseline: engine of the unpruned model.
         folder: where candidates are compiled; they are removed.
         cache: folder of layer profiles, where what depends on no budget is kept too; None measures it anew.
+        disturbed: names of levers that were timed beside other work: their gain is told once and not kept.
     """
 
     site: Site
@@ -79,6 +86,7 @@ class Diagnostician:
     baseline: Path
     folder: Path
     cache: Path | None = None
+    disturbed: set[str] = field(default_factory=set)
 
     def diagnose(self, profile: LayerProfile, plan: Plan, speed_up: float) -> Diagnosis:
         """Shares of the latency and the price of a plan, with alternatives where it is dear.
@@ -107,8 +115,9 @@ class Diagnostician:
             )
             if found.dear:
                 found = replace(found, alternatives=self.alternatives(known.measured))
-                known = replace(known, measured=tuple(one for one in found.alternatives if one.speed_up is not None))
-            if file is not None and not known.refused:
+                sure = [one for one in found.alternatives if one.speed_up is not None]
+                known = replace(known, measured=tuple(one for one in sure if one.name not in self.disturbed))
+            if file is not None and not known.passing:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, known)
             return found
@@ -130,7 +139,8 @@ class Diagnostician:
         content = {
             "schema": SCHEMA_VERSION,
             "conditions": dict(SiteBench(self.site, self.source, self.dataset).conditions),
-            "shapes": shape_signature(self.source.model),
+            "model": timed_model(self.pruner),
+            "packages": versions_of(PACKAGES),
             "least": self.pruner.narrowest,
             "blocks": _outermost_blocks(self.pruner),
             "levers": levers,
@@ -162,6 +172,7 @@ class Diagnostician:
                 reasons[name] = first_line(error)
         times = self._times([self.baseline, *engines.values()])
         before, by_name = _ms(times[0]), dict(zip(engines, map(_ms, times[1:]), strict=True))
+        self.disturbed.update(name for name, one in zip(engines, times[1:], strict=True) if _disturbed(times[0], one))
         for name, keys, _ in offered:
             ms = by_name.get(name)
             if "measure.cuda_graph" in keys and name not in reasons:
@@ -184,6 +195,8 @@ class Diagnostician:
         if not captured.conditions.cuda_graph:
             reasons[name] = "the engine cannot be captured"
             return None
+        if _disturbed(captured):
+            self.disturbed.add(name)
         return _ms(captured)
 
     def _shares(self) -> _Known:
@@ -199,10 +212,12 @@ class Diagnostician:
                     raise
                 refused = True
                 self.site.reporter.note(f"what fewer blocks can take counts as fixed: {first_line(error)}")
-        before, *floors = map(_ms, self._times([self.baseline, *engines]))
+        times = self._times([self.baseline, *engines])
+        disturbed = any(_disturbed(times[0], one) for one in times[1:])
+        before, *floors = map(_ms, times)
         narrow = min(floors[0], before)
         shallow = min(floors[-1], narrow)
-        return _Known(SCHEMA_VERSION, 1 - narrow / before, (narrow - shallow) / before, refused)
+        return _Known(SCHEMA_VERSION, 1 - narrow / before, (narrow - shallow) / before, refused or disturbed)
 
     def _times(self, engines: list[Path]) -> list[Measurement]:
         return side_by_side(self.site, engines, self.dataset, effort=EFFORT, trained=False)
@@ -248,6 +263,13 @@ def _outermost_blocks(pruner: Pruner) -> list[str]:
 def _decoding_share(profile: LayerProfile) -> float | None:
     by_layer = profile.copies[0].layer_ms
     return by_layer.get(FIXED, 0.0) / sum(by_layer.values()) if profile.nodes else None
+
+
+def _disturbed(first: Measurement, second: Measurement | None = None) -> bool:
+    """Whether other work, or a device that was not steady, moved what two interleaved measurements tell, or one."""
+    both = [first] if second is None else [first, second]
+    steady = stability(first.values) if second is None else speed_up_of(first, second).stability
+    return bool(unsteady_reason(steady, *both)) or shared_core(*both)
 
 
 def _ms(measurement: Measurement) -> float:

@@ -1,7 +1,7 @@
 """Measure what each layer of a model costs on the target: the model itself and a few narrowed copies of it.
 
 Takes a model and a :class:`~edgeprune.search.bench.Bench`; gives a :class:`LayerProfile`. A profile belongs to one
-device identity and one model's shapes, and is kept as JSON under a name made of both.
+device identity and one architecture, and is kept as JSON under a name made of both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from scipy.optimize import nnls
 from torch import nn
 
-from edgeprune.checkpoint import shape_signature
+from edgeprune.checkpoint import architecture_digest, shape_signature
 from edgeprune.errors import DataError
 from edgeprune.input_size import Size
 from edgeprune.measure.compiling import PACKAGES
@@ -34,9 +34,9 @@ from edgeprune.search.layers import FIXED, Layer, layers_of, sum_by_layer
 from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.version import versions_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """2: of two heads only the one that ships; 3: says when and by which packages it was measured; 4: graphs with NMS
-inside are simplified too."""
+inside are simplified too; 5: of models of the same shapes only the one that was measured."""
 UNIFORM_SHARES = (0.5,)  # share of every width that a copy keeps
 RANDOM_COPIES = 4  # copies whose widths are drawn one by one: they tell input from output width
 NARROWEST_SHARE = 0.15  # share of a width that a drawn copy keeps at least
@@ -112,13 +112,22 @@ class _ProfileFile:
     measured: str
 
 
-def cache_file(cache: Path, conditions: Mapping[str, Any], shapes: str, align: int) -> Path:
-    """Where the profile of a model on a device is kept, by copies in widths of multiples of ``align``, and by the
-    packages that make its graphs."""
+def timed_model(pruner: Pruner) -> dict[str, str | None]:
+    """What the times of a model and its narrowed copies depend on of the model: what it computes, and with NMS inside
+    its graph the weights, which say how many boxes there are."""
+    return {
+        "architecture": architecture_digest(pruner.original),
+        "weights": pruner.source.weights if pruner.head == "nms" else None,
+    }
+
+
+def cache_file(cache: Path, conditions: Mapping[str, Any], model: Mapping[str, str | None], align: int) -> Path:
+    """Where the profile of a model, as :func:`timed_model` tells it, on a device is kept, by copies in widths of
+    multiples of ``align``, and by the packages that make its graphs."""
     content = {
         "schema": SCHEMA_VERSION,
         "conditions": dict(conditions),
-        "shapes": shapes,
+        "model": dict(model),
         "align": align,
         "packages": versions_of(PACKAGES),
     }
@@ -152,9 +161,8 @@ def profile_layers(
     """
     pruner = Pruner(model, imgsz, align=align, min_width=align, head=head)
     layers = tuple(layers_of(pruner.model, pruner.structure))
-    shapes = shape_signature(model)
     names = tuple(dimension.name for dimension in pruner.dimensions)
-    file = None if cache is None else cache_file(cache, bench.conditions, shapes, align)
+    file = None if cache is None else cache_file(cache, bench.conditions, timed_model(pruner), align)
     if file is not None and (known := _read(file, layers, names)) is not None:
         return known
     profile = _measure(pruner, layers, bench, folder, seed, progress)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from edgeprune import checkpoint
+from edgeprune import checkpoint, version
 from edgeprune.artifact import Artifact, Role
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
@@ -124,6 +126,49 @@ def test_what_depends_on_no_budget_is_compiled_and_timed_once(
     wider = BudgetSearch(replace(search.site, target=other), source, tmp_path / "wider")
     assert told is not None and told.is_file()
     assert told != Diagnostician(wider.site, source, wider.pruner, None, baseline, tmp_path / "d", profiles)._file()
+
+
+def test_a_diagnosis_is_of_one_architecture_and_of_these_packages(
+    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of the same shapes with another activation takes other times."""
+
+    def named(one: Any) -> Path | None:
+        search, baseline, _ = compiled(one, tmp_path / str(len(files)), FIXED_SHARE, 1.1)
+        return Diagnostician(search.site, one, search.pruner, None, baseline, tmp_path / "d", tmp_path)._file()
+
+    files: list[Path | None] = []
+    files.append(named(source))
+    other = deepcopy(source)
+    for module in other.model.modules():
+        if hasattr(module, "act"):
+            module.act = torch.nn.ReLU()
+    files.append(named(other))
+    monkeypatch.setattr(version, "installed", lambda package: "0.0.1")
+    files.append(named(source))
+    assert len(set(files)) == 3
+
+
+@pytest.mark.parametrize("disturbed", [True, False])
+def test_what_other_work_disturbed_is_told_and_not_kept(source: Any, tmp_path: Path, disturbed: bool) -> None:
+    """The shares, and the levers beside them."""
+    search, baseline, runtime = compiled(source, tmp_path, FIXED_SHARE, 1.1)
+
+    def latency(models: Any, settings: Any, **_: Any) -> Any:
+        """The last model slows down in the middle of it."""
+        *steady, last = StandIn.latency(runtime, models, settings)
+        half = len(last.values) // 2
+        slower = (*last.values[:half], *(1.5 * ms for ms in last.values[half:]))
+        return [*steady, replace(last, values=slower) if disturbed else last]
+
+    runtime.latency = latency  # type: ignore[method-assign]
+    told = Diagnostician(search.site, source, search.pruner, None, baseline, tmp_path / "d", tmp_path / "cache")
+    profile: Any = SimpleNamespace(copies=[SimpleNamespace(layer_ms={"a": 1.0})], nodes=1)
+    plan: Any = SimpleNamespace(macs=(4, 1), params=(4, 1))
+    assert told.diagnose(profile, plan, 1.1).dear
+    file = told._file()
+    assert file is not None and file.is_file() is not disturbed
+    assert bool(told.disturbed) is disturbed
 
 
 def test_a_device_bound_by_arithmetic_is_not_warned_about(source: Any, tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from edgeprune import version
+from edgeprune.checkpoint import architecture_digest, shape_signature
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.measure.latency import timing_inputs
 from edgeprune.pruning.pruner import Pruner
@@ -19,7 +22,7 @@ from edgeprune.report.layer_profile import layer_costs_plot, layer_costs_text
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.samples.measurement import Measurement
 from edgeprune.search.layers import FIXED
-from edgeprune.search.profile import LayerProfile, profile_layers
+from edgeprune.search.profile import LayerProfile, cache_file, profile_layers, timed_model
 from edgeprune.target import load_target
 
 from ..pruning.conftest import _built
@@ -121,6 +124,66 @@ def test_widths_in_other_multiples_are_another_profile(tmp_path: Path) -> None:
             _built("yolov8n.yaml"), Fusing(), imgsz=64, align=align, folder=tmp_path / "work", cache=tmp_path / "cache"
         )
     assert len(list((tmp_path / "cache").glob("*.json"))) == 2
+
+
+def with_other_weights(model: nn.Module) -> nn.Module:
+    other = deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter *= 2
+    return other
+
+
+def of_other(change: Callable[[dict[str, Any]], object]) -> nn.Module:
+    """YOLOv8n by a changed description, in the same shapes."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    described = deepcopy(_built("yolov8n.yaml").yaml)
+    change(described)
+    return DetectionModel(described, verbose=False).float().eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda described: described.update(activation="torch.nn.ReLU()"),
+        lambda described: described["backbone"][9].__setitem__(3, [1024, 13]),
+        lambda described: described["head"][0].__setitem__(3, [None, 2, "bilinear"]),
+    ],
+    ids=["activation", "pooling", "resizing"],
+)
+def test_models_of_the_same_shapes_have_a_profile_each(change: Callable[[dict[str, Any]], object]) -> None:
+    known, other = of_other(lambda described: None), of_other(change)
+    assert shape_signature(known) == shape_signature(other)
+    files = {
+        cache_file(Path("cache"), {}, timed_model(Pruner(one, 64)), 8).name for one in (known, deepcopy(known), other)
+    }
+    assert len(files) == 2
+
+
+def test_attention_of_other_heads_is_another_architecture() -> None:
+    known, other = (deepcopy(_built("yolo11n.yaml")) for _ in range(2))
+    attention = other.model[10].m[0].attn
+    attention.num_heads, attention.key_dim, attention.head_dim = 1, attention.key_dim * 2, attention.head_dim * 2
+    assert architecture_digest(known) != architecture_digest(other)
+
+
+@pytest.mark.parametrize("name", ["yolo11n", "yolo26n", "yolov10n", "yolo11n-seg"])
+def test_the_digest_of_an_architecture_is_of_no_weights_and_of_nothing_that_a_run_leaves(name: str) -> None:
+    model, other = deepcopy(_built(f"{name}.yaml")), with_other_weights(_built(f"{name}.yaml"))
+    digest = architecture_digest(model)
+    assert digest == architecture_digest(other)
+    model.train()
+    model(torch.zeros(2, 3, 64, 64))
+    model.eval()
+    model(torch.zeros(1, 3, 64, 96))
+    assert digest == architecture_digest(model) == architecture_digest(deepcopy(model).half())
+
+
+def test_only_times_with_nms_inside_are_of_the_weights() -> None:
+    models = [_built("yolov8n.yaml"), with_other_weights(_built("yolov8n.yaml"))]
+    assert len({str(timed_model(Pruner(model, 64))) for model in models}) == 1
+    assert len({str(timed_model(Pruner(model, 64, head="nms"))) for model in models}) == 2
 
 
 @pytest.mark.parametrize(
