@@ -23,7 +23,6 @@ from edgeprune.report.history import change_text, created_text, device_names, fi
 from edgeprune.report.text import budget_text
 from edgeprune.report.verdict import (
     COLUMNS,
-    CONNECTED,
     accuracy_warning,
     gate_cells,
     gate_text,
@@ -217,16 +216,10 @@ def print_next_step(record: BuildRecord) -> None:
     if warning := accuracy_warning(record):
         print_sentence(results_console(), Text(warning), style="yellow")
     step = next_step(record)
-    if step is not None and step.connected:
-        print_lines([f"next, {CONNECTED}:"])
-        _print_command(step.connected)
-        print_lines(["or, carried by hand:"])
-        _print_command(step.command)
-    elif step is not None and step.command:
-        print_lines([f"next, {step.words}:"])
-        _print_command(step.command)
-    elif step is not None:
-        print_lines([f"next: {step.words}"])
+    for words, command in () if step is None else step.said:
+        print_lines([words[:1].lower() + words[1:]])
+        if command:
+            _print_command(command)
 
 
 def print_targets(targets: Sequence[Target]) -> None:

@@ -22,7 +22,6 @@ from edgeprune.report.table import Table
 from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line, signed_text
 from edgeprune.report.verdict import (
     COLUMNS,
-    CONNECTED,
     accuracy_text,
     accuracy_warning,
     change_interval_text,
@@ -76,7 +75,6 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = (), before: str = 
         tiles=_tiles(record),
         warning=accuracy_warning(record),
         next_step=next_step(record),
-        connected_words=CONNECTED,
         gate_columns=COLUMNS,
         gates=[_gate_row(gate) for gate in short_reasons(gates, *shown_once)],
         sizes=sizes_table(record),
@@ -235,12 +233,8 @@ def build_markdown(record: BuildRecord) -> str:
     if warning := accuracy_warning(record):
         lines += [f"**{warning}**", ""]
     step = next_step(record)
-    if record.next_command and step is not None and step.connected:
-        said = f"PENDING rows wait for the target's runtime. Next, {CONNECTED}:"
-        lines += [said, "", f"```\n{step.connected}\n```", ""]
-        lines += ["Or, carried by hand:", "", f"```\n{record.next_command}\n```", ""]
-    elif record.next_command:
-        lines += ["PENDING rows wait for the target's runtime. Next:", "", f"```\n{record.next_command}\n```", ""]
+    for words, command in () if step is None else step.said:
+        lines += [words, "", f"```\n{command}\n```", ""] if command else [f"{words}.", ""]
     if record.device is not None:
         lines += [device_text(record.device), ""]
     lines += ["## Before and after", "", sizes_table(record).markdown(), ""]

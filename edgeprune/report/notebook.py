@@ -41,12 +41,13 @@ def bench_html(result: BenchResult) -> str:
 
 
 def build_html(result: BuildResult) -> str:
-    """The verdict of a build with its table."""
-    from edgeprune.report.verdict import verdict_table
+    """The verdict of a build with its table, and what to do about it."""
+    from edgeprune.report.verdict import next_step, verdict_table
 
     record = result.record
     title = f"{record.target.name}: {record.verdict.value}"
-    return render("verdict", title=title, gates=verdict_table(record.gates, record.next_command))
+    gates = verdict_table(record.gates, record.next_command)
+    return render("verdict", title=title, gates=gates, next_step=next_step(record))
 
 
 def comparison_html(comparison: Comparison) -> str:

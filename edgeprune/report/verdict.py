@@ -155,6 +155,13 @@ class NextStep:
     command: str = ""
     connected: str = ""
 
+    @property
+    def said(self) -> tuple[tuple[str, str], ...]:
+        """What is told, each sentence with the command behind it; without one where no command would help."""
+        if self.connected:
+            return (f"Next, {CONNECTED}:", self.connected), ("Or, carried by hand:", self.command)
+        return ((f"Next, {self.words}:", self.command),) if self.command else ((f"Next: {self.words}", ""),)
+
 
 def next_step(record: BuildRecord) -> NextStep | None:
     """What to do about a verdict, from the gates that made it what it is; None when all passed."""

@@ -6,6 +6,7 @@ import html
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from edgeprune.records.build import BuildRecord, DeviceRow
 from edgeprune.records.facts import BaselineFacts, Change
 from edgeprune.records.gates import agreement_gate, drop_gate, macs_gate
 from edgeprune.report.build import build_markdown, build_page
+from edgeprune.report.notebook import build_html
 from edgeprune.report.verdict import accuracy_text, accuracy_warning, gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
@@ -77,6 +79,8 @@ def next_words(record: BuildRecord, capsys: pytest.CaptureFixture[str]) -> str:
     banner = build_page(record).partition("</header>")[0]
     assert shown.count("next") == banner.count("<p>Next") == 1
     assert (AGAIN in shown) == ("<span>edgeprune</span> <span>build</span>" in banner)
+    for text in (build_markdown(record), build_html(SimpleNamespace(record=record))):  # so do the report and a notebook
+        assert text.count("Next") == 1
     return " ".join(shown.split())
 
 
