@@ -20,7 +20,7 @@ from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import give_batches
 from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.plan import Plan
-from edgeprune.pruning.pruner import Pruner
+from edgeprune.pruning.pruner import Pruner, check_request
 from edgeprune.pruning.structure import Constraints
 from edgeprune.settings import PruneSettings, Scope
 
@@ -145,7 +145,8 @@ def prune(
     if isinstance(plan, (str, Path)):
         plan = Plan.load(plan)
     requests = {"macs_speed_up": macs_speed_up, "params_ratio": params_ratio, "ratio": ratio}
-    requested = [named(request) for request, amount in requests.items() if amount is not None]
+    amounts = {request: amount for request, amount in requests.items() if amount is not None}
+    requested = [*map(named, amounts)]
     if plan is not None and requested:
         raise TargetError(f"a plan says itself how much to prune; leave out {', '.join(requested)}")
     if plan is None and len(requested) != 1:
@@ -153,6 +154,8 @@ def prune(
             f"give one of {named('macs_speed_up', '2')}, {named('params_ratio', '0.5')}, {named('ratio', '0.3')} or "
             f"{named('plan', 'FILE')}; seen: {', '.join(requested) or 'none'}"
         )
+    for request, amount in amounts.items():
+        check_request(request, amount)
     if plan is not None:
         sources = [name for name, value in (("data", data), ("batches", batches)) if value is not None]
         if ignored := [named(name) for name in (*sources, *given)]:

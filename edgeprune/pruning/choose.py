@@ -12,6 +12,7 @@ from edgeprune.pruning.structure import Dimension, Part
 CostFunction = Callable[[np.ndarray], float]
 
 FILL_TOLERANCE = 0.01  # filling up stops when no more than this share of the limit is unused
+ROUNDING = 1e-9  # share of a limit by which a sum of floats may be over it
 EXCHANGE_TOLERANCE = 0.03  # and pairs of changes are searched while more than this is
 
 
@@ -35,6 +36,11 @@ def best_channels(part: Part, scores: torch.Tensor, count: int) -> tuple[int, ..
     best = torch.sort(rows, dim=1, descending=True, stable=True).indices[:, : count // part.rows]
     offsets = torch.arange(part.rows)[:, None] * rows.shape[1]
     return tuple(sorted((best + offsets).ravel().tolist()))
+
+
+def within(cost: float, limit: float) -> bool:
+    """Whether a cost is at most a limit, but for rounding."""
+    return cost <= limit * (1 + ROUNDING)
 
 
 class Chooser:
@@ -65,11 +71,9 @@ class Chooser:
             widths[i] = self.allowed[i][np.abs(self.allowed[i] - above).argmin()]
         return widths
 
-    def widest_within(self, cost: CostFunction, limit: float) -> np.ndarray | None:
-        """Widths of the best channels whose cost is at most the limit, and close to it; None when there are none."""
-        if cost(self.least) > limit * (1 + 1e-9):
-            return None
-        if cost(self.full) <= limit * (1 + 1e-9):
+    def widest_within(self, cost: CostFunction, limit: float) -> np.ndarray:
+        """Widths of the best channels whose cost is at most the limit, which the least widths meet, and close to it."""
+        if within(cost(self.full), limit):
             return self.full.copy()
         low, high = 0, len(self.thresholds) - 1  # cost(low) > limit >= cost(high), if thresholds reach far enough
         widths = self.widths_at_threshold(self.thresholds[high])

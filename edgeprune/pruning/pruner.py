@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
-from edgeprune.pruning.choose import Chooser, best_channels
+from edgeprune.pruning.choose import Chooser, CostFunction, best_channels, within
 from edgeprune.pruning.criteria import give_batches, importance_named
 from edgeprune.pruning.depth import original_names, remove_blocks
 from edgeprune.pruning.group import group_of
@@ -228,8 +229,11 @@ class Pruner:
             )
         kind = kinds[0]
         amount = requests.get(kind) or 0.0
-        if widths is None and amount != UNCHANGED[kind]:
-            self.refuse_fixed()
+        if widths is None:
+            check_request(kind, amount)
+            if amount != UNCHANGED[kind]:
+                self.refuse_fixed()
+            self._limit_of(kind, amount)  # before channels are ranked, which can take minutes
         if iterative_steps > 1:
             batches = None if batches is None else list(batches)
             importance = resolve_importance(importance, batches)
@@ -345,35 +349,36 @@ class Pruner:
                 raise TargetError(f"{name} cannot become {width} wide: {why}")
         return self._width_vector(widths)
 
-    def _choose(self, chooser: Chooser, kind: str, value: float) -> np.ndarray:
-        """The widths that meet a request; TargetError where it is out of range or out of reach."""
-        free = np.zeros(len(self.dimensions))
-        free[chooser.free] = 1
-        cost, unpruned = {
+    def _cost_of(self, kind: str) -> tuple[CostFunction, float]:
+        """What a request of a kind limits: its value for widths, and that of the unpruned model."""
+        free = np.array([float(dimension.fixed is None) for dimension in self.dimensions])
+        costs: dict[str, tuple[CostFunction, float]] = {
             "macs_speed_up": (self.counts.macs, self.macs_unpruned),
             "params_ratio": (self.counts.params, self.params_unpruned),
             "ratio": (lambda vector: float(free @ vector), float(free @ self.structure.widths)),
-        }[kind]
-        if kind == "macs_speed_up":
-            if not value >= 1:
-                raise TargetError(f"{named(kind)} must be at least 1 (seen: {value})")
-            limit = unpruned / value
-        else:
-            if not 0 < value <= 1 and not (kind == "ratio" and value == 0):
-                raise TargetError(f"{named(kind)} must lie between 0 and 1 (seen: {value})")
-            limit = unpruned * (value if kind == "params_ratio" else 1 - value)
-        widths = chooser.widest_within(cost, limit)
-        if widths is None:
-            least = cost(chooser.least)
-            reach = unpruned / least if kind == "macs_speed_up" else least / unpruned
-            reach = 1 - reach if kind == "ratio" else reach
-            raise TargetError(
-                f"{named(kind, f'{value:g}')} is out of reach: this model comes to {reach:.2f} with every dimension at "
-                f"its least width ({named('align', str(self.constraints.align))}, "
-                f"{named('min_width', str(self.constraints.min_width))}); "
-                "lower those, or ask for less"
-            )
-        return widths
+        }
+        return costs[kind]
+
+    def _limit_of(self, kind: str, value: float) -> float:
+        """The largest cost that meets a request; TargetError where that is out of range or out of reach."""
+        check_request(kind, value)
+        cost, unpruned = self._cost_of(kind)
+        share = {"macs_speed_up": 1 / value, "params_ratio": value, "ratio": 1 - value}[kind] if value else 1.0
+        least = cost(self._width_vector(self.narrowest))
+        if within(least, unpruned * share):
+            return unpruned * share
+        reach = unpruned / least if kind == "macs_speed_up" else least / unpruned
+        reach = 1 - reach if kind == "ratio" else reach
+        raise TargetError(
+            f"{named(kind, f'{value:g}')} is out of reach: this model comes to {reach:.2f} with every dimension at "
+            f"its least width ({named('align', str(self.constraints.align))}, "
+            f"{named('min_width', str(self.constraints.min_width))}); "
+            "lower those, or ask for less"
+        )
+
+    def _choose(self, chooser: Chooser, kind: str, value: float) -> np.ndarray:
+        """The widths that meet a request; TargetError where it is out of range or out of reach."""
+        return chooser.widest_within(self._cost_of(kind)[0], self._limit_of(kind, value))
 
     def _stepwise_scores(
         self,
@@ -426,6 +431,15 @@ class Pruner:
                         removed[dimension.name][i, list(line.kept[part.name])] = False
             pruner = Pruner(self.apply(plan, check=False), self.imgsz, align=1, min_width=1, head=self.head)
         return scores
+
+
+def check_request(kind: str, value: float) -> None:
+    """Raise ``TargetError`` where ``macs_speed_up``, ``params_ratio`` or ``ratio`` is no such number, for any model."""
+    if kind == "macs_speed_up":
+        if not 1 <= value < math.inf:
+            raise TargetError(f"{named(kind)} must be at least 1 (seen: {value})")
+    elif not 0 < value <= 1 and not (kind == "ratio" and value == 0):
+        raise TargetError(f"{named(kind)} must lie between 0 and 1 (seen: {value})")
 
 
 def resolve_importance(importance: str, batches: Iterable[Batch] | None) -> str:

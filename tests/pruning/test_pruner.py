@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 
@@ -186,6 +187,38 @@ def test_only_what_is_pruned_moves_to_the_grid(off_the_grid, name):
 def test_impossible_requests_are_refused(pruner, request_, error):
     with pytest.raises(TargetError, match=error):
         pruner.plan(**request_)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"macs_speed_up": -2.0}, r"macs_speed_up must be at least 1 \(seen: -2.0\)"),
+        ({"macs_speed_up": 0.5}, r"macs_speed_up must be at least 1 \(seen: 0.5\)"),
+        ({"macs_speed_up": math.nan}, r"macs_speed_up must be at least 1 \(seen: nan\)"),
+        ({"macs_speed_up": math.inf}, r"macs_speed_up must be at least 1 \(seen: inf\)"),
+        ({"macs_speed_up": 4000.0}, "macs_speed_up=4000 is out of reach: this model comes to "),
+        ({"params_ratio": -0.5}, r"params_ratio must lie between 0 and 1 \(seen: -0.5\)"),
+        ({"params_ratio": 1e-9}, "params_ratio=1e-09 is out of reach"),
+        ({"ratio": 1.5}, r"ratio must lie between 0 and 1 \(seen: 1.5\)"),
+        ({"ratio": 1.0}, "ratio=1 is out of reach"),
+    ],
+)
+def test_what_cannot_be_met_is_refused_as_it_was_typed_before_any_channel_is_ranked(
+    pruner, monkeypatch, request_, error, steps
+):
+    def ranked(*_, **__):
+        raise AssertionError("ranked")
+
+    monkeypatch.setattr(Pruner, "scores", ranked)
+    with pytest.raises(TargetError, match=error):
+        pruner.plan(**request_, iterative_steps=steps)
+
+
+@pytest.mark.parametrize("request_", [{"macs_speed_up": -2.0}, {"params_ratio": 0.0}, {"ratio": 1.5}])
+def test_a_request_out_of_range_is_refused_before_images_are_read_and_blocks_dropped(stock, request_):
+    with pytest.raises(TargetError, match=f"{next(iter(request_))} must"):
+        prune(stock("yolov8n.yaml"), **request_, imgsz=64, batches=[], drop_blocks=1)
 
 
 def test_a_glob_that_matches_nothing_is_refused(stock):
