@@ -7,7 +7,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -33,6 +34,18 @@ class Artifact:
 def is_full(error: OSError) -> bool:
     """Whether a disk, or this user's part of it, has no room left: the same command goes on once there is some."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None, None, None]:
+    """Around the writing of a file: an ``OSError`` that names none, as ``write(2)`` gives it, names this one, and that
+    of a full disk too, which a copy tells of the file that it read."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or is_full(error):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def sha256_of(path: Path | str) -> str:
@@ -61,7 +74,7 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -93,13 +106,15 @@ def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
             partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
             written[partial] = path
             if isinstance(content, bytes):
-                write_atomically(partial, content)
+                with naming(path):
+                    write_atomically(partial, content)
                 continue
             status = content.stat()
             inside = content.is_relative_to(folder)
             twin = content if inside else first.setdefault((status.st_dev, status.st_ino), partial)
             if twin == partial or not _linked(twin, partial):
-                shutil.copy(content, partial)
+                with naming(path):
+                    shutil.copy(content, partial)
         for partial, path in written.items():
             partial.replace(path)
             partial.unlink(missing_ok=True)  # a link of the same file is no other name for rename(2), which leaves both

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import io
 import json
 import os
 import uuid
@@ -26,7 +27,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from edgeprune.artifact import sha256_of
+from edgeprune.artifact import naming, sha256_of
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, first_line
 from edgeprune.families import family_of
 from edgeprune.input_size import InputSize, Size, both_sides, input_size, plain
@@ -238,8 +239,10 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("wb") as file:  # an open file, not its name: torch writes the name into the archive
-            torch.save(content, file)
+        archive = io.BytesIO()  # torch would write a file's name into it, and tell a full disk as a fault of its own
+        torch.save(content, archive)
+        with naming(path), temporary.open("wb") as file:
+            file.write(archive.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         foreign = foreign_globals(temporary)

@@ -154,8 +154,9 @@ def build(
         stated = {key: overrides.get(key) for key in ("imgsz", "device")}
         state.other_levers = frontier_command(name, weights, data, target.budget, stated, trust)
         finished = run_stages(state, argv)
-        carried = carry.carried_files(state) if carry.is_carried(state) else {}
-        return write_results(state, argv, finished, carried)
+        with _full_disk_told(root):
+            carried = carry.carried_files(state) if carry.is_carried(state) else {}
+            return write_results(state, argv, finished, carried)
 
 
 def _replaced(root: Path, source: Weights) -> str:
@@ -218,18 +219,16 @@ def run_stages(build: Build, argv: Sequence[str], stages: Sequence[Stage[Any]] =
             left_out += 1
             continue
         number, total = place - left_out, _count(build, stages) + 1
-        key = _key(build, stage)
-        record = build.workspace.find(key, stage.facts)
-        build.reporter.stage(stage.name, number, total, record is not None)
-        runs.append(_stage_run(build.workspace, key, record is not None))
-        build.workspace.write_state(BuildState(tuple(argv), tuple(runs)))
-        if record is None:
-            record = _run(build, stage, key)
-        else:
-            record = _completed(build, stage, record)
-        build.records[stage.name] = record
-        with capture_output(record.folder / LOG, show=False):
-            judged = build.judged[stage.name] = stage.judge(build, record)
+        with _full_disk_told(build.workspace.root):
+            key = _key(build, stage)
+            record = build.workspace.find(key, stage.facts)
+            build.reporter.stage(stage.name, number, total, record is not None)
+            runs.append(_stage_run(build.workspace, key, record is not None))
+            build.workspace.write_state(BuildState(tuple(argv), tuple(runs)))
+            record = _run(build, stage, key) if record is None else _completed(build, stage, record)
+            build.records[stage.name] = record
+            with capture_output(record.folder / LOG, show=False):
+                judged = build.judged[stage.name] = stage.judge(build, record)
         build.reporter.gates(judged.gates)
         gates += judged.gates
         measurements += [MeasurementRow(stage.name, role, measurement) for role, measurement in judged.measurements]
@@ -250,7 +249,7 @@ def _key(build: Build, stage: Stage[Any]) -> Key:
 def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
     began = time.perf_counter()
     try:
-        with build.workspace.partial(key) as folder:
+        with _full_disk_told(build.workspace.root, stage.name), build.workspace.partial(key) as folder:
             with capture_output(folder / LOG, show=stage.shows_output):
                 output = stage.run(build, folder, key)
             return build.workspace.publish(key, folder, output.artifacts, output.facts, time.perf_counter() - began)
@@ -260,11 +259,19 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
                 f"stage {stage.name} ended without a result, for the reason below; its log is in {logs}"
             )
         raise
+
+
+@contextlib.contextmanager
+def _full_disk_told(root: Path, stage: str = "") -> Iterator[None]:
+    """A disk that fills up in the block is told in one line: in a stage, between two, and where results are written."""
+    try:
+        yield
     except OSError as error:
         if is_full(error):
+            where = f"stage {stage}: " if stage else ""
             raise StageError(
-                f"stage {stage.name}: the disk of {build.workspace.root} is full; free some space and give the same "
-                "command again: it goes on from here"
+                f"{where}the disk of {root} is full; free some space and give the same command again: it goes on from "
+                "here"
             ) from error
         raise
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -158,6 +160,17 @@ def test_the_page_says_which_file_runs_anywhere_and_which_only_where_it_was_buil
     page = (write_bundle(bundle.parent, {}, record, bundle / "model.onnx") / "README.md").read_text()
     [line] = [line for line in page.splitlines() if line.startswith("| `engine.onnx` |")]
     assert "for the machine that built it: **load it only there**" in line
+
+
+def test_a_bundle_that_finds_no_room_leaves_none_taken(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = read_build(bundle)
+    monkeypatch.setattr("edgeprune.stages.bundle.write_build", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bundle(bundle.parent, {}, before, bundle / "model.onnx")
+    assert not list(bundle.parent.glob(".partial-*")) and read_build(bundle) == before
 
 
 def test_every_file_is_covered_by_a_digest_and_stored_once(bundle: Path) -> None:

@@ -157,6 +157,22 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("one-*"))
 
 
+@pytest.mark.parametrize("where", ["write_state", "judge"])
+def test_a_disk_that_fills_up_between_two_stages_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    one = stage("one", Log())
+    if where == "judge":
+        one = replace(one, judge=full)
+    else:
+        monkeypatch.setattr(Workspace, where, full)
+    with pytest.raises(StageError, match=rf"^the disk of {tmp_path} is full; free some space.* goes on from here$"):
+        run(tmp_path, one)
+
+
 def test_what_a_stage_prints_is_in_its_log_and_not_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run(tmp_path, stage("one", Log()))
     [log] = tmp_path.glob("one-*/log.txt")

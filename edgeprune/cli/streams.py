@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from edgeprune.artifact import is_full
 from edgeprune.cli.settings import FLAGS
 from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.options import FILE_CHECKS, STDOUT, options_of_command, output_folder, refuse_source
@@ -66,6 +67,41 @@ class _Output(io.TextIOWrapper):
 
     def flush(self) -> None:
         with _faults():
+            super().flush()
+
+
+class _Messages(io.TextIOWrapper):
+    """stderr whose faults end nothing: a full disk, or a reader who went away, hears nothing more, and the exit code
+    says what the words would have said."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        buffered = stream.line_buffering
+        super().__init__(stream.buffer, stream.encoding, UNPRINTABLE, newline="", line_buffering=buffered)
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._give_up()
+
+    def close(self) -> None:
+        """Nothing is closed: the buffer is somebody else's, and whoever kept this stream may write to it."""
+        self.flush()
+
+    def _give_up(self) -> None:
+        """Have nowhere to write to from now on: what waits would be tried again when Python ends, which exits with 120
+        where that fails."""
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
             super().flush()
 
 
@@ -138,7 +174,8 @@ def streams() -> Iterator[None]:
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(errors=UNPRINTABLE)
+        sys.stderr.flush()
+        sys.stderr = _Messages(sys.stderr)
     output = sys.stdout
     if isinstance(output, io.TextIOWrapper):
         sys.stdout = _Output(output)
@@ -146,6 +183,7 @@ def streams() -> Iterator[None]:
         yield
     finally:
         made = sys.stdout
+        sys.stderr.flush()
         sys.stdout, sys.stderr = before
         if isinstance(made, _Output):
             with suppress(OutputError, SystemExit):
@@ -302,6 +340,8 @@ def refused_write(error: OSError) -> str | None:
     if not isinstance(error.filename, str | os.PathLike):
         return None
     path = Path(error.filename)
+    if is_full(error) and isinstance(error.filename2, str | os.PathLike):  # of a copy: the first one was read
+        path = Path(error.filename2)
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         # of a renaming, the second name is the one that somebody gave: the first is a file on its way there
         place = Path(error.filename2) if isinstance(error.filename2, str | os.PathLike) else path

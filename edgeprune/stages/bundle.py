@@ -81,8 +81,12 @@ def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRe
     partial = root / f".partial-bundle-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write_files(partial, {**chosen, **with_texts(record, graph)[1]})
-    write_build(partial / "build.json", record)
+    try:
+        write_files(partial, {**chosen, **with_texts(record, graph)[1]})
+        write_build(partial / "build.json", record)
+    except BaseException:  # a full disk is to get its room back
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     final, old = root / BUNDLE, root / OLD_BUNDLE
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)

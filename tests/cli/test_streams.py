@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -68,6 +69,42 @@ def test_a_reader_that_goes_away_is_no_missed_gate() -> None:
     ended = edgeprune("targets", stdout=writing)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (BROKEN_PIPE, b"")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [("show nope", 2), ("--nope", 2), ("show --nope", 2), ("targets", 0), ("chatty", 0)],
+)
+@pytest.mark.parametrize("stderr", ["a full disk", "a reader that went away"])
+def test_a_command_whose_messages_nobody_can_hear_ends_by_its_own_code(argv: str, code: int, stderr: str) -> None:
+    if stderr == "a full disk":
+        if not Path("/dev/full").is_char_device():
+            pytest.skip("/dev/full is not the device that it is on Linux")
+        place = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, place = os.pipe()
+        os.close(reading)
+    python_alone = [line for line in CHATTY.splitlines() if "os.write" not in line and "run([" not in line]
+    ended = edgeprune(*argv.split(), script="\n".join(python_alone), stderr=place)
+    os.close(place)
+    assert ended.returncode == code
+    assert bool(ended.stdout) == (code == 0)
+
+
+def test_a_full_disk_without_a_name_is_no_bug() -> None:
+    raising = "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))"
+    script = f"import edgeprune.cli as cli\ncli.app = lambda: exec({raising!r})\ncli.main()"
+    ended = edgeprune(script=script)
+    assert ended.returncode == 3
+    assert (
+        ended.stderr
+        == b"edgeprune: the disk is full (No space left on device); free some space and give the same command again\n"
+    )
+
+
+def test_a_copy_that_found_no_room_names_what_it_wrote() -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights.pt", None, "out/best.pt")
+    assert str(refused_write(error)).startswith("out/best.pt: No space left")
 
 
 def test_without_stdout_a_command_ends_by_its_own_code() -> None:

@@ -1,0 +1,48 @@
+"""Files that are written whole or not at all, and what a full disk says of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgeprune import checkpoint
+from edgeprune.artifact import write_atomically, write_files
+
+WRITES: dict[str, Callable[[Path], Any]] = {
+    "bytes": lambda file: write_atomically(file, b"text"),
+    "files": lambda file: write_files(file.parent, {file.name: b"text"}),
+    "a copy": lambda file: write_files(file.parent, {file.name: Path(__file__)}),
+    "a checkpoint": lambda file: checkpoint.save(torch.nn.Linear(1, 1), file),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=list(WRITES))
+def test_a_full_disk_names_the_file_that_it_had_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], Any]
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)  # write(2) and fsync(2) know no name
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write(tmp_path / "file")
+    assert error.value.filename == str(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="/dev/full is not the device that it is on Linux")
+def test_a_checkpoint_tells_a_full_disk_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch, which writes to a file itself, says that its archive is at another place than it thought."""
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": opened(Path("/dev/full") if "w" in mode else path, mode))
+    with pytest.raises(OSError, match="No space left") as error:
+        checkpoint.save(torch.nn.Linear(999, 999), tmp_path / "model.pt")
+    assert error.value.filename == str(tmp_path / "model.pt")
