@@ -63,25 +63,44 @@ def family_for(task: str) -> Family:
     return next(family for family in families() if family.supported and family.task == task)
 
 
-def family_of(network: Any, where: Path | str) -> Family:
-    """The family of a network that was read from, or built of, the file ``where``.
+def family_of(network: Any, where: Path | str = "") -> Family:
+    """The family of a network that was read from, or built of, the file ``where``; empty where it was given itself.
 
     Raises:
         DataError: it is no network of Ultralytics, or one of a family that does not run here; names its class.
     """
     kind, head = type(network), _head_of(network)
+    seen = f"{where} holds a {kind.__name__}" if where else f"the model is a {kind.__name__}"
     by_class = {family.model: family for family in families()}
     family = next((by_class[cls] for cls in kind.__mro__ if cls in by_class), None)
     if "RTDETR" in head:  # Ultralytics goes by the head here: a network of this family may have a plain class
         family = next(family for family in families() if family.interface == "RTDETR")
     if family is None:
-        raise DataError(f"{where} holds a {kind.__name__}, not an Ultralytics model; pass a YOLO checkpoint")
+        raise DataError(f"{seen}, not an Ultralytics model; pass a YOLO checkpoint")
     if not family.supported:
         raise DataError(
-            f"{where} holds a {kind.__name__} ({family.interface}, {family.task}), which edgeprune neither prunes nor "
-            f"judges; allowed are {', '.join(family_for(task).model.__name__ for task in TASKS)}"
+            f"{seen} ({family.interface}, {family.task}), which edgeprune neither prunes nor judges; allowed are "
+            f"{', '.join(family_for(task).model.__name__ for task in TASKS)}"
         )
     return family
+
+
+def network_of(model: Any) -> Any:
+    """The network of a model that was given in Python: itself, or the one inside an Ultralytics interface
+    (``YOLO("best.pt")``).
+
+    Raises:
+        DataError: it is no network of Ultralytics, or one of a family that does not run here; names its class.
+    """
+    from ultralytics.engine.model import Model
+
+    if isinstance(model, Model):
+        network: Any = model.model
+        if isinstance(network, (str, Path)):
+            raise DataError(f"the model is of an exported file, {network}; give the checkpoint it was exported from")
+        model = network
+    family_of(model)
+    return model
 
 
 def refuse_foreign_head(head: str) -> None:

@@ -13,6 +13,7 @@ from edgeprune import serial
 from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
+from edgeprune.families import network_of
 from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.options import named, refuse_source, without_none
 from edgeprune.progress import Progress, Reporter, reporter_of
@@ -86,7 +87,8 @@ def prune(
     None here.
 
     Args:
-        weights: a checkpoint, its file, the name of published weights, or a model; it is not changed.
+        weights: a checkpoint, its file, the name of published weights, or a model (``YOLO(...)`` or its ``.model``);
+            it is not changed.
         output: the pruned checkpoint to write; nothing is written when None.
         macs_speed_up: multiply-accumulates before over after, at least this.
         params_ratio: parameters after over before, at most this.
@@ -118,7 +120,7 @@ def prune(
 
     Raises:
         TargetError: not exactly one request, one that is out of reach, or arguments that contradict each other.
-        DataError: the weights or the dataset cannot be read.
+        DataError: the weights or the dataset cannot be read, or the model is of a family that does not run here.
         StageError: the model cannot be pruned, or the pruned one is not what the plan says.
     """
     said = {
@@ -167,7 +169,7 @@ def prune(
         raise TargetError("data= and batches= are two sources of the same images; leave one out")
     checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None
     checkpoint = weights if isinstance(weights, Checkpoint) else checkpoint
-    model: Any = checkpoint.model if checkpoint is not None else weights
+    model: Any = checkpoint.model if checkpoint is not None else network_of(weights)
     sizes = {"command": imgsz, "plan": None if plan is None else plan.settings.imgsz}
     if checkpoint is None:
         stride, task = int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", ""))

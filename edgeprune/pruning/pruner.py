@@ -16,6 +16,7 @@ from torch import nn
 
 from edgeprune.checkpoint import parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
+from edgeprune.families import network_of
 from edgeprune.input_size import Size, taken_size
 from edgeprune.options import named
 from edgeprune.progress import Progress, silent
@@ -47,7 +48,7 @@ class Pruner:
     """A model, its dimensions, and what each width costs.
 
     Args:
-        model: an Ultralytics model (``YOLO(...).model``), float32; it is never changed.
+        model: an Ultralytics model (``YOLO(...)`` or its ``.model``), float32; it is never changed.
         imgsz: of the images that multiply-accumulates are counted for, in pixels: a side, or height and width.
         ignore, max_ratio, align, min_width: as in :class:`~edgeprune.pruning.structure.Constraints`; globs are matched
             against the names in ``model``, whatever is dropped from it.
@@ -59,6 +60,7 @@ class Pruner:
         dimensions: every width of the model, with its parts, its members, and why it is fixed, if it is.
 
     Raises:
+        DataError: no model of Ultralytics, or one of a family that does not run here; names its class.
         StageError: a block that a stock checkpoint cannot hold, or that cannot be traced; names the block.
         TargetError: an argument is out of range, a glob matches nothing, or the head is unknown.
     """
@@ -75,6 +77,7 @@ class Pruner:
         removed: Sequence[str] = (),
         head: str = "auto",
     ) -> None:
+        model = network_of(model)
         self.constraints = Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width)
         imgsz = taken_size(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
         self.original, self.imgsz, self.removed, self.head = model, imgsz, tuple(removed), head

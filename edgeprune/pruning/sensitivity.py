@@ -71,7 +71,7 @@ def sensitivity(
     Holding channels at zero gives the same outputs as removing them, so no model is built for a point.
 
     Args:
-        model: the model, or a Pruner of it.
+        model: the model (``YOLO(...)`` or its ``.model``), or a Pruner of it.
         batches: labelled batches; each point runs all of them once, forward only.
         imgsz: for the multiply-accumulates that a point saves; ignored for a Pruner.
         importance: decides which channels go.

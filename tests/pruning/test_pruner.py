@@ -22,6 +22,8 @@ from edgeprune.pruning.api import labelled_batches, prune
 from edgeprune.pruning.batches import calibration_batches
 from edgeprune.pruning.plan import plan_from_data
 from edgeprune.pruning.pruner import Pruner
+from edgeprune.pruning.sensitivity import sensitivity
+from edgeprune.pruning.trace import trace_model
 from edgeprune.serial import to_json
 from edgeprune.settings import PruneSettings
 from edgeprune.target import load_target
@@ -136,7 +138,46 @@ def test_a_model_whose_blocks_cannot_be_followed_is_refused_by_the_block():
 
     model = RTDETRDetectionModel("rtdetr-l.yaml", verbose=False).eval()
     with pytest.raises(StageError, match=r"block \w+ \(model\.28\S*\) cannot be traced at 320 px"):
-        Pruner(model, 320)
+        trace_model(model, 320)
+
+
+def test_a_model_in_the_interface_of_ultralytics_is_pruned_as_the_one_inside(stock):
+    from ultralytics import YOLO
+
+    wrapped = YOLO("yolov8n.yaml")
+    wrapped.model = stock("yolov8n.yaml")
+    plans = [prune(one, ratio=0.3, imgsz=64).plan for one in (wrapped, wrapped.model)]
+    assert plans[0] == plans[1] == Pruner(wrapped, 64).plan(ratio=0.3)
+
+
+@pytest.mark.parametrize("name", ["RTDETRDetectionModel", "WorldModel", "YOLOEModel", "YOLOESegModel"])
+def test_a_model_of_another_family_is_refused_by_its_class(stock, name):
+    """Given itself as in a checkpoint, to whatever prunes."""
+    from ultralytics.nn import tasks
+
+    model = getattr(tasks, name).__new__(getattr(tasks, name))
+    model.__dict__.update(stock("yolov8n.yaml").__dict__)
+    for refuse in (
+        lambda: prune(model, macs_speed_up=2),
+        lambda: Pruner(model, 64),
+        lambda: sensitivity(model, []),
+    ):
+        with pytest.raises(DataError, match=f"the model is a {name} .* neither prunes nor judges; allowed are"):
+            refuse()
+
+
+@pytest.mark.parametrize("model", [nn.Conv2d(3, 8, 1), nn.Sequential(nn.Conv2d(3, 8, 1))])
+def test_what_is_no_model_of_ultralytics_is_refused_by_its_class(model):
+    with pytest.raises(DataError, match=f"the model is a {type(model).__name__}, not an Ultralytics model"):
+        prune(model, macs_speed_up=2)
+
+
+def test_an_exported_model_in_the_interface_of_ultralytics_is_refused(tmp_path):
+    from ultralytics import YOLO
+
+    (tmp_path / "n.onnx").touch()
+    with pytest.raises(DataError, match=r"exported file, .*n\.onnx; give the checkpoint"):
+        prune(YOLO(tmp_path / "n.onnx", task="detect"), macs_speed_up=2)
 
 
 @pytest.fixture(scope="module")
