@@ -154,6 +154,7 @@ def build(
         stated = {key: overrides.get(key) for key in ("imgsz", "device")}
         state.other_levers = frontier_command(name, weights, data, target.budget, stated, trust)
         finished = run_stages(state, argv)
+        inputs.dataset.require_unchanged()  # of the judging too
         with _full_disk_told(root):
             carried = carry.carried_files(state) if carry.is_carried(state) else {}
             return write_results(state, argv, finished, carried)
@@ -252,6 +253,7 @@ def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:
         with _full_disk_told(build.workspace.root, stage.name), build.workspace.partial(key) as folder:
             with capture_output(folder / LOG, show=stage.shows_output):
                 output = stage.run(build, folder, key)
+            build.dataset.require_unchanged()
             return build.workspace.publish(key, folder, output.artifacts, output.facts, time.perf_counter() - began)
     except EdgepruneError:
         if has_logs(logs := build.workspace.failed_logs(key)):

@@ -311,6 +311,44 @@ def test_images_are_read_for_the_digest_once_until_one_changes(tmp_path, monkeyp
     assert len(read) == 9, "the split with the change, and no other"
 
 
+EDITS = {
+    "a label": lambda root: (root / "labels/val/0.txt").write_text("1 .5 .5 .2 .2\n"),
+    "no label": lambda root: (root / "labels/train/0.txt").unlink(),
+    "a label in the middle of an edit": lambda root: (root / "labels/val/0.txt").write_text("7 .5\n"),
+    "an image": lambda root: (root / "images/val/1.jpg").write_bytes(picture(5)),
+    "an image more": lambda root: (root / "images/train/9.jpg").write_bytes(picture(9)),
+    "a split": lambda root: shutil.rmtree(root / "images/val"),
+    "a name": lambda root: (root / "data.yaml").write_text(YAML.replace("cat", "cow")),
+    "the yaml": lambda root: (root / "data.yaml").unlink(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=list(EDITS))
+def test_a_dataset_that_changes_while_it_is_used_is_told(edit, tmp_path):
+    dataset = Dataset.load(written(tmp_path))
+    assert dataset.digest
+    dataset.require_unchanged()
+    edit(tmp_path)
+    with pytest.raises(DataError, match=r"the data set changed while this command used it.*the same command again"):
+        dataset.require_unchanged()
+
+
+def test_a_dataset_is_unchanged_as_whom_a_model_sees_it(tmp_path):
+    data = written(tmp_path / "boxes")
+    (tmp_path / "boxes/images/train/0.jpg").write_bytes(b"no image")
+    whole = Dataset.load(data, need=("train",))
+    seen = [whole, whole.of_one_class(), whole.known_to({0: "pet"}, single_cls=True)]
+    seen.append(Dataset.load(class_folders(tmp_path / "classes"), task="classify"))
+    for dataset in seen:
+        assert dataset.digest
+        dataset.require_unchanged()
+    (tmp_path / "classes/val/a/0.png").write_bytes(picture(3, "PNG"))
+    with pytest.raises(DataError, match="changed"):
+        seen[-1].require_unchanged()
+    data.unlink()
+    Dataset.load(written(tmp_path / "other")).require_unchanged()  # nothing rests on it yet
+
+
 def test_a_cache_that_cannot_be_written_gives_the_same_digest(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     data = written(tmp_path / "d")

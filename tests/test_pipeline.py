@@ -28,6 +28,7 @@ from edgeprune.stages.inputs import build_command
 from edgeprune.target import load_target
 from edgeprune.workspace import Key, Record, Workspace, open_workspace
 from tests.records.sample import build_record
+from tests.test_dataset import written
 
 
 class Log:
@@ -146,6 +147,42 @@ def test_a_stage_that_dies_leaves_the_earlier_ones_and_is_run_again(tmp_path: Pa
     assert log.ran == ["one", "two", "two"]
     assert ran.reused == {"one"}
     assert (folder / "file").stat().st_mtime_ns == before
+
+
+def test_a_stage_during_which_the_data_changed_is_not_kept(tmp_path: Path) -> None:
+    data = written(tmp_path / "data")
+    log = Log()
+
+    def edit(folder: Path) -> None:
+        (tmp_path / "data/labels/val/0.txt").write_text("1 .5 .5 .2 .2\n")
+
+    def reading(workspace: Workspace, *stages: Stage[Any]) -> None:
+        dataset = Dataset.load(data)
+        keyed = [replace(one, inputs=lambda build: {"data": build.dataset.digest}) for one in stages]
+        run_stages(replace(build(workspace), dataset=dataset), ["edgeprune", "build"], keyed)
+
+    with open_workspace(tmp_path / "run") as workspace:
+        with pytest.raises(DataError, match="the data set changed while"):
+            reading(workspace, stage("one", log), stage("two", log, work=edit))
+        assert len(list((tmp_path / "run").glob("one-*"))) == 1 and not list((tmp_path / "run").glob("two-*"))
+        reading(workspace, stage("one", log), stage("two", log))
+    assert log.ran == ["one", "two", "one", "two"]
+
+
+def test_results_of_data_that_changed_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Dataset.load(written(tmp_path / "data"))
+    assert data.digest
+    weights = Weights(tmp_path / "a.pt", "", "detect")
+    read = SimpleNamespace(target=load_target("cpu"), weights=weights, dataset=data, size="")
+
+    def judged(*_: Any) -> None:
+        (tmp_path / "data/labels/val/0.txt").unlink()
+
+    monkeypatch.setattr(pipeline, "read_inputs", lambda *_: read)
+    monkeypatch.setattr(pipeline, "run_stages", judged)
+    monkeypatch.setattr(pipeline, "write_results", lambda *_: pytest.fail("written"))
+    with pytest.raises(DataError, match="the data set changed while"):
+        pipeline.build("cpu", tmp_path / "a.pt", "data.yaml", out=tmp_path / "run")
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:

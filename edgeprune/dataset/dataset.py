@@ -46,6 +46,10 @@ ONE_CLASS = {0: "item"}  # what Ultralytics calls the class of a model that is t
 KEYPOINT_ENTRIES = ("flip_idx", "kpt_names", "kpt_oks_sigmas")  # entries of a YAML that Ultralytics reads for poses
 MAX_CHANNELS = 512  # far beyond what anybody trains
 OUTLINES = {"segment": "a polygon (CLASS X Y X Y X Y ...)", "obb": "four corners (CLASS X Y X Y X Y X Y)"}
+CHANGED = (
+    "{}: the data set changed while this command used it, so that figures from before and after would be of two data "
+    "sets; once it is as it should be, give the same command again: what was finished before stays"
+)
 NAMED = 3  # images that are left out, named one by one
 
 _logger = logging.getLogger(__package__)
@@ -349,6 +353,28 @@ class Dataset:
             if split in self._needed and (skipped := self._link(split).checked.skipped):
                 digest.update(f"without {[one.index for one in skipped]}".encode())
         return digest.hexdigest()
+
+    def require_unchanged(self) -> None:
+        """Raise ``DataError`` where what lies there by now has another :attr:`digest` than this dataset had when it was
+        asked for; what rests on it would be held against another ground truth. Nothing rests on one that nobody asked.
+
+        Image files are known again by their stamps, and label files are read.
+        """
+        if "digest" not in vars(self):
+            return
+        try:
+            in_a_folder = self.source.is_dir()
+            now = _dataset_from_folder(self.source, self.task) if in_a_folder else self._from_yaml_again()
+            changed = replace(now, _needed=self._needed, _said=self._said).digest != self.digest
+        except DataError as error:
+            raise DataError(f"{CHANGED.format(self.source)} ({error})") from error
+        if changed:
+            raise DataError(CHANGED.format(self.source))
+
+    def _from_yaml_again(self) -> Dataset:
+        """The dataset that the YAML describes by now, as a model sees it that saw this one; nothing is downloaded."""
+        now = _dataset_from_yaml(self.source, self.task)
+        return replace(now, names=self.names, one_class=True) if self.one_class else now
 
     def _link(self, split: str) -> LinkedSplit:
         """The split as it was checked, on the first call; see :mod:`edgeprune.dataset.linked_split`."""

@@ -296,7 +296,9 @@ class FrontierRun:
         self.reporter.note(f"{len(levers.found.screened)} forms screened; {len(trained)} rows to train and measure")
         jobs = self._jobs(levers, trained)
         swept = self.source.path.read_bytes()
-        points = finish_jobs(jobs, swept, self.out, self.jobs, self.steps, self.reporter)
+        points = finish_jobs(
+            jobs, swept, self.out, self.jobs, self.steps, self.reporter, self.dataset.require_unchanged
+        )
         measured = [as_measured(_row(one, levers, point)) for one, point in zip(trained, points, strict=True)]
         made_by: dict[str, Job] = {}
         for row, job in zip(measured, jobs, strict=True):

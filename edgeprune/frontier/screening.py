@@ -81,6 +81,7 @@ def screen(
     began = time.monotonic()
     found, may_pass = _screened(site, forms, sources, dataset, folder, compiled)
     found = replace(found, seconds=time.monotonic() - began)
+    dataset.require_unchanged()
     if file is not None and not may_pass:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)

@@ -5,7 +5,7 @@ Finished points are kept in the sweep's folder and are not made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -119,7 +119,8 @@ def sweep(
         budgeted = target.with_budget(kind, value)
         todo.append(alike(name=name, weights=source.path.read_bytes(), target=budgeted, pruned=True, epochs=given))
     with open_workspace(out, "sweep"):  # a second one would disturb these measurements, and mix its points with these
-        points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter)
+        check = dataset.require_unchanged
+        points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter, check)
         measured = len(sources)
         metric = metric_name(source.task)
         made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
@@ -259,7 +260,13 @@ def require_training(
 
 
 def finish_jobs(
-    todo: Sequence[Job], swept: bytes, out: Path, jobs: str, steps: Steps, reporter: Reporter
+    todo: Sequence[Job],
+    swept: bytes,
+    out: Path,
+    jobs: str,
+    steps: Steps,
+    reporter: Reporter,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Point]:
     """The point of every job, in their order: from the folder of a sweep where it is there already, else made.
 
@@ -270,6 +277,7 @@ def finish_jobs(
         jobs: one of :data:`JOBS`.
         steps: what makes a point.
         reporter: who watches.
+        check: called before a point is kept; raises where it is of other data than the ones before.
     """
     todo = [job.beside(swept) for job in todo]
     folder = out / POINTS
@@ -285,6 +293,7 @@ def finish_jobs(
     def finished(job: Job, result: Result) -> None:
         point = result.point
         if point.failed is None:
+            check()
             if result.checkpoint is not None:
                 write_atomically(checkpoint_file(out, job), result.checkpoint)
             if result.per_image is not None:
@@ -325,9 +334,10 @@ def run_here(jobs: Sequence[Job], swept: bytes, finished: Finished, steps: Steps
     for job in jobs:
         try:
             pruned = steps.search(job)
-            finished(job, steps.measure(job, swept, pruned, steps.finetune(job, pruned)))
+            result = steps.measure(job, swept, pruned, steps.finetune(job, pruned))
         except EdgepruneError as error:
-            finished(job, job.failure(error))
+            result = job.failure(error)
+        finished(job, result)
 
 
 def _read(file: Path) -> Point | None:

@@ -568,6 +568,23 @@ def test_the_same_weights_under_another_name_are_the_same_point(tmp_path: Path) 
     assert per_image_file(tmp_path, renamed).read_bytes() == b"seen"
 
 
+def test_a_point_of_other_data_than_the_one_before_ends_the_sweep_and_is_not_kept(tmp_path: Path) -> None:
+    target = load_target("cpu").with_overrides(speed_up=2)
+    jobs = [Job(name, name.encode(), target, "d", "d", 0, False, "", True, 0) for name in ("one", "two", "three")]
+    steps = CountedSteps()
+
+    def check() -> None:
+        if "two" in steps.ran:
+            raise DataError("the data set changed")
+
+    with pytest.raises(DataError, match="changed"):
+        finish_jobs(jobs, b"given", tmp_path, "here", steps, Silent(), check)
+    assert steps.ran == ["one", "two"]
+    steps = CountedSteps()
+    finish_jobs(jobs, b"given", tmp_path, "here", steps, Silent())
+    assert steps.ran == ["two", "three"]
+
+
 def test_what_there_is_to_make_and_how_long_the_rest_takes_is_told(tmp_path: Path) -> None:
     target = load_target("cpu").with_overrides(speed_up=2)
     whole = Job("whole", b"given", target, "d", "d", 0, False, "", False, 0)
