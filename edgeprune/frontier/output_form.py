@@ -14,7 +14,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.frontier.choose import HARMLESS, loss
 from edgeprune.frontier.screening import Screening, screen
-from edgeprune.pruning.heads import has_end_to_end_head, ships_end_to_end
+from edgeprune.pruning.heads import has_end_to_end_head, has_one_to_many_head, ships_end_to_end
 from edgeprune.records.frontier import Form, Keys, Screened
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import LEAST_GAIN
@@ -41,10 +41,11 @@ class OutputForm:
 
 def output_forms(target: Target, source: Checkpoint, weights: str) -> list[Form]:
     """Every form that the model has and the target allows, the target's own first."""
-    dual = has_end_to_end_head(source.model)
     own = HEADS["end-to-end" if ships_end_to_end(source.model, target.exported_head) else "raw"]
     others: dict[str, Keys] = {NMS: {"export.nms": True}}
-    if dual:
+    if not has_one_to_many_head(source.model):
+        others = {}
+    elif has_end_to_end_head(source.model):
         others = {HEADS[head]: {"export.head": head} for head in HEADS} | others
     return [
         Form(own, weights, {}, ()),

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.options import named
 from edgeprune.pruning.copies import copy_sharing_weights, head_of
 from edgeprune.settings import Head
@@ -21,9 +21,22 @@ HEADS = get_args(Head)
 
 def has_end_to_end_head(model: nn.Module) -> bool:
     """Whether the model has a second, one-to-one head whose output needs no NMS (YOLOv10, YOLO26)."""
-    head = list(model.children())[-1]
-    head = list(head.children())[-1] if isinstance(head, nn.Sequential) else head
-    return getattr(head, "one2one_cv2", None) is not None
+    return getattr(_last_layer(model), "one2one_cv2", None) is not None
+
+
+def has_one_to_many_head(model: nn.Module) -> bool:
+    """Whether the head that ``raw`` and ``nms`` ship is there: ``fuse()`` removes it where the other one ships."""
+    return not has_end_to_end_head(model) or getattr(_last_layer(model), "cv2", None) is not None
+
+
+def refuse_fused_head(model: nn.Module) -> None:
+    """Raise DataError for a head that ``fuse()`` left without what its loss and its raw maps are made of (Pose26)."""
+    last = _last_layer(model)
+    if hasattr(last, "flow_model") and last.flow_model is None:
+        raise DataError(
+            f"the model was fused, which removed layers that its head ({type(last).__name__}) is trained with; give "
+            "the checkpoint from before fuse()"
+        )
 
 
 def ships_end_to_end(model: nn.Module, head: str = "auto") -> bool:
@@ -34,11 +47,21 @@ def ships_end_to_end(model: nn.Module, head: str = "auto") -> bool:
         head: one of :data:`HEADS`.
 
     Raises:
-        TargetError: an unknown head.
+        TargetError: an unknown head, or one that ``fuse()`` removed.
     """
     if head not in HEADS:
         raise TargetError(f"{named('head')} '{head}' is unknown; {', '.join(HEADS)} are allowed")
+    if head in ("raw", "nms") and not has_one_to_many_head(model):
+        raise TargetError(
+            f"{named('head')} {head}: the model was fused, which left its end-to-end head alone; auto and end-to-end "
+            "are allowed, or give the checkpoint from before fuse()"
+        )
     return head in ("auto", "end-to-end") and has_end_to_end_head(model)
+
+
+def _last_layer(model: nn.Module) -> nn.Module:
+    head = list(model.children())[-1]
+    return list(head.children())[-1] if isinstance(head, nn.Sequential) else head
 
 
 def training_only(model: nn.Module, head: str = "auto") -> frozenset[str]:

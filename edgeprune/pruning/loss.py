@@ -10,7 +10,7 @@ from torch import nn
 
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.copies import copy_without_criterion, head_of, set_raw_outputs
-from edgeprune.pruning.heads import has_end_to_end_head, ships_end_to_end
+from edgeprune.pruning.heads import has_end_to_end_head, refuse_fused_head, ships_end_to_end
 
 
 class _ShippedLoss:
@@ -35,7 +35,11 @@ def loss_model(model: nn.Module, head: str = "auto") -> Any:
     Args:
         model: of one head or two.
         head: which of two heads ships, one of :data:`~edgeprune.pruning.heads.HEADS`: its loss alone counts.
+
+    Raises:
+        DataError, TargetError: ``fuse()`` removed the head, or a part of it.
     """
+    refuse_fused_head(model)
     from ultralytics.cfg import get_cfg
 
     result: Any = set_raw_outputs(copy_without_criterion(model))

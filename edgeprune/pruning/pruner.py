@@ -27,7 +27,7 @@ from edgeprune.pruning.choose import Chooser, CostFunction, best_channels, withi
 from edgeprune.pruning.criteria import give_batches, importance_named
 from edgeprune.pruning.depth import original_names, remove_blocks
 from edgeprune.pruning.group import group_of
-from edgeprune.pruning.heads import training_only
+from edgeprune.pruning.heads import refuse_fused_head, training_only
 from edgeprune.pruning.macs import MacsModel
 from edgeprune.pruning.narrow import narrow_model, shapes_for_widths
 from edgeprune.pruning.plan import Plan, PlannedDimension, PlanSettings, SourceDigests
@@ -60,7 +60,8 @@ class Pruner:
         dimensions: every width of the model, with its parts, its members, and why it is fixed, if it is.
 
     Raises:
-        DataError: no model of Ultralytics, or one of a family that does not run here; names its class.
+        DataError: no model of Ultralytics, one of a family that does not run here, or a head that ``fuse()`` left
+            without what it is trained with; names its class.
         StageError: a block that a stock checkpoint cannot hold, or that cannot be traced; names the block.
         TargetError: an argument is out of range, a glob matches nothing, or the head is unknown.
     """
@@ -78,6 +79,7 @@ class Pruner:
         head: str = "auto",
     ) -> None:
         model = network_of(model)
+        refuse_fused_head(model)
         self.constraints = Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width)
         imgsz = taken_size(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
         self.original, self.imgsz, self.removed, self.head = model, imgsz, tuple(removed), head

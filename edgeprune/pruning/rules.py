@@ -40,9 +40,14 @@ def rewrite_split(module: Any, widths: list[int]) -> None:
 
 
 def rewrite_repeated_widths(module: Any) -> None:
-    """``RepConv`` keeps its widths a second time."""
-    if type(module).__name__ == "RepConv":
-        module.c1, module.c2 = module.conv1.conv.in_channels, module.conv1.conv.out_channels
+    """``RepConv`` and ``RepVGGDW`` keep their widths a second time; ``fuse()`` leaves one convolution in either."""
+    kind = type(module).__name__
+    if kind == "RepConv":
+        layer = module.conv1.conv if hasattr(module, "conv1") else module.conv
+        module.c1, module.c2, module.g = layer.in_channels, layer.out_channels, layer.groups
+    elif kind == "RepVGGDW":
+        layer = module.conv if isinstance(module.conv, nn.Conv2d) else module.conv.conv
+        module.dim = layer.out_channels
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,14 @@ def test_a_model_has_the_forms_of_its_head(config: str, names: list[str], tmp_pa
         assert from_frames().changed(form.keys).exported_head == ("nms" if "export.nms" in form.keys else "raw")
 
 
+def test_a_fused_model_has_no_form_but_the_head_that_is_left(tmp_path: Path) -> None:
+    given = source("yolo26n.yaml", tmp_path)
+    model: Any = given.model
+    model.model[-1].end2end = True
+    model.fuse(verbose=False)
+    assert [form.name for form in output_forms(from_frames(), given, "n")] == ["end-to-end head"]
+
+
 def screened(*figures: tuple[str, float, float]) -> tuple[Screened, ...]:
     return tuple(
         Screened(Form(name, "n", {"export.head": name} if number else {}, ()), 10 / ratio, ratio, accuracy, 1)

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from edgeprune.checkpoint import save
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.graphs import counts_of
+from edgeprune.pruning.api import prune
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
+from edgeprune.pruning.depth import least_important_blocks
 from edgeprune.pruning.heads import training_only
 from edgeprune.pruning.loss import loss_model, mean_loss
 from edgeprune.pruning.plan import Plan
@@ -115,3 +117,45 @@ def test_prototypes_of_masks_are_ranked_by_the_loss_of_the_head_that_ships(stock
     free = [one for one in pruner.dimensions if one.name.startswith("model.23.proto.") and one.fixed is None]
     assert free
     assert all(gradients[part.units].any() for dimension in free for part in dimension.parts)
+
+
+@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolov10n"])
+def test_a_fused_model_ships_the_head_that_is_left_and_refuses_the_other(stock, tmp_path, name):
+    """``fuse()``, which a prediction calls too, takes the one-to-many head out of such a model."""
+    fused = _fused(stock(f"{name}.yaml"), end_to_end=True)
+    assert Pruner(fused, 64).macs() == Pruner(fused, 64, head="end-to-end").macs()
+    save(fused, tmp_path / "fused.pt")
+    plans = prune(fused, ratio=0.3, imgsz=64, importance="l2").plan
+    assert plans.params[1] < plans.params[0]
+    for head in ("raw", "nms"):
+        for refuse in (
+            lambda head=head: Pruner(fused, 64, head=head),
+            lambda head=head: loss_model(fused, head),
+            lambda head=head: onnx_from_checkpoint(tmp_path / "fused.pt", tmp_path / "n.onnx", imgsz=64, head=head),
+            lambda head=head: least_important_blocks(fused, 1, [], head=head),
+        ):
+            with pytest.raises(TargetError, match=f"head {head}: the model was fused"):
+                refuse()
+
+
+def test_the_loss_of_a_fused_model_is_that_of_the_head_that_is_left(stock):
+    model, batches = stock("yolo26n.yaml"), [_labelled()]
+    for end_to_end, head in ((True, "auto"), (False, "raw")):
+        whole = mean_loss(loss_model(model, head), batches)
+        fused = _fused(model, end_to_end)
+        assert mean_loss(loss_model(fused), batches) == pytest.approx(whole, rel=1e-3)
+        assert mean_loss(loss_model(fused, head), batches) == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_a_fused_head_without_what_it_is_trained_with_is_refused(stock, end_to_end):
+    fused = _fused(stock("yolo26n-pose.yaml"), end_to_end)
+    for refuse in (lambda: Pruner(fused, 64), lambda: loss_model(fused), lambda: least_important_blocks(fused, 1, [])):
+        with pytest.raises(DataError, match=r"its head \(Pose26\) is trained with; give the checkpoint from before"):
+            refuse()
+
+
+def _fused(model, end_to_end):
+    fused = copy.deepcopy(model)
+    fused.model[-1].end2end = end_to_end  # which of the two is left
+    return fused.fuse(verbose=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from ultralytics.nn.modules import Focus
+from ultralytics.nn.modules import Focus, RepConv, RepVGGDW
 from ultralytics.nn.tasks import DetectionModel
 
 from edgeprune.errors import TargetError
@@ -17,6 +17,7 @@ from edgeprune.pruning.channel_gradients import _layer_gradient
 from edgeprune.pruning.equivalence import masked_parameters
 from edgeprune.pruning.group import GroupSlot
 from edgeprune.pruning.pruner import Pruner
+from edgeprune.pruning.rules import rewrite_repeated_widths
 
 
 def model(change: Any = None) -> Any:
@@ -143,3 +144,27 @@ def test_the_weights_of_a_transposed_convolutions_channels_are_found_and_put_to_
     assert masked.shape == every.shape
     assert not (masked[7] if groups == 256 else masked[:, 7]).any()
     assert int((masked == 0).sum()) == (4 if groups == 256 else 4 * 256)
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolov9t", "yolov10n"])
+def test_a_fused_model_is_pruned_too(name: str) -> None:
+    """``fuse()`` merges the branches of RepConv and RepVGGDW into one convolution."""
+    fused: Any = DetectionModel(f"{name}.yaml", nc=3, verbose=False).eval().fuse(verbose=False)
+    pruner = Pruner(fused, 64)
+    plan = pruner.plan(macs_speed_up=1.5, importance="l2")
+    pruned = pruner.apply(plan)
+    for module in pruned.modules():
+        if isinstance(module, RepConv):
+            assert (module.c1, module.c2) == (module.conv.in_channels, module.conv.out_channels)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("kind", "told"), [(RepConv, ("c1", "c2", "g")), (RepVGGDW, ("dim",))])
+def test_a_block_of_merged_branches_is_told_its_widths(kind: Any, told: tuple[str, ...], fused: bool) -> None:
+    whole, narrow = (kind(width, width) if kind is RepConv else kind(width) for width in (16, 8))
+    if fused:
+        for block in (whole, narrow):
+            block.fuse_convs() if kind is RepConv else block.fuse()
+    whole._modules.update(narrow._modules)
+    rewrite_repeated_widths(whole)
+    assert [getattr(whole, key) for key in told] == [getattr(narrow, key) for key in told]
