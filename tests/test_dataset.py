@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -309,6 +310,27 @@ def test_images_are_read_for_the_digest_once_until_one_changes(tmp_path, monkeyp
     (tmp_path / "d/images/val/0.jpg").write_bytes(picture(9))
     assert Dataset.load(data).digest != first
     assert len(read) == 9, "the split with the change, and no other"
+
+
+def test_an_image_that_could_not_be_read_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    dataset, whole = Dataset.load(written(tmp_path / "d")), image_hashes.sha256_of
+
+    def failing(path):
+        if path.name == "1.jpg":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return whole(path)
+
+    with monkeypatch.context() as then:
+        then.setattr(image_hashes, "sha256_of", failing)
+        with pytest.raises(DataError, match=r"1\.jpg cannot be read: Input/output error"):
+            _ = dataset.digest
+    images = dataset.splits["train"]
+    read = image_hashes.image_hashes(images)
+    assert read == tuple(whole(image) for image in images)
+    [kept] = [file for file in (tmp_path / "cache/datasets").glob("hashes-*/*") if json.loads(file.read_text())]
+    kept.write_text(json.dumps([read[0], "", read[2]]))  # as older versions kept it
+    assert image_hashes.image_hashes(images) == read
 
 
 EDITS = {

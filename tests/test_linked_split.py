@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
@@ -279,3 +280,59 @@ def test_pixels_are_those_of_ultralytics_own_loader(channels, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     with pytest.raises(DataError, match="channels"):
         dataset.check_matches({0: "cat", 1: "dog"}, channels=channels + 1)
+
+
+FAULTS = [errno.EIO, errno.EMFILE, errno.EACCES, errno.ESTALE]
+
+
+@pytest.mark.parametrize("number", FAULTS, ids=os.strerror)
+@pytest.mark.parametrize("task", ["detect", "classify"])
+def test_a_fault_of_the_system_leaves_no_image_out(number, task, tmp_path, monkeypatch):
+    """Ultralytics takes every fault for damage; what was left out for one would be left out when it is long over."""
+    data = class_folders(tmp_path / "d") if task == "classify" else written(tmp_path / "d")
+    whole = Image.open
+
+    def failing(file, *more, **named):
+        if str(file).endswith(("0000001.jpg", "0000001.png")):
+            raise OSError(number, os.strerror(number), str(file))
+        return whole(file, *more, **named)
+
+    with monkeypatch.context() as then:
+        then.setattr(Image, "open", failing)
+        with pytest.raises(DataError, match=rf"(1.jpg|0.png) cannot be read: {os.strerror(number)}; once it can be"):
+            Dataset.load(data, task=task)
+    dataset = Dataset.load(data, task=task)
+    assert len(dataset.images("train")) == len(dataset.splits["train"])
+
+
+def test_an_image_that_the_system_does_not_read_is_not_damaged(tmp_path, monkeypatch):
+    data = written(tmp_path / "d")
+    damaged = tmp_path / "d/images/train/1.jpg"
+    damaged.write_bytes(b"no image")
+    opened = Path.open
+
+    def failing(path, *more, **named):
+        if path == damaged:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *more, **named)
+
+    with monkeypatch.context() as then:
+        then.setattr(Path, "open", failing)
+        with pytest.raises(DataError, match=r"1\.jpg cannot be read: Input/output error"):
+            Dataset.load(data)
+    assert len(Dataset.load(data).images("train")) == 2
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_folder_that_cannot_be_looked_into_is_not_an_empty_one(kind, tmp_path, monkeypatch):
+    data = written(tmp_path / "d")
+    hidden, looked_at = tmp_path / "d" / kind / "val" / f"1.{'jpg' if kind == 'images' else 'txt'}", Path.stat
+
+    def failing(path, *more, **named):
+        if path == hidden:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return looked_at(path, *more, **named)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    with pytest.raises(DataError, match=r"1\.(jpg|txt) cannot be read: Input/output error"):
+        Dataset.load(data)

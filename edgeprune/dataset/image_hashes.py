@@ -15,27 +15,31 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from edgeprune.artifact import sha256_of
-from edgeprune.dataset.linked_split import FOLDER, MANY, stamp_of
+from edgeprune.dataset.linked_split import FOLDER, MANY, stamp_of, unreadable
 from edgeprune.errors import DataError
 from edgeprune.reading import is_file
 from edgeprune.serial import read_json, write_json
 from edgeprune.workspace import user_cache
 
 FILE = "sha256.json"
-UNREADABLE = ""  # of what is no regular file, or may not be read
+UNREADABLE = ""  # of what is no regular file
 
 _logger = logging.getLogger(__name__)
 
 
 def image_hashes(images: Sequence[Path]) -> tuple[str, ...]:
-    """The SHA-256 of each image; empty for one that cannot be read. Where the files lie does not count."""
+    """The SHA-256 of each image; empty for what is no regular file. Where the files lie does not count.
+
+    Raises:
+        DataError: the system does not read one.
+    """
     folder = user_cache(FOLDER) / f"hashes-{_key(images)}"
     with contextlib.suppress(OSError):
         os.utime(folder)  # a folder in use is not swept
     with contextlib.suppress(DataError):
         known = read_json(tuple[str, ...], folder / FILE)
         if len(known) == len(images):
-            return known
+            return tuple(one or _hash(image) for one, image in zip(known, images, strict=True))
     if len(images) > MANY:
         _logger.warning("reading %d images, once", len(images))
     with ThreadPool() as pool:
@@ -49,8 +53,8 @@ def image_hashes(images: Sequence[Path]) -> tuple[str, ...]:
 def _hash(image: Path) -> str:
     try:
         return sha256_of(image) if is_file(image) else UNREADABLE
-    except OSError:
-        return UNREADABLE
+    except OSError as error:
+        raise unreadable(image, error) from error
 
 
 def _key(images: Sequence[Path]) -> str:

@@ -9,10 +9,13 @@ with a dataset is executed, and nothing of a dataset is changed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,7 +27,7 @@ from edgeprune.dataset.images import read_image
 from edgeprune.dataset.labels import read_label_file
 from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
 from edgeprune.quiet import quiet
-from edgeprune.reading import is_file
+from edgeprune.reading import is_file, shown
 from edgeprune.serial import read_json, write_json
 from edgeprune.version import installed, pip
 from edgeprune.workspace import user_cache
@@ -32,8 +35,10 @@ from edgeprune.workspace import user_cache
 KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
 FOLDER = "datasets"
 CHECKED = "checked.json"
-FORMAT = "3"
+FORMAT = "4"
 READERS = ("ultralytics", "pillow", "pi-heif")  # which images are left out depends on their versions
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\]")  # as Python begins what an error of the system says
 MANY = 5000  # images from which on it is said that they are opened
 
 _logger = logging.getLogger(__name__)
@@ -187,11 +192,33 @@ def _key(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules) ->
 
 
 def stamp_of(path: Path | None) -> bytes:
-    """Size and time of change, by which a file is known again; empty for what is no regular file."""
-    if path is None or not is_file(path):
+    """Size and time of change, by which a file is known again; empty for what is no regular file.
+
+    Raises:
+        DataError: whether it is one cannot be told, here or now.
+    """
+    if path is None:
         return b""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except ValueError:  # NUL in the name
+        return b""
+    except OSError as error:
+        if error.errno in NO_SUCH_FILE:
+            return b""
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        return b""
     return f"{status.st_size} {status.st_mtime_ns}".encode()
+
+
+def unreadable(path: Path | None, error: OSError) -> DataError:
+    """The refusal of a file that the system does not read: a share that is away, too many open files, no permission.
+    Nothing is kept of it, and it is not left out: that may pass, and figures of fewer images would stay."""
+    return DataError(
+        f"{shown(path or '')} cannot be read: {error.strerror}; once it can be, give the same command again, or take "
+        "it out of the dataset"
+    )
 
 
 def _link(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules, folder: Path) -> list[Path | None]:
@@ -239,6 +266,7 @@ def _check(
         try:
             reason, objects, outlined = _verified(link, rules)
             if reason:
+                _refuse_unreadable(sources[index], reason)
                 refuse(sources[index].image)
                 link.unlink()
                 return reason.replace(str(link), str(sources[index].image)), 0, 0
@@ -256,6 +284,22 @@ def _check(
     skipped = tuple(Skipped(index, reason) for index, (reason, *_) in enumerate(said) if reason)
     counts = [objects for _, objects, _ in said]
     return Checked(skipped, sum(count > 0 for count in counts), sum(counts), sum(outlined for *_, outlined in said))
+
+
+def _refuse_unreadable(source: Source, reason: str) -> None:
+    """Raise ``DataError`` where an image was rejected because the system did not read it, or its label, then or still;
+    Ultralytics takes that for damage."""
+    said = SYSTEM_ERROR.match(reason)
+    if said is not None and (number := int(said[1])) != errno.EINVAL:  # damage asks for places before the first byte
+        raise unreadable(source.image, OSError(number, os.strerror(number)))
+    for path in (source.image, source.label):
+        if path is not None and is_file(path):
+            try:
+                with path.open("rb") as file:
+                    while file.read(1 << 20):
+                        pass
+            except OSError as error:
+                raise unreadable(path, error) from error
 
 
 def _verified(link: Path, rules: LabelRules) -> tuple[str, int, int]:
