@@ -336,3 +336,12 @@ def test_a_folder_that_cannot_be_looked_into_is_not_an_empty_one(kind, tmp_path,
     monkeypatch.setattr(Path, "stat", failing)
     with pytest.raises(DataError, match=r"1\.(jpg|txt) cannot be read: Input/output error"):
         Dataset.load(data)
+
+
+def test_a_cache_that_is_named_from_the_current_folder_is_trained_from(tmp_path, monkeypatch):
+    data = written(tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEPRUNE_CACHE", "here")
+    path = Dataset.load(data).for_ultralytics("train", "val")
+    assert path.is_absolute()
+    assert len(loader_of(path)) == 3

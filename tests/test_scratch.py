@@ -165,3 +165,12 @@ def test_a_lock_follows_no_link(tmp_path: Path) -> None:
     with pytest.raises(OSError), scratch.locked(tmp_path / ".lock", wait=False):
         pass
     assert not (tmp_path / "made by the lock").exists()
+
+
+def test_temporary_files_lie_where_children_look_that_start_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as folder:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("EDGEPRUNE_CACHE", "cache")
+        with scratch.scratch():
+            assert Path(os.environ["TMPDIR"]).is_relative_to(Path(folder) / "cache" / "tmp")
+        monkeypatch.chdir("/")

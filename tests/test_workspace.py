@@ -28,6 +28,7 @@ from edgeprune.workspace import (
     held,
     held_build,
     open_workspace,
+    user_cache,
 )
 
 
@@ -287,3 +288,22 @@ def test_a_child_that_outlives_a_build_does_not_hold_its_run_directory(tmp_path)
         os.close(writing)
         os.waitpid(child, 0)
         os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("EDGEPRUNE_CACHE", "cache", "{here}/cache/tmp"),
+        ("EDGEPRUNE_CACHE", "/elsewhere", "/elsewhere/tmp"),
+        ("XDG_CACHE_HOME", "cache", "{here}/home/.cache/edgeprune/tmp"),
+        ("XDG_CACHE_HOME", "/elsewhere", "/elsewhere/edgeprune/tmp"),
+        ("XDG_CACHE_HOME", "", "{here}/home/.cache/edgeprune/tmp"),
+    ],
+)
+def test_the_cache_is_an_absolute_path(variable, value, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("EDGEPRUNE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    assert user_cache("tmp") == Path(expected.format(here=tmp_path))
