@@ -275,19 +275,23 @@ def test_a_build_is_held_by_its_run_directory_or_its_bundle(
 def test_a_child_that_outlives_a_build_does_not_hold_its_run_directory(tmp_path):
     """Loaders of images are forked, and live on for a moment when what forked them is killed."""
     reading, writing = os.pipe()
+    begun, begins = os.pipe()
     with open_workspace(tmp_path, "training"):
         child = os.fork()
         if child == 0:
             os.close(writing)
+            os.write(begins, b"1")
             os.read(reading, 1)  # until the test has ended
             os._exit(0)
+        os.read(begun, 1)
     try:
         with open_workspace(tmp_path):
             pass
     finally:
         os.close(writing)
         os.waitpid(child, 0)
-        os.close(reading)
+        for end in (reading, begun, begins):
+            os.close(end)
 
 
 @pytest.mark.parametrize(
