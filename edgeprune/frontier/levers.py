@@ -22,19 +22,22 @@ SNUG = 1.1  # times that the shape of an input may be off that of the images bef
 TRAINED = "qat.epochs"  # key of a form whose weights are trained for INT8
 SAID_OF_FORMS = re.compile(r"as it is|(fp32|fp16|int8|int8-fp16)( trained)?|[\d× ]+ px|.*, .*|.*pruned to .*|.*\.pt")
 """Names of files that read as what a form is called for something else."""
-LEAST_SIDE = 64  # pixels; below this a detector's coarsest map has two cells a side
+LEAST_CELLS = 2  # of a side of a detector's coarsest map
 
 
-def forms(target: Target, weights: str, others: Sequence[str] = (), aspect: float | None = None) -> list[Form]:
+def forms(
+    target: Target, weights: str, others: Sequence[str] = (), aspect: float | None = None, stride: int = STRIDE
+) -> list[Form]:
     """Every form to time, the baseline first.
 
     Args:
         target: as it was given, with its size.
         weights: name of the checkpoint that is asked about.
-        others: names of further checkpoints.
+        others: names of further checkpoints, which run at the target's size alone.
         aspect: height over width of the images; None where they have none of their own.
+        stride: of the checkpoint that is asked about, in pixels.
     """
-    sizes = sizes_to_try(target.imgsz, aspect)
+    sizes = sizes_to_try(target.imgsz, aspect, stride)
     found: list[Form] = []
     for precision in (target.precision, *target.lower_precisions):
         lower: Keys = {} if precision == target.precision else {"precision": precision}
@@ -53,7 +56,7 @@ def trained_int8(form: Form, target: Target) -> Form | None:
     return Form(f"{there.precision} trained", form.weights, {**form.keys, TRAINED: Qat().epochs}, ("precision",))
 
 
-def sizes_to_try(size: Size, aspect: float | None = None) -> list[Size]:
+def sizes_to_try(size: Size, aspect: float | None = None, stride: int = STRIDE) -> list[Size]:
     """Sizes in pixels below one: smaller ones of its shape, or of the images' where it is mostly padding.
 
     The rectangle that an image fills shows it as large as the size around it does, in less time: where the shapes
@@ -62,20 +65,23 @@ def sizes_to_try(size: Size, aspect: float | None = None) -> list[Size]:
     Args:
         size: as given.
         aspect: height over width of the images.
+        stride: of the model; it takes multiples of it, and of :data:`~edgeprune.input_size.STRIDE`.
     """
+    step = max(stride, STRIDE)
     height, width = both_sides(size)
     if aspect is None or max(aspect * width / height, height / width / aspect) <= SNUG:
-        return smaller_sizes(size)
+        return smaller_sizes(size, step)
     sides = (min(height, width * aspect), min(width, height / aspect))
-    snug = plain([max(math.ceil(side / STRIDE - 1e-6) * STRIDE, LEAST_SIDE) for side in sides])
-    return smaller_sizes(size) if snug == plain(size) else [snug, *smaller_sizes(snug)]
+    snug = plain([max(math.ceil(side / step - 1e-6), LEAST_CELLS) * step for side in sides])
+    return smaller_sizes(size, step) if snug == plain(size) else [snug, *smaller_sizes(snug, step)]
 
 
-def smaller_sizes(size: Size) -> list[Size]:
+def smaller_sizes(size: Size, stride: int = STRIDE) -> list[Size]:
     """Sizes in pixels to try below one, of about its shape and in the model's steps, the largest first."""
     whole = both_sides(size)
-    tried = {tuple(round(side * share / STRIDE) * STRIDE for side in whole) for share in SIZE_SHARES} - {whole}
-    return [plain(sides) for sides in sorted(tried, key=prod, reverse=True) if min(sides) >= LEAST_SIDE]
+    step = max(stride, STRIDE)
+    tried = {tuple(round(side * share / step) * step for side in whole) for share in SIZE_SHARES} - {whole}
+    return [plain(sides) for sides in sorted(tried, key=prod, reverse=True) if min(sides) >= LEAST_CELLS * step]
 
 
 def _called(weights: str) -> str:

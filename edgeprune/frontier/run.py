@@ -282,7 +282,7 @@ class FrontierRun:
                 self.reporter.note(output.why)
             site = site_with(site, output.keys)
             aspect = None if self.source.task == "classify" else _aspect(self.dataset)
-            asked = forms(self.target.changed(output.keys), main, others, aspect)
+            asked = forms(self.target.changed(output.keys), main, others, aspect, self.source.stride)
             found = self.screener(site, asked, self.sources, self.dataset, folder / "forms", kept, self.out / COMPILED)
         target = self.target.changed(output.keys)
         found, for_int8 = with_trained_int8(found, target, self.epochs)

@@ -22,6 +22,7 @@ from edgeprune.frontier.choose import (
 )
 from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes, trained_int8
 from edgeprune.frontier.screening import Screening, with_trained_int8
+from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Form, Row, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.target import load_target
@@ -65,6 +66,20 @@ def test_where_a_square_is_mostly_padding_the_rectangles_of_the_images_are_tried
     assert sizes_to_try((384, 640), 9 / 16) == smaller_sizes((384, 640)), "it fits as it is"
     names = [form.name for form in forms(CPU, "n", aspect=0.75)]
     assert {"256 × 320 px", "int8, 256 × 320 px"} <= set(names) and "288 px" not in names
+
+
+@pytest.mark.parametrize("size", [1280, 960, 640, 320, (384, 640)])
+@pytest.mark.parametrize("aspect", [None, 9 / 16, 4 / 3])
+def test_sizes_are_multiples_of_the_models_own_stride(size: Size, aspect: float | None) -> None:
+    """YOLOv8-p6 has maps of 64 pixels a cell; a stride below 32 tries what Ultralytics trains at."""
+    for stride, step in ((64, 64), (16, 32)):
+        found = [both_sides(one) for one in sizes_to_try(size, aspect, stride)]
+        assert found and not any(side % step for sides in found for side in sides)
+        assert min(side for sides in found for side in sides) >= 2 * step
+        assert len(set(found)) == len(found)
+    asked = CPU.changed({"imgsz": size})
+    tried = [form.keys["imgsz"] for form in forms(asked, "n", aspect=aspect, stride=64) if form.levers == ("size",)]
+    assert tried == sizes_to_try(size, aspect, 64)
 
 
 def test_a_budget_within_reach_of_a_harmless_precision_needs_little_else() -> None:

@@ -27,7 +27,7 @@ from edgeprune.frontier.run import FrontierRun, _aspect
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.measure.per_image import save_per_image
 from edgeprune.progress import Silent
-from edgeprune.records.frontier import Frontier, Screened
+from edgeprune.records.frontier import Form, Frontier, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, how_to_build
 from edgeprune.samples.average_precision import ImageScores
@@ -140,6 +140,25 @@ def test_a_recommended_profile_extends_a_target_that_was_made_in_python(
     FrontierRun(mine, weights, data, out=tmp_path, kind="speed_up", budgets=[3.0], **options).made()
     made_of_it = load_target(tmp_path / "build-x3.yaml")
     assert (made_of_it.measure.rounds, made_of_it.prune.min_width) == (77, 16)
+
+
+def test_the_sizes_that_are_screened_are_of_the_stride_of_the_checkpoint(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    asked: list[Form] = []
+
+    def screener(site: Any, given: Any, *_: Any) -> Screening:
+        asked.extend(given)
+        raise StageError("seen")
+
+    weights, data = given
+    options: dict[str, Any] = {"imgsz": 640, "steps": MadeUpSteps(), "screener": screener}
+    run = FrontierRun("cpu", weights, data, out=tmp_path, kind="speed_up", budgets=[1.8], **options)
+    run.source = replace(run.source, stride=64)
+    with pytest.raises(StageError, match="seen"):
+        run.made()
+    sizes = {form.keys["imgsz"] for form in asked if "size" in form.levers}
+    assert sizes == {576, 512, 448, 384, 320, 256}
 
 
 class TrainingSteps(MadeUpSteps):
