@@ -274,7 +274,7 @@ class Target(_Part):
     finetune: Finetuning = Field(default_factory=Finetuning)
     qat: Qat | None = None
     """Train INT8 after fine-tuning (extra ``[qat]``); left out by default, where its ranges are calibrated alone. The
-    more accurate of the two ships."""
+    trained one ships where it is as accurate, or holds the floor with no layer in float."""
     export: Export = Field(default_factory=Export)
     builder: Builder = Field(default_factory=Builder)
     calibration: Calibration = Field(default_factory=Calibration)

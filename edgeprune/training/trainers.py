@@ -369,11 +369,22 @@ class GivenModelTrainer(BaseTrainer):
 
 
 def _unasked_trackers() -> Iterator[str]:
-    """Modules of Ultralytics' callbacks for trackers that are on by default and have nowhere to keep what they hear."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        yield f"{LOGGERS}mlflow"
-    if not Path(".dvc").is_dir():  # the mark of a DVC repository
-        yield f"{LOGGERS}dvc"
+    """Modules of Ultralytics' callbacks for trackers that are on by default and that nobody configured: they would keep
+    what they hear in the current folder, or ask for an account."""
+    here, home = Path(), Path.home()
+    configured = {
+        "mlflow": _is_set("MLFLOW_TRACKING_URI"),
+        "dvc": here.joinpath(".dvc").is_dir(),  # the mark of a DVC repository
+        "comet": _is_set("COMET_API_KEY", "COMET_CONFIG")
+        or any(folder.joinpath(".comet.config").is_file() for folder in (here, home)),
+        "clearml": _is_set("CLEARML_CONFIG_FILE", "CLEARML_API_HOST", "CLEARML_API_ACCESS_KEY")
+        or home.joinpath("clearml.conf").is_file(),
+    }
+    return (f"{LOGGERS}{name}" for name, asked in configured.items() if not asked)
+
+
+def _is_set(*variables: str) -> bool:
+    return any(map(os.environ.get, variables))
 
 
 @dataclass(frozen=True)

@@ -78,13 +78,23 @@ def _heard(trackers: dict[str, Any]) -> list[str]:
 def test_trackers_that_write_into_the_current_folder_hear_nothing_unless_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ultralytics.utils.callbacks import dvc, mlflow, wb
+    from ultralytics.utils.callbacks import clearml, comet, dvc, mlflow, wb
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    trackers = {"mlflow": mlflow.on_train_end, "dvc": dvc.on_train_end, "wandb": wb.on_train_end}
-    assert _heard(trackers) == ["wandb", "ours"]
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in (*os.environ,):
+        if name.startswith(("MLFLOW_", "COMET_", "CLEARML_")):
+            monkeypatch.delenv(name)
+    modules = {"mlflow": mlflow, "dvc": dvc, "comet": comet, "clearml": clearml, "wandb": wb}
+    trackers = {name: module.on_train_end for name, module in modules.items()}
+    heard = ["wandb", "ours"]  # what nobody has by default was asked for
+    assert _heard(trackers) == heard
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    assert _heard(trackers) == ["mlflow", "wandb", "ours"]
+    assert _heard(trackers) == (heard := ["mlflow", *heard])
     (tmp_path / ".dvc").mkdir()
-    assert _heard(trackers) == ["mlflow", "dvc", "wandb", "ours"]
+    assert _heard(trackers) == (heard := ["mlflow", "dvc", "wandb", "ours"])
+    (tmp_path / ".comet.config").touch()
+    assert _heard(trackers) == (heard := ["mlflow", "dvc", "comet", "wandb", "ours"])
+    (tmp_path / "home" / "clearml.conf").touch()
+    assert _heard(trackers) == ["mlflow", "dvc", "comet", "clearml", "wandb", "ours"]
