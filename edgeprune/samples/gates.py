@@ -20,6 +20,7 @@ from edgeprune.samples.statistics import (
     PLACEMENT_ALLOWANCE,
     Stability,
     bounds,
+    confidence_text,
     quantile_of,
     samples_needed,
     samples_to_settle,
@@ -206,7 +207,7 @@ def latency_gate(
             return row(bound.value, Verdict.FAIL, f"at least {fastest:.4g} ms in every sample, though {reason}")
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if bound.high is not None and bound.high <= limit_ms:
-        return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms with {confidence:.1%} confidence")
+        return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms {_sure(confidence, 1)}")
     share = _core_share(measurement)
     if bound.low is not None and bound.low > limit_ms >= bound.low * share:
         reason = (
@@ -214,7 +215,7 @@ def latency_gate(
         )
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
     if bound.low is not None and bound.low > limit_ms:
-        return row(bound.value, Verdict.FAIL, f"at least {bound.low:.4g} ms with {against:.0%} confidence")
+        return row(bound.value, Verdict.FAIL, f"at least {bound.low:.4g} ms {_sure(against)}")
     more = samples_to_settle(measurement.values, statistic, limit_ms, confidence, against)
     low = "?" if bound.low is None else f"{bound.low:.4g}"
     high = "?" if bound.high is None else f"{bound.high:.4g}"
@@ -287,9 +288,9 @@ def speed_up_gate(
             return row(gain.ratio, Verdict.FAIL, f"at most {max(ratios):.3f}× in every block, though {reason}")
         return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if gain.low >= limit:
-        return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× with {confidence:.1%} confidence")
+        return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× {_sure(confidence, 1)}")
     if gain.high < limit:
-        return row(gain.ratio, Verdict.FAIL, f"at most {gain.high:.3f}× with {against:.0%} confidence")
+        return row(gain.ratio, Verdict.FAIL, f"at most {gain.high:.3f}× {_sure(against)}")
     if shared_core(baseline, candidate):
         share = min(_core_share(baseline), _core_share(candidate))
         reason = (
@@ -410,7 +411,7 @@ def accuracy_gate(
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} images would settle it"
         verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; {others}{-high:+.4f} to {-low:+.4f}, {more}"
-    reason = f"{reason} ({ACCURACY_CONFIDENCE:.0%}, {interval.images} {images_of}){seen}"
+    reason = f"{reason} ({confidence_text(ACCURACY_CONFIDENCE)}, {interval.images} {images_of}){seen}"
     return replace(gate, verdict=verdict, reason=reason)
 
 
@@ -530,6 +531,10 @@ def scope_words(measurement: Measurement) -> str:
         return ""
     state = measurement.conditions.end_to_end
     return "planned end-to-end " if state is not None and state.stand_in else "end-to-end "
+
+
+def _sure(confidence: float, digits: int = 0) -> str:
+    return f"with {confidence_text(confidence, digits)} confidence"
 
 
 def _core_share(measurement: Measurement) -> float:

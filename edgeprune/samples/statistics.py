@@ -27,6 +27,7 @@ MIN_EXCESS = 1  # one sample may lie above a bound, so that a single hiccup is n
 DRIFT_TOLERANCE = 0.05  # levels that differ by less are the noise of a quiet machine; TensorRT's own is about 5 %
 NOISE_TOLERANCE = 0.5  # quartiles further apart than half of the median: nothing was held still
 FALSE_ALARM = 0.001  # share of steady runs that the test for moving levels may call unsteady
+ROUNDING = 1e-6  # of the last printed digit: 1 - 0.03 / 3 is a little less than 0.99 in binary
 MIN_TO_JUDGE = 20  # below this neither a level nor its movement can be told
 PLACEMENT_ALLOWANCE = (
     0.01  # the same model loaded twice differs by this much: where its memory lies (bench_resolution.py)
@@ -230,6 +231,21 @@ def samples_to_settle(
             return n
         n = math.ceil(n * 1.1)
     return None
+
+
+def confidence_text(confidence: float, digits: int = 0) -> str:
+    """A confidence in per cent, rounded down: what is printed is never more than what holds, and never all.
+
+    Args:
+        confidence: 0 to 1.
+        digits: behind the point at least; there are as many as what is left to 100 % needs.
+    """
+    left = 100 * (1 - confidence)
+    if left <= 0:
+        return "100%"
+    digits = max(digits, math.ceil(-math.log10(left) - ROUNDING))
+    scale = 10**digits
+    return f"{math.floor(100 * confidence * scale + ROUNDING) / scale:.{digits}f}%"
 
 
 @dataclass(frozen=True)

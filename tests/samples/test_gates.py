@@ -359,6 +359,19 @@ def test_a_look_of_three_fails_by_its_share_of_the_error() -> None:
     assert ratio.verdict is Verdict.FAIL and "99% confidence" in ratio.reason
 
 
+@pytest.mark.parametrize("retries", [0, 2, 12, 50, 1000])
+def test_a_gate_never_says_that_it_is_sure(retries: int) -> None:
+    samples = latency([10.0, 10.01] * 2000)
+    faster = latency([5.0, 5.01] * 2000)
+    confidence, against = pass_confidence(retries), fail_confidence(retries)
+    gates = [latency_gate("engine", samples, limit, "p50", confidence, against) for limit in (20.0, 9.0)] + [
+        speed_up_gate("engine", samples, faster, limit, confidence, against) for limit in (1.5, 3.0)
+    ]
+    assert [gate.verdict for gate in gates] == [Verdict.PASS, Verdict.FAIL] * 2
+    for gate in gates:
+        assert "confidence" in gate.reason and "100" not in gate.reason
+
+
 def test_fewer_samples_settle_a_fail_that_needs_less_confidence() -> None:
     values = noise(10.0).tolist()
     limit = value_of(values, "p95") - 0.01

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgeprune.samples import statistics
 from edgeprune.samples.statistics import (
     bounds,
+    confidence_text,
     effective_count,
     lower_rank,
     quantile_of,
@@ -26,6 +27,33 @@ from edgeprune.samples.statistics import (
     value_of,
 )
 from edgeprune.serial import to_json
+
+
+@pytest.mark.parametrize(
+    ("confidence", "digits", "text"),
+    [
+        (0.99962, 1, "99.96%"),
+        (0.99962, 0, "99.96%"),
+        (1 - 0.005 / 3, 1, "99.8%"),
+        (1 - 0.03 / 3, 0, "99%"),
+        (1 - 0.03 / 4, 0, "99.2%"),
+        (0.9998, 1, "99.98%"),
+        (0.9999, 0, "99.99%"),
+        (0.97, 0, "97%"),
+        (0.995, 1, "99.5%"),
+        (0.95, 0, "95%"),
+        (0.978, 0, "97%"),
+        (1.0, 1, "100%"),
+    ],
+)
+def test_a_printed_confidence_is_rounded_down_and_never_all(confidence: float, digits: int, text: str) -> None:
+    assert confidence_text(confidence, digits) == text
+
+
+@given(st.floats(0.5, 1 - 1e-12))
+def test_no_printed_confidence_is_more_than_what_holds(confidence: float) -> None:
+    printed = float(confidence_text(confidence, 1).removesuffix("%"))
+    assert printed < 100 and printed <= 100 * confidence + 1e-6
 
 
 @pytest.mark.parametrize(("q", "needed"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662)])
