@@ -270,6 +270,8 @@ def least_important_blocks(
 ) -> list[str]:
     """The ``count`` blocks that cost the least loss, chosen one after the other, names as in the given model.
 
+    None lies in another one: a block that is chosen after some inside it takes their place, and the choice goes on.
+
     Args:
         model: whose blocks.
         count: how many.
@@ -281,22 +283,34 @@ def least_important_blocks(
     Raises:
         TargetError: a count below 0, or the model has fewer removable blocks.
     """
-    batches, chosen = list(batches), []
+    batches = list(batches)
+    chosen: list[str] = []
     names = [block.name for block in removable_blocks(model, constraints)]
+    innermost = _innermost(names)
     if count < 0:
         raise TargetError(f"the blocks to drop are counted from 0 (seen: {count})")
-    if count > len(names):
-        kept = len(removable_blocks(model)) - len(names)
-        beside = f" beside {kept} that {named('ignore')} and {named('max_ratio')} keep" if kept else ""
-        raise TargetError(f"cannot drop {count} blocks: this model has {len(names)} removable ones{beside}")
-    for step in range(count):
-        losses = {
-            name: mean_loss(loss_model(remove_blocks(model, [*chosen, name]), head), batches)
-            for name in names
-            if name not in chosen and not _inside(name, chosen)
-        }
-        if not losses:
-            raise TargetError(f"cannot drop {count} blocks: after {step} none is left")
-        chosen.append(min(losses, key=lambda name: losses[name]))
-        progress(f"dropped {chosen[-1]}", done=step + 1, total=count)
+    if count > len(innermost):
+        kept = len(_innermost([block.name for block in removable_blocks(model)])) - len(innermost)
+        beside = f" beside {kept} that {named('ignore')} and {named('max_ratio')} keep" if kept > 0 else ""
+        raise TargetError(f"cannot drop {count} blocks: this model has {len(innermost)} removable ones{beside}")
+    while len(chosen) < count:
+        losses: dict[str, float] = {}
+        for name in names:
+            taken = _with_block(chosen, name)
+            left = sum(one not in taken and not _inside(one, taken) for one in innermost)
+            if name not in chosen and not _inside(name, chosen) and len(taken) + left >= count:
+                losses[name] = mean_loss(loss_model(remove_blocks(model, taken), head), batches)
+        best = min(losses, key=lambda name: losses[name])
+        chosen = _with_block(chosen, best)
+        progress(f"dropped {best}", done=len(chosen), total=count)
     return chosen
+
+
+def _with_block(chosen: Sequence[str], name: str) -> list[str]:
+    """Blocks with one more, in whose place those inside it stood."""
+    return [*(one for one in chosen if not _inside(one, [name])), name]
+
+
+def _innermost(names: Sequence[str]) -> list[str]:
+    """Blocks that no other one lies in: as many as can go side by side."""
+    return [name for name in names if not any(_inside(other, [name]) for other in names)]

@@ -133,6 +133,39 @@ def test_blocks_that_a_user_keeps_are_not_dropped(stock):
         least_important_blocks(model, len(left) + 1, [], constraints=kept)
 
 
+@pytest.mark.parametrize("count", range(1, 12))
+def test_as_many_blocks_go_as_were_asked_for_none_inside_another(stock, monkeypatch, count):
+    """The inner blocks of a list cost least, then the one around them: it takes their place and counts once."""
+    monkeypatch.setattr(depth, "remove_blocks", lambda model, names: names)
+    monkeypatch.setattr(depth, "loss_model", lambda names, head: names)
+    dear = {"model.22": 9, "model.13": 7, "model.2": 5}
+    monkeypatch.setattr(
+        depth, "mean_loss", lambda names, _: sum(dear.get(".".join(name.split(".")[:2]), 1) for name in names)
+    )
+    names = [block.name for block in removable_blocks(stock("yolo11n.yaml"))]
+    nested = [name for name in names if any(other.startswith(f"{name}.") for other in names)]
+    innermost = [name for name in names if name not in nested]
+    assert nested
+    if count > len(innermost):
+        with pytest.raises(TargetError, match=f"cannot drop {count} blocks: this model has {len(innermost)} removable"):
+            least_important_blocks(stock("yolo11n.yaml"), count, [])
+        return
+    chosen = least_important_blocks(stock("yolo11n.yaml"), count, [])
+    assert len(chosen) == count == len(set(chosen))
+    assert not any(one.startswith(f"{other}.") for one in chosen for other in chosen)
+
+
+def test_an_outer_block_takes_the_place_of_those_inside_it(stock, monkeypatch):
+    monkeypatch.setattr(depth, "remove_blocks", lambda model, names: names)
+    monkeypatch.setattr(depth, "loss_model", lambda names, head: names)
+    order = ["model.6.m.0.m.1", "model.6.m.0.m.0", "model.6.m.0", "model.8.m.0.m.0", "model.2.m.0"]
+    monkeypatch.setattr(depth, "mean_loss", lambda names, _: order.index(names[-1]) if names[-1] in order else 99)
+    found = {count: least_important_blocks(stock("yolo11n.yaml"), count, []) for count in (1, 2, 3)}
+    assert found[1] == order[:1]
+    assert found[2] == ["model.6.m.0.m.1", "model.6.m.0.m.0"]
+    assert found[3] == ["model.6.m.0", "model.8.m.0.m.0", "model.2.m.0"]
+
+
 def test_fewer_than_no_blocks_cannot_be_dropped(stock):
     with pytest.raises(TargetError, match="from 0"):
         least_important_blocks(stock("yolov8n.yaml"), -1, [])
