@@ -17,10 +17,10 @@ from edgeprune.workspace import Key, Record
 
 
 def train_inputs(build: Build, training: Training) -> dict[str, object]:
-    """Key entries of a training stage; the number of loaders does not change what is asked of it, and a teacher is
-    known by its bytes."""
+    """Key entries of a training stage; where it runs and the number of loaders do not change what is asked of it, and a
+    teacher is known by its bytes."""
     return {
-        **{name: value for name, value in asdict(training).items() if name not in ("workers", "teacher")},
+        **{name: value for name, value in asdict(training).items() if name not in ("device", "workers", "teacher")},
         **run_of(build),
         **best_by(build.weights.task),
         "data": build.dataset.digest,

@@ -14,7 +14,7 @@ from edgeprune.measure import compiling
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.site import open_site
 from edgeprune.search.bench import SiteBench
-from edgeprune.stages import baseline, engine, prune, qat, quantize, simplify
+from edgeprune.stages import baseline, engine, finetune, pretrain, prune, qat, quantize, simplify, sparsify
 from edgeprune.stages.base import Build
 from edgeprune.sweep import point
 from edgeprune.target import load_target
@@ -56,12 +56,25 @@ def differing(folder: Path, stage: Any, first: dict[str, Any], second: dict[str,
         (quantize, {"precision": "fp16"}, {"calibration.method": "minmax"}, set()),
         (quantize, {}, {"measure.retries": 5, "measure.rounds": 90, "measure.time_limit_s": 90.0}, set()),
         (engine, {}, {"measure.retries": 5}, set()),
+        # a training goes on elsewhere after the epochs that it has
+        (pretrain, {}, {"pretrain.device": "0,1", "pretrain.workers": 3}, set()),
+        (sparsify, {"sparsify.epochs": 2}, {"sparsify.device": "0"}, set()),
+        (sparsify, {"sparsify.epochs": 2}, {"sparsify.batch": 5}, {"params.batch"}),
     ],
 )
 def test_a_key_has_what_shapes_the_result(
     stage: Any, common: dict[str, Any], changed: dict[str, Any], entries: set[str], tmp_path: Path
 ) -> None:
     assert differing(tmp_path, stage, common, {**common, **changed}) == entries
+
+
+@pytest.mark.parametrize("stage", [finetune, qat])
+def test_where_a_training_runs_is_in_no_key(stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Build, "source", lambda *_: {})
+    name = stage.STAGE.name
+    alike, other = {f"{name}.device": "0", f"{name}.workers": 3}, {f"{name}.lr0": 0.5}
+    assert differing(tmp_path, stage, {f"{name}.epochs": 2}, {f"{name}.epochs": 2, **alike}) == set()
+    assert differing(tmp_path, stage, {f"{name}.epochs": 2}, {f"{name}.epochs": 2, **other}) == {"params.lr0"}
 
 
 def test_findings_of_lint_are_of_a_release(tmp_path: Path) -> None:
