@@ -19,6 +19,7 @@ They live in an importable module because distributed training pickles the train
 from __future__ import annotations
 
 import io
+import math
 import os
 import random
 import time
@@ -304,6 +305,7 @@ class GivenModelTrainer(BaseTrainer):
         Raises:
             StageError: last.pt belongs to another model.
         """
+        self._fit_epochs_to_time(ckpt)
         super().resume_training(ckpt)
         state = (ckpt or {}).get(STATE)
         if not state or not self.resume:
@@ -317,6 +319,17 @@ class GivenModelTrainer(BaseTrainer):
         self.resumed = state if "waiting" in state and same_batch else None
         for index in state["mosaic"]:
             self.train_loader.dataset.load_image(index)
+
+    def _fit_epochs_to_time(self, ckpt: dict[str, Any] | None) -> None:
+        """The epochs that fit into the time, at the pace of those that were run: Ultralytics counts them only after the
+        first that it runs itself, which would be the last where the checkpoint says so."""
+        state = (ckpt or {}).get(STATE)
+        if not self.resume or not self.args.time or not state or float(state["seconds"]) <= 0:
+            return
+        done = (ckpt or {})["epoch"] + 1
+        fit = math.ceil(self.args.time * 3600 / (float(state["seconds"]) / done))
+        self.epochs = self.args.epochs = max(fit, done + 1)  # one more ends by the time, if that is over
+        self._setup_scheduler()
 
     def take_up_gradients(self) -> None:
         """Go on with the gradients that last.pt kept, once Ultralytics has cleared all of them before its first epoch,

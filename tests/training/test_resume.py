@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -207,6 +208,30 @@ def test_a_run_goes_on_with_what_may_change_between_epochs(
         "train.close_mosaic: nothing → 2)"
     )
     assert torch_safe_load(str(tmp_path / "run/weights/last.pt"), safe_only=True)[0]["train_args"]["batch"] == 4
+
+
+@pytest.mark.parametrize("hours", [0.5, 2.0])
+def test_a_run_by_time_that_goes_on_uses_the_time_that_is_given_now(
+    tmp_path: Path, narrow: Path, digits: Path, hours: float
+) -> None:
+    """The epochs of a checkpoint are those that fitted when it was written: two after the first."""
+    before = replace(SETTINGS, epochs=2, time_h=0.5)
+    seen: list[tuple[int, int, float]] = []
+
+    def note(trainer: Any) -> None:
+        rates = [trainer.lf(epoch) for epoch in (0, trainer.epochs)]
+        seen.append((trainer.epoch, trainer.epochs, rates[0] - rates[1]))
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, data=digits, settings=before, watchers=stop_after(1))
+    spent = float(torch_safe_load(str(tmp_path / "run/weights/last.pt"), safe_only=True)[0]["edgeprune"]["seconds"])
+    with pytest.raises(Killed):
+        now = replace(before, time_h=hours)
+        run_training(tmp_path, narrow, data=digits, settings=now, watchers=[("on_train_epoch_start", note)])
+    [(epoch, epochs, fall)] = seen
+    assert epoch == 1 and epochs == math.ceil(hours * 3600 / spent) > 2
+    assert fall == pytest.approx(1 - SETTINGS.train.get("lrf", 0.01)), "the rate falls over all of them"
 
 
 @pytest.mark.parametrize(
