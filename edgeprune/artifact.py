@@ -62,6 +62,17 @@ def sha256_of_open(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def temporary_of(path: Path) -> Path:
+    """A name beside a file for what is to take its place, once it is whole; see :func:`remove_unfinished`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left of files that were to be written here; for whoever alone writes here."""
+    for file in folder.glob(f".?*.{'[0-9a-f]' * 8}.tmp"):
+        file.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Write a whole file or nothing: a reader sees the old bytes or the new ones, never a half (``os.replace``).
 
@@ -71,7 +82,7 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
     path = Path(path)
     if path.exists() and not path.is_file():
         raise OSError(errno.EPERM, "is no regular file", str(path))
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_of(path)
     data = content.encode() if isinstance(content, str) else content
     try:
         with naming(path), temporary.open("wb") as file:
@@ -103,7 +114,7 @@ def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if content == path:
                 continue
-            partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            partial = temporary_of(path)
             written[partial] = path
             if isinstance(content, bytes):
                 with naming(path):

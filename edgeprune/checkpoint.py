@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from edgeprune.artifact import naming, sha256_of
+from edgeprune.artifact import naming, sha256_of, temporary_of
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, first_line
 from edgeprune.families import family_of
 from edgeprune.input_size import InputSize, Size, both_sides, input_size, plain
@@ -237,7 +236,7 @@ def save(
         **({"modelopt": quantizers} if quantizers else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_of(path)
     try:
         archive = io.BytesIO()  # torch would write a file's name into it, and tell a full disk as a fault of its own
         torch.save(content, archive)

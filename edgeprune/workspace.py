@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, cast
 
-from edgeprune.artifact import Artifact, Role, sha256_of
+from edgeprune.artifact import Artifact, Role, remove_unfinished, sha256_of
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
 from edgeprune.serial import digest_of, from_json, read_json, to_json, write_json
 
@@ -307,6 +307,9 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
         try:
             for leftover in root.glob(".partial-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+            for folder in (root, *(one for one in root.iterdir() if one.is_dir() and not one.is_symlink())):
+                with contextlib.suppress(OSError):
+                    remove_unfinished(folder)
             if (old := root / OLD_BUNDLE).is_dir():
                 _keep_one_bundle(old, root / BUNDLE)
             yield Workspace(root)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,3 +48,29 @@ def test_a_checkpoint_tells_a_full_disk_as_that(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left") as error:
         checkpoint.save(torch.nn.Linear(999, 999), tmp_path / "model.pt")
     assert error.value.filename == str(tmp_path / "model.pt")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from edgeprune.artifact import write_atomically
+os.fsync = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path(sys.argv[1]), "text")
+"""
+
+
+@pytest.mark.parametrize("place", [".", "finetune-0123456789ab", "run/weights", "out"])
+def test_what_a_killed_process_had_not_finished_is_removed_by_the_next(tmp_path: Path, place: str) -> None:
+    from edgeprune.training.run import alone_in
+
+    out = tmp_path / "out"
+    root = out if place == "out" else out / ".training"
+    folder = root if place == "out" else root / place
+    folder.mkdir(parents=True)
+    mine = folder / ".notes.tmp"
+    mine.write_text("of somebody else")
+    subprocess.run([sys.executable, "-c", KILLED, str(folder / "last.pt")], check=False)
+    assert len(list(folder.iterdir())) == 2
+    with alone_in(out / ".training", out):
+        left = {file for file in folder.iterdir() if file.is_file()}
+        assert left - {folder / ".lock"} == {mine}

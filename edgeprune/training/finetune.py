@@ -84,7 +84,7 @@ def finetune(
         dataset = known if known.one_class or not asked else dataset.of_one_class()
     if dataset.one_class:
         settings = replace(settings, train={**settings.train, "single_cls": True})
-    with alone_in(work):
+    with alone_in(work, out):
         given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
         names = dict(dataset.names)
         if fit_classes(before, names, by_name=settings.train.get("cls_remap", True)):

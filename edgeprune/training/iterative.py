@@ -90,7 +90,7 @@ def prune_in_rounds(
             )
             carried = {**(loaded.edgeprune if metadata is None else metadata), **metadata_of(plan)}
             if number == 1:
-                stack.enter_context(alone_in(work))  # of all rounds
+                stack.enter_context(alone_in(work, out))  # of all rounds
             checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=carried)
             epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
             trained = finetune(

@@ -59,7 +59,7 @@ def pretrain(
     taken_size(settings.side, max(described.stride, STRIDE), described.task)
     dataset = Dataset.load(data, task=described.task, trust=trust)
     identity = {"dataset": dataset.digest}
-    with alone_in(work):
+    with alone_in(work, out):
         run = run_training(
             work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=progress
         )

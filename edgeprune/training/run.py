@@ -30,7 +30,7 @@ from ultralytics.cfg import TASK2METRIC
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
-from edgeprune.artifact import sha256_of, write_atomically
+from edgeprune.artifact import remove_unfinished, sha256_of, write_atomically
 from edgeprune.checkpoint import keypoint_shape
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DamagedError, StageError
@@ -95,15 +95,22 @@ class FinishedRun:
 
 
 @contextmanager
-def alone_in(work: Path | str) -> Iterator[None]:
+def alone_in(work: Path | str, out: Path | str) -> Iterator[None]:
     """Hold the scratch folder of a training, and with it what the training leaves in ``out``: a second one there would
-    take this one's epochs away, and both would say that all is well. Of several processes the first one holds it.
+    take this one's epochs away, and both would say that all is well. Of several processes the first one holds it. What
+    a killed one had not finished writing is removed.
 
     Raises:
         StageError: another training works there.
         TargetError: the folder cannot be written, or its file system has no locks.
     """
-    with open_workspace(Path(work), "training") if RANK in {-1, 0} else nullcontext():
+    if RANK not in {-1, 0}:
+        yield
+        return
+    with open_workspace(Path(work), "training"):
+        remove_unfinished(Path(work) / "run" / "weights")
+        if Path(work).absolute().parent == Path(out).absolute():  # else another training may write there
+            remove_unfinished(Path(out))
         yield
 
 
