@@ -157,7 +157,9 @@ def build(
         inputs.dataset.require_unchanged()  # of the judging too
         with _full_disk_told(root):
             carried = carry.carried_files(state) if carry.is_carried(state) else {}
-            return write_results(state, argv, finished, carried)
+            result = write_results(state, argv, finished, carried)
+        workspace.remove_old([record.key for record in state.records.values()])
+        return result
 
 
 def _replaced(root: Path, source: Weights) -> str:

@@ -3,7 +3,7 @@
 ``ROOT/<stage>-<key12>/{artifacts…, record.json, log.txt}``. A stage works in ``ROOT/.partial-*``, its record is written
 last and the folder is then renamed, so a folder with a record is complete and everything else is leftovers. What must
 survive a kill (epoch checkpoints) lies in ``ROOT/.scratch/<stage>-<key12>``, and what a stage that failed had printed
-in ``ROOT/failed/<stage>-<key12>``, until it finishes.
+in ``ROOT/failed/<stage>-<key12>``, until it finishes, or a later build with other keys finds it a month old.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,6 +34,8 @@ BUNDLE = "bundle"
 OLD_BUNDLE = ".bundle-old"
 """Where the bundle lies while the one that takes its place is moved there; never named as what may be cleared."""
 FAILED = "failed"
+SCRATCH = ".scratch"
+KEPT_S = 30 * 24 * 3600  # what is left of a stage that did not finish, where later builds asked for others
 Facts = TypeVar("Facts")
 
 
@@ -186,7 +189,7 @@ class Workspace:
 
     def scratch(self, key: Key) -> Path:
         """A folder that survives a kill, for work that can go on where it stopped."""
-        folder = self.root / ".scratch" / key.folder_name
+        folder = self.root / SCRATCH / key.folder_name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -219,7 +222,7 @@ class Workspace:
         if final.exists():  # found unfit by find(): a file of it is missing or changed
             shutil.rmtree(final)
         folder.replace(final)
-        shutil.rmtree(self.root / ".scratch" / key.folder_name, ignore_errors=True)
+        shutil.rmtree(self.root / SCRATCH / key.folder_name, ignore_errors=True)
         shutil.rmtree(self.failed_logs(key), ignore_errors=True)
         return _record(stored, final, type(facts))
 
@@ -229,6 +232,16 @@ class Workspace:
         if stored is not None:
             write_json(record.folder / RECORD, replace(stored, facts=to_json(facts)))
         return replace(record, facts=facts)
+
+    def remove_old(self, keys: Collection[Key]) -> None:
+        """Remove epochs and logs of stages that were stopped or failed, where their key is none of these and nothing
+        was written there for a month; whoever goes back to the settings of before goes on with what is younger."""
+        names = {key.folder_name for key in keys}
+        for place in (self.root / SCRATCH, self.root / FAILED):
+            for folder in place.iterdir() if place.is_dir() else ():
+                with contextlib.suppress(OSError):
+                    if folder.name not in names and time.time() - _written(folder) > KEPT_S:
+                        shutil.rmtree(folder, ignore_errors=True)
 
     def write_state(self, state: BuildState) -> None:
         """Remember what the latest build ran and reused, for ``edgeprune show``."""
@@ -245,6 +258,11 @@ class Workspace:
             return None
         _, folder, other = max(others, key=lambda entry: entry[0])
         return folder, other
+
+
+def _written(folder: Path) -> float:
+    """When anything in a folder was written last, as seconds of the clock of files."""
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def user_cache(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,6 +184,20 @@ def test_results_of_data_that_changed_are_not_written(tmp_path: Path, monkeypatc
     monkeypatch.setattr(pipeline, "write_results", lambda *_: pytest.fail("written"))
     with pytest.raises(DataError, match="the data set changed while"):
         pipeline.build("cpu", tmp_path / "a.pt", "data.yaml", out=tmp_path / "run")
+
+
+def test_a_finished_build_clears_what_others_left_long_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Dataset(tmp_path / "data.yaml", tmp_path, "detect", {0: "cell"}, {})
+    weights = Weights(tmp_path / "a.pt", "", "detect")
+    read = SimpleNamespace(target=load_target("cpu"), weights=weights, dataset=data, size="")
+    old = tmp_path / "run" / ".scratch" / "finetune-0123456789ab"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(pipeline, "read_inputs", lambda *_: read)
+    monkeypatch.setattr(pipeline, "run_stages", lambda *_: None)
+    monkeypatch.setattr(pipeline, "write_results", lambda *_: old.is_dir())
+    assert pipeline.build("cpu", tmp_path / "a.pt", "data.yaml", out=tmp_path / "run") is True
+    assert not old.exists()
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Edges:
     edges: int
 
 
+OTHER, YOUNG = Key("finetune", {"epochs": 7}), Key("finetune", {"epochs": 8})
 KEY = Key("export", {"params.imgsz": 320, "source.model": "ab"})
 
 
@@ -311,3 +312,19 @@ def test_the_cache_is_an_absolute_path(variable, value, expected, tmp_path, monk
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, value)
     assert user_cache("tmp") == Path(expected.format(here=tmp_path))
+
+
+def test_a_finished_build_removes_what_was_left_a_month_ago_by_stages_that_it_has_not(tmp_path):
+    month = 30 * 24 * 3600
+    with open_workspace(tmp_path) as workspace:
+        for place in (tmp_path / ".scratch", tmp_path / "failed"):
+            for key, name, age in ((KEY, "last.pt", 2 * month), (OTHER, "old", 2 * month), (YOUNG, "new", month / 2)):
+                file = place / key.folder_name / "run" / name
+                file.parent.mkdir(parents=True)
+                file.touch()
+                for path in (file, file.parent, file.parent.parent):
+                    os.utime(path, (time.time() - 2 * month,) * 2)
+                os.utime(file, (time.time() - age,) * 2)
+        workspace.remove_old([KEY])
+        left = [{path.name for path in place.iterdir()} for place in (tmp_path / ".scratch", tmp_path / "failed")]
+        assert left == [{KEY.folder_name, YOUNG.folder_name}] * 2
