@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import onnx
@@ -141,9 +142,13 @@ def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose nodes all have names of their own: an optimiser leaves some without."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    names: set[str] = set()
+    given = {node.name for node in copy.graph.node}  # of a later node too: a made name must not take it
+    taken: set[str] = set()
     for index, node in enumerate(copy.graph.node):
-        if not node.name or node.name in names:
-            node.name = f"{node.op_type}_{index}"
-        names.add(node.name)
+        if not node.name or node.name in taken:
+            own = f"{node.op_type}_{index}"
+            tries = (f"{own}_{number}" for number in count(2))
+            node.name = own if own not in given else next(name for name in tries if name not in given)
+            given.add(node.name)
+        taken.add(node.name)
     return copy

@@ -424,3 +424,22 @@ def test_metadata_does_not_decide_what_precision_a_graph_has(small, tmp_path):
     model = onnx.load(str(small()))
     onnx.helper.set_model_props(model, {PRECISION_KEY: "int8"})
     assert precision_of(model) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["Relu_1", "", "last"], ["Relu_1", "Relu_1_2", "last"]),
+        (["first", "", "Relu_1"], ["first", "Relu_1_2", "Relu_1"]),  # as PyTorch named nodes until 1.12
+        (["", "Relu_0", "Relu_0_2"], ["Relu_0_3", "Relu_0", "Relu_0_2"]),
+        (["same", "same", "Relu_1"], ["same", "Relu_1_2", "Relu_1"]),
+        (["", "", ""], ["Relu_0", "Relu_1", "Relu_2"]),
+    ],
+)
+def test_no_two_nodes_get_one_name_and_names_of_their_own_stay(given: list[str], expected: list[str]):
+    nodes = [helper.make_node("Relu", [f"v{at}"], [f"v{at + 1}"], name=name) for at, name in enumerate(given)]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 4)) for name in ("v0", f"v{len(given)}")]
+    model = helper.make_model(helper.make_graph(nodes, "chain", values[:1], values[1:]))
+    found = [node.name for node in name_nodes(model).graph.node]
+    assert len(set(found)) == len(given)
+    assert found == expected
