@@ -203,10 +203,12 @@ def compare(
             for number, path in enumerate(paths)
         ]
         sizes = [_size(path, graph) for path, graph in zip(paths, graphs, strict=True)]
+        own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
         engines = graphs
         if by is not None:
             engines = [
-                compile_once(by, graph, Path(folder) / f"engine-{n}", progress) for n, graph in enumerate(graphs)
+                compile_once(by, graph, Path(folder) / f"engine-{n}", progress, own.free)
+                for n, graph in enumerate(graphs)
             ]
         judged: list[Accuracy] = []
         notes: list[str] = []
@@ -221,7 +223,6 @@ def compare(
                 notes.append(f"{name}: {found.text(by.name)}")
         timed: Sequence[ModelBench | None] = [None] * len(paths)
         if available.ok:
-            own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
             if own.images is None and any(map(nms_inside, graphs)):  # all of them: a time on noise is another
                 own = replace(own, images=inputs_from_dataset(dataset, split, seed))
             result = bench_graphs(

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from edgeprune.cli.compare import compare as command
 from edgeprune.data.digits import write_digits
 from edgeprune.errors import DataError, DeviceError, TargetError
+from edgeprune.export.graph import load_graph, save_graph
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.simplify import simplify_onnx
@@ -30,7 +31,9 @@ from edgeprune.measure.names import names_apart
 from edgeprune.progress import silent
 from edgeprune.report.comparison import classes_table, comparison_page, draw_scenes, models_table
 from edgeprune.report.notebook import comparison_html
-from edgeprune.runtimes.base import BenchSettings, Session
+from edgeprune.runtimes.base import AS_EXPORTED, BenchSettings, Session
+from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.export.helpers import noise_images, saved, stock_model
 from tests.report import results
@@ -142,6 +145,30 @@ def test_graphs_with_nms_inside_are_timed_on_images_of_the_split_and_others_on_n
         taken = [one.latency.latency.conditions.images for one in made.models if one.latency is not None]
         assert taken == [on_images] * 2
         assert not any("noise" in note for note in made.notes)
+
+
+class Builds(OnnxRuntime):
+    """Loads no graphs, as TensorRT; its engines have the batch that they were built for."""
+
+    suffix = ".engine"
+
+    def engine_from_onnx(self, onnx, engine, *, precision="fp32", keep_float=(), free=AS_EXPORTED):
+        model = load_graph(onnx)
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = free.batch or 1
+        save_graph(model, engine)
+        facts = onnx_facts(onnx, free=free)
+        write_facts(engine, EngineFacts("builds", {}, "fp32", facts.inputs, facts.outputs, facts.metadata, ()))
+
+
+def test_engines_of_graphs_of_free_batch_are_built_for_the_batch_that_is_asked(folder, tmp_path):
+    free = tmp_path / "free.onnx"
+    onnx_from_checkpoint(folder / "base.pt", free, imgsz=64, dynamic=True)
+    settings = replace(QUICK, batch=2)
+    made = compare([free, folder / "pruned.pt"], folder / "digits" / "data.yaml", runtime=Builds(), settings=settings)
+    assert [one.latency.latency.conditions.batch for one in made.models if one.latency is not None] == [2, 2]
+    plain = compare([free, folder / "pruned.pt"], folder / "digits" / "data.yaml", settings=QUICK, images=0)
+    for one, other in zip(made.models, plain.models, strict=True):
+        assert one.accuracy.map50_95 == pytest.approx(other.accuracy.map50_95, abs=1e-6)
 
 
 def test_models_of_fixed_sizes_compare_each_at_its_own(folder, tmp_path):
