@@ -503,7 +503,8 @@ class Sampling(Settings):
     time_limit_s: NotNegative = 60.0
     """Longest run of one measurement, in seconds: after it no further round begins; 0 for no limit."""
     copies: bool = True
-    """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time."""
+    """On a GPU: whether copies of the inputs to the device and of the outputs from it are in the time; from frame to
+    boxes they always are."""
     cuda_graph: bool = False
     """Capture an inference once and replay it, where it can be captured (not through ``onnxruntime-tensorrt-rtx``); the
     measurement says whether it was so. Through ONNX Runtime, which refuses what it cannot capture, it has not yet been

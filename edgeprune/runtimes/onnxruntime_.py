@@ -246,7 +246,7 @@ class OnnxRuntime(Runtime):
                     batch=batch_of(parts[0].shapes),
                     shapes=parts[0].shapes,
                     scope=settings.scope,
-                    copies=settings.copies,
+                    copies=settings.copies or settings.scope == "end_to_end",  # a frame is in host memory, boxes too
                     cuda_graph=all(part.cuda_graph for part in parts),
                     samples_per_block=per_round,
                     launches=tuple(launches),

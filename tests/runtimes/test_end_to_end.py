@@ -218,3 +218,12 @@ def test_a_machine_without_opencv_is_told_what_to_install(tmp_path: Path) -> Non
     error = json.loads(done.stdout)["error"]
     assert error["kind"] == "device"
     assert "No module named 'cv2'; install opencv-python for " in error["message"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_frame_and_its_boxes_are_in_host_memory_whatever_was_asked_of_copies(tmp_path: Path, asked: bool) -> None:
+    settings = BenchSettings(warmup_s=0.01, rounds=2, per_round=1, copies=asked)
+    model = detector(tmp_path / "m.onnx", few_boxes(0.0))
+    [whole] = OnnxRuntime().latency([model], replace(settings, scope="end_to_end"))
+    [alone] = OnnxRuntime().latency([model], settings)
+    assert (whole.conditions.copies, alone.conditions.copies) == (True, asked)
