@@ -26,9 +26,9 @@ def channel_gradients(
 ) -> np.ndarray:
     """Derivative of each batch's loss by a factor on each unit's output; float32 of shape (batches, units).
 
-    A factor on a channel is a common factor on its normalisation's scale and shift, or, where there is none, on its
-    convolution's weights and bias; several makers (a residual sum) add up. Of two heads it is the loss of the one that
-    ships with ``head``.
+    A factor on a channel is a common factor on its normalisation's scale and shift, or, where none reads what its
+    convolution gives, on that convolution's weights and bias; several makers (a residual sum) add up. Of two heads it
+    is the loss of the one that ships with ``head``.
 
     Raises:
         DataError: there was no batch, or the loss was not finite.
@@ -37,11 +37,10 @@ def channel_gradients(
     for parameter in differentiable.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     modules = dict(differentiable.named_modules())
-    norms = {name for name, kind in structure.trace.slots if kind == "norm"}
     makers = [
         (modules[slot.module], structure.unit[slot.labels])
-        for (name, kind), slot in structure.trace.slots.items()
-        if kind == "norm" or (kind in ("out", "depthwise") and name.removesuffix(".conv") + ".bn" not in norms)
+        for key, slot in structure.trace.slots.items()
+        if slot.kind == "norm" or (slot.kind in ("out", "depthwise") and key not in structure.trace.normalised)
     ]
     rows = []
     for batch in batches:

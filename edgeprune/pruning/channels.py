@@ -55,6 +55,8 @@ class Trace:
         splits: cuts along channels.
         head_rows: labels of an attention block, with the number of heads that must keep equally many of them.
         costs: multiply-accumulates of every call.
+        normalised: module and kind of the slots whose outputs a normalisation reads as they are, or summed or joined
+            with others.
     """
 
     label_count: int = 0
@@ -64,6 +66,7 @@ class Trace:
     splits: list[Split] = field(default_factory=list)
     head_rows: list[tuple[Labels, int]] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
+    normalised: set[tuple[str, str]] = field(default_factory=set)
 
     def new_labels(self, count: int) -> Labels:
         """``count`` labels that nothing else carries."""

@@ -29,7 +29,8 @@ from edgeprune.pruning.channels import Cost, Labels, Split, Trace
 from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
 from edgeprune.pruning.rules import ATTENTION, splits_by_attribute
 
-_LABELS, _STACK = "edgeprune_labels", "edgeprune_stack"  # attributes of the tensors that flow
+# attributes of the tensors that flow; makers: slots of the layers whose bare outputs a tensor is made of
+_LABELS, _STACK, _MAKERS = "edgeprune_labels", "edgeprune_stack", "edgeprune_makers"
 
 # Operations f with f(0) = 0, one channel in, the same channel out: a removed channel stays exactly zero behind them.
 _PASS = {
@@ -147,6 +148,7 @@ class _LabelTracker(TorchFunctionMode):
             handler(result, *args, **kwargs)
         elif name in _PASS:
             self.set_labels(result, self.labels_of(args[0]))
+            self._made_of(result, ())  # in place it is the tensor that was given
         elif name in _SUM or name in _PRODUCT:
             self._combine(result, args[0], args[1], name)
         else:
@@ -207,6 +209,11 @@ class _LabelTracker(TorchFunctionMode):
                 self.trace.pin(labels, reason)
             self.trace.costs.append(Cost(name, labels, inputs, area / groups))
         self.set_labels(result, labels)
+        setattr(result, _MAKERS, {(name, "depthwise" if groups == len(inputs) == outputs else "out")})
+
+    def _made_of(self, result: torch.Tensor, parts: Any) -> None:
+        """Note of which layers' bare outputs a sum or a concatenation is made."""
+        setattr(result, _MAKERS, set().union(*(getattr(part, _MAKERS, set()) for part in _tensors(parts))))
 
     def _on_linear(self, result: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> None:
         owner = self.owners.get(id(weight))
@@ -229,6 +236,7 @@ class _LabelTracker(TorchFunctionMode):
             self._pin_unfollowed(x, "batch_norm without weight")
             return
         self.set_labels(result, self.trace.add_slot(owner[0], "norm", labels))
+        self.trace.normalised |= getattr(x, _MAKERS, set())
 
     def _on_prelu(self, result: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
         """A slope for every channel, or one for all; zero stays zero."""
@@ -246,6 +254,7 @@ class _LabelTracker(TorchFunctionMode):
         labels = [own for tensor in tensors if (own := self.labels_of(tensor)) is not None]
         if dim == 1 and len(labels) == len(tensors):
             self.set_labels(result, np.concatenate(labels))
+            self._made_of(result, tensors)
         else:
             self._pin_unfollowed(tensors, "cat")
 
@@ -315,6 +324,7 @@ class _LabelTracker(TorchFunctionMode):
         if len(labels) == 2 and len(labels[0]) == len(labels[1]):
             self.trace.unite(*labels)
             self.set_labels(result, labels[0])
+            self._made_of(result, (first, second) if name in _SUM else ())
         elif len(labels) == 1 and self._keeps_zero(name, first if self.labels_of(first) is None else second):
             self.set_labels(result, labels[0])
         else:

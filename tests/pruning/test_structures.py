@@ -13,9 +13,11 @@ from ultralytics.nn.modules import Focus, RepConv, RepVGGDW
 from ultralytics.nn.tasks import DetectionModel
 
 from edgeprune.errors import TargetError
-from edgeprune.pruning.channel_gradients import _layer_gradient
+from edgeprune.pruning.batches import Batch
+from edgeprune.pruning.channel_gradients import _layer_gradient, channel_gradients
 from edgeprune.pruning.equivalence import masked_parameters
 from edgeprune.pruning.group import GroupSlot
+from edgeprune.pruning.loss import batch_loss, loss_model
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.rules import rewrite_repeated_widths
 
@@ -168,3 +170,56 @@ def test_a_block_of_merged_branches_is_told_its_widths(kind: Any, told: tuple[st
     whole._modules.update(narrow._modules)
     rewrite_repeated_widths(whole)
     assert [getattr(whole, key) for key in told] == [getattr(narrow, key) for key in told]
+
+
+STEM = ("Conv", [32, 3, 2])
+
+
+def by_description(*layers: Any) -> Any:
+    """A detector of a few layers, whose normalisation layers are not all alike."""
+    torch.manual_seed(0)
+    backbone = [[-1, 1, kind, arguments] for kind, arguments in layers]
+    head = [[-1, 1, "Conv", [64, 3, 2]], [[-2, -1], 1, "Detect", ["nc"]]]
+    described = {"nc": 2, "scales": {"n": [1, 1, 1024]}, "scale": "n", "backbone": backbone, "head": head}
+    made = DetectionModel(described, verbose=False).eval()
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.uniform_(-0.3, 0.3)
+    return made
+
+
+def labelled() -> Batch:
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    labels = {"cls": torch.zeros(1, 1), "bboxes": boxes, "batch_idx": torch.zeros(1)}
+    return Batch(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), labels)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [STEM, ("Conv", [64, 3])],
+        [STEM, ("Conv2", [32, 32, 3]), ("Conv", [64, 3])],
+        [STEM, ("BottleneckCSP", [64])],
+        [STEM, ("C3Ghost", [64])],
+        [STEM, ("ConvTranspose", [64, 2, 2]), ("Conv", [64, 3, 2])],
+        [("TorchVision", [64, "resnet18", None, True, 5]), ("Conv", [64, 3])],
+    ],
+    ids=lambda layers: "-".join(layer[0] for layer in layers),
+)
+def test_a_channel_is_counted_once_whatever_its_normalisation_is_called(layers: list[Any]) -> None:
+    """By its normalisation alone where one reads what its convolution gives: ``conv1`` and ``bn1``, a sum, a join."""
+    made = by_description(*layers)
+    structure = Pruner(made, 64).structure
+    found = channel_gradients(made, structure, [labelled()])[0]
+    judged = loss_model(made)
+    batch_loss(judged, labelled()).backward()
+    modules = dict(judged.named_modules())
+    expected, has_norm = np.zeros_like(found), np.zeros(len(found), bool)
+    for (name, kind), slot in structure.trace.slots.items():
+        if kind == "norm":
+            units = structure.unit[slot.labels]
+            np.add.at(expected, units, _layer_gradient(modules[name]))
+            has_norm[units] = True
+    assert has_norm.any()
+    np.testing.assert_allclose(found[has_norm], expected[has_norm], rtol=1e-4, atol=1e-6)
