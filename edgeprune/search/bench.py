@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from edgeprune.measure.latency import latency_settings, timing_inputs
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
+from edgeprune.scratch import LOCK, locked, sweep
 from edgeprune.serial import digest_of
 from edgeprune.version import versions_of
 
@@ -98,16 +100,20 @@ class SiteBench:
             "packages": versions_of(PACKAGES),
         }
         place = kept / digest_of(content)[:16]
+        sweep(kept.glob(".*.*"))  # of killed processes
         if not place.is_dir():
             partial = kept / f".{place.name}.{uuid.uuid4().hex[:8]}"
-            try:
-                self._compile_source(partial)
-                partial.replace(place)
-            except OSError:
-                if not place.is_dir():  # another process was not first either
-                    raise
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with contextlib.ExitStack() as held:
+                held.callback(shutil.rmtree, partial, ignore_errors=True)
+                with contextlib.suppress(OSError):  # a file system without locks: then nobody sweeps it either
+                    held.enter_context(locked(partial / LOCK, wait=False))
+                self._compile_source(partial / place.name)
+                try:
+                    (partial / place.name).replace(place)
+                except OSError:
+                    if not place.is_dir():  # another process was not first either
+                        raise
         return files_in(self.site, place / MODEL, place)
 
     @property

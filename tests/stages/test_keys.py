@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from edgeprune.errors import StageError
 from edgeprune.measure import compiling
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.site import open_site
+from edgeprune.scratch import LOCK, locked, sweep
 from edgeprune.search.bench import SiteBench
 from edgeprune.stages import baseline, engine, finetune, pretrain, prune, qat, quantize, simplify, sparsify
 from edgeprune.stages.base import Build
@@ -115,6 +117,47 @@ def test_an_engine_by_trained_ranges_is_not_taken_for_one_by_calibrated(
         bench.compile_source(tmp_path / "never", tmp_path / "kept")
     assert len(list((tmp_path / "kept").iterdir())) == 2
     assert sites[0].availability == Availability(True, "")
+
+
+def test_what_a_killed_process_had_compiled_by_half_is_swept_and_what_another_one_compiles_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    source: Any = SimpleNamespace(sha256="a", quantizers={}, model=None)
+    bench = SiteBench(build_with(tmp_path).site, source, None)
+    killed, beside = kept / ".0123456789abcdef.01234567", kept / ".0123456789abcdef.89abcdef"
+    for folder in (killed, beside):
+        folder.mkdir(parents=True)
+        (folder / "engine").touch()
+    during: list[Path] = []
+
+    def compile_source(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        sweep(kept.glob(".*"))  # another process starts meanwhile
+        during.extend(kept.iterdir())
+
+    monkeypatch.setattr(bench, "_compile_source", compile_source)
+    with locked(beside / LOCK, wait=False):
+        bench.compile_source(tmp_path / "never", kept)
+    own = [folder for folder in during if folder.name.startswith(".") and folder != beside]
+    assert len(own) == 1 and beside in during and killed not in during
+    assert sorted(folder.name.startswith(".") for folder in kept.iterdir()) == [False, True]
+    [made] = [folder for folder in kept.iterdir() if folder != beside]
+    assert not list(made.iterdir())
+
+
+def test_a_refused_source_leaves_nothing_half_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source: Any = SimpleNamespace(sha256="a", quantizers={}, model=None)
+    bench = SiteBench(build_with(tmp_path).site, source, None)
+
+    def refuse(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        raise StageError("refused")
+
+    monkeypatch.setattr(bench, "_compile_source", refuse)
+    with pytest.raises(StageError, match="refused"):
+        bench.compile_source(tmp_path / "never", tmp_path / "kept")
+    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_packages_that_make_a_result_are_in_its_key() -> None:
