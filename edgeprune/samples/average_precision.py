@@ -22,7 +22,7 @@ from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, scipy
 
 RECALL_STEPS = 100  # recall is read at 0, 0.01, …, 1
 DRAWS = 200  # resamplings; a standard error from so many is known to 5 %
-MIN_IMAGES = 20  # below this a spread over images says nothing
+MIN_IMAGES = 20  # with objects; below this a spread over images says nothing
 NO_SPREAD = 1e-9  # a standard deviation of figures between 0 and 1 that is nothing but rounding
 DRAWS_AT_ONCE = 50  # bounds the memory: draws × detections of one class, 4 bytes each
 
@@ -46,6 +46,11 @@ class ImageScores:
     def images(self) -> int:
         """Images in the split."""
         return len(self.scores)
+
+    @property
+    def labelled(self) -> int:
+        """Images that tell of accuracy: every one has a class."""
+        return self.images
 
     @property
     def is_share(self) -> bool:
@@ -78,6 +83,12 @@ class Detections:
     correct: NDArray[np.bool_]
     label_image: NDArray[np.int32]
     label_category: NDArray[np.int32]
+
+    @property
+    def labelled(self) -> int:
+        """Images with objects. A mean of precision over recall is of those: an image without any can only add false
+        positives, and a split of many such images and few others tells as little as the few."""
+        return len(np.unique(self.label_image))
 
     def resampled(self, weights: NDArray[np.float32]) -> Floats:
         """Mean average precision over classes and thresholds under every row of ``weights``.
@@ -154,6 +165,8 @@ class DropInterval:
         draws: resamplings behind ``standard_error``.
         lost: images that only the baseline has right; None where accuracy is no share of images.
         gained: images that only the candidate has right.
+        labelled: of the images those that the spread is of, with objects or a class; None in records from before they
+            were counted, which are judged by all their images as they were.
     """
 
     drop: float
@@ -162,14 +175,21 @@ class DropInterval:
     draws: int
     lost: int | None = None
     gained: int | None = None
+    labelled: int | None = None
+
+    @property
+    def telling(self) -> int:
+        """Images that the spread is of."""
+        return self.images if self.labelled is None else self.labelled
 
     @property
     def why_unknown(self) -> str:
         """Why its images do not tell the spread; empty where they do."""
         if self.standard_error is not None:
             return ""
-        if self.images < MIN_IMAGES:
-            return f"are too few to tell, {MIN_IMAGES} are the least"
+        if self.telling < MIN_IMAGES:
+            few = "are" if self.telling == self.images else f"hold {self.telling} images with objects, which are"
+            return f"{few} too few to tell, {MIN_IMAGES} are the least"
         return "give one figure however they are drawn, though the outputs differ: they do not tell what others give"
 
     def upper(self, confidence: float) -> float:
@@ -186,7 +206,8 @@ class DropInterval:
         return self.lower(INTERVAL_END_CONFIDENCE), self.upper(INTERVAL_END_CONFIDENCE)
 
     def images_to_settle(self, limit: float, confidence: float) -> int | None:
-        """How many images would bring the interval off ``limit``; None where that cannot be told."""
+        """How many images would bring the interval off ``limit``, of which as many have objects as of these; None where
+        that cannot be told."""
         away = abs(limit - self.drop)
         if self.standard_error is None or away == 0:
             return None
@@ -207,7 +228,7 @@ class DropInterval:
         return math.hypot(most - against / images, back / images - least)
 
     def _quantile(self, confidence: float) -> float:
-        return float(scipy("stats").t.ppf(confidence, max(self.images - 1, 1)))
+        return float(scipy("stats").t.ppf(confidence, max(self.telling - 1, 1)))
 
 
 def standard_error(found: Detections | ImageScores, *, draws: int = DRAWS, seed: int = 0) -> float | None:
@@ -215,18 +236,19 @@ def standard_error(found: Detections | ImageScores, *, draws: int = DRAWS, seed:
 
     Of a share of images it is that of Agresti and Coull (1998), which a model that is right on all of them has too.
     """
-    if found.images < MIN_IMAGES:
+    if found.labelled < MIN_IMAGES:
         return None
     if isinstance(found, ImageScores) and found.is_share:
         share, images = (found.scores.sum() + 2) / (found.images + 4), found.images + 4
         return math.sqrt(share * (1 - share) / images)
-    return _known(found.resampled(_drawn(found.images, draws, seed)))
+    return _known(found.resampled(_drawn(found.images, draws, seed)), found.labelled)
 
 
-def _known(figures: Floats) -> float | None:
-    """The standard deviation; None where every draw gives the same: that is no knowledge of other images."""
+def _known(figures: Floats, images: int) -> float | None:
+    """The standard deviation of figures drawn from so many images, of which a bootstrap sees 1/n too little; None where
+    every draw gives the same: that is no knowledge of other images."""
     spread = float(figures.std(ddof=1))
-    return spread if spread > NO_SPREAD else None
+    return spread * math.sqrt(images / (images - 1)) if spread > NO_SPREAD else None
 
 
 def _drawn(images: int, draws: int, seed: int) -> NDArray[np.float32]:
@@ -257,20 +279,20 @@ def drop_interval(
     """
     if baseline.images != candidate.images:
         raise ValueError(f"{baseline.images} and {candidate.images} images cannot be paired")
-    images = baseline.images
+    images, labelled = baseline.images, baseline.labelled
     if _same(baseline, candidate):  # a model against itself loses nothing, on however few images
-        return DropInterval(drop, 0.0, images, 0)
-    if images < MIN_IMAGES:
-        return DropInterval(drop, None, images, 0)
+        return DropInterval(drop, 0.0, images, 0, labelled=labelled)
+    if labelled < MIN_IMAGES:
+        return DropInterval(drop, None, images, 0, labelled=labelled)
     if isinstance(baseline, ImageScores) and isinstance(candidate, ImageScores) and _are_shares(baseline, candidate):
         lost = int((baseline.scores > candidate.scores).sum())
         gained = int((baseline.scores < candidate.scores).sum())
         # half an image of each kind is added (Agresti and Min 2005), so that none seen is not no spread
         variance = lost + gained + 1 - (lost - gained) ** 2 / (images + 2)
-        return DropInterval(drop, math.sqrt(variance) / (images + 2), images, 0, lost, gained)
+        return DropInterval(drop, math.sqrt(variance) / (images + 2), images, 0, lost, gained, labelled)
     weights = _drawn(images, draws, seed)
     difference = baseline.resampled(weights) - candidate.resampled(weights)
-    return DropInterval(drop, _known(difference), images, draws)
+    return DropInterval(drop, _known(difference, labelled), images, draws, labelled=labelled)
 
 
 def _are_shares(*found: ImageScores) -> bool:

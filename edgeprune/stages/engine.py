@@ -196,7 +196,7 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=9,
+    version=10,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,

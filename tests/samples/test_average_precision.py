@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks import accuracy_gate as accuracy_gate_benchmark
 from benchmarks.accuracy_gate import mean_average_precision
@@ -18,6 +19,7 @@ from edgeprune.samples.average_precision import (
     standard_error,
 )
 from edgeprune.samples.gates import Verdict, accuracy_gate
+from edgeprune.serial import from_json
 
 THRESHOLDS = 10
 
@@ -164,6 +166,61 @@ def test_too_few_images_have_no_interval() -> None:
     assert interval.upper(0.95) == np.inf
     assert interval.lower(0.95) == -np.inf
     assert interval.images_to_settle(0.02, 0.95) is None
+
+
+def with_background(table: Detections, images: int) -> Detections:
+    """The same with images that have no objects, to so many in all."""
+    return replace(table, images=images)
+
+
+def pair_of(images: int) -> tuple[Detections, Detections]:
+    """A detector and one that loses some objects; every image has one."""
+    table = random_detections(np.random.default_rng(0), images=images, classes=2)
+    has = np.arange(images, dtype=np.int32)
+    table = replace(
+        table,
+        label_image=np.concatenate((table.label_image, has)),
+        label_category=np.concatenate((table.label_category, has % 2)),
+    )
+    correct = table.correct.copy()
+    correct[::7] = False
+    return table, replace(table, correct=correct)
+
+
+@pytest.mark.parametrize("objects_in", [2, MIN_IMAGES - 1])
+def test_images_without_objects_are_no_evidence(objects_in: int) -> None:
+    pair = [with_background(table, 100) for table in pair_of(objects_in)]
+    interval = drop_interval(*pair, 0.0)
+    assert (interval.standard_error, interval.images, interval.labelled) == (None, 100, objects_in)
+    gate = accuracy_gate("engine", 0.5, 0.5, 0.4, interval=interval, split="val")
+    assert gate.verdict is Verdict.INCONCLUSIVE
+    said = f"100 images of val hold {objects_in} images with objects, which are too few to tell, 20 are the least"
+    assert said in gate.reason
+    assert standard_error(pair[0]) is None
+
+
+def test_an_interval_has_the_freedom_of_the_images_with_objects() -> None:
+    pair = [with_background(table, 1000) for table in pair_of(MIN_IMAGES)]
+    interval = drop_interval(*pair, 0.1)
+    assert interval.standard_error is not None and interval.labelled == MIN_IMAGES
+    away = float(stats.t.ppf(0.95, MIN_IMAGES - 1)) * interval.standard_error
+    assert interval.upper(0.95) == pytest.approx(0.1 + away)
+    assert interval.lower(0.95) == pytest.approx(0.1 - away)
+
+
+def test_the_spread_of_a_bootstrap_is_not_the_smaller_one_of_its_images() -> None:
+    images, draws = 25, 4000
+    scores = np.random.default_rng(0).random(images)  # no share: a mean, whose error is known
+    found = standard_error(ImageScores(scores), draws=draws)
+    assert found == pytest.approx(scores.std(ddof=1) / np.sqrt(images), rel=0.015), "2 % more than the bootstrap's own"
+
+
+def test_a_record_from_before_objects_were_counted_is_judged_as_it_was() -> None:
+    data = {"drop": 0.01, "standard_error": 0.005, "images": 100, "draws": 200, "lost": None, "gained": None}
+    old = from_json(DropInterval, data, "a record")
+    assert old.upper(0.95) == pytest.approx(0.01 + float(stats.t.ppf(0.95, 99)) * 0.005)
+    few = from_json(DropInterval, {**data, "standard_error": None, "images": 8}, "a record")
+    assert few.why_unknown == "are too few to tell, 20 are the least"
 
 
 def test_a_model_against_itself_loses_nothing_on_however_few_images() -> None:
