@@ -51,7 +51,7 @@ class BaselineFacts:
         accuracy_fp32: of its graph before the number format was changed; None for an fp32 target.
         parameters: of the model.
         signature: of its shapes.
-        accuracy_as_trained: of the checkpoint at the size that it was trained at, by PyTorch, where the build has
+        accuracy_as_trained: of the checkpoint, or its graph, at the size that it was trained at, where the build has
             another; None where it has not, and in older records.
         onnx_bytes: size of the graph.
         engine_bytes: size of the engine; None where the target's runtime is not.

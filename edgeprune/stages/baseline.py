@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.input_size import Size, pixels
 from edgeprune.measure import compiling
@@ -18,6 +19,9 @@ from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of
 from edgeprune.stages.export import judging_split_input
 from edgeprune.target import Target
 from edgeprune.workspace import Key, Record
+
+if TYPE_CHECKING:
+    from edgeprune.measure.result import ArtifactAccuracy
 
 
 def source_checkpoint(build: Build) -> Path:
@@ -59,9 +63,7 @@ def _other_size(build: Build) -> Size | None:
 
 def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     from edgeprune import checkpoint
-    from edgeprune.measure.accuracy import accuracy as measure_accuracy
     from edgeprune.measure.accuracy import measure_artifact
-    from edgeprune.measure.result import ArtifactAccuracy
 
     source = checkpoint.load(source_checkpoint(build), trust=build.trust)
     # A copy of our own: the checkpoint in the key is then the checkpoint that later stages read, and it is stock.
@@ -77,14 +79,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     as_trained = None
     if (side := _other_size(build)) is not None:
         build.reporter.progress(f"measuring its accuracy at {pixels(side)} too, as it was trained")
-        split, batch = build.dataset.judging_split(build.target.accuracy.split), build.target.batch
-        as_trained = ArtifactAccuracy(
-            measure_accuracy(
-                model, data=build.dataset, imgsz=side, split=split, batch=batch, progress=build.reporter.progress
-            ),
-            "PyTorch",
-            None,
-        )
+        as_trained = _as_trained(build, model, side)
     reference = per_image if plain is None or plain.value <= accuracy.value else per_image_fp32
     return Output(
         {**artifacts_of(files), "per_image": reference},
@@ -98,6 +93,29 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
             accuracy_as_trained=as_trained,
         ),
     )
+
+
+def _as_trained(build: Build, model: Path, side: Size) -> ArtifactAccuracy:
+    """Accuracy of a checkpoint at another size, through the head that the build exports: with NMS inside that of its
+    graph there, for the validator's own NMS is of another confidence."""
+    from edgeprune.measure.accuracy import accuracy
+    from edgeprune.measure.result import GRAPH_RUNTIME, ArtifactAccuracy
+
+    with TemporaryDirectory(prefix="edgeprune-as-trained-") as folder:
+        measured, by = model, "PyTorch"
+        if build.target.exported_head == "nms":
+            measured, by = Path(folder) / "model.onnx", GRAPH_RUNTIME
+            compiling.export_onnx(build.target.model_copy(update={"imgsz": side}), model, measured)
+        found = accuracy(
+            measured,
+            data=build.dataset,
+            imgsz=side,
+            split=build.dataset.judging_split(build.target.accuracy.split),
+            batch=build.target.batch,
+            head=build.target.exported_head,
+            progress=build.reporter.progress,
+        )
+    return ArtifactAccuracy(found, by, None)
 
 
 def _ask_first(build: Build, onnx: Path) -> None:
@@ -153,7 +171,7 @@ def within_budget_unpruned(build: Build) -> bool:
 
 STAGE = Stage(
     name="baseline",
-    version=7,
+    version=8,
     facts=BaselineFacts,
     inputs=_inputs,
     run=_run,

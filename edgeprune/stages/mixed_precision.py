@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.dataset import Dataset
+from edgeprune.dataset.labels import read_labels
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.facts import BaselineFacts, FallbackFacts
@@ -98,19 +99,30 @@ def _choosing_images(build: Build) -> tuple[Dataset, bool]:
     for source in sources:
         count = build.target.calibration.images if source == "train" else len(dataset.images(source))
         images = dataset.sample_images(source, count, build.site.seed, outside=judging)
-        if len(images) >= FEWEST_IMAGES:  # fewer tell no more of an accuracy than of a range
+        if _telling(dataset, images) >= FEWEST_IMAGES:  # fewer tell no more of an accuracy than of a range
             return dataset.with_other_images(judging, source, images), False
     images = dataset.sample_images(judging, build.target.calibration.images, build.site.seed)
     return dataset.with_other_images(judging, judging, images), True
 
 
-def _unpruned_accuracy(build: Build, images: Dataset) -> float:
-    """Accuracy of the unpruned model in FP32 on these images, by PyTorch."""
-    from edgeprune.measure.accuracy import accuracy
+def _telling(dataset: Dataset, images: Sequence[Path]) -> int:
+    """How many images tell of accuracy: those with objects, or a class."""
+    return len(images) if dataset.task == "classify" else sum(bool(read_labels(image)) for image in images)
 
-    target = build.target
+
+def _unpruned_accuracy(build: Build, images: Dataset) -> float:
+    """Accuracy of the unpruned model in FP32 on these images: by PyTorch, and with NMS inside of its graph, whose NMS
+    leaves out what the validator's own, of far lower confidence, would find for a checkpoint."""
+    from edgeprune.measure.accuracy import accuracy, measure_artifact
+
+    target, model = build.target, build.record(BaselineFacts).path("model")
+    if target.exported_head == "nms":
+        with tempfile.TemporaryDirectory(prefix="edgeprune-unpruned-") as folder:
+            graph = Path(folder) / "unpruned.onnx"
+            compiling.export_onnx(target, model, graph)
+            return measure_artifact(build.site, graph, None, images).value
     return accuracy(
-        build.record(BaselineFacts).path("model"),
+        model,
         data=images,
         imgsz=target.imgsz,
         split=images.judging_split(target.accuracy.split),

@@ -112,7 +112,7 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
 
 STAGE = Stage(
     name="quantize",
-    version=11,
+    version=12,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from edgeprune.errors import StageError
+from edgeprune.export.metadata import facts_of
 from edgeprune.measure import compiling
+from edgeprune.measure.result import GRAPH_RUNTIME
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.jobs import ParserAnswer
 from edgeprune.stages import acceptance, baseline
@@ -39,3 +41,21 @@ def test_what_the_parser_refuses_is_told_before_the_board_is_asked(build_at, tmp
     assert any(
         "NVIDIA's parser: TensorRT for RTX 1.7 refuses the graph: Det 'a'" in one for one in build.reporter.lines
     )
+
+
+@pytest.mark.parametrize(("export", "head"), [("{nms: true}", "nms"), ("{head: raw}", "raw"), ("{}", "auto")])
+def test_accuracy_at_the_trained_size_is_through_the_head_that_is_exported(
+    build_at, tmp_path, monkeypatch, export, head
+):
+    build = build_at(f"extends: cpu\ndescription: a head\nimgsz: 64\nexport: {export}\n")
+    model = saved(stock_model("yolo26", "detect"), tmp_path / "two.pt")
+    asked = []
+
+    def accuracy(measured, **given):
+        facts = facts_of(measured) if measured.suffix == ".onnx" else None
+        asked.append((given["imgsz"], given["head"], facts and (facts.imgsz, facts.head)))
+
+    monkeypatch.setattr("edgeprune.measure.accuracy.accuracy", accuracy)
+    by = baseline._as_trained(build, model, 96).measured_on
+    assert asked == [(96, head, ((96, 96), "nms") if head == "nms" else None)]
+    assert by == (GRAPH_RUNTIME if head == "nms" else "PyTorch")

@@ -126,6 +126,19 @@ def test_layers_are_chosen_on_images_that_do_not_judge_or_the_row_says_so(
     assert ("do not judge" in row.reason) != judging
 
 
+def test_images_without_objects_are_not_counted_among_those_to_choose_by(tmp_path: Path) -> None:
+    data = datasets.dataset(tmp_path / "data", counts={**datasets.COUNTS, "val": 16})
+    for number in range(2):
+        datasets.label_bytes(data, "val", b"", number)
+    target = load_target("cpu").changed({"precision": "int8", "accuracy": {"split": "test"}})
+    dataset = Dataset.load(data, task="detect")
+    site = stand_in_site(target, Builder(fit=True))
+    build = Build(site, Weights(tmp_path / "m.pt", "", "detect"), dataset, False, Workspace(tmp_path), SilentBuild())
+    chosen, judge_too = mixed_precision._choosing_images(build)
+    assert not judge_too
+    assert {image.resolve() for image in chosen.images("test")} == set(datasets.images_of(data, "train"))
+
+
 @pytest.mark.parametrize("judging", [True, False])
 def test_the_row_of_trained_int8_tells_of_the_same_images(build_by, tmp_path, monkeypatch, judging):
     calibrated = FallbackFacts(0.4, "mAP50-95", 0.5, None, "missed", judging)

@@ -23,7 +23,7 @@ from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.records.facts import FinetuneFacts, QatFacts, QuantizeFacts
 from edgeprune.settings import FEWEST_IMAGES
-from edgeprune.stages import quantize
+from edgeprune.stages import mixed_precision, quantize
 from edgeprune.stages.base import Build, Output
 from edgeprune.stages.mixed_precision import choosing_images
 from edgeprune.training.result import TrainSummary
@@ -91,6 +91,17 @@ def test_layers_are_chosen_on_images_that_do_not_judge(build_at, bccd, records, 
         chosen = choosing_images(build).images(bccd.judging_split(split))
         assert set(chosen) == set(bccd.images(source))
         assert set(chosen).isdisjoint(bccd.images(bccd.judging_split(split)))
+
+
+@pytest.mark.parametrize("head", ["nms", "raw"])
+def test_the_floor_is_of_the_unpruned_model_with_the_nms_that_ships(build_at, records, plain, choosing, tmp_path, head):
+    build = build_at(HARD + ON_VAL + f"export: {{nms: {str(head == 'nms').lower()}, head: auto}}\n", records(plain))
+    few = choosing.with_other_images("val", "val", choosing.images("val")[:4])
+    shipped = tmp_path / "unpruned.onnx"
+    onnx_from_checkpoint(build.records["baseline"].path("model"), shipped, imgsz=192, head=head)
+    assert mixed_precision._unpruned_accuracy(build, few) == pytest.approx(
+        accuracy(shipped, data=few).map50_95, abs=1e-4
+    )
 
 
 @pytest.mark.slow
