@@ -19,7 +19,7 @@ from edgeprune.report.diagnosis import diagnosis_table
 from edgeprune.report.page import render
 from edgeprune.report.scenes import legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line, signed_text
+from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
     COLUMNS,
     accuracy_text,
@@ -36,6 +36,7 @@ from edgeprune.report.verdict import (
 )
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, Bounds, bounds, value_of
+from edgeprune.samples.text import signed_text
 from edgeprune.version import __version__
 from edgeprune.workspace import BUNDLE, run_directory_of
 

@@ -10,8 +10,9 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.page import render
 from edgeprune.report.scenes import draw_scene, legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import interval_text, ms_text, number_text, shell_line, signed_text
+from edgeprune.report.text import interval_text, ms_text, number_text, shell_line
 from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.samples.text import signed_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

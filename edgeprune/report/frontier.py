@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
-from edgeprune.report.text import signed_text
 from edgeprune.samples.statistics import interval_half_width
+from edgeprune.samples.text import signed_text
 from edgeprune.target import extending_yaml
 
 if TYPE_CHECKING:

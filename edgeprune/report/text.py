@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from edgeprune.samples.text import DIGITS, MOST_DIGITS
+
 if TYPE_CHECKING:
     from edgeprune.records.build import DeviceRow
     from edgeprune.samples.statistics import RatioInterval
     from edgeprune.target import Budget
-
-DIGITS, MOST_DIGITS = 4, 9  # of a number in a table; where two that differ would read alike
 
 
 def number_text(value: float | None, unit: str, digits: int = DIGITS) -> str:
@@ -26,12 +26,6 @@ def number_text(value: float | None, unit: str, digits: int = DIGITS) -> str:
     if unit == "×":
         return f"×{text}"
     return f"{text} {unit}".strip()
-
-
-def signed_text(value: float, digits: int = DIGITS) -> str:
-    """A change with its sign, so many digits behind the point; what is nothing by them has no sign."""
-    text = f"{value:+.{digits}f}"
-    return text if float(text) else text[1:]
 
 
 def told_apart(value: float | None, limit: float | None, text: Callable[[float | None, int], str]) -> tuple[str, str]:

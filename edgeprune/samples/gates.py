@@ -17,16 +17,18 @@ from edgeprune.errors import StageError, TargetError
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.measurement import Measurement, differing_conditions, shared_core, speed_up_of
 from edgeprune.samples.statistics import (
-    PLACEMENT_ALLOWANCE,
+    Bounds,
     Stability,
     bounds,
     confidence_text,
+    placement_margin,
     quantile_of,
     samples_needed,
     samples_to_settle,
     stability,
 )
 from edgeprune.samples.telemetry import doubt_of
+from edgeprune.samples.text import beside, signed_text
 from edgeprune.target import Target
 
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
@@ -154,6 +156,20 @@ def _far_outside(values: Sequence[float], statistic: str, limit_ms: float, confi
     return enough and min(values) >= UNSTEADY_MARGIN * limit_ms
 
 
+def latency_bounds(measurement: Measurement, statistic: str, confidence: float, against: float | None = None) -> Bounds:
+    """Bounds of a percentile of latency in any process: an allowance for where memory lies in those that were measured
+    is in both ends.
+
+    Args:
+        measurement: samples in ms.
+        statistic: a percentile such as ``p95``.
+        confidence: one-sided, of the upper bound.
+        against: one-sided, of the lower bound; as much when None.
+    """
+    found = bounds(measurement.values, statistic, confidence, against)
+    return found.widened(placement_margin(len(measurement.conditions.launches)))
+
+
 def latency_gate(
     stage: str,
     measurement: Measurement,
@@ -164,6 +180,7 @@ def latency_gate(
 ) -> Gate:
     """Hold a percentile of measured latency against a limit.
 
+    The bounds are those of :func:`latency_bounds`.
     PASS only when the upper confidence bound is at or under the limit and the run was steady, or when a run that was
     not steady stayed :data:`UNSTEADY_MARGIN` times under the limit in every sample; FAIL when the lower bound is over
     it, or when a run that was not steady, of a device that did not throttle and a core that was not shared, stayed as
@@ -195,7 +212,7 @@ def latency_gate(
         return row(None, Verdict.PENDING, "nothing was measured")
     if not all(math.isfinite(value) for value in measurement.values):
         return row(None, Verdict.INCONCLUSIVE, "a sample is not a finite number")
-    bound = bounds(measurement.values, statistic, confidence, against)
+    bound = latency_bounds(measurement, statistic, confidence, against)
     steady = stability(measurement.values)
     if reason := unsteady_reason(steady, measurement):
         if not _throttled(measurement) and far_inside(measurement.values, statistic, limit_ms, confidence):
@@ -204,7 +221,11 @@ def latency_gate(
         undisturbed = not _throttled(measurement) and not shared_core(measurement)
         if undisturbed and _far_outside(measurement.values, statistic, limit_ms, against):
             fastest = min(measurement.values)
-            return row(bound.value, Verdict.FAIL, f"at least {fastest:.4g} ms in every sample, though {reason}")
+            return row(
+                bound.value,
+                Verdict.FAIL,
+                f"at least {beside(fastest, limit_ms, 'g', 4)} ms in every sample, though {reason}",
+            )
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if bound.high is not None and bound.high <= limit_ms:
         return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms {_sure(confidence, 1)}")
@@ -215,8 +236,13 @@ def latency_gate(
         )
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
     if bound.low is not None and bound.low > limit_ms:
-        return row(bound.value, Verdict.FAIL, f"at least {bound.low:.4g} ms {_sure(against)}")
-    more = samples_to_settle(measurement.values, statistic, limit_ms, confidence, against)
+        return row(bound.value, Verdict.FAIL, f"at least {beside(bound.low, limit_ms, 'g', 4)} ms {_sure(against)}")
+    # the distance to the limit that samples have to settle is what the allowance for places leaves of it
+    margin = placement_margin(len(measurement.conditions.launches))
+    under = bound.value <= limit_ms
+    least = limit_ms * math.exp(-margin if under else margin)
+    settles = (bound.value <= least) is under
+    more = samples_to_settle(measurement.values, statistic, least, confidence, against) if settles else None
     low = "?" if bound.low is None else f"{bound.low:.4g}"
     high = "?" if bound.high is None else f"{bound.high:.4g}"
     return row(
@@ -285,12 +311,14 @@ def speed_up_gate(
         if ratios and min(ratios) >= UNSTEADY_MARGIN * limit:
             return row(gain.ratio, Verdict.PASS, f"at least {min(ratios):.3f}× in every block, though {reason}")
         if ratios and max(ratios) * UNSTEADY_MARGIN <= limit:
-            return row(gain.ratio, Verdict.FAIL, f"at most {max(ratios):.3f}× in every block, though {reason}")
+            return row(
+                gain.ratio, Verdict.FAIL, f"at most {beside(max(ratios), limit)}× in every block, though {reason}"
+            )
         return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if gain.low >= limit:
         return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× {_sure(confidence, 1)}")
     if gain.high < limit:
-        return row(gain.ratio, Verdict.FAIL, f"at most {gain.high:.3f}× {_sure(against)}")
+        return row(gain.ratio, Verdict.FAIL, f"at most {beside(gain.high, limit)}× {_sure(against)}")
     if shared_core(baseline, candidate):
         share = min(_core_share(baseline), _core_share(candidate))
         reason = (
@@ -300,7 +328,7 @@ def speed_up_gate(
     away = abs(math.log(gain.ratio / limit))
     width = math.log(gain.ratio / gain.low) if gain.ratio >= limit else math.log(gain.high / gain.ratio)
     # the part of the width that more samples do not take away
-    fixed = math.log1p(PLACEMENT_ALLOWANCE) / math.sqrt(len(candidate.conditions.launches))
+    fixed = placement_margin(len(candidate.conditions.launches))
     factor = ((width - fixed) / (away - fixed)) ** 2 if away > fixed else math.inf
     more = math.ceil(count * max(factor, 1.1)) if factor < MAX_SAMPLES / count else None
     return row(
@@ -404,13 +432,16 @@ def accuracy_gate(
     others = "" if trained_on else "on other images "
     low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
     if high <= max_drop + ROUNDING_ERROR:
-        verdict, reason = Verdict.PASS, f"{figures}; {others}{-high:+.4f} or better"
+        verdict, reason = Verdict.PASS, f"{figures}; {others}{signed_text(-high)} or better"
     elif low > max_drop:
-        verdict, reason = Verdict.FAIL, f"{figures}; {others}{-low:+.4f} or worse"
+        verdict, reason = Verdict.FAIL, f"{figures}; {others}{beside(-low, -max_drop, digits=4)} or worse"
     else:
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} images would settle it"
-        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; {others}{-high:+.4f} to {-low:+.4f}, {more}"
+        verdict, reason = (
+            Verdict.INCONCLUSIVE,
+            f"{figures}; {others}{signed_text(-high)} to {signed_text(-low)}, {more}",
+        )
     reason = f"{reason} ({confidence_text(ACCURACY_CONFIDENCE)}, {interval.images} {images_of}){seen}"
     return replace(gate, verdict=verdict, reason=reason)
 

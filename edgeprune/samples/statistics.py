@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from statistics import NormalDist
@@ -139,6 +139,23 @@ class Bounds:
     low_confidence: float
     samples: int
     effective: int
+
+    def widened(self, margin: float) -> Bounds:
+        """With both ends this much further away, as a natural logarithm of the ratio."""
+        low, high = (
+            None if end is None else end * math.exp(by) for end, by in ((self.low, -margin), (self.high, margin))
+        )
+        return replace(self, low=low, high=high)
+
+
+def placement_margin(launches: int, allowance: float = PLACEMENT_ALLOWANCE) -> float:
+    """What no number of samples averages away, since each process draws anew where memory lies, as a natural logarithm.
+
+    Args:
+        launches: processes that the samples come from.
+        allowance: relative difference between two that load the same model.
+    """
+    return math.log1p(allowance) / math.sqrt(max(1, launches))
 
 
 def bounds(
@@ -398,7 +415,7 @@ def ratio(
     below, above = tails or ((1 - confidence) / 2, (1 - confidence) / 2)
     low, high = np.quantile(medians, (below, 1 - above))
     centre = float(np.median(logs))
-    margin = math.log1p(allowance) / math.sqrt(max(1, launches))
+    margin = placement_margin(launches, allowance)
     # the bootstrap of a median is too sure of itself in the tails of few blocks: 1.5 % to 2.5 % where 1 % is asked
     exact = bounds(logs.tolist(), "p50", 1 - above, 1 - below)
     low = min(low, centre, exact.low if exact.low is not None else logs.min())

@@ -19,11 +19,12 @@ from edgeprune.samples.gates import (
     Verdict,
     budget_gate,
     far_inside,
+    latency_bounds,
     pass_confidence,
     unsteady_reason,
 )
 from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of, with_input_of
-from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.samples.statistics import value_of
 from edgeprune.search.probing import Reading, most_looks
 
 PROBE_EFFORT = 0.4  # a first probe only has to place a point; what it leaves open is measured in full
@@ -84,7 +85,7 @@ class Prober:
         [alone] = self._latency([self.baseline], attempt)
         self.levels_ms.append(value_of(alone.values, "p50"))
         confidence = pass_confidence(self.retries)
-        bound = bounds(alone.values, budget.statistic, confidence)
+        bound = latency_bounds(alone, budget.statistic, confidence)
         high = math.inf if bound.high is None else bound.high
         if far_inside(alone.values, budget.statistic, budget.value, confidence):
             high = min(high, max(alone.values))
@@ -115,7 +116,7 @@ class Prober:
             low, high = budget.value / speed_up.high, budget.value / speed_up.low if speed_up.low > 0 else math.inf
         else:
             drift = self._drift(baseline)
-            bound = bounds(candidate.values, statistic, 1 - error)
+            bound = latency_bounds(candidate, statistic, 1 - error)
             used = bound.value / drift / budget.value
             low = (bound.low or 0.0) * share / drift / budget.value
             high = math.inf if bound.high is None else bound.high / drift / budget.value

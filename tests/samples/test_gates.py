@@ -342,7 +342,7 @@ def test_gates_are_calibrated() -> None:
         else:
             assert row.wrong_pass is not None and row.wrong_pass <= 0.033, row
             assert row.wrong_fail is not None and row.wrong_fail <= 0.1, row
-            assert row.useful is not None and row.useful >= 0.9, row
+            assert row.useful is not None and row.useful >= 0.85, row  # the allowance for places costs some
 
 
 def test_measuring_again_makes_no_wrong_verdict_likelier() -> None:
