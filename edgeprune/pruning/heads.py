@@ -51,12 +51,13 @@ def ships_end_to_end(model: nn.Module, head: str = "auto") -> bool:
     """
     if head not in HEADS:
         raise TargetError(f"{named('head')} '{head}' is unknown; {', '.join(HEADS)} are allowed")
-    if head in ("raw", "nms") and not has_one_to_many_head(model):
+    asks_for_it = head in ("auto", "end-to-end")
+    if not asks_for_it and not has_one_to_many_head(model):
         raise TargetError(
             f"{named('head')} {head}: the model was fused, which left its end-to-end head alone; auto and end-to-end "
             "are allowed, or give the checkpoint from before fuse()"
         )
-    return head in ("auto", "end-to-end") and has_end_to_end_head(model)
+    return asks_for_it and has_end_to_end_head(model)
 
 
 def _last_layer(model: nn.Module) -> nn.Module:
