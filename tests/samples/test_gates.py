@@ -25,6 +25,7 @@ from edgeprune.samples.gates import (
     fail_confidence,
     info_gate,
     inform_by_later,
+    latency_bounds,
     latency_gate,
     overall_verdict,
     pass_confidence,
@@ -32,7 +33,8 @@ from edgeprune.samples.gates import (
     speed_up_gate,
 )
 from edgeprune.samples.measurement import Measurement, differing_conditions, speed_up_of
-from edgeprune.samples.statistics import samples_to_settle, value_of
+from edgeprune.samples.statistics import bounds, samples_to_settle, value_of
+from edgeprune.samples.text import beside
 from tests.samples.made import latency
 
 DISTURBED: list[dict[str, Any]] = [
@@ -377,3 +379,31 @@ def test_fewer_samples_settle_a_fail_that_needs_less_confidence() -> None:
     limit = value_of(values, "p95") - 0.01
     asked = [samples_to_settle(values, "p95", limit, 0.998, against) for against in (0.998, 0.97)]
     assert asked[0] is not None and asked[1] is not None and asked[1] < asked[0]
+
+
+def test_a_limit_in_ms_allows_for_where_memory_lies_in_the_processes_that_were_measured() -> None:
+    values = np.random.default_rng(0).normal(10, 0.02, 300)
+    one, three = (latency(values, launches=(300 // count,) * count) for count in (1, 3))
+    bound = bounds(values.tolist(), "p50", PASS_CONFIDENCE, FAIL_CONFIDENCE)
+    assert bound.high is not None and bound.low is not None
+    widest = latency_bounds(one, "p50", PASS_CONFIDENCE, FAIL_CONFIDENCE)
+    assert widest.high == pytest.approx(1.01 * bound.high) and widest.low == pytest.approx(bound.low / 1.01)
+    for limit, verdicts in ((1.004, "INCONCLUSIVE"), (1.008, "INCONCLUSIVE PASS"), (1.02, "PASS")):
+        found = [latency_gate("engine", measured, limit * bound.high, "p50") for measured in (one, three)]
+        assert " ".join(dict.fromkeys(gate.verdict.value for gate in found)) == verdicts
+    for limit, verdicts in ((0.996, "INCONCLUSIVE"), (0.992, "INCONCLUSIVE FAIL"), (0.98, "FAIL")):
+        found = [latency_gate("engine", measured, limit * bound.low, "p50") for measured in (one, three)]
+        assert " ".join(dict.fromkeys(gate.verdict.value for gate in found)) == verdicts
+    undecided = latency_gate("engine", one, 1.004 * bound.high, "p50")  # no number of samples brings it there
+    assert "too near to the limit" in undecided.reason
+
+
+@pytest.mark.parametrize("digits", [4, 5, 6])
+def test_the_reason_of_a_failure_never_reads_as_its_limit(digits: int) -> None:
+    limit = 1.5
+    assert beside(limit - 10**-digits, limit) not in ("1.500", "1.5") and beside(limit, limit) == "1.500"
+    assert beside(8 + 10**-digits, 8.0, "g", 4) != "8"
+    lost = accuracy_gate("engine", 0.5, 0.4, 0.02, interval=DropInterval(0.02 + 2 * 10**-digits, 1e-9, 72, 0))
+    assert lost.verdict is Verdict.FAIL and "-0.0200 or worse" not in lost.reason
+    kept = accuracy_gate("engine", 0.5, 0.5, 0.02, interval=DropInterval(0.0, 0.0, 72, 0))
+    assert "-0.0000" not in kept.reason
