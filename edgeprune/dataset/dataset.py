@@ -354,6 +354,19 @@ class Dataset:
                 digest.update(f"without {[one.index for one in skipped]}".encode())
         return digest.hexdigest()
 
+    def require_all_taken(self, split: str, count: int) -> None:
+        """Raise ``DataError`` where Ultralytics took fewer than all of :meth:`images`, ``count`` of them: it left out
+        what the system did not read to it, as damaged. What it noted of that is removed, so that it looks again."""
+        if count >= len(self.images(split)):
+            return
+        folder = self._link(split).folder
+        for noted in (folder / "labels.cache", *folder.parent.glob(f"data-*/{split}.cache")):
+            noted.unlink(missing_ok=True)
+        raise DataError(
+            f"{self.source}: {len(self.images(split)) - count} of the {len(self.images(split))} images of split "
+            f"'{split}' could no longer be read; once they can be, give the same command again"
+        )
+
     def require_unchanged(self) -> None:
         """Raise ``DataError`` where what lies there by now has another :attr:`digest` than this dataset had when it was
         asked for; what rests on it would be held against another ground truth. Nothing rests on one that nobody asked.

@@ -380,6 +380,7 @@ def _validated(
             lambda v: progress(f"accuracy on {split}", done=v.batch_i + 1, total=len(v.dataloader)),
         )
         results = validator(model=subject.module)
+        dataset.require_all_taken(split, len(validator.dataloader.dataset))
     metrics = {key: float(value) for key, value in results.items() if isinstance(value, (int, float, np.number))}
     key, key50 = FITNESS_KEYS[subject.task]
     result = Accuracy(

@@ -82,6 +82,9 @@ class GivenModelTrainer(BaseTrainer):
     given: dict[str, Any] | None = None
     """``figures`` of the given model's validation by Ultralytics' names, and its ``fitness``; None without one."""
 
+    checked: Dataset | None = None
+    """The data set as it was checked, once it was."""
+
     waiting = 0
     """Batches since the optimiser's last step; their gradients wait for the next, also over the end of an epoch."""
     begun: int | None = None
@@ -143,6 +146,7 @@ class GivenModelTrainer(BaseTrainer):
         given = self.args.data
         dataset = Dataset.load(given, task=self.args.task)
         dataset = dataset.of_one_class() if self.args.single_cls else dataset
+        self.checked = dataset
         self.args.data = str(dataset.for_ultralytics("train", "val"))
         try:
             with _data_errors():
@@ -154,7 +158,17 @@ class GivenModelTrainer(BaseTrainer):
             self.args.data = given  # what checkpoints name
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
-        """Ultralytics' images of a split; for training and validation alike at the rectangle of an `AtRectangle`."""
+        """Ultralytics' images of a split; for training and validation alike at the rectangle of an `AtRectangle`.
+
+        Raises:
+            DataError: the system did not read all of them.
+        """
+        dataset = self._built_dataset(img_path, mode, batch)
+        if self.checked is not None and self.args.fraction in (None, 1):  # else fewer are asked for
+            self.checked.require_all_taken("train" if mode == "train" else "val", len(dataset))
+        return dataset
+
+    def _built_dataset(self, img_path: str, mode: str, batch: int | None) -> Any:
         said = [one for one in self.callbacks[AtRectangle.EVENT] if isinstance(one, AtRectangle)]
         if not said:
             return super().build_dataset(img_path, mode, batch)
