@@ -24,7 +24,7 @@ from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
-from edgeprune.runtimes.onnx_facts import frees, onnx_facts
+from edgeprune.runtimes.onnx_facts import frees, model_bytes, onnx_facts
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import (
     Gate,
@@ -65,7 +65,7 @@ class ModelBench:
 
     Attributes:
         model: path as it was given.
-        size_bytes: of that file.
+        size_bytes: of that file, with the weights that lie beside it.
         latency: raw samples in ms.
         summary: percentiles with upper bounds at 99 %, mean, throughput, stability.
         speed_up: first model's latency / this one's, with a 95 % interval; None for the first, or too few samples.
@@ -379,7 +379,7 @@ def bench_graphs(
             rows.append(
                 ModelBench(
                     model=path,
-                    size_bytes=path.stat().st_size,
+                    size_bytes=model_bytes(path),
                     latency=latencies[number],
                     summary=summaries[number],
                     speed_up=_with_ends(speed_up_of(*pair)) if pair else None,

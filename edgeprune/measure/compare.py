@@ -28,6 +28,7 @@ from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
+from edgeprune.runtimes.onnx_facts import model_bytes
 from edgeprune.samples.gates import metric_name
 from edgeprune.serial import to_json
 from edgeprune.settings import check_count, check_seed
@@ -45,7 +46,7 @@ class Compared:
     Attributes:
         name: its file's name, with as much of the path as tells it from the others.
         path: as it was given.
-        size_bytes: of the file that was given.
+        size_bytes: of the file that was given, with the weights that lie beside it.
         counts: parameters and MACs of its graph.
         latency: samples and what derives from them; None where the runtime cannot be used here.
         accuracy: overall and by class.
@@ -243,7 +244,7 @@ def compare(
             shown = choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
         counted = [counts_of(graph) for graph in graphs]
     made = [
-        Compared(name, path, path.stat().st_size, counts, latency, found, size)
+        Compared(name, path, model_bytes(path), counts, latency, found, size)
         for name, path, counts, latency, found, size in zip(names, paths, counted, timed, judged, sizes, strict=True)
     ]
     return Comparison(

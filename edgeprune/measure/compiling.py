@@ -3,17 +3,19 @@ ratio between two of them speaks of the pruning alone."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from edgeprune.errors import StageError
+from edgeprune.errors import DataError, StageError
 from edgeprune.input_size import both_sides
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
 from edgeprune.runtimes.engine_file import read_facts, write_facts
+from edgeprune.runtimes.onnx_facts import weight_files
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
@@ -274,7 +276,8 @@ def compile_once(
     runtime: Runtime, model: Path, folder: Path, progress: Progress = silent, free: FreeAxes = AS_EXPORTED
 ) -> Path:
     """The model as every question is asked of it: of an ONNX file the engine that a runtime builds which loads no
-    graphs, built now, else the model itself. What is asked one by one of a graph would be of several engines.
+    graphs, built now, else the model itself, in one file. What is asked one by one of a graph would be of several
+    engines.
 
     Args:
         runtime: that is asked.
@@ -287,6 +290,7 @@ def compile_once(
         DataError: the graph cannot be read.
         StageError: it cannot be built.
     """
+    model = _single_file(model, folder)
     if model.suffix != ".onnx" or runtime.suffix == ".onnx":
         return model
     from edgeprune.export.precision import PRECISIONS, precision_of
@@ -308,6 +312,21 @@ def compile_once(
     if held != precision == told and (facts := read_facts(engine)) is not None:  # the engine holds what the graph does
         write_facts(engine, replace(facts, precision=held))
     return engine
+
+
+def _single_file(model: Path, folder: Path) -> Path:
+    """A model itself, or of a graph whose weights lie beside it one file with all of them, in ``folder``: a device is
+    sent one file, and an engine is known by the bytes of one."""
+    beside = ()
+    if model.suffix == ".onnx":
+        with contextlib.suppress(DataError):  # what cannot be parsed the runtime refuses, in its own words
+            beside = weight_files(model)
+    if not beside:
+        return model
+    from edgeprune.export.graph import load_graph, save_graph
+
+    save_graph(load_graph(model), folder / model.name)
+    return folder / model.name
 
 
 def chooses_precision(target: Target | None) -> bool:

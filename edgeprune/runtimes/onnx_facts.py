@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -53,15 +54,50 @@ class OnnxFacts:
         return {one.name: one.shape for one in self.inputs}
 
 
-def read_model(path: Path) -> Any:
-    """The parsed file; ``DataError`` when it is none."""
+def read_model(path: Path, *, weights: bool = True) -> Any:
+    """The parsed file, without what lies in other files unless ``weights``; ``DataError`` when it is none."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(str(path))
+        return onnx.load(str(path), load_external_data=weights)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not a readable ONNX file: {first_line(error)}") from error
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files beside a graph that hold its weights; none where it holds them itself.
+
+    Raises:
+        DataError: not an ONNX file.
+    """
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    held = (item for item in constants_of(read_model(path, weights=False)).values() if uses_external_data(item))
+    return tuple(path.parent / name for name in dict.fromkeys(ExternalDataInfo(item).location for item in held))
+
+
+def require_single_file(path: Path) -> None:
+    """Refuse a graph whose weights lie in other files: its own bytes, by which an engine is known again and which go
+    to a device, say nothing of them.
+
+    Raises:
+        DataError: they do, or it is not an ONNX file.
+    """
+    if beside := weight_files(path):
+        raise DataError(
+            f"{path}: its weights lie in {', '.join(file.name for file in beside)}, and one file was expected; next: "
+            f"edgeprune simplify {shlex.quote(str(path))} -o single.onnx"
+        )
+
+
+def model_bytes(path: Path) -> int:
+    """Size of a model's file, of an ONNX file together with the weights that lie beside it."""
+    beside: tuple[Path, ...] = ()
+    if path.suffix == ".onnx":
+        with contextlib.suppress(DataError):  # a stand-in for one
+            beside = weight_files(path)
+    return sum(file.stat().st_size for file in (path, *beside))
 
 
 def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPORTED) -> OnnxFacts:

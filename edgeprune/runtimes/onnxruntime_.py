@@ -47,7 +47,7 @@ from edgeprune.runtimes.jobs import (
     TimedModel,
     TimedModels,
 )
-from edgeprune.runtimes.onnx_facts import read_model, require_precision
+from edgeprune.runtimes.onnx_facts import read_model, require_precision, require_single_file
 from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
@@ -163,6 +163,7 @@ class OnnxRuntime(Runtime):
             StageError: the graph does not have the precision that was asked, or lost its metadata.
         """
         self._require()
+        require_single_file(onnx)
         proto = read_model(onnx)
         require_precision(proto, precision, onnx)
         wanted = {entry.key: entry.value for entry in proto.metadata_props}

@@ -54,7 +54,7 @@ from edgeprune.runtimes.jobs import (
     TimedModels,
 )
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
-from edgeprune.runtimes.onnx_facts import onnx_facts
+from edgeprune.runtimes.onnx_facts import onnx_facts, require_single_file
 from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
@@ -149,6 +149,7 @@ class TensorRt(Runtime):
             StageError: the graph does not have the precision that was asked, or TensorRT cannot build it.
         """
         self._require()
+        require_single_file(onnx)
         graph, identity = onnx_facts(onnx, precision=precision, free=free), self.identity()
         cache = timing_cache_for(identity) if self.keep_timing_cache else None
         partial = engine.with_name(f".{engine.name}.partial")

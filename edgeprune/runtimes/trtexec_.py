@@ -52,7 +52,7 @@ from edgeprune.runtimes.engine_file import (
 from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.image_input import images_for
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
-from edgeprune.runtimes.onnx_facts import onnx_facts
+from edgeprune.runtimes.onnx_facts import onnx_facts, require_single_file
 from edgeprune.runtimes.trtexec_argv import (
     Program,
     Version,
@@ -609,6 +609,7 @@ class TrtExec(Runtime):
         """Build inside ``folder`` on the device; the engine stays there."""
         program, version = self.find_program()
         held = precision_in_graph(precision, shown_version(version))
+        require_single_file(onnx)
         graph, identity = onnx_facts(onnx, precision=held, free=free), self.identity()
         if self.dla_core is not None and precision == "fp32":
             raise StageError(
