@@ -23,14 +23,16 @@ from edgeprune.samples.gates import (
     pass_confidence,
 )
 from edgeprune.samples.measurement import Measurement
-from edgeprune.samples.statistics import MIN_BLOCKS
+from edgeprune.samples.statistics import MIN_BLOCKS, quantile_of, samples_needed
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
     from edgeprune.runtimes.site import Site
     from edgeprune.target import Target
 
-FRAMES = 8  # validation images that an end-to-end measurement goes through in turn
+LEAST_FRAMES, MOST_FRAMES = 8, 32  # validation images that an end-to-end measurement goes through in turn
+FRAMES_CONFIDENCE = 0.95  # with which the slowest of so many images bound the percentile of all, as far as 32 can
+FRAMES_BYTES = 256 * 2**20  # that they may take in the memory of the process that times: a board has little
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def latency_settings(
         raise StageError("the scope end_to_end is timed on images, and no dataset was given")
     frames: list[Path] = []
     if dataset is not None and end_to_end:
-        frames = dataset.sample_images(dataset.judging_split(target.accuracy.split), FRAMES, site.seed)
+        frames = _frames(dataset, dataset.judging_split(target.accuracy.split), target, site.seed)
     asked = sampling_settings(target)
     settings = asked.longer(effort)
     settings = replace(
@@ -91,6 +93,23 @@ def latency_settings(
     return settings.with_rounds(max(least, MIN_BLOCK_PAIRS))
 
 
+def _frames(dataset: Dataset, split: str, target: Target, seed: int) -> list[Path]:
+    """As many images as the budget's percentile needs, where their pixels have room in memory: post-processing takes as
+    long as an image has boxes, so that a percentile of a few images is that of one of them."""
+    count = min(samples_needed(quantile_of(target.budget.judged_statistic), FRAMES_CONFIDENCE), MOST_FRAMES)
+    frames = dataset.sample_images(split, max(count, LEAST_FRAMES), seed)
+    room = FRAMES_BYTES // max(map(_pixel_bytes, frames), default=1)
+    return frames if room >= len(frames) else dataset.sample_images(split, max(room, LEAST_FRAMES), seed)
+
+
+def _pixel_bytes(image: Path) -> int:
+    """Of an image in memory, by its header."""
+    from PIL import Image
+
+    with Image.open(image) as header:
+        return header.width * header.height * 3
+
+
 def timing_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:
     """What the latency of an engine depends on besides the engine and the device, as entries of a key."""
     inputs: dict[str, object] = {
@@ -101,6 +120,8 @@ def timing_inputs(target: Target, dataset: Dataset | None) -> dict[str, object]:
     }
     if dataset is not None and (target.budget.scope == "end_to_end" or target.exported_head == "nms"):
         inputs["frames"] = dataset.digest
+    if target.budget.scope == "end_to_end":
+        inputs["most_frames"] = MOST_FRAMES
     return inputs
 
 
@@ -168,4 +189,7 @@ def judge_until_decided(
         wait_before_again(site)
     if attempt:
         gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
+    if (state := after.conditions.end_to_end) is not None and state.frames:
+        images = len(state.frames)
+        gate = replace(gate, reason=f"{gate.reason}; over {images} image{'s' * (images > 1)}")
     return JudgedLatency(gate, before, after)

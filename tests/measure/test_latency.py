@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from edgeprune.dataset import Dataset
-from edgeprune.measure.latency import latency_settings
+from edgeprune.measure import latency as measured
+from edgeprune.measure.latency import judge_until_decided, latency_settings
 from edgeprune.runtimes.site import open_site
+from edgeprune.samples.conditions import EndToEndState
+from tests.samples.made import latency as samples
+from tests.situations import datasets
 
 PROFILE = """
 extends: cpu
@@ -46,3 +50,44 @@ def test_a_graph_with_nms_is_timed_on_images_and_every_other_on_noise(
         assert taken.shape == (4, 3, 64, 96) and taken.dtype == np.float32
         np.testing.assert_array_equal(taken[0], taken[3])
         assert sorted({round(255 * float(image[0, 32, 48])) for image in taken}) == [0, 50, 100]
+
+
+END_TO_END = "extends: cpu\nimgsz: 64\nbudget: {latency_ms: 100, statistic: STATISTIC, scope: end_to_end}\n"
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    data = datasets.dataset(tmp_path_factory.mktemp("forty") / "data", counts={**datasets.COUNTS, "val": 40})
+    return Dataset.load(data, task="detect", need=("val",))
+
+
+@pytest.mark.parametrize(("statistic", "images"), [("p50", 8), ("p95", 32), ("p99", 32)])
+def test_a_percentile_from_frame_to_boxes_is_of_as_many_images_as_it_takes(
+    tmp_path: Path, forty: Dataset, statistic: str, images: int
+) -> None:
+    (tmp_path / "profile.yaml").write_text(END_TO_END.replace("STATISTIC", statistic) + "accuracy: {split: val}\n")
+    with open_site(tmp_path / "profile.yaml") as site:
+        frames = latency_settings(site, forty).frames
+    assert len(set(frames)) == images
+
+
+def test_large_images_are_fewer_and_still_drawn_from_all(
+    tmp_path: Path, forty: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "profile.yaml").write_text(END_TO_END.replace("STATISTIC", "p95") + "accuracy: {split: val}\n")
+    monkeypatch.setattr(measured, "FRAMES_BYTES", 12 * max(map(measured._pixel_bytes, forty.images("val"))))
+    with open_site(tmp_path / "profile.yaml") as site:
+        frames = latency_settings(site, forty).frames
+        assert list(frames) == forty.sample_images("val", 12, site.seed)
+        monkeypatch.setattr(measured, "FRAMES_BYTES", 1)
+        assert len(latency_settings(site, forty).frames) == 8, "whatever they take"
+
+
+def test_a_gate_says_over_how_many_images_it_was_timed(tmp_path: Path) -> None:
+    (tmp_path / "profile.yaml").write_text(END_TO_END.replace("STATISTIC", "p50"))
+    state = EndToEndState(frames=((480, 640),) * 32)
+    values = np.random.default_rng(0).normal(20, 0.1, 400)
+    pair = [samples(values, scope="end_to_end", end_to_end=state) for _ in range(2)]
+    with open_site(tmp_path / "profile.yaml") as site:
+        gate = judge_until_decided(site, "engine", lambda effort: (pair[0], pair[1]), 0).gate
+    assert gate.verdict.value == "PASS" and gate.reason.endswith("; over 32 images")
