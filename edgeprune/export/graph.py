@@ -197,6 +197,24 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
 
 
+def graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Graphs that a node runs: branches of an If, bodies of a Loop or a Scan; those inside them are theirs."""
+    one = [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
+    return one + [graph for entry in node.attribute for graph in entry.graphs]
+
+
+def read_by(node: onnx.NodeProto) -> list[str]:
+    """Names of the values that a node reads: its inputs, and what the graphs that it runs take from around them."""
+    names, within = list(node.input), graphs_in(node)
+    while within:
+        graph = within.pop()
+        names += (value.name for value in graph.output)  # a value from outside may be given as it is
+        for inner in graph.node:
+            names += inner.input
+            within += graphs_in(inner)
+    return names
+
+
 def count_ops(model: onnx.ModelProto) -> dict[str, int]:
     """Nodes by operator type, sorted by name."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))

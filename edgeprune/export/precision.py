@@ -12,7 +12,7 @@ from typing import get_args
 import onnx
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetError, first_line
-from edgeprune.export.graph import load_graph, refuse_plugins, with_shapes
+from edgeprune.export.graph import graphs_in, load_graph, refuse_plugins, with_shapes
 from edgeprune.export.regions import LAYER_OPS, name_nodes
 from edgeprune.runtimes.onnx_facts import holds_int8, weight_types
 from edgeprune.settings import Precision
@@ -59,6 +59,11 @@ def load_fp32(source: Path | str, keep_float: Collection[str]) -> onnx.ModelProt
     """
     model = name_nodes(load_graph(source))
     refuse_plugins(model, str(source))
+    if running := sorted({node.op_type for node in model.graph.node if graphs_in(node)}):
+        raise DataError(
+            f"{source} holds {', '.join(running)}, which runs graphs of its own: what is inside them stays as it is, "
+            "so that no format below FP32 is made of it; export the model again without it"
+        )
     precision = precision_of(model)
     if precision != "fp32":
         raise DataError(f"{source} already holds {precision}; give the FP32 export")

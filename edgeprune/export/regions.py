@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgeprune.export.graph import with_shapes
+from edgeprune.export.graph import read_by, with_shapes
 from edgeprune.runtimes.onnx_facts import weights_as_read
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # convolutions and matrix products, whose weights are trained
@@ -41,7 +41,7 @@ def regions_of(model: onnx.ModelProto) -> Regions:
     nodes = list(model.graph.node)
     consumers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
-        for name in node.input:
+        for name in read_by(node):
             consumers.setdefault(name, []).append(index)
     layer_behind = [False] * len(nodes)  # whether a layer with weights is reachable; nodes are in topological order
     for index in range(len(nodes) - 1, -1, -1):
@@ -70,7 +70,7 @@ def from_selection_on(model: onnx.ModelProto, decoder: Collection[str]) -> set[s
     chosen: set[str] = set()
     ragged: set[str] = set()
     for node in model.graph.node:  # in order of execution
-        if node.name in decoder and (node.op_type in SELECTION or ragged.intersection(node.input)):
+        if node.name in decoder and (node.op_type in SELECTION or ragged.intersection(read_by(node))):
             chosen.add(node.name)
             ragged.update(node.output)
     return chosen
@@ -82,7 +82,7 @@ def candidates_of(model: onnx.ModelProto) -> tuple[str, ...]:
     named = name_nodes(model)
     decoder = regions_of(named).decoder
     choosing = from_selection_on(named, decoder)
-    read = {name for node in named.graph.node if node.name in choosing for name in node.input}
+    read = {name for node in named.graph.node if node.name in choosing for name in read_by(node)}
     typed = {value.name: value.type.tensor_type for value in with_shapes(named).graph.value_info}
     crossing = [
         name

@@ -12,7 +12,7 @@ from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.export import int8
-from edgeprune.export.graph import count_ops, inputs_of, load_graph, metadata_of, opset_of, outputs_of
+from edgeprune.export.graph import count_ops, inputs_of, load_graph, metadata_of, opset_of, outputs_of, read_by
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.int8 import calibration_warnings, quantize_to_int8
@@ -443,3 +443,47 @@ def test_no_two_nodes_get_one_name_and_names_of_their_own_stay(given: list[str],
     found = [node.name for node in name_nodes(model).graph.node]
     assert len(set(found)) == len(given)
     assert found == expected
+
+
+def chosen_by(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its output through branches that read it from outside, and those inside them."""
+    graph = model.graph
+    output = graph.output[0].name
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            node.output[index] = "plain" if name == output else name
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        given = helper.make_tensor_value_info(f"{name}_given", TensorProto.FLOAT, None)
+        inner = helper.make_graph([helper.make_node("Neg", ["plain"], [given.name])], name, [], [given])
+        given = helper.make_tensor_value_info(f"{name}_outer", TensorProto.FLOAT, None)
+        nested = helper.make_node("If", ["yes"], [given.name], then_branch=inner, else_branch=inner, name=f"{name}_if")
+        branches[name] = helper.make_graph([nested], name, [], [given])
+    graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "half"))
+    graph.node.append(helper.make_node("ReduceMax", [graph.input[0].name], ["brightest"], name="brightest", keepdims=0))
+    graph.node.append(helper.make_node("Greater", ["brightest", "half"], ["bright"], name="bright"))
+    graph.node.append(helper.make_node("If", ["bright"], [output], name="choice", **branches))
+    return model
+
+
+def test_what_a_branch_reads_from_outside_is_read_by_its_node(small):
+    graph = chosen_by(load_graph(small()))
+    onnx.checker.check_model(graph)
+    choice = graph.graph.node[-1]
+    assert {"bright", "yes", "plain"} <= set(read_by(choice)) and list(choice.input) == ["bright"]
+    plain, found = (regions_of(name_nodes(model)) for model in (load_graph(small()), graph))
+    assert found.output_layers == plain.output_layers
+    assert found.decoder == plain.decoder | {"choice"}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_graph_with_graphs_inside_is_not_converted_in_part(small, train_images, tmp_path, precision):
+    make = {
+        "fp16": lambda source: cast_to_fp16(source, tmp_path / "low.onnx"),
+        "int8": lambda source: quantize_to_int8(source, tmp_path / "low.onnx", train_images),
+    }[precision]
+    onnx.save(chosen_by(load_graph(small())), str(tmp_path / "model.onnx"))
+    with pytest.raises(DataError, match=r"holds If, which runs graphs of its own.* export the model again without it"):
+        make(tmp_path / "model.onnx")
+    assert not (tmp_path / "low.onnx").exists()
