@@ -91,8 +91,32 @@ def output_file_or_stdout(path: Path | None) -> Path | None:
 
 def output_plot(path: Path | None) -> Path | None:
     """As :func:`output_file` for a figure; TargetError also for a format that is not one of :data:`PLOTS`."""
-    if path is not None and path.suffix not in PLOTS:
-        raise TargetError(f"{path}: a plot ends in {', '.join(PLOTS)}")
+    return _ends_in(path, "a plot", PLOTS)
+
+
+def output_checkpoint(path: Path | None) -> Path | None:
+    """As :func:`output_file`; TargetError also for an ending by which it would be taken for something else."""
+    return _ends_in(path, "a checkpoint", (".pt",))
+
+
+def output_graph(path: Path | None) -> Path | None:
+    """As :func:`output_checkpoint` for an ONNX graph."""
+    return _ends_in(path, "an ONNX graph", (".onnx",))
+
+
+def output_json(path: Path | None) -> Path | None:
+    """As :func:`output_checkpoint` for a plan or a table."""
+    return _ends_in(path, "what is written there", (".json",))
+
+
+def output_page_or_stdout(path: Path | None) -> Path | None:
+    """As :func:`output_checkpoint` for a page, where ``-`` is not a file but stdout."""
+    return path if str(path) == STDOUT else _ends_in(path, "a page", (".html", ".htm"))
+
+
+def _ends_in(path: Path | None, what: str, suffixes: Sequence[str]) -> Path | None:
+    if path is not None and path.suffix not in suffixes:
+        raise TargetError(f"{path}: {what} ends in {', '.join(suffixes)}")
     return output_file(path)
 
 
@@ -111,7 +135,15 @@ def output_folder(path: Path | None) -> Path | None:
     return path
 
 
-FILE_CHECKS = (output_file, output_file_or_stdout, output_plot)
+FILE_CHECKS = (
+    output_file,
+    output_file_or_stdout,
+    output_plot,
+    output_checkpoint,
+    output_graph,
+    output_json,
+    output_page_or_stdout,
+)
 """Callbacks of options that name a file to write."""
 
 

@@ -27,7 +27,28 @@ from edgeprune.cli import app
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.input_size import taken_size
-from edgeprune.options import OUT, command_line, output_file, output_file_or_stdout, output_folder, output_plot
+from edgeprune.options import (
+    FILE_CHECKS,
+    OUT,
+    command_line,
+    output_checkpoint,
+    output_file,
+    output_file_or_stdout,
+    output_folder,
+    output_graph,
+    output_json,
+    output_page_or_stdout,
+    output_plot,
+)
+
+ENDINGS = {
+    output_plot: ".svg",
+    output_checkpoint: ".pt",
+    output_graph: ".onnx",
+    output_json: ".json",
+    output_page_or_stdout: ".html",
+}
+"""What a name has to end in, by the check that asks for it."""
 
 
 @pytest.mark.parametrize(
@@ -39,6 +60,10 @@ from edgeprune.options import OUT, command_line, output_file, output_file_or_std
         (output_file, "pipe", "a device or a pipe"),
         (output_plot, "loss.docx", ".png, .svg, .pdf"),
         (output_plot, "missing/loss.png", "mkdir -p"),
+        (output_checkpoint, "p.onnx", "a checkpoint ends in .pt"),
+        (output_graph, "x.pt", "an ONNX graph ends in .onnx"),
+        (output_json, "plan.yaml", "ends in .json"),
+        (output_page_or_stdout, "h.txt", "a page ends in .html"),
         (output_folder, "file", "is a file"),
         (output_folder, "file/below/tuned", "is a file"),
     ],
@@ -105,7 +130,7 @@ def options(app: typer.Typer, *group: str) -> Iterator[tuple[str, list[str], Any
             if isinstance(info, OptionInfo):
                 found.append((kind, replace_declared(info, declared)))
             if parameter.default is inspect.Parameter.empty:
-                value = "1" if kind in (int, float) else "nothing"
+                value = "1" if kind in (int, float) else f"nothing{ENDINGS.get(info.callback, '')}"
                 needed += [declared[-1], value] if isinstance(info, OptionInfo) else [value]
         for kind, info in found:
             yield " ".join([*group, name]), needed, kind, info
@@ -130,7 +155,7 @@ def other_words(option: OptionInfo, needed: Sequence[str]) -> tuple[str, list[st
     return flag, [part for at, part in enumerate(needed) if flag not in (part, *needed[max(0, at - 1) : at])]
 
 
-FILES, FOLDERS = (output_file, output_file_or_stdout, output_plot), (output_folder,)
+FILES, FOLDERS = FILE_CHECKS, (output_folder,)
 WRITTEN = [
     (command.split(), needed, info)
     for command, needed, kind, info in options(app)
@@ -172,10 +197,9 @@ def test_commands_check_their_outputs_first(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
-    if option.callback is output_plot:
-        place = f"{place}.svg"
-        (tmp_path / "folder").rename(tmp_path / "folder.svg")
-        (tmp_path / "folder").mkdir()
+    if ending := ENDINGS.get(option.callback):
+        place = f"{place}{ending}"
+        (tmp_path / f"folder{ending}").mkdir()
     monkeypatch.chdir(tmp_path)
     flag, rest = other_words(option, needed)
     monkeypatch.setattr(sys, "argv", ["edgeprune", *command, *rest, flag, place])
@@ -202,18 +226,20 @@ def test_no_command_writes_over_what_it_reads(
     needed: list[str],
     option: OptionInfo,
 ) -> None:
-    (tmp_path / "mine.svg").write_text("hours of training")
-    (tmp_path / "linked.svg").symlink_to("mine.svg")
+    ending = ENDINGS.get(option.callback, ".svg")
+    mine, linked = f"mine{ending}", f"linked{ending}"
+    (tmp_path / mine).write_text("hours of training")
+    (tmp_path / linked).symlink_to(mine)
     monkeypatch.chdir(tmp_path)
     flag, rest = other_words(option, needed)
-    rest = ["mine.svg" if part == "nothing" else part for part in rest]
-    if "mine.svg" not in rest:
+    rest = [mine if part == "nothing" else part for part in rest]
+    if mine not in rest:
         pytest.skip("it reads no file that it must be given")
-    monkeypatch.setattr(sys, "argv", ["edgeprune", *command, *rest, flag, "linked.svg"])
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *command, *rest, flag, linked])
     assert program() == 2
     said = capsys.readouterr().err  # search has two files to write
-    assert re.fullmatch(r"edgeprune: \S+: is mine.svg, which is read; give the result another path\n", said)
-    assert (tmp_path / "mine.svg").read_text() == "hours of training"
+    assert re.fullmatch(rf"edgeprune: \S+: is {mine}, which is read; give the result another path\n", said)
+    assert (tmp_path / mine).read_text() == "hours of training"
 
 
 @pytest.mark.parametrize("source", ["weights", "teacher"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 if os.name == "nt":  # before imports that Windows has not
     print("edgeprune: this is Windows; allowed are Linux and macOS; next: the same command in WSL 2", file=sys.stderr)
@@ -82,6 +83,7 @@ def _run() -> int:
     """Run the command of the command line; gives its exit code where it does not exit itself."""
     try:
         try:
+            _refuse_empty(sys.argv[1:])
             with scratch(), one_run():
                 app()
         finally:
@@ -106,6 +108,16 @@ def _run() -> int:
         print("edgeprune: this is a bug of edgeprune; please report it with the lines above", file=sys.stderr)
         return BUG_EXIT_CODE
     return 0
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Raise TargetError for an empty word: as a path it is the current folder, as an option's value nothing at all, and
+    nobody types it but by a variable of the shell that was not set."""
+    for before, word in zip(("", *words), words, strict=False):
+        name, given, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if given and not value:
+            where = f"{name} is" if name.startswith("-") else "an argument is"
+            raise TargetError(f"{where} empty; is a variable of your shell not set? Give a value, or leave it out")
 
 
 def _lacking(error: Exception) -> str | None:

@@ -18,7 +18,7 @@ from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.model_file import KINDS, require_model
-from edgeprune.options import OUT, output_file, without_none
+from edgeprune.options import OUT, output_file, output_graph, without_none
 from edgeprune.serial import json_text, to_json
 from edgeprune.settings import Calibration
 
@@ -41,7 +41,9 @@ Data = Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, 
 @app.command("export")
 def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")],
-    output: Annotated[Path | None, typer.Option(*OUT, callback=output_file, help="ONNX file; CHECKPOINT.onnx.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(*OUT, callback=output_graph, help="ONNX file; CHECKPOINT.onnx.")
+    ] = None,
     imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; as the weights were trained.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per inference; with --dynamic and head nms, the most.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch and size free.")] = False,
@@ -84,7 +86,7 @@ def export_command(
 def simplify_command(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
     output: Annotated[
-        Path | None, typer.Option(*OUT, callback=output_file, help="ONNX file; MODEL-simple.onnx.")
+        Path | None, typer.Option(*OUT, callback=output_graph, help="ONNX file; MODEL-simple.onnx.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -107,7 +109,7 @@ def quantize_command(
     data: Annotated[str | None, typer.Option(help="Dataset YAML; INT8 is calibrated on its train split.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(*OUT, callback=output_file, help="ONNX file; MODEL-PRECISION.onnx."),
+        typer.Option(*OUT, callback=output_graph, help="ONNX file; MODEL-PRECISION.onnx."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="INT8 for 'tensorrt', if not given, or for ONNX Runtime's 'cpu' provider.")

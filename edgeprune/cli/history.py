@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeprune.cli.streams import say
-from edgeprune.options import OUT, output_file_or_stdout
+from edgeprune.options import OUT, output_file_or_stdout, output_page_or_stdout
 
 
 def history(
@@ -18,7 +18,7 @@ def history(
     target: Annotated[str | None, typer.Option(help="Show only builds of the target of this name.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(*OUT, callback=output_file_or_stdout, help="Write the page, an HTML file, here."),
+        typer.Option(*OUT, callback=output_page_or_stdout, help="Write the page, an HTML file, here."),
     ] = None,
     json: Annotated[
         Path | None,

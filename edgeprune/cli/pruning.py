@@ -11,7 +11,7 @@ from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Trust, seed_option, size_option
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
-from edgeprune.options import OUT, output_file, output_plot, without_none
+from edgeprune.options import OUT, output_checkpoint, output_json, output_plot, without_none
 from edgeprune.settings import PruneSettings
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
@@ -32,8 +32,10 @@ def prune(
     params_ratio: Annotated[float | None, typer.Option(help="Parameters after over before, at most this.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Share of the channels to remove, 0 to 1.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Apply this plan (.json) instead of making one.")] = None,
-    output: Annotated[Path | None, typer.Option(*OUT, callback=output_file, help="Pruned checkpoint (.pt).")] = None,
-    save_plan: Annotated[Path | None, typer.Option(callback=output_file, help="Also write the plan (.json).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(*OUT, callback=output_checkpoint, help="Pruned checkpoint (.pt).")
+    ] = None,
+    save_plan: Annotated[Path | None, typer.Option(callback=output_json, help="Also write the plan (.json).")] = None,
     data: Data = None,
     imgsz: ImgSz = None,
     importance: ImportanceName = None,
@@ -111,7 +113,7 @@ def prune(
 
 def adopt(
     weights: Annotated[Path, typer.Argument(help="Checkpoint (.pt) that another pruner wrote.")],
-    output: Annotated[Path, typer.Option(*OUT, callback=output_file, help="Stock checkpoint (.pt) to write.")],
+    output: Annotated[Path, typer.Option(*OUT, callback=output_checkpoint, help="Stock checkpoint (.pt) to write.")],
 ) -> None:
     """Make a checkpoint stock that another pruner left with split blocks (C2f_v2, C3k2_v2, ...); outputs stay equal.
 
@@ -142,7 +144,7 @@ def sensitivity(
     plot: Annotated[
         Path | None, typer.Option(callback=output_plot, help="Write a plot (.html, .png, .svg or .pdf).")
     ] = None,
-    output: Annotated[Path | None, typer.Option(*OUT, callback=output_file, help="Write the table (.json).")] = None,
+    output: Annotated[Path | None, typer.Option(*OUT, callback=output_json, help="Write the table (.json).")] = None,
     trust: Trust = False,
 ) -> None:
     """Show how the loss rises when each dimension alone is narrowed.

@@ -9,7 +9,7 @@ import typer
 
 from edgeprune.cli.sizes import Device, Trust, seed_option, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import OUT, output_file, output_folder
+from edgeprune.options import OUT, output_checkpoint, output_file, output_folder, output_json
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
@@ -71,14 +71,14 @@ def search(
     target: TargetName,
     output: Annotated[
         Path,
-        typer.Option(*OUT, callback=output_file, help="Pruned checkpoint (.pt); its plan goes beside it."),
+        typer.Option(*OUT, callback=output_checkpoint, help="Pruned checkpoint (.pt); its plan goes beside it."),
     ],
     speed_up: Annotated[float | None, typer.Option(help="Budget: measured latency ratio.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: latency in ms on the target.")] = None,
     data: Data = None,
     device: Device = None,
     imgsz: ImgSz = None,
-    save_plan: Annotated[Path | None, typer.Option(callback=output_file, help="Where the plan goes (.json).")] = None,
+    save_plan: Annotated[Path | None, typer.Option(callback=output_json, help="Where the plan goes (.json).")] = None,
     cache: Cache = PROFILES,
     seed: Seed = 0,
     trust: Trust = False,

@@ -39,6 +39,16 @@ def refuse_fused_head(model: nn.Module) -> None:
         )
 
 
+def refuse_untrainable_head(model: nn.Module) -> None:
+    """Raise DataError for a head that ``fuse()`` left without a part that training needs."""
+    refuse_fused_head(model)
+    if not has_one_to_many_head(model):
+        raise DataError(
+            "the model was fused, which removed the one of its two heads that training learns most from; give the "
+            "checkpoint from before fuse()"
+        )
+
+
 def ships_end_to_end(model: nn.Module, head: str = "auto") -> bool:
     """Whether an export with this head keeps the one-to-one head.
 

@@ -42,12 +42,13 @@ def sign_build(directory: Path, key: Path, password: Callable[[], str]) -> Path:
         DataError: the bundle is not as it was built, the key is none, or the password is wrong.
         StageError: py-minisign is not installed, or a build works in the run directory.
     """
+    content = read_bytes(key, most=MAX_KEY_BYTES)  # a wrong name is told before what is to be installed
     minisign = _library()
     with held_build(directory):
         verify_build(directory).require_as_built()  # before a password is asked for
     with contextlib.ExitStack() as stack:
         try:
-            secret = stack.enter_context(minisign.SecretKey.from_bytes(read_bytes(key, most=MAX_KEY_BYTES)))
+            secret = stack.enter_context(minisign.SecretKey.from_bytes(content))
             if secret.is_encrypted():
                 secret.decrypt(password())
         except ValueError as error:
@@ -109,10 +110,11 @@ def check_signature(bundle: Path, key: Path, content: bytes | None = None) -> st
         DataError: there is no signature, it is none of this key, or of another ``build.json``.
         StageError: py-minisign is not installed.
     """
+    written = read_bytes(key, most=MAX_KEY_BYTES)  # a wrong name is told before what is to be installed
     minisign = _library()
     path = bundle / SIGNATURE
     try:
-        public = minisign.PublicKey.from_bytes(read_bytes(key, most=MAX_KEY_BYTES))
+        public = minisign.PublicKey.from_bytes(written)
     except ValueError as error:
         raise DataError(f"{shown(key)}: is no public key of minisign: {first_line(error)}") from error
     if not exists(path):

@@ -34,8 +34,8 @@ from edgeprune.report.verdict import (
     verdict_table,
     without_commands,
 )
-from edgeprune.samples.gates import Gate, Verdict
-from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, Bounds, bounds, value_of
+from edgeprune.samples.gates import Gate, Verdict, latency_bounds
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, Bounds, value_of
 from edgeprune.samples.text import signed_text
 from edgeprune.version import __version__
 from edgeprune.workspace import BUNDLE, run_directory_of
@@ -143,7 +143,7 @@ def sizes_table(record: BuildRecord) -> Table:
     ]
     if (pair := record.judged_latency) is not None:
         statistic, interval = record.judged_statistic, record.speed_up
-        figures = (bounds(measurement.values, statistic, INTERVAL_END_CONFIDENCE) for measurement in pair)
+        figures = (latency_bounds(measurement, statistic, INTERVAL_END_CONFIDENCE) for measurement in pair)
         ratio = interval_text(interval) if interval is not None else "–"
         rows.append(
             (f"latency {statistic}{both}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio)

@@ -13,8 +13,8 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.sparsity import scale_plots
 from edgeprune.report.table import Table
 from edgeprune.report.text import ms_text
-from edgeprune.samples.gates import pass_confidence
-from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.samples.gates import latency_bounds, pass_confidence
+from edgeprune.samples.statistics import confidence_text, value_of
 from edgeprune.target.schema import BUDGET_WINDOW
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def latency(record: BuildRecord) -> Plot | None:
     statistic, limit = record.judged_statistic, limit_ms(record)
     confidence = pass_confidence(record.target.measure.retries)
     before, after = (measurement.values for measurement in pair)
-    high = bounds(after, statistic, confidence).high
+    high = latency_bounds(pair[1], statistic, confidence).high
     quantile = float(statistic[1:]) / 100
     edge = AXIS_MARGIN * max(*(float(np.quantile(values, AXIS_QUANTILE)) for values in (before, after)), limit or 0.0)
     beyond = sum(value > edge for value in (*before, *after))
@@ -113,20 +113,22 @@ def latency(record: BuildRecord) -> Plot | None:
     names = ("p50", "p90", "p95", "p99")
     alt = f"{len(after)} samples each. {statistic} {ms_text(value_of(before, statistic))} ms unpruned, "
     alt += f"{ms_text(value_of(after, statistic))} ms shipped"
-    alt += f", at most {ms_text(high)} ms with {confidence:.1%} confidence." if high is not None else "."
+    alt += (
+        f", at most {ms_text(high)} ms with {confidence_text(confidence, 1)} confidence." if high is not None else "."
+    )
     if beyond:
         alt += f" Slower than the plot shows: {beyond} of both."
     if interval is not None:
         alt += f" Speed-up ×{interval.ratio:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}."
     rows = []
-    for label, values in (("unpruned", before), ("what ships", after)):
-        figures = [bounds(values, name, confidence) for name in names]
+    for label, measured in zip(("unpruned", "what ships"), pair, strict=True):
+        figures = [latency_bounds(measured, name, confidence) for name in names]
         cells = [
             ms_text(figure.value) + (f" (≤ {ms_text(figure.high)})" if figure.high is not None else "")
             for figure in figures
         ]
-        rows.append((label, str(len(values)), *cells))
-    columns = (f"ms, bound at {confidence:.1%}", "samples", *names)
+        rows.append((label, str(len(measured.values)), *cells))
+    columns = (f"ms, bound at {confidence_text(confidence, 1)}", "samples", *names)
     return draw_plot("latency", "Latency, every sample", alt, draw, Table.of(columns, rows))
 
 

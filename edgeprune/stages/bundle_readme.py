@@ -121,7 +121,8 @@ def _made(record: BuildRecord) -> str:
     """What was done to the weights that were given, in words."""
     stages = record.stages
     done = ["pruned"] if not stages.prune.facts.unpruned else []
-    done += ["fine-tuned"] if stages.finetune is not None else []
+    tuned = stages.finetune is not None and not stages.finetune.facts.training.kept_given
+    done += ["fine-tuned"] if tuned else []
     done += ["trained in INT8"] if stages.qat is not None else []
     return " and ".join(done) or "as it was given"
 

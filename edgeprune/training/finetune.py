@@ -17,7 +17,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
-from edgeprune.pruning.heads import has_end_to_end_head
+from edgeprune.pruning.heads import has_end_to_end_head, refuse_untrainable_head
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
@@ -74,6 +74,7 @@ def finetune(
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     source = checkpoint.load(weights, trust=trust)
     before = source.model
+    refuse_untrainable_head(before)
     settings = sized(settings, source)
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))

@@ -431,13 +431,8 @@ def test_an_exception_that_nobody_expected_is_a_bug_and_no_missed_gate(
     [
         (["bench", "m.onnx", "--json", "x", "--csv", "./x"], "--json and --csv are both"),
         (["bench", "m.onnx", "--csv", "-", "--json", "-"], "--json and --csv are both -"),
-        (["history", "runs", "-o", "x", "--json", "x"], "--output and --json are both x"),
-        (["prune", "m.pt", "-o", "x", "--save-plan", "x"], "--output and --save-plan are both x"),
-        (["search", "m.pt", "--target", "cpu", "-o", "x", "--save-plan", "x"], "--output and --save-plan are both x"),
-        (
-            ["sensitivity", "m.pt", "--data", "d", "-o", "x.svg", "--plot", "x.svg"],
-            "--plot and --output are both x.svg",
-        ),
+        (["history", "runs", "-o", "x.html", "--json", "x.html"], "--output and --json are both x.html"),
+        (["prune", "m.pt", "-o", "x.pt", "--save-plan", "x.pt"], "what is written there ends in .json"),
         (
             ["compare", "m.onnx", "--data", "d", "-o", "x", "--json", "x/compare.html"],
             "the page of --output goes there",
@@ -475,3 +470,23 @@ def test_what_the_parser_refuses_is_one_line_with_the_help_to_ask_for(
     code, out, err = run(*argv)
     assert code == 2 and not out and err.startswith("edgeprune: ") and err.count("\n") == 1
     assert all(word.lower() in err.lower() for word in words) and err.endswith(f"; next: {command}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["push", "runs/a", "--to", ""], "--to is empty"),
+        (["push", "runs/a", "--to="], "--to is empty"),
+        (["device", "probe", ""], "an argument is empty"),
+        (["build", "--target", "cpu", "--weights", "", "--data", "d.yaml"], "--weights is empty"),
+    ],
+)
+def test_an_empty_word_is_a_variable_that_was_not_set(words, says, monkeypatch, capsys):
+    import sys
+
+    from edgeprune.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["edgeprune", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and says in capsys.readouterr().err

@@ -22,6 +22,8 @@ from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.structure import TRAINING_ONLY
 from edgeprune.search.layers import layers_of
+from edgeprune.settings import TrainSettings
+from edgeprune.training.finetune import finetune
 
 
 @pytest.mark.parametrize(
@@ -159,3 +161,11 @@ def _fused(model, end_to_end):
     fused = copy.deepcopy(model)
     fused.model[-1].end2end = end_to_end  # which of the two is left
     return fused.fuse(verbose=False)
+
+
+def test_what_fuse_left_without_a_head_for_training_is_refused_before_any_epoch(stock, tmp_path):
+    save(_fused(stock("yolo26n.yaml"), end_to_end=True), tmp_path / "fused.pt")
+    with pytest.raises(DataError, match="give the checkpoint from before fuse"):
+        finetune(
+            tmp_path / "fused.pt", data="d.yaml", out=tmp_path / "out", settings=TrainSettings(), work=tmp_path / "w"
+        )

@@ -179,6 +179,9 @@ def test_nothing_is_signed_while_a_build_works_there(bundle: Path, tmp_path: Pat
 
 def test_without_the_library_the_next_command_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "minisign", None)
+    with pytest.raises(DataError, match="No such file"):  # a wrong name first
+        check_signature(bundle, bundle / "key")
+    (bundle / "key").touch()
     with pytest.raises(StageError, match="pip install 'py-minisign"):
         check_signature(bundle, bundle / "key")
 

@@ -10,8 +10,8 @@ from edgeprune.records.build import BuildRecord
 from edgeprune.records.gates import drop_gate
 from edgeprune.report import build_plots
 from edgeprune.report.build import classes_table, sizes_table
-from edgeprune.samples.gates import budget_gate
-from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.samples.gates import budget_gate, latency_bounds
+from edgeprune.samples.statistics import value_of
 from edgeprune.target import Budget
 from tests.records.sample import accuracy, build_record
 
@@ -70,5 +70,5 @@ def test_the_bound_that_is_told_is_the_gates() -> None:
     gate, plot = budget_gate(target, "engine", *pair), build_plots.latency(record)
     assert plot is not None
     assert "with 99.8% confidence" in plot.alt and plot.table.columns[0] == "ms, bound at 99.8%"
-    high = bounds(pair[1].values, "p95", 1 - 0.005 / 3).high
+    high = latency_bounds(pair[1], "p95", 1 - 0.005 / 3).high
     assert high is not None and f"{high:.4g} ms" in gate.reason and f"at most {high:.2f}" in plot.alt
