@@ -45,4 +45,4 @@ def test_what_pytorch_runs_is_run_here(inputs):
     line = ["val", str(inputs["pt"]), "--data", str(inputs["data"]), "--device", NOWHERE]
     done = CliRunner().invoke(app, line)
     assert isinstance(done.exception, EdgepruneError)
-    assert "give its exported file" in str(done.exception)
+    assert "--device: is for an exported file, and PyTorch runs a checkpoint on this machine" in str(done.exception)
