@@ -94,6 +94,11 @@ def output_plot(path: Path | None) -> Path | None:
     return _ends_in(path, "a plot", PLOTS)
 
 
+def output_figure(path: Path | None) -> Path | None:
+    """As :func:`output_plot` for a figure that is drawn in lines alone."""
+    return _ends_in(path, "a figure", (".svg", ".html"))
+
+
 def output_checkpoint(path: Path | None) -> Path | None:
     """As :func:`output_file`; TargetError also for an ending by which it would be taken for something else."""
     return _ends_in(path, "a checkpoint", (".pt",))
@@ -139,6 +144,7 @@ FILE_CHECKS = (
     output_file,
     output_file_or_stdout,
     output_plot,
+    output_figure,
     output_checkpoint,
     output_graph,
     output_json,

@@ -35,7 +35,7 @@ OLD_BUNDLE = ".bundle-old"
 """Where the bundle lies while the one that takes its place is moved there; never named as what may be cleared."""
 FAILED = "failed"
 SCRATCH = ".scratch"
-KEPT_S = 30 * 24 * 3600  # what is left of a stage that did not finish, where later builds asked for others
+KEPT_S = 30 * 24 * 3600  # what nothing has used for so long is removed: stages that did not finish, links to datasets
 Facts = TypeVar("Facts")
 
 

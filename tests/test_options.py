@@ -32,6 +32,7 @@ from edgeprune.options import (
     OUT,
     command_line,
     output_checkpoint,
+    output_figure,
     output_file,
     output_file_or_stdout,
     output_folder,
@@ -43,6 +44,7 @@ from edgeprune.options import (
 
 ENDINGS = {
     output_plot: ".svg",
+    output_figure: ".svg",
     output_checkpoint: ".pt",
     output_graph: ".onnx",
     output_json: ".json",
@@ -60,6 +62,7 @@ ENDINGS = {
         (output_file, "pipe", "a device or a pipe"),
         (output_plot, "loss.docx", ".png, .svg, .pdf"),
         (output_plot, "missing/loss.png", "mkdir -p"),
+        (output_figure, "layers.png", "a figure ends in .svg, .html"),
         (output_checkpoint, "p.onnx", "a checkpoint ends in .pt"),
         (output_graph, "x.pt", "an ONNX graph ends in .onnx"),
         (output_json, "plan.yaml", "ends in .json"),

@@ -9,7 +9,7 @@ import typer
 
 from edgeprune.cli.sizes import Device, Trust, seed_option, size_option
 from edgeprune.cli.streams import say
-from edgeprune.options import OUT, output_checkpoint, output_file, output_folder, output_json
+from edgeprune.options import OUT, output_checkpoint, output_figure, output_folder, output_json
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt).")]
 TargetName = Annotated[str, typer.Option(help="Name of a shipped profile, or path of a .yaml.")]
@@ -36,7 +36,7 @@ def profile(
     imgsz: ImgSz = None,
     cache: Cache = PROFILES,
     plot: Annotated[
-        Path | None, typer.Option(callback=output_file, help="Write the figure (.svg, or .html with the table).")
+        Path | None, typer.Option(callback=output_figure, help="Write the figure (.svg, or .html with the table).")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Layers to list, the slowest first.")] = 20,
     seed: Seed = 0,
@@ -51,14 +51,13 @@ def profile(
     from edgeprune.report.layer_profile import layer_costs_page, layer_costs_plot, layer_costs_table, layer_costs_text
     from edgeprune.search.run import profile as measured
 
-    suffixes = _checked_plot(plot)
     with ConsoleReporter() as reporter:
         found = measured(
             target, weights, data, device=device, imgsz=imgsz, cache=cache, seed=seed, trust=trust, progress=reporter
         )
     costs = found.costs()
     print_table(layer_costs_table(costs).first(rows), layer_costs_text(costs))
-    if plot is not None and suffixes:
+    if plot is not None:
         from edgeprune.artifact import write_atomically
 
         page = plot.suffix == ".html"
@@ -265,11 +264,3 @@ def _budgets(latency_ms: str | None, speed_up: str | None) -> list[tuple[str, fl
     except ValueError:
         flag = "--" + kind.replace("_", "-")
         raise TargetError(f"{flag} {text}: numbers with commas between are allowed, for example 1.5,2,3") from None
-
-
-def _checked_plot(plot: Path | None) -> bool:
-    from edgeprune.errors import TargetError
-
-    if plot is not None and plot.suffix not in (".svg", ".html"):
-        raise TargetError(f"--plot {plot}: .svg or .html is allowed")
-    return plot is not None

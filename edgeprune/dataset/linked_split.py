@@ -30,9 +30,8 @@ from edgeprune.quiet import quiet
 from edgeprune.reading import is_file, shown
 from edgeprune.serial import read_json, write_json
 from edgeprune.version import installed, pip
-from edgeprune.workspace import user_cache
+from edgeprune.workspace import KEPT_S, user_cache
 
-KEPT_S = 30 * 24 * 3600  # folders that nothing has used for so long are removed
 FOLDER = "datasets"
 CHECKED = "checked.json"
 FORMAT = "4"

@@ -3,14 +3,13 @@ ratio between two of them speaks of the pruning alone."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from edgeprune.errors import DataError, StageError
+from edgeprune.errors import StageError
 from edgeprune.input_size import both_sides
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
@@ -317,11 +316,7 @@ def compile_once(
 def _single_file(model: Path, folder: Path) -> Path:
     """A model itself, or of a graph whose weights lie beside it one file with all of them, in ``folder``: a device is
     sent one file, and an engine is known by the bytes of one."""
-    beside = ()
-    if model.suffix == ".onnx":
-        with contextlib.suppress(DataError):  # what cannot be parsed the runtime refuses, in its own words
-            beside = weight_files(model)
-    if not beside:
+    if not weight_files(model):
         return model
     from edgeprune.export.graph import load_graph, save_graph
 

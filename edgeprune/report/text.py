@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeprune.samples.text import DIGITS, MOST_DIGITS
+from edgeprune.samples.text import DIGITS
 
 if TYPE_CHECKING:
     from edgeprune.records.build import DeviceRow
@@ -26,21 +26,6 @@ def number_text(value: float | None, unit: str, digits: int = DIGITS) -> str:
     if unit == "×":
         return f"×{text}"
     return f"{text} {unit}".strip()
-
-
-def told_apart(value: float | None, limit: float | None, text: Callable[[float | None, int], str]) -> tuple[str, str]:
-    """A figure and its limit as text, with as many more digits as it takes that they read alike only where they are: by
-    four digits 1.4996 would stand as 1.5 beside a limit of 1.5, and FAIL behind it.
-
-    Args:
-        value, limit: to be shown side by side.
-        text: shows one of them with a number of digits.
-    """
-    pair = text(value, DIGITS), text(limit, DIGITS)
-    if value is None or limit is None or value == limit:
-        return pair
-    tried = ((text(value, digits), text(limit, digits)) for digits in range(DIGITS, MOST_DIGITS + 1))
-    return next((both for both in tried if both[0] != both[1]), pair)
 
 
 def ms_text(value: float | None) -> str:

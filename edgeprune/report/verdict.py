@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from edgeprune.records.gates import drop_gate, what_ran
 from edgeprune.report.table import Table
-from edgeprune.report.text import number_text, shell_line, told_apart
+from edgeprune.report.text import number_text, shell_line
 from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
-from edgeprune.samples.text import DIGITS, signed_text
+from edgeprune.samples.text import DIGITS, signed_text, told_apart
 
 if TYPE_CHECKING:
     from edgeprune.records.build import BuildRecord

@@ -65,39 +65,40 @@ def read_model(path: Path, *, weights: bool = True) -> Any:
         raise DataError(f"{path}: not a readable ONNX file: {first_line(error)}") from error
 
 
-def weight_files(path: Path) -> tuple[Path, ...]:
-    """The files beside a graph that hold its weights; none where it holds them itself.
+def weight_files(model: Path) -> tuple[Path, ...]:
+    """The files beside a graph that hold its weights; none where it holds them itself, or is no readable graph."""
+    if model.suffix == ".onnx":
+        with contextlib.suppress(DataError):  # whoever runs it says so in its own words; a stand-in has none
+            return _files_beside(read_model(model, weights=False), model)
+    return ()
 
-    Raises:
-        DataError: not an ONNX file.
-    """
+
+def _files_beside(proto: Any, path: Path) -> tuple[Path, ...]:
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    held = (item for item in constants_of(read_model(path, weights=False)).values() if uses_external_data(item))
+    held = (item for item in constants_of(proto).values() if uses_external_data(item))
     return tuple(path.parent / name for name in dict.fromkeys(ExternalDataInfo(item).location for item in held))
 
 
-def require_single_file(path: Path) -> None:
-    """Refuse a graph whose weights lie in other files: its own bytes, by which an engine is known again and which go
-    to a device, say nothing of them.
+def require_single_file(path: Path) -> Any:
+    """The parsed file, where it holds its weights itself: the bytes of one whose weights lie in other files, by which
+    an engine is known again and which go to a device, say nothing of them.
 
     Raises:
         DataError: they do, or it is not an ONNX file.
     """
-    if beside := weight_files(path):
+    proto = read_model(path, weights=False)
+    if beside := _files_beside(proto, path):
         raise DataError(
             f"{path}: its weights lie in {', '.join(file.name for file in beside)}, and one file was expected; next: "
             f"edgeprune simplify {shlex.quote(str(path))} -o single.onnx"
         )
+    return proto
 
 
 def model_bytes(path: Path) -> int:
     """Size of a model's file, of an ONNX file together with the weights that lie beside it."""
-    beside: tuple[Path, ...] = ()
-    if path.suffix == ".onnx":
-        with contextlib.suppress(DataError):  # a stand-in for one
-            beside = weight_files(path)
-    return sum(file.stat().st_size for file in (path, *beside))
+    return sum(file.stat().st_size for file in (path, *weight_files(path)))
 
 
 def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPORTED) -> OnnxFacts:

@@ -163,8 +163,7 @@ class OnnxRuntime(Runtime):
             StageError: the graph does not have the precision that was asked, or lost its metadata.
         """
         self._require()
-        require_single_file(onnx)
-        proto = read_model(onnx)
+        proto = require_single_file(onnx)
         require_precision(proto, precision, onnx)
         wanted = {entry.key: entry.value for entry in proto.metadata_props}
         partial = engine.with_name(f".{engine.name}.{uuid.uuid4().hex[:8]}.onnx")

@@ -221,11 +221,7 @@ def latency_gate(
         undisturbed = not _throttled(measurement) and not shared_core(measurement)
         if undisturbed and _far_outside(measurement.values, statistic, limit_ms, against):
             fastest = min(measurement.values)
-            return row(
-                bound.value,
-                Verdict.FAIL,
-                f"at least {beside(fastest, limit_ms, 'g', 4)} ms in every sample, though {reason}",
-            )
+            return row(bound.value, Verdict.FAIL, f"at least {fastest:.4g} ms in every sample, though {reason}")
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if bound.high is not None and bound.high <= limit_ms:
         return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms {_sure(confidence, 1)}")
@@ -311,9 +307,7 @@ def speed_up_gate(
         if ratios and min(ratios) >= UNSTEADY_MARGIN * limit:
             return row(gain.ratio, Verdict.PASS, f"at least {min(ratios):.3f}× in every block, though {reason}")
         if ratios and max(ratios) * UNSTEADY_MARGIN <= limit:
-            return row(
-                gain.ratio, Verdict.FAIL, f"at most {beside(max(ratios), limit)}× in every block, though {reason}"
-            )
+            return row(gain.ratio, Verdict.FAIL, f"at most {max(ratios):.3f}× in every block, though {reason}")
         return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
     if gain.low >= limit:
         return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× {_sure(confidence, 1)}")
@@ -438,10 +432,8 @@ def accuracy_gate(
     else:
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} images would settle it"
-        verdict, reason = (
-            Verdict.INCONCLUSIVE,
-            f"{figures}; {others}{signed_text(-high)} to {signed_text(-low)}, {more}",
-        )
+        ends = f"{signed_text(-high)} to {signed_text(-low)}"
+        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; {others}{ends}, {more}"
     reason = f"{reason} ({confidence_text(ACCURACY_CONFIDENCE)}, {interval.images} {images_of}){seen}"
     return replace(gate, verdict=verdict, reason=reason)
 

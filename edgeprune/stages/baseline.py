@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeprune.input_size import Size, pixels
 from edgeprune.measure import compiling
@@ -17,11 +16,9 @@ from edgeprune.samples.statistics import value_of
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of
 from edgeprune.stages.export import judging_split_input
+from edgeprune.stages.unpruned import accuracy_as_exported
 from edgeprune.target import Target
 from edgeprune.workspace import Key, Record
-
-if TYPE_CHECKING:
-    from edgeprune.measure.result import ArtifactAccuracy
 
 
 def source_checkpoint(build: Build) -> Path:
@@ -79,7 +76,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
     as_trained = None
     if (side := _other_size(build)) is not None:
         build.reporter.progress(f"measuring its accuracy at {pixels(side)} too, as it was trained")
-        as_trained = _as_trained(build, model, side)
+        as_trained = accuracy_as_exported(build, model, build.dataset, side)
     reference = per_image if plain is None or plain.value <= accuracy.value else per_image_fp32
     return Output(
         {**artifacts_of(files), "per_image": reference},
@@ -93,29 +90,6 @@ def _run(build: Build, folder: Path, key: Key) -> Output[BaselineFacts]:
             accuracy_as_trained=as_trained,
         ),
     )
-
-
-def _as_trained(build: Build, model: Path, side: Size) -> ArtifactAccuracy:
-    """Accuracy of a checkpoint at another size, through the head that the build exports: with NMS inside that of its
-    graph there, for the validator's own NMS is of another confidence."""
-    from edgeprune.measure.accuracy import accuracy
-    from edgeprune.measure.result import GRAPH_RUNTIME, ArtifactAccuracy
-
-    with TemporaryDirectory(prefix="edgeprune-as-trained-") as folder:
-        measured, by = model, "PyTorch"
-        if build.target.exported_head == "nms":
-            measured, by = Path(folder) / "model.onnx", GRAPH_RUNTIME
-            compiling.export_onnx(build.target.model_copy(update={"imgsz": side}), model, measured)
-        found = accuracy(
-            measured,
-            data=build.dataset,
-            imgsz=side,
-            split=build.dataset.judging_split(build.target.accuracy.split),
-            batch=build.target.batch,
-            head=build.target.exported_head,
-            progress=build.reporter.progress,
-        )
-    return ArtifactAccuracy(found, by, None)
 
 
 def _ask_first(build: Build, onnx: Path) -> None:

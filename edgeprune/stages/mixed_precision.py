@@ -21,6 +21,7 @@ from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Gate, info_gate
 from edgeprune.settings import FEWEST_IMAGES
 from edgeprune.stages.base import Build
+from edgeprune.stages.unpruned import accuracy_as_exported
 
 RANKING_IMAGES = 4  # layers are ranked by their error where the head ends, which hardly differs between images
 EFFORT = 0.5  # of a gate's measurement: what the fallback costs is reported, not judged
@@ -111,25 +112,8 @@ def _telling(dataset: Dataset, images: Sequence[Path]) -> int:
 
 
 def _unpruned_accuracy(build: Build, images: Dataset) -> float:
-    """Accuracy of the unpruned model in FP32 on these images: by PyTorch, and with NMS inside of its graph, whose NMS
-    leaves out what the validator's own, of far lower confidence, would find for a checkpoint."""
-    from edgeprune.measure.accuracy import accuracy, measure_artifact
-
-    target, model = build.target, build.record(BaselineFacts).path("model")
-    if target.exported_head == "nms":
-        with tempfile.TemporaryDirectory(prefix="edgeprune-unpruned-") as folder:
-            graph = Path(folder) / "unpruned.onnx"
-            compiling.export_onnx(target, model, graph)
-            return measure_artifact(build.site, graph, None, images).value
-    return accuracy(
-        model,
-        data=images,
-        imgsz=target.imgsz,
-        split=images.judging_split(target.accuracy.split),
-        batch=target.batch,
-        head=target.exported_head,
-        progress=build.reporter.progress,
-    ).map50_95
+    """Accuracy of the unpruned model in FP32 on these images."""
+    return accuracy_as_exported(build, build.record(BaselineFacts).path("model"), images, build.target.imgsz).value
 
 
 def graph_accuracy(build: Build, onnx: Path, site: Site | None = None, engine: Path | None = None) -> ArtifactAccuracy:

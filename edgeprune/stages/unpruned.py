@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from edgeprune.dataset import Dataset
+from edgeprune.input_size import Size
 from edgeprune.measure import compiling
+from edgeprune.measure.result import GRAPH_RUNTIME, ArtifactAccuracy
 from edgeprune.records.facts import BaselineFacts, EngineFacts, QuantizeFacts, UnprunedFormat, shipped_precision
 from edgeprune.runtimes.site import Site
 from edgeprune.stages.base import Build
@@ -60,6 +64,35 @@ def compile_unpruned(build: Build, folder: Path) -> tuple[compiling.CompiledFile
     )
     size = (files.engine or files.onnx).stat().st_size
     return files, UnprunedFormat(site.target.precision, layers, size)
+
+
+def accuracy_as_exported(build: Build, model: Path, dataset: Dataset, imgsz: Size) -> ArtifactAccuracy:
+    """Accuracy of a checkpoint in FP32 through the head that the build exports, by PyTorch; with NMS inside that of its
+    graph, for the validator's own NMS, of far lower confidence, finds what the graph's leaves out.
+
+    Args:
+        build: says the target and the split that judges.
+        model: the checkpoint.
+        dataset: images and labels.
+        imgsz: in pixels.
+    """
+    from edgeprune.measure.accuracy import accuracy
+
+    with TemporaryDirectory(prefix="edgeprune-unpruned-") as folder:
+        measured, by = model, "PyTorch"
+        if build.target.exported_head == "nms":
+            measured, by = Path(folder) / "model.onnx", GRAPH_RUNTIME
+            compiling.export_onnx(build.target.model_copy(update={"imgsz": imgsz}), model, measured)
+        found = accuracy(
+            measured,
+            data=dataset,
+            imgsz=imgsz,
+            split=dataset.judging_split(build.target.accuracy.split),
+            batch=build.target.batch,
+            head=build.target.exported_head,
+            progress=build.reporter.progress,
+        )
+    return ArtifactAccuracy(found, by, None)
 
 
 def unpruned_engine(build: Build, record: Record[EngineFacts]) -> Path:

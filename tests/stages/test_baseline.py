@@ -11,6 +11,7 @@ from edgeprune.measure.result import GRAPH_RUNTIME
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.jobs import ParserAnswer
 from edgeprune.stages import acceptance, baseline
+from edgeprune.stages.unpruned import accuracy_as_exported
 from edgeprune.workspace import Key
 from tests.export.helpers import saved, stock_model
 
@@ -56,6 +57,6 @@ def test_accuracy_at_the_trained_size_is_through_the_head_that_is_exported(
         asked.append((given["imgsz"], given["head"], facts and (facts.imgsz, facts.head)))
 
     monkeypatch.setattr("edgeprune.measure.accuracy.accuracy", accuracy)
-    by = baseline._as_trained(build, model, 96).measured_on
+    by = accuracy_as_exported(build, model, build.dataset, 96).measured_on
     assert asked == [(96, head, ((96, 96), "nms") if head == "nms" else None)]
     assert by == (GRAPH_RUNTIME if head == "nms" else "PyTorch")
