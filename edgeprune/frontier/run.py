@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset import Dataset
 from edgeprune.dataset.images import read_image
+from edgeprune.errors import DeviceError, first_line
 from edgeprune.frontier.budgets import Budgets, budget_words, require_possible
 from edgeprune.frontier.choose import (
     Planned,
@@ -55,6 +56,7 @@ from edgeprune.search.inputs import read_inputs
 from edgeprune.serial import write_json
 from edgeprune.settings import check_seed
 from edgeprune.stages.inputs import build_command
+from edgeprune.sweep.jobs_ray import conditions_on_ray, device_resource
 from edgeprune.sweep.point import Job, Steps, conditions_of
 from edgeprune.sweep.run import (
     checkpoint_file,
@@ -128,7 +130,7 @@ def frontier(
         TargetError: a wrong argument, a checkpoint that is given twice, or a profile with ``sparsify``.
         DataError: weights or dataset are unreadable, another checkpoint is of another task or other classes, or the
             profile's teacher cannot teach.
-        DeviceError: the target's runtime is not here.
+        DeviceError: the target's runtime is not here; with ``ray``, the device is another than the cluster's.
         StageError: another process works in ``out``.
     """
     run = FrontierRun(
@@ -262,6 +264,8 @@ class FrontierRun:
             until_written: takes the hold on the folder: a second process would disturb these measurements, and mix its
                 rows with these.
         """
+        if self.jobs == "ray":
+            require_device_of_cluster(self.target)
         kept = self.out / "screened"
         with (
             open_site(self.target, seed=self.seed, reporter=self.reporter) as site,
@@ -414,6 +418,29 @@ class FrontierRun:
 
     def _profile_of(self, budget: str) -> Path:
         return self.out / f"build-{_file_name(budget)}.yaml"
+
+
+def require_device_of_cluster(target: Target) -> None:
+    """Refuse a cluster whose device is another than this machine's: forms are screened here and rows made there, and
+    ratios of two devices are not held against each other.
+
+    Raises:
+        DeviceError: there is no such device here, or it is another, or no node of the cluster has one.
+    """
+    there = conditions_on_ray(target)
+    try:
+        with open_site(target) as site:
+            site.require_usable()
+            here = conditions_of(site)
+        differ = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+        seen = [f"{key} is {here.get(key, 'missing')} here and {there.get(key, 'missing')} there" for key in differ]
+    except DeviceError as error:
+        seen = [first_line(error)]
+    if seen:
+        raise DeviceError(
+            f"--jobs ray: forms are screened on this machine, on the device on which the cluster makes the rows; seen: "
+            f"{seen[0]}; next: start this command on the node that offers {device_resource(target.name)}"
+        )
 
 
 def _aspect(dataset: Dataset) -> float:

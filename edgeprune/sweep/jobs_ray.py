@@ -1,13 +1,15 @@
 """Points of a sweep on a Ray cluster: probes on the node that has the device, fine-tuning where a GPU is.
 
 A node offers its device as a custom resource: ``ray start --address=HEAD:6379 --resources='{"device:cpu": 1}'`` for the
-profile ``cpu``. One step at a time holds it, so that two measurements never share a device. A step whose worker dies
-runs again, on another node if need be.
+profile ``cpu``. One step at a time holds it, so that two measurements never share a device. Training beside a
+measurement would slow it: fine-tuning goes to nodes without a device, and where there are none it holds the device too.
+A step whose worker dies runs again, on another node if need be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.errors import DeviceError, EdgepruneError, first_line
@@ -19,9 +21,76 @@ from edgeprune.version import pip_extra
 RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a result and is not tried again
 
 
+DEVICE = "device:"  # the resources that stand for devices begin so
+NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
+
+
 def device_resource(target: str) -> str:
     """Name of the resource that a node with the device offers."""
-    return f"device:{target}"
+    return f"{DEVICE}{target}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of a cluster.
+
+    Attributes:
+        id: as Ray has it.
+        offers: its resources.
+    """
+
+    id: str
+    offers: Mapping[str, float]
+
+    @property
+    def devices(self) -> list[str]:
+        """The resources that stand for its devices."""
+        return sorted(name for name, count in self.offers.items() if name.startswith(DEVICE) and count)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Options of a job's steps, which decide where they run and what runs beside them.
+
+    Attributes:
+        measuring: of those that need the device.
+        training: of fine-tuning.
+    """
+
+    measuring: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+
+def places_for(target: Target, nodes: Sequence[Node]) -> Places:
+    """Where the steps of a job run.
+
+    Args:
+        target: of the job. One that is reached by SSH is timed there, whatever its node does besides.
+        nodes: that are alive.
+    """
+    own, here = device_resource(target.name), target.device.host in ("", "local")
+    with_it = [node for node in nodes if own in node.devices]
+    # Without one, older releases of Ray hide every GPU from a step; one that no node with the device offers is never
+    # given.
+    gpu = here and target.device.kind != "cpu" and all(node.offers.get("GPU", 0) >= 1 for node in with_it)
+    measuring = {"resources": {own: 1}, "num_cpus": 1, "num_gpus": int(gpu)}
+    trains_by = "GPU" if any(node.offers.get("GPU") for node in nodes) else "CPU"
+    able = [node for node in nodes if node.offers.get(trains_by, 0) >= 1]
+    training: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(trains_by == "GPU")}
+    busy = [node for node in able if node.devices]
+    if not here or not busy:
+        return Places(measuring, training)
+    if len(busy) < len(able):
+        # a selector holds whatever the node has of a step's inputs; a NodeLabelSchedulingStrategy does not
+        others = f"!in({','.join(node.id for node in busy)})"
+        return Places(measuring, {**training, "label_selector": {NODE_ID: others}})
+    shared = next((node for node in busy if node in with_it), busy[0])
+    return Places(measuring, {**training, "resources": dict.fromkeys(shared.devices, 1)})
+
+
+def nodes_of(ray: Any) -> list[Node]:
+    """The nodes of a cluster that are alive."""
+    return [Node(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def conditions_on_ray(target: Target) -> dict[str, str]:
@@ -32,7 +101,7 @@ def conditions_on_ray(target: Target) -> dict[str, str]:
     """
     ray = _connected({target.name})
     asked: Any = ray.remote(max_retries=RETRIES)(_guarded(_conditions))
-    found = _result_of(asked.options(resources={device_resource(target.name): 1}, num_cpus=1).remote(target))
+    found = _result_of(asked.options(**places_for(target, nodes_of(ray)).measuring).remote(target))
     if isinstance(found, EdgepruneError):
         raise found
     if isinstance(found, Exception):
@@ -72,18 +141,17 @@ def run_on_ray(
     """
     ray = _connected({job.target.name for job in jobs})
     reporter = reporter or Silent()
-    offered = ray.cluster_resources()
-    gpus = 1 if offered.get("GPU") else 0
+    nodes = nodes_of(ray)
     remote: Any = ray.remote(max_retries=RETRIES)  # its types know functions written out, not made
     search, finetune, measure = (remote(_guarded(step)) for step in (steps.search, steps.finetune, steps.measure))
     reference = ray.put(swept)
     waiting: dict[Any, Job] = {}
     for job in jobs:
-        device = {device_resource(job.target.name): 1}
+        places = places_for(job.target, nodes)
         sent = ray.put(job)
-        pruned = search.options(resources=device, num_cpus=1).remote(sent)
-        tuned = finetune.options(num_gpus=gpus, num_cpus=1).remote(sent, pruned)
-        waiting[measure.options(resources=device, num_cpus=1).remote(sent, reference, pruned, tuned)] = job
+        pruned = search.options(**places.measuring).remote(sent)
+        tuned = finetune.options(**places.training).remote(sent, pruned)
+        waiting[measure.options(**places.measuring).remote(sent, reference, pruned, tuned)] = job
     total = len(waiting)
     while waiting:
         [ready], _ = ray.wait(list(waiting), num_returns=1)

@@ -21,7 +21,7 @@ from edgeprune.cli import app
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, TargetError, ToolError
 from edgeprune.export import modelopt
-from edgeprune.frontier import screening
+from edgeprune.frontier import run, screening
 from edgeprune.frontier.levers import forms, trained_int8
 from edgeprune.frontier.run import FrontierRun, _aspect
 from edgeprune.frontier.screening import Screening, screen
@@ -30,10 +30,13 @@ from edgeprune.progress import Silent
 from edgeprune.records.frontier import Form, Frontier, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, how_to_build
+from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import ImageScores
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import from_json, read_json
-from edgeprune.sweep.point import Job, Pruned, Result
+from edgeprune.sweep import run as sweep_run
+from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
+from edgeprune.sweep.run import run_here
 from edgeprune.target import Target, load_target
 from tests.report.markup import Page, check_that_nothing_leaves
 from tests.samples.made import latency
@@ -249,6 +252,58 @@ def test_every_row_is_a_job_that_is_held_against_the_model_as_it_is(found: Any) 
     assert half.start_used == pytest.approx(1.5), "INT8 alone is ×2"
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (
+            lambda here: {**here, "cpu": "another"},
+            "and another there; next: start this command on the node that offers",
+        ),
+        (lambda here: {**here, "gpu": "a card"}, "gpu is missing here and a card there; next: "),
+    ],
+)
+def test_a_cluster_with_another_device_than_the_one_that_screens_is_refused(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: Any, said: str
+) -> None:
+    with open_site("cpu") as site:
+        here = conditions_of(site)
+    monkeypatch.setattr(run, "conditions_on_ray", lambda target: there(here))
+    with pytest.raises(DeviceError) as raised:
+        made(given, tmp_path / "out", 1.8, steps=MadeUpSteps(), jobs="ray")
+    assert said in str(raised.value) and not (tmp_path / "out").exists()
+
+
+def test_a_cluster_whose_device_is_not_here_is_refused(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: Any, **__: Any) -> Any:
+        raise DeviceError("onnxruntime is not installed")
+
+    monkeypatch.setattr(run, "conditions_on_ray", lambda target: {})
+    monkeypatch.setattr(run, "open_site", nothing)
+    with pytest.raises(DeviceError, match=r"seen: onnxruntime is not installed; next: .* offers device:cpu"):
+        made(given, tmp_path / "out", 1.8, steps=MadeUpSteps(), jobs="ray")
+
+
+def test_on_a_cluster_with_the_device_of_this_machine_every_row_is_made_there(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_site("cpu") as site:
+        here = conditions_of(site)
+    sent: list[Job] = []
+
+    def cluster(jobs: Any, swept: bytes, finished: Any, steps: Any, **_: Any) -> None:
+        sent.extend(jobs)
+        run_here(jobs, swept, finished, steps)
+
+    monkeypatch.setattr(run, "conditions_on_ray", lambda target: here)
+    monkeypatch.setattr(sweep_run, "run_on_ray", cluster)
+    steps = MadeUpSteps()
+    found = made(given, tmp_path, 1.8, steps=steps, jobs="ray")
+    assert sent and all(dict(job.conditions) == here for job in sent)
+    assert found.recommendations[0].row == "int8"
+
+
 def test_a_second_run_makes_nothing_again(given: tuple[Path, Path], tmp_path: Path) -> None:
     steps = MadeUpSteps()
     first = made(given, tmp_path, 1.8, steps=steps)
@@ -341,8 +396,6 @@ def test_a_row_within_noise_of_the_budget_stands_behind_one_that_holds_it(given:
 def test_a_recommendation_that_rests_on_noise_is_inconclusive(
     given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeprune.frontier import run
-
     found = made(given, tmp_path, 1.98, steps=NoisySteps("no interval holds it"))
     [one] = found.recommendations
     assert one.row == "int8" and "within noise" in one.inconclusive and "INCONCLUSIVE" in one.sentence

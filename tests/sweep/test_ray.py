@@ -54,7 +54,8 @@ class QuickSteps:
         return PrunedThere(b"pruned", 2.0, 1, node=node())
 
     def finetune(self, job: Job, pruned: Pruned) -> bytes:
-        """In the job named ``killed`` its process dies the first time."""
+        """In the job named ``killed`` its process dies the first time; says where it ran."""
+        (Path(job.data) / f"{job.name}.trained").write_text(node())
         tries = Path(job.data) / f"{job.name}.tries"
         with tries.open("a") as file:
             file.write("x")
@@ -96,6 +97,8 @@ def test_a_killed_worker_costs_nothing_and_the_device_is_where_it_is(cluster: An
     assert results["unreachable"].point.failed == "the budget is out of reach"
     nodes = {name: json.loads((tmp_path / f"{name}.nodes").read_text()) for name in ("first", "killed")}
     assert {place for pair in nodes.values() for place in pair} == {cluster.node_id}
+    trained = {(tmp_path / f"{name}.trained").read_text() for name in ("first", "killed")}
+    assert trained and cluster.node_id not in trained, "training beside a measurement slows it"
 
 
 def test_the_same_points_as_one_by_one(cluster: Any, tmp_path: Path) -> None:
