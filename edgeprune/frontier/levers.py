@@ -73,15 +73,24 @@ def sizes_to_try(size: Size, aspect: float | None = None, stride: int = STRIDE) 
         return smaller_sizes(size, step)
     sides = (min(height, width * aspect), min(width, height / aspect))
     snug = plain([max(math.ceil(side / step - 1e-6), LEAST_CELLS) * step for side in sides])
-    return smaller_sizes(size, step) if snug == plain(size) else [snug, *smaller_sizes(snug, step)]
+    if snug == plain(size):
+        return smaller_sizes(size, step)
+    return [one for one in (snug, *smaller_sizes(snug, step)) if _is_below(one, size)]
 
 
 def smaller_sizes(size: Size, stride: int = STRIDE) -> list[Size]:
     """Sizes in pixels to try below one, of about its shape and in the model's steps, the largest first."""
     whole = both_sides(size)
     step = max(stride, STRIDE)
-    tried = {tuple(round(side * share / step) * step for side in whole) for share in SIZE_SHARES} - {whole}
-    return [plain(sides) for sides in sorted(tried, key=prod, reverse=True) if min(sides) >= LEAST_CELLS * step]
+    tried = {tuple(round(side * share / step) * step for side in whole) for share in SIZE_SHARES}
+    ordered = [plain(sides) for sides in sorted(tried, key=prod, reverse=True) if min(sides) >= LEAST_CELLS * step]
+    return [one for one in ordered if _is_below(one, size)]
+
+
+def _is_below(one: Size, size: Size) -> bool:
+    """Whether a size has fewer pixels than another and no longer side: that of a small input is rounded up."""
+    sides, whole = both_sides(one), both_sides(size)
+    return prod(sides) < prod(whole) and all(side <= limit for side, limit in zip(sides, whole, strict=True))
 
 
 def _called(weights: str) -> str:

@@ -41,6 +41,7 @@ from edgeprune.target.schema import BUDGET_WINDOW
 
 UNREACHABLE_SHARE = 1e-6  # share of a latency that no plan reaches
 CLEARLY_OVER = 2.0  # times the budget, from which on a share in per cent puzzles
+ROUNDING = 1e-9  # of a quotient: 1.15 / 0.01 is a little less than 115
 NOT_NEAR = 1.15  # share of the budget from which on a model that was timed elsewhere surely misses it
 
 
@@ -387,7 +388,7 @@ def rounded_down(value: float) -> float:
 def rounded_up(value: float) -> float:
     """To three digits, at least the value."""
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
-    return math.ceil(value / unit) * unit
+    return math.ceil(value / unit - ROUNDING) * unit
 
 
 def _ends(low: float, high: float) -> str:

@@ -14,6 +14,7 @@ from edgeprune.frontier.choose import (
     as_measured,
     best_for,
     budget_shares,
+    build_keys,
     is_held,
     one_a_name,
     plan,
@@ -80,6 +81,15 @@ def test_sizes_are_multiples_of_the_models_own_stride(size: Size, aspect: float 
     asked = CPU.changed({"imgsz": size})
     tried = [form.keys["imgsz"] for form in forms(asked, "n", aspect=aspect, stride=64) if form.levers == ("size",)]
     assert tried == sizes_to_try(size, aspect, 64)
+
+
+@pytest.mark.parametrize("size", [40, 56, 72, 80, 112, 120, (56, 120), (64, 72), 320])
+@pytest.mark.parametrize("aspect", [None, 9 / 16, 4 / 3])
+def test_a_size_to_try_is_smaller_than_the_given_one(size: Size, aspect: float | None) -> None:
+    """A stride below 32 allows inputs whose sides round up."""
+    whole = both_sides(size)
+    for sides in map(both_sides, sizes_to_try(size, aspect, 8)):
+        assert math.prod(sides) < math.prod(whole) and sides[0] <= whole[0] and sides[1] <= whole[1]
 
 
 def test_a_budget_within_reach_of_a_harmless_precision_needs_little_else() -> None:
@@ -327,6 +337,17 @@ def test_milliseconds_are_those_at_the_level_that_the_machine_had_most_of_the_ti
     assert budget_shares(points, "latency_ms", 5.0) == pytest.approx({"a": 1.0, "b": 1.0, "c": 1.0})
     older = {"a": Point("a", "", 6.0, 2.0, 0.5)}
     assert budget_shares(older, "latency_ms", 5.0) == pytest.approx({"a": 1.2})
+
+
+@pytest.mark.parametrize("value", [1.1, 1.15, 1.333, 2.2, 2.3, 4.35, 4.56])
+def test_a_build_is_asked_for_the_ratio_that_was_asked_for(value: float) -> None:
+    whole = replace(row("as it is", 2.0, 0.5), budget="some", screened_speed_up=1.0)
+    assert build_keys(whole, "speed_up", value)["budget.speed_up"] == value
+    form = replace(whole, form=Form("int8", "n", {"precision": "int8"}, ("precision",)))
+    left = float(str(build_keys(form, "speed_up", value)["budget.speed_up"]))
+    assert value <= left < value + 0.01 and round(left, 2) == left
+    halved = build_keys(replace(form, screened_speed_up=0.5), "speed_up", 1.15)
+    assert halved["budget.speed_up"] == 2.3
 
 
 def test_the_frontier_holds_what_nothing_beats_and_the_best_is_taken_from_what_meets() -> None:

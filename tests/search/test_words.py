@@ -67,6 +67,11 @@ def test_what_is_named_was_reached(value: float) -> None:
     assert value * (1 - 1e-12) <= rounded_up(value) < 1.01 * value
 
 
+@pytest.mark.parametrize("value", [1.0, 1.1, 1.15, 2.2, 4.35, 0.0115, 57.1, 1150.0])
+def test_what_has_three_digits_is_named_as_it_is(value: float) -> None:
+    assert f"{rounded_down(value):g}" == f"{rounded_up(value):g}" == f"{value:g}"
+
+
 def test_a_share_far_over_the_budget_is_told_as_a_multiple() -> None:
     assert share_text(0.971) + " the budget" == "97.1% of the budget"
     assert share_text(7.48) + " the budget" == "7.48 times the budget"
