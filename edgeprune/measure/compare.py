@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.dataset import Dataset
+from edgeprune.dataset.class_names import first_differences, same_classes, words_of
 from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.export.images import inputs_from_dataset
 from edgeprune.input_size import Size, asked_sides
@@ -22,7 +23,7 @@ from edgeprune.measure.bench import ModelBench, bench_graphs, check_statistic, t
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.graphs import Counts, counts_of, graph_of, nms_inside
 from edgeprune.measure.names import names_apart
-from edgeprune.measure.result import Accuracy
+from edgeprune.measure.result import Accuracy, distinct_names
 from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
 from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
@@ -243,6 +244,7 @@ def compare(
         with only_informs("no images side by side", notes.append):
             shown = choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
         counted = [counts_of(graph) for graph in graphs]
+    judged = [_by_names(one, own.names, described[0].names) for one, own in zip(judged, described, strict=True)]
     made = [
         Compared(name, path, model_bytes(path), counts, latency, found, size)
         for name, path, counts, latency, found, size in zip(names, paths, counted, timed, judged, sizes, strict=True)
@@ -289,6 +291,14 @@ def _described(path: Path, trust: bool) -> _What:
     return _What(path, facts.task, facts.names, kpt_shape=facts.kpt_shape)
 
 
+def _by_names(found: Accuracy, own: Mapping[int, str], first: Mapping[int, str]) -> Accuracy:
+    """The same with the classes called as the first model calls them: another one may write them otherwise."""
+    index_of = {name: index for names in (own, words_of(own)) for index, name in distinct_names(names).items()}
+    called = distinct_names(first)
+    per_class = {called[index_of[name]] if name in index_of else name: ap for name, ap in found.per_class.items()}
+    return replace(found, per_class=per_class)
+
+
 def _size(path: Path, graph: Path) -> tuple[int, int]:
     return _facts(graph, path).imgsz or (0, 0)
 
@@ -312,13 +322,8 @@ def _same(described: Sequence[_What]) -> None:
             raise DataError(
                 f"{first.path} is a {first.task} model and {other.path} a {other.task} model; compare models of a task"
             )
-        if other.names != first.names:
-            differ = [
-                f"{index}: {first.names.get(index, 'none')!r} and {other.names.get(index, 'none')!r}"
-                for index in sorted({*first.names, *other.names})
-                if first.names.get(index) != other.names.get(index)
-            ]
+        if not same_classes(other.names, first.names):
             raise DataError(
-                f"{first.path} and {other.path} have different classes ({len(first.names)} and {len(other.names)}; "
-                f"class {differ[0]}); compare models that were trained on the same classes"
+                f"{other.path}: {first_differences(other.names, first.names, first.path)}; compare models that were "
+                "trained on the same classes"
             )

@@ -14,7 +14,7 @@ from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.dataset.class_names import same_class, same_classes, words_of
+from edgeprune.dataset.class_names import first_differences, same_classes
 from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size
@@ -37,7 +37,6 @@ from edgeprune.target import Target, load_target
 from edgeprune.workspace import open_workspace
 
 JOBS = ("here", "ray")
-FIRST_NAMES = 3  # of classes that differ, in a message
 POINTS = "points"  # folder of finished points, each with its checkpoint and what was found in every image
 
 
@@ -178,26 +177,12 @@ def checkpoints_apart(
                 "classes; models are compared that find the same"
             )
         if not same_classes(other.names, source.names):
-            raise DataError(
-                f"{option} {path}: {_first_differences(other.names, source)}; models are compared that find the same"
-            )
+            differ = first_differences(other.names, source.names, source.path)
+            raise DataError(f"{option} {path}: {differ}; models are compared that find the same")
         if any(other.path.resolve() == one.path.resolve() for one in found):
             raise TargetError(f"{option} {path}: this checkpoint is given twice; leave it out here")
         found.append(other)
     return dict(zip(names_apart([one.path.with_suffix("") for one in found]), found, strict=True))
-
-
-def _first_differences(names: Mapping[int, str], source: Checkpoint) -> str:
-    """The first classes that a model calls otherwise than ``source``."""
-    seen, known = words_of(names), words_of(source.names)
-    differ = [
-        index
-        for index in sorted(seen.keys() | known.keys())
-        if index not in seen or index not in known or not same_class(seen[index], known[index])
-    ]
-    shown = differ[:FIRST_NAMES]
-    own, others = (", ".join(f"{index} {of.get(index, 'missing')!r}" for index in shown) for of in (seen, known))
-    return f"{len(differ)} of its classes differ: it calls {own}, and {source.path} {others}"
 
 
 def require_budgets(budgets: Sequence[object]) -> None:

@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 import typer
 from typer.testing import CliRunner
+from yaml import safe_load
 
 from edgeprune.cli.compare import compare as command
 from edgeprune.data.digits import write_digits
@@ -295,8 +296,8 @@ def test_an_operator_without_weights_that_may_multiply_is_not_counted_as_nothing
 
 def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path):
     cases = {
-        "different classes": digit_model(tmp_path / "fewer.pt", 0, nc=3),
-        "class 0: '0' and 'no0'": digit_model(tmp_path / "renamed.pt", 0, names="no"),
+        "7 of its classes differ: it calls 3 'missing'": digit_model(tmp_path / "fewer.pt", 0, nc=3),
+        "it calls 0 'no0', .* and .*base.pt 0 '0'": digit_model(tmp_path / "renamed.pt", 0, names="no"),
         "compare models of a task": digit_model(tmp_path / "pose.pt", 0, task="obb"),
         "does not exist": tmp_path / "gone.pt",
     }
@@ -308,6 +309,19 @@ def test_models_of_other_classes_or_tasks_are_refused_in_a_line(folder, tmp_path
         compare([folder / "base.pt"], folder / "digits" / "data.yaml")
     with pytest.raises(TargetError, match=r"1 model given; .* two or more"):  # and not one a letter
         compare(str(folder / "base.pt"), folder / "digits" / "data.yaml")
+
+
+def test_models_that_write_their_classes_otherwise_are_compared_as_elsewhere(folder, tmp_path):
+    write_digits(tmp_path / "digits", train=4, val=8, test=2, imgsz=64)
+    yaml = tmp_path / "digits" / "data.yaml"
+    data = safe_load(yaml.read_text())
+    yaml.write_text(json.dumps({**data, "names": {index: f"digit {index}" for index in range(10)}}))
+    one = digit_model(tmp_path / "one.pt", 0, names="digit ")
+    other = digit_model(tmp_path / "other.pt", 0, names="Digit ")
+    found = compare([one, other], yaml, settings=QUICK, imgsz=64, images=0)
+    first, second = (model.accuracy.per_class for model in found.models)
+    assert first == second and set(first) <= {f"digit {index}" for index in range(10)}
+    assert first and "nan" not in str(classes_table(found).rows)
 
 
 def test_names_tell_the_files_apart():
