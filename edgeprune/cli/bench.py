@@ -51,7 +51,7 @@ Rounds = Annotated[int | None, option_of(Sampling, "rounds", without=PROFILES_OW
 def bench(
     models: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files or engines; ratios are of the first.")],
     target: Annotated[
-        str | None, typer.Option(help="Profile that sets runtime, threads, size, batch, statistic, sampling.")
+        str | None, typer.Option(help="Profile that sets runtime, threads, export, size, batch, statistic, sampling.")
     ] = None,
     runtime: RuntimeOption = None,
     device: Device = None,
@@ -131,7 +131,7 @@ def bench(
     }
     refuse_unused(runtime or profile.runtime, [option for option, is_given in stated.items() if is_given])
     timed = [*([vs] if vs else []), *models]
-    if data is not None and not precision.startswith("int8") and not any(map(nms_inside, timed)):
+    if data is not None and not precision.startswith("int8") and not any(nms_inside(one, profile) for one in timed):
         why = f"calibrates int8, and --precision is {precision}; it is for graphs with NMS inside too, and here is none"
         refuse_without_effect({"--data": data}, why)
     if max_ms is None:

@@ -21,7 +21,7 @@ def compare(
     models: Annotated[list[Path], typer.Argument(help="Checkpoints or ONNX files; the first is the base.")],
     data: Annotated[str, typer.Option(help="Dataset that the models were trained on: a YAML, or class folders.")],
     target: Annotated[
-        str | None, typer.Option(help="Profile that sets runtime, threads, size, statistic, sampling.")
+        str | None, typer.Option(help="Profile that sets runtime, threads, export, size, batch, statistic, sampling.")
     ] = None,
     device: Device = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
@@ -89,6 +89,7 @@ def compare(
             data,
             runtime=site.runtime,
             settings=settings,
+            target=site.target,
             statistic=chosen,
             split=split,
             imgsz=side,

@@ -169,8 +169,8 @@ def bench(
 
     Args:
         target: name of a shipped profile, path of a profile, or a target.
-        models: checkpoints (exported and simplified first, as a build does it), ONNX files or engines, one or several;
-            ratios are of the first.
+        models: checkpoints (exported and simplified first, as the target's build does it), ONNX files or engines, one
+            or several; ratios are of the first.
         runtime: name of a runtime that takes the place of the target's.
         settings: how to sample; as the target asks when None.
         imgsz: side in pixels of what is exported; when None the target's where it states one, else that of each
@@ -218,7 +218,7 @@ def bench(
         graphs, recipe = [], int8_recipe(target, site.runtime.name)
         for number, model in enumerate(paths, 1):
             folder = Path(scratch) / str(number)
-            graph = graph_of(model, folder, imgsz=side, batch=batch, trust=trust, progress=progress)
+            graph = graph_of(model, folder, imgsz=side, batch=batch, target=target, trust=trust, progress=progress)
             low = in_precision(
                 graph,
                 folder / "precision",
@@ -234,7 +234,7 @@ def bench(
         return bench_graphs(
             graphs,
             site.runtime,
-            _as_profiled(settings, side, target, graphs),
+            as_profiled(settings, side, target, graphs),
             max_ms=max_ms,
             statistic=statistic or target.budget.statistic,
             retries=retries if retries is not None else target.measure.retries or STABLE_RETRIES * until_stable,
@@ -273,7 +273,7 @@ def timed_words(given: Path, precision: str = "") -> str:
     return f"{precision} copy of the {graph}" if graph else f"{precision} copy of it"
 
 
-def _as_profiled(settings: BenchSettings, side: Size | None, target: Target, graphs: Sequence[Path]) -> BenchSettings:
+def as_profiled(settings: BenchSettings, side: Size | None, target: Target, graphs: Sequence[Path]) -> BenchSettings:
     """Batch and size, where they are not said and every graph leaves them free: the profile's."""
     free = [frees(graph) for graph in graphs if graph.suffix == ".onnx"]
     if len(free) < len(graphs):  # an engine fixes them

@@ -19,7 +19,7 @@ from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.export.images import inputs_from_dataset
 from edgeprune.input_size import Size, asked_sides
 from edgeprune.measure.accuracy import accuracy, judge_artifact
-from edgeprune.measure.bench import ModelBench, bench_graphs, check_statistic, timed_words
+from edgeprune.measure.bench import ModelBench, as_profiled, bench_graphs, check_statistic, timed_words
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.graphs import Counts, counts_of, graph_of, nms_inside
 from edgeprune.measure.names import names_apart
@@ -36,6 +36,7 @@ from edgeprune.settings import check_count, check_seed
 
 if TYPE_CHECKING:
     from edgeprune.export.metadata import ModelMetadata
+    from edgeprune.target import Target
 
 FORMS = (".pt", ".onnx")  # an engine shows neither its parameters nor its MACs
 
@@ -140,6 +141,7 @@ def compare(
     *,
     runtime: Runtime | None = None,
     settings: BenchSettings | None = None,
+    target: Target | None = None,
     statistic: str = "p50",
     split: str = "val",
     imgsz: Size | None = None,
@@ -156,6 +158,8 @@ def compare(
         data: a dataset, or what :meth:`Dataset.load` takes.
         runtime: what runs and times them; ONNX Runtime on the CPU when None.
         settings: how latency is sampled.
+        target: whose head, opset and batch checkpoints are exported with, as by its build; the batch of ``settings``,
+            if one is there, goes before. An export's own when None.
         statistic: percentile of the latency in the table, such as ``p50``.
         split: train, val or test.
         imgsz: of what is exported, in pixels: a side, or height and width; that of each checkpoint's training when
@@ -198,7 +202,8 @@ def compare(
                 path,
                 Path(folder) / str(number),
                 imgsz=imgsz,
-                batch=max(settings.batch, 1),
+                batch=settings.batch or (1 if target is None else target.batch),
+                target=target,
                 trust=trust,
                 progress=progress,
             )
@@ -206,6 +211,8 @@ def compare(
         ]
         sizes = [_size(path, graph) for path, graph in zip(paths, graphs, strict=True)]
         own = replace(settings, imgsz=None)  # every graph at its own size, the one that its accuracy is of
+        if target is not None:
+            own = as_profiled(own, None, target, graphs)
         engines = graphs
         if by is not None:
             engines = [

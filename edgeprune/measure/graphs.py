@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.input_size import Size
@@ -16,6 +16,9 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.onnx_facts import PASSING
 from edgeprune.settings import Calibration, Precision
+
+if TYPE_CHECKING:
+    from edgeprune.target import Target
 
 COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft")  # others keep weights reordered and padded: their sizes tell nothing
 
@@ -26,6 +29,7 @@ def graph_of(
     *,
     imgsz: Size | None = None,
     batch: int = 1,
+    target: Target | None = None,
     trust: bool = False,
     progress: Progress = silent,
 ) -> Path:
@@ -36,11 +40,13 @@ def graph_of(
         folder: where an export goes; its name begins with the model's.
         imgsz: size of an export in pixels, where somebody says one; see :mod:`edgeprune.input_size`.
         batch: of an export.
+        target: says the head, the opset and whether batch and size are free, as of a build; an export's own when None.
         trust: load a checkpoint with foreign classes; this executes code from the file.
         progress: told when an export begins.
 
     Raises:
         DataError: a checkpoint that cannot be read.
+        TargetError: the target asks for a head that it has not.
     """
     if model.suffix != ".pt" or not model.is_file():
         return model
@@ -53,9 +59,15 @@ def graph_of(
     graph = folder / f"{model.stem}.pt.onnx"
     with quiet(), TemporaryDirectory(dir=folder, prefix=".raw-") as own:
         raw = Path(own) / "raw.onnx"
-        onnx_from_checkpoint(model, raw, imgsz=imgsz, batch=batch, trust=trust)
+        onnx_from_checkpoint(model, raw, imgsz=imgsz, batch=batch, trust=trust, **_export_of(target))
         simplify_onnx(raw, graph)
     return graph
+
+
+def _export_of(target: Target | None) -> dict[str, Any]:
+    if target is None:
+        return {}
+    return {"dynamic": target.export.dynamic, "opset": target.export.opset, "head": target.exported_head}
 
 
 def metadata_in(model: Path) -> Mapping[str, str]:
@@ -71,11 +83,13 @@ def metadata_in(model: Path) -> Mapping[str, str]:
     return {}
 
 
-def nms_inside(model: Path) -> bool:
-    """Whether a graph or an engine holds NMS, so that its time depends on what is on its input; False where nothing
-    tells, and for a checkpoint, whose export has none."""
+def nms_inside(model: Path, target: Target | None = None) -> bool:
+    """Whether a graph or an engine holds NMS, so that its time depends on what is on its input; of a checkpoint its
+    export for a target. False where nothing tells."""
     from edgeprune.export.metadata import read_metadata
 
+    if model.suffix == ".pt":
+        return target is not None and target.exported_head == "nms"
     with contextlib.suppress(EdgepruneError, OSError):
         if model.suffix == ".onnx":
             from edgeprune.export.graph import load_graph, metadata_of, tensorrt_plugins

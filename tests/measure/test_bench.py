@@ -495,6 +495,17 @@ def test_a_limit_on_nms_that_was_timed_on_noise_is_inconclusive(with_nms: Path, 
     assert inside.verdict is not result.gates[1].verdict is plain.verdict and not result.notes
 
 
+def test_a_checkpoint_that_is_exported_with_nms_is_timed_on_images_of_the_data(tmp_path: Path) -> None:
+    weights, data = models.saved(models.model(), tmp_path / "m.pt"), datasets.dataset(tmp_path / "data", "detect")
+    (tmp_path / "mine.yaml").write_text("extends: cpu\nimgsz: 64\nexport: {nms: true}\n")
+    argv = [str(weights), "--data", str(data), "--no-details", "--rounds", "2", "--warmup-s", "0.01", "--json", "-"]
+    done = CliRunner().invoke(app, [*argv, "--target", str(tmp_path / "mine.yaml")])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert json.loads(done.stdout)["models"][0]["latency"]["conditions"]["images"] is True
+    done = CliRunner().invoke(app, argv)
+    assert isinstance(done.exception, TargetError) and "here is none" in str(done.exception)
+
+
 def test_nms_inside_is_timed_on_images_of_the_data(with_nms: Path, model: Path, tmp_path: Path) -> None:
     data = datasets.dataset(tmp_path / "data", "detect")
     options = ["--no-details", "--rounds", "2", "--warmup-s", "0.01", "--json", "-"]

@@ -23,11 +23,11 @@ from edgeprune.data.digits import write_digits
 from edgeprune.errors import DataError, DeviceError, TargetError
 from edgeprune.export.graph import load_graph, save_graph
 from edgeprune.export.int8 import quantize_to_int8
-from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.onnx import ExportInfo, describe_onnx, onnx_from_checkpoint
 from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure import compare as measured
 from edgeprune.measure.compare import Comparison, compare
-from edgeprune.measure.graphs import Counts, counts_of
+from edgeprune.measure.graphs import Counts, counts_of, graph_of, nms_inside
 from edgeprune.measure.names import names_apart
 from edgeprune.progress import silent
 from edgeprune.report.comparison import classes_table, comparison_page, draw_scenes, models_table
@@ -36,6 +36,7 @@ from edgeprune.runtimes.base import AS_EXPORTED, BenchSettings, Session
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.target import load_target
 from tests.export.helpers import noise_images, saved, stock_model
 from tests.report import results
 from tests.report.browser import WIDTHS, looked_at, needs_chromium
@@ -322,6 +323,41 @@ def test_models_that_write_their_classes_otherwise_are_compared_as_elsewhere(fol
     first, second = (model.accuracy.per_class for model in found.models)
     assert first == second and set(first) <= {f"digit {index}" for index in range(10)}
     assert first and "nan" not in str(classes_table(found).rows)
+
+
+def test_a_checkpoint_is_exported_as_a_build_for_the_target_exports_it(folder, tmp_path):
+    cpu = load_target("cpu")
+    target = cpu.changed({"imgsz": 64, "batch": 3, "export.opset": 15, "export.nms": True})
+    made = describe_onnx(graph_of(folder / "base.pt", tmp_path, imgsz=64, batch=3, target=target))
+    assert (made.opset, made.head, made.batch, made.dynamic) == (15, "nms", 3, False)
+    free = cpu.changed({"imgsz": 64, "export.dynamic": True})
+    assert describe_onnx(graph_of(folder / "base.pt", tmp_path, imgsz=64, target=free)).dynamic
+    assert nms_inside(folder / "base.pt", target) and not nms_inside(folder / "base.pt", free)
+    assert not nms_inside(folder / "base.pt")
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_comparison_for_a_target_is_at_its_batch(folder, monkeypatch, dynamic):
+    opsets: list[ExportInfo] = []
+    monkeypatch.setattr(measured, "counts_of", lambda graph: opsets.append(describe_onnx(graph)) or Counts(1, 1))
+    target = load_target("cpu").changed({"imgsz": 64, "batch": 2, "export.opset": 16, "export.dynamic": dynamic})
+    models, data = [folder / "base.pt", folder / "pruned.pt"], folder / "digits" / "data.yaml"
+    found = compare(models, data, settings=QUICK, target=target, imgsz=64, images=0)
+    assert [one.latency.latency.conditions.batch for one in found.models] == [2, 2]
+    assert {(one.opset, one.dynamic) for one in opsets} == {(16, dynamic)}
+
+
+def test_the_command_compares_at_the_batch_of_its_profile(folder, tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: cpu\nbatch: 2\nimgsz: 64\n")
+    (tmp_path / "quick.yaml").write_text(
+        "extends: ./mine.yaml\nmeasure: {rounds: 8, per_round: 1, warmup_s: 0, retries: 0}\n"
+    )
+    argv = [str(folder / "base.pt"), str(folder / "pruned.pt"), "--data", str(folder / "digits" / "data.yaml")]
+    argv += ["--target", str(tmp_path / "quick.yaml"), "--images", "0", "--json", str(tmp_path / "found.json")]
+    ended = CliRunner().invoke(app, argv)
+    assert ended.exit_code == 0, ended.output
+    models = json.loads((tmp_path / "found.json").read_text())["models"]
+    assert [one["latency"]["latency"]["conditions"]["batch"] for one in models] == [2, 2]
 
 
 def test_names_tell_the_files_apart():
