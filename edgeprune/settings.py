@@ -495,7 +495,7 @@ class Sampling(Settings):
     threads: Threads = 1
     """Threads of the runtime; 0 leaves the choice to it."""
     warmup_s: Annotated[float, Ge(0), Le(600)] = 1.0
-    """Least warm-up for each model, in seconds; of all models together a third of ``time_limit_s`` at most."""
+    """Least warm-up for each model, in seconds; of all models together a third of the longest run at most."""
     rounds: Annotated[int, Ge(1), Le(MOST_ROUNDS)] = 60
     """Interleaved rounds; in each every model has its turn, in an order that rotates."""
     per_round: Annotated[int, Ge(1), Le(MOST_PER_ROUND)] = 5

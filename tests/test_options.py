@@ -182,6 +182,19 @@ def test_every_command_is_told_in_the_same_words_where_its_result_goes() -> None
     assert len(told) > 15 and {*told} == {OUT}
 
 
+OTHERS_OPTION = re.compile(r"(?:(?P<whose>[a-z-]+) )?(?P<option>--[a-z][a-z-]*)")
+
+
+def test_no_help_speaks_of_an_option_that_its_command_has_not() -> None:
+    """One sentence may be the help of an option of several commands."""
+    every = {words: {name for one in command.params for name in one.opts} for words, command in commands().items()}
+    for words, command in commands().items():
+        for one in command.params:
+            for found in OTHERS_OPTION.finditer(getattr(one, "help", None) or ""):
+                options = every.get(found["whose"] or "", every[words])
+                assert found["option"] in options, f"{words} {one.opts[0]}: {one.help}"
+
+
 @pytest.mark.parametrize("command", [[], ["build"], ["device", "probe"], ["deploy", "triton"]], ids=" ".join)
 def test_h_is_help(command: list[str]) -> None:
     short, long = (CliRunner().invoke(app, [*command, word]) for word in ("-h", "--help"))

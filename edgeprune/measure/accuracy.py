@@ -187,7 +187,7 @@ def judge_artifact(
     agreement = None
     if engine is not None and not by_engine:
         progress("comparing outputs on validation images")
-        images = _compared_images(dataset, split, seed)
+        images = compared_images(dataset, split, seed)
         agreement = parity(onnx, engine, images, imgsz=imgsz, runtime=runtime, metadata=metadata_of(onnx))
     return ArtifactAccuracy(result, runtime.name if by_engine else GRAPH_RUNTIME, agreement)
 
@@ -202,11 +202,18 @@ def compare_outputs(site: Site, reference: Path, candidate: Path, dataset: Datas
         dataset: gives the images.
     """
     site.reporter.progress("comparing outputs on validation images")
-    images = _compared_images(dataset, site.target.accuracy.split, site.seed)
+    images = compared_images(dataset, site.target.accuracy.split, site.seed)
     return parity(reference, candidate, images, imgsz=site.target.imgsz)
 
 
-def _compared_images(dataset: Dataset, split: str, seed: int) -> list[Path]:
+def compared_images(dataset: Dataset, split: str, seed: int) -> list[Path]:
+    """Images that the outputs of two forms of a model are compared on.
+
+    Args:
+        dataset: has them.
+        split: that judges, or ``auto``.
+        seed: of the choice.
+    """
     return dataset.sample_images(dataset.judging_split(split), COMPARED_IMAGES, seed)
 
 

@@ -24,11 +24,12 @@ def _inputs(build: Build) -> Mapping[str, Any]:
 
 def _run(build: Build, folder: Path, key: Key) -> Output[SimplifyFacts]:
     from edgeprune.export.simplify import simplify_onnx
-    from edgeprune.measure.accuracy import compare_outputs
+    from edgeprune.measure.accuracy import compare_outputs, compared_images
 
     source, onnx = build.record(ExportFacts).path("onnx"), folder / "model.onnx"
     build.reporter.progress("simplifying")
-    info = simplify_onnx(source, onnx)
+    images = compared_images(build.dataset, build.target.accuracy.split, build.site.seed)
+    info = simplify_onnx(source, onnx, images=images)
     parity = compare_outputs(build.site, source, onnx, build.dataset)
     return Output({"onnx": onnx}, SimplifyFacts(Change(info.nodes_before, info.nodes_after), info.reason, parity))
 
@@ -44,7 +45,7 @@ def _judge(build: Build, record: Record[SimplifyFacts]) -> Judgement:
 
 STAGE = Stage(
     name="simplify",
-    version=4,
+    version=5,
     facts=SimplifyFacts,
     inputs=_inputs,
     run=_run,
