@@ -54,7 +54,8 @@ def names_of(value: object, what: str, *, count: int | None = None) -> dict[int,
         count: classes of the head; not compared when None.
 
     Raises:
-        DataError: not one printable name for each of the indices from 0 on, or another number than ``count``.
+        DataError: not one printable name, which is not blank, for each of the indices from 0 on, or another number
+            than ``count``.
     """
     allowed = "a name for every class, numbered from 0"
     pairs = list(value.items()) if isinstance(value, Mapping) else None
@@ -70,6 +71,8 @@ def names_of(value: object, what: str, *, count: int | None = None) -> dict[int,
         if type(name) not in (str, int):
             raise refused(what, f"name of class {index}", name, "a word")
         text = str(name)
+        if not text.strip():  # an empty line of labels.txt is no line to DeepStream: all behind it would move
+            raise refused(what, f"name of class {index}", name, "a word")
         if len(text) > LONGEST_NAME or not text.isprintable():
             raise refused(what, f"name of class {index}", name, f"at most {LONGEST_NAME} printable characters")
         names[index] = text

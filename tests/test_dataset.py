@@ -133,6 +133,9 @@ def test_a_folder_with_one_yaml_is_that_yaml(tmp_path):
         ('train: images/train\nval: images/val\nnames: [cat, "do\\ng"]\n', r"class 1: 'do\\ng'; printable"),
         ('train: images/train\nval: images/val\nnames: [cat, "do\\Lg"]\n', "class 1: .*; printable"),
         ('train: images/train\nval: images/val\nnames: [cat, "do\\tg"]\n', "class 1: .*; printable"),
+        ('train: images/train\nval: images/val\nnames: [cat, ""]\n', "class 1 has no name; a word"),
+        ("train: images/train\nval: images/val\nnames: {0: '  ', 1: dog}\n", "class 0 has no name; a word"),
+        ("train: images/train\nval: images/val\nnames:\n  0: cat\n  1:\n", "class 1 has no name; a word"),
         ("train: images/train\nval: images/val\nnames: [cat]\n", "class 1 is out of range"),
         ("just text", "no dataset"),
         ("a: [unclosed", "YAML"),
@@ -228,12 +231,16 @@ def test_a_class_of_val_that_train_lacks_is_named(tmp_path):
 def test_a_class_folder_of_two_lines_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"class 1: .*; printable"):
         Dataset.load(class_folders(tmp_path, ["a", "b\nc"]))
+    with pytest.raises(DataError, match="class 0 has no name"):
+        Dataset.load(class_folders(tmp_path / "blank", [" ", "b"]))
 
 
 def test_ultralytics_own_datasets_have_no_key_twice():
     from ultralytics.utils import ROOT
 
-    for file in (ROOT / "cfg/datasets").glob("*.yaml"):
+    files = sorted((ROOT / "cfg/datasets").glob("*.yaml"))
+    assert len(files) > 20
+    for file in files:
         read_yaml(file, undecodable="replace")
 
 

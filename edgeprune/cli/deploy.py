@@ -29,7 +29,7 @@ def deepstream(
     """Write Gst-nvinfer's configuration, the parser of the boxes and a pipeline to try them in. Detection models.
 
     Example:
-      edgeprune deploy deepstream runs/cpu/bundle
+      edgeprune deploy deepstream runs/jetson-orin/bundle
     """
     import os
 

@@ -25,15 +25,17 @@ def checked_names(names: object, source: str) -> dict[int, str]:
                 )
             if index in by_index:
                 raise DataError(f"{source}: 'names' has class {index} twice; one name for every index is allowed")
-            by_index[index] = str(name)
+            by_index[index] = _text_of(name)
         names = by_index
     elif isinstance(names, Sequence) and not isinstance(names, str):
-        names = {index: str(name) for index, name in enumerate(names)}
+        names = {index: _text_of(name) for index, name in enumerate(names)}
     else:
         raise DataError(f"{source}: 'names' must be a list, or a mapping from class index to name")
     if not names or sorted(names) != list(range(len(names))):
         raise DataError(f"{source}: class indices must run from 0 to nc - 1 without a gap; seen {sorted(names)}")
     for index, name in names.items():
+        if not name.strip():  # an empty line of labels.txt is no line to DeepStream: all behind it would move
+            raise DataError(f"{source}: class {index} has no name; a word for every class is allowed")
         if not name.isprintable():  # a name is a line of labels.txt: one of two lines would move all behind it
             raise DataError(
                 f"{source}: name of class {index}: {shown(repr(name), 80)}; printable characters on one line are "
@@ -42,6 +44,10 @@ def checked_names(names: object, source: str) -> dict[int, str]:
         if len(name) > LONGEST_NAME:
             raise DataError(f"{source}: name of class {index} has {len(name)} characters; at most {LONGEST_NAME}")
     return dict(sorted(names.items()))
+
+
+def _text_of(name: object) -> str:
+    return "" if name is None else str(name)
 
 
 def class_count(content: Mapping[str, Any], path: Path) -> int | None:

@@ -42,12 +42,13 @@ def deepstream_files(
         onnx: where its graph is, relative to the folder.
 
     Raises:
-        TargetError: a task, or a form of the graph, that Gst-nvinfer has no way for.
+        TargetError: a task, or a form of the graph, that Gst-nvinfer has no way for; or there is no engine, and
+            TensorRT takes none of the graph.
     """
     refuse(model)
     return {
         "config_infer_primary.txt": config(model, engine=engine).encode(),
-        LABELS: "".join(f"{model.metadata.names[index]}\n" for index in sorted(model.metadata.names)).encode(),
+        LABELS: labels(model).encode(),
         "deepstream_app_config.txt": app_config(model).encode(),
         "nvdsinfer_edgeprune.cpp": files("edgeprune.deploy").joinpath("nvdsinfer_edgeprune.cpp").read_bytes(),
         "Makefile": MAKEFILE.encode(),
@@ -69,6 +70,13 @@ def refuse(model: ShippedModel) -> None:
             )
     if model.metadata.channels not in (1, 3):
         raise TargetError(f"Gst-nvinfer gives 1 or 3 channels, and {model.onnx.name} takes {model.metadata.channels}")
+
+
+def labels(model: ShippedModel) -> str:
+    """``labels.txt``, a class a line, as ``InferPostprocessor::parseLabelsFile`` reads it: what stands behind a ``;``
+    is another word there, so that a name with one has a comma in its place."""
+    names = model.metadata.names
+    return "".join(f"{names[index].replace(';', ',')}\n" for index in sorted(names))
 
 
 def config(model: ShippedModel, *, engine: str) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
+from edgeprune.export.lint import Limits, lint
 from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
 from edgeprune.measure.compiling import chooses_precision, kept_in_float
 from edgeprune.model_metadata import literal_of
@@ -133,7 +134,12 @@ class ShippedModel:
         Args:
             onnx: path of the graph in that line.
             engine: path of the engine to write.
+
+        Raises:
+            TargetError: no engine is there, and TensorRT takes none of this graph.
         """
+        if self.engine is None:
+            self._refuse_unbuildable()
         free = any(isinstance(axis, str) for axis in self.input.shape)
         return build_line(
             self.target,
@@ -143,6 +149,22 @@ class ShippedModel:
             precision=self.precision,
             shapes={self.input.name: self.engine_shape} if free else None,
             dla_core=self.dla_core,
+        )
+
+    def _refuse_unbuildable(self) -> None:
+        release = (self.target.oldest_tensorrt if self.target is not None else None) or OLDEST_TENSORRT
+        errors = [one for one in lint(self.onnx, Limits(tensorrt=release, dynamic=True)) if one.severity == "error"]
+        if not errors:
+            return
+        first, remedy = errors[0], errors[0].remedy
+        if "recipe tensorrt" in remedy:
+            remedy += (
+                f": edgeprune quantize FP32.onnx --precision {self.precision} --recipe tensorrt --data data.yaml "
+                "-o int8.onnx"
+            )
+        raise TargetError(
+            f"TensorRT {release} makes no engine of {self.onnx}: edgeprune lint finds {first.rule}: {first.message}; "
+            f"next: {remedy}"
         )
 
     @property

@@ -26,10 +26,11 @@ from edgeprune.cli import app
 from edgeprune.deploy.deepstream import IOU, OBJECTS, SCORE, deepstream_files
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import DataError, TargetError
+from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.target import load_target
-from tests.export.helpers import saved, stock_model
+from tests.export.helpers import noise_images, saved, stock_model
 
 INCLUDE = Path(__file__).parent / "include"
 # keys by group, as the parsers of NVIDIA/DeepStream compare them; an unknown one is a warning there that nobody reads
@@ -123,6 +124,51 @@ def test_files_claim_what_the_graph_gives(exported, parser, shared, tmp_path, fa
         np.testing.assert_allclose(rows[order][:, :5], wanted[other][:, :5], atol=2e-2)
         compared += len(rows)
     assert compared > 20  # nothing was compared with nothing
+
+
+def labels_read_by_deepstream(text: str) -> list[list[str]]:
+    """As ``InferPostprocessor::parseLabelsFile`` in ``nvdsinfer_context_impl.cpp`` reads them; a class's name is the
+    first word of its line."""
+    return [line.split(";") for line in text.split("\n") if line]
+
+
+def test_deepstream_reads_the_name_of_every_class(tmp_path: Path) -> None:
+    names = ["car;van", "traffic light", ";", "Straße", "#1", "a, b;c"]
+    model = stock_model("yolov8", "detect", nc=len(names))
+    model.names = dict(enumerate(names))
+    onnx_from_checkpoint(saved(model, tmp_path / "m.pt"), tmp_path / "model.onnx", imgsz=64)
+    text = deepstream_files(ShippedModel.read(tmp_path / "model.onnx"))["labels.txt"].decode()
+    seen = labels_read_by_deepstream(text)
+    assert seen == [["car,van"], ["traffic light"], [","], ["Straße"], ["#1"], ["a, b,c"]]
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "says"),
+    [
+        ("int8", None, r"TensorRT 10\.3 makes no engine .*quantized.*recipe tensorrt --data"),
+        ("int8", "jetson-xavier-nx", r"TensorRT 8\.5 makes no engine .*recipe tensorrt --data"),
+        ("fp32", None, ""),
+    ],
+)
+def test_files_for_an_engine_that_tensorrt_does_not_make_are_refused(
+    tmp_path: Path, precision: str, target: str | None, says: str
+) -> None:
+    """A build for a CPU quantises a graph as ONNX Runtime alone takes it."""
+    onnx = tmp_path / "model.onnx"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), onnx, imgsz=64)
+    if precision == "int8":
+        quantize_to_int8(onnx, onnx, noise_images(tmp_path), method="minmax", recipe="cpu")
+    model = replace(ShippedModel.read(tmp_path), target=load_target(target) if target else None)
+    if not says:
+        assert "README.md" in deepstream_files(model)
+        return
+    with pytest.raises(TargetError, match=says):
+        deepstream_files(model)
+    with pytest.raises(TargetError, match=says):
+        model.build_line(onnx="model.onnx", engine="engine.engine")
+    assert "README.md" in deepstream_files(replace(model, engine=tmp_path / "engine.engine"))  # somebody made one
+    ended = CliRunner().invoke(app, ["deploy", "deepstream", str(tmp_path)])
+    assert isinstance(ended.exception, TargetError) and not (tmp_path / "deepstream").exists()
 
 
 def test_its_makefile_finds_the_headers_that_an_older_deepstream_includes(exported, tmp_path):

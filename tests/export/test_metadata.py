@@ -70,6 +70,12 @@ def test_a_wrong_type_is_named_with_what_is_allowed(key, text, says):
         read_metadata({**TOLD, key: text}, "model.onnx")
 
 
+@pytest.mark.parametrize("text", ["['a', '', 'c']", "{0: 'a', 1: ' '}"])
+def test_a_class_without_a_name_is_told(text: str) -> None:
+    with pytest.raises(DataError, match=r"model\.onnx: its name of class 1 is '.?'; allowed: a word$"):
+        read_metadata({**TOLD, "names": text}, "model.onnx")
+
+
 def test_what_the_graph_fixes_holds_whatever_the_file_says(tmp_path: Path) -> None:
     fixed = graphs.identity(tmp_path / "fixed.onnx", shape=(2, 1, 64, 96))
     assert (facts_of(fixed).imgsz, facts_of(fixed).batch, facts_of(fixed).channels) == ((64, 96), 2, 1)
