@@ -6,6 +6,7 @@ VENV ?= .venv
 # Where torch comes from; PyPI's build for Linux on x86-64 brings CUDA (5 GB), PyTorch's own index has one without:
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+TORCH := "torch>=2.6,<3" "torchvision>=0.21,<1"
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # Alone, without what they require: types of TensorRT's Python API (NVIDIA's libraries), Triton's schema of a model's
 # configuration (an older protobuf than onnx brings).
@@ -47,7 +48,7 @@ GOALS := $(or $(MAKECMDGOALS),help)
 # Every goal to ask for; a word that is none of them is refused first, so that a misspelt target is not taken for one
 # that uses nothing.
 KNOWN := help install install-dev demo test test-slow test-hostile test-matrix gpu-check bench check schemas pages docs \
-	wheel clean distclean
+	headers wheel clean distclean
 FILES := $(VENV)/.installed $(VENV)/.installed-dev demo/digits/data.yaml demo/run/bundle/build.json
 UNKNOWN := $(firstword $(filter-out $(KNOWN) $(TARGETS) $(FILES),$(GOALS)))
 USED := $(foreach goal,$(GOALS),$(if $(filter $(goal),$(TARGETS)),$(ASKED),$(USES_$(goal))))
@@ -88,7 +89,7 @@ help:
 	@echo "                        the benchmarks that fit into so many hours; goes on where it stopped"
 	@echo "make check              linter, formatter, type checker, floors of the house, strict build of the pages"
 	@echo "make docs               the pages of docs/ into site/"
-	@echo "make clean              what was built of the package and the pages; distclean: demo/, runs/ and .matrix/ too"
+	@echo "make clean              what was built of the package and the pages; distclean: demo/, runs/, .matrix/, .headers/ too"
 	@echo "make TARGET WEIGHTS=best.pt DATA=data.yaml [LATENCY_MS=8 | SPEED_UP=1.5 | MACS_SPEED_UP=2] [MAX_MAP_DROP=]"
 	@echo "                        [IMGSZ=] [EPOCHS=] [SEED=] [OUT=] [DEVICE=user@host[:port]] [TORCH_INDEX=]"
 	@echo "                        TARGET is one of: $(TARGETS)"
@@ -99,7 +100,7 @@ $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv is needed (Debian, Ubuntu: sudo apt install python3-venv);" \
 		"or name one: make install PYTHON=/path/to/python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(PIP) install torch torchvision --index-url $(TORCH_INDEX))
+	$(if $(TORCH_INDEX),$(PIP) install $(TORCH) --index-url $(TORCH_INDEX))
 	$(PIP) install -e .
 	@touch $@
 
@@ -132,7 +133,11 @@ $(TARGETS): install
 	$(EDGEPRUNE) build --target $@ --weights "$(WEIGHTS)" --data "$(DATA)" $(REQUEST) $(SIZE)
 endif
 
-test: install-dev
+# ONNX Runtime's C++ headers, which the tests of the C++ sample are compiled against; without them these are skipped.
+headers:
+	@.ci/onnxruntime-headers || echo "no headers of ONNX Runtime: the C++ sample is not tested with it (tests/shipped/test_cpp.py)" >&2
+
+test: install-dev headers
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 test-slow: install-dev
@@ -183,6 +188,6 @@ wheel: install-dev
 clean:
 	rm -rf dist build site .pytest_cache .ruff_cache .hypothesis
 
-# Bundles and hours of training with it, and the packages of test-matrix.
+# Bundles and hours of training with it, the packages of test-matrix, and what `make headers` fetched.
 distclean: clean
-	rm -rf demo runs .matrix
+	rm -rf demo runs .matrix .headers

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 import shlex
 import shutil
@@ -74,6 +75,20 @@ def test_what_it_installs_is_what_the_project_asks_for() -> None:
                 assert Requirement(word).specifier == known[Requirement(word).name].specifier, word
                 checked += 1
     assert checked == 5 and len(installs) == 4
+
+
+def test_what_make_installs_beforehand_is_what_the_project_asks_for() -> None:
+    """Of another index, whose newest may be beyond the range: pip would install it, and replace it by PyPI's."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    around = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    argv = ["make", "-n", "-B", "install", "TORCH_INDEX=https://index"]
+    printed = subprocess.run(argv, cwd=ROOT, env=around, capture_output=True, text=True, check=True).stdout
+    [line] = [shlex.split(line) for line in printed.splitlines() if "--index-url" in line]
+    assert line[line.index("install") + 1 :][-2:] == ["--index-url", "https://index"]
+    asked = [Requirement(word) for word in line[line.index("install") + 1 : -2]]
+    core = {one.name: one.specifier for one in map(Requirement, PROJECT["dependencies"])}
+    assert {one.name: one.specifier for one in asked} == {name: core[name] for name in ("torch", "torchvision")}
 
 
 @pytest.mark.slow

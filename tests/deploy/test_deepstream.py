@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import shlex
-import shutil
 import subprocess
 from configparser import ConfigParser
 from dataclasses import replace
@@ -30,6 +29,7 @@ from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.target import load_target
+from tests.compiling import needs
 from tests.export.helpers import noise_images, saved, stock_model
 
 INCLUDE = Path(__file__).parent / "include"
@@ -50,8 +50,7 @@ def parsed(path: Path) -> ConfigParser:
 @pytest.fixture(scope="module")
 def parser(tmp_path_factory):
     """The shipped parser, compiled with warnings as errors against the stand-in of DeepStream's header."""
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
+    needs("g++")
     library = tmp_path_factory.mktemp("parser") / "parser.so"
     subprocess.run(
         ["g++", "-O1", "-std=c++14", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
@@ -173,8 +172,7 @@ def test_files_for_an_engine_that_tensorrt_does_not_make_are_refused(
 
 def test_its_makefile_finds_the_headers_that_an_older_deepstream_includes(exported, tmp_path):
     """Those of DeepStream 6 include TensorRT's, which include CUDA's, in no folder that a compiler looks into."""
-    if shutil.which("make") is None or shutil.which("g++") is None:
-        pytest.skip("needs make and g++")
+    needs("make", "g++")
     folder, deepstream, cuda = tmp_path / "deepstream", tmp_path / "ds", tmp_path / "cuda"
     write_files(folder, deepstream_files(ShippedModel.read(exported("yolov8", "raw"))))
     (deepstream / "sources" / "includes").mkdir(parents=True)

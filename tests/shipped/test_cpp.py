@@ -1,7 +1,7 @@
 """The C++ sample gives Ultralytics' answers on the same file; it is built by its own CMake file, warnings are errors.
 
-ONNX Runtime's headers: Debian's ``libonnxruntime-dev``, or what ``.ci/onnxruntime-headers`` fetched; its library is the
-Python package's. TensorRT's: ``EDGEPRUNE_TENSORRT_INCLUDE``, folders with ``:`` between them, CUDA's among them.
+ONNX Runtime's headers: Debian's ``libonnxruntime-dev``, or what ``make headers`` fetched; its library is the Python
+package's. TensorRT's: ``EDGEPRUNE_TENSORRT_INCLUDE``, folders with ``:`` between them, CUDA's among them.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from ultralytics.utils.metrics import box_iou
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.shipped import sample
+from tests.compiling import needs, without
 from tests.export.helpers import saved, stock_model
 from tests.shipped.test_sample import bccd_images, inside
 
 SOURCES = Path(sample.__file__).parent / "cpp"
 WARNINGS = "-Wall -Wextra -Wpedantic -Werror"
 USER_INCLUDE = "usr/include/onnxruntime"
-HEADERS = (Path(__file__).parents[2] / "build" / "onnxruntime" / USER_INCLUDE, Path("/") / USER_INCLUDE)
+ROOT = Path(__file__).parents[2]
+HEADERS = (ROOT / ".headers" / "onnxruntime" / USER_INCLUDE, Path("/") / USER_INCLUDE)
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample with ONNX Runtime behind it."""
-    for tool in ("cmake", "g++"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"needs {tool}")
+    needs("cmake", "g++")
     include = next((place for place in HEADERS if (place / "onnxruntime_cxx_api.h").is_file()), None)
     if include is None:
-        pytest.skip("ONNX Runtime's C++ headers are not here (libonnxruntime-dev, or .ci/onnxruntime-headers)")
+        without("ONNX Runtime's C++ headers are not here (libonnxruntime-dev, or make headers)")
     root = tmp_path_factory.mktemp("cpp")
     (root / "lib").mkdir()
     [library] = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
@@ -58,15 +58,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "build" / "sample"
 
 
-def test_the_build_file_is_for_the_cmake_of_the_oldest_board(tmp_path: Path) -> None:
-    """JetPack 5.1 has CMake 3.16, whose finders take no REQUIRED and know no CUDAToolkit; what is missing is named."""
+def test_the_build_file_is_for_the_cmake_of_the_oldest_board() -> None:
+    """JetPack 5.1 has CMake 3.16, whose finders take no REQUIRED and know no CUDAToolkit."""
     text = (SOURCES / "CMakeLists.txt").read_text()
     assert "cmake_minimum_required(VERSION 3.16)" in text
     commands = "\n".join(line.partition("#")[0] for line in text.splitlines())
     assert "REQUIRED" not in commands.replace("CXX_STANDARD_REQUIRED", "")
     assert "CUDAToolkit" not in commands
-    if shutil.which("cmake") is None or shutil.which("g++") is None:
-        return
+
+
+def test_a_header_that_the_build_does_not_find_is_named(tmp_path: Path) -> None:
+    needs("cmake", "g++")
     nowhere = [f"-D{name}_{kind}=IGNORED-NOTFOUND" for name in ("TENSORRT", "CUDA") for kind in ("INCLUDE", "LIBRARY")]
     argv = ["cmake", "-S", str(SOURCES), "-B", str(tmp_path), "-DBACKEND=tensorrt", *nowhere]
     done = subprocess.run(
@@ -222,8 +224,7 @@ def test_what_it_cannot_take_is_one_line(program: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def program_of_tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample with TensorRT behind it, or rather a stand-in that gives what a test wrote into its engine."""
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
+    needs("g++")
     path = tmp_path_factory.mktemp("tensorrt") / "sample"
     sources = [str(SOURCES / name) for name in ("sample.cpp", "tensorrt.cpp")]
     flags = ["-std=c++17", "-O1", *WARNINGS.split(), "-isystem", str(Path(__file__).parent / "include")]
@@ -241,9 +242,10 @@ def engine_file(path: Path, expected: np.ndarray, given: np.ndarray, *, kind: in
 @pytest.mark.shared
 @pytest.mark.parametrize(("batch", "free"), [(1, False), (4, False), (4, True)])
 def test_tensorrt_gets_the_image_and_its_answer_is_read(
-    program: Path, program_of_tensorrt: Path, shared: Path, tmp_path: Path, batch: int, free: bool
+    program_of_tensorrt: Path, shared: Path, tmp_path: Path, batch: int, free: bool
 ) -> None:
-    """The graph's own answer comes back through TensorRT's calls as through ONNX Runtime's; other images are black."""
+    """The graph's own answer, by ONNX Runtime, comes back through TensorRT's calls as the Python sample reads it; other
+    images are black."""
     model = exported(shared, tmp_path)
     [image] = as_ppm(bccd_images(shared)[:1], tmp_path / "images")
     pixels, _ = sample.letterbox(cv2.imread(str(image)), 320, 320)
@@ -253,11 +255,13 @@ def test_tensorrt_gets_the_image_and_its_answer_is_read(
     given = np.full((batch, *answer.shape[1:]), np.nan, np.float32)
     given[0] = answer[0]
     engine = engine_file(tmp_path / "engine.engine", tensor, given, free=free)
-    ours, theirs = (found_by(one, path, [image]) for one, path in ((program_of_tensorrt, engine), (program, model)))
-    assert [one["box"] for one in ours[str(image)]] == [
-        pytest.approx(one["box"], abs=1e-2) for one in theirs[str(image)]
-    ]
-    assert len(ours[str(image)]) > 5
+    ours = found_by(program_of_tensorrt, engine, [image])[str(image)]
+    theirs = sample.Model(model)(cv2.imread(str(image)))
+    assert len(ours) == len(theirs) > 5
+    for found, expected in zip(ours, theirs, strict=True):
+        assert found["box"] == pytest.approx(expected.box.tolist(), abs=1e-2)
+        assert found["score"] == pytest.approx(expected.score, abs=1e-4)
+        assert (found["label"], found["name"]) == (expected.label, expected.name)
     engine_file(engine, tensor + 0.01, given, free=free)  # the stand-in notices another image
     assert "did not run" in run(program_of_tensorrt, engine, image).stderr
 
@@ -318,3 +322,43 @@ def test_it_is_compiled_against_tensorrt() -> None:
     command = ["g++", "-std=c++17", "-O1", *WARNINGS.split(), "-fsyntax-only", *folders, str(SOURCES / "tensorrt.cpp")]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
+
+
+def test_headers_are_fetched_whole_from_where_apt_takes_packages(tmp_path: Path) -> None:
+    """By stand-ins of apt and of dpkg; into the place that these tests look into."""
+    checkout, programs = tmp_path / "checkout", tmp_path / "bin"
+    (checkout / ".ci").mkdir(parents=True)
+    programs.mkdir()
+    script = Path(shutil.copy(ROOT / ".ci" / "onnxruntime-headers", checkout / ".ci"))
+    release, seen = tmp_path / "os-release", tmp_path / "seen"
+    release.write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
+    header = HEADERS[1] / "onnxruntime_cxx_api.h"
+    if header.is_file():
+        pytest.skip(f"this machine has {header}, and nothing is fetched")
+
+    def fetch(*, header: str, site: str = "http://mirror/debian") -> subprocess.CompletedProcess[str]:
+        stand_ins = {
+            "apt-get": 'case "$*" in\n'
+            f'  indextargets*) echo "http://other/security bookworm-security"; echo "{site} bookworm";;\n'
+            f'  *update) cat "$(dirname "$(ls -d "$PWD"/.headers/.new.*/lists)")/sources.list" >{seen};;\n'
+            "  *download*) touch libonnxruntime-dev_1_all.deb;;\n"
+            "esac",
+            "dpkg": f'mkdir -p "$3/{USER_INCLUDE}"; touch "$3/{USER_INCLUDE}/{header}"',
+        }
+        for name, text in stand_ins.items():
+            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+            (programs / name).chmod(0o755)
+        around = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "OS_RELEASE": str(release)}
+        return subprocess.run([script], env=around, capture_output=True, text=True, check=False)
+
+    broken = fetch(header="onnxruntime_c_api.h")
+    assert broken.returncode == 1 and "libonnxruntime-dev of trixie has no" in broken.stderr
+    assert list((checkout / ".headers").iterdir()) == []
+    assert fetch(header="onnxruntime_cxx_api.h").returncode == 0
+    assert seen.read_text().split()[-3:] == ["http://mirror/debian", "trixie", "main"]
+    assert (checkout / HEADERS[0].relative_to(ROOT) / "onnxruntime_cxx_api.h").is_file()
+    seen.unlink()
+    assert fetch(header="onnxruntime_cxx_api.h").returncode == 0 and not seen.exists()
+    shutil.rmtree(checkout / ".headers")
+    release.write_text("ID=debian\nVERSION_CODENAME=forky\n")
+    assert "apt has no source of 'forky'" in fetch(header="onnxruntime_cxx_api.h").stderr
