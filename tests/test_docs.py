@@ -21,6 +21,7 @@ from edgeprune import cli
 from edgeprune.target import load_target
 
 PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = {".md", ".py", ".yaml", ".jinja", ".ipynb", ".cpp", ".txt"}
 WANTED = pages()
 LINES = [
     (path.relative_to(ROOT).as_posix(), line.strip())
@@ -124,6 +125,18 @@ def test_every_public_name_is_in_the_reference() -> None:
     for name in reference:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_no_line_asks_an_index_for_edgeprune() -> None:
+    """It is in none: what would be installed under its name is somebody else's. `version.pip_extra` names packages."""
+    folders = ("docs", "edgeprune", "tests", "benchmarks", "targets")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in TEXTS]
+    files += [ROOT / name for name in ("README.md", "Makefile", "Dockerfile")]
+    assert len(files) > 400
+    asking = re.compile(r"install\b[^\n`]*?[\s'\"]edgeprune(?:\[|[<>=~]=|['\"`]|$)", re.MULTILINE)
+    assert asking.search("pip install 'edgeprune[sign]'") and asking.search("pip install edgeprune")
+    found = [f"{path.relative_to(ROOT)}: {hit[0]}" for path in files for hit in asking.finditer(path.read_text())]
+    assert [line for line in found if not line.startswith("tests/test_docs.py")] == []
 
 
 def test_the_strict_build_passes_and_asks_no_network(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ from edgeprune.samples.statistics import MIN_BLOCKS, RatioInterval
 from edgeprune.serial import from_json, json_schema, json_text, write_json
 from edgeprune.target import Target
 from edgeprune.target.schema import Precision, Statistic
-from edgeprune.version import pip
 
 SCHEMA_VERSION = 2
 Facts = TypeVar("Facts")
@@ -271,7 +270,7 @@ def build_from_json(data: object, where: Path) -> BuildRecord:
     elif isinstance(version, int) and version > SCHEMA_VERSION:
         raise DataError(
             f"{where}: was written by edgeprune {data.get('edgeprune', '')} in schema version {version}, known are 1 "
-            f"and {SCHEMA_VERSION}; update edgeprune: {pip('install', '--upgrade', 'edgeprune')}"
+            f"and {SCHEMA_VERSION}; update edgeprune: git pull in its checkout, then make install"
         )
     return from_json(BuildRecord, data, where)
 

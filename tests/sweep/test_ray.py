@@ -21,7 +21,7 @@ from edgeprune.target import load_target
 
 pytestmark = pytest.mark.slow
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgeprune[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 
 
 def job(name: str, folder: Path, speed_up: float) -> Job:
