@@ -29,7 +29,7 @@ def deepstream(
     """Write Gst-nvinfer's configuration, the parser of the boxes and a pipeline to try them in. Detection models.
 
     Example:
-      edgeprune deploy deepstream runs/jetson-orin/bundle
+      edgeprune deploy deepstream model.onnx -o deepstream
     """
     import os
 
