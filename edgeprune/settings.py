@@ -450,6 +450,8 @@ FEWEST_IMAGES = 16
 """To calibrate on: published INT8 collapses trace to calibration on four images."""
 ADVISED_IMAGES = 64
 """To calibrate on; on fewer there is a warning."""
+LEAST_INT8_OPSET = 13
+"""Of an ONNX graph: from it on a Q/DQ pair holds a scale a channel."""
 CalibrationMethod = Literal["entropy", "percentile", "minmax"]
 
 

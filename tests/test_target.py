@@ -103,6 +103,8 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
         ("extends: desktop-cuda\nbuilder: {optimization_level: 1}", "builder needs the runtime trtexec"),
         ("extends: desktop-tensorrt\nbuilder: {tactic_sources: [CUDNN]}", "builder.tactic_sources"),
         ("extends: desktop-tensorrt\nexport: {opset: 18}", "TensorRT 8.5 reads opset 17 at most; seen: 18"),
+        ("extends: cpu\nprecision: int8\nexport: {opset: 12}", "int8, .* needs opset 13 or more; seen: 12"),
+        ("extends: desktop-cuda\nprecision: int8-fp16\nexport: {opset: 12}", "needs opset 13 or more; seen: 12"),
         (
             "extends: desktop-cuda\nruntime: onnxruntime-tensorrt-rtx\nmeasure: {cuda_graph: true}",
             "cuda_graph needs a runtime of tensorrt, trtexec, onnxruntime-cuda, onnxruntime-tensorrt; seen: .*-rtx",

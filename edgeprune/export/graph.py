@@ -34,6 +34,19 @@ class TensorInfo:
     dtype: str
 
 
+def load_made(path: Path, maker: str) -> onnx.ModelProto:
+    """Read an ONNX file that a library wrote into a scratch folder, which no message shall name.
+
+    Raises:
+        StageError: it did not write one that can be read; says which library.
+    """
+    try:
+        return load_graph(path)
+    except DataError as error:
+        said = str(error).replace(str(path), "the graph").removesuffix("; export it again")
+        raise StageError(f"{maker} gave no good graph: {said}") from error
+
+
 def load_graph(path: Path | str) -> onnx.ModelProto:
     """Read an ONNX file, its external data included.
 

@@ -30,15 +30,15 @@ import numpy as np
 import onnx
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetError, first_line
-from edgeprune.export.graph import inputs_of, load_graph, metadata_of, save_graph, set_metadata, with_shapes
+from edgeprune.export.graph import inputs_of, load_made, metadata_of, opset_of, save_graph, set_metadata, with_shapes
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import PRECISION_KEY
-from edgeprune.export.onnx import ExportInfo, describe_to_run
+from edgeprune.export.onnx import DEFAULT_OPSET, ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import from_selection_on, regions_of
 from edgeprune.export.result import PrecisionInfo
-from edgeprune.settings import ADVISED_IMAGES, FEWEST_IMAGES, Calibration
+from edgeprune.settings import ADVISED_IMAGES, FEWEST_IMAGES, LEAST_INT8_OPSET, Calibration
 
 RECIPES = ("tensorrt", "cpu")
 
@@ -71,7 +71,8 @@ def quantize_to_int8(
         half: cast what stays in float to FP16 (precision ``int8-fp16``).
 
     Raises:
-        DataError: the source cannot be read or is not FP32, an image cannot be read, or fewer than 16 images.
+        DataError: the source cannot be read, is not FP32 or of an opset without a scale a channel, an image cannot be
+            read, or fewer than 16 images.
         TargetError: an unknown recipe, method or node, or the output cannot be written.
         StageError: ONNX Runtime could not quantise the graph, or what it gave does not load.
     """
@@ -82,6 +83,11 @@ def quantize_to_int8(
         raise TargetError("int8-fp16 is for TensorRT; ONNX Runtime's CPU provider has no half precision kernels")
     warnings = calibration_warnings(len(images))
     model = load_fp32(source, keep_float)
+    if per_channel and (seen := opset_of(model)) < LEAST_INT8_OPSET:
+        raise DataError(
+            f"{source}: INT8 per channel needs opset {LEAST_INT8_OPSET} or more; seen: {seen}; next: edgeprune export "
+            f"CHECKPOINT --opset {DEFAULT_OPSET}"
+        )
     describe_to_run(model, str(source))
     regions = regions_of(model)
     excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
@@ -222,7 +228,7 @@ def _quantize_static(
             raise
         except Exception as error:  # it raises ValueError, RuntimeError and ONNX Runtime's own classes
             raise StageError(f"ONNX Runtime could not quantise the graph: {first_line(error)}") from error
-        quantized = load_graph(result)
+        quantized = load_made(result, "ONNX Runtime's quantisation")
     del quantized.metadata_props[:]
     if precision_of(quantized) != "int8":
         raise StageError("ONNX Runtime quantised no layer of the graph; is every convolution kept in float?")

@@ -25,6 +25,7 @@ from edgeprune.export.graph import (
     count_ops,
     inputs_of,
     load_graph,
+    load_made,
     opset_of,
     outputs_of,
     rename_tensor,
@@ -35,7 +36,7 @@ from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATU
 from edgeprune.input_size import Size, both_sides
 from edgeprune.options import named, refuse_source
 from edgeprune.quiet import process_state_kept, quiet
-from edgeprune.settings import Inference
+from edgeprune.settings import LEAST_INT8_OPSET, Inference
 
 # Newest opset on which every path was tried: TensorRT 10.3 parses up to 20, ONNX Runtime's static quantisation refuses
 # 21 and later, and its CUDA kernels stop before Resize-19.
@@ -140,6 +141,10 @@ def onnx_from_checkpoint(
     from edgeprune.pruning.heads import ships_end_to_end
 
     checkpoint = load(weights, trust=trust)
+    if checkpoint.quantizers and opset < LEAST_INT8_OPSET:
+        raise TargetError(
+            f"{named('opset')} {opset}: {weights} was trained for INT8, which needs opset {LEAST_INT8_OPSET} or more"
+        )
     module: Any = module_from_checkpoint(checkpoint)
     end_to_end = ships_end_to_end(module, head)
     sides = both_sides(checkpoint.size_for(command=imgsz).side)
@@ -185,7 +190,7 @@ def onnx_from_checkpoint(
                 ) from error
         finally:
             commentary.removeFilter(_tells)
-        model = load_graph(written)
+        model = load_made(written, "Ultralytics' exporter")
     _make_reproducible(model)
     _name_outputs(model, output_names)
     precision = {PRECISION_KEY: "int8"} if checkpoint.quantizers else {}

@@ -17,6 +17,7 @@ from edgeprune.options import is_command_running, named, options_of_command, wit
 from edgeprune.reading import shown
 from edgeprune.settings import (
     ALIGN,
+    LEAST_INT8_OPSET,
     Calibration,
     Finetuning,
     HeadOfTwo,
@@ -303,6 +304,11 @@ class Target(_Part):
             raise ValueError(
                 f"export: TensorRT {self.oldest_tensorrt} reads opset {NEWEST_WEAK_OPSET} at most; "
                 f"seen: {self.export.opset}"
+            )
+        if self.graph_precision.startswith("int8") and self.export.opset < LEAST_INT8_OPSET:
+            raise ValueError(
+                f"export: opset: precision {self.precision}, a scale a channel, needs opset {LEAST_INT8_OPSET} or more"
+                f"; seen: {self.export.opset}"
             )
         if core is not None and self.precision == "fp32":
             raise ValueError("device: dla_core computes in half precision or INT8; allowed: precision fp16, int8")

@@ -91,6 +91,31 @@ def test_only_what_is_no_trained_layer_is_of_the_decoder_however_few_channels_it
         assert not set(decoding_arithmetic(graph)) & convolutions - fixed
 
 
+@pytest.mark.parametrize("recipe", ["tensorrt", "cpu"])
+def test_an_opset_without_a_scale_a_channel_is_refused_before_the_calibration(recipe, tmp_path, monkeypatch):
+    source, images = tmp_path / "m.onnx", noise_images(tmp_path, 16)
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), source, imgsz=64, opset=12)
+    read = []
+    monkeypatch.setattr(int8, "batch_from_images", lambda *_, **__: read.append(1))
+    with pytest.raises(DataError, match=r"INT8 per channel needs opset 13 or more; seen: 12; next: .* --opset 17"):
+        quantize_to_int8(source, tmp_path / "q.onnx", images, recipe=recipe, method="minmax")
+    assert not read and not (tmp_path / "q.onnx").exists()
+    monkeypatch.undo()
+    made = quantize_to_int8(source, tmp_path / "q.onnx", images, recipe=recipe, method="minmax", per_channel=False)
+    assert made.quantized_layers
+
+
+def test_a_bad_graph_of_the_quantiser_is_its_fault_and_names_no_scratch_file(tmp_path, monkeypatch):
+    source, images = tmp_path / "m.onnx", noise_images(tmp_path, 16)
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), source, imgsz=64)
+    monkeypatch.setattr(
+        "onnxruntime.quantization.quantize_static", lambda plain, result, *_, **__: Path(result).write_bytes(b"bad")
+    )
+    with pytest.raises(StageError, match="ONNX Runtime's quantisation gave no good graph: the graph") as refused:
+        quantize_to_int8(source, tmp_path / "q.onnx", images, method="minmax")
+    assert "edgeprune-int8-" not in str(refused.value) and "export it again" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("recipe", "exported"), [("tensorrt", {}), ("cpu", {"dynamic": True}), ("tensorrt", {"batch": 2})]
 )

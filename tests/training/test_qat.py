@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import edgeprune
 from edgeprune import checkpoint, cli
-from edgeprune.errors import DataError, DeviceError
+from edgeprune.errors import DataError, DeviceError, TargetError
 from edgeprune.export import modelopt
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.precision import precision_of
@@ -62,6 +62,8 @@ def test_quantizers_that_are_none_are_refused(narrow: Path, tmp_path: Path) -> N
     given = tmp_path / "given.pt"
     checkpoint.save(loaded.model, given, like=loaded, quantizers={"modelopt": "nothing", "ranges": {}})
     assert checkpoint.load(given).quantizers
+    with pytest.raises(TargetError, match=r"opset 12: .* was trained for INT8, which needs opset 13 or more"):
+        onnx_from_checkpoint(given, tmp_path / "m.onnx", opset=12)
     with pytest.raises((DataError, DeviceError), match=r"cannot put back|not installed"):
         onnx_from_checkpoint(given, tmp_path / "x.onnx", imgsz=64)
     again = checkpoint.for_ultralytics(checkpoint.load(given), tmp_path / "plain.pt")
