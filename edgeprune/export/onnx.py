@@ -190,7 +190,7 @@ def onnx_from_checkpoint(
                 ) from error
         finally:
             commentary.removeFilter(_tells)
-        model = load_made(written, "Ultralytics' exporter")
+        model = load_made(Path(written), "Ultralytics' exporter")
     _make_reproducible(model)
     _name_outputs(model, output_names)
     precision = {PRECISION_KEY: "int8"} if checkpoint.quantizers else {}

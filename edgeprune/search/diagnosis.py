@@ -28,7 +28,7 @@ from edgeprune.records.facts import Alternative, Diagnosis
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import unsteady_reason
 from edgeprune.samples.measurement import Measurement, shared_core, speed_up_of
-from edgeprune.samples.statistics import stability, value_of
+from edgeprune.samples.statistics import DRIFT_TOLERANCE, stability, value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.layers import FIXED
 from edgeprune.search.profile import LayerProfile, timed_model
@@ -38,9 +38,10 @@ from edgeprune.target.schema import CAPTURING
 from edgeprune.version import versions_of
 
 EFFORT = 0.4  # of a gate's samples: shares and ratios are told in per cent
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of what is kept. 2: graphs with NMS inside are simplified too; 3: of models of the same shapes only the one that was
-measured, by the packages that make its graphs, and nothing that other work disturbed."""
+measured, by the packages that make its graphs, and nothing that other work disturbed; 4: what a CUDA graph gains
+is held against the engine as it is before and after."""
 MORE_IMAGES = 4  # times the target's batch
 
 
@@ -174,30 +175,43 @@ class Diagnostician:
         before, by_name = _ms(times[0]), dict(zip(engines, map(_ms, times[1:]), strict=True))
         self.disturbed.update(name for name, one in zip(engines, times[1:], strict=True) if _disturbed(times[0], one))
         for name, keys, _ in offered:
-            ms = by_name.get(name)
+            gain = before / by_name[name] if name in by_name else None
             if "measure.cuda_graph" in keys and name not in reasons:
-                ms = self._captured_ms(keys, reasons, name)
+                gain = self._captured_gain(keys, reasons, name, times[0])
             more_images = int(keys.get("batch", self.site.target.batch)) / self.site.target.batch
-            per_image = None if ms is None else before / ms * more_images
-            yield Alternative(name, keys, per_image, reasons.get(name, ""))
+            yield Alternative(name, keys, None if gain is None else gain * more_images, reasons.get(name, ""))
 
     def _bench_with(self, keys: Mapping[str, str | int | bool]) -> SiteBench:
         there = site_with(self.site, keys)
         return SiteBench(replace(there, target=only_timed(there.target)), self.source, self.dataset)
 
-    def _captured_ms(self, keys: dict[str, str | int | bool], reasons: dict[str, str], name: str) -> float | None:
-        """The unpruned model's own engine, captured; the settings hold for a whole run, so it runs right after."""
+    def _captured_gain(
+        self, keys: dict[str, str | int | bool], reasons: dict[str, str], name: str, before: Measurement
+    ) -> float | None:
+        """How many times faster the unpruned model's own engine is, captured; None where it cannot be, with the reason.
+
+        Settings hold for a whole run, so that the two are not interleaved: a machine that drifts would pass for a gain.
+        It is held against the mean of the engine as it is before and after.
+
+        Args:
+            keys, name: of the lever.
+            reasons: why a lever was not measured, to add to.
+            before: the engine as it is.
+        """
         try:
             [captured] = side_by_side(site_with(self.site, keys), [self.baseline], self.dataset, effort=EFFORT)
+            if not captured.conditions.cuda_graph:
+                reasons[name] = "the engine cannot be captured"
+                return None
+            [after] = self._times([self.baseline])
         except WHAT_MAY_END_IT as error:
             reasons[name] = first_line(error)
             return None
-        if not captured.conditions.cuda_graph:
-            reasons[name] = "the engine cannot be captured"
-            return None
-        if _disturbed(captured):
+        level = (_ms(before) + _ms(after)) / 2
+        drifted = abs(_ms(before) - _ms(after)) > DRIFT_TOLERANCE * level
+        if drifted or any(map(_disturbed, (before, captured, after))):
             self.disturbed.add(name)
-        return _ms(captured)
+        return level / _ms(captured)
 
     def _shares(self) -> _Known:
         """Shares of the latency that widths can take, and that blocks can take besides."""
