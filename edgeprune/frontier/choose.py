@@ -12,7 +12,7 @@ from math import prod
 from statistics import median
 from typing import cast
 
-from edgeprune.frontier.levers import TRAINED
+from edgeprune.frontier.levers import AS_IT_IS, TRAINED
 from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Choice, Form, Identity, Keys, Kind, Row, Screened
 from edgeprune.records.sweep import Point
@@ -66,9 +66,12 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float], *, everything: 
         meeting: list[Screened] = []
         for at_full_size in (one for one in screened if "size" not in one.form.levers):
             sizes = _sizes_of(at_full_size, screened)
-            if (why := _not_worth_training(at_full_size, screened)) and not everything:
+            if why := _not_worth_training(at_full_size, screened):
                 reasons.setdefault(at_full_size.form.identity, why)
-                continue
+                for one in sizes:
+                    reasons.setdefault(one.form.identity, f"{at_full_size.form.name}: {why}")
+                if not everything:
+                    continue
             if at_full_size.speed_up >= budget:
                 if at_full_size is not baseline:
                     meeting.append(at_full_size)
@@ -78,13 +81,15 @@ def plan(screened: Sequence[Screened], budgets: Sequence[float], *, everything: 
             chosen[at_full_size.form.identity, budget] = Planned(at_full_size.form, budget, why, anyway=everything)
             half_way = _half_way(at_full_size, sizes, budget)
             if half_way is not None:
-                why = HARMLESS_WORDS if _harmless(screened, baseline, budget, at_full_size) else ""
+                why = why or _not_worth_training(half_way, screened)
+                why = why or HARMLESS_WORDS * _harmless(screened, baseline, budget, at_full_size)
                 if everything or not why:
                     chosen[half_way.form.identity, budget] = Planned(half_way.form, budget, why, anyway=everything)
+        worth = [one for one in meeting if not _not_worth_training(one, screened)]
         for one in meeting:
-            if why := _not_worth_training(one, screened):  # which everything asks for
+            if why := _not_worth_training(one, screened):
                 reasons.setdefault(one.form.identity, why)
-            elif ahead := _dominating(one, meeting, screened):
+            elif ahead := _dominating(one, worth, screened):
                 reasons.setdefault(one.form.identity, f"behind {ahead.form.name} without training")
             else:
                 chosen[one.form.identity, None] = Planned(one.form)
@@ -316,6 +321,37 @@ def _harmless(screened: Sequence[Screened], baseline: Screened, budget: float, a
 
 
 def _not_worth_training(one: Screened, screened: Sequence[Screened]) -> str:
+    """Why a number format has nothing to win; empty where it may have."""
+    return _slower_than_plainer(one, screened) or _little_to_win_back(one, screened)
+
+
+def _slower_than_plainer(one: Screened, screened: Sequence[Screened]) -> str:
+    """That a plainer number format of the same weights, at the same size, is surely faster and as accurate: whatever is
+    made of the lower one, the plainer one is the better start. Empty where that is not so, or not sure."""
+    for plainer in (other for other in screened if _is_plainer(other.form, one.form)):
+        slow, fast = one.speed_up_high, 1.0 if plainer is screened[0] else plainer.speed_up_low
+        if slow is None or fast is None or slow >= fast:
+            continue
+        known = one.accuracy is not None and plainer.accuracy is not None
+        if not known or loss(plainer, one) >= -NOTHING:
+            name = "the model as it is" if plainer.form.name == AS_IT_IS else plainer.form.name
+            accuracy = " and not more accurate" if known else ""
+            return f"slower than {name}{accuracy}, at ×{one.speed_up:.2f} and ×{plainer.speed_up:.2f}"
+    return ""
+
+
+def _is_plainer(one: Form, other: Form) -> bool:
+    """Whether a form is another one in a plainer number format."""
+    stated = str(other.keys.get("precision", ""))
+    if not stated or one.weights != other.weights:
+        return False
+    below = stated.startswith("int8") and one.keys.get("precision") == "fp16"
+    apart = ("precision", TRAINED)
+    alike, rest = ({key: value for key, value in form.keys.items() if key not in apart} for form in (one, other))
+    return alike == rest and ("precision" not in one.keys or below)
+
+
+def _little_to_win_back(one: Screened, screened: Sequence[Screened]) -> str:
     """Why there is next to nothing for the training of INT8 to win back; empty where there may be, and for others."""
     if TRAINED not in one.form.keys:
         return ""

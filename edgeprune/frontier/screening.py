@@ -7,6 +7,7 @@ at, and only of a lever pulled alone.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from edgeprune.target import Target
 EFFORT = 0.25  # of a gate's samples: what is kept is measured in full once it is trained
 IMAGES = 200  # of the validation split, at most
 CALIBRATION = {"calibration.images": 64}
-VERSION = 3  # of how a form is screened: raised whenever the same inputs would give other figures
+VERSION = 4  # of how a form is screened: raised whenever the same inputs would give other figures
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,15 @@ def _screened(
         Screened(
             form,
             value_of(measured[form.identity].values, site.target.budget.statistic),
-            speed_up_of(times[0], measured[form.identity]).ratio,
+            gain.ratio,
             values.get(form.identity),
             parameter_count(sources[form.weights].model),
+            gain.low,
+            gain.high if math.isfinite(gain.high) else None,
         )
         for form in forms
         if form.identity in measured
+        for gain in [speed_up_of(times[0], measured[form.identity])]
     )
     return Screening(screened, refused), may_pass
 

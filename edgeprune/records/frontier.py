@@ -48,6 +48,8 @@ class Screened:
         speed_up: latency of the baseline over its own.
         accuracy: on the split that training looks at; None where it was not measured, which is so for a combination.
         parameters: of its checkpoint.
+        speed_up_low: lower end of the ratio's interval; None in older files.
+        speed_up_high: upper end; None there too, and where too few samples left none.
     """
 
     form: Form
@@ -55,6 +57,8 @@ class Screened:
     speed_up: float
     accuracy: float | None
     parameters: int
+    speed_up_low: float | None = None
+    speed_up_high: float | None = None
 
 
 @dataclass(frozen=True)

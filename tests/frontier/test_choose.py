@@ -133,6 +133,53 @@ def test_a_form_that_is_not_faster_says_so() -> None:
     assert reason == "not faster than the baseline"
 
 
+def timed(one: Screened, spread: float = 0.01) -> Screened:
+    """With the ends of its ratio."""
+    return replace(one, speed_up_low=one.speed_up * (1 - spread), speed_up_high=one.speed_up * (1 + spread))
+
+
+@pytest.mark.parametrize(("everything", "others"), [(False, ()), (True, ()), (False, ("s",))])
+def test_a_number_format_that_is_surely_slower_is_not_pruned_nor_trained(
+    everything: bool, others: tuple[str, ...]
+) -> None:
+    """A CPU without instructions for INT8."""
+    found = [timed(one) for one in screened(int8=0.8, others=others)]
+    for budgets in ([1.5], [2.0, 3.0], [1.1]):
+        planned = plan(found, budgets, everything=everything)
+        low = [one for one in planned if "precision" in one.form.levers]
+        assert low and all(one.dropped for one in low)
+        assert any(one.prune_to for one in planned if not one.dropped), "the plainer one is pruned"
+        assert trained(planned) == trained(plan([one for one in found if "precision" not in one.form.levers], budgets))
+        if not everything:
+            assert not any(one.trained or one.prune_to for one in low)
+    reasons = {one.form.name: one.dropped for one in plan(found, [2.0])}
+    assert reasons["int8"] == "slower than the model as it is and not more accurate, at ×0.80 and ×1.00"
+    assert reasons["int8, 224 px"].startswith("int8: slower than the model as it is")
+
+
+@pytest.mark.parametrize(
+    ("int8", "accuracy", "spread"),
+    [(0.98, 0.587, 0.03), (0.8, 0.6, 0.01), (1.2, 0.5, 0.01)],
+    ids=["not surely slower", "more accurate", "faster"],
+)
+def test_a_number_format_that_may_have_something_to_win_is_tried(int8: float, accuracy: float, spread: float) -> None:
+    found = [timed(one, spread) for one in screened(int8=int8, int8_accuracy=accuracy)]
+    assert ("int8", 2.0) in trained(plan(found, [2.0]))
+
+
+def test_int8_that_is_slower_than_half_precision_alone_is_left_out_too() -> None:
+    target = load_target("desktop-cuda").with_overrides(imgsz=64)
+    ratios = {"": 1.0, "fp16": 1.6, "int8-fp16": 1.3}
+    found = []
+    for form in forms(target, "n"):
+        ratio = ratios[str(form.keys.get("precision", ""))]
+        found.append(timed(Screened(form, 10 / ratio, ratio, 0.5, 3_000_000)))
+    planned = plan(found, [2.0])
+    assert trained(planned) == {(AS_IT_IS, None), (AS_IT_IS, 2.0), ("fp16", 2.0)}
+    [reason] = [one.dropped for one in planned if one.form.name == "int8-fp16"]
+    assert reason == "slower than fp16 and not more accurate, at ×1.30 and ×1.60"
+
+
 def test_rows_are_made_once_for_several_budgets() -> None:
     planned = plan(screened(), [1.5, 2.0, 2.0])
     keys = [(one.form.name, one.prune_to) for one in planned]

@@ -576,6 +576,9 @@ def test_a_screening_measures_every_form_once_and_is_kept(given: tuple[Path, Pat
     by_name = {one.form.name: one for one in found.screened}
     assert by_name["fp16"].speed_up == pytest.approx(2.0, rel=0.02)
     assert by_name["as it is"].speed_up == pytest.approx(1.0, rel=0.01)
+    half = by_name["fp16"]
+    assert half.speed_up_low is not None and half.speed_up_high is not None
+    assert 1.9 < half.speed_up_low < half.speed_up < half.speed_up_high < 2.1
     assert by_name["fp16"].accuracy is not None
     assert "int8-fp16" in found.refused
     assert len(runtime.timed) == 1, "all in one run"
