@@ -149,17 +149,16 @@ def command_part(name: str, command: Any) -> str:
 def profile_tables() -> str:
     """Every key of a target profile, from its JSON Schema."""
     from edgeprune.target import target_schema
+    from edgeprune.target.schema import part_of
 
     schema = target_schema()
-    parts = schema["$defs"]
     top, inner = [], []
     for key, value in schema["properties"].items():
-        reference = (value.get("$ref") or "").rpartition("/")[2]
-        if not reference:
+        part = part_of(schema, value)
+        if not part:
             top.append(_key(key, value))
             continue
-        part = parts[reference]
-        about = part.get("description", "")
+        about = value.get("description") or part.get("description", "")
         top.append([f"`{key}`", f"[keys below](#{key})", "", _line(about)])
         rows = [_key(f"{key}.{name}", one) for name, one in part["properties"].items()]
         inner.append(f"### {key}\n\n{_line(about)}\n\n" + _table(["key", "value", "default", "meaning"], rows))

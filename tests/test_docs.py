@@ -18,7 +18,7 @@ import yaml
 import edgeprune
 from docs.pages import DOCS, ROOT, commands, filled, pages
 from edgeprune import cli
-from edgeprune.target import load_target
+from edgeprune.target import load_target, target_schema
 
 PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = {".md", ".py", ".yaml", ".jinja", ".ipynb", ".cpp", ".txt"}
@@ -96,6 +96,23 @@ def test_a_line_that_does_not_parse_is_noticed(line: str) -> None:
 def test_generated_parts_are_as_the_code_is(path: Path) -> None:
     assert path.exists(), "run: make pages"
     assert path.read_text() == WANTED[path], "an option, key or help text has changed; run: make pages"
+
+
+def test_every_section_of_a_profile_has_its_keys_on_the_page() -> None:
+    schema = target_schema()
+    parts = {f"#/$defs/{name}" for name in schema["$defs"]}
+    page = (DOCS / "guides" / "targets.md").read_text()
+    found = set()
+    for key, value in schema["properties"].items():
+        named = {one["$ref"] for one in (value, *value.get("anyOf", ())) if "$ref" in one}
+        if not named:
+            continue
+        assert f"\n### {key}\n" in page and f"| `{key}` | [keys below](#{key}) |" in page, key
+        [reference] = named
+        for name in schema["$defs"][reference.rpartition("/")[2]]["properties"]:
+            assert f"| `{key}.{name}` |" in page, f"{key}.{name}"
+        found.add(reference)
+    assert found == parts, "a part of the schema that no section of the page is about"
 
 
 def test_a_page_that_drifted_is_noticed() -> None:

@@ -558,7 +558,7 @@ def target_schema() -> dict[str, Any]:
     for part in schema["$defs"].values():
         part.pop("required", None)
     for (section, key), drops_null in free_mappings().items():  # null empties it, and drops an entry that it has
-        value = _part_of(schema, schema["properties"][section])["properties"][key]
+        value = part_of(schema, schema["properties"][section])["properties"][key]
         value["type"] = ["object", "null"]
         if drops_null and "anyOf" not in value["additionalProperties"]:  # two sections may share a part
             value["additionalProperties"] = {"anyOf": [value["additionalProperties"], {"type": "null"}]}
@@ -573,7 +573,7 @@ def free_mappings() -> Mapping[tuple[str, str], bool]:
     return {
         (section, key): isinstance(value.get("additionalProperties"), dict)
         for section in schema["properties"]
-        if (part := _part_of(schema, schema["properties"][section]))
+        if (part := part_of(schema, schema["properties"][section]))
         for key, value in part["properties"].items()
         if value.get("type") == "object"
     }
@@ -624,11 +624,11 @@ def _keys_of_part(location: tuple[str | int, ...]) -> list[str]:
     schema = target_schema()
     part = schema
     for step in location:
-        part = _part_of(schema, part["properties"][step])
+        part = part_of(schema, part["properties"][step])
     return list(part["properties"])
 
 
-def _part_of(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+def part_of(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
     """The section that a key of a schema holds; empty for a plain value."""
     references = [choice["$ref"] for choice in (value, *value.get("anyOf", ())) if "$ref" in choice]
     return schema["$defs"][references[0].rpartition("/")[2]] if references else {}
