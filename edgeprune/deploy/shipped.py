@@ -158,12 +158,9 @@ class ShippedModel:
             return
         first, remedy = errors[0], errors[0].remedy
         if "recipe tensorrt" in remedy:
-            remedy += (
-                f": edgeprune quantize FP32.onnx --precision {self.precision} --recipe tensorrt --data data.yaml "
-                "-o int8.onnx"
-            )
+            remedy += ": edgeprune quantize FP32.onnx --precision int8 --recipe tensorrt --data data.yaml -o int8.onnx"
         raise TargetError(
-            f"TensorRT {release} makes no engine of {self.onnx}: edgeprune lint finds {first.rule}: {first.message}; "
+            f"TensorRT {release} makes no engine of {self.onnx} (lint rule {first.rule}): {first.message}; "
             f"next: {remedy}"
         )
 
