@@ -124,6 +124,7 @@ def test_a_build_killed_in_every_stage_still_finishes(built: Path) -> None:
 def test_the_record_satisfies_its_schema_and_names_what_is_there(built: Path) -> None:
     record = record_of(built)
     jsonschema.validate(record, build_schema())
+    assert record["artifacts"]
     for item in record["artifacts"]:
         assert sha256_of(built / "run" / item["path"]) == item["sha256"]
     for name, digest in record["bundle"].items():

@@ -51,6 +51,7 @@ def test_every_entry_is_a_module_that_knows_its_options(one: Benchmark) -> None:
 
 
 def test_every_page_has_an_entry_a_reason_or_a_script() -> None:
+    assert len(list(BENCHMARKS.glob("*.md"))) > 20
     for page in suite._others():
         assert (BENCHMARKS / page).with_suffix(".py").is_file(), f"nothing says where {page} is from"
     assert [name for name in suite.NO_RUNNER if not (BENCHMARKS / name).is_file()] == []

@@ -24,8 +24,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("edgeprune.runtimes.trtexec_argv", reason="needs the TensorRT room")
-
 from edgeprune.artifact import Artifact, sha256_of
 from edgeprune.carry import back
 from edgeprune.carry.back import import_results
@@ -262,6 +260,7 @@ def test_a_carried_graph_with_nms_inside_is_to_be_timed_on_the_images_that_go_al
     here = waiting_build(tmp_path / "run", WITH_NMS)
     request = json.loads((here / "bundle/device/request.json").read_text())
     first = next(iter(request["inputs"]))
+    assert request["scripts"]
     for script in request["scripts"]:
         turns = [command["turns"] for command in script["commands"] if command["turns"]]
         assert len(turns) == 2  # the latency, and the energy

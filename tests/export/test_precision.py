@@ -143,7 +143,7 @@ def test_calibration_keeps_activations_within_a_budget_and_minmax_finds_the_same
         assert max(held) <= max(budget, whole // stacks) * 1.02
         assert len(held) == pieces * (1 if "batch" in exported else 2)
     of_whole, of_pieces = (activation_scales(tmp_path / f"{name}.onnx") for name in ("whole", "pieces"))
-    assert of_whole.keys() == of_pieces.keys()
+    assert of_whole.keys() == of_pieces.keys() and of_whole
     for name, scale in of_whole.items():  # histograms are merged with the bins of the first piece
         assert of_pieces[name] == pytest.approx(scale, rel=0.25)
     for name, budget in (("whole", 1 << 30), ("pieces", 1)):
@@ -238,6 +238,7 @@ def test_nothing_is_cast_to_half_and_back_between_float_nodes(small, tmp_path):
     cast_to_fp16(small("yolo26"), tmp_path / "half.onnx")
     graph = load_graph(tmp_path / "half.onnx").graph
     to = {n.output[0]: next(a.i for a in n.attribute if a.name == "to") for n in graph.node if n.op_type == "Cast"}
+    assert TensorProto.FLOAT in to.values()
     for node in graph.node:
         if node.op_type == "Cast" and to[node.output[0]] == TensorProto.FLOAT:
             assert to.get(node.input[0]) != TensorProto.FLOAT16

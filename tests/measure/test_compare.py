@@ -86,6 +86,7 @@ def test_a_checkpoint_and_its_graph_compare_as_the_same(found):
     _, graph, checkpoint = found.models
     assert graph.counts == checkpoint.counts
     assert graph.accuracy.map50_95 == pytest.approx(checkpoint.accuracy.map50_95, abs=1e-6)
+    assert found.scenes
     for scene in found.scenes:
         assert len(scene.results[1].detections) == len(scene.results[2].detections) and len(scene.truth) > 0
     assert found.models[0].latency is not None and found.models[0].latency.speed_up is None

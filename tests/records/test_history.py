@@ -301,6 +301,7 @@ def test_every_figure_is_held_against_a_build_or_says_why_not(tmp_path):
     found = history(
         [built(tmp_path / "a", 1), built(tmp_path / "b", 2), built(tmp_path / "c", 3, threads=2, error=None)]
     )
+    assert len(found.builds) == 3
     for one in found.builds:
         assert {*one.compared_with, *one.uncompared} == set(FIGURES) and not set(one.compared_with) & set(
             one.uncompared

@@ -84,7 +84,9 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(text: str) -> None:
     assert not page.errors and not page.open
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    for used in re.findall(r"url\(#([^)]+)\)", text) + re.findall(r'href="#([^"]+)"', text):
+    uses = re.findall(r"url\(#([^)]+)\)", text) + re.findall(r'href="#([^"]+)"', text)
+    assert len(uses) > 10
+    for used in uses:
         assert used in ids
 
 

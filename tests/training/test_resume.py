@@ -198,6 +198,7 @@ def test_a_run_goes_on_with_what_may_change_between_epochs(
     after = replace(SETTINGS, batch=4, patience=7, train={"close_mosaic": 2, "nbs": 16})
     seen, epochs = changed_run(tmp_path, narrow, digits, before, after, after)
     assert epochs == [1, 2, 3] and not (tmp_path / "run.before-1").exists()
+    assert len(seen) == 2
     for arguments in seen:
         assert [arguments[name] for name in ("batch", "patience", "close_mosaic", "cache", "epochs", "nbs")] == [
             *(4, 7, 2, False, 3, 16)
