@@ -205,7 +205,7 @@ def frontier(
 ) -> None:
     """Measure every lever for a budget: number format, input size, pruning, another checkpoint; recommend one.
 
-    Exits 1 where nothing that was measured meets a budget, 5 where that is not sure.
+    Exits 1 where nothing that was measured meets a budget for the accuracy that may be lost, 5 where that is not sure.
 
     Example:
       edgeprune frontier best.pt --target cpu --imgsz 96 --latency-ms 50 \\

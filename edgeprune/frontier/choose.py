@@ -6,7 +6,7 @@ To plan, a budget is a ratio: the latency of the baseline over what is allowed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from statistics import median
@@ -16,7 +16,8 @@ from edgeprune.frontier.levers import AS_IT_IS, TRAINED
 from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Choice, Form, Identity, Keys, Kind, Row, Screened
 from edgeprune.records.sweep import Point
-from edgeprune.samples.gates import BOARD, THROTTLED, UNSTEADY_MARGIN
+from edgeprune.samples.average_precision import DropInterval
+from edgeprune.samples.gates import BOARD, THROTTLED, UNSTEADY_MARGIN, Gate, Verdict, accuracy_gate
 
 SIZE_MARGIN = 0.05
 """A smaller input wins some of its accuracy back in training; a form that meets the same budget and is more accurate by
@@ -260,6 +261,37 @@ def choice_for(rows: Sequence[Row], kind: Kind, value: float, budget: str) -> Ch
     others = [row for row in rows if row is not best]
     reference = rows[0] if rows[0].measured is not None and best is not rows[0] else None
     return Choice(budget, best, reference, best_for(others, surely), best_for(others, perhaps), why)
+
+
+def floor_of(
+    choice: Choice, max_drop: float, metric: str, lost: Callable[[Row, Row], DropInterval | None]
+) -> Gate | None:
+    """What the row to take lost against the model as it is, held against what the profile allows as a build's gate
+    holds it; None where it is the model itself, or that was not measured.
+
+    The row is the most accurate that surely holds the budget: what loses too much leaves none that holds both, unless a
+    more accurate one may hold it.
+
+    Args:
+        choice: the rows.
+        max_drop: that the profile allows to be lost.
+        metric: name of the accuracy.
+        lost: what a row lost against another, from the same images; None where they were not kept.
+    """
+
+    def held(row: Row | None) -> Gate | None:
+        reference = choice.reference
+        if row is None or row.measured is None or reference is None or reference.measured is None:
+            return None
+        before, after = reference.measured.accuracy, row.measured.accuracy
+        return accuracy_gate("frontier", before, after, max_drop, metric, interval=lost(reference, row))
+
+    best, unsure = held(choice.best), held(choice.unsure)
+    if best is None or best.verdict is not Verdict.FAIL or unsure is None or unsure.verdict is Verdict.FAIL:
+        return best
+    assert choice.unsure is not None  # it was held
+    reason = f"{choice.unsure.name} may hold the budget, and lose no more than that ({best.reason})"
+    return replace(best, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 
 def _why_nothing(rows: Sequence[Row], shares: Mapping[str, float], kind: Kind, value: float) -> str:

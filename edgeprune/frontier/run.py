@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from edgeprune.frontier.choose import (
     as_measured,
     build_keys,
     choice_for,
+    floor_of,
     one_a_name,
     plan,
     with_frontier,
@@ -331,11 +332,12 @@ class FrontierRun:
         found = []
         for value in self.values:
             choice = choice_for(kept, self.kind, value, budget_words(self.kind, value))
-            sentence = choice_sentence(choice, self.metric, ahead)
+            floor = floor_of(choice, levers.target.accuracy.max_map_drop, self.metric, ahead)
+            sentence = choice_sentence(choice, self.metric, ahead, floor)
             if choice.best is None:
                 found.append(Recommendation(choice.budget, None, sentence, {}))
             else:
-                found.append(self._built(choice, choice.best, value, sentence, levers, trained))
+                found.append(replace(self._built(choice, choice.best, value, sentence, levers, trained), floor=floor))
         return tuple(found)
 
     def write(self, levers: Levers, trained: TrainedRows, recommended: tuple[Recommendation, ...]) -> Frontier:

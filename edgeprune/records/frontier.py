@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeprune.records.sweep import Point, worst_exit_code
+from edgeprune.samples.gates import Gate
 
 Keys = Mapping[str, str | int | float | bool | tuple[int, int]]
 """Keys of a profile, with dots between sections, and their values."""
@@ -130,6 +131,8 @@ class Recommendation:
             the build prunes and trains it; empty where there is none, and in older files.
         command: the build of it, one item an argument; empty where there is none, and in older files.
         inconclusive: why it is not sure that the row meets the budget; empty where it does.
+        floor: what the row lost against the model as it is, held against what the profile allows; None where there is
+            no row, where that is the model as it is, or was not measured, and in older files.
     """
 
     budget: str
@@ -139,6 +142,7 @@ class Recommendation:
     weights: str = ""
     command: tuple[str, ...] = ()
     inconclusive: str = ""
+    floor: Gate | None = None
 
 
 @dataclass(frozen=True)
@@ -179,10 +183,12 @@ class Frontier:
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with: 1 where nothing that was measured meets a budget, 5 where that is not sure, and
-        the code of the error where a device or a program left a row, or all of them, unmeasured."""
+        """What the command ends with: 1 where nothing that was measured meets a budget for the accuracy that the
+        profile allows to be lost, 5 where that is not sure, and the code of the error where a device or a program left
+        a row, or all of them, unmeasured."""
         failed = [row.point.exit_code for row in self.rows if row.point is not None and row.point.failed is not None]
         if any(row.measured is not None for row in self.rows):
             failed = [code for code in failed if code > 2]  # a budget out of reach is an answer
             failed += [1 if one.row is None else 5 if one.inconclusive else 0 for one in self.recommendations]
+            failed += [one.floor.verdict.exit_code for one in self.recommendations if one.floor is not None]
         return worst_exit_code(failed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
+from edgeprune.samples.gates import Verdict
 from edgeprune.samples.statistics import interval_half_width
 from edgeprune.samples.text import signed_text
 from edgeprune.target import extending_yaml
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgeprune.records.frontier import Choice, Frontier, Recommendation, Row
     from edgeprune.samples.average_precision import DropInterval
+    from edgeprune.samples.gates import Gate
 
 COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained, val", "parameters", "")
 
@@ -66,13 +68,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.name, *figures, f"{point.parameters / 1e6:.3f} M", "; ".join(marks)
 
 
-def choice_sentence(choice: Choice, metric: str, ahead: Callable[[Row, Row], DropInterval | None]) -> str:
+def choice_sentence(
+    choice: Choice, metric: str, ahead: Callable[[Row, Row], DropInterval | None], floor: Gate | None = None
+) -> str:
     """What is taken for a budget, and how far it is from what stands beside it.
 
     Args:
         choice: the rows.
         metric: name of the accuracy.
         ahead: how much more accurate a row is than another, from the same images; None where they were not kept.
+        floor: what it lost, held against what the profile allows.
     """
     best, budget = choice.best, choice.budget
     if best is None or best.measured is None:
@@ -93,7 +98,18 @@ def choice_sentence(choice: Choice, metric: str, ahead: Callable[[Row, Row], Dro
             text += f", ahead by {_with_ends(interval.drop, interval)}"
     if choice.unsure is not None and choice.unsure.measured is not None:
         text += f"; {choice.unsure.name} at {choice.unsure.measured.accuracy:.4f} is within noise of the budget"
-    return text + (f"; INCONCLUSIVE: {choice.why}; run it again on a quiet machine" if choice.why else "")
+    text += f"; INCONCLUSIVE: {choice.why}; run it again on a quiet machine" if choice.why else ""
+    return text + (_floor_words(floor) if floor is not None else "")
+
+
+def _floor_words(floor: Gate) -> str:
+    """That a row loses more accuracy than the profile allows, or may; empty where it does not."""
+    allowed = f"the profile's max_map_drop of {floor.limit:g}"
+    if floor.verdict is Verdict.FAIL:
+        return f"; it loses more than {allowed}"
+    if floor.verdict is Verdict.INCONCLUSIVE:
+        return f"; INCONCLUSIVE: whether it loses more than {allowed}: {floor.reason}"
+    return ""
 
 
 def _with_ends(difference: float, interval: DropInterval | None) -> str:

@@ -15,6 +15,7 @@ from edgeprune.frontier.choose import (
     best_for,
     budget_shares,
     build_keys,
+    floor_of,
     is_held,
     one_a_name,
     plan,
@@ -24,8 +25,10 @@ from edgeprune.frontier.choose import (
 from edgeprune.frontier.levers import AS_IT_IS, forms, sizes_to_try, smaller_sizes, trained_int8
 from edgeprune.frontier.screening import Screening, with_trained_int8
 from edgeprune.input_size import Size, both_sides
-from edgeprune.records.frontier import Form, Row, Screened
+from edgeprune.records.frontier import Choice, Form, Row, Screened
 from edgeprune.records.sweep import Point
+from edgeprune.samples.average_precision import DropInterval
+from edgeprune.samples.gates import Verdict
 from edgeprune.target import load_target
 
 CPU = load_target("cpu").with_overrides(imgsz=320)
@@ -395,6 +398,37 @@ def test_a_build_is_asked_for_the_ratio_that_was_asked_for(value: float) -> None
     assert value <= left < value + 0.01 and round(left, 2) == left
     halved = build_keys(replace(form, screened_speed_up=0.5), "speed_up", 1.15)
     assert halved["budget.speed_up"] == 2.3
+
+
+def interval(lost: float, error: float) -> DropInterval:
+    return DropInterval(lost, error, 1000, 400, labelled=1000)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "error", "unsure", "verdict"),
+    [
+        (0.59, 0.001, None, Verdict.PASS),
+        (0.55, 0.001, None, Verdict.FAIL),
+        (0.58, 0.01, None, Verdict.INCONCLUSIVE),
+        (0.55, 0.001, 0.56, Verdict.FAIL),
+        (0.55, 0.001, 0.595, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_what_a_row_lost_is_held_against_what_the_profile_allows(
+    accuracy: float, error: float, unsure: float | None, verdict: Verdict
+) -> None:
+    """A more accurate row that may hold the budget leaves it open whether one holds both."""
+    other = None if unsure is None else row("perhaps", 2.0, unsure)
+    choice = Choice("×2", row("a", 2.0, accuracy), row("as it is", 1.0, 0.6), unsure=other)
+
+    def lost(first: Row, second: Row) -> DropInterval:
+        assert first.measured is not None and second.measured is not None
+        return interval(first.measured.accuracy - second.measured.accuracy, error)
+
+    found = floor_of(choice, 0.02, "mAP50-95", lost)
+    assert found is not None and found.verdict is verdict and found.limit == 0.02
+    assert floor_of(Choice("×2", row("a", 2.0, accuracy)), 0.02, "mAP50-95", lost) is None
+    assert floor_of(Choice("×2", None, why="nothing"), 0.02, "mAP50-95", lost) is None
 
 
 def test_the_frontier_holds_what_nothing_beats_and_the_best_is_taken_from_what_meets() -> None:

@@ -32,6 +32,7 @@ from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, how_to_build
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import ImageScores
+from edgeprune.samples.gates import Verdict
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import from_json, read_json
 from edgeprune.sweep import run as sweep_run
@@ -435,6 +436,43 @@ def test_the_row_behind_is_level_where_the_same_images_cannot_tell(
     file.unlink()  # of an older frontier
     [again] = made(given, tmp_path, 1.8, steps=MadeUpSteps()).recommendations
     assert again.row == one.row and "; next comes pruned to ×1.8 at 0.5573" in again.sentence
+
+
+@pytest.mark.parametrize(
+    ("budget", "images", "verdict", "said"),
+    [
+        (1.8, 2000, Verdict.PASS, ""),
+        (3.0, 2000, Verdict.FAIL, "; it loses more than the profile's max_map_drop of 0.02"),
+        (3.0, 200, Verdict.INCONCLUSIVE, "; INCONCLUSIVE: whether it loses more than the profile's max_map_drop of"),
+        (1.8, 10, Verdict.INCONCLUSIVE, "10 images are too few to tell"),
+    ],
+)
+def test_a_row_that_loses_more_than_the_profile_allows_is_no_pass(
+    given: Any, tmp_path: Path, budget: float, images: int, verdict: Verdict, said: str
+) -> None:
+    found = made(given, tmp_path, budget, steps=SeenImages(images))
+    [one] = found.recommendations
+    assert one.row is not None and one.floor is not None and one.floor.verdict is verdict
+    assert found.exit_code == verdict.exit_code
+    assert said in one.sentence and ("max_map_drop" in one.sentence) is bool(said)
+    assert not one.inconclusive, "that it holds the budget is sure"
+    assert read_json(Frontier, tmp_path / "frontier.json") == found
+
+
+def test_the_floor_is_the_profile_s(given: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: cpu\naccuracy: {max_map_drop: 0.1}\n")
+    weights, data = given
+    options: dict[str, Any] = {"imgsz": SIDE, "steps": MadeUpSteps(), "screener": made_up_screening}
+    options |= {"out": tmp_path / "out", "kind": "speed_up", "budgets": [3.0]}
+    found = FrontierRun(tmp_path / "mine.yaml", weights, data, **options).made()
+    assert found.exit_code == 0 and "max_map_drop" not in found.recommendations[0].sentence
+    [by_figures] = made(given, tmp_path / "out", 3.0, steps=MadeUpSteps()).recommendations
+    assert "loses more than the profile's max_map_drop of 0.02" in by_figures.sentence, "where no images were kept"
+
+
+def test_the_model_as_it_is_loses_nothing(given: Any, tmp_path: Path) -> None:
+    [one] = made(given, tmp_path, 20.0, steps=SeenImages(10), kind="latency_ms").recommendations
+    assert one.row == "as it is" and one.floor is None and "max_map_drop" not in one.sentence
 
 
 def test_without_modelopt_the_row_of_trained_int8_says_how_to_install_it(
