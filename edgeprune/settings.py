@@ -351,7 +351,7 @@ class Finetuning(Teaching, Training):
 
     teacher: str | None = None
     """Weights of another teacher of the same task and classes, such as the same model one scale up; the unpruned model
-    where it is left out."""
+    where it is left out. A path from the folder of the profile that states it, else from the working directory."""
     distill: bool = True
     """Use the unpruned model as teacher, for epochs that take half as long again; what it brought:
     ``benchmarks/training_distillation.md``."""

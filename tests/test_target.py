@@ -40,6 +40,24 @@ def test_the_device_family_is_complete() -> None:
     assert expected <= set(shipped_targets())
 
 
+def test_a_teacher_is_looked_for_beside_the_profile_that_states_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, here = tmp_path / "profiles", tmp_path / "here"
+    for folder in (own / "deeper", here):
+        folder.mkdir(parents=True)
+    for file in (own / "larger.pt", here / "larger.pt", here / "other.pt"):
+        file.touch()
+    (own / "base.yaml").write_text("extends: cpu\nfinetune: {teacher: larger.pt}\n")
+    (own / "deeper" / "mine.yaml").write_text("extends: ../base.yaml\nfinetune: {epochs: 3}\n")
+    (own / "deeper" / "up.yaml").write_text("extends: ../base.yaml\nfinetune: {teacher: ../larger.pt}\n")
+    (own / "other.yaml").write_text("extends: base.yaml\nfinetune: {teacher: other.pt}\n")
+    monkeypatch.chdir(here)
+    for profile in ("base.yaml", "deeper/mine.yaml", "deeper/up.yaml"):
+        assert load_target(own / profile).finetune.teacher == str((own / "larger.pt").resolve()), profile
+    assert load_target(own / "other.yaml").finetune.teacher == "other.pt"  # of the working directory
+
+
 def test_jetson_orin_extends_another_board() -> None:
     nano, orin = load_target("jetson-orin-nano"), load_target("jetson-orin")
     assert orin.device == nano.device

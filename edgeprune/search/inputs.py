@@ -12,9 +12,10 @@ from pathlib import Path
 from edgeprune import checkpoint
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size
 from edgeprune.options import command_line, options_of_command
+from edgeprune.reading import is_file
 from edgeprune.settings import Training, TrainSettings
 from edgeprune.target import Budget, Target
 
@@ -168,13 +169,17 @@ def require_teacher(
             refuse_features(task, teaching)
     if not section.distill or section.teacher is None:
         return
-    load_teacher(
-        section.teacher,
-        task,
-        dataset.names,
-        section,
-        channels=dataset.channels,
-        kpt_shape=dataset.kpt_shape,
-        trust=trust,
-        student=None if student is None else student.model,
-    )
+    try:
+        load_teacher(
+            section.teacher,
+            task,
+            dataset.names,
+            section,
+            channels=dataset.channels,
+            kpt_shape=dataset.kpt_shape,
+            trust=trust,
+            student=None if student is None else student.model,
+        )
+    except DataError as error:
+        sought = "" if is_file(Path(section.teacher)) else "; looked for beside the profile that states it, and here"
+        raise type(error)(f"profile {target.name}: finetune.teacher: {error}{sought}") from error

@@ -109,7 +109,7 @@ def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]
     path = path.resolve()
     if path in children:
         raise _circle(path, (*children, path))
-    data = _read_yaml(path)
+    data = _with_own_files(_read_yaml(path), path)
     if "extends" not in data:
         return {"name": path.stem, **data}
     parent_name = data.pop("extends")
@@ -126,6 +126,16 @@ def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]
     except TargetError as error:
         raise TargetError(f"{path}: extends: {error}") from error
     return _merged(_read_with_parents(parent, chain), {"name": path.stem, **data})
+
+
+def _with_own_files(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The same with files of this machine that it names beside itself by their absolute paths: whoever extends a
+    profile, or starts from another folder, means the same ones. What is not beside it is left as it is."""
+    section = data.get("finetune")
+    teacher = section.get("teacher") if isinstance(section, Mapping) else None
+    if not isinstance(section, Mapping) or not isinstance(teacher, str) or not is_file(path.parent / teacher):
+        return dict(data)
+    return {**data, "finetune": {**section, "teacher": str((path.parent / teacher).resolve())}}
 
 
 def _files_beside(path: Path, name: str) -> list[Path]:

@@ -334,7 +334,10 @@ def test_points_that_train_int8_need_modelopt_before_anything_is_written(
     [
         ("sparsify: {epochs: 2}", "sparsify: runs in a build alone"),
         ("finetune: {train: {mosiac: 0.5}}", "finetune: .*mosiac"),
-        ("finetune: {teacher: gone.pt}", "cannot read .*gone.pt"),
+        (
+            "finetune: {teacher: gone.pt}",
+            "profile .*: finetune.teacher: cannot read .*gone.pt.*beside the profile",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", [sweep, frontier])
