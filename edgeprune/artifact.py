@@ -83,7 +83,8 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
     if path.exists() and not path.is_file():
         raise OSError(errno.EPERM, "is no regular file", str(path))
     temporary = temporary_of(path)
-    data = content.encode() if isinstance(content, str) else content
+    # a name of a file may hold bytes that are no UTF-8: a page shows them as \udce9
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
         with naming(path), temporary.open("wb") as file:
             file.write(data)

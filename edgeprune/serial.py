@@ -12,7 +12,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edgeprune.artifact import write_atomically
 from edgeprune.errors import DataError, first_line
@@ -27,12 +27,29 @@ T = TypeVar("T")
 def json_text(value: object, indent: int | None = 1) -> str:
     """A data class (or a list, mapping, ... of them) as JSON text.
 
+    JSON is UTF-8: a byte of a path that is none is written as it is shown, ``\\udce9``, and names no file any more.
+
     Raises:
         PydanticSerializationError: it holds something else, for example an array.
     """
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
     from pydantic_core import to_json as serialised
 
-    return serialised(value, indent=indent, inf_nan_mode="strings", by_alias=False).decode()
+    try:
+        return serialised(value, indent=indent, inf_nan_mode="strings", by_alias=False).decode()
+    except PydanticSerializationError:
+        plain = to_jsonable_python(value, inf_nan_mode="strings", by_alias=False)
+    return serialised(_in_utf8(plain), indent=indent, inf_nan_mode="strings").decode()
+
+
+def _in_utf8(plain: Any) -> Any:
+    if isinstance(plain, str):
+        return plain.encode(errors="backslashreplace").decode()
+    if isinstance(plain, list):
+        return [_in_utf8(one) for one in cast("list[Any]", plain)]
+    if isinstance(plain, dict):
+        return {_in_utf8(key): _in_utf8(one) for key, one in cast("dict[Any, Any]", plain).items()}
+    return plain
 
 
 def to_json(value: object) -> Any:

@@ -80,6 +80,14 @@ def test_a_float_that_is_not_finite_survives_in_valid_json(value: float) -> None
     assert back == value or (math.isnan(back) and math.isnan(value))
 
 
+def test_a_path_that_is_no_utf8_is_written_as_it_is_shown(tmp_path: Path) -> None:
+    table = Table((Row("b\udce9", Point(float("nan"), ()), Path("caf\udce9/y")),), {0: "ce\udce9ll"})
+    write_json(tmp_path / "t.json", table)
+    read = read_json(Table, tmp_path / "t.json")
+    assert read.rows[0].path == Path("caf\\udce9/y") and read.names == {0: "ce\\udce9ll"}
+    assert math.isnan(read.rows[0].content.x_ms)
+
+
 def test_keys_are_names_of_fields_and_an_alias_is_read_too() -> None:
     settings = SparsitySettings(strength=0.5)
     assert to_json(settings)["strength"] == 0.5

@@ -84,6 +84,7 @@ def _run() -> int:
     try:
         try:
             _refuse_empty(sys.argv[1:])
+            _refuse_undecodable(sys.argv[1:])
             with scratch(), one_run():
                 app()
         finally:
@@ -118,6 +119,17 @@ def _refuse_empty(words: Sequence[str]) -> None:
         if given and not value:
             where = f"{name} is" if name.startswith("-") else "an argument is"
             raise TargetError(f"{where} empty; is a variable of your shell not set? Give a value, or leave it out")
+
+
+def _refuse_undecodable(words: Sequence[str]) -> None:
+    """Raise TargetError for a word that is not UTF-8: what a path is written to (records, YAML for Ultralytics, pages)
+    is, so that hours later it could not be written."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            seen = ascii(os.fsencode(word))[1:]
+            raise TargetError(f"{seen} is not text in UTF-8; rename the file or folder") from None
 
 
 def _lacking(error: Exception) -> str | None:

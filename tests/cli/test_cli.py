@@ -479,9 +479,11 @@ def test_what_the_parser_refuses_is_one_line_with_the_help_to_ask_for(
         (["push", "runs/a", "--to="], "--to is empty"),
         (["device", "probe", ""], "an argument is empty"),
         (["build", "--target", "cpu", "--weights", "", "--data", "d.yaml"], "--weights is empty"),
+        (["bench", "caf\udce9/m.onnx"], r"'caf\xe9/m.onnx' is not text in UTF-8; rename"),
+        (["build", "--target", "cpu", "--weights", "m.pt", "--out=caf\udce9"], r"caf\xe9' is not text in UTF-8"),
     ],
 )
-def test_an_empty_word_is_a_variable_that_was_not_set(words, says, monkeypatch, capsys):
+def test_a_word_that_is_empty_or_no_text_is_refused_before_anything_runs(words, says, monkeypatch, capsys):
     import sys
 
     from edgeprune.cli import main
