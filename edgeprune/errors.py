@@ -69,6 +69,10 @@ class DamagedError(DataError):
     """A file was read to its end, and its content is none that was ever written whole: reading it again won't help."""
 
 
+class UnreadableError(DataError):
+    """The system did not read a file of a dataset, which may pass: nothing is left out or kept because of it."""
+
+
 class StageError(EdgepruneError):
     """A stage could not keep its promise (a reset model, outputs that differ, an infeasible budget found late)."""
 

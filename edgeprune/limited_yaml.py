@@ -27,6 +27,8 @@ FLOAT = re.compile(
     r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
 INT = re.compile(r"(?:[-+]?0b[0-1_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+)$")
+UNPRINTABLE = re.compile(r"[^\x09\x0A\x0D\x20-\x7E\x85\xA0-\uD7FF\uE000-\uFFFD\U00010000-\U0010ffff]+")
+"""What no YAML may hold, as ``ultralytics.utils.YAML.load`` has it."""
 NUMBERS = {"tag:yaml.org,2002:float": FLOAT, "tag:yaml.org,2002:int": INT}
 """Of YAML 1.2, and version 1.1's underscores and octal numbers, which hurt nobody."""
 TEXT = "tag:yaml.org,2002:str"
@@ -38,11 +40,11 @@ def read_yaml(
     *,
     unique_keys: bool = True,
     error: type[EdgepruneError] = DataError,
-    undecodable: str = "strict",
     as_ultralytics: bool = False,
 ) -> Any:
-    """The one document of a YAML file; arguments as :func:`read_text` and :func:`parse_yaml`."""
-    text = read_text(path, most=MAX_BYTES, error=error, undecodable=undecodable)
+    """The one document of a YAML file in UTF-8; arguments as :func:`parse_yaml`. What is no UTF-8 is left out as
+    Ultralytics leaves it out, where the file is read as by it, and refused elsewhere."""
+    text = read_text(path, most=MAX_BYTES, error=error, undecodable="ignore" if as_ultralytics else "strict")
     return parse_yaml(text, shown(path), unique_keys=unique_keys, error=error, as_ultralytics=as_ultralytics)
 
 
@@ -61,11 +63,13 @@ def parse_yaml(
         where: what the text was read from, named in errors.
         unique_keys: whether a key that is written twice is refused; otherwise the last one counts.
         error: class of what is raised.
-        as_ultralytics: whether numbers are those of YAML 1.1.
+        as_ultralytics: whether numbers are those of YAML 1.1, and what YAML allows nowhere is left out.
 
     Raises:
         EdgepruneError: of that class; it is no YAML, or stands for more than is read.
     """
+    if as_ultralytics:
+        text = UNPRINTABLE.sub("", text)
     try:
         return (_LimitedLoader if as_ultralytics else _NumbersLoader)(text, unique_keys).get_single_data()
     except yaml.YAMLError as failure:

@@ -15,7 +15,7 @@ from typing import Any
 from edgeprune.errors import DataError
 from edgeprune.families import TASKS
 from edgeprune.input_size import LARGEST_SIDE
-from edgeprune.reading import shown
+from edgeprune.reading import is_one_line, shown
 from edgeprune.settings import LARGEST_COUNT
 
 LONGEST_ENTRY = 4_000_000  # characters: the names of a hundred thousand classes
@@ -54,7 +54,7 @@ def names_of(value: object, what: str, *, count: int | None = None) -> dict[int,
         count: classes of the head; not compared when None.
 
     Raises:
-        DataError: not one printable name, which is not blank, for each of the indices from 0 on, or another number
+        DataError: not one name on one line, which is not blank, for each of the indices from 0 on, or another number
             than ``count``.
     """
     allowed = "a name for every class, numbered from 0"
@@ -73,8 +73,9 @@ def names_of(value: object, what: str, *, count: int | None = None) -> dict[int,
         text = str(name)
         if not text.strip():  # an empty line of labels.txt is no line to DeepStream: all behind it would move
             raise refused(what, f"name of class {index}", name, "a word")
-        if len(text) > LONGEST_NAME or not text.isprintable():
-            raise refused(what, f"name of class {index}", name, f"at most {LONGEST_NAME} printable characters")
+        if len(text) > LONGEST_NAME or not is_one_line(text):
+            allowed = f"one line of at most {LONGEST_NAME} characters, no control characters"
+            raise refused(what, f"name of class {index}", name, allowed)
         names[index] = text
     if sorted(names) != list(range(len(names))):
         raise refused(what, "names", value, allowed)

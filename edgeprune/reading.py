@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def exists(path: Path) -> bool:
 def paths_of(given: Path | str | Sequence[Path | str]) -> list[Path]:
     """One path, or several: a text is a path, and not a sequence of its letters."""
     return [Path(one) for one in ([given] if isinstance(given, (str, Path)) else given)]
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text stays on its line, and leaves a terminal as it was: no control character, no end of a line or a
+    paragraph, nothing that UTF-8 cannot say. Spaces and joiners of any script are letters of its words."""
+    return not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in text)
 
 
 def shown(text: Path | str, most: int = SHOWN_CHARACTERS) -> str:

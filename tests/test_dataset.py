@@ -50,6 +50,18 @@ def class_folders(root: Path, classes: Sequence[str] = "ab", splits: tuple[str, 
     return root
 
 
+def beside(root: Path, *names: str) -> Path:
+    """The folder of a dataset with further files beside its YAML."""
+    for name in names:
+        (root / name).write_text(written(root).read_text())
+    return root
+
+
+def packed(path: Path) -> Path:
+    path.write_bytes(b"PK\x03\x04")
+    return path
+
+
 def test_a_yaml_without_path_resolves_beside_itself(tmp_path, monkeypatch):
     data = written(tmp_path / "d")
     monkeypatch.chdir(tmp_path)
@@ -111,6 +123,7 @@ def test_a_folder_of_class_folders_is_for_classification(tmp_path):
 
 
 def test_a_folder_with_one_yaml_is_that_yaml(tmp_path):
+    (tmp_path / "._data.yaml").write_bytes(b"\0\5\x16\7")  # of macOS
     assert Dataset.load(written(tmp_path).parent).source == tmp_path / "data.yaml"
 
 
@@ -130,9 +143,10 @@ def test_a_folder_with_one_yaml_is_that_yaml(tmp_path):
         ("train: images/train\nval: images/val\nnames:\n  0: cat\n  0: dog\n", "line 5: 0: is written twice"),
         ("train: images/train\nval: images/val\nnames: {0: cat, 0x0: dog}\n", "0x0: is written twice"),
         ("train: images/train\nval: images/val\nnames: [cat, dog]\nnames: [hen]\n", "names: is written twice"),
-        ('train: images/train\nval: images/val\nnames: [cat, "do\\ng"]\n', r"class 1: 'do\\ng'; printable"),
-        ('train: images/train\nval: images/val\nnames: [cat, "do\\Lg"]\n', "class 1: .*; printable"),
-        ('train: images/train\nval: images/val\nnames: [cat, "do\\tg"]\n', "class 1: .*; printable"),
+        ('train: images/train\nval: images/val\nnames: [cat, "do\\ng"]\n', r"class 1: 'do\\ng'; one line"),
+        ('train: images/train\nval: images/val\nnames: [cat, "do\\Lg"]\n', "class 1: .*; one line"),
+        ('train: images/train\nval: images/val\nnames: [cat, "do\\e[31mg"]\n', "class 1: .*; one line"),
+        ('train: images/train\nval: images/val\nnames: [cat, "do\\tg"]\n', "class 1: .*; one line"),
         ('train: images/train\nval: images/val\nnames: [cat, ""]\n', "class 1 has no name; a word"),
         ("train: images/train\nval: images/val\nnames: {0: '  ', 1: dog}\n", "class 0 has no name; a word"),
         ("train: images/train\nval: images/val\nnames:\n  0: cat\n  1:\n", "class 1 has no name; a word"),
@@ -212,6 +226,12 @@ def test_a_split_is_checked_when_it_is_needed(tmp_path):
         (lambda root: written(root), "classify", "is a file"),
         (lambda root: written(root), "pose", "kpt_shape"),
         (lambda root: class_folders(root), "detect", "a YAML file was expected"),
+        (lambda root: beside(root, "b.yaml"), "detect", "holds b.yaml and data.yaml; give one of them"),
+        (lambda root: beside(root, "b.yml"), None, "holds data.yaml and b.yml; give one of them"),
+        (lambda root: beside(root, *(f"{one}.yaml" for one in "abc")), None, "a.yaml, b.yaml, c.yaml and 1 more"),
+        (lambda root: packed(root / "d.zip"), "detect", "d.zip is an archive; unpack it and give its YAML"),
+        (lambda root: packed(root / "d.TAR.GZ"), "classify", "is an archive; unpack it and give its folder of class"),
+        (lambda root: packed(root / "d.ndjson"), None, "convert_ndjson_to_yolo"),
         (lambda root: (root / "train").mkdir() or root, "classify", "no class folders"),
         (lambda root: class_folders(root, splits=("train",)), "classify", "no split 'val'"),
     ],
@@ -229,7 +249,7 @@ def test_a_class_of_val_that_train_lacks_is_named(tmp_path):
 
 
 def test_a_class_folder_of_two_lines_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"class 1: .*; printable"):
+    with pytest.raises(DataError, match=r"class 1: .*; one line"):
         Dataset.load(class_folders(tmp_path, ["a", "b\nc"]))
     with pytest.raises(DataError, match="class 0 has no name"):
         Dataset.load(class_folders(tmp_path / "blank", [" ", "b"]))
@@ -241,7 +261,7 @@ def test_ultralytics_own_datasets_have_no_key_twice():
     files = sorted((ROOT / "cfg/datasets").glob("*.yaml"))
     assert len(files) > 20
     for file in files:
-        read_yaml(file, undecodable="replace")
+        read_yaml(file)
 
 
 def test_a_name_that_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
@@ -473,7 +493,7 @@ def test_a_labelled_test_split_judges_and_val_does_elsewhere(
     for kind in ("images", "labels"):
         (tmp_path / kind / "test").mkdir()
     for index in range(test_images):
-        (tmp_path / "images" / "test" / f"{index}.jpg").write_bytes(b"x")
+        (tmp_path / "images" / "test" / f"{index}.jpg").write_bytes(picture(index))
         if test_labels:
             (tmp_path / "labels" / "test" / f"{index}.txt").write_text("0 .5 .5 .1 .1\n")
     dataset = Dataset.load(data)
@@ -538,19 +558,105 @@ def test_class_folders_that_share_images_are_noticed_too(tmp_path: Path) -> None
     assert Dataset.load(root).also_in("val") == {"train": 2}
 
 
-def test_the_split_that_judges_is_checked_before_anything_runs(tmp_path: Path) -> None:
+def with_test(root: Path, label: bytes) -> Path:
+    """A dataset whose test split has one image, with this label."""
+    data = written(root, YAML + "test: images/test\n")
+    for file, content in (("images/test/0.jpg", picture(5)), ("labels/test/0.txt", label)):
+        (root / file).parent.mkdir()
+        (root / file).write_bytes(content)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "says"),
+    [
+        (b"7 .5 .5 .1 .1\n", "detect", "class 7 is out of range"),
+        (b"0 50 50 10 10\n", "detect", "none of the 1 images of split 'test' can be used"),  # pixels
+        ("0 .5 .5 .1 .1\n".encode("utf-16"), "detect", "is not text in UTF-8"),
+        (b"0 .5 .5 .1 .1\n", "segment", "are boxes, and a model of task segment needs"),
+    ],
+)
+def test_a_test_split_that_cannot_judge_leaves_it_to_val(
+    label: bytes, task: str, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from edgeprune.search.inputs import read_dataset
     from edgeprune.target import load_target
 
-    data = written(tmp_path, YAML + "test: images/test\n")
-    for kind, text in (("images", "x"), ("labels", "7 .5 .5 .1 .1\n")):
-        (tmp_path / kind / "test").mkdir()
-        (tmp_path / kind / "test" / f"0.{'jpg' if kind == 'images' else 'txt'}").write_text(text)
+    data = with_test(tmp_path, label)
+    if task == "segment":
+        for file in tmp_path.glob("labels/[tv]*[nl]/*.txt"):
+            file.write_text("0 .2 .2 .8 .2 .8 .8\n")
     target = load_target("cpu")
     assert target.accuracy.split == "auto"
-    with pytest.raises(DataError, match="class 7 is out of range"):
-        read_dataset(target, data, "detect", {"train", "val", target.accuracy.split}, None)
-    read_dataset(target, data, "detect", {"train", "val"}, None)
+    with one_run():
+        dataset = read_dataset(target, data, task, {"train", target.accuracy.split}, None)
+        assert dataset.judging_split("auto") == "val"
+        assert Dataset.load(data, task=task).judging_split("auto") == "val"
+    [said] = [line for line in caplog.messages if "val judges instead" in line]
+    assert said.startswith(f"{data}: split 'test' cannot judge") and says in said
+    with pytest.raises(DataError, match=says):
+        Dataset.load(data, task=task, need=("test",))  # a split that is named is no choice
+
+
+def test_where_val_has_to_judge_and_cannot_it_is_refused(tmp_path: Path) -> None:
+    data = with_test(tmp_path, b"7 .5 .5 .1 .1\n")
+    shutil.rmtree(tmp_path / "labels/val")
+    with pytest.raises(DataError, match="none of the 3 images of split 'val' has a label"):
+        Dataset.load(data, need=("train", "auto"))
+
+
+def test_a_test_split_that_the_system_does_not_read_is_not_passed_over(tmp_path, monkeypatch) -> None:
+    data, opened = with_test(tmp_path, b"0 .5 .5 .1 .1\n"), Path.stat
+
+    def failing(path: Path, **flags: bool) -> os.stat_result:
+        if path.parts[-2:] == ("test", "0.jpg"):
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, **flags)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    with pytest.raises(DataError, match=r"test/0.jpg cannot be read: Input/output error"):
+        Dataset.load(data, need=("train", "auto"))
+
+
+def test_images_of_no_class_for_a_competition_leave_it_to_val(tmp_path, caplog) -> None:
+    root = class_folders(tmp_path)
+    (root / "test/unlabelled").mkdir(parents=True)
+    (root / "test/unlabelled/0.png").write_bytes(picture(0, "PNG"))
+    assert Dataset.load(root, task="classify", need=("train", "auto")).judging_split("auto") == "val"
+    assert [line for line in caplog.messages if "test/unlabelled is no class of" in line]
+
+
+@pytest.mark.parametrize(
+    "name", ["کتاب\u200cخانه", "\u0915\u094d\u200d\u0937", "feu\u00a0rouge", "\U0001f468\u200d\U0001f33e"]
+)
+def test_a_name_of_any_script_is_a_name(name: str, tmp_path: Path) -> None:
+    from edgeprune.model_metadata import names_of
+
+    data = written(tmp_path, f"train: images/train\nval: images/val\nnames: [cat, '{name}']\n")
+    assert Dataset.load(data).names[1] == name
+    assert names_of({0: "cat", 1: name}, "m.pt")[1] == name
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x85b", "a\u2028b", "a\u2029b", "a\x1b[31mb", "a\udce9b", "a\x00"])
+def test_a_name_that_leaves_its_line_is_none(name: str) -> None:
+    from edgeprune.dataset.entries import checked_names
+    from edgeprune.model_metadata import names_of
+
+    for read in (checked_names, names_of):
+        with pytest.raises(DataError, match="name of class 0") as error:
+            read([name], "m.pt")
+        assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "yaml", [YAML.replace("dog", "Hündin").encode("cp1252"), YAML.replace("dog", "do\x01g").encode()]
+)
+def test_a_yaml_that_ultralytics_reads_in_part_has_the_names_that_it_trains(yaml: bytes, tmp_path: Path) -> None:
+    from ultralytics.utils import YAML as THEIRS
+
+    data = written(tmp_path)
+    data.write_bytes(yaml)
+    assert [*Dataset.load(data).names.values()] == THEIRS.load(str(data))["names"]
 
 
 @pytest.mark.parametrize("task", ["segment", "obb"])

@@ -235,6 +235,35 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
         Dataset.load(written(tmp_path / "d"))
 
 
+@pytest.mark.parametrize("task", ["detect", "classify"])
+@pytest.mark.parametrize("fails", ["mkdir", "utime"])
+def test_a_cache_that_can_be_read_and_no_longer_written_is_the_same_line(task, fails, tmp_path, monkeypatch):
+    data = class_folders(tmp_path / "d") if task == "classify" else written(tmp_path / "d")
+    dataset = Dataset.load(data, task=task)
+    place = Path if fails == "mkdir" else os
+    monkeypatch.setattr(place, fails, lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only")))
+    with pytest.raises(TargetError, match=r"datasets: cannot be written \(Read-only\); name another folder for caches"):
+        dataset.for_ultralytics("train", "val")
+
+
+def test_a_note_that_cannot_be_removed_is_the_same_line(tmp_path, monkeypatch):
+    dataset = Dataset.load(written(tmp_path / "d"))
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only")))
+    with pytest.raises(TargetError, match="name another folder for caches"):
+        dataset.require_all_taken("val", 1)
+
+
+def test_a_copy_of_a_dataset_with_a_relative_list_is_judged_on_its_own_labels(tmp_path, monkeypatch):
+    written(tmp_path / "v1/d", "train: images/train\nval: val.txt\nnames: [cat, dog]\n")
+    (tmp_path / "v1/d/val.txt").write_text("d/images/val/0.jpg\nd/images/val/1.jpg\n")
+    shutil.copytree(tmp_path / "v1", tmp_path / "v2")  # with the times of change, as cp -a
+    for version in ("v1", "v2"):
+        monkeypatch.chdir(tmp_path / version)
+        folder = Dataset.load("d/data.yaml")._link("val").folder
+        for link in (*(folder / "images").iterdir(), *(folder / "labels").iterdir()):
+            assert link.resolve().is_relative_to(tmp_path / version)
+
+
 def test_folders_that_nothing_uses_are_swept(tmp_path, cache):
     old = cache / "datasets" / "old"
     old.mkdir(parents=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from edgeprune.artifact import write_atomically
 from edgeprune.dataset.class_names import same_class, words_of
-from edgeprune.dataset.download import by_ultralytics, fetch, is_archive, unpack
+from edgeprune.dataset.download import by_ultralytics, fetch, is_archive, refuse_packed, unpack
 from edgeprune.dataset.entries import (
     MAX_CLASSES,
     checked_names,
@@ -35,8 +35,8 @@ from edgeprune.dataset.entries import (
 from edgeprune.dataset.image_hashes import image_hashes
 from edgeprune.dataset.images import list_images
 from edgeprune.dataset.labels import label_file, read_labels
-from edgeprune.dataset.linked_split import LabelRules, LinkedSplit, Source, link_split
-from edgeprune.errors import DataError
+from edgeprune.dataset.linked_split import LabelRules, LinkedSplit, Source, link_split, writing_cache
+from edgeprune.errors import DataError, UnreadableError
 from edgeprune.limited_yaml import read_yaml, yaml_text
 from edgeprune.progress import said_in_this_run
 from edgeprune.reading import is_file, read_bytes, shown
@@ -85,6 +85,7 @@ class Dataset:
     keypoints: Mapping[str, Any] = field(default_factory=dict)
     one_class: bool = False
     _needed: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    _judging: str = field(default="", repr=False, compare=False)  # what auto was found to be; empty: it was not asked
     _linked: dict[str, LinkedSplit] = field(default_factory=dict, repr=False, compare=False)
     _said: set[object] = field(default_factory=said_in_this_run, repr=False, compare=False)
 
@@ -108,16 +109,25 @@ class Dataset:
             data: a YAML, a folder of class folders, or a name that Ultralytics can fetch.
             task: the model's task, when it is known; ``classify`` asks for a folder.
             need: the splits that must be there, with images and labels; others are checked when they are asked for.
+                ``auto`` is the one that judges (:meth:`judging_split`).
             trust: where images are missing, run the script that the YAML has under ``download``; an archive's address
                 there needs no trust. None where the caller cannot be told so, which errors then do not advise.
 
         Raises:
             DataError: one line that names the file, the key or the path, and what to do.
         """
+        if "auto" in need:
+            first = cls.load(data, task=task, need=[split for split in need if split != "auto"], trust=trust)
+            judging = first.judging_split("auto")
+            if judging not in first._needed:
+                first = cls.load(data, task=task, need=[*first._needed, judging], trust=trust)
+            return replace(first, _judging=judging)
         path = Path(data)
         with looking_for_files(data):
-            yamls = sorted(path.glob("*.yaml")) + sorted(path.glob("*.yml")) if path.is_dir() else []
+            yamls = _yamls_in(path)
             is_folder = path.is_dir()
+        if len(yamls) > 1 and task != "classify":
+            raise DataError(f"{shown(path)} holds {_some([yaml.name for yaml in yamls])}; give one of them")
         if len(yamls) == 1 and task != "classify":
             path, is_folder = yamls[0], False
         elif not is_folder and not is_file(path):
@@ -125,6 +135,7 @@ class Dataset:
             is_folder = path.is_dir()
         if is_folder:
             return _checked(_dataset_from_folder(path, task), need)
+        refuse_packed(path, task)
         if task == "classify":
             raise DataError(f"{path} is a file; a classification dataset is a folder with train/CLASS/*.jpg in it")
         dataset = _dataset_from_yaml(path, task)
@@ -140,14 +151,19 @@ class Dataset:
     def for_ultralytics(self, *splits: str) -> Path:
         """What to give Ultralytics as ``data=``: the checked images of these splits, and nothing that it may execute.
 
-        Label caches and whatever else Ultralytics writes beside images go to the same folder, in the user's cache.
+        Label caches and whatever else Ultralytics writes beside images go to the same folder, in the user's cache;
+        ``TargetError`` where that cannot be written.
         """
         folders = {split: self._link(split).folder for split in splits}
         said = repr((self.task, self.names, self.kpt_shape, self.channels, sorted(self.keypoints.items()), folders))
         name = hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:24]
         place = next(iter(folders.values())).with_name(f"data-{name}")
-        place.mkdir(exist_ok=True)
-        os.utime(place)
+        with writing_cache(place.parent):
+            place.mkdir(exist_ok=True)
+            os.utime(place)
+            return self._written_for_ultralytics(place, folders)
+
+    def _written_for_ultralytics(self, place: Path, folders: Mapping[str, Path]) -> Path:
         if self.task == "classify":
             for split, folder in {"train": next(iter(folders.values())), **folders}.items():
                 with contextlib.suppress(FileExistsError):
@@ -174,21 +190,39 @@ class Dataset:
         """This dataset of the one split ``split``, which holds these images of the split ``source``: for choices that
         are to be made like the judgement and not on the images that it is made on."""
         looked_at = {split: self.looked_at[source]} if source in self.looked_at else {}
-        return replace(self, splits={split: tuple(images)}, looked_at=looked_at, _linked={})
+        return replace(self, splits={split: tuple(images)}, looked_at=looked_at, _linked={}, _judging=split)
 
     def judging_split(self, asked: str) -> str:
         """The split that a model is judged on: ``asked``, or for ``auto`` the test split where it has labelled images,
-        because training chose no epoch on it, else val. A test split that holds images of val is no other than val."""
-        return self._unseen_split if asked == "auto" else asked
+        because training chose no epoch on it, else val. A test split that holds images of val is no other than val,
+        and one that :meth:`load` would refuse judges nothing: that is told in a warning.
+
+        Raises:
+            UnreadableError: the system did not read the test split, so that this cannot be told.
+        """
+        return (self._judging or self._unseen_split) if asked == "auto" else asked
 
     @cached_property
     def _unseen_split(self) -> str:
         images = self.splits.get("test", ())
-        labelled = bool(images) if self.task == "classify" else any(read_labels(image) for image in images)
-        if labelled and (shared := self.also_in("test").get("val")):
+        if not images or not (self.task == "classify" or any(is_file(label_file(image)) for image in images)):
+            return "val"
+        if shared := self.also_in("test").get("val"):
             self._say_once(f"{shared} of the {len(images)} images of split 'test' are in val too: val judges instead")
-            labelled = False
-        return "test" if labelled else "val"
+            return "val"
+        try:
+            _require_usable(self, "test")
+        except UnreadableError:
+            raise
+        except DataError as error:
+            reason = str(error).removeprefix(f"{self.source}: ")
+            self._say_once(f"split 'test' cannot judge: val judges instead ({reason})")
+            return "val"
+        return "test"
+
+    def class_of(self, split: str, image: Path) -> str:
+        """The class that an image of a classification split stands for: the first folder below the split."""
+        return image.relative_to(self.looked_at[split]).parts[0]
 
     def also_in(self, split: str) -> dict[str, int]:
         """The other splits that hold images of this one, and how many; an image is the file that its path leads to."""
@@ -360,8 +394,9 @@ class Dataset:
         if count >= len(self.images(split)):
             return
         folder = self._link(split).folder
-        for noted in (folder / "labels.cache", *folder.parent.glob(f"data-*/{split}.cache")):
-            noted.unlink(missing_ok=True)
+        with writing_cache(folder.parent):
+            for noted in (folder / "labels.cache", *folder.parent.glob(f"data-*/{split}.cache")):
+                noted.unlink(missing_ok=True)
         raise DataError(
             f"{self.source}: {len(self.images(split)) - count} of the {len(self.images(split))} images of split "
             f"'{split}' could no longer be read; once they can be, give the same command again"
@@ -437,7 +472,7 @@ class Dataset:
 
 def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
     # keys are unique here alone: Ultralytics takes the last of a key's values in silence
-    content: Any = read_yaml(path, undecodable="replace", as_ultralytics=True)
+    content: Any = read_yaml(path, as_ultralytics=True)
     if not isinstance(content, dict):
         raise DataError(f"{path} is no dataset: a YAML with the keys train, val and names was expected")
     names, nc = content.get("names"), class_count(content, path)
@@ -508,6 +543,12 @@ def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
     )
 
 
+def _yamls_in(folder: Path) -> list[Path]:
+    """The YAML files in a folder; those that macOS leaves beside others (``._data.yaml``) are none."""
+    found = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*.yml")) if folder.is_dir() else []
+    return [path for path in found if not path.name.startswith(".")]
+
+
 def _class_folders(folder: Path) -> list[str]:
     """Names of the classes that have a folder here; ``.ipynb_checkpoints`` is none."""
     if not folder.is_dir():
@@ -518,9 +559,9 @@ def _class_folders(folder: Path) -> list[str]:
 def _classified(dataset: Dataset, split: str) -> list[Source]:
     """The images of a split with the class that each one's folder stands for."""
     known, sources = set(dataset.names.values()), []
+    folder = Path(dataset.looked_at[split])
     for image in dataset.splits[split]:
-        folder = Path(dataset.looked_at[split])
-        name = image.relative_to(folder).parts[0]
+        name = dataset.class_of(split, image)
         if name not in known:
             raise DataError(f"{folder / name} is no class of {dataset.source / 'train'}; it has {_few(dataset.names)}")
         sources.append(Source(image, None, name))
@@ -530,7 +571,7 @@ def _classified(dataset: Dataset, split: str) -> list[Source]:
 def _downloaded(dataset: Dataset, task: str | None, *, trust: bool | None) -> Dataset:
     """The dataset after its ``download`` entry, where it has one: images are missing."""
     path = dataset.source
-    download = read_yaml(path, unique_keys=False, undecodable="replace", as_ultralytics=True).get("download")
+    download = read_yaml(path, unique_keys=False, as_ultralytics=True).get("download")
     if not isinstance(download, str):
         return dataset
     archive = is_archive(download)
@@ -548,27 +589,32 @@ def _downloaded(dataset: Dataset, task: str | None, *, trust: bool | None) -> Da
 
 def _checked(dataset: Dataset, need: Sequence[str]) -> Dataset:
     for split in need:
-        images = dataset.images(split)
-        linked = dataset._link(split)
-        if not images:
-            first = linked.checked.skipped[0].reason
-            raise DataError(
-                f"{dataset.source}: none of the {len(dataset.splits[split])} images of split '{split}' can be used; "
-                f"{shown(dataset.splits[split][0])}: {first}"
-            )
-        if not linked.checked.labelled:
-            raise DataError(
-                f"{dataset.source}: none of the {len(images)} images of split '{split}' has a label; "
-                f"looked at {label_file(images[0]).parent}"
-            )
-        boxes = linked.checked.objects - linked.checked.outlined
-        if dataset.task in OUTLINES and boxes:
-            raise DataError(
-                f"{dataset.source}: {boxes} of the {linked.checked.objects} objects of split '{split}' are boxes, and "
-                f"a model of task {dataset.task} needs {OUTLINES[dataset.task]} for every object; give such labels, "
-                "or a model of task detect"
-            )
+        _require_usable(dataset, split)
     return replace(dataset, _needed=tuple(need))
+
+
+def _require_usable(dataset: Dataset, split: str) -> None:
+    """Raise ``DataError`` where a split is missing, or has no images or no labels that training or judging can use."""
+    images = dataset.images(split)
+    linked = dataset._link(split)
+    if not images:
+        first = linked.checked.skipped[0].reason
+        raise DataError(
+            f"{dataset.source}: none of the {len(dataset.splits[split])} images of split '{split}' can be used; "
+            f"{shown(dataset.splits[split][0])}: {first}"
+        )
+    if not linked.checked.labelled:
+        raise DataError(
+            f"{dataset.source}: none of the {len(images)} images of split '{split}' has a label; "
+            f"looked at {label_file(images[0]).parent}"
+        )
+    boxes = linked.checked.objects - linked.checked.outlined
+    if dataset.task in OUTLINES and boxes:
+        raise DataError(
+            f"{dataset.source}: {boxes} of the {linked.checked.objects} objects of split '{split}' are boxes, and "
+            f"a model of task {dataset.task} needs {OUTLINES[dataset.task]} for every object; give such labels, "
+            "or a model of task detect"
+        )
 
 
 def _say_skipped(dataset: Dataset, split: str, linked: LinkedSplit) -> None:
@@ -583,6 +629,13 @@ def _say_skipped(dataset: Dataset, split: str, linked: LinkedSplit) -> None:
         "%s: %d of the %d images of split '%s' are left out, as Ultralytics does: %s%s",
         *(dataset.source, len(skipped), len(images), split, first, more),
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names of files as a sentence has them."""
+    named = [shown(name) for name in names[:NAMED]]
+    last = f"{len(names) - NAMED} more" if len(names) > NAMED else named.pop()
+    return f"{', '.join(named)} and {last}"
 
 
 def _few(names: Mapping[int, str], count: int = 3) -> str:

@@ -12,6 +12,19 @@ from edgeprune.reading import is_file, shown
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".txz", ".tbz2")  # what Ultralytics downloads and unpacks
 
 
+def refuse_packed(path: Path, task: str | None) -> None:
+    """Raise ``DataError`` for a file that Ultralytics would unpack or convert to a dataset."""
+    name = path.name.lower()
+    if name.endswith(".ndjson"):
+        raise DataError(
+            f"{shown(path)} is a list of images for Ultralytics to download; let it write the dataset "
+            "(ultralytics.data.converter.convert_ndjson_to_yolo) and give what that makes"
+        )
+    if name.endswith(ARCHIVES):
+        inside = "folder of class folders" if task == "classify" else "YAML"
+        raise DataError(f"{shown(path)} is an archive; unpack it and give its {inside}")
+
+
 def is_archive(download: str) -> bool:
     """Whether it is the plain address of an archive. Ultralytics runs what it takes for none, and decodes first, so
     that an address with a percent sign may be a script to it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeprune.errors import DataError, first_line
 from edgeprune.model_metadata import LONGEST_NAME
-from edgeprune.reading import shown
+from edgeprune.reading import is_one_line, shown
 
 MAX_CLASSES, MAX_KEYPOINTS = 100_000, 10_000  # far beyond what anybody trains
 
@@ -36,10 +36,10 @@ def checked_names(names: object, source: str) -> dict[int, str]:
     for index, name in names.items():
         if not name.strip():  # an empty line of labels.txt is no line to DeepStream: all behind it would move
             raise DataError(f"{source}: class {index} has no name; a word for every class is allowed")
-        if not name.isprintable():  # a name is a line of labels.txt: one of two lines would move all behind it
+        if not is_one_line(name):  # a name is a line of labels.txt: one of two lines would move all behind it
             raise DataError(
-                f"{source}: name of class {index}: {shown(repr(name), 80)}; printable characters on one line are "
-                "allowed, and no space but the plain one"
+                f"{source}: name of class {index}: {shown(ascii(name), 80)}; one line without control characters is "
+                "allowed"
             )
         if len(name) > LONGEST_NAME:
             raise DataError(f"{source}: name of class {index} has {len(name)} characters; at most {LONGEST_NAME}")

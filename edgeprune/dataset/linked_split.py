@@ -18,14 +18,14 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from edgeprune.dataset.images import read_image
 from edgeprune.dataset.labels import read_label_file
-from edgeprune.errors import DataError, EdgepruneError, TargetError, first_line
+from edgeprune.errors import DataError, EdgepruneError, TargetError, UnreadableError, first_line
 from edgeprune.quiet import quiet
 from edgeprune.reading import is_file, shown
 from edgeprune.serial import read_json, write_json
@@ -34,7 +34,7 @@ from edgeprune.workspace import KEPT_S, user_cache
 
 FOLDER = "datasets"
 CHECKED = "checked.json"
-FORMAT = "4"
+FORMAT = "5"
 READERS = ("ultralytics", "pillow", "pi-heif")  # which images are left out depends on their versions
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\]")  # as Python begins what an error of the system says
@@ -145,18 +145,26 @@ def link_split(
         _logger.warning("opening %d images, once", len(sources))
     partial = root / f".partial-{folder.name}-{uuid.uuid4().hex[:8]}"  # containers that share a cache share numbers
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        checked = _check(sources, _link(sources, groups, rules, partial), rules, refuse)
-        write_json(partial / CHECKED, checked)
-        _publish(partial, folder)
+        with writing_cache(root):
+            root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
+            checked = _check(sources, _link(sources, groups, rules, partial), rules, refuse)
+            write_json(partial / CHECKED, checked)
+            _publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return LinkedSplit(folder, checked, new=True)
+
+
+@contextlib.contextmanager
+def writing_cache(root: Path) -> Iterator[None]:
+    """Around what writes the cache ``root``: raises ``TargetError`` where the system does not let it."""
+    try:
+        yield
     except OSError as error:
         raise TargetError(
             f"{root}: cannot be written ({error.strerror}); name another folder for caches in $EDGEPRUNE_CACHE"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return LinkedSplit(folder, checked, new=True)
 
 
 def _publish(partial: Path, folder: Path) -> None:
@@ -186,7 +194,8 @@ def _key(sources: Sequence[Source], groups: Sequence[str], rules: LabelRules) ->
     digest = hashlib.sha256(repr((FORMAT, rules, tuple(groups), readers)).encode(errors="surrogateescape"))
     for source in sources:
         for path in (source.image, source.label):
-            digest.update(os.fsencode(f"\0{source.group}\0{path}\0") + stamp_of(path))
+            lies_at = None if path is None else path.absolute()  # what a list names starts from the working directory
+            digest.update(os.fsencode(f"\0{source.group}\0{lies_at}\0") + stamp_of(path))
     return digest.hexdigest()[:24]
 
 
@@ -211,10 +220,10 @@ def stamp_of(path: Path | None) -> bytes:
     return f"{status.st_size} {status.st_mtime_ns}".encode()
 
 
-def unreadable(path: Path | None, error: OSError) -> DataError:
+def unreadable(path: Path | None, error: OSError) -> UnreadableError:
     """The refusal of a file that the system does not read: a share that is away, too many open files, no permission.
     Nothing is kept of it, and it is not left out: that may pass, and figures of fewer images would stay."""
-    return DataError(
+    return UnreadableError(
         f"{shown(path or '')} cannot be read: {error.strerror}; once it can be, give the same command again, or take "
         "it out of the dataset"
     )
@@ -271,7 +280,7 @@ def _check(
                 return reason.replace(str(link), str(sources[index].image)), 0, 0
             read_image(link, rules.channels, task=rules.task)
         except DataError as error:
-            return DataError(str(error).replace(str(link), str(sources[index].image)))
+            return type(error)(str(error).replace(str(link), str(sources[index].image)))
         return "", objects, outlined
 
     with ThreadPool(NUM_THREADS) as pool, quiet(logging.ERROR):  # what is wrong with an image is in its reason

@@ -102,7 +102,7 @@ def accuracy(
     model = Path(model)
     require_model(model, *KINDS)
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads, trust) as subject:
-        need = () if split == "auto" else (split,)
+        need = (split,)
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need, trust=trust)
         split = dataset.judging_split(split)
         dataset = dataset.seen_by(

@@ -106,13 +106,12 @@ def read_objects(
 ) -> tuple[Detection, ...]:
     """The objects in an image's label file, in pixels of an image of ``size`` (height, width).
 
-    A classifier's label is the folder that the image lies in. An image without a label file has no objects.
+    An image without a label file has no objects. Keypoints, numbered as ``kpt_shape`` of the dataset says, are for a
+    model of task pose; another one sees the boxes, as Ultralytics trains it.
 
     Raises:
         DataError: a line that is not a label of this task.
     """
-    if task == "classify":
-        return tuple(Detection(index, None, None) for index, name in names.items() if name == image.parent.name)
     objects = []
     for row in read_labels(image):
         try:
@@ -126,6 +125,8 @@ def read_objects(
 
 def _label(row: list[float], size: tuple[int, int], task: str, kpt_shape: Sequence[int] | None) -> Detection:
     height, width = size
+    if task != "pose" and kpt_shape and len(row) == 5 + kpt_shape[0] * kpt_shape[1]:
+        row = row[:5]
     label, rest = int(row[0]), np.array(row[1:])
     if task != "pose" and len(rest) > 4:  # a polygon, or the corners of a rotated box
         points = rest.reshape(-1, 2) * (width, height)

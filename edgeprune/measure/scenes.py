@@ -151,7 +151,7 @@ def choose_scenes(
     for index, image in enumerate(images):
         pixels = _shown(read_image(image, dataset.channels, task=task))
         size = (pixels.shape[0], pixels.shape[1])
-        truth = read_objects(image, size, task, dataset.names, dataset.kpt_shape)
+        truth = _truth(dataset, split, image, size, task)
         results = tuple(
             _result(model.name, detections[index], truth, detected[0][index], task)
             for model, detections in zip(models, detected, strict=True)
@@ -159,6 +159,14 @@ def choose_scenes(
         scenes.append((pixels, Scene(image.name, *size, b"", task, dataset.names, truth, results)))
     order = sorted(range(len(scenes)), key=lambda index: (-scenes[index][1].difference, index))[:count]
     return tuple(_with_jpeg(*scenes[index]) for index in order)
+
+
+def _truth(dataset: Dataset, split: str, image: Path, size: tuple[int, int], task: str) -> tuple[Detection, ...]:
+    """What the labels of an image say; of a classifier's image the class that the dataset counts it to."""
+    if task != "classify":
+        return read_objects(image, size, task, dataset.names, dataset.kpt_shape)
+    name = dataset.class_of(split, image)
+    return tuple(Detection(index, None, None) for index, known in dataset.names.items() if known == name)
 
 
 def _result(

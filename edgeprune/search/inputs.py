@@ -99,10 +99,7 @@ def read_dataset(
         raise TargetError(
             f"budget.scope: end_to_end is known for RGB; a model of {source.channels} channels allows model"
         )
-    wanted = set(splits)
-    dataset = Dataset.load(data, task=task, need=sorted(wanted - {"auto"}), trust=trust)
-    if "auto" in wanted and (judging := dataset.judging_split("auto")) not in wanted:
-        dataset = Dataset.load(data, task=task, need=sorted({*wanted - {"auto"}, judging}), trust=trust)
+    dataset = Dataset.load(data, task=task, need=sorted(set(splits)), trust=trust)
     if target.precision.startswith("int8"):
         from edgeprune.export.int8 import calibration_warnings
 

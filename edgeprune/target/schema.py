@@ -127,7 +127,8 @@ class AccuracyFloor(_Part):
     precision alone loses counts too."""
     split: Literal["auto", "val", "test", "train"] = "auto"
     """Dataset split on which both are measured; ``auto`` is test where the dataset has one with labelled images, of
-    which val holds none, since training chose no epoch on it, else val."""
+    which val holds none, since training chose no epoch on it, else val; a test split that cannot be used is told in a
+    warning, and one that is named here is refused."""
 
 
 class Pruning(_Part):

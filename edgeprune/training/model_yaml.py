@@ -45,7 +45,7 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
 
     for name in (str(source), SCALE.sub(r"\1\3", str(source))):
         if os.path.lexists(name):  # Ultralytics' own reader waits for a pipe and builds whatever aliases stand for
-            read_yaml(Path(name), unique_keys=False, undecodable="replace", as_ultralytics=True)
+            read_yaml(Path(name), unique_keys=False, as_ultralytics=True)
     try:
         content: dict[str, Any] = yaml_model_load(str(source))
         head = str(content["head"][-1][2])

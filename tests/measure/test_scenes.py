@@ -68,9 +68,14 @@ def test_a_broken_label_is_named_and_a_missing_one_is_no_object(tmp_path):
     assert read_objects(tmp_path / "images" / "b.jpg", (100, 200), "detect", NAMES, None) == ()
 
 
-def test_the_label_of_a_classifier_is_its_folder(tmp_path):
-    [found] = read_objects(tmp_path / "cell" / "a.jpg", (10, 10), "classify", NAMES, None)
-    assert (found.label, found.box) == (0, None)
+@pytest.mark.parametrize("kpt_shape", [(2, 3), (2, 2), (3, 2)])
+def test_a_model_of_another_task_sees_the_boxes_of_a_pose_dataset(tmp_path, kpt_shape):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    line = ["1", "0.5", "0.5", "0.2", "0.4", *["0.9"] * (kpt_shape[0] * kpt_shape[1])]
+    (tmp_path / "labels" / "a.txt").write_text(" ".join(line))
+    [found] = read_objects(tmp_path / "images" / "a.jpg", (100, 200), "detect", NAMES, kpt_shape)
+    assert found.box == pytest.approx((80, 30, 120, 70))
 
 
 def test_pairs_are_of_one_class_one_to_one_and_by_the_greatest_overlap():
@@ -152,8 +157,9 @@ def test_scenes_of_other_tasks_are_drawn(task, data, coco, tmp_path):
 def test_a_classifier_answers_with_its_likeliest_classes(tmp_path):
     for name in ("cat", "dog"):
         for split in ("train", "val"):
-            (tmp_path / "data" / split / name).mkdir(parents=True)
-            cv2.imwrite(str(tmp_path / "data" / split / name / "a.jpg"), np.full((40, 50, 3), 90, np.uint8))
+            folder = tmp_path / "data" / split / name / ("of one day" if name == "dog" else "")
+            folder.mkdir(parents=True)
+            cv2.imwrite(str(folder / "a.jpg"), np.full((40, 50, 3), 90, np.uint8))
     dataset = Dataset.load(tmp_path / "data", task="classify")
     path = saved(stock_model("yolov8", "classify", nc=2), tmp_path / "m.pt")
     made = choose_scenes(
