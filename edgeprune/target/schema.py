@@ -160,7 +160,7 @@ class Export(_Part):
     """What the ONNX file looks like."""
 
     opset: Annotated[int, Field(ge=12, le=20)] = 17
-    """ONNX opset; 17 is read by every TensorRT from 10.3 on."""
+    """ONNX opset; 17 is read by every TensorRT from 10.3 on, and INT8 needs 13 or more."""
     dynamic: bool = False
     """Dynamic batch and size; a latency budget speaks of one shape, so the default is static."""
     nms: bool = False
