@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from edgeprune.cli import app
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
 from edgeprune.export import modelopt
+from edgeprune.frontier import run as frontier_module
 from edgeprune.frontier.run import FrontierRun
 from edgeprune.frontier.screening import Screening
 from edgeprune.measure import latency as latency_module
@@ -447,6 +448,7 @@ def test_one_process_at_a_time_works_in_a_folder(
 
     monkeypatch.setattr(run_module, "run_on_ray", cluster)
     monkeypatch.setattr(run_module, "conditions_on_ray", lambda target: {"cpu": target.name})
+    monkeypatch.setattr(frontier_module, "require_device_of_cluster", lambda target: None)
     out = tmp_path / "out"
     steps = Held(out)
     options: dict[str, Any] = {"out": out, "imgsz": 96, "epochs": 0, "jobs": jobs, "steps": steps}
