@@ -249,7 +249,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     from edgeprune.export.metadata import facts_of
     from edgeprune.export.parity import compare_arrays
     from edgeprune.export.run import outputs_of_onnx
-    from edgeprune.records.gates import agreement_gate, drop_gate, precision_gate
+    from edgeprune.records.gates import agreement_gate, drop_gate, precision_gates
     from edgeprune.samples.gates import budget_gate
     from edgeprune.samples.statistics import value_of
     from edgeprune.stages.baseline import unpruned_words
@@ -276,7 +276,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         *([] if budget.kind == "macs_speed_up" else [prune]),
         engine,
         *energy_gates("engine", visit.energy),
-        precision_gate("engine", visit.precision, record.precision),
+        *precision_gates("engine", visit.precision, record.precision, target.device.dla_core),
         drop_gate(record.shipped_target, record.stages.baseline.facts, record.stages.engine.facts),
         agreement_gate("engine", agreement),
     ]

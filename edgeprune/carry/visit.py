@@ -104,7 +104,7 @@ def visit_board(
         with only_informs("warning: the layers of the engine were not timed", site.reporter.note):
             times = runtime.layer_times(engines[1], threads=target.measure.threads)
             layers = tuple(LayerMs(time.name, time.op, time.ms) for time in times)
-    precision = engine_precision(runtime, engines[1], layers, packed / "model.onnx")
+    precision = engine_precision(runtime, engines[1], layers, packed / "model.onnx", target.device.dla_core)
     assert precision is not None  # trtexec tells the layers of every engine that it built
     [image_input] = carried_graph(packed, target).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])

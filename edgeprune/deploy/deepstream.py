@@ -94,7 +94,7 @@ labelfile-path={LABELS}
 batch-size={batch}
 infer-dims={channels};{height};{width}
 network-mode={NETWORK_MODES[model.precision]}
-{"" if model.dla_core is None else f"enable-dla=1{chr(10)}use-dla-core={model.dla_core}{chr(10)}"}\
+{_dla_lines(model)}\
 network-type=0
 process-mode=1
 gie-unique-id=1
@@ -116,6 +116,13 @@ pre-cluster-threshold={SCORE}
 {f"nms-iou-threshold={IOU}" if raw else f"post-cluster-threshold={SCORE}"}
 topk={OBJECTS}
 """
+
+
+def _dla_lines(model: ShippedModel) -> str:
+    if model.dla_in_use is not None:
+        return f"enable-dla=1\nuse-dla-core={model.dla_in_use}\n"
+    off = model.facts.off_dla if model.facts is not None else ""
+    return f"# no enable-dla: {off}\n" if off else ""
 
 
 def app_config(model: ShippedModel) -> str:

@@ -67,7 +67,7 @@ def add_header(engine: Path, onnx: Path, output: Path) -> dict[str, object]:
     """
     data = _read(engine)  # first: what is no engine is said of it, not of its facts
     model = ShippedModel.read(onnx, engine=engine)
-    header = model.literals() | ({} if model.dla_core is None else {"dla": model.dla_core})
+    header = model.literals() | ({} if model.dla_in_use is None else {"dla": model.dla_in_use})
     text = json.dumps(header).encode()
     _, bare = split_header(data)
     write_atomically(output, len(text).to_bytes(LENGTH_BYTES, "little") + text + bare)

@@ -112,10 +112,15 @@ class ShippedModel:
 
     @property
     def dla_core(self) -> int | None:
-        """The DLA core that the engine is for, or None."""
+        """The DLA core that the engine is asked for, or None: what whoever builds it again has to name."""
         if self.facts is not None:
             return self.facts.dla_core
         return self.target.device.dla_core if self.target is not None else None
+
+    @property
+    def dla_in_use(self) -> int | None:
+        """The DLA core that whoever loads the engine has to name; None where nothing of it is on one."""
+        return self.facts.dla_in_use if self.facts is not None else self.dla_core
 
     @property
     def free_batch(self) -> bool:

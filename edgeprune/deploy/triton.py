@@ -58,7 +58,7 @@ def config(model: ShippedModel, *, name: str, backend: str) -> str:
     is_engine = backend == "tensorrt"
     free = model.free_batch and not is_engine
     fixed = dict(zip(model.input.shape, model.engine_shape, strict=True)) if is_engine else {}
-    core = model.dla_core if is_engine else None
+    core = model.dla_in_use if is_engine else None
     dla = "" if core is None else f", secondary_devices [{{ kind: KIND_NVDLA, device_id: {core} }}]"
     limit = (model.metadata.largest_batch or FREE_BATCH) if free else 0
     lines = [

@@ -211,14 +211,15 @@ def trtexec(argv):
             held, takes = facts_of(options["onnx"], options.get("shapes", ""))
             if major < 11 and "stronglyTyped" not in options:  # it chooses among what it may use, and takes the lowest
                 held = "fp16" if held == "fp32" and "fp16" in options else held if held in options else "fp32"
-            file.write(("scripted engine %s %s\n" % (takes, held)).encode() + content)
+            kind = "dla-engine" if "useDLACore" in options else "engine"
+            file.write(("scripted %s %s %s\n" % (kind, takes, held)).encode() + content)
         if options.get("timingCacheFile"):
             with open(options["timingCacheFile"], "ab") as file:
                 file.write(b"scripted")
     with open(plan, "rb") as file:
         head, _, content = file.read().partition(b"\n")
     if options.get("exportLayerInfo"):
-        write_json(options["exportLayerInfo"], layer_info(major, head.decode().split()[-1]))
+        write_json(options["exportLayerInfo"], layer_info(major, *head.decode().split()[-3::2]))
     runs = not {"skipInference", "buildOnly"} & set(options)
     if runs and not infer(options, board, head.decode().split()[-2], content, major):
         print("&&&& FAILED TensorRT.trtexec [TensorRT v%d] # trtexec %s" % (number, " ".join(argv)))
@@ -360,14 +361,14 @@ def facts_of(onnx, shapes):
     return told.split()
 
 
-def layer_info(major, precision):
+def layer_info(major, kind, precision):
     texts = {
         "fp32": ("Row major linear FP32", "Float"),
         "fp16": ("Channel major FP16 format where channel % 8 == 0", "Half"),
         "int8": ("Thirty-two wide channel vectorized row major Int8 format", "Int8"),
     }
     layers = []
-    for name in LAYERS:
+    for number, name in enumerate(LAYERS):
         tensor = {"Name": "of " + name, "Location": "Device", "Dimensions": [1, 16, 32, 32]}
         if major < 11:
             tensor["Format/Datatype"] = texts[precision][0]
@@ -376,7 +377,7 @@ def layer_info(major, precision):
         layers.append(
             {
                 "Name": name,
-                "LayerType": "CaskConvolution",
+                "LayerType": "DLA" if kind == "dla-engine" and not number else "CaskConvolution",
                 "Inputs": [tensor],
                 "Outputs": [tensor],
                 "TacticName": "scripted",

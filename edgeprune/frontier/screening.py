@@ -23,6 +23,8 @@ from edgeprune.frontier.levers import trained_int8
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.records.frontier import Form, Identity, Screened
+from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.precision_truth import LEAVE_DLA
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import speed_up_of
 from edgeprune.samples.statistics import value_of
@@ -153,6 +155,7 @@ def _screened(
                     there = site_with(there, CALIBRATION)
                 bench = SiteBench(there, source, dataset)
                 files = bench.compile_source(folder / f"form-{number}", None if form.levers else compiled)
+                _require_dla(files.engine)
                 if judged:
                     site.reporter.progress(f"screening {form.name}: accuracy", done=number, total=total + 1)
                     on_device = site.runtime.fit_for_dataset
@@ -194,6 +197,13 @@ def _screened(
         for gain in [speed_up_of(times[0], measured[form.identity])]
     )
     return Screening(screened, refused), may_pass
+
+
+def _require_dla(engine: Path | None) -> None:
+    """Refuse a form whose figures would be the GPU's although the target asks for a DLA: its build fails for that."""
+    facts = None if engine is None else read_facts(engine)
+    if facts is not None and facts.off_dla:
+        raise TargetError(f"{facts.off_dla}; {LEAVE_DLA}")
 
 
 def _fewer_images(dataset: Dataset) -> Dataset:

@@ -355,6 +355,7 @@ def bench_graphs(
         notes: list[str] = []
         formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
         notes += _differences(names, formats, latencies)
+        notes += [f"{name}: {words}" for name, words in zip(names, map(_off_dla, engines), strict=True) if words]
         notes += [f"{name}: {NMS_ON_NOISE}" for name, doubtful in zip(names, on_noise, strict=True) if doubtful]
         gates = [
             replace(gate, verdict=Verdict.INCONCLUSIVE, reason=f"{NMS_ON_NOISE} ({gate.reason})")
@@ -458,6 +459,14 @@ def _precision_of(engine: Path, name: str, note: Callable[[str], None]) -> str:
             return precision_of(engine)
         if (facts := read_facts(engine)) is not None:
             return facts.precision
+    return ""
+
+
+def _off_dla(engine: Path) -> str:
+    """That an engine's figures are the GPU's, although a DLA was asked for; empty where they are not."""
+    with only_informs("", lambda _: None):
+        if engine.suffix != ".onnx" and (facts := read_facts(engine)) is not None:
+            return facts.off_dla
     return ""
 
 

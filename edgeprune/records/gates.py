@@ -7,7 +7,7 @@ A verdict that is written down is a claim. What it was made from (raw latencies,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgeprune.errors import EdgepruneError, first_line
@@ -22,7 +22,7 @@ from edgeprune.input_size import DEFAULT_SIDE, Size, both_sides
 from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, SimplifyFacts
-from edgeprune.runtimes.precision_truth import LEAST_ASKED, LEAST_SHARE, PrecisionShare
+from edgeprune.runtimes.precision_truth import LEAST_ASKED, LEAST_SHARE, LEAVE_DLA, PrecisionShare
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
@@ -41,6 +41,7 @@ from edgeprune.target import Target
 MIN_AGREEMENT = 0.9
 """Of an engine's detections with its ONNX's: other kernels round otherwise, which moves a few across the threshold."""
 METADATA_BYTES = 16 << 10  # room in a file that holds the same model: digests of its plan and shapes are in it
+NAMED = 3  # layers in a reason; the record has all of them
 SAME_SIZE = 0.01  # relative: TensorRT builds one graph twice into engines that differ by this
 SAME = 1e-9  # relative: what is written is read back exactly
 
@@ -95,6 +96,33 @@ def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:
         return gate
     reason = f"asked for {precision}, the engine is {text}; the builder did not do what was asked"
     return replace(gate, reason=reason)
+
+
+def dla_gate(stage: str, share: PrecisionShare) -> Gate:
+    """How many layers of an engine are on the DLA that it was asked for: FAIL where none is, since its builder exits 0
+    with all of them on the GPU. Their share of the work is told, and what runs on the GPU is named."""
+    gate = at_least_gate(stage, "on the DLA", float(share.dla), 1.0, "layers", "")
+    fallbacks = _named(share.fallbacks)
+    if gate.verdict is Verdict.FAIL:
+        reason = f"asked for a DLA, and every layer that computes fell back to the GPU: {fallbacks}; {LEAVE_DLA}"
+        return replace(gate, reason=reason)
+    parts = []
+    if share.dla_share is not None:
+        mostly = "" if share.dla_share >= LEAST_SHARE else f", so that most of the work is the GPU's; {LEAVE_DLA}"
+        what = "time of the layers" if share.time else "layers"
+        parts.append(f"{share.dla_share:.0%} of the {what} that multiply{mostly}")
+    parts.append(f"on the GPU: {fallbacks}" if share.fallbacks else "nothing fell back to the GPU")
+    return replace(gate, reason="; ".join(parts))
+
+
+def _named(layers: Sequence[str]) -> str:
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    return ", ".join(layers[:NAMED]) + more
+
+
+def precision_gates(stage: str, share: PrecisionShare, precision: str, dla_core: int | None) -> list[Gate]:
+    """What an engine has to hold: the number format that was asked for, and layers on the DLA where one was."""
+    return [precision_gate(stage, share, precision), *([] if dla_core is None else [dla_gate(stage, share)])]
 
 
 def macs_gate(facts: PruneFacts, least: float) -> Gate:
@@ -228,7 +256,10 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     else:
         others.append(size_gate(baseline, engine))
     if engine.precision is not None:
-        others.append(precision_gate("engine", engine.precision, record.precision))
+        # before the share was kept nobody asked for it, and a record without the row was not edited
+        asked = engine.precision.dla_share is not None or not engine.precision.dla
+        core = target.device.dla_core if asked else None
+        others += precision_gates("engine", engine.precision, record.precision, core)
     if record.device is not None and engine.accuracy.agreement is not None:
         others.append(agreement_gate("engine", engine.accuracy.agreement))
     simulated = record.device is not None and record.device.simulated

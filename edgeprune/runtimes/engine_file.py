@@ -59,6 +59,19 @@ class EngineFacts:
     command: str = ""
     graph: str = ""
 
+    @property
+    def dla_in_use(self) -> int | None:
+        """The DLA core that some of it runs on; None where all of its layers fell back to the GPU. An engine that does
+        not tell its layers is taken to be what was asked."""
+        return None if self.layers and all(layer.placed != "dla" for layer in self.layers) else self.dla_core
+
+    @property
+    def off_dla(self) -> str:
+        """That nothing of it is on the DLA that it was asked for, for people; empty where something is."""
+        if self.dla_core == self.dla_in_use:
+            return ""
+        return f"no layer of the engine is on DLA core {self.dla_core}: all of it fell back to the GPU"
+
 
 def facts_path(engine: Path) -> Path:
     """Where the facts of an engine lie."""

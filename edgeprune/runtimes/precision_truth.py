@@ -22,6 +22,7 @@ LEAST_ASKED = 0.1
 """Share of the multiplying layers' time that the graph has to ask for below float; of less, the share that is there
 tells nothing of an engine that computes nearly all in float."""
 
+LEAVE_DLA = "a DLA computes convolutions in fp16; for the GPU leave device.dla_core out"
 PARTS = re.compile(r"[\s+(),]+")  # between the nodes in the name of a layer that was fused of them
 ROUNDING = 1e-9
 NOTHING_LEFT = 0.01  # a rest this small may be in any format
@@ -37,9 +38,11 @@ class PrecisionShare:
         counts: format to the number of layers counted in ``layers``.
         moving_time: share of the whole time that only moves values; None without layer times.
         dla: layers placed on a DLA.
-        fallbacks: names of computing layers that run on the GPU although others run on a DLA.
+        fallbacks: names of computing layers that run on the GPU although a DLA was asked for, or has others.
         float_layers: how many of the layers in ``counts`` the graph itself has in float.
         float_share: format to the part of its share in ``time``, or in ``layers``, that is theirs.
+        dla_share: of the multiplying layers' time, or of their number without times, what is a DLA's; None where no DLA
+            was asked for, and in older records.
     """
 
     layers: Mapping[str, float]
@@ -50,6 +53,7 @@ class PrecisionShare:
     fallbacks: tuple[str, ...]
     float_layers: int = 0
     float_share: Mapping[str, float] = field(default_factory=dict[str, float])
+    dla_share: float | None = None
 
     def of(self, precision: str) -> float:
         """Share of time, or of layers without times, in the format that a target calls ``precision``."""
@@ -93,7 +97,8 @@ class PrecisionShare:
         shares = self.time or self.layers
         parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda one: -one[1]))
         count = sum(self.counts.values())
-        placed = f"; {self.dla} on the DLA, {len(self.fallbacks)} fell back to the GPU" if self.dla else ""
+        asked = bool(self.dla) or self.dla_share is not None
+        placed = f"; {self.dla} on the DLA, {len(self.fallbacks)} fell back to the GPU" if asked else ""
         return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{placed}"
 
     def float_text(self, precision: str) -> str:
@@ -109,7 +114,10 @@ class PrecisionShare:
 
 
 def precision_share(
-    layers: Sequence[Layer], times: Sequence[LayerTime] = (), float_nodes: Collection[str] = ()
+    layers: Sequence[Layer],
+    times: Sequence[LayerTime] = (),
+    float_nodes: Collection[str] = (),
+    dla_core: int | None = None,
 ) -> PrecisionShare:
     """Shares by number format, over the layers that multiply: a detector's arithmetic, where precision is what counts.
 
@@ -117,6 +125,7 @@ def precision_share(
         layers: of the engine, from its inspector.
         times: of the same engine; a layer that the profiler does not name counts with no time.
         float_nodes: nodes that multiply in float in the graph that was built.
+        dla_core: the DLA core that the engine was asked for, or None.
     """
     spent = {layer.name: layer.ms for layer in times}
     counted = [layer for layer in layers if layer.kind == "multiplies"] or [
@@ -131,6 +140,9 @@ def precision_share(
     whole, everything = sum(took.values()), sum(spent.values())
     moving = sum(spent.get(layer.name, 0.0) for layer in layers if layer.kind == "moves")
     on_dla = sum(layer.placed == "dla" for layer in layers)
+    of_dla = [layer for layer in counted if layer.placed == "dla"]
+    dla_share = sum(spent.get(layer.name, 0.0) for layer in of_dla) / whole if whole > 0 else _part(of_dla, counted)
+    dla = bool(on_dla) or dla_core is not None
     theirs: dict[str, float] = {}
     for layer in kept:
         part = spent.get(layer.name, 0.0) / whole if whole > 0 else 1 / len(counted)
@@ -141,10 +153,15 @@ def precision_share(
         counts=counts,
         moving_time=moving / everything if everything > 0 else None,
         dla=on_dla,
-        fallbacks=tuple(one.name for one in layers if on_dla and one.placed == "gpu" and one.kind != "moves"),
+        fallbacks=tuple(one.name for one in layers if dla and one.placed == "gpu" and one.kind != "moves"),
         float_layers=len(kept),
         float_share=theirs,
+        dla_share=None if dla_core is None else dla_share,
     )
+
+
+def _part(some: Sequence[Layer], of: Sequence[Layer]) -> float:
+    return len(some) / len(of) if of else 0.0
 
 
 def _is_of(layer: Layer, nodes: Collection[str]) -> bool:

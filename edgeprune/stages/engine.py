@@ -19,7 +19,7 @@ from edgeprune.records.facts import (
     QuantizeFacts,
     SimplifyFacts,
 )
-from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gate, size_gate
+from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gates, size_gate
 from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
@@ -129,7 +129,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
         threads=build.target.measure.threads,
         free=compiling.free_axes(build.target),
     )
-    precision = engine_precision(build.site.runtime, engine, layers.candidate, onnx)
+    core = build.target.device.dla_core
+    precision = engine_precision(build.site.runtime, engine, layers.candidate, onnx, core)
     artifacts["engine"] = engine
     return Output(artifacts, EngineFacts(accuracy, engine.stat().st_size, lint, layers, precision, drop, form))
 
@@ -139,7 +140,8 @@ def _judge(build: Build, record: Record[EngineFacts]) -> Judgement:
     others = [*_accuracy(build, facts), size_gate(baseline.facts, facts)]
     unpruned = build.facts(PruneFacts).unpruned
     if facts.precision is not None:
-        others.insert(0, precision_gate("engine", facts.precision, shipped_site(build).target.precision))
+        shipped = shipped_site(build).target
+        others = [*precision_gates("engine", facts.precision, shipped.precision, shipped.device.dla_core), *others]
     if build.site.runtime.simulated:
         others = [simulated_gate(gate) for gate in others]
     if facts.lint is not None:
@@ -196,7 +198,7 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=10,
+    version=11,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,

@@ -10,7 +10,9 @@ from edgeprune.runtimes.base import LayerTime, Runtime
 from edgeprune.runtimes.precision_truth import PrecisionShare, precision_share
 
 
-def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs], onnx: Path) -> PrecisionShare | None:
+def engine_precision(
+    runtime: Runtime, engine: Path, layers: Sequence[LayerMs], onnx: Path, dla_core: int | None = None
+) -> PrecisionShare | None:
     """Shares of an engine's work by number format; None where the runtime does not tell.
 
     Args:
@@ -18,6 +20,7 @@ def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs], 
         engine: the file.
         layers: times of its layers.
         onnx: the graph that it was built from: what that has in float was asked for in float.
+        dla_core: the DLA core that it was asked for, or None.
     """
     infos = runtime.layer_info(engine)
     if infos is None:
@@ -25,4 +28,4 @@ def engine_precision(runtime: Runtime, engine: Path, layers: Sequence[LayerMs], 
     from edgeprune.export.precision import float_nodes
 
     times = [LayerTime(layer.name, layer.op, layer.ms) for layer in layers]
-    return precision_share(infos, times, float_nodes(onnx))
+    return precision_share(infos, times, float_nodes(onnx), dla_core)

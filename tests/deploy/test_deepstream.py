@@ -28,6 +28,8 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.runtimes.engine_file import EngineFacts
+from edgeprune.runtimes.layer_info import Layer
 from edgeprune.target import load_target
 from tests.compiling import needs
 from tests.export.helpers import noise_images, saved, stock_model
@@ -269,6 +271,20 @@ def test_the_configuration_says_the_core_and_the_format_of_the_engine(tmp_path):
         values = parsed(tmp_path / "deepstream" / "config_infer_primary.txt")["property"]
         assert [values.get(key) for key in ("network-mode", "enable-dla", "use-dla-core")] == modes
         assert set(values) <= KEYS["property"]
+
+
+def test_the_configuration_of_an_engine_that_fell_back_to_the_gpu_asks_for_no_dla(tmp_path):
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), tmp_path / "model.onnx", imgsz=64)
+    layers = tuple(Layer(f"/model.{n}/conv/Conv", "CaskConvolution", "fp16", "gpu", "multiplies") for n in range(2))
+    facts = EngineFacts("trtexec 10.3.0", {}, "fp16", (), (), {}, layers, dla_core=0)
+    model = replace(ShippedModel.read(tmp_path), facts=facts)
+    text = deepstream_files(model)["config_infer_primary.txt"].decode()
+    assert "enable-dla=" not in text and "# no enable-dla: no layer of the engine is on DLA core 0" in text
+    some = replace(facts, layers=(replace(layers[0], placed="dla"), layers[1]))
+    assert (
+        "enable-dla=1\nuse-dla-core=0\n"
+        in deepstream_files(replace(model, facts=some))["config_infer_primary.txt"].decode()
+    )
 
 
 @pytest.mark.parametrize(

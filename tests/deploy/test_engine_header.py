@@ -18,6 +18,7 @@ from edgeprune.deploy.engine_header import add_header, read_header, split_header
 from edgeprune.errors import DataError
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from tests.export.helpers import saved, stock_model
 from tests.situations.graphs import with_metadata
@@ -119,6 +120,11 @@ def test_the_header_names_the_core_and_an_engine_of_another_graph_gets_none(tmp_
     write_facts(plan, facts)
     add_header(plan, onnx, model)
     assert read_header(model)["dla"] == 1
+    write_facts(
+        plan, replace(facts, layers=(Layer("/model.0/conv/Conv", "CaskConvolution", "fp16", "gpu", "multiplies"),))
+    )
+    add_header(plan, onnx, model)
+    assert "dla" not in read_header(model)  # all of it fell back to the GPU
     write_facts(plan, replace(facts, outputs=("another",)))
     model.unlink()
     with pytest.raises(DataError, match=r"plan\.engine was built from another graph than"):

@@ -146,6 +146,8 @@ def built_on_a_stand_in(
     assert record["device"]["simulated"] is True and record["stages"]["prune"]["facts"]["probes"]
     [precision] = [gate for gate in record["gates"] if gate["metric"] == "fp16 in the engine"]
     assert precision["value"] == 1.0
+    on_dla = [(gate["value"], gate["limit"]) for gate in record["gates"] if gate["metric"] == "on the DLA"]
+    assert on_dla == ([(1.0, 1.0)] if dla else [])
     return facts["command"].split()
 
 

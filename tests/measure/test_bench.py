@@ -33,6 +33,7 @@ from edgeprune.runtimes import all_runtimes
 from edgeprune.runtimes import runtime as runtime_named
 from edgeprune.runtimes.base import AS_EXPORTED, Availability, BenchSettings, FreeAxes
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Verdict
@@ -603,3 +604,15 @@ def test_models_of_different_sizes_are_told_apart(tmp_path: Path) -> None:
     notes = bench_graphs([large, small], OnnxRuntime(), brief, details=False).notes
     assert any("different sizes (64.onnx 64 px, 32.onnx 32 px)" in note for note in notes), notes
     assert not any("sizes" in note for note in bench_graphs([small, small], OnnxRuntime(), brief, details=False).notes)
+
+
+def test_figures_of_an_engine_that_fell_off_the_dla_are_said_to_be_the_gpus(tmp_path: Path) -> None:
+    engine = tmp_path / "mine.engine"
+    engine.write_bytes(b"plan")
+    layer = Layer("/model.0/conv/Conv", "CaskConvolution", "fp16", "gpu", "multiplies")
+    facts = EngineFacts("trtexec 10.3.0", {}, "fp16", (), (), {}, (layer,), dla_core=1)
+    write_facts(engine, facts)
+    told = bench_graphs([engine], Scripted(10.0), details=False).notes
+    assert told == ("mine.engine: no layer of the engine is on DLA core 1: all of it fell back to the GPU",)
+    write_facts(engine, replace(facts, layers=(replace(layer, placed="dla"),)))
+    assert bench_graphs([engine], Scripted(10.0), details=False).notes == ()

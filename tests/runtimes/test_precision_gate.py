@@ -57,6 +57,23 @@ def test_every_precision_has_its_share(asked, really, held):
     assert precision_share(layer_info_of(layers_json(11, really)).layers).held(asked) == held
 
 
+def test_the_row_of_the_dla_is_made_again_from_a_record_and_not_asked_of_older_ones():
+    record = build_record()
+    device = record.target.device.model_copy(update={"dla_core": 0})
+    record = replace(record, target=record.target.model_copy(update={"device": device}))
+
+    def row(share):
+        engine = replace(record.stages.engine, facts=replace(record.stages.engine.facts, precision=share))
+        made = gates_again(replace(record, stages=replace(record.stages, engine=engine)))
+        return [gate.verdict for gate in made if gate.metric == "on the DLA"]
+
+    some, none = (layer_info_of(layers_json(11, "fp16", dla=dla)).layers for dla in (True, False))
+    assert row(precision_share(some, dla_core=0)) == [Verdict.PASS]
+    assert row(precision_share(none, dla_core=0)) == [Verdict.FAIL]
+    assert row(precision_share(some)) == []  # of a record from before the row was
+    assert row(precision_share(none)) == [Verdict.FAIL]
+
+
 def layer(number: int, precision: str, *, fused: bool = False, told: bool = False) -> Layer:
     """A convolution of an engine: of one node, fused with its activation, or known by the engine's metadata alone."""
     node = f"/model.{number}/conv/Conv"

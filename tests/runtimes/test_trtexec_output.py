@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgeprune.agent.trtexec import PASSED, crashed_behind_its_work
+from edgeprune.records.gates import precision_gates
 from edgeprune.runtimes.layer_info import Layer, format_in, layer_info_of
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_argv import version_from_banner
@@ -24,6 +25,7 @@ from edgeprune.runtimes.trtexec_output import (
     settings_used,
     times_of,
 )
+from edgeprune.samples.gates import Verdict
 from edgeprune.serial import from_json, to_json
 from tests.runtimes.trtexec_samples import (
     FAILURES,
@@ -302,6 +304,29 @@ def test_mixed_precision_is_shared_by_time():
     share = precision_share(mixed.layers, times_for(info, {"multiplies": 2.0}))
     assert share.counts == {"int8": 2, "fp16": 1} and share.time["fp16"] == pytest.approx(1 / 3)
     assert share.of("int8-fp16") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_an_engine_of_which_nothing_is_on_the_dla_fails_its_row(measured):
+    info = layer_info_of(layers_json(10, "fp16"))
+    share = precision_share(info.layers, times_for(info, {}) if measured else (), dla_core=0)
+    computing = tuple(layer.name for layer in info.layers if layer.kind != "moves")
+    assert share.dla == 0 and share.dla_share == 0 and share.fallbacks == computing and len(computing) == 5
+    assert share.text().endswith("; 0 on the DLA, 5 fell back to the GPU")
+    held, on_dla = precision_gates("engine", share, "fp16", 0)
+    assert held.verdict is Verdict.PASS and on_dla.verdict is Verdict.FAIL and (on_dla.value, on_dla.limit) == (0, 1)
+    assert "/model.1/conv/Conv" in on_dla.reason and "and 2 more" in on_dla.reason
+    assert "device.dla_core" in on_dla.reason
+    assert [gate.metric for gate in precision_gates("engine", share, "fp16", None)] == [held.metric]
+
+
+@pytest.mark.parametrize(("ms", "words"), [(9.0, "90% of the time"), (0.1, "so that most of the work is the GPU's")])
+def test_the_dlas_share_of_the_work_is_told(ms, words):
+    info = layer_info_of(layers_json(10, "fp16", dla=True))
+    spent = [(layer.name, ms if layer.placed == "dla" else 1.0) for layer in info.layers]
+    share = precision_share(info.layers, profile_of(profile_json(spent)), dla_core=1)
+    gate = precision_gates("engine", share, "fp16", 1)[1]
+    assert gate.verdict is Verdict.PASS and words in gate.reason and "on the GPU: __myl" in gate.reason
 
 
 @pytest.mark.parametrize("generation", [10, 11])
