@@ -155,7 +155,7 @@ def _screened(
                     there = site_with(there, CALIBRATION)
                 bench = SiteBench(there, source, dataset)
                 files = bench.compile_source(folder / f"form-{number}", None if form.levers else compiled)
-                _require_dla(files.engine)
+                _require_dla(files.required_engine)
                 if judged:
                     site.reporter.progress(f"screening {form.name}: accuracy", done=number, total=total + 1)
                     on_device = site.runtime.fit_for_dataset
@@ -199,9 +199,9 @@ def _screened(
     return Screening(screened, refused), may_pass
 
 
-def _require_dla(engine: Path | None) -> None:
+def _require_dla(engine: Path) -> None:
     """Refuse a form whose figures would be the GPU's although the target asks for a DLA: its build fails for that."""
-    facts = None if engine is None else read_facts(engine)
+    facts = read_facts(engine)
     if facts is not None and facts.off_dla:
         raise TargetError(f"{facts.off_dla}; {LEAVE_DLA}")
 
