@@ -8,6 +8,8 @@ connection that goes away does not stop it.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -20,6 +22,7 @@ from dataclasses import asdict
 from edgeprune.agent.facts import device_facts
 from edgeprune.agent.files import sha256_of
 from edgeprune.agent.hold import board_lock
+from edgeprune.agent.orphans import end_orphans
 from edgeprune.agent.power import board_change, prepare_board, restore_board
 from edgeprune.agent.programs import TURN, run_measured, run_program
 from edgeprune.agent.system import (
@@ -86,8 +89,8 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             "that has, or build for the target that fits this one: edgeprune device probe names it",
         )
     program, banner, commands = _commands(request)
-    results = os.path.join(folder, RESULTS)
     stop_on_signals(but=[signal.SIGHUP])
+    results = os.path.join(folder, RESULTS)
     waiting = []
 
     def wait(holder: str) -> None:
@@ -95,8 +98,16 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             waiting.append(holder)
             _print(f"the board is busy with another build ({holder}); waiting")
 
-    with board_lock(wait) as waited_s:  # an earlier run of this folder may still be at work in it
+    before = _packed_at(folder)
+    with _own_folder(folder), board_lock(wait) as waited_s:
+        if _packed_at(folder) not in (0, before) and _answers_this(folder):  # it was waited for
+            _print(
+                f"an earlier run of this folder is through, and its {PACKED} stays: bring it back, then: edgeprune "
+                f"import-results {PACKED}; to measure once more, start this again"
+            )
+            return
         try:
+            end_orphans()
             left = restore_board()
             for text in filter(None, (left.done and f"put back from an earlier run: {left.done}", left.failure)):
                 _print(text)
@@ -141,6 +152,41 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             packed.add(results, arcname=RESULTS)
         os.replace(partial, os.path.join(folder, PACKED))
     _print("done: bring results.tar back, then: edgeprune import-results results.tar")
+
+
+@contextlib.contextmanager
+def _own_folder(folder: str):
+    """Waits for an earlier run of the folder. Whoever carries a folder there asks for this lock before removing one."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # else a file system without locks: the board's does
+                _print(f"an earlier run of this folder goes on; waiting for its end, and for its {PACKED}")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _packed_at(folder: str) -> int:
+    """When the results in a folder were written; 0 for none."""
+    try:
+        return os.stat(os.path.join(folder, PACKED)).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _answers_this(folder: str) -> bool:
+    """Whether the results in a folder are whole, and of the request that lies there now."""
+    try:
+        with tarfile.open(os.path.join(folder, PACKED)) as packed:
+            file = packed.extractfile(f"{RESULTS}/results.json")
+            answered = json.loads(file.read().decode())["request_sha256"] if file else ""
+    except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError):
+        return False
+    return answered == sha256_of(os.path.join(folder, "request.json"))
 
 
 def _checked_request(folder: str) -> dict:

@@ -55,6 +55,13 @@ exec python3 agent.zip carried .
 """
 
 
+# scp would put the folder inside one that is there; whoever runs in it has it locked (edgeprune.agent.carried)
+MAKE_WAY = (
+    "mkdir -p edgeprune-device && flock -n edgeprune-device rm -rf edgeprune-device || "
+    "{ echo edgeprune-device: a run goes on in it, wait for its results.tar; exit 4; }"
+)
+
+
 def is_carried(build: Build) -> bool:
     """Whether this build waits for a board that its trtexec is the way to."""
     return not build.site.usable and waits_for_board(build.target)
@@ -204,7 +211,7 @@ def carry_command(root: Path) -> str:
     """What to type to carry the folder there and the results back."""
     run = shlex.quote(str(root))
     return (
-        "ssh USER@BOARD rm -rf edgeprune-device && "  # scp would put the folder inside one that is there
+        f"ssh USER@BOARD {shlex.quote(MAKE_WAY)} && "
         f"scp -r {shlex.quote(str(root / 'bundle' / FOLDER))} USER@BOARD:edgeprune-device && "
         "ssh USER@BOARD sh edgeprune-device/run-on-device.sh && scp USER@BOARD:edgeprune-device/results.tar . && "
         f"edgeprune import-results results.tar --run {run}"

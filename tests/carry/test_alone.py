@@ -16,7 +16,7 @@ import pytest
 from edgeprune.agent import carried
 from edgeprune.agent.carried import _run_one, run_carried
 from edgeprune.agent.system import Refused, Stopped
-from edgeprune.carry.out import _jetpacks
+from edgeprune.carry.out import MAKE_WAY, _jetpacks
 from edgeprune.devices.archive import archive
 from edgeprune.devices.board import outside
 from edgeprune.devices.fake import FakeBoard, fake_device
@@ -77,6 +77,48 @@ def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
         names = packed.getnames()
     assert "results/results.json" in names and "results/commands/001/stdout" in names
     assert "results/of-a-run-that-is-at-work" not in names
+
+
+def test_a_start_that_waited_for_an_earlier_run_of_the_folder_leaves_its_results(tmp_path: Path) -> None:
+    folder = tmp_path / "edgeprune-device"
+    folder.mkdir()
+    folder_for_a_board(folder)
+    board = fake_device("orin-nano").channel
+    assert isinstance(board, FakeBoard)
+    program = board.root / "slow-trtexec"
+    banner = "&&&& RUNNING TensorRT.trtexec [TensorRT v100300] # trtexec"
+    program.write_text(f"#!/bin/sh\necho '{banner}'\n[ $1 != --slow ] || until [ -e go-on ]; do sleep 0.02; done\n")
+    program.chmod(0o755)
+    slow = {**COMMAND, "argv": ["trtexec", "--slow"]}
+    scripts = [{"first": [1, 0, 0], "below": [99, 0, 0], "commands": [slow]}]
+    change_request(folder, trtexec=["/slow-trtexec"], scripts=scripts)
+    argv = [sys.executable, str(folder / "agent.zip"), "carried", str(folder)]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=board.env)
+
+    def make_way() -> int:
+        return subprocess.run(["sh", "-c", MAKE_WAY], cwd=tmp_path, check=False, stdout=subprocess.DEVNULL).returncode
+
+    def first_line(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline()
+
+    with start() as first:
+        assert first_line(first).startswith("asking (1 of 1)")
+        assert make_way() == 4 and (folder / "request.json").is_file()
+        with start() as second:
+            assert first_line(second).startswith("an earlier run of this folder goes on; waiting for its end")
+            (folder / "go-on").touch()
+            said = second.communicate()[0]
+        assert first.wait() == 0
+    assert second.returncode == 0 and "its results.tar stays: bring it back" in said
+    kept = (folder / "results.tar").stat().st_mtime_ns
+    with start() as again:  # nobody had to be waited for: it measures once more
+        assert first_line(again).startswith("asking (1 of 1)")
+        again.communicate()
+    assert again.returncode == 0 and (folder / "results.tar").stat().st_mtime_ns != kept
+    assert make_way() == 0 and not folder.exists()
 
 
 def run_on_stand_in(folder: Path, text: str = "orin-nano") -> tuple[int, str]:
