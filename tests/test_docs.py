@@ -218,3 +218,14 @@ def test_the_lines_that_the_jetson_page_explains_are_lines_that_are_printed() ->
     for line in told:
         for part in (part.strip(" ;,") for part in line.split("…")):
             assert part in printed, f"docs/jetson.md explains {line!r}, which nothing prints"
+
+
+def test_a_folder_that_is_copied_to_a_board_is_not_put_inside_the_one_of_last_time() -> None:
+    """``scp -r`` does so where its name is there already."""
+    copied = []
+    for path in (ROOT / "README.md", *PAGES, *sorted((ROOT / "edgeprune").rglob("*.py"))):
+        text = path.read_text()
+        for found in re.finditer(r"scp -r \S.*?(?:USER@BOARD|user@orin):(\S+)", text):
+            copied.append(found[1])
+            assert f"rm -rf {found[1]}" in text[: found.start()], f"{path}: {found[0]}"
+    assert {"edgeprune-device", "edgeprune-bundle"} <= set(copied)

@@ -9,7 +9,8 @@ crash or a lost connection.
     put PATH SHA256 SIZE OFFSET    the rest of it, from stdin
     stat PATH, get PATH OFFSET     size and digest of a file; its content
     mkdir PATH, remove PATH        a folder inside the work directory
-    job FOLDER OFFSET              start the job on stdin unless it runs, send its output from OFFSET, give its result
+    job FOLDER OFFSET HEARD …      start the job on stdin unless it runs, send its output from OFFSET, give its result;
+                                   folders of jobs whose result was heard are removed
     cancel FOLDER                  end a job that nobody waits for any more
     run FOLDER                     the job itself; detached, so that it outlives the connection
     hold WORK POWER_MODE CLOCKS    hold the board for the measured jobs of a build; detached, ends when they pause
@@ -33,7 +34,7 @@ ANSWERED = {
     "stat": files.stat,
     "mkdir": files.make_folder,
     "remove": files.remove_folder,
-    "job": lambda folder, offset: jobs.follow_job(folder, int(offset)),
+    "job": lambda folder, offset, *heard: jobs.follow_job(folder, int(offset), heard),
     "cancel": jobs.cancel_job,
     "leave": work.leave_work,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -9,6 +10,8 @@ import shutil
 import sys
 
 from edgeprune.agent.system import work_folder
+
+STORE_BYTES = 256 << 20  # of content that may be asked for again: a timing cache, the unpruned graph
 
 
 def sha256_of(path: str) -> str:
@@ -29,6 +32,8 @@ def offer(target: str, sha256: str, size: int) -> dict:
     os.makedirs(os.path.dirname(target), exist_ok=True)
     stored = _store_path(sha256)
     if os.path.isfile(stored):
+        with contextlib.suppress(OSError):
+            os.utime(stored)  # the newest stay
         _copy_whole(stored, target)
         return {"have": True}
     partial = stored + ".part"
@@ -36,7 +41,9 @@ def offer(target: str, sha256: str, size: int) -> dict:
     if offset > size:
         os.unlink(partial)
         offset = 0
-    if 2 * size - offset > shutil.disk_usage(work_folder()).free:  # the store's copy and the one in place
+    if not _has_room(size, offset):
+        _trim_store(0, but=partial)
+    if not _has_room(size, offset):
         raise OSError(errno.ENOSPC, "No space left on device")
     return {"have": False, "offset": offset}
 
@@ -58,6 +65,7 @@ def put(target: str, sha256: str, size: int, offset: int) -> dict:
         return {"short": 0}
     os.replace(partial, stored)
     _copy_whole(stored, target)
+    _trim_store(STORE_BYTES)
     return {"have": True}
 
 
@@ -91,6 +99,27 @@ def _store_path(sha256: str) -> str:
     folder = os.path.join(work_folder(), "store")
     os.makedirs(folder, exist_ok=True)
     return os.path.join(folder, sha256)
+
+
+def _has_room(size: int, offset: int) -> bool:
+    """Whether the disk takes the rest of a file, twice: the store's copy and the one in place."""
+    return 2 * size - offset <= shutil.disk_usage(work_folder()).free
+
+
+def _trim_store(most_bytes: int, but: str = "") -> None:
+    """Keep of the store what was used last, up to so many bytes: a search sends graph after graph, and each only
+    once."""
+    files = []
+    with os.scandir(os.path.join(work_folder(), "store")) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+    kept = 0
+    for _, size, path in sorted(files, reverse=True):
+        kept += size
+        if kept > most_bytes and path != but:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def _copy_whole(stored: str, target: str) -> None:

@@ -14,11 +14,13 @@ import glob
 import os
 import time
 
+from edgeprune.agent.orphans import end_orphans
 from edgeprune.agent.power import Restored, board_change, left_to_restore, prepare_board, restore_board
 from edgeprune.agent.system import (
     Refused,
     Stopped,
     ignore_signals,
+    is_of_here,
     is_running,
     pid_of,
     process_of,
@@ -52,16 +54,9 @@ def board_lock(on_wait):
     Yields:
         The seconds that were waited.
     """
-    path, flags = _lock_path(), os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
-    mask = os.umask(0)
-    try:
-        try:
-            handle = os.open(path, flags | os.O_CREAT, 0o666)
-        except PermissionError:  # another user's file in a sticky folder may be locked, but not written
-            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    finally:
-        os.umask(mask)
-    began = time.time()
+    path = _lock_path()
+    handle = _open_lock(path)
+    began = time.monotonic()
     try:
         while True:
             try:
@@ -70,14 +65,51 @@ def board_lock(on_wait):
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     raise
-                on_wait(text_of(path) or "another user")
+                on_wait(_holder_in(text_of(path)))
                 time.sleep(0.1)
-        with contextlib.suppress(OSError):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} of {_user()}".encode(), 0)
-        yield time.time() - began
+        _name_in(handle, f"process {os.getpid()} of {_user()}\n{process_of(os.getpid())}")
+        try:
+            yield time.monotonic() - began
+        finally:
+            _name_in(handle, "")  # whoever comes next and may not write names nobody then, and not this one
     finally:
         os.close(handle)
+
+
+def _open_lock(path: str) -> int:
+    """The lock file for reading and writing; for reading alone where it is another user's that nobody else may write.
+
+    One that is there is opened without asking for it to be made: Ubuntu refuses that of another user's file in a sticky
+    folder (``fs.protected_regular``), whoever may write it.
+    """
+    flags = getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | flags)
+        except PermissionError:
+            return os.open(path, os.O_RDONLY | flags)
+        except FileNotFoundError:
+            mask = os.umask(0)
+            try:
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
+            except FileExistsError:  # another one was first
+                continue
+            finally:
+                os.umask(mask)
+
+
+def _name_in(handle: int, text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+
+
+def _holder_in(text: str) -> str:
+    """Who has the board, by the text of the lock file: that of a process which has ended is of an earlier one, whose
+    name whoever has the board could not replace."""
+    holder, _, process = text.partition("\n")
+    ended = is_of_here(process) and not is_running(process)
+    return holder if holder and not ended else "another user"
 
 
 def restore_unless_held() -> str | None:
@@ -124,18 +156,19 @@ def held_board(mode: str, lock_clocks: bool, on_wait, on_note=lambda text: None)
     """
     work = work_folder()
     busy = os.path.join(work, f"busy-{os.getpid()}")
-    began, waited = time.time(), []
+    began, waited = time.monotonic(), []
 
     def wait(holder: str) -> None:
         if not waited:
             waited.append(holder)
             on_wait(holder)
 
+    end_orphans()  # of this build: a holder that goes on would let the next job in beside it
     try:
         hold = _joined_hold(work, busy, mode, lock_clocks, wait, on_note)
         conditions, holder = dict(hold["conditions"]), hold["process"]
-        if waited and time.time() - began > 1.0:
-            conditions["waited_s"] = round(time.time() - began, 2)
+        if waited and time.monotonic() - began > 1.0:
+            conditions["waited_s"] = round(time.monotonic() - began, 2)
 
         def changed() -> str:
             now = read_json(os.path.join(work, HOLD_FILE))
@@ -174,11 +207,13 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
     try:
         with board_lock(wait):
             try:
+                end_orphans()
                 left = restore_board()
                 conditions = prepare_board(mode, bool(clocks))
                 told = "; ".join(filter(None, (_told(left), conditions.get("clocks_doubt"))))
                 announce(state="ready", conditions=conditions, left=told)
-                while _is_needed(work, path):
+                untouched = Untouched(path)
+                while _is_needed(work, untouched):
                     time.sleep(0.1)
             finally:
                 ignore_signals()
@@ -248,14 +283,30 @@ def _decision(work: str):
         yield
 
 
-def _is_needed(work: str, path: str) -> bool:
+class Untouched:
+    """For how long nobody has touched a file, by a clock that nobody sets: a board gets the time of day from the
+    network, which may put it back by years while it works."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._touched_at, self._since = -1, 0.0
+
+    def seconds(self) -> float:
+        """Since a call of this first saw the file as it is."""
+        touched_at = os.stat(self.path).st_mtime_ns
+        if touched_at != self._touched_at:
+            self._touched_at, self._since = touched_at, time.monotonic()
+        return time.monotonic() - self._since
+
+
+def _is_needed(work: str, untouched: Untouched) -> bool:
     """Whether a measured job runs or ran a moment ago; once not, nobody can join any more."""
     with _decision(work):
         if _busy_in(work):
             return True
-        if time.time() - os.stat(path).st_mtime < IDLE_S:
+        if untouched.seconds() < IDLE_S:
             return True
-        os.unlink(path)
+        os.unlink(untouched.path)
         return False
 
 

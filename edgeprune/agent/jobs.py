@@ -14,8 +14,11 @@ import os
 import shutil
 import sys
 import time
+from typing import Sequence
 
+from edgeprune.agent.files import remove_folder
 from edgeprune.agent.hold import held_board
+from edgeprune.agent.orphans import end_orphans
 from edgeprune.agent.programs import run_measured, run_program
 from edgeprune.agent.system import (
     PROCESS,
@@ -44,8 +47,13 @@ PIECE_BYTES = 1 << 20
 STOPPED = {"kind": "stopped", "message": "the job was stopped"}
 
 
-def follow_job(folder: str, offset: int) -> dict:
-    """Start the job on stdin unless it runs already, send its output from ``offset`` on, and give its result."""
+def follow_job(folder: str, offset: int, heard: Sequence[str] = ()) -> dict:
+    """Start the job on stdin unless it runs already, send its output from ``offset`` on, and give its result.
+
+    Folders of jobs whose result was ``heard`` are removed: an engine's log and outputs are of no more use there.
+    """
+    for done in heard:
+        remove_folder(done)
     job = sys.stdin.buffer.read()
     with _start(folder) as started:
         if not started:
@@ -53,7 +61,7 @@ def follow_job(folder: str, offset: int) -> dict:
             write_json(os.path.join(folder, PROCESS), start_detached("run", folder))
     process = str(read_json(os.path.join(folder, PROCESS)))
     result_path = os.path.join(folder, "result.json")
-    spoke_at, pause_s, unsaid = time.time(), 0.02, {"waiting", "note"}
+    spoke_at, pause_s, unsaid = time.monotonic(), 0.02, {"waiting", "note"}
     while True:
         finished = os.path.exists(result_path) or not _goes_on(process)
         offset, spoke = _send_output(os.path.join(folder, "stdout"), offset, finished)
@@ -63,14 +71,15 @@ def follow_job(folder: str, offset: int) -> dict:
             say(**{name: text_of(os.path.join(folder, name))})
         if finished:
             break
-        if spoke or time.time() - spoke_at > HEARTBEAT_S:
-            spoke_at, pause_s = time.time(), 0.02
+        if spoke or time.monotonic() - spoke_at > HEARTBEAT_S:
+            spoke_at, pause_s = time.monotonic(), 0.02
             if not spoke:
                 say(heartbeat=True)
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.25)
     result = read_json(result_path)
     if result is None:
+        end_orphans()
         raise Refused("tool", "the job's process died without a result (killed, or the device is out of memory)")
     with contextlib.suppress(OSError), open(os.path.join(folder, "stderr"), "rb") as file:
         file.seek(max(0, os.path.getsize(file.name) - STDERR_BYTES))
@@ -86,6 +95,7 @@ def cancel_job(folder: str) -> dict:
             write_json(os.path.join(folder, "result.json"), {"returncode": None, "conditions": {}, "error": STOPPED})
     process, result = str(read_json(os.path.join(folder, PROCESS))), os.path.join(folder, "result.json")
     end_process(process, lambda: os.path.exists(result))
+    end_orphans()
     return {"ended": os.path.exists(result) or not is_running(process)}
 
 

@@ -189,7 +189,7 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
     def note_change(**entry) -> None:
         changed.update(entry)
         os.makedirs(os.path.dirname(_restore_path()), exist_ok=True)
-        write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=_boot()))
+        write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=boot_id()))
 
     if mode:
         try:
@@ -285,7 +285,7 @@ def restore_board() -> Restored:
             failures.append("clocks are free, and were locked before; type there: sudo jetson_clocks")
     with contextlib.suppress(OSError):
         if changed:
-            write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=_boot()))
+            write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=boot_id()))
         else:
             os.unlink(_restore_path())
     return Restored(", ".join(done), "; ".join(failures))
@@ -298,7 +298,7 @@ def _to_restore() -> dict:
     if not isinstance(noted, dict) or noted.get("host") != os.uname().nodename:  # a home may be on several machines
         return {}
     kept = {name: noted.get(name) for name in ("power_mode", "set_to")}
-    if noted.get("boot") == _boot():  # a reboot unlocks the clocks by itself
+    if noted.get("boot") == boot_id():  # a reboot unlocks the clocks by itself
         kept.update(clocks=noted.get("clocks"), relock=noted.get("relock"))
     kept = {name: value for name, value in kept.items() if value}
     now = power_mode() if kept.get("set_to") else ""
@@ -311,5 +311,6 @@ def _restore_path() -> str:
     return system_path(os.path.expanduser(RESTORE_FILE))
 
 
-def _boot() -> str:
+def boot_id() -> str:
+    """Which start of the machine this is; empty where the kernel does not tell."""
     return text_of(system_path("/proc/sys/kernel/random/boot_id"))

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
+from edgeprune.agent.orphans import forget_program, note_program
 from edgeprune.agent.system import Refused, end_group, write_file
 from edgeprune.agent.telemetry import Telemetry
 
@@ -154,17 +155,25 @@ def run_program(job: dict, folder: str, look: Callable[[], None] | None = None) 
             )
         except OSError as error:
             raise Refused("start", f"does not start: {error.strerror or error}") from error
-    ends = time.monotonic() + job["timeout_s"]
     try:
-        while True:
-            try:
-                return process.wait(LOOK_S if look else job["timeout_s"])
-            except subprocess.TimeoutExpired:
-                if not look or time.monotonic() > ends:
-                    raise Refused("timeout", f"ran longer than {job['timeout_s']:g} s and was stopped") from None
-                look()
+        note_program(process.pid)
+        return _waited_for(process, job["timeout_s"], look)
     finally:
-        end_group(process)
+        try:
+            end_group(process)
+        finally:
+            forget_program(process.pid)
+
+
+def _waited_for(process: subprocess.Popen, timeout_s: float, look: Callable[[], None] | None) -> int:
+    ends = time.monotonic() + timeout_s
+    while True:
+        try:
+            return process.wait(LOOK_S if look else timeout_s)
+        except subprocess.TimeoutExpired:
+            if not look or time.monotonic() > ends:
+                raise Refused("timeout", f"ran longer than {timeout_s:g} s and was stopped") from None
+            look()
 
 
 def _folder_of(job: dict) -> str:

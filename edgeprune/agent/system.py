@@ -89,7 +89,8 @@ def allowed_cpus() -> set:
 
 
 def output_of(argv: list[str], stdin: str = "", timeout_s: float = 20) -> tuple[int, str]:
-    """Exit code of a program, and both of its streams as one text; 127 where it does not start or end.
+    """Exit code of a program, and both of its streams as one text, in English, for it is searched for words; 127 where
+    it does not start or end.
 
     A program that this user may not kill, as one by ``sudo``, is left behind when its time is over.
     """
@@ -101,6 +102,7 @@ def output_of(argv: list[str], stdin: str = "", timeout_s: float = 20) -> tuple[
             stderr=subprocess.STDOUT,
             universal_newlines=True,
             errors="replace",
+            env=dict(os.environ, LC_ALL="C"),
         )
     except OSError as error:
         return 127, str(error)
@@ -136,6 +138,21 @@ def end_group(process: subprocess.Popen, grace_s: float = GRACE_S) -> None:
         _signal_group(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(KILLED_S)
+
+
+def end_leader(process: str, grace_s: float = GRACE_S) -> None:
+    """End a program that leads a process group and is no child of this process, with all that it started, as
+    :func:`end_group` does; ``process`` as :func:`process_of` named it."""
+    if not is_running(process):
+        return
+    group, ends = pid_of(process), time.monotonic() + grace_s
+    _signal_group(group, signal.SIGTERM)
+    while is_running(process) and time.monotonic() < ends:
+        time.sleep(0.02)
+    _signal_group(group, signal.SIGKILL)
+    ends = time.monotonic() + KILLED_S
+    while is_running(process) and time.monotonic() < ends:
+        time.sleep(0.02)
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -11,7 +11,8 @@ import time
 from functools import partial
 
 from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
-from edgeprune.agent.power import RESTORE_TIMEOUT_S
+from edgeprune.agent.orphans import end_orphans
+from edgeprune.agent.power import RESTORE_TIMEOUT_S, boot_id
 from edgeprune.agent.system import (
     PROCESS,
     Refused,
@@ -20,11 +21,13 @@ from edgeprune.agent.system import (
     read_json,
     refusal_of,
     text_of,
+    write_file,
     write_json,
 )
 
 PREFIX = "edgeprune-"
 OWNER_FILE = "owner.json"  # its time is that of the last command
+USED_FILE = "used"  # which boot of the machine that was in, and how many seconds after it
 STALE_S = 7 * 86400
 
 
@@ -32,6 +35,24 @@ def note_use(work: str) -> None:
     """Somebody uses this work directory: it is not stale."""
     with contextlib.suppress(OSError):
         os.utime(os.path.join(work, OWNER_FILE))
+        write_file(work, USED_FILE, f"{boot_id()} {_since_boot_s()}".encode())
+
+
+def _unused_s(work: str) -> float:
+    """Seconds since somebody used a work directory: by the time of day, and no more than a clock says that nobody sets
+    where the machine has not been started since. A board gets the time of day from the network, which may put it on by
+    years while a build trains."""
+    by_day_s = time.time() - os.stat(os.path.join(work, OWNER_FILE)).st_mtime
+    boot, _, at = text_of(os.path.join(work, USED_FILE)).partition(" ")
+    with contextlib.suppress(ValueError):
+        if boot and boot == boot_id():
+            return min(by_day_s, _since_boot_s() - float(at))
+    return by_day_s
+
+
+def _since_boot_s() -> float:
+    """Sleep counts, where the system can tell."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def enter_work(work: str, owner: str) -> dict:
@@ -40,16 +61,15 @@ def enter_work(work: str, owner: str) -> dict:
     write_json(os.path.join(work, OWNER_FILE), {"owner": owner})
     others = []
     for folder in glob.glob(os.path.join(os.path.dirname(work), PREFIX + "*")):
-        path = os.path.join(folder, OWNER_FILE)
-        named = read_json(path)
+        named = read_json(os.path.join(folder, OWNER_FILE))
         try:
             mine = os.stat(folder).st_uid == os.geteuid() and os.path.abspath(folder) != os.path.abspath(work)
-            age_s = time.time() - os.stat(path).st_mtime
+            unused_s = _unused_s(folder)
         except OSError:
             continue
         if not mine or not isinstance(named, dict) or "owner" not in named:
             continue
-        stale = age_s > STALE_S and not any(is_running(process) for _, process in _jobs_in(folder))
+        stale = unused_s > STALE_S and not any(is_running(process) for _, process in _jobs_in(folder))
         others.append({"folder": folder, "owner": named["owner"], "stale": stale})
     return {"python": platform.python_version(), "free_bytes": shutil.disk_usage(work).free, "others": others}
 
@@ -71,6 +91,7 @@ def leave_work(work: str) -> dict:
     try:
         for folder, process in _jobs_in(work):
             end_process(process, partial(os.path.exists, os.path.join(folder, "result.json")))
+        end_orphans()
         hold = read_json(os.path.join(work, HOLD_FILE))
         if isinstance(hold, dict):
             end_process(str(hold.get("process")), timeout_s=RESTORE_TIMEOUT_S)

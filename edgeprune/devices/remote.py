@@ -47,7 +47,13 @@ Line = dict[str, Any]  # of the agent's JSON; what it may hold is in edgeprune.a
 RETRY_PAUSES_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0)  # before a device that answered is tried again
 LEAVING_ATTEMPTS = 3
 AGENT = "agent.zip"  # in the work directory
-MAKE_WORK = 'umask 077 && d=$(mktemp -d "${TMPDIR:-/tmp}/edgeprune-XXXXXXXXXX") && echo "$d"'
+MAKE_WORK = (  # its first line is the folder that is taken; what goes wrong is read, so that it is said in English
+    'umask 077 && echo "${TMPDIR:-/tmp}" && export LC_ALL=C && '
+    'd=$(mktemp -d "${TMPDIR:-/tmp}/edgeprune-XXXXXXXXXX") && echo "$d"'
+)
+NO_ROOM = ("space", "quota")
+# A login that types nothing reads no ~/.bashrc to its end; what pam_env reads, every one has
+OTHER_DISK = "echo TMPDIR=/mnt/big | sudo tee -a /etc/environment"
 
 
 class RemoteDevice(Device):
@@ -80,13 +86,20 @@ class RemoteDevice(Device):
         self.python = python
         self.agent_python = agent_python
         self.channel = channel
-        self.when_full = "free some space there, or set TMPDIR there to another disk"  # of the work directory's disk
+        self.when_full = (  # of the work directory's disk
+            f"free some space there, or take a folder of another disk, here /mnt/big: {self.typed(OTHER_DISK)}; then "
+            "give the same command again"
+        )
         self.work = ""  # path of the work directory, while there is one
         self._progress = 0  # grows with whatever brings a command on
         self._placed: set[str] = set()
         self._folders = 0  # of the work directory that are in use
         self._left_there: list[str] = []  # work directories of builds that ended
         self._given_up: list[str] = []  # folders of jobs that could not be told to end
+        self._heard: list[str] = []  # folders of jobs whose result is here
+        self._gone = (
+            False  # nobody waits for it any more: what is left to tidy up is left to the end, or the next build
+        )
 
     def typed(self, command: str) -> str:
         """By the channel; see :class:`~edgeprune.devices.base.Device`."""
@@ -100,11 +113,21 @@ class RemoteDevice(Device):
             self._folders += 1
             try:
                 yield folder
+            except BaseException as error:
+                self._note_end(error)
+                raise
             finally:
                 self._folders -= 1
-                if self.work and self._holds > 1:  # else all of it goes at once
-                    with suppress(DeviceError):
-                        self._ask("remove", folder)
+                if self.work and self._holds > 1 and not self._gone:  # else all of it goes at once
+                    try:
+                        self._agent("remove", folder)  # once: a connection that is lost now is opened for the next
+                    except (DeviceError, ToolError) as error:
+                        self._note_end(error)
+
+    def _note_end(self, error: BaseException) -> None:
+        """Nothing is tidied up behind a person who ends the command, or on a device that does not answer."""
+        if isinstance(error, ConnectionLost) or not isinstance(error, Exception):
+            self._gone = True
 
     def _new_folder(self) -> str:
         self._enter_work()
@@ -168,19 +191,26 @@ class RemoteDevice(Device):
         for folder in list(self._given_up):
             self._cancel(folder)
         output = _JobOutput(self, f"{self.work}/jobs/{uuid.uuid4().hex[:12]}", on_line)
-        content, attempts = json.dumps(job).encode(), 0
+        content, attempts, heard = json.dumps(job).encode(), 0, tuple(self._heard)
 
         def attempt() -> Line:
             nonlocal attempts
             attempts += 1
-            return self._agent("job", output.folder, str(output.offset), stdin=content, on_answer=output.take)
+            offset = str(output.offset)
+            return self._agent("job", output.folder, offset, *heard, stdin=content, on_answer=output.take)
 
         try:
-            return output, self._retry(attempt)["done"]
+            done = self._retry(attempt)["done"]
+            self._heard = [output.folder]
+            return output, done
         except BaseException as error:
+            self._note_end(error)
             if isinstance(error, WorkGone):
                 error.missed |= attempts > 1  # from the first one on it may have run there
-            self._cancel(output.folder)
+            if isinstance(error, ConnectionLost):  # it was given up: not asked once more
+                self._given_up.append(output.folder)
+            else:
+                self._cancel(output.folder)
             raise
 
     def _cancel(self, folder: str) -> None:
@@ -190,8 +220,10 @@ class RemoteDevice(Device):
         if not self.work or not folder.startswith(f"{self.work}/"):  # it went with its work directory
             return
         try:
-            self._agent("cancel", folder)
-        except (DeviceError, ToolError):
+            if self._agent("cancel", folder).get("ended"):
+                self._heard.append(folder)
+        except (DeviceError, ToolError) as error:
+            self._note_end(error)
             if self.work:
                 self._given_up.append(folder)
 
@@ -316,12 +348,14 @@ class RemoteDevice(Device):
         output: list[bytes] = []
         ended = self.channel.call(["sh", "-c", script], stdin=archive(), on_output=output.append)
         lines = b"".join(output).decode(errors="replace").strip().splitlines()
-        if ended.returncode or not lines:
+        if ended.returncode or len(lines) < 2:
             last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-            hint = self.when_full if "space" in last or "quota" in last else f"check: {self.typed('ls -ld /tmp')}"
-            raise DeviceError(f"{self.name}: no work directory can be made there: {last}; {hint}")
+            taken = lines[0] if lines else "/tmp"
+            look = self.typed(f"ls -ld {shlex.quote(taken)}")
+            hint = self.when_full if any(word in last for word in NO_ROOM) else f"check: {look}"
+            raise DeviceError(f"{self.name}: no work directory can be made in {taken} there: {last}; {hint}")
         self.work = lines[-1]
-        self._placed = set()
+        self._placed, self._heard, self._gone = set(), [], False
         try:
             answer = self._ask("enter", self.work, _owner(os.getpid()))
         except DeviceError:
@@ -338,14 +372,15 @@ class RemoteDevice(Device):
             self._ask("leave", self._left_there.pop())
 
     def _release(self) -> None:
-        """Remove the work directory; a connection that is gone is tried a few times more for it. What could not be put
-        back or removed is told."""
+        """Remove the work directory; a connection that is lost over it is tried a few times more, one that was given up
+        once. What could not be put back or removed is told."""
         if self.work:
             work, output, why = self.work, [], ""
             argv = [self.agent_python, f"{work}/{AGENT}", "leave", work]
             answer: Line = {"removed": False}
             try:
-                ended = self._retry(lambda: self.channel.call(argv, on_output=output.append), LEAVING_ATTEMPTS)
+                attempts = 0 if self._gone else LEAVING_ATTEMPTS
+                ended = self._retry(lambda: self.channel.call(argv, on_output=output.append), attempts)
                 with suppress(ValueError, IndexError):
                     answer |= json.loads(output[-1])
                 if ended.returncode:  # there may be no Python
@@ -398,6 +433,7 @@ class RemoteDevice(Device):
         self._enter_work()
         argv = [self.agent_python, f"{self.work}/{AGENT}", verb, *arguments]
         ended = self.channel.call(argv, stdin=stdin, on_output=on_output)
+        self._gone = False
         if ended.returncode == 0:
             return
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
@@ -437,11 +473,19 @@ class RemoteDevice(Device):
             except ConnectionLost as error:
                 lost = 0 if self._progress > begun else lost
                 if not self.work or lost == len(pauses_s):
+                    self._note_end(error)
                     raise
                 self.note(f"{self.name}: the connection was lost; trying again in {pauses_s[lost]:g} s ({error})")
-                self.channel.close()
-                time.sleep(pauses_s[lost])
+                self._pause(pauses_s[lost])
                 lost += 1
+
+    def _pause(self, seconds: float) -> None:
+        try:
+            self.channel.close()
+            time.sleep(seconds)
+        except BaseException as error:
+            self._note_end(error)
+            raise
 
     def _refusal(self, error: Mapping[str, str], argv: Sequence[str]) -> ToolError | DeviceError:
         """What the agent refused, as an error of edgeprune."""

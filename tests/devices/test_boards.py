@@ -141,7 +141,7 @@ def test_clocks_that_could_not_be_locked_again_are_by_the_next_restore(
     monkeypatch.setattr(power, "clocks_locked", lambda: False)
     monkeypatch.setattr(power, "output_of", answer)
     (tmp_path / "restore.json").write_text(
-        json.dumps({"host": os.uname().nodename, "boot": power._boot(), "relock": True})
+        json.dumps({"host": os.uname().nodename, "boot": power.boot_id(), "relock": True})
     )
     assert "clocks are free, and were locked before" in power.restore_board().failure
     assert "sudo jetson_clocks" in power.left_to_restore()
@@ -284,11 +284,12 @@ def test_runs_that_follow_one_another_share_one_hold_and_a_pause_lets_go() -> No
     board(device).env["EDGEPRUNE_IDLE_S"] = "600"  # pyright: ignore[reportOptionalSubscript]  it has its own
     with device:
         timed(device)
-        held = Path(device.work) / "hold.json"
         first = holder_of(device)
         timed(device)
         assert holder_of(device) == first
-        os.utime(held, (0, 0))  # a pause that is longer than any
+    board(device).env["EDGEPRUNE_IDLE_S"] = "0.2"  # pyright: ignore[reportOptionalSubscript]
+    with device:
+        timed(device)
         assert settled(device) == AS_IT_WAS
         assert timed(device).power_mode == "7W"
 

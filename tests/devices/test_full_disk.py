@@ -19,7 +19,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 def test_a_board_is_asked_for_another_disk_in_its_own_environment() -> None:
     said = str(fake_device("orin-nano")._refusal(refusal_of(FULL), []))
-    assert " is full (" in said and said.endswith("; free some space there, or set TMPDIR there to another disk")
+    assert " is full (" in said and "; free some space there, or take a folder of another disk" in said
+    assert "echo TMPDIR=/mnt/big | sudo tee -a /etc/environment" in said  # what every login reads
+    assert said.endswith("; then give the same command again")
 
 
 def test_this_machine_is_asked_for_another_cache_where_its_temporary_files_lie() -> None:
@@ -32,7 +34,7 @@ def test_this_machine_is_asked_for_another_cache_where_its_temporary_files_lie()
 def test_no_room_for_the_work_directory_is_told_alike(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = fake_device("orin-nano")
     monkeypatch.setattr(device.channel, "call", lambda argv, **_: Ended(9, f"mktemp: failed: {words}"))
-    with pytest.raises(DeviceError, match=rf"{words}; free some space there, or set TMPDIR there"):
+    with pytest.raises(DeviceError, match=rf"{words}; free some space there, or take a folder of"):
         RemoteDevice.facts(device)
 
 

@@ -222,6 +222,16 @@ def test_every_command_says_that_a_work_directory_is_in_use() -> None:
         assert time.time() - owner.stat().st_mtime < work.STALE_S
 
 
+def test_a_time_of_day_that_was_put_on_by_years_makes_no_build_stale(left: tuple[RemoteDevice, Path]) -> None:
+    device, folder = left
+    (folder / work.USED_FILE).write_text(f"first {work._since_boot_s() - 60}")
+    with device, device.workspace():
+        assert folder.is_dir()
+    (folder / work.USED_FILE).write_text(f"an-earlier-boot {work._since_boot_s() - 60}")
+    with device, device.workspace():
+        assert not folder.exists()
+
+
 def test_a_build_that_another_machine_took_for_dead_goes_on() -> None:
     first = fake_device("orin-nano", power_mode="7W")
     with first:
@@ -229,6 +239,7 @@ def test_a_build_that_another_machine_took_for_dead_goes_on() -> None:
         owner = Path(first.work, "owner.json")
         owner.write_text(json.dumps({"owner": "elsewhere 1 2 3"}))
         os.utime(owner, (LONG_AGO, LONG_AGO))
+        (owner.parent / work.USED_FILE).write_text(f"first {work._since_boot_s() - 2 * work.STALE_S}")
         with RemoteDevice(board(first), agent_python=sys.executable) as other, other.workspace():
             assert not Path(owner).exists()
         assert first.run(["true"], timeout_s=60, measured=True).device.power_mode == "7W"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.agent.programs import Turns
+from edgeprune.agent.system import is_running, pid_of
 from edgeprune.devices.base import Completed
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
 from edgeprune.devices.local import LocalDevice
@@ -42,11 +44,17 @@ def set_by_hand(root: Path, mode: str) -> None:
 
 def let_go(device: RemoteDevice) -> None:
     """The pause after which a board is another's."""
-    held = Path(device.work) / "hold.json"
-    os.utime(held, (0, 0))
+    holder = end_holder(device)
     ends = time.perf_counter() + 60
-    while held.exists() and time.perf_counter() < ends:
+    while is_running(holder) and time.perf_counter() < ends:
         time.sleep(0.02)
+
+
+def end_holder(device: RemoteDevice) -> str:
+    """Ask the process that holds the board to end; gives it."""
+    holder = json.loads((Path(device.work) / "hold.json").read_text())["process"]
+    os.kill(pid_of(holder), signal.SIGTERM)
+    return holder
 
 
 def setting_of(identity: dict[str, str]) -> tuple[str, str]:
@@ -92,7 +100,7 @@ def test_an_identity_waits_for_the_board_and_is_the_same_at_each_build() -> None
 
     def hear(note: str) -> None:
         notes.append(note)
-        os.utime(Path(first.work) / "hold.json", (0, 0))  # its pause is over
+        end_holder(first)  # its pause is over
 
     with first, RemoteDevice(board(first), note=hear) as second:
         timed(first)

@@ -285,7 +285,9 @@ def test_a_full_disk_there_is_one_line(serve: Callable[..., Server], small_disk:
             device.run([sys.executable, "-c", f"open({folder + '/x'!r}, 'wb').write(b'0' * (8 << 20))"], timeout_s=20)
     assert server.left() == []
     (small_disk / "filler").write_bytes(b"0" * ((4 << 20) - 4096))
-    with pytest.raises(DeviceError, match=r"no work directory can be made there: .*[Nn]o space.*free some space"):
+    with pytest.raises(
+        DeviceError, match=r"no work directory can be made in .*small there: .*[Nn]o space.*free some space"
+    ):
         device.facts()
     assert server.left() == []
 
