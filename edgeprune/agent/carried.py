@@ -103,7 +103,7 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
         if _packed_at(folder) not in (0, before) and _answers_this(folder):  # it was waited for
             _print(
                 f"an earlier run of this folder is through, and its {PACKED} stays: bring it back, then: edgeprune "
-                f"import-results {PACKED}; to measure once more, start this again"
+                "import-results results.tar; to measure once more, start this again"
             )
             return
         try:

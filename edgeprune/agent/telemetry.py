@@ -21,7 +21,10 @@ from edgeprune.agent.system import system_path, text_of
 
 WHOLE_BOARD_RAILS = ("VDD_IN", "VIN")  # boards without one have rails that add up
 PARTS_OF_AGX_XAVIER = ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")
-NVML_THROTTLE_REASONS = 0x8 | 0x20 | 0x40 | 0x80  # hardware slowdown, software thermal, hardware thermal, power brake
+NVML_HEAT, NVML_SUPPLY, NVML_EITHER = 0x20 | 0x40, 0x80, 0x8  # thermal by software and hardware, power brake, slowdown
+NVML_THROTTLE_REASONS = NVML_HEAT | NVML_SUPPLY | NVML_EITHER
+# What tells one cause of throttling from another in words, for edgeprune.samples.telemetry
+AT_WORK, ROSE_BY, FELL, NVML = "was at work", "rose by", "the GPU's clock fell", "nvidia-smi reports throttle reasons"
 MAX_READINGS = 20_000  # kept one by one, of an hour; of a longer run the worst of the rest is
 WATCH_S = 0.2  # between two looks at cooling devices and the GPU's clock, whatever the source does
 POLL_S = 1.0  # between two looks at the thermal zones, where no program tells
@@ -376,9 +379,9 @@ def summary(
             temperatures[name] = max(value, temperatures.get(name, value))
     powers = [power for power in (board_power_mw(reading.power_mw) for reading in readings) if power is not None]
     clocks = _clocks_under_load(readings)
-    causes = [f"{name} was at work" for name, state in sorted(throttling.items()) if state > 0]
+    causes = [f"{name} {AT_WORK}" for name, state in sorted(throttling.items()) if state > 0]
     causes += [
-        f"{name} rose by {count}"
+        f"{name} {ROSE_BY} {count}"
         for name, count in sorted(events.items())
         if count > 0 and not name.startswith("oc3") and name not in harmless
     ]
@@ -386,9 +389,9 @@ def summary(
     for reading in readings:
         reasons |= reading.throttle_reasons or 0
     if reasons & NVML_THROTTLE_REASONS:
-        causes.append(f"nvidia-smi reports throttle reasons {reasons:#x}")
+        causes.append(f"{NVML} {reasons:#x}")
     if locked and clocks and min(clocks) < 0.95 * max(clocks):
-        causes.append(f"the GPU's clock fell from {max(clocks)} to {min(clocks)} MHz although clocks are locked")
+        causes.append(f"{FELL} from {max(clocks)} to {min(clocks)} MHz although clocks are locked")
     telemetry: dict = {"source": source, "samples": len(readings), "temperature_max_c": temperatures}
     if blind:
         causes.append(f"the board was not watched: {unwatched}")

@@ -17,7 +17,8 @@ from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Choice, Form, Identity, Keys, Kind, Row, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.samples.average_precision import DropInterval
-from edgeprune.samples.gates import BOARD, THROTTLED, UNSTEADY_MARGIN, Gate, Verdict, accuracy_gate
+from edgeprune.samples.gates import THROTTLED, UNSTEADY_MARGIN, Gate, Verdict, accuracy_gate
+from edgeprune.samples.telemetry import BOARD
 
 SIZE_MARGIN = 0.05
 """A smaller input wins some of its accuracy back in training; a form that meets the same budget and is more accurate by

@@ -18,6 +18,7 @@ from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.input_size import Size, asked_sides, both_sides, pixels
 from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
+from edgeprune.measure.other_work import let_cool
 from edgeprune.model_file import KINDS, require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.reading import paths_of
@@ -347,6 +348,7 @@ def bench_graphs(
             unsteady = until_stable and not all(row.stability.stable for row in summaries)
             if attempt > retries or not (undecided or unsteady):
                 break
+            let_cool(latencies, progress)
             if 2**attempt <= MAX_EFFORT:
                 settings = settings.longer()
         rows = []

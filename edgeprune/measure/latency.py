@@ -13,7 +13,7 @@ from edgeprune.errors import StageError
 from edgeprune.export.images import inputs_from_dataset
 from edgeprune.input_size import both_sides
 from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
-from edgeprune.measure.other_work import wait_for_quiet
+from edgeprune.measure.other_work import let_cool, wait_for_quiet
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.samples.gates import (
     MIN_BLOCK_PAIRS,
@@ -149,8 +149,10 @@ def measure_pair(
     return first, second
 
 
-def wait_before_again(site: Site) -> None:
-    """Before an undecided measurement is repeated here: wait for other work to end, as long as the target allows."""
+def wait_before_again(site: Site, *before: Measurement) -> None:
+    """Between an undecided measurement and the next: wait for a device that throttled to cool, and on this machine for
+    other work to end, as long as the target allows."""
+    let_cool(before, site.reporter.note)
     if site.device.name == "local":
         wait_for_quiet(site.target.measure.quiet_wait_s, site.target.measure.threads, site.reporter.note)
 
@@ -186,7 +188,7 @@ def judge_until_decided(
             break
         attempt += 1
         site.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")
-        wait_before_again(site)
+        wait_before_again(site, before, after)
     if attempt:
         gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
     if (state := after.conditions.end_to_end) is not None and state.frames:

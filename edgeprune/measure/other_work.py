@@ -1,13 +1,17 @@
-"""Whether this machine has a core to spare, and waiting until it has."""
+"""Whether this machine has a core to spare, and waiting until it has; a pause for a device that was hot."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.telemetry import may_cool
+
 LOOK_S = 1.0  # how long the processors are watched for one look
+COOLING_S = 60.0  # a guess: a small heat sink loses most of its warmth in a minute or two
 IDLE, WAITING = 3, 4  # columns of /proc/stat's line of all processors: nothing to do, and waiting for a disk
 
 
@@ -41,6 +45,14 @@ def wait_for_quiet(
     looks = max(1, round(longest_s / LOOK_S))
     quiet = any(idle() >= wanted for _ in range(looks))
     note("it is quiet now" if quiet else f"still busy after {longest_s:g} s: measuring for longer instead")
+
+
+def let_cool(before: Sequence[Measurement], note: Callable[[str], None]) -> None:
+    """Before a measurement is repeated: pause for :data:`COOLING_S` where the device throttled for heat, and say so. A
+    stand-in has none."""
+    if may_cool([one.conditions.device for one in before if not one.simulated]):
+        note(f"the device throttled: {COOLING_S:g} s without work, so that it cools, before it is measured again")
+        time.sleep(COOLING_S)
 
 
 def _ticks() -> list[int]:

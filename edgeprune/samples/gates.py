@@ -27,7 +27,7 @@ from edgeprune.samples.statistics import (
     samples_to_settle,
     stability,
 )
-from edgeprune.samples.telemetry import doubt_of
+from edgeprune.samples.telemetry import BOARD, causes_of, doubt_of, remedy_of
 from edgeprune.samples.text import beside, signed_text
 from edgeprune.target import Target
 
@@ -38,7 +38,7 @@ MAX_SAMPLES = 100_000
 UNSTEADY_MARGIN = 2.0  # how far from its limit an unsteady run has to stay, in every sample or block, to decide
 ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
 THROTTLED = "the device throttled during the run"
-BOARD = "the board"  # begins what :mod:`edgeprune.agent` says of a board that did not stay as it was set
+QUIET = "measure again on a quiet machine, with locked clocks"
 NOT_MEASURED = "not measured yet"
 MET_UNPRUNED = "met without pruning"  # what a verdict says of a budget that asked for nothing
 ROUNDING_ERROR = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
@@ -222,7 +222,7 @@ def latency_gate(
         if undisturbed and _far_outside(measurement.values, statistic, limit_ms, against):
             fastest = min(measurement.values)
             return row(bound.value, Verdict.FAIL, f"at least {fastest:.4g} ms in every sample, though {reason}")
-        return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
+        return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; {_steadier(measurement)}")
     if bound.high is not None and bound.high <= limit_ms:
         return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms {_sure(confidence, 1)}")
     share = _core_share(measurement)
@@ -308,7 +308,7 @@ def speed_up_gate(
             return row(gain.ratio, Verdict.PASS, f"at least {min(ratios):.3f}× in every block, though {reason}")
         if ratios and max(ratios) * UNSTEADY_MARGIN <= limit:
             return row(gain.ratio, Verdict.FAIL, f"at most {max(ratios):.3f}× in every block, though {reason}")
-        return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet machine, with locked clocks")
+        return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; {_steadier(baseline, candidate)}")
     if gain.low >= limit:
         return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× {_sure(confidence, 1)}")
     if gain.high < limit:
@@ -524,11 +524,19 @@ def _doubt(*measurements: Measurement) -> str:
 
 def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
     """Why a run cannot pass whatever its figures are: the device throttled, was not held or was set otherwise
-    meanwhile, or the samples moved; else empty."""
+    meanwhile, each with its cause, or the samples moved; else empty."""
     if _throttled(*measurements):
-        causes = [cause for one in measurements for cause in one.conditions.device.throttled_why.split("; ")]
-        return next((cause for cause in causes if cause.startswith(BOARD)), THROTTLED)
+        causes = causes_of([one.conditions.device for one in measurements])
+        own = [cause for cause in causes if cause.startswith(BOARD)]
+        others = "; ".join(cause for cause in causes if cause not in own)
+        throttled = [] if own and not others else [f"{THROTTLED}: {others}" if others else THROTTLED]
+        return "; ".join([*own, *throttled])
     return "" if steady.stable else steady.reason
+
+
+def _steadier(*measurements: Measurement) -> str:
+    """What makes the next run a steady one: by what the device says of this one, else by what mostly does."""
+    return remedy_of(causes_of([one.conditions.device for one in measurements])) or QUIET
 
 
 def least_undisturbed_ratio(baseline: Measurement, candidate: Measurement) -> float:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
+from edgeprune.agent.telemetry import AT_WORK, FELL, NVML, NVML_HEAT, NVML_SUPPLY, ROSE_BY
 from edgeprune.samples.conditions import DeviceState, Telemetry
 
+BOARD = "the board"  # begins what :mod:`edgeprune.agent` says of a board that did not stay as it was set
+NOT_WATCHED = f"{BOARD} was not watched"
+HEAT = "give it a fan or a lower power mode, and measure again when it is cool"
+SUPPLY = "give it a stronger supply or a lower power mode, and measure again"
+EITHER = "give it a fan, a stronger supply or a lower power mode, and measure again"
+LEAVE_ALONE = "measure again while nobody else uses or sets the board"
 MANY_EVENTS, MANY_EVENTS_PER_HOUR = 5, 1000  # a guess: boards that were reported to throttle count thousands an hour
 
 
@@ -24,6 +32,41 @@ def over_launches(states: Sequence[DeviceState]) -> DeviceState:
         waited_s=sum(state.waited_s for state in states),
         telemetry=_joined(telemetry) if telemetry else None,
     )
+
+
+def causes_of(states: Sequence[DeviceState]) -> list[str]:
+    """Why devices throttled, were not held or were set otherwise during their runs; each once."""
+    causes = [cause for state in states if state.throttled for cause in state.throttled_why.split("; ")]
+    return list(dict.fromkeys(filter(None, causes)))
+
+
+def remedy_of(causes: Sequence[str]) -> str:
+    """What to do about the causes of :func:`causes_of`, in the order in which they are told; empty for none that is
+    known."""
+    return "; ".join(dict.fromkeys(remedy for remedy in map(_remedy, causes) if remedy))
+
+
+def may_cool(states: Sequence[DeviceState]) -> bool:
+    """Whether a device throttled for what a pause mends: heat, or what may be heat."""
+    return bool({HEAT, EITHER} & set(map(_remedy, causes_of(states))))
+
+
+def _remedy(cause: str) -> str:
+    if AT_WORK in cause:
+        return HEAT
+    if ROSE_BY in cause:
+        return SUPPLY
+    if cause.startswith(FELL):
+        return EITHER
+    if cause.startswith(NVML):
+        with suppress(ValueError):
+            reasons = int(cause.rpartition(" ")[2], 16)
+            heat, supply = bool(reasons & NVML_HEAT), bool(reasons & NVML_SUPPLY)
+            return EITHER if heat == supply else HEAT if heat else SUPPLY
+        return EITHER
+    if cause.startswith(NOT_WATCHED):
+        return "see that tegrastats runs there"
+    return LEAVE_ALONE if cause.startswith(BOARD) else ""
 
 
 def doubt_of(state: DeviceState) -> str:

@@ -72,6 +72,7 @@ class Prober:
     ) -> None:
         self.site, self.baseline, self.dataset, self.unpruned = site, baseline, dataset, unpruned
         self.levels_ms: list[float] = []
+        self._before: list[Measurement] = []  # what was measured last
         self.retries = most_looks(site.target.prune.max_probes, site.target.measure.retries) - 1
 
     def start_used(self, attempt: int = 0) -> Start:
@@ -135,14 +136,15 @@ class Prober:
         effort = min(2.0 ** (attempt - 1), MAX_EFFORT) if attempt else PROBE_EFFORT
         settings = latency_settings(self.site, self.dataset, effort=effort, trained=False, retries=self.retries)
         if attempt:
-            wait_before_again(self.site)
+            wait_before_again(self.site, *self._before)
         else:
             settings = replace(settings, warmup_s=min(settings.warmup_s, PROBE_WARMUP_S))
             if self.site.target.budget.kind == "speed_up":  # with fewer a ratio has no verdict
                 settings = replace(settings, rounds=max(settings.rounds, MIN_BLOCK_PAIRS))
         if self.unpruned is not None:
             settings = replace(settings, batch=0, imgsz=None)
-        return self.site.runtime.latency(engines, settings, progress=self.site.reporter.progress)
+        self._before = self.site.runtime.latency(engines, settings, progress=self.site.reporter.progress)
+        return self._before
 
     def _drift(self, baseline: Measurement) -> float:
         """Median of this measurement's baseline over the median of all such medians so far."""

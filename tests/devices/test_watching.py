@@ -6,16 +6,21 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeprune.agent import telemetry
-from edgeprune.agent.telemetry import Reading, Telemetry, worse_of
+from edgeprune.agent.hold import NOT_HELD
+from edgeprune.agent.telemetry import Reading, Telemetry, summary, worse_of
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.remote import RemoteDevice
+from edgeprune.measure import other_work
 from edgeprune.samples.conditions import DeviceState
-from edgeprune.samples.gates import Gate, Verdict, latency_gate
+from edgeprune.samples.gates import Gate, Verdict, latency_gate, speed_up_gate
+from edgeprune.samples.telemetry import EITHER, HEAT, LEAVE_ALONE, SUPPLY
 from edgeprune.serial import from_json
 from tests.samples.made import latency
 
@@ -187,3 +192,49 @@ def test_the_worst_of_two_readings_is_that_of_a_gpu_that_worked() -> None:
     for worst in (worse_of(slow, idle), worse_of(idle, slow)):
         assert (worst.gpu_mhz, worst.temperature_c) == (900, {"gpu": 50.0, "cpu": 70.0})
     assert worse_of(Reading(), slow).gpu_mhz == 900 and worse_of(Reading(), Reading()) == Reading()
+
+
+# ------------------------------------------------------------ what a gate makes of it
+
+
+def watched(**seen: Any) -> DeviceState:
+    """A run's state, of what was seen besides a GPU that kept its clock."""
+    readings = [Reading({"gpu": 50.0}, {}, gpu_mhz=mhz, **seen.get("reading", {})) for mhz in seen.get("mhz", (1000,))]
+    events, cooling = seen.get("events", {}), seen.get("cooling", {})
+    return from_json(DeviceState, summary(readings, [], "tegrastats", events, cooling, True), "a run")
+
+
+CAUSES = [
+    ({"cooling": {"gpu-throttle-alert": 1}}, "gpu-throttle-alert was at work", HEAT),
+    ({"events": {"oc1_event_cnt": 2}}, "oc1_event_cnt rose by 2", SUPPLY),
+    ({"mhz": (1000, 600)}, "the GPU's clock fell from 1000 to 600 MHz although clocks are locked", EITHER),
+    ({"reading": {"throttle_reasons": 0x20}}, "nvidia-smi reports throttle reasons 0x20", HEAT),
+    ({"reading": {"throttle_reasons": 0x80}}, "nvidia-smi reports throttle reasons 0x80", SUPPLY),
+    ({"reading": {"throttle_reasons": 0x8}}, "nvidia-smi reports throttle reasons 0x8", EITHER),
+]
+
+
+@pytest.mark.parametrize(("seen", "cause", "remedy"), CAUSES)
+def test_a_gate_says_why_the_device_throttled_and_what_helps_against_that(
+    seen: dict[str, Any], cause: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot = latency((1 + 0.001 * (n % 7) for n in range(400)), device=watched(**seen))
+    for gate in (latency_gate("engine", hot, 2.0), speed_up_gate("engine", hot, hot, 1.5)):
+        assert gate.verdict is Verdict.INCONCLUSIVE
+        assert gate.reason.startswith(f"the device throttled during the run: {cause}; {remedy}")
+    slept: list[float] = []
+    monkeypatch.setattr(other_work.time, "sleep", slept.append)
+    notes: list[str] = []
+    other_work.let_cool([hot], notes.append)
+    assert len(slept) == len(notes) == (remedy is not SUPPLY)  # a pause gives no board a stronger supply
+    other_work.let_cool([replace(hot, simulated=True)], notes.append)
+    other_work.let_cool([latency([1.0] * 400)], notes.append)
+    assert len(slept) == (remedy is not SUPPLY)
+
+
+def test_each_cause_of_a_run_is_told_and_a_board_that_was_set_is_left_alone() -> None:
+    both = watched(cooling={"fan": 1}, events={"oc1_event_cnt": 1})
+    held = replace(both, throttled_why=f"{both.throttled_why}; {NOT_HELD}")
+    gate = latency_gate("engine", latency((1 + 0.001 * (n % 7) for n in range(400)), device=held), 2.0)
+    told = f"{NOT_HELD}; the device throttled during the run: fan was at work; oc1_event_cnt rose by 1; "
+    assert gate.reason.startswith(f"{told}{HEAT}; {SUPPLY}; {LEAVE_ALONE}")

@@ -25,6 +25,7 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
 from edgeprune.export.quantize import quantize_onnx
+from edgeprune.measure import other_work
 from edgeprune.measure.bench import NMS_ON_NOISE, bench, bench_graphs
 from edgeprune.measure.graphs import nms_inside
 from edgeprune.progress import Silent
@@ -36,6 +37,7 @@ from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.conditions import DeviceState
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of
 from edgeprune.serial import to_json
@@ -616,3 +618,19 @@ def test_figures_of_an_engine_that_fell_off_the_dla_are_said_to_be_the_gpus(tmp_
     assert told == ("mine.engine: no layer of the engine is on DLA core 1: all of it fell back to the GPU",)
     write_facts(engine, replace(facts, layers=(replace(layer, placed="dla"),)))
     assert bench_graphs([engine], Scripted(10.0), details=False).notes == ()
+
+
+def test_a_bench_that_was_too_hot_pauses_before_it_measures_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hot(Scripted):
+        def latency(self, models: Sequence[Path], settings: BenchSettings, *, progress=None) -> list[Measurement]:
+            found = super().latency(models, settings, progress=progress)
+            state = DeviceState(throttled=True, throttled_why="gpu-throttle-alert was at work")
+            return [replace(one, conditions=replace(one.conditions, device=state)) for one in found]
+
+    slept: list[float] = []
+    monkeypatch.setattr(other_work.time, "sleep", slept.append)
+    said: list[str] = []
+    bench_graphs(
+        [model], Hot(10.0, 10.0), max_ms=11.0, retries=1, details=False, progress=lambda text, **_: said.append(text)
+    )
+    assert slept == [other_work.COOLING_S] and any("so that it cools" in text for text in said)

@@ -158,7 +158,7 @@ def test_a_budget_of_macs_is_measured_again_too_and_its_record_gives_the_same(un
 
 def test_before_it_measures_again_it_waits_for_quiet_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
-    monkeypatch.setattr("edgeprune.measure.latency.wait_before_again", lambda site: notes.append("waits"))
+    monkeypatch.setattr("edgeprune.measure.latency.wait_before_again", lambda site, *_: notes.append("waits"))
     place = site(asking({"speed_up": 1.5}, retries=2), ClockedRuntime(20.0, 1.5))
     place.reporter = SimpleNamespace(note=notes.append, progress=lambda *_, **__: None)
     judge_latency(place, "engine", *ENGINES)

@@ -816,7 +816,7 @@ def test_the_last_measurement_is_held_against_the_budget(
         ]
 
     monkeypatch.setattr(steps_module, "side_by_side", both)
-    monkeypatch.setattr(latency_module, "wait_before_again", lambda site: None)
+    monkeypatch.setattr(latency_module, "wait_before_again", lambda site, *_: None)
     job = Job("a", b"w", target, "d", "d", 0, False, "c", True, 1, reference=(target, b"") if beside else None)
     site: Any = SimpleNamespace(target=target, runtime=SimpleNamespace(simulated=False), reporter=Silent())
     bench: Any = SimpleNamespace(latency=both)
