@@ -108,7 +108,7 @@ def _floor_words(floor: Gate) -> str:
     if floor.verdict is Verdict.FAIL:
         return f"; it loses more than {allowed}"
     if floor.verdict is Verdict.INCONCLUSIVE:
-        return f"; INCONCLUSIVE: whether it loses more than {allowed}: {floor.reason}"
+        return f"; INCONCLUSIVE: it may lose more than {allowed} ({floor.reason})"
     return ""
 
 
