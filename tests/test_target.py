@@ -58,6 +58,22 @@ def test_a_teacher_is_looked_for_beside_the_profile_that_states_it(
     assert load_target(own / "other.yaml").finetune.teacher == "other.pt"  # of the working directory
 
 
+@pytest.mark.parametrize("host", ["", "local", "me@box", "box:65535", "me@[fe80::1]:22", "fake:orin-nano,throttle"])
+def test_a_device_is_named_as_ssh_takes_it(host: str) -> None:
+    assert load_target("cpu").changed({"device.host": host}).device.host == host
+
+
+@pytest.mark.parametrize("host", ["a b", "box:99999", "box:" + "9" * 500])
+def test_a_device_that_is_none_is_called_as_it_was_given(host: str) -> None:
+    with pytest.raises(TargetError, match=r"^arguments: device: '.*is no device; allowed: local, user@host\[:port\]"):
+        load_target("cpu").with_overrides(device=host)
+    with (
+        options_of_command({"device": "--device"}),
+        pytest.raises(TargetError, match=r"^command line: --device: .*is no device"),
+    ):
+        load_target("cpu").with_overrides(device=host)
+
+
 def test_jetson_orin_extends_another_board() -> None:
     nano, orin = load_target("jetson-orin-nano"), load_target("jetson-orin")
     assert orin.device == nano.device
@@ -69,6 +85,9 @@ def test_jetson_orin_extends_another_board() -> None:
     [
         ("extends: cpu\nimgsz: 321", ["imgsz", "multiple of 32", "321"]),
         ("extends: cpu\nimgsz: -32", ["imgsz", "-32"]),
+        ("extends: cpu\ndevice: {host: a b}", ["device.host: 'a b' is no device; allowed: local, user@host[:port]"]),
+        ("extends: cpu\ndevice: {host: 'me@box:65536'}", ["device.host: 'me@box:65536' is no device"]),
+        ("extends: cpu\ndevice: {host: 'box:0'}", ["device.host: 'box:0' is no device"]),
         ("extends: cpu\nfinetune: {epoch: 3}", ["finetune.epoch", "did you mean epochs?"]),
         ("extends: cpu\nbudgets: {speed_up: 2}", ["budgets", "did you mean budget?"]),
         ("extends: cpu\nbudget: {latency_ms: 3, speed_up: 2}", ["budget", "exactly one", "latency_ms and speed_up"]),

@@ -155,7 +155,7 @@ def fake_device(
     release = values.get("jetpack", "6.2")
     if board not in BOARDS or unknown or not numbers or release not in RELEASES:
         raise TargetError(
-            f"--device fake:{text}: is no stand-in; allowed: {', '.join(BOARDS)}, "
+            f"fake:{text} is no stand-in; allowed: {', '.join(BOARDS)}, "
             f"with ,throttle ,no-sudo ,reboot=MODE ,drops=N ,mode=NAME ,jetpack={'|'.join(RELEASES)} ,tensorrt=VERSION "
             ",free-mib=N"
         )

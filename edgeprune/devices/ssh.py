@@ -19,10 +19,8 @@ from pathlib import Path
 from edgeprune.devices.channel import ConnectionLost
 from edgeprune.devices.process import PIECE_BYTES, Ended, Process, run_program
 from edgeprune.errors import DeviceError, TargetError, ToolError
+from edgeprune.target.address import ssh_parts, why_no_device
 
-HOST = re.compile(
-    r"(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d+))?"
-)
 OPTIONS = {
     "BatchMode": "yes",  # a question would wait for ever; a password never goes over a command line
     "StrictHostKeyChecking": "yes",
@@ -68,10 +66,10 @@ class Address:
     @classmethod
     def from_text(cls, text: str) -> Address:
         """``[user@]host[:port]``; ``TargetError`` for anything else."""
-        match = HOST.fullmatch(text)
-        if not match or not 0 < int(match["port"] or 22) < 65536:
-            raise TargetError(f"--device {text!r}: is not a device; allowed: local, user@host[:port], fake:orin-nano")
-        return cls(match["user"] or "", match["host"].strip("[]"), int(match["port"] or 0))
+        parts = ssh_parts(text)
+        if parts is None:
+            raise TargetError(why_no_device(text) or f"{text!r} is no device that ssh reaches")
+        return cls(*parts)
 
     @property
     def arguments(self) -> str:

@@ -53,7 +53,7 @@ from edgeprune.report.frontier import choice_sentence, frontier_page, frontier_t
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.samples.gates import metric_name
-from edgeprune.search.inputs import read_inputs
+from edgeprune.search.inputs import read_inputs, require_prunable
 from edgeprune.serial import write_json
 from edgeprune.settings import check_seed
 from edgeprune.stages.inputs import build_command
@@ -243,6 +243,7 @@ class FrontierRun:
         inputs = read_inputs(asked, weights, data, trust=trust, splits=splits, imgsz=imgsz)
         assert inputs.dataset is not None  # it was given
         self.target, self.source, self.dataset = inputs.target, inputs.source, inputs.dataset
+        require_prunable(self.target, self.source)
         self.sources = checkpoints_apart(self.source, also, "--also", trust=trust)
         self.epochs = self.target.finetune.epochs if epochs is None else epochs
         self.metric = metric_name(self.source.task)

@@ -95,9 +95,11 @@ class Pruner:
             unpruned = Structure(trace_model(model, imgsz), self.constraints, left_out)
             self.macs_unpruned = MacsModel(model, unpruned).macs(unpruned.widths)
         makers = [maker for dimension in unpruned.dimensions for part in dimension.parts for maker in part.makers]
-        for glob in (*self.constraints.ignore, *self.constraints.max_ratio):
-            if not glob_matches(glob, makers):
-                raise TargetError(f"'{glob}' matches no module of this model; try '{makers[0].partition('.')[0]}.*'")
+        for argument in ("ignore", "max_ratio"):
+            for glob in getattr(self.constraints, argument):
+                if not glob_matches(glob, makers):
+                    near = f"'{makers[0].partition('.')[0]}.*'"
+                    raise TargetError(f"{named(argument)}: '{glob}' matches no module of this model; try {near}")
 
     @property
     def narrowest(self) -> dict[str, int]:

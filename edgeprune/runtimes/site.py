@@ -99,8 +99,9 @@ def open_site(
             raise DeviceError(f"{device.name}: {available.detail}; next: {available.remedy}")
         if board.host and runtime is None and not available.ok and (difference := mismatch(board, device.facts())):
             raise DeviceError(
-                f"--device {board.host}, this machine: {difference}; allowed: user@host[:port] of such a device, or no "
-                f"--device, which leaves in a build what it would measure PENDING; next: {another}"
+                f"device {board.host}, this machine: {difference}; allowed: user@host[:port] of such a device, in "
+                "--device or as device.host of the profile, or neither of both, which leaves in a build what it would "
+                f"measure PENDING; next: {another}"
             )
         if board.kind == "jetson" and (doubt := unknown_release(board, device.facts())):
             reporter.note(f"warning: {doubt}")

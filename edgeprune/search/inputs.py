@@ -124,6 +124,27 @@ def require_training_arguments(target: Target, sections: Mapping[str, Training |
                 raise TargetError(f"{name}: {error}") from error
 
 
+@options_of_command(None)
+def require_prunable(target: Target, model: Checkpoint | None) -> None:
+    """Raise ``TargetError`` where a profile's ``prune`` names what is not there, before anything is measured.
+
+    Args:
+        target: its criterion, and its globs of layers.
+        model: what is pruned; None for a model description, whose layers are not looked at.
+    """
+    from edgeprune.pruning.criteria import importance_named
+    from edgeprune.pruning.pruner import AUTO, Pruner
+
+    wanted = target.prune
+    try:
+        if wanted.importance != AUTO:
+            importance_named(wanted.importance)
+        if model is not None and (wanted.ignore or wanted.max_ratio):  # globs that match nothing
+            Pruner(model.model, target.imgsz, ignore=wanted.ignore, max_ratio=wanted.max_ratio)
+    except TargetError as error:
+        raise TargetError(f"profile {target.name}: prune: {error}") from error
+
+
 def frontier_command(
     target: str,
     weights: str | Path,

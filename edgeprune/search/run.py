@@ -22,7 +22,7 @@ from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch
-from edgeprune.search.inputs import Inputs, frontier_command, read_inputs
+from edgeprune.search.inputs import Inputs, frontier_command, read_inputs, require_prunable
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.settings import check_seed
 from edgeprune.target import Target, load_target, name_to_type
@@ -144,6 +144,7 @@ def search(
         )
     inputs = read_inputs(target, weights, data, trust=trust, imgsz=imgsz)
     source, dataset = inputs.source, inputs.dataset
+    require_prunable(inputs.target, source)
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         levers = frontier_command(named, weights, data, target.budget, {"imgsz": imgsz, "device": device}, trust)
         budget_search = BudgetSearch(site, source, folder, dataset, other_levers=levers)

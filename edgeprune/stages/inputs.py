@@ -14,7 +14,7 @@ from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.model_file import missing_model
 from edgeprune.options import command_line
 from edgeprune.reading import exists, is_file
-from edgeprune.search.inputs import read_dataset, require_teacher, require_training_arguments
+from edgeprune.search.inputs import read_dataset, require_prunable, require_teacher, require_training_arguments
 from edgeprune.stages.base import Weights
 from edgeprune.target import Target
 
@@ -93,17 +93,11 @@ def _require_same_classes(target: Target, weights: Path, dataset: Dataset) -> No
 def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
     """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now; likewise
     ``StageError`` for a weight of two layers."""
-    from edgeprune.pruning.criteria import importance_named
-    from edgeprune.pruning.pruner import AUTO, Pruner
     from edgeprune.pruning.trace import refuse_shared_weights
 
-    wanted = target.prune
-    if wanted.importance != AUTO:
-        importance_named(wanted.importance)
     if loaded is not None:
         refuse_shared_weights(loaded.model)
-    if loaded is not None and (wanted.ignore or wanted.max_ratio):  # globs that match nothing
-        Pruner(loaded.model, target.imgsz, ignore=wanted.ignore, max_ratio=wanted.max_ratio)
+    require_prunable(target, loaded)
     pretrain = target.pretrain if loaded is None else None
     sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat, "pretrain": pretrain}
     require_training_arguments(target, sections)

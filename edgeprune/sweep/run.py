@@ -26,7 +26,7 @@ from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import metric_name
-from edgeprune.search.inputs import read_inputs, require_teacher, require_training_arguments
+from edgeprune.search.inputs import read_inputs, require_prunable, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
 from edgeprune.settings import check_seed
 from edgeprune.sweep.estimate import TimeLeft, workload
@@ -95,6 +95,7 @@ def sweep(
     target, source, dataset = inputs.target, inputs.source, inputs.dataset
     reporter.note(str(inputs.size))
     assert dataset is not None  # it was given
+    require_prunable(target, source)
     sources = checkpoints_apart(source, unpruned, "--unpruned", trust=trust)
     if epochs != 0:
         require_training(target, dataset, [source], jobs, trust=trust, reporter=reporter)

@@ -33,6 +33,7 @@ from edgeprune.settings import (
     Share,
     Sparsifying,
 )
+from edgeprune.target.address import why_no_device
 from edgeprune.target.releases import (
     DLA_WORDS,
     KNOWN_VERSIONS,
@@ -203,6 +204,13 @@ class Board(_Part):
     """TensorRT's program on the device: its absolute path, a name on the ``PATH``, or a list that starts it (``[docker,
     run, ..., trtexec]``), in which case the folders of the device's temporary files have to be the same inside. Found
     where NVIDIA's packages put it when null."""
+
+    @field_validator("host")
+    @classmethod
+    def _names_a_device(cls, host: str) -> str:
+        if reason := why_no_device(host):
+            raise ValueError(reason)
+        return host
 
     @field_validator("trtexec", mode="before")
     @classmethod

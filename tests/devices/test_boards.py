@@ -745,7 +745,7 @@ def test_this_machine_is_refused_where_it_is_named_and_of_another_kind(name: str
         assert not site.usable  # unnamed: whoever goes on leaves gates PENDING
     with pytest.raises(
         DeviceError,
-        match=rf"--device local, .*{seen}.*; allowed: user@host.*; next: the same command with --device user@host",
+        match=rf"device local, .*{seen}.*; allowed: user@host.*; next: the same command with --device user@host",
     ):
         with open_site(target.with_overrides(device="local")):
             pytest.fail("it was opened")

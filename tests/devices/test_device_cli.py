@@ -239,4 +239,4 @@ def test_a_profiles_figures_are_taken_on_its_board_only(
 def test_a_device_that_is_none_ends_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(monkeypatch, capsys, "device", "probe", "a b")
     assert code == 2
-    assert "is not a device; allowed: local, user@host[:port], fake:orin-nano" in err
+    assert "is no device; allowed: local, user@host[:port], fake:orin-nano" in err

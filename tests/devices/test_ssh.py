@@ -342,7 +342,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(server: Server) -> None
 
 @pytest.mark.parametrize("text", ["-oProxyCommand=x", "a b", "user@", "host:0", "host:99999", "host;ls", "a@b@c"])
 def test_a_name_that_is_no_device_is_refused(text: str) -> None:
-    with pytest.raises(TargetError, match="is not a device"):
+    with pytest.raises(TargetError, match="is no device"):
         Address.from_text(text)
 
 

@@ -28,9 +28,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("said", "word"),
     [
-        ("prune: {importance: magic}", "unknown importance 'magic'"),
-        ("prune: {ignore: ['nowhere.*']}", "'nowhere\\.\\*' matches no module"),
-        ("prune: {max_ratio: {'model.99.*': 0.5}}", "'model\\.99\\.\\*' matches no module"),
+        ("prune: {importance: magic}", "profile profile: prune: unknown importance 'magic'"),
+        ("prune: {ignore: ['nowhere.*']}", "profile profile: prune: ignore: 'nowhere\\.\\*' matches no module"),
+        ("prune: {max_ratio: {'model.99.*': 0.5}}", "profile profile: prune: max_ratio: 'model\\.99\\.\\*' matches no"),
         ("finetune: {train: {mosiac: 0.5}}", "finetune: .*mosiac"),
         ("sparsify: {train: {bogus: 1}}", "sparsify: .*bogus"),
         ("finetune: {device: '7'}", "finetune: device '7' is not here"),

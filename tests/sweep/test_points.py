@@ -335,6 +335,8 @@ def test_points_that_train_int8_need_modelopt_before_anything_is_written(
     [
         ("sparsify: {epochs: 2}", "sparsify: runs in a build alone"),
         ("finetune: {train: {mosiac: 0.5}}", "finetune: .*mosiac"),
+        ("prune: {importance: magic}", "profile mine: prune: unknown importance 'magic'"),
+        ("prune: {ignore: ['nowhere.*']}", "profile mine: prune: ignore: .* matches no module"),
         (
             "finetune: {teacher: gone.pt}",
             "profile .*: finetune.teacher: cannot read .*gone.pt.*beside the profile",
