@@ -6,6 +6,7 @@ Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 a stage or a tool failed, 4 the dev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -122,14 +123,17 @@ def _refuse_empty(words: Sequence[str]) -> None:
 
 
 def _refuse_undecodable(words: Sequence[str]) -> None:
-    """Raise TargetError for a word that is not UTF-8: what a path is written to (records, YAML for Ultralytics, pages)
-    is, so that hours later it could not be written."""
-    for word in words:
+    """Raise TargetError for a word that is not UTF-8, and for such a current folder, which paths start from: what they
+    are given to (records, YAML for Ultralytics, ONNX Runtime) takes no others, and says so hours later or never."""
+    here = ""
+    with contextlib.suppress(OSError):  # of a folder that was removed
+        here = "" if {"--help", "-h", "--version"} & {*words} else os.getcwd()  # noqa: PTH109
+    for what, word in [*(("", word) for word in words), ("the current folder ", here)]:
         try:
             word.encode()
         except UnicodeEncodeError:
             seen = ascii(os.fsencode(word))[1:]
-            raise TargetError(f"{seen} is not text in UTF-8; rename the file or folder") from None
+            raise TargetError(f"{what}{seen} is not text in UTF-8; rename the file or folder") from None
 
 
 def _lacking(error: Exception) -> str | None:

@@ -492,3 +492,18 @@ def test_a_word_that_is_empty_or_no_text_is_refused_before_anything_runs(words, 
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_a_current_folder_that_is_no_text_is_refused_and_help_is_given_there(tmp_path, monkeypatch, capsys):
+    import sys
+
+    from edgeprune.cli import main
+
+    (tmp_path / "caf\udce9").mkdir()
+    monkeypatch.chdir(tmp_path / "caf\udce9")
+    for words, code in (["lint", "m.onnx"], 2), (["lint", "--help"], 0):
+        monkeypatch.setattr(sys, "argv", ["edgeprune", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+        assert (r"caf\xe9' is not text in UTF-8" in capsys.readouterr().err) == bool(code)
