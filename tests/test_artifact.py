@@ -74,3 +74,8 @@ def test_what_a_killed_process_had_not_finished_is_removed_by_the_next(tmp_path:
     with alone_in(out / ".training", out):
         left = {file for file in folder.iterdir() if file.is_file()}
         assert left - {folder / ".lock"} == {mine}
+
+
+def test_a_page_with_a_name_that_is_no_utf8_shows_it(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "report.html", "caf\udce9.jpg")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "caf\\udce9.jpg"

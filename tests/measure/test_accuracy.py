@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.graph import load_graph, metadata_of, save_graph
@@ -159,6 +160,17 @@ def test_a_missing_model_is_one_line(bccd, tmp_path):
 def test_a_missing_split_is_named(v8, shared):
     with pytest.raises(DataError, match="no split 'test'"):
         accuracy(v8[1], data=shared / "data" / "coco8" / "coco8.yaml", split="test")
+
+
+def test_the_split_that_judges_needs_labels_as_a_named_one_does(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / split / "0.png")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n")
+    model = saved(stock_model("yolov8", "detect", nc=2), tmp_path / "m.pt")
+    for split in ("val", "auto"):
+        with pytest.raises(DataError, match="none of the 1 images of split 'val' has a label"):
+            accuracy(model, data=tmp_path / "data.yaml", imgsz=64, split=split)
 
 
 def test_other_classes_are_refused(v8, shared):
