@@ -65,7 +65,7 @@ def put(target: str, sha256: str, size: int, offset: int) -> dict:
         return {"short": 0}
     os.replace(partial, stored)
     _copy_whole(stored, target)
-    _trim_store(STORE_BYTES)
+    _trim_store(STORE_BYTES, but=stored)  # asked for again where the answer is lost
     return {"have": True}
 
 

@@ -57,8 +57,8 @@ exec python3 agent.zip carried .
 
 # scp would put the folder inside one that is there; whoever runs in it has it locked (edgeprune.agent.carried)
 MAKE_WAY = (
-    "mkdir -p edgeprune-device && flock -n edgeprune-device rm -rf edgeprune-device || "
-    "{ echo edgeprune-device: a run goes on in it, wait for its results.tar; exit 4; }"
+    "mkdir -p edgeprune-device && flock -n -E 75 edgeprune-device rm -rf edgeprune-device || "
+    "{ [ $? != 75 ] || echo edgeprune-device: a run goes on in it, wait for its results.tar; exit 4; }"
 )
 
 

@@ -30,6 +30,8 @@ from edgeprune.progress import Silent
 from edgeprune.records.frontier import Form, Frontier, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import frontier_page, frontier_plot, frontier_table, how_to_build
+from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import ImageScores
 from edgeprune.samples.gates import Verdict
@@ -628,6 +630,33 @@ def test_a_screening_measures_every_form_once_and_is_kept(given: tuple[Path, Pat
     assert screen(silent, asked, {"new": source}, dataset, tmp_path / "work", tmp_path / "kept") == found
     [file] = (tmp_path / "kept").glob("*.json")
     assert json.loads(file.read_text())["screened"][0]["form"]["name"] == "as it is"
+
+
+def test_a_form_of_which_nothing_is_on_the_dla_is_left_out(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures would be the GPU's, and its build fails for that."""
+    source, dataset = checkpoint.load(given[0]), Dataset.load(given[1], task="detect")
+    runtime = StandIn(1.0, 0.1)
+    runtime.fit_for_dataset = False
+    site = stand_in_site(gpu(64), runtime, Silent())
+
+    def compile_source(bench: SiteBench, folder: Path, kept: Path | None = None) -> Any:
+        folder.mkdir(parents=True)
+        placed = "gpu" if bench.site.target.precision == "fp16" else "dla"
+        layer = Layer("/model.0/conv/Conv", "CaskConvolution", "fp16", placed, "multiplies")
+        (folder / "engine.engine").write_bytes(b"plan")
+        write_facts(folder / "engine.engine", EngineFacts("trtexec", {}, "fp16", (), (), {}, (layer,), dla_core=0))
+        return SimpleNamespace(onnx=folder, required_engine=folder / "engine.engine")
+
+    monkeypatch.setattr(SiteBench, "compile_source", compile_source)
+    monkeypatch.setattr(screening, "accuracy", lambda *_, **__: SimpleNamespace(map50_95=0.5))
+    times = latency(np.random.default_rng(0).lognormal(0, 0.01, 200), samples_per_block=5)
+    monkeypatch.setattr(screening, "side_by_side", lambda _, engines, *__, **___: [times] * len(engines))
+    asked = [form for form in forms(site.target, "new") if form.name in ("as it is", "fp16")]
+    found = screen(site, asked, {"new": source}, dataset, tmp_path / "work")
+    assert [one.form.name for one in found.screened] == ["as it is"]
+    assert "no layer of the engine is on DLA core 0: all of it fell back to the GPU" in found.refused["fp16"]
 
 
 @pytest.mark.parametrize(
