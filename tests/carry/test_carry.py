@@ -71,6 +71,7 @@ def waiting_build(root: Path, profile: str) -> Path:
     from edgeprune import checkpoint
     from edgeprune.data.digits import write_digits
     from edgeprune.dataset import Dataset
+    from edgeprune.export.half import cast_to_fp16
     from edgeprune.export.onnx import onnx_from_checkpoint
 
     write_digits(root / "digits", train=4, val=4, test=4, imgsz=64)
@@ -91,6 +92,9 @@ def waiting_build(root: Path, profile: str) -> Path:
             head=target.exported_head,
             dynamic=target.export.dynamic,
         )
+        if target.precision == "fp16":
+            (root / f"{name}.onnx").rename(root / f"{name}-fp32.onnx")
+            cast_to_fp16(root / f"{name}-fp32.onnx", root / f"{name}.onnx")
     records: dict[str, Record[Any]] = {
         stage: Record(Key(stage, {}), root, {"onnx": Artifact(root / name, sha256_of(root / name))}, facts, 0.0, "")
         for stage, name, facts in (
@@ -800,3 +804,35 @@ def test_of_two_copies_of_a_build_none_is_chosen(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="runs/a-copy, runs/one all packed this request; name the run directory"):
         import_results(results)
+
+
+ON_DLA = (
+    PROFILE.replace("jetson-orin-nano", "jetson-orin-nx")
+    .replace("fp32", "fp16")
+    .replace("measure: {", "device: {dla_core: 0}\nmeasure: {cuda_graph: false, ")
+)
+
+
+def test_a_carried_engine_that_fell_off_the_dla_fails_and_its_files_ask_for_none(tmp_path: Path) -> None:
+    here = waiting_build(tmp_path / "run", ON_DLA)
+    done, _ = measured(here, tmp_path / "device", "orin-nx,tensorrt=10.7.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = unpacked(tmp_path / "device" / "results.tar", tmp_path)
+
+    def judged() -> tuple[Verdict, float | None, str]:
+        record, bundle = import_results(folder, here)
+        [row] = [gate for gate in record.gates if gate.metric == "on the DLA"]
+        return row.verdict, row.value, (bundle / "deepstream" / "config_infer_primary.txt").read_text()
+
+    verdict, value, config = judged()
+    assert (verdict, value) == (Verdict.INCONCLUSIVE, 1)  # a stand-in passes nothing
+    assert "enable-dla=1" in config
+
+    def off(info: Any) -> None:
+        for layer in info["Layers"]:
+            layer["LayerType"] = "CaskConvolution"
+
+    for layers in folder.glob("commands/*/*layers.json"):
+        rewritten(folder, str(layers.relative_to(folder)), off)
+    verdict, value, config = judged()
+    assert (verdict, value) == (Verdict.FAIL, 0) and "enable-dla=" not in config
