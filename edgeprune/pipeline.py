@@ -15,7 +15,6 @@ from edgeprune.carry import out as carry
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
-from edgeprune.options import named
 from edgeprune.progress import Progress, one_run
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.records.show import read_build
@@ -179,11 +178,6 @@ def _levers(
     """The target with the levers that a screening chose, and why; as it is named where nothing can be measured."""
     if not inputs.weights.trained:
         raise TargetError(f"levers: auto needs a trained checkpoint (.pt); seen: {inputs.weights.path}")
-    if (kind := target.budget.kind) != "latency_ms":
-        raise TargetError(
-            f"levers: auto needs a budget in {named('latency_ms')}; seen: {named(kind)}, a ratio to a model whose "
-            "number format would change with it"
-        )
     from edgeprune import checkpoint
     from edgeprune.frontier.auto import choose_precision
 

@@ -295,12 +295,17 @@ def targets_show(
 ) -> None:
     """Print a profile as it is after extends and defaults.
 
+    One that no build follows is refused behind that. Weights, data and the device are not looked at.
+
     Example:
       edgeprune targets show jetson-orin
     """
+    from edgeprune.stages.buildable import require_buildable
     from edgeprune.target import load_target, profile_yaml
 
-    say(profile_yaml(load_target(name)).rstrip())
+    target = load_target(name)
+    say(profile_yaml(target).rstrip())
+    require_buildable(target)
 
 
 @targets_app.command("schema")

@@ -112,14 +112,23 @@ def read_dataset(
 
 
 @options_of_command(None)  # what it refuses is called by the profile's keys
-def require_training_arguments(target: Target, sections: Mapping[str, Training | None]) -> None:
-    """Raise ``TargetError`` where Ultralytics does not take what a section of the profile says; None is left out."""
-    from edgeprune.training.arguments import ultralytics_arguments
+def require_training_arguments(
+    target: Target, sections: Mapping[str, Training | None], *, here: bool = True
+) -> None:
+    """Raise ``TargetError`` where Ultralytics does not take what a section of the profile says; None is left out.
 
+    Args:
+        target: its size is that of the images.
+        sections: by name.
+        here: whether this machine is to train: its devices and packages are looked at too.
+    """
+    from edgeprune.training.arguments import check_arguments, ultralytics_arguments
+
+    check = ultralytics_arguments if here else check_arguments
     for name, section in sections.items():
         if section is not None:
             try:
-                ultralytics_arguments(TrainSettings.of(section, imgsz=target.imgsz, seed=0, teacher=None))
+                check(TrainSettings.of(section, imgsz=target.imgsz, seed=0, teacher=None))
             except TargetError as error:
                 raise TargetError(f"{name}: {error}") from error
 

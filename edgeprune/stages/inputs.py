@@ -16,6 +16,7 @@ from edgeprune.options import command_line
 from edgeprune.reading import exists, is_file
 from edgeprune.search.inputs import read_dataset, require_prunable, require_teacher, require_training_arguments
 from edgeprune.stages.base import Weights
+from edgeprune.stages.buildable import require_buildable
 from edgeprune.target import Target
 
 
@@ -57,6 +58,7 @@ def read_inputs(
     trained = None if loaded is None else loaded.trained_imgsz
     size = input_size(trained, stride, source.task, command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
+    require_buildable(target, pretrains=loaded is None)
     if target.qat is not None:
         from edgeprune.export.modelopt import require_modelopt
 

@@ -48,13 +48,23 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         DeviceError: it asks for INT8, and ModelOpt is not installed.
     """
     import torch
-    from ultralytics.cfg import get_cfg
-    from ultralytics.utils import DEFAULT_CFG_DICT
 
     device = training_device(settings)
     # Ultralytics' test of float16 autocast fetches other weights from the network; bfloat16 needs no such test.
     amp = "bf16" if device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else False
-    arguments: dict[str, Any] = {
+    arguments = {**_own_arguments(settings), "device": device, "amp": amp, **settings.train}
+    if _checked(settings, arguments).quantize == 8:  # in whatever words
+        require_modelopt()
+    return arguments
+
+
+def check_arguments(settings: TrainSettings) -> None:
+    """Raise ``TargetError`` as :func:`ultralytics_arguments` does, whatever devices and packages are here."""
+    _checked(settings, {**_own_arguments(settings), **settings.train})
+
+
+def _own_arguments(settings: TrainSettings) -> dict[str, Any]:
+    return {
         # by time Ultralytics counts the epochs that fit only after the first, and the only one would be the last
         "epochs": settings.epochs if settings.time_h is None else max(settings.epochs, 2),
         "time": settings.time_h,
@@ -64,13 +74,11 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         "optimizer": settings.optimizer,
         "patience": settings.patience,
         "imgsz": max(both_sides(settings.side)),
-        "device": device,
         "workers": settings.workers,
         "seed": settings.seed,
         "distill_model": str(settings.teacher) if settings.teacher and settings.feature else None,
         "dis": settings.feature,
         "deterministic": True,
-        "amp": amp,
         "cos_lr": True,
         "warmup_epochs": min(3.0, 0.05 * settings.epochs),
         "warmup_bias_lr": 0.0,
@@ -79,6 +87,13 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         "plots": False,
         "verbose": False,
     }
+
+
+def _checked(settings: TrainSettings, arguments: dict[str, Any]) -> Any:
+    """Ultralytics' own reading of the arguments; TargetError for what it does not take."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
     unknown = sorted(set(settings.train) - set(DEFAULT_CFG_DICT))
     if unknown:
         from difflib import get_close_matches
@@ -89,11 +104,7 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
     height, width = both_sides(settings.side)
     if height != width and settings.train.get("rect"):
         raise TargetError(f"train argument 'rect': images are {pixels(settings.side)} already; remove it")
-    arguments.update(settings.train)
     try:
-        checked = get_cfg(overrides=dict(arguments))
+        return get_cfg(overrides=dict(arguments))
     except (TypeError, ValueError, SyntaxError) as error:
         raise TargetError(f"a train argument is wrong: {first_line(error)}") from error
-    if checked.quantize == 8:  # in whatever words
-        require_modelopt()
-    return arguments

@@ -19,6 +19,7 @@ from edgeprune.records.frontier import Screened
 from edgeprune.report.build import build_markdown, build_page
 from edgeprune.runtimes.base import Availability
 from edgeprune.stages.base import SilentBuild, Weights
+from edgeprune.stages.buildable import require_buildable
 from edgeprune.target import Target, load_target
 from edgeprune.workspace import open_workspace
 from tests.records.sample import build_record
@@ -138,9 +139,8 @@ def test_levers_are_measured_by_one_build_of_a_folder_at_a_time(
 
 
 def test_a_ratio_and_a_model_description_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
-    trained: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.pt", "", "detect"), "dataset": None})()
     with pytest.raises(TargetError, match="levers: auto needs a budget in latency_ms; seen: speed_up"):
-        pipeline._levers(load_target("cpu"), trained, tmp_path, 0, False, SilentBuild())
+        require_buildable(load_target("cpu").changed({"levers": "auto"}))
     given: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.yaml", "", "detect"), "dataset": None})()
     with pytest.raises(TargetError, match="needs a trained checkpoint"):
         pipeline._levers(target(6.0), given, tmp_path, 0, False, SilentBuild())

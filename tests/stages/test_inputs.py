@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from edgeprune.data.digits import write_digits
-from edgeprune.errors import TargetError
+from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.options import named, options_of_command
 from edgeprune.stages import finetune, pretrain, qat, sparsify
+from edgeprune.stages.buildable import require_buildable
 from edgeprune.stages.inputs import read_inputs
 from edgeprune.sweep.point import Pruned
 from edgeprune.sweep.steps import RealSteps
-from edgeprune.target import load_target
+from edgeprune.target import load_target, shipped_targets
 from tests.training.narrow import narrow_checkpoint
 
 NAMES = [str(digit) for digit in range(10)]
@@ -44,6 +45,46 @@ def test_it_is_refused_before_the_first_stage(said: str, word: str, data: Path, 
     profile.write_text(f"extends: cpu\ndescription: Wrong\n{said}\n")
     with options_of_command({"device": "--device"}), pytest.raises(TargetError, match=word):  # that is the board
         read_inputs(load_target(profile), weights, data, trust=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("prune: {importance: magic}", "unknown importance 'magic'"),
+        ("finetune: {train: {mosiac: 0.5}}", "finetune: train argument 'mosiac'"),
+        ("finetune: {train: {mosaic: much}}", "finetune: a train argument is wrong: .*mosaic"),
+        ("pretrain: {train: {bogus: 1}}", "pretrain: train argument 'bogus'"),
+        ("finetune: {teacher: larger.onnx}", "larger.onnx is not a .pt file"),
+        ("levers: auto", "levers: auto needs a budget in latency_ms"),
+        ("device: {kind: cpu, host: 'no such device'}", "device.host: .*'no such device'"),
+        ("device: {kind: cuda, host: user@box}\nruntime: tensorrt", "device.host: runtime tensorrt .*user@box"),
+    ],
+)
+def test_showing_a_profile_refuses_what_a_build_refuses_of_it_alone(
+    said: str, word: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgeprune.cli import targets_show
+
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(f"extends: cpu\ndescription: Wrong\n{said}\n")
+    with pytest.raises(EdgepruneError, match=word) as shown:
+        targets_show(str(profile))
+    assert "description: Wrong" in capsys.readouterr().out  # the profile is there to look at
+    weights = "yolov8n.yaml" if "pretrain" in said else narrow_checkpoint(tmp_path / "w.pt", names=NAMES)
+    with pytest.raises(EdgepruneError, match=word) as built:
+        read_inputs(load_target(profile), weights, data, trust=False)
+    assert shown.value.exit_code == built.value.exit_code == 2
+
+
+def test_a_gpu_that_is_not_here_is_no_fault_of_a_profile(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("extends: cpu\ndescription: Ours\nfinetune: {device: '7', train: {mosaic: 0.5}}\n")
+    require_buildable(load_target(profile))
+
+
+@pytest.mark.parametrize("name", sorted(shipped_targets()))
+def test_every_shipped_profile_can_be_built(name: str) -> None:
+    require_buildable(load_target(name))
 
 
 class Refusing:
