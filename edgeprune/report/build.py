@@ -19,7 +19,7 @@ from edgeprune.report.diagnosis import diagnosis_table
 from edgeprune.report.page import render
 from edgeprune.report.scenes import legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import budget_text, device_text, interval_text, ms_text, number_text, shell_line
+from edgeprune.report.text import INTERVAL, budget_text, device_text, interval_text, ms_text, number_text, shell_line
 from edgeprune.report.verdict import (
     COLUMNS,
     accuracy_text,
@@ -145,16 +145,14 @@ def sizes_table(record: BuildRecord) -> Table:
         statistic, interval = record.judged_statistic, record.speed_up
         figures = (latency_bounds(measurement, statistic, INTERVAL_END_CONFIDENCE) for measurement in pair)
         ratio = interval_text(interval) if interval is not None else "–"
-        rows.append(
-            (f"latency {statistic}{both}, 95 % interval", *(_with_interval(figure) for figure in figures), ratio)
-        )
+        rows.append((f"latency {statistic}{both}, {INTERVAL}", *(_with_interval(figure) for figure in figures), ratio))
     after = engine.accuracy
     images = (
         f"{after.metric}, {after.accuracy.images} images of {after.accuracy.split} of {Path(record.dataset.path).name}"
     )
     change = change_text(baseline.reference_accuracy - after.value)
     if (drop := engine.accuracy_drop) is not None and drop.standard_error is not None:
-        images, change = f"{images}, 95 % interval", f"{change} ({change_interval_text(drop)})"
+        images, change = f"{images}, {INTERVAL}", f"{change} ({change_interval_text(drop)})"
     rows.append((images, f"{baseline.reference_accuracy:.4f}", f"{after.value:.4f}", change))
     return Table.of(("", "unpruned", "shipped", "change"), rows)
 
@@ -177,7 +175,7 @@ def _tiles(record: BuildRecord) -> list[_Tile]:
         slow, fast = (ms_text(value_of(measurement.values, statistic)) for measurement in pair)
         tiles.append(_Tile(f"latency {statistic}", f"{fast} ms", f"from {slow} ms"))
     if (ratio := record.speed_up) is not None:
-        tiles.append(_Tile("speed-up", f"×{ratio.ratio:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}"))
+        tiles.append(_Tile("speed-up", f"×{ratio.ratio:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}, two-sided 95 %"))
     change = change_text(baseline.reference_accuracy - engine.accuracy.value)
     tiles.append(_Tile(engine.accuracy.metric, f"{engine.accuracy.value:.4f}", f"{change} against the unpruned"))
     before = engine.unpruned_bytes(baseline) / 2**20

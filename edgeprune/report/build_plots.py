@@ -12,7 +12,7 @@ from edgeprune.records.facts import ProbeFacts
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
 from edgeprune.report.sparsity import scale_plots
 from edgeprune.report.table import Table
-from edgeprune.report.text import ms_text
+from edgeprune.report.text import INTERVAL, ms_text
 from edgeprune.samples.gates import latency_bounds, pass_confidence
 from edgeprune.samples.statistics import confidence_text, value_of
 from edgeprune.target.schema import BUDGET_WINDOW
@@ -119,7 +119,7 @@ def latency(record: BuildRecord) -> Plot | None:
     if beyond:
         alt += f" Slower than the plot shows: {beyond} of both."
     if interval is not None:
-        alt += f" Speed-up ×{interval.ratio:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}."
+        alt += f" Speed-up ×{interval.ratio:.3f}, {INTERVAL} {interval.low:.3f} to {interval.high:.3f}."
     rows = []
     for label, measured in zip(("unpruned", "what ships"), pair, strict=True):
         figures = [latency_bounds(measured, name, confidence) for name in names]
@@ -128,7 +128,7 @@ def latency(record: BuildRecord) -> Plot | None:
             for figure in figures
         ]
         rows.append((label, str(len(measured.values)), *cells))
-    columns = (f"ms, bound at {confidence_text(confidence, 1)}", "samples", *names)
+    columns = (f"ms, one-sided bound at {confidence_text(confidence, 1)}", "samples", *names)
     return draw_plot("latency", "Latency, every sample", alt, draw, Table.of(columns, rows))
 
 
@@ -238,7 +238,7 @@ def curves(record: BuildRecord) -> Plot | None:
             axes.plot(epochs, values, style, color=COLOURS[colour], marker="o", markersize=3, label=label)
         if unpruned.split == "val":
             axes.axhline(unpruned.map50_95, color=COLOURS["limit"], linestyle=":", label="unpruned")
-        if best in epochs:
+        if best in epochs and not training.found_nothing:
             axes.axvline(best, color=COLOURS["muted"], linewidth=0.8, label="best epoch")
         axes.set_xlabel("epoch")
         axes.set_ylim(0, 1)
@@ -246,9 +246,8 @@ def curves(record: BuildRecord) -> Plot | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend(loc="lower right", fontsize=10)
 
-    alt = (
-        f"Epochs: {len(training.epochs)}, best {best}{' (the pruned model as it was)' if training.kept_given else ''}. "
-    )
+    which = f"best {best}{' (the pruned model as it was)' if training.kept_given else ''}"
+    alt = f"Epochs: {len(training.epochs)}, {'none found anything' if training.found_nothing else which}. "
     first, last = finished[0].figures, finished[-1].figures
     alt += "; ".join(f"{name.removeprefix('metrics/')} {first[name]:.3f} to {last[name]:.3f}" for name in shown)
     rows = [(str(epoch.number), *(f"{epoch.figures[name]:.4f}" for name in shown)) for epoch in finished]

@@ -10,7 +10,7 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.page import render
 from edgeprune.report.scenes import draw_scene, legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import interval_text, ms_text, number_text, shell_line
+from edgeprune.report.text import INTERVAL, interval_text, ms_text, number_text, shell_line
 from edgeprune.samples.statistics import bounds, value_of
 from edgeprune.samples.text import signed_text
 
@@ -78,7 +78,7 @@ def models_table(comparison: Comparison) -> Table:
         rows += [
             (f"{simulated}latency {comparison.statistic}", *(f"{ms_text(ms)} ms" for ms in medians)),
             (
-                "speed-up, 95 % interval",
+                f"speed-up, {INTERVAL}",
                 "1",
                 *(interval_text(bench.speed_up) if bench.speed_up else "too few samples" for bench in timed[1:]),
             ),
@@ -150,7 +150,7 @@ def trade_off(comparison: Comparison) -> Plot | None:
             )
         axes.margins(0.2)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"latency {comparison.statistic}, ms, bounds at 99 %")
+        axes.set_xlabel(f"latency {comparison.statistic}, ms, one-sided bounds at 99 %")
         axes.set_ylabel(comparison.metric)
         axes.legend(loc="best", fontsize=10)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
+from edgeprune.report.text import INTERVAL
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.statistics import interval_half_width
 from edgeprune.samples.text import signed_text
@@ -143,7 +144,8 @@ def frontier_page(found: Frontier) -> str:
         "frontier",
         title="What meets the budget",
         summary=f"Every row was {trained} and timed in one interleaved run with the model as it is, on the target "
-        f"{found.target}.{screening}{found.output and ' '}{found.output} {chosen}",
+        f"{found.target}.{screening}{found.output and ' '}{found.output} {chosen} Behind an accuracy stands half of "
+        f"its {INTERVAL} over images, in brackets behind a difference the whole.",
         recommendations=[
             (one.sentence, how_to_build(found, one) if one.row is not None else "") for one in found.recommendations
         ],

@@ -10,7 +10,7 @@ from edgeprune.records.history import NO_EARLIER
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
-from edgeprune.report.text import ms_text
+from edgeprune.report.text import INTERVAL, ms_text
 from edgeprune.samples.gates import Verdict
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _trend(
     figures = {built.path: f"{value.value:.3f} {unit}" for _, built, value in points}
     alt = f"{_against(points[-1][1], key, latest, figures, history.names)}; "
     alt += f"regressions: {sum(_regressed(built, key) for _, built, _ in points)}."
-    table = Table.of(("build", f"{unit}, 95 % interval", "device", "regression"), rows)
+    table = Table.of(("build", f"{unit}, {INTERVAL}", "device", "regression"), rows)
     return draw_plot(*_named(key, title, history, place), alt, draw, table)
 
 

@@ -42,6 +42,11 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+INTERVAL = "two-sided 95 % interval"
+"""What an interval is called that is told to people. A gate rests on one end alone, and says so in its words: at least,
+at most, or better, with the confidence of that one end."""
+
+
 def interval_text(ratio: RatioInterval) -> str:
     """A ratio with its interval."""
     return f"×{ratio.ratio:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"

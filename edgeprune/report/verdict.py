@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.records.gates import drop_gate, what_ran
 from edgeprune.report.table import Table
-from edgeprune.report.text import number_text, shell_line
+from edgeprune.report.text import INTERVAL, number_text, shell_line
 from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
 from edgeprune.samples.text import DIGITS, signed_text, told_apart
 
@@ -96,7 +96,8 @@ def accuracy_text(record: BuildRecord) -> str:
         return f"{text}."
     if drop.standard_error is None:
         return f"{text}; it changed by {change_text(drop.drop)}, without an interval: the images {drop.why_unknown}."
-    return f"{text}; it changed by {change_text(drop.drop)}, 95 % interval {change_interval_text(drop)}."
+    text += f"; it changed by {change_text(drop.drop)}, {INTERVAL} {change_interval_text(drop)}"
+    return f"{text}; the gate rests on one end alone, its bound is one-sided."
 
 
 def trained_on_text(record: BuildRecord) -> str:

@@ -432,9 +432,10 @@ def accuracy_gate(
     else:
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} images would settle it"
-        ends = f"{signed_text(-high)} to {signed_text(-low)}"
+        ends = f"{signed_text(-high)} to {signed_text(-low)}"  # of one side each: what PASS and FAIL would rest on
         verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; {others}{ends}, {more}"
-    reason = f"{reason} ({confidence_text(ACCURACY_CONFIDENCE)}, {interval.images} {images_of}){seen}"
+    sure = confidence_text(ACCURACY_CONFIDENCE) + (" for each end" if verdict is Verdict.INCONCLUSIVE else "")
+    reason = f"{reason} ({sure}, {interval.images} {images_of}){seen}"
     return replace(gate, verdict=verdict, reason=reason)
 
 

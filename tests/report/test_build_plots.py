@@ -69,6 +69,6 @@ def test_the_bound_that_is_told_is_the_gates() -> None:
     assert pair is not None
     gate, plot = budget_gate(target, "engine", *pair), build_plots.latency(record)
     assert plot is not None
-    assert "with 99.8% confidence" in plot.alt and plot.table.columns[0] == "ms, bound at 99.8%"
+    assert "with 99.8% confidence" in plot.alt and plot.table.columns[0] == "ms, one-sided bound at 99.8%"
     high = latency_bounds(pair[1], "p95", 1 - 0.005 / 3).high
     assert high is not None and f"{high:.4g} ms" in gate.reason and f"at most {high:.2f}" in plot.alt

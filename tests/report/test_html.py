@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import socket
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from torch import nn
 from edgeprune.cli.console import print_next_step, print_verdict
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import SparsifyFacts
+from edgeprune.records.gates import drop_gate
 from edgeprune.report.build import build_markdown, build_page, sizes_table
 from edgeprune.report.build_plots import build_plots
 from edgeprune.report.sparsity import scale_plots
 from edgeprune.report.table import Table
+from edgeprune.report.verdict import accuracy_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, pending_gate
 from edgeprune.settings import SparsitySettings
@@ -191,13 +194,13 @@ def test_a_long_command_stands_once(text_of: Callable[[BuildRecord], str], place
 def test_before_and_after_has_latency_and_accuracy_with_what_they_rest_on() -> None:
     record = build_record()
     rows = {row[0]: row[1:] for row in sizes_table(record).rows}
-    slow, fast, ratio = rows["latency p50, 95 % interval"]
+    slow, fast, ratio = rows["latency p50, two-sided 95 % interval"]
     assert re.fullmatch(r"[\d.]+ ms \([\d.]+ to [\d.]+\)", slow) and fast.endswith(")")
     assert re.fullmatch(r"×1\.598 \([\d.]+ to [\d.]+\)", ratio)
     assert rows[f"mAP50-95, 16 images of val of {Path(record.dataset.path).name}"] == ("0.5500", "0.5400", "-0.0100")
     known = with_facts(record, "engine", accuracy_drop=DropInterval(0.01, 0.004, 87, 200))
     [*_, changed] = sizes_table(known).rows
-    assert changed[0].endswith("95 % interval") and changed[3] == "-0.0100 (-0.0180 to -0.0020)"
+    assert changed[0].endswith("two-sided 95 % interval") and changed[3] == "-0.0100 (-0.0180 to -0.0020)"
     # the same latency reads the same wherever it stands
     shown = fast.split()[0]
     plots = {plot.key: plot for plot in build_plots(record)}
@@ -205,6 +208,18 @@ def test_before_and_after_has_latency_and_accuracy_with_what_they_rest_on() -> N
     assert f"<dd>{shown} ms</dd>" in build_page(record)
     assert ("what ships", shown) == plots["trade-off"].table.rows[1][:2]
     assert plots["latency"].table.rows[1][2].startswith(shown)
+
+
+def test_every_interval_of_95_says_how_many_sides_it_has() -> None:
+    known = with_facts(build_record(), "engine", accuracy_drop=DropInterval(0.01, 0.004, 87, 200))
+    gate = drop_gate(known.shipped_target, known.stages.baseline.facts, known.stages.engine.facts)
+    known = replace(known, gates=(*known.gates, gate))
+    assert gate.verdict is Verdict.PASS and " or better (95%" in gate.reason  # one end
+    for text in (build_page(known), build_markdown(known), accuracy_text(known)):
+        plain = html.unescape(re.sub(r"<[^>]+>", " ", text))
+        told = re.findall(r"(\S+) 95 %(?!\d)", plain)
+        assert told and set(told) == {"two-sided"}
+        assert "its bound is one-sided" in accuracy_text(known)
 
 
 def test_a_probe_lies_at_its_share_of_the_budget_whatever_the_machine_did_meanwhile() -> None:

@@ -284,7 +284,8 @@ def test_nothing_is_said_of_other_images_where_those_that_judge_were_trained_on(
     record = replace(record, stages=replace(record.stages, engine=replace(record.stages.engine, facts=facts)))
     gate = drop_gate(record.target, record.stages.baseline.facts, facts)
     assert ("on other images" in gate.reason) == others
-    assert reason in gate.reason
+    assert reason.replace("95%,", "95% for each end,") in gate.reason or gate.verdict is not Verdict.INCONCLUSIVE
+    assert reason in gate.reason or gate.verdict is Verdict.INCONCLUSIVE
     assert text in accuracy_text(record)
     page = build_page(record)
     assert ("were trained on, and tell nothing of images that were not." in page) != others

@@ -131,7 +131,7 @@ def test_what_was_not_asked_again_still_decides(later: Gate) -> None:
     [
         (0.0, 0.01, Verdict.PASS, "-0.0166 or better"),
         (-0.05, 0.01, Verdict.PASS, "+0.0334 or better"),
-        (0.02, 0.01, Verdict.INCONCLUSIVE, "about 241 images would settle it (95%, 87 images)"),
+        (0.02, 0.01, Verdict.INCONCLUSIVE, "about 241 images would settle it (95% for each end, 87 images)"),
         (0.04, 0.01, Verdict.INCONCLUSIVE, "-0.0566 to -0.0234"),
         (0.06, 0.01, Verdict.FAIL, "-0.0434 or worse"),
         (0.0, None, Verdict.INCONCLUSIVE, "87 images give one figure however they are drawn"),
