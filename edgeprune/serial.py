@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError, first_line
+from edgeprune.errors import DamagedError, DataError, first_line
 from edgeprune.reading import read_bytes, shown
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def read_json_data(path: Path) -> Any:
     """Dictionaries, lists and plain values of a JSON file; what they have to be is for :func:`from_json` to say.
 
     Raises:
-        DataError: the file cannot be read, or is not JSON.
+        DataError: the file cannot be read.
+        DamagedError: it is empty, cut off, or not JSON.
     """
     return parse_json(read_bytes(path), shown(path))
 
@@ -114,14 +115,18 @@ def parse_json(content: bytes | str, where: str | Path) -> Any:
     """The same of text. The parser holds to the standard and has a limit on depth, which Python's own has not.
 
     Raises:
-        DataError: it is not JSON.
+        DamagedError: it is empty, cut off, or not JSON.
     """
     from pydantic_core import from_json as parsed
 
+    if not content.strip():
+        raise DamagedError(f"{where}: is empty")
     try:
         return parsed(content)
     except ValueError as error:
-        raise DataError(f"{where}: is not JSON: {first_line(error)}") from error
+        said = first_line(error)
+        seen = "is cut off" if said.startswith("EOF") else "is not JSON"  # the parser's word for an early end
+        raise DamagedError(f"{where}: {seen}: {said}") from error
 
 
 def json_schema(cls: type[Any], title: str) -> dict[str, Any]:

@@ -125,9 +125,10 @@ def test_what_is_wrong_is_named_by_file_and_key_in_one_line(tmp_path: Path, chan
 def test_several_errors_are_counted_and_no_json_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\(and 1 more\)$"):
         from_json(Table, {"names": 3, "rows": 4}, "here")
-    (tmp_path / "x.json").write_text("{")
-    with pytest.raises(DataError, match=r"x\.json: is not JSON"):
-        read_json(Table, tmp_path / "x.json")
+    for content, seen in (("{", "is cut off: EOF"), ("{]", "is not JSON"), (" \n", "is empty")):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(DataError, match=rf"x\.json: {seen}"):
+            read_json(Table, tmp_path / "x.json")
 
 
 def test_the_schema_knows_every_part_and_allows_nothing_else() -> None:

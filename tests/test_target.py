@@ -88,6 +88,11 @@ def test_jetson_orin_extends_another_board() -> None:
         ("extends: cpu\ndevice: {host: a b}", ["device.host: 'a b' is no device; allowed: local, user@host[:port]"]),
         ("extends: cpu\ndevice: {host: 'me@box:65536'}", ["device.host: 'me@box:65536' is no device"]),
         ("extends: cpu\ndevice: {host: 'box:0'}", ["device.host: 'box:0' is no device"]),
+        ("extends: cpu\nname: a/b", ["name: allowed is a name without slashes", 'seen: "a/b"']),
+        (
+            "extends: jetson-orin\nbuilder: {tactic_sources: [CUDNN]}",
+            ["tactic_sources", "+ or - and the name"],
+        ),
         ("extends: cpu\nfinetune: {epoch: 3}", ["finetune.epoch", "did you mean epochs?"]),
         ("extends: cpu\nbudgets: {speed_up: 2}", ["budgets", "did you mean budget?"]),
         ("extends: cpu\nbudget: {latency_ms: 3, speed_up: 2}", ["budget", "exactly one", "latency_ms and speed_up"]),

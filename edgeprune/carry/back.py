@@ -26,8 +26,8 @@ from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.devices.board import mismatch, tensorrt_mismatch
-from edgeprune.errors import DataError, DeviceError, EdgepruneError, StageError, first_line
-from edgeprune.reading import is_file, size_of
+from edgeprune.errors import DamagedError, DataError, DeviceError, EdgepruneError, StageError, first_line
+from edgeprune.reading import is_file, read_bytes, shown, size_of
 from edgeprune.records.build import BuildRecord, DeviceRow, MeasurementRow, write_build
 from edgeprune.records.show import RECORD
 from edgeprune.records.signature import SIGNATURE
@@ -43,7 +43,7 @@ from edgeprune.samples.gates import (
     simulated_gate,
     unpruned_gate,
 )
-from edgeprune.serial import from_json, read_json, read_json_data
+from edgeprune.serial import from_json, parse_json, read_json
 from edgeprune.target import Target
 from edgeprune.workspace import BUNDLE, OLD_BUNDLE, held, held_build, run_directory_of
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 MAX_RESULTS_BYTES = 2 << 30
 PIECE_BYTES = 1 << 20
+MEASURED_AGAIN = "measure again on the board: sh device/run-on-device.sh"
 NEEDLESS = (
     "the unpruned model alone is within the budget too, so nothing had to be pruned: give the same command with "
     "--macs-speed-up 1 in place of the budget to ship it as it is"
@@ -80,7 +81,7 @@ def import_results(
 
     with tempfile.TemporaryDirectory(prefix="edgeprune-import-") as scratch, contextlib.ExitStack() as lock:
         folder = _unpack(results, Path(scratch))
-        answered = _read_results(folder)
+        answered = _read_results(folder, results)
         if run is not None:  # before it is looked for: a bundle whose replacement was stopped is put back
             run = run.resolve()  # `.` has no folder above it by name
             lock.enter_context(held_build(run))
@@ -109,7 +110,8 @@ def import_results(
 def _unpack(results: Path, scratch: Path) -> Path:
     if results.is_dir():
         return results / "results" if (results / "results" / "results.json").is_file() else results
-    size_of(results)  # a pipe would be waited for
+    if not size_of(results):  # a pipe would be waited for
+        raise DataError(f"{shown(results)}: is empty; copy results.tar from the board again, or {MEASURED_AGAIN}")
     try:
         with tarfile.open(results) as packed:
             total = 0
@@ -126,7 +128,10 @@ def _unpack(results: Path, scratch: Path) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(content, target)
     except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:  # it may be packed
-        raise DataError(f"{results}: is not the results.tar of run-on-device.sh: {error}") from error
+        raise DataError(
+            f"{shown(results)}: is not the results.tar of run-on-device.sh: {first_line(error)}; copy it from the "
+            f"board again, or {MEASURED_AGAIN}"
+        ) from error
     return scratch / "results"
 
 
@@ -143,20 +148,25 @@ def _copy(content: IO[bytes], target: Path) -> None:
                 ) from error
 
 
-def _read_results(folder: Path) -> Results:
-    """results.json, after every file was compared with its digest."""
+def _read_results(folder: Path, given: Path) -> Results:
+    """results.json, after every file was compared with its digest; ``given`` is what they were unpacked from, which
+    errors name: nobody knows the folder of that."""
+    where = shown(given)
     path = folder / "results.json"
     if not is_file(path):
-        raise DataError(f"{folder}: holds no results.json of run-on-device.sh; run it again")
-    content = read_json_data(path)
+        raise DataError(f"{where}: holds no results.json of run-on-device.sh; {MEASURED_AGAIN}, and give results.tar")
+    try:
+        content = parse_json(read_bytes(path), f"{where}: results.json")
+    except DamagedError as error:
+        raise DamagedError(f"{error}; copy results.tar from the board again, or {MEASURED_AGAIN}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise DataError(f"{folder}: results of version {version}, known is {SCHEMA_VERSION}; build and measure again")
-    results = from_json(Results, content, path)
+        raise DataError(f"{where}: results of version {version}, known is {SCHEMA_VERSION}; build and measure again")
+    results = from_json(Results, content, f"{where}: results.json")
     for name, sha256 in results.files.items():
         file = folder / name
         if ".." in PurePosixPath(name).parts or not file.is_file() or sha256_of(file) != sha256:
-            raise DataError(f"{folder.name}: {name} is missing or was changed; copy results.tar again")
+            raise DataError(f"{where}: {name} is missing or was changed; copy results.tar again")
     return results
 
 

@@ -19,7 +19,7 @@ from ultralytics.nn.modules import block as blocks
 from ultralytics.nn.modules.conv import Conv
 
 from edgeprune.checkpoint import load, named_globals, parameter_count, require_running, save, shape_signature
-from edgeprune.errors import DataError, StageError, first_line
+from edgeprune.errors import DamagedError, DataError, StageError, first_line
 from edgeprune.options import refuse_source
 from edgeprune.unpickle import split_block_of
 
@@ -59,6 +59,7 @@ def adopt(weights: Path | str, output: Path | str | None = None) -> Adoption:
     refuse_source(output, weights)
     aliases = _aliases(named_globals(weights))
     if not aliases:
+        _refuse_damaged(weights)
         raise DataError(
             f"{weights} holds no split block of another pruner, which are {', '.join(f'{name}_v2' for name in STOCK)}; "
             "if it loads, it needs no adopting"
@@ -88,6 +89,16 @@ def _aliases(names: Iterable[str]) -> dict[str, type]:
     """Stock classes by the names that a file has for their split forms, whatever module those lay in."""
     split = {name: split_block_of(name) for name in names}
     return {name: getattr(blocks, block) for name, block in split.items() if block in STOCK}
+
+
+def _refuse_damaged(weights: Path | str) -> None:
+    """Raise ``DamagedError`` for a file that is empty, cut off or no checkpoint, which names no class either."""
+    try:
+        load(weights)
+    except DamagedError:
+        raise
+    except DataError:  # of classes that are neither known nor a pruner's
+        return
 
 
 def _foreign_blocks(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from edgeprune import serial
 from edgeprune.artifact import write_atomically
-from edgeprune.errors import DataError
+from edgeprune.errors import DamagedError, DataError
 from edgeprune.input_size import Size
 
 SCHEMA = 1
+AGAIN = "make a new one with: edgeprune prune WEIGHTS --macs-speed-up 2 --dry-run --save-plan PLAN.json"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,11 @@ class Plan:
     @classmethod
     def load(cls, path: Path | str) -> Plan:
         """Read a plan's file; DataError says what is wrong with anything else."""
-        return plan_from_data(serial.read_json_data(Path(path)), path)
+        try:
+            data = serial.read_json_data(Path(path))
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {AGAIN}") from error
+        return plan_from_data(data, path)
 
 
 def plan_from_data(data: object, where: Path | str) -> Plan:
@@ -141,8 +146,8 @@ def plan_from_data(data: object, where: Path | str) -> Plan:
     """
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         seen = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise DataError(f"{where}: not a plan of schema {SCHEMA} (seen: {seen}); make a new one with 'edgeprune prune'")
-    damaged = f"{where}: a damaged plan; make a new one with 'edgeprune prune'"
+        raise DataError(f"{where}: not a plan of schema {SCHEMA} (seen: {seen}); {AGAIN}")
+    damaged = f"{where}: a damaged plan; {AGAIN}"
     plan = serial.from_json(Plan, data, damaged)
     for name, counts in (("macs", plan.macs), ("params", plan.params)):
         if min(counts) < 1:  # ratios are taken of them

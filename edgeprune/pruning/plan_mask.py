@@ -8,8 +8,11 @@ from typing import NoReturn
 import numpy as np
 
 from edgeprune.errors import DataError, StageError
-from edgeprune.pruning.plan import Plan, PlannedDimension
+from edgeprune.pruning.plan import AGAIN, Plan, PlannedDimension
 from edgeprune.pruning.structure import Dimension
+
+NO_FIT = "the plan does not fit"
+REMEDY = f"give the weights that it was made for, or {AGAIN}"
 
 
 def require_fit(plan: Plan, dimensions: Sequence[Dimension], *, shapes: str, removed: Sequence[str]) -> None:
@@ -29,15 +32,21 @@ def require_fit(plan: Plan, dimensions: Sequence[Dimension], *, shapes: str, rem
     by_name = {dimension.name: dimension for dimension in dimensions}
     for line in plan.dimensions:
         if line.name not in by_name:
-            raise DataError(f"the plan does not fit: this model has no dimension '{line.name}'")
+            raise DataError(f"{NO_FIT}: this model has no dimension '{line.name}'; {REMEDY}")
         _require_line_fits(line, by_name[line.name])
     missing = set(by_name) - {line.name for line in plan.dimensions}
     if missing or len(plan.dimensions) != len(by_name):
-        raise DataError(f"the plan does not fit: it says nothing of '{min(missing, default='a second line')}'")
+        raise DataError(f"{NO_FIT}: it says nothing of '{min(missing, default='a second line')}'; {REMEDY}")
     if plan.source.shapes != shapes:
         raise DataError(
-            f"the plan does not fit: it was made for shapes {plan.source.shapes[:12]}, this model has {shapes[:12]}"
+            f"{NO_FIT}: it was made for shapes {plan.source.shapes[:12]}, this model has {shapes[:12]}; {REMEDY}"
         )
+
+
+def require_removable(plan: Plan, blocks: Sequence[str]) -> None:
+    """Raise DataError where a plan drops a block that is none of the model's."""
+    if strange := [name for name in plan.removed if name not in blocks]:
+        raise DataError(f"{NO_FIT}: it drops '{strange[0]}', and this model has no such block; {REMEDY}")
 
 
 def unit_mask(dimensions: Iterable[Dimension], kept: Iterable[tuple[str, Sequence[int]]], units: int) -> np.ndarray:
@@ -58,7 +67,7 @@ def unit_mask(dimensions: Iterable[Dimension], kept: Iterable[tuple[str, Sequenc
 
 def _require_line_fits(line: PlannedDimension, dimension: Dimension) -> None:
     def refuse(mismatch: str) -> NoReturn:
-        raise DataError(f"the plan does not fit: dimension '{line.name}' {mismatch}")
+        raise DataError(f"{NO_FIT}: dimension '{line.name}' {mismatch}; {REMEDY}")
 
     if line.before != dimension.width:
         refuse(f"is {dimension.width} wide here and {line.before} in the plan")

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.artifact import Role
-from edgeprune.errors import DataError
+from edgeprune.errors import DamagedError, DataError
 from edgeprune.input_size import InputSize
 from edgeprune.pruning.plan import Plan
 from edgeprune.records.facts import (
@@ -258,10 +258,11 @@ def build_from_json(data: object, where: Path) -> BuildRecord:
     """Read the content of a ``build.json`` of this version or of an older one.
 
     Raises:
-        DataError: it is none, is damaged, or was written by a newer edgeprune.
+        DamagedError: it is none, or not as it was written.
+        DataError: a newer edgeprune wrote it.
     """
     if not isinstance(data, dict) or "gates" not in data or "target" not in data:
-        raise DataError(f"{where}: is not a build.json of edgeprune")
+        raise DamagedError(f"{where}: is not a build.json of edgeprune")
     version = data.get("schema_version")
     if version == 1:
         from edgeprune.records.version1 import upgrade
@@ -272,7 +273,10 @@ def build_from_json(data: object, where: Path) -> BuildRecord:
             f"{where}: was written by edgeprune {data.get('edgeprune', '')} in schema version {version}, known are 1 "
             f"and {SCHEMA_VERSION}; update edgeprune: git pull in its checkout, then make install"
         )
-    return from_json(BuildRecord, data, where)
+    try:
+        return from_json(BuildRecord, data, where)
+    except DataError as error:
+        raise DamagedError(str(error)) from error
 
 
 def write_build(path: Path, record: BuildRecord) -> None:

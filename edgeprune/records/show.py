@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 
-from edgeprune.errors import DataError, TargetError
-from edgeprune.reading import exists, is_file, shown
+from edgeprune.errors import DamagedError, DataError, TargetError
+from edgeprune.reading import exists, is_file, read_bytes, shown
 from edgeprune.records.build import BuildRecord, build_from_json
-from edgeprune.serial import read_json_data
-from edgeprune.workspace import BUNDLE, STATE, last_failure, read_state
+from edgeprune.serial import parse_json
+from edgeprune.workspace import BUNDLE, STATE, last_failure, read_state, run_directory_of
 
 RECORD = "build.json"
 MOST_NAMED = 5  # builds in a message
@@ -59,8 +60,30 @@ def read_build(directory: Path) -> BuildRecord:
     Raises:
         DataError: there is none, it is not one, or a newer edgeprune wrote it.
     """
-    path = bundle_of(directory) / RECORD
-    return build_from_json(read_json_data(path), path)
+    bundle = bundle_of(directory)
+    return build_of(read_bytes(bundle / RECORD), bundle)
+
+
+def build_of(content: bytes, bundle: Path) -> BuildRecord:
+    """The record that the bytes of a ``build.json`` are.
+
+    Raises:
+        DataError: they are none, with what to do about it, or a newer edgeprune wrote it.
+    """
+    path = bundle / RECORD
+    try:
+        return build_from_json(parse_json(content, shown(path)), path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {_made_again(bundle)}") from error
+
+
+def _made_again(bundle: Path) -> str:
+    """How a record that cannot be read comes back: by its build, whose finished stages are there, or by a copy."""
+    root = run_directory_of(bundle)
+    if root is not None and is_file(root / STATE):
+        with contextlib.suppress(DataError):  # the disk that lost the one may have lost the other
+            return f"write it again with: {shown(shlex.join(read_state(root).command))}"
+    return "copy the bundle again from where it was built, or build again"
 
 
 def stage_history(directory: Path, stage: str) -> str:

@@ -10,10 +10,9 @@ from pathlib import Path
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, first_line
 from edgeprune.reading import read_bytes, shown
-from edgeprune.records.build import BuildRecord, build_from_json, is_as_written
+from edgeprune.records.build import BuildRecord, is_as_written
 from edgeprune.records.gates import edits
-from edgeprune.records.show import RECORD, bundle_of
-from edgeprune.serial import parse_json
+from edgeprune.records.show import RECORD, build_of, bundle_of
 from edgeprune.version import __version__
 
 SHOWN = 3  # faults that one line names
@@ -87,9 +86,8 @@ def refuse_edited(bundle: Path, faults: Sequence[str]) -> None:
 def _read(directory: Path) -> tuple[BuildRecord, bytes, Path]:
     """A record, the bytes that it was read from, and its bundle."""
     bundle = bundle_of(directory)
-    path = bundle / RECORD
-    content = read_bytes(path)
-    return build_from_json(parse_json(content, shown(path)), path), content, bundle
+    content = read_bytes(bundle / RECORD)
+    return build_of(content, bundle), content, bundle
 
 
 def _changed_record(content: bytes, record: BuildRecord) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from edgeprune.errors import TargetError
 from edgeprune.limited_yaml import read_yaml, yaml_text
-from edgeprune.reading import is_file, shown
+from edgeprune.reading import exists, is_file, shown
 from edgeprune.target.schema import Target, free_mappings, target_from
 
 PROFILE = "profile.yaml"
@@ -98,7 +98,8 @@ def _path_of(name_or_path: str | Path) -> Path:
             )
         return path
     if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1:
-        seen = "is a folder" if path.is_dir() else "no such file"
+        kind = "is a folder" if path.is_dir() else "is a pipe or a device"
+        seen = kind if exists(path) and path.exists() else "no such file"  # a link to nowhere is none
         raise TargetError(f"{shown(text)}: {seen}; give the path of a profile, or a name from: edgeprune targets")
     close = difflib.get_close_matches(text, shipped, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "allowed is the name of a shipped one, or a .yaml."

@@ -61,6 +61,15 @@ CAPTURING: tuple[RuntimeName, ...] = ("tensorrt", "trtexec", "onnxruntime-cuda",
 """Runtimes that replay an inference from a CUDA graph."""
 
 
+NAME = r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$"
+TACTIC_SOURCE = r"^[+-][A-Za-z_]+$"
+ALLOWED_BY = {
+    NAME: "a name without slashes and control characters that does not begin with a dot, as line-camera",
+    TACTIC_SOURCE: "+ or - and the name of a source, as -CUDNN",
+}
+"""What a pattern allows, for people."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -241,14 +250,14 @@ class Builder(_Part):
     workspace_mib: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     """Most memory in MiB that a kernel may use as scratch; without it all of the device's, which a small board that
     also holds the builder has not."""
-    tactic_sources: tuple[Annotated[str, Field(pattern=r"^[+-][A-Za-z_]+$")], ...] = ()
+    tactic_sources: tuple[Annotated[str, Field(pattern=TACTIC_SOURCE)], ...] = ()
     """Sources of kernels to add or to leave out (``-CUDNN``)."""
 
 
 class Target(_Part):
     """A device plus a runtime plus a budget."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=NAME, max_length=100)]
     """Name of the profile; the file's name without ``.yaml``.
     It names the run directory too: no slash, no leading dot."""
     description: str
@@ -626,6 +635,9 @@ def _explanation(item: ErrorDetails, said: Mapping[str, str]) -> str:
     if item["type"] == "value_error":
         return f"{key}: {message}" if item["loc"] else message
     value = json.dumps(item["input"], default=str, ensure_ascii=False)
+    if item["type"] == "string_pattern_mismatch":
+        pattern = item.get("ctx", {}).get("pattern", "")
+        return f"{key}: allowed is {ALLOWED_BY.get(pattern, pattern)}; seen: {shown(value)}"
     return f"{key}: {message[0].lower()}{message[1:]}; seen: {shown(value)}"
 
 

@@ -553,6 +553,28 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
     assert (tmp_path / "bundle" / "build.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+def test_results_that_hold_nothing_are_named_as_they_were_given(packed: bool, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "results.json").write_text("{")
+    if packed:
+        with tarfile.open(tmp_path / "given.tar", "w") as archive:
+            archive.add(given / "results.json", arcname="results/results.json")
+        (tmp_path / "empty.tar").touch()
+        with pytest.raises(DataError, match=r"empty.tar: is empty; copy .* again, or measure again on the board: sh "):
+            import_results(tmp_path / "empty.tar", tmp_path)
+    where = tmp_path / "given.tar" if packed else given
+    with pytest.raises(DataError, match=f"^{where}: results.json: is cut off: .*; copy results.tar from the board"):
+        import_results(where, tmp_path)
+    (given / "results.json").unlink()
+    if packed:
+        with tarfile.open(where, "w") as archive:
+            archive.add(given, arcname="results")
+    with pytest.raises(DataError, match=f"^{where}: holds no results.json .*; measure again on the board: sh device"):
+        import_results(where, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -587,7 +609,7 @@ def test_only_a_trtexec_that_the_profile_asks_for_gets_commands_and_is_taken_bac
     from edgeprune.carry.back import _read_results, _require_board
     from edgeprune.carry.out import _scripts
 
-    target, answered = read_build(run / "bundle").target, _read_results(unpacked(results, tmp_path))
+    target, answered = read_build(run / "bundle").target, _read_results(unpacked(results, tmp_path), results)
     _require_board(target, answered)  # 10.3.0
     own = {"trtexec": ("/opt/trtexec",)}
     with pytest.raises(DeviceError, match=r"it has TensorRT 10\.3\.0, the profile asks for >=10\.7,<12"):

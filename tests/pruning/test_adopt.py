@@ -146,6 +146,13 @@ def test_a_hostile_file_of_the_same_shape_executes_nothing(foreign, tmp_path, mo
     assert "executed" not in capfd.readouterr().out and not (tmp_path / "stock.pt").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4cut"], ids=["empty", "cut off"])
+def test_a_file_that_is_no_checkpoint_is_called_that(content, tmp_path):
+    (tmp_path / "theirs.pt").write_bytes(content)
+    with pytest.raises(DataError, match=r"theirs.pt is empty.*; copy or train it again$"):
+        adopt(tmp_path / "theirs.pt", tmp_path / "stock.pt")
+
+
 def test_the_command(foreign, tmp_path, monkeypatch):
     their_checkpoint(tmp_path / "theirs.pt", "yolov8", foreign, {4: (1, 0.5)})
     monkeypatch.delitem(sys.modules, "their_pruner")

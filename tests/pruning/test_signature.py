@@ -54,7 +54,7 @@ def test_training_that_gives_it_back_fails(pruned, rebuilt, tmp_path, monkeypatc
     best = _saved(rebuilt, tmp_path / "best.pt")
     monkeypatch.setattr(training, "run_training", lambda *args, **rest: SimpleNamespace(best=best, best_epoch=1))
     dataset = SimpleNamespace(names=load(start).names, check_channels=lambda *args, **rest: None, digest="d")
-    dataset.check_keypoints = dataset.check_channels
+    dataset.check_keypoints = dataset.require_unchanged = dataset.check_channels
     dataset.known_to, dataset.one_class = (lambda *args, **rest: dataset), None
     monkeypatch.setattr(training, "Dataset", SimpleNamespace(load=lambda *args, **rest: dataset))
     with pytest.raises(StageError, match=f"to {parameter_count(rebuilt)} parameters"):
@@ -78,5 +78,18 @@ def test_exporting_it_fails_before_anything_is_written(pruned, rebuilt, tmp_path
 
 def test_a_plan_is_refused_by_it(pruned, rebuilt, stock):
     again = prune(pruned.model, imgsz=64, macs_speed_up=1.5)
-    with pytest.raises(DataError, match="does not fit"):
+    with pytest.raises(DataError, match=r"does not fit: .*; give the weights that it was made for, or make a new one"):
         prune(rebuilt, plan=again.plan)
+
+
+def test_a_plan_of_another_model_says_what_to_give(stock, tmp_path):
+    model = stock("yolov8n.yaml")
+    plan = prune(model, imgsz=64, macs_speed_up=1.5).plan
+    with pytest.raises(DataError, match=r"does not fit: it drops 'model.99', .*; give the weights .* --save-plan"):
+        prune(model, plan=replace(plan, removed=("model.99",)))
+    for content, seen in (("", "is empty"), (plan.text()[:-20], "is cut off"), ("[1]", "not a plan of schema 1")):
+        (tmp_path / "plan.json").write_text(content)
+        with pytest.raises(
+            DataError, match=rf"plan.json: {seen}.*; make a new one with: edgeprune prune .*--save-plan"
+        ):
+            prune(model, plan=tmp_path / "plan.json")

@@ -26,6 +26,7 @@ from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Verdict, inform_by_later, overall_verdict
 from edgeprune.serial import to_json, write_json
 from edgeprune.version import __version__
+from edgeprune.workspace import STATE, BuildState
 from tests.records.sample import build_record
 
 
@@ -60,6 +61,34 @@ def rewritten(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     change(content)
     content.pop("sha256", None)
     (bundle / "build.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (b"", "build.json: is empty; "),
+        (b"\n", "build.json: is empty; "),
+        (None, "build.json: is cut off: EOF while parsing"),
+        (b"{}", "build.json: is not a build.json of edgeprune; "),
+        (b'{"gates": [], "target": {}}', "build.json: edgeprune: "),
+        (b"PK", "build.json: is not JSON: "),
+    ],
+    ids=["empty", "a line", "cut off", "of something else", "keys missing", "no JSON"],
+)
+@pytest.mark.parametrize("command", ["show", "verify", "history"])
+def test_a_record_that_cannot_be_read_says_how_it_comes_back(
+    bundle: Path, command: str, content: bytes | None, seen: str, monkeypatch: Any, capsys: Any
+) -> None:
+    file = bundle / "build.json"
+    file.write_bytes(file.read_bytes()[:-200] if content is None else content)
+    assert typed(monkeypatch, command, bundle) == 2
+    said = capsys.readouterr().err
+    assert seen in said and said.count("\n") == 1
+    assert said.endswith("; copy the bundle again from where it was built, or build again\n")
+    argv = ("edgeprune", "build", "--target", "cpu", "--weights", "my best.pt")
+    write_json(bundle.parent / STATE, BuildState(argv, ()))  # where its build left it, finished stages are at hand
+    assert typed(monkeypatch, command, bundle) == 2
+    assert capsys.readouterr().err.endswith("with: edgeprune build --target cpu --weights 'my best.pt'\n")
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *argv: object) -> int:
