@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from edgeprune.errors import EdgepruneError, StageError, TargetError, first_line
+
 Role = Literal["model", "onnx", "engine", "plan", "per_image", "unpruned_onnx", "unpruned_engine"]
 """What a file is to the stages: a checkpoint (.pt), an ONNX graph, what a runtime loads, a plan (.json), what was found
 in every image of a split (.npz), or the unpruned model in the number format of what ships."""
@@ -36,14 +38,42 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+DISK_FAILS = (errno.EIO, errno.ESTALE, errno.ENODEV)
+"""A disk, or a share of another machine, that does not answer as it should."""
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+FREE_SPACE = "free some space and give the same command again"
+
+
+def remedy_of(error: OSError) -> str | None:
+    """What to do where the machine is at fault; None where the place is, which whoever named it can change."""
+    if is_full(error):
+        return FREE_SPACE
+    if error.errno in DISK_FAILS:
+        return "the disk, or the connection to it, fails: look for it in dmesg, then give the same command again"
+    if error.errno in TOO_MANY_FILES:
+        return "raise the limit (ulimit -n 4096) and give the same command again"
+    return None
+
+
+def not_written(path: Path | str, error: OSError, advice: str) -> EdgepruneError:
+    """What a file that cannot be written is told as: a StageError where the machine is at fault, a TargetError with
+    this advice where the place is."""
+    said = f"{path}: cannot be written: {error.strerror or first_line(error)}"
+    if (remedy := remedy_of(error)) is not None:
+        return StageError(f"{said}; {remedy}")
+    return TargetError(f"{said}; {advice}")
+
+
 @contextmanager
 def naming(path: Path) -> Generator[None, None, None]:
-    """Around the writing of a file: an ``OSError`` that names none, as ``write(2)`` gives it, names this one, and that
-    of a full disk too, which a copy tells of the file that it read."""
+    """Around the writing of a file: an ``OSError`` that names none, as ``write(2)`` gives it, names this one, and so do
+    that of a full disk, which a copy tells of the file that it read, and that of the file that is to take its place,
+    of which nobody knows."""
     try:
         yield
     except OSError as error:
-        if error.filename is None or is_full(error):
+        named = "" if error.filename is None else Path(os.fsdecode(error.filename)).name
+        if error.filename is None or is_full(error) or named.startswith(f".{path.name}."):
             error.filename, error.filename2 = str(path), None
         raise
 
@@ -86,11 +116,12 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
     # a name of a file may hold bytes that are no UTF-8: a page shows them as \udce9
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
-        with naming(path), temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -128,7 +159,8 @@ def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
                 with naming(path):
                     shutil.copy(content, partial)
         for partial, path in written.items():
-            partial.replace(path)
+            with naming(path):
+                partial.replace(path)
             partial.unlink(missing_ok=True)  # a link of the same file is no other name for rename(2), which leaves both
     finally:
         for partial in written:

@@ -250,7 +250,8 @@ def save(
                 f"the model holds {foreign[0]}, which a process without edgeprune may not have; "
                 f"remove it before saving {path.name}"
             )
-        temporary.replace(path)
+        with naming(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, cast
 
-from edgeprune.artifact import Artifact, Role, remove_unfinished, sha256_of
+from edgeprune.artifact import Artifact, Role, not_written, remove_unfinished, sha256_of
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
 from edgeprune.serial import digest_of, from_json, read_json, to_json, write_json
 
@@ -300,9 +300,7 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
         root.mkdir(parents=True, exist_ok=True)
         handle = lock.open("a+")
     except OSError as error:
-        raise TargetError(
-            f"{root}: cannot be written ({error.strerror}); a run directory has to be one that you may write to"
-        ) from error
+        raise not_written(root, error, "a run directory has to be one that you may write to") from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from edgeprune import checkpoint
-from edgeprune.artifact import write_atomically, write_files
+from edgeprune.artifact import not_written, write_atomically, write_files
+from edgeprune.errors import StageError, TargetError
 
 WRITES: dict[str, Callable[[Path], Any]] = {
     "bytes": lambda file: write_atomically(file, b"text"),
@@ -22,6 +23,22 @@ WRITES: dict[str, Callable[[Path], Any]] = {
     "a copy": lambda file: write_files(file.parent, {file.name: Path(__file__)}),
     "a checkpoint": lambda file: checkpoint.save(torch.nn.Linear(1, 1), file),
 }
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, StageError),
+        (errno.EDQUOT, StageError),
+        (errno.EIO, StageError),
+        (errno.EROFS, TargetError),
+        (errno.EACCES, TargetError),
+    ],
+)
+def test_a_place_is_the_users_to_change_and_a_disk_is_not(number: int, kind: type[Exception]) -> None:
+    error = not_written("out.json", OSError(number, os.strerror(number)), "give another path")
+    assert type(error) is kind and str(error).startswith(f"out.json: cannot be written: {os.strerror(number)}; ")
+    assert str(error).endswith("; give another path") == (kind is TargetError)
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=list(WRITES))

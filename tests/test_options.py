@@ -386,7 +386,7 @@ def test_what_was_measured_is_shown_before_it_is_written(
         monkeypatch.setattr(import_module(f"edgeprune.cli.{room}"), printed, lambda _: say("12.3 ms"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["edgeprune", *command.split()])
-    assert program() == 2
+    assert program() == 3
     output = capsys.readouterr()
     assert output.out == "12.3 ms\n" and output.err.count("No space left") == 1
 

@@ -22,7 +22,6 @@ from typing import Annotated
 import typer
 from typing_extensions import Unpack
 
-from edgeprune.artifact import is_full
 from edgeprune.cli import streams
 from edgeprune.cli.bench import bench
 from edgeprune.cli.compare import compare
@@ -97,13 +96,12 @@ def _run() -> int:
         if (lacking := _lacking(error)) is not None:
             print(f"edgeprune: {shown(lacking, LONGEST_LINE)}", file=sys.stderr)
             return StageError.exit_code
+        if isinstance(error, OSError) and (failing := streams.failing_machine(error)) is not None:
+            print(f"edgeprune: {shown(failing, LONGEST_LINE)}", file=sys.stderr)
+            return StageError.exit_code
         if isinstance(error, OSError) and (refused := streams.refused_write(error)) is not None:
             print(f"edgeprune: {shown(refused, LONGEST_LINE)}", file=sys.stderr)
             return TargetError.exit_code
-        if isinstance(error, OSError) and is_full(error):
-            full = f"the disk is full ({error.strerror}); free some space and give the same command again"
-            print(f"edgeprune: {full}", file=sys.stderr)
-            return StageError.exit_code
         import traceback
 
         traceback.print_exc()

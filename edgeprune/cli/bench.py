@@ -240,13 +240,12 @@ def write(path: Path | None, text: str) -> None:
     if str(path) == "-":
         say(text.removesuffix("\n"))
         return
-    from edgeprune.artifact import write_atomically
-    from edgeprune.errors import TargetError
+    from edgeprune.artifact import not_written, write_atomically
 
     try:
         write_atomically(path, text)
     except OSError as error:
-        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
+        raise not_written(path, error, "give another path") from error
 
 
 def _print(result: BenchResult) -> None:
@@ -254,10 +253,12 @@ def _print(result: BenchResult) -> None:
 
     from edgeprune.cli.console import print_sentence, print_table
     from edgeprune.report.bench import bench_table, end_to_end_text, slowest_layers_table
+    from edgeprune.report.text import INTERVAL
 
     console = results_console()
     simulated = "SIMULATED " if any(model.latency.simulated for model in result.models) else ""
-    title = f"{simulated}latency in ms by {result.runtime}, bounds at 99 %"
+    title = f"{simulated}latency in ms by {result.runtime}, one-sided bounds at 99 %"
+    title += f", ratios with their {INTERVAL}" if result.models[1:] else ""
     print_table(bench_table(result).transposed(), title, models_across=True)  # that also fits a narrow terminal
     for name, model in zip(result.names, result.models, strict=True):
         if model.layers:

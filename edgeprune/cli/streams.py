@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from edgeprune.artifact import is_full
+from edgeprune.artifact import is_full, remedy_of
 from edgeprune.cli.settings import FLAGS
 from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.options import FILE_CHECKS, STDOUT, options_of_command, output_folder, refuse_source
@@ -36,7 +36,7 @@ BARS = "▁▂▃▄▅▆▇█"
 PLAIN = {"×": "x", "→": "->", "–": "-", "−": "-", "≤": "<=", "≥": ">=", "…": "...", "·": "-", "✗": "x", "°": " deg "}
 PLAIN |= dict(zip(BARS, "_.-:=+*#", strict=True))
 UNPRINTABLE = "edgeprune.plain"
-REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.EFBIG)
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # ECMA-48: colours, and what moves the cursor
 MOST_WORDS = 600  # characters of a parser's refusal, which repeats the value
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell says of a program whose reader went away
@@ -335,13 +335,23 @@ def has_width(console: Console) -> bool:
     return console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
 
 
+def failing_machine(error: OSError) -> str | None:
+    """One line for a disk that is full or fails, which no other argument mends; None for any other fault."""
+    if (remedy := remedy_of(error)) is None:
+        return None
+    name = error.filename
+    if is_full(error) and error.filename2 is not None:  # of a copy: the first one was read
+        name = error.filename2
+    if isinstance(name, str | os.PathLike):
+        return f"{os.fspath(name)}: {error.strerror}; {remedy}"
+    return f"the disk is full ({error.strerror}); {remedy}" if is_full(error) else f"{error.strerror}; {remedy}"
+
+
 def refused_write(error: OSError) -> str | None:
     """One line for a place that cannot be written, which is the user's to change; None for any other fault."""
     if not isinstance(error.filename, str | os.PathLike):
         return None
     path = Path(error.filename)
-    if is_full(error) and isinstance(error.filename2, str | os.PathLike):  # of a copy: the first one was read
-        path = Path(error.filename2)
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         # of a renaming, the second name is the one that somebody gave: the first is a file on its way there
         place = Path(error.filename2) if isinstance(error.filename2, str | os.PathLike) else path
@@ -352,9 +362,9 @@ def refused_write(error: OSError) -> str | None:
         folder = path.parent
         return f"there is no folder {folder} for {path.name}; give another path, or make it first: mkdir -p {folder}"
     # /proc and its like refuse a new file by saying that it is not there
-    if error.errno not in REFUSALS and not (error.errno == errno.ENOENT and _refuses_files(path.parent)):
-        return None
-    return f"{path}: {error.strerror}; work in a folder that you may write to, with space left"
+    if error.errno == errno.ENOENT and _refuses_files(path.parent):
+        return f"{path}: the folder {path.parent} takes no new file; give another path"
+    return f"{path}: {error.strerror}; work in a folder that you may write to" if error.errno in REFUSALS else None
 
 
 def _refuses_files(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgeprune.artifact import not_written
 from edgeprune.errors import DataError
 from edgeprune.options import named
 from edgeprune.progress import Progress, silent
@@ -140,7 +141,8 @@ def write_digits(
 
     Raises:
         DataError: ``out`` holds something else, or a parameter is impossible.
-        TargetError: the seed is out of range.
+        TargetError: the seed is out of range, or ``out`` cannot be written.
+        StageError: the disk is full, or fails.
     """
     out = Path(out)
     recipe = DigitsRecipe(train=train, val=val, test=test, imgsz=imgsz, seed=seed, hard=hard)
@@ -159,8 +161,7 @@ def write_digits(
             (partial / LOCK).unlink(missing_ok=True)
             partial.replace(out)  # onto nothing or onto an empty folder: one step either way
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{out} cannot be written ({reason}); name another folder with --out") from error
+        raise not_written(out, error, "name another folder with --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out / "data.yaml"

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+from edgeprune.artifact import not_written
 from edgeprune.dataset.images import read_image
 from edgeprune.dataset.labels import read_label_file
-from edgeprune.errors import DataError, EdgepruneError, TargetError, UnreadableError, first_line
+from edgeprune.errors import DataError, EdgepruneError, UnreadableError, first_line
 from edgeprune.quiet import quiet
 from edgeprune.reading import is_file, shown
 from edgeprune.serial import read_json, write_json
@@ -158,13 +159,12 @@ def link_split(
 
 @contextlib.contextmanager
 def writing_cache(root: Path) -> Iterator[None]:
-    """Around what writes the cache ``root``: raises ``TargetError`` where the system does not let it."""
+    """Around what writes the cache ``root``: raises ``TargetError`` where the system does not let it,
+    ``StageError`` where the disk is full or fails."""
     try:
         yield
     except OSError as error:
-        raise TargetError(
-            f"{root}: cannot be written ({error.strerror}); name another folder for caches in $EDGEPRUNE_CACHE"
-        ) from error
+        raise not_written(root, error, "name another folder for caches in $EDGEPRUNE_CACHE") from error
 
 
 def _publish(partial: Path, folder: Path) -> None:

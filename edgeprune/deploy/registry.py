@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgeprune.artifact import sha256_of, write_files
+from edgeprune.artifact import not_written, sha256_of, write_files
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.reading import is_file, shown
 from edgeprune.records.build import BuildRecord
@@ -174,7 +174,7 @@ def _to_folder(shipment: _Shipment, root: Path) -> Pushed:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise TargetError(f"--to {shown(root)}: cannot be written: {error.strerror or first_line(error)}") from error
+        raise not_written(f"--to {shown(root)}", error, "give a folder that you may write to") from error
 
 
 def _to_mlflow(shipment: _Shipment, address: str) -> Pushed:

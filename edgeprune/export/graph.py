@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from edgeprune.artifact import is_full, write_atomically
-from edgeprune.errors import DataError, StageError, TargetError, first_line
+from edgeprune.artifact import not_written, write_atomically
+from edgeprune.errors import DataError, first_line
 from edgeprune.model_file import require_model
 from edgeprune.runtimes.onnx_facts import constants_of
 
@@ -152,17 +152,13 @@ def with_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.Mode
 
 def write_file(path: Path | str, data: bytes) -> None:
     """Atomic write into a folder that is made when it is missing; ``TargetError`` where that is not possible,
-    ``StageError`` where the disk is full."""
+    ``StageError`` where the disk is full or fails."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     except OSError as error:
-        if is_full(error):
-            raise StageError(
-                f"cannot write {path}: {error.strerror}; free some space and give the same command again"
-            ) from error
-        raise TargetError(f"cannot write {path}: {error.strerror or error}; choose another output") from error
+        raise not_written(path, error, "choose another output") from error
 
 
 def metadata_of(model: onnx.ModelProto | Path | str) -> dict[str, str]:

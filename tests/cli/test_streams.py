@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from edgeprune.artifact import write_atomically
 from edgeprune.cli import app
-from edgeprune.cli.streams import BROKEN_PIPE, Command, refused_write
+from edgeprune.cli.streams import BROKEN_PIPE, Command, failing_machine, refused_write
 
 MAIN = "from edgeprune.cli import main; main()"
 # A command whose library prints by every way there is: Python's, the descriptor's, and a child's.
@@ -102,9 +103,29 @@ def test_a_full_disk_without_a_name_is_no_bug() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (errno.ENOSPC, 3, "out/best.pt: No space left on device; free some space"),
+        (errno.EDQUOT, 3, "out/best.pt: Disk quota exceeded; free some space"),
+        (errno.EIO, 3, "out/best.pt: Input/output error; the disk, or the connection to it, fails"),
+        (errno.ESTALE, 3, "out/best.pt: Stale file handle; the disk, or the connection to it, fails"),
+        (errno.EMFILE, 3, "out/best.pt: Too many open files; raise the limit (ulimit -n 4096)"),
+        (errno.EACCES, 2, "out/best.pt: Permission denied; work in a folder that you may write to"),
+        (errno.EPERM, 2, "out/best.pt: Operation not permitted; work in a folder that you may write to"),
+        (errno.EROFS, 2, "out/best.pt: Read-only file system; work in a folder that you may write to"),
+    ],
+)
+def test_a_write_that_fails_ends_by_whose_fault_it_is(number: int, code: int, says: str) -> None:
+    raising = f"import os\nraise OSError({number}, os.strerror({number}), 'out/best.pt')"
+    ended = edgeprune(script=f"import edgeprune.cli as cli\ncli.app = lambda: exec({raising!r})\ncli.main()")
+    assert (ended.returncode, ended.stderr.decode().count("\n")) == (code, 1)
+    assert ended.stderr.decode().startswith(f"edgeprune: {says}")
+
+
 def test_a_copy_that_found_no_room_names_what_it_wrote() -> None:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights.pt", None, "out/best.pt")
-    assert str(refused_write(error)).startswith("out/best.pt: No space left")
+    assert str(failing_machine(error)).startswith("out/best.pt: No space left")
 
 
 def test_without_stdout_a_command_ends_by_its_own_code() -> None:
@@ -173,6 +194,13 @@ def test_what_is_in_the_way_is_the_users_to_change(tmp_path: Path, act: Callable
         act(tmp_path)
     line = refused_write(refused.value)
     assert line is not None and seen in line and "\n" not in line
+
+
+def test_a_file_that_a_folder_does_not_take_is_named_as_it_was_given() -> None:
+    with pytest.raises(OSError) as refused:
+        write_atomically("/proc/edgeprune.json", "{}")
+    said = refused_write(refused.value)
+    assert said == "/proc/edgeprune.json: the folder /proc takes no new file; give another path"
 
 
 def test_a_missing_file_in_a_good_folder_stays_a_bug(tmp_path: Path) -> None:
