@@ -65,6 +65,8 @@ def export_command(
     from edgeprune.export.onnx import onnx_from_checkpoint
 
     require_checkpoint(checkpoint)  # before the place of the result, which is named after it
+    if dynamic and head != "nms" and batch > 1:
+        refuse_without_effect({"--batch": batch}, "is the most for head nms, and --dynamic leaves it free")
     output = output or _beside(checkpoint, f"{checkpoint.stem}.onnx")
     info = onnx_from_checkpoint(
         checkpoint,
@@ -317,6 +319,8 @@ def val_command(
         refuse_without_effect(here, "is for an exported file, and PyTorch runs a checkpoint on this machine")
     else:
         refuse_without_effect({"--head": head}, f"of {artifact.name} it was chosen when it was exported")
+        if batch is not None and (fixed := _fixed_batch(artifact)) not in (None, batch):
+            refuse_without_effect({"--batch": batch}, f"{artifact.name} was exported for {fixed}")
     profile = load_target(target) if target else None
     side = side_to_run(artifact, imgsz, profile, trust=trust)
     split = split or (profile.accuracy.split if profile else "val")
@@ -358,6 +362,19 @@ def val_command(
     _print({**to_json(found), "runtime": by, "agreement": agreement}, "\n".join(lines), as_json)
     if gate is not None:
         raise typer.Exit(gate.verdict.exit_code)
+
+
+def _fixed_batch(artifact: Path) -> int | None:
+    """Images an inference of an exported file, where that is no choice any more."""
+    from edgeprune.export.graph import inputs_of, load_graph
+    from edgeprune.runtimes.engine_file import read_facts
+
+    if artifact.suffix == ".onnx":
+        first = inputs_of(load_graph(artifact))[0].shape
+    else:
+        known = read_facts(artifact)
+        first = known.inputs[0].shape if known is not None and known.inputs else ()
+    return first[0] if first and isinstance(first[0], int) and first[0] > 0 else None
 
 
 def _judged(

@@ -91,8 +91,11 @@ def search(
     from edgeprune.cli.console import ConsoleReporter
     from edgeprune.report.text import number_text
     from edgeprune.samples.gates import Verdict
+    from edgeprune.search.inputs import refuse_unused_data
     from edgeprune.search.run import search as run
+    from edgeprune.target import load_target
 
+    refuse_unused_data(load_target(target), data, ranks=True)
     with ConsoleReporter() as reporter:
         found = run(
             target,

@@ -153,8 +153,6 @@ def onnx_from_checkpoint(
         raise DataError(f"{weights} has {size / 2**30:.2f} GiB of weights; an ONNX file holds less than 2 GB")
     if head == "auto":
         head = "end-to-end" if end_to_end else "raw"
-    if head == "end-to-end" and not end_to_end:
-        raise TargetError(f"{weights} has no end-to-end head; use {named('head')} raw or nms")
     if head == "nms" and checkpoint.task == "classify":
         raise TargetError(f"{weights} is a classifier; NMS is for detectors")
     if head == "nms" and dynamic and batch < 2:  # the exporter would write a graph that answers for one image alone

@@ -18,9 +18,10 @@ from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.options import named, refuse_source, without_none
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
-from edgeprune.pruning.criteria import give_batches
-from edgeprune.pruning.depth import least_important_blocks
+from edgeprune.pruning.criteria import give_batches, importance_named
+from edgeprune.pruning.depth import least_important_blocks, removable_blocks
 from edgeprune.pruning.plan import Plan
+from edgeprune.pruning.plan_mask import require_removable
 from edgeprune.pruning.pruner import Pruner, check_request
 from edgeprune.pruning.structure import Constraints
 from edgeprune.settings import PruneSettings, Scope
@@ -167,6 +168,7 @@ def prune(
             )
     if data is not None and batches is not None:
         raise TargetError("data= and batches= are two sources of the same images; leave one out")
+    _refuse_unused_images(settings, given, data, batches, plan)
     checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None
     checkpoint = weights if isinstance(weights, Checkpoint) else checkpoint
     model: Any = checkpoint.model if checkpoint is not None else network_of(weights)
@@ -200,6 +202,8 @@ def prune(
             )
         )
     tell("tracing the model")
+    if plan is not None:
+        require_removable(plan, [block.name for block in removable_blocks(model)])
     pruner = Pruner(
         model,
         side,
@@ -210,6 +214,8 @@ def prune(
         removed=removed,
         head=settings.head if plan is None else plan.settings.head,
     )
+    if plan is not None:
+        pruner.plan_mask(plan)  # refuses one of another model
     if plan is None:
         tell("ranking channels")
         plan = pruner.plan(
@@ -238,6 +244,25 @@ def prune(
     if output is not None:
         save(pruned, output, like=checkpoint, metadata=result.metadata())
     return result
+
+
+def _refuse_unused_images(
+    settings: PruneSettings, given: Mapping[str, object], data: object, batches: object, plan: Plan | None
+) -> None:
+    """Raise ``TargetError`` for images that nothing would look at, and for what is said of images that none gave."""
+    if plan is not None:  # which refuses them itself
+        return
+    drawn = [named(name) for name in ("images", "batch") if name in given]
+    if drawn and data is None:
+        instead = "batches= are the images" if batches is not None else "no images are given"
+        raise TargetError(
+            f"{', '.join(drawn)}: of what is drawn from {named('data')}, and {instead}; leave out, or give it"
+        )
+    ranks = settings.importance == PruneSettings.importance or importance_named(settings.importance).needs_batches
+    if data is not None and not ranks and not settings.drop_blocks:
+        raise TargetError(
+            f"{named('data')}: {named('importance', settings.importance)} ranks channels without images; leave one out"
+        )
 
 
 def labelled_batches(

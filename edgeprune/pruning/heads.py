@@ -57,10 +57,13 @@ def ships_end_to_end(model: nn.Module, head: str = "auto") -> bool:
         head: one of :data:`HEADS`.
 
     Raises:
-        TargetError: an unknown head, or one that ``fuse()`` removed.
+        TargetError: an unknown head, one that the model has not, or one that ``fuse()`` removed.
     """
     if head not in HEADS:
         raise TargetError(f"{named('head')} '{head}' is unknown; {', '.join(HEADS)} are allowed")
+    if head == "end-to-end" and not has_end_to_end_head(model):
+        others = ", ".join(other for other in HEADS if other != head)
+        raise TargetError(f"{named('head')} {head}: the model has no end-to-end head; {others} are allowed")
     asks_for_it = head in ("auto", "end-to-end")
     if not asks_for_it and not has_one_to_many_head(model):
         raise TargetError(
@@ -80,6 +83,7 @@ def training_only(model: nn.Module, head: str = "auto") -> frozenset[str]:
 
     It is what the head's own ``fuse()`` removes, as an export calls it.
     """
+    ships_end_to_end(model, head)  # refuses a head that is not there
     copy = copy_sharing_weights(model)
     before = {name for name, _ in copy.named_modules()}
     last: Any = head_of(copy)

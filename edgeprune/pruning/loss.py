@@ -37,7 +37,7 @@ def loss_model(model: nn.Module, head: str = "auto") -> Any:
         head: which of two heads ships, one of :data:`~edgeprune.pruning.heads.HEADS`: its loss alone counts.
 
     Raises:
-        DataError, TargetError: ``fuse()`` removed the head, or a part of it.
+        DataError, TargetError: the model has not this head, or ``fuse()`` removed it or a part of it.
     """
     refuse_fused_head(model)
     from ultralytics.cfg import get_cfg
@@ -46,9 +46,10 @@ def loss_model(model: nn.Module, head: str = "auto") -> Any:
     result.criterion = None
     result.class_weights = None  # of the training that it comes from, by that data set's counts (cls_pw)
     result.args = get_cfg(overrides={})  # the loss reads its gains here; training's own gains do not matter for ranks
+    end_to_end = ships_end_to_end(model, head)
     if has_end_to_end_head(model):
         head_of(result).training = False  # in training the one-to-one head is kept out of the backbone's gradients
-        branch = "one2one" if ships_end_to_end(model, head) else "one2many"
+        branch = "one2one" if end_to_end else "one2many"
         result.criterion = _ShippedLoss(result.init_criterion(), branch)
     return result
 

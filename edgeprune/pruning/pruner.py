@@ -366,6 +366,18 @@ class Pruner:
         }
         return costs[kind]
 
+    def require_in_reach(self, kind: str, value: float) -> None:
+        """Refuse a request that no widths meet, without ranking anything.
+
+        Args:
+            kind: ``macs_speed_up``, ``params_ratio`` or ``ratio``, as :meth:`plan` takes them.
+            value: of it.
+
+        Raises:
+            TargetError: it is out of range, or out of reach at every dimension's least width.
+        """
+        self._limit_of(kind, value)
+
     def _limit_of(self, kind: str, value: float) -> float:
         """The largest cost that meets a request; TargetError where that is out of range or out of reach."""
         check_request(kind, value)

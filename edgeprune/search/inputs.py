@@ -14,9 +14,9 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size
-from edgeprune.options import command_line, options_of_command
-from edgeprune.reading import is_file
-from edgeprune.settings import Training, TrainSettings
+from edgeprune.options import command_line, named, options_of_command
+from edgeprune.reading import is_file, shown
+from edgeprune.settings import PruneSettings, Training, TrainSettings
 from edgeprune.target import Budget, Target
 
 
@@ -65,6 +65,7 @@ def read_inputs(
 
     source = checkpoint.load(weights, trust=trust)
     refuse_shared_weights(source.model)
+    refuse_lacking_head(source, target)
     size = source.size_for(command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
     if data is not None:
@@ -75,6 +76,41 @@ def read_inputs(
     if target.budget.scope == "end_to_end":
         raise TargetError("budget.scope: end_to_end is timed on images: give --data")
     return Inputs(target, size, source, None)
+
+
+def refuse_lacking_head(source: Checkpoint, target: Target) -> None:
+    """Raise ``TargetError`` where the target exports a head that the model has not, hours after it was pruned."""
+    from edgeprune.pruning.heads import ships_end_to_end
+
+    with options_of_command(None):  # it is the profile's key
+        try:
+            ships_end_to_end(source.model, target.exported_head)
+        except TargetError as error:
+            raise TargetError(f"export: {error}") from error
+
+
+def refuse_unused_data(target: Target, data: str | Path | None, *, ranks: bool) -> None:
+    """Raise ``TargetError`` where nothing would look at the images that were given.
+
+    Args:
+        target: what is calibrated, timed or ranked by.
+        data: None where none were given.
+        ranks: whether channels are ranked too.
+    """
+    from edgeprune.pruning.criteria import importance_named
+
+    importance = target.prune.importance
+    seen = target.precision.startswith("int8") or target.qat is not None
+    seen = seen or target.budget.scope == "end_to_end" or target.exported_head == "nms"
+    if ranks and not seen:
+        with options_of_command(None):
+            seen = importance == PruneSettings.importance or importance_named(importance).needs_batches
+    if data is not None and not seen:
+        ranked = f", and ranks channels by {importance}, which needs none" if ranks else ""
+        raise TargetError(
+            f"{named('data')}: the target {shown(target.name)} neither calibrates INT8 nor times frames{ranked}; leave "
+            "it out"
+        )
 
 
 def read_dataset(
@@ -112,9 +148,7 @@ def read_dataset(
 
 
 @options_of_command(None)  # what it refuses is called by the profile's keys
-def require_training_arguments(
-    target: Target, sections: Mapping[str, Training | None], *, here: bool = True
-) -> None:
+def require_training_arguments(target: Target, sections: Mapping[str, Training | None], *, here: bool = True) -> None:
     """Raise ``TargetError`` where Ultralytics does not take what a section of the profile says; None is left out.
 
     Args:

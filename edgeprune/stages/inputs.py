@@ -14,7 +14,13 @@ from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.model_file import missing_model
 from edgeprune.options import command_line
 from edgeprune.reading import exists, is_file
-from edgeprune.search.inputs import read_dataset, require_prunable, require_teacher, require_training_arguments
+from edgeprune.search.inputs import (
+    read_dataset,
+    refuse_lacking_head,
+    require_prunable,
+    require_teacher,
+    require_training_arguments,
+)
 from edgeprune.stages.base import Weights
 from edgeprune.stages.buildable import require_buildable
 from edgeprune.target import Target
@@ -99,6 +105,7 @@ def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
 
     if loaded is not None:
         refuse_shared_weights(loaded.model)
+        refuse_lacking_head(loaded, target)
     require_prunable(target, loaded)
     pretrain = target.pretrain if loaded is None else None
     sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat, "pretrain": pretrain}

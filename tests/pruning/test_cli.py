@@ -164,3 +164,18 @@ def test_shares_that_come_to_one_width_are_one_measurement_and_say_which(stock, 
     with pytest.raises(TargetError, match=r"ratios=0\.01: too small for any width.*from 0\.25 on") as refused:
         sensitivity_module.sensitivity(pruner, [], importance="l2", ratios=(0.01,))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--images", "8"), "--images: of what is drawn from --data, and no images are given; leave out, or give it"),
+        (("--images", "8", "--batch", "2"), "--images, --batch: of what is drawn from --data"),
+        (("--head", "end-to-end"), "--head end-to-end: the model has no end-to-end head; auto, raw, nms are allowed"),
+        (("--data", "d.yaml", "--importance", "l1"), "--data: --importance l1 ranks channels without images"),
+    ],
+)
+def test_an_option_without_an_effect_is_refused(run, weights, tmp_path, options, says):
+    with pytest.raises(TargetError, match=re.escape(says)):
+        run("prune", weights, "--ratio", "0.3", "-o", tmp_path / "one.pt", *options)
+    assert not list(tmp_path.iterdir())

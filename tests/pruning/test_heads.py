@@ -11,6 +11,7 @@ import torch
 from edgeprune.checkpoint import save
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.graphs import counts_of
 from edgeprune.pruning.api import prune
 from edgeprune.pruning.batches import Batch
@@ -169,3 +170,21 @@ def test_what_fuse_left_without_a_head_for_training_is_refused_before_any_epoch(
         finetune(
             tmp_path / "fused.pt", data="d.yaml", out=tmp_path / "out", settings=TrainSettings(), work=tmp_path / "w"
         )
+
+
+def test_a_head_that_the_model_has_not_is_refused_by_whoever_is_told_one(stock, tmp_path):
+    model, says = stock("yolov8n.yaml"), "head end-to-end: the model has no end-to-end head; auto, raw, nms are allowed"
+    save(model, tmp_path / "one.pt")
+    settings = TrainSettings(epochs=1, imgsz=64, head="end-to-end")
+    told = {
+        "prune": lambda: Pruner(model, 64, head="end-to-end"),
+        "loss": lambda: loss_model(model, "end-to-end"),
+        "val": lambda: accuracy(tmp_path / "one.pt", data="data.yaml", head="end-to-end"),
+        "train": lambda: finetune(
+            tmp_path / "one.pt", data="data.yaml", out=tmp_path / "out", settings=settings, work=tmp_path / "work"
+        ),
+    }
+    for name, act in told.items():
+        with pytest.raises(TargetError, match=says):
+            act()
+        assert [file.name for file in tmp_path.iterdir()] == ["one.pt"], name

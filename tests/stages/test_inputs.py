@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from edgeprune.cli import app
 from edgeprune.data.digits import write_digits
 from edgeprune.errors import EdgepruneError, TargetError
 from edgeprune.options import named, options_of_command
+from edgeprune.search import inputs as search_inputs
+from edgeprune.search.run import profile as profile_layers
 from edgeprune.stages import finetune, pretrain, qat, sparsify
 from edgeprune.stages.buildable import require_buildable
 from edgeprune.stages.inputs import read_inputs
@@ -121,3 +125,49 @@ def test_an_opset_that_is_not_exported_is_no_profiles(opset: int, tmp_path: Path
     profile.write_text(f"extends: cpu\ndescription: Wrong\nexport: {{opset: {opset}}}\n")
     with pytest.raises(TargetError, match=f"opset.*{opset}|{opset}.*opset"):
         load_target(profile)
+
+
+def test_a_head_that_the_model_has_not_is_refused_before_it_is_pruned(data: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("extends: cpu\ndescription: Wrong\nexport: {head: end-to-end}\n")
+    weights = narrow_checkpoint(tmp_path / "w.pt", names=NAMES)
+    for read in (read_inputs, search_inputs.read_inputs):
+        with pytest.raises(TargetError, match=r"^export: head end-to-end: the model has no end-to-end head; auto, raw"):
+            read(load_target(profile), weights, data, trust=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "profiled", "searched"),
+    [
+        ("prune: {importance: l1}", False, False),
+        ("prune: {importance: taylor}", False, True),
+        ("", False, True),
+        ("precision: int8\nprune: {importance: l1}", True, True),
+        ("budget: {speed_up: 1.5, scope: end_to_end}\nprune: {importance: l1}", True, True),
+        ("export: {nms: true}", True, True),
+    ],
+)
+def test_images_that_nothing_would_look_at_are_refused(
+    said: str, profiled: bool, searched: bool, tmp_path: Path
+) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(f"extends: cpu\ndescription: Ours\n{said}\n")
+    target = load_target(profile)
+    for ranks, used in ((False, profiled), (True, searched)):
+        search_inputs.refuse_unused_data(target, None, ranks=ranks)
+        if used:
+            search_inputs.refuse_unused_data(target, "data.yaml", ranks=ranks)
+            continue
+        with pytest.raises(TargetError, match=r"data: the target profile neither calibrates .*out$"):
+            search_inputs.refuse_unused_data(target, "data.yaml", ranks=ranks)
+
+
+def test_the_commands_refuse_them(tmp_path: Path) -> None:
+    weights = narrow_checkpoint(tmp_path / "w.pt", names=NAMES)
+    with pytest.raises(TargetError, match="data: the target cpu neither"):
+        profile_layers("cpu", weights, "data.yaml")
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("extends: cpu\ndescription: Ours\nprune: {importance: l1}\n")
+    search = "search", str(weights), "--target", str(profile), "--data", "d.yaml", "-o", str(tmp_path / "o.pt")
+    refused = CliRunner().invoke(app, [*search, "--speed-up", "1.5"]).exception
+    assert isinstance(refused, TargetError) and "ranks channels by l1, which needs none; leave it out" in str(refused)
