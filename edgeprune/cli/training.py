@@ -197,5 +197,7 @@ def _print(result: TrainResult) -> None:
         f"{result.best}: {summary.map50_95:.4f} on the validation split "
         f"(epoch {summary.best_epoch} of {summary.epochs_run}, {summary.seconds:.0f} s)"
     )
-    if summary.kept_given:
+    if summary.found_nothing:
+        say(summary.which_epoch)
+    elif summary.kept_given:
         say("epoch 0 is the given model: no epoch was better on the validation split, so it is kept as it was")

@@ -1,5 +1,5 @@
-"""What a profile says alone and no build follows, whatever the weights, the dataset and the machine are: asked by a build
-before it begins, and by ``edgeprune targets show``, which needs none of them."""
+"""What a profile says alone and no build follows, whatever the weights, the dataset and the machine are: asked by a
+build before it begins, and by ``edgeprune targets show``, which needs none of them."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[QatFacts]:
 
 def _judge(build: Build, record: Record[QatFacts]) -> Judgement:
     training = record.facts.training
-    best = f"best epoch {training.best_epoch} of {training.epochs_run} on split val"
-    reason = "epoch 0: no epoch was better on split val than ranges alone" if training.kept_given else best
+    kept = training.kept_given and not training.found_nothing
+    reason = "epoch 0: no epoch was better on split val than ranges alone" if kept else training.which_epoch
     return Judgement([accuracy_row(build, "qat", training, reason, "PyTorch, INT8")])
 
 

@@ -17,10 +17,11 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
-from edgeprune.pruning.heads import has_end_to_end_head, refuse_untrainable_head
+from edgeprune.pruning.heads import has_end_to_end_head, refuse_untrainable_head, ships_end_to_end
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
+from edgeprune.training.distributed import on_first_process
 from edgeprune.training.early_stop import StopAtGoal
 from edgeprune.training.result import TrainResult
 from edgeprune.training.result_from_run import result_from_run
@@ -68,13 +69,14 @@ def finetune(
 
     Raises:
         TargetError: a wrong setting, or ``best.pt`` would take the place of the weights.
-        DataError: weights, teacher or data set are unusable or disagree.
+        DataError: weights, teacher or data set are unusable or disagree, or the data set was changed meanwhile.
         StageError: training failed, the structure changed, or another training works in ``work``.
     """
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     source = checkpoint.load(weights, trust=trust)
     before = source.model
     refuse_untrainable_head(before)
+    ships_end_to_end(before, settings.head)  # refuses one that is not there
     settings = sized(settings, source)
     dataset = Dataset.load(data, task=source.task, trust=trust)
     dataset.check_channels(source.channels, model=str(source.path))
@@ -117,6 +119,7 @@ def finetune(
             label=label,
             progress=progress,
         )
+        on_first_process(dataset.require_unchanged)
         after: Any = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)
         if checkpoint.shape_signature(after) != checkpoint.shape_signature(before):
             raise StageError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeprune import checkpoint
+from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
@@ -21,6 +22,7 @@ from edgeprune.pruning.criteria import importance_named
 from edgeprune.pruning.pruner import AUTO, Pruner
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import PruneSettings, TrainSettings
+from edgeprune.training.distributed import on_first_process
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import PruningRound
 from edgeprune.training.run import alone_in
@@ -59,8 +61,9 @@ def prune_in_rounds(
             images of the training split.
 
     Raises:
-        TargetError: fewer epochs than rounds where no time is given, or an impossible speed-up.
-        DataError, StageError: as in ``finetune``.
+        TargetError: fewer epochs than rounds where no time is given, or a speed-up that is impossible or out of reach.
+        DataError: as in ``finetune``; what was changed between two rounds counts too.
+        StageError: as in ``finetune``.
     """
     if rounds < 1 or (settings.epochs < rounds and settings.time_h is None):
         asked = f"{named('rounds', str(rounds))} with {named('epochs', str(settings.epochs))}"
@@ -70,7 +73,11 @@ def prune_in_rounds(
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     unpruned = checkpoint.load(weights, trust=trust)
     settings = sized(settings, unpruned)
-    unpruned_macs = float(Pruner(unpruned.model, settings.side, align=align, head=settings.head).macs())
+    whole = Pruner(unpruned.model, settings.side, align=align, head=settings.head)
+    whole.require_in_reach("macs_speed_up", macs_speed_up)  # of the last round, before any is trained
+    unpruned_macs = float(whole.macs())
+    dataset = Dataset.load(data, task=unpruned.task, trust=trust)
+    assert dataset.digest  # asked for now: what every round sees is held against it
     current, finished, batches = Path(weights), [], None
     with ExitStack() as stack:
         for number in range(1, rounds + 1):
@@ -103,6 +110,7 @@ def prune_in_rounds(
                 label=f"round {number}/{rounds}",
                 progress=progress,
             )
+            on_first_process(dataset.require_unchanged)
             finished.append(PruningRound(unpruned_macs / plan.macs[1], trained))
             current = trained.best
     return finished

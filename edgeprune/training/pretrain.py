@@ -11,6 +11,7 @@ from edgeprune.input_size import STRIDE, taken_size
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import TrainSettings
+from edgeprune.training.distributed import on_first_process
 from edgeprune.training.finetune import finetune
 from edgeprune.training.model_yaml import read_model_yaml
 from edgeprune.training.result import TrainResult
@@ -63,6 +64,7 @@ def pretrain(
         run = run_training(
             work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=progress
         )
+        on_first_process(dataset.require_unchanged)
         return result_from_run(
             run, load(run.best).model, data=data, out=out, settings=settings, work=work, metadata=metadata
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.settings import SparsitySettings
 
+MAIN_FIGURE = re.compile(r"mAP50-95|accuracy_top1")
 SCALE_OFF = 1e-2
 """A scale of batch normalisation below this counts as switched off."""
 
@@ -48,6 +50,25 @@ class TrainSummary:
     map50_95: float
     seconds: float
     given: Epoch | None = None
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether the main figure is 0 in every epoch, so that none is better than another."""
+        finished = (*([self.given] if self.given else ()), *self.epochs)
+        told = [value for epoch in finished for name, value in epoch.figures.items() if MAIN_FIGURE.search(name)]
+        return self.map50_95 <= 0 and not any(told)
+
+    @property
+    def which_epoch(self) -> str:
+        """Which epoch was kept, in words, where it is not the given model; where none found anything, what to do."""
+        if not self.found_nothing:
+            return f"best epoch {self.best_epoch} of {self.epochs_run} on split val"
+        epochs = "the only epoch" if self.epochs_run == 1 else f"none of {self.epochs_run} epochs"
+        found = "found nothing" if self.epochs_run == 1 else "found anything"
+        return (
+            f"{epochs} {found} on split val, so that none is the best, and epoch {self.best_epoch} was kept; train for "
+            "more epochs, and look whether the labels lie on their objects"
+        )
 
     @property
     def kept_given(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from edgeprune.settings import AccuracyGoal
 from edgeprune.stages import finetune, pretrain, qat, sparsify
 from edgeprune.stages.finetune import training_text
-from edgeprune.training.result import Epoch, TrainSummary
+from edgeprune.training.result import Epoch, TrainResult, TrainSummary
 
 TAUGHT = (Epoch(1, 1.0, {"train/kd_loss": 0.411}), Epoch(2, 2.0, {"train/kd_loss": 0.2}))
 GOAL = AccuracyGoal(baseline=0.5, max_drop=0.02)
@@ -62,3 +63,30 @@ def test_a_row_of_training_names_the_figure_of_its_task(stage: Any, form: str, t
     build = SimpleNamespace(weights=SimpleNamespace(task=task), target=target)
     judged = stage.STAGE.judge(build, SimpleNamespace(facts=facts))
     assert judged.gates[0].metric == f"{name} ({form})"
+
+
+@pytest.mark.parametrize(
+    "figure", ["metrics/mAP50-95(B)", "metrics/mAP50-95(M)", "metrics/mAP50-95(P)", "metrics/accuracy_top1"]
+)
+@pytest.mark.parametrize("best", [0, 2])
+def test_an_epoch_of_a_model_that_never_finds_anything_is_no_best_one(best: int, figure: str) -> None:
+    epochs = tuple(Epoch(number, 1.0, {"train/box_loss": 2.0, figure: 0.0}) for number in (1, 2))
+    nothing = TrainSummary(2, best, epochs, 0.0, 1.0)
+    said = f"none of 2 epochs found anything on split val, so that none is the best, and epoch {best} was kept; "
+    assert nothing.which_epoch.startswith(said)
+    assert training_text(nothing, "big.pt", None).startswith(said)
+    facts: Any = SimpleNamespace(training=nothing, goal=None)
+    for stage in (pretrain, finetune, qat):
+        target = SimpleNamespace(finetune=SimpleNamespace(teacher=None, distill=False))
+        build: Any = SimpleNamespace(weights=SimpleNamespace(task="detect"), target=target)
+        [gate] = stage.STAGE.judge(build, SimpleNamespace(facts=facts)).gates
+        assert gate.reason.startswith(said) and "best epoch" not in gate.reason
+    found = TrainSummary(2, 2, (epochs[0], Epoch(2, 1.0, {figure: 0.01})), 0.01, 1.0)
+    assert found.which_epoch == "best epoch 2 of 2 on split val"
+
+
+def test_the_command_says_that_no_epoch_found_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    from edgeprune.cli.training import _print
+
+    _print(TrainResult(Path("best.pt"), TrainSummary(1, 1, (Epoch(1, 1.0, {"metrics/mAP50-95(B)": 0.0}),), 0.0, 1.0)))
+    assert "the only epoch found nothing on split val, so that none is the best" in capsys.readouterr().out

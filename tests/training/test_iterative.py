@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import pytest
 
 from edgeprune import checkpoint
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.settings import TrainSettings
 from edgeprune.training import iterative
+from edgeprune.training.finetune import finetune
 from edgeprune.training.iterative import prune_in_rounds
+from edgeprune.training.pretrain import pretrain
 from edgeprune.training.result import TrainResult, TrainSummary
 
 
@@ -107,3 +111,51 @@ def test_impossible_schedules_are_refused(
             settings=settings,
             work=tmp_path / "w",
         )
+
+
+def test_a_speed_up_out_of_reach_is_refused_before_the_first_training(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(iterative, "finetune", lambda *_, **__: pytest.fail("a round was trained"))
+    with pytest.raises(TargetError, match="macs_speed_up=500 is out of reach: this model comes to "):
+        prune_in_rounds(
+            narrow, macs_speed_up=500, rounds=4, data=digits, out=tmp_path / "out", work=tmp_path / "work",
+            settings=replace(settings, epochs=4), importance="l2",
+        )  # fmt: skip
+    assert not (tmp_path / "work").exists()
+
+
+def test_data_that_is_changed_between_two_rounds_is_noticed(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: Any
+) -> None:
+    data = Path(shutil.copytree(digits.parent, tmp_path / "digits")) / digits.name
+    label = next((data.parent / "labels" / "train").glob("*.txt"))
+    rounds: list[Path] = []
+
+    def trained(weights: Path, **_: Any) -> Any:
+        rounds.append(weights)
+        if len(rounds) == 2:
+            label.write_text("")
+        return TrainResult(weights, TrainSummary(1, 1, (), 0.5, 1.0, None))
+
+    monkeypatch.setattr(iterative, "finetune", trained)
+    with pytest.raises(DataError, match="the data set changed while this command used it"):
+        prune_in_rounds(
+            narrow, macs_speed_up=1.2, rounds=4, data=data, out=tmp_path / "out", work=tmp_path / "work",
+            settings=replace(settings, epochs=4), importance="l2",
+        )  # fmt: skip
+    assert len(rounds) == 2
+
+
+@pytest.mark.parametrize("train", [finetune, pretrain], ids=["finetune", "pretrain"])
+def test_data_that_is_changed_during_a_training_is_noticed(
+    train: Any, tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: Any
+) -> None:
+    data = Path(shutil.copytree(digits.parent, tmp_path / "digits")) / digits.name
+    label = next((data.parent / "labels" / "train").glob("*.txt"))
+    module = sys.modules[train.__module__]
+    monkeypatch.setattr(module, "run_training", lambda *_, **__: label.write_text(""))
+    weights = narrow if train is finetune else "yolov8n.yaml"
+    with pytest.raises(DataError, match="the data set changed while this command used it"):
+        train(weights, data=data, out=tmp_path / "out", work=tmp_path / "work", settings=settings)
+    assert not (tmp_path / "out" / "best.pt").exists()
