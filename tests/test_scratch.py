@@ -9,10 +9,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeprune import scratch
+from edgeprune.errors import TargetError
+from edgeprune.frontier.run import frontier
+from edgeprune.measure.bench import bench
+from edgeprune.measure.compare import compare
+from edgeprune.search.run import profile, search
+from edgeprune.sweep.run import sweep
 from edgeprune.workspace import user_cache
 
 LIVES = """
@@ -174,3 +181,34 @@ def test_temporary_files_lie_where_children_look_that_start_elsewhere(monkeypatc
         with scratch.scratch():
             assert Path(os.environ["TMPDIR"]).is_relative_to(Path(folder) / "cache" / "tmp")
         monkeypatch.chdir("/")
+
+
+class Seen:
+    """Stands for the first path or name that a function reads: says where temporary files go by then."""
+
+    def __init__(self) -> None:
+        self.place: Path | None = None
+
+    def __fspath__(self) -> str:
+        self.place = Path(tempfile.gettempdir())
+        raise TargetError("seen")
+
+    __str__ = __fspath__
+
+
+@pytest.mark.parametrize("function", [search, profile, sweep, frontier, bench, compare], ids=lambda one: one.__name__)
+def test_what_compiles_models_leaves_nothing_for_ever_when_python_calls_it(function: Any, cache: Path) -> None:
+    seen, before = Seen(), tempfile.gettempdir()
+    folder = {"data": "d.yaml", "out": cache / "out"}
+    more: dict[Any, dict[str, Any]] = {
+        search: {"output": cache / "o.pt"},
+        sweep: {**folder, "budgets": [("speed_up", 2.0)]},
+        frontier: {**folder, "kind": "speed_up", "budgets": [2.0]},
+    }
+    with pytest.raises(TargetError, match="seen"):
+        if function is bench:
+            function("cpu", [seen])
+        else:
+            function([seen] if function is compare else seen, "data.yaml", **more.get(function, {}))
+    assert seen.place is not None and seen.place.parent == cache / "tmp"
+    assert tempfile.gettempdir() == before and not seen.place.exists()

@@ -53,6 +53,7 @@ from edgeprune.report.frontier import choice_sentence, frontier_page, frontier_t
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.samples.gates import metric_name
+from edgeprune.scratch import scratch
 from edgeprune.search.inputs import read_inputs, require_prunable
 from edgeprune.serial import write_json
 from edgeprune.settings import check_seed
@@ -88,6 +89,7 @@ from edgeprune.workspace import open_workspace
 IMAGES = 32  # that are looked at for their shape, at most
 
 
+@scratch()
 @one_run()
 def frontier(
     target: str | Path | Target,

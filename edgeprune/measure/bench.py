@@ -44,6 +44,7 @@ from edgeprune.samples.statistics import (
     samples_needed,
     summary,
 )
+from edgeprune.scratch import scratch
 from edgeprune.settings import LAUNCHES, Measuring
 from edgeprune.target import Target
 
@@ -147,6 +148,7 @@ def sampling_settings(target: Target) -> BenchSettings:
     return BenchSettings.of(target.measure, launches=LAUNCHES)
 
 
+@scratch()
 def bench(
     target: str | Path | Target,
     models: Path | str | Sequence[Path | str],

@@ -31,6 +31,7 @@ from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.onnx_facts import model_bytes
 from edgeprune.samples.gates import metric_name
+from edgeprune.scratch import scratch
 from edgeprune.serial import to_json
 from edgeprune.settings import check_count, check_seed
 
@@ -135,6 +136,7 @@ class Comparison:
         return f"Comparison({self.task}, {self.metric} on {self.split}: {said})"
 
 
+@scratch()
 def compare(
     models: Path | str | Sequence[Path | str],
     data: Path | str | Dataset,

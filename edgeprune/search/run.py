@@ -20,9 +20,10 @@ from edgeprune.quiet import quiet
 from edgeprune.records.facts import Diagnosis, ProbeFacts
 from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.gates import Gate
+from edgeprune.scratch import scratch
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.budget import BudgetSearch
-from edgeprune.search.inputs import Inputs, frontier_command, read_inputs, require_prunable
+from edgeprune.search.inputs import Inputs, frontier_command, read_inputs, refuse_unused_data, require_prunable
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.settings import check_seed
 from edgeprune.target import Target, load_target, name_to_type
@@ -74,6 +75,7 @@ class Reference:
     start_used: float | None = None
 
 
+@scratch()
 @one_run()
 def search(
     target: str | Path | Target,
@@ -176,6 +178,7 @@ def search(
         )
 
 
+@scratch()
 @one_run()
 def profile(
     target: str | Path | Target,
@@ -192,6 +195,7 @@ def profile(
     """Where the milliseconds of a model are on a target, measured or from the cache; arguments as :func:`search`."""
     check_seed(seed)
     target = load_target(target).with_overrides(device=device)
+    refuse_unused_data(target, data, ranks=False)
     inputs = read_inputs(target, weights, data, trust=trust, imgsz=imgsz)
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         return profile_layers(

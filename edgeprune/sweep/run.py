@@ -26,6 +26,7 @@ from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import metric_name
+from edgeprune.scratch import scratch
 from edgeprune.search.inputs import read_inputs, require_prunable, require_teacher, require_training_arguments
 from edgeprune.serial import read_json, write_json
 from edgeprune.settings import check_seed
@@ -40,6 +41,7 @@ JOBS = ("here", "ray")
 POINTS = "points"  # folder of finished points, each with its checkpoint and what was found in every image
 
 
+@scratch()
 @one_run()
 def sweep(
     target: str | Path | Target,
