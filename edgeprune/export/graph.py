@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from edgeprune.artifact import not_written, write_atomically
-from edgeprune.errors import DataError, first_line
+from edgeprune.errors import DataError, StageError, first_line
 from edgeprune.model_file import require_model
 from edgeprune.runtimes.onnx_facts import constants_of
 
